@@ -10,25 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flows.driver import Say, check_settings, hold_run, is_done
-from tapir_core.comparison.matching import (
-    MOST_TRIES,
-    MatchedRun,
-    Size,
-    is_match,
-    is_matched,
-    next_examples,
-    suited_batch_size,
-    unmatched,
-    with_sizes,
-)
+from tapir_core import run_files, stages, summary, sweep
+from tapir_core.comparison import matching
+from tapir_core.comparison.matching import Size
 from tapir_core.comparison.outcome import Training, read_training, read_trainings
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.errors import TapirError
-from tapir_core.run_files import take_over
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
-from tapir_core.summary import summarise
-from tapir_core.sweep import lacks_run
 from tasks.input_files import gather_files
 
 Distil = Callable[[RunFolder, str | None], object]
@@ -43,7 +31,7 @@ def drive_run(plan: ComparisonPlan, planned: PlannedRun, distil: Distil, count: 
     Raises:
         TapirError: it cannot be matched, or as `distill`.
     """
-    drive = _Drive(MatchedRun(plan, planned), distil, count, say)
+    drive = _Drive(matching.MatchedRun(plan, planned), distil, count, say)
     check_settings(drive.matched.config, source=f"arm {planned.arm.name}")
     sizes = drive.matched.sizes
     if drive.matched.bought:
@@ -60,27 +48,27 @@ def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
     """The runs for which nothing is left to do: done, as they are planned, and matched. Reads folders only."""
     finished: list[PlannedRun] = []
     for each in plan.runs:
-        matched = MatchedRun(plan, each)
+        matched = matching.MatchedRun(plan, each)
         if all(needed in finished for needed in matched.needed) and is_finished(matched):
             finished.append(each)
     return finished
 
 
-def is_finished(matched: MatchedRun) -> bool:
+def is_finished(matched: matching.MatchedRun) -> bool:
     """Whether nothing is left to do for a run whose needed ones are finished. Reads its folder only."""
     if not matched.kept:
         return False
-    config = with_sizes(matched.config, matched.sizes)
-    if lacks_run(config, gather_files(config)):
+    config = matching.with_sizes(matched.config, matched.sizes)
+    if sweep.lacks_run(config, gather_files(config)):
         return False
-    return is_matched(matched.targets, read_trainings(RunFolder(matched.planned.ref)))
+    return matching.is_matched(matched.targets, read_trainings(RunFolder(matched.planned.ref)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Drive:
     """One run, with all that its steps need."""
 
-    matched: MatchedRun
+    matched: matching.MatchedRun
     distil: Distil
     count: Count
     say: Say
@@ -95,50 +83,54 @@ class _Drive:
         config, kept, say = self.matched.config, self.matched.kept, self.say
         resized = any(kept[number] != size for number, size in sizes.items() if number in kept)
         if resized:
-            with hold_run(with_sizes(config, kept), say=say):
+            with hold_run(matching.with_sizes(config, kept), say=say):
                 pass
-        with hold_run(with_sizes(config, sizes), say=say, amend=resized) as run:
+        with hold_run(matching.with_sizes(config, sizes), say=say, amend=resized) as run:
             for source in self.matched.earlier:
-                if taken := take_over(source, run):
+                if taken := run_files.take_over(source, run):
                     say(f"{len(taken)} finished stages taken over from {source.ref.name}, up to {taken[-1]}")
             yield run
 
     def make_pool(self, sizes: Mapping[int, Size]) -> None:
         """Refuse a pool that lacks what is bought, before a call is made for it."""
         with self.open(sizes) as run:
-            if run.holds(StageAt("pool")) is None:
+            if run.holds(stages.StageAt("pool")) is None:
                 self.distil(run, "pool")
-            self.matched.check_pool(run.rows(StageAt("pool")).height)
+            self.matched.check_pool(run.rows(stages.StageAt("pool")).height)
 
     def match_round(self, number: int, target: Training, sizes: dict[int, Size]) -> dict[int, Size]:
         """Make the mixture of a round until it fits; the sizes with which it does."""
         name, usual = self.matched.planned.ref.name, self.matched.config.batch_size(number)
-        for tries in range(1, MOST_TRIES + 1):
+        for tries in range(1, matching.MOST_TRIES + 1):
             asked = sizes[number].examples
             made, kept = self._make_round(number, sizes)
             tokens = f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,}"
-            if is_match(target, made, tries=MOST_TRIES if kept else tries):
+            if matching.is_match(target, made, tries=matching.MOST_TRIES if kept else tries):
                 self.say(f"{tokens} of the reference")
-                return sizes | {number: Size(asked, suited_batch_size(target, made.examples, made.epochs, usual))}
-            if tries < MOST_TRIES:
-                examples = next_examples(target, made, asked)
+                return sizes | {
+                    number: Size(asked, matching.suited_batch_size(target, made.examples, made.epochs, usual))
+                }
+            if tries < matching.MOST_TRIES:
+                examples = matching.next_examples(target, made, asked)
                 self.say(f"{tokens}; {examples:,} examples in place of {asked:,}")
-                sizes = sizes | {number: Size(examples, suited_batch_size(target, examples, made.epochs, usual))}
-        raise unmatched(f"round {number} of {name}", target, made, asked)
+                sizes = sizes | {
+                    number: Size(examples, matching.suited_batch_size(target, examples, made.epochs, usual))
+                }
+        raise matching.unmatched(f"round {number} of {name}", target, made, asked)
 
     def _make_round(self, number: int, sizes: Mapping[int, Size]) -> tuple[Training, bool]:
         """What a round's mixture comes to, and whether an earlier start made it.
 
         That one may have begun to train on it: a mixture that may be trained on is not given up.
         """
-        at = StageAt("mix", number)
+        at = stages.StageAt("mix", number)
         with self.open(sizes) as run:
-            if run.holds(StageAt("train", number)) is not None:
+            if run.holds(stages.StageAt("train", number)) is not None:
                 return read_training(run, number), True
             kept = run.holds(at) is not None
             if not kept:
                 self.distil(run, f"mix@{number}")
             if run.holds(at) is None:
-                why = summarise(run).stopped or "it ended without"
+                why = summary.summarise(run).stopped or "it ended without"
                 raise TapirError(f"run {run.ref.name!r} has no {at}: {why}; arms are compared over equally many rounds")
             return self.count(run, number), kept

@@ -24,16 +24,14 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
+from tapir_core.reporting import benchmarks, page
 from tapir_core.reporting.arms_report import conditions_of
-from tapir_core.reporting.benchmarks import require_round_figures
-from tapir_core.reporting.page import gain_sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import duration
 from tapir_core.sweep import Sweep, Swept, lacks_run
-from tasks.input_files import gather_files
-from tasks.runtime import open_store
+from tasks import input_files, runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def read_asked(
     chosen = () if show else plan.choose(arms, [int(each) for each in seeds])
     for arm in () if show else plan.arms:
         check_settings(plan.config(plan.run(arm.name, plan.comparison.run_seeds[0])), source=f"arm {arm.name}")
-    return Asked(plan, chosen, ResultsFolder(Path(results), plan, gather_files) if results else None)
+    return Asked(plan, chosen, ResultsFolder(Path(results), plan, input_files.gather_files) if results else None)
 
 
 def run_comparison(
@@ -206,7 +204,8 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
     others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
     return replace(
-        compared, conditions=conditions_of(reference, gather_files(reference), plan.comparison, others=others)
+        compared,
+        conditions=conditions_of(reference, input_files.gather_files(reference), plan.comparison, others=others),
     )
 
 
@@ -248,7 +247,7 @@ def _now(stage: str) -> int | None:
 
 def _read(plan: ComparisonPlan, planned: PlannedRun) -> ArmOutcome:
     run = RunFolder(planned.ref)
-    with open_store(run) as store:
+    with runtime.open_store(run) as store:
         paid = store.spend_by_role(run.record.id)
     return read_outcome(run, planned.arm, planned.run_seed, paid=paid, prices=plan.comparison.prices)
 
@@ -288,7 +287,7 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFol
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
     try:
         config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
-        if not lacks_run(config, gather_files(config)):
+        if not lacks_run(config, input_files.gather_files(config)):
             return _told(Swept(entry.name, run, "finished before"), config)
         drive(config, distil, say=say)
         return _told(Swept(entry.name, run, "finished"), config)
@@ -300,7 +299,7 @@ def _told(swept: Swept, config: RunConfig) -> Swept:
     """A finished run with what it came to, or with what it has no figure of."""
     summary = summarise(RunFolder(swept.run))
     try:
-        require_round_figures(summary, config.evaluation.each_round)
+        benchmarks.require_round_figures(summary, config.evaluation.each_round)
     except NoFigure as error:
         return replace(swept, outcome="without a figure", message=str(error))
-    return replace(swept, message=gain_sentence(summary))
+    return replace(swept, message=page.gain_sentence(summary))

@@ -15,16 +15,12 @@ from itertools import permutations
 from pathlib import Path
 from statistics import fmean
 
+from tapir_core import paths, randomness, sentences, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded
 from tapir_core.comparison.plan import RANDOM, Arm
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled, Values, paired_values, resample
 from tapir_core.judging.estimates import share_interval
-from tapir_core.paths import BACKBONE
-from tapir_core.randomness import derive_rng
-from tapir_core.sentences import paragraphs
 from tapir_core.summary.formats import student_name
-from tapir_core.task_types import TASK_TYPES
-from tapir_core.text import first_few
 
 BASIC = "S_0"
 """The row of what all arms start from."""
@@ -121,7 +117,7 @@ def compare_arms(
     """Set finished runs against each other; the reference is the first of ``arms``."""
     of_arm = {arm.name: {each.run_seed: each for each in outcomes if each.arm.name == arm.name} for arm in arms}
     reference = of_arm[arms[0].name]
-    started = {BACKBONE: "Backbone, untouched", 0: f"{BASIC}, after basic fine-tuning"} if reference else {}
+    started = {paths.BACKBONE: "Backbone, untouched", 0: f"{BASIC}, after basic fine-tuning"} if reference else {}
     starts = {number: _students(reference, number) for number in started}
     last = {arm: _students(runs) for arm, runs in of_arm.items()}
     random = last.get(RANDOM, {})
@@ -132,8 +128,11 @@ def compare_arms(
             curve = () if row.why else _curve(name, arm.name, runs)
             rows.append(replace(row, exploratory=arm.exploratory, curve=curve, costs=_costs(runs, reference)))
     compared = {arm.name: last[arm.name] for arm in arms if not arm.exploratory} | {BASIC: starts.get(0, {})}
-    found = {pair: _difference(name, *map(compared.__getitem__, pair), *pair) for pair in permutations(compared, 2)}
-    differences = {pair: difference for pair, difference in found.items() if difference}
+    differences = {
+        (one, other): found
+        for one, other in permutations(compared, 2)
+        if (found := _difference(name, compared[one], compared[other], one, other))
+    }
     return ComparedArms(name, tuple(rows), arms[0].name, tuple(unfinished), differences, prices, concludes)
 
 
@@ -152,7 +151,7 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
         return row
     by_type = {
         task_type: {seed: {"test": splits["test"].of_type(task_type)} for seed, splits in students.items()}
-        for task_type in TASK_TYPES
+        for task_type in task_types.TASK_TYPES
     }
     shares = {each: _score(by_type[each], "test", comparison, "task type", name, each) for each in by_type}
     return replace(
@@ -173,7 +172,7 @@ def _difference(comparison: str, first: _Students, second: _Students, *scope: st
         asked = first[seed]["test"].task_types.keys() | second[seed]["test"].task_types.keys()
         if len(asked) - len(items) > MAX_FAILED_SHARE * len(asked):
             return None
-    return resample(paired, rng=derive_rng(0, comparison, "difference", *scope))
+    return resample(paired, rng=randomness.derive_rng(0, comparison, "difference", *scope))
 
 
 def _score(students: _Students, split: str, *scope: str) -> Resampled | None:
@@ -182,7 +181,7 @@ def _score(students: _Students, split: str, *scope: str) -> Resampled | None:
     Where all marks are equal it has Wilson's interval of one run seed, for draws would not differ.
     """
     values = _values(students, split)
-    found = None if _too_many_missing(students, split) else resample(values, rng=derive_rng(0, *scope))
+    found = None if _too_many_missing(students, split) else resample(values, rng=randomness.derive_rng(0, *scope))
     if found is None:
         return None
     low90, high90, low95, high95 = (min(1.0, max(0.0, getattr(found, end))) for end in _ENDS)
@@ -251,7 +250,7 @@ def verdicts(compared: ComparedArms) -> list[str]:
     arms = [each for each in compared.rows if each.costs and not each.exploratory and each.name != RANDOM]
     pairs = _pairs(compared, arms) if compared.concludes else ()
     shown = [(one, other, compared.differences.get((one.name, other.name))) for one, other in pairs]
-    return paragraphs(_VERDICTS, compared=compared, pairs=shown, first_few=first_few)
+    return sentences.paragraphs(_VERDICTS, compared=compared, pairs=shown, first_few=text.first_few)
 
 
 def covers_sentence(compared: ComparedArms) -> str:

@@ -20,16 +20,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import NamedTuple
 
+from tapir_core import paths, stages, summary
 from tapir_core.comparison.outcome import Training, read_trainings, recipe_stages, total, usd_of
 from tapir_core.comparison.plan import RANDOM, Arm, ComparisonPlan, PlannedRun
-from tapir_core.config import RunConfig
-from tapir_core.config.load import replace_values
-from tapir_core.config.presets import RolePrices
+from tapir_core.config import RunConfig, load, presets
 from tapir_core.errors import TapirError
-from tapir_core.paths import RUN_RECORD
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
-from tapir_core.summary import summarise
 
 TOLERANCE = 0.02
 """Largest difference in tokens, as a share of the reference's; in steps the same, but one step at least."""
@@ -110,17 +106,16 @@ class MatchedRun:
         config, more = self.plan.config(self.planned), self.bought
         if more is None:
             return config
-        larger = replace_values(config, [f"data.pool.{config.data.pool.size_field}={more.pool + more.instructions}"])
+        size = f"data.pool.{config.data.pool.size_field}={more.pool + more.instructions}"
         growth = 1 + more.instructions / more.trained
-        return with_sizes(
-            larger, {at: Size(round(of.examples * growth), of.batch_size) for at, of in more.rounds.items()}
-        )
+        rounds = {at: Size(round(of.examples * growth), of.batch_size) for at, of in more.rounds.items()}
+        return with_sizes(load.replace_values(config, [size]), rounds)
 
     @property
     def kept(self) -> dict[int, Size]:
         """The sizes that stand in the run's folder; none where there is no run yet."""
         run = RunFolder(self.planned.ref)
-        if not run.storage.exists(RUN_RECORD):
+        if not run.storage.exists(paths.RUN_RECORD):
             return {}
         config = run.config
         return {
@@ -149,7 +144,7 @@ class MatchedRun:
         """Earlier runs of the same run seed, from which finished stages may be taken."""
         runs = [each for each in self.plan.runs if each.run_seed == self.planned.run_seed]
         folders = [RunFolder(each.ref) for each in runs[: runs.index(self.planned)]]
-        return [each for each in folders if each.storage.exists(RUN_RECORD)]
+        return [each for each in folders if each.storage.exists(paths.RUN_RECORD)]
 
     def check_pool(self, rows: int) -> None:
         """Refuse a pool that lacks what equal USD would have bought.
@@ -189,7 +184,7 @@ def with_sizes(config: RunConfig, sizes: Mapping[int, Size]) -> RunConfig:
     settings = [f"run.rounds={max(sizes)}"] if sizes else []
     for number, size in sizes.items():
         settings += [f"rounds.{number}.examples={size.examples}", f"rounds.{number}.batch_size={size.batch_size}"]
-    return replace_values(config, settings)
+    return load.replace_values(config, settings)
 
 
 def steps_of(examples: int, epochs: float, batch_size: int) -> int:
@@ -250,7 +245,7 @@ def _best_steps(target: Training, examples: int, epochs: float) -> int:
 
 
 def buy_more(
-    reference: RunFolder, random: RunFolder, prices: RolePrices | None, at_most: float | None = None
+    reference: RunFolder, random: RunFolder, prices: presets.RolePrices | None, at_most: float | None = None
 ) -> MorePlain:
     """How many more instructions the difference in price pays for.
 
@@ -263,7 +258,7 @@ def buy_more(
     Raises:
         TapirError: nothing has a price, or the reference cost no more.
     """
-    manifest, trained = random.manifest(StageAt("pool")), read_trainings(random)
+    manifest, trained = random.manifest(stages.StageAt("pool")), read_trainings(random)
     assert manifest is not None
     of_random = _whole(random, prices)
     more, each = _whole(reference, prices) - of_random, of_random / manifest.rows
@@ -280,6 +275,6 @@ def buy_more(
     return MorePlain(taken, manifest.rows, taken * each, affordable, rounds)
 
 
-def _whole(run: RunFolder, prices: RolePrices | None) -> float:
-    asked = (stage for stage in recipe_stages(summarise(run), run.config) if stage.asks in ("teacher", "judge"))
+def _whole(run: RunFolder, prices: presets.RolePrices | None) -> float:
+    asked = (stage for stage in recipe_stages(summary.summarise(run), run.config) if stage.asks in ("teacher", "judge"))
     return sum(usd_of(stage.usage, stage.asks, prices) for stage in asked)

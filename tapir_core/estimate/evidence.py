@@ -25,20 +25,16 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import sources
+from tapir_core import curriculum, paths, sources, stages
 from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
 from tapir_core.config import ModelIdentity, RunConfig
-from tapir_core.curriculum import Labelling, refinement_prompt_name, render_expansion, render_refinement
-from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.readers import heldout_questions, read_questions
+from tapir_core.data import decontamination, readers
 from tapir_core.errors import TapirError
 from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts, expected_shares
 from tapir_core.evaluation.benchmark import exchanges_of, judging
 from tapir_core.judging import mode_of
-from tapir_core.paths import BACKBONE
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder, runs_of
-from tapir_core.stages import StageAt, lines_of_round, lines_once
 from tapir_core.standin.families import recognise
 from tapir_core.summary.run_reader import Look
 
@@ -109,7 +105,7 @@ class Evidence:
 
 def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[Request, Request]:
     """The requests for task type and plain answer of an instruction, as the stages `label` and `teach` make them."""
-    teacher, label = config.teacher, Labelling(config.teacher.label_replies)
+    teacher, label = config.teacher, curriculum.Labelling(config.teacher.label_replies)
     voice, system = teacher.endpoint.answers_as("teacher"), row["system"]
     asked = (Message("user", label.render(prompt, row["instruction"])),)
     plain = (*([Message("system", system)] if system else []), Message("user", row["instruction"]))
@@ -130,25 +126,22 @@ def measure_prompts(
     commonest, place = max(shares, key=shares.__getitem__), mode.places(judge)[0]
     asked = [pool_requests(config, prompts["label"], row) for row in sample]
     chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
-    judged = [{**row, "teacher": "", "student": ""} for row in sample]
-    refined = {
-        name: _one_message(render_refinement(prompts[name], row["instruction"], row["system"], "") for row in sample)
-        for name in {*map(refinement_prompt_name, shares)}
-    }
-    family_tokens = [share * refined[refinement_prompt_name(task_type)] for task_type, share in shares.items()]
+    judged = [mode.render(prompts[judge.prompt], {**row, "teacher": "", "student": ""}, place) for row in sample]
+    expanded = [curriculum.render_expansion(prompts["expand"], row["instruction"], commonest) for row in sample]
+    refining = {task_type: curriculum.refinement_prompt_name(task_type) for task_type in shares}
+    refined = {name: _one_message(_refinements(prompts[name], sample)) for name in {*refining.values()}}
     return {
         "label": Prompts(_one_message(label.messages[0].content for label, _ in asked)),
         "teach": Prompts(_mean([sum(chat) for chat in chats])),
         "answer": Prompts(_mean([sum(chat) for chat in chats])),
-        "judge": Prompts(
-            _one_message(mode.render(prompts[judge.prompt], row, place) for row in judged),
-            {_ANSWERED_BY[each]: 1 for each in mode.shown},
-        ),
-        "expand": Prompts(
-            _one_message(render_expansion(prompts["expand"], row["instruction"], commonest) for row in sample)
-        ),
-        "refine": Prompts(sum(family_tokens), {"teach": 1}),
+        "judge": Prompts(_one_message(judged), {_ANSWERED_BY[each]: 1 for each in mode.shown}),
+        "expand": Prompts(_one_message(expanded)),
+        "refine": Prompts(sum(share * refined[refining[each]] for each, share in shares.items()), {"teach": 1}),
     }
+
+
+def _refinements(prompt: Prompt, sample: Sequence[Instruction]) -> Iterator[str]:
+    return (curriculum.render_refinement(prompt, row["instruction"], row["system"], "") for row in sample)
 
 
 def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict[str, BenchmarkSize]:
@@ -177,7 +170,7 @@ def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> Ben
         for number, upto in turns
     ]
     # A judgment on a turn shows the answers to all turns up to it.
-    shown = {"answer": _mean([game.turn for game in games])}
+    shown: dict[Role, float] = {"answer": _mean([game.turn for game in games])}
     return BenchmarkSize(
         len(exchanges),
         {
@@ -189,7 +182,7 @@ def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> Ben
 
 def _measure_marked(config: RunConfig, name: str) -> BenchmarkSize:
     """Of what is marked without a call: its prompts are taken to be the questions of its file."""
-    asked = read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
+    asked = readers.read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
     return BenchmarkSize(len(asked), {"answer": Prompts(_one_message(asked), calls=len(asked))})
 
 
@@ -233,16 +226,18 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     data, seed = config.data, config.run.seed
     rows = sources.read_pool_of(data.pool, data, seed).rows
     heldout = [] if data.heldout is None else [sources.read_heldout_of(data.heldout, data, seed).rows]
-    questions = pl.concat([*map(heldout_questions, heldout), read_questions(config.evaluation.benchmarks)])
-    contaminated = EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
+    questions = pl.concat(
+        [*map(readers.heldout_questions, heldout), readers.read_questions(config.evaluation.benchmarks)]
+    )
+    contaminated = decontamination.EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
     rows = rows.join(contaminated, on="instruction_id", how="anti", maintain_order="left")
-    pool = rows.select("instruction", "system", "reference").to_dicts()
+    pool: list[Instruction] = [*rows.select("instruction", "system", "reference").iter_rows(named=True)]
     requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
     if store_exists(url):
         with AnswerStore(url, patient=False) as store:
             labels = store.lookup([label.key for label, _ in requests])
             answered = store.known([teach.key for _, teach in requests])
-    parse, usable_share = Labelling(config.teacher.label_replies).parse, None
+    parse, usable_share = curriculum.Labelling(config.teacher.label_replies).parse, None
     parsed = [parse(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
     task_types = [each for each in parsed if isinstance(each, str)]
     if config.teacher.endpoint.is_standin:
@@ -322,10 +317,10 @@ def _benchmark_judges(config: RunConfig) -> set[ModelIdentity]:
 def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:
     """Stage, seconds and what was done in them: paid calls, or examples of a training; not what was taken over."""
     look, config = Look(run), run.config
-    for number in (None, *range(BACKBONE, config.run.rounds + 1)):
-        for stage in look.summarise_stages(lines_once() if number is None else lines_of_round(), number):
+    for number in (None, *range(paths.BACKBONE, config.run.rounds + 1)):
+        for stage in look.summarise_stages(stages.lines_once() if number is None else stages.lines_of_round(), number):
             done = float(stage.usage.calls) if stage.asks else 0.0
-            if mixture := look.manifest(StageAt("mix", number)) if stage.name == "train" else None:
+            if mixture := look.manifest(stages.StageAt("mix", number)) if stage.name == "train" else None:
                 done = mixture.rows * (config.round(number).epochs if number else config.basic_tuning.epochs)
             if done and stage.seconds:
                 yield stage.name, stage.seconds, done

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from tapir_core import paths, prices, randomness, sentences
 from tapir_core.calls import Role, store_url
 from tapir_core.config import (
     EndpointConfig,
@@ -24,12 +25,8 @@ from tapir_core.config.load import check_config
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
 from tapir_core.estimate.workload import Pool, Scenario, Work, priors_of, scenarios, workload
-from tapir_core.paths import BACKBONE, ESTIMATE
-from tapir_core.prices import Price, UnknownPrice, price_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.sentences import paragraphs
 from tapir_core.stages import Asked, asked_in_roles, lines
 from tapir_core.summary.formats import student_name
 
@@ -139,7 +136,7 @@ def load_estimate(content: bytes | str) -> Estimate:
     try:
         return _JSON.validate_json(content)
     except ValidationError as exc:
-        raise ConfigError(f"{ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
+        raise ConfigError(f"{paths.ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
 
 
 def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Estimate:
@@ -152,7 +149,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
         raise ConfigError(problems, source=source)
     prompts, url = {name: load_prompt(name, config.run.prompts) for name in PROMPT_NAMES}, store_url(config)
     rows, pool = evidence.read_pool(config, prompts["label"], url)
-    sampled = derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))
+    sampled = randomness.derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))
     versions = {name: [prompts[each].version for each in of.prompts] for name, of in config.evaluation.judged.items()}
     asked = [(role, each.voice, name) for (role, name), models in asked_by_role(config).items() for each in models]
     found = evidence.Evidence(
@@ -168,8 +165,10 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
 
 def save_estimate(run: RunFolder) -> None:
     """Keep in the run's folder what is expected of it, for the report; what was expected first stays."""
-    if not run.storage.exists(ESTIMATE):
-        run.storage.write_bytes(ESTIMATE, estimate_json(estimate_run(run.kept_config, source=run.ref.name)).encode())
+    if not run.storage.exists(paths.ESTIMATE):
+        run.storage.write_bytes(
+            paths.ESTIMATE, estimate_json(estimate_run(run.kept_config, source=run.ref.name)).encode()
+        )
 
 
 def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimate:
@@ -194,7 +193,7 @@ def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimat
         unknown_prices=tuple(
             f"{each.field}: {each.price.reason}; {each.price.remedy}"
             for each in models
-            if isinstance(each.price, UnknownPrice)
+            if isinstance(each.price, prices.UnknownPrice)
         ),
         assumptions=_in_words(pool, costs),
         benchmarks=tuple(_benchmark(costs, runs, name) for name in found.benchmarks),
@@ -212,7 +211,7 @@ class PricedModel:
     """Of the configuration."""
     endpoint: EndpointConfig
     voice: ModelIdentity
-    price: Price | UnknownPrice
+    price: prices.Price | prices.UnknownPrice
     """In the mode in which it is asked."""
 
 
@@ -232,8 +231,8 @@ def asked_by_role(config: RunConfig) -> dict[tuple[Role, str], list[PricedModel]
 
 
 def _priced(asks: Asked, name: str, field: str, endpoint: EndpointConfig) -> PricedModel:
-    price = price_of(endpoint)
-    if isinstance(price, Price):
+    price = prices.price_of(endpoint)
+    if isinstance(price, prices.Price):
         price = price.in_mode("batch" if endpoint.in_batches else "live")
     return PricedModel(asks, name, field, endpoint, endpoint.answers_as(asks), price)
 
@@ -253,7 +252,7 @@ class Line:
     def usd(self) -> float:
         """Price of one call; 0 where it is unknown."""
         price = self.model.price if self.model else None
-        return price.usd(self.prompt_tokens, self.completion_tokens) if isinstance(price, Price) else 0.0
+        return price.usd(self.prompt_tokens, self.completion_tokens) if isinstance(price, prices.Price) else 0.0
 
 
 class _Costs:
@@ -265,44 +264,46 @@ class _Costs:
 
     def lines(self, pool: Pool, scenario: Scenario) -> Iterator[Line]:
         """The whole run under one scenario: a line for each piece of work and each who is asked."""
-        answer = self.reply_tokens(Work("answer", "answer"), None, scenario["length"])
+        length = scenario["length"]
+        answer = self._reply_tokens("answer", Work("answer", "answer"), None, length)
         for work in workload(self.config, pool, scenario, answer, self.found.benchmarks):
-            for line in self._lines(work, scenario["length"]) if work.role else [Line(work)]:
+            for line in self._asked_lines(work.role, work, length) if work.role else [Line(work)]:
                 yield replace(line, seconds=self._seconds(line, scenario))
 
-    def _lines(self, work: Work, length: float) -> Iterator[Line]:
-        asks = self.found.benchmarks[work.benchmark].asks if work.benchmark else self.found.prompts
-        prompt = asks[work.role].tokens
-        for role, count in asks[work.role].shows.items():
-            whose = self.teacher if role == "teach" else None
-            prompt += count * self.reply_tokens(replace(work, role=role), whose, length)
-        for model in self.asked.get((work.role, work.benchmark or ""), [None]):
-            yield Line(work, model, prompt, self.reply_tokens(work, model, length))
+    def _asked_lines(self, role: Role, work: Work, length: float) -> Iterator[Line]:
+        prompts = (self.found.benchmarks[work.benchmark].asks if work.benchmark else self.found.prompts)[role]
+        prompt = prompts.tokens
+        for shown, count in prompts.shows.items():
+            prompt += count * self._reply_tokens(shown, work, self.teacher if shown == "teach" else None, length)
+        models: Sequence[PricedModel | None] = self.asked.get((role, work.benchmark)) or [None]
+        for model in models:
+            yield Line(work, model, prompt, self._reply_tokens(role, work, model, length))
 
-    def reply_tokens(self, work: Work, model: PricedModel | None, length: float) -> float:
+    def _reply_tokens(self, role: Role, work: Work, model: PricedModel | None, length: float) -> float:
         """Completion tokens of one reply, at most what the configuration allows; ``length`` is an open factor."""
-        longest = float(self._sampling(work).max_tokens)
-        if model is None and work.round == BACKBONE:
+        longest = float(self._sampling(role, work.benchmark).max_tokens)
+        if model is None and work.round == paths.BACKBONE:
             return _BACKBONE_SHARE * longest
         # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
-        key = (work.role, model.voice, work.benchmark or "") if model else ("teach", self.teacher.voice, "")
+        key: evidence.Asked = (role, model.voice, work.benchmark) if model else ("teach", self.teacher.voice, "")
         if known := self.found.lengths.get(key):
-            return min(longest, known.tokens * length**_KNOWN_POWER)
-        assumed = priors_of((model or self.teacher).endpoint).completion_tokens[work.role]
-        return min(longest, (assumed + (self.found.instruction if work.role == "expand" else 0.0)) * length)
+            return min(longest, known.tokens * float(length**_KNOWN_POWER))
+        assumed = priors_of((model or self.teacher).endpoint).completion_tokens[role]
+        return min(longest, (assumed + (self.found.instruction if role == "expand" else 0.0)) * length)
 
-    def _sampling(self, work: Work) -> Sampling:
+    def _sampling(self, role: Role, benchmark: str) -> Sampling:
         teacher, student, evaluation = self.config.teacher, self.config.student.sampling, self.config.evaluation
-        if work.role == "benchmark":
-            return evaluation.judged[work.benchmark].sampling
-        return {
+        if role == "benchmark":
+            return evaluation.judged[benchmark].sampling
+        sampling: dict[Role, Sampling] = {
             "label": teacher.labelling,
             "teach": teacher.answering,
-            "answer": evaluation.asked[work.benchmark].drawn(student) if work.benchmark else student,
+            "answer": evaluation.asked[benchmark].drawn(student) if benchmark else student,
             "judge": self.config.judge.sampling,
             "expand": teacher.expanding,
             "refine": teacher.refining,
-        }[work.role]
+        }
+        return sampling[role]
 
     def _seconds(self, line: Line, scenario: Scenario) -> float | None:
         """Of its paid calls, as many at once as the configuration keeps in flight; of a training where it is known."""
@@ -324,14 +325,14 @@ class _Costs:
         servers = len(endpoint.base_urls) if endpoint else 1
         one = (FIRST_TOKEN_SECONDS[asks] + line.completion_tokens / TOKENS_PER_SECOND[asks]) * pace
         limits = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
-        limited = [(getattr(endpoint, name, None), size) for name, size in limits.items()]
+        limited: list[tuple[int | None, float]] = [(getattr(endpoint, name, None), of) for name, of in limits.items()]
         allowed = [60 * calls * size / limit / servers for limit, size in limited if limit]
         return max([calls * one / max(1.0, min(concurrency * servers, calls)), *allowed])
 
 
 def _benchmark(costs: _Costs, runs: Sequence[Sequence[Line]], benchmark: str) -> BenchmarkFigures:
     found = _chosen(runs, "benchmark", benchmark)
-    numbers = dict.fromkeys(line.work.round for line in found[0])
+    numbers = dict.fromkeys(line.work.round for line in found[0] if line.work.round is not None)
     students = {student_name(number): _chosen(found, "round", number) for number in numbers} | {"all": found}
     answers, judgments = (
         tuple(_figures(name, asks, _chosen(lines, "stage", stage)) for name, lines in students.items())
@@ -367,7 +368,7 @@ def _figures(name: str, asks: str, runs: Sequence[Sequence[Line]]) -> Figures:
 
 
 def _load(runs: Sequence[Sequence[Line]], calls: Callable[[Line], float]) -> Load:
-    unknown = any(line.model and isinstance(line.model.price, UnknownPrice) for line in runs[0] if calls(line))
+    unknown = any(line.model and isinstance(line.model.price, prices.UnknownPrice) for line in runs[0] if calls(line))
     return Load(
         _sum(runs, calls),
         _sum(runs, lambda line: calls(line) * line.prompt_tokens),
@@ -388,7 +389,7 @@ def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
     config, evaluation, teacher = costs.config, costs.config.evaluation, costs.teacher
     asked = [(*key, each) for key, models in costs.asked.items() for each in models]
-    said = paragraphs(
+    said = sentences.paragraphs(
         Path(__file__).with_name("assumptions.txt.jinja2"),
         config=config,
         pool=pool,
@@ -406,7 +407,7 @@ def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
         ],
         open_shares=any(config.round(number).selection.fixed_share is None for number in config.round_numbers),
         unjudged=[number for number in config.round_numbers if not config.judges(number)],
-        priced=[each for each in dict.fromkeys(each for *_, each in asked) if isinstance(each.price, Price)],
+        priced=[each for each in dict.fromkeys(each for *_, each in asked) if isinstance(each.price, prices.Price)],
         first_token_seconds=FIRST_TOKEN_SECONDS["teacher"],
         tokens_per_second=TOKENS_PER_SECOND["teacher"],
     )

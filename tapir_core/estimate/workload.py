@@ -16,12 +16,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal, NamedTuple
 
+from tapir_core import curriculum, judging, task_types
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig, RunConfig
-from tapir_core.curriculum import hard_count, quotas, target_shares
-from tapir_core.judging import mode_of
 from tapir_core.stages import StageAt, plan
-from tapir_core.task_types import TASK_TYPES
 
 Unknown = Literal[
     # Instructions with a usable teacher answer and a task type.
@@ -178,8 +176,8 @@ class Work:
     role: Role | None
     """Nothing for training."""
     round: int | None = None
-    benchmark: str | None = None
-    """Benchmark that is asked; nothing for the stages that are no part of one."""
+    benchmark: str = ""
+    """Benchmark that is asked; empty for the stages that are no part of one."""
     needed: float = 0.0
     paid: float = 0.0
     """Of them, those that neither the store nor an equal request gives."""
@@ -236,7 +234,7 @@ class _Run:
     def asked(self, at: StageAt, needed: float, paid: float | None = None, role: Role | None = None) -> Work:
         """A stage's calls, of its own role unless another is given."""
         kept = needed if paid is None else paid
-        return Work(at.stage.line, role or at.stage.roles[0], at.round, at.benchmark, needed, kept)
+        return Work(at.stage.line, role or at.stage.roles[0], at.round, at.benchmark or "", needed, kept)
 
     def label(self, at: StageAt) -> Iterator[Work]:
         reasked = self._reasked(self.config.teacher.reasks)
@@ -262,7 +260,7 @@ class _Run:
         right = passing * self.scenario["keeps_type_share"]
         usable = right * self.scenario["usable_share"]
         accepted_share = usable * (NEW_ARE_HARD if checks else 1.0)
-        wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self.wanted)
+        wanted = curriculum.quotas(curriculum.hard_count(settings.examples, settings.alpha or 0.0), self.wanted)
         lacks = {name: self._lacking(name, quota) for name, quota in wanted.items()}
         requests = {name: self._requests(each, accepted_share) for name, each in lacks.items()}
         self.accepted = {name: each * accepted_share for name, each in requests.items()}
@@ -286,7 +284,7 @@ class _Run:
         drawn, epochs = min(self.config.basic_tuning.examples, self.rows), self.config.basic_tuning.epochs
         if at.number:
             tuning = self.config.round(at.number)
-            easy = tuning.examples - hard_count(tuning.examples, tuning.alpha or 0.0)
+            easy = tuning.examples - curriculum.hard_count(tuning.examples, tuning.alpha or 0.0)
             drawn, epochs = self.hard + min(easy, self.scored - self.seeds), tuning.epochs
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))
         yield Work(at.stage.line, None, at.round, steps=steps, examples=drawn * epochs)
@@ -338,7 +336,7 @@ class _Run:
         greedy = self.config.student.sampling.temperature == 0
         equal = 0.5 ** (self.student_tokens / self.scenario["repeat_half_tokens"]) if greedy else 0.0
         changed = fresh + (rows - fresh) * (1 - equal)
-        needed, paid = mode_of(judge).calls(judge, rows, fresh, changed, equal)
+        needed, paid = judging.mode_of(judge).calls(judge, rows, fresh, changed, equal)
         reasked = self._reasked(judge.reasks)
         return self.asked(at, needed * reasked, paid * reasked, role="judge")
 
@@ -360,7 +358,8 @@ COUNTED: dict[str, Callable[[_Run, StageAt], Iterator[Work]]] = {
 
 def expected_shares(config: RunConfig, natural: Mapping[str, float] | None, skew: float) -> Mapping[str, float]:
     """Pr(task type) of the mixtures; where it is to be natural and that is not known, ∝ 1 / place^skew."""
-    return target_shares(config.curriculum.target_shares, _skewed(TASK_TYPES, skew) if natural is None else natural)
+    found = _skewed(task_types.TASK_TYPES, skew) if natural is None else natural
+    return curriculum.target_shares(config.curriculum.target_shares, found)
 
 
 def _skewed(names: Collection[str], skew: float) -> dict[str, float]:

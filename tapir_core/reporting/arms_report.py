@@ -12,13 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tapir_core import judging, paths, sentences, stages, storage, task_types, text
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
-from tapir_core.judging import mode_of
 from tapir_core.judging.estimates import Estimate
-from tapir_core.paths import comparison_file
 from tapir_core.reporting.figure import (
     COLOURS,
     GREY,
@@ -31,12 +30,7 @@ from tapir_core.reporting.figure import (
 )
 from tapir_core.reporting.page import Section, Table, markdown_table, markdown_text, plots_card, render_page, table_of
 from tapir_core.reporting.report import backbone_name
-from tapir_core.sentences import paragraphs
-from tapir_core.stages import plan, settings_of, used_files
-from tapir_core.storage import Storage
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
-from tapir_core.task_types import TASK_TYPES
-from tapir_core.text import digest
 
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 _LABEL_LETTERS = 30
@@ -55,9 +49,9 @@ _Column = tuple[str, Callable[[ArmRow], str]]
 
 def write_arms(compared: ComparedArms, root: str) -> str:
     """Write page and JSON below the root and say where the page is."""
-    storage, page = Storage(root), comparison_file(compared.name, "html")
-    storage.write_bytes(comparison_file(compared.name, "json"), arms_json(compared).encode())
-    storage.write_bytes(page, render_arms(compared).encode())
+    folder, page = storage.Storage(root), paths.comparison_file(compared.name, "html")
+    folder.write_bytes(paths.comparison_file(compared.name, "json"), arms_json(compared).encode())
+    folder.write_bytes(page, render_arms(compared).encode())
     return f"{root}/{page}"
 
 
@@ -126,22 +120,25 @@ def conditions_of(
         comparison: what is compared.
         others: stage → version of its code that made the figures, where it is not that of this tapir.
     """
-    used, rounds = sorted(used_files(config, files).items()), [config.round(number) for number in config.round_numbers]
-    settings = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
-    said = paragraphs(
+    used, rounds = (
+        sorted(stages.used_files(config, files).items()),
+        [config.round(number) for number in config.round_numbers],
+    )
+    settings = [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
+    said = sentences.paragraphs(
         Path(__file__).with_name("conditions.txt.jinja2"),
         config=config,
         comparison=comparison,
         others=others,
         backbone=backbone_name(config.student),
-        judging=mode_of(config.judge).in_words(config.judge),
+        judging=judging.mode_of(config.judge).in_words(config.judge),
         prompts=[(name.removeprefix("prompt:"), version) for name, version in used if name.startswith("prompt:")],
         files={name: files.get(f"file:{name}", "")[:_DIGITS] for name in ("chat_template", "pool", "heldout")},
         rounds=rounds,
         examples=[count(each.examples) for each in rounds],
         count=count,
         # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.
-        settings=digest([backbone_name(config.student), *settings])[:_DIGITS],
+        settings=text.digest([backbone_name(config.student), *settings])[:_DIGITS],
     )
     return dict(each.split(": ", 1) for each in said)
 
@@ -206,7 +203,7 @@ def _table(
 def _task_types(compared: ComparedArms) -> Table:
     rows = [
         (name, *(_percent(row.task_types.get(name), _SHARE) for row in compared.rows))
-        for name in TASK_TYPES
+        for name in task_types.TASK_TYPES
         if any(name in row.task_types for row in compared.rows)
     ]
     return Table(
