@@ -20,7 +20,6 @@ from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
-from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
@@ -30,7 +29,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import duration
-from tapir_core.sweep import Sweep, Swept, lacks_run
+from tapir_core.sweep import Outcome, Sweep, Swept, lacks_run
 from tasks import input_files, runtime
 
 
@@ -284,22 +283,18 @@ def run_sweep(sweep: Sweep, distil: Callable[[RunFolder], object], *, say: Say) 
 
 
 def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFolder], object], say: Say) -> Swept:
+    """What became of a backbone, with what its run came to or what is wrong with it."""
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
+    outcome: Outcome = "finished before"
     try:
         config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
-        if not lacks_run(config, input_files.gather_files(config)):
-            return _told(Swept(entry.name, run, "finished before"), config)
-        drive(config, distil, say=say)
-        return _told(Swept(entry.name, run, "finished"), config)
-    except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
-        return Swept(entry.name, run, "failed", _why(error))
-
-
-def _told(swept: Swept, config: RunConfig) -> Swept:
-    """A finished run with what it came to, or with what it has no figure of."""
-    summary = summarise(RunFolder(swept.run))
-    try:
+        if lacks_run(config, input_files.gather_files(config)):
+            drive(config, distil, say=say)
+            outcome = "finished"
+        summary = summarise(RunFolder(run))
         benchmarks.require_round_figures(summary, config.evaluation.each_round)
     except NoFigure as error:
-        return replace(swept, outcome="without a figure", message=str(error))
-    return replace(swept, message=page.gain_sentence(summary))
+        return Swept(entry.name, run, "without a figure", str(error))
+    except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
+        return Swept(entry.name, run, "failed", _why(error))
+    return Swept(entry.name, run, outcome, page.gain_sentence(summary))

@@ -43,7 +43,7 @@ class Swept:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is to be mended: its run is finished, with every figure."""
+        """Whether nothing is left to fix: its run is finished, with every figure."""
         return self.outcome in ("finished before", "finished")
 
 

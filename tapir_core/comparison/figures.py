@@ -117,23 +117,22 @@ def compare_arms(
     """Set finished runs against each other; the reference is the first of ``arms``."""
     of_arm = {arm.name: {each.run_seed: each for each in outcomes if each.arm.name == arm.name} for arm in arms}
     reference = of_arm[arms[0].name]
-    started = {paths.BACKBONE: "Backbone, untouched", 0: f"{BASIC}, after basic fine-tuning"} if reference else {}
-    starts = {number: _students(reference, number) for number in started}
-    last = {arm: _students(runs) for arm, runs in of_arm.items()}
-    random = last.get(RANDOM, {})
-    rows = [_row(name, student_name(at), label, starts[at], random) for at, label in started.items()]
+    labels = {student_name(paths.BACKBONE): "Backbone, untouched", BASIC: f"{BASIC}, after basic fine-tuning"}
+    labels |= {arm.name: arm.label for arm in arms}
+    students = {student_name(at): _students(reference, at) for at in (paths.BACKBONE, 0) if reference}
+    students |= {arm: _students(runs) for arm, runs in of_arm.items() if runs}
+    rows = {each: _row(name, each, labels[each], of, students.get(RANDOM, {})) for each, of in students.items()}
     for arm in arms:
         if runs := of_arm[arm.name]:
-            row = _row(name, arm.name, arm.label, last[arm.name], random)
-            curve = () if row.why else _curve(name, arm.name, runs)
-            rows.append(replace(row, exploratory=arm.exploratory, curve=curve, costs=_costs(runs, reference)))
-    compared = {arm.name: last[arm.name] for arm in arms if not arm.exploratory} | {BASIC: starts.get(0, {})}
+            row = replace(rows[arm.name], exploratory=arm.exploratory, costs=_costs(runs, reference))
+            rows[arm.name] = row if row.why else replace(row, curve=_curve(name, arm.name, runs))
+    compared = [each for each in (*(arm.name for arm in arms if not arm.exploratory), BASIC) if each in students]
     differences = {
         (one, other): found
         for one, other in permutations(compared, 2)
-        if (found := _difference(name, compared[one], compared[other], one, other))
+        if (found := _difference(name, students[one], students[other], one, other))
     }
-    return ComparedArms(name, tuple(rows), arms[0].name, tuple(unfinished), differences, prices, concludes)
+    return ComparedArms(name, tuple(rows.values()), arms[0].name, tuple(unfinished), differences, prices, concludes)
 
 
 def _students(runs: Mapping[int, ArmOutcome], number: int | None = None) -> _Students:

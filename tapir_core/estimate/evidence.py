@@ -59,9 +59,10 @@ _KINDS = [
     (re.compile("[\u0900-\u109f]+"), 1.6),  # writings of India and its east
     # Chinese, Japanese, Korean
     (re.compile("[\u1100-\u11ff\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]+"), 1.2),
-    (re.compile(".+", re.DOTALL), 0.5),  # all others: signs, emoji and rare writings take two tokens and more each
 ]
 """Kind of characters, and how many of it make a token."""
+_OTHERS = 0.5
+"""The same of all other characters: signs, emoji and rare writings take two tokens and more each."""
 _BLANK = re.compile(r"\s+")
 _NEW_LINES = re.compile(r"\n+")
 
@@ -191,14 +192,11 @@ def estimate_tokens(text: str) -> int:
 
     A blank between words belongs to the word after it and costs nothing; new lines are a token for each run of them.
     """
-    if not text:
-        return 0
-    tokens, rest = float(len(_NEW_LINES.findall(text))), _BLANK.sub("", text)
-    for kind, chars_per_token in _KINDS:
-        others = kind.sub("", rest)
-        tokens += (len(rest) - len(others)) / chars_per_token
-        rest = others
-    return max(1, math.ceil(tokens))
+    rest = _BLANK.sub("", text)
+    of_kinds = [sum(map(len, kind.findall(rest))) for kind, _ in _KINDS]
+    tokens = sum(count / chars_per_token for count, (_, chars_per_token) in zip(of_kinds, _KINDS, strict=True))
+    tokens += len(_NEW_LINES.findall(text)) + (len(rest) - sum(of_kinds)) / _OTHERS
+    return max(1, math.ceil(tokens)) if text else 0
 
 
 def mean_tokens(texts: Iterable[str]) -> float:
