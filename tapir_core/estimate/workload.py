@@ -7,7 +7,7 @@ figures are stated here, the times of a call in `run`, and the estimate repeats 
 own: it is rules, so that little is open. Scenarios are the likely values together, and every combination of the ends.
 
 Limits: which task types are hard is not known, so that each may have few seeds or many; no round ends early by the stop
-rule; a stage that is not counted below asks for every instruction of its pool.
+rule; a stage that is not counted below asks for every row that it reads.
 """
 
 import math
@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from tapir_core import curriculum, judging, task_types
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig, RunConfig
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import HELDOUT, StageAt, plan
 
 Unknown = Literal[
     # Instructions with a usable teacher answer and a task type.
@@ -207,9 +207,10 @@ def workload(
         if at.name in COUNTED:
             yield from COUNTED[at.name](run, at)
         elif at.benchmark and benchmarks:
-            yield from run.ask_benchmark(at, benchmarks[at.benchmark])
+            asks = benchmarks[at.benchmark].asks
+            yield from (run.asked(at, asks[role].calls) for role in at.stage.roles if role in asks)
         elif at.stage.asks:
-            yield run.asked(at, run.rows * (at.stage.calls_per_row or 1))
+            yield run.asked_of_all(at)
 
 
 class _Run:
@@ -219,8 +220,8 @@ class _Run:
         self.config, self.pool, self.scenario, self.student_tokens = config, pool, scenario, student_tokens
         self.wanted = expected_shares(config, pool.natural_shares, scenario["skew"])
         """Task type → share of every mixture."""
-        self.rows = float(pool.rows)
-        """Of the round's pool."""
+        self.rows = pool.rows * (scenario["usable_share"] if pool.usable_share is None else pool.usable_share)
+        """Of the round's pool: what has a usable answer."""
         self.judged = self.scored = self.seeds = self.refined = 0.0
         """Rows that some round judged; that the seeds and the easy part are taken from; seeds; rows whose answers an
         earlier round refined, so that a seed among them is not paid again."""
@@ -232,18 +233,22 @@ class _Run:
         """Task type → expansions of the rounds before."""
 
     def asked(self, at: StageAt, needed: float, paid: float | None = None, role: Role | None = None) -> Work:
-        """A stage's calls, of its own role unless another is given."""
-        kept = needed if paid is None else paid
-        return Work(at.stage.line, role or at.stage.roles[0], at.round, at.benchmark or "", needed, kept)
+        """A stage's calls, of its own role unless another is given, with those that are asked for once more."""
+        role, kept = role or at.stage.roles[0], needed if paid is None else paid
+        teacher, judged = self.config.teacher.reasks, self.config.evaluation.judged.get(at.benchmark or "")
+        reasks = {"label": teacher, "expand": teacher, "judge": self.config.judge.reasks}
+        is_reasked = judged.reasks if role == "benchmark" and judged else reasks.get(role, 0)
+        times = 1 + (self.scenario["reask_share"] if is_reasked else 0.0)
+        return Work(at.stage.line, role, at.round, at.benchmark or "", needed * times, kept * times)
 
-    def label(self, at: StageAt) -> Iterator[Work]:
-        reasked = self._reasked(self.config.teacher.reasks)
-        yield self.asked(at, self.rows * reasked, (self.rows - self.pool.stored_labels) * reasked)
-
-    def teach(self, at: StageAt) -> Iterator[Work]:
-        yield self.asked(at, self.rows, self.rows - self.pool.stored_answers)
-        known = self.pool.usable_share
-        self.rows *= self.scenario["usable_share"] if known is None else known
+    def asked_of_all(self, at: StageAt) -> Work:
+        """The calls for every row that a stage reads: of the held-out set, of the pool as it comes, or of the round."""
+        rows, role = self.rows if at.round is not None else float(self.pool.rows), at.stage.roles[0]
+        if HELDOUT.at() in at.stage.reads(self.config, at):
+            rows = float(self.pool.heldout_rows)
+        stored = {"label": self.pool.stored_labels, "teach": self.pool.stored_answers}.get(role, 0)
+        calls = at.stage.calls_per_row or 1
+        return self.asked(at, rows * calls, (rows - stored) * calls)
 
     def judge(self, at: StageAt) -> Iterator[Work]:
         yield self._verdicts(at, self.rows, self.rows - self.judged)
@@ -266,9 +271,9 @@ class _Run:
         self.accepted = {name: each * accepted_share for name, each in requests.items()}
         self.new = sum(min(lacks[name], each) for name, each in self.accepted.items())
         self.hard = sum(wanted.values()) - sum(lacks.values()) + self.new
-        asked, reasked = sum(requests.values()), self._reasked(self.config.teacher.reasks)
-        yield self.asked(at, asked * reasked)
-        yield self.asked(at, asked * passing * reasked, role="label")
+        asked = sum(requests.values())
+        yield self.asked(at, asked)
+        yield self.asked(at, asked * passing, role="label")
         yield self.asked(at, asked * right, role="teach")
         if checks:
             yield self.asked(at, asked * usable, role="answer")
@@ -291,15 +296,6 @@ class _Run:
         # What the round accepted is in the pool of the next one.
         self.rows += sum(self.accepted.values())
         self.added = {name: count + self.accepted.get(name, 0.0) for name, count in self.added.items()}
-
-    def answer_heldout(self, at: StageAt) -> Iterator[Work]:
-        yield self.asked(at, self.pool.heldout_rows)
-
-    def ask_benchmark(self, at: StageAt, size: BenchmarkSize) -> Iterator[Work]:
-        """The answers or the judgments, the latter asked again where they cannot be parsed."""
-        for role in {*at.stage.roles} & {*size.asks}:
-            judged = self.config.evaluation.judged.get(at.benchmark_name) if role == "benchmark" else None
-            yield self.asked(at, size.asks[role].calls * self._reasked(judged.reasks if judged else 0))
 
     def _requests(self, lacks: float, accepted_share: float) -> float:
         """What all waves ask for one task type: each for what still lacks, and some more."""
@@ -336,24 +332,16 @@ class _Run:
         greedy = self.config.student.sampling.temperature == 0
         equal = 0.5 ** (self.student_tokens / self.scenario["repeat_half_tokens"]) if greedy else 0.0
         changed = fresh + (rows - fresh) * (1 - equal)
-        needed, paid = judging.mode_of(judge).calls(judge, rows, fresh, changed, equal)
-        reasked = self._reasked(judge.reasks)
-        return self.asked(at, needed * reasked, paid * reasked, role="judge")
-
-    def _reasked(self, reasks: int) -> float:
-        return 1 + (self.scenario["reask_share"] if reasks else 0.0)
+        return self.asked(at, *judging.mode_of(judge).calls(judge, rows, fresh, changed, equal), role="judge")
 
 
 COUNTED: dict[str, Callable[[_Run, StageAt], Iterator[Work]]] = {
-    "label": _Run.label,
-    "teach": _Run.teach,
     "judge": _Run.judge,
     "expand": _Run.expand,
     "refine": _Run.refine,
     "train": _Run.train,
-    "answer_heldout": _Run.answer_heldout,
 }
-"""The stages that do not ask once for every instruction of the pool, or after which another number of them is there."""
+"""The stages that do not ask once for every row that they read, or after which another number of them is there."""
 
 
 def expected_shares(config: RunConfig, natural: Mapping[str, float] | None, skew: float) -> Mapping[str, float]:
