@@ -107,12 +107,12 @@ class Evidence:
 def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[Request, Request]:
     """The requests for task type and plain answer of an instruction, as the stages `label` and `teach` make them."""
     teacher, label = config.teacher, curriculum.Labelling(config.teacher.label_replies)
-    voice, system = teacher.endpoint.answers_as("teacher"), row["system"]
+    who, system = teacher.endpoint.answers_as("teacher"), row["system"]
     asked = (Message("user", label.render(prompt, row["instruction"])),)
     plain = (*([Message("system", system)] if system else []), Message("user", row["instruction"]))
     return (
-        Request("label", asked, voice.model, voice.identity, teacher.labelling, schema=label.schema),
-        Request("teach", plain, voice.model, voice.identity, teacher.answering),
+        Request("label", asked, who.model, who.identity, teacher.labelling, schema=label.schema),
+        Request("teach", plain, who.model, who.identity, teacher.answering),
     )
 
 
@@ -268,8 +268,8 @@ def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked
     engine, found = open_engine(url), {}
     with engine.connect() as connection:
         for each, versions in asked.items():
-            role, voice, _ = each
-            alike = {"role": role, "status": "answer", "model": voice.model, "identity": voice.identity}
+            role, who, _ = each
+            alike = {"role": role, "status": "answer", "model": who.model, "identity": who.identity}
             of_prompts = [answers.c.prompt_version.in_(versions)] if versions else []
             some = select(answers.c.completion_tokens).filter_by(**alike).where(*of_prompts).limit(_LOOKED_AT)
             count, mean = connection.execute(select(func.count(), func.avg(some.subquery().c[0]))).one()

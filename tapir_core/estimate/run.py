@@ -151,7 +151,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     rows, pool = evidence.read_pool(config, prompts["label"], url)
     sampled = randomness.derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))
     versions = {name: [prompts[each].version for each in of.prompts] for name, of in config.evaluation.judged.items()}
-    asked = [(role, each.voice, name) for (role, name), models in asked_by_role(config).items() for each in models]
+    asked = [(role, each.identity, name) for (role, name), models in asked_by_role(config).items() for each in models]
     found = evidence.Evidence(
         prompts=evidence.measure_prompts(config, prompts, sampled, pool.natural_shares),
         instruction=evidence.mean_tokens(each["instruction"] for each in sampled),
@@ -210,7 +210,7 @@ class PricedModel:
     field: str
     """Of the configuration."""
     endpoint: EndpointConfig
-    voice: ModelIdentity
+    identity: ModelIdentity
     price: prices.Price | prices.UnknownPrice
     """In the mode in which it is asked."""
 
@@ -285,7 +285,7 @@ class _Costs:
         if model is None and work.round == paths.BACKBONE:
             return _BACKBONE_SHARE * longest
         # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
-        key: evidence.Asked = (role, model.voice, work.benchmark) if model else ("teach", self.teacher.voice, "")
+        key: evidence.Asked = (role, model.identity, work.benchmark) if model else ("teach", self.teacher.identity, "")
         if known := self.found.lengths.get(key):
             return min(longest, known.tokens * float(length**_KNOWN_POWER))
         assumed = priors_of((model or self.teacher).endpoint).completion_tokens[role]
@@ -340,7 +340,7 @@ def _benchmark(costs: _Costs, runs: Sequence[Sequence[Line]], benchmark: str) ->
         if stage in ("benchmark_answers", "benchmark_replies")
     )
     judges = costs.asked.get(("benchmark", benchmark))
-    judged_by = judges[0].voice.model if judges else costs.config.evaluation.marked[benchmark].marker
+    judged_by = judges[0].identity.model if judges else costs.config.evaluation.marked[benchmark].marker
     return BenchmarkFigures(benchmark, judged_by, costs.found.benchmarks[benchmark].questions, answers, judgments)
 
 
@@ -399,7 +399,7 @@ def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
             {
                 "name": benchmark or (each.name if role == "judge" else role),
                 "benchmark": benchmark,
-                "known": costs.found.lengths.get((role, each.voice, benchmark)),
+                "known": costs.found.lengths.get((role, each.identity, benchmark)),
                 "assumed": priors_of(each.endpoint).completion_tokens[role],
                 "longest": evaluation.judged[benchmark].sampling.max_tokens if benchmark else math.inf,
             }
