@@ -8,31 +8,29 @@ answers, equal verdicts) comes from the store.
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from flows.arm_run import find_finished, is_finished, needed_by
+from flows.arm_run import find_finished, is_finished
 from flows.driver import Say, check_settings, drive, read_config
 from tapir_core.comparison.figures import ComparedArms, compare_arms
-from tapir_core.comparison.matching import is_matched
+from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
-from tapir_core.config import RunConfig
+from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
+from tapir_core.reporting import benchmarks, page
 from tapir_core.reporting.arms_report import conditions_of
-from tapir_core.reporting.benchmarks import require_round_figures
-from tapir_core.reporting.page import gain_sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import duration
-from tapir_core.sweep import Sweep, Swept, lacks_run
-from tasks.input_files import gather_files
-from tasks.runtime import open_store
+from tapir_core.sweep import Outcome, Sweep, Swept, lacks_run
+from tasks import input_files, runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +81,13 @@ def read_asked(
     if show and (only or run_seeds):
         raise ConfigError("--show runs nothing, so --only and --run-seeds choose nothing: leave them out")
     plan = open_comparison(spec, overrides)
-    chosen = () if show else plan.choose(_listed(only), _numbers(run_seeds))
+    arms, seeds = ([each.strip() for each in text.split(",") if each.strip()] for text in (only, run_seeds))
+    if not all(each.isdecimal() for each in seeds):
+        raise ConfigError(f"--run-seeds {run_seeds}: write numbers with commas between, such as 1,2")
+    chosen = () if show else plan.choose(arms, [int(each) for each in seeds])
     for arm in () if show else plan.arms:
         check_settings(plan.config(plan.run(arm.name, plan.comparison.run_seeds[0])), source=f"arm {arm.name}")
-    return Asked(plan, chosen, ResultsFolder(Path(results), plan, gather_files) if results else None)
+    return Asked(plan, chosen, ResultsFolder(Path(results), plan, input_files.gather_files) if results else None)
 
 
 def run_comparison(
@@ -111,44 +112,43 @@ def run_comparison(
             made a result or a finished run.
     """
     finished = find_finished(plan)
-    outcomes = results.read() if results else []
-    brought = [plan.run(each.arm.name, each.run_seed) for each in outcomes]
-    wanted = [each for each in chosen if each not in brought]
-    left = [each for each in _with_needed(plan, wanted) if each not in finished]
+    here = {each.ref.name for each in finished}
+    brought = {each.run: each for each in results.read()} if results else {}
+    wanted = [each for each in chosen if each.ref.name not in brought]
+    wanted += [needed for each in wanted for needed in MatchedRun(plan, each).needed]
+    left = [each for each in plan.runs if each in wanted and each not in finished]
     if left:
-        elsewhere = [each for each, run in zip(outcomes, brought, strict=True) if run not in finished]
-        here = {f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished}
-        _check_goes_on(_stages_of(results, elsewhere) | here)
-    took = _took(finished)
+        _check_goes_on({each.source: each.stages for name, each in brought.items() if name not in here})
+        _check_goes_on({f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished})
+    took = [(each.arm, summarise(RunFolder(each.ref)).busy_seconds) for each in finished]
     failed: list[Failed] = []
-    ended = len({each.ref.name for each in (*finished, *brought)})
+    ended = len(here | brought.keys())
     say(f"comparison {plan.comparison.name}: {len(plan.runs)} runs, {ended} finished, {len(left)} to do now")
     for place, planned in enumerate(left):
-        name = planned.ref.name
+        name, began = planned.ref.name, time.monotonic()
         say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
-        began = time.monotonic()
-        if why := _try(plan, planned, drive):
+        why = _try(plan, planned, drive)
+        if why:
             failed.append(why)
         else:
-            # What does not fit, or was only made for others to be matched to, is for the end to refuse or to replace.
-            if results and planned not in brought and _fits(plan, made := _read(plan, planned), outcomes):
-                results.write(made)
-            took.setdefault(planned.arm.name, []).append(time.monotonic() - began)
+            took.append((planned.arm, time.monotonic() - began))
+        # What does not fit, or was only made for others to be matched to, is for the end to refuse or to replace.
+        if results and not why and name not in brought and _fits(plan, made := _read(plan, planned), brought.values()):
+            results.write(made)
         say(f"{name}: {'failed' if why else 'finished'} after {duration(time.monotonic() - began)}")
     return failed
 
 
 def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[PlannedRun], object]) -> Failed | None:
     """Finish a run; why it failed, or nothing."""
-    name = planned.ref.name
     # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
-    lacking = [each.ref.name for each in needed_by(plan, planned) if not is_finished(plan, each)]
-    if lacking:
-        return Failed(name, f"it is matched to {' and '.join(lacking)}, which is not finished", TapirError)
+    lacking = [each.ref.name for each in MatchedRun(plan, planned).needed if not is_finished(MatchedRun(plan, each))]
     try:
+        if lacking:
+            raise TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
         drive(planned)
     except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
-        return Failed(name, _why(error), type(error) if isinstance(error, TapirError) else TapirError)
+        return Failed(planned.ref.name, _why(error), type(error) if isinstance(error, TapirError) else TapirError)
     return None
 
 
@@ -177,51 +177,41 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
             other versions of the stages made one run than another; the folder is as it was.
     """
     made = [_read(plan, each) for each in find_finished(plan)]
-    outcomes = list(made)
-    stages = {f"run {each.run}": each.stages for each in made}
-    if results:
-        here = {each.run for each in made}
-        brought = [each for each in results.read() if each.run not in here]
-        outcomes += brought
-        _check_matched(plan, brought, outcomes, results)
-        stages |= _stages_of(results, brought)
-    _check_versions(stages)
+    here = {each.run for each in made}
+    brought = [each for each in results.read() if each.run not in here] if results else []
+    outcomes = [*made, *brought]
+    for each in brought:
+        # What it was matched to was made anew since, or somewhere else.
+        if not _fits(plan, each, outcomes):
+            raise ConfigError(
+                f"{each.source}: its tokens or steps are not those of {plan.reference} with run seed {each.run_seed}, "
+                "so it was matched to another run of it; remove the file to run it again"
+            )
+    _check_versions(outcomes)
     if results and keep:
         for each in made:
             results.write(each)
-    ended = {each.run for each in outcomes}
-    missing = [each for each in plan.runs if each.ref.name not in ended]
+    missing = [each for each in plan.runs if each.ref.name not in {each.run for each in outcomes}]
     compared = compare_arms(
         plan.comparison.name,
         plan.arms,
         outcomes,
-        unfinished=[each.ref.name for each in sorted(missing, key=lambda each: each.arm.exploratory)],
+        unfinished=[each.ref.name for each in missing],
         prices="at the comparison's prices" if plan.comparison.prices else "as it was paid",
         concludes=plan.comparison.verdict and all(each.arm.exploratory for each in missing),
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
     others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
     return replace(
-        compared, conditions=conditions_of(reference, gather_files(reference), plan.comparison, others=others)
+        compared,
+        conditions=conditions_of(reference, input_files.gather_files(reference), plan.comparison, others=others),
     )
 
 
-def _check_matched(
-    plan: ComparisonPlan, brought: Sequence[ArmOutcome], outcomes: Sequence[ArmOutcome], results: ResultsFolder
-) -> None:
-    """Refuse what another run of the reference was the measure of: that one was made anew since, or somewhere else."""
-    for each in brought:
-        if not _fits(plan, each, outcomes):
-            raise ConfigError(
-                f"{results.path / each.run}.json: its tokens or steps are not those of {plan.reference} with run seed "
-                f"{each.run_seed}, so it was matched to another run of it; remove the file to run it again"
-            )
-
-
-def _fits(plan: ComparisonPlan, made: ArmOutcome, outcomes: Sequence[ArmOutcome]) -> bool:
+def _fits(plan: ComparisonPlan, made: ArmOutcome, outcomes: Iterable[ArmOutcome]) -> bool:
     """Whether a run is matched to the reference of its run seed, where that is among ``outcomes``."""
     references = [each for each in outcomes if (each.arm.name, each.run_seed) == (plan.reference, made.run_seed)]
-    return all(is_matched(made.arm, made.trainings, each.trainings) for each in references)
+    return all(is_matched(targets_of(made.arm, each.trainings), made.trainings) for each in references)
 
 
 def _check_goes_on(made: Mapping[str, Mapping[str, int]]) -> None:
@@ -239,68 +229,35 @@ def _check_goes_on(made: Mapping[str, Mapping[str, int]]) -> None:
                 )
 
 
-def _check_versions(made: Mapping[str, Mapping[str, int]]) -> None:
+def _check_versions(outcomes: Sequence[ArmOutcome]) -> None:
     """Refuse to set runs against each other that another code made: stages whose rows changed between them."""
-    runs: dict[tuple[str, int], str] = {}
-    for name, stages in made.items():
-        for each in stages.items():
-            runs.setdefault(each, name)
-    for (stage, version), run in runs.items():
-        if other := next((name for (same, found), name in runs.items() if same == stage and found > version), None):
-            raise ConfigError(
-                f"{run}: version {version} of stage {stage} made it, and a later one {other}; remove it to run it "
-                "again, or compare them with the version of tapir that made it"
-            )
-
-
-def _stages_of(results: ResultsFolder | None, brought: Sequence[ArmOutcome]) -> dict[str, Mapping[str, int]]:
-    """File of a result → stage → version of the code that made it."""
-    return {f"{results.path / each.run}.json": each.stages for each in brought} if results else {}
+    for one, other in product(outcomes, repeat=2):
+        for stage, version in one.stages.items():
+            if version < other.stages.get(stage, 0):
+                raise ConfigError(
+                    f"{one.source}: version {version} of stage {stage} made it, and a later one {other.source}; remove "
+                    "it to run it again, or compare them with the version of tapir that made it"
+                )
 
 
 def _now(stage: str) -> int | None:
     return STAGES[stage].version if stage in STAGES else None
 
 
-def _listed(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",") if each.strip()]
-
-
-def _numbers(listed: str) -> list[int]:
-    try:
-        return [int(each) for each in _listed(listed)]
-    except ValueError as error:
-        raise ConfigError(f"--run-seeds {listed}: write numbers with commas between, such as 1,2") from error
-
-
 def _read(plan: ComparisonPlan, planned: PlannedRun) -> ArmOutcome:
     run = RunFolder(planned.ref)
-    with open_store(run) as store:
+    with runtime.open_store(run) as store:
         paid = store.spend_by_role(run.record.id)
     return read_outcome(run, planned.arm, planned.run_seed, paid=paid, prices=plan.comparison.prices)
 
 
-def _with_needed(plan: ComparisonPlan, chosen: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The chosen runs and those that they need, in the order of the plan."""
-    wanted = [*chosen, *(needed for each in chosen for needed in needed_by(plan, each))]
-    return [each for each in plan.runs if each in wanted]
-
-
-def _took(finished: Sequence[PlannedRun]) -> dict[str, list[float]]:
-    """Arm → seconds at work of each of its runs."""
-    took: dict[str, list[float]] = {}
-    for each in finished:
-        took.setdefault(each.arm.name, []).append(summarise(RunFolder(each.ref)).busy_seconds)
-    return took
-
-
-def _time_left(left: Sequence[PlannedRun], took: dict[str, list[float]]) -> str:
+def _time_left(left: Sequence[PlannedRun], took: Sequence[tuple[Arm, float]]) -> str:
     """From what finished runs of the same arm took, or of any arm."""
     if not took:
         return "how long it takes is known after the first run"
-    of_any = fmean(seconds for of_arm in took.values() for seconds in of_arm)
-    expected = sum(fmean(took[each.arm.name]) if each.arm.name in took else of_any for each in left)
-    return f"about {duration(expected)} left"
+    of_any = fmean(seconds for _, seconds in took)
+    of_arms = [[seconds for arm, seconds in took if arm == each.arm] for each in left]
+    return f"about {duration(sum(fmean(seconds or [of_any]) for seconds in of_arms))} left"
 
 
 def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequence[str]) -> Sweep:
@@ -326,22 +283,18 @@ def run_sweep(sweep: Sweep, distil: Callable[[RunFolder], object], *, say: Say) 
 
 
 def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFolder], object], say: Say) -> Swept:
+    """What became of a backbone, with what its run came to or what is wrong with it."""
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
+    outcome: Outcome = "finished before"
     try:
         config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
-        if not lacks_run(config, gather_files(config)):
-            return _told(Swept(entry.name, run, "finished before"), config)
-        drive(config, distil, say=say)
-        return _told(Swept(entry.name, run, "finished"), config)
+        if lacks_run(config, input_files.gather_files(config)):
+            drive(config, distil, say=say)
+            outcome = "finished"
+        summary = summarise(RunFolder(run))
+        benchmarks.require_round_figures(summary, config.evaluation.each_round)
+    except NoFigure as error:
+        return Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
         return Swept(entry.name, run, "failed", _why(error))
-
-
-def _told(swept: Swept, config: RunConfig) -> Swept:
-    """A finished run with what it came to, or with what it has no figure of."""
-    summary = summarise(RunFolder(swept.run))
-    try:
-        require_round_figures(summary, config.evaluation.each_round)
-    except NoFigure as error:
-        return replace(swept, outcome="without a figure", message=str(error))
-    return replace(swept, message=gain_sentence(summary))
+    return Swept(entry.name, run, outcome, page.gain_sentence(summary))

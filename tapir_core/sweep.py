@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tapir_core import paths, stages
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import BackboneEntry
-from tapir_core.paths import RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import state_of
-from tapir_core.stages import used_files
 
 Outcome = Literal["finished before", "finished", "without a figure", "failed"]
 
@@ -44,7 +43,7 @@ class Swept:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is to be mended: its run is finished, with every figure."""
+        """Whether nothing is left to fix: its run is finished, with every figure."""
         return self.outcome in ("finished before", "finished")
 
 
@@ -59,10 +58,10 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
         ConfigError: the run's folder cannot be read.
     """
     run = RunFolder(RunRef(config.run.root, config.run.name))
-    if not run.storage.exists(RUN_RECORD):
+    if not run.storage.exists(paths.RUN_RECORD):
         return True
     known = {name: digest for name, digest in run.record.ingredients.items() if name != "backbone"}
-    same = run.config == config and used_files(config, known) == used_files(config, files)
+    same = run.config == config and stages.used_files(config, known) == stages.used_files(config, files)
     return not same or state_of(run).next_stage is not None
 
 

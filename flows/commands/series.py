@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from flows.arm_run import drive_run
-from flows.commands import Root, console, errors, print_line, print_table, print_tables, say
+from flows.commands import Root, console, errors, print_line, print_tables, say
 from flows.commands.live import connect_when_needed, distil_shown
 from flows.prefect_server import enter_server, find_server, standing_server
 from flows.series import (
@@ -71,19 +71,32 @@ def compare(
         failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
         compared = read_comparison(asked.plan, asked.results, keep=not show)
         if compared.rows:
-            page, card = write_arms(compared, asked.plan.root), arms_card(compared)
-            if markdown:
-                typer.echo(card, nl=False)
-            else:
-                _print_arms(compared, page)
-            # A server of our own would be started, and ended, for a table that has just been printed.
-            if _stands(asked.plan.root):
-                connect()
-                show_arms(compared.name, card, arms_plots_card(compared))
+            _show(compared, asked.plan.root, connect, markdown=markdown)
         else:
             console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
     if failed:
         raise not_finished(failed)
+
+
+def _show(compared: ComparedArms, root: str, connect: Callable[[], None], *, markdown: bool) -> None:
+    """Write the page, print the tables, or the card alone, and show them in Prefect's UI where a server stands."""
+    page, card = write_arms(compared, root), arms_card(compared)
+    if markdown:
+        typer.echo(card, nl=False)
+    else:
+        print_tables(console, *narrow_tables(compared))
+        for sentence in (*verdicts(compared), covers_sentence(compared), f"page: {page}"):
+            print_line(console, sentence)
+    # A server of our own would be started, and ended, for a table that has just been printed; one that is named and
+    # away keeps nobody from reading it.
+    try:
+        stands = find_server(root) is not None
+    except MissingPrerequisite as error:
+        stands = False
+        say(f"not shown in Prefect's UI: {error}")
+    if stands:
+        connect()
+        show_arms(compared.name, card, arms_plots_card(compared))
 
 
 def show_arms(name: str, card: str, plots: str) -> None:
@@ -207,22 +220,6 @@ def _drive(plan: ComparisonPlan, connect: Callable[[], None], shown_on: Console)
         drive_run(plan, planned, distil, count_round, say=say)
 
     return drive
-
-
-def _stands(root: str) -> bool:
-    """Whether a server is there that shows the table; one that is named and away keeps nobody from reading it."""
-    try:
-        return find_server(root) is not None
-    except MissingPrerequisite as error:
-        say(f"not shown in Prefect's UI: {error}")
-        return False
-
-
-def _print_arms(compared: ComparedArms, page: str) -> None:
-    for table in narrow_tables(compared):
-        print_table(console, table)
-    for sentence in (*verdicts(compared), covers_sentence(compared), f"page: {page}"):
-        print_line(console, sentence)
 
 
 def _print_side_by_side(shown: SideBySide, report: str) -> None:

@@ -9,23 +9,24 @@ stands apart, since decisions read it. Costs are means over run seeds, of an arm
 paid stands beside them, since runs share what is equal.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
+from pathlib import Path
 from statistics import fmean
 
+from tapir_core import paths, randomness, sentences, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded
 from tapir_core.comparison.plan import RANDOM, Arm
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled, Values, paired_values, resample
 from tapir_core.judging.estimates import share_interval
-from tapir_core.paths import BACKBONE
-from tapir_core.randomness import derive_rng
 from tapir_core.summary.formats import student_name
-from tapir_core.task_types import TASK_TYPES
-from tapir_core.text import first_few
 
 BASIC = "S_0"
 """The row of what all arms start from."""
+
+_VERDICTS = Path(__file__).with_name("verdicts.txt.jinja2")
+_ENDS = ("low90", "high90", "low95", "high95")
 
 _Students = Mapping[int, Mapping[str, Graded]]
 """Run seed → split → what the student got right."""
@@ -116,50 +117,61 @@ def compare_arms(
     """Set finished runs against each other; the reference is the first of ``arms``."""
     of_arm = {arm.name: {each.run_seed: each for each in outcomes if each.arm.name == arm.name} for arm in arms}
     reference = of_arm[arms[0].name]
-    started = (BACKBONE, 0) if reference else ()
-    starts = {number: {seed: _splits(each, number) for seed, each in reference.items()} for number in started}
-    last = {each: {seed: _splits(run, run.last) for seed, run in runs.items()} for each, runs in of_arm.items()}
-    labels = {BACKBONE: "Backbone, untouched", 0: f"{BASIC}, after basic fine-tuning"}
-    random = last.get(RANDOM, {})
-    rows = [_row(name, student_name(at), labels[at], students, random) for at, students in starts.items()]
+    labels = {student_name(paths.BACKBONE): "Backbone, untouched", BASIC: f"{BASIC}, after basic fine-tuning"}
+    labels |= {arm.name: arm.label for arm in arms}
+    students = {student_name(at): _students(reference, at) for at in (paths.BACKBONE, 0) if reference}
+    students |= {arm: _students(runs) for arm, runs in of_arm.items() if runs}
+    rows = {each: _row(name, each, labels[each], of, students.get(RANDOM, {})) for each, of in students.items()}
     for arm in arms:
         if runs := of_arm[arm.name]:
-            row = _row(name, arm.name, arm.label, last[arm.name], random)
-            curve = () if row.why else _curve(name, arm.name, runs)
-            rows.append(replace(row, exploratory=arm.exploratory, curve=curve, costs=_costs(runs, reference)))
-    students = {arm.name: last[arm.name] for arm in arms if not arm.exploratory} | {BASIC: starts.get(0, {})}
+            row = replace(rows[arm.name], exploratory=arm.exploratory, costs=_costs(runs, reference))
+            rows[arm.name] = row if row.why else replace(row, curve=_curve(name, arm.name, runs))
+    compared = [each for each in (*(arm.name for arm in arms if not arm.exploratory), BASIC) if each in students]
     differences = {
         (one, other): found
-        for one, other in permutations(students, 2)
+        for one, other in permutations(compared, 2)
         if (found := _difference(name, students[one], students[other], one, other))
     }
-    return ComparedArms(name, tuple(rows), arms[0].name, tuple(unfinished), differences, prices, concludes)
+    return ComparedArms(name, tuple(rows.values()), arms[0].name, tuple(unfinished), differences, prices, concludes)
 
 
-def _difference(comparison: str, first: _Students, second: _Students, *scope: str) -> Resampled | None:
-    """``first`` − ``second`` on the test split; nothing where they share no item, or too many lack an answer of one."""
-    if any(_too_many_missing(each) for each in (first, second)):
-        return None
-    paired = paired_values(_values(first, "test"), _values(second, "test"))
-    for seed, items in paired.items():
-        asked = first[seed]["test"].task_types.keys() | second[seed]["test"].task_types.keys()
-        if _too_many(len(asked) - len(items), len(asked)):
-            return None
-    return resample(paired, rng=derive_rng(0, comparison, "difference", *scope))
+def _students(runs: Mapping[int, ArmOutcome], number: int | None = None) -> _Students:
+    """The students of a round of these runs, or the last ones."""
+    return {
+        seed: {split: each.students[each.last if number is None else number, split] for split in ("dev", "test")}
+        for seed, each in runs.items()
+    }
 
 
 def _row(comparison: str, name: str, label: str, students: _Students, random: _Students) -> ArmRow:
     missing = sum(splits["test"].missing for splits in students.values())
-    row = ArmRow(name, label, False, tuple(sorted(students)), missing, why=_too_many_missing(students))
+    row = ArmRow(name, label, False, tuple(sorted(students)), missing, why=_too_many_missing(students, "test"))
     if row.why:
         return row
+    by_type = {
+        task_type: {seed: {"test": splits["test"].of_type(task_type)} for seed, splits in students.items()}
+        for task_type in task_types.TASK_TYPES
+    }
+    shares = {each: _score(by_type[each], "test", comparison, "task type", name, each) for each in by_type}
     return replace(
         row,
         test=_score(students, "test", comparison, "score", name, "test"),
         dev=_score(students, "dev", comparison, "score", name, "dev"),
         to_random=None if name == RANDOM else _difference(comparison, students, random, name, RANDOM),
-        task_types=_shares_by_task_type(comparison, name, students),
+        task_types={task_type: share for task_type, share in shares.items() if share},
     )
+
+
+def _difference(comparison: str, first: _Students, second: _Students, *scope: str) -> Resampled | None:
+    """``first`` − ``second`` on the test split; nothing where they share no item, or too many lack an answer of one."""
+    if _too_many_missing(first, "test") or _too_many_missing(second, "test"):
+        return None
+    paired = paired_values(_values(first, "test"), _values(second, "test"))
+    for seed, items in paired.items():
+        asked = first[seed]["test"].task_types.keys() | second[seed]["test"].task_types.keys()
+        if len(asked) - len(items) > MAX_FAILED_SHARE * len(asked):
+            return None
+    return resample(paired, rng=randomness.derive_rng(0, comparison, "difference", *scope))
 
 
 def _score(students: _Students, split: str, *scope: str) -> Resampled | None:
@@ -168,42 +180,37 @@ def _score(students: _Students, split: str, *scope: str) -> Resampled | None:
     Where all marks are equal it has Wilson's interval of one run seed, for draws would not differ.
     """
     values = _values(students, split)
-    found = None if _too_many_missing(students, split) else resample(values, rng=derive_rng(0, *scope))
+    found = None if _too_many_missing(students, split) else resample(values, rng=randomness.derive_rng(0, *scope))
     if found is None:
         return None
-    ends = {end: min(1.0, max(0.0, getattr(found, end))) for end in ("low90", "high90", "low95", "high95")}
+    low90, high90, low95, high95 = (min(1.0, max(0.0, getattr(found, end))) for end in _ENDS)
     if found.value in (0.0, 1.0):
-        low, high = share_interval(found.value, min(len(items) for items in values.values() if items))
-        ends = dict.fromkeys(("low90", "low95"), low) | dict.fromkeys(("high90", "high95"), high)
-    return replace(found, **ends)
+        low95, high95 = share_interval(found.value, min(len(items) for items in values.values() if items))
+        low90, high90 = low95, high95
+    return replace(found, low90=low90, high90=high90, low95=low95, high95=high95)
 
 
-def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
+def _curve(comparison: str, name: str, runs: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
     """Students of which too many answers are missing are left out."""
-    students = {
-        number: {seed: _splits(each, number) for seed, each in outcomes.items()}
-        for number in sorted(set.intersection(*(set(each.trainings) for each in outcomes.values())))
+    tests = {
+        number: _score(_students(runs, number), "test", comparison, "score", f"{name} {number}", "test")
+        for number in sorted(set.intersection(*(set(each.trainings) for each in runs.values())))
     }
-    tests = {each: _score(students[each], "test", comparison, "score", f"{name} {each}", "test") for each in students}
     return tuple(
-        Point(fmean(each.tokens_to(number) for each in outcomes.values()), test)
-        for number, test in tests.items()
-        if test is not None
+        Point(fmean(each.tokens_to(number) for each in runs.values()), test) for number, test in tests.items() if test
     )
 
 
 def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> Costs:
     runs = list(outcomes.values())
     pairs = [(each.trained, reference[seed].trained) for seed, each in outcomes.items() if seed in reference]
-    tokens_ratios = [own.tokens / other.tokens for own, other in pairs if other.tokens]
-    steps_ratios = [own.steps / other.steps for own, other in pairs if other.steps]
     answers = sum(sum(each.answers.values()) for each in runs)
     return Costs(
         tokens=fmean(each.trained.tokens for each in runs),
         loss_tokens=fmean(each.trained.loss_tokens for each in runs),
         steps=fmean(each.trained.steps for each in runs),
-        tokens_ratio=fmean(tokens_ratios) if tokens_ratios else None,
-        steps_ratio=fmean(steps_ratios) if steps_ratios else None,
+        tokens_ratio=_mean_ratio((own.tokens, other.tokens) for own, other in pairs),
+        steps_ratio=_mean_ratio((own.steps, other.steps) for own, other in pairs),
         teacher_answers=fmean(each.answers["teacher"] for each in runs),
         judge_answers=fmean(each.answers["judge"] for each in runs),
         usd=fmean(each.usd for each in runs),
@@ -214,68 +221,35 @@ def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcom
     )
 
 
-def _splits(outcome: ArmOutcome, number: int) -> dict[str, Graded]:
-    return {split: outcome.students[number, split] for split in ("dev", "test")}
+def _mean_ratio(pairs: Iterable[tuple[int, int]]) -> float | None:
+    ratios = [own / other for own, other in pairs if other]
+    return fmean(ratios) if ratios else None
 
 
 def _values(students: _Students, split: str) -> Values:
     return {seed: splits[split].correct for seed, splits in students.items()}
 
 
-def _too_many_missing(students: _Students, split: str = "test") -> str:
-    """Why there is no figure of the split; nothing where enough is there with every run seed."""
+def _too_many_missing(students: _Students, split: str) -> str:
+    """Why there is no figure of the split; nothing where enough is there with every run seed.
+
+    So many answers are missing that those left would be no random sample.
+    """
     for seed, splits in students.items():
         missing, n = splits[split].missing, len(splits[split].task_types)
-        if _too_many(missing, n):
-            most = f"more than {MAX_FAILED_SHARE:.0%}"
-            return f"with run seed {seed}, {missing} of {n} {split} answers are missing, {most}"
+        if missing > MAX_FAILED_SHARE * n:
+            return (
+                f"with run seed {seed}, {missing} of {n} {split} answers are missing, more than {MAX_FAILED_SHARE:.0%}"
+            )
     return ""
-
-
-def _shares_by_task_type(comparison: str, name: str, students: _Students) -> dict[str, Resampled]:
-    """Task type → share of its test items; a type of which too many answers are missing is left out."""
-    of_types = {
-        task_type: {seed: {"test": splits["test"].of_type(task_type)} for seed, splits in students.items()}
-        for task_type in TASK_TYPES
-    }
-    shares = {each: _score(of_types[each], "test", comparison, "task type", name, each) for each in of_types}
-    return {task_type: share for task_type, share in shares.items() if share}
-
-
-def _too_many(missing: int, n: int) -> bool:
-    """Whether so many of ``n`` answers are missing that those left would be no random sample."""
-    return missing > MAX_FAILED_SHARE * n
 
 
 def verdicts(compared: ComparedArms) -> list[str]:
     """One sentence for each difference that counts; why there is none, where none may be drawn."""
-    if not compared.concludes:
-        return [_why_none(compared)]
     arms = [each for each in compared.rows if each.costs and not each.exploratory and each.name != RANDOM]
-    said = [
-        _in_words(one, other, compared.differences[one.name, other.name])
-        for one, other in _pairs(compared, arms)
-        if (one.name, other.name) in compared.differences
-    ]
-    said += [
-        f"No verdict on {one.label} against {other.label}: too many answers of one or the other are missing."
-        for one, other in _pairs(compared, arms)
-        if (one.name, other.name) not in compared.differences and not one.why and not other.why
-    ]
-    return said + [f"No verdict on {row.label}: {row.why}." for row in compared.rows if row.why and not row.exploratory]
-
-
-def _in_words(one: ArmRow, other: ArmRow, found: Resampled) -> str:
-    """What the difference of two rows shows."""
-    figures = (
-        f"{100 * found.value:+.1f} points (90 % interval {100 * found.low90:+.1f} to {100 * found.high90:+.1f}, "
-        f"p = {found.p:.4f})"
-    )
-    if found.low90 > 0:
-        return f"{one.label} beats {other.label}: {figures}."
-    if found.high90 < 0:
-        return f"{one.label} does not beat {other.label}, it is worse: {figures}."
-    return f"That {one.label} beats {other.label} is not shown: {figures}."
+    pairs = _pairs(compared, arms) if compared.concludes else ()
+    shown = [(one, other, compared.differences.get((one.name, other.name))) for one, other in pairs]
+    return sentences.paragraphs(_VERDICTS, compared=compared, pairs=shown, first_few=text.first_few)
 
 
 def covers_sentence(compared: ComparedArms) -> str:
@@ -302,10 +276,3 @@ def _pairs(compared: ComparedArms, arms: Sequence[ArmRow]) -> Iterator[tuple[Arm
     yield from ((each, random) for each in arms)
     yield from ((reference, each) for each in arms if each is not reference)
     yield from ((each, basic) for each in (*arms, random))
-
-
-def _why_none(compared: ComparedArms) -> str:
-    if compared.unfinished:
-        left = compared.unfinished
-        return f"No verdict: {len(left)} runs are not finished ({first_few(left, 3)})."
-    return "No verdict: these runs are too small to carry one; they show that the comparison works."

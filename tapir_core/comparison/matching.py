@@ -17,17 +17,15 @@ is read.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
-from tapir_core.comparison.outcome import Training, recipe_stages, total, usd_of
-from tapir_core.comparison.plan import Arm
-from tapir_core.config import RunConfig
-from tapir_core.config.load import replace_values
-from tapir_core.config.presets import RolePrices
+from tapir_core import paths, stages, summary
+from tapir_core.comparison.outcome import Training, read_trainings, recipe_stages, total, usd_of
+from tapir_core.comparison.plan import RANDOM, Arm, ComparisonPlan, PlannedRun
+from tapir_core.config import RunConfig, load, presets
 from tapir_core.errors import TapirError
-from tapir_core.paths import RUN_RECORD
-from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.summary import summarise
+from tapir_core.run_folder import RunFolder
 
 TOLERANCE = 0.02
 """Largest difference in tokens, as a share of the reference's; in steps the same, but one step at least."""
@@ -38,21 +36,18 @@ MOST_TRIES = 12
 _EXACT_TRIES = 4
 """Of them, those that are only taken with equal steps."""
 
-
 _MOST_LOST = 0.02
 """Share of a pool that may be dropped on reading (duplicates, held-out questions)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(NamedTuple):
     """What is asked for of one round."""
 
     examples: int
     batch_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class MorePlain:
+class MorePlain(NamedTuple):
     """What equal USD buys, or as much of it as is enough."""
 
     instructions: int
@@ -63,6 +58,106 @@ class MorePlain:
     """What they cost."""
     affordable: int
     """As many as equal USD buys."""
+    rounds: Mapping[int, Size]
+    """Round → examples that random trained on, and its batch size."""
+
+    @property
+    def trained(self) -> int:
+        """Examples that random trained on, of all rounds together."""
+        return sum(each.examples for each in self.rounds.values())
+
+    def __str__(self) -> str:
+        """How large it makes the arm."""
+        enough = f" of the {self.affordable:,} that equal USD buys" if self.instructions < self.affordable else ""
+        return (
+            f"{self.instructions:,} more instructions{enough}, for {self.usd:.4f} USD; it trains on "
+            f"{self.trained + self.instructions:,} examples, random on {self.trained:,}"
+        )
+
+
+class MatchedRun:
+    """One run of a comparison beside those that it is matched to; what is read of those is read once."""
+
+    def __init__(self, plan: ComparisonPlan, planned: PlannedRun) -> None:
+        needed = {"reference": (), "usd": (plan.reference, RANDOM)}.get(planned.arm.match, (plan.reference,))
+        self.plan, self.planned = plan, planned
+        self.needed = [plan.run(arm, planned.run_seed) for arm in needed]
+        """Runs of the same run seed that must be finished before: the reference, and random."""
+
+    @cached_property
+    def targets(self) -> dict[int, Training]:
+        """Round → what it must train on; none of an arm that is not matched by tokens."""
+        return targets_of(self.planned.arm, read_trainings(RunFolder(self.needed[0].ref))) if self.needed else {}
+
+    @cached_property
+    def bought(self) -> MorePlain | None:
+        """What equal USD buys; nothing of an arm that is matched by something else."""
+        if self.planned.arm.match != "usd":
+            return None
+        reference, random = (RunFolder(each.ref) for each in self.needed)
+        return buy_more(reference, random, self.plan.comparison.prices, self.plan.comparison.equal_usd_at_most)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration before rounds are sized by the reference's.
+
+        At equal USD it has the larger pool, and random's rounds grow by what that has more, in batches as large.
+        """
+        config, more = self.plan.config(self.planned), self.bought
+        if more is None:
+            return config
+        size = f"data.pool.{config.data.pool.size_field}={more.pool + more.instructions}"
+        growth = 1 + more.instructions / more.trained
+        rounds = {at: Size(round(of.examples * growth), of.batch_size) for at, of in more.rounds.items()}
+        return with_sizes(load.replace_values(config, [size]), rounds)
+
+    @property
+    def kept(self) -> dict[int, Size]:
+        """The sizes that stand in the run's folder; none where there is no run yet."""
+        run = RunFolder(self.planned.ref)
+        if not run.storage.exists(paths.RUN_RECORD):
+            return {}
+        config = run.config
+        return {
+            number: Size(config.round(number).examples, config.batch_size(number)) for number in config.round_numbers
+        }
+
+    @property
+    def sizes(self) -> dict[int, Size]:
+        """Of each round with a target the size found so far, else as many examples as the reference was asked for.
+
+        One round in place of all of the reference's begins with the examples of all, each as often as it was gone
+        through, spread over its own epochs.
+        """
+        if not self.targets:
+            return {}
+        kept, reference = self.kept, RunFolder(self.needed[0].ref)
+        rounds = {at: reference.config.round(at) for at in reference.trained_rounds if at}
+        first = {at: each.examples for at, each in rounds.items()}
+        if self.planned.arm.match == "whole":
+            passes = sum(each.examples * each.epochs for each in rounds.values())
+            first = {1: max(1, round(passes / self.config.round(1).epochs))}
+        return {at: kept.get(at) or Size(first[at], self.config.batch_size(at)) for at in self.targets}
+
+    @property
+    def earlier(self) -> list[RunFolder]:
+        """Earlier runs of the same run seed, from which finished stages may be taken."""
+        runs = [each for each in self.plan.runs if each.run_seed == self.planned.run_seed]
+        folders = [RunFolder(each.ref) for each in runs[: runs.index(self.planned)]]
+        return [each for each in folders if each.storage.exists(paths.RUN_RECORD)]
+
+    def check_pool(self, rows: int) -> None:
+        """Refuse a pool that lacks what equal USD would have bought.
+
+        Raises:
+            TapirError: with the figures.
+        """
+        wanted = self.config.data.pool.most_rows
+        if wanted is not None and rows < wanted - _MOST_LOST * wanted:
+            raise TapirError(
+                f"equal USD buys a pool of {wanted:,} instructions, and there are {rows:,}; give a larger file, or "
+                "leave equal_usd out"
+            )
 
 
 def targets_of(arm: Arm, reference: Mapping[int, Training]) -> dict[int, Training]:
@@ -76,11 +171,11 @@ def targets_of(arm: Arm, reference: Mapping[int, Training]) -> dict[int, Trainin
     return {"whole": {1: total(rounds.values())}, "rounds": rounds}.get(arm.match, {})
 
 
-def is_matched(arm: Arm, trained: Mapping[int, Training], reference: Mapping[int, Training]) -> bool:
-    """Whether a run of the arm trained on what it must, in each round; both as round → training, S_0 included."""
+def is_matched(targets: Mapping[int, Training], trained: Mapping[int, Training]) -> bool:
+    """Whether a run trained on what it must, in each round; both as round → training."""
     return all(
         number in trained and _is_near(target, trained[number].tokens, trained[number].steps)
-        for number, target in targets_of(arm, reference).items()
+        for number, target in targets.items()
     )
 
 
@@ -89,16 +184,7 @@ def with_sizes(config: RunConfig, sizes: Mapping[int, Size]) -> RunConfig:
     settings = [f"run.rounds={max(sizes)}"] if sizes else []
     for number, size in sizes.items():
         settings += [f"rounds.{number}.examples={size.examples}", f"rounds.{number}.batch_size={size.batch_size}"]
-    return replace_values(config, settings)
-
-
-def kept_sizes(ref: RunRef) -> dict[int, Size]:
-    """The sizes that stand in a run's folder; none where there is no run yet."""
-    run = RunFolder(ref)
-    if not run.storage.exists(RUN_RECORD):
-        return {}
-    config = run.config
-    return {number: Size(config.round(number).examples, config.batch_size(number)) for number in config.round_numbers}
+    return load.replace_values(config, settings)
 
 
 def steps_of(examples: int, epochs: float, batch_size: int) -> int:
@@ -125,18 +211,11 @@ def _is_near(target: Training, tokens: int, steps: int) -> bool:
     return abs(tokens - target.tokens) <= TOLERANCE * target.tokens and abs(steps - target.steps) <= steps_allowed
 
 
-def check_match(what: str, target: Training, made: Training, asked: int) -> None:
-    """Refuse to train what could not be matched.
-
-    Raises:
-        TapirError: with the figures of both sides.
-    """
-    if is_match(target, made):
-        return
-    steps = _best_steps(target, made.examples, made.epochs)
-    lacks = asked - made.examples
+def unmatched(what: str, target: Training, made: Training, asked: int) -> TapirError:
+    """Why what was made cannot be trained on, with the figures of both sides."""
+    steps, lacks = _best_steps(target, made.examples, made.epochs), asked - made.examples
     short = f"; of {asked:,} examples that were asked for {lacks:,} are not there" if lacks > 0 else ""
-    raise TapirError(
+    return TapirError(
         f"{what} cannot be matched: {made.tokens:,} tokens in {steps:,} steps, the reference has {target.tokens:,} "
         f"in {target.steps:,} (allowed: ± {TOLERANCE:.0%}){short}. Give a larger pool or smaller rounds, or larger "
         "batches where only the steps differ, and the comparison another name"
@@ -166,66 +245,36 @@ def _best_steps(target: Training, examples: int, epochs: float) -> int:
 
 
 def buy_more(
-    reference: RunFolder, random: RunFolder, *, pool: int, prices: RolePrices | None, enough: int | None = None
+    reference: RunFolder, random: RunFolder, prices: presets.RolePrices | None, at_most: float | None = None
 ) -> MorePlain:
     """How many more instructions the difference in price pays for.
 
     Args:
         reference: the finished curriculum.
         random: finished random of the same run seed.
-        pool: instructions of random's pool.
         prices: what tokens count at; as they were paid when there are none.
-        enough: instructions that are taken at most.
+        at_most: how many times random's examples are enough.
 
     Raises:
         TapirError: nothing has a price, or the reference cost no more.
     """
+    manifest, trained = random.manifest(stages.StageAt("pool")), read_trainings(random)
+    assert manifest is not None
     of_random = _whole(random, prices)
-    more, each = _whole(reference, prices) - of_random, of_random / pool
+    more, each = _whole(reference, prices) - of_random, of_random / manifest.rows
     if not each or more <= 0:
         why = "a plain answer has no price" if not each else f"it cost {more:.4f} USD more than random"
         raise TapirError(
             f"equal USD cannot be computed from run {reference.ref.name!r}: {why}; set [prices.teacher] and "
             "[prices.judge] in the comparison, or leave equal_usd out"
         )
+    rounds = {at: Size(of.examples, random.config.batch_size(at)) for at, of in trained.items() if at}
     affordable = round(more / each)
-    taken = affordable if enough is None else min(affordable, enough)
-    return MorePlain(taken, pool, taken * each, affordable)
+    enough = affordable if at_most is None else round((at_most - 1) * sum(of.examples for of in rounds.values()))
+    taken = min(affordable, enough)
+    return MorePlain(taken, manifest.rows, taken * each, affordable, rounds)
 
 
-def trained_sizes(random: RunConfig, trainings: Mapping[int, Training]) -> dict[int, Size]:
-    """Round → examples that random trained on, and its batch size; ``trainings`` have S_0 too."""
-    return {number: Size(each.examples, random.batch_size(number)) for number, each in trainings.items() if number}
-
-
-def with_more(config: RunConfig, more: MorePlain, rounds: Mapping[int, Size]) -> RunConfig:
-    """Random's configuration with the larger pool, and rounds that grow by what it has more, in batches as large.
-
-    Args:
-        config: the arm's.
-        more: what is bought.
-        rounds: what random trained on in each round.
-    """
-    larger = replace_values(config, [f"data.pool.{config.data.pool.size_field}={more.pool + more.instructions}"])
-    growth = 1 + more.instructions / sum(each.examples for each in rounds.values())
-    sizes = {number: Size(round(each.examples * growth), each.batch_size) for number, each in rounds.items()}
-    return with_sizes(larger, sizes)
-
-
-def check_pool(config: RunConfig, rows: int) -> None:
-    """Refuse a pool that lacks what equal USD would have bought.
-
-    Raises:
-        TapirError: with the figures.
-    """
-    wanted = config.data.pool.most_rows
-    if wanted is not None and rows < wanted - _MOST_LOST * wanted:
-        raise TapirError(
-            f"equal USD buys a pool of {wanted:,} instructions, and there are {rows:,}; give a larger file, or leave "
-            "equal_usd out"
-        )
-
-
-def _whole(run: RunFolder, prices: RolePrices | None) -> float:
-    asked = (stage for stage in recipe_stages(summarise(run), run.config) if stage.asks in ("teacher", "judge"))
+def _whole(run: RunFolder, prices: presets.RolePrices | None) -> float:
+    asked = (stage for stage in recipe_stages(summary.summarise(run), run.config) if stage.asks in ("teacher", "judge"))
     return sum(usd_of(stage.usage, stage.asks, prices) for stage in asked)

@@ -17,18 +17,14 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core import paths, standin, storage
 from tapir_core.calls.budget import Spend
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
-from tapir_core.config import RunConfig
-from tapir_core.config.load import load_resolved, resolved_table
-from tapir_core.config.presets import RolePrices
+from tapir_core.config import RunConfig, load, presets
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
-from tapir_core.paths import BACKBONE, training_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK, LABEL, StageAt, plan, settings_of, used_files
-from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
-from tapir_core.storage import Storage
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
@@ -103,6 +99,8 @@ class ArmOutcome:
     """At work, without what was taken over."""
     stages: Mapping[str, int]
     """Stage → version of the code that made its rows."""
+    source: str = ""
+    """The run, or the file that it was read from, in words."""
 
     @property
     def last(self) -> int:
@@ -132,7 +130,7 @@ def total(trainings: Iterable[Training]) -> Training:
 
 
 def read_outcome(
-    run: RunFolder, arm: Arm, run_seed: int, *, paid: Mapping[str, Spend], prices: RolePrices | None
+    run: RunFolder, arm: Arm, run_seed: int, *, paid: Mapping[str, Spend], prices: presets.RolePrices | None
 ) -> ArmOutcome:
     """What a finished run came to.
 
@@ -145,14 +143,14 @@ def read_outcome(
     """
     summary = summarise(run)
     recipe = recipe_stages(summary, run.config)
-    trained = run.trained_rounds
+    trainings = read_trainings(run)
     spent = {role: sum((stage.usage for stage in recipe if stage.asks == role), Usage()) for role in _ROLES}
     return ArmOutcome(
         arm=arm,
         run_seed=run_seed,
         run=run.ref.name,
-        trainings={number: read_training(run, number) for number in trained},
-        students=_students(run, [BACKBONE, *trained]),
+        trainings=trainings,
+        students=_students(run, [paths.BACKBONE, *trainings]),
         answers={role: usage.calls + usage.stored for role, usage in spent.items()},
         usd=sum(usd_of(usage, role, prices) for role, usage in spent.items()),
         stored=sum(usage.stored for usage in spent.values()),
@@ -160,13 +158,19 @@ def read_outcome(
         paid_usd=sum(usd_of(each, role, prices) for role, each in paid.items() if role not in _UNPAID),
         seconds=summary.busy_seconds,
         stages=run.stage_versions,
+        source=f"run {run.ref.name}",
     )
 
 
 def read_training(run: RunFolder, number: int) -> Training:
     """How much the training of a round (0: of S_0) was, once it is done."""
-    told = json.loads(run.storage.read_bytes(training_file(StageAt("train", number).folder)))
+    told = json.loads(run.storage.read_bytes(paths.training_file(StageAt("train", number).folder)))
     return Training(told["examples"], told["total_tokens"], told["trained_tokens"], told["steps"], told["epochs"])
+
+
+def read_trainings(run: RunFolder) -> dict[int, Training]:
+    """The trainings that are done, of S_0 (0) and each round."""
+    return {number: read_training(run, number) for number in run.trained_rounds}
 
 
 def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
@@ -180,7 +184,7 @@ def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
     return [stage for stage in summary.all_stages if stage.name not in serving]
 
 
-def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:
+def usd_of(spent: Usage | Spend, role: str, prices: presets.RolePrices | None) -> float:
     """What answers cost, or would at ``prices``."""
     if prices is None:
         return spent.usd
@@ -196,10 +200,10 @@ def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Grade
     for number in numbers:
         graded = grade_answers(questions, run.rows(StageAt("answer_heldout", number)))
         for split in ("dev", "test"):
-            rows = graded.filter(split=split)
-            answered = rows.drop_nulls("correct").select("instruction_id", pl.col("correct").cast(pl.Float64))
-            types = rows.select("instruction_id", pl.col("task_type").fill_null(""))
-            found[number, split] = Graded(dict(answered.iter_rows()), dict(types.iter_rows()))
+            rows = graded.filter(split=split).with_columns(pl.col("correct").cast(pl.Float64))
+            answered, asked = rows.drop_nulls("correct"), rows.with_columns(pl.col("task_type").fill_null(""))
+            pairs = (answered.select("instruction_id", "correct"), asked.select("instruction_id", "task_type"))
+            found[number, split] = Graded(*(dict(each.iter_rows()) for each in pairs))
     return found
 
 
@@ -216,7 +220,7 @@ class ResultsFolder:
         """Put what a run came to there, in place of what stood there."""
         planned = self.plan.run(outcome.arm.name, outcome.run_seed)
         told = {"format": _FORMAT, "of": self._said_of(planned), **_to_json(outcome)}
-        Storage(self.path).write_bytes(self._file(planned).name, (json.dumps(told, indent=1) + "\n").encode())
+        storage.Storage(self.path).write_bytes(self._file(planned).name, (json.dumps(told, indent=1) + "\n").encode())
 
     def read(self) -> list[ArmOutcome]:
         """What is there, in the order of the plan.
@@ -230,8 +234,8 @@ class ResultsFolder:
         file = self._file(planned)
         try:
             told = json.loads(file.read_text())
-            found, made_of = _from_json(told, planned.arm), told["of"]
-            config = load_resolved(json.dumps(made_of["config"]), source=str(file))
+            found, made_of = _from_json(told, planned.arm, str(file)), told["of"]
+            config = load.load_resolved(json.dumps(made_of["config"]), source=str(file))
             made_of |= {"config": _fields(config), "files": used_files(config, made_of["files"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
@@ -258,8 +262,8 @@ class ResultsFolder:
             "files": used_files(config, self.files_of(config)),
             "match": planned.arm.match,
             "prices": prices.model_dump(mode="json") if prices else None,
-            "standin": STANDIN_VERSION if starts_standin else None,
-            "standin_pool": None if config.data.pool.file else POOL_VERSION,
+            "standin": standin.STANDIN_VERSION if starts_standin else None,
+            "standin_pool": None if config.data.pool.file else standin.POOL_VERSION,
         }
 
 
@@ -270,7 +274,7 @@ def _recipe(config: RunConfig, files: dict[str, str]) -> Any:
 
 
 def _fields(config: RunConfig) -> dict[str, Any]:
-    fields = resolved_table(config)
+    fields = load.resolved_table(config)
     del fields["run"]["root"]
     return fields
 
@@ -310,7 +314,7 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
     }
 
 
-def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
+def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
     if told["format"] != _FORMAT:
         raise ValueError(f"format {told['format']}, and this version reads {_FORMAT}")
     return ArmOutcome(
@@ -323,6 +327,7 @@ def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
             for each in told["students"]
         },
         answers=told["answers"],
+        source=source,
         **{name: told[name] for name in _FIGURES},
     )
 

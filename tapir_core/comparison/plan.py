@@ -10,6 +10,7 @@ cannot be left out of it, and is refused.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from tapir_core.config import RunConfig
@@ -25,17 +26,19 @@ rounds together, or what calls cost."""
 RANDOM = "random"
 """The arm that all others are set against."""
 
-_NO_CURRICULUM = ("random", "random_balanced", "random_once", "equal_usd", "hard_only")
-
 _NATURAL = 'curriculum.target_shares="natural"'
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
+class ReadyArm:
+    """An arm that needs no settings of its own."""
+
     label: str
     settings: Callable[[RunConfig], list[str]]
     """From a configuration whose rounds are spelled out to what the arm changes in it, as `--set` writes it."""
     match: Match = "rounds"
+    is_curriculum: bool = True
+    """Whether it is one of several rounds, as a reference has to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +103,10 @@ class ComparisonPlan:
         Raises:
             ConfigError: there is no such arm or run seed.
         """
-        known, seeds = [arm.name for arm in self.arms], self.comparison.run_seeds
-        problems = [
-            f"--only {each}: no arm of this comparison; it has {', '.join(known)}" for each in arms if each not in known
-        ]
-        told = ", ".join(map(str, seeds))
-        problems += [f"--run-seeds {each}: this comparison has {told}" for each in run_seeds if each not in seeds]
+        seeds, known = self.comparison.run_seeds, self.comparison.names
+        told, listed = ", ".join(known), ", ".join(map(str, seeds))
+        problems = [f"--only {each}: no arm of this comparison; it has {told}" for each in arms if each not in known]
+        problems += [f"--run-seeds {each}: this comparison has {listed}" for each in run_seeds if each not in seeds]
         if problems:
             raise ConfigError(problems)
         return tuple(
@@ -136,14 +137,17 @@ def arms_of(comparison: ComparisonConfig) -> list[Arm]:
     Raises:
         ConfigError: an arm is neither a ready one nor has settings of its own, or the reference cannot be one.
     """
-    problems = [problem for name in comparison.names for problem in _problems(comparison, name)]
-    if problems:
+    if problems := [*filter(None, (_problem(comparison, name) for name in comparison.names))]:
         raise ConfigError(problems, source=f"comparison {comparison.name}")
-    arms = []
-    for name in comparison.names:
-        match = "reference" if name == comparison.reference else READY[_like(comparison, name)].match
-        arms.append(Arm(name, _label(comparison, name), match, name in comparison.exploratory))
-    return arms
+    return [
+        Arm(
+            name,
+            _label(comparison, name),
+            "reference" if name == comparison.reference else _begins_with(comparison, name).match,
+            name in comparison.exploratory,
+        )
+        for name in comparison.names
+    ]
 
 
 def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -161,7 +165,8 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
     entry = comparison.arms.get(arm.name, ArmEntry())
     own = [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"]
     config = _spell_out_rounds(load_config(comparison.config, own, comparison.run_name(arm.name, run_seed)))
-    made = replace_values(config, READY[_like(comparison, arm.name)].settings(config), source=f"arm {arm.name}")
+    settings = _begins_with(comparison, arm.name).settings(config)
+    made = replace_values(config, settings, source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
         raise ConfigError(
             f"arm {arm.name}: the curriculum of {comparison.config} is this already, so that it would be compared with "
@@ -170,34 +175,31 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
     return made
 
 
-def _like(comparison: ComparisonConfig, name: str) -> str:
-    """The ready arm that an arm begins with."""
-    entry = comparison.arms.get(name, ArmEntry())
-    return entry.like or (name if name in READY else "multi_round")
+def _begins_with(comparison: ComparisonConfig, name: str) -> ReadyArm:
+    """The ready arm that an arm begins with: the one that it names, else that of its own name, else the curriculum."""
+    return READY[comparison.arms.get(name, ArmEntry()).like or (name if name in READY else "multi_round")]
 
 
 def _label(comparison: ComparisonConfig, name: str) -> str:
     """What an arm is called; one that may not spend all of it is not called equal."""
-    entry = comparison.arms.get(name)
-    if entry is not None and entry.label:
-        return entry.label
-    if name not in READY:
-        return name.replace("_", " ")
-    most = comparison.equal_usd_at_most
-    limited = READY[name].match == "usd" and most is not None
-    return f"Random, {most:g} × its examples, for at most equal USD" if limited else READY[name].label
+    own, most = comparison.arms.get(name, ArmEntry()).label, comparison.equal_usd_at_most
+    if own or name not in READY:
+        return own or name.replace("_", " ")
+    if READY[name].match == "usd" and most is not None:
+        return f"Random, {most:g} × its examples, for at most equal USD"
+    return READY[name].label
 
 
-def _problems(comparison: ComparisonConfig, name: str) -> list[str]:
-    entry = comparison.arms.get(name)
-    known = ", ".join(READY)
-    if entry is not None and entry.like is not None and entry.like not in READY:
-        return [f"arms.{name}.like: {entry.like!r} is no ready arm; they are {known}"]
-    if name not in READY and (entry is None or (entry.like is None and not entry.overrides)):
-        return [f"arm {name!r} is none of the ready ones ({known}); say in [arms.{name}] what it changes"]
-    if name == comparison.reference and _like(comparison, name) in _NO_CURRICULUM:
-        return [f"reference: {name!r} is no curriculum of several rounds, and others are matched to it round by round"]
-    return []
+def _problem(comparison: ComparisonConfig, name: str) -> str:
+    """What is wrong with an arm; empty where nothing is."""
+    entry, known = comparison.arms.get(name, ArmEntry()), ", ".join(READY)
+    if entry.like is not None and entry.like not in READY:
+        return f"arms.{name}.like: {entry.like!r} is no ready arm; they are {known}"
+    if not (name in READY or entry.like or entry.overrides):
+        return f"arm {name!r} is none of the ready ones ({known}); say in [arms.{name}] what it changes"
+    if name == comparison.reference and not _begins_with(comparison, name).is_curriculum:
+        return f"reference: {name!r} is no curriculum of several rounds, and others are matched to it round by round"
+    return ""
 
 
 def _spell_out_rounds(config: RunConfig) -> RunConfig:
@@ -215,9 +217,9 @@ def _random(config: RunConfig) -> list[str]:
 
 
 def _no_mfd(config: RunConfig) -> list[str]:
-    rules = {number: config.round(number).selection for number in config.round_numbers}
     settings = []
-    for number, rule in rules.items():
+    for number in config.round_numbers:
+        rule = config.round(number).selection
         if not rule.reads_difficulty or rule.fixed_share is None:
             raise ConfigError(
                 f'arm no_mfd: rounds.{number}.selection is "{rule.type}", which says no share of the pool that could '
@@ -228,26 +230,34 @@ def _no_mfd(config: RunConfig) -> list[str]:
 
 
 def _constant_alpha(config: RunConfig) -> list[str]:
-    alphas = [config.round(number).alpha or 0.0 for number in config.round_numbers]
-    return _each_round(config, f"alpha={round(sum(alphas) / len(alphas), 9)}")
+    alpha = fmean(config.round(number).alpha or 0.0 for number in config.round_numbers)
+    return _each_round(config, f"alpha={round(alpha, 9)}")
 
 
-READY: dict[str, _Ready] = {
-    "multi_round": _Ready("Multi-round curriculum (TAPIR-M)", lambda _: []),
-    "random": _Ready("Random", lambda config: [*_random(config), _NATURAL]),
-    "random_balanced": _Ready("Random, balanced by task type", _random),
-    "hard_only": _Ready(
-        "Hard only, one round (TAPIR-S)", lambda _: ["run.rounds=1", "rounds.1.alpha=1.0"], match="whole"
+READY: dict[str, ReadyArm] = {
+    "multi_round": ReadyArm("Multi-round curriculum (TAPIR-M)", lambda _: []),
+    "random": ReadyArm("Random", lambda config: [*_random(config), _NATURAL], is_curriculum=False),
+    "random_balanced": ReadyArm("Random, balanced by task type", _random, is_curriculum=False),
+    "hard_only": ReadyArm(
+        "Hard only, one round (TAPIR-S)",
+        lambda _: ["run.rounds=1", "rounds.1.alpha=1.0"],
+        match="whole",
+        is_curriculum=False,
     ),
-    "random_once": _Ready(
-        "Random, one round", lambda config: [*_random(config), _NATURAL, "run.rounds=1"], match="whole"
+    "random_once": ReadyArm(
+        "Random, one round",
+        lambda config: [*_random(config), _NATURAL, "run.rounds=1"],
+        match="whole",
+        is_curriculum=False,
     ),
-    "equal_usd": _Ready("Random at equal USD", lambda config: [*_random(config), _NATURAL], match="usd"),
-    "no_mfd": _Ready("Without MFD: seeds at random", _no_mfd),
-    "no_balance": _Ready("Without balance: natural shares", lambda _: [_NATURAL]),
-    "no_expansion": _Ready("Without expansion", lambda _: ["curriculum.expansion.max_waves=0"]),
-    "no_refinement": _Ready("Without refinement", lambda _: ["curriculum.refine=false"]),
-    "constant_alpha": _Ready("Without rising α: its mean in each round", _constant_alpha),
-    "no_rejudging": _Ready("Without re-judging: MFD of round 1", lambda _: ["curriculum.rejudge=false"]),
+    "equal_usd": ReadyArm(
+        "Random at equal USD", lambda config: [*_random(config), _NATURAL], match="usd", is_curriculum=False
+    ),
+    "no_mfd": ReadyArm("Without MFD: seeds at random", _no_mfd),
+    "no_balance": ReadyArm("Without balance: natural shares", lambda _: [_NATURAL]),
+    "no_expansion": ReadyArm("Without expansion", lambda _: ["curriculum.expansion.max_waves=0"]),
+    "no_refinement": ReadyArm("Without refinement", lambda _: ["curriculum.refine=false"]),
+    "constant_alpha": ReadyArm("Without rising α: its mean in each round", _constant_alpha),
+    "no_rejudging": ReadyArm("Without re-judging: MFD of round 1", lambda _: ["curriculum.rejudge=false"]),
 }
 """Every ready arm by name."""

@@ -17,33 +17,34 @@ half with an older one, and so can a single line.
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import Answer, AnswerStore, Message, Outcome, Request, Role
-from tapir_core.config import ModelIdentity, RunConfig, Sampling
-from tapir_core.curriculum import Labelling, refinement_prompt_name, render_expansion, render_refinement
-from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.readers import heldout_questions, read_questions
+from tapir_core import curriculum, paths, sources, stages
+from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
+from tapir_core.config import ModelIdentity, RunConfig
+from tapir_core.data import decontamination, readers
 from tapir_core.errors import TapirError
-from tapir_core.estimate.workload import BenchmarkSize, Pool, expected_shares
-from tapir_core.evaluation.benchmark import Exchange, exchanges_of, judging
+from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts, expected_shares
+from tapir_core.evaluation.benchmark import exchanges_of, judging
 from tapir_core.judging import mode_of
-from tapir_core.paths import BACKBONE
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder, runs_of
-from tapir_core.sources import read_heldout_of, read_pool_of
-from tapir_core.stages import StageAt, lines_of_round, lines_once
 from tapir_core.standin.families import recognise
 from tapir_core.summary.run_reader import Look
 
 _ANSWERED_BY: Mapping[str, Role] = {"teacher": "teach", "student": "answer"}
+
+Instruction = Mapping[str, Any]
+"""A row of the pool: instruction, system, reference."""
+
+Asked = tuple[Role, ModelIdentity, str]
+"""For what a model is asked, which one, and of which benchmark: the empty text for none."""
 
 MESSAGE_TOKENS = 5
 """What a chat template adds for one message."""
@@ -58,9 +59,10 @@ _KINDS = [
     (re.compile("[\u0900-\u109f]+"), 1.6),  # writings of India and its east
     # Chinese, Japanese, Korean
     (re.compile("[\u1100-\u11ff\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]+"), 1.2),
-    (re.compile(".+", re.DOTALL), 0.5),  # all others: signs, emoji and rare writings take two tokens and more each
 ]
 """Kind of characters, and how many of it make a token."""
+_OTHERS = 0.5
+"""The same of all other characters: signs, emoji and rare writings take two tokens and more each."""
 _BLANK = re.compile(r"\s+")
 _NEW_LINES = re.compile(r"\n+")
 
@@ -72,32 +74,6 @@ _FEWEST = 20
 """Fewer say too little."""
 _RUNS = 3
 """Earlier runs that are looked at, the latest first."""
-
-Key = TypeVar("Key", bound=Hashable)
-
-
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """One instruction of the pool."""
-
-    text: str
-    system: str | None = None
-    reference: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """Tokens of a prompt on average, by role, without the answers that stand in it."""
-
-    fixed: Mapping[Role, float]
-    instruction: float
-    """Tokens of an instruction alone."""
-    answers: Mapping[Role, tuple[Role, ...]]
-    """Whose answers stand in the prompt of a role; pointwise, the teacher's stands for the student's too."""
-
-    def of(self, role: Role, completion_tokens: Mapping[Role, float]) -> float:
-        """Tokens of a prompt whose answers are as long as ``completion_tokens`` says."""
-        return self.fixed[role] + sum(completion_tokens[each] for each in self.answers.get(role, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,30 +90,30 @@ class KnownLength:
 class Evidence:
     """Measured on the sample, found in the store, or seen in earlier runs of the same root."""
 
-    prompts: PromptTokens
+    prompts: Mapping[Role, Prompts]
+    instruction: float
+    """Tokens of an instruction alone."""
     sampled: int
     """Instructions of the pool that were rendered."""
-    lengths: Mapping[tuple[Role, ModelIdentity], KnownLength] = field(default_factory=dict)
+    lengths: Mapping[Asked, KnownLength] = field(default_factory=dict)
     """Of the replies of one model in one role."""
     benchmarks: Mapping[str, BenchmarkSize] = field(default_factory=dict)
     """What the benchmarks of each round ask of one student, as their files say."""
-    judgments: Mapping[str, KnownLength] = field(default_factory=dict)
-    """Benchmark → of its judge's replies to its prompts."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage → seconds of a call that an earlier run with the same models paid for, concurrency included; of `train`
     seconds of an example."""
 
 
-def label_request(config: RunConfig, prompt: Prompt, instruction: Instruction) -> Request:
-    """The request for the task type of an instruction, as stage `label` makes it."""
-    label = Labelling(config.teacher.label_replies)
-    chat = (Message("user", label.render(prompt, instruction.text)),)
-    return replace(_request(config, "label", chat, config.teacher.labelling), schema=label.schema)
-
-
-def teach_request(config: RunConfig, instruction: Instruction) -> Request:
-    """The request for the plain answer to an instruction, as stage `teach` makes it."""
-    return _request(config, "teach", _chat(instruction), config.teacher.answering)
+def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[Request, Request]:
+    """The requests for task type and plain answer of an instruction, as the stages `label` and `teach` make them."""
+    teacher, label = config.teacher, curriculum.Labelling(config.teacher.label_replies)
+    who, system = teacher.endpoint.answers_as("teacher"), row["system"]
+    asked = (Message("user", label.render(prompt, row["instruction"])),)
+    plain = (*([Message("system", system)] if system else []), Message("user", row["instruction"]))
+    return (
+        Request("label", asked, who.model, who.identity, teacher.labelling, schema=label.schema),
+        Request("teach", plain, who.model, who.identity, teacher.answering),
+    )
 
 
 def measure_prompts(
@@ -145,56 +121,28 @@ def measure_prompts(
     prompts: Mapping[str, Prompt],
     sample: Sequence[Instruction],
     natural: Mapping[str, float] | None = None,
-) -> PromptTokens:
+) -> dict[Role, Prompts]:
     """Render every prompt of the run on a sample of its pool and count; ``natural`` are the pool's shares, if known."""
-    shares = expected_shares(config, natural, skew=0)
-    judge, mode = config.judge, mode_of(config.judge)
-    unanswered = [
-        {"instruction": each.text, "system": each.system, "reference": each.reference, "teacher": "", "student": ""}
-        for each in sample
-    ]
-    judged = [mode.render(prompts[judge.prompt], row, mode.places(judge)[0]) for row in unanswered]
-    chats = [_chat(each) for each in sample]
-    asked = _mean([sum(estimate_tokens(message.content) + MESSAGE_TOKENS for message in chat) for chat in chats])
-    label = Labelling(config.teacher.label_replies)
-    labels = [label.render(prompts["label"], each.text) for each in sample]
-    seeds = [render_expansion(prompts["expand"], each.text, max(shares, key=shares.__getitem__)) for each in sample]
-    fixed: dict[Role, float] = {
-        "label": mean_tokens(labels) + MESSAGE_TOKENS,
-        "teach": asked,
-        "answer": asked,
-        "judge": mean_tokens(judged) + MESSAGE_TOKENS,
-        "expand": mean_tokens(seeds) + MESSAGE_TOKENS,
-        "refine": _refinement_tokens(prompts, sample, shares) + MESSAGE_TOKENS,
+    shares, judge, mode = expected_shares(config, natural, skew=0), config.judge, mode_of(config.judge)
+    commonest, place = max(shares, key=shares.__getitem__), mode.places(judge)[0]
+    asked = [pool_requests(config, prompts["label"], row) for row in sample]
+    chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
+    judged = [mode.render(prompts[judge.prompt], {**row, "teacher": "", "student": ""}, place) for row in sample]
+    expanded = [curriculum.render_expansion(prompts["expand"], row["instruction"], commonest) for row in sample]
+    refining = {task_type: curriculum.refinement_prompt_name(task_type) for task_type in shares}
+    refined = {name: _one_message(_refinements(prompts[name], sample)) for name in {*refining.values()}}
+    return {
+        "label": Prompts(_one_message(label.messages[0].content for label, _ in asked)),
+        "teach": Prompts(_mean([sum(chat) for chat in chats])),
+        "answer": Prompts(_mean([sum(chat) for chat in chats])),
+        "judge": Prompts(_one_message(judged), {_ANSWERED_BY[each]: 1 for each in mode.shown}),
+        "expand": Prompts(_one_message(expanded)),
+        "refine": Prompts(sum(share * refined[refining[each]] for each, share in shares.items()), {"teach": 1}),
     }
-    shown: dict[Role, tuple[Role, ...]] = {
-        "judge": tuple(_ANSWERED_BY[each] for each in mode.shown),
-        "refine": ("teach",),
-    }
-    return PromptTokens(fixed, mean_tokens(each.text for each in sample), shown)
 
 
-def _refinement_tokens(
-    prompts: Mapping[str, Prompt], sample: Sequence[Instruction], shares: Mapping[str, float]
-) -> float:
-    """The prompts of the three families, by what the target shares want of each."""
-    by_prompt = defaultdict[str, float](float)
-    for task_type, share in shares.items():
-        by_prompt[refinement_prompt_name(task_type)] += share
-    return sum(
-        share * mean_tokens(render_refinement(prompts[name], each.text, each.system, "") for each in sample)
-        for name, share in by_prompt.items()
-    )
-
-
-def _chat(instruction: Instruction) -> tuple[Message, ...]:
-    user = Message("user", instruction.text)
-    return (Message("system", instruction.system), user) if instruction.system else (user,)
-
-
-def _request(config: RunConfig, role: Role, messages: tuple[Message, ...], sampling: Sampling) -> Request:
-    voice = config.teacher.endpoint.answers_as("teacher")
-    return Request(role, messages, voice.model, voice.identity, sampling)
+def _refinements(prompt: Prompt, sample: Sequence[Instruction]) -> Iterator[str]:
+    return (curriculum.render_refinement(prompt, row["instruction"], row["system"], "") for row in sample)
 
 
 def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict[str, BenchmarkSize]:
@@ -216,31 +164,27 @@ def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> Ben
     # A placeholder stands for the student's answers.
     exchanges = exchanges_of(items, items.select("question_id", "turn", response=pl.lit("-")))
     games = [game for each in exchanges for game in benchmark.games(each, prompts) if game.text is not None]
-    asked = [tokens for each in exchanges for tokens in _answer_prompts(each)]
+    turns = [(number, each.turns[: number + 1]) for each in exchanges for number in range(len(each.turns))]
+    # A turn is asked after the earlier ones, each with a message for its answer.
+    asked = [
+        sum(estimate_tokens(turn.question) for turn in upto) + MESSAGE_TOKENS * (2 * number + 1)
+        for number, upto in turns
+    ]
+    # A judgment on a turn shows the answers to all turns up to it.
+    shown: dict[Role, float] = {"answer": _mean([game.turn for game in games])}
     return BenchmarkSize(
-        questions=len(exchanges),
-        answers=items.height,
-        judgments=len(games),
-        answer_prompt_tokens=_mean(asked),
-        earlier_answers=_mean([turn for each in exchanges for turn in range(len(each.turns))]),
-        judge_prompt_tokens=mean_tokens(game.text or "" for game in games) + MESSAGE_TOKENS,
-        # A judgment on a turn shows the answers to all turns up to it.
-        judged_answers=_mean([game.turn for game in games]),
+        len(exchanges),
+        {
+            "answer": Prompts(_mean(asked), {"answer": _mean([number for number, _ in turns])}, items.height),
+            "benchmark": Prompts(_one_message(game.text or "" for game in games), shown, len(games)),
+        },
     )
 
 
 def _measure_marked(config: RunConfig, name: str) -> BenchmarkSize:
     """Of what is marked without a call: its prompts are taken to be the questions of its file."""
-    asked = read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
-    return BenchmarkSize(len(asked), len(asked), 0, mean_tokens(asked) + MESSAGE_TOKENS, 0.0, 0.0, 0.0)
-
-
-def _answer_prompts(exchange: Exchange) -> Iterator[int]:
-    """Tokens of the prompt of each turn: its question after the earlier ones, each with a message for its answer."""
-    return accumulate(
-        estimate_tokens(turn.question) + MESSAGE_TOKENS * (2 if number else 1)
-        for number, turn in enumerate(exchange.turns)
-    )
+    asked = readers.read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
+    return BenchmarkSize(len(asked), {"answer": Prompts(_one_message(asked), calls=len(asked))})
 
 
 def estimate_tokens(text: str) -> int:
@@ -248,19 +192,21 @@ def estimate_tokens(text: str) -> int:
 
     A blank between words belongs to the word after it and costs nothing; new lines are a token for each run of them.
     """
-    if not text:
-        return 0
-    tokens, rest = float(len(_NEW_LINES.findall(text))), _BLANK.sub("", text)
-    for kind, chars_per_token in _KINDS:
-        others = kind.sub("", rest)
-        tokens += (len(rest) - len(others)) / chars_per_token
-        rest = others
-    return max(1, math.ceil(tokens))
+    rest = _BLANK.sub("", text)
+    of_kinds = [sum(map(len, kind.findall(rest))) for kind, _ in _KINDS]
+    tokens = sum(count / chars_per_token for count, (_, chars_per_token) in zip(of_kinds, _KINDS, strict=True))
+    tokens += len(_NEW_LINES.findall(text)) + (len(rest) - sum(of_kinds)) / _OTHERS
+    return max(1, math.ceil(tokens)) if text else 0
 
 
 def mean_tokens(texts: Iterable[str]) -> float:
     """Tokens of a text on average; 0 without any."""
     return _mean([estimate_tokens(text) for text in texts])
+
+
+def _one_message(texts: Iterable[str]) -> float:
+    """Tokens of a prompt on average that is one message."""
+    return mean_tokens(texts) + MESSAGE_TOKENS
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -276,34 +222,29 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
         ConfigError: a file cannot be read, or has bad rows.
     """
     data, seed = config.data, config.run.seed
-    rows = read_pool_of(data.pool, data, seed).rows
-    heldout = None if data.heldout is None else read_heldout_of(data.heldout, data, seed).rows
-    asked = [] if heldout is None else [heldout_questions(heldout)]
-    questions = pl.concat([*asked, read_questions(config.evaluation.benchmarks)])
-    contaminated = EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
+    rows = sources.read_pool_of(data.pool, data, seed).rows
+    heldout = [] if data.heldout is None else [sources.read_heldout_of(data.heldout, data, seed).rows]
+    questions = pl.concat(
+        [*map(readers.heldout_questions, heldout), readers.read_questions(config.evaluation.benchmarks)]
+    )
+    contaminated = decontamination.EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
     rows = rows.join(contaminated, on="instruction_id", how="anti", maintain_order="left")
-    pool = [Instruction(*row) for row in rows.select("instruction", "system", "reference").iter_rows()]
-    return pool, _known(config, pool, 0 if heldout is None else heldout.height, prompt, url)
-
-
-def _known(config: RunConfig, pool: list[Instruction], heldout_rows: int, prompt: Prompt, url: str) -> Pool:
-    labels: dict[str, Outcome] = {}
-    answered: set[str] = set()
+    pool: list[Instruction] = [*rows.select("instruction", "system", "reference").iter_rows(named=True)]
+    requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
     if store_exists(url):
         with AnswerStore(url, patient=False) as store:
-            labels = store.lookup([label_request(config, prompt, each).key for each in pool])
-            answered = store.known([teach_request(config, each).key for each in pool])
-    parse = Labelling(config.teacher.label_replies).parse
-    parsed = (parse(reply.text) for reply in labels.values() if isinstance(reply, Answer))
+            labels = store.lookup([label.key for label, _ in requests])
+            answered = store.known([teach.key for _, teach in requests])
+    parse, usable_share = curriculum.Labelling(config.teacher.label_replies).parse, None
+    parsed = [parse(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
     task_types = [each for each in parsed if isinstance(each, str)]
-    usable_share = None
     if config.teacher.endpoint.is_standin:
         # What the stand-in will say is known without asking it.
-        task_types = [problem.task_type for each in pool if (problem := recognise(each.text))]
+        task_types = [problem.task_type for each in pool if (problem := recognise(each["instruction"]))]
         usable_share = len(task_types) / len(pool) if pool else None
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
-    return Pool(len(pool), heldout_rows, natural, usable_share, len(labels), len(answered))
+    return pool, Pool(len(pool), sum(map(len, heldout)), natural, usable_share, len(labels), len(answered))
 
 
 def store_exists(url: str) -> bool:
@@ -311,12 +252,12 @@ def store_exists(url: str) -> bool:
     return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()
 
 
-def stored_lengths(url: str, asked: Mapping[Key, tuple[Role, ModelIdentity, Sequence[str]]]) -> dict[Key, KnownLength]:
+def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked, KnownLength]:
     """Mean completion tokens of stored answers, where there are enough of them; nothing where there is no store.
 
     Args:
         url: the store.
-        asked: what is wanted → the role, the model, and the versions of the prompts where only some count.
+        asked: what is wanted → the versions of the prompts where only some count.
     """
     from sqlalchemy import func, select
 
@@ -325,17 +266,16 @@ def stored_lengths(url: str, asked: Mapping[Key, tuple[Role, ModelIdentity, Sequ
     if not store_exists(url):
         return {}
     engine, found = open_engine(url), {}
-    try:
-        with engine.connect() as connection:
-            for key, (role, voice, versions) in asked.items():
-                alike = {"role": role, "status": "answer", "model": voice.model, "identity": voice.identity}
-                of_prompts = [answers.c.prompt_version.in_(versions)] if versions else []
-                some = select(answers.c.completion_tokens).filter_by(**alike).where(*of_prompts).limit(_LOOKED_AT)
-                count, mean = connection.execute(select(func.count(), func.avg(some.subquery().c[0]))).one()
-                if count >= _FEWEST:
-                    found[key] = KnownLength(float(mean), int(count))
-    finally:
-        engine.dispose()
+    with engine.connect() as connection:
+        for each, versions in asked.items():
+            role, who, _ = each
+            alike = {"role": role, "status": "answer", "model": who.model, "identity": who.identity}
+            of_prompts = [answers.c.prompt_version.in_(versions)] if versions else []
+            some = select(answers.c.completion_tokens).filter_by(**alike).where(*of_prompts).limit(_LOOKED_AT)
+            count, mean = connection.execute(select(func.count(), func.avg(some.subquery().c[0]))).one()
+            if count >= _FEWEST:
+                found[each] = KnownLength(float(mean), int(count))
+    engine.dispose()
     return found
 
 
@@ -343,9 +283,9 @@ def past_seconds(config: RunConfig) -> dict[str, float]:
     """Stage → seconds of a paid call (of `train`: of an example), over the latest runs of the root with its models."""
     seconds, units = defaultdict[str, float](float), defaultdict[str, float](float)
     for run in _runs_alike(config):
-        same_benchmarks = _benchmark_voices(run.config) == _benchmark_voices(config)
+        same_judges = _benchmark_judges(run.config) == _benchmark_judges(config)
         for name, took, done in _timed(run):
-            if same_benchmarks or name != "benchmark_replies":
+            if same_judges or name != "benchmark_replies":
                 seconds[name] += took
                 units[name] += done
     return {name: seconds[name] / units[name] for name in seconds}
@@ -363,15 +303,11 @@ def _runs_alike(config: RunConfig) -> list[RunFolder]:
 
 
 def _models(config: RunConfig) -> tuple[object, ...]:
-    return (
-        config.teacher.endpoint.answers_as("teacher"),
-        config.judge.identities,
-        config.student.backbone,
-        config.student.engine.type,
-    )
+    student = config.student
+    return config.teacher.endpoint.answers_as("teacher"), config.judge.identities, student.backbone, student.engine.type
 
 
-def _benchmark_voices(config: RunConfig) -> set[ModelIdentity]:
+def _benchmark_judges(config: RunConfig) -> set[ModelIdentity]:
     judged = (each for name, each in config.evaluation.judged.items() if name in config.evaluation.each_round)
     return {config.judge_of(each).answers_as("judge") for each in judged}
 
@@ -379,11 +315,10 @@ def _benchmark_voices(config: RunConfig) -> set[ModelIdentity]:
 def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:
     """Stage, seconds and what was done in them: paid calls, or examples of a training; not what was taken over."""
     look, config = Look(run), run.config
-    for number in (None, *range(BACKBONE, config.run.rounds + 1)):
-        for stage in look.summarise_stages(lines_once() if number is None else lines_of_round(), number):
+    for number in (None, *range(paths.BACKBONE, config.run.rounds + 1)):
+        for stage in look.summarise_stages(stages.lines_once() if number is None else stages.lines_of_round(), number):
             done = float(stage.usage.calls) if stage.asks else 0.0
-            mixture = look.manifest(StageAt("mix", number)) if stage.name == "train" else None
-            if mixture is not None:
+            if mixture := look.manifest(stages.StageAt("mix", number)) if stage.name == "train" else None:
                 done = mixture.rows * (config.round(number).epochs if number else config.basic_tuning.epochs)
             if done and stage.seconds:
                 yield stage.name, stage.seconds, done

@@ -1,48 +1,50 @@
 """The estimate of one run: from its configuration, a sample of its pool, the store and earlier runs. Asks nobody.
 
-The lines of every scenario are summed by stage, by role and in all. What they rest on is said in words: there is a
-paragraph of assumptions.txt.jinja2 for each thing that could turn out otherwise.
+A line is one piece of the run's work with who is asked, the tokens of a call and the time of all of them. The lines of
+every scenario are summed by stage, by role and in all. What they rest on is said in words: there is a paragraph of
+assumptions.txt.jinja2 for each thing that could turn out otherwise.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jinja2
 from pydantic import TypeAdapter, ValidationError
 
+from tapir_core import paths, prices, randomness, sentences
 from tapir_core.calls import Role, store_url
-from tapir_core.config import RunConfig
+from tapir_core.config import (
+    EndpointConfig,
+    ModelIdentity,
+    RunConfig,
+    Sampling,
+    StandinEndpoint,
+)
 from tapir_core.config.load import check_config
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.costs import (
-    FIRST_TOKEN_SECONDS,
-    TOKENS_PER_SECOND,
-    Charger,
-    Line,
-    benchmark_chargers,
-    chargers_of,
-    cost_lines,
-)
-from tapir_core.estimate.evidence import (
-    Evidence,
-    measure_benchmarks,
-    measure_prompts,
-    past_seconds,
-    read_pool,
-    stored_lengths,
-)
-from tapir_core.estimate.workload import BenchmarkSize, Pool, Priors, priors_of, scenarios
-from tapir_core.paths import ESTIMATE
-from tapir_core.prices import Price, UnknownPrice
+from tapir_core.estimate import evidence
+from tapir_core.estimate.workload import Pool, Scenario, Work, priors_of, scenarios, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import Asked, asked_in_roles, lines
 from tapir_core.summary.formats import student_name
 
 SAMPLE = 200
 """Instructions that are put into the real prompts."""
+
+_BACKBONE_SHARE = 0.75
+"""Of the student's `max_tokens` that an untouched backbone uses on average: it has not learnt to stop."""
+
+_KNOWN_POWER = 0.4
+"""What the store or an earlier run shows is less open: its factor counts to this power."""
+
+_STANDIN_SECONDS = 0.004
+"""The stand-in's work for one reply; it works at one at a time."""
+
+FIRST_TOKEN_SECONDS = {"teacher": 0.7, "judge": 0.7, "student": 0.5}
+TOKENS_PER_SECOND = {"teacher": 60.0, "judge": 60.0, "student": 40.0}
+"""Of one reply among as many as the configuration keeps in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def load_estimate(content: bytes | str) -> Estimate:
     try:
         return _JSON.validate_json(content)
     except ValidationError as exc:
-        raise ConfigError(f"{ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
+        raise ConfigError(f"{paths.ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
 
 
 def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Estimate:
@@ -145,82 +147,201 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     """
     if problems := check_config(config):
         raise ConfigError(problems, source=source)
-    prompts = {name: load_prompt(name, config.run.prompts) for name in PROMPT_NAMES}
-    url, chargers, roles = store_url(config), chargers_of(config), asked_in_roles().items()
-    instructions, pool = read_pool(config, prompts["label"], url)
-    sampled = derive_rng(config.run.seed, "estimate").sample(instructions, min(sample, len(instructions)))
-    asked = [(role, each.voice) for each in chargers for role, asks in roles if asks == each.asks]
-    judges = benchmark_chargers(config, chargers[1])
-    versions = {name: [prompts[each].version for each in config.evaluation.judged[name].prompts] for name in judges}
-    evidence = Evidence(
-        prompts=measure_prompts(config, prompts, sampled, pool.natural_shares),
+    prompts, url = {name: load_prompt(name, config.run.prompts) for name in PROMPT_NAMES}, store_url(config)
+    rows, pool = evidence.read_pool(config, prompts["label"], url)
+    sampled = randomness.derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))
+    versions = {name: [prompts[each].version for each in of.prompts] for name, of in config.evaluation.judged.items()}
+    asked = [(role, each.identity, name) for (role, name), models in asked_by_role(config).items() for each in models]
+    found = evidence.Evidence(
+        prompts=evidence.measure_prompts(config, prompts, sampled, pool.natural_shares),
+        instruction=evidence.mean_tokens(each["instruction"] for each in sampled),
         sampled=len(sampled),
-        lengths=stored_lengths(url, {each: (*each, ()) for each in asked}),
-        benchmarks=measure_benchmarks(config, prompts),
-        judgments=stored_lengths(
-            url, {name: ("benchmark", each.voice, versions[name]) for name, each in judges.items()}
-        ),
-        seconds=past_seconds(config),
+        lengths=evidence.stored_lengths(url, {each: versions.get(each[-1], []) for each in asked}),
+        benchmarks=evidence.measure_benchmarks(config, prompts),
+        seconds=evidence.past_seconds(config),
     )
-    return forecast(config, pool, evidence)
+    return forecast(config, pool, found)
 
 
 def save_estimate(run: RunFolder) -> None:
     """Keep in the run's folder what is expected of it, for the report; what was expected first stays."""
-    if not run.storage.exists(ESTIMATE):
-        run.storage.write_bytes(ESTIMATE, estimate_json(estimate_run(run.kept_config, source=run.ref.name)).encode())
+    if not run.storage.exists(paths.ESTIMATE):
+        run.storage.write_bytes(
+            paths.ESTIMATE, estimate_json(estimate_run(run.kept_config, source=run.ref.name)).encode()
+        )
 
 
-def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
+def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimate:
     """What the run will take.
 
     Args:
         config: the run.
         pool: what is known of its pool.
-        evidence: what was measured on a sample and on benchmarks, or found in the store.
+        found: what was measured on a sample and on benchmarks, or found in the store.
     """
-    chargers, priors = chargers_of(config), priors_of(config.teacher.endpoint)
-    judges = benchmark_chargers(config, chargers[1])
-    runs = [cost_lines(config, pool, evidence, scenario, chargers) for scenario in scenarios(priors)]
-    stages = [
-        _figures(name, asks, _chosen(runs, lambda line: line.work.stage, name)) for name, asks in _stages().items()
-    ]
-    roles = [
-        _figures(role, asks, _chosen(runs, lambda line: line.work.role, role))
-        for role, asks in asked_in_roles().items()
-    ]
-    unknown = [
-        f"{each.field}: {each.price.reason}; {each.price.remedy}"
-        for each in dict.fromkeys([*chargers, *judges.values()])
-        if isinstance(each.price, UnknownPrice)
-    ]
+    costs = _Costs(config, found)
+    runs = [list(costs.lines(pool, each)) for each in scenarios(priors_of(config.teacher.endpoint))]
+    stages = [_figures(name, asks, _chosen(runs, "stage", name)) for name, asks in _stages().items()]
+    roles = [_figures(role, asks, _chosen(runs, "role", role)) for role, asks in asked_in_roles().items()]
+    models = dict.fromkeys(each for models in costs.asked.values() for each in models)
     return Estimate(
         run=config.run.name,
         stages=tuple(each for each in stages if each.needed.calls.high or each.steps is not None),
         roles=tuple(each for each in roles if each.needed.calls.high),
-        charged=_figures("teacher and judge", "", [[line for line in lines if line.charger] for lines in runs]),
+        charged=_figures("teacher and judge", "", [[line for line in lines if line.model] for lines in runs]),
         total=_figures("all", "", runs),
-        unknown_prices=tuple(unknown),
-        assumptions=_in_words(config, pool, evidence, priors, chargers, judges),
-        benchmarks=tuple(_benchmark(config, runs, name, size, judges) for name, size in evidence.benchmarks.items()),
+        unknown_prices=tuple(
+            f"{each.field}: {each.price.reason}; {each.price.remedy}"
+            for each in models
+            if isinstance(each.price, prices.UnknownPrice)
+        ),
+        assumptions=_in_words(pool, costs),
+        benchmarks=tuple(_benchmark(costs, runs, name) for name in found.benchmarks),
     )
 
 
-def _benchmark(
-    config: RunConfig, runs: Sequence[Sequence[Line]], name: str, size: BenchmarkSize, judges: Mapping[str, Charger]
-) -> BenchmarkFigures:
-    found = _chosen(runs, lambda line: line.work.benchmark, name)
+@dataclass(frozen=True, slots=True)
+class PricedModel:
+    """A teacher or judge that is asked at an endpoint, and may charge for it."""
+
+    asks: Asked
+    name: str
+    """In words: `teacher`, `judge`, of a panel `judge NAME`, `judge of BENCHMARK`."""
+    field: str
+    """Of the configuration."""
+    endpoint: EndpointConfig
+    identity: ModelIdentity
+    price: prices.Price | prices.UnknownPrice
+    """In the mode in which it is asked."""
+
+
+def asked_by_role(config: RunConfig) -> dict[tuple[Role, str], list[PricedModel]]:
+    """Role, and of judgments the benchmark of each round → who is asked: first the teacher, then the judges."""
+    teacher = _priced("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)
+    names = [f"judge {name}" for name in config.judge.names] if config.judge.panel else ["judge"]
+    judges = [_priced("judge", name, *of) for name, of in zip(names, config.judge.endpoints.items(), strict=True)]
+    asked = {(role, ""): [teacher] for role, asks in asked_in_roles().items() if asks == "teacher"}
+    asked["judge", ""] = judges
+    for name in config.evaluation.each_round:
+        if judged := config.evaluation.judged.get(name):
+            field = f"evaluation.benchmarks.{name}.judge"
+            own = _priced("judge", f"judge of {name}", field, judged.judge) if judged.judge else judges[0]
+            asked["benchmark", name] = [own]
+    return asked
+
+
+def _priced(asks: Asked, name: str, field: str, endpoint: EndpointConfig) -> PricedModel:
+    price = prices.price_of(endpoint)
+    if isinstance(price, prices.Price):
+        price = price.in_mode("batch" if endpoint.in_batches else "live")
+    return PricedModel(asks, name, field, endpoint, endpoint.answers_as(asks), price)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One piece of work of one who is asked, with the tokens of a call and the time of all its paid calls."""
+
+    work: Work
+    model: PricedModel | None = None
+    """Nothing for the student, whose answers cost time and no money, and for training."""
+    prompt_tokens: float = 0.0
+    completion_tokens: float = 0.0
+    seconds: float | None = None
+
+    @property
+    def usd(self) -> float:
+        """Price of one call; 0 where it is unknown."""
+        price = self.model.price if self.model else None
+        return price.usd(self.prompt_tokens, self.completion_tokens) if isinstance(price, prices.Price) else 0.0
+
+
+class _Costs:
+    """Who is asked in a run, and the tokens and the time of each piece of its work."""
+
+    def __init__(self, config: RunConfig, found: evidence.Evidence) -> None:
+        self.config, self.found, self.asked = config, found, asked_by_role(config)
+        self.teacher = self.asked["teach", ""][0]
+
+    def lines(self, pool: Pool, scenario: Scenario) -> Iterator[Line]:
+        """The whole run under one scenario: a line for each piece of work and each who is asked."""
+        length = scenario["length"]
+        answer = self._reply_tokens("answer", Work("answer", "answer"), None, length)
+        for work in workload(self.config, pool, scenario, answer, self.found.benchmarks):
+            for line in self._asked_lines(work.role, work, length) if work.role else [Line(work)]:
+                yield replace(line, seconds=self._seconds(line, scenario))
+
+    def _asked_lines(self, role: Role, work: Work, length: float) -> Iterator[Line]:
+        prompts = (self.found.benchmarks[work.benchmark].asks if work.benchmark else self.found.prompts)[role]
+        prompt = prompts.tokens
+        for shown, count in prompts.shows.items():
+            prompt += count * self._reply_tokens(shown, work, self.teacher if shown == "teach" else None, length)
+        models: Sequence[PricedModel | None] = self.asked.get((role, work.benchmark)) or [None]
+        for model in models:
+            yield Line(work, model, prompt, self._reply_tokens(role, work, model, length))
+
+    def _reply_tokens(self, role: Role, work: Work, model: PricedModel | None, length: float) -> float:
+        """Completion tokens of one reply, at most what the configuration allows; ``length`` is an open factor."""
+        longest = float(self._sampling(role, work.benchmark).max_tokens)
+        if model is None and work.round == paths.BACKBONE:
+            return _BACKBONE_SHARE * longest
+        # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
+        key: evidence.Asked = (role, model.identity, work.benchmark) if model else ("teach", self.teacher.identity, "")
+        if known := self.found.lengths.get(key):
+            return min(longest, known.tokens * float(length**_KNOWN_POWER))
+        assumed = priors_of((model or self.teacher).endpoint).completion_tokens[role]
+        return min(longest, (assumed + (self.found.instruction if role == "expand" else 0.0)) * length)
+
+    def _sampling(self, role: Role, benchmark: str) -> Sampling:
+        teacher, student, evaluation = self.config.teacher, self.config.student.sampling, self.config.evaluation
+        if role == "benchmark":
+            return evaluation.judged[benchmark].sampling
+        sampling: dict[Role, Sampling] = {
+            "label": teacher.labelling,
+            "teach": teacher.answering,
+            "answer": evaluation.asked[benchmark].drawn(student) if benchmark else student,
+            "judge": self.config.judge.sampling,
+            "expand": teacher.expanding,
+            "refine": teacher.refining,
+        }
+        return sampling[role]
+
+    def _seconds(self, line: Line, scenario: Scenario) -> float | None:
+        """Of its paid calls, as many at once as the configuration keeps in flight; of a training where it is known."""
+        calls, endpoint = line.work.paid, line.model.endpoint if line.model else None
+        if endpoint is not None and endpoint.in_batches:
+            return scenario["batch_hours"] * 3600 if calls else 0.0
+        known = self.found.seconds.get(line.work.stage)
+        if known is not None:
+            return (calls or line.work.examples) * known * float(scenario["pace"] ** _KNOWN_POWER)
+        return self._seconds_asked(line, endpoint, scenario["pace"]) if line.work.role else None
+
+    def _seconds_asked(self, line: Line, endpoint: EndpointConfig | None, pace: float) -> float:
+        """Of paid calls of which no earlier run tells; no less than the limits of the configuration allow."""
+        calls, tokens = line.work.paid, line.prompt_tokens + line.completion_tokens
+        asks = line.model.asks if line.model else "student"
+        concurrency = self.config.calls.concurrency if endpoint else self.config.student.engine.concurrency
+        if isinstance(endpoint, StandinEndpoint):
+            return calls * (_STANDIN_SECONDS * pace + endpoint.latency_ms / 1000 / max(1.0, min(concurrency, calls)))
+        servers = len(endpoint.base_urls) if endpoint else 1
+        one = (FIRST_TOKEN_SECONDS[asks] + line.completion_tokens / TOKENS_PER_SECOND[asks]) * pace
+        limits = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
+        limited: list[tuple[int | None, float]] = [(getattr(endpoint, name, None), of) for name, of in limits.items()]
+        allowed = [60 * calls * size / limit / servers for limit, size in limited if limit]
+        return max([calls * one / max(1.0, min(concurrency * servers, calls)), *allowed])
+
+
+def _benchmark(costs: _Costs, runs: Sequence[Sequence[Line]], benchmark: str) -> BenchmarkFigures:
+    found = _chosen(runs, "benchmark", benchmark)
     numbers = dict.fromkeys(line.work.round for line in found[0] if line.work.round is not None)
-    students = {student_name(number): _chosen(found, lambda line: line.work.round, number) for number in numbers}
-    sides = {
-        stage: tuple(
-            _figures(student, _stages()[stage], _chosen(lines, lambda line: line.work.stage, stage))
-            for student, lines in {**students, "all": found}.items()
-        )
-        for stage in ("benchmark_answers", "benchmark_replies")
-    }
-    judged_by = judges[name].voice.model if name in judges else config.evaluation.marked[name].marker
-    return BenchmarkFigures(name, judged_by, size.questions, sides["benchmark_answers"], sides["benchmark_replies"])
+    students = {student_name(number): _chosen(found, "round", number) for number in numbers} | {"all": found}
+    answers, judgments = (
+        tuple(_figures(name, asks, _chosen(lines, "stage", stage)) for name, lines in students.items())
+        for stage, asks in _stages().items()
+        if stage in ("benchmark_answers", "benchmark_replies")
+    )
+    judges = costs.asked.get(("benchmark", benchmark))
+    judged_by = judges[0].identity.model if judges else costs.config.evaluation.marked[benchmark].marker
+    return BenchmarkFigures(benchmark, judged_by, costs.found.benchmarks[benchmark].questions, answers, judgments)
 
 
 def _stages() -> dict[str, Asked]:
@@ -228,8 +349,8 @@ def _stages() -> dict[str, Asked]:
     return {name: line.asks for name, line in lines().items() if line.asks or line.trains}
 
 
-def _chosen(runs: Sequence[Sequence[Line]], name_of: Callable[[Line], object], name: object) -> list[list[Line]]:
-    return [[line for line in lines if name_of(line) == name] for lines in runs]
+def _chosen(runs: Sequence[Sequence[Line]], what: str, wanted: object) -> list[list[Line]]:
+    return [[line for line in lines if getattr(line.work, what) == wanted] for lines in runs]
 
 
 def _figures(name: str, asks: str, runs: Sequence[Sequence[Line]]) -> Figures:
@@ -247,12 +368,12 @@ def _figures(name: str, asks: str, runs: Sequence[Sequence[Line]]) -> Figures:
 
 
 def _load(runs: Sequence[Sequence[Line]], calls: Callable[[Line], float]) -> Load:
-    all_priced = all(line.price is not None for line in runs[0] if calls(line))
+    unknown = any(line.model and isinstance(line.model.price, prices.UnknownPrice) for line in runs[0] if calls(line))
     return Load(
         _sum(runs, calls),
         _sum(runs, lambda line: calls(line) * line.prompt_tokens),
         _sum(runs, lambda line: calls(line) * line.completion_tokens),
-        _sum(runs, lambda line: calls(line) * line.usd) if all_priced else None,
+        None if unknown else _sum(runs, lambda line: calls(line) * line.usd),
     )
 
 
@@ -264,51 +385,30 @@ def _span(values: Sequence[float]) -> Span:
     return Span(min(values), values[0], max(values))
 
 
-def _in_words(
-    config: RunConfig,
-    pool: Pool,
-    evidence: Evidence,
-    priors: Priors,
-    chargers: Sequence[Charger],
-    benchmark_judges: Mapping[str, Charger],
-) -> tuple[str, ...]:
+def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
-    teacher, *judges = chargers
-    asked: list[tuple[str, Role, Charger]] = [
-        ("label", "label", teacher),
-        ("teach", "teach", teacher),
-        ("expand", "expand", teacher),
-        ("refine", "refine", teacher),
-        *((judge.name, "judge", judge) for judge in judges),
-    ]
-    evaluation = config.evaluation
-    marker_of = {name: evaluation.marked[name].marker for name in evaluation.each_round if name in evaluation.marked}
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = Path(__file__).with_name("assumptions.txt.jinja2").read_text(encoding="utf-8")
-    text = environment.from_string(template).render(
+    config, evaluation, teacher = costs.config, costs.config.evaluation, costs.teacher
+    asked = [(*key, each) for key, models in costs.asked.items() for each in models]
+    said = sentences.paragraphs(
+        Path(__file__).with_name("assumptions.txt.jinja2"),
         config=config,
         pool=pool,
-        evidence=evidence,
-        priors=priors,
+        evidence=costs.found,
+        open=priors_of(teacher.endpoint).ranges,
         replies=[
-            {"name": name, "known": evidence.lengths.get((role, each.voice)), "assumed": each.assumed_tokens(role)}
-            for name, role, each in asked
-        ],
-        judgments=[
             {
-                "name": name,
-                "known": evidence.judgments.get(name),
-                "assumed": min(evaluation.judged[name].sampling.max_tokens, judge.assumed_tokens("benchmark")),
+                "name": benchmark or (each.name if role == "judge" else role),
+                "benchmark": benchmark,
+                "known": costs.found.lengths.get((role, each.identity, benchmark)),
+                "assumed": priors_of(each.endpoint).completion_tokens[role],
+                "longest": evaluation.judged[benchmark].sampling.max_tokens if benchmark else math.inf,
             }
-            for name, judge in benchmark_judges.items()
+            for role, benchmark, each in asked
         ],
-        marked={marker: [name for name in marker_of if marker_of[name] == marker] for marker in marker_of.values()},
         open_shares=any(config.round(number).selection.fixed_share is None for number in config.round_numbers),
         unjudged=[number for number in config.round_numbers if not config.judges(number)],
-        priced=[
-            each for each in dict.fromkeys([*chargers, *benchmark_judges.values()]) if isinstance(each.price, Price)
-        ],
+        priced=[each for each in dict.fromkeys(each for *_, each in asked) if isinstance(each.price, prices.Price)],
         first_token_seconds=FIRST_TOKEN_SECONDS["teacher"],
         tokens_per_second=TOKENS_PER_SECOND["teacher"],
     )
-    return tuple(" ".join(said.split()) for said in text.split("\n\n") if said.strip())
+    return tuple(said)

@@ -9,15 +9,15 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from tapir_core import judging, paths, sentences, stages, storage, task_types, text
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
-from tapir_core.judging import mode_of
 from tapir_core.judging.estimates import Estimate
-from tapir_core.paths import comparison_file
 from tapir_core.reporting.figure import (
     COLOURS,
     GREY,
@@ -30,11 +30,7 @@ from tapir_core.reporting.figure import (
 )
 from tapir_core.reporting.page import Section, Table, markdown_table, markdown_text, plots_card, render_page, table_of
 from tapir_core.reporting.report import backbone_name
-from tapir_core.stages import plan, settings_of, used_files
-from tapir_core.storage import Storage
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
-from tapir_core.task_types import TASK_TYPES
-from tapir_core.text import digest
 
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 _LABEL_LETTERS = 30
@@ -53,9 +49,9 @@ _Column = tuple[str, Callable[[ArmRow], str]]
 
 def write_arms(compared: ComparedArms, root: str) -> str:
     """Write page and JSON below the root and say where the page is."""
-    storage, page = Storage(root), comparison_file(compared.name, "html")
-    storage.write_bytes(comparison_file(compared.name, "json"), arms_json(compared).encode())
-    storage.write_bytes(page, render_arms(compared).encode())
+    folder, page = storage.Storage(root), paths.comparison_file(compared.name, "html")
+    folder.write_bytes(paths.comparison_file(compared.name, "json"), arms_json(compared).encode())
+    folder.write_bytes(page, render_arms(compared).encode())
     return f"{root}/{page}"
 
 
@@ -124,27 +120,27 @@ def conditions_of(
         comparison: what is compared.
         others: stage → version of its code that made the figures, where it is not that of this tapir.
     """
-    template = f", chat template {found[:_DIGITS]}" if (found := files.get("file:chat_template")) else ""
-    judges = ", ".join(endpoint.in_words("judge") for endpoint in config.judge.endpoints.values())
-    used = sorted(used_files(config, files).items())
-    prompts = [f"{name.removeprefix('prompt:')} {version}" for name, version in used if name.startswith("prompt:")]
-    seeds = ", ".join(map(str, comparison.run_seeds))
-    alone = f" (exploratory arms {comparison.run_seeds[0]})" if comparison.exploratory else ""
-    stages = ", ".join(f"{stage} {version}" for stage, version in others.items())
-    settings = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
-    made_by = f", made by other versions of stages: {stages}" if others else ""
-    return {
-        "Student": backbone_name(config.student) + template,
-        "Answers": f"{config.student.sampling.in_words}, by {config.student.engine.in_words}",
-        "Training": _training(config),
-        "Teacher": config.teacher.endpoint.in_words("teacher"),
-        "Judge": f"{judges}; {mode_of(config.judge).in_words(config.judge)}",
-        "Prompts": ", ".join(prompts),
-        "Sizes": _sizes(config, files),
-        "Run seeds": seeds + alone,
+    used, rounds = (
+        sorted(stages.used_files(config, files).items()),
+        [config.round(number) for number in config.round_numbers],
+    )
+    settings = [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
+    said = sentences.paragraphs(
+        Path(__file__).with_name("conditions.txt.jinja2"),
+        config=config,
+        comparison=comparison,
+        others=others,
+        backbone=backbone_name(config.student),
+        judging=judging.mode_of(config.judge).in_words(config.judge),
+        prompts=[(name.removeprefix("prompt:"), version) for name, version in used if name.startswith("prompt:")],
+        files={name: files.get(f"file:{name}", "")[:_DIGITS] for name in ("chat_template", "pool", "heldout")},
+        rounds=rounds,
+        examples=[count(each.examples) for each in rounds],
+        count=count,
         # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.
-        "Settings": f"digest {digest([backbone_name(config.student), *settings])[:_DIGITS]}{made_by}",
-    }
+        settings=text.digest([backbone_name(config.student), *settings])[:_DIGITS],
+    )
+    return dict(each.split(": ", 1) for each in said)
 
 
 def conditions_table(conditions: Mapping[str, str]) -> Table:
@@ -206,8 +202,8 @@ def _table(
 
 def _task_types(compared: ComparedArms) -> Table:
     rows = [
-        (name, *(_share_with_interval(row.task_types.get(name)) for row in compared.rows))
-        for name in TASK_TYPES
+        (name, *(_percent(row.task_types.get(name), _SHARE) for row in compared.rows))
+        for name in task_types.TASK_TYPES
         if any(name in row.task_types for row in compared.rows)
     ]
     return Table(
@@ -227,49 +223,46 @@ def _short_name(row: ArmRow) -> str:
     return f"{row.name} *" if row.exploratory else row.name
 
 
-def _score(found: Resampled | None) -> str:
-    return NOTHING if found is None else f"{100 * found.value:.1f}"
-
-
-def _share_interval(found: Resampled | None) -> str:
-    return NOTHING if found is None else f"{100 * found.low95:.1f} to {100 * found.high95:.1f}"
-
-
-def _points(found: Resampled | None) -> str:
-    return NOTHING if found is None else f"{100 * found.value:+.1f}"
-
-
-def _interval(found: Resampled | None, *, level: int) -> str:
+def _percent(found: Resampled | None, form: str) -> str:
+    """A share or a difference in percent, in a form such as `{value:.1f}`."""
     if found is None:
         return NOTHING
-    low, high = (found.low90, found.high90) if level == 90 else (found.low95, found.high95)
-    return f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return form.format(**{end: 100 * getattr(found, end) for end in ("value", "low90", "high90", "low95", "high95")})
 
 
-def _share_with_interval(found: Resampled | None) -> str:
-    return NOTHING if found is None else f"{_score(found)} ({_share_interval(found)})"
+def _against(title: str, form: str) -> _Column:
+    return title, lambda row: _percent(row.to_random, form)
 
 
-def _points_with_interval(found: Resampled | None) -> str:
-    return NOTHING if found is None else f"{_points(found)} ({_interval(found, level=90)})"
+def _costs(title: str, name: str, in_words: Callable[[float | None], str] = count) -> _Column:
+    return title, lambda row: in_words(getattr(row.costs, name, None))
+
+
+def _usd(value: float | None) -> str:
+    return number(value, 4)
 
 
 def _ratio(value: float | None) -> str:
     return NOTHING if value is None else f"× {value:.3f}"
 
 
+_SHARE = "{value:.1f} ({low95:.1f} to {high95:.1f})"
+
+_RUN_SEEDS: _Column = ("Run seeds", lambda row: str(len(row.run_seeds)))
+_MISSING: _Column = ("Missing", lambda row: count(row.missing))
+
 _TEST: list[_Column] = [
-    ("Run seeds", lambda row: str(len(row.run_seeds))),
+    _RUN_SEEDS,
     ("Items", lambda row: count(row.test.items if row.test else None)),
-    ("Missing", lambda row: count(row.missing)),
-    ("Test, %", lambda row: row.why or _score(row.test)),
-    ("95 % interval", lambda row: _share_interval(row.test)),
+    _MISSING,
+    ("Test, %", lambda row: row.why or _percent(row.test, "{value:.1f}")),
+    ("95 % interval", lambda row: _percent(row.test, "{low95:.1f} to {high95:.1f}")),
 ]
 
 _AGAINST: list[_Column] = [
-    ("− random", lambda row: _points(row.to_random)),
-    ("90 % interval", lambda row: _interval(row.to_random, level=90)),
-    ("95 % interval", lambda row: _interval(row.to_random, level=95)),
+    _against("− random", "{value:+.1f}"),
+    _against("90 % interval", "{low90:+.1f} to {high90:+.1f}"),
+    _against("95 % interval", "{low95:+.1f} to {high95:+.1f}"),
     ("p", lambda row: NOTHING if row.to_random is None else f"{row.to_random.p:.4f}"),
     ("seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
 ]
@@ -277,39 +270,37 @@ _AGAINST: list[_Column] = [
 _ITEMS: _Column = ("of items", lambda row: count(row.to_random.items if row.to_random else None))
 
 _DEV: list[_Column] = [
-    ("Run seeds", lambda row: str(len(row.run_seeds))),
-    ("Dev, %", lambda row: _score(row.dev)),
-    ("95 % interval", lambda row: _share_interval(row.dev)),
+    _RUN_SEEDS,
+    ("Dev, %", lambda row: _percent(row.dev, "{value:.1f}")),
+    ("95 % interval", lambda row: _percent(row.dev, "{low95:.1f} to {high95:.1f}")),
 ]
 
 _TRAINING: list[_Column] = [
-    ("Tokens", lambda row: count(row.costs.tokens if row.costs else None)),
-    ("ratio", lambda row: _ratio(row.costs.tokens_ratio if row.costs else None)),
-    ("Steps", lambda row: count(row.costs.steps if row.costs else None)),
-    ("ratio", lambda row: _ratio(row.costs.steps_ratio if row.costs else None)),
-    ("With loss", lambda row: count(row.costs.loss_tokens if row.costs else None)),
-    ("Time", lambda row: duration(row.costs.seconds if row.costs else None)),
+    _costs("Tokens", "tokens"),
+    _costs("ratio", "tokens_ratio", _ratio),
+    _costs("Steps", "steps"),
+    _costs("ratio", "steps_ratio", _ratio),
+    _costs("With loss", "loss_tokens"),
+    _costs("Time", "seconds", duration),
 ]
 
 _CALLS: list[_Column] = [
-    ("Teacher calls", lambda row: count(row.costs.teacher_answers if row.costs else None)),
-    ("Judge calls", lambda row: count(row.costs.judge_answers if row.costs else None)),
-    ("USD", lambda row: number(row.costs.usd if row.costs else None, 4)),
-    ("Shared", lambda row: percent(row.costs.stored_share if row.costs else None)),
-    ("Sent", lambda row: count(row.costs.paid_requests if row.costs else None)),
-    ("USD sent", lambda row: number(row.costs.paid_usd if row.costs else None, 4)),
+    _costs("Teacher calls", "teacher_answers"),
+    _costs("Judge calls", "judge_answers"),
+    _costs("USD", "usd", _usd),
+    _costs("Shared", "stored_share", percent),
+    _costs("Sent", "paid_requests"),
+    _costs("USD sent", "paid_usd", _usd),
 ]
 
 _BRIEF: list[_Column] = [
-    ("Run seeds", lambda row: str(len(row.run_seeds))),
-    ("Missing", lambda row: count(row.missing)),
-    ("Test, % (95 % interval)", lambda row: row.why or _share_with_interval(row.test)),
-    ("− random (90 % interval)", lambda row: _points_with_interval(row.to_random)),
-    ("Tokens", lambda row: _ratio(row.costs.tokens_ratio if row.costs else None)),
-    ("Steps", lambda row: _ratio(row.costs.steps_ratio if row.costs else None)),
-    ("Teacher calls", lambda row: count(row.costs.teacher_answers if row.costs else None)),
-    ("Judge calls", lambda row: count(row.costs.judge_answers if row.costs else None)),
-    ("USD", lambda row: number(row.costs.usd if row.costs else None, 4)),
+    _RUN_SEEDS,
+    _MISSING,
+    ("Test, % (95 % interval)", lambda row: row.why or _percent(row.test, _SHARE)),
+    _against("− random (90 % interval)", "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
+    _costs("Tokens", "tokens_ratio", _ratio),
+    _costs("Steps", "steps_ratio", _ratio),
+    *_CALLS[:3],
 ]
 
 _TEST_NOTE = (
@@ -418,33 +409,3 @@ def _plot_task_types(rows: Sequence[ArmRow]) -> Plot | None:
         draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
         "Last students, means over run seeds. A task type with few instructions says little.",
     )
-
-
-def _training(config: RunConfig) -> str:
-    training, basic = config.training, config.basic_tuning
-    rounds = [config.round(number) for number in config.round_numbers]
-    epochs = _of_parts(f"{basic.epochs:g}", [f"{each.epochs:g}" for each in rounds])
-    rates = _of_parts(f"{basic.learning_rate:g}", [f"{each.learning_rate:g}" for each in rounds])
-    sizes = f"batch size {training.batch_size}, up to {count(training.max_length)} tokens an example"
-    return f"precision {training.precision}, epochs {epochs}, learning rate {rates}, {sizes}"
-
-
-def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
-    pool, heldout = (
-        "no held-out" if source is None else source.in_words(files.get(f"file:{name}", "")[:_DIGITS])
-        for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout))
-    )
-    examples = _each([count(config.round(number).examples) for number in config.round_numbers])
-    rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
-    basic = f"S_0 of {count(config.basic_tuning.examples)} examples"
-    return f"{pool}, {heldout} instructions; {basic}, {rounds} of {examples}"
-
-
-def _of_parts(basic: str, rounds: list[str]) -> str:
-    """The value of S_0 and of all rounds, or of both."""
-    return basic if {basic} == set(rounds) else f"{basic} for S_0 and {_each(rounds)} for rounds"
-
-
-def _each(values: list[str]) -> str:
-    """The value of all rounds, or of each."""
-    return values[0] if len(set(values)) == 1 else ", ".join(values)

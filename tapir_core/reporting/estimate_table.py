@@ -1,6 +1,7 @@
 """The tables of an estimate: before the run by stage, role and benchmark, after it beside what it really took."""
 
 from collections.abc import Callable
+from dataclasses import astuple
 
 from tapir_core.estimate.run import Estimate, Figures, Span, load_estimate
 from tapir_core.paths import ESTIMATE
@@ -14,11 +15,10 @@ _COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "
 
 def stage_table(estimate: Estimate) -> Table:
     """What each stage will take, over all rounds, with a total."""
-    rows = [_row(each) for each in (*estimate.stages, estimate.charged, estimate.total)]
     return Table(
         f"Estimate of {estimate.run} by stage",
         ("Stage", *_COLUMNS),
-        tuple(rows),
+        tuple(map(_row, (*estimate.stages, estimate.charged, estimate.total))),
         text_columns=2,
         note="Likely (lowest–highest). Answers are all that a stage needs; tokens, USD and hours are those of the "
         "answers to ask for, which neither the store nor an equal request gives. A total is no sum of highs.",
@@ -33,11 +33,11 @@ def role_table(estimate: Estimate) -> Table:
 
 def benchmark_table(estimate: Estimate) -> Table:
     """What each benchmark of each round will take of its judge, student by student; no row without one."""
-    rows = []
-    for each in estimate.benchmarks:
-        for answers, judgments in zip(each.answers, each.judgments, strict=True):
-            _, _, _, *figures, _ = _row(judgments)
-            rows.append((each.name, judgments.name, each.judge, _short(answers.needed.calls.likely), *figures))
+    rows = [
+        (each.name, judgments.name, each.judge, _short(answers.needed.calls.likely), *_row(judgments)[3:-1])
+        for each in estimate.benchmarks
+        for answers, judgments in zip(each.answers, each.judgments, strict=True)
+    ]
     return Table(
         "By benchmark",
         ("Benchmark", "Student", "Judge", "Answers", "Judgments", "Tokens in", "Tokens out", "USD", "Hours"),
@@ -52,19 +52,13 @@ def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
 
     Both sides count every answer, those from the store included, so that a run in several starts compares too.
     """
-    rows = [
-        _compared(each, [stage for stage in summary.all_stages if stage.name == each.name]) for each in estimate.stages
-    ]
+    compared = ("Answers", "Tokens", "USD", "Time")
     return Table(
         "Estimate and actual",
-        (
-            "Stage",
-            *("Answers expected", "got"),
-            *("Tokens expected", "got"),
-            *("USD expected", "got"),
-            *("Time expected", "got"),
+        ("Stage", *(column for name in compared for column in (f"{name} expected", "got"))),
+        tuple(
+            _compared(each, [got for got in summary.all_stages if got.name == each.name]) for each in estimate.stages
         ),
-        tuple(rows),
         note="Expected before the run: likely (lowest–highest), with answers from the store counted as any other; got: "
         "up to now. Time is expected for the answers to ask for, and got at the last start of each stage.",
     )
@@ -87,34 +81,29 @@ def _row(each: Figures) -> tuple[str, ...]:
         each.name,
         each.asks,
         _short(each.needed.calls.likely) if asked else NOTHING,
-        _span(paid.calls, _short) if asked else NOTHING,
+        _cell(paid.calls, _short, asked=asked),
         _short(paid.prompt_tokens.likely) if asked else NOTHING,
         _short(paid.completion_tokens.likely) if asked else NOTHING,
-        _usd(paid.usd, asked=asked),
-        NOTHING if each.hours is None else _span(each.hours, _hours),
-        NOTHING if each.steps is None else _span(each.steps, _short),
+        _cell(paid.usd, number, asked=asked, lacking="unknown"),
+        _cell(each.hours, _hours),
+        _cell(each.steps, _short),
     )
 
 
 def _compared(expected: Figures, got: list[StageSummary]) -> tuple[str, ...]:
-    usage = sum((stage.usage for stage in got), Usage())
-    tokens = _added(expected.needed.prompt_tokens, expected.needed.completion_tokens)
-    asks = bool(expected.asks)
+    usage, needed, asks = sum((stage.usage for stage in got), Usage()), expected.needed, bool(expected.asks)
+    tokens = zip(astuple(needed.prompt_tokens), astuple(needed.completion_tokens), strict=True)
     return (
         expected.name,
-        _span(expected.needed.calls, _short) if asks else NOTHING,
+        _cell(needed.calls, _short, asked=asks),
         count(usage.calls + usage.stored if asks and got else None),
-        _span(tokens, _short) if asks else NOTHING,
+        _cell(Span(*map(sum, tokens)), _short, asked=asks),
         count(usage.prompt_tokens + usage.completion_tokens if asks and got else None),
-        _usd(expected.needed.usd, asked=asks),
+        _cell(needed.usd, number, asked=asks, lacking="unknown"),
         number(usage.usd if asks and got else None),
-        NOTHING if expected.hours is None else _span(expected.hours, lambda hours: duration(3600 * hours)),
+        _cell(expected.hours, lambda hours: duration(3600 * hours)),
         duration(sum(stage.seconds for stage in got) if got else None),
     )
-
-
-def _added(one: Span, other: Span) -> Span:
-    return Span(one.low + other.low, one.likely + other.likely, one.high + other.high)
 
 
 def _short(value: float) -> str:
@@ -125,16 +114,13 @@ def _short(value: float) -> str:
     return f"{value / size:,.{max(0, 3 - len(str(int(value / size))))}f}{unit}"
 
 
-def _usd(span: Span | None, *, asked: bool) -> str:
-    if span is None:
-        return "unknown"
-    return _span(span, number) if asked else NOTHING
-
-
 def _hours(value: float) -> str:
     return number(value, 1 if value >= 10 else 2)
 
 
-def _span(span: Span, in_words: Callable[[float], str]) -> str:
+def _cell(span: Span | None, in_words: Callable[[float], str], *, asked: bool = True, lacking: str = NOTHING) -> str:
+    """Likely (lowest–highest), or why there is no figure."""
+    if span is None or not asked:
+        return lacking if span is None else NOTHING
     low, likely, high = in_words(span.low), in_words(span.likely), in_words(span.high)
     return likely if low == high else f"{likely} ({low}–{high})"

@@ -90,7 +90,7 @@ def test_a_backbone_without_a_figure_is_no_success_at_any_start_and_is_still_com
         if summary.name == "q-b":
             raise NoFigure("9 of 40 failed")
 
-    monkeypatch.setattr("flows.series.require_round_figures", require)
+    monkeypatch.setattr("flows.series.benchmarks.require_round_figures", require)
     for well in ("finished", "finished before"):
         swept = sweep(listed, finish)
         assert outcomes(swept) == {"a": well, "b": "without a figure", "c": well}

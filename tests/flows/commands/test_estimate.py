@@ -10,7 +10,7 @@ from tapir_core.calls import Answer, AnswerStore, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.evidence import Instruction, label_request, teach_request
+from tapir_core.estimate.evidence import pool_requests
 from tapir_core.estimate.run import Estimate, Figures, estimate_run, load_estimate, save_estimate
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import load_prompt
@@ -48,8 +48,9 @@ def answer_first_rows(config: RunConfig, labels: int, answers: int) -> None:
     source = config.data.pool
     texts = standin_pool(source.rows, source.max_level, config.run.seed)["instruction"].to_list()
     prompt = load_prompt("label")
-    requests = [label_request(config, prompt, Instruction(text)) for text in texts[:labels]]
-    requests += [teach_request(config, Instruction(text)) for text in texts[:answers]]
+    rows = [{"instruction": text, "system": None, "reference": None} for text in texts]
+    requests = [pool_requests(config, prompt, row)[0] for row in rows[:labels]]
+    requests += [pool_requests(config, prompt, row)[1] for row in rows[:answers]]
     with AnswerStore(store_url(config)) as store:
         for request in requests:
             reply = Reply(Answer("Task type: Math", "stop", 90, 33), prompt_tokens=90, completion_tokens=33)

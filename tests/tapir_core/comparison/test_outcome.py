@@ -65,8 +65,7 @@ def test_equal_usd_buys_as_much_whether_students_are_asked_a_benchmark_or_not(tm
         buy_more(
             build(tmp_path, f"all-{asked}", asked=asked),
             build(tmp_path, f"one-{asked}", asked=asked, rounds=AT_RANDOM),
-            pool=240,
-            prices=PRICES,
+            PRICES,
         )
         for asked in (False, True)
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls import Answer, AnswerStore, Message, Request, store_url
+from tapir_core.calls import Answer, AnswerStore, Message, Request, Role, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig, Sampling
 from tapir_core.errors import ConfigError
@@ -39,6 +39,10 @@ def sized(**settings: Any) -> BenchmarkSize:
     return measure_benchmarks(configured(mine=settings), PROMPTS)["mine"]
 
 
+def calls(found: BenchmarkSize, role: Role) -> int:
+    return found.asks[role].calls
+
+
 def estimated(config: RunConfig) -> Estimate:
     return estimate_run(config, source="a test", sample=20)
 
@@ -62,13 +66,13 @@ def test_every_turn_and_every_judgment_of_the_files_counts(
     settings: dict[str, Any], questions: int, answers: int, judgments: int
 ) -> None:
     found = sized(**settings)
-    assert (found.questions, found.answers, found.judgments) == (questions, answers, judgments)
+    assert (found.questions, calls(found, "answer"), calls(found, "benchmark")) == (questions, answers, judgments)
 
 
 def test_a_second_turn_is_asked_and_judged_with_the_answer_to_the_first() -> None:
     found = sized(**MT_BENCH)
-    assert (found.earlier_answers, found.judged_answers) == (0.5, 1.5)
-    assert (sized(**VICUNA).earlier_answers, sized(**VICUNA).judged_answers) == (0.0, 1.0)
+    assert [found.asks[role].shows["answer"] for role in ("answer", "benchmark")] == [0.5, 1.5]
+    assert [sized(**VICUNA).asks[role].shows["answer"] for role in ("answer", "benchmark")] == [0.0, 1.0]
 
 
 def test_the_judges_prompt_holds_the_baselines_answers(tmp_path: Path) -> None:
@@ -78,8 +82,8 @@ def test_the_judges_prompt_holds_the_baselines_answers(tmp_path: Path) -> None:
     longer = tmp_path / "baseline.jsonl"
     longer.write_text("".join(json.dumps(each) + "\n" for each in answers))
     before, after = sized(**VICUNA), sized(**VICUNA | {"baseline": str(longer)})
-    assert after.judge_prompt_tokens > before.judge_prompt_tokens + 500
-    assert after.answer_prompt_tokens == before.answer_prompt_tokens
+    assert after.asks["benchmark"].tokens > before.asks["benchmark"].tokens + 500
+    assert after.asks["answer"].tokens == before.asks["answer"].tokens
 
 
 def test_a_judge_of_its_own_is_paid_at_its_own_price_for_every_student() -> None:

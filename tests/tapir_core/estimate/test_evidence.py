@@ -8,6 +8,7 @@ from tapir_core.calls.wire import Reply
 from tapir_core.config import ModelIdentity
 from tapir_core.curriculum import shares_of
 from tapir_core.estimate.evidence import (
+    Asked,
     KnownLength,
     past_seconds,
     read_pool,
@@ -38,27 +39,21 @@ def fill(url: str, answers: int, tokens: int) -> None:
 def test_lengths_are_those_of_the_same_model_in_the_same_role(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     fill(url, 30, 17)
-    found = stored_lengths(
-        url,
-        {
-            "mine": ("teach", VOICE, ()),
-            "another role": ("judge", VOICE, ()),
-            "another revision": ("teach", ModelIdentity("fake-model", "another revision"), ()),
-            "another prompt": ("teach", VOICE, ["another version"]),
-        },
-    )
-    assert found == {"mine": KnownLength(17.0, 30)}
+    mine = ("teach", VOICE, "")
+    others: list[Asked] = [("judge", VOICE, ""), ("teach", ModelIdentity("fake-model", "another revision"), "")]
+    found = stored_lengths(url, {mine: [], **{each: [] for each in others}, ("teach", VOICE, "b"): ["another version"]})
+    assert found == {mine: KnownLength(17.0, 30)}
 
 
 def test_a_few_answers_are_no_history(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     fill(url, 5, 17)
-    assert stored_lengths(url, {"mine": ("teach", VOICE, ())}) == {}
+    assert stored_lengths(url, {("teach", VOICE, ""): []}) == {}
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert not store_exists(no_store(tmp_path))
-    assert stored_lengths(no_store(tmp_path), {"mine": ("teach", VOICE, ())}) == {}
+    assert stored_lengths(no_store(tmp_path), {("teach", VOICE, ""): []}) == {}
     assert list(tmp_path.iterdir()) == []
     assert store_exists("postgresql://someone@host/store")
 
@@ -84,7 +79,7 @@ def test_runs_with_other_models_and_broken_ones_tell_nothing(tmp_path: Path) -> 
 def test_the_pool_is_the_one_that_the_run_will_have(tmp_path: Path) -> None:
     run: RunFolder = build_run(tmp_path, until=StageAt("label"))
     instructions, pool = read_pool(run.config, load_prompt("label"), no_store(tmp_path))
-    assert {each.text for each in instructions} == set(run.rows(StageAt("pool"))["instruction"])
+    assert {each["instruction"] for each in instructions} == set(run.rows(StageAt("pool"))["instruction"])
     assert pool.heldout_rows == run.rows(StageAt("heldout")).height
     assert pool.natural_shares == pytest.approx(shares_of(run.rows(StageAt("label"))))
     assert (pool.rows, pool.usable_share, pool.stored_labels) == (240, 1.0, 0)

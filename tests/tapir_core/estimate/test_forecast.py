@@ -3,15 +3,14 @@ from typing import Any
 
 import pytest
 
-from tapir_core.config import ModelIdentity, RunConfig
+from tapir_core.config import ModelIdentity
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.evidence import Evidence, Instruction, KnownLength, measure_prompts
+from tapir_core.estimate.evidence import KnownLength
 from tapir_core.estimate.run import Estimate, Figures, Span, estimate_json, forecast, load_estimate
 from tapir_core.estimate.workload import Pool
-from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tests.estimates import measured
 from tests.run_config import make_config
 
-PROMPTS = {name: load_prompt(name) for name in PROMPT_NAMES}
 POOL = Pool(240, 120)
 PRICED = {
     "type": "openai",
@@ -23,13 +22,9 @@ PRICED = {
 UNPRICED = {"type": "openai", "base_url": "https://llm.example.com/v1", "model": "some-model", "identity": "i"}
 
 
-def evidence_of(config: RunConfig) -> Evidence:
-    return Evidence(measure_prompts(config, PROMPTS, [Instruction("Add 2 and 3.")]), 1)
-
-
 def estimate(pool: Pool = POOL, **sections: Any) -> Estimate:
     config = make_config("runs", **sections)
-    return forecast(config, pool, evidence_of(config))
+    return forecast(config, pool, measured(config))
 
 
 def paid_by(teacher: Any, judge: Any, **more: Any) -> Estimate:
@@ -106,9 +101,9 @@ def test_what_the_store_holds_is_needed_and_not_paid() -> None:
 
 def test_known_lengths_replace_assumed_ones_and_narrow_the_span() -> None:
     config = make_config("runs", teacher={"endpoint": PRICED})
-    evidence = evidence_of(config)
+    evidence = measured(config)
     assumed = stage(forecast(config, POOL, evidence), "teach").needed.completion_tokens
-    known = replace(evidence, lengths={("teach", ModelIdentity("some-model", "i")): KnownLength(40.0, 500)})
+    known = replace(evidence, lengths={("teach", ModelIdentity("some-model", "i"), ""): KnownLength(40.0, 500)})
     seen = stage(forecast(config, POOL, known), "teach").needed.completion_tokens
     assert seen.likely == 240 * 40
     assert seen.high / seen.low < assumed.high / assumed.low
@@ -138,8 +133,8 @@ def test_every_judge_of_a_panel_is_asked_at_its_own_price_and_length() -> None:
     assert "judge another 120" in said
 
     config = make_config("runs", teacher={"endpoint": PRICED}, judge={"endpoint": PRICED, "panel": [dearer]})
-    lengths = {("judge", ModelIdentity("another", "i")): KnownLength(12.0, 500)}
-    short = forecast(config, POOL, replace(evidence_of(config), lengths=lengths))
+    lengths = {("judge", ModelIdentity("another", "i"), ""): KnownLength(12.0, 500)}
+    short = forecast(config, POOL, replace(measured(config), lengths=lengths))
     judged = stage(short, "judge").needed
     assert judged.completion_tokens.likely == pytest.approx(judged.calls.likely / 2 * (120 + 12))
 
@@ -152,7 +147,7 @@ def test_the_judge_of_a_panel_that_has_no_price_is_named() -> None:
 def test_hours_of_training_are_known_only_from_earlier_runs() -> None:
     config = make_config("runs")
     assert stage(estimate(), "train").hours is None
-    seen = replace(evidence_of(config), seconds={"train": 0.5, "label": 3.0})
+    seen = replace(measured(config), seconds={"train": 0.5, "label": 3.0})
     found = forecast(config, POOL, seen)
     training, labels = stage(found, "train"), stage(found, "label")
     assert training.hours is not None

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,21 +8,26 @@ from tapir_core.curriculum import Labelling
 from tapir_core.estimate.evidence import (
     MESSAGE_TOKENS,
     Instruction,
+    KnownLength,
     estimate_tokens,
-    label_request,
     measure_prompts,
-    teach_request,
+    pool_requests,
 )
+from tapir_core.estimate.run import forecast
+from tapir_core.estimate.workload import Pool, Prompts
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tasks.asking import chat, make_request
+from tests.estimates import measured
 from tests.run_config import make_config
 
 PROMPTS = {name: load_prompt(name) for name in PROMPT_NAMES}
-SAMPLE = [
-    Instruction("Add 2 and 3."),
-    Instruction("Name a bird.", system="You are terse."),
-    Instruction("What is 1 + 1?", reference="2"),
-]
+
+
+def row(instruction: str, system: str | None = None, reference: str | None = None) -> Instruction:
+    return {"instruction": instruction, "system": system, "reference": reference}
+
+
+SAMPLE = [row("Add 2 and 3."), row("Name a bird.", system="You are terse."), row("What is 1 + 1?", reference="2")]
 
 
 @pytest.mark.parametrize("each", SAMPLE)
@@ -29,33 +35,43 @@ def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
     config = make_config("runs")
     run: Any = SimpleNamespace(ref=SimpleNamespace(name="another"))
     voice = config.teacher.endpoint.answers_as("teacher")
-    label = chat(Labelling().render(PROMPTS["label"], each.text))
+    label = chat(Labelling().render(PROMPTS["label"], each["instruction"]))
     asked = make_request(run, "label", voice, label, config.teacher.labelling, prompt=PROMPTS["label"])
-    assert label_request(config, PROMPTS["label"], each).key == asked.key
-    taught = make_request(run, "teach", voice, chat(each.text, each.system), config.teacher.answering)
-    assert teach_request(config, each).key == taught.key
+    taught = make_request(run, "teach", voice, chat(each["instruction"], each["system"]), config.teacher.answering)
+    labelling, plain = pool_requests(config, PROMPTS["label"], each)
+    assert (labelling.key, plain.key) == (asked.key, taught.key)
 
 
 def test_a_prompt_is_the_real_one_and_answers_in_it_count_by_their_length() -> None:
-    measured = measure_prompts(make_config("runs"), PROMPTS, SAMPLE[:1])
-    lengths: Any = {"teach": 100.0, "answer": 40.0}
-    text = Labelling().render(PROMPTS["label"], SAMPLE[0].text)
-    assert measured.of("label", lengths) == estimate_tokens(text) + MESSAGE_TOKENS
-    assert measured.of("judge", lengths) == measured.fixed["judge"] + 140
-    assert measured.of("refine", lengths) == pytest.approx(measured.fixed["refine"] + 100)
-    assert measured.of("teach", lengths) == estimate_tokens(SAMPLE[0].text) + MESSAGE_TOKENS
+    found = measure_prompts(make_config("runs"), PROMPTS, SAMPLE[:1])
+    text = Labelling().render(PROMPTS["label"], SAMPLE[0]["instruction"])
+    assert found["label"] == Prompts(estimate_tokens(text) + MESSAGE_TOKENS)
+    assert found["judge"].shows == {"teach": 1, "answer": 1}
+    assert found["refine"].shows == {"teach": 1}
+    assert found["teach"] == Prompts(estimate_tokens(SAMPLE[0]["instruction"]) + MESSAGE_TOKENS)
 
 
 def test_a_judge_of_one_answer_sees_one() -> None:
     judge = {"endpoint": {"type": "standin"}, "mode": "pointwise"}
-    measured = measure_prompts(make_config("runs", judge=judge), PROMPTS, SAMPLE)
-    assert measured.of("judge", {"teach": 100.0, "answer": 40.0}) == measured.fixed["judge"] + 100
+    found = measure_prompts(make_config("runs", judge=judge), PROMPTS, SAMPLE)
+    assert found["judge"].shows == {"teach": 1}
+
+
+def test_a_reply_that_stands_in_a_prompt_lengthens_it_by_its_own_length() -> None:
+    config = make_config("runs")
+    voice = config.teacher.endpoint.answers_as("teacher")
+    found = measured(config)
+    long = replace(found, lengths={("teach", voice, ""): KnownLength(100.0, 50)})
+    for role, answers in (("judge", 2), ("refine", 1), ("label", 0)):
+        lines = {each.name: each.needed for each in forecast(config, Pool(240, 120), long).roles}
+        asked = lines[role].prompt_tokens.likely / lines[role].calls.likely
+        assert asked == pytest.approx(found.prompts[role].tokens + 100 * answers)  # type: ignore[index]  # roles
 
 
 def test_system_texts_and_references_lengthen_the_prompts_that_show_them() -> None:
     config = make_config("runs")
     plain, with_system, with_reference = (measure_prompts(config, PROMPTS, [each]) for each in SAMPLE)
-    assert with_system.fixed["teach"] > plain.fixed["teach"]
-    bare = measure_prompts(config, PROMPTS, [Instruction("What is 1 + 1?")])
-    assert with_reference.fixed["judge"] > bare.fixed["judge"]
-    assert with_reference.fixed["teach"] == bare.fixed["teach"]
+    assert with_system["teach"].tokens > plain["teach"].tokens
+    bare = measure_prompts(config, PROMPTS, [row("What is 1 + 1?")])
+    assert with_reference["judge"].tokens > bare["judge"].tokens
+    assert with_reference["teach"] == bare["teach"]

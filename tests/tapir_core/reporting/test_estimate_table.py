@@ -3,24 +3,20 @@ from typing import Any
 
 import pytest
 
-from tapir_core.estimate.evidence import Evidence, Instruction, measure_prompts
 from tapir_core.estimate.run import Estimate, estimate_json, forecast
 from tapir_core.estimate.workload import Pool
 from tapir_core.paths import ESTIMATE
-from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.reporting.estimate_table import comparison_table, kept_comparison, role_table, stage_table
 from tapir_core.reporting.page import Table
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
+from tests.estimates import measured
 from tests.run_builder import build_run, make_config
-
-PROMPTS = {name: load_prompt(name) for name in PROMPT_NAMES}
 
 
 def estimate(**sections: Any) -> Estimate:
     config = make_config("runs", **sections)
-    evidence = Evidence(measure_prompts(config, PROMPTS, [Instruction("Add 2 and 3.")]), 1)
-    return forecast(config, Pool(240, 120), evidence)
+    return forecast(config, Pool(240, 120), measured(config))
 
 
 def cells(table: Table, stage: str) -> tuple[str, ...]:
@@ -77,7 +73,6 @@ def test_a_run_is_compared_with_the_estimate_that_its_folder_keeps(tmp_path: Pat
 
 def test_large_figures_are_short() -> None:
     config = make_config("runs")
-    evidence = Evidence(measure_prompts(config, PROMPTS, [Instruction("Add 2 and 3.")]), 1)
     rows = {
         9_999: "9,999",
         52_520: "52.5k",
@@ -85,5 +80,5 @@ def test_large_figures_are_short() -> None:
         1_372_800: "1.37M",
     }
     for count, shown in rows.items():
-        table = stage_table(forecast(config, Pool(count), evidence))
+        table = stage_table(forecast(config, Pool(count), measured(config)))
         assert cells(table, "teach")[table.columns.index("Answers")] == shown
