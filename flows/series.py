@@ -25,7 +25,7 @@ from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
 from tapir_core.reporting.arms_report import conditions_of
 from tapir_core.reporting.benchmarks import require_round_figures
-from tapir_core.reporting.page import gain_sentence
+from tapir_core.reporting.page import sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
@@ -344,4 +344,4 @@ def _told(swept: Swept, config: RunConfig) -> Swept:
         require_round_figures(summary, config.evaluation.each_round)
     except NoFigure as error:
         return replace(swept, outcome="without a figure", message=str(error))
-    return replace(swept, message=gain_sentence(summary))
+    return replace(swept, message=sentence("gain", summary))

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_tables
+from tapir_core.reporting.benchmarks import benchmark_tables, figures_tables
 from tapir_core.reporting.judge_report import judge_tables, summarise_judge, write_judge_report
 from tapir_core.reporting.page import Table, markdown_text, plots_card
 from tapir_core.reporting.plots import score_plots
@@ -31,7 +31,7 @@ from tapir_core.summary.formats import round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
 
-_OF_A_ROUND = {
+_OF_A_ROUND: dict[str, Callable[[RoundSummary], Table]] = {
     "stages": stages_table,
     "mfd": mfd_table,
     "task-shares": shares_table,
@@ -165,7 +165,7 @@ def _show_plots(ref: RunRef, summary: RunSummary) -> None:
 
 def _show_benchmarks(ref: RunRef, summary: RunSummary) -> None:
     """All students side by side: a table for each benchmark, and for each of its judges if it had several."""
-    tables = benchmark_tables(summary, summary.compared, benchmark_names(summary))
+    tables = benchmark_tables(summary, summary.compared, summary.benchmark_names)
     for place, table in enumerate(tables, start=1):
         again = [each.title for each in tables[: place - 1]].count(table.title)
         _show(artifact_key(ref.name, "benchmark", table.title, *([str(again + 1)] if again else [])), table)

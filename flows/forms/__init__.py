@@ -26,7 +26,7 @@ from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, proje
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure, TapirError
 from tapir_core.paths import BACKBONES, RUN_RECORD
-from tapir_core.reporting.page import next_sentence
+from tapir_core.reporting.page import sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import summarise
 
@@ -132,7 +132,7 @@ def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
 
 def _progress_of(name: str) -> str:
     run = RunFolder(RunRef(worker_root(), name))
-    return next_sentence(summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
+    return sentence("next", summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
 
 
 @contextmanager

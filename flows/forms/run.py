@@ -35,15 +35,7 @@ from flows.retry_judge import retry_judge
 from tapir_core.errors import ConfigError, RunBusy
 from tapir_core.leases import RunLease
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
-from tapir_core.reporting.page import (
-    changes_sentence,
-    gain_sentence,
-    nothing_sentence,
-    report_path,
-    retried_sentence,
-    scores_sentence,
-    state_sentence,
-)
+from tapir_core.reporting.page import report_path, sentence
 from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
@@ -107,7 +99,7 @@ def distill_from_form(
     summary = drive(config, distil, say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {report_path(summary)}" if summary.next_stage is None else ""
-    return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary), shown)))
+    return " ".join(filter(None, (sentence("state", summary), sentence("gain", summary), shown)))
 
 
 @run_form_flow("retry-judge")
@@ -137,10 +129,10 @@ def retry_judge_from_form(
         summary = summarise(opened)
         if go_on:
             require_round_figures(summary, opened.config.evaluation.each_round)
-    reached = state_sentence(summary)
+    reached = sentence("state", summary)
     if not again and not stale:
-        return f"{nothing_sentence(also_terminal=also_terminal)} {reached}"
-    return " ".join([*map(retried_sentence, counts), changes_sentence(stale, redone=go_on), reached])
+        return f"{sentence('nothing', also_terminal)} {reached}"
+    return " ".join([*(sentence("retried", each) for each in counts), sentence("changes", stale, go_on), reached])
 
 
 @run_form_flow("evaluate")
@@ -169,9 +161,8 @@ def evaluate_from_form(
             evaluate_students.fn(opened.ref, compared, asked, also_terminal)
         summary = summarise(opened)
         require_figures(summary, compared, asked)
-        return " ".join(
-            filter(None, (scores_sentence(summary, numbers), benchmarks_sentence(summary, compared, asked)))
-        )
+        said = (sentence("scores", summary, numbers), benchmarks_sentence(summary, compared, asked))
+        return " ".join(filter(None, said))
 
 
 @run_form_flow("fine-tune", run_name="{run} round-{round_number}")

@@ -10,7 +10,6 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from markupsafe import Markup, escape
@@ -56,15 +55,6 @@ _PAPER = "color: #1f2328; background: #fff"
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML document may hold, not even escaped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A plot with the sentence that says how to read it."""
-
-    title: str
-    svg: Markup
-    caption: str
 
 
 class WithInterval(Protocol):

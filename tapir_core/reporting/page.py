@@ -1,13 +1,13 @@
-"""What reports are made of: tables, sentences, HTML pages, and Markdown for an artifact or a terminal.
+"""What reports are made of: sections of a table, a plot and a note, sentences; as HTML pages, and as Markdown.
 
-Words stand in templates beside this module, all of which are filled in here. A page extends ``page.html.jinja2``: a
-head of its own, then sections, with no script and no network. All text is escaped; only a plot's SVG, which
-`tapir_core.reporting.figure` made, enters as it is. In Markdown, text that may hold data (names of models, categories,
-judges) goes through `markdown_text`, so that it is shown as it is written.
+A section is data. Pages and sentences stand in templates beside this module, all of which are filled in here. A page
+extends ``page.html.jinja2``: a head of its own, then sections, with no script and no network. All text is escaped; only
+a plot's SVG, which `tapir_core.reporting.figure` made, enters as it is. In Markdown, text that may hold data (names of
+models, categories, judges) goes through `markdown_text`, so that it is shown as it is written.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import getmembers, isfunction
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import jinja2
+from markupsafe import Markup
 
 from tapir_core.paths import REPORT
-from tapir_core.reporting.figure import Plot, image_address
+from tapir_core.reporting.figure import image_address
 from tapir_core.summary import formats
-from tapir_core.summary.formats import student_name
-from tapir_core.summary.types import RunSummary, Score
+from tapir_core.summary.types import RunSummary
 
 _SPECIAL = re.compile(
     r"""[\\`*<>\[\]|~$]
@@ -67,33 +67,37 @@ def table_of(
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Plots and tables under a heading; one within another is folded until a reader opens it."""
+    """A piece of a report under a heading: a plot, a table beside it, and a note on how to read them."""
 
     title: str
-    """Empty of a section that needs no heading; its tables have none either."""
-    parts: "Sequence[Plot | Table | Section | None]"
+    """Empty where no heading is needed."""
+    table: Table | None = None
+    plot: Markup | None = None
     note: str = ""
-
-    @property
-    def shown(self) -> "list[Plot | Table | Section]":
-        """The parts that have something to show."""
-        return [part for part in self.parts if part]
+    folded: bool = False
+    """Whether a reader opens the table."""
 
     def __bool__(self) -> bool:
         """Whether there is something to show."""
-        return bool(self.shown)
+        return bool(self.table or self.plot)
 
 
-def render_page(template: str, sections: Sequence[Section], **fields: object) -> str:
+def section_of(table: Table, *, folded: bool = False) -> Section:
+    """A table under its own title."""
+    return Section(table.title, table, folded=folded)
+
+
+def render_page(template: str, sections: Iterable[Section | None], **fields: object) -> str:
     """The page of ``template`` with those of ``sections`` that have something to show."""
     return render(template, sections=[section for section in sections if section], **fields)
 
 
-def plots_card(plots: Iterable[Plot]) -> str:
-    """Plots with their captions, each an image within the Markdown; nothing where there is no plot."""
+def plots_card(sections: Iterable[Section | None]) -> str:
+    """The plots of sections with their notes, each an image within the Markdown; nothing where there is no plot."""
     # As text: what is put into markup would be escaped.
-    images = ((markdown_text(plot.title), image_address(str(plot.svg)), markdown_text(plot.caption)) for plot in plots)
-    return "\n".join(f"## {title}\n\n![{title}]({image})\n\n{caption}\n" for title, image, caption in images)
+    found = [(markdown_text(each.title), each.plot, markdown_text(each.note)) for each in sections if each]
+    images = ((title, image_address(str(plot)), note) for title, plot, note in found if plot)
+    return "\n".join(f"## {title}\n\n![{title}]({image})\n\n{note}\n" for title, image, note in images)
 
 
 def markdown_table(table: Table) -> str:
@@ -119,76 +123,15 @@ def render(template: str, **fields: object) -> str:
     return _environment().get_template(template).render(**fields)
 
 
-def say(name: str, *fields: object) -> str:
+def sentence(name: str, *fields: object) -> str:
     """The sentence ``name`` of ``sentences.jinja2`` as plain text; empty where there is nothing to say."""
-    sentence: str = getattr(_environment().get_template("sentences.jinja2").module, name)(*fields)
-    return re.sub(r"\s*\n\s*", " ", sentence).strip()
-
-
-def state_sentence(summary: RunSummary) -> str:
-    """Whether the run is done, and if not, what comes next."""
-    return say("state", summary)
-
-
-def next_sentence(summary: RunSummary) -> str:
-    """How far the run is, and its next stage."""
-    return say("next", summary)
-
-
-def gain_sentence(summary: RunSummary) -> str:
-    """What training by curriculum gained over S_0; empty before the first round is evaluated."""
-    return say("gain", summary)
-
-
-def scores_sentence(summary: RunSummary, numbers: Sequence[int]) -> str:
-    """Held-out accuracy of these students, on a line."""
-    found = [
-        (student_name(each.number), split, each.score(split))
-        for each in filter(None, map(summary.round, numbers))
-        for split in ("dev", "test")
-    ]
-    return say("scores", [each for each in found if each[2] is not None])
-
-
-def accuracy_note(scores: Iterable[Score | None]) -> str:
-    """What held-out accuracies are, how the answers were drawn, and why some have no figure; empty of none."""
-    return say("accuracy_note", [each for each in scores if each is not None])
-
-
-def caution_sentence(summary: RunSummary) -> str:
-    """Says plainly that no LLM taught or judged, that a judge judges its own answers, or varies; empty of none."""
-    return say("caution", summary)
-
-
-def ui_sentence(summary: RunSummary) -> str:
-    """How to see the run in Prefect's UI."""
-    return say("ui", summary)
-
-
-def report_sentence(summary: RunSummary) -> str:
-    """Where the report lies and how it opens."""
-    path = report_path(summary)
-    return say("report", summary, path, "" if "://" in path else Path(path).absolute().as_uri())
+    said: str = getattr(_environment().get_template("sentences.jinja2").module, name)(*fields)
+    return re.sub(r"\s*\n\s*", " ", said).strip()
 
 
 def report_path(summary: RunSummary) -> str:
     """Where the report lies."""
     return f"{summary.root}/{summary.name}/{REPORT}"
-
-
-def nothing_sentence(*, also_terminal: bool) -> str:
-    """Of a retry of the judge: nothing was missing."""
-    return say("nothing", also_terminal)
-
-
-def retried_sentence(counts: Mapping[str, int]) -> str:
-    """What a round lacked before its judge was asked again, and lacks now: ``counts`` as *retry-judge* gives them."""
-    return say("retried", counts)
-
-
-def changes_sentence(stale: Sequence[object], *, redone: bool) -> str:
-    """Which stages the verdicts of a retry change."""
-    return say("changes", stale, redone)
 
 
 @lru_cache(maxsize=1)
@@ -200,5 +143,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, say=say)
+    known = dict(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentence=sentence, report_path=report_path)
+    made.globals.update(known, markdown_table=markdown_table, markdown_text=markdown_text)
     return made

@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 
 from tapir_core.judging.estimates import Estimate, estimate_mean
-from tapir_core.reporting.figure import Plot
 from tapir_core.reporting.judge_report import (
     JudgeRound,
     plot_gap,
@@ -15,13 +14,15 @@ from tapir_core.reporting.judge_report import (
     plot_unscored,
     summarise_judge,
 )
+from tapir_core.reporting.page import Section
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 
 
-def svg_of(plot: Plot | None) -> str:
+def svg_of(plot: Section | None) -> str:
     assert plot is not None
-    return plot.svg
+    assert plot.plot is not None
+    return plot.plot
 
 
 def mean_gap(pairs: pl.DataFrame) -> Estimate:

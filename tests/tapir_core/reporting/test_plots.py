@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from tapir_core.reporting import plots
-from tapir_core.reporting.figure import Plot, draw, interval_bars
+from tapir_core.reporting.figure import draw, interval_bars
+from tapir_core.reporting.page import Section
 from tapir_core.reporting.plots import Spokes, plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.tables import accuracy_table
 from tapir_core.summary import summarise
@@ -20,12 +21,13 @@ from tapir_core.summary.types import RoundSummary, RunSummary
 from tests.run_builder import build_run
 
 
-def svg_of(plot: Plot | None) -> str:
+def svg_of(plot: Section | None) -> str:
     assert plot is not None
-    return plot.svg
+    assert plot.plot is not None
+    return plot.plot
 
 
-PLOTS: dict[str, Callable[[RunSummary], Plot | None]] = {
+PLOTS: dict[str, Callable[[RunSummary], Section | None]] = {
     "mfd": lambda run: plots.plot_mfd(run.rounds[2:]),
     "shares": lambda run: plots.plot_shares(run.rounds[2:]),
     "accuracy": lambda run: plots.plot_accuracy(run.students),
