@@ -20,7 +20,7 @@ from prefect.context import FlowRunContext
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_tables, figures_tables
 from tapir_core.reporting.judge_report import judge_tables, summarise_judge, write_judge_report
-from tapir_core.reporting.page import Table, markdown_text, plots_card
+from tapir_core.reporting.page import Table, markdown_text, render_markdown
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card, write_report
 from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
@@ -159,7 +159,7 @@ def _pages(ref: RunRef, names: Mapping[int, Sequence[str]]) -> dict[str, dict[st
 
 def _show_plots(ref: RunRef, summary: RunSummary) -> None:
     """Held-out accuracy and benchmarks of all students, one key for the whole run: its versions are its history."""
-    card = plots_card(score_plots(summary))
+    card = render_markdown(score_plots(summary))
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, _PLOTS), f"Plots of {ref.name}")
 
 

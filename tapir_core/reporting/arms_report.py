@@ -32,7 +32,7 @@ from tapir_core.reporting.page import (
     Table,
     markdown_table,
     markdown_text,
-    plots_card,
+    render_markdown,
     render_page,
     section_of,
     table_of,
@@ -78,7 +78,7 @@ def arms_card(compared: ComparedArms) -> str:
 
 def arms_plots_card(compared: ComparedArms) -> str:
     """The plots of the page in Markdown; nothing where there is no plot."""
-    return plots_card(_plots(compared))
+    return render_markdown(_plots(compared))
 
 
 def arms_json(compared: ComparedArms) -> str:

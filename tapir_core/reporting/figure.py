@@ -90,9 +90,9 @@ def draw(title: str, height_inches: float, fill: Callable[[Any], None], *, legen
     return Markup(_inline(svg, title))
 
 
-def image_address(svg: str) -> str:
+def image_address(svg: Markup) -> str:
     """A `data:` address of what `draw` made, dark on white: an image takes no colour from the page that shows it."""
-    image = svg.replace("<svg ", f'<svg style="{_PAPER}" ', 1)
+    image = str(svg).replace("<svg ", f'<svg style="{_PAPER}" ', 1)
     return f"data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()}"
 
 

@@ -5,10 +5,9 @@ must hold, so a round whose verdicts allow no selection can be looked at too. Ho
 shows is binned, so its size does not grow with the pool.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,8 +20,9 @@ from tapir_core.judging import estimates, expected_orders
 from tapir_core.judging.estimates import WINNERS, Estimate
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
-from tapir_core.reporting.figure import COLOURS, GREY, INK, draw, points_with_intervals, stacked_bars
+from tapir_core.reporting.figure import COLOURS, GREY, draw, points_with_intervals, stacked_bars
 from tapir_core.reporting.page import Section, Table, render_page, section_of
+from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader
@@ -180,13 +180,17 @@ def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
 def render_judge_report(found: JudgeRound) -> str:
     """The page. Everything that is text is escaped."""
     tables, whole = judge_tables(found), found.whole
-    sections: list[Section | None] = [Section("", tables["judge"])]
-    if whole.agreement is not None and (gap := plot_gap(whole.pairs, whole.agreement.gap)):
-        sections += [gap, plot_orders(whole.pairs), section_of(tables["judge-winners"])]
-    sections += [section_of(tables["judge-panel"]), section_of(tables["judge-single"]), plot_length(whole.scores)]
-    if unscored := plot_unscored(whole.unscored.reasons):
-        unscored_tables = section_of(tables["judge-unscored"]), section_of(tables["judge-task-types"], folded=True)
-        sections += [unscored, *unscored_tables]
+    pairs = whole.pairs if whole.agreement is not None else whole.pairs.clear()
+    sections = [
+        Section("", tables["judge"]),
+        plot_order_gap({round_name(found.number): pairs["order_gap"]}),
+        replace(plot_orders(pairs), table=tables["judge-winners"]),
+        section_of(tables["judge-panel"]),
+        section_of(tables["judge-single"]),
+        plot_length(whole.scores),
+        replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
+        section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
+    ]
     return render_page("judge_report.html.jinja2", sections, found=found)
 
 
@@ -287,39 +291,12 @@ def _stderr(estimate: Estimate, cell: _Cell) -> str:
     return percent(estimate.stderr) if cell is percent else number(estimate.stderr)
 
 
-def plot_gap(pairs: pl.DataFrame, gap: Estimate) -> Section | None:
-    """Histogram of the order gap in half points, with its mean and the mean's interval."""
-    if not pairs.height:
-        return None
-    values = pairs["order_gap"].to_list()
-    low, high = math.floor(2 * min(values)), math.ceil(2 * max(values))
-    edges = [(2 * step - 1) / 4 for step in range(low, high + 2)]
-
-    def fill(axes: Any) -> None:
-        axes.hist(values, bins=edges, color=COLOURS[0], rwidth=0.9)
-        axes.axvline(0, color=INK, linewidth=0.8)
-        if gap.low is not None and gap.high is not None:
-            axes.axvspan(gap.low, gap.high, color=COLOURS[3], alpha=0.25, linewidth=0)
-        axes.axvline(gap.value, color=COLOURS[3], linewidth=1.4, linestyle="--", label=f"mean {gap.value:+.2f}")
-        axes.set(xlabel="order gap = MFD teacher first − MFD student first, points", ylabel="instructions")
-        axes.legend(loc="upper right")
-
-    return Section(
-        "What the order of the answers does",
-        plot=draw("Histogram of the order gap", 2.3, fill),
-        note="One instruction counts once. Right of 0 the teacher's answer gains by being shown first. Dashed: the "
-        "mean; the band around it is its 95 % interval.",
-    )
-
-
-def plot_orders(pairs: pl.DataFrame) -> Section | None:
+def plot_orders(pairs: pl.DataFrame) -> Section:
     """MFD in one order against the other; a dot's area is the number of instructions on its half point."""
-    if not pairs.height:
-        return None
     one, other = ([round(2 * mfd) / 2 for mfd in pairs[order]] for order in ("student_first", "teacher_first"))
     dots = Counter(zip(one, other, strict=True))
-    most = max(dots.values())
-    ends = [min(*one, *other) - 0.5, max(*one, *other) + 0.5]
+    most = max(dots.values(), default=0)
+    ends = [min([*one, *other], default=0.0) - 0.5, max([*one, *other], default=0.0) + 0.5]
 
     def fill(axes: Any) -> None:
         axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--")
@@ -330,16 +307,14 @@ def plot_orders(pairs: pl.DataFrame) -> Section | None:
 
     return Section(
         "One order against the other",
-        plot=draw("MFD in one order against the other", 3.9, fill),
+        plot=draw("MFD in one order against the other", 3.9, fill) if dots else None,
         note="A dot's area is the number of instructions there. On the dashed line both orders give the same MFD; a "
         "judge that favours the first answer lies above it.",
     )
 
 
-def plot_length(scores: pl.DataFrame) -> Section | None:
+def plot_length(scores: pl.DataFrame) -> Section:
     """Mean score of student and teacher by length of the answer, in ten equal groups, with 95 % intervals."""
-    if not scores.height:
-        return None
 
     def fill(axes: Any) -> None:
         for who, colour, marker in (("student", COLOURS[1], "o"), ("teacher", COLOURS[0], "s")):
@@ -353,15 +328,13 @@ def plot_length(scores: pl.DataFrame) -> Section | None:
 
     return Section(
         "What the length of an answer does",
-        plot=draw("Score by length of the answer", 2.6, fill),
+        plot=draw("Score by length of the answer", 2.6, fill) if scores.height else None,
         note="Answers in ten groups of equal size, from short to long. Bars are 95 % intervals of the mean.",
     )
 
 
-def plot_unscored(reasons: Mapping[str, int]) -> Section | None:
+def plot_unscored(reasons: Mapping[str, int]) -> Section:
     """Unscored verdicts by reason; the rarest reasons are one bar."""
-    if not reasons:
-        return None
     shown = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     bars = [(_plain(reason), count) for reason, count in shown[:_REASONS]]
     rest = sum(count for _, count in shown[_REASONS:])
@@ -373,7 +346,7 @@ def plot_unscored(reasons: Mapping[str, int]) -> Section | None:
 
     return Section(
         "What was left unscored",
-        plot=draw("Unscored verdicts by reason", 0.7 + 0.28 * len(bars), fill),
+        plot=draw("Unscored verdicts by reason", 0.7 + 0.28 * len(bars), fill) if bars else None,
         note="An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
     )
 

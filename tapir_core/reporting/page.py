@@ -92,12 +92,9 @@ def render_page(template: str, sections: Iterable[Section | None], **fields: obj
     return render(template, sections=[section for section in sections if section], **fields)
 
 
-def plots_card(sections: Iterable[Section | None]) -> str:
-    """The plots of sections with their notes, each an image within the Markdown; nothing where there is no plot."""
-    # As text: what is put into markup would be escaped.
-    found = [(markdown_text(each.title), each.plot, markdown_text(each.note)) for each in sections if each]
-    images = ((title, image_address(str(plot)), note) for title, plot, note in found if plot)
-    return "\n".join(f"## {title}\n\n![{title}]({image})\n\n{note}\n" for title, image, note in images)
+def render_markdown(sections: Iterable[Section | None]) -> str:
+    """Those of the sections that have something to show; a plot is an image within the Markdown."""
+    return render("sections.md.jinja2", sections=[section for section in sections if section])
 
 
 def markdown_table(table: Table) -> str:
@@ -105,12 +102,6 @@ def markdown_table(table: Table) -> str:
     head, *rows = ([*map(markdown_text, row)] for row in (table.columns, *table.rows))
     rules = [":--" if place < table.text_columns else "--:" for place in range(len(table.columns))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows))
-
-
-def table_section(table: Table) -> str:
-    """A table in Markdown below its title and above its note."""
-    note = f"\n\n{markdown_text(table.note)}" if table.note else ""
-    return f"## {markdown_text(table.title)}\n\n{markdown_table(table)}{note}"
 
 
 def markdown_text(text: str) -> str:
@@ -143,6 +134,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    known = dict(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentence=sentence, report_path=report_path)
-    made.globals.update(known, markdown_table=markdown_table, markdown_text=markdown_text)
+    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentence=sentence)
+    made.globals.update(report_path=report_path, markdown_table=markdown_table)
+    made.filters.update(markdown_text=markdown_text, image_address=image_address)
     return made

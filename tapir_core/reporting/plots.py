@@ -6,20 +6,22 @@ figures of one judge, prompt and settings only; others have a panel of their own
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from markupsafe import Markup
 
 from tapir_core.evaluation.statistics import ALL
-from tapir_core.judging.estimates import Estimate
+from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
 from tapir_core.reporting.figure import (
     COLOURS,
     GREY,
+    INK,
     draw,
     draw_task_types,
     name_rows,
@@ -32,6 +34,8 @@ from tapir_core.stages import lines
 from tapir_core.summary.formats import first_two_and_last, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tapir_core.task_types import TASK_TYPES
+
+_Item = TypeVar("_Item")
 
 _MARKERS = ("o", "s", "D")
 _FEWEST_SPOKES = 3
@@ -46,13 +50,11 @@ _UNITS = (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 300), ("seconds", 1.0, 
 def score_plots(summary: RunSummary) -> list[Section]:
     """The plots of held-out accuracy and of benchmarks, as far as somebody was asked."""
     heldout = [plot_accuracy(summary.students), plot_accuracy_by_task_type(summary.students)]
-    return [plot for plot in (*heldout, *benchmark_plots(summary)) if plot is not None]
+    return [plot for plot in (*heldout, *benchmark_plots(summary)) if plot]
 
 
-def plot_accuracy(students: Sequence[RoundSummary]) -> Section | None:
+def plot_accuracy(students: Sequence[RoundSummary]) -> Section:
     """Held-out accuracy of every student with 95 % intervals, dev and test."""
-    if not students:
-        return None
 
     def fill(axes: Any) -> None:
         for offset, (split, marker) in enumerate((("test", "o"), ("dev", "s"))):
@@ -68,34 +70,28 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> Section | None:
 
     return Section(
         "Accuracy by round",
-        plot=draw("Held-out accuracy by round with 95 % intervals", 2.7, fill),
+        plot=draw("Held-out accuracy by round with 95 % intervals", 2.7, fill) if students else None,
         note="Share of held-out instructions with the right final result. Bars are 95 % intervals. The test split "
         "is read by no decision; the dev split is, so its curve may flatter the best round.",
     )
 
 
-def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Section | None:
+def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Section:
     """Accuracy on each task type of the test split: backbone, S_0 and the last student."""
-    if not students:
-        return None
     shown = first_two_and_last(students)
     colours = (GREY, COLOURS[1], COLOURS[0])[-len(shown) :]
-    series = [
-        (student_name(each.number), colour, each.by_task_type()) for each, colour in zip(shown, colours, strict=True)
-    ]
+    series = [(student_name(each.number), of, each.by_task_type()) for each, of in zip(shown, colours, strict=False)]
     title, axis = "Accuracy by task type on the test split", "accuracy on the test split, %"
-    plot = draw_task_types(title, axis, series, legend_columns=3)
+    plot = draw_task_types(title, axis, series, legend_columns=3) if shown else None
     return Section("Accuracy by task type", plot=plot, note="Test split; lines are 95 % intervals.")
 
 
-def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> Section | None:
+def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> Section:
     """Loss, learning rate and gradient norm of each step of each training, one training after another.
 
     ``trainings`` are students with what ``training.json`` says; one without a curve is left out.
     """
     curves = {name: of["loss_curve"] for name, of in trainings.items() if of.get("loss_curve")}
-    if not curves:
-        return None
 
     def fill(panels: Any) -> None:
         begun = 0
@@ -114,18 +110,16 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> Section | None:
 
     return Section(
         "Training",
-        plot=draw("Loss, learning rate and gradient norm by step", 4.6, fill, nrows=3, sharex=True),
+        plot=draw("Loss, learning rate and gradient norm by step", 4.6, fill, nrows=3, sharex=True) if curves else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
         f"tokens of answers, of one batch a step; of more than {_MOST_STEPS} steps some are left out.",
     )
 
 
-def plot_mfd(rounds: Sequence[RoundSummary]) -> Section | None:
+def plot_mfd(rounds: Sequence[RoundSummary]) -> Section:
     """MFD histogram of each judged round, one above the other on the same axis, with δ and the seeds in colour."""
     shown = [(each, each.difficulty) for each in rounds if each.difficulty is not None]
-    if not shown:
-        return None
-    edges = _edges(pl.concat([rows["mfd"] for _, rows in shown]))
+    edges = _edges([rows["mfd"] for _, rows in shown])
 
     def fill(panels: Any) -> None:
         for axes, (each, rows) in zip(panels[:, 0], shown, strict=True):
@@ -145,42 +139,45 @@ def plot_mfd(rounds: Sequence[RoundSummary]) -> Section | None:
     panels = {"nrows": len(shown), "sharex": True, "sharey": True, "squeeze": False}
     return Section(
         "How hard the pool is",
-        plot=draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **panels),
+        plot=draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **panels) if shown else None,
         note=f"Blue: the seeds. Mean MFD: {', '.join(f'{name} {number(mean)}' for name, mean in means.items())}.",
     )
 
 
-def plot_order_gap(rounds: Sequence[RoundSummary]) -> Section | None:
-    """Histogram of the order gap by round, with its mean: how far the order of the two answers moves the MFD."""
-    judged = [(each, each.difficulty["order_gap"].drop_nulls()) for each in rounds if each.difficulty is not None]
-    shown = _few([(each, gaps) for each, gaps in judged if len(gaps)])
-    if not shown:
-        return None
-    edges = _edges(pl.concat([gaps for _, gaps in shown]))
+def plot_order_gap(judged: Mapping[str, pl.Series]) -> Section:
+    """Histogram of the order gap, with its mean: how far the order of the two answers moves the MFD.
+
+    ``judged`` are order gaps by what they are of; those that are empty are left out.
+    """
+    shown = _few([(name, gaps.to_list()) for name, gaps in judged.items() if len(gaps)])
+    edges = [edge - 0.25 for edge in _edges([gaps for _, gaps in shown])]
 
     def fill(axes: Any) -> None:
-        for (each, gaps), colour in zip(shown, COLOURS, strict=False):
-            style = {"histtype": "step", "linewidth": 1.5, "color": colour}
-            label = f"{round_name(each.number)}, mean {fmean(gaps):+.2f}"
-            axes.hist(gaps.to_list(), bins=edges, weights=[100 / len(gaps)] * len(gaps), label=label, **style)
-            axes.axvline(fmean(gaps), color=colour, linewidth=1, linestyle="--")
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for (name, gaps), colour in zip(shown, COLOURS, strict=False):
+            mean = estimate_mean(gaps)
+            label = f"{name}, mean {mean.value:+.2f}"
+            style = {"histtype": "step", "linewidth": 1.5, "color": colour, "label": label}
+            axes.hist(gaps, bins=edges, weights=[100 / len(gaps)] * len(gaps), **style)
+            axes.axvline(mean.value, color=colour, linewidth=1, linestyle="--")
+            if mean.low is not None and mean.high is not None:
+                axes.axvspan(mean.low, mean.high, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="order gap = MFD teacher first − MFD student first, points", ylabel="share of the scored, %")
         axes.legend(loc="upper right")
 
-    beyond = percent(fmean(shown[-1][1].abs() > 2))
+    beyond = [f"{percent(fmean(abs(gap) > 2 for gap in gaps))} of {name}" for name, gaps in shown]
     return Section(
         "What the order of the answers does",
-        plot=draw("Histogram of the order gap by round", 2.3, fill),
+        plot=draw("Histogram of the order gap", 2.5, fill) if shown else None,
         note="How much harder an instruction looks when the teacher's answer is shown first. A judge without position "
-        f"bias centres on 0; beyond ±2 points lie {beyond} in the last round.",
+        "bias centres on 0. Dashed: the mean; the band around it is its 95 % interval. Beyond ±2 points lie "
+        f"{', '.join(beyond)}.",
     )
 
 
-def plot_shares(rounds: Sequence[RoundSummary]) -> Section | None:
+def plot_shares(rounds: Sequence[RoundSummary]) -> Section:
     """Task shares: natural, target, and got by the mixtures of the rounds."""
     shown = _few([(each, each.mixture.shares) for each in rounds if each.mixture is not None])
-    if not shown:
-        return None
     used = {name for _, table in shown for name, *shares in table.rows() if any(shares)}
     names = [name for name in TASK_TYPES if name in used]
 
@@ -199,21 +196,20 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> Section | None:
 
     return Section(
         "Task shares",
-        plot=draw("Task shares: natural, target and got by round", 0.9 + 0.19 * len(names), fill, legend=4),
+        plot=draw("Task shares by round", 0.9 + 0.19 * len(names), fill, legend=4) if shown else None,
         note="Natural: the pool as it came. Target: the configured shares. Got: the mixture of a round.",
     )
 
 
-def plot_time(summary: RunSummary) -> Section | None:
+def plot_time(summary: RunSummary) -> Section:
     """Time by stage, stacked for each part of the run; the shortest stages are one colour."""
-    if not (took := stage_seconds(summary)):
-        return None
+    took = stage_seconds(summary)
     totals = sum(map(Counter, took.values()), Counter[str]())
     colours = {name: colour for (name, _), colour in zip(totals.most_common(), COLOURS, strict=False)}
     stages = {name: [name] for name in lines() if name in colours}
     if rest := [name for name in totals if name not in colours]:
         stages["other stages"] = rest
-    longest = max(sum(of.values()) for of in took.values())
+    longest = max((sum(of.values()) for of in took.values()), default=0.0)
     unit, seconds = next((name, size) for name, size, least in _UNITS if longest >= least)
     series = [
         (label, colours.get(label, GREY), [sum(of.get(name, 0.0) for name in names) / seconds for of in took.values()])
@@ -226,7 +222,7 @@ def plot_time(summary: RunSummary) -> Section | None:
 
     return Section(
         "Time by stage",
-        plot=draw("Time by stage and round", 1.1 + 0.3 * len(took), fill, legend=4),
+        plot=draw("Time by stage and round", 1.1 + 0.3 * len(took), fill, legend=4) if took else None,
         note="Answer and judge overlap, so do label and teach: bars can be longer than the clock showed.",
     )
 
@@ -335,12 +331,12 @@ def _name_students(axes: Any, rounds: Sequence[int]) -> None:
     axes.set(xticks=range(len(rounds)), xticklabels=[*map(student_name, rounds)], xlim=(-0.4, len(rounds) - 0.6))
 
 
-def _edges(values: pl.Series) -> list[float]:
+def _edges(values: Sequence[Iterable[float]]) -> list[float]:
     """Bins of half a point over all values."""
-    found = values.to_list() or [0.0]
+    found = [*chain.from_iterable(values)] or [0.0]
     low, high = math.floor(min(found)), math.floor(max(found)) + 1
-    return [low + step / 2 for step in range(2 * (high - low) + 1)]
+    return [low + step / 2 for step in range(2 * (high - low) + 2)]
 
 
-def _few(rounds: list[tuple[RoundSummary, Any]]) -> list[tuple[RoundSummary, Any]]:
+def _few(rounds: list[_Item]) -> list[_Item]:
     return rounds if len(rounds) <= len(_MARKERS) else [rounds[0], *rounds[-2:]]

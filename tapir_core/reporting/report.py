@@ -5,7 +5,7 @@ All are made from the run folder alone, so they can be made again at any time, o
 and folders of the machine that made it stay out of a model card; digests stand in their place.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -26,19 +26,16 @@ from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.page import (
     Section,
     Table,
-    markdown_text,
     render,
     render_page,
     report_path,
     section_of,
-    sentence,
     table_of,
-    table_section,
 )
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, choose_examples, summarise
-from tapir_core.summary.formats import NOTHING, count, first_two_and_last, moment, number, round_name, student_name
+from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
 from tapir_core.summary.types import Examples, RunSummary
 
 _EXAMPLES = 10
@@ -91,20 +88,20 @@ def render_report(
         "report.html.jinja2",
         [*sections, section_of(estimate) if estimate else None],
         summary=summary,
-        scores=[_beside(plots.plot_accuracy(summary.students), scored), *benchmarks[:1]],
+        scores=[replace(plots.plot_accuracy(summary.students), table=scored), *benchmarks[:1]],
         examples=examples,
         config=resolved_json(summary.config),
     )
 
 
-def _of_students(summary: RunSummary, radars: list[Section], gains: Table | None) -> list[Section | None]:
+def _of_students(summary: RunSummary, radars: list[Section], gains: Table | None) -> list[Section]:
     figures = [
         replace(section_of(table, folded=True), title=f"{table.title}, with intervals")
         for who in summary.compared
         for table in figures_tables(student_name(who), summary.benchmarks(who))
     ]
     return [
-        _beside(plots.plot_accuracy_by_task_type(summary.students), tables.accuracy_table(summary)),
+        replace(plots.plot_accuracy_by_task_type(summary.students), table=tables.accuracy_table(summary)),
         *radars,
         *map(section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
         section_of(gains) if gains else None,
@@ -112,14 +109,16 @@ def _of_students(summary: RunSummary, radars: list[Section], gains: Table | None
     ]
 
 
-def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) -> list[Section | None]:
+def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) -> list[Section]:
     mixed, found = summary.mixed_rounds, summary.decontamination
+    judged = [(round_name(each.number), each.difficulty) for each in summary.rounds]
+    gaps = {name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None}
     return [
         section_of(tables.rounds_table(summary)),
         plots.plot_mfd(summary.rounds),
-        plots.plot_order_gap(summary.rounds),
-        _beside(plots.plot_shares(mixed), tables.shares_table(*mixed)),
-        _beside(plots.plot_training(trainings), tables.trainings_table(trainings)),
+        plots.plot_order_gap(gaps),
+        replace(plots.plot_shares(mixed), table=tables.shares_table(*mixed)),
+        replace(plots.plot_training(trainings), table=tables.trainings_table(trainings)),
         replace(section_of(tables.left_out_table(summary)), note=_LEFT_OUT),
         section_of(tables.decontamination_table(found)),
         section_of(tables.contaminated_table(found), folded=True),
@@ -127,14 +126,10 @@ def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) 
     ]
 
 
-def _of_spend(summary: RunSummary) -> list[Section | None]:
+def _of_spend(summary: RunSummary) -> list[Section]:
     calls = replace(section_of(tables.spend_table(summary)), title="Calls to teacher and judge")
-    time = _beside(plots.plot_time(summary), tables.seconds_table(summary))
+    time = replace(plots.plot_time(summary), table=tables.seconds_table(summary))
     return [time, calls if summary.all_stages else None]
-
-
-def _beside(plot: Section | None, table: Table) -> Section:
-    return section_of(table) if plot is None else replace(plot, table=table)
 
 
 def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
@@ -145,8 +140,7 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
         pages: Where more of it is shown, where this card is: the run or a round, then title, then address. Without it
             the card says how to get there.
     """
-    said = [sentence(name, summary) for name in ("what", "state", "gain", "format_note", "caution")]
-    made = [
+    shown = [
         tables.rounds_table(summary),
         tables.accuracy_table(summary),
         tables.left_out_table(summary),
@@ -157,17 +151,9 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
         tables.decontamination_table(summary.decontamination),
     ]
     path = report_path(summary)
-    report = sentence("report", summary, "" if "://" in path else Path(path).absolute().as_uri())
-    links = [report, sentence("ui", summary) if pages is None else _links(pages)]
-    parts = [f"# {summary.name}", *map(markdown_text, said), *map(table_section, filter(None, made)), *links]
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _links(pages: Mapping[str, Mapping[str, str]]) -> str:
-    return "\n".join(
-        f"- {place}: " + " · ".join(f"[{title}]({address})" for title, address in of_place.items())
-        for place, of_place in pages.items()
-    )
+    address = "" if "://" in path else Path(path).absolute().as_uri()
+    sections = [section_of(table) for table in shown if table]
+    return render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
 
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
@@ -193,7 +179,11 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         benchmarks=figures_tables(student_name(round_number), benchmarks),
         dropped=tables.decontamination_table(summary.decontamination),
         fewest_words=FEWEST_WORDS,
-        provenance=Table("", ("", "Value"), tuple(_provenance(run, round_number)), text_columns=2),
+        run=run,
+        checkpoint=run.manifest(StageAt("train", round_number)),
+        resolved=run.storage.sha256(RESOLVED_CONFIG),
+        training=RunReader(run).training(round_number),
+        own_version=_own_version(),
     )
     return card + "\n"
 
@@ -235,25 +225,6 @@ def _scores(found: pl.DataFrame) -> Table:
     note = f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else ""
     in_order = found.sort(pl.col("category") != ALL, "benchmark", "split", "metric", maintain_order=True)
     return table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
-
-
-def _provenance(run: RunFolder, round_number: int) -> Iterator[tuple[str, str]]:
-    config, ingredients = run.config, run.record.ingredients
-    checkpoint, training = run.manifest(StageAt("train", round_number)), RunReader(run).training(round_number)
-    yield "Run", f"{run.ref.name} ({run.record.id}), created {moment(run.record.created)}"
-    yield "Checkpoint, digest", checkpoint.digest if checkpoint else NOTHING
-    yield "config.resolved.json, SHA-256", run.storage.sha256(RESOLVED_CONFIG)
-    yield "Backbone", backbone_name(config.student)
-    yield "Backbone, digest", ingredients.get("backbone", NOTHING)
-    if "file:pool" in ingredients:
-        yield "Pool file, SHA-256", ingredients["file:pool"]
-    yield "Seed", str(config.run.seed)
-    if training:
-        tokens = f"{count(training['total_tokens'])}, of answers {count(training['trained_tokens'])}"
-        yield "Tokens of the last fine-tune", tokens
-        yield "Precision", str(training["precision"])
-        versions = {"tapir-distill": _own_version(), **training["versions"]}
-        yield "Libraries", ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _own_version() -> str:

@@ -35,7 +35,7 @@ from tapir_core.reporting.figure import (
     points_with_intervals,
     stacked_bars,
 )
-from tapir_core.reporting.page import Section, Table, render_page, section_of, sentence, table_section
+from tapir_core.reporting.page import Section, Table, render_markdown, render_page, section_of, sentence
 from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, lines
@@ -94,8 +94,8 @@ def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[Side
 
 def side_by_side_card(shown: SideBySide, report: str) -> str:
     """The tables in Markdown, for an artifact."""
-    tables = filter(None, (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired))
-    return "\n\n".join(["# Backbones side by side", *map(table_section, tables), f"Page with plots: `{report}`"]) + "\n"
+    tables = (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
+    return f"# Backbones side by side\n\n{render_markdown(map(section_of, tables))}Page with plots: `{report}`\n"
 
 
 def render_side_by_side(shown: SideBySide) -> str:

@@ -17,7 +17,7 @@ from tapir_core.reporting.benchmarks import (
     headline_panels,
     require_figures,
 )
-from tapir_core.reporting.page import plots_card
+from tapir_core.reporting.page import render_markdown
 from tapir_core.reporting.plots import choose_spokes, score_plots
 from tapir_core.reporting.report import render_report, run_card, write_report
 from tapir_core.run_folder import RunFolder
@@ -226,7 +226,7 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
 
 
 def test_the_plots_have_benchmarks_by_round_and_a_radar_by_category(run: RunFolder) -> None:
-    card = plots_card(score_plots(summarise(run)))
+    card = render_markdown(score_plots(summarise(run)))
     assert card.count("Judged by standin-judge (") == 2 + 2, "of both benchmarks' curves, and of each radar"
     said = read_plots(card)
     assert "ae: win rate, %" in said["Benchmarks"]

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,13 +27,17 @@ def svg_of(plot: Section | None) -> str:
     return plot.plot
 
 
+def gaps_of(rounds: Sequence[RoundSummary]) -> dict[str, pl.Series]:
+    return {f"round {each.number}": each.difficulty["order_gap"] for each in rounds if each.difficulty is not None}
+
+
 PLOTS: dict[str, Callable[[RunSummary], Section | None]] = {
     "mfd": lambda run: plots.plot_mfd(run.rounds[2:]),
     "shares": lambda run: plots.plot_shares(run.rounds[2:]),
     "accuracy": lambda run: plots.plot_accuracy(run.students),
     "task types": lambda run: plots.plot_accuracy_by_task_type(run.students),
     "time": lambda run: plots.plot_time(replace(run, rounds=run.rounds[1:2])),
-    "order gap": lambda run: plots.plot_order_gap(run.rounds[2:]),
+    "order gap": lambda run: plots.plot_order_gap(gaps_of(run.rounds[2:])),
 }
 LABELS = {
     "mfd": ["MFD = teacher's score − student's score, points of the judge's scale", "instructions", "δ = "],
@@ -134,7 +138,7 @@ def test_a_histogram_of_equal_values_can_be_drawn() -> None:
     judged = RoundSummary(
         1, difficulty=pl.DataFrame({**rows, "seed": [None, None]}, schema_overrides={"seed": pl.Boolean})
     )
-    for plot in (plots.plot_mfd([judged]), plots.plot_order_gap([judged])):
+    for plot in (plots.plot_mfd([judged]), plots.plot_order_gap(gaps_of([judged]))):
         assert ElementTree.fromstring(svg_of(plot)) is not None
 
 
