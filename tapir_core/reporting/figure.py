@@ -160,13 +160,26 @@ def points_with_intervals(
         axes.errorbar(places, values, yerr=errors, **known)
 
 
-def stacked_bars(axes: Any, names: Sequence[str], series: Iterable[tuple[str, str, Sequence[float]]]) -> None:
+def draw_stacked(
+    title: str,
+    names: Sequence[str],
+    series: Sequence[tuple[str, str, Sequence[float]]],
+    x_label: str,
+    *,
+    legend: int = 0,
+) -> Markup:
     """A bar for each name, made of what each of ``series`` (label, colour, widths) has of it."""
-    left = [0.0] * len(names)
-    for label, colour, widths in series:
-        axes.barh(range(len(names)), widths, 0.62, left=left, color=colour, label=label)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    name_rows(axes, names)
+
+    def fill(axes: Any) -> None:
+        left = [0.0] * len(names)
+        for label, colour, widths in series:
+            axes.barh(range(len(names)), widths, 0.62, left=left, color=colour, label=label)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        name_rows(axes, names)
+        axes.set_xlabel(x_label)
+
+    above = 0.2 * math.ceil(len(series) / legend) if legend else 0.0
+    return draw(title, 0.7 + above + 0.3 * len(names), fill, legend=legend)
 
 
 def name_rows(axes: Any, names: Sequence[str], *, lines: bool = False) -> None:

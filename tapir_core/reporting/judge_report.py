@@ -20,7 +20,7 @@ from tapir_core.judging import estimates, expected_orders
 from tapir_core.judging.estimates import WINNERS, Estimate
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
-from tapir_core.reporting.figure import COLOURS, GREY, draw, points_with_intervals, stacked_bars
+from tapir_core.reporting.figure import COLOURS, GREY, draw, draw_stacked, points_with_intervals
 from tapir_core.reporting.page import Section, Table, render_page, section_of
 from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
@@ -339,14 +339,10 @@ def plot_unscored(reasons: Mapping[str, int]) -> Section:
     bars = [(_plain(reason), count) for reason, count in shown[:_REASONS]]
     rest = sum(count for _, count in shown[_REASONS:])
     bars += [("other reasons", rest)] if rest else []
-
-    def fill(axes: Any) -> None:
-        stacked_bars(axes, [reason for reason, _ in bars], [("", COLOURS[0], [count for _, count in bars])])
-        axes.set_xlabel("unscored verdicts")
-
+    names, series = [reason for reason, _ in bars], [("", COLOURS[0], [count for _, count in bars])]
     return Section(
         "What was left unscored",
-        plot=draw("Unscored verdicts by reason", 0.7 + 0.28 * len(bars), fill) if bars else None,
+        plot=draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if bars else None,
         note="An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
     )
 

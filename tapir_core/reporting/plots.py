@@ -23,10 +23,10 @@ from tapir_core.reporting.figure import (
     GREY,
     INK,
     draw,
+    draw_stacked,
     draw_task_types,
     name_rows,
     points_with_intervals,
-    stacked_bars,
 )
 from tapir_core.reporting.page import Section
 from tapir_core.reporting.tables import stage_seconds
@@ -215,14 +215,10 @@ def plot_time(summary: RunSummary) -> Section:
         (label, colours.get(label, GREY), [sum(of.get(name, 0.0) for name in names) / seconds for of in took.values()])
         for label, names in stages.items()
     ]
-
-    def fill(axes: Any) -> None:
-        stacked_bars(axes, [*took], series)
-        axes.set_xlabel(f"time of all stages, {unit}")
-
+    axis = f"time of all stages, {unit}"
     return Section(
         "Time by stage",
-        plot=draw("Time by stage and round", 1.1 + 0.3 * len(took), fill, legend=4) if took else None,
+        plot=draw_stacked("Time by stage and round", [*took], series, axis, legend=4) if took else None,
         note="Answer and judge overlap, so do label and teach: bars can be longer than the clock showed.",
     )
 
