@@ -18,20 +18,18 @@ from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
 from tapir_core.judging import mode_of
 from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import comparison_file
-from tapir_core.reporting.figure import (
+from tapir_core.reporting.page import (
     COLOURS,
     GREY,
     INK,
-    draw,
-    draw_task_types,
-    name_rows,
-    points_with_intervals,
-)
-from tapir_core.reporting.page import (
     Section,
     Table,
+    draw,
+    draw_task_types,
     markdown_table,
     markdown_text,
+    name_rows,
+    points_with_intervals,
     render_markdown,
     render_page,
     section_of,

@@ -49,12 +49,22 @@ def metric_label(metric: str) -> str:
 
 def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> list[Table]:
     """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings."""
-    if not compared:
-        return []
-    found = [_rows(summary, who, names).with_columns(student=pl.lit(student_name(who))) for who in compared]
-    rows = _with_scale(pl.concat(found))
+    rows = _with_scale(_figures(summary, compared, names))
     parts = rows.partition_by("benchmark", "judge", "prompt_version", "scale", maintain_order=True)
-    return [figures_side_by_side(part) for part in parts]
+    return [figures_side_by_side(part) for part in parts if part.height]
+
+
+def _figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> pl.DataFrame:
+    """The rows of these students and models with `student`, its name, and `number`, its round."""
+    known = [pl.DataFrame(schema=SCORES).with_columns(_who(None))]
+    known += [rows.with_columns(_who(who)) for who in compared if (rows := summary.benchmarks(who)) is not None]
+    return pl.concat(known).filter(pl.col("benchmark").is_in(list(names)))
+
+
+def _who(who: Compared | None) -> list[pl.Expr]:
+    name = None if who is None else student_name(who)
+    number = who if isinstance(who, int) else None
+    return [pl.lit(name, pl.String).alias("student"), pl.lit(number, pl.Int64).alias("number")]
 
 
 def _with_scale(rows: pl.DataFrame) -> pl.DataFrame:
@@ -67,15 +77,10 @@ def _with_scale(rows: pl.DataFrame) -> pl.DataFrame:
 
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
-    tables = [
-        _of_headlines(each.benchmarks).with_columns(number=pl.lit(each.number))
-        for each in summary.rounds
-        if each.benchmarks is not None
-    ]
-    if not tables:
-        return []
-    parts = pl.concat(tables).partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
-    return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts]
+    numbers = [each.number for each in summary.rounds]
+    rows = _of_headlines(_figures(summary, numbers, summary.benchmark_names))
+    parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
+    return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts if part.height]
 
 
 def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
@@ -90,9 +95,9 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
 
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
     """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
-    found = [(student_name(who), _rows(summary, who, names)) for who in compared]
-    told = [f"{who} {row['benchmark']} {_headline_in_words(row)}" for who, rows in found for row in _headlines(rows)]
-    return f"{'; '.join(told)}. {beside_in_words(pl.concat([rows for _, rows in found]))}" if told else ""
+    rows = _figures(summary, compared, names)
+    found = [f"{row['student']} {row['benchmark']} {_headline_in_words(row)}" for row in _headlines(rows)]
+    return f"{'; '.join(found)}. {beside_in_words(rows)}" if found else ""
 
 
 def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> None:
@@ -102,15 +107,14 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
         NoFigure: a student or model has no headline on one of the benchmarks.
     """
     lacking: dict[tuple[str, str], list[str]] = {}
-    for who in compared:
-        for row in _headlines(_rows(summary, who, names)):
-            if row["value"] is None:
-                lacking.setdefault((row["benchmark"], row["note"]), []).append(student_name(who))
+    for row in _headlines(_figures(summary, compared, names)):
+        if row["value"] is None:
+            lacking.setdefault((row["benchmark"], row["note"]), []).append(row["student"])
     if lacking:
         told = "; ".join(f"{', '.join(dict.fromkeys(who))} on {name}: {note}" for (name, note), who in lacking.items())
         raise NoFigure(
             f"no figure, since failures are no random sample: {told}. The run's benchmarks/ folders hold "
-            f"the replies. Once the judge is mended, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
+            f"the replies. Once the judge is fixed, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
             "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "
             "that the student failed to give: forget them with `tapir store prune --role answer --status KIND --yes`, "
             "remove those folders and give the same command again. A baseline without answers needs a file that has "
@@ -125,13 +129,6 @@ def require_round_figures(summary: RunSummary, each_round: Sequence[str]) -> Non
         NoFigure: a student has no headline on one of them.
     """
     require_figures(summary, [each.number for each in summary.rounds], each_round)
-
-
-def _rows(summary: RunSummary, who: Compared, names: Sequence[str]) -> pl.DataFrame:
-    found = summary.benchmarks(who)
-    if found is None:
-        return pl.DataFrame(schema=SCORES)
-    return found.filter(pl.col("benchmark").is_in(list(names)))
 
 
 def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:

@@ -20,8 +20,17 @@ from tapir_core.judging import estimates, expected_orders
 from tapir_core.judging.estimates import WINNERS, Estimate
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
-from tapir_core.reporting.figure import COLOURS, GREY, draw, draw_stacked, points_with_intervals
-from tapir_core.reporting.page import Section, Table, render_page, section_of
+from tapir_core.reporting.page import (
+    COLOURS,
+    GREY,
+    Section,
+    Table,
+    draw,
+    draw_stacked,
+    points_with_intervals,
+    render_page,
+    section_of,
+)
 from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

@@ -18,17 +18,17 @@ from markupsafe import Markup
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
-from tapir_core.reporting.figure import (
+from tapir_core.reporting.page import (
     COLOURS,
     GREY,
     INK,
+    Section,
     draw,
     draw_stacked,
     draw_task_types,
     name_rows,
     points_with_intervals,
 )
-from tapir_core.reporting.page import Section
 from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
 from tapir_core.summary.formats import first_two_and_last, number, percent, round_name, student_name

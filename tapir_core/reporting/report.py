@@ -86,7 +86,7 @@ def render_report(
     ]
     return render_page(
         "report.html.jinja2",
-        [*sections, section_of(estimate) if estimate else None],
+        [*sections, section_of(estimate)],
         summary=summary,
         scores=[replace(plots.plot_accuracy(summary.students), table=scored), *benchmarks[:1]],
         examples=examples,
@@ -104,7 +104,7 @@ def _of_students(summary: RunSummary, radars: list[Section], gains: Table | None
         replace(plots.plot_accuracy_by_task_type(summary.students), table=tables.accuracy_table(summary)),
         *radars,
         *map(section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
-        section_of(gains) if gains else None,
+        section_of(gains),
         *figures,
     ]
 
@@ -126,10 +126,13 @@ def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) 
     ]
 
 
-def _of_spend(summary: RunSummary) -> list[Section]:
-    calls = replace(section_of(tables.spend_table(summary)), title="Calls to teacher and judge")
-    time = replace(plots.plot_time(summary), table=tables.seconds_table(summary))
-    return [time, calls if summary.all_stages else None]
+def _of_spend(summary: RunSummary, estimate: Table | None) -> list[Section]:
+    spent = tables.spend_table(summary) if summary.all_stages else None
+    return [
+        replace(plots.plot_time(summary), table=tables.seconds_table(summary)),
+        replace(section_of(spent), title="Calls to teacher and judge"),
+        section_of(estimate),
+    ]
 
 
 def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:

@@ -72,12 +72,10 @@ def read_progress(reader: RunReader) -> RunProgress:
 
 
 def _last_score(reader: RunReader) -> tuple[int | None, str, Score | None]:
-    for number in range(reader.run.config.run.rounds, BACKBONE - 1, -1):
-        for split in ("test", "dev"):
-            score = RoundSummary(number, scores=heldout_scores(reader, number)).score(split)
-            if score is not None:
-                return number, split, score
-    return None, "", None
+    numbers = range(reader.run.config.run.rounds, BACKBONE - 1, -1)
+    scored = (RoundSummary(number, scores=heldout_scores(reader, number)) for number in numbers)
+    scores = ((each.number, split, each.score(split)) for each in scored for split in ("test", "dev"))
+    return next((found for found in scores if found[2] is not None), (None, "", None))
 
 
 def _seconds_left(reader: RunReader) -> float | None:

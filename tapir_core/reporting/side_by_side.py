@@ -27,16 +27,21 @@ from tapir_core.reporting.benchmarks import (
     paired_cells,
     unpaired_cells,
 )
-from tapir_core.reporting.figure import (
+from tapir_core.reporting.page import (
     COLOURS,
     GREY,
+    Section,
+    Table,
     draw,
     draw_stacked,
     draw_task_types,
     name_rows,
     points_with_intervals,
+    render_markdown,
+    render_page,
+    section_of,
+    sentence,
 )
-from tapir_core.reporting.page import Section, Table, render_markdown, render_page, section_of, sentence
 from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, lines

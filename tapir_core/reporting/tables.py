@@ -27,7 +27,6 @@ from tapir_core.summary.formats import (
 )
 from tapir_core.summary.types import (
     ROLES,
-    BenchmarkHits,
     Decontamination,
     GatedSummary,
     RoundSummary,
@@ -85,10 +84,10 @@ def spend_table(summary: RunSummary) -> Table:
 
 def left_out_table(summary: RunSummary) -> Table:
     """Everything that was left out, by place and reason."""
-    hits = summary.decontamination.benchmarks if summary.decontamination else ()
+    hits = summary.decontamination.benchmarks.rows(named=True) if summary.decontamination else []
     of_pool = {
         "reading": summary.dropped,
-        "holds an evaluation question": {each.benchmark: each.pool for each in hits if each.pool},
+        "holds an evaluation question": {each["benchmark"]: each["pool"] for each in hits if each["pool"]},
         "unusable teacher answer": summary.unusable or {},
     }
     places = {"pool": of_pool | _missing(summary.stages)}
@@ -185,7 +184,9 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
 
 def decontamination_table(found: Decontamination | None) -> Table:
     """Instructions that were dropped, by the benchmark whose question they hold."""
-    return table_of("Decontamination", _HITS_COLUMNS, found.benchmarks if found else (), note=_DECONTAMINATION)
+    return table_of(
+        "Decontamination", _HITS_COLUMNS, found.benchmarks.rows(named=True) if found else (), note=_DECONTAMINATION
+    )
 
 
 def contaminated_table(found: Decontamination | None) -> Table:
@@ -282,11 +283,11 @@ _STAGE_COLUMNS: tuple[tuple[str, Callable[[StageSummary], str]], ...] = (
     ("Time", lambda stage: duration(stage.seconds)),
 )
 
-_HITS_COLUMNS: tuple[tuple[str, Callable[[BenchmarkHits], str]], ...] = (
-    ("Benchmark", lambda hits: hits.benchmark),
-    ("Questions", lambda hits: count(hits.questions)),
-    ("Dropped from the pool", lambda hits: count(hits.pool)),
-    ("Kept out of the expansion", lambda hits: count(hits.expansion)),
+_HITS_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("Benchmark", lambda row: row["benchmark"]),
+    ("Questions", lambda row: count(row["questions"])),
+    ("Dropped from the pool", lambda row: count(row["pool"])),
+    ("Kept out of the expansion", lambda row: count(row["expansion"])),
 )
 
 _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (

@@ -322,12 +322,12 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
         return None
     in_pool = Counter(found["pool"]["benchmark"])
     everywhere = Counter(name for rows in found.values() for name in rows["benchmark"])
-    hits = (
-        types.BenchmarkHits(name, questions, in_pool[name], everywhere[name] - in_pool[name])
-        for name, questions in _questions(reader).items()
-    )
+    hits = [
+        {"benchmark": name, "questions": n, "pool": in_pool[name], "expansion": everywhere[name] - in_pool[name]}
+        for name, n in _questions(reader).items()
+    ]
     listed = [rows.with_columns(place=pl.lit(place)) for place, rows in found.items()]
-    return types.Decontamination(tuple(hits), pl.concat(listed).select("place", *CONTAMINATED.names()))
+    return types.Decontamination(pl.DataFrame(hits), pl.concat(listed).select("place", *CONTAMINATED.names()))
 
 
 def _questions(reader: RunReader) -> dict[str, int]:

@@ -170,24 +170,15 @@ class RoundSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchmarkHits:
-    """What held a question of one benchmark."""
-
-    benchmark: str
-    questions: int
-    """Questions that were looked for; each turn is one."""
-    pool: int
-    """Instructions that left the pool."""
-    expansion: int
-    """Candidates of all rounds that were kept out."""
-
-
-@dataclass(frozen=True, slots=True)
 class Decontamination:
     """How what is trained on was kept apart from evaluation."""
 
-    benchmarks: tuple[BenchmarkHits, ...]
-    """The held-out set first; those without a hit too."""
+    benchmarks: pl.DataFrame
+    """One row a benchmark, the held-out set first, those without a hit too.
+
+    Columns: benchmark, questions (that were looked for; each turn is one), pool (instructions that left it), expansion
+    (candidates of all rounds that were kept out).
+    """
     rows: pl.DataFrame
     """place, and `tapir_core.data.decontamination.CONTAMINATED`: one row for each instruction and benchmark."""
 

@@ -13,8 +13,7 @@ from prefect.client.schemas.objects import Artifact, StateType
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONE, REPORT, judge_report_file
-from tapir_core.reporting.figure import draw
-from tapir_core.reporting.page import Section, render_markdown
+from tapir_core.reporting.page import Section, draw, render_markdown
 from tapir_core.run_folder import RunRef
 from tapir_core.stages import StageAt
 from tasks._task import project_task

@@ -12,8 +12,7 @@ import polars as pl
 import pytest
 
 from tapir_core.reporting import plots
-from tapir_core.reporting.figure import draw, interval_bars
-from tapir_core.reporting.page import Section
+from tapir_core.reporting.page import Section, draw, interval_bars
 from tapir_core.reporting.plots import Spokes, plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.tables import accuracy_table
 from tapir_core.summary import summarise

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from tapir_core.reporting.figure import draw
-from tapir_core.reporting.page import Section, Table, markdown_table, markdown_text, render_markdown, section_of
+from tapir_core.reporting.page import Section, Table, draw, markdown_table, markdown_text, render_markdown, section_of
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card
 from tapir_core.stages import StageAt
