@@ -82,11 +82,11 @@ def render_report(
     sections = [
         *_of_students(summary, benchmarks[1:], gains),
         *_of_rounds(summary, trainings or {}),
-        *_of_spend(summary),
+        *_of_spend(summary, estimate),
     ]
     return render_page(
         "report.html.jinja2",
-        [*sections, section_of(estimate)],
+        sections,
         summary=summary,
         scores=[replace(plots.plot_accuracy(summary.students), table=scored), *benchmarks[:1]],
         examples=examples,
