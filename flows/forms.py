@@ -138,7 +138,7 @@ def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
 
 def _progress_of(name: str) -> str:
     run = RunFolder(RunRef(worker_root(), name))
-    return page.next_sentence(summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
+    return page.sentence("next", summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def distill_from_form(
     summary = drive(config, distil, say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {page.report_path(summary)}" if summary.next_stage is None else ""
-    return " ".join(filter(None, (page.state_sentence(summary), page.gain_sentence(summary), shown)))
+    return " ".join(filter(None, (page.sentence("state", summary), page.sentence("gain", summary), shown)))
 
 
 @form_flow("retry-judge")
@@ -244,10 +244,12 @@ def retry_judge_from_form(
         summary = summarise(opened)
         if go_on:
             require_round_figures(summary, opened.config.evaluation.each_round)
-    reached = page.state_sentence(summary)
+    reached = page.sentence("state", summary)
     if not again and not stale:
-        return f"{page.nothing_sentence(also_terminal=also_terminal)} {reached}"
-    return " ".join([*map(page.retried_sentence, counts), page.changes_sentence(stale, redone=go_on), reached])
+        return f"{page.sentence('nothing', also_terminal)} {reached}"
+    return " ".join(
+        [*(page.sentence("retried", each) for each in counts), page.sentence("changes", stale, go_on), reached]
+    )
 
 
 @form_flow("evaluate")
@@ -278,7 +280,7 @@ def evaluate_from_form(
         summary = summarise(opened)
         require_figures(summary, compared, asked)
         return " ".join(
-            filter(None, (page.scores_sentence(summary, numbers), benchmarks_sentence(summary, compared, asked)))
+            filter(None, (page.sentence("scores", summary, numbers), benchmarks_sentence(summary, compared, asked)))
         )
 
 

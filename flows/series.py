@@ -297,4 +297,4 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFol
         return Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
         return Swept(entry.name, run, "failed", _why(error))
-    return Swept(entry.name, run, outcome, page.gain_sentence(summary))
+    return Swept(entry.name, run, outcome, page.sentence("gain", summary))

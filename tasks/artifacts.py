@@ -19,9 +19,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_tables
+from tapir_core.reporting.benchmarks import benchmark_tables, figures_tables
 from tapir_core.reporting.judge_report import judge_tables, summarise_judge, write_judge_report
-from tapir_core.reporting.page import Table, markdown_text, plots_card
+from tapir_core.reporting.page import Table, markdown_text, render_markdown
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card, write_report
 from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
@@ -32,9 +32,14 @@ from tapir_core.summary.formats import round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
 
-_OF_A_STUDENT = {"stages": stages_table, "scores": scores_table}
+_OF_A_STUDENT: dict[str, Callable[[RoundSummary], Table]] = {"stages": stages_table, "scores": scores_table}
 """Of backbone and S_0 too: the one has no mixture, that of the other follows no target shares."""
-_OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
+_OF_A_ROUND: dict[str, Callable[[RoundSummary], Table]] = {
+    "stages": stages_table,
+    "mfd": mfd_table,
+    "task-shares": shares_table,
+    "scores": scores_table,
+}
 _PLOTS = "plots"
 
 _OF_A_SAMPLE = ("said", "instruction", "kind", "attempts", "instruction_id")
@@ -83,7 +88,7 @@ def publish_run(ref: RunRef) -> str:
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     # All students side by side: a table for each benchmark, and for each of its judges if it had several.
     seen = Counter[str]()
-    for table in benchmark_tables(summary, summary.compared, benchmark_names(summary)):
+    for table in benchmark_tables(summary, summary.compared, summary.benchmark_names):
         seen[table.title] += 1
         again = [str(seen[table.title])] if seen[table.title] > 1 else []
         _show(artifact_key(ref.name, "benchmark", table.title, *again), table)
@@ -152,7 +157,7 @@ def _pages(ref: RunRef, names: Mapping[int, Sequence[str]]) -> dict[str, dict[st
 
 def _show_plots(ref: RunRef, summary: RunSummary) -> None:
     """Held-out accuracy and benchmarks of all students, one key for the whole run: its versions are its history."""
-    card = plots_card(score_plots(summary))
+    card = render_markdown(score_plots(summary))
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, _PLOTS), f"Plots of {ref.name}")
 
 

@@ -25,9 +25,8 @@ from tapir_core.reporting.page import Table, report_path, table_of
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.reporting.tables import students_table
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.formats import NOTHING, count, number
-from tapir_core.summary.run_reader import Look
 
 
 def evaluate(
@@ -117,7 +116,7 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
         numbers = [who for who in compared if isinstance(who, int)]
         print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
         if benchmarks:
-            print_tables(console, benchmark_gains_table(Look(run), numbers, summary.best))
+            print_tables(console, benchmark_gains_table(RunReader(run), numbers, summary.best))
         say(f"report: {report_path(summary)}")
         require_figures(summary, compared, benchmarks)
 

@@ -23,13 +23,7 @@ from flows.commands import print_tables, say
 from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.reporting.page import (
-    caution_sentence,
-    gain_sentence,
-    report_path,
-    state_sentence,
-    ui_sentence,
-)
+from tapir_core.reporting.page import report_path, sentence
 from tapir_core.reporting.tables import accuracy_table, rounds_table, seconds_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -202,9 +196,9 @@ def spend_line(spend: LiveSpend) -> str:
 def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     print_tables(console, rounds_table(summary), accuracy_table(summary), seconds_table(summary))
-    said = (state_sentence(summary), gain_sentence(summary), caution_sentence(summary))
-    for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    said = [sentence(name, summary) for name in ("state", "gain", "caution")]
+    for line in (*filter(None, said), f"Report: {report_path(summary)}", sentence("ui", summary)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from tapir_core.errors import ConfigError, EngineError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.estimate_table import benchmark_table, role_table, stage_table
-from tapir_core.reporting.page import changes_sentence, nothing_sentence
+from tapir_core.reporting.page import sentence
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import changed_stages, rounds_to_retry
@@ -60,8 +60,8 @@ def print_estimate(console: Console, estimate: Estimate) -> None:
     for line in estimate.unknown_prices:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print("Assumptions", style="bold")
-    for sentence in estimate.assumptions:
-        print_line(console, f"- {sentence}")
+    for assumption in estimate.assumptions:
+        print_line(console, f"- {assumption}")
 
 
 def run(
@@ -128,7 +128,7 @@ def ask_again(
     """
     rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
     if not (rounds or changed_stages(run) or (go_on and not is_done(run, None))):
-        console.print(nothing_sentence(also_terminal=also_terminal))
+        console.print(sentence("nothing", also_terminal))
     else:
         with connected(run.ref), shown_live(run, console):
             # Not before: Prefect reads its settings when it is imported.
@@ -141,7 +141,7 @@ def ask_again(
             if go_on:
                 say("going on with the run")
                 distill(run.ref)
-            console.print(changes_sentence(stale, redone=go_on), highlight=False)
+            console.print(sentence("changes", stale, go_on), highlight=False)
             if stale and not go_on:
                 console.print(
                     f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"

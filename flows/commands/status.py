@@ -17,8 +17,8 @@ from tapir_core.reporting.page import Table
 from tapir_core.reporting.run_progress import RunProgress, read_progress
 from tapir_core.run_folder import RunFolder, RunRef, runs_of
 from tapir_core.store_admin.rows import is_there
+from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
-from tapir_core.summary.run_reader import Look
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")
@@ -87,7 +87,7 @@ def _print_status(console: Console, ref: RunRef) -> None:
     """
     run = RunFolder(ref)
     print_line(console, f"run {ref.name} in {ref.root}, created {run.record.created[:19]}")
-    look = Look(run)
+    look = RunReader(run)
     progress = read_progress(look)
     print_table(console, Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
     for benchmark in benchmark_states_tables(look):
@@ -106,7 +106,7 @@ def _print_status(console: Console, ref: RunRef) -> None:
         print_line(console, f"next: {progress.next_stage}; {_left_in_words(progress)}")
 
 
-def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
+def _stage_rows(look: RunReader, progress: RunProgress) -> Iterator[tuple[str, ...]]:
     place = None
     for at, rows in progress.stages.items():
         manifest = look.manifest(at)
@@ -120,7 +120,7 @@ def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
 
 def _run_row(run: RunFolder, stores: _Stores) -> tuple[str, ...]:
     try:
-        progress = read_progress(Look(run))
+        progress = read_progress(RunReader(run))
     except (TapirError, ValueError, TypeError) as exc:
         return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
     try:

@@ -36,7 +36,7 @@ from tapir_core.judging import mode_of
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.standin.families import recognise
-from tapir_core.summary.run_reader import Look
+from tapir_core.summary import RunReader
 
 _ANSWERED_BY: Mapping[str, Role] = {"teacher": "teach", "student": "answer"}
 
@@ -314,7 +314,7 @@ def _benchmark_judges(config: RunConfig) -> set[ModelIdentity]:
 
 def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:
     """Stage, seconds and what was done in them: paid calls, or examples of a training; not what was taken over."""
-    look, config = Look(run), run.config
+    look, config = RunReader(run), run.config
     for number in (None, *range(paths.BACKBONE, config.run.rounds + 1)):
         for stage in look.summarise_stages(stages.lines_once() if number is None else stages.lines_of_round(), number):
             done = float(stage.usage.calls) if stage.asks else 0.0

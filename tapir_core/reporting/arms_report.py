@@ -8,7 +8,7 @@ which versions of the engines were at work, stands in each run's `training.json`
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,23 @@ from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.figure import (
+from tapir_core.reporting.page import (
     COLOURS,
     GREY,
     INK,
-    Plot,
+    Section,
+    Table,
     draw,
     draw_task_types,
+    markdown_table,
+    markdown_text,
     name_rows,
     points_with_intervals,
+    render_markdown,
+    render_page,
+    section_of,
+    table_of,
 )
-from tapir_core.reporting.page import Section, Table, markdown_table, markdown_text, plots_card, render_page, table_of
 from tapir_core.reporting.report import backbone_name
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 
@@ -66,7 +72,7 @@ def arms_card(compared: ComparedArms) -> str:
 
 def arms_plots_card(compared: ComparedArms) -> str:
     """The plots of the page in Markdown; nothing where there is no plot."""
-    return plots_card(filter(None, _plots(compared)))
+    return render_markdown(_plots(compared))
 
 
 def arms_json(compared: ComparedArms) -> str:
@@ -89,14 +95,12 @@ def render_arms(compared: ComparedArms) -> str:
     """The page. Everything that is text is escaped."""
     tables, (differences, curves, task_types) = arms_tables(compared), _plots(compared)
     sections = [
-        Section("", [tables["arms"], conditions_table(compared.conditions)]),
-        Section("Difference to random", [differences]),
-        Section("By training tokens", [curves]),
-        Section(
-            "By task type",
-            [task_types, Section("The same as a table, with all arms", [tables["task_types"]])] if task_types else [],
-        ),
-        Section(tables["dev"].title, [tables["dev"]]),
+        Section("", tables["arms"]),
+        section_of(conditions_table(compared.conditions)),
+        differences,
+        curves,
+        replace(task_types, table=tables["task_types"], folded=True) if task_types else None,
+        section_of(tables["dev"]),
     ]
     return render_page(
         "comparison.html.jinja2",
@@ -331,12 +335,12 @@ def _calls_note(compared: ComparedArms) -> str:
     )
 
 
-def _plots(compared: ComparedArms) -> list[Plot | None]:
+def _plots(compared: ComparedArms) -> list[Section | None]:
     """Difference to random, curves, task types; nothing in place of a plot that has nothing to show."""
     return [_plot_differences(compared.rows), _plot_curves(compared.rows), _plot_task_types(compared.rows)]
 
 
-def _plot_differences(rows: Sequence[ArmRow]) -> Plot | None:
+def _plot_differences(rows: Sequence[ArmRow]) -> Section | None:
     """Difference to random of each arm that has one: 90 % interval thick, 95 % thin; exploratory arms grey.
 
     Backbone and S_0 are no arms: so far below that nobody could tell the others apart.
@@ -355,14 +359,14 @@ def _plot_differences(rows: Sequence[ArmRow]) -> Plot | None:
         name_rows(axes, [textwrap.fill(row.label, _LABEL_LETTERS) for row, _ in shown])
         axes.set_xlabel("points ahead of random")
 
-    return Plot(
+    return Section(
         "Difference to random",
-        draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill),
-        "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory.",
+        plot=draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill),
+        note="Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory.",
     )
 
 
-def _plot_curves(rows: Sequence[ArmRow]) -> Plot | None:
+def _plot_curves(rows: Sequence[ArmRow]) -> Section | None:
     """Test accuracy after each round of the primary arms by the tokens trained on, with 90 % intervals.
 
     Exploratory arms have fewer run seeds, so their curves begin at another S_0.
@@ -383,14 +387,14 @@ def _plot_curves(rows: Sequence[ArmRow]) -> Plot | None:
             points_with_intervals(axes, zip(places, figures, strict=True), style, scale=100)
         axes.set(xlabel="thousand training tokens after S_0", ylabel="accuracy on the test split, %")
 
-    return Plot(
+    return Section(
         "By training tokens",
-        draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1),
-        "Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen.",
+        plot=draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1),
+        note="Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen.",
     )
 
 
-def _plot_task_types(rows: Sequence[ArmRow]) -> Plot | None:
+def _plot_task_types(rows: Sequence[ArmRow]) -> Section | None:
     """Test accuracy of S_0 and the primary arms on each task type."""
     shown = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
     if not shown:
@@ -404,8 +408,8 @@ def _plot_task_types(rows: Sequence[ArmRow]) -> Plot | None:
         )
         for row in shown
     ]
-    return Plot(
+    return Section(
         "By task type",
-        draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
-        "Last students, means over run seeds. A task type with few instructions says little.",
+        plot=draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
+        note="Last students, means over run seeds. A task type with few instructions says little.",
     )

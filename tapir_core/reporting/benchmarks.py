@@ -18,8 +18,8 @@ from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.run_progress import models_of
 from tapir_core.stages import Compared, StageAt, benchmark_stages
+from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
-from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RunSummary
 
 DIFFERS = {"judge": "another judge", "prompt_version": "another prompt", "settings": "other settings"}
@@ -47,20 +47,24 @@ def metric_label(metric: str) -> str:
     return next((kind.labels[metric] for kind in registered().values() if metric in kind.labels), f"{metric}, %")
 
 
-def benchmark_names(summary: RunSummary) -> list[str]:
-    """The benchmarks that some student, or a model of a file, has figures of, in the order of the configuration."""
-    tables = [rows for who in summary.compared if (rows := summary.benchmarks(who)) is not None]
-    return list(dict.fromkeys(name for rows in tables for name in rows["benchmark"]))
-
-
 def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> list[Table]:
     """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings."""
-    if not compared:
-        return []
-    found = [_rows(summary, who, names).with_columns(student=pl.lit(student_name(who))) for who in compared]
-    rows = _with_scale(pl.concat(found))
+    rows = _with_scale(_figures(summary, compared, names))
     parts = rows.partition_by("benchmark", "judge", "prompt_version", "scale", maintain_order=True)
-    return [figures_side_by_side(part) for part in parts]
+    return [figures_side_by_side(part) for part in parts if part.height]
+
+
+def _figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> pl.DataFrame:
+    """The rows of these students and models with `student`, its name, and `number`, its round."""
+    known = [pl.DataFrame(schema=SCORES).with_columns(_who(None))]
+    known += [rows.with_columns(_who(who)) for who in compared if (rows := summary.benchmarks(who)) is not None]
+    return pl.concat(known).filter(pl.col("benchmark").is_in(list(names)))
+
+
+def _who(who: Compared | None) -> list[pl.Expr]:
+    name = None if who is None else student_name(who)
+    number = who if isinstance(who, int) else None
+    return [pl.lit(name, pl.String).alias("student"), pl.lit(number, pl.Int64).alias("number")]
 
 
 def _with_scale(rows: pl.DataFrame) -> pl.DataFrame:
@@ -73,15 +77,10 @@ def _with_scale(rows: pl.DataFrame) -> pl.DataFrame:
 
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
-    tables = [
-        _of_headlines(each.benchmarks).with_columns(number=pl.lit(each.number))
-        for each in summary.rounds
-        if each.benchmarks is not None
-    ]
-    if not tables:
-        return []
-    parts = pl.concat(tables).partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
-    return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts]
+    numbers = [each.number for each in summary.rounds]
+    rows = _of_headlines(_figures(summary, numbers, summary.benchmark_names))
+    parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
+    return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts if part.height]
 
 
 def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
@@ -96,9 +95,9 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
 
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
     """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
-    found = [(student_name(who), _rows(summary, who, names)) for who in compared]
-    told = [f"{who} {row['benchmark']} {_headline_in_words(row)}" for who, rows in found for row in _headlines(rows)]
-    return f"{'; '.join(told)}. {beside_in_words(pl.concat([rows for _, rows in found]))}" if told else ""
+    rows = _figures(summary, compared, names)
+    found = [f"{row['student']} {row['benchmark']} {_headline_in_words(row)}" for row in _headlines(rows)]
+    return f"{'; '.join(found)}. {beside_in_words(rows)}" if found else ""
 
 
 def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> None:
@@ -108,15 +107,14 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
         NoFigure: a student or model has no headline on one of the benchmarks.
     """
     lacking: dict[tuple[str, str], list[str]] = {}
-    for who in compared:
-        for row in _headlines(_rows(summary, who, names)):
-            if row["value"] is None:
-                lacking.setdefault((row["benchmark"], row["note"]), []).append(student_name(who))
+    for row in _headlines(_figures(summary, compared, names)):
+        if row["value"] is None:
+            lacking.setdefault((row["benchmark"], row["note"]), []).append(row["student"])
     if lacking:
         told = "; ".join(f"{', '.join(dict.fromkeys(who))} on {name}: {note}" for (name, note), who in lacking.items())
         raise NoFigure(
             f"no figure, since failures are no random sample: {told}. The run's benchmarks/ folders hold "
-            f"the replies. Once the judge is mended, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
+            f"the replies. Once the judge is fixed, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
             "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "
             "that the student failed to give: forget them with `tapir store prune --role answer --status KIND --yes`, "
             "remove those folders and give the same command again. A baseline without answers needs a file that has "
@@ -131,13 +129,6 @@ def require_round_figures(summary: RunSummary, each_round: Sequence[str]) -> Non
         NoFigure: a student has no headline on one of them.
     """
     require_figures(summary, [each.number for each in summary.rounds], each_round)
-
-
-def _rows(summary: RunSummary, who: Compared, names: Sequence[str]) -> pl.DataFrame:
-    found = summary.benchmarks(who)
-    if found is None:
-        return pl.DataFrame(schema=SCORES)
-    return found.filter(pl.col("benchmark").is_in(list(names)))
 
 
 def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
@@ -219,22 +210,22 @@ def _notes(rows: pl.DataFrame) -> str:
     )
 
 
-def benchmark_gains_table(look: Look, students: Sequence[int], best: int | None) -> Table:
+def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int | None) -> Table:
     """How much better some of ``students`` are than others, a row a benchmark, pair and headline.
 
     Args:
-        look: The run.
+        reader: The run.
         students: Rounds; of each benchmark those of them that have figures.
         best: The best student by the dev split of the held-out set. Where it is not known, or was not asked, the last
             one is set against the backbone.
     """
     rows = []
-    for name in look.run.config.evaluation.asked:
-        asked = {each: scores for each in sorted(students) if (scores := _scores(look, name, each)) is not None}
+    for name in reader.run.config.evaluation.asked:
+        asked = {each: scores for each in sorted(students) if (scores := _scores(reader, name, each)) is not None}
         for after, before in _pairs([*asked], best):
             pair = (student_name(after), student_name(before), name)
             differs = [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]
-            cells = [unpaired_cells(differs)] if differs else _paired(look, name, after, before)
+            cells = [unpaired_cells(differs)] if differs else _paired(reader, name, after, before)
             rows += [(*pair, *each) for each in cells]
     return Table(
         "Students on the same questions",
@@ -258,9 +249,9 @@ def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:
     return [pair for pair in dict.fromkeys([*of_trained, *of_backbone]) if pair[0] != pair[1]]
 
 
-def _paired(look: Look, name: str, after: int, before: int) -> Iterator[tuple[str, ...]]:
-    config = look.run.config
-    first, second = (headline_values(look, name, student) for student in (before, after))
+def _paired(reader: RunReader, name: str, after: int, before: int) -> Iterator[tuple[str, ...]]:
+    config = reader.run.config
+    first, second = (headline_values(reader, name, student) for student in (before, after))
     for metric in sorted(first.keys() & second.keys()):
         rng = derive_rng(config.run.seed, "benchmark", name, metric, after, before)
         limit = config.evaluation.asked[name].max_failed_share
@@ -282,36 +273,36 @@ def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:
     return (NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 5))
 
 
-def headline_values(look: Look, name: str, student: int) -> dict[str, ItemValues]:
+def headline_values(reader: RunReader, name: str, student: int) -> dict[str, ItemValues]:
     """What the headlines of a student are made of; nothing where its figures do not stand."""
-    items = look.rows(StageAt("benchmark_items", benchmark=name))
+    items = reader.rows(StageAt("benchmark_items", benchmark=name))
     answers, replies = (
-        look.rows(StageAt(stage, student, benchmark=name)) for stage in ("benchmark_answers", "benchmark_replies")
+        reader.rows(StageAt(stage, student, benchmark=name)) for stage in ("benchmark_answers", "benchmark_replies")
     )
-    if items is None or answers is None or replies is None or _scores(look, name, student) is None:
+    if items is None or answers is None or replies is None or _scores(reader, name, student) is None:
         return {}
-    return benchmark_of(look.run.config, name).values(exchanges_of(items, answers), judgments_of(replies))
+    return benchmark_of(reader.run.config, name).values(exchanges_of(items, answers), judgments_of(replies))
 
 
-def _scores(look: Look, name: str, student: int) -> pl.DataFrame | None:
-    return look.rows(StageAt("benchmark_scores", student, benchmark=name))
+def _scores(reader: RunReader, name: str, student: int) -> pl.DataFrame | None:
+    return reader.rows(StageAt("benchmark_scores", student, benchmark=name))
 
 
-def benchmark_states_tables(look: Look) -> list[Table]:
+def benchmark_states_tables(reader: RunReader) -> list[Table]:
     """A table for each benchmark that is asked each round or was asked later, for figures of two have no common scale.
 
     A row a student: all of them of what is asked each round, of the others those that were asked. Then every model
     whose outputs are a file.
     """
-    return [table for name in look.run.config.evaluation.asked if (table := _states_table(look, name))]
+    return [table for name in reader.run.config.evaluation.asked if (table := _states_table(reader, name))]
 
 
-def _states_table(look: Look, name: str) -> Table:
-    config, models = look.run.config, models_of(look.run, name)
+def _states_table(reader: RunReader, name: str) -> Table:
+    config, models = reader.run.config, models_of(reader.run, name)
     each_round = name in config.evaluation.each_round
-    states = {who: _state(look, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
+    states = {who: _state(reader, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
     shown = {who: state or "to do" for who, state in states.items() if state or each_round or who in models}
-    scores = {who: rows for who in shown if (rows := look.rows(benchmark_stages(name, who)[-1])) is not None}
+    scores = {who: rows for who in shown if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
     cells = []
     for who, state in shown.items():
         when = "each round" if each_round and who not in models else "later"
@@ -328,12 +319,12 @@ def _states_table(look: Look, name: str) -> Table:
     )
 
 
-def _state(look: Look, name: str, who: Compared) -> str:
+def _state(reader: RunReader, name: str, who: Compared) -> str:
     """How far it is; empty where nothing of it lies in the run's folder."""
     stages = benchmark_stages(name, who)
     for at in reversed(stages):
-        if look.manifest(at) is not None:
+        if reader.manifest(at) is not None:
             return _DONE[at.name]
-        if look.run.manifest(at) is not None:
+        if reader.run.manifest(at) is not None:
             return _OUT_OF_DATE
-    return "begun" if any(look.run.storage.names(at.folder) for at in stages) else ""
+    return "begun" if any(reader.run.storage.names(at.folder) for at in stages) else ""

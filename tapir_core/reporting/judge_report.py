@@ -5,44 +5,38 @@ must hold, so a round whose verdicts allow no selection can be looked at too. Ho
 shows is binned, so its size does not grow with the pool.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import polars as pl
 
-from tapir_core.config import JudgeConfig, PanelRule
+from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import split_usable
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.judging import expected_orders
-from tapir_core.judging.estimates import (
-    WINNERS,
-    Estimate,
-    JudgePair,
-    LengthEffects,
-    OrderAgreement,
-    UnscoredVerdicts,
-    compare_judges,
-    count_unscored_verdicts,
-    estimate_mean,
-    favoured_position,
-    mean_scores,
-    measure_length,
-    measure_orders,
-    pair_orders,
-    with_lengths,
-)
+from tapir_core.judging import estimates, expected_orders
+from tapir_core.judging.estimates import WINNERS, Estimate
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
-from tapir_core.reporting.figure import COLOURS, GREY, INK, Plot, draw, points_with_intervals, stacked_bars
-from tapir_core.reporting.page import Section, Table, render_page
+from tapir_core.reporting.page import (
+    COLOURS,
+    GREY,
+    Section,
+    Table,
+    draw,
+    draw_stacked,
+    points_with_intervals,
+    render_page,
+    section_of,
+)
+from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
-from tapir_core.summary.run_reader import Look
+from tapir_core.summary.types import Answer, Example
 from tapir_core.text import shorten
 
 _EACH = 5
@@ -56,30 +50,6 @@ _Cell = Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One verdict to read."""
-
-    order: str
-    judge: str
-    outcome: str
-    """The scores, or why there are none."""
-    text: str
-    """The judge's reply; a long one without its middle, since verdicts stand at the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedInstruction:
-    """An instruction with the judges' replies."""
-
-    why: str
-    """Why it is shown."""
-    instruction: str
-    task_type: str
-    replies: tuple[Reply, ...]
-    """The teacher's answer first, then the student's; of several judges by name."""
-
-
-@dataclass(frozen=True, slots=True)
 class Measures:
     """One judge in figures, or all of them combined."""
 
@@ -87,10 +57,10 @@ class Measures:
     """instruction_id, teacher_first, student_first, order_gap: what is scored in both orders."""
     scores: pl.DataFrame
     """instruction_id, both scores, mfd, student_chars, teacher_chars: what is scored in every order."""
-    agreement: OrderAgreement | None
+    agreement: estimates.OrderAgreement | None
     """Nothing when one order only was asked."""
-    length: LengthEffects
-    unscored: UnscoredVerdicts
+    length: estimates.LengthEffects
+    unscored: estimates.UnscoredVerdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +69,7 @@ class JudgeRound:
 
     run: str
     number: int
-    judges: tuple[str, ...]
-    """Names, the first judge first."""
-    rule: PanelRule
-    """How a panel's scores became one."""
+    judge: JudgeConfig
     orders: tuple[str, ...]
     """Orders that every instruction is asked in; `pointwise` alone in pointwise mode."""
     verdicts: int
@@ -112,15 +79,15 @@ class JudgeRound:
     """Of a panel its combined scores, and what all its judges left unscored."""
     single: dict[str, Measures]
     """Each judge of a panel by its name; empty with one."""
-    panel: tuple[JudgePair, ...]
+    panel: tuple[estimates.JudgePair, ...]
     """Every two judges; empty with one."""
-    to_read: tuple[JudgedInstruction, ...]
-    """The widest order gaps, then unscored ones of every reason."""
+    to_read: tuple[Example, ...]
+    """The widest order gaps, then unscored ones of every reason; the teacher's answer first, then the student's."""
 
     @property
     def favoured(self) -> str | None:
         """The position that the judge favours: first, second or neither; nothing where it cannot be told."""
-        return None if self.whole.agreement is None else favoured_position(self.whole.agreement.gap)
+        return None if self.whole.agreement is None else estimates.favoured_position(self.whole.agreement.gap)
 
 
 def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
@@ -129,56 +96,56 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
     Raises:
         MissingPrerequisite: the round has no verdicts yet.
     """
-    look, judge = Look(run), run.config.judge
+    reader, judge = RunReader(run), run.config.judge
     orders = expected_orders(judge)
-    verdicts, answers = (look.rows(StageAt(name, number)) for name in ("judge", "answer"))
-    if verdicts is None or answers is None:
+    asked = reader.tables([StageAt("judge", number), StageAt("answer", number)])
+    if not asked:
         raise MissingPrerequisite(
             f"round {number} of run {run.ref.name!r} has no verdicts yet, so there is no judge to report on; "
             f"`tapir status {run.ref.name}` says how far it is"
         )
-    pool = _round_pool(look, number)
+    verdicts, answers = asked
+    pool = _round_pool(reader, number)
     whole = _measure(verdicts, answers, pool, judge)
     alone = judge.names if judge.panel else ()
     return JudgeRound(
         run=run.record.name,
         number=number,
-        judges=judge.names,
-        rule=judge.panel_rule,
+        judge=judge,
         orders=orders,
         verdicts=verdicts.height,
         instructions=verdicts["instruction_id"].n_unique(),
         whole=whole,
         single={name: _measure(verdicts.filter(judge=name), answers, pool, judge) for name in alone},
-        panel=compare_judges(verdicts, orders),
+        panel=estimates.compare_judges(verdicts, orders),
         to_read=_choose_verdicts(verdicts, whole.pairs, pool),
     )
 
 
 def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, judge: JudgeConfig) -> Measures:
     combined, orders = combine_judges(verdicts, judge.panel_rule), expected_orders(judge)
-    pairs, scores = pair_orders(combined), with_lengths(mean_scores(combined, orders), answers, pool)
+    pairs = estimates.pair_orders(combined)
+    scores = estimates.with_lengths(estimates.mean_scores(combined, orders), answers, pool)
     return Measures(
         pairs,
         scores,
-        measure_orders(pairs) if len(orders) > 1 else None,
-        measure_length(scores),
-        count_unscored_verdicts(verdicts, pool),
+        estimates.measure_orders(pairs) if len(orders) > 1 else None,
+        estimates.measure_length(scores),
+        estimates.count_unscored_verdicts(verdicts, pool),
     )
 
 
-def _round_pool(look: Look, number: int) -> pl.DataFrame:
+def _round_pool(reader: RunReader, number: int) -> pl.DataFrame:
     """instruction_id, instruction, task_type, response of every instruction of the round."""
     stages = [StageAt(name) for name in ("pool", "teach", "label")]
-    stages += [StageAt("expand", earlier) for earlier in range(1, number)]
-    tables = [rows for at in stages if (rows := look.rows(at)) is not None]
-    assert len(tables) == len(stages), "verdicts hold only while the pool they were made of does"
+    tables = reader.tables([*stages, *(StageAt("expand", earlier) for earlier in range(1, number))])
+    assert tables, "verdicts hold only while the pool they were made of does"
     columns = ["instruction_id", "instruction", "task_type", "response"]
     parts = [split_usable(*tables[:3]).examples, *tables[3:]]
     return pl.concat([part.select(columns) for part in parts], how="vertical_relaxed")
 
 
-def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[JudgedInstruction, ...]:
+def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[Example, ...]:
     """At most ten instructions with their replies, the same ones for the same verdicts."""
     unequal = pairs.filter(pl.col("order_gap") != 0)
     widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
@@ -190,28 +157,26 @@ def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataF
     turns = unscored.with_columns(turn=pl.int_range(pl.len()).over("reason")).sort("turn", maintain_order=True)
     chosen += [(identity, "unscored") for identity in turns["instruction_id"].unique(maintain_order=True).head(_EACH)]
     texts = {row["instruction_id"]: row for row in pool.iter_rows(named=True)}
-    rows = verdicts.filter(pl.col("instruction_id").is_in([identity for identity, _ in chosen]))
-    replies = rows.sort("order", "judge", descending=[True, False]).partition_by("instruction_id", as_dict=True)
-    return tuple(
-        JudgedInstruction(
-            why,
-            texts[identity]["instruction"],
-            texts[identity]["task_type"],
-            tuple(map(_reply, replies[identity,].iter_rows(named=True))),
-        )
-        for identity, why in chosen
-    )
+    several = verdicts["judge"].n_unique() > 1
+    ordered = verdicts.sort("order", "judge", descending=[True, False])
+
+    def example(identity: str, why: str) -> Example:
+        replies = ordered.filter(instruction_id=identity).iter_rows(named=True)
+        answers = tuple(_answer(row, several=several) for row in replies)
+        return Example(why, texts[identity]["task_type"], texts[identity]["instruction"], answers)
+
+    return tuple(example(identity, why) for identity, why in chosen)
 
 
-def _reply(row: dict[str, Any]) -> Reply:
-    scores = f"student {row['student_score']:g}, teacher {row['teacher_score']:g}" if row["status"] == "scored" else ""
-    return Reply(row["order"], row["judge"], scores or f"unscored: {row['reason']}", _shorten(row["raw"] or ""))
-
-
-def _shorten(text: str) -> str:
-    half = _SHOWN_CHARS // 2
+def _answer(row: dict[str, Any], *, several: bool) -> Answer:
+    """A judge's reply; a long one without its middle, since verdicts stand at the end."""
+    who = row["order"].replace("_", " ") + (f", {row['judge']}" if several else "")
+    scored = row["status"] == "scored"
+    outcome = f"student {row['student_score']:g}, teacher {row['teacher_score']:g}" if scored else ""
+    text, half = row["raw"] or "", _SHOWN_CHARS // 2
     left_out = f"\n… ({len(text) - 2 * half} characters left out) …\n"
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
+    shown = text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
+    return Answer(f"{who}:", outcome or f"unscored: {row['reason']}", shown or "(no reply)")
 
 
 def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
@@ -224,62 +189,81 @@ def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
 def render_judge_report(found: JudgeRound) -> str:
     """The page. Everything that is text is escaped."""
     tables, whole = judge_tables(found), found.whole
-    gap = plot_gap(whole.pairs, whole.agreement.gap) if whole.agreement is not None else None
-    orders = [gap, plot_orders(whole.pairs), tables["judge-winners"]]
-    unscored = [
-        plot_unscored(whole.unscored.reasons),
-        tables["judge-unscored"],
-        Section("By task type", [tables["judge-task-types"]]),
-    ]
+    pairs = whole.pairs if whole.agreement is not None else whole.pairs.clear()
     sections = [
-        Section("", [tables["judge"]]),
-        Section("What the order of the answers does", orders if gap is not None else []),
-        Section("Between the judges", [tables["judge-panel"], tables["judge-single"]]),
-        Section("What the length of an answer does", [plot_length(whole.scores)]),
-        Section("What was left unscored", unscored if whole.unscored.reasons else []),
+        Section("", tables["judge"]),
+        plot_order_gap({round_name(found.number): pairs["order_gap"]}),
+        replace(plot_orders(pairs), table=tables["judge-winners"]),
+        section_of(tables["judge-panel"]),
+        section_of(tables["judge-single"]),
+        plot_length(whole.scores),
+        replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
+        section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
     ]
     return render_page("judge_report.html.jinja2", sections, found=found)
 
 
 def judge_tables(found: JudgeRound) -> dict[str, Table]:
     """Artifact name → table; a table without rows has nothing to show."""
+    name, whole = round_name(found.number), found.whole
+    measures = [
+        (measure, *_cells(each, cell), _stderr(each, cell), count(each.n)) for measure, each, cell in _estimates(whole)
+    ]
+    single = [
+        (judge, measure, *_cells(each, cell), count(each.n))
+        for judge, measured in found.single.items()
+        for measure, each, cell in _estimates(measured)
+    ]
+    reasons = whole.unscored.reasons.items()
+    types = whole.unscored.task_types.items()
+    of_figure = ("Value", "95 % interval")
     return {
-        "judge": _measures(found),
-        "judge-single": _single(found),
+        "judge": Table(
+            f"The judges of {name}, combined" if found.single else f"The judge of {name}",
+            ("Measure", *of_figure, "Standard error", "n"),
+            tuple(measures),
+            note="n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of "
+            "its own.",
+        ),
+        "judge-single": Table(
+            f"Each judge alone, {name}", ("Judge", "Measure", *of_figure, "n"), tuple(single), text_columns=2
+        ),
         "judge-winners": _winners(found),
-        "judge-unscored": _reasons(found),
-        "judge-task-types": _task_types(found),
+        "judge-unscored": Table(
+            f"Unscored verdicts by reason, {name}",
+            ("Reason", "Verdicts", "Share of all"),
+            tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in reasons),
+        ),
+        "judge-task-types": Table(
+            f"Unscored verdicts by task type, {name}",
+            ("Task type", "Verdicts", "Unscored", "95 % interval"),
+            tuple((each, count(share.n), *_cells(share, percent)) for each, share in types),
+        ),
         "judge-panel": _panel(found),
     }
 
 
-def _measures(found: JudgeRound) -> Table:
-    name = round_name(found.number)
+def _winners(found: JudgeRound) -> Table:
+    agreement = found.whole.agreement
+    winners = agreement.winners if agreement is not None and agreement.gap.n else None
+    rows = [(first, *(count(winners[first, second]) for second in WINNERS)) for first in WINNERS] if winners else []
     return Table(
-        f"The judges of {name}, combined" if found.single else f"The judge of {name}",
-        ("Measure", "Value", "95 % interval", "Standard error", "n"),
-        tuple(
-            (measure, _value(each, cell), _interval(each, cell), _stderr(each, cell), count(each.n))
-            for measure, each, cell in _estimates(found.whole)
-        ),
-        note="n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of its "
-        "own.",
+        f"Winners in the two orders, {round_name(found.number)}",
+        ("Teacher shown first ↓, student first →", *WINNERS),
+        tuple(rows),
+        note="Instructions; on the diagonal both orders agree." if winners else "",
     )
 
 
-def _single(found: JudgeRound) -> Table:
-    """A row for each judge and measure."""
-    rows = tuple(
-        (judge, name, _value(each, cell), _interval(each, cell), count(each.n))
-        for judge, measures in found.single.items()
-        for name, each, cell in _estimates(measures)
-    )
-    return Table(
-        f"Each judge alone, {round_name(found.number)}",
-        ("Judge", "Measure", "Value", "95 % interval", "n"),
-        rows,
-        text_columns=2,
-    )
+def _panel(found: JudgeRound) -> Table:
+    rows = []
+    for pair in found.panel:
+        measured = ((pair.same_winner, percent), (pair.kappa, correlation), (pair.spearman, correlation))
+        cells = (text for each, cell in measured for text in _cells(each, cell))
+        rows.append((pair.first, pair.second, *cells, count(pair.same_winner.n)))
+    measures = ("Same winner", "Winner, Cohen's κ", "MFD, Spearman's ρ")
+    columns = ("Judge", "Other judge", *(name for each in measures for name in (each, "95 % interval")), "n")
+    return Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
 
 
 def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
@@ -302,57 +286,13 @@ def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
     ]
 
 
-def _winners(found: JudgeRound) -> Table:
-    agreement = found.whole.agreement
-    winners = agreement.winners if agreement is not None and agreement.gap.n else None
-    rows = [(first, *(count(winners[first, second]) for second in WINNERS)) for first in WINNERS] if winners else []
-    return Table(
-        f"Winners in the two orders, {round_name(found.number)}",
-        ("Teacher shown first ↓, student first →", *WINNERS),
-        tuple(rows),
-        note="Instructions; on the diagonal both orders agree." if winners else "",
-    )
-
-
-def _reasons(found: JudgeRound) -> Table:
-    reasons = found.whole.unscored.reasons
-    rows = tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in reasons.items())
-    return Table(
-        f"Unscored verdicts by reason, {round_name(found.number)}", ("Reason", "Verdicts", "Share of all"), rows
-    )
-
-
-def _task_types(found: JudgeRound) -> Table:
-    shares = found.whole.unscored.task_types
-    rows = tuple((name, count(each.n), percent(each.value), _interval(each, percent)) for name, each in shares.items())
-    return Table(
-        f"Unscored verdicts by task type, {round_name(found.number)}",
-        ("Task type", "Verdicts", "Unscored", "95 % interval"),
-        rows,
-    )
-
-
-def _panel(found: JudgeRound) -> Table:
-    rows = []
-    for pair in found.panel:
-        cells = ((pair.same_winner, percent), (pair.kappa, correlation), (pair.spearman, correlation))
-        told = (text for each, cell in cells for text in (_value(each, cell), _interval(each, cell)))
-        rows.append((pair.first, pair.second, *told, count(pair.same_winner.n)))
-    measures = ("Same winner", "Winner, Cohen's κ", "MFD, Spearman's ρ")
-    columns = ("Judge", "Other judge", *(name for each in measures for name in (each, "95 % interval")), "n")
-    return Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
-
-
-def _value(estimate: Estimate, cell: _Cell) -> str:
-    return f"not defined: {estimate.why}" if estimate.value is None else cell(estimate.value)
-
-
-def _interval(estimate: Estimate, cell: _Cell) -> str:
+def _cells(estimate: Estimate, cell: _Cell) -> tuple[str, str]:
+    """A figure and its interval, or why there is none."""
     if estimate.value is None:
-        return NOTHING
+        return f"not defined: {estimate.why}", NOTHING
     if estimate.low is None or estimate.high is None:
-        return f"none: {estimate.why}"
-    return f"{cell(estimate.low)} to {cell(estimate.high)}"
+        return cell(estimate.value), f"none: {estimate.why}"
+    return cell(estimate.value), f"{cell(estimate.low)} to {cell(estimate.high)}"
 
 
 def _stderr(estimate: Estimate, cell: _Cell) -> str:
@@ -360,39 +300,12 @@ def _stderr(estimate: Estimate, cell: _Cell) -> str:
     return percent(estimate.stderr) if cell is percent else number(estimate.stderr)
 
 
-def plot_gap(pairs: pl.DataFrame, gap: Estimate) -> Plot | None:
-    """Histogram of the order gap in half points, with its mean and the mean's interval."""
-    if not pairs.height:
-        return None
-    values = pairs["order_gap"].to_list()
-    low, high = math.floor(2 * min(values)), math.ceil(2 * max(values))
-    edges = [(2 * step - 1) / 4 for step in range(low, high + 2)]
-
-    def fill(axes: Any) -> None:
-        axes.hist(values, bins=edges, color=COLOURS[0], rwidth=0.9)
-        axes.axvline(0, color=INK, linewidth=0.8)
-        if gap.low is not None and gap.high is not None:
-            axes.axvspan(gap.low, gap.high, color=COLOURS[3], alpha=0.25, linewidth=0)
-        axes.axvline(gap.value, color=COLOURS[3], linewidth=1.4, linestyle="--", label=f"mean {gap.value:+.2f}")
-        axes.set(xlabel="order gap = MFD teacher first − MFD student first, points", ylabel="instructions")
-        axes.legend(loc="upper right")
-
-    return Plot(
-        "Order gap",
-        draw("Histogram of the order gap", 2.3, fill),
-        "One instruction counts once. Right of 0 the teacher's answer gains by being shown first. Dashed: the mean; "
-        "the band around it is its 95 % interval.",
-    )
-
-
-def plot_orders(pairs: pl.DataFrame) -> Plot | None:
+def plot_orders(pairs: pl.DataFrame) -> Section:
     """MFD in one order against the other; a dot's area is the number of instructions on its half point."""
-    if not pairs.height:
-        return None
     one, other = ([round(2 * mfd) / 2 for mfd in pairs[order]] for order in ("student_first", "teacher_first"))
     dots = Counter(zip(one, other, strict=True))
-    most = max(dots.values())
-    ends = [min(*one, *other) - 0.5, max(*one, *other) + 0.5]
+    most = max(dots.values(), default=0)
+    ends = [min([*one, *other], default=0.0) - 0.5, max([*one, *other], default=0.0) + 0.5]
 
     def fill(axes: Any) -> None:
         axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--")
@@ -401,18 +314,16 @@ def plot_orders(pairs: pl.DataFrame) -> Plot | None:
         axes.set(xlim=ends, ylim=ends, aspect="equal")
         axes.set(xlabel="MFD, student's answer first, points", ylabel="MFD, teacher's answer first, points")
 
-    return Plot(
+    return Section(
         "One order against the other",
-        draw("MFD in one order against the other", 3.9, fill),
-        "A dot's area is the number of instructions there. On the dashed line both orders give the same MFD; a judge "
-        "that favours the first answer lies above it.",
+        plot=draw("MFD in one order against the other", 3.9, fill) if dots else None,
+        note="A dot's area is the number of instructions there. On the dashed line both orders give the same MFD; a "
+        "judge that favours the first answer lies above it.",
     )
 
 
-def plot_length(scores: pl.DataFrame) -> Plot | None:
+def plot_length(scores: pl.DataFrame) -> Section:
     """Mean score of student and teacher by length of the answer, in ten equal groups, with 95 % intervals."""
-    if not scores.height:
-        return None
 
     def fill(axes: Any) -> None:
         for who, colour, marker in (("student", COLOURS[1], "o"), ("teacher", COLOURS[0], "s")):
@@ -424,30 +335,24 @@ def plot_length(scores: pl.DataFrame) -> Plot | None:
         axes.set(ylim=(0.5, 10.5), ylabel="mean score, points")
         axes.legend(loc="lower right")
 
-    return Plot(
-        "Score and length",
-        draw("Score by length of the answer", 2.6, fill),
-        "Answers in ten groups of equal size, from short to long. Bars are 95 % intervals of the mean.",
+    return Section(
+        "What the length of an answer does",
+        plot=draw("Score by length of the answer", 2.6, fill) if scores.height else None,
+        note="Answers in ten groups of equal size, from short to long. Bars are 95 % intervals of the mean.",
     )
 
 
-def plot_unscored(reasons: Mapping[str, int]) -> Plot | None:
+def plot_unscored(reasons: Mapping[str, int]) -> Section:
     """Unscored verdicts by reason; the rarest reasons are one bar."""
-    if not reasons:
-        return None
     shown = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     bars = [(_plain(reason), count) for reason, count in shown[:_REASONS]]
     rest = sum(count for _, count in shown[_REASONS:])
     bars += [("other reasons", rest)] if rest else []
-
-    def fill(axes: Any) -> None:
-        stacked_bars(axes, [reason for reason, _ in bars], [("", COLOURS[0], [count for _, count in bars])])
-        axes.set_xlabel("unscored verdicts")
-
-    return Plot(
-        "Unscored",
-        draw("Unscored verdicts by reason", 0.7 + 0.28 * len(bars), fill),
-        "An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
+    names, series = [reason for reason, _ in bars], [("", COLOURS[0], [count for _, count in bars])]
+    return Section(
+        "What was left unscored",
+        plot=draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if bars else None,
+        note="An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
     )
 
 
@@ -458,7 +363,7 @@ def _by_length(scores: pl.DataFrame, who: str) -> tuple[list[float], list[Estima
     cuts = [rows.height * step // groups for step in range(groups + 1)]
     parts = [rows.slice(start, stop - start) for start, stop in pairwise(cuts)]
     chars = [sum(part[f"{who}_chars"].to_list()) / part.height for part in parts]
-    return chars, [estimate_mean(part[f"{who}_score"].to_list()) for part in parts]
+    return chars, [estimates.estimate_mean(part[f"{who}_score"].to_list()) for part in parts]
 
 
 def _plain(reason: str) -> str:

@@ -1,26 +1,74 @@
-"""What reports are made of: tables, sentences, HTML pages, and Markdown for an artifact or a terminal.
+"""What reports are made of: sections of a table, a plot and a note, sentences; as HTML pages, and as Markdown.
 
-Words stand in templates beside this module, all of which are filled in here. A page extends ``page.html.jinja2``: a
-head of its own, then sections, with no script and no network. All text is escaped; only a plot's SVG, which
-`tapir_core.reporting.figure` made, enters as it is. In Markdown, text that may hold data (names of models, categories,
+A section is data. Pages and sentences stand in templates beside this module, all of which are filled in here. A page
+extends ``page.html.jinja2``: a head of its own, then sections, with no script and no network. All text is escaped; only
+a plot's SVG, which `draw` made, enters as it is. In Markdown, text that may hold data (names of models, categories,
 judges) goes through `markdown_text`, so that it is shown as it is written.
+
+A plot is inline SVG that takes its text colour from the page, or an image of its own. matplotlib costs about a second
+to import, so it is imported when the first plot is drawn. Colours are Okabe and Ito's, which colour-blind readers can
+tell apart; what matters is told by shape or label as well.
 """
 
+import base64
+import io
+import logging
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import getmembers, isfunction
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jinja2
+from markupsafe import Markup, escape
 
 from tapir_core.paths import REPORT
-from tapir_core.reporting.figure import Plot, image_address
 from tapir_core.summary import formats
-from tapir_core.summary.formats import student_name
-from tapir_core.summary.types import RunSummary, Score
+from tapir_core.summary.types import RunSummary
+from tapir_core.task_types import TASK_TYPES
+
+logger = logging.getLogger(__name__)
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
+GREY = "#8a8f98"
+
+INK = "#010203"
+"""Stands for the page's text colour until the SVG is written; nothing else in a plot may have it."""
+
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 9,
+    # Names and categories are data: a dollar sign in one is a dollar sign and begins no formula.
+    "text.parse_math": False,
+    "axes.labelsize": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.18,
+    "grid.linewidth": 0.6,
+    "axes.linewidth": 0.7,
+    "hatch.linewidth": 0.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tapir",
+    "figure.constrained_layout.use": True,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK
+    ),
+}
+_WIDTH_INCHES = 5.2
+_PAPER = "color: #1f2328; background: #fff"
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What no XML document may hold, not even escaped."""
 
 _SPECIAL = re.compile(
     r"""[\\`*<>\[\]|~$]
@@ -67,33 +115,34 @@ def table_of(
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Plots and tables under a heading; one within another is folded until a reader opens it."""
+    """A piece of a report under a heading: a plot, a table beside it, and a note on how to read them."""
 
     title: str
-    """Empty of a section that needs no heading; its tables have none either."""
-    parts: "Sequence[Plot | Table | Section | None]"
+    """Empty where no heading is needed."""
+    table: Table | None = None
+    plot: Markup | None = None
     note: str = ""
-
-    @property
-    def shown(self) -> "list[Plot | Table | Section]":
-        """The parts that have something to show."""
-        return [part for part in self.parts if part]
+    folded: bool = False
+    """Whether a reader opens the table."""
 
     def __bool__(self) -> bool:
         """Whether there is something to show."""
-        return bool(self.shown)
+        return bool(self.table or self.plot)
 
 
-def render_page(template: str, sections: Sequence[Section], **fields: object) -> str:
+def section_of(table: Table | None, *, folded: bool = False) -> Section:
+    """A table under its own title; without one there is nothing to show."""
+    return Section(table.title if table else "", table, folded=folded)
+
+
+def render_page(template: str, sections: Iterable[Section | None], **fields: object) -> str:
     """The page of ``template`` with those of ``sections`` that have something to show."""
     return render(template, sections=[section for section in sections if section], **fields)
 
 
-def plots_card(plots: Iterable[Plot]) -> str:
-    """Plots with their captions, each an image within the Markdown; nothing where there is no plot."""
-    # As text: what is put into markup would be escaped.
-    images = ((markdown_text(plot.title), image_address(str(plot.svg)), markdown_text(plot.caption)) for plot in plots)
-    return "\n".join(f"## {title}\n\n![{title}]({image})\n\n{caption}\n" for title, image, caption in images)
+def render_markdown(sections: Iterable[Section | None]) -> str:
+    """Those of the sections that have something to show; a plot is an image within the Markdown."""
+    return render("sections.md.jinja2", sections=[section for section in sections if section])
 
 
 def markdown_table(table: Table) -> str:
@@ -101,12 +150,6 @@ def markdown_table(table: Table) -> str:
     head, *rows = ([*map(markdown_text, row)] for row in (table.columns, *table.rows))
     rules = [":--" if place < table.text_columns else "--:" for place in range(len(table.columns))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows))
-
-
-def table_section(table: Table) -> str:
-    """A table in Markdown below its title and above its note."""
-    note = f"\n\n{markdown_text(table.note)}" if table.note else ""
-    return f"## {markdown_text(table.title)}\n\n{markdown_table(table)}{note}"
 
 
 def markdown_text(text: str) -> str:
@@ -119,76 +162,15 @@ def render(template: str, **fields: object) -> str:
     return _environment().get_template(template).render(**fields)
 
 
-def say(name: str, *fields: object) -> str:
+def sentence(name: str, *fields: object) -> str:
     """The sentence ``name`` of ``sentences.jinja2`` as plain text; empty where there is nothing to say."""
-    sentence: str = getattr(_environment().get_template("sentences.jinja2").module, name)(*fields)
-    return re.sub(r"\s*\n\s*", " ", sentence).strip()
-
-
-def state_sentence(summary: RunSummary) -> str:
-    """Whether the run is done, and if not, what comes next."""
-    return say("state", summary)
-
-
-def next_sentence(summary: RunSummary) -> str:
-    """How far the run is, and its next stage."""
-    return say("next", summary)
-
-
-def gain_sentence(summary: RunSummary) -> str:
-    """What training by curriculum gained over S_0; empty before the first round is evaluated."""
-    return say("gain", summary)
-
-
-def scores_sentence(summary: RunSummary, numbers: Sequence[int]) -> str:
-    """Held-out accuracy of these students, on a line."""
-    found = [
-        (student_name(each.number), split, each.score(split))
-        for each in filter(None, map(summary.round, numbers))
-        for split in ("dev", "test")
-    ]
-    return say("scores", [each for each in found if each[2] is not None])
-
-
-def accuracy_note(scores: Iterable[Score | None]) -> str:
-    """What held-out accuracies are, how the answers were drawn, and why some have no figure; empty of none."""
-    return say("accuracy_note", [each for each in scores if each is not None])
-
-
-def caution_sentence(summary: RunSummary) -> str:
-    """Says plainly that no LLM taught or judged, that a judge judges its own answers, or varies; empty of none."""
-    return say("caution", summary)
-
-
-def ui_sentence(summary: RunSummary) -> str:
-    """How to see the run in Prefect's UI."""
-    return say("ui", summary)
-
-
-def report_sentence(summary: RunSummary) -> str:
-    """Where the report lies and how it opens."""
-    path = report_path(summary)
-    return say("report", summary, path, "" if "://" in path else Path(path).absolute().as_uri())
+    said: str = getattr(_environment().get_template("sentences.jinja2").module, name)(*fields)
+    return re.sub(r"\s*\n\s*", " ", said).strip()
 
 
 def report_path(summary: RunSummary) -> str:
     """Where the report lies."""
     return f"{summary.root}/{summary.name}/{REPORT}"
-
-
-def nothing_sentence(*, also_terminal: bool) -> str:
-    """Of a retry of the judge: nothing was missing."""
-    return say("nothing", also_terminal)
-
-
-def retried_sentence(counts: Mapping[str, int]) -> str:
-    """What a round lacked before its judge was asked again, and lacks now: ``counts`` as *retry-judge* gives them."""
-    return say("retried", counts)
-
-
-def changes_sentence(stale: Sequence[object], *, redone: bool) -> str:
-    """Which stages the verdicts of a retry change."""
-    return say("changes", stale, redone)
 
 
 @lru_cache(maxsize=1)
@@ -200,5 +182,168 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, say=say)
+    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentence=sentence)
+    made.globals.update(report_path=report_path, markdown_table=markdown_table)
+    made.filters.update(markdown_text=markdown_text, image_address=image_address)
     return made
+
+
+class WithInterval(Protocol):
+    """A figure as plots need it; no number where it has none."""
+
+    @property
+    def value(self) -> float | None:
+        """In the unit of the interval's ends."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of its interval."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of its interval."""
+
+
+def draw(title: str, height_inches: float, fill: Callable[[Any], None], *, legend: int = 0, **panels: Any) -> Markup:
+    """An SVG element of a figure whose axes ``fill`` draws into; ``title`` is what a screen reader says.
+
+    ``legend`` is how many columns a legend above the plot has; none without. ``panels`` are matplotlib's for several.
+
+    The same data give the same text. A plot that cannot be drawn says so in its place and in the log: a report and the
+    end of a run must not fail for a picture of what its tables hold.
+    """
+    try:
+        svg = _figure_svg(height_inches, fill, legend, panels)
+    except Exception as error:
+        reason = type(error).__name__
+        logger.warning("the plot %r could not be drawn: %s: %s", title, reason, error)
+        svg = _NOT_DRAWN.format(reason=reason)
+    return Markup(_inline(svg, title))
+
+
+def image_address(svg: Markup) -> str:
+    """A `data:` address of what `draw` made, dark on white: an image takes no colour from the page that shows it."""
+    image = str(svg).replace("<svg ", f'<svg style="{_PAPER}" ', 1)
+    return f"data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()}"
+
+
+def draw_task_types(
+    title: str, x_label: str, series: Sequence[tuple[str, str, Mapping[str, WithInterval]]], *, legend_columns: int = 1
+) -> Markup:
+    """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1)."""
+    names = [name for name in TASK_TYPES if any(name in figures for _, _, figures in series)]
+    thickness = 0.8 / max(1, len(series))
+
+    def fill(axes: Any) -> None:
+        for offset, (label, colour, figures) in enumerate(series):
+            values, errors = interval_bars([figures.get(name) for name in names], 100)
+            axes.barh(
+                [place + thickness * (offset - (len(series) - 1) / 2) for place in range(len(names))],
+                values,
+                thickness * 0.92,
+                xerr=errors,
+                color=colour,
+                label=label,
+                error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": INK, "alpha": 0.8},
+            )
+        name_rows(axes, names)
+        axes.set(xlim=(0, 100), xlabel=x_label)
+
+    height = 0.7 + 0.2 * math.ceil(len(series) / legend_columns) + (0.12 + 0.08 * len(series)) * len(names)
+    return draw(title, height, fill, legend=legend_columns)
+
+
+def interval_bars(
+    figures: Sequence[WithInterval | None], scale: float = 1.0
+) -> tuple[list[float], tuple[list[float], list[float]]]:
+    """Values times ``scale``, and how far below and above each its interval reaches; NaN is drawn as nothing."""
+
+    def ends(end: str) -> list[float]:
+        found = (getattr(each, end, None) for each in figures)
+        return [math.nan if each is None else scale * each for each in found]
+
+    lows, values, highs = map(ends, ("low", "value", "high"))
+    # A resampled interval may leave its value out. What is no number stays none, so it stands first.
+    below = [max(value - low, 0.0) for value, low in zip(values, lows, strict=True)]
+    above = [max(high - value, 0.0) for value, high in zip(values, highs, strict=True)]
+    return values, (below, above)
+
+
+def points_with_intervals(
+    axes: Any,
+    points: Iterable[tuple[float, WithInterval | None]],
+    style: Mapping[str, Any],
+    *,
+    scale: float = 1.0,
+    sideways: bool = False,
+) -> None:
+    """A line of points (place, figure) with intervals, less those without a figure.
+
+    ``style`` is matplotlib's: colour, marker, label. ``sideways``: places go up, not across, and no line joins them.
+    """
+    found = [(place, each) for place, each in points if each is not None and each.value is not None]
+    places = [place for place, _ in found]
+    values, errors = interval_bars([each for _, each in found], scale)
+    known = {"markersize": 5, "capsize": 3, "linewidth": 1.4, **style}
+    if sideways:
+        axes.errorbar(values, places, xerr=errors, linestyle="none", **known)
+    else:
+        axes.errorbar(places, values, yerr=errors, **known)
+
+
+def draw_stacked(
+    title: str,
+    names: Sequence[str],
+    series: Sequence[tuple[str, str, Sequence[float]]],
+    x_label: str,
+    *,
+    legend: int = 0,
+) -> Markup:
+    """A bar for each name, made of what each of ``series`` (label, colour, widths) has of it."""
+
+    def fill(axes: Any) -> None:
+        left = [0.0] * len(names)
+        for label, colour, widths in series:
+            axes.barh(range(len(names)), widths, 0.62, left=left, color=colour, label=label)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        name_rows(axes, names)
+        axes.set_xlabel(x_label)
+
+    above = 0.2 * math.ceil(len(series) / legend) if legend else 0.0
+    return draw(title, 0.7 + above + 0.3 * len(names), fill, legend=legend)
+
+
+def name_rows(axes: Any, names: Sequence[str], *, lines: bool = False) -> None:
+    """Rows with names, from the top down."""
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="y", visible=lines)
+
+
+def _figure_svg(height_inches: float, fill: Callable[[Any], None], legend: int, panels: dict[str, Any]) -> str:
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_INCHES, height_inches))
+        FigureCanvasSVG(figure)
+        fill(figure.subplots(**panels))
+        if legend and any(axes.get_legend_handles_labels()[1] for axes in figure.axes):
+            figure.legend(loc="outside upper center", ncols=legend)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    return buffer.getvalue()
+
+
+def _inline(svg: str, title: str) -> str:
+    """The element alone: sized by the page, labelled, and in the page's text colour."""
+    element = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    labelled = f'<svg role="img" aria-label="{escape(title)}" '
+    sized = re.sub(r'^<svg (.*?)width="[^"]*" ?', lambda found: labelled + found[1], element, count=1, flags=re.S)
+    return _NO_XML.sub("\ufffd", sized)
+
+
+_NOT_DRAWN = (
+    '<svg width="400" viewBox="0 0 400 40" xmlns="http://www.w3.org/2000/svg"><text x="4" y="24" font-size="11" '
+    f'font-family="sans-serif" fill="{INK}">This plot could not be drawn ({{reason}}); the log says why.</text></svg>'
+)

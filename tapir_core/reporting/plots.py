@@ -1,4 +1,4 @@
-"""The plots of a run: its students, its benchmarks and its rounds, with the sentences that say how to read them.
+"""The plots of a run: its students, its benchmarks, its trainings and its rounds, with notes that say how to read them.
 
 Limits: a plot shows at most three rounds where more would not be told apart: the first and the last two. A line joins
 figures of one judge, prompt and settings only; others have a panel of their own.
@@ -6,25 +6,28 @@ figures of one judge, prompt and settings only; others have a panel of their own
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from statistics import fmean
+from typing import Any, TypeVar
 
 import polars as pl
 from markupsafe import Markup
 
 from tapir_core.evaluation.statistics import ALL
-from tapir_core.judging.estimates import Estimate
+from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
-from tapir_core.reporting.figure import (
+from tapir_core.reporting.page import (
     COLOURS,
     GREY,
-    Plot,
+    INK,
+    Section,
     draw,
+    draw_stacked,
     draw_task_types,
     name_rows,
     points_with_intervals,
-    stacked_bars,
 )
 from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
@@ -32,20 +35,26 @@ from tapir_core.summary.formats import first_two_and_last, number, percent, roun
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tapir_core.task_types import TASK_TYPES
 
+_Item = TypeVar("_Item")
+
 _MARKERS = ("o", "s", "D")
 _FEWEST_SPOKES = 3
+_MOST_STEPS = 400
+"""Points of one training's curve."""
+_CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
+"""What a trainer notes of each step → what its panel is called."""
+_UNITS = (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 300), ("seconds", 1.0, 0))
+"""Unit, its seconds, and from which time on a bar is easier to read in it."""
 
 
-def score_plots(summary: RunSummary) -> list[Plot]:
+def score_plots(summary: RunSummary) -> list[Section]:
     """The plots of held-out accuracy and of benchmarks, as far as somebody was asked."""
     heldout = [plot_accuracy(summary.students), plot_accuracy_by_task_type(summary.students)]
-    return [plot for plot in (*heldout, *benchmark_plots(summary)) if plot is not None]
+    return [plot for plot in (*heldout, *benchmark_plots(summary)) if plot]
 
 
-def plot_accuracy(students: Sequence[RoundSummary]) -> Plot | None:
+def plot_accuracy(students: Sequence[RoundSummary]) -> Section:
     """Held-out accuracy of every student with 95 % intervals, dev and test."""
-    if not students:
-        return None
 
     def fill(axes: Any) -> None:
         for offset, (split, marker) in enumerate((("test", "o"), ("dev", "s"))):
@@ -59,91 +68,116 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> Plot | None:
         axes.set(ylim=(0, None), xlabel="student", ylabel="accuracy, %")
         axes.legend(loc="upper left")
 
-    return Plot(
+    return Section(
         "Accuracy by round",
-        draw("Held-out accuracy by round with 95 % intervals", 2.7, fill),
-        "Share of held-out instructions with the right final result. Bars are 95 % intervals. The test split "
+        plot=draw("Held-out accuracy by round with 95 % intervals", 2.7, fill) if students else None,
+        note="Share of held-out instructions with the right final result. Bars are 95 % intervals. The test split "
         "is read by no decision; the dev split is, so its curve may flatter the best round.",
     )
 
 
-def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Plot | None:
+def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Section:
     """Accuracy on each task type of the test split: backbone, S_0 and the last student."""
-    if not students:
-        return None
     shown = first_two_and_last(students)
     colours = (GREY, COLOURS[1], COLOURS[0])[-len(shown) :]
-    series = [
-        (student_name(each.number), colour, each.by_task_type()) for each, colour in zip(shown, colours, strict=True)
-    ]
-    return Plot(
-        "Accuracy by task type",
-        draw_task_types(
-            "Accuracy by task type on the test split", "accuracy on the test split, %", series, legend_columns=3
-        ),
-        "Test split; lines are 95 % intervals.",
+    series = [(student_name(each.number), of, each.by_task_type()) for each, of in zip(shown, colours, strict=False)]
+    title, axis = "Accuracy by task type on the test split", "accuracy on the test split, %"
+    plot = draw_task_types(title, axis, series, legend_columns=3) if shown else None
+    return Section("Accuracy by task type", plot=plot, note="Test split; lines are 95 % intervals.")
+
+
+def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> Section:
+    """Loss, learning rate and gradient norm of each step of each training, one training after another.
+
+    ``trainings`` are students with what ``training.json`` says; one without a curve is left out.
+    """
+    curves = {name: of["loss_curve"] for name, of in trainings.items() if of.get("loss_curve")}
+
+    def fill(panels: Any) -> None:
+        begun = 0
+        for place, (name, curve) in enumerate(curves.items()):
+            shown = curve[:: math.ceil(len(curve) / _MOST_STEPS)]
+            steps = [begun + entry["step"] for entry in shown]
+            for axes, noted in zip(panels, _CURVES, strict=True):
+                values = [entry.get(noted, math.nan) for entry in shown]
+                axes.plot(steps, values, color=COLOURS[place % len(COLOURS)], linewidth=1.2, label=name)
+            begun += curve[-1]["step"]
+        for axes, label in zip(panels, _CURVES.values(), strict=True):
+            axes.set(ylim=(0, None), ylabel=label)
+        handles, labels = panels[0].get_legend_handles_labels()
+        panels[0].figure.legend(handles, labels, loc="outside upper center", ncols=6)
+        panels[-1].set_xlabel("steps of all trainings, one after another")
+
+    return Section(
+        "Training",
+        plot=draw("Loss, learning rate and gradient norm by step", 4.6, fill, nrows=3, sharex=True) if curves else None,
+        note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
+        f"tokens of answers, of one batch a step; of more than {_MOST_STEPS} steps some are left out.",
     )
 
 
-def plot_mfd(rounds: Sequence[RoundSummary]) -> Plot | None:
+def plot_mfd(rounds: Sequence[RoundSummary]) -> Section:
     """MFD histogram of each judged round, one above the other on the same axis, with δ and the seeds in colour."""
     shown = [(each, each.difficulty) for each in rounds if each.difficulty is not None]
-    if not shown:
-        return None
-    edges = _edges(pl.concat([rows["mfd"] for _, rows in shown]))
+    edges = _edges([rows["mfd"] for _, rows in shown])
 
     def fill(panels: Any) -> None:
         for axes, (each, rows) in zip(panels[:, 0], shown, strict=True):
-            _draw_seeds(axes, rows, edges)
+            hard = pl.col("seed").fill_null(False)
+            parts = [rows.filter(part)["mfd"].to_list() for part in (~hard, hard)]
+            axes.hist(parts, bins=edges, stacked=True, color=[GREY, COLOURS[0]], rwidth=0.9)
             seeds = f", {each.seeds} of {each.scored} are seeds" if each.seeds is not None else ""
             axes.set_title(f"{round_name(each.number)}: student {student_name(each.number - 1)}{seeds}")
             if each.delta is not None:
-                _draw_delta(axes, each.delta)
+                axes.axvline(each.delta, color=COLOURS[3], linewidth=1.4, linestyle="--")
+                beside = {"xycoords": ("data", "axes fraction"), "xytext": (4, -8), "textcoords": "offset points"}
+                axes.annotate(f"δ = {each.delta:.2f}", (each.delta, 1), color=COLOURS[3], **beside)
         panels[0, 0].figure.supylabel("instructions", fontsize=9)
         panels[-1, 0].set_xlabel("MFD = teacher's score − student's score, points of the judge's scale")
 
-    means = ", ".join(
-        f"{round_name(each.number)} {number(_mean(rows['mfd']) if rows.height else None)}" for each, rows in shown
-    )
+    means = {round_name(each.number): fmean(rows["mfd"]) if rows.height else None for each, rows in shown}
     panels = {"nrows": len(shown), "sharex": True, "sharey": True, "squeeze": False}
-    return Plot(
+    return Section(
         "How hard the pool is",
-        draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **panels),
-        f"Blue: the seeds. Mean MFD: {means}.",
+        plot=draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **panels) if shown else None,
+        note=f"Blue: the seeds. Mean MFD: {', '.join(f'{name} {number(mean)}' for name, mean in means.items())}.",
     )
 
 
-def plot_order_gap(rounds: Sequence[RoundSummary]) -> Plot | None:
-    """Histogram of the order gap by round, with its mean: how far the order of the two answers moves the MFD."""
-    judged = [(each, each.difficulty["order_gap"].drop_nulls()) for each in rounds if each.difficulty is not None]
-    shown = _few([(each, gaps) for each, gaps in judged if len(gaps)])
-    if not shown:
-        return None
-    edges = _edges(pl.concat([gaps for _, gaps in shown]))
+def plot_order_gap(judged: Mapping[str, pl.Series]) -> Section:
+    """Histogram of the order gap, with its mean: how far the order of the two answers moves the MFD.
+
+    ``judged`` are order gaps by what they are of; those that are empty are left out.
+    """
+    shown = _few([(name, gaps.to_list()) for name, gaps in judged.items() if len(gaps)])
+    edges = [edge - 0.25 for edge in _edges([gaps for _, gaps in shown])]
 
     def fill(axes: Any) -> None:
-        for (each, gaps), colour in zip(shown, COLOURS, strict=False):
-            style = {"histtype": "step", "linewidth": 1.5, "color": colour}
-            label = f"{round_name(each.number)}, mean {_mean(gaps):+.2f}"
-            axes.hist(gaps.to_list(), bins=edges, weights=[100 / len(gaps)] * len(gaps), label=label, **style)
-            axes.axvline(_mean(gaps), color=colour, linewidth=1, linestyle="--")
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for (name, gaps), colour in zip(shown, COLOURS, strict=False):
+            mean = estimate_mean(gaps)
+            label = f"{name}, mean {mean.value:+.2f}"
+            style = {"histtype": "step", "linewidth": 1.5, "color": colour, "label": label}
+            axes.hist(gaps, bins=edges, weights=[100 / len(gaps)] * len(gaps), **style)
+            axes.axvline(mean.value, color=colour, linewidth=1, linestyle="--")
+            if mean.low is not None and mean.high is not None:
+                axes.axvspan(mean.low, mean.high, color=colour, alpha=0.2, linewidth=0)
         axes.set(xlabel="order gap = MFD teacher first − MFD student first, points", ylabel="share of the scored, %")
         axes.legend(loc="upper right")
 
-    beyond = percent(_mean(shown[-1][1].abs() > 2))
-    return Plot(
+    beyond = [f"{percent(fmean(abs(gap) > 2 for gap in gaps))} of {name}" for name, gaps in shown]
+    return Section(
         "What the order of the answers does",
-        draw("Histogram of the order gap by round", 2.3, fill),
-        "How much harder an instruction looks when the teacher's answer is shown first. A judge without position "
-        f"bias centres on 0; beyond ±2 points lie {beyond} in the last round.",
+        plot=draw("Histogram of the order gap", 2.5, fill) if shown else None,
+        note="How much harder an instruction looks when the teacher's answer is shown first. A judge without position "
+        "bias centres on 0. Dashed: the mean; the band around it is its 95 % interval. Beyond ±2 points lie "
+        f"{', '.join(beyond)}.",
     )
 
 
-def plot_shares(rounds: Sequence[RoundSummary]) -> Plot | None:
+def plot_shares(rounds: Sequence[RoundSummary]) -> Section:
     """Task shares: natural, target, and got by the mixtures of the rounds."""
     shown = _few([(each, each.mixture.shares) for each in rounds if each.mixture is not None])
-    if not shown:
-        return None
     used = {name for _, table in shown for name, *shares in table.rows() if any(shares)}
     names = [name for name in TASK_TYPES if name in used]
 
@@ -160,58 +194,55 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> Plot | None:
         name_rows(axes, names, lines=True)
         axes.set(xlim=(0, None), xlabel="share of the examples, %")
 
-    return Plot(
+    return Section(
         "Task shares",
-        draw("Task shares: natural, target and got by round", 0.9 + 0.19 * len(names), fill, legend=4),
-        "Natural: the pool as it came. Target: the configured shares. Got: the mixture of a round.",
+        plot=draw("Task shares by round", 0.9 + 0.19 * len(names), fill, legend=4) if shown else None,
+        note="Natural: the pool as it came. Target: the configured shares. Got: the mixture of a round.",
     )
 
 
-def plot_time(summary: RunSummary) -> Plot | None:
+def plot_time(summary: RunSummary) -> Section:
     """Time by stage, stacked for each part of the run; the shortest stages are one colour."""
-    if not (took := stage_seconds(summary)):
-        return None
+    took = stage_seconds(summary)
     totals = sum(map(Counter, took.values()), Counter[str]())
     colours = {name: colour for (name, _), colour in zip(totals.most_common(), COLOURS, strict=False)}
     stages = {name: [name] for name in lines() if name in colours}
     if rest := [name for name in totals if name not in colours]:
         stages["other stages"] = rest
-    unit, seconds = _unit(max(sum(of.values()) for of in took.values()))
+    longest = max((sum(of.values()) for of in took.values()), default=0.0)
+    unit, seconds = next((name, size) for name, size, least in _UNITS if longest >= least)
     series = [
         (label, colours.get(label, GREY), [sum(of.get(name, 0.0) for name in names) / seconds for of in took.values()])
         for label, names in stages.items()
     ]
-
-    def fill(axes: Any) -> None:
-        stacked_bars(axes, [*took], series)
-        axes.set_xlabel(f"time of all stages, {unit}")
-
-    return Plot(
+    axis = f"time of all stages, {unit}"
+    return Section(
         "Time by stage",
-        draw("Time by stage and round", 1.1 + 0.3 * len(took), fill, legend=4),
-        "Answer and judge overlap, so do label and teach: bars can be longer than the clock showed.",
+        plot=draw_stacked("Time by stage and round", [*took], series, axis, legend=4) if took else None,
+        note="Answer and judge overlap, so do label and teach: bars can be longer than the clock showed.",
     )
 
 
-def benchmark_plots(summary: RunSummary) -> list[Plot]:
+def benchmark_plots(summary: RunSummary) -> list[Section]:
     """The headlines of all benchmarks by round, then each of them by category; nothing where nobody was asked."""
     panels = headline_panels(summary)
     if not panels:
         return []
     radars = [(label, rows, choose_spokes(rows)) for label, rows in panels]
-    said = " ".join(
+    lacking = [
         f"{label}, is not drawn by category. {spokes.in_words}"
         for label, _, spokes in radars
         if spokes.left_out and not spokes.drawn
-    )
-    beside = beside_in_words(pl.concat([rows for _, rows in panels]))
-    told = ("Lines are 95 % intervals over questions. No decision reads these figures.", said, beside)
+    ]
     curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
-    found = [Plot("Benchmarks", curves, " ".join(filter(None, told)))]
+    read = "Lines are 95 % intervals over questions. No decision reads these figures."
+    note = [read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))]
+    found = [Section("Benchmarks", plot=curves, note=" ".join(filter(None, note)))]
     for label, rows, spokes in radars:
-        told = (f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows))
+        note = [f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows)]
         if spokes.drawn:
-            found.append(Plot(label, plot_benchmark_categories(label, spokes), " ".join(filter(None, told))))
+            radar = plot_benchmark_categories(label, spokes)
+            found.append(Section(label, plot=radar, note=" ".join(filter(None, note))))
     return found
 
 
@@ -249,8 +280,8 @@ class Spokes:
     @property
     def in_words(self) -> str:
         """Which categories are not there and why; empty where all are."""
-        told = [f"{', '.join(names)} ({why})" for why, names in self.left_out.items()]
-        return f"Left out, for want of a figure of every student: {'; '.join(told)}." if told else ""
+        reasons = [f"{', '.join(names)} ({why})" for why, names in self.left_out.items()]
+        return f"Left out, for want of a figure of every student: {'; '.join(reasons)}." if reasons else ""
 
 
 def choose_spokes(rows: pl.DataFrame) -> Spokes:
@@ -260,17 +291,16 @@ def choose_spokes(rows: pl.DataFrame) -> Spokes:
     """
     shown = first_two_and_last(rows["number"].unique(maintain_order=True).to_list())
     found = {row[:2]: row[2:] for row in rows.select("number", "category", "value", "note").rows()}
-    values: dict[str, tuple[float, ...]] = {}
-    left_out: dict[str, list[str]] = {}
+    spokes = Spokes(tuple(shown), {}, {})
     for name in rows.filter(pl.col("category") != ALL)["category"].unique(maintain_order=True):
         of = {number: found.get((number, name), (None, "not asked")) for number in shown}
         if why := [
             f"{student_name(number)}: {note or 'no figure'}" for number, (value, note) in of.items() if value is None
         ]:
-            left_out.setdefault(", ".join(why), []).append(name)
+            spokes.left_out.setdefault(", ".join(why), []).append(name)
         else:
-            values[name] = tuple(value for value, _ in of.values())
-    return Spokes(tuple(shown), values, left_out)
+            spokes.values[name] = tuple(value for value, _ in of.values())
+    return spokes
 
 
 def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
@@ -297,36 +327,12 @@ def _name_students(axes: Any, rounds: Sequence[int]) -> None:
     axes.set(xticks=range(len(rounds)), xticklabels=[*map(student_name, rounds)], xlim=(-0.4, len(rounds) - 0.6))
 
 
-def _draw_seeds(axes: Any, difficulty: pl.DataFrame, edges: list[float]) -> None:
-    """Seeds in colour on top of the easy rest; everything is grey before the selection."""
-    hard = pl.col("seed").fill_null(False)
-    rest, seeds = (difficulty.filter(part)["mfd"].to_list() for part in (~hard, hard))
-    axes.hist([rest, seeds], bins=edges, stacked=True, color=[GREY, COLOURS[0]], rwidth=0.9, label=["easy", "seeds"])
-
-
-def _draw_delta(axes: Any, delta: float) -> None:
-    axes.axvline(delta, color=COLOURS[3], linewidth=1.4, linestyle="--")
-    beside = {"xycoords": ("data", "axes fraction"), "xytext": (4, -8), "textcoords": "offset points"}
-    axes.annotate(f"δ = {delta:.2f}", (delta, 1), color=COLOURS[3], **beside)
-
-
-def _edges(values: pl.Series) -> list[float]:
+def _edges(values: Sequence[Iterable[float]]) -> list[float]:
     """Bins of half a point over all values."""
-    found = values.to_list() or [0.0]
+    found = [*chain.from_iterable(values)] or [0.0]
     low, high = math.floor(min(found)), math.floor(max(found)) + 1
-    return [low + step / 2 for step in range(2 * (high - low) + 1)]
+    return [low + step / 2 for step in range(2 * (high - low) + 2)]
 
 
-def _mean(values: pl.Series) -> float:
-    return float(sum(values.to_list())) / max(1, len(values))
-
-
-def _few(rounds: list[tuple[RoundSummary, Any]]) -> list[tuple[RoundSummary, Any]]:
+def _few(rounds: list[_Item]) -> list[_Item]:
     return rounds if len(rounds) <= len(_MARKERS) else [rounds[0], *rounds[-2:]]
-
-
-def _unit(longest_seconds: float) -> tuple[str, float]:
-    """The unit in which the longest bar is easy to read, and its seconds."""
-    if longest_seconds < 300:
-        return "seconds", 1.0
-    return ("minutes", 60.0) if longest_seconds < 3 * 3600 else ("hours", 3600.0)

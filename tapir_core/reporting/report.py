@@ -5,8 +5,7 @@ All are made from the run folder alone, so they can be made again at any time, o
 and folders of the machine that made it stay out of a model card; digests stand in their place.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -18,80 +17,49 @@ from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.evaluation.scores import SCORES
-from tapir_core.paths import REPORT, RESOLVED_CONFIG, training_file
+from tapir_core.evaluation.statistics import ALL
+from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.benchmarks import (
-    benchmark_gains_table,
-    benchmark_names,
-    benchmark_tables,
-    figures_tables,
-)
+from tapir_core.reporting import plots, tables
+from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, figures_tables
 from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.page import (
     Section,
     Table,
-    caution_sentence,
-    gain_sentence,
-    markdown_table,
-    markdown_text,
     render,
     render_page,
     report_path,
-    report_sentence,
-    state_sentence,
+    section_of,
     table_of,
-    table_section,
-    ui_sentence,
-)
-from tapir_core.reporting.plots import (
-    benchmark_plots,
-    plot_accuracy,
-    plot_accuracy_by_task_type,
-    plot_mfd,
-    plot_order_gap,
-    plot_shares,
-    plot_time,
-)
-from tapir_core.reporting.tables import (
-    accuracy_table,
-    contaminated_table,
-    decontamination_table,
-    left_out_table,
-    rounds_table,
-    seconds_table,
-    settled_table,
-    shares_table,
-    spend_table,
 )
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary import Examples, choose_examples, summarise
-from tapir_core.summary.formats import (
-    NOTHING,
-    count,
-    first_two_and_last,
-    moment,
-    number,
-    percent,
-    round_name,
-    student_name,
-)
-from tapir_core.summary.run_reader import Look
-from tapir_core.summary.types import MixtureSummary, RunSummary
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.summary import RunReader, choose_examples, summarise
+from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
+from tapir_core.summary.types import Examples, RunSummary
 
 _EXAMPLES = 10
+_LEFT_OUT = "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place."
 
 
 def write_report(run: RunFolder) -> str:
     """Write `report.html` into the run folder and say where it is."""
-    summary = summarise(run)
-    shown = first_two_and_last([each.number for each in summary.students])
+    summary, reader = summarise(run), RunReader(run)
+    # The pool of a round is answered by the student of the round before.
+    answered = [each.number - 1 for each in summary.rounds if each.did("answer")]
+    shown = first_two_and_last([each.number for each in summary.students] or answered)
     rng = derive_rng(run.config.run.seed, "report", "examples")
-    examples = choose_examples(Look(run), shown, _EXAMPLES, rng) if shown else None
+    examples = choose_examples(reader, shown, _EXAMPLES, rng) if shown else None
     asked = [each.number for each in summary.rounds if each.benchmarks is not None]
-    gains = benchmark_gains_table(Look(run), asked, summary.best)
-    page = render_report(summary, examples, resolved_json(run.config), kept_comparison(run, summary), gains)
+    page = render_report(
+        summary,
+        examples,
+        gains=benchmark_gains_table(reader, asked, summary.best),
+        trainings={
+            student_name(each.number): found for each in summary.rounds if (found := reader.training(each.number))
+        },
+        estimate=kept_comparison(run, summary),
+    )
     run.storage.write_bytes(REPORT, page.encode())
     return report_path(summary)
 
@@ -99,24 +67,72 @@ def write_report(run: RunFolder) -> str:
 def render_report(
     summary: RunSummary,
     examples: Examples | None,
-    config: str,
-    estimate: Table | None = None,
+    *,
     gains: Table | None = None,
+    trainings: Mapping[str, Mapping[str, Any]] | None = None,
+    estimate: Table | None = None,
 ) -> str:
-    """The page.
+    """The page: what the run is, its scores by round, examples, then all else. Everything that is text is escaped.
 
-    ``config`` is the resolved configuration as text, ``estimate`` what was expected beside what came, ``gains`` what
-    students gained over each other on benchmarks.
-
-    Everything that is text is escaped.
+    ``gains`` is what students gained over each other on benchmarks, ``trainings`` what the trainer said of each
+    student's training, ``estimate`` what was expected beside what came.
     """
+    scored = tables.students_table(summary, [each.number for each in summary.students])
+    benchmarks = plots.benchmark_plots(summary)
+    sections = [
+        *_of_students(summary, benchmarks[1:], gains),
+        *_of_rounds(summary, trainings or {}),
+        *_of_spend(summary, estimate),
+    ]
     return render_page(
         "report.html.jinja2",
-        [*_sections_of_students(summary, gains), *_sections_of_rounds(summary, estimate)],
+        sections,
         summary=summary,
+        scores=[replace(plots.plot_accuracy(summary.students), table=scored), *benchmarks[:1]],
         examples=examples,
-        config=config,
+        config=resolved_json(summary.config),
     )
+
+
+def _of_students(summary: RunSummary, radars: list[Section], gains: Table | None) -> list[Section]:
+    figures = [
+        replace(section_of(table, folded=True), title=f"{table.title}, with intervals")
+        for who in summary.compared
+        for table in figures_tables(student_name(who), summary.benchmarks(who))
+    ]
+    return [
+        replace(plots.plot_accuracy_by_task_type(summary.students), table=tables.accuracy_table(summary)),
+        *radars,
+        *map(section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
+        section_of(gains),
+        *figures,
+    ]
+
+
+def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) -> list[Section]:
+    mixed, found = summary.mixed_rounds, summary.decontamination
+    judged = [(round_name(each.number), each.difficulty) for each in summary.rounds]
+    gaps = {name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None}
+    return [
+        section_of(tables.rounds_table(summary)),
+        plots.plot_mfd(summary.rounds),
+        plots.plot_order_gap(gaps),
+        replace(plots.plot_shares(mixed), table=tables.shares_table(*mixed)),
+        replace(plots.plot_training(trainings), table=tables.trainings_table(trainings)),
+        replace(section_of(tables.left_out_table(summary)), note=_LEFT_OUT),
+        section_of(tables.decontamination_table(found)),
+        section_of(tables.contaminated_table(found), folded=True),
+        section_of(tables.settled_table(summary)),
+    ]
+
+
+def _of_spend(summary: RunSummary, estimate: Table | None) -> list[Section]:
+    spent = tables.spend_table(summary) if summary.all_stages else None
+    return [
+        replace(plots.plot_time(summary), table=tables.seconds_table(summary)),
+        replace(section_of(spent), title="Calls to teacher and judge"),
+        section_of(estimate),
+    ]
 
 
 def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
@@ -127,143 +143,91 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
         pages: Where more of it is shown, where this card is: the run or a round, then title, then address. Without it
             the card says how to get there.
     """
-    what = (
-        f"{summary.backbone} taught by {summary.teacher}, judged by {summary.judge}; created {moment(summary.created)}."
-    )
-    said = [what, state_sentence(summary), gain_sentence(summary), caution_sentence(summary)]
-    tables = [rounds_table, accuracy_table, left_out_table, settled_table, seconds_table, spend_table]
-    benchmarks = benchmark_tables(summary, summary.compared, benchmark_names(summary))
-    made = [*(make(summary) for make in tables), *benchmarks, decontamination_table(summary.decontamination)]
-    links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]
-    parts = [f"# {summary.name}", *map(markdown_text, said), *map(table_section, filter(None, made)), *links]
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _sections_of_students(summary: RunSummary, gains: Table | None) -> list[Section]:
-    figures = [
-        Section(f"{table.title}, with intervals", [table])
-        for who in summary.compared
-        for table in figures_tables(student_name(who), summary.benchmarks(who))
+    shown = [
+        tables.rounds_table(summary),
+        tables.accuracy_table(summary),
+        tables.left_out_table(summary),
+        tables.settled_table(summary),
+        tables.seconds_table(summary),
+        tables.spend_table(summary),
+        *benchmark_tables(summary, summary.compared, summary.benchmark_names),
+        tables.decontamination_table(summary.decontamination),
     ]
-    tables = benchmark_tables(summary, summary.compared, benchmark_names(summary))
-    curve, bars = plot_accuracy(summary.students), plot_accuracy_by_task_type(summary.students)
-    return [
-        Section("Held-out accuracy", [curve, bars, Section("The same as a table", [accuracy_table(summary)])]),
-        Section("Benchmarks", [*benchmark_plots(summary), *tables, gains, *figures]),
-    ]
-
-
-def _sections_of_rounds(summary: RunSummary, estimate: Table | None) -> list[Section]:
-    shares = [Section(f"{table.title} as a table", [table]) for table in map(shares_table, summary.mixed_rounds)]
-    found, left_out = summary.decontamination, left_out_table(summary)
-    dropped, listed = decontamination_table(found), contaminated_table(found)
-    settled = settled_table(summary)
-    calls = replace(spend_table(summary), title="Calls to teacher and judge") if summary.all_stages else None
-    return [
-        Section("Rounds", [rounds_table(summary)]),
-        Section("How hard the pool is", [plot_mfd(summary.rounds), plot_order_gap(summary.rounds)]),
-        Section("Task shares", [plot_shares(summary.mixed_rounds), *shares]),
-        Section(
-            left_out.title,
-            [left_out],
-            "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place.",
-        ),
-        Section(dropped.title, [dropped, Section(listed.title, [listed])]),
-        Section(settled.title, [settled]),
-        Section("Time and spend", [plot_time(summary), seconds_table(summary), calls, estimate]),
-    ]
-
-
-def _links(pages: Mapping[str, Mapping[str, str]]) -> str:
-    return "\n".join(
-        f"- {place}: " + " · ".join(f"[{title}]({address})" for title, address in of_place.items())
-        for place, of_place in pages.items()
-    )
+    path = report_path(summary)
+    address = "" if "://" in path else Path(path).absolute().as_uri()
+    sections = [section_of(table) for table in shown if table]
+    return render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
 
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
     """The card of the student after round ``round_number``; ``use`` says in Markdown how engines load it."""
     summary, config = summarise(run), run.config
-    known = [each for each in summary.rounds if each.number <= round_number]
-    mixed = {round_name(each.number): each.mixture for each in known if each.mixture is not None}
-    refined = {round_name(each.number): each.refinement.accepted for each in known if each.refinement is not None}
-    student = config.student
-    return (
-        render(
-            "model_card.md.jinja2",
-            table=markdown_table,
-            text=markdown_text,
-            summary=summary,
-            config=config,
-            number=round_number,
-            use=use,
-            base_model=student.backbone if _is_hub_id(student.backbone) else None,
-            backbone=backbone_name(student),
-            judged=any(map(config.judges, range(1, round_number + 1))),
-            mixtures=_mixtures(mixed, refined),
-            shares=_shares(mixed) if mixed else None,
-            scores=_scores(run, round_number),
-            benchmarks=figures_tables(student_name(round_number), summary.benchmarks(round_number)),
-            dropped=decontamination_table(summary.decontamination),
-            fewest_words=FEWEST_WORDS,
-            provenance=Table("", ("", "Value"), tuple(_provenance(run, round_number)), text_columns=2),
-        )
-        + "\n"
-    )
-
-
-def _mixtures(mixed: Mapping[str, MixtureSummary], refined: Mapping[str, int]) -> Table:
-    """How many examples of each origin the rounds have, and how many of them are refined."""
-    rows = tuple(
-        (name, count(of.rows), *(count(of.origins.get(origin)) for origin in _ORIGINS), count(refined.get(name)))
-        for name, of in mixed.items()
-    )
-    return Table("", ("Round", "Examples", *_ORIGINS.values(), "Refined"), rows)
-
-
-def _shares(mixed: Mapping[str, MixtureSummary]) -> Table:
-    """Task shares of pool and target, as the last round has them, and of each round's mixture."""
-    tables = [of.shares for of in mixed.values()]
-    rows = zip(TASK_TYPES, tables[-1]["natural"], tables[-1]["target"], *(of["got"] for of in tables), strict=True)
-    shown = tuple((name, *map(percent, row)) for name, *row in rows if any(row))
-    return Table("", ("Task type", "Pool", "Target", *mixed), shown)
-
-
-def _scores(run: RunFolder, round_number: int) -> Table:
-    """Every score of this student, whole splits first."""
+    known = [each for each in summary.rounds if each.number <= round_number and each.mixture is not None]
     at = StageAt("evaluate", round_number)
-    found = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)
-    in_order = found.sort(pl.col("category") != "all", "benchmark", "split", "metric", maintain_order=True)
-    return table_of(
-        "",
-        _SCORES,
-        in_order.to_dicts(),
-        text_columns=4,
-        note=f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else "",
+    scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)
+    benchmarks = summary.benchmarks(round_number)
+    figures = scores if benchmarks is None else pl.concat([scores, benchmarks])
+    card = render(
+        "model_card.md.jinja2",
+        front_matter=_front_matter(summary, round_number, figures),
+        summary=summary,
+        config=config,
+        number=round_number,
+        use=use,
+        backbone=backbone_name(config.student),
+        judged=any(map(config.judges, range(1, round_number + 1))),
+        mixtures=table_of("", _MIXTURES, known),
+        shares=tables.shares_table(*known),
+        scores=_scores(scores),
+        benchmarks=figures_tables(student_name(round_number), benchmarks),
+        dropped=tables.decontamination_table(summary.decontamination),
+        fewest_words=FEWEST_WORDS,
+        run=run,
+        checkpoint=run.manifest(StageAt("train", round_number)),
+        resolved=run.storage.sha256(RESOLVED_CONFIG),
+        training=RunReader(run).training(round_number),
+        own_version=_own_version(),
     )
+    return card + "\n"
 
 
-def _provenance(run: RunFolder, round_number: int) -> Iterator[tuple[str, str]]:
-    config, ingredients, at = run.config, run.record.ingredients, StageAt("train", round_number)
-    checkpoint = run.manifest(at)
-    yield "Run", f"{run.ref.name} ({run.record.id}), created {moment(run.record.created)}"
-    yield "Checkpoint, digest", checkpoint.digest if checkpoint else NOTHING
-    yield "config.resolved.json, SHA-256", run.storage.sha256(RESOLVED_CONFIG)
-    yield "Backbone", backbone_name(config.student)
-    yield "Backbone, digest", ingredients.get("backbone", NOTHING)
-    if "file:pool" in ingredients:
-        yield "Pool file, SHA-256", ingredients["file:pool"]
-    yield "Seed", str(config.run.seed)
-    # What the trainer wrote may have been removed, since no stage needs it.
-    if run.storage.exists(training_file(at.folder)):
-        training = json.loads(run.storage.read_bytes(training_file(at.folder)))
-        yield (
-            "Tokens of the last fine-tune",
-            f"{count(training['total_tokens'])}, of answers {count(training['trained_tokens'])}",
+def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) -> str:
+    """What model hubs read: base model and licence, and every figure of a whole split or benchmark."""
+    from huggingface_hub import EvalResult, ModelCardData  # loads for a while, and only cards need it
+
+    backbone = summary.config.student.backbone
+    of_base: dict[str, str] = {"license": "unknown"}
+    if _is_hub_id(backbone):
+        link = {"license_name": "that-of-the-base-model", "license_link": f"https://huggingface.co/{backbone}"}
+        of_base = {"base_model": backbone, "license": "other", **link}
+    figures = scores.filter((pl.col("category") == ALL) & pl.col("value").is_not_null()).iter_rows(named=True)
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=row["benchmark"],
+            dataset_name=row["benchmark"],
+            dataset_split=row["split"] or None,
+            metric_type=row["metric"],
+            metric_value=row["value"],
         )
-        yield "Precision", str(training["precision"])
-        versions = {"tapir-distill": _own_version(), **training["versions"]}
-        yield "Libraries", ", ".join(f"{name} {version}" for name, version in versions.items())
+        for row in figures
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["tapir", "distillation"],
+        model_name=f"{summary.name}, {student_name(round_number)}",
+        eval_results=results or None,
+        **of_base,
+    )
+    return str(data.to_yaml())
+
+
+def _scores(found: pl.DataFrame) -> Table:
+    """Every score of this student, whole splits first."""
+    note = f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else ""
+    in_order = found.sort(pl.col("category") != ALL, "benchmark", "split", "metric", maintain_order=True)
+    return table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
 
 
 def _own_version() -> str:
@@ -285,6 +249,12 @@ def _is_hub_id(backbone: str) -> bool:
     return backbone.count("/") == 1 and not backbone.startswith((".", "/", "~")) and not Path(backbone).exists()
 
 
+_MIXTURES: tuple[tables.OfRound, ...] = (
+    ("Round", lambda each: round_name(each.number)),
+    ("Examples", lambda each: count(each.mixture.rows if each.mixture else None)),
+    *tables.origin_rows("", pool="Pool", seed="Seeds", expansion="Expansion", easy="Easy"),
+    ("Refined", lambda each: count(each.refinement.accepted if each.refinement else None)),
+)
 _SCORES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("Benchmark", lambda row: row["benchmark"]),
     ("Split", lambda row: row["split"]),
@@ -295,4 +265,3 @@ _SCORES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("n", lambda row: count(row["n"])),
     ("Failed", lambda row: count(row["n_failed"])),
 )
-_ORIGINS = {"pool": "Pool", "seed": "Seeds", "expansion": "Expansion", "easy": "Easy"}

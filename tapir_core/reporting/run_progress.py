@@ -27,9 +27,8 @@ from tapir_core.stages import (
     lines,
     plan,
 )
-from tapir_core.summary import heldout_scores, summarise
+from tapir_core.summary import RunReader, heldout_scores, summarise
 from tapir_core.summary.formats import student_name
-from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RoundSummary, Score
 
 _OUTPUTS = "outputs"
@@ -38,7 +37,7 @@ _OUTPUTS = "outputs"
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """One look at a run."""
+    """One reader at a run."""
 
     stages: dict[StageAt, int | None]
     """Planned stage → rows that it holds; nothing where it is not done."""
@@ -55,12 +54,12 @@ class RunProgress:
     """About; nothing where nobody can say, 0 of a run that is over."""
 
 
-def read_progress(look: Look) -> RunProgress:
+def read_progress(reader: RunReader) -> RunProgress:
     """What `tapir status` says of a run."""
-    config = look.run.config
-    manifests = {at: look.manifest(at) for at in plan(config)}
-    state = state_of(look.run, look.seen)
-    student, split, score = _last_score(look)
+    config = reader.run.config
+    manifests = {at: reader.manifest(at) for at in plan(config)}
+    state = state_of(reader.run, reader.seen)
+    student, split, score = _last_score(reader)
     return RunProgress(
         {at: None if manifest is None else manifest.rows for at, manifest in manifests.items()},
         next_stage=state.next_stage,
@@ -68,20 +67,18 @@ def read_progress(look: Look) -> RunProgress:
         student=student,
         split=split,
         score=score,
-        seconds_left=0.0 if state.stopped else _seconds_left(look),
+        seconds_left=0.0 if state.stopped else _seconds_left(reader),
     )
 
 
-def _last_score(look: Look) -> tuple[int | None, str, Score | None]:
-    for number in range(look.run.config.run.rounds, BACKBONE - 1, -1):
-        for split in ("test", "dev"):
-            score = RoundSummary(number, scores=heldout_scores(look, number)).score(split)
-            if score is not None:
-                return number, split, score
-    return None, "", None
+def _last_score(reader: RunReader) -> tuple[int | None, str, Score | None]:
+    numbers = range(reader.run.config.run.rounds, BACKBONE - 1, -1)
+    scored = (RoundSummary(number, scores=heldout_scores(reader, number)) for number in numbers)
+    scores = ((each.number, split, each.score(split)) for each in scored for split in ("test", "dev"))
+    return next((found for found in scores if found[2] is not None), (None, "", None))
 
 
-def _seconds_left(look: Look) -> float | None:
+def _seconds_left(reader: RunReader) -> float | None:
     """What the stages that are left took before in this run, or else what the run's estimate says of them.
 
     Stages that overlap count in full. Nothing where a stage of some length was never done and never estimated.
@@ -89,29 +86,29 @@ def _seconds_left(look: Look) -> float | None:
     took: dict[str, list[float]] = defaultdict(list)
     planned: dict[str, int] = defaultdict(int)
     left = []
-    for at in plan(look.run.config):
+    for at in plan(reader.run.config):
         planned[at.name] += 1
-        if (manifest := look.manifest(at)) is None:
+        if (manifest := reader.manifest(at)) is None:
             left.append(at.name)
         # What was taken over from another run took no time here.
-        elif seconds := _took(look, at, manifest):
+        elif seconds := _took(reader, at, manifest):
             took[at.name].append(seconds)
     means = {name: fmean(seconds) for name, seconds in took.items()}
     # What a quick stage will take is not counted before the first of them was seen.
     quick = {name: 0.0 for name, stage in STAGES.items() if stage.is_quick}
-    expected = quick | _estimated(look, planned) | means
+    expected = quick | _estimated(reader, planned) | means
     return sum(expected[name] for name in left) if expected.keys() >= set(left) else None
 
 
-def _took(look: Look, at: StageAt, manifest: Manifest) -> float:
+def _took(reader: RunReader, at: StageAt, manifest: Manifest) -> float:
     if at.name == EXPAND.name:  # most of it lies in the waves
-        return sum(stage.seconds for stage in look.summarise_stages((at.name,), at.number))
+        return sum(stage.seconds for stage in reader.summarise_stages((at.name,), at.number))
     return manifest.counts.get("seconds", 0.0)
 
 
-def _estimated(look: Look, planned: dict[str, int]) -> dict[str, float]:
+def _estimated(reader: RunReader, planned: dict[str, int]) -> dict[str, float]:
     """Stage → likely seconds of one of it, of what the run's kept estimate knows."""
-    storage = look.run.storage
+    storage = reader.run.storage
     if not storage.exists(ESTIMATE):
         return {}
     stages = load_estimate(storage.read_bytes(ESTIMATE)).stages

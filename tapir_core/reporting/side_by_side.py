@@ -5,8 +5,8 @@ prompts, settings, questions or baselines stand in different tables and are not 
 folders alone. Limits: each p-value is that of its own difference, however many runs are set against the first.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -14,7 +14,8 @@ import polars as pl
 from tapir_core.data.fetched import file_ingredient
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import without_files
-from tapir_core.evaluation.statistics import compare_paired
+from tapir_core.evaluation.scores import ItemValues
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
 from tapir_core.paths import sweep_report_file
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import (
@@ -26,24 +27,27 @@ from tapir_core.reporting.benchmarks import (
     paired_cells,
     unpaired_cells,
 )
-from tapir_core.reporting.figure import (
+from tapir_core.reporting.page import (
     COLOURS,
     GREY,
-    Plot,
+    Section,
+    Table,
     draw,
+    draw_stacked,
     draw_task_types,
     name_rows,
     points_with_intervals,
-    stacked_bars,
+    render_markdown,
+    render_page,
+    section_of,
+    sentence,
 )
-from tapir_core.reporting.page import Section, Table, accuracy_note, caution_sentence, render_page, table_section
 from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, lines
 from tapir_core.storage import Storage
-from tapir_core.summary import marks_on_test, summarise
+from tapir_core.summary import RunReader, marks_on_test, summarise
 from tapir_core.summary.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
-from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
 from tapir_core.sweep import Swept, finished_runs
 from tapir_core.text import digest
@@ -74,9 +78,8 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
                 f"run {run.ref.name!r} cannot stand beside {runs[0].ref.name!r}, their held-out sets are not the same: "
                 f"{_difference(runs[0], run)}; take runs of one curriculum"
             )
-    summaries, looks = tuple(map(summarise, runs)), [Look(run) for run in runs]
-    last = [None if (student := last_student(each)) is None else student.number for each in summaries]
-    return SideBySide(summaries, tuple(benchmarks_of_runs(looks)), paired_runs_table(looks, last))
+    summaries, readers = tuple(map(summarise, runs)), [RunReader(run) for run in runs]
+    return SideBySide(summaries, tuple(benchmarks_of_runs(readers)), paired_runs_table(readers))
 
 
 def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
@@ -96,31 +99,29 @@ def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[Side
 
 def side_by_side_card(shown: SideBySide, report: str) -> str:
     """The tables in Markdown, for an artifact."""
-    tables = filter(None, (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired))
-    return "\n\n".join(["# Backbones side by side", *map(table_section, tables), f"Page with plots: `{report}`"]) + "\n"
+    tables = (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
+    return f"# Backbones side by side\n\n{render_markdown(map(section_of, tables))}Page with plots: `{report}`\n"
 
 
 def render_side_by_side(shown: SideBySide) -> str:
     """The page. Everything that is text is escaped."""
     tables = side_by_side_tables(shown)
-    task_types = [_plot_task_types(shown.runs), Section("The same as a table", [tables["task_types"]])]
-    answers = tables["answers"]
     sections = [
-        Section("", [tables["overview"]]),
-        Section("Held-out accuracy", [_plot_students(shown.runs)]),
-        Section("By task type", task_types),
-        Section(shown.paired.title, [shown.paired]),
-        Section("Benchmarks", shown.benchmarks),
-        Section(answers.title, [_plot_answers(shown.runs), answers]),
+        Section("", tables["overview"]),
+        _plot_students(shown.runs),
+        replace(_plot_task_types(shown.runs), table=tables["task_types"]),
+        section_of(shown.paired),
+        *map(section_of, shown.benchmarks),
+        replace(_plot_answers(shown.runs), table=tables["answers"]),
     ]
-    warnings = dict.fromkeys(filter(None, map(caution_sentence, shown.runs)))
-    return render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*warnings])
+    cautions = dict.fromkeys(sentence("caution", run) for run in shown.runs)
+    return render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*filter(None, cautions)])
 
 
 def side_by_side_tables(shown: SideBySide) -> dict[str, Table]:
     """`overview`, `task_types` and `answers`, each with a column for each run."""
     runs = shown.runs
-    names, note = [each.name for each in runs], accuracy_note(map(_last_score, runs))
+    names, note = [each.name for each in runs], sentence("accuracy_note", [*map(_last_score, runs)])
     rows = tuple((label, *map(cell, runs)) for label, cell in _ROWS.items())
     students = dict(zip(names, map(last_student, runs), strict=True))
     of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
@@ -186,7 +187,7 @@ _OVERVIEW = (
     "them: what came from the store was paid by the run that asked first."
 )
 _ROWS: dict[str, Callable[[RunSummary], str]] = {
-    "Backbone": lambda run: run.backbone,
+    "Backbone": lambda run: run.config.student.backbone,
     "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
     "Last student": lambda run: NOTHING if (last := last_student(run)) is None else student_name(last.number),
     "Test accuracy, backbone": lambda run: score(_test_score(run.round(-1))),
@@ -202,10 +203,9 @@ _ROWS: dict[str, Callable[[RunSummary], str]] = {
 }
 
 
-def _plot_students(runs: Sequence[RunSummary]) -> Plot | None:
+def _plot_students(runs: Sequence[RunSummary]) -> Section:
     """Test accuracy of backbone, S_0 and last student of each run, with 95 % intervals."""
-    if not any(each.students for each in runs):
-        return None
+    title, height = "Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs)
     series = {
         "backbone": (GREY, "o", [_test_score(run.round(-1)) for run in runs]),
         "S_0": (COLOURS[1], "s", [_test_score(run.round(0)) for run in runs]),
@@ -220,53 +220,36 @@ def _plot_students(runs: Sequence[RunSummary]) -> Plot | None:
         name_rows(axes, [run.name for run in runs])
         axes.set(xlim=(-2, 102), xlabel="accuracy on the test split, %")
 
-    return Plot(
-        "Accuracy",
-        draw("Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs), fill, legend=3),
-        "Share of the same held-out instructions with the right final result; bars are 95 % intervals. The grey "
+    return Section(
+        "Held-out accuracy",
+        plot=draw(title, height, fill, legend=3) if any(each.students for each in runs) else None,
+        note="Share of the same held-out instructions with the right final result; bars are 95 % intervals. The grey "
         "point is the backbone before any training.",
     )
 
 
-def _plot_task_types(runs: Sequence[RunSummary]) -> Plot | None:
+def _plot_task_types(runs: Sequence[RunSummary]) -> Section:
     """Test accuracy of each run's last student on each task type."""
-    series = [
-        (
-            run.name,
-            COLOURS[offset % len(COLOURS)],
-            {} if (student := last_student(run)) is None else student.by_task_type(),
-        )
-        for offset, run in enumerate(runs)
-    ]
-    if not any(figures for _, _, figures in series):
-        return None
-    return Plot(
-        "By task type",
-        draw_task_types(
-            "Test accuracy of the last students by task type",
-            "accuracy of the last student on the test split, %",
-            series,
-            legend_columns=2,
-        ),
-        "Test split; lines are 95 % intervals. A task type with few instructions says little.",
-    )
+    last = [(run.name, last_student(run)) for run in runs]
+    figures = {name: student.by_task_type() if student else {} for name, student in last}
+    series = [(name, COLOURS[place % len(COLOURS)], of) for place, (name, of) in enumerate(figures.items())]
+    title, axis = "Test accuracy of the last students by task type", "accuracy of the last student on the test split, %"
+    plot = draw_task_types(title, axis, series, legend_columns=2) if any(figures.values()) else None
+    note = "Test split; lines are 95 % intervals. A task type with few instructions says little."
+    return Section("By task type", plot=plot, note=note)
 
 
-def _plot_answers(runs: Sequence[RunSummary]) -> Plot:
+def _plot_answers(runs: Sequence[RunSummary]) -> Section:
     """Answers of teacher and judge: asked for by the run itself, and from the store."""
     series = [
         ("asked for", COLOURS[3], [run.usage.calls for run in runs]),
         ("from the store", COLOURS[2], [run.usage.stored for run in runs]),
     ]
-
-    def fill(axes: Any) -> None:
-        stacked_bars(axes, [run.name for run in runs], series)
-        axes.set_xlabel("answers of teacher and judge")
-
-    return Plot(
-        "Answers",
-        draw("Answers asked for and from the store by run", 0.9 + 0.35 * len(runs), fill, legend=2),
-        "What the store gave was paid before, by another run or by an earlier start of the same one.",
+    names, title = [run.name for run in runs], "Answers asked for and from the store by run"
+    return Section(
+        "Where the answers came from",
+        plot=draw_stacked(title, names, series, "answers of teacher and judge", legend=2),
+        note="What the store gave was paid before, by another run or by an earlier start of the same one.",
     )
 
 
@@ -282,114 +265,100 @@ _PAIRED = (
     "Difference of the first column to the second one, paired over the same items; p of a sign-flip test with 10,000 "
     "draws. An item that one of the two lacks, or failed, is in neither."
 )
+_HELDOUT = "held-out"
+"""What stands in the place of a benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A run's last trained student with figures of one benchmark."""
+    """A run's last trained student with figures of one benchmark, or of the test split."""
 
-    look: Look
+    reader: RunReader
+    benchmark: str
     number: int
     scores: pl.DataFrame
-    scale: dict[str, str]
-    """What must be equal for figures to be comparable, by the keys of `_DIFFERS`."""
 
     @property
     def name(self) -> str:
-        return _name(self.look, self.number)
+        return f"{self.reader.run.ref.name} {student_name(self.number)}"
+
+    @property
+    def scale(self) -> dict[str, str]:
+        """What must be equal for figures to be comparable, by the keys of `_DIFFERS`.
+
+        Questions, references and a baseline's answers count by what they say, wherever they come from.
+        """
+        if self.benchmark == _HELDOUT:
+            return {"settings": self.scores["settings"][0]}
+        reader, items = self.reader, StageAt("benchmark_items", benchmark=self.benchmark)
+        fields = (file_ingredient(self.benchmark, field) for field in ("difficulty", "anchors", "include_path"))
+        stages = filter(None, map(reader.manifest, (items, *benchmark_stages(self.benchmark, self.number))))
+        return {
+            **{part: self.scores[part][0] for part in DIFFERS},
+            "settings": without_files(self.scores["settings"][0]),
+            "items": digest([*map(list, reader.run.rows(items).iter_rows())]),
+            "files": " ".join(reader.run.record.ingredients.get(field, "") for field in fields),
+            "versions": " ".join(str(each.version) for each in stages),
+        }
+
+    @property
+    def max_failed_share(self) -> float:
+        """Above this share of failed items there is no figure."""
+        asked = self.reader.run.config.evaluation.asked.get(self.benchmark)
+        return MAX_FAILED_SHARE if asked is None else asked.max_failed_share
+
+    @property
+    def values(self) -> Mapping[str, ItemValues]:
+        """Metric → item → its value."""
+        if self.benchmark == _HELDOUT:
+            return {"test accuracy": marks_on_test(self.reader, self.number)}
+        return headline_values(self.reader, self.benchmark, self.number)
 
 
-def benchmarks_of_runs(looks: Sequence[Look]) -> list[Table]:
+def benchmarks_of_runs(readers: Sequence[RunReader]) -> list[Table]:
     """Each benchmark's figures with the runs' last students as columns: a table for each scale."""
-    tables = []
-    for asked in _asked(looks).values():
-        by_scale: dict[tuple[str, ...], list[_Asked]] = {}
-        for each in asked:
-            by_scale.setdefault(tuple(each.scale.values()), []).append(each)
-        tables += [
-            figures_side_by_side(pl.concat([each.scores.with_columns(student=pl.lit(each.name)) for each in alike]))
-            for alike in by_scale.values()
-        ]
-    return tables
+    by_scale: dict[tuple[str, ...], list[pl.DataFrame]] = {}
+    for name, asked in _asked(readers).items():
+        for each in asked if name != _HELDOUT else ():
+            scores = each.scores.with_columns(student=pl.lit(each.name))
+            by_scale.setdefault((name, *each.scale.values()), []).append(scores)
+    return [figures_side_by_side(pl.concat(alike)) for alike in by_scale.values()]
 
 
-def paired_runs_table(looks: Sequence[Look], last: Sequence[int | None]) -> Table:
-    """Every run's last student against the first one's, on the test split and on each benchmark.
-
-    ``last`` are the students of the runs that were scored on the held-out set, if any was.
-    """
-    rows = [*_heldout_rows(looks, last)]
-    for name, (first, *others) in _asked(looks).items():
-        for other in others:
-            rows += _benchmark_rows(name, first, other)
-    return Table(
-        "Students of different runs on the same items", PAIRED_COLUMNS, tuple(rows), text_columns=5, note=_PAIRED
+def paired_runs_table(readers: Sequence[RunReader]) -> Table:
+    """Every run's last student against the first one's, on the test split and on each benchmark."""
+    pairs = [(first, other) for first, *others in _asked(readers).values() for other in others]
+    rows = tuple(
+        (other.name, first.name, first.benchmark, *cells) for first, other in pairs for cells in _paired(first, other)
     )
+    return Table("Students of different runs on the same items", PAIRED_COLUMNS, rows, text_columns=5, note=_PAIRED)
 
 
-def _heldout_rows(looks: Sequence[Look], last: Sequence[int | None]) -> Iterator[tuple[str, ...]]:
-    scored = [(look, found) for look, found in zip(looks, last, strict=True) if found is not None]
-    for look, last_number in scored[1:]:
-        first, first_number = scored[0]
-        pair = (_name(look, last_number), _name(first, first_number))
-        if _sampling(look, last_number) != _sampling(first, first_number):
-            yield (*pair, "held-out", *unpaired_cells([DIFFERS["settings"]]))
-            continue
-        marks = [marks_on_test(*each) for each in ((look, last_number), (first, first_number))]
-        rng = derive_rng(first.run.config.run.seed, "paired runs", *pair)
-        yield (
-            *pair,
-            "held-out",
-            *paired_cells("test accuracy, %", compare_paired(*marks, rng=rng, unit="instructions")),
-        )
-
-
-def _benchmark_rows(name: str, first: _Asked, other: _Asked) -> Iterator[tuple[str, ...]]:
-    pair = (other.name, first.name, name)
-    if differs := [words for part, words in _DIFFERS.items() if other.scale[part] != first.scale[part]]:
-        yield (*pair, *unpaired_cells(differs))
+def _paired(first: _Asked, other: _Asked) -> Iterator[tuple[str, ...]]:
+    """The cells of each headline under ``PAIRED_COLUMNS``, or why the two cannot be compared."""
+    here, there, pair = first.scale, other.scale, (other.name, first.name)
+    if differs := [words for part, words in _DIFFERS.items() if here.get(part) != there.get(part)]:
+        yield unpaired_cells(differs)
         return
-    before, after = (headline_values(each.look, name, each.number) for each in (first, other))
-    limits = [each.look.run.config.evaluation.asked[name].max_failed_share for each in (first, other)]
+    before, after, run = first.values, other.values, first.reader.run
+    is_heldout = first.benchmark == _HELDOUT
+    limit = min(first.max_failed_share, other.max_failed_share)
     for metric in sorted(before.keys() & after.keys()):
-        rng = derive_rng(first.look.run.config.run.seed, "paired runs", *pair, metric)
-        found = compare_paired(after[metric], before[metric], rng=rng, max_failed_share=min(limits))
-        yield (*pair, *paired_cells(metric_label(metric), found))
+        parts = pair if is_heldout else (*pair, first.benchmark, metric)
+        rng = derive_rng(run.config.run.seed, "paired runs", *parts)
+        unit = "instructions" if is_heldout else "judgments"
+        found = compare_paired(after[metric], before[metric], rng=rng, max_failed_share=limit, unit=unit)
+        yield paired_cells(metric_label(metric), found)
 
 
-def _asked(looks: Sequence[Look]) -> dict[str, list[_Asked]]:
-    """Benchmark → the students that have figures of it, in the order of the runs."""
+def _asked(readers: Sequence[RunReader]) -> dict[str, list[_Asked]]:
+    """Held-out set and benchmark → the students that have figures of it, in the order of the runs."""
     found: dict[str, list[_Asked]] = {}
-    for look in looks:
-        for name in look.run.config.evaluation.asked:
-            for trained in range(look.run.config.run.rounds, -1, -1):
-                scores = look.rows(StageAt("benchmark_scores", trained, benchmark=name))
-                if scores is not None:
-                    scale = _scale(look, name, trained, scores)
-                    found.setdefault(name, []).append(_Asked(look, trained, scores, scale))
+    for reader in readers:
+        for name in (_HELDOUT, *reader.run.config.evaluation.asked):
+            for trained in range(reader.run.config.run.rounds, -1, -1):
+                at = StageAt("evaluate", trained) if name == _HELDOUT else benchmark_stages(name, trained)[-1]
+                if (scores := reader.rows(at)) is not None:
+                    found.setdefault(name, []).append(_Asked(reader, name, trained, scores))
                     break
     return found
-
-
-def _scale(look: Look, name: str, number: int, scores: pl.DataFrame) -> dict[str, str]:
-    """Questions, references and a baseline's answers count by what they say, wherever they come from."""
-    items = StageAt("benchmark_items", benchmark=name)
-    fields = (file_ingredient(name, field) for field in ("difficulty", "anchors", "include_path"))
-    stages = filter(None, map(look.manifest, (items, *benchmark_stages(name, number))))
-    return {
-        **{part: scores[part][0] for part in DIFFERS},
-        "settings": without_files(scores["settings"][0]),
-        "items": digest([*map(list, look.run.rows(items).iter_rows())]),
-        "files": " ".join(look.run.record.ingredients.get(field, "") for field in fields),
-        "versions": " ".join(str(each.version) for each in stages),
-    }
-
-
-def _sampling(look: Look, number: int) -> str:
-    """How a student's held-out answers were drawn, in words."""
-    scores = look.rows(StageAt("evaluate", number))
-    return "" if scores is None else scores["settings"][0]
-
-
-def _name(look: Look, number: int) -> str:
-    return f"{look.run.ref.name} {student_name(number)}"

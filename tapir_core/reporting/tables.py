@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.reporting.page import Table, accuracy_note, table_of
+from tapir_core.reporting.page import Table, sentence, table_of
 from tapir_core.stages import lines
 from tapir_core.summary.formats import (
     NOTHING,
@@ -27,7 +27,6 @@ from tapir_core.summary.formats import (
 )
 from tapir_core.summary.types import (
     ROLES,
-    BenchmarkHits,
     Decontamination,
     GatedSummary,
     RoundSummary,
@@ -39,23 +38,25 @@ from tapir_core.summary.types import (
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import shorten
 
+OfRound = tuple[str, Callable[[RoundSummary], str]]
+"""A name, and what a cell shows of a round."""
+
 
 def rounds_table(summary: RunSummary) -> Table:
     """What each round was made of and came to."""
-    rows = [(label, *(cell(each) for each in summary.rounds)) for label, cell in _ROUND_ROWS]
+    rows = [(label, *map(cell, summary.rounds)) for label, cell in _ROUND_ROWS]
     return Table(
         "Rounds",
         ("", *(round_name(each.number) for each in summary.rounds)),
         tuple(row for row in rows if any(cell != NOTHING for cell in row[1:])),
-        note=accuracy_note(each.score(split) for each in summary.rounds for split in ("test", "dev")),
+        note=sentence("accuracy_note", [each.score(split) for each in summary.rounds for split in ("test", "dev")]),
     )
 
 
 def stages_table(summary: RoundSummary) -> Table:
     """The stages of one round with rows, calls, spend and time."""
-    return table_of(
-        f"Stages of {round_name(summary.number)}", _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP
-    )
+    title = f"Stages of {round_name(summary.number)}"
+    return table_of(title, _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP)
 
 
 def stage_seconds(summary: RunSummary) -> dict[str, dict[str, float]]:
@@ -77,22 +78,16 @@ def spend_table(summary: RunSummary) -> Table:
     """What teacher and judge were asked, by stage, over the whole run."""
     asks = {stage.name: stage.asks for stage in summary.all_stages if stage.asks in ROLES}
     rows = [(name, asks[name], *_usage_cells(summary.usage_of(stage=name))) for name in lines() if name in asks]
-    rows.append(("all", "", *_usage_cells(summary.usage)))
-    return Table(
-        "Spend",
-        ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD"),
-        tuple(rows),
-        text_columns=2,
-        note=_STORED,
-    )
+    columns = ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD")
+    return Table("Spend", columns, (*rows, ("all", "", *_usage_cells(summary.usage))), text_columns=2, note=_STORED)
 
 
 def left_out_table(summary: RunSummary) -> Table:
     """Everything that was left out, by place and reason."""
-    hits = summary.decontamination.benchmarks if summary.decontamination else ()
+    hits = summary.decontamination.benchmarks.rows(named=True) if summary.decontamination else []
     of_pool = {
         "reading": summary.dropped,
-        "holds an evaluation question": {each.benchmark: each.pool for each in hits if each.pool},
+        "holds an evaluation question": {each["benchmark"]: each["pool"] for each in hits if each["pool"]},
         "unusable teacher answer": summary.unusable or {},
     }
     places = {"pool": of_pool | _missing(summary.stages)}
@@ -112,27 +107,28 @@ def settled_table(summary: RunSummary) -> Table:
     return Table("What endpoints do not take", columns, summary.settled, text_columns=3)
 
 
-def shares_table(summary: RoundSummary) -> Table:
-    """Task shares of one round's mixture: natural, target, got, and what lacks."""
-    if summary.mixture is None:
-        return Table("Task shares", ("Task type", "Natural", "Target", "Got", "Short"), ())
-    shares = summary.mixture.shares.filter(pl.sum_horizontal("natural", "target", "got") > 0)
-    rows = tuple(
-        (name, *map(percent, values), count(summary.mixture.shortfall.get(name, 0))) for name, *values in shares.rows()
-    )
-    return Table(
-        f"Task shares of {round_name(summary.number)}", ("Task type", "Natural", "Target", "Got", "Short"), rows
-    )
+def shares_table(*rounds: RoundSummary) -> Table:
+    """Task shares: the pool's own, the target, and what each round's mixture got, with what it lacks."""
+    mixed = {round_name(each.number): each.mixture for each in rounds if each.mixture is not None}
+    rows = []
+    for place, name in enumerate(TASK_TYPES if mixed else ()):
+        got = {each: (of.shares["got"][place], of.shortfall.get(name, 0)) for each, of in mixed.items()}
+        shares = [*mixed.values()][-1].shares.row(place, named=True)
+        if shares["natural"] or shares["target"] or any(share for share, _ in got.values()):
+            cells = (percent(share) + (f", {count(short)} short" if short else "") for share, short in got.values())
+            rows.append((name, percent(shares["natural"]), percent(shares["target"]), *cells))
+    title = " of ".join(["Task shares", *(mixed if len(mixed) == 1 else ())])
+    return Table(title, ("Task type", "Natural", "Target", *mixed), tuple(rows))
 
 
 def mfd_table(summary: RoundSummary) -> Table:
     """The MFD histogram of one round as text."""
     mfd = [] if summary.difficulty is None else summary.difficulty["mfd"].to_list()
     bins = Counter(int(value // 1) for value in mfd)
-    most = max(bins.values(), default=1)
+    highest = max(bins.values(), default=1)
     places = range(min(bins, default=0), max(bins, default=-1) + 1)
     rows = tuple(
-        (f"{place} to {place + 1}", count(bins[place]), "█" * round(30 * bins[place] / most)) for place in places
+        (f"{place} to {place + 1}", count(bins[place]), "█" * round(30 * bins[place] / highest)) for place in places
     )
     return Table(
         f"MFD of {round_name(summary.number)}",
@@ -140,6 +136,72 @@ def mfd_table(summary: RoundSummary) -> Table:
         rows,
         note=f"δ = {number(summary.delta)}, {count(summary.seeds)} seeds; a bin holds its lower end, not its upper.",
     )
+
+
+def accuracy_table(summary: RunSummary) -> Table:
+    """Held-out accuracy by task type: backbone, S_0 and the last student."""
+    students = {student_name(each.number): each for each in first_two_and_last(summary.students)}
+    of_scores = sentence("accuracy_note", [each.score("test") for each in students.values()])
+    note = f"n counts what failed, too. {of_scores} {sentence('format_note', summary)}"
+    return task_types_table("Accuracy by task type (test)", students, note.strip())
+
+
+def task_types_table(title: str, students: Mapping[str, RoundSummary | None], note: str) -> Table:
+    """Held-out accuracy on the test split by task type, a column for each of ``students`` under its name."""
+    rows = []
+    for name in ("all", *TASK_TYPES):
+        scores = [None if each is None else each.score("test", name) for each in students.values()]
+        if any(scores):
+            rows.append((name, *map(score, scores), most(scores)))
+    return Table(title, ("Task type", *students, "n"), tuple(rows), note=note)
+
+
+def scores_table(summary: RoundSummary) -> Table:
+    """Every held-out score of one student."""
+    rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
+    scores = {row: summary.score(*row) for row in rows}
+    return _scores_table(f"Held-out accuracy of {student_name(summary.number)}", ("Split", "Task type"), scores)
+
+
+def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
+    """Held-out accuracy of these students, by split; of one student alone by task type too."""
+    found = [each for each in summary.students if each.number in numbers]
+    if len(found) == 1:
+        return scores_table(found[0])
+    scores = {(student_name(each.number), split): each.score(split) for each in found for split in ("dev", "test")}
+    return _scores_table("Held-out accuracy", ("Student", "Split"), scores)
+
+
+def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], Score | None]) -> Table:
+    rows = tuple(
+        (*names, accuracy(found), interval(found), count(found.n), count(found.n_failed))
+        for names, found in scores.items()
+        if found is not None
+    )
+    note = sentence("accuracy_note", [*scores.values()])
+    return Table(title, (*columns, "Accuracy, %", "95 % interval", "n", "Failed"), rows, text_columns=2, note=note)
+
+
+def decontamination_table(found: Decontamination | None) -> Table:
+    """Instructions that were dropped, by the benchmark whose question they hold."""
+    return table_of(
+        "Decontamination", _HITS_COLUMNS, found.benchmarks.rows(named=True) if found else (), note=_DECONTAMINATION
+    )
+
+
+def contaminated_table(found: Decontamination | None) -> Table:
+    """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
+    rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
+    listed = rows.head(_LISTED).to_dicts()
+    note = f"{count(len(listed))} of {count(rows.height)}, the least similar; all of them are in `contaminated/`."
+    title = "Instructions that hold an evaluation question"
+    return table_of(title, _CONTAMINATED_COLUMNS, listed, text_columns=5, note=note)
+
+
+def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What each training came to, by its student: what its ``training.json`` says."""
+    cells = tuple((name, *(cell(each) for _, cell in _TRAINING_COLUMNS)) for name, each in trainings.items())
+    return Table("Training", ("Student", *(name for name, _ in _TRAINING_COLUMNS)), cells)
 
 
 def _usage_cells(usage: Usage) -> tuple[str, ...]:
@@ -167,15 +229,20 @@ def _gated(found: GatedSummary | None) -> str:
     return NOTHING if found is None else f"{count(found.accepted)} / {count(found.asked)}"
 
 
-def _origin(each: RoundSummary, name: str) -> str:
-    return count(each.mixture.origins.get(name) if each.mixture else None)
-
-
 def _failed(found: Score | None) -> str:
     return NOTHING if found is None else f"{count(found.n)} / {count(found.n_failed)}"
 
 
-def _accuracy_rows(split: str) -> tuple[tuple[str, Callable[[RoundSummary], str]], ...]:
+def origin_rows(indent: str, **origins: str) -> tuple[OfRound, ...]:
+    """How many examples of each of ``origins`` (origin → its name) a round's mixture has."""
+
+    def cell_of(origin: str) -> Callable[[RoundSummary], str]:
+        return lambda each: count(each.mixture.origins.get(origin) if each.mixture else None)
+
+    return tuple((indent + name, cell_of(origin)) for origin, name in origins.items())
+
+
+def _accuracy_rows(split: str) -> tuple[OfRound, ...]:
     return (
         (f"Accuracy, {split}, %", lambda each: accuracy(each.score(split))),
         ("  95 % interval", lambda each: interval(each.score(split))),
@@ -183,7 +250,7 @@ def _accuracy_rows(split: str) -> tuple[tuple[str, Callable[[RoundSummary], str]
     )
 
 
-_ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
+_ROUND_ROWS: tuple[OfRound, ...] = (
     ("Pool", lambda each: count(each.pool)),
     ("Scored", lambda each: count(each.scored)),
     ("Seeds", lambda each: count(each.seeds)),
@@ -194,10 +261,7 @@ _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
     ("Expansion accepted / asked", lambda each: _gated(each.expansion)),
     ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
     ("Mixture", lambda each: count(each.mixture.rows if each.mixture else None)),
-    ("  from the pool", lambda each: _origin(each, "pool")),
-    ("  seeds", lambda each: _origin(each, "seed")),
-    ("  expansion", lambda each: _origin(each, "expansion")),
-    ("  easy", lambda each: _origin(each, "easy")),
+    *origin_rows("  ", pool="from the pool", seed="seeds", expansion="expansion", easy="easy"),
     ("  short of N", lambda each: count(each.mixture.missing if each.mixture else None)),
     *_accuracy_rows("test"),
     *_accuracy_rows("dev"),
@@ -219,89 +283,11 @@ _STAGE_COLUMNS: tuple[tuple[str, Callable[[StageSummary], str]], ...] = (
     ("Time", lambda stage: duration(stage.seconds)),
 )
 
-_LISTED = 50
-_SHOWN_CHARACTERS = 160
-
-_OVERLAP = (
-    "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
-)
-_STORED = (
-    "Calls to teacher and judge that the last start of each stage made; from store: answers that were there already, "
-    "of another run or of an earlier start. USD is the price of both, each paid for once."
-)
-
-
-def accuracy_table(summary: RunSummary) -> Table:
-    """Held-out accuracy by task type: backbone, S_0 and the last student."""
-    students = {student_name(each.number): each for each in first_two_and_last(summary.students)}
-    of_scores = accuracy_note(each.score("test") for each in students.values())
-    return task_types_table("Accuracy by task type (test)", students, f"n counts what failed, too. {of_scores}")
-
-
-def task_types_table(title: str, students: Mapping[str, RoundSummary | None], note: str) -> Table:
-    """Held-out accuracy on the test split by task type, a column for each of ``students`` under its name."""
-    rows = []
-    for name in ("all", *TASK_TYPES):
-        scores = [None if each is None else each.score("test", name) for each in students.values()]
-        if any(scores):
-            rows.append((name, *map(score, scores), most(scores)))
-    return Table(title, ("Task type", *students, "n"), tuple(rows), note=note)
-
-
-def scores_table(summary: RoundSummary) -> Table:
-    """Every held-out score of one student."""
-    rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
-    scores = {row: summary.score(*row) for row in rows}
-    return _scores_table(f"Held-out accuracy of {student_name(summary.number)}", ("Split", "Task type"), scores)
-
-
-def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
-    """Held-out accuracy of these students, by split; of one student alone by task type too."""
-    found = [each for number in numbers if (each := summary.round(number)) is not None and each.scores is not None]
-    if len(found) == 1:
-        return scores_table(found[0])
-    scores = {(student_name(each.number), split): each.score(split) for each in found for split in ("dev", "test")}
-    return _scores_table("Held-out accuracy", ("Student", "Split"), scores)
-
-
-def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], Score | None]) -> Table:
-    rows = tuple(
-        (*names, accuracy(found), interval(found), count(found.n), count(found.n_failed))
-        for names, found in scores.items()
-        if found is not None
-    )
-    return Table(
-        title,
-        (*columns, "Accuracy, %", "95 % interval", "n", "Failed"),
-        rows,
-        text_columns=2,
-        note=accuracy_note(scores.values()),
-    )
-
-
-def decontamination_table(found: Decontamination | None) -> Table:
-    """Instructions that were dropped, by the benchmark whose question they hold."""
-    return table_of("Decontamination", _HITS_COLUMNS, found.benchmarks if found else (), note=_DECONTAMINATION)
-
-
-def contaminated_table(found: Decontamination | None) -> Table:
-    """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
-    rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
-    listed = rows.head(_LISTED).to_dicts()
-    return table_of(
-        "Instructions that hold an evaluation question",
-        _CONTAMINATED_COLUMNS,
-        listed,
-        text_columns=5,
-        note=f"{count(len(listed))} of {count(rows.height)}, the least similar; all of them are in `contaminated/`.",
-    )
-
-
-_HITS_COLUMNS: tuple[tuple[str, Callable[[BenchmarkHits], str]], ...] = (
-    ("Benchmark", lambda hits: hits.benchmark),
-    ("Questions", lambda hits: count(hits.questions)),
-    ("Dropped from the pool", lambda hits: count(hits.pool)),
-    ("Kept out of the expansion", lambda hits: count(hits.expansion)),
+_HITS_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("Benchmark", lambda row: row["benchmark"]),
+    ("Questions", lambda row: count(row["questions"])),
+    ("Dropped from the pool", lambda row: count(row["pool"])),
+    ("Kept out of the expansion", lambda row: count(row["expansion"])),
 )
 
 _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
@@ -313,6 +299,29 @@ _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] =
     ("ROUGE-L", lambda row: number(row["similarity"])),
 )
 
+_TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("Steps", lambda each: count(each.get("steps"))),
+    ("Batch", lambda each: count(each.get("batch_size"))),
+    ("Examples", lambda each: count(each.get("examples"))),
+    ("Left out", lambda each: count(each.get("left_out"))),
+    ("Tokens", lambda each: count(each.get("total_tokens"))),
+    ("With loss", lambda each: count(each.get("trained_tokens"))),
+    ("Final loss", lambda each: number(each.get("final_loss"), 3)),
+    ("Tokens/s", lambda each: count(each.get("tokens_per_second"))),
+    ("Time", lambda each: duration(each.get("seconds"))),
+    ("Precision", lambda each: each.get("precision", NOTHING)),
+)
+
+_LISTED = 50
+_SHOWN_CHARACTERS = 160
+
+_OVERLAP = (
+    "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
+)
+_STORED = (
+    "Calls to teacher and judge that the last start of each stage made; from store: answers that were there already, "
+    "of another run or of an earlier start. USD is the price of both, each paid for once."
+)
 _DECONTAMINATION = (
     "An instruction that holds questions of several benchmarks counts for each. Held-out instructions are looked for "
     "by equality and shared words, those of benchmarks by near-duplicates too."

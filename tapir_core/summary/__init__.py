@@ -6,171 +6,183 @@ Limits: a stage that does not hold (another configuration, a missing part) count
 those of a stage's last start; what a killed start had spent shows as answers from the store.
 """
 
+import json
 import random
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 
+from tapir_core import curriculum
 from tapir_core.config import HELDOUT
-from tapir_core.curriculum import (
-    best_round,
-    count_unscored,
-    delta_of,
-    fill_quotas,
-    share_table,
-    shares_of,
-    split_usable,
-    target_shares,
-)
-from tapir_core.data.dataset import Manifest
+from tapir_core.data.dataset import DatasetRef, Manifest
 from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.judging import expected_orders
 from tapir_core.judging.orders import combine_judges
-from tapir_core.paths import BACKBONE
+from tapir_core.paths import BACKBONE, training_file
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, by_words
 from tapir_core.run_state import state_of
-from tapir_core.stages import Compared, StageAt, benchmark_stages, lines_of_round, lines_once
-from tapir_core.summary.formats import round_name
-from tapir_core.summary.run_reader import Look
-from tapir_core.summary.types import (
-    BenchmarkHits,
-    Decontamination,
-    Gain,
-    GatedSummary,
-    MixtureSummary,
-    RoundSummary,
-    RunSummary,
+from tapir_core.stages import (
+    BENCHMARK,
+    EVALUATION,
+    Compared,
+    Line,
+    StageAt,
+    benchmark_stages,
+    lines,
+    lines_of_round,
+    lines_once,
+    with_steps,
 )
-from tapir_core.verifiable import is_correct
+from tapir_core.summary import types
+from tapir_core.summary.formats import round_name, student_name
+from tapir_core.verifiable import is_correct, states_result
 
-__all__ = [
-    "CHANGES",
-    "Example",
-    "ExampleAnswer",
-    "Examples",
-    "choose_examples",
-    "heldout_scores",
-    "marks_on_test",
-    "measure_gain",
-    "summarise",
-]
-
+_POOL = [StageAt(name) for name in ("pool", "teach", "label")]
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "difficulty")
 _SHORTFALL = "shortfall: "
 
-CHANGES = {
+_CHANGES = {
     (False, True): "became right",
     (True, False): "became wrong",
     (True, True): "stayed right",
     (False, False): "stayed wrong",
+    (None, None): "drawn at random",
 }
 """(right before, right after) → what happened to an instruction."""
+_OUTCOMES = {True: "✓ right", False: "✗ wrong", None: ""}
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleAnswer:
-    """One student's answer to an example."""
+class RunReader:
+    """One look at a run folder: the rows and counts of stages that hold; what does not hold is None.
 
-    round: int
-    text: str
-    correct: bool
+    What it has found it keeps, so it must not outlive the report that it is made for.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.seen: dict[StageAt, DatasetRef | None] = {}
+        """What was found of its stages."""
+        self._shown: list[Manifest] = []
+        """Those of the stages that were summarised."""
+
+    def manifest(self, at: StageAt) -> Manifest | None:
+        """The stage's manifest."""
+        return self.run.manifest(at) if self.run.holds(at, self.seen) is not None else None
+
+    def rows(self, at: StageAt) -> pl.DataFrame | None:
+        """The stage's rows."""
+        return self.run.rows(at) if self.run.holds(at, self.seen) is not None else None
+
+    def tables(self, stages: Sequence[StageAt]) -> list[pl.DataFrame]:
+        """The rows of all these stages; empty where one of them does not hold."""
+        found = [rows for at in stages if (rows := self.rows(at)) is not None]
+        return found if len(found) == len(stages) else []
+
+    def waves(self, number: int) -> list[int]:
+        """Waves of a round of which something is done."""
+        planned = range(1, self.run.config.curriculum.expansion.max_waves + 1)
+        return [wave for wave in planned if self.manifest(StageAt("wave_requests", number, wave)) is not None]
+
+    def training(self, number: int) -> dict[str, Any]:
+        """What the trainer wrote of a round's training; empty where that is gone, since no stage needs it."""
+        file = training_file(StageAt("train", number).folder)
+        return dict(json.loads(self.run.storage.read_bytes(file))) if self.run.storage.exists(file) else {}
+
+    def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
+        """The lines of ``names`` of which something is done; the steps of a stage count as one."""
+        known = lines()
+        found = (self._summarise_line(known[name], number) for name in names)
+        return tuple(stage for stage in found if stage is not None)
+
+    @property
+    def updated(self) -> str:
+        """When the last stage that was summarised was done; empty before the first."""
+        return max((manifest.created for manifest in self._shown), default="")
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time in which one of the stages that were summarised was at work."""
+        busy, end = 0.0, float("-inf")
+        for start, stop in sorted(map(_span, self._shown)):
+            busy += max(0.0, stop - max(start, end))
+            end = max(end, stop)
+        return busy
+
+    def _summarise_line(self, line: Line, number: int | None) -> types.StageSummary | None:
+        manifests = [manifest for at in self._parts(line, number) if (manifest := self.manifest(at)) is not None]
+        self._shown += manifests
+        if not manifests:
+            return None
+        return types.StageSummary(
+            line.name,
+            line.asks,
+            sum(manifest.rows for manifest in manifests if manifest.stage == line.rows_of),
+            sum(manifest.counts.get("seconds", 0.0) for manifest in manifests),
+            dict(sum((Counter(manifest.accepted_missing) for manifest in manifests), Counter[str]())),
+            sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage()),
+        )
+
+    def _parts(self, line: Line, number: int | None) -> list[StageAt]:
+        config, name = self.run.config, line.name
+        if name not in {stage.name for stage in BENCHMARK}:
+            stages = [stage for stage in EVALUATION if stage.line == name] if number is not None else []
+            whole = [stage.at(number) for stage in stages] or [StageAt(name, number)]
+            waves = self.waves(number) if number is not None and number > 0 else []
+            return [step for at in whole for step in with_steps(config, at, waves) if step.stage.line == name]
+        if number is None:
+            judged = config.evaluation.judged.items()
+            return [StageAt(name, benchmark=each, model=model) for each, of in judged for model in of.outputs]
+        return [StageAt(name, number, benchmark=each) for each in config.evaluation.asked]
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One test instruction with the answers of several students."""
-
-    instruction: str
-    system: str
-    task_type: str
-    reference: str
-    change: str
-    """What happened between the second-last and the last of the compared students, in words."""
-    answers: tuple[ExampleAnswer, ...]
+def _span(manifest: Manifest) -> tuple[float, float]:
+    stop = datetime.fromisoformat(manifest.created).timestamp()
+    return stop - manifest.counts.get("seconds", 0.0), stop
 
 
-@dataclass(frozen=True, slots=True)
-class Examples:
-    """Examples to read, and the groups that they were drawn from."""
-
-    shown: tuple[Example, ...]
-    n: int
-    """Test instructions that every compared student answered."""
-    groups: dict[str, int]
-    """What happened → test instructions, in the order of ``CHANGES``."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pool:
-    """The first pool of a run, as far as it is known."""
-
-    labels: pl.DataFrame | None = None
-    """instruction_id, task_type of every instruction."""
-    usable: pl.DataFrame | None = None
-    """instruction_id, task_type of those with a usable teacher answer."""
-
-
-def summarise(run: RunFolder) -> RunSummary:
+def summarise(run: RunFolder) -> types.RunSummary:
     """Everything that reports and status lines say of a run.
 
     Raises:
         ConfigError: there is no such run.
     """
-    look, config = Look(run), run.config
-    first, unusable = _first_pool(look)
-    pool, labels = look.manifest(StageAt("pool")), first.labels
-    found = (_round(look, number, first) for number in range(BACKBONE, config.run.rounds + 1))
+    reader, config = RunReader(run), run.config
+    pool, labels, of_pool = reader.manifest(StageAt("pool")), reader.rows(StageAt("label")), reader.tables(_POOL)
+    usable = curriculum.split_usable(*of_pool) if of_pool else None
+    examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
+    found = (_round(reader, number, examples, labels) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
-    once = look.summarise_stages((*lines_once(), "benchmark_replies"), None)
-    state = state_of(run, look.seen)
+    once = reader.summarise_stages((*lines_once(), "benchmark_replies"), None)
+    state = state_of(run, reader.seen)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
-    roles = {"teacher": [config.teacher.endpoint], "judge": [*config.judge.endpoints.values()]}
-    return RunSummary(
+    models = dict.fromkeys(model for each in config.evaluation.judged.values() for model in each.outputs)
+    return types.RunSummary(
+        config=config,
         name=run.record.name,
         root=run.ref.root,
         created=run.record.created,
-        updated=look.updated,
-        backbone=config.student.backbone,
-        teacher=config.teacher.endpoint.name,
-        judge=" and ".join(config.judge.names) if config.judge.panel else config.judge.endpoint.name,
-        standins=tuple(role for role, endpoints in roles.items() if all(each.is_standin for each in endpoints)),
-        judges_itself=config.teacher.endpoint.answers_as("teacher") in config.judge.identities,
-        judge_varies=config.judge.sampling.temperature != 0,
-        planned_rounds=config.run.rounds,
+        updated=reader.updated,
         next_stage=state.next_stage,
         stopped=state.stopped,
         error=run.error,
         settled=tuple(by_words(run.record.settled)),
         pool=labels.height if labels is not None else pool.rows if pool is not None else None,
-        unusable=unusable,
+        unusable=None if usable is None else usable.dropped,
         dropped=_dropped(pool),
-        decontamination=_decontamination(look),
+        decontamination=_decontamination(reader),
         stages=once,
         rounds=rounds,
-        outputs=_outputs(look),
-        best=best_round(state.history),
-        gain=measure_gain(look, 0, students[-1]) if students else None,
-        busy_seconds=round(look.busy_seconds(), 1),
+        outputs={model: rows for model in models if (rows := _benchmark_figures(reader, model)) is not None},
+        best=curriculum.best_round(state.history),
+        gain=measure_gain(reader, 0, students[-1]) if students else None,
+        busy_seconds=round(reader.busy_seconds, 1),
     )
-
-
-def _first_pool(look: Look) -> tuple[_Pool, dict[str, int] | None]:
-    """The first pool, and why instructions left it."""
-    pool, labels, teacher = (look.rows(StageAt(name)) for name in ("pool", "label", "teach"))
-    if pool is None or labels is None or teacher is None:
-        return _Pool(labels), None
-    split = split_usable(pool, teacher, labels)
-    return _Pool(labels, split.examples.select("instruction_id", "task_type")), split.dropped
-
-
-def _outputs(look: Look) -> dict[str, pl.DataFrame]:
-    models = dict.fromkeys(model for each in look.run.config.evaluation.judged.values() for model in each.outputs)
-    return {model: rows for model in models if (rows := _benchmark_figures(look, model)) is not None}
 
 
 def _dropped(pool: Manifest | None) -> dict[str, int]:
@@ -178,106 +190,119 @@ def _dropped(pool: Manifest | None) -> dict[str, int]:
     return {name.replace("_", " "): int(count) for name, count in counts.items() if name != "seconds" and count}
 
 
-def _round(look: Look, number: int, first: _Pool) -> RoundSummary:
-    """What is done of round ``number``; ``first`` is the pool of round 1."""
-    pool = _round_pool(look, number, first)
-    difficulty = _difficulty(look, number)
-    seeds = look.manifest(StageAt("select", number))
-    return RoundSummary(
+def _round(
+    reader: RunReader, number: int, usable: pl.DataFrame | None, labels: pl.DataFrame | None
+) -> types.RoundSummary:
+    """What is done of round ``number``; ``usable`` is the pool of round 1, ``labels`` are those of the whole pool."""
+    pool = _round_pool(reader, number, usable)
+    difficulty = _difficulty(reader, number)
+    seeds = reader.manifest(StageAt("select", number))
+    return types.RoundSummary(
         number,
-        stages=look.summarise_stages(lines_of_round(), number),
+        stages=reader.summarise_stages(lines_of_round(), number),
         pool=None if pool is None else pool.height,
-        not_judged=_not_judged(look, number),
+        not_judged=_not_judged(reader, number),
         difficulty=difficulty,
-        unscored=None if pool is None or difficulty is None else _unscored(look, number, pool, difficulty.height),
+        unscored=None if pool is None or difficulty is None else _unscored(reader, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
-        delta=None if seeds is None else delta_of(seeds.counts),
-        expansion=_expansion(look, number),
-        refinement=_refinement(look, number),
-        mixture=_mixture(look, number, first),
-        scores=heldout_scores(look, number),
-        benchmarks=_benchmark_figures(look, number),
+        delta=None if seeds is None else curriculum.delta_of(seeds.counts),
+        expansion=_expansion(reader, number),
+        refinement=_refinement(reader, number),
+        mixture=_mixture(reader, number, labels),
+        stated=_stated(reader, number),
+        scores=heldout_scores(reader, number),
+        benchmarks=_benchmark_figures(reader, number),
     )
 
 
-def _round_pool(look: Look, number: int, first: _Pool) -> pl.DataFrame | None:
+def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> pl.DataFrame | None:
     """instruction_id and task_type of the round's pool; nothing for the backbone, which is trained on none."""
-    earlier = [look.rows(StageAt("expand", each)) for each in range(1, number)]
+    earlier = [reader.rows(StageAt("expand", each)) for each in range(1, number)]
     known = [rows.select("instruction_id", "task_type") for rows in earlier if rows is not None]
-    if number < 0 or first.usable is None or len(known) < len(earlier):
+    if number < 0 or usable is None or len(known) < len(earlier):
         return None
-    return pl.concat([first.usable, *known], how="vertical_relaxed")
+    return pl.concat([usable, *known], how="vertical_relaxed")
 
 
-def _difficulty(look: Look, number: int) -> pl.DataFrame | None:
-    rows, seeds = look.rows(StageAt("difficulty", number)), look.rows(StageAt("select", number))
+def _difficulty(reader: RunReader, number: int) -> pl.DataFrame | None:
+    rows, seeds = reader.rows(StageAt("difficulty", number)), reader.rows(StageAt("select", number))
     if rows is None:
         return None
-    chosen = (
-        pl.lit(None, pl.Boolean) if seeds is None else pl.col("instruction_id").is_in(seeds["instruction_id"].implode())
-    )
+    known = None if seeds is None else seeds["instruction_id"].implode()
+    chosen = pl.lit(None, pl.Boolean) if known is None else pl.col("instruction_id").is_in(known)
     return rows.select("instruction_id", "task_type", "mfd", "order_gap", chosen.alias("seed"))
 
 
-def _not_judged(look: Look, number: int) -> str | None:
-    config = look.run.config
+def _not_judged(reader: RunReader, number: int) -> str | None:
+    config = reader.run.config
     if number < 1 or config.judges(number):
         return None
     judged = config.verdict_round(number)
     return "drawn at random" if judged is None else f"MFD of {round_name(judged)}"
 
 
-def _unscored(look: Look, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:
-    verdicts, judge, reasons = look.rows(StageAt("judge", number)), look.run.config.judge, {}
+def _unscored(reader: RunReader, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:
+    verdicts, judge, reasons = reader.rows(StageAt("judge", number)), reader.run.config.judge, {}
     if verdicts is not None:
-        reasons = count_unscored(combine_judges(verdicts, judge.panel_rule), pool, expected_orders(judge))
+        combined = combine_judges(verdicts, judge.panel_rule)
+        reasons = curriculum.count_unscored(combined, pool, expected_orders(judge))
     without = pool.height - scored - sum(reasons.values())
     return reasons | ({"no verdict was received": without} if without > 0 else {})
 
 
-def _expansion(look: Look, number: int) -> GatedSummary | None:
-    accepted, rejected = look.manifest(StageAt("expand", number)), look.rows(StageAt("expansion_rejected", number))
+def _expansion(reader: RunReader, number: int) -> types.GatedSummary | None:
+    accepted, rejected = reader.manifest(StageAt("expand", number)), reader.rows(StageAt("expansion_rejected", number))
     if accepted is None or rejected is None:
         return None
-    requests = [look.manifest(StageAt("wave_requests", number, wave)) for wave in look.waves(number)]
+    requests = [reader.manifest(StageAt("wave_requests", number, wave)) for wave in reader.waves(number)]
     counts = _counted(rejected["gate"])
-    ordered = {gate: counts.pop(gate) for gate in _GATES if gate in counts}
+    ordered = {gate: counts[gate] for gate in _GATES if gate in counts}
     asked = sum(manifest.rows for manifest in requests if manifest is not None)
-    return GatedSummary(asked, accepted.rows, ordered | counts)
+    return types.GatedSummary(asked, accepted.rows, ordered | counts)
 
 
-def _refinement(look: Look, number: int) -> GatedSummary | None:
-    rows = look.rows(StageAt("refine", number))
+def _refinement(reader: RunReader, number: int) -> types.GatedSummary | None:
+    rows = reader.rows(StageAt("refine", number))
     if rows is None:
         return None
-    kept = rows.filter(pl.col("accepted"))
-    return GatedSummary(rows.height, kept.height, _counted(rows.filter(~pl.col("accepted"))["reason"]))
+    rejected = rows.filter(~pl.col("accepted"))["reason"]
+    return types.GatedSummary(rows.height, rows.height - rejected.len(), _counted(rejected))
 
 
-def _mixture(look: Look, number: int, first: _Pool) -> MixtureSummary | None:
+def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> types.MixtureSummary | None:
     at = StageAt("mix", number)
-    rows, manifest = look.rows(at), look.manifest(at)
-    if rows is None or manifest is None or first.labels is None:
+    rows, manifest = reader.rows(at), reader.manifest(at)
+    if rows is None or manifest is None or labels is None:
         return None
-    wanted = target_shares(look.run.config.curriculum.target_shares, shares_of(first.labels))
-    return MixtureSummary(
+    wanted = curriculum.target_shares(reader.run.config.curriculum.target_shares, curriculum.shares_of(labels))
+    return types.MixtureSummary(
         rows.height,
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
         {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},
-        share_table(first.labels, wanted, rows.select("task_type")),
+        curriculum.share_table(labels, wanted, rows.select("task_type")),
     )
 
 
-def heldout_scores(look: Look, number: int) -> pl.DataFrame | None:
+def _stated(reader: RunReader, number: int) -> float | None:
+    """Of the student's answers to the test split, the share that state their result as they were taught to."""
+    asked = reader.tables([StageAt("heldout"), StageAt("answer_heldout", number)])
+    if not asked:
+        return None
+    test = asked[0].filter(split="test")["instruction_id"].implode()
+    given = asked[1].filter(pl.col("instruction_id").is_in(test))["response"].drop_nulls()
+    return sum(map(states_result, given)) / given.len() if given.len() else None
+
+
+def heldout_scores(reader: RunReader, number: int) -> pl.DataFrame | None:
     """Held-out accuracies of a student by split and task type; nothing where it was not scored."""
-    scores = look.rows(StageAt("evaluate", number))
+    scores = reader.rows(StageAt("evaluate", number))
     return None if scores is None else scores.filter(benchmark="heldout", metric="accuracy")
 
 
-def _benchmark_figures(look: Look, who: Compared) -> pl.DataFrame | None:
+def _benchmark_figures(reader: RunReader, who: Compared) -> pl.DataFrame | None:
     """Figures of a student, or of a model of a file, on all benchmarks; nothing where it has none."""
-    found = [look.rows(benchmark_stages(name, who)[-1]) for name in look.run.config.evaluation.asked]
+    found = [reader.rows(benchmark_stages(name, who)[-1]) for name in reader.run.config.evaluation.asked]
     tables = [rows for rows in found if rows is not None]
     return pl.concat(tables) if tables else None
 
@@ -288,95 +313,97 @@ def _counted(values: pl.Series) -> dict[str, int]:
     return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
 
 
-def _decontamination(look: Look) -> Decontamination | None:
+def _decontamination(reader: RunReader) -> types.Decontamination | None:
     """What was looked for and found; nothing before the pool was looked through, or where nothing is looked for."""
-    pool = look.rows(StageAt("contaminated"))
-    if pool is None:
+    places = {"pool": StageAt("contaminated")}
+    places |= {f"expansion, {round_name(n)}": StageAt("contaminated", n) for n in reader.run.config.round_numbers}
+    found = {place: rows for place, at in places.items() if (rows := reader.rows(at)) is not None}
+    if "pool" not in found:
         return None
-    rounds = look.run.config.round_numbers
-    found = {number: rows for number in rounds if (rows := look.rows(StageAt("contaminated", number))) is not None}
-    expansion = Counter(name for rows in found.values() for name in rows["benchmark"])
-    in_pool = Counter(pool["benchmark"])
-    listed = [pool.with_columns(place=pl.lit("pool"))]
-    listed += [rows.with_columns(place=pl.lit(f"expansion, {round_name(number)}")) for number, rows in found.items()]
-    return Decontamination(
-        tuple(
-            BenchmarkHits(name, questions, in_pool[name], expansion[name])
-            for name, questions in _questions(look).items()
-        ),
-        pl.concat(listed).select("place", *CONTAMINATED.names()),
-    )
+    in_pool = Counter(found["pool"]["benchmark"])
+    everywhere = Counter(name for rows in found.values() for name in rows["benchmark"])
+    hits = [
+        {"benchmark": name, "questions": n, "pool": in_pool[name], "expansion": everywhere[name] - in_pool[name]}
+        for name, n in _questions(reader).items()
+    ]
+    listed = [rows.with_columns(place=pl.lit(place)) for place, rows in found.items()]
+    return types.Decontamination(pl.DataFrame(hits), pl.concat(listed).select("place", *CONTAMINATED.names()))
 
 
-def _questions(look: Look) -> dict[str, int]:
+def _questions(reader: RunReader) -> dict[str, int]:
     """Benchmark → its questions, a turn counting as one."""
-    found: dict[str, int] = {}
-    heldout, questions = look.manifest(StageAt("heldout")), look.rows(StageAt("questions"))
-    if heldout is not None:
-        found[HELDOUT] = heldout.rows
-    if questions is not None:
-        found |= dict(sorted(Counter(questions["benchmark"]).items()))
-    return found
+    heldout, questions = reader.manifest(StageAt("heldout")), reader.rows(StageAt("questions"))
+    of_benchmarks = {} if questions is None else dict(sorted(Counter(questions["benchmark"]).items()))
+    return ({} if heldout is None else {HELDOUT: heldout.rows}) | of_benchmarks
 
 
-def measure_gain(look: Look, before: int, after: int) -> Gain | None:
+def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | None:
     """Test accuracy of student ``after`` less that of ``before``, over the instructions that both answered."""
-    marks = [marks_on_test(look, number) for number in (before, after)]
+    marks = [marks_on_test(reader, number) for number in (before, after)]
     if not all(marks):
         return None
-    rng = derive_rng(look.run.config.run.seed, "gain", before, after)
-    return Gain(before, after, compare_paired(marks[1], marks[0], rng=rng, unit="instructions"))
+    rng = derive_rng(reader.run.config.run.seed, "gain", before, after)
+    return types.Gain(before, after, compare_paired(marks[1], marks[0], rng=rng, unit="instructions"))
 
 
-def marks_on_test(look: Look, number: int) -> dict[str, float | None]:
+def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
     """Instruction of the test split → 100 where the student is right, 0 where not, None without an answer.
 
     Empty while the student was not asked.
     """
-    questions, answers = look.rows(StageAt("heldout")), look.rows(StageAt("answer_heldout", number))
-    if questions is None or answers is None:
+    asked = reader.tables([StageAt("heldout"), StageAt("answer_heldout", number)])
+    if not asked:
         return {}
-    test = grade_answers(questions, answers).filter(split="test")
+    test = grade_answers(*asked).filter(split="test")
     return dict(test.select("instruction_id", 100.0 * pl.col("correct")).iter_rows())
 
 
-def choose_examples(look: Look, students: list[int], count: int, rng: random.Random) -> Examples | None:
-    """Draw test instructions so that what got better, worse or stayed has its true proportion among those shown.
+def choose_examples(reader: RunReader, students: list[int], count: int, rng: random.Random) -> types.Examples | None:
+    """Draw instructions so that what got better, worse or stayed has its true proportion among those shown.
 
-    ``students`` are rounds in order; the change is between the last two of them (of one student: right or wrong).
+    ``students`` are rounds in order; the change is between the last two of them (of one student: right or wrong). The
+    instructions are those of the test split; without a held-out set those of the pool, with the teacher's answers.
     """
-    found = _examples(look, students)
-    groups = {change: [each for each in found if each.change == change] for change in CHANGES.values()}
+    heldout = reader.rows(StageAt("heldout"))
+    if heldout is not None:
+        questions, stages = heldout.filter(split="test"), [StageAt("answer_heldout", number) for number in students]
+    else:
+        of_pool = reader.tables(_POOL)
+        questions = of_pool[0].join(of_pool[2], on="instruction_id") if of_pool else pl.DataFrame()
+        # The pool is answered by the student of the round before.
+        stages = [StageAt("answer", number + 1) for number in students]
+    given = {student_name(number): _texts(reader, at) for number, at in zip(students, stages, strict=True)}
+    found = _examples(questions, given, _texts(reader, StageAt("teach")))
+    groups = {change: [each for each in found if each.why == change] for change in _CHANGES.values()}
     sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
-    quota = fill_quotas(count, {change: float(size) for change, size in sizes.items()}, sizes)
+    quota = curriculum.fill_quotas(count, {change: float(size) for change, size in sizes.items()}, sizes)
     drawn = {change: sorted(rng.sample(range(size), quota[change])) for change, size in sizes.items()}
     shown = tuple(groups[change][place] for change, places in drawn.items() for place in places)
-    return Examples(shown, len(found), sizes) if found else None
+    return types.Examples(shown, len(found), sizes) if found else None
 
 
-def _examples(look: Look, students: list[int]) -> list[Example]:
-    """Test instructions that all ``students`` answered, sorted by id."""
-    heldout = look.rows(StageAt("heldout"))
-    given = [look.rows(StageAt("answer_heldout", number)) for number in students]
-    if heldout is None:
-        return []
-    texts = [
-        {} if rows is None else dict(rows.drop_nulls("response").select("instruction_id", "response").iter_rows())
-        for rows in given
-    ]
-    questions = heldout.filter(split="test").sort("instruction_id").iter_rows(named=True)
-    return [
-        _example(row, students, [of[row["instruction_id"]] for of in texts])
-        for row in questions
-        if all(row["instruction_id"] in of for of in texts)
-    ]
+def _texts(reader: RunReader, at: StageAt) -> dict[str, str]:
+    """Instruction → answer, of those that have one."""
+    rows = reader.rows(at)
+    return {} if rows is None else dict(rows.drop_nulls("response").select("instruction_id", "response").iter_rows())
 
 
-def _example(row: dict[str, Any], students: list[int], texts: list[str]) -> Example:
-    answers = tuple(
-        ExampleAnswer(number, text, is_correct(text, row["reference"]))
-        for number, text in zip(students, texts, strict=True)
-    )
-    before, after = answers[-2:] if len(answers) > 1 else answers * 2
-    change = CHANGES[before.correct, after.correct]
-    return Example(row["instruction"], row["system"] or "", row["task_type"], row["reference"], change, answers)
+def _examples(
+    questions: pl.DataFrame, given: Mapping[str, Mapping[str, str]], taught: Mapping[str, str]
+) -> list[types.Example]:
+    """The instructions that all students answered, sorted by id; the teacher's answer stands last, where it is."""
+    found = []
+    for row in questions.sort("instruction_id").iter_rows(named=True) if questions.height else ():
+        place, reference = row["instruction_id"], row["reference"] or ""
+        if all(place in texts for texts in given.values()):
+            answers = [_answer(who, texts[place], reference) for who, texts in given.items()]
+            change = _CHANGES[answers[-2:][0].correct, answers[-1].correct]
+            answers += [_answer("teacher", taught[place], reference)] if place in taught else []
+            texts = (row["instruction"], tuple(answers), row["system"] or "", reference)
+            found.append(types.Example(change, row["task_type"] or "no task type", *texts))
+    return found
+
+
+def _answer(who: str, text: str, reference: str) -> types.Answer:
+    correct = is_correct(text, reference) if reference else None
+    return types.Answer(who, _OUTCOMES[correct], text, correct)

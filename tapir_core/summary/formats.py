@@ -68,12 +68,7 @@ def score_in_words(value: "Score") -> str:
     """41.2 % (35.2 to 47.5), n = 240, 0 failed."""
     if value.value is None:
         return f"no figure: {value.note}"
-    return f"{percent(value.value)} ({interval(value)}), {items_in_words(value)}"
-
-
-def items_in_words(value: "Score") -> str:
-    """How many answers a figure is of: n = 240, 0 failed."""
-    return f"n = {count(value.n)}, {count(value.n_failed)} failed"
+    return f"{percent(value.value)} ({interval(value)}), n = {count(value.n)}, {count(value.n_failed)} failed"
 
 
 def gain(value: "Gain") -> str:

@@ -3,11 +3,13 @@
 Tables keep their stage's grain: one row an instruction in `difficulty`, one row a split and category in `scores`.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 import polars as pl
 
+from tapir_core.config import RunConfig
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.stages import Compared, StageAt
 from tapir_core.task_types import TASK_TYPES
@@ -29,14 +31,14 @@ class Usage:
     usd: float = 0.0
     """Price of all these answers, those from the store included: each was paid for once."""
 
+    @classmethod
+    def of(cls, counts: Mapping[str, float]) -> "Usage":
+        """What the counts of a manifest say."""
+        names = ("calls", "stored", "prompt_tokens", "completion_tokens")
+        return cls(**{name: int(counts.get(name, 0)) for name in names}, usd=counts.get("usd", 0.0))
+
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.calls + other.calls,
-            self.stored + other.stored,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.usd + other.usd,
-        )
+        return Usage(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +119,16 @@ class RoundSummary:
     expansion: GatedSummary | None = None
     refinement: GatedSummary | None = None
     mixture: MixtureSummary | None = None
+    stated: float | None = None
+    """Share of the student's answers to the test split that state a final result as they were taught to."""
     scores: pl.DataFrame | None = None
     """Held-out accuracy with the columns of `scores/`; the category `all` is the whole split."""
     benchmarks: pl.DataFrame | None = None
     """The figures of every benchmark that the student was asked, with the columns of their ``scores/``."""
+
+    def did(self, stage: str) -> bool:
+        """Whether the stage is done."""
+        return any(each.name == stage for each in self.stages)
 
     @property
     def scored(self) -> int | None:
@@ -162,24 +170,15 @@ class RoundSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchmarkHits:
-    """What held a question of one benchmark."""
-
-    benchmark: str
-    questions: int
-    """Questions that were looked for; each turn is one."""
-    pool: int
-    """Instructions that left the pool."""
-    expansion: int
-    """Candidates of all rounds that were kept out."""
-
-
-@dataclass(frozen=True, slots=True)
 class Decontamination:
     """How what is trained on was kept apart from evaluation."""
 
-    benchmarks: tuple[BenchmarkHits, ...]
-    """The held-out set first; those without a hit too."""
+    benchmarks: pl.DataFrame
+    """One row a benchmark, the held-out set first, those without a hit too.
+
+    Columns: benchmark, questions (that were looked for; each turn is one), pool (instructions that left it), expansion
+    (candidates of all rounds that were kept out).
+    """
     rows: pl.DataFrame
     """place, and `tapir_core.data.decontamination.CONTAMINATED`: one row for each instruction and benchmark."""
 
@@ -196,21 +195,51 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer to read."""
+
+    who: str
+    """Who gave it, or in which order a judge was asked."""
+    outcome: str
+    """What it came to, in words; empty where nobody marked it."""
+    text: str
+    correct: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An instruction with answers to read side by side."""
+
+    why: str
+    """Why it is shown: what happened between the second-last and the last of the compared students, a gap."""
+    task_type: str
+    instruction: str
+    answers: tuple[Answer, ...]
+    system: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Examples to read, and the groups that they were drawn from."""
+
+    shown: tuple[Example, ...]
+    n: int
+    """Instructions that every compared student answered."""
+    groups: dict[str, int]
+    """Why → instructions, in the order of what may have happened; empty where nobody knows what is right."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """A whole run, as far as it is."""
 
+    config: RunConfig
     name: str
     root: str
     created: str
     updated: str
     """When its last stage was done; empty before the first."""
-    backbone: str
-    teacher: str
-    judge: str
-    """Every judge of a panel by its name."""
-    standins: tuple[str, ...]
-    """Roles that the stand-in plays: teacher, judge."""
-    planned_rounds: int
     next_stage: StageAt | None
     """What a resume would do first; nothing when the run is done."""
     stopped: str | None
@@ -219,10 +248,6 @@ class RunSummary:
     """What the last start ended with; empty where it did its work or is at it."""
     settled: tuple[tuple[str, str, str], ...] = ()
     """What endpoints do not take: fields of the configuration, their value in this run, what the endpoint said."""
-    judges_itself: bool = False
-    """Whether the teacher is a judge too."""
-    judge_varies: bool = False
-    """Whether verdicts are drawn at a temperature that is not 0."""
     pool: int | None = None
     """Instructions of the pool, before unusable teacher answers leave it."""
     unusable: dict[str, int] | None = None
@@ -250,14 +275,19 @@ class RunSummary:
         return self.next_stage is None
 
     @property
-    def usage(self) -> Usage:
-        """What teacher and judge were asked."""
-        return self.usage_of()
+    def planned_rounds(self) -> int:
+        """Rounds that the configuration asks for."""
+        return self.config.run.rounds
 
     @property
     def all_stages(self) -> list[StageSummary]:
         """Those that run once, then those of each round."""
         return [*self.stages, *(stage for each in self.rounds for stage in each.stages)]
+
+    @property
+    def usage(self) -> Usage:
+        """What teacher and judge were asked."""
+        return self.usage_of()
 
     def usage_of(self, *, stage: str | None = None, role: str | None = None) -> Usage:
         """What teacher and judge were asked: in all stages or in one, both of them or one."""
@@ -277,6 +307,12 @@ class RunSummary:
     def compared(self) -> list[Compared]:
         """The rounds, then the models of files."""
         return [*(each.number for each in self.rounds), *self.outputs]
+
+    @property
+    def benchmark_names(self) -> list[str]:
+        """The benchmarks that some student, or a model of a file, has figures of, in the configuration's order."""
+        tables = [rows for who in self.compared if (rows := self.benchmarks(who)) is not None]
+        return list(dict.fromkeys(name for rows in tables for name in rows["benchmark"]))
 
     def benchmarks(self, who: Compared) -> pl.DataFrame | None:
         """Figures of a student, or of a model of a file, on benchmarks."""

@@ -14,8 +14,7 @@ from flows.evaluate import evaluate_students
 from flows.forms import evaluate_from_form
 from tapir_core.reporting.benchmarks import benchmark_states_tables, benchmark_tables
 from tapir_core.stages import benchmark_stages
-from tapir_core.summary import summarise
-from tapir_core.summary.run_reader import Look
+from tapir_core.summary import RunReader, summarise
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, figures, judge, make_run
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.doubles.standin import StandinServer
@@ -192,7 +191,9 @@ def test_an_annotator_that_refuses_log_probabilities_is_told_in_its_own_words_wi
     )
     remedy = "set evaluation.benchmarks.refusing.top_logprobs = 0"
     asked = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/asked", "--round", "0", "--benchmark", "refusing"])
-    [state] = [row for table in benchmark_states_tables(Look(run)) if "refusing" in table.title for row in table.rows]
+    [state] = [
+        row for table in benchmark_states_tables(RunReader(run)) if "refusing" in table.title for row in table.rows
+    ]
     for told in (found["note"], str(asked.exception), " ".join(state)):
         assert said in told
         assert remedy in told

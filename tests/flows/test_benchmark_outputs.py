@@ -18,8 +18,7 @@ from tapir_core.reporting.run_progress import find_students
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise
-from tapir_core.summary import summarise
-from tapir_core.summary.run_reader import Look
+from tapir_core.summary import RunReader, summarise
 from tasks.input_files import gather_ingredients
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, judge, make_run
 from tests.doubles.provider import FakeProvider
@@ -103,7 +102,7 @@ def test_outputs_are_judged_without_a_student_once_and_stand_in_status_and_repor
         assert server.stats()["requests"] == paid, "the store has every judgment"
     assert figures(run, "ae", "gpt") == found
     assert student.calls == []
-    [states] = benchmark_states_tables(Look(run))
+    [states] = benchmark_states_tables(RunReader(run))
     assert states.title == "Benchmark ae"
     assert [row[:3] for row in states.rows] == [("gpt", "later", "done")]
     assert {stage.name: stage.rows for stage in summarise(run).stages}["benchmark_replies"] == QUESTIONS

@@ -18,8 +18,7 @@ from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.standin.families import recognise
-from tapir_core.summary import summarise
-from tapir_core.summary.run_reader import Look
+from tapir_core.summary import RunReader, summarise
 from tasks.engines.backbone import checkpoint_digest
 from tasks.input_files import gather_files
 from tasks.runtime import close_all
@@ -163,7 +162,7 @@ def test_figures_stand_in_tables_report_and_gains(tmp_path: Path, backbone: Path
     assert figures.rows[0][:2] == ("ex", "exact, %")
     assert benchmarks_sentence(summary, [0], ["ex"]).startswith("S_0 ex exact, % 50.00 (")
     # One mark a question is what a comparison on the same questions can be made of.
-    gains = benchmark_gains_table(Look(run), [0, 1], best=None)
+    gains = benchmark_gains_table(RunReader(run), [0, 1], best=None)
     assert [row[:4] for row in gains.rows] == [("S_1", "S_0", "ex", "exact, %")]
     write_report(run)
     assert "ex: exact, %" in run.storage.read_bytes("report.html").decode()

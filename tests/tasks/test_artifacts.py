@@ -5,7 +5,6 @@ from functools import partial
 from httpx import ConnectError
 from hypothesis import given
 from hypothesis import strategies as st
-from markupsafe import Markup
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -14,8 +13,7 @@ from prefect.client.schemas.objects import Artifact, StateType
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONE, REPORT, judge_report_file
-from tapir_core.reporting.figure import Plot, draw
-from tapir_core.reporting.page import plots_card
+from tapir_core.reporting.page import Section, draw, render_markdown
 from tapir_core.run_folder import RunRef
 from tapir_core.stages import StageAt
 from tasks._task import project_task
@@ -127,7 +125,9 @@ def test_backbone_and_s_0_have_their_stages_and_scores(tmp_path, prefect_server:
 
 
 def test_a_comparison_has_its_plots_beside_its_card(prefect_server: None) -> None:
-    plots = plots_card([Plot("By training tokens", Markup(draw("t", 1, lambda _: None)), "Means over run seeds.")])
+    plots = render_markdown(
+        [Section("By training tokens", plot=draw("t", 1, lambda _: None), note="Means over run seeds.")]
+    )
 
     @flow(name="publish")
     def publish() -> None:

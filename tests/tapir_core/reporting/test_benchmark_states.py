@@ -9,7 +9,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_states_tables
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt, benchmark_stages
-from tapir_core.summary.run_reader import Look
+from tapir_core.summary import RunReader
 from tests.benchmark_runs import ALPACA, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -42,13 +42,13 @@ def built(root: Path, *later: StageAt) -> RunFolder:
 
 def states(run: RunFolder) -> dict[tuple[str, str], tuple[str, ...]]:
     """(benchmark, student) → asked, state, figure."""
-    tables = benchmark_states_tables(Look(run))
+    tables = benchmark_states_tables(RunReader(run))
     return {(table.title.removeprefix("Benchmark "), row[0]): row[1:] for table in tables for row in table.rows}
 
 
 def notes(run: RunFolder) -> dict[str, str]:
     """Benchmark → what stands under its table."""
-    return {table.title.removeprefix("Benchmark "): table.note for table in benchmark_states_tables(Look(run))}
+    return {table.title.removeprefix("Benchmark "): table.note for table in benchmark_states_tables(RunReader(run))}
 
 
 def test_a_benchmark_of_each_round_has_every_student_with_its_figure_or_what_is_to_do(tmp_path: Path) -> None:

@@ -17,15 +17,14 @@ from tapir_core.reporting.benchmarks import (
     headline_panels,
     require_figures,
 )
-from tapir_core.reporting.page import plots_card
+from tapir_core.reporting.page import render_markdown
 from tapir_core.reporting.plots import choose_spokes, score_plots
 from tapir_core.reporting.report import render_report, run_card, write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import Compared, StageAt, plan
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.formats import student_name
-from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RunSummary
 from tests.benchmark_runs import ALPACA, MT_BENCH
 from tests.run_builder import build_run
@@ -68,7 +67,7 @@ def test_the_report_draws_them_by_round_and_by_category(run: RunFolder) -> None:
 
 
 def test_students_are_compared_on_the_same_questions(run: RunFolder) -> None:
-    table = benchmark_gains_table(Look(run), [BACKBONE, 0, 1, 2], best=1)
+    table = benchmark_gains_table(RunReader(run), [BACKBONE, 0, 1, 2], best=1)
     pairs = [("S_2", "S_0"), ("S_1", "S_0"), ("S_1", "backbone")]
     assert [row[:3] for row in table.rows] == [(*pair, name) for name in ("ae", "mt") for pair in pairs]
     scores = {number: run.rows(StageAt("benchmark_scores", number, benchmark="mt")) for number in (-1, 0, 1, 2)}
@@ -99,7 +98,7 @@ def test_students_are_compared_on_the_same_questions(run: RunFolder) -> None:
 def test_who_is_compared_follows_from_who_was_asked_and_who_is_best(
     run: RunFolder, asked: list[int], best: int | None, pairs: list[tuple[str, str]]
 ) -> None:
-    rows = benchmark_gains_table(Look(run), asked, best).rows
+    rows = benchmark_gains_table(RunReader(run), asked, best).rows
     assert [row[:2] for row in rows if row[2] == "ae"] == pairs
 
 
@@ -108,7 +107,7 @@ def test_students_under_different_judges_are_not_compared(tmp_path: Path) -> Non
     at = StageAt("benchmark_scores", 1, benchmark="ae")
     run = build_run(tmp_path, config=configured(tmp_path), until=at)
     run.write(at, run.rows(at).with_columns(judge=pl.lit("a new judge")))
-    rows = benchmark_gains_table(Look(run), [BACKBONE, 0, 1], best=0).rows
+    rows = benchmark_gains_table(RunReader(run), [BACKBONE, 0, 1], best=0).rows
     said = {row[:2]: row[4:6] for row in rows if row[2] == "ae"}
     assert said["S_1", "S_0"] == ("not compared: another judge", "–")
     assert said["S_0", "backbone"][0] == ""
@@ -165,7 +164,7 @@ def test_a_category_that_a_student_lacks_is_named_below_the_radar_with_the_reaso
         value=pl.when(~lost).then(pl.col("value")), note=pl.when(lost).then(pl.lit("3 of 4 failed")).otherwise("note")
     )
     object.__setattr__(found, "benchmarks", without)
-    page = unescape(render_report(summary, None, ""))
+    page = unescape(render_report(summary, None))
     caption = page.split("mt: rating, 1–10, by category; ")[1].split(" Judged by ")[0]
     assert caption == (
         "the further out, the better. Left out, for want of a figure of every student: "
@@ -222,12 +221,12 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
     [(_, rows)] = [panel for panel in headline_panels(summary) if panel[0].startswith("mt")]
     spokes = choose_spokes(rows)
     assert not spokes.drawn, "no category has a figure of all students that are shown"
-    assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(render_report(summary, None, ""))
+    assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(render_report(summary, None))
     assert spokes.in_words.endswith("(S_2: 9 of 40 failed).")
 
 
 def test_the_plots_have_benchmarks_by_round_and_a_radar_by_category(run: RunFolder) -> None:
-    card = plots_card(score_plots(summarise(run)))
+    card = render_markdown(score_plots(summarise(run)))
     assert card.count("Judged by standin-judge (") == 2 + 2, "of both benchmarks' curves, and of each radar"
     said = read_plots(card)
     assert "ae: win rate, %" in said["Benchmarks"]

@@ -32,14 +32,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_every_benchmark_has_its_questions_and_hits_those_without_a_hit_too(run: RunFolder) -> None:
     found = summarise(run).decontamination
     assert found is not None
-    rows = {each.benchmark: each for each in found.benchmarks}
+    rows = {row["benchmark"]: row for row in found.benchmarks.rows(named=True)}
     assert list(rows) == ["heldout", "mine", "strange"]
-    assert (rows["heldout"].questions, rows["mine"].questions, rows["strange"].questions) == (120, 3, 1)
-    assert rows["mine"].pool == run.manifest(StageAt("contaminated")).counts["hits: mine"] > 0
-    assert rows["mine"].expansion > 0
-    assert (rows["strange"].pool, rows["strange"].expansion) == (0, 0)
+    assert (rows["heldout"]["questions"], rows["mine"]["questions"], rows["strange"]["questions"]) == (120, 3, 1)
+    assert rows["mine"]["pool"] == run.manifest(StageAt("contaminated")).counts["hits: mine"] > 0
+    assert rows["mine"]["expansion"] > 0
+    assert (rows["strange"]["pool"], rows["strange"]["expansion"]) == (0, 0)
     assert decontamination_table(found).rows[2] == ("strange", "1", "0", "0")
-    cells = ("pool", "holds an evaluation question", "mine", str(rows["mine"].pool))
+    cells = ("pool", "holds an evaluation question", "mine", str(rows["mine"]["pool"]))
     assert cells in left_out_table(summarise(run)).rows
 
 

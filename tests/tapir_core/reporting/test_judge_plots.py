@@ -5,37 +5,33 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.judging.estimates import Estimate, estimate_mean
-from tapir_core.reporting.figure import Plot
 from tapir_core.reporting.judge_report import (
     JudgeRound,
-    plot_gap,
     plot_length,
     plot_orders,
     plot_unscored,
     summarise_judge,
 )
+from tapir_core.reporting.page import Section
+from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 
 
-def svg_of(plot: Plot | None) -> str:
+def svg_of(plot: Section | None) -> str:
     assert plot is not None
-    return plot.svg
-
-
-def mean_gap(pairs: pl.DataFrame) -> Estimate:
-    return estimate_mean(pairs["order_gap"].to_list())
+    assert plot.plot is not None
+    return plot.plot
 
 
 PLOTS: dict[str, Callable[[JudgeRound], str]] = {
-    "gap": lambda found: svg_of(plot_gap(found.whole.pairs, mean_gap(found.whole.pairs))),
+    "gap": lambda found: svg_of(plot_order_gap({"round 1": found.whole.pairs["order_gap"]})),
     "orders": lambda found: svg_of(plot_orders(found.whole.pairs)),
     "length": lambda found: svg_of(plot_length(found.whole.scores)),
     "unscored": lambda found: svg_of(plot_unscored(found.whole.unscored.reasons)),
 }
 LABELS = {
-    "gap": ["order gap = MFD teacher first − MFD student first, points", "instructions", "mean "],
+    "gap": ["order gap = MFD teacher first − MFD student first, points", "share of the scored, %", "round 1, mean "],
     "orders": ["MFD, student's answer first, points", "MFD, teacher's answer first, points"],
     "length": ["mean length of the answers of a group, characters", "mean score, points", "student's answer"],
     "unscored": ["unscored verdicts", "no verdict in the reply"],
@@ -73,13 +69,14 @@ def test_a_plot_does_not_grow_with_the_pool(found: JudgeRound) -> None:
 @pytest.mark.parametrize("count", [1, 2, 11])
 def test_few_instructions_can_be_drawn(found: JudgeRound, count: int) -> None:
     pairs, scores = found.whole.pairs.head(count), found.whole.scores.head(count)
-    for plot in (plot_gap(pairs, mean_gap(pairs)), plot_orders(pairs), plot_length(scores)):
+    for plot in (plot_order_gap({"": pairs["order_gap"]}), plot_orders(pairs), plot_length(scores)):
         assert ElementTree.fromstring(svg_of(plot)) is not None
 
 
 def test_nothing_is_drawn_of_nothing(found: JudgeRound) -> None:
     pairs, scores = found.whole.pairs.clear(), found.whole.scores.clear()
-    assert plot_gap(pairs, mean_gap(pairs)) is plot_orders(pairs) is plot_length(scores) is plot_unscored({}) is None
+    plots = (plot_order_gap({"": pairs["order_gap"]}), plot_orders(pairs), plot_length(scores), plot_unscored({}))
+    assert not any(plots)
 
 
 def test_many_reasons_are_shown_by_the_most_frequent_and_the_rest(tmp_path: Path) -> None:

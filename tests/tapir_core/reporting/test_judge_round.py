@@ -50,9 +50,9 @@ def test_pointwise_mode_has_lengths_but_no_orders(tmp_path: Path) -> None:
 def test_the_judges_of_a_panel_are_measured_alone_together_and_against_each_other(tmp_path: Path) -> None:
     panel = [{"type": "standin", "noise": 1.0}]
     found = summarise_judge(judged_run(tmp_path, lambda rows: rows, panel=panel), 1)
-    assert list(found.single) == list(found.judges)
+    assert list(found.single) == list(found.judge.names)
     (pair,) = found.panel
-    assert {pair.first, pair.second} == set(found.judges)
+    assert {pair.first, pair.second} == set(found.judge.names)
     assert 0 < (pair.kappa.value or 0) < 1
     assert found.verdicts == 4 * found.instructions
     alone = [each.scores["mfd"].to_list() for each in found.single.values()]

@@ -1,9 +1,11 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 from tapir_core.reporting.report import model_card
 from tapir_core.run_folder import RunFolder
@@ -25,6 +27,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         student={"backbone": str(folder / "secret-place" / "base-1b")},
     )
     return build_run(folder, config=config, backbone="b" * 64)
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """What stands above the card's text, as a hub reads it."""
+    read: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
+    return read
 
 
 def rows(card: str, heading: str) -> list[list[str]]:
@@ -53,7 +61,7 @@ def test_the_card_names_a_judge_and_a_curriculum_only_where_there_was_one(
 
 def test_the_card_says_what_it_was_taught_what_it_scores_and_what_it_is_made_of(run: RunFolder) -> None:
     card = model_card(run, 2, USE)
-    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert (front_matter(card)["library_name"], front_matter(card)["license"]) == ("transformers", "unknown")
     assert "\n# example, S_2\n" in card
     assert "base-1b after basic fine-tuning and 2 rounds of curriculum" in card
     assert re.findall(r"^## (.*)$", card, re.M) == [
@@ -70,6 +78,15 @@ def test_the_card_says_what_it_was_taught_what_it_scores_and_what_it_is_made_of(
     assert made["config.resolved.json, SHA-256"] == run.storage.sha256("config.resolved.json")
 
 
+def test_hubs_read_every_figure_of_a_whole_split_in_the_front_matter(run: RunFolder) -> None:
+    [of_student] = front_matter(model_card(run, 2, USE))["model-index"]
+    assert of_student["name"] == "example, S_2"
+    told = {each["dataset"]["split"]: each["metrics"][0] for each in of_student["results"]}
+    whole = run.rows(StageAt("evaluate", 2)).filter(metric="accuracy", category="all")
+    assert {split: each["value"] for split, each in told.items()} == dict(whole.select("split", "value").rows())
+    assert {each["type"] for each in told.values()} == {"accuracy"}
+
+
 def test_the_mixtures_are_those_of_the_rounds_up_to_this_one(run: RunFolder) -> None:
     header, *rounds = rows(model_card(run, 1, USE), "Training data")
     assert header == ["Round", "Examples", "Pool", "Seeds", "Expansion", "Easy", "Refined"]
@@ -78,7 +95,7 @@ def test_the_mixtures_are_those_of_the_rounds_up_to_this_one(run: RunFolder) -> 
         mixture = run.rows(StageAt("mix", number))
         assert int(row[1]) == mixture.height
         assert sum(int(cell) for cell in row[2:6] if cell != "–") == mixture.height
-    assert "| Task type | Pool | Target | S_0 | round 1 |" in model_card(run, 1, USE)
+    assert "| Task type | Natural | Target | S_0 | round 1 |" in model_card(run, 1, USE)
 
 
 def test_scores_have_split_interval_and_numbers_and_say_which_split_decides(run: RunFolder) -> None:
@@ -163,7 +180,9 @@ def test_a_hub_id_is_the_base_model_and_the_trainers_summary_gives_the_versions(
     summary = {"total_tokens": 2000, "trained_tokens": 900, "precision": "fp32", "versions": {"torch": "2.13.0"}}
     run.storage.write_bytes("round_00/checkpoint/training.json", json.dumps(summary).encode())
     card = model_card(run, 0, USE)
-    assert '\nbase_model: "some-org/base"\n' in card
+    front = front_matter(card)
+    assert front["base_model"] == "some-org/base"
+    assert (front["license"], front["license_link"]) == ("other", "https://huggingface.co/some-org/base")
     made = dict(rows(card, "How it was made"))
     assert made["Backbone"] == "some-org/base, revision abc"
     assert made["Tokens of the last fine-tune"] == "2,000, of answers 900"

@@ -20,8 +20,8 @@ from tapir_core.reporting.side_by_side import (
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, benchmark_stages
+from tapir_core.summary import RunReader
 from tapir_core.summary.formats import number
-from tapir_core.summary.run_reader import Look
 from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -71,7 +71,9 @@ def test_a_benchmark_of_both_runs_has_the_difference_of_their_last_students(
 ) -> None:
     row = paired(shown)["ae", "win rate, %"]
     assert (row["Student"], row["Against"]) == ("two S_2", "one S_1")
-    first, second = (headline_values(Look(run), "ae", last)["win_rate"] for run, last in zip(runs, (1, 2), strict=True))
+    first, second = (
+        headline_values(RunReader(run), "ae", last)["win_rate"] for run, last in zip(runs, (1, 2), strict=True)
+    )
     expected = compare_paired(second, first, rng=derive_rng(1, "any"))
     value, low, high = expected.difference.value, expected.difference.low, expected.difference.high
     assert value is not None

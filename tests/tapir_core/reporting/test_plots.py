@@ -4,7 +4,7 @@ import subprocess
 import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tapir_core.reporting import plots
-from tapir_core.reporting.figure import Plot, draw, interval_bars
+from tapir_core.reporting.page import Section, draw, interval_bars
 from tapir_core.reporting.plots import Spokes, plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.tables import accuracy_table
 from tapir_core.summary import summarise
@@ -20,18 +20,23 @@ from tapir_core.summary.types import RoundSummary, RunSummary
 from tests.run_builder import build_run
 
 
-def svg_of(plot: Plot | None) -> str:
+def svg_of(plot: Section | None) -> str:
     assert plot is not None
-    return plot.svg
+    assert plot.plot is not None
+    return plot.plot
 
 
-PLOTS: dict[str, Callable[[RunSummary], Plot | None]] = {
+def gaps_of(rounds: Sequence[RoundSummary]) -> dict[str, pl.Series]:
+    return {f"round {each.number}": each.difficulty["order_gap"] for each in rounds if each.difficulty is not None}
+
+
+PLOTS: dict[str, Callable[[RunSummary], Section | None]] = {
     "mfd": lambda run: plots.plot_mfd(run.rounds[2:]),
     "shares": lambda run: plots.plot_shares(run.rounds[2:]),
     "accuracy": lambda run: plots.plot_accuracy(run.students),
     "task types": lambda run: plots.plot_accuracy_by_task_type(run.students),
     "time": lambda run: plots.plot_time(replace(run, rounds=run.rounds[1:2])),
-    "order gap": lambda run: plots.plot_order_gap(run.rounds[2:]),
+    "order gap": lambda run: plots.plot_order_gap(gaps_of(run.rounds[2:])),
 }
 LABELS = {
     "mfd": ["MFD = teacher's score − student's score, points of the judge's scale", "instructions", "δ = "],
@@ -132,7 +137,7 @@ def test_a_histogram_of_equal_values_can_be_drawn() -> None:
     judged = RoundSummary(
         1, difficulty=pl.DataFrame({**rows, "seed": [None, None]}, schema_overrides={"seed": pl.Boolean})
     )
-    for plot in (plots.plot_mfd([judged]), plots.plot_order_gap([judged])):
+    for plot in (plots.plot_mfd([judged]), plots.plot_order_gap(gaps_of([judged]))):
         assert ElementTree.fromstring(svg_of(plot)) is not None
 
 

@@ -1,14 +1,19 @@
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from tapir_core.paths import BACKBONE, REPORT
+from tapir_core.reporting.page import sentence
 from tapir_core.reporting.report import render_report, write_report
+from tapir_core.reporting.tables import accuracy_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary import Example, ExampleAnswer, Examples, summarise
+from tapir_core.summary import summarise
+from tapir_core.summary.types import Answer, Example, Examples
 from tests.run_builder import build_run, make_config
 
 
@@ -65,20 +70,57 @@ def test_the_report_says_that_the_standin_is_no_llm_and_how_to_see_the_ui(page: 
     assert "tag run-example" in page
 
 
+def test_the_page_begins_with_what_the_run_is_its_scores_and_what_its_students_answer(page: str) -> None:
+    assert "<p>The student " in page
+    assert re.search(
+        r"Its pool: 2\d\d instructions from the stand-in, of which \d+ left for want of a usable answer", page
+    )
+    assert re.search(r"Scored on 40 dev and 80 test .* So far: [\d,]+ answers of teacher and judge for ", page)
+    headings = re.findall("<h2>(.*?)</h2>", page)
+    assert headings[:3] == ["Accuracy by round", "10 test instructions to read", "Accuracy by task type"]
+    assert headings[-1] == "How to go on"
+
+
+def test_the_learning_curve_of_each_training_is_drawn_where_the_trainer_left_one(tmp_path: Path) -> None:
+    run = build_run(tmp_path, until=StageAt("mix", 1))
+    assert "<h2>Training</h2>" not in Path(write_report(run)).read_text(), "older folders, and tests, have none"
+    curve = [{"step": step, "loss": 3 / step, "learning_rate": 2e-4, "grad_norm": 1.5} for step in range(1, 1001)]
+    curve[4].pop("grad_norm")
+    summary = {"steps": 1000, "final_loss": 0.003, "precision": "fp32", "loss_curve": curve}
+    run.storage.write_bytes("round_00/checkpoint/training.json", json.dumps(summary).encode())
+    page = Path(write_report(run)).read_text()
+    plot = page.split("<h2>Training</h2>")[1].split("</svg>")[0]
+    for label in ("loss", "learning rate", "gradient norm", "S_0", "steps of all trainings"):
+        assert f">{label}" in plot, label
+    assert len(plot) < 60_000, "a long training is drawn by some of its steps"
+    assert "<td>0.003</td>" in page
+
+
+def test_a_backbone_that_states_no_result_has_its_score_explained(run: RunFolder) -> None:
+    assert "Part of the gain over the backbone is format" not in Path(write_report(run)).read_text()
+    summary = summarise(run)
+    rounds = [replace(each, stated=0.02 if each.number == BACKBONE else each.stated) for each in summary.rounds]
+    said = sentence("format_note", replace(summary, rounds=tuple(rounds)))
+    assert said.startswith(
+        "Part of the gain over the backbone is format: 2.0 % of its answers on the test split state a "
+    )
+    assert "against 100.0 % of those of S_2" in said
+    assert said in render_report(replace(summary, rounds=tuple(rounds)), None).replace("&#39;", "'")
+    assert said in accuracy_table(replace(summary, rounds=tuple(rounds))).note
+
+
 def test_the_same_folder_gives_the_same_report(run: RunFolder, page: str) -> None:
     assert Path(write_report(RunFolder(run.ref))).read_text() == page
 
 
 def test_what_a_model_wrote_cannot_become_part_of_the_page(run: RunFolder) -> None:
     hostile = "<script>alert(1)</script><svg onload=x>&amp;"
-    answer = ExampleAnswer(0, hostile, False)
-    examples = Examples(
-        (Example(hostile, hostile, "Math", hostile, "stayed wrong", (answer,)),), 1, {"stayed wrong": 1}
-    )
-    page = render_report(summarise(run), examples, hostile)
+    answer = Answer(hostile, "✗ wrong", hostile, correct=False)
+    example = Example("stayed wrong", "Math", hostile, (answer,), hostile, hostile)
+    page = render_report(replace(summarise(run), name=hostile), Examples((example,), 1, {"stayed wrong": 1}))
     assert "<script>" not in page
     assert "<svg onload" not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 5
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5 + 2
 
 
 @pytest.mark.parametrize("until", [StageAt("pool"), StageAt("evaluate", BACKBONE), StageAt("difficulty", 1)])
@@ -92,7 +134,9 @@ def test_an_unfinished_run_has_a_report_that_says_what_comes_next(tmp_path: Path
 def test_a_run_without_a_heldout_set_has_a_report_without_accuracy(tmp_path: Path) -> None:
     config = make_config(tmp_path, data={"pool": {"type": "standin", "rows": 120}})
     page = Path(write_report(build_run(tmp_path, config=config))).read_text()
-    assert "Held-out accuracy" not in page
+    assert "Accuracy by round" not in page
+    assert "10 instructions of the pool to read" in page
+    assert page.count("<b>teacher ") == page.count("<b>S_0 ") == page.count("<b>S_1 ") == 10
     assert "Task shares" in page
 
 

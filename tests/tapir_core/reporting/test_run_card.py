@@ -2,19 +2,18 @@ import base64
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
-from tapir_core.reporting.figure import Plot, draw
-from tapir_core.reporting.page import Table, markdown_table, markdown_text, plots_card, table_section
+from tapir_core.reporting.page import Section, Table, draw, markdown_table, markdown_text, render_markdown, section_of
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary
-from tests.run_builder import build_run
+from tests.run_builder import build_run, make_config
 from tests.shown_plots import read_plots
 
 
@@ -52,7 +51,7 @@ def test_a_run_that_has_hardly_begun_has_a_card(tmp_path) -> None:
 
 
 def test_plots_are_images_of_their_own_with_their_captions(summary: RunSummary) -> None:
-    card = plots_card(score_plots(summary))
+    card = render_markdown(score_plots(summary))
     assert re.findall(r"^## (.*)$", card, re.M) == ["Accuracy by round", "Accuracy by task type"]
     assert "Bars are 95 % intervals." in card
     said = read_plots(card)
@@ -63,16 +62,21 @@ def test_plots_are_images_of_their_own_with_their_captions(summary: RunSummary) 
 
 
 def test_an_image_of_a_plot_takes_no_colour_from_the_page() -> None:
-    [encoded] = re.findall(r"base64,([^)]+)", plots_card([Plot("t", Markup(draw("t", 1, lambda _: None)), "c")]))
+    [encoded] = re.findall(
+        r"base64,([^)]+)", render_markdown([Section("t", plot=draw("t", 1, lambda _: None), note="c")])
+    )
     svg = base64.b64decode(encoded).decode()
     assert svg.startswith('<svg style="color: #1f2328; background: #fff" role="img" aria-label="t"')
 
 
 def test_where_nobody_was_evaluated_there_are_no_plots(tmp_path) -> None:
     early = summarise(build_run(tmp_path, until=StageAt("teach")))
-    assert plots_card(score_plots(early)) == ""
+    assert render_markdown(score_plots(early)) == ""
 
 
+MODEL = make_config(
+    Path(), **{role: {"endpoint": {"type": "openai", "model": "m", "identity": "i"}} for role in ("teacher", "judge")}
+)
 HOSTILE = (
     "a|b",
     "a\\|b\\",
@@ -95,12 +99,16 @@ HOSTILE = (
 @pytest.mark.parametrize("text", HOSTILE)
 def test_text_from_data_is_shown_as_it_is_written(summary: RunSummary, text: str) -> None:
     table = Table(text, (text, "n"), ((text, "1"),), note=text)
-    shown = read_markdown(table_section(table))
+    shown = read_markdown(render_markdown([section_of(table)]))
     assert shown == [("h2", text), ("th", text), ("th", "n"), ("td", text), ("td", "1"), ("p", text)]
-    card = run_card(replace(summary, backbone=text, teacher=text, judge=text))
+    student, endpoint = (summary.config.student, MODEL.teacher.endpoint.model_copy(update={"model": text}))
+    roles = {"teacher": MODEL.teacher, "judge": MODEL.judge}
+    named = {name: role.model_copy(update={"endpoint": endpoint}) for name, role in roles.items()}
+    named["student"] = student.model_copy(update={"backbone": text})
+    card = run_card(replace(summary, config=summary.config.model_copy(update=named)))
     [said] = [said for _, said in read_markdown(card) if "taught by" in said]
-    assert said.startswith(f"{text} taught by {text}, judged by {text}; created ")
-    image = plots_card([Plot(text, Markup(draw("t", 1, lambda _: None)), text)])
+    assert said.startswith(f"The student {text} is taught by {text} and judged by {text}, over 2 rounds.")
+    image = render_markdown([Section(text, plot=draw("t", 1, lambda _: None), note=text)])
     assert read_markdown(image) == [("h2", text), ("p", ""), ("p", text)]
 
 

@@ -1,12 +1,15 @@
 """What a report says of a gain: difference, interval, p and what it shows."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.page import accuracy_note, gain_sentence
+from tapir_core.reporting.page import sentence
 from tapir_core.summary.types import Gain, RoundSummary, RunSummary, Score
+from tests.run_config import make_config
 
 
 def summary(paired: PairedDifference) -> RunSummary:
@@ -30,10 +33,10 @@ def summary(paired: PairedDifference) -> RunSummary:
         )
         for number, value in ((0, 0.2), (2, 0.5))
     ]
-    words = dict.fromkeys(("name", "root", "created", "updated", "backbone", "teacher", "judge"), "")
+    words = dict.fromkeys(("name", "root", "created", "updated"), "")
     gain = Gain(0, 2, paired)
     return RunSummary(
-        **words, standins=(), planned_rounds=2, next_stage=None, stopped=None, rounds=tuple(rounds), gain=gain
+        config=make_config(Path()), **words, next_stage=None, stopped=None, rounds=tuple(rounds), gain=gain
     )
 
 
@@ -48,21 +51,21 @@ def summary(paired: PairedDifference) -> RunSummary:
     ],
 )
 def test_a_gain_is_told_with_its_interval_and_what_it_shows(estimate: Estimate, said: str) -> None:
-    told = gain_sentence(summary(PairedDifference(estimate, 0.012, 2)))
+    told = sentence("gain", summary(PairedDifference(estimate, 0.012, 2)))
     assert told.startswith("Test accuracy from S_0 to S_2: 20.0 % to 50.0 %, ")
     assert said in told
 
 
 def test_a_gain_without_a_figure_says_why() -> None:
     why = "40 of 240 instructions failed (16.7%), more than the 5.0% allowed"
-    told = gain_sentence(summary(PairedDifference(Estimate(None, 200, why=why), None, 40)))
+    told = sentence("gain", summary(PairedDifference(Estimate(None, 200, why=why), None, 40)))
     assert told.endswith(f", no gain is told: {why}.")
 
 
 def test_tables_say_how_answers_were_drawn_and_why_a_figure_lacks() -> None:
     known = Score(0.5, 0.4, 0.6, 100, 0, "", "student: greedy")
     lacking = Score(None, None, None, 60, 40, "40 of 100 answers failed", "student: greedy")
-    note = accuracy_note([known, None, lacking, known])
+    note = sentence("accuracy_note", [known, None, lacking, known])
     assert note.count("student: greedy") == 1
     assert note.endswith("No figure: 40 of 100 answers failed.")
-    assert accuracy_note([None]) == ""
+    assert sentence("accuracy_note", [None]) == ""

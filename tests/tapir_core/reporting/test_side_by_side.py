@@ -66,7 +66,7 @@ def test_the_figures_are_those_of_the_runs(shown: SideBySide) -> None:
     last = (score(after.score("test")), score(basic.score("test")))
     assert row(tables["overview"], "Test accuracy, last student") == last
     assert row(tables["overview"], "Last student") == ("S_1", "S_0")
-    assert row(tables["overview"], "Backbone") == (one.backbone, "org/<b>two</b>")
+    assert row(tables["overview"], "Backbone") == (one.config.student.backbone, "org/<b>two</b>")
     assert row(tables["overview"], "Answers asked for") == (f"{one.usage.calls:,}", f"{two.usage.calls:,}")
     assert row(tables["task_types"], "all") == (*last, "60")
     math = after.score("test", "Math")

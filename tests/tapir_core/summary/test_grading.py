@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary import choose_examples, measure_gain
-from tapir_core.summary.run_reader import Look
+from tapir_core.summary import RunReader, choose_examples, measure_gain
 from tests.run_builder import build_run
 
 STUDENTS = [BACKBONE, 0, 2]
@@ -21,7 +20,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def test_a_gain_is_the_difference_of_the_two_scores(whole: RunFolder) -> None:
-    gain = measure_gain(Look(whole), 0, 2)
+    gain = measure_gain(RunReader(whole), 0, 2)
     scores = [whole.rows(StageAt("evaluate", number)).filter(split="test", category="all") for number in (0, 2)]
     before, after = (scores[0]["value"][0], scores[1]["value"][0])
     assert gain is not None
@@ -38,48 +37,48 @@ def test_what_failed_is_in_no_gain_and_no_example(tmp_path) -> None:
     test = run.rows(StageAt("heldout")).filter(split="test")["instruction_id"].sort()
     lost = pl.col("instruction_id").is_in(test[:3].implode())
     run.write(at, answers.with_columns(response=pl.when(~lost).then("response")))
-    gain, examples = measure_gain(Look(run), 0, 2), choose_examples(Look(run), STUDENTS, 10, random.Random(1))
+    gain, examples = measure_gain(RunReader(run), 0, 2), choose_examples(RunReader(run), STUDENTS, 10, random.Random(1))
     assert gain is not None
     assert examples is not None
     assert (gain.paired.difference.n, gain.paired.n_failed, examples.n) == (77, 3, 77)
 
     lost = pl.col("instruction_id").is_in(test[:5].implode())
     run.write(at, answers.with_columns(response=pl.when(~lost).then("response")))
-    gain = measure_gain(Look(run), 0, 2)
+    gain = measure_gain(RunReader(run), 0, 2)
     assert gain is not None
     assert gain.paired.difference.value is gain.paired.p_value is None
     assert "5 of 80 instructions failed" in gain.paired.difference.why
 
 
 def test_no_gain_of_a_student_that_was_not_asked(tmp_path) -> None:
-    assert measure_gain(Look(build_run(tmp_path, until=StageAt("evaluate", 0))), 0, 1) is None
+    assert measure_gain(RunReader(build_run(tmp_path, until=StageAt("evaluate", 0))), 0, 1) is None
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 100))
 def test_what_is_shown_has_the_proportions_of_all(whole: RunFolder, seed: int, count: int) -> None:
-    examples = choose_examples(Look(whole), STUDENTS, count, random.Random(seed))
+    examples = choose_examples(RunReader(whole), STUDENTS, count, random.Random(seed))
     assert examples is not None
     assert sum(examples.groups.values()) == examples.n == 80
     assert len(examples.shown) == min(count, examples.n)
     assert len({example.instruction for example in examples.shown}) == len(examples.shown)
     for change, size in examples.groups.items():
-        shown = sum(example.change == change for example in examples.shown)
+        shown = sum(example.why == change for example in examples.shown)
         assert abs(shown - len(examples.shown) * size / examples.n) <= 1
 
 
 def test_the_same_generator_shows_the_same_examples(whole: RunFolder) -> None:
-    first, again = (choose_examples(Look(whole), STUDENTS, 10, random.Random(3)) for _ in range(2))
+    first, again = (choose_examples(RunReader(whole), STUDENTS, 10, random.Random(3)) for _ in range(2))
     assert first == again
 
 
 def test_an_example_says_what_happened_between_s0_and_the_last_student(whole: RunFolder) -> None:
-    examples = choose_examples(Look(whole), STUDENTS, 80, random.Random(1))
+    examples = choose_examples(RunReader(whole), STUDENTS, 80, random.Random(1))
     assert examples is not None
     for example in examples.shown:
-        assert [answer.round for answer in example.answers] == STUDENTS
+        assert [answer.who for answer in example.answers] == ["backbone", "S_0", "S_2"]
         before, after = (answer.correct for answer in example.answers[1:])
         assert (
-            example.change
+            example.why
             == {
                 (False, True): "became right",
                 (True, False): "became wrong",
@@ -92,6 +91,6 @@ def test_an_example_says_what_happened_between_s0_and_the_last_student(whole: Ru
 
 def test_one_student_alone_is_right_or_wrong(tmp_path) -> None:
     run = build_run(tmp_path, until=StageAt("evaluate", BACKBONE))
-    examples = choose_examples(Look(run), [BACKBONE], 10, random.Random(1))
+    examples = choose_examples(RunReader(run), [BACKBONE], 10, random.Random(1))
     assert examples is not None
     assert set(examples.groups) <= {"stayed right", "stayed wrong"}

@@ -2,13 +2,12 @@ import polars as pl
 import pytest
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.page import caution_sentence, state_sentence
+from tapir_core.reporting.page import sentence
 from tapir_core.reporting.run_progress import read_progress
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import StageAt
-from tapir_core.summary import summarise
-from tapir_core.summary.run_reader import Look
+from tapir_core.summary import RunReader, summarise
 from tests.run_builder import build_run, make_config
 
 
@@ -83,7 +82,7 @@ def test_a_run_that_is_done_says_so_and_names_its_best_round(whole: RunFolder) -
     assert summary.best == 2
     assert summary.gain is not None
     assert (summary.gain.before, summary.gain.after) == (0, 2)
-    assert state_sentence(summary) == "Done, 2 of 2 rounds trained. Best round by the dev split: S_2."
+    assert sentence("state", summary) == "Done, 2 of 2 rounds trained. Best round by the dev split: S_2."
 
 
 def test_a_student_without_a_dev_figure_is_not_the_best_and_stops_nothing(tmp_path) -> None:
@@ -110,7 +109,7 @@ def test_a_student_without_a_dev_figure_is_not_the_best_and_stops_nothing(tmp_pa
 def test_an_unfinished_run_is_summarised_as_far_as_it_is(tmp_path, until: StageAt, then: StageAt) -> None:
     summary = summarise(build_run(tmp_path, until=until))
     assert summary.next_stage == then
-    assert f"Next stage: {then}." in state_sentence(summary)
+    assert f"Next stage: {then}." in sentence("state", summary)
     last = summary.rounds[-1] if summary.rounds else None
     assert last is None or last.scores is None or last.number == BACKBONE
 
@@ -137,12 +136,12 @@ def test_a_run_that_the_stop_rule_ended_is_done(tmp_path) -> None:
     stop = config.curriculum.stop.model_copy(update={"min_seeds": 1000})
     config = config.model_copy(update={"curriculum": config.curriculum.model_copy(update={"stop": stop})})
     run = build_run(tmp_path, until=StageAt("select", 1), config=config)
-    summary, progress = summarise(run), read_progress(Look(run))
+    summary, progress = summarise(run), read_progress(RunReader(run))
     assert summary.done
     assert summary.stopped is not None
     assert "min_seeds = 1000" in summary.stopped
     assert (progress.stopped, progress.next_stage, progress.seconds_left) == (summary.stopped, None, 0.0)
-    assert state_sentence(summary).startswith("Stopped early, 0 of 2 rounds trained: ")
+    assert sentence("state", summary).startswith("Stopped early, 0 of 2 rounds trained: ")
 
 
 def test_a_run_without_a_heldout_set_has_no_scores(tmp_path) -> None:
@@ -174,7 +173,6 @@ def test_the_standin_is_named_also_behind_an_address_and_a_model_is_not(tmp_path
 
     config = make_config(tmp_path, teacher=endpoint("standin-teacher"), judge=endpoint("some-model"))
     summary = summarise(build_run(tmp_path, until=StageAt("pool"), config=config))
-    assert summary.standins == ("teacher",)
-    assert caution_sentence(summary).startswith("The teacher of this run is the stand-in: ")
+    assert sentence("caution", summary).startswith("The teacher of this run is the stand-in: ")
     config = make_config(tmp_path, run={"name": "real"}, teacher=endpoint("strong"), judge=endpoint("some-model"))
-    assert caution_sentence(summarise(build_run(tmp_path, until=StageAt("pool"), config=config))) == ""
+    assert sentence("caution", summarise(build_run(tmp_path, until=StageAt("pool"), config=config))) == ""
