@@ -6,17 +6,16 @@ reads snapshots only: it knows nothing of Prefect, of engines or of the store.
 """
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 
-from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from flows.commands import print_tables, say
@@ -42,17 +41,6 @@ _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
 _TRIFLE_SECONDS = 1.0
 """A step of a wave that asked nobody and took less than this is not worth a line."""
-
-_LIVE_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
-    ("Stage", "left"),
-    ("", "left"),
-    ("Shards", "right"),
-    ("Rows", "right"),
-    ("Rows/s", "right"),
-    ("Time", "right"),
-    ("Missing", "right"),
-    ("", "left"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,29 +97,20 @@ def shown_live(run: RunFolder, console: Console) -> Iterator[None]:
 
 @contextmanager
 def live_display(look: Callable[[], Snapshot], console: Console) -> Iterator[None]:
-    """Show a run at work for as long as the block lasts; a thread calls ``look`` about twice a second."""
-    lines, ended = PlainLines(only_ends=console.is_terminal), threading.Event()
-    shown = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+    """Show a run at work for as long as the block lasts; rich's own thread calls ``look`` about twice a second."""
+    lines = PlainLines(only_ends=console.is_terminal)
 
-    def refresh() -> None:
-        while not ended.wait(1 / _REFRESHES_PER_SECOND):
-            try:
-                snapshot = look()
-            except TapirError:
-                return  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
-            _print(console, lines.new_lines(snapshot))
-            if shown is not None:
-                shown.update(render_snapshot(snapshot), refresh=True)
+    def show() -> RenderableType:
+        try:
+            snapshot = look()
+        except TapirError:
+            return ""  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
+        _print(console, lines.new_lines(snapshot))
+        return render_snapshot(snapshot)
 
-    thread = threading.Thread(target=refresh, name="tapir-display", daemon=True)
     try:
-        with shown or nullcontext():
-            thread.start()
-            try:
-                yield
-            finally:
-                ended.set()
-                thread.join()
+        with Live(console=console, get_renderable=show, refresh_per_second=_REFRESHES_PER_SECOND, transient=True):
+            yield
     finally:
         last = look()
         _print(console, [*lines.new_lines(last), spend_line(last.spend)])
@@ -162,10 +141,11 @@ class PlainLines:
 
 def render_snapshot(snapshot: Snapshot) -> RenderableType:
     """The live part: a row for each stage at work, and the spend."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name, place in _LIVE_COLUMNS:
-        table.add_column(name, justify=place, no_wrap=place == "right")
     at_work = [stage for stage in snapshot.stages if stage.ended is None]
+    if not at_work:
+        return Text(spend_line(snapshot.spend))
+    figures = (Column(name, justify="right", no_wrap=True) for name in ("Shards", "Rows", "Rows/s", "Time", "Missing"))
+    table = Table("Stage", "", *figures, "", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for stage in at_work:
         table.add_row(
             _name(stage.at),
@@ -177,7 +157,7 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
             Text(count(stage.missing), style="yellow" if stage.missing else "dim"),
             stage.note,
         )
-    return Group(table, Text(spend_line(snapshot.spend), style="dim")) if at_work else Text(spend_line(snapshot.spend))
+    return Group(table, Text(spend_line(snapshot.spend), style="dim"))
 
 
 def stage_line(stage: StageProgress) -> str:

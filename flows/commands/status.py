@@ -1,21 +1,19 @@
 """`tapir status`: how far runs are, read from their folders, and what they paid, from their store."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands import Root, console, print_line, print_table, run_ref
+from flows.commands import Root, console, print_line, print_table, print_tables, run_ref
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_states_tables
 from tapir_core.reporting.page import Table
 from tapir_core.reporting.run_progress import RunProgress, read_progress
-from tapir_core.run_folder import RunFolder, RunRef, runs_of
+from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.store_admin.rows import is_there
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 from tapir_core.summary.run_reader import Look
@@ -30,80 +28,35 @@ def status(
 ) -> None:
     """`tapir status`."""
     if name is None:
-        _print_runs(console, root)
+        _print_runs(root)
     else:
-        _print_status(console, run_ref(name, root))
+        _print_run(RunFolder(run_ref(name, root)))
 
 
-class _Stores(ExitStack):
-    """The stores of runs, each opened once; what is not there, or cannot be read, says so and ends nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._opened: dict[str, AnswerStore | TapirError | None] = {}
-
-    def usd(self, run: RunFolder) -> float | None:
-        """What teacher and judge were paid, or may be, for the run over all its starts; None where there is no store.
-
-        Raises:
-            TapirError: the store cannot be read.
-        """
-        url = store_url(run.config)
-        if url not in self._opened:
-            try:
-                self._opened[url] = self.enter_context(AnswerStore(url, patient=False)) if is_there(url) else None
-            except TapirError as error:
-                self._opened[url] = error
-        store = self._opened[url]
-        if isinstance(store, TapirError):
-            raise store
-        if store is None:
-            return None
-        try:
-            store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
-            return sum(each.usd for each in store.spend_by_role(run.record.id).values())
-        except SQLAlchemyError as error:
-            raise TapirError(f"the call store cannot be read: {getattr(error, 'orig', error)}") from error
-
-
-def _print_runs(console: Console, root: str) -> None:
+def _print_runs(root: str) -> None:
     """One line for each run of a root.
 
     Raises:
         ConfigError: there is none.
     """
-    runs = [*runs_of(root)]
-    if not runs:
+    rows = tuple(map(_run_row, runs_of(root)))
+    if not rows:
         raise ConfigError(f"there is no run in {root!r}; start one with `tapir run configs/quickstart.toml`")
-    with _Stores() as stores:
-        rows = tuple(_run_row(run, stores) for run in runs)
     print_table(console, Table("", _RUNS, rows, text_columns=3, note=_NOTE))
 
 
-def _print_status(console: Console, ref: RunRef) -> None:
+def _print_run(run: RunFolder) -> None:
     """Every stage of a run, with the rows that it holds, what it goes on without, and its seconds.
 
     Then its benchmarks, its score, what it paid and how long it may take.
     """
-    run = RunFolder(ref)
-    print_line(console, f"run {ref.name} in {ref.root}, created {run.record.created[:19]}")
+    print_line(console, f"run {run.ref.name} in {run.ref.root}, created {run.record.created[:19]}")
     look = Look(run)
     progress = read_progress(look)
     print_table(console, Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
-    for benchmark in benchmark_states_tables(look):
-        print_table(console, benchmark)
-    if progress.score is not None and progress.student is not None:
-        student = f"{student_name(progress.student)} on the held-out {progress.split} split"
-        print_line(console, f"{student}: {score_in_words(progress.score)}")
-    print_line(console, _spent(run))
-    if run.error:
-        print_line(console, f"the last start ended with: {run.error}")
-    if progress.stopped:
-        print_line(console, f"stopped early: {progress.stopped}")
-    elif progress.next_stage is None:
-        print_line(console, "done")
-    else:
-        print_line(console, f"next: {progress.next_stage}; {_left_in_words(progress)}")
+    print_tables(console, *benchmark_states_tables(look))
+    for line in _state_lines(run, progress):
+        print_line(console, line)
 
 
 def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
@@ -118,13 +71,38 @@ def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
         place = here
 
 
-def _run_row(run: RunFolder, stores: _Stores) -> tuple[str, ...]:
+def _state_lines(run: RunFolder, progress: RunProgress) -> Iterator[str]:
+    if progress.score is not None and progress.student is not None:
+        student = f"{student_name(progress.student)} on the held-out {progress.split} split"
+        yield f"{student}: {score_in_words(progress.score)}"
+    try:
+        cap = "" if run.config.budget.usd is None else f" of at most {number(run.config.budget.usd)}"
+        yield (
+            f"{number(_usd(run) or 0.0)} USD spent{cap} on teacher and judge, "
+            "over all starts (requests without a known cost count in full)"
+        )
+    except TapirError as error:
+        yield f"what it spent is not known: {error}"
+    if run.error:
+        yield f"the last start ended with: {run.error}"
+    if progress.stopped:
+        yield f"stopped early: {progress.stopped}"
+    elif progress.next_stage is None:
+        yield "done"
+    elif progress.seconds_left is None:
+        yield f"next: {progress.next_stage}; how long it takes is known once a round is done"
+    else:
+        left = f"about {minutes(progress.seconds_left)} of work left"
+        yield f"next: {progress.next_stage}; {left}, by what its stages took so far and its estimate"
+
+
+def _run_row(run: RunFolder) -> tuple[str, ...]:
     try:
         progress = read_progress(Look(run))
     except (TapirError, ValueError, TypeError) as exc:
         return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
     try:
-        usd = number(stores.usd(run))
+        usd = number(_usd(run))
     except TapirError:
         usd = NOTHING
     done = sum(rows is not None for rows in progress.stages.values())
@@ -134,24 +112,21 @@ def _run_row(run: RunFolder, stores: _Stores) -> tuple[str, ...]:
     return run.ref.name, run.record.created[:10], following, f"{done}/{len(progress.stages)}", scored, usd, left
 
 
-def _spent(run: RunFolder) -> str:
+def _usd(run: RunFolder) -> float | None:
+    """What teacher and judge were paid, or may be, for the run over all its starts; None where there is no store.
+
+    Raises:
+        TapirError: the store cannot be read.
+    """
+    url = store_url(run.config)
+    if not is_there(url):
+        return None
     try:
-        with _Stores() as stores:
-            usd = stores.usd(run)
-    except TapirError as error:
-        return f"what it spent is not known: {error}"
-    cap = run.config.budget.usd
-    of = "" if cap is None else f" of at most {number(cap)}"
-    return (
-        f"{number(usd or 0.0)} USD spent{of} on teacher and judge, "
-        "over all starts (requests without a known cost count in full)"
-    )
-
-
-def _left_in_words(progress: RunProgress) -> str:
-    if progress.seconds_left is None:
-        return "how long it takes is known once a round is done"
-    return f"about {minutes(progress.seconds_left)} of work left, by what its stages took so far and its estimate"
+        with AnswerStore(url, patient=False) as store:
+            store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
+            return sum(each.usd for each in store.spend_by_role(run.record.id).values())
+    except SQLAlchemyError as error:
+        raise TapirError(f"the call store cannot be read: {getattr(error, 'orig', error)}") from error
 
 
 _NOTE = (

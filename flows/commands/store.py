@@ -4,7 +4,7 @@ Names come from providers and files, so they are printed as they are.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
@@ -14,16 +14,18 @@ from rich.console import Console
 from rich.filesize import decimal
 from sqlalchemy import Engine
 
-from flows.commands import AsJson, console, print_line, print_rows, say
+from flows.commands import AsJson, console, print_line, print_table, print_tables, say
 from tapir_core import store_admin
 from tapir_core.calls import root_store_url
 from tapir_core.calls.store_tables import open_engine
 from tapir_core.errors import TapirError
+from tapir_core.reporting.page import Table, table_of
 from tapir_core.store_admin import (
+    AnswerGroup,
     Archive,
-    Compacted,
+    DamagedRow,
     DoomedRows,
-    Imported,
+    OtherText,
     RowFilter,
     RunAtStake,
     StoreSize,
@@ -37,8 +39,7 @@ store_app = typer.Typer(no_args_is_help=True)
 
 _COPIED_BYTES_PER_SECOND = 100e6
 """How fast a store is rewritten, roughly, on the disk of a laptop."""
-_TEXT_CHARACTERS = 60
-_KEY_CHARACTERS = 16
+_TEXT_CHARACTERS, _KEY_CHARACTERS = 60, 16
 _IDENTITY_CHARACTERS = 24
 """A student's identity is a whole digest; `--json` has it in full."""
 
@@ -105,7 +106,13 @@ def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") ->
     archive = Archive(place)
     archive.read_manifest()  # a wrong place must not leave an empty store behind
     with _opened(store, root, make=True) as engine:
-        _print_imported(console, store_admin.import_answers(engine, archive))
+        done = store_admin.import_answers(engine, archive)
+    print_line(
+        console,
+        f"{count(done.rows)} rows read: {count(done.added)} added, {count(done.already_there)} already there, "
+        f"{count(done.different)} different, {count(done.damaged)} damaged",
+    )
+    print_tables(console, table_of("", _DIFFERENT, done.listed, text_columns=len(_DIFFERENT)))
 
 
 @store_app.command()
@@ -135,13 +142,18 @@ def prune(
     )
     with _opened(store, root) as engine:
         doomed = store_admin.plan_prune(engine, chosen)
-        _print_doomed(console, doomed, store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine))
+        print_tables(console, table_of("", _DOOMED, doomed, text_columns=4))
+        for line in _doomed_lines(doomed, store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine)):
+            print_line(console, line)
         if not yes or not doomed:
             print_line(console, "nothing is changed" + ("; --yes removes these rows" if doomed else ""))
             return
         print_line(console, f"removed {store_admin.prune_answers(engine, chosen):,} rows")
         if not keep_room:
-            _print_compacted(console, store_admin.compact(engine))
+            done = store_admin.compact(engine)
+            took = f" to {decimal(done.bytes_after)} in {duration(done.seconds)}"
+            kept = f"the file keeps its {decimal(done.bytes_before)}: {done.obstacle}. New answers fill the room."
+            print_line(console, kept if done.obstacle else f"the file went from {decimal(done.bytes_before)}{took}")
 
 
 @store_app.command()
@@ -155,11 +167,10 @@ def verify(
     """Look for damaged rows, and of SQLite for a damaged file; ends with 1 when there is something."""
     with _opened(store, root) as engine:
         found = store_admin.verify_store(engine)
-        _print_verified(console, found)
+        _print_verified(found)
         if remove and found.places:
-            print_line(
-                console, f"removed {store_admin.delete_rows(engine, found.places):,} rows; who needs them asks again"
-            )
+            removed = store_admin.delete_rows(engine, found.places)
+            print_line(console, f"removed {removed:,} rows; who needs them asks again")
     if found.file_faults:
         raise TapirError(
             "the database itself is damaged, which removing rows does not mend. Move it away, import the last export "
@@ -190,109 +201,85 @@ def print_stats(console: Console, stats: StoreStats) -> None:
         first, last = min(group.first for group in stats.groups), max(group.last for group in stats.groups)
         statuses = ", ".join(f"{count(rows)} {status}" for status, rows in stats.statuses.items())
         print_line(console, f"{statuses}; stored from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
-        columns = ("role", "model", "identity", "prompt", "rows", "failed", "text", "tokens", "USD", "re-used", "share")
-        rows = (
-            (
-                group.role,
-                group.model,
-                shorten(group.identity, _IDENTITY_CHARACTERS),
-                group.prompt_version or NOTHING,
-                count(group.rows),
-                count(group.rows - group.statuses.get("answer", 0)),
-                decimal(group.bytes),
-                count(group.prompt_tokens + group.completion_tokens),
-                f"{group.usd:,.2f}",
-                count(group.reused),
-                percent(group.reuse_share),
-            )
-            for group in stats.groups
-        )
-        print_rows(console, columns, rows, text_columns=4)
+        print_table(console, table_of("", _GROUPS, stats.groups, text_columns=4))
 
 
-def _print_imported(console: Console, done: Imported) -> None:
-    """What came of an import, and the first rows that differ."""
-    print_line(
-        console,
-        f"{count(done.rows)} rows read: {count(done.added)} added, {count(done.already_there)} already there, "
-        f"{count(done.different)} different, {count(done.damaged)} damaged",
-    )
-    if done.different:
-        columns = ("key", "role", "model", "the store has, and keeps", "the export has")
-        rows = (
-            (shorten(each.key, _KEY_CHARACTERS), each.role, each.model, *map(_short, (each.stored, each.offered)))
-            for each in done.listed
-        )
-        print_rows(console, columns, rows, text_columns=len(columns))
-
-
-def _print_doomed(console: Console, doomed: Sequence[DoomedRows], runs: Sequence[RunAtStake], size: StoreSize) -> None:
-    """What would be removed, what asking again would cost, and which runs would."""
-    rows = []
-    for each in doomed:
-        figures = (count(each.rows), decimal(each.bytes), count(each.tokens), f"{each.usd:,.2f}")
-        rows.append((each.role, each.model, shorten(each.identity, _IDENTITY_CHARACTERS), each.run, *figures))
-    if doomed:
-        columns = ("role", "model", "identity", "asked first by", "rows", "text", "tokens", "USD")
-        print_rows(console, columns, rows, text_columns=4)
-    total, room = sum(each.rows for each in doomed), sum(each.bytes for each in doomed)
-    tokens, usd = sum(each.tokens for each in doomed), sum(each.usd for each in doomed)
-    print_line(
-        console,
-        f"{count(total)} rows, {decimal(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
-        f"{usd:,.2f} USD at the prices that were paid",
+def _doomed_lines(doomed: Sequence[DoomedRows], runs: Sequence[RunAtStake], size: StoreSize) -> Iterator[str]:
+    """What asking again would cost, which runs would, and what giving the room back takes."""
+    rows, room, tokens = (sum(getattr(each, name) for each in doomed) for name in ("rows", "bytes", "tokens"))
+    yield (
+        f"{count(rows)} rows, {decimal(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
+        f"{sum(each.usd for each in doomed):,.2f} USD at the prices that were paid"
     )
     for run in runs:
-        print_line(console, f"run {run.run}: {_stake(run)}")
+        yield f"run {run.run}: asked first for {count(run.rows)} of these rows; {_stake(run)}"
     if doomed and size.free_bytes is not None:
         left = max(size.bytes - room, 0)
-        print_line(
-            console,
+        yield (
             f"giving the room back rewrites about {decimal(left)}, roughly "
             f"{duration(left / _COPIED_BYTES_PER_SECOND)}; whoever writes to the store waits meanwhile (--keep-room "
-            "leaves it in the file)",
+            "leaves it in the file)"
         )
 
 
-def _print_compacted(console: Console, done: Compacted) -> None:
-    """What giving back room brought."""
-    if done.obstacle:
-        print_line(
-            console,
-            f"the file keeps its {decimal(done.bytes_before)}: {done.obstacle}. New answers fill the room.",
-        )
-        return
-    print_line(
-        console,
-        f"the file went from {decimal(done.bytes_before)} to {decimal(done.bytes_after)} in {duration(done.seconds)}",
-    )
+def _stake(run: RunAtStake) -> str:
+    if run.unreadable:
+        return f"its stages cannot be told: {run.unreadable}"
+    if run.stages:
+        return f"would ask again in {', '.join(run.stages)}"
+    return "whole, it asks again only for a stage that is redone"
 
 
-def _print_verified(console: Console, found: Verified) -> None:
+def _print_verified(found: Verified) -> None:
     """What is wrong with a store, with the first rows that it is wrong of."""
     print_line(console, f"{count(found.rows)} rows looked at, {count(len(found.places))} of them damaged")
     if found.without_reply:
         print_line(console, f"{count(found.without_reply)} answers have no raw reply that could prove their text")
     for fault in found.file_faults:
         print_line(console, f"the database says: {fault}")
-    if found.places:
-        faults = ((fault, count(rows)) for fault, rows in found.faults.most_common())
-        print_rows(console, ("fault", "rows"), faults)
-        damaged = (
-            (shorten(row.key, _KEY_CHARACTERS), *map(_short, (row.role, row.model, row.run)), ", ".join(row.faults))
-            for row in found.damaged
-        )
-        print_rows(console, ("key", "role", "model", "run", "faults"), damaged, text_columns=5)
-
-
-def _stake(run: RunAtStake) -> str:
-    asked = f"asked first for {count(run.rows)} of these rows"
-    if run.unreadable:
-        return f"{asked}; its stages cannot be told: {run.unreadable}"
-    if run.stages:
-        return f"{asked}; would ask again in {', '.join(run.stages)}"
-    return f"{asked}; whole, it asks again only for a stage that is redone"
+    faults = tuple((fault, count(rows)) for fault, rows in found.faults.most_common())
+    damaged = table_of("", _DAMAGED, found.damaged, text_columns=len(_DAMAGED))
+    print_tables(console, Table("", ("fault", "rows"), faults), damaged)
 
 
 def _short(text: str) -> str:
     return shorten(text, _TEXT_CHARACTERS)
+
+
+_GROUPS: Sequence[tuple[str, Callable[[AnswerGroup], str]]] = [
+    ("role", lambda group: group.role),
+    ("model", lambda group: group.model),
+    ("identity", lambda group: shorten(group.identity, _IDENTITY_CHARACTERS)),
+    ("prompt", lambda group: group.prompt_version or NOTHING),
+    ("rows", lambda group: count(group.rows)),
+    ("failed", lambda group: count(group.rows - group.statuses.get("answer", 0))),
+    ("text", lambda group: decimal(group.bytes)),
+    ("tokens", lambda group: count(group.prompt_tokens + group.completion_tokens)),
+    ("USD", lambda group: f"{group.usd:,.2f}"),
+    ("re-used", lambda group: count(group.reused)),
+    ("share", lambda group: percent(group.reuse_share)),
+]
+_DOOMED: Sequence[tuple[str, Callable[[DoomedRows], str]]] = [
+    ("role", lambda each: each.role),
+    ("model", lambda each: each.model),
+    ("identity", lambda each: shorten(each.identity, _IDENTITY_CHARACTERS)),
+    ("asked first by", lambda each: each.run),
+    ("rows", lambda each: count(each.rows)),
+    ("text", lambda each: decimal(each.bytes)),
+    ("tokens", lambda each: count(each.tokens)),
+    ("USD", lambda each: f"{each.usd:,.2f}"),
+]
+_DIFFERENT: Sequence[tuple[str, Callable[[OtherText], str]]] = [
+    ("key", lambda each: shorten(each.key, _KEY_CHARACTERS)),
+    ("role", lambda each: each.role),
+    ("model", lambda each: each.model),
+    ("the store has, and keeps", lambda each: _short(each.stored)),
+    ("the export has", lambda each: _short(each.offered)),
+]
+_DAMAGED: Sequence[tuple[str, Callable[[DamagedRow], str]]] = [
+    ("key", lambda row: shorten(row.key, _KEY_CHARACTERS)),
+    ("role", lambda row: _short(row.role)),
+    ("model", lambda row: _short(row.model)),
+    ("run", lambda row: _short(row.run)),
+    ("faults", lambda row: ", ".join(row.faults)),
+]
