@@ -32,7 +32,7 @@ from tapir_core.storage import on_this_machine
 from tasks.engines.machine import GPUS_VARIABLE, share_out, visible_gpus
 from tasks.engines.supervisor import Child, start_child
 
-POOLS = ("tapir-cpu", "tapir-gpu")
+CPU_POOL, GPU_POOL = POOLS = ("tapir-cpu", "tapir-gpu")
 """Flows run on the first; what takes a GPU for itself runs on the second."""
 
 LIMITS = {"tapir-gpu": 1}

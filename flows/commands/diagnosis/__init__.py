@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from tapir_core.errors import TapirError
@@ -41,19 +42,12 @@ class Check:
     limit_seconds: float = 15.0
 
 
-def ok(found: str) -> Finding:
-    """Nothing is to be done."""
-    return Finding("", "ok", found)
-
-
-def warning(found: str, remedy: str) -> Finding:
-    """Works, but perhaps not as wanted."""
-    return Finding("", "warning", found, remedy)
-
-
-def fault(found: str, remedy: str) -> Finding:
-    """Does not work."""
-    return Finding("", "fault", found, remedy)
+ok = partial(Finding, "", "ok")
+"""Nothing is to be done."""
+warning = partial(Finding, "", "warning")
+"""Works, but perhaps not as wanted."""
+fault = partial(Finding, "", "fault")
+"""Does not work."""
 
 
 def told(message: str, remedy: str = "") -> Finding:
@@ -67,27 +61,23 @@ def examine(checks: Sequence[Check]) -> list[Finding]:
 
     A check that is still at work at its limit is a fault, and is left behind: it ends with the process.
     """
-    found: dict[int, Finding] = {}
+    found: dict[Check, Finding] = {}
 
-    def look(place: int, check: Check) -> None:
-        found[place] = _look(check)
+    def look(check: Check) -> None:
+        try:
+            found[check] = check.look()
+        except TapirError as error:
+            found[check] = told(str(error), check.remedy)
+        except Exception as error:  # whatever breaks one check is a fault of its part, and the others are made
+            found[check] = fault(f"{type(error).__name__}: {error}", check.remedy)
 
     started = time.monotonic()
-    threads = [threading.Thread(target=look, args=each, daemon=True) for each in enumerate(checks)]
-    for thread in threads:
+    threads = {check: threading.Thread(target=look, args=[check], daemon=True) for check in checks}
+    for thread in threads.values():
         thread.start()
-    for thread, check in zip(threads, checks, strict=True):
+    for check, thread in threads.items():
         thread.join(max(0.0, check.limit_seconds - (time.monotonic() - started)))
     return [
-        replace(found.get(place) or fault(f"no answer within {check.limit_seconds:g} s", check.remedy), part=check.part)
-        for place, check in enumerate(checks)
+        replace(found.get(check) or fault(f"no answer within {check.limit_seconds:g} s", check.remedy), part=check.part)
+        for check in checks
     ]
-
-
-def _look(check: Check) -> Finding:
-    try:
-        return check.look()
-    except TapirError as error:
-        return told(str(error), check.remedy)
-    except Exception as error:  # whatever breaks one check is a fault of its part, and the others are made
-        return fault(f"{type(error).__name__}: {error}", check.remedy)

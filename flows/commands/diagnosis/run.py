@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import psutil
 from sqlalchemy import func, select
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
-from flows.prefect_server.caretaker import POOLS
+from flows.prefect_server.caretaker import GPU_POOL
 from tapir_core.calls import Endpoint, Failure, root_store_url
 from tapir_core.calls.client import Client
 from tapir_core.calls.store_tables import answers, meta, shown_url
@@ -55,11 +56,13 @@ _GIB = 2**30
 _MEMORY_GIB = 6
 """A student server and a training of the quickstart's size, one after the other, with the driver beside them."""
 
-_GB = 10**9
 _LITTLE_GB = 10
 """The quickstart's environments and its run take about this."""
 
 _TOO_LITTLE_GB = 1
+_PROBE = b"tapir doctor"
+_REPLY_SECONDS = 10.0
+_TEMPLATE_SECONDS = 60.0
 
 
 def machine_checks(engine: StudentEngine | None) -> list[Check]:
@@ -78,14 +81,15 @@ def machine_checks(engine: StudentEngine | None) -> list[Check]:
 
 def root_checks(root: str, store_url: str | None) -> list[Check]:
     """Checks of a root; ``store_url`` is a configuration's, if one names a store of its own."""
+    is_remote = "://" in root
     disk = Check("disk", lambda: _look_at_disk(root), "look whether the file system of the root answers")
     return [
         Check(
             "storage",
-            lambda: _look_at_storage(root),
+            partial(_try_remote if is_remote else _try_folder, root),
             "correct the root's address, or its credentials in the environment",
         ),
-        *([] if "://" in root else [disk]),
+        *([] if is_remote else [disk]),
         Check(
             "store",
             lambda: _look_at_store(root, store_url),
@@ -105,32 +109,27 @@ def _look_at_environment() -> Finding:
 
 
 def _look_at_student(engine: StudentEngine | None) -> Finding:
+    """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
     try:
         found = _installed(engine)
+        return ok(found.in_words if found else "nothing is needed here")
     except MissingPrerequisite as error:
-        return _without_student(engine, error)
-    return ok(found.in_words if found else "nothing is needed here")
+        if engine is not None and engine.served_by == "driver":
+            raise
+        why, _, remedy = str(error).partition("; ")
+    if _has_worker(GPU_POOL):
+        return fault(f"{why}, and a worker of {GPU_POOL} that works here can serve no student", remedy)
+    if engine is not None:
+        return ok(f"{why}; none is needed here: workers of {GPU_POOL} elsewhere serve the student")
+    return warning(
+        f'{why}: this machine serves no student, and drives runs with student.engine.type = "replicas" or "endpoint"',
+        "`make student-env` builds it for others; `tapir doctor CONFIG` says whether a run needs it",
+    )
 
 
 def _installed(engine: StudentEngine | None) -> Installed | None:
     here = engine or VllmEngine()
     return serving(here).installed(here)
-
-
-def _without_student(engine: StudentEngine | None, error: MissingPrerequisite) -> Finding:
-    """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
-    if engine is not None and engine.served_by == "driver":
-        return told(str(error))
-    _, gpu_pool = POOLS
-    why, _, remedy = str(error).partition("; ")
-    if _has_worker(gpu_pool):
-        return fault(f"{why}, and a worker of {gpu_pool} that works here can serve no student", remedy)
-    if engine is not None:
-        return ok(f"{why}; none is needed here: workers of {gpu_pool} elsewhere serve the student")
-    return warning(
-        f'{why}: this machine serves no student, and drives runs with student.engine.type = "replicas" or "endpoint"',
-        "`make student-env` builds it for others; `tapir doctor CONFIG` says whether a run needs it",
-    )
 
 
 def _has_worker(pool: str) -> bool:
@@ -156,10 +155,10 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
         return fault(
             f"nvidia-smi: {said[0] if said else done.returncode}", "mend the driver, or reboot after an update"
         )
-    gpus = [_gpu(line) for line in done.stdout.splitlines() if line.strip()]
+    gpus = [map(str.strip, line.split(",")) for line in done.stdout.splitlines() if line.strip()]
     if not gpus:
         return ok("no NVIDIA GPU: student and training use the CPU")
-    shown = "; ".join(gpus)
+    shown = "; ".join("{}, {}, {} in use, driver {}".format(*gpu) for gpu in gpus)
     if (_version("torch") or "").endswith("+cpu"):
         return warning(f"{shown}, and the torch of this environment is a CPU build", "remove .venv, then `make setup`")
     # That an environment is missing has a check of its own.
@@ -172,11 +171,6 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
     return ok(shown)
 
 
-def _gpu(line: str) -> str:
-    name, memory, used, driver = map(str.strip, line.split(","))
-    return f"{name}, {memory}, {used} in use, driver {driver}"
-
-
 def _look_at_memory() -> Finding:
     memory = psutil.virtual_memory()
     shown = f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB available"
@@ -187,13 +181,11 @@ def _look_at_memory() -> Finding:
     return ok(shown)
 
 
-def _look_at_storage(root: str) -> Finding:
-    if "://" in root:
-        return _try_remote(root)
+def _try_folder(root: str) -> Finding:
     folder = _nearest(root)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"tapir doctor")
+            file.write(_PROBE)
     except OSError as exc:
         return fault(f"{folder} cannot be written ({exc.strerror})", "allow it, or name another root with --root")
     return ok(f"{Path(root).absolute()} can be written" + ("" if folder == Path(root) else "; the first run makes it"))
@@ -201,22 +193,21 @@ def _look_at_storage(root: str) -> Finding:
 
 def _try_remote(root: str) -> Finding:
     storage, probe = Storage(root), probe_file(secrets.token_hex(4))
-    content = probe.encode()
-    storage.write_bytes(probe, content)
+    storage.write_bytes(probe, _PROBE)
     try:
-        same = storage.read_bytes(probe) == content
+        read = storage.read_bytes(probe)
     finally:
         storage.remove(probe)
-    if not same:
+    if read != _PROBE:
         return fault(f"{root} gave back other bytes than were written", "look at the store's versioning and caches")
     return ok(f"{root}: written, read and removed a file")
 
 
 def _look_at_disk(root: str) -> Finding:
-    free = shutil.disk_usage(_nearest(root)).free
-    shown = f"{free / _GB:.1f} GB free at {_nearest(root).absolute()}"
-    if free < _LITTLE_GB * _GB:
-        level = fault if free < _TOO_LITTLE_GB * _GB else warning
+    gigabytes = shutil.disk_usage(_nearest(root)).free / 10**9
+    shown = f"{gigabytes:.1f} GB free at {_nearest(root).absolute()}"
+    if gigabytes < _LITTLE_GB:
+        level = fault if gigabytes < _TOO_LITTLE_GB else warning
         return level(shown, "free some, or name a root on another disk with --root; old runs may go, answers stay")
     return ok(shown)
 
@@ -252,10 +243,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-_REPLY_SECONDS = 10.0
-_TEMPLATE_SECONDS = 60.0
-
-
 def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig | None, list[Finding]]:
     """The configuration if it can be read, and what is wrong with it, a finding each."""
     part = "configuration"
@@ -270,16 +257,11 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
 
 def run_checks(config: RunConfig, root: str) -> list[Check]:
     """Checks of what ``config`` needs beside the machine and the root."""
-    checks = [
-        _endpoint_check(field, endpoint)
-        for field, endpoint in _endpoints(config).items()
-        if isinstance(endpoint, OpenAIEndpoint)
-    ]
-    if config.student.engine.served_by == "others":
-        checks.append(_student_check(config.student))
-    checks += [_benchmark_check(config, name) for name, each in config.evaluation.asked.items() if each.remedy]
+    paid = {field: each for field, each in _endpoints(config).items() if isinstance(each, OpenAIEndpoint)}
     return [
-        *checks,
+        *(_endpoint_check(field, endpoint) for field, endpoint in paid.items()),
+        *([_student_check(config.student)] if config.student.engine.served_by == "others" else []),
+        *(_benchmark_check(config, name) for name, each in config.evaluation.asked.items() if each.remedy),
         Check("prices", lambda: _look_at_prices(config), "set the prices beside each model"),
         Check(
             "backbone",

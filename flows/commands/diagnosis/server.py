@@ -4,8 +4,7 @@ Imports no Prefect before a look is made: its settings must stand in the environ
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -45,6 +44,10 @@ _LOGS = (
 )
 
 
+Look = Callable[["SyncPrefectClient", str], Finding]
+"""Of a server and the root whose server it is."""
+
+
 def server_check(root: str) -> Check:
     """Whether a server stands, where one should."""
     return Check("Prefect server", lambda: _look_at_server(root), _LOGS, _LIMIT_SECONDS)
@@ -52,109 +55,36 @@ def server_check(root: str) -> Check:
 
 def server_parts(root: str) -> list[Check]:
     """Checks of what is on the server that stands; none where none stands."""
-    if not _is_expected(root):
-        return []
-    checks = [
-        ("work pools", _look_at_pools),
-        ("deployments", _look_at_deployments),
-        ("workers", _look_at_workers),
-        ("automations", _look_at_automations),
-    ]
-    return [Check(part, partial(look, root), _LOGS, _LIMIT_SECONDS) for part, look in checks]
+    looks: dict[str, Look] = {
+        "work pools": _look_at_pools,
+        "deployments": _look_at_deployments,
+        "workers": _look_at_workers,
+        "automations": _look_at_automations,
+    }
+    expected = looks if _is_named() or _is_own(root) else {}
+    return [Check(part, partial(_ask_server, root, look), _LOGS, _LIMIT_SECONDS) for part, look in expected.items()]
 
 
-def _is_expected(root: str) -> bool:
-    return bool(os.environ.get("PREFECT_API_URL")) or _is_own(root)
+def _is_named() -> bool:
+    return bool(os.environ.get("PREFECT_API_URL"))
 
 
 def _is_own(root: str) -> bool:
     """Whether the server of this root is the one of `tapir up`."""
-    return not os.environ.get("PREFECT_API_URL") and on_this_machine(root).exists(SERVER_RECORD)
+    return not _is_named() and on_this_machine(root).exists(SERVER_RECORD)
 
 
 def _look_at_server(root: str) -> Finding:
-    if not _is_expected(root):
-        return ok("none stands: `tapir run` brings its own, `tapir up` starts one that stays")
     if _is_own(root) and living_server(root) is None:
         return fault("the one that `tapir up` started does not answer", "`tapir up` starts it again; " + _LOGS)
+    if not _is_own(root) and not _is_named():
+        return ok("none stands: `tapir run` brings its own, `tapir up` starts one that stays")
     api = standing_server(root)
-    with _client(root) as client:
-        return ok(f"{api}, Prefect {client.api_version()}")
+    return _ask_server(root, lambda client, _: ok(f"{api}, Prefect {client.api_version()}"))
 
 
-def _look_at_pools(root: str) -> Finding:
-    return _look_for(root, POOLS, lambda client, name: client.read_work_pool(name).is_paused)
-
-
-def _look_at_deployments(root: str) -> Finding:
-    with _client(root) as client:
-        from flows.deploy import is_foreign, standing_deployments
-
-        foreign = [name for name, each in standing_deployments(client, DEPLOYMENTS).items() if is_foreign(each)]
-    if foreign:
-        return fault(
-            f"{', '.join(foreign)}: applied by another version of tapir, which starts what is not here", _make(root)
-        )
-    return _look_for(root, DEPLOYMENTS, lambda client, name: client.read_deployment_by_name(name).paused)
-
-
-def _look_for(root: str, names: Sequence[str], is_paused: "Callable[[SyncPrefectClient, str], bool]") -> Finding:
-    paused, missing = [], []
-    with _client(root) as client:
-        from prefect.exceptions import ObjectNotFound
-
-        for name in names:
-            try:
-                paused += [name] if is_paused(client, name) else []
-            except ObjectNotFound:
-                missing.append(name)
-    if missing:
-        return fault(f"{', '.join(missing)}: not there", _make(root))
-    if paused:
-        return warning(f"{', '.join(paused)}: paused, so that nothing starts there", "resume it in the UI")
-    return ok(", ".join(names))
-
-
-def _look_at_workers(root: str) -> Finding:
-    with _client(root) as client:
-        from flows.deploy import online_workers
-
-        # Where there is no such pool, its own check says so.
-        online = {pool: online_workers(client, pool) for pool in POOLS}
-    lacking = [pool for pool, workers in online.items() if not workers]
-    if not lacking:
-        return ok(f"online: {', '.join(name for workers in online.values() for name in workers)}")
-    if _is_own(root):
-        remedy = f"`tapir up` starts it again; it writes to {' and '.join(map(worker_log, lacking))}"
-    else:
-        start = f"{worker_settings(root)} prefect worker start --type process --pool {lacking[0]}"
-        remedy = f"start one where the runs are to work: `{start}`"
-    return fault(f"none is online for {', '.join(lacking)}", remedy)
-
-
-def _look_at_automations(root: str) -> Finding:
-    with _client(root) as client:
-        from flows.deploy import automations, standing_deployments, triggers_of
-
-        found = [each for wanted in automations() for each in client.read_automations_by_name(wanted.name)]
-        # Those of a deployment that was deleted may be left, and start nothing.
-        found += [
-            each for one in standing_deployments(client, DEPLOYMENTS).values() for each in triggers_of(client, one)
-        ]
-    is_on = {each.name: each.enabled for each in found if each.name in AUTOMATIONS}
-    missing = [f"{name!r}, so that {left}" for name, left in AUTOMATIONS.items() if name not in is_on]
-    if missing:
-        return fault(f"not there: {'; '.join(missing)}", "`tapir deploy` makes what is missing")
-    off = [name for name in AUTOMATIONS if not is_on[name]]
-    paused = [f"{name!r} is paused, so that {AUTOMATIONS[name]}" for name in off if name not in OFF_AT_FIRST]
-    if paused:
-        return warning("; ".join(paused), "resume it in the UI")
-    return ok(", ".join(f"{name} (off)" if name in off else name for name in AUTOMATIONS))
-
-
-@contextmanager
-def _client(root: str) -> "Iterator[SyncPrefectClient]":
-    """A client of the server that stands, whatever Prefect took for its address when it was imported."""
+def _ask_server(root: str, look: Look) -> Finding:
+    """What a look finds on the server that stands, whatever Prefect took for its address when it was imported."""
     # That it answers is seen by the check of the server.
     api = named_server(root) or standing_server(root)
     os.environ.update(own_settings(root))
@@ -162,7 +92,69 @@ def _client(root: str) -> "Iterator[SyncPrefectClient]":
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
-        yield client
+        return look(client, root)
+
+
+def _look_at_pools(client: "SyncPrefectClient", root: str) -> Finding:
+    return _compare(root, POOLS, {each.name: each.is_paused for each in client.read_work_pools()})
+
+
+def _look_at_deployments(client: "SyncPrefectClient", root: str) -> Finding:
+    from flows.deploy import is_foreign, standing_deployments
+
+    standing = standing_deployments(client, DEPLOYMENTS)
+    foreign = [name for name, each in standing.items() if is_foreign(each)]
+    if foreign:
+        return fault(
+            f"{', '.join(foreign)}: applied by another version of tapir, which starts what is not here", _make(root)
+        )
+    return _compare(root, DEPLOYMENTS, {name: each.paused for name, each in standing.items()})
+
+
+def _compare(root: str, names: Sequence[str], is_paused: Mapping[str, bool]) -> Finding:
+    """Whether all that is wanted is among what is there, and at work."""
+    missing = [name for name in names if name not in is_paused]
+    if missing:
+        return fault(f"{', '.join(missing)}: not there", _make(root))
+    paused = [name for name in names if is_paused[name]]
+    if paused:
+        return warning(f"{', '.join(paused)}: paused, so that nothing starts there", "resume it in the UI")
+    return ok(", ".join(names))
+
+
+def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
+    from flows.deploy import online_workers
+
+    # Where there is no such pool, its own check says so.
+    online = {pool: online_workers(client, pool) for pool in POOLS}
+    lacking = [pool for pool, workers in online.items() if not workers]
+    if not lacking:
+        return ok(f"online: {', '.join(name for workers in online.values() for name in workers)}")
+    start = f"{worker_settings(root)} prefect worker start --type process --pool {lacking[0]}"
+    remedy = f"start one where the runs are to work: `{start}`"
+    if _is_own(root):
+        remedy = f"`tapir up` starts it again; it writes to {' and '.join(map(worker_log, lacking))}"
+    return fault(f"none is online for {', '.join(lacking)}", remedy)
+
+
+def _look_at_automations(client: "SyncPrefectClient", root: str) -> Finding:
+    from flows.deploy import automations, standing_deployments, triggers_of
+
+    found = [each for wanted in automations() for each in client.read_automations_by_name(wanted.name)]
+    # Those of a deployment that was deleted may be left, and start nothing.
+    found += [each for one in standing_deployments(client, DEPLOYMENTS).values() for each in triggers_of(client, one)]
+    is_on = {each.name: each.enabled for each in found}
+    missing = [f"{name!r}, so that {left}" for name, left in AUTOMATIONS.items() if name not in is_on]
+    if missing:
+        return fault(f"not there: {'; '.join(missing)}", "`tapir deploy` makes what is missing")
+    paused = [
+        f"{name!r} is paused, so that {left}"
+        for name, left in AUTOMATIONS.items()
+        if not is_on[name] and name not in OFF_AT_FIRST
+    ]
+    if paused:
+        return warning("; ".join(paused), "resume it in the UI")
+    return ok(", ".join(name if is_on[name] else f"{name} (off)" for name in AUTOMATIONS))
 
 
 def _make(root: str) -> str:
