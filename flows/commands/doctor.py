@@ -1,14 +1,16 @@
 """`tapir doctor`: every part that a run needs, what was found of it, and the remedy for each fault. Mends nothing."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from flows.commands import AsJson, Overrides, console
@@ -17,12 +19,8 @@ from flows.commands.diagnosis.run import machine_checks, read_run, root_checks, 
 from flows.commands.diagnosis.server import server_check, server_parts
 from flows.commands.diagnosis.trial import Trial, try_roles
 from flows.driver import read_config
-from tapir_core.calls import Answer
 from tapir_core.errors import ConfigError
-from tapir_core.text import shorten
 
-_LONGEST = 400
-"""Characters of a prompt or reply that are shown."""
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
@@ -43,8 +41,8 @@ def doctor(
         raise ConfigError(f"{asks} configuration names; name its file: `tapir doctor CONFIG …`")
     if attempt:
         assert config is not None
-        faults = sum(_print_trial(each) for each in _trials(config, overrides or []))
-        raise typer.Exit(int(faults > 0))
+        trials = try_roles(read_config(config, overrides or []), say=partial(console.print, highlight=False))
+        raise typer.Exit(min(1, sum(map(_print_trial, trials))))
     found = diagnose(config, overrides or [], root)
     if as_json:
         typer.echo(findings_json(found))
@@ -53,29 +51,14 @@ def doctor(
     raise typer.Exit(int(any(each.level == "fault" for each in found)))
 
 
-def _trials(config: Path, overrides: Sequence[str]) -> Iterator[Trial]:
-    return try_roles(read_config(config, overrides), say=lambda line: console.print(line, highlight=False))
-
-
 def _print_trial(trial: Trial) -> bool:
     """What was sent, what came, what was read of it; whether something is at fault."""
-    sent = {name: value for name, value in trial.sent.items() if name != "messages"}
-    prompt, outcome = trial.sent["messages"][-1]["content"], trial.outcome
     console.print(Text(f"{trial.role} · {trial.field}", style="bold"))
-    rows = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
-    if isinstance(outcome, Answer):
-        cost = f"{outcome.prompt_tokens} + {outcome.completion_tokens} tokens, {outcome.usd:.6f} USD"
-        rows["came"] = shorten(outcome.text, _LONGEST)
-        rows["ended"] = f"{outcome.finish_reason}; {cost}, {trial.seconds:.1f} s"
-    if trial.read:
-        rows["read"] = shorten(trial.read, _LONGEST)
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
-    for name, said in rows.items():
-        table.add_row(Text(name, style="dim"), Text(said))
-    if trial.fault:
-        table.add_row(Text("fault", style=_STYLES["fault"]), Text(trial.fault))
+    for name, said in trial.shown.items():
+        table.add_row(Text(name, style=_STYLES.get(name, "dim")), Text(said))
     console.print(table)
-    return bool(trial.fault)
+    return "fault" in trial.shown
 
 
 def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str | None = None) -> list[Finding]:
@@ -103,24 +86,17 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
 
 def findings_json(findings: Sequence[Finding]) -> str:
     """The findings as one JSON object."""
-    found = {"faults": _count(findings, "fault"), "findings": [asdict(each) for each in findings]}
-    return json.dumps(found, indent=1, ensure_ascii=False)
+    faults = sum(each.level == "fault" for each in findings)
+    return json.dumps({"faults": faults, "findings": [asdict(each) for each in findings]}, indent=1, ensure_ascii=False)
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     """A row for each part; the remedy stands below what it mends."""
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    columns = Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold")
+    table = Table(*columns, box=None, show_header=False, padding=(0, 2, 0, 0))
     for each in findings:
-        said = Text(each.found)
-        if each.remedy:
-            said.append(f"\n→ {each.remedy}", style="bold")
+        said = Text.assemble(each.found, (f"\n→ {each.remedy}" if each.remedy else "", "bold"))
         table.add_row(Text(each.level, style=_STYLES[each.level]), each.part, said)
     console.print(table)
-    console.print(f"\nfaults {_count(findings, 'fault')} · warnings {_count(findings, 'warning')}", highlight=False)
-
-
-def _count(findings: Sequence[Finding], level: str) -> int:
-    return sum(each.level == level for each in findings)
+    levels = Counter(each.level for each in findings)
+    console.print(f"\nfaults {levels['fault']} · warnings {levels['warning']}", highlight=False)
