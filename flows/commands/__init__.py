@@ -7,12 +7,15 @@ its settings must stand in the environment before.
 import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
+from inspect import getmembers, isfunction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
+from rich.filesize import decimal
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -35,8 +38,10 @@ __all__ = [
     "print_rows",
     "print_table",
     "print_tables",
+    "print_words",
     "run_ref",
     "say",
+    "words",
 ]
 
 ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
@@ -80,6 +85,30 @@ def print_line(console: Console, line: str) -> None:
 def say(line: str) -> None:
     """What a command is at."""
     errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def words(template: str, macro: str, **facts: object) -> list[str]:
+    """The lines that a macro of a template of this folder makes of the facts; blank ones are left out."""
+    made: str = getattr(_macros(template), macro)(**facts)
+    return [line.strip() for line in made.splitlines() if line.strip()]
+
+
+def print_words(console: Console, template: str, macro: str, **facts: object) -> None:
+    """Print what `words` makes of the facts."""
+    for line in words(template, macro, **facts):
+        print_line(console, line)
+
+
+@cache
+def _macros(template: str) -> object:
+    # Not at the top: `tapir --help` fills in no template.
+    import jinja2
+
+    from tapir_core.summary import formats
+
+    found = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, decimal=decimal)
+    return found.from_string((Path(__file__).parent / f"{template}.jinja2").read_text()).module
 
 
 def print_tables(console: Console, *tables: "Table") -> None:

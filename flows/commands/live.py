@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands import print_tables, say
+from flows.commands import print_tables, say, words
 from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
@@ -32,7 +32,7 @@ from tapir_core.reporting.page import (
 from tapir_core.reporting.tables import accuracy_table, rounds_table, seconds_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.summary.formats import count, duration, round_name
+from tapir_core.summary.formats import count, duration
 from tapir_core.summary.types import RunSummary
 from tasks.progress import StageProgress
 from tasks.runtime import current
@@ -134,7 +134,8 @@ class PlainLines:
                 self._due[key] = math.inf
                 lines += [] if _is_trifle(stage) else [stage_line(stage)]
             elif stage.ended is None and not self._only_ends and stage.seconds >= due:
-                lines.append(_working_line(stage, snapshot.spend) if due else _start_line(stage))
+                told = _said("working", stage=stage, asked=snapshot.spend) if due else _said("started", stage=stage)
+                lines.append(told)
                 self._due[key] = (stage.seconds // _LINE_SECONDS + 1) * _LINE_SECONDS if due else _LINE_SECONDS
         return lines
 
@@ -148,11 +149,11 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
     table = Table("Stage", "", *figures, "", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for stage in at_work:
         table.add_row(
-            _name(stage.at),
+            _said("name", at=stage.at),
             _bar(stage),
             f"{stage.shards_done}/{stage.shards}",
             f"{count(stage.rows_done)}/{count(stage.rows)}" if stage.rows else "",
-            _rate(stage),
+            _said("rate", stage=stage),
             duration(stage.seconds),
             Text(count(stage.missing), style="yellow" if stage.missing else "dim"),
             stage.note,
@@ -162,21 +163,12 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
 
 def stage_line(stage: StageProgress) -> str:
     """One line on a stage that ended."""
-    rows = f"{count(stage.rows_done)} rows in " if stage.rows_done else ""
-    rate = f" ({_rate(stage)} rows/s)" if stage.rows_done else ""
-    missing = f", {count(stage.missing)} missing" if stage.missing else ""
-    return f"{_name(stage.at)}: {rows}{duration(stage.seconds)}{rate}{missing}"
+    return _said("ended", stage=stage)
 
 
 def spend_line(spend: LiveSpend) -> str:
     """What this start of the run has asked so far, the student's answers included."""
-    failed = sum(spend.failures.values())
-    kinds = ", ".join(f"{rows} {kind}" for kind, rows in sorted(spend.failures.items()))
-    return (
-        f"calls {count(spend.sent)} · from the store {count(spend.stored)} · "
-        f"tokens {count(spend.prompt_tokens)} in, {count(spend.completion_tokens)} out · {spend.usd:.2f} USD"
-        + (f" · failed {count(failed)} ({kinds})" if failed else "")
-    )
+    return _said("spend", spend=spend)
 
 
 def print_summary(console: Console, summary: RunSummary) -> None:
@@ -192,34 +184,14 @@ def _print(console: Console, lines: Sequence[str]) -> None:
         console.print(f"{datetime.now():%H:%M:%S}  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _start_line(stage: StageProgress) -> str:
-    shards = f" in {count(stage.shards)} shards" if stage.shards > 1 else ""
-    return f"{_name(stage.at)}: started" + (f", {count(stage.rows)} rows{shards}" if stage.rows else "")
-
-
-def _working_line(stage: StageProgress, spend: LiveSpend) -> str:
-    rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage) or 0} rows/s, " if stage.rows else ""
-    missing = f"{count(stage.missing)} missing, " if stage.missing else ""
-    note = f" · {stage.note}" if stage.note else ""
-    return f"{_name(stage.at)}: {rows}{missing}{duration(stage.seconds)}{note} · {spend_line(spend)}"
-
-
-def _name(at: StageAt) -> str:
-    """A stage with its place: `round 1 · wave 2 · candidates`, `S_0 · alpaca_eval · benchmark answers`."""
-    step = at.name.removeprefix("wave_").replace("_", " ")
-    who = at.model if at.round is None else round_name(at.round)
-    place = [who, f"wave {at.wave}" if at.wave else None, at.benchmark]
-    return " · ".join([*filter(None, place), step])
+def _said(macro: str, **facts: object) -> str:
+    return "".join(words("live", macro, **facts))
 
 
 def _bar(stage: StageProgress) -> RenderableType:
     done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
     # A stage that counts nothing while it works shows that it is alive.
     return ProgressBar(total=max(1, whole), completed=done, width=20, pulse=whole <= 1)
-
-
-def _rate(stage: StageProgress) -> str:
-    return f"{stage.rows_done / stage.seconds:,.1f}" if stage.rows_done and stage.seconds > 0 else ""
 
 
 def _is_trifle(stage: StageProgress) -> bool:

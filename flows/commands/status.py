@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands import Root, console, print_line, print_table, print_tables, run_ref
+from flows.commands import Root, console, print_table, print_tables, print_words, run_ref, words
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
@@ -15,7 +15,7 @@ from tapir_core.reporting.page import Table
 from tapir_core.reporting.run_progress import RunProgress, read_progress
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.store_admin.rows import is_there
-from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
+from tapir_core.summary.formats import NOTHING, count, minutes, number, score, student_name
 from tapir_core.summary.run_reader import Look
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
@@ -42,7 +42,7 @@ def _print_runs(root: str) -> None:
     rows = tuple(map(_run_row, runs_of(root)))
     if not rows:
         raise ConfigError(f"there is no run in {root!r}; start one with `tapir run configs/quickstart.toml`")
-    print_table(console, Table("", _RUNS, rows, text_columns=3, note=_NOTE))
+    print_table(console, Table("", _RUNS, rows, text_columns=3, note=" ".join(words("status", "note"))))
 
 
 def _print_run(run: RunFolder) -> None:
@@ -50,13 +50,17 @@ def _print_run(run: RunFolder) -> None:
 
     Then its benchmarks, its score, what it paid and how long it may take.
     """
-    print_line(console, f"run {run.ref.name} in {run.ref.root}, created {run.record.created[:19]}")
+    print_words(console, "status", "run", ref=run.ref, created=run.record.created)
     look = Look(run)
     progress = read_progress(look)
     print_table(console, Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
     print_tables(console, *benchmark_states_tables(look))
-    for line in _state_lines(run, progress):
-        print_line(console, line)
+    usd, unknown = 0.0, ""
+    try:
+        usd = _usd(run) or 0.0
+    except TapirError as error:
+        unknown = str(error)
+    print_words(console, "status", "state", run=run, progress=progress, usd=usd, unknown=unknown)
 
 
 def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
@@ -69,31 +73,6 @@ def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
         name = f"{at.name} {at.benchmark}" if at.benchmark else at.name
         yield "" if here == place else here, name, count(rows), count(missing) if missing else "", seconds
         place = here
-
-
-def _state_lines(run: RunFolder, progress: RunProgress) -> Iterator[str]:
-    if progress.score is not None and progress.student is not None:
-        student = f"{student_name(progress.student)} on the held-out {progress.split} split"
-        yield f"{student}: {score_in_words(progress.score)}"
-    try:
-        cap = "" if run.config.budget.usd is None else f" of at most {number(run.config.budget.usd)}"
-        yield (
-            f"{number(_usd(run) or 0.0)} USD spent{cap} on teacher and judge, "
-            "over all starts (requests without a known cost count in full)"
-        )
-    except TapirError as error:
-        yield f"what it spent is not known: {error}"
-    if run.error:
-        yield f"the last start ended with: {run.error}"
-    if progress.stopped:
-        yield f"stopped early: {progress.stopped}"
-    elif progress.next_stage is None:
-        yield "done"
-    elif progress.seconds_left is None:
-        yield f"next: {progress.next_stage}; how long it takes is known once a round is done"
-    else:
-        left = f"about {minutes(progress.seconds_left)} of work left"
-        yield f"next: {progress.next_stage}; {left}, by what its stages took so far and its estimate"
 
 
 def _run_row(run: RunFolder) -> tuple[str, ...]:
@@ -127,10 +106,3 @@ def _usd(run: RunFolder) -> float | None:
             return sum(each.usd for each in store.spend_by_role(run.record.id).values())
     except SQLAlchemyError as error:
         raise TapirError(f"the call store cannot be read: {getattr(error, 'orig', error)}") from error
-
-
-_NOTE = (
-    "Accuracy is that of the last student that was scored, on the held-out test split where there is one, with its "
-    "95 % interval. USD of teacher and judge over all starts; requests without a known cost count in full. Left is "
-    "what the stages that are left take; those that overlap count in full, and the stop rule may end a run sooner."
-)

@@ -14,31 +14,18 @@ from rich.console import Console
 from rich.filesize import decimal
 from sqlalchemy import Engine
 
-from flows.commands import AsJson, console, print_line, print_table, print_tables, say
+from flows.commands import AsJson, console, print_line, print_tables, print_words, say, words
 from tapir_core import store_admin
 from tapir_core.calls import root_store_url
 from tapir_core.calls.store_tables import open_engine
 from tapir_core.errors import TapirError
 from tapir_core.reporting.page import Table, table_of
-from tapir_core.store_admin import (
-    AnswerGroup,
-    Archive,
-    DamagedRow,
-    DoomedRows,
-    OtherText,
-    RowFilter,
-    RunAtStake,
-    StoreSize,
-    StoreStats,
-    Verified,
-)
-from tapir_core.summary.formats import NOTHING, count, duration, percent
+from tapir_core.store_admin import AnswerGroup, Archive, DamagedRow, DoomedRows, OtherText, RowFilter, StoreStats
+from tapir_core.summary.formats import NOTHING, count, percent
 from tapir_core.text import shorten
 
 store_app = typer.Typer(no_args_is_help=True)
 
-_COPIED_BYTES_PER_SECOND = 100e6
-"""How fast a store is rewritten, roughly, on the disk of a laptop."""
 _TEXT_CHARACTERS, _KEY_CHARACTERS = 60, 16
 _IDENTITY_CHARACTERS = 24
 """A student's identity is a whole digest; `--json` has it in full."""
@@ -95,9 +82,7 @@ def export_answers(
         done = store_admin.export_answers(
             engine, Archive(place), chosen, on_part=lambda rows: say(f"{rows:,} rows written")
         )
-    print_line(console, f"exported {done.rows:,} rows in {done.parts:,} parts to {place}")
-    if done.damaged:
-        print_line(console, f"left out: {done.damaged:,} damaged rows, which `tapir store verify` lists")
+    print_words(console, "store", "exported", done=done, place=place)
 
 
 @store_app.command("import")
@@ -107,11 +92,7 @@ def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") ->
     archive.read_manifest()  # a wrong place must not leave an empty store behind
     with _opened(store, root, make=True) as engine:
         done = store_admin.import_answers(engine, archive)
-    print_line(
-        console,
-        f"{count(done.rows)} rows read: {count(done.added)} added, {count(done.already_there)} already there, "
-        f"{count(done.different)} different, {count(done.damaged)} damaged",
-    )
+    print_words(console, "store", "imported", done=done)
     print_tables(console, table_of("", _DIFFERENT, done.listed, text_columns=len(_DIFFERENT)))
 
 
@@ -143,17 +124,15 @@ def prune(
     with _opened(store, root) as engine:
         doomed = store_admin.plan_prune(engine, chosen)
         print_tables(console, table_of("", _DOOMED, doomed, text_columns=4))
-        for line in _doomed_lines(doomed, store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine)):
-            print_line(console, line)
+        total = {name: sum(getattr(each, name) for each in doomed) for name in ("rows", "bytes", "tokens", "usd")}
+        runs, size = store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine)
+        print_words(console, "store", "doomed", **total, runs=runs, size=size)
         if not yes or not doomed:
-            print_line(console, "nothing is changed" + ("; --yes removes these rows" if doomed else ""))
+            print_words(console, "store", "unchanged", doomed=doomed)
             return
         print_line(console, f"removed {store_admin.prune_answers(engine, chosen):,} rows")
         if not keep_room:
-            done = store_admin.compact(engine)
-            took = f" to {decimal(done.bytes_after)} in {duration(done.seconds)}"
-            kept = f"the file keeps its {decimal(done.bytes_before)}: {done.obstacle}. New answers fill the room."
-            print_line(console, kept if done.obstacle else f"the file went from {decimal(done.bytes_before)}{took}")
+            print_words(console, "store", "compacted", done=store_admin.compact(engine))
 
 
 @store_app.command()
@@ -167,20 +146,14 @@ def verify(
     """Look for damaged rows, and of SQLite for a damaged file; ends with 1 when there is something."""
     with _opened(store, root) as engine:
         found = store_admin.verify_store(engine)
-        _print_verified(found)
+        print_words(console, "store", "verified", found=found)
+        faults = Table("", ("fault", "rows"), tuple((fault, count(rows)) for fault, rows in found.faults.most_common()))
+        print_tables(console, faults, table_of("", _DAMAGED, found.damaged, text_columns=len(_DAMAGED)))
         if remove and found.places:
             removed = store_admin.delete_rows(engine, found.places)
             print_line(console, f"removed {removed:,} rows; who needs them asks again")
-    if found.file_faults:
-        raise TapirError(
-            "the database itself is damaged, which removing rows does not mend. Move it away, import the last export "
-            "into a new store, and see docs/store.md for saving more; what is missing then is asked again."
-        )
-    if found.places and not remove:
-        raise TapirError(
-            f"{len(found.places):,} of {found.rows:,} rows are damaged; `tapir store verify --delete` removes them, so "
-            "that they are asked again"
-        )
+    if wrong := words("store", "faults", found=found, may_remove=remove):
+        raise TapirError(wrong[0])
 
 
 @contextmanager
@@ -195,51 +168,10 @@ def _opened(store: str | None, root: str, *, make: bool = False) -> Iterator[Eng
 
 def print_stats(console: Console, stats: StoreStats) -> None:
     """What a store holds, what it cost, and what of it was used again."""
-    free = f", {decimal(stats.size.free_bytes)} of it free for new rows" if stats.size.free_bytes else ""
-    print_line(console, f"{stats.store}: {count(stats.rows)} rows in {decimal(stats.size.bytes)}{free}")
-    if stats.groups:
-        first, last = min(group.first for group in stats.groups), max(group.last for group in stats.groups)
-        statuses = ", ".join(f"{count(rows)} {status}" for status, rows in stats.statuses.items())
-        print_line(console, f"{statuses}; stored from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
-        print_table(console, table_of("", _GROUPS, stats.groups, text_columns=4))
-
-
-def _doomed_lines(doomed: Sequence[DoomedRows], runs: Sequence[RunAtStake], size: StoreSize) -> Iterator[str]:
-    """What asking again would cost, which runs would, and what giving the room back takes."""
-    rows, room, tokens = (sum(getattr(each, name) for each in doomed) for name in ("rows", "bytes", "tokens"))
-    yield (
-        f"{count(rows)} rows, {decimal(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
-        f"{sum(each.usd for each in doomed):,.2f} USD at the prices that were paid"
-    )
-    for run in runs:
-        yield f"run {run.run}: asked first for {count(run.rows)} of these rows; {_stake(run)}"
-    if doomed and size.free_bytes is not None:
-        left = max(size.bytes - room, 0)
-        yield (
-            f"giving the room back rewrites about {decimal(left)}, roughly "
-            f"{duration(left / _COPIED_BYTES_PER_SECOND)}; whoever writes to the store waits meanwhile (--keep-room "
-            "leaves it in the file)"
-        )
-
-
-def _stake(run: RunAtStake) -> str:
-    if run.unreadable:
-        return f"its stages cannot be told: {run.unreadable}"
-    if run.stages:
-        return f"would ask again in {', '.join(run.stages)}"
-    return "whole, it asks again only for a stage that is redone"
-
-
-def _print_verified(found: Verified) -> None:
-    """What is wrong with a store, with the first rows that it is wrong of."""
-    print_line(console, f"{count(found.rows)} rows looked at, {count(len(found.places))} of them damaged")
-    if found.without_reply:
-        print_line(console, f"{count(found.without_reply)} answers have no raw reply that could prove their text")
-    for fault in found.file_faults:
-        print_line(console, f"the database says: {fault}")
-    faults = tuple((fault, count(rows)) for fault, rows in found.faults.most_common())
-    damaged = table_of("", _DAMAGED, found.damaged, text_columns=len(_DAMAGED))
-    print_tables(console, Table("", ("fault", "rows"), faults), damaged)
+    first = min((group.first for group in stats.groups), default=None)
+    last = max((group.last for group in stats.groups), default=None)
+    print_words(console, "store", "stats", stats=stats, first=first, last=last)
+    print_tables(console, table_of("", _GROUPS, stats.groups, text_columns=4))
 
 
 def _short(text: str) -> str:

@@ -1,18 +1,19 @@
 """What `tapir doctor` looks at: the machine and the root of all runs, the Prefect server, and one configuration.
 
-Here is what a check finds, and how checks are made: side by side, each within its own time, none hiding the others.
+Here is what a check finds, and how checks are made: side by side, each within its own time, none hiding the others. A
+check gathers facts; what they mean and what helps stands in `findings.jinja2`.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
+from flows.commands import words
 from tapir_core.errors import TapirError
 
-__all__ = ["Check", "Finding", "Level", "examine", "fault", "ok", "told", "warning"]
+__all__ = ["Check", "Finding", "Level", "examine", "finding", "told"]
 
 Level = Literal["ok", "warning", "fault"]
 """A fault stops a run or an operation, a warning may."""
@@ -42,18 +43,18 @@ class Check:
     limit_seconds: float = 15.0
 
 
-ok = partial(Finding, "", "ok")
-"""Nothing is to be done."""
-warning = partial(Finding, "", "warning")
-"""Works, but perhaps not as wanted."""
-fault = partial(Finding, "", "fault")
-"""Does not work."""
+def finding(macro: str, **facts: object) -> Finding:
+    """What ``macro`` of `findings.jinja2` says of these facts."""
+    said = "\n".join(words("diagnosis/findings", macro, **facts))
+    found, _, remedy = said.partition("\n→ ")
+    level, _, found = found.partition(":")
+    return Finding("", cast(Level, level), " ".join(found.split()), "" if level == "ok" else remedy)
 
 
 def told(message: str, remedy: str = "") -> Finding:
     """The fault of an error message, which says its remedy after a semicolon; ``remedy`` where it does not."""
     found, _, said = message.partition("; ")
-    return fault(found, said or remedy)
+    return Finding("", "fault", found, said or remedy)
 
 
 def examine(checks: Sequence[Check]) -> list[Finding]:
@@ -69,7 +70,7 @@ def examine(checks: Sequence[Check]) -> list[Finding]:
         except TapirError as error:
             found[check] = told(str(error), check.remedy)
         except Exception as error:  # whatever breaks one check is a fault of its part, and the others are made
-            found[check] = fault(f"{type(error).__name__}: {error}", check.remedy)
+            found[check] = Finding("", "fault", f"{type(error).__name__}: {error}", check.remedy)
 
     started = time.monotonic()
     threads = {check: threading.Thread(target=look, args=[check], daemon=True) for check in checks}
@@ -77,7 +78,5 @@ def examine(checks: Sequence[Check]) -> list[Finding]:
         thread.start()
     for check, thread in threads.items():
         thread.join(max(0.0, check.limit_seconds - (time.monotonic() - started)))
-    return [
-        replace(found.get(check) or fault(f"no answer within {check.limit_seconds:g} s", check.remedy), part=check.part)
-        for check in checks
-    ]
+    late = {each: Finding("", "fault", f"no answer within {each.limit_seconds:g} s", each.remedy) for each in checks}
+    return [replace(found.get(each, late[each]), part=each.part) for each in checks]

@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import func, select
 
-from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
+from flows.commands.diagnosis import Check, Finding, finding, told
 from flows.prefect_server.caretaker import GPU_POOL
 from tapir_core.calls import Endpoint, Failure, root_store_url
 from tapir_core.calls.client import Client
@@ -53,13 +53,6 @@ from tasks.engines.supervisor import ScriptRunner
 
 _PACKAGES = ("prefect", "openai", "torch", "transformers", "trl", "deepspeed")
 _GIB = 2**30
-_MEMORY_GIB = 6
-"""A student server and a training of the quickstart's size, one after the other, with the driver beside them."""
-
-_LITTLE_GB = 10
-"""The quickstart's environments and its run take about this."""
-
-_TOO_LITTLE_GB = 1
 _PROBE = b"tapir doctor"
 _REPLY_SECONDS = 10.0
 _TEMPLATE_SECONDS = 60.0
@@ -101,30 +94,32 @@ def root_checks(root: str, store_url: str | None) -> list[Check]:
 
 def _look_at_environment() -> Finding:
     versions = {name: _version(name) for name in _PACKAGES}
-    missing = [name for name, version in versions.items() if version is None]
-    where = f"Python {sys.version.split()[0]} in {sys.prefix}"
-    if missing:
-        return fault(f"{where} lacks {', '.join(missing)}", "`make setup` builds the environment .venv")
-    return ok(f"{where}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    return finding(
+        "environment",
+        where=f"Python {sys.version.split()[0]} in {sys.prefix}",
+        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+        missing=[name for name, version in versions.items() if version is None],
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _look_at_student(engine: StudentEngine | None) -> Finding:
     """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
     try:
         found = _installed(engine)
-        return ok(found.in_words if found else "nothing is needed here")
+        return Finding("", "ok", found.in_words if found else "nothing is needed here")
     except MissingPrerequisite as error:
         if engine is not None and engine.served_by == "driver":
             raise
         why, _, remedy = str(error).partition("; ")
-    if _has_worker(GPU_POOL):
-        return fault(f"{why}, and a worker of {GPU_POOL} that works here can serve no student", remedy)
-    if engine is not None:
-        return ok(f"{why}; none is needed here: workers of {GPU_POOL} elsewhere serve the student")
-    return warning(
-        f'{why}: this machine serves no student, and drives runs with student.engine.type = "replicas" or "endpoint"',
-        "`make student-env` builds it for others; `tapir doctor CONFIG` says whether a run needs it",
-    )
+    about = {"has_worker": _has_worker(GPU_POOL), "is_configured": engine is not None}
+    return finding("no_student", why=why, remedy=remedy, pool=GPU_POOL, **about)
 
 
 def _installed(engine: StudentEngine | None) -> Installed | None:
@@ -140,87 +135,63 @@ def _has_worker(pool: str) -> bool:
 
 
 def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ok("no NVIDIA GPU (no nvidia-smi): student and training use the CPU")
-    done = subprocess.run(
-        [program, "--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-    )
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        return fault(
-            f"nvidia-smi: {said[0] if said else done.returncode}", "mend the driver, or reboot after an update"
-        )
-    gpus = [map(str.strip, line.split(",")) for line in done.stdout.splitlines() if line.strip()]
-    if not gpus:
-        return ok("no NVIDIA GPU: student and training use the CPU")
-    shown = "; ".join("{}, {}, {} in use, driver {}".format(*gpu) for gpu in gpus)
-    if (_version("torch") or "").endswith("+cpu"):
-        return warning(f"{shown}, and the torch of this environment is a CPU build", "remove .venv, then `make setup`")
+    program, failure, student = shutil.which("nvidia-smi"), "", None
+    gpus: list[str] = []
+    if program is not None:
+        asked = ["--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader"]
+        done = subprocess.run([program, *asked], capture_output=True, text=True, timeout=10, check=False)
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        failure = str(lines[0] if lines else done.returncode) if done.returncode else ""
+        gpus = [] if failure else ["{}, {}, {} in use, driver {}".format(*line.split(", ")) for line in lines]
     # That an environment is missing has a check of its own.
     with suppress(MissingPrerequisite):
-        if (found := _installed(engine)) is not None and found.device == "cpu":
-            return warning(
-                f"{shown}, and the student's environment is a CPU build",
-                "remove .venv-vllm, then `make student-env STUDENT=vllm-cuda`",
-            )
-    return ok(shown)
+        student = _installed(engine) if gpus else None
+    return finding(
+        "accelerators",
+        program=program,
+        failure=failure,
+        gpus=gpus,
+        torch_is_cpu=(_version("torch") or "").endswith("+cpu"),
+        student_is_cpu=student is not None and student.device == "cpu",
+    )
 
 
 def _look_at_memory() -> Finding:
     memory = psutil.virtual_memory()
-    shown = f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB available"
-    if memory.available < _MEMORY_GIB * _GIB:
-        return warning(
-            shown, "end other programs; student.engine.cpu_kv_cache_gib and training.micro_batch_size lower the need"
-        )
-    return ok(shown)
+    return finding("memory", available=memory.available / _GIB, total=memory.total / _GIB)
 
 
 def _try_folder(root: str) -> Finding:
-    folder = _nearest(root)
+    folder, error = _nearest(root), None
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(_PROBE)
     except OSError as exc:
-        return fault(f"{folder} cannot be written ({exc.strerror})", "allow it, or name another root with --root")
-    return ok(f"{Path(root).absolute()} can be written" + ("" if folder == Path(root) else "; the first run makes it"))
+        error = exc.strerror
+    return finding("folder", root=Path(root).absolute(), folder=folder, error=error, is_there=folder == Path(root))
 
 
 def _try_remote(root: str) -> Finding:
     storage, probe = Storage(root), probe_file(secrets.token_hex(4))
     storage.write_bytes(probe, _PROBE)
     try:
-        read = storage.read_bytes(probe)
+        return finding("remote", root=root, is_same=storage.read_bytes(probe) == _PROBE)
     finally:
         storage.remove(probe)
-    if read != _PROBE:
-        return fault(f"{root} gave back other bytes than were written", "look at the store's versioning and caches")
-    return ok(f"{root}: written, read and removed a file")
 
 
 def _look_at_disk(root: str) -> Finding:
-    gigabytes = shutil.disk_usage(_nearest(root)).free / 10**9
-    shown = f"{gigabytes:.1f} GB free at {_nearest(root).absolute()}"
-    if gigabytes < _LITTLE_GB:
-        level = fault if gigabytes < _TOO_LITTLE_GB else warning
-        return level(shown, "free some, or name a root on another disk with --root; old runs may go, answers stay")
-    return ok(shown)
+    folder = _nearest(root)
+    return finding("disk", free=shutil.disk_usage(folder).free / 10**9, folder=folder.absolute())
 
 
 def _look_at_store(root: str, url: str | None) -> Finding:
     try:
         url = url or root_store_url(root)
     except ConfigError as error:
-        return warning(str(error).partition("; ")[0], "name a configuration, and its store is looked at")
+        return finding("unnamed_store", why=str(error).partition("; ")[0])
     if not is_there(url):
-        return warning(
-            f"there is none at {shown_url(url)}", "the first run makes it; or name the right root with --root"
-        )
+        return finding("store", url=shown_url(url), is_there=False, rows=0, version="")
     engine = open_existing(url)
     try:
         with reading(engine) as connection:
@@ -228,19 +199,12 @@ def _look_at_store(root: str, url: str | None) -> Finding:
             version = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
     finally:
         engine.dispose()
-    return ok(f"{shown_url(url)}: {rows:,} answers, schema {version}; `tapir store verify` reads each of them")
+    return finding("store", url=shown_url(url), is_there=True, rows=rows, version=version)
 
 
 def _nearest(root: str) -> Path:
     """The root, or the nearest folder above it that is there."""
     return next(folder for folder in (Path(root), *Path(root).parents) if folder.exists())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig | None, list[Finding]]:
@@ -251,7 +215,8 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
     except ConfigError as error:
         return None, [replace(told(problem, "see docs/configuration.md"), part=part) for problem in error.problems]
     problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
-    found = [told(each) for each in problems] or [ok(f"{config}: {read.run.rounds} rounds of {read.student.backbone}")]
+    well = Finding(part, "ok", f"{config}: {read.run.rounds} rounds of {read.student.backbone}")
+    found = [told(each) for each in problems] or [well]
     return read, [replace(each, part=part) for each in found]
 
 
@@ -310,29 +275,25 @@ def _student_check(student: StudentConfig) -> Check:
 def _benchmark_check(config: RunConfig, name: str) -> Check:
     scripts = ScriptRunner(lambda _: Path(os.devnull), lambda: None)
     benchmark = benchmark_of(config, name, scripts)
-    return Check(benchmark.where, lambda: ok(benchmark.look()), benchmark.settings.remedy, limit_seconds=60)
+    return Check(
+        benchmark.where, lambda: Finding("", "ok", benchmark.look()), benchmark.settings.remedy, limit_seconds=60
+    )
 
 
 def _ask(endpoint: Endpoint, model: str | None) -> Finding:
     """Whether an address answers, takes the key and has the model: asks for its list of models, which costs nothing."""
-    where, models = endpoint.base_url, asyncio.run(_list_models(endpoint))
-    if isinstance(models, Failure):
-        if models.kind == "unauthorized":
-            return fault(f"{where} refuses the key: {models.message}", endpoint.key_remedy)
-        if models.kind in ("connection", "timeout"):
-            return fault(models.message, "start that server, or correct base_url")
-        return warning(f"{where}: {models.message}", "wait, then look again; calls are tried again by themselves")
-    if models is None:
-        return warning(
-            f"{where} answers and lists no models, so that key and model stay unproved",
-            "look whether base_url ends as its provider says, mostly in /v1; `tapir judge-check` asks for real",
-        )
-    if model is not None and model not in models:
-        near = difflib.get_close_matches(model, models, n=3) or models[:3]
-        like = f"; it lists {', '.join(near)}" if near else ""
-        return warning(f"{where} does not list the model {model!r}{like}", "correct model, unless it is a private one")
-    key = "the key is accepted" if endpoint.api_key else "no key is wanted"
-    return ok(f"{where}: {key}" + (f", {model} is there" if model else ""))
+    got = asyncio.run(_list_models(endpoint))
+    models = None if isinstance(got, Failure) else got
+    return finding(
+        "endpoint",
+        where=endpoint.base_url,
+        key_remedy=endpoint.key_remedy,
+        has_key=bool(endpoint.api_key),
+        model=model,
+        failure=got if isinstance(got, Failure) else None,
+        models=models,
+        near=difflib.get_close_matches(model or "", models or (), n=3) or (models or [])[:3],
+    )
 
 
 async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
@@ -344,30 +305,16 @@ async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
 
 
 def _look_at_prices(config: RunConfig) -> Finding:
-    missing = missing_prices(config)
-    if missing:
+    if missing := missing_prices(config):
         return told("\n".join(missing))
-    known = []
-    for field, endpoint in _endpoints(config).items():
-        price = price_of(endpoint)
-        if isinstance(price, UnknownPrice):
-            return warning(f"{field}: {price.reason}, so that its calls count as free", price.remedy)
-        prompt, completion = price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens
-        known.append(f"{field} {prompt:g} in, {completion:g} out ({price.source})")
-    return ok(f"USD per million tokens: {'; '.join(known)}")
+    prices = {field: price_of(endpoint) for field, endpoint in _endpoints(config).items()}
+    unknown = {field: price for field, price in prices.items() if isinstance(price, UnknownPrice)}
+    return finding("prices", known=prices, unknown=unknown)
 
 
 def _look_at_backbone(config: RunConfig, root: str) -> Finding:
-    student = config.student
-    folder = find_backbone(student, on_this_machine(root).local(backbone_cache()))
-    if folder is None and student.backbone == EMBEDDED_STUDENT:
-        return ok(f"{student.backbone}: installed; the first run converts it")
-    if folder is None:
-        return warning(
-            f"{student.backbone} is not here yet, so that its chat template stays unproved",
-            "the first run fetches it; a gated model wants HF_TOKEN",
-        )
-    template = Path(student.chat_template) if student.chat_template else None
-    chat = render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
-    system = "" if chat.takes_system else "; it takes no system message, so rows with a `system` text cannot be asked"
-    return ok(f"{folder}: its chat template renders {len(chat.text)} characters of a conversation{system}")
+    name = config.student.backbone
+    folder = find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
+    template = Path(config.student.chat_template) if config.student.chat_template else None
+    chat = None if folder is None else render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
+    return finding("backbone", name=name, is_embedded=name == EMBEDDED_STUDENT, folder=folder, chat=chat)

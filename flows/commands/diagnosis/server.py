@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flows.commands.diagnosis import Check, Finding, fault, ok, warning
+from flows.commands.diagnosis import Check, Finding, finding, told
 from flows.prefect_server import (
     DEPLOYMENTS,
     living_server,
@@ -76,11 +76,11 @@ def _is_own(root: str) -> bool:
 
 def _look_at_server(root: str) -> Finding:
     if _is_own(root) and living_server(root) is None:
-        return fault("the one that `tapir up` started does not answer", "`tapir up` starts it again; " + _LOGS)
+        return told(f"the one that `tapir up` started does not answer; `tapir up` starts it again; {_LOGS}")
     if not _is_own(root) and not _is_named():
-        return ok("none stands: `tapir run` brings its own, `tapir up` starts one that stays")
+        return Finding("", "ok", "none stands: `tapir run` brings its own, `tapir up` starts one that stays")
     api = standing_server(root)
-    return _ask_server(root, lambda client, _: ok(f"{api}, Prefect {client.api_version()}"))
+    return _ask_server(root, lambda client, _: Finding("", "ok", f"{api}, Prefect {client.api_version()}"))
 
 
 def _ask_server(root: str, look: Look) -> Finding:
@@ -103,23 +103,15 @@ def _look_at_deployments(client: "SyncPrefectClient", root: str) -> Finding:
     from flows.deploy import is_foreign, standing_deployments
 
     standing = standing_deployments(client, DEPLOYMENTS)
-    foreign = [name for name, each in standing.items() if is_foreign(each)]
-    if foreign:
-        return fault(
-            f"{', '.join(foreign)}: applied by another version of tapir, which starts what is not here", _make(root)
-        )
+    if foreign := [name for name, each in standing.items() if is_foreign(each)]:
+        return finding("foreign", names=foreign, remedy=_make(root))
     return _compare(root, DEPLOYMENTS, {name: each.paused for name, each in standing.items()})
 
 
 def _compare(root: str, names: Sequence[str], is_paused: Mapping[str, bool]) -> Finding:
     """Whether all that is wanted is among what is there, and at work."""
-    missing = [name for name in names if name not in is_paused]
-    if missing:
-        return fault(f"{', '.join(missing)}: not there", _make(root))
-    paused = [name for name in names if is_paused[name]]
-    if paused:
-        return warning(f"{', '.join(paused)}: paused, so that nothing starts there", "resume it in the UI")
-    return ok(", ".join(names))
+    missing, paused = [name for name in names if name not in is_paused], [name for name in names if is_paused.get(name)]
+    return finding("things", names=names, missing=missing, paused=paused, remedy=_make(root))
 
 
 def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
@@ -128,13 +120,14 @@ def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
     # Where there is no such pool, its own check says so.
     online = {pool: online_workers(client, pool) for pool in POOLS}
     lacking = [pool for pool, workers in online.items() if not workers]
-    if not lacking:
-        return ok(f"online: {', '.join(name for workers in online.values() for name in workers)}")
-    start = f"{worker_settings(root)} prefect worker start --type process --pool {lacking[0]}"
-    remedy = f"start one where the runs are to work: `{start}`"
-    if _is_own(root):
-        remedy = f"`tapir up` starts it again; it writes to {' and '.join(map(worker_log, lacking))}"
-    return fault(f"none is online for {', '.join(lacking)}", remedy)
+    return finding(
+        "workers",
+        online=[name for workers in online.values() for name in workers],
+        lacking=lacking,
+        is_own=_is_own(root),
+        logs=[*map(worker_log, lacking)],
+        start=f"{worker_settings(root)} prefect worker start --type process",
+    )
 
 
 def _look_at_automations(client: "SyncPrefectClient", root: str) -> Finding:
@@ -144,17 +137,12 @@ def _look_at_automations(client: "SyncPrefectClient", root: str) -> Finding:
     # Those of a deployment that was deleted may be left, and start nothing.
     found += [each for one in standing_deployments(client, DEPLOYMENTS).values() for each in triggers_of(client, one)]
     is_on = {each.name: each.enabled for each in found}
-    missing = [f"{name!r}, so that {left}" for name, left in AUTOMATIONS.items() if name not in is_on]
-    if missing:
-        return fault(f"not there: {'; '.join(missing)}", "`tapir deploy` makes what is missing")
-    paused = [
-        f"{name!r} is paused, so that {left}"
-        for name, left in AUTOMATIONS.items()
-        if not is_on[name] and name not in OFF_AT_FIRST
-    ]
-    if paused:
-        return warning("; ".join(paused), "resume it in the UI")
-    return ok(", ".join(name if is_on[name] else f"{name} (off)" for name in AUTOMATIONS))
+    off = [name for name in AUTOMATIONS if not is_on.get(name, True)]
+    missing, paused = (
+        [each for each in AUTOMATIONS if each not in is_on],
+        [each for each in off if each not in OFF_AT_FIRST],
+    )
+    return finding("automations", wanted=AUTOMATIONS, missing=missing, paused=paused, off=off)
 
 
 def _make(root: str) -> str:
