@@ -1,7 +1,7 @@
 """The commands of `tapir`. Here is what they share: what a user gives them, and how they print.
 
-A module is imported when one of its commands is given. Only Prefect is imported later, by the functions that need it:
-its settings must stand in the environment before.
+All of it is imported when a command is given, and nothing by `tapir --help`. Only Prefect is imported later, by the
+functions that need it: its settings must stand in the environment before.
 """
 
 import os
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from inspect import getmembers, isfunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import jinja2
 import typer
 from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
@@ -20,10 +21,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from tapir_core.paths import RUN_RECORD
-
-if TYPE_CHECKING:
-    from tapir_core.reporting.page import Table
-    from tapir_core.run_folder import RunRef
+from tapir_core.reporting.page import Table
+from tapir_core.run_folder import RunRef
+from tapir_core.summary import formats
 
 __all__ = [
     "Also",
@@ -64,10 +64,8 @@ _END = re.compile(r"[^\s–]*–\s*|[^\s–]+\s*")
 """An end of a span with its dash: `600 (590–`, `610)`."""
 
 
-def run_ref(name: str, root: str) -> "RunRef":
+def run_ref(name: str, root: str) -> RunRef:
     """The run that a user calls ``name``: its name below ``root``, its folder, or its address."""
-    from tapir_core.run_folder import RunRef
-
     if "://" in name:
         folder_of_runs, _, name = name.rstrip("/").rpartition("/")
         return RunRef(folder_of_runs, name)
@@ -101,17 +99,12 @@ def print_words(console: Console, template: str, macro: str, **facts: object) ->
 
 @cache
 def _macros(template: str) -> object:
-    # Not at the top: `tapir --help` fills in no template.
-    import jinja2
-
-    from tapir_core.summary import formats
-
     found = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, decimal=decimal)
     return found.from_string((Path(__file__).parent / f"{template}.jinja2").read_text()).module
 
 
-def print_tables(console: Console, *tables: "Table") -> None:
+def print_tables(console: Console, *tables: Table) -> None:
     """Those of the tables that have rows."""
     for table in tables:
         if table.rows:
@@ -122,12 +115,10 @@ def print_rows(
     console: Console, columns: Sequence[str], rows: Iterable[tuple[str, ...]], *, text_columns: int = 1, title: str = ""
 ) -> None:
     """A table of which no report knows; ``text_columns`` as of a `Table`."""
-    from tapir_core.reporting.page import Table
-
     print_table(console, Table(title, tuple(columns), tuple(rows), text_columns=text_columns))
 
 
-def print_table(console: Console, table: "Table") -> None:
+def print_table(console: Console, table: Table) -> None:
     """Title, table and note, however narrow the terminal: text is broken, a figure never is.
 
     Columns of figures line up at the right. What does not fit by words stands closer, then spans break after their
@@ -143,7 +134,7 @@ def print_table(console: Console, table: "Table") -> None:
     console.print()
 
 
-def _lay_out(table: "Table", room: int) -> tuple[int, list[int]] | None:
+def _lay_out(table: Table, room: int) -> tuple[int, list[int]] | None:
     """Blanks between columns, and the width of each; nothing where they need more ``room``."""
     columns = [*zip(table.columns, *table.rows, strict=True)]
     natural = [max(map(cell_len, cells)) for cells in columns]
@@ -166,7 +157,7 @@ def _lay_out(table: "Table", room: int) -> tuple[int, list[int]] | None:
     return None
 
 
-def _print_columns(console: Console, table: "Table", gap: int, widths: list[int]) -> None:
+def _print_columns(console: Console, table: Table, gap: int, widths: list[int]) -> None:
     shown = RichTable(
         title=Text(table.title) if table.title else None,
         title_justify="left",
@@ -187,7 +178,7 @@ def _broken(cell: str, width: int) -> str:
     return " ".join(word if cell_len(word) <= width else word.replace("–", "–\n") for word in cell.split(" "))
 
 
-def _print_lists(console: Console, table: "Table") -> None:
+def _print_lists(console: Console, table: Table) -> None:
     if table.title:
         console.print(Text(table.title, style="bold"))
     names = max(map(cell_len, table.columns))

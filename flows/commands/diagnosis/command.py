@@ -1,12 +1,19 @@
-"""`tapir doctor`: every part that a run needs, what was found of it, and the remedy for each fault. Mends nothing."""
+"""`tapir doctor`: every part that a run needs, what was found of it, and the remedy for each fault. Mends nothing.
+
+With `--try` one real request in each role: what is sent, what comes, what is read of it, its price. The first
+instruction of the pool is labelled, answered, expanded and refined, and every judge scores the teacher's answer against
+an empty-handed one. A few requests, paid like those of a run; nothing of them is kept.
+"""
 
 import json
+import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,14 +21,35 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flows.commands import AsJson, Overrides, console
-from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.run import machine_checks, read_run, root_checks, run_checks
-from flows.commands.diagnosis.server import server_check, server_parts
-from flows.commands.diagnosis.trial import Trial, try_roles
+from flows.commands.diagnosis import Finding, checks, examine
 from flows.driver import read_config
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Outcome, Request, Role
+from tapir_core.calls.wire import request_body
+from tapir_core.config import EndpointConfig, RunConfig, Sampling
+from tapir_core.curriculum import (
+    Labelling,
+    parse_expansion,
+    refinement_prompt_name,
+    render_expansion,
+    render_refinement,
+    unusable_reason,
+)
 from tapir_core.errors import ConfigError
+from tapir_core.judging import mode_of
+from tapir_core.probing import in_words, settle
+from tapir_core.prompts import load_prompt
+from tapir_core.sources import read_pool_of
+from tapir_core.text import Unparsed, shorten
+from tasks.asking import chat
+from tasks.engines.endpoints import Endpoints, endpoint_source
 
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
+_LONGEST = 400
+"""Characters of a prompt or reply that are shown."""
+_NO_ANSWER = "I do not know."
+"""Of the student, whom nobody asks here."""
+_TASK_TYPE = "Others"
+"""Where the teacher names none."""
 
 
 def doctor(
@@ -51,16 +79,6 @@ def doctor(
     raise typer.Exit(int(any(each.level == "fault" for each in found)))
 
 
-def _print_trial(trial: Trial) -> bool:
-    """What was sent, what came, what was read of it; whether something is at fault."""
-    console.print(Text(f"{trial.role} · {trial.field}", style="bold"))
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
-    for name, said in trial.shown.items():
-        table.add_row(Text(name, style=_STYLES.get(name, "dim")), Text(said))
-    console.print(table)
-    return "fault" in trial.shown
-
-
 def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str | None = None) -> list[Finding]:
     """Look at every part of this machine and root, and at what a configuration needs, if one is given.
 
@@ -69,18 +87,18 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
         overrides: Its `section.field=value`.
         root: Folder of all runs; the configuration's where left out, and ``runs`` without one.
     """
-    read, said = (None, []) if config is None else read_run(config, overrides)
+    read, said = (None, []) if config is None else checks.read_run(config, overrides)
     place = root or (read.run.root if read else "runs")
     *found, server = examine(
         [
-            *machine_checks(read.student.engine if read else None),
-            *root_checks(place, read.calls.store_url if read else None),
-            *(run_checks(read, place) if read else []),
-            server_check(place),
+            *checks.machine_checks(read.student.engine if read else None),
+            *checks.root_checks(place, read.calls.store_url if read else None),
+            *(checks.run_checks(read, place) if read else []),
+            checks.server_check(place),
         ]
     )
     # What is on a server is only asked of one that answers.
-    parts = [] if server.level == "fault" else examine(server_parts(place))
+    parts = [] if server.level == "fault" else examine(checks.server_parts(place))
     return [*said, *found, server, *parts]
 
 
@@ -100,3 +118,106 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     console.print(table)
     levels = Counter(each.level for each in findings)
     console.print(f"\nfaults {levels['fault']} · warnings {levels['warning']}", highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One request in one role."""
+
+    role: Role
+    field: str
+    """That sets the endpoint."""
+    shown: dict[str, str]
+    """What was sent, what came and what is read of it, in words; `fault` says why nothing can be made of it."""
+    read: str = ""
+    """What the stage makes of the reply, whole."""
+
+
+def try_roles(config: RunConfig, *, say: Callable[[str], None]) -> Iterator[Trial]:
+    """Ask teacher and judges as a run does; what they refuse is left out, and said, as a run does it.
+
+    Raises:
+        ConfigError: an endpoint refuses what must not be left out, or the pool cannot be read.
+        MissingPrerequisite: a key is not there, or nothing answers.
+    """
+    with TemporaryDirectory() as folder:
+        endpoints = Endpoints(config.calls.concurrency, Path(folder, "standin.log"))
+        store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
+        with CallEngine(store, config.calls, run="doctor", budget=config.budget) as engine:
+            try:
+                settled, found = settle(config, {}, partial(_ask, engine, endpoints))
+                for line in in_words(found):
+                    say(line)
+                yield from _try_each(settled, partial(_attempt, engine, endpoints))
+            finally:
+                endpoints.close()
+
+
+def _try_each(config: RunConfig, attempt: Callable[..., Trial]) -> Iterator[Trial]:
+    teacher, prompts = config.teacher, config.run.prompts
+    row = next(read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
+    text, system, at = row["instruction"], row["system"], ("teacher.endpoint", teacher.endpoint)
+    label = Labelling(teacher.label_replies)
+    asked = chat(label.render(load_prompt("label", prompts), text))
+    yield (labelled := attempt("label", *at, teacher.labelling, asked, label.parse, label.schema))
+    yield (taught := attempt("teach", *at, teacher.answering, chat(text, system), str))
+    task_type = labelled.read or _TASK_TYPE
+    expansion = render_expansion(load_prompt("expand", prompts), text, task_type)
+    yield attempt("expand", *at, teacher.expanding, chat(expansion), parse_expansion)
+    if config.curriculum.refine:
+        prompt = load_prompt(refinement_prompt_name(task_type), prompts)
+        refinement = render_refinement(prompt, text, system, taught.read)
+        yield attempt("refine", *at, teacher.refining, chat(refinement), str)
+    mode, judge = mode_of(config.judge), config.judge
+    shown = {**row, "teacher": taught.read, "student": _NO_ANSWER}
+    for field, endpoint in judge.endpoints.items():
+        asked = chat(mode.render(load_prompt(judge.prompt, prompts), shown, mode.places(judge)[0]))
+        yield attempt("judge", field, endpoint, judge.sampling, asked, mode.parse, mode.schema)
+
+
+def _attempt(
+    engine: CallEngine,
+    endpoints: Endpoints,
+    role: Role,
+    field: str,
+    endpoint: EndpointConfig,
+    sampling: Sampling,
+    messages: tuple[Message, ...],
+    parse: Callable[[str], Any],
+    schema: str = "",
+) -> Trial:
+    who = endpoint.answers_as("judge" if role == "judge" else "teacher")
+    request = Request(role, messages, who.model, who.identity, sampling, schema=schema)
+    started = time.monotonic()
+    outcome = _ask(engine, endpoints, field, endpoint, request)
+    seconds = time.monotonic() - started
+    sent = request_body(request, endpoint_source(endpoint, endpoints, field)())
+    prompt = sent.pop("messages")[-1]["content"]
+    shown = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
+    if not isinstance(outcome, Answer):
+        return Trial(role, field, shown | {"fault": outcome.message})
+    tokens = f"{outcome.prompt_tokens} + {outcome.completion_tokens} tokens"
+    shown["came"] = shorten(outcome.text, _LONGEST)
+    shown["ended"] = f"{outcome.finish_reason}; {tokens}, {outcome.usd:.6f} USD, {seconds:.1f} s"
+    value = parse(outcome.text)
+    if isinstance(value, Unparsed):
+        return Trial(role, field, shown | {"fault": f"cannot be read: {value.reason}"})
+    why = unusable_reason(outcome.text, outcome.finish_reason) if role in ("teach", "refine") else None
+    shown |= {"read": shorten(str(value), _LONGEST)} | ({"fault": why} if why else {})
+    return Trial(role, field, shown, str(value))
+
+
+def _ask(engine: CallEngine, endpoints: Endpoints, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
+    live = endpoint.model_copy(update={"mode": "live"})
+    [outcome] = engine.ask([request], endpoint_source(live, endpoints, field))
+    return outcome
+
+
+def _print_trial(trial: Trial) -> bool:
+    """What was sent, what came, what was read of it; whether something is at fault."""
+    console.print(Text(f"{trial.role} · {trial.field}", style="bold"))
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
+    for name, said in trial.shown.items():
+        table.add_row(Text(name, style=_STYLES.get(name, "dim")), Text(said))
+    console.print(table)
+    return "fault" in trial.shown

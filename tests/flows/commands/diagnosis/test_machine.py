@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.run import machine_checks
+from flows.commands.diagnosis.checks import machine_checks
 from tapir_core.config import EndpointEngine, ReplicasEngine, StudentEngine, VllmEngine
 
 

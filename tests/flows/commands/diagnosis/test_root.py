@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.run import root_checks
+from flows.commands.diagnosis.checks import root_checks
 from tapir_core.calls import AnswerStore, root_store_url
 from tapir_core.paths import STORE
 
