@@ -15,8 +15,6 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from tapir_core.errors import TapirError
-
 INTERRUPTED = 130
 
 COMMANDS = {
@@ -126,11 +124,10 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except Exception as error:
-        # Of wrong usage typer's own errors say more than their text.
-        told = error if isinstance(error, TapirError) else getattr(error, "format_message", lambda: None)()
-        if told is None:
+        if not hasattr(error, "exit_code"):
             raise
-        say(f"error: {told}", style="red")
+        # Of wrong usage typer's own errors say more than their text.
+        say(f"error: {error.format_message() if hasattr(error, 'format_message') else error}", style="red")
         code = error.exit_code
     if code == INTERRUPTED:
         say("interrupted: everything received is stored; the same command goes on", style="yellow")

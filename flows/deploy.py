@@ -146,13 +146,12 @@ def automations() -> list[AutomationCore]:
 def install_automation(client: SyncPrefectClient, wanted: AutomationCore) -> bool:
     """Make the server hold ``wanted`` exactly once; one that was paused by hand stays paused. Whether it was made."""
     held = client.read_automations_by_name(wanted.name)
-    for twice in held[1:]:
-        client.delete_automation(twice.id)
     if held:
         wanted = wanted.model_copy(update={"enabled": held[0].enabled})
-        if AutomationCore.model_validate(held[0].model_dump()) == wanted:
-            return False
-        client.delete_automation(held[0].id)
+    if [AutomationCore.model_validate(each.model_dump()) for each in held] == [wanted]:
+        return False
+    for each in held:
+        client.delete_automation(each.id)
     client.create_automation(wanted)
     return True
 

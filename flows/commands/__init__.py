@@ -106,9 +106,8 @@ def _macros(template: str) -> object:
 
 def print_tables(console: Console, *tables: Table) -> None:
     """Those of the tables that have rows."""
-    for table in tables:
-        if table.rows:
-            print_table(console, table)
+    for table in filter(None, tables):
+        print_table(console, table)
 
 
 def print_rows(
@@ -147,11 +146,9 @@ def _lay_out(table: Table, room: int) -> tuple[int, list[int]] | None:
         ]
         spare = room - sum(widths) - gap * (len(widths) - 1)
         if spare >= 0:
-            # Text first, from the left, for it breaks within words; then the figures that lack least.
-            texts = [*range(table.text_columns)]
-            others = sorted(range(len(texts), len(widths)), key=lambda place: natural[place] - widths[place])
-            for place in (*texts, *others):
-                more = min(spare, natural[place] - widths[place])
+            # From the left: text first, for it breaks within words.
+            for place, wished in enumerate(natural):
+                more = min(spare, wished - widths[place])
                 widths[place], spare = widths[place] + more, spare - more
             return gap, widths
     return None

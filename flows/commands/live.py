@@ -39,8 +39,6 @@ from tasks.runtime import current
 
 _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
-_TRIFLE_SECONDS = 1.0
-"""A step of a wave that asked nobody and took less than this is not worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +130,9 @@ class PlainLines:
             due = self._due.get(key, 0.0)
             if stage.ended is not None and due < math.inf:
                 self._due[key] = math.inf
-                lines += [] if _is_trifle(stage) else [stage_line(stage)]
+                lines += words("live", "ended", stage=stage)
             elif stage.ended is None and not self._only_ends and stage.seconds >= due:
-                told = _said("working", stage=stage, asked=snapshot.spend) if due else _said("started", stage=stage)
-                lines.append(told)
+                lines += words("live", "working" if due else "started", stage=stage, asked=snapshot.spend)
                 self._due[key] = (stage.seconds // _LINE_SECONDS + 1) * _LINE_SECONDS if due else _LINE_SECONDS
         return lines
 
@@ -159,11 +156,6 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
             stage.note,
         )
     return Group(table, Text(spend_line(snapshot.spend), style="dim"))
-
-
-def stage_line(stage: StageProgress) -> str:
-    """One line on a stage that ended."""
-    return _said("ended", stage=stage)
 
 
 def spend_line(spend: LiveSpend) -> str:
@@ -192,7 +184,3 @@ def _bar(stage: StageProgress) -> RenderableType:
     done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
     # A stage that counts nothing while it works shows that it is alive.
     return ProgressBar(total=max(1, whole), completed=done, width=20, pulse=whole <= 1)
-
-
-def _is_trifle(stage: StageProgress) -> bool:
-    return stage.at.wave is not None and not stage.rows_done and stage.seconds < _TRIFLE_SECONDS

@@ -165,13 +165,13 @@ def ask(
     """`tapir ask`."""
     run = RunFolder(run_ref(name, root))
     trained = run.trained_rounds
-    if not trained or (round_number is not None and round_number not in trained):
-        wanted = "no round" if round_number is None else f"round {round_number}"
+    number = round_number if round_number is not None or not trained else trained[-1]
+    if number is None or number not in trained:
+        wanted = "no round" if number is None else f"round {number}"
         raise ConfigError(
             f"run {run.ref.name!r} has {'trained rounds ' + str(trained) if trained else 'trained nothing yet'}, so "
             f"{wanted} can answer; see `tapir status {run.ref.name}`"
         )
-    number = trained[-1] if round_number is None else round_number
     runtime = current(run)
     student = runtime.student(number)
     say(f"S_{number} of run {run.ref.name}")

@@ -57,7 +57,7 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Say what the store holds and what it cost, and how often answers were re-used."""
-    with _opened(store, root) as engine:
+    with opened(store, root) as engine:
         found = store_admin.gather_stats(engine)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
@@ -78,7 +78,7 @@ def export_answers(
     """Write answers as Parquet, with a manifest that is written last."""
     moment = store_admin.read_moment(since, now=datetime.now(UTC)) if since else None
     chosen = RowFilter(tuple(roles or ()), tuple(models or ()), runs=tuple(runs or ()), since=moment)
-    with _opened(store, root) as engine:
+    with opened(store, root) as engine:
         done = store_admin.export_answers(
             engine, Archive(place), chosen, on_part=lambda rows: say(f"{rows:,} rows written")
         )
@@ -90,7 +90,7 @@ def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") ->
     """Insert what an export has and the store lacks; nothing is overwritten. Makes the store where there is none."""
     archive = Archive(place)
     archive.read_manifest()  # a wrong place must not leave an empty store behind
-    with _opened(store, root, make=True) as engine:
+    with opened(store, root, make=True) as engine:
         done = store_admin.import_answers(engine, archive)
     print_words(console, "store", "imported", done=done)
     print_tables(console, table_of("", _DIFFERENT, done.listed, text_columns=len(_DIFFERENT)))
@@ -121,7 +121,7 @@ def prune(
         finish_reasons=tuple(endings or ()),
         before=before,
     )
-    with _opened(store, root) as engine:
+    with opened(store, root) as engine:
         doomed = store_admin.plan_prune(engine, chosen)
         print_tables(console, table_of("", _DOOMED, doomed, text_columns=4))
         total = {name: sum(getattr(each, name) for each in doomed) for name in ("rows", "bytes", "tokens", "usd")}
@@ -144,7 +144,7 @@ def verify(
     ] = False,
 ) -> None:
     """Look for damaged rows, and of SQLite for a damaged file; ends with 1 when there is something."""
-    with _opened(store, root) as engine:
+    with opened(store, root) as engine:
         found = store_admin.verify_store(engine)
         print_words(console, "store", "verified", found=found)
         faults = Table("", ("fault", "rows"), tuple((fault, count(rows)) for fault, rows in found.faults.most_common()))
@@ -157,7 +157,7 @@ def verify(
 
 
 @contextmanager
-def _opened(store: str | None, root: str, *, make: bool = False) -> Iterator[Engine]:
+def opened(store: str | None, root: str, *, make: bool = False) -> Iterator[Engine]:
     """The store that a user means; with ``make`` one is made where there is none."""
     engine = (open_engine if make else store_admin.open_existing)(store or root_store_url(root))
     try:
@@ -172,10 +172,6 @@ def print_stats(console: Console, stats: StoreStats) -> None:
     last = max((group.last for group in stats.groups), default=None)
     print_words(console, "store", "stats", stats=stats, first=first, last=last)
     print_tables(console, table_of("", _GROUPS, stats.groups, text_columns=4))
-
-
-def _short(text: str) -> str:
-    return shorten(text, _TEXT_CHARACTERS)
 
 
 _GROUPS: Sequence[tuple[str, Callable[[AnswerGroup], str]]] = [
@@ -205,13 +201,13 @@ _DIFFERENT: Sequence[tuple[str, Callable[[OtherText], str]]] = [
     ("key", lambda each: shorten(each.key, _KEY_CHARACTERS)),
     ("role", lambda each: each.role),
     ("model", lambda each: each.model),
-    ("the store has, and keeps", lambda each: _short(each.stored)),
-    ("the export has", lambda each: _short(each.offered)),
+    ("the store has, and keeps", lambda each: shorten(each.stored, _TEXT_CHARACTERS)),
+    ("the export has", lambda each: shorten(each.offered, _TEXT_CHARACTERS)),
 ]
 _DAMAGED: Sequence[tuple[str, Callable[[DamagedRow], str]]] = [
     ("key", lambda row: shorten(row.key, _KEY_CHARACTERS)),
-    ("role", lambda row: _short(row.role)),
-    ("model", lambda row: _short(row.model)),
-    ("run", lambda row: _short(row.run)),
+    ("role", lambda row: shorten(row.role, _TEXT_CHARACTERS)),
+    ("model", lambda row: shorten(row.model, _TEXT_CHARACTERS)),
+    ("run", lambda row: shorten(row.run, _TEXT_CHARACTERS)),
     ("faults", lambda row: ", ".join(row.faults)),
 ]

@@ -143,10 +143,8 @@ def connect_prefect(ref: RunRef) -> Iterator[str]:
 
 def named_server(root: str) -> str | None:
     """The API of the server that should stay, which may be away: that of ``PREFECT_API_URL``, or that of `tapir up`."""
-    if api := os.environ.get("PREFECT_API_URL", "").rstrip("/"):
-        return api
     kept = _kept_server(root)
-    return None if kept is None else kept.api
+    return os.environ.get("PREFECT_API_URL", "").rstrip("/") or (kept.api if kept else None)
 
 
 def find_server(root: str) -> str | None:
@@ -246,7 +244,9 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
 
     What flow runs and task runs return goes to ``results``, a run's folder, or below a root that is on S3.
     """
-    settings = {
+    remote = results_setting(root)
+    local = None if results is None or remote else str(on_this_machine(results).local(RESULTS).absolute())
+    return {
         "PREFECT_HOME": str(on_this_machine(root).local(prefect_home()).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -257,11 +257,9 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
+        **({"PREFECT_LOCAL_STORAGE_PATH": local} if local else {}),
+        **remote,
     }
-    remote = results_setting(root)
-    if results is not None and not remote:
-        settings["PREFECT_LOCAL_STORAGE_PATH"] = str(on_this_machine(results).local(RESULTS).absolute())
-    return settings | remote
 
 
 def prepare_prefect(root: str, *, results: str | None = None) -> None:

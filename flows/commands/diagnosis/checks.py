@@ -27,6 +27,7 @@ import psutil
 from sqlalchemy import func, select
 
 from flows.commands.diagnosis import Check, Finding, finding, told
+from flows.commands.store import opened
 from flows.prefect_server import (
     DEPLOYMENTS,
     living_server,
@@ -54,7 +55,7 @@ from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
 from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
-from tapir_core.store_admin.rows import is_there, open_existing, reading
+from tapir_core.store_admin.rows import is_there, reading
 from tasks.engines.backbone import find_backbone, render_chat
 from tasks.engines.keys import api_key
 from tasks.engines.student_server import Installed, Student
@@ -226,13 +227,9 @@ def _look_at_store(root: str, url: str | None) -> Finding:
         return finding("unnamed_store", why=str(error).partition("; ")[0])
     if not is_there(url):
         return finding("store", url=shown_url(url), is_there=False, rows=0, version="")
-    engine = open_existing(url)
-    try:
-        with reading(engine) as connection:
-            rows = connection.scalar(select(func.count()).select_from(answers))
-            version = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
-    finally:
-        engine.dispose()
+    with opened(url, root) as engine, reading(engine) as connection:
+        rows = connection.scalar(select(func.count()).select_from(answers))
+        version = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
     return finding("store", url=shown_url(url), is_there=True, rows=rows, version=version)
 
 
@@ -243,15 +240,16 @@ def _nearest(root: str) -> Path:
 
 def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig | None, list[Finding]]:
     """The configuration if it can be read, and what is wrong with it, a finding each."""
-    part = "configuration"
+    read = None
     try:
         read = load_config(config, overrides)
+        problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
     except ConfigError as error:
-        return None, [replace(told(problem, "see docs/configuration.md"), part=part) for problem in error.problems]
-    problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
-    well = Finding(part, "ok", f"{config}: {read.run.rounds} rounds of {read.student.backbone}")
-    found = [told(each) for each in problems] or [well]
-    return read, [replace(each, part=part) for each in found]
+        problems = [*error.problems]
+    found = [told(each, "see docs/configuration.md") for each in problems]
+    if read is not None and not found:
+        found = [Finding("", "ok", f"{config}: {read.run.rounds} rounds of {read.student.backbone}")]
+    return read, [replace(each, part="configuration") for each in found]
 
 
 def run_checks(config: RunConfig, root: str) -> list[Check]:

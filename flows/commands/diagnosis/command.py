@@ -8,9 +8,9 @@ an empty-handed one. A few requests, paid like those of a run; nothing of them i
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -69,8 +69,7 @@ def doctor(
         raise ConfigError(f"{asks} configuration names; name its file: `tapir doctor CONFIG …`")
     if attempt:
         assert config is not None
-        trials = try_roles(read_config(config, overrides or []), say=partial(console.print, highlight=False))
-        raise typer.Exit(min(1, sum(map(_print_trial, trials))))
+        raise typer.Exit(min(1, try_roles(read_config(config, overrides or []))))
     found = diagnose(config, overrides or [], root)
     if as_json:
         typer.echo(findings_json(found))
@@ -120,104 +119,101 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     console.print(f"\nfaults {levels['fault']} · warnings {levels['warning']}", highlight=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One request in one role."""
+def try_roles(config: RunConfig) -> int:
+    """Ask teacher and judges as a run does, and show what comes; gives how many faults there are.
 
-    role: Role
-    field: str
-    """That sets the endpoint."""
-    shown: dict[str, str]
-    """What was sent, what came and what is read of it, in words; `fault` says why nothing can be made of it."""
-    read: str = ""
-    """What the stage makes of the reply, whole."""
-
-
-def try_roles(config: RunConfig, *, say: Callable[[str], None]) -> Iterator[Trial]:
-    """Ask teacher and judges as a run does; what they refuse is left out, and said, as a run does it.
+    What an endpoint refuses is left out, and said, as a run does it.
 
     Raises:
         ConfigError: an endpoint refuses what must not be left out, or the pool cannot be read.
         MissingPrerequisite: a key is not there, or nothing answers.
     """
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ExitStack() as ended:
         endpoints = Endpoints(config.calls.concurrency, Path(folder, "standin.log"))
+        ended.callback(endpoints.close)
         store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
-        with CallEngine(store, config.calls, run="doctor", budget=config.budget) as engine:
-            try:
-                settled, found = settle(config, {}, partial(_ask, engine, endpoints))
-                for line in in_words(found):
-                    say(line)
-                yield from _try_each(settled, partial(_attempt, engine, endpoints))
-            finally:
-                endpoints.close()
+        engine = ended.enter_context(CallEngine(store, config.calls, run="doctor", budget=config.budget))
+        trials = _Trials(engine, endpoints)
+        settled, found = settle(config, {}, trials.ask)
+        for line in in_words(found):
+            console.print(line, highlight=False)
+        _try_each(settled, trials.attempt)
+    return trials.faults
 
 
-def _try_each(config: RunConfig, attempt: Callable[..., Trial]) -> Iterator[Trial]:
+def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
     teacher, prompts = config.teacher, config.run.prompts
     row = next(read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
     text, system, at = row["instruction"], row["system"], ("teacher.endpoint", teacher.endpoint)
     label = Labelling(teacher.label_replies)
     asked = chat(label.render(load_prompt("label", prompts), text))
-    yield (labelled := attempt("label", *at, teacher.labelling, asked, label.parse, label.schema))
-    yield (taught := attempt("teach", *at, teacher.answering, chat(text, system), str))
-    task_type = labelled.read or _TASK_TYPE
+    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or _TASK_TYPE
+    taught = attempt("teach", *at, teacher.answering, chat(text, system), str)
     expansion = render_expansion(load_prompt("expand", prompts), text, task_type)
-    yield attempt("expand", *at, teacher.expanding, chat(expansion), parse_expansion)
+    attempt("expand", *at, teacher.expanding, chat(expansion), parse_expansion)
     if config.curriculum.refine:
         prompt = load_prompt(refinement_prompt_name(task_type), prompts)
-        refinement = render_refinement(prompt, text, system, taught.read)
-        yield attempt("refine", *at, teacher.refining, chat(refinement), str)
+        attempt("refine", *at, teacher.refining, chat(render_refinement(prompt, text, system, taught)), str)
     mode, judge = mode_of(config.judge), config.judge
-    shown = {**row, "teacher": taught.read, "student": _NO_ANSWER}
+    shown = {**row, "teacher": taught, "student": _NO_ANSWER}
     for field, endpoint in judge.endpoints.items():
         asked = chat(mode.render(load_prompt(judge.prompt, prompts), shown, mode.places(judge)[0]))
-        yield attempt("judge", field, endpoint, judge.sampling, asked, mode.parse, mode.schema)
+        attempt("judge", field, endpoint, judge.sampling, asked, mode.parse, mode.schema)
 
 
-def _attempt(
-    engine: CallEngine,
-    endpoints: Endpoints,
-    role: Role,
-    field: str,
-    endpoint: EndpointConfig,
-    sampling: Sampling,
-    messages: tuple[Message, ...],
-    parse: Callable[[str], Any],
-    schema: str = "",
-) -> Trial:
-    who = endpoint.answers_as("judge" if role == "judge" else "teacher")
-    request = Request(role, messages, who.model, who.identity, sampling, schema=schema)
-    started = time.monotonic()
-    outcome = _ask(engine, endpoints, field, endpoint, request)
-    seconds = time.monotonic() - started
-    sent = request_body(request, endpoint_source(endpoint, endpoints, field)())
-    prompt = sent.pop("messages")[-1]["content"]
-    shown = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
+@dataclass
+class _Trials:
+    """Asks for real, and shows what was sent, what came and what was read of it."""
+
+    engine: CallEngine
+    endpoints: Endpoints
+    faults: int = 0
+
+    def ask(self, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
+        """What comes of one request to the endpoint that ``field`` sets, at once."""
+        live = endpoint.model_copy(update={"mode": "live"})
+        return self.engine.ask([request], endpoint_source(live, self.endpoints, field))[0]
+
+    def attempt(
+        self,
+        role: Role,
+        field: str,
+        endpoint: EndpointConfig,
+        sampling: Sampling,
+        messages: tuple[Message, ...],
+        parse: Callable[[str], Any],
+        schema: str = "",
+    ) -> str:
+        """Show one request in one role; gives what the stage reads of the reply, in words, empty where nothing."""
+        who = endpoint.answers_as("judge" if role == "judge" else "teacher")
+        request = Request(role, messages, who.model, who.identity, sampling, schema=schema)
+        started = time.monotonic()
+        outcome = self.ask(field, endpoint, request)
+        seconds = time.monotonic() - started
+        sent = request_body(request, endpoint_source(endpoint, self.endpoints, field)())
+        prompt = sent.pop("messages")[-1]["content"]
+        rows = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
+        if isinstance(outcome, Answer):
+            tokens = f"{outcome.prompt_tokens} + {outcome.completion_tokens} tokens"
+            ended = f"{outcome.finish_reason}; {tokens}, {outcome.usd:.6f} USD, {seconds:.1f} s"
+            rows |= {"came": shorten(outcome.text, _LONGEST), "ended": ended}
+        read, fault = _read(role, outcome, parse)
+        rows |= {name: said for name, said in {"read": shorten(read, _LONGEST), "fault": fault}.items() if said}
+        console.print(Text(f"{role} · {field}", style="bold"))
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
+        for name, said in rows.items():
+            table.add_row(Text(name, style=_STYLES.get(name, "dim")), Text(said))
+        console.print(table)
+        self.faults += bool(fault)
+        return read
+
+
+def _read(role: Role, outcome: Outcome, parse: Callable[[str], Any]) -> tuple[str, str]:
+    """What a stage makes of a reply, in words, and why nothing can be made of it."""
     if not isinstance(outcome, Answer):
-        return Trial(role, field, shown | {"fault": outcome.message})
-    tokens = f"{outcome.prompt_tokens} + {outcome.completion_tokens} tokens"
-    shown["came"] = shorten(outcome.text, _LONGEST)
-    shown["ended"] = f"{outcome.finish_reason}; {tokens}, {outcome.usd:.6f} USD, {seconds:.1f} s"
+        return "", outcome.message
     value = parse(outcome.text)
     if isinstance(value, Unparsed):
-        return Trial(role, field, shown | {"fault": f"cannot be read: {value.reason}"})
+        return "", f"cannot be read: {value.reason}"
     why = unusable_reason(outcome.text, outcome.finish_reason) if role in ("teach", "refine") else None
-    shown |= {"read": shorten(str(value), _LONGEST)} | ({"fault": why} if why else {})
-    return Trial(role, field, shown, str(value))
-
-
-def _ask(engine: CallEngine, endpoints: Endpoints, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
-    live = endpoint.model_copy(update={"mode": "live"})
-    [outcome] = engine.ask([request], endpoint_source(live, endpoints, field))
-    return outcome
-
-
-def _print_trial(trial: Trial) -> bool:
-    """What was sent, what came, what was read of it; whether something is at fault."""
-    console.print(Text(f"{trial.role} · {trial.field}", style="bold"))
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
-    for name, said in trial.shown.items():
-        table.add_row(Text(name, style=_STYLES.get(name, "dim")), Text(said))
-    console.print(table)
-    return "fault" in trial.shown
+    return str(value), why or ""
