@@ -25,7 +25,7 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
 from flows.prefect_server import DEPLOYMENTS, save_results_storage
@@ -48,23 +48,23 @@ def deploy(root: str, *, again: bool) -> list[str]:
     Raises:
         EngineError: Prefect refuses the deployments.
     """
-    made = []
     save_results_storage(root)
     with get_client(sync_client=True) as client:
+        pools = {each.name for each in client.read_work_pools()}
         template = ProcessWorker.get_default_base_job_template()
-        for pool in POOLS:
-            with suppress(ObjectAlreadyExists):
-                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
-                made.append(f"work pool {pool}")
-        for wanted in automations():
-            if install_automation(client, wanted):
-                made.append(f"automation {wanted.name!r}")
+        for pool in sorted({*POOLS} - pools):
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+        installed = [each.name for each in automations() if install_automation(client, each)]
         standing = standing_deployments(client, DEPLOYMENTS)
-        missing = [name for name in DEPLOYMENTS if name not in standing or is_foreign(standing[name])]
+    missing = [name for name in DEPLOYMENTS if name not in standing or is_foreign(standing[name])]
     if missing or again:
         with kept_changes(DEPLOYMENTS):
             _apply()
-    return [*made, *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing))]
+    return [
+        *(f"work pool {pool}" for pool in POOLS if pool not in pools),
+        *(f"automation {name!r}" for name in installed),
+        *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing)),
+    ]
 
 
 def wait_for_workers(api: str, posts: Sequence[Post], *, is_alive: Callable[[], bool]) -> None:
@@ -73,14 +73,12 @@ def wait_for_workers(api: str, posts: Sequence[Post], *, is_alive: Callable[[], 
     Raises:
         EngineError: one does not come.
     """
-    deadline, waiting = time.monotonic() + _WORKERS_SECONDS, list(posts)
+    deadline = time.monotonic() + _WORKERS_SECONDS
     with get_client(sync_client=True) as client:
-        while waiting:
-            found = {name for pool in {post.pool for post in waiting} for name in online_workers(client, pool)}
-            waiting = [post for post in waiting if post.name not in found]
-            if waiting and (time.monotonic() > deadline or not is_alive()):
+        while waiting := [post for post in posts if post.name not in online_workers(client, post.pool)]:
+            if time.monotonic() > deadline or not is_alive():
                 raise EngineError(f"no worker came to {' and '.join(post.label for post in waiting)} at {api}")
-            time.sleep(0.3 if waiting else 0)
+            time.sleep(0.3)
 
 
 def online_workers(client: SyncPrefectClient, pool: str) -> list[str]:

@@ -34,11 +34,7 @@ def join_fleet(run: RunFolder) -> None:
     if run.config.student.engine.served_by == "workers":
         fleet, runtime = PrefectFleet(run), current(run)
         fleet.check()
-
-        def students() -> ReplicaStudents:
-            return ReplicaStudents(replicas_of(run, fleet, runtime.progress.note_current))
-
-        runtime.use_students(students)
+        runtime.use_students(lambda: ReplicaStudents(replicas_of(run, fleet, runtime.progress.note_current)))
 
 
 class PrefectFleet:

@@ -14,9 +14,10 @@ from typing import Annotated, Literal
 
 import jinja2
 import typer
-from rich.cells import cell_len
-from rich.console import Console, JustifyMethod
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
 from rich.filesize import decimal
+from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -155,7 +156,18 @@ def _lay_out(table: Table, room: int) -> tuple[int, list[int]] | None:
 
 
 def _print_columns(console: Console, table: Table, gap: int, widths: list[int]) -> None:
+    columns = [
+        Column(
+            Text(name),
+            justify="left" if place < table.text_columns else "right",
+            width=widths[place],
+            overflow="fold",
+            header_style="dim",
+        )
+        for place, name in enumerate(table.columns)
+    ]
     shown = RichTable(
+        *columns,
         title=Text(table.title) if table.title else None,
         title_justify="left",
         title_style="bold",
@@ -163,9 +175,6 @@ def _print_columns(console: Console, table: Table, gap: int, widths: list[int]) 
         pad_edge=False,
         padding=(0, gap, 0, 0),
     )
-    for place, (name, width) in enumerate(zip(table.columns, widths, strict=True)):
-        side: JustifyMethod = "left" if place < table.text_columns else "right"
-        shown.add_column(Text(name), justify=side, width=width, overflow="fold", header_style="dim")
     for row in table.rows:
         shown.add_row(*(Text(_broken(cell, width)) for cell, width in zip(row, widths, strict=True)))
     console.print(shown)
@@ -178,8 +187,8 @@ def _broken(cell: str, width: int) -> str:
 def _print_lists(console: Console, table: Table) -> None:
     if table.title:
         console.print(Text(table.title, style="bold"))
-    names = max(map(cell_len, table.columns))
+    longest = max(map(cell_len, table.columns))
+    names = [set_cell_size(name, longest) for name in table.columns[1:]]
     for row in table.rows:
-        console.print(Text(row[0]), soft_wrap=True)
-        for name, cell in zip(table.columns[1:], row[1:], strict=True):
-            console.print(Text(f"  {name}{' ' * (names - cell_len(name))}  {cell}"), soft_wrap=True)
+        cells = (f"  {name}  {cell}" for name, cell in zip(names, row[1:], strict=True))
+        console.print(Text("\n".join([row[0], *cells])), soft_wrap=True)

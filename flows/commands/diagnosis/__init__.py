@@ -13,7 +13,7 @@ from typing import Literal, cast
 from flows.commands import words
 from tapir_core.errors import TapirError
 
-__all__ = ["Check", "Finding", "Level", "examine", "finding", "told"]
+__all__ = ["Check", "Finding", "Level", "examine", "fault_of", "finding"]
 
 Level = Literal["ok", "warning", "fault"]
 """A fault stops a run or an operation, a warning may."""
@@ -51,7 +51,7 @@ def finding(macro: str, **facts: object) -> Finding:
     return Finding("", cast(Level, level), " ".join(found.split()), "" if level == "ok" else remedy)
 
 
-def told(message: str, remedy: str = "") -> Finding:
+def fault_of(message: str, remedy: str = "") -> Finding:
     """The fault of an error message, which says its remedy after a semicolon; ``remedy`` where it does not."""
     found, _, said = message.partition("; ")
     return Finding("", "fault", found, said or remedy)
@@ -68,7 +68,7 @@ def examine(checks: Sequence[Check]) -> list[Finding]:
         try:
             found[check] = check.look()
         except TapirError as error:
-            found[check] = told(str(error), check.remedy)
+            found[check] = fault_of(str(error), check.remedy)
         except Exception as error:  # whatever breaks one check is a fault of its part, and the others are made
             found[check] = Finding("", "fault", f"{type(error).__name__}: {error}", check.remedy)
 

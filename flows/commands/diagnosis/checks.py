@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import psutil
 from sqlalchemy import func, select
 
-from flows.commands.diagnosis import Check, Finding, finding, told
+from flows.commands.diagnosis import Check, Finding, fault_of, finding
 from flows.commands.store import opened
 from flows.prefect_server import (
     DEPLOYMENTS,
@@ -246,7 +246,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
         problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
     except ConfigError as error:
         problems = [*error.problems]
-    found = [told(each, "see docs/configuration.md") for each in problems]
+    found = [fault_of(each, "see docs/configuration.md") for each in problems]
     if read is not None and not found:
         found = [Finding("", "ok", f"{config}: {read.run.rounds} rounds of {read.student.backbone}")]
     return read, [replace(each, part="configuration") for each in found]
@@ -338,7 +338,7 @@ async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
 
 def _look_at_prices(config: RunConfig) -> Finding:
     if missing := missing_prices(config):
-        return told("\n".join(missing))
+        return fault_of("\n".join(missing))
     prices = {field: price_of(endpoint) for field, endpoint in _endpoints(config).items()}
     unknown = {field: price for field, price in prices.items() if isinstance(price, UnknownPrice)}
     return finding("prices", known=prices, unknown=unknown)
@@ -380,7 +380,7 @@ def _is_own(root: str) -> bool:
 
 def _look_at_server(root: str) -> Finding:
     if _is_own(root) and living_server(root) is None:
-        return told(f"the one that `tapir up` started does not answer; `tapir up` starts it again; {_LOGS}")
+        return fault_of(f"the one that `tapir up` started does not answer; `tapir up` starts it again; {_LOGS}")
     if not _is_own(root) and not _is_named():
         return Finding("", "ok", "none stands: `tapir run` brings its own, `tapir up` starts one that stays")
     api = standing_server(root)
