@@ -255,10 +255,32 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
 def run_checks(config: RunConfig, root: str) -> list[Check]:
     """Checks of what ``config`` needs beside the machine and the root."""
     paid = {field: each for field, each in _endpoints(config).items() if isinstance(each, OpenAIEndpoint)}
+    student = Check(
+        "student.engine",
+        lambda: _look_at_serving(config.student),
+        "start that server, or correct student.engine.base_url",
+    )
     return [
-        *(_endpoint_check(field, endpoint) for field, endpoint in paid.items()),
-        *([_student_check(config.student)] if config.student.engine.served_by == "others" else []),
-        *(_benchmark_check(config, name) for name, each in config.evaluation.asked.items() if each.remedy),
+        *(
+            Check(
+                field,
+                partial(_look_at_endpoint, field, endpoint),
+                f"start that server, or correct {field}.base_url",
+                limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
+            )
+            for field, endpoint in paid.items()
+        ),
+        *([student] if config.student.engine.served_by == "others" else []),
+        *(
+            Check(
+                f"evaluation.benchmarks.{name}",
+                partial(_look_at_benchmark, config, name),
+                each.remedy,
+                limit_seconds=60,
+            )
+            for name, each in config.evaluation.asked.items()
+            if each.remedy
+        ),
         Check("prices", lambda: _look_at_prices(config), "set the prices beside each model"),
         Check(
             "backbone",
@@ -274,42 +296,24 @@ def _endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
     return {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints, **config.evaluation.judges}
 
 
-def _endpoint_check(field: str, endpoint: OpenAIEndpoint) -> Check:
-    def look() -> Finding:
-        key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
-        found = [
-            _ask(
-                Endpoint(address, 1, key, api_key_env=endpoint.api_key_env, api_key_file=endpoint.api_key_file),
-                endpoint.model,
-            )
-            for address in endpoint.base_urls
-        ]
-        return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
-
-    return Check(
-        field,
-        look,
-        f"start that server, or correct {field}.base_url",
-        limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
-    )
+def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
+    """The worst of its addresses."""
+    key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
+    whose = partial(Endpoint, api_key_env=endpoint.api_key_env, api_key_file=endpoint.api_key_file)
+    found = [_ask(whose(address, 1, key), endpoint.model) for address in endpoint.base_urls]
+    return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
 
 
-def _student_check(student: StudentConfig) -> Check:
-    def look() -> Finding:
-        students = serving(student.engine).students(student, Path(os.devnull), lambda _line: None)
-        # The model's name, where it is the same for every checkpoint.
-        name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
-        return _ask(students.source(Student(BACKBONE, Path(), ""))(), name if name == other else None)
-
-    return Check("student.engine", look, "start that server, or correct student.engine.base_url")
+def _look_at_serving(student: StudentConfig) -> Finding:
+    students = serving(student.engine).students(student, Path(os.devnull), lambda _line: None)
+    # The model's name, where it is the same for every checkpoint.
+    name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
+    return _ask(students.source(Student(BACKBONE, Path(), ""))(), name if name == other else None)
 
 
-def _benchmark_check(config: RunConfig, name: str) -> Check:
+def _look_at_benchmark(config: RunConfig, name: str) -> Finding:
     scripts = ScriptRunner(lambda _: Path(os.devnull), lambda: None)
-    benchmark = benchmark_of(config, name, scripts)
-    return Check(
-        benchmark.where, lambda: Finding("", "ok", benchmark.look()), benchmark.settings.remedy, limit_seconds=60
-    )
+    return Finding("", "ok", benchmark_of(config, name, scripts).look())
 
 
 def _ask(endpoint: Endpoint, model: str | None) -> Finding:
