@@ -55,11 +55,7 @@ def _print_run(run: RunFolder) -> None:
     progress = read_progress(look)
     print_table(console, Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
     print_tables(console, *benchmark_states_tables(look))
-    usd, unknown = 0.0, ""
-    try:
-        usd = _usd(run) or 0.0
-    except TapirError as error:
-        unknown = str(error)
+    usd, unknown = _usd(run)
     print_words(console, "status", "state", run=run, progress=progress, usd=usd, unknown=unknown)
 
 
@@ -80,10 +76,7 @@ def _run_row(run: RunFolder) -> tuple[str, ...]:
         progress = read_progress(Look(run))
     except (TapirError, ValueError, TypeError) as exc:
         return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
-    try:
-        usd = number(_usd(run))
-    except TapirError:
-        usd = NOTHING
+    usd = number(_usd(run)[0])
     done = sum(rows is not None for rows in progress.stages.values())
     scored = "" if progress.student is None else f"{student_name(progress.student)} {score(progress.score)}"
     left = NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else ""
@@ -91,18 +84,19 @@ def _run_row(run: RunFolder) -> tuple[str, ...]:
     return run.ref.name, run.record.created[:10], following, f"{done}/{len(progress.stages)}", scored, usd, left
 
 
-def _usd(run: RunFolder) -> float | None:
-    """What teacher and judge were paid, or may be, for the run over all its starts; None where there is no store.
+def _usd(run: RunFolder) -> tuple[float | None, str]:
+    """What teacher and judge were paid, or may be, for the run over all its starts, and why that is not known.
 
-    Raises:
-        TapirError: the store cannot be read.
+    Nothing where there is no store.
     """
     url = store_url(run.config)
-    if not is_there(url):
-        return None
     try:
+        if not is_there(url):
+            return None, ""
         with AnswerStore(url, patient=False) as store:
             store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
-            return sum(each.usd for each in store.spend_by_role(run.record.id).values())
+            return sum(each.usd for each in store.spend_by_role(run.record.id).values()), ""
     except SQLAlchemyError as error:
-        raise TapirError(f"the call store cannot be read: {getattr(error, 'orig', error)}") from error
+        return None, f"the call store cannot be read: {getattr(error, 'orig', error)}"
+    except TapirError as error:
+        return None, str(error)
