@@ -21,15 +21,12 @@ from http import HTTPStatus
 from importlib.resources import as_file, files
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
-from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
-from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas import actions, filters, responses
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
-from flows.prefect_server import DEPLOYMENTS, save_results_storage
-from flows.prefect_server.caretaker import POOLS, Post
+from flows.prefect_server import DEPLOYMENTS, caretaker, save_results_storage
 from tapir_core.errors import EngineError
 
 _WORKERS_SECONDS = 90.0
@@ -52,8 +49,8 @@ def deploy(root: str, *, again: bool) -> list[str]:
     with get_client(sync_client=True) as client:
         pools = {each.name for each in client.read_work_pools()}
         template = ProcessWorker.get_default_base_job_template()
-        for pool in sorted({*POOLS} - pools):
-            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+        for pool in sorted({*caretaker.POOLS} - pools):
+            client.create_work_pool(actions.WorkPoolCreate(name=pool, type="process", base_job_template=template))
         installed = [each.name for each in automations() if install_automation(client, each)]
         standing = standing_deployments(client, DEPLOYMENTS)
     missing = [name for name in DEPLOYMENTS if name not in standing or is_foreign(standing[name])]
@@ -61,13 +58,13 @@ def deploy(root: str, *, again: bool) -> list[str]:
         with kept_changes(DEPLOYMENTS):
             _apply()
     return [
-        *(f"work pool {pool}" for pool in POOLS if pool not in pools),
+        *(f"work pool {pool}" for pool in caretaker.POOLS if pool not in pools),
         *(f"automation {name!r}" for name in installed),
         *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing)),
     ]
 
 
-def wait_for_workers(api: str, posts: Sequence[Post], *, is_alive: Callable[[], bool]) -> None:
+def wait_for_workers(api: str, posts: Sequence[caretaker.Post], *, is_alive: Callable[[], bool]) -> None:
     """Wait until this machine's workers have said that they are there.
 
     Raises:
@@ -83,7 +80,7 @@ def wait_for_workers(api: str, posts: Sequence[Post], *, is_alive: Callable[[], 
 
 def online_workers(client: SyncPrefectClient, pool: str) -> list[str]:
     """Names of the workers of a pool that have given a sign of life; none where there is no such pool."""
-    online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
+    online = filters.WorkerFilter(status=filters.WorkerFilterStatus(any_=["ONLINE"]))
     try:
         return [worker.name for worker in client.read_workers_for_work_pool(pool, worker_filter=online)]
     except PrefectHTTPStatusError as error:
@@ -109,19 +106,19 @@ def kept_changes(deployments: Sequence[str]) -> Iterator[None]:
                     client.update_deployment_schedule(new.id, schedule.id, active=True)
             variables = {**old.job_variables, **new.job_variables}
             if variables != new.job_variables:
-                client.update_deployment(new.id, DeploymentUpdate(job_variables=variables))
+                client.update_deployment(new.id, actions.DeploymentUpdate(job_variables=variables))
             was_on = {each.name: each.enabled for each in triggers}
             for each in triggers_of(client, new):
                 if was_on.get(each.name, each.enabled) != each.enabled:
                     (client.pause_automation if each.enabled else client.resume_automation)(each.id)
 
 
-def is_foreign(deployment: DeploymentResponse) -> bool:
+def is_foreign(deployment: responses.DeploymentResponse) -> bool:
     """Whether it starts a function that this version of tapir does not have: another version applied it."""
     return f"{deployment.entrypoint}\n" not in (files("deployments") / "prefect.yaml").read_text()
 
 
-def standing_deployments(client: SyncPrefectClient, names: Sequence[str]) -> dict[str, DeploymentResponse]:
+def standing_deployments(client: SyncPrefectClient, names: Sequence[str]) -> dict[str, responses.DeploymentResponse]:
     """Those of ``names`` that are there, by name."""
     found = {}
     for name in names:
@@ -130,7 +127,7 @@ def standing_deployments(client: SyncPrefectClient, names: Sequence[str]) -> dic
     return found
 
 
-def triggers_of(client: SyncPrefectClient, deployment: DeploymentResponse) -> list[Automation]:
+def triggers_of(client: SyncPrefectClient, deployment: responses.DeploymentResponse) -> list[Automation]:
     """The automations that start a deployment."""
     return client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
 

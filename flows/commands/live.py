@@ -22,20 +22,12 @@ from flows.commands import print_tables, say, words
 from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.reporting.page import (
-    caution_sentence,
-    gain_sentence,
-    report_path,
-    state_sentence,
-    ui_sentence,
-)
-from tapir_core.reporting.tables import accuracy_table, rounds_table, seconds_table
+from tapir_core.reporting import page, tables
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import count, duration
 from tapir_core.summary.types import RunSummary
-from tasks.progress import StageProgress
-from tasks.runtime import current
+from tasks import progress, runtime
 
 _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
@@ -45,7 +37,7 @@ _LINE_SECONDS = 30.0
 class Snapshot:
     """One look at a run at work."""
 
-    stages: Sequence[StageProgress] = ()
+    stages: Sequence[progress.StageProgress] = ()
     """Oldest first."""
     spend: LiveSpend = field(default_factory=LiveSpend)
 
@@ -86,9 +78,9 @@ def shown_live(run: RunFolder, console: Console) -> Iterator[None]:
     from prefect import tags
 
     def look() -> Snapshot:
-        return Snapshot(runtime.progress.stages(), runtime.calls.spend())
+        return Snapshot(live.progress.stages(), live.calls.spend())
 
-    runtime = current(run)
+    live = runtime.current(run)
     with tags(TAG, f"run-{run.ref.name}"), live_display(look, console):
         yield
 
@@ -165,9 +157,9 @@ def spend_line(spend: LiveSpend) -> str:
 
 def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
-    print_tables(console, rounds_table(summary), accuracy_table(summary), seconds_table(summary))
-    said = (state_sentence(summary), gain_sentence(summary), caution_sentence(summary))
-    for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
+    print_tables(console, tables.rounds_table(summary), tables.accuracy_table(summary), tables.seconds_table(summary))
+    said = (page.state_sentence(summary), page.gain_sentence(summary), page.caution_sentence(summary))
+    for sentence in (*filter(None, said), f"Report: {page.report_path(summary)}", page.ui_sentence(summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -180,7 +172,7 @@ def _said(macro: str, **facts: object) -> str:
     return "".join(words("live", macro, **facts))
 
 
-def _bar(stage: StageProgress) -> RenderableType:
+def _bar(stage: progress.StageProgress) -> RenderableType:
     done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
     # A stage that counts nothing while it works shows that it is alive.
     return ProgressBar(total=max(1, whole), completed=done, width=20, pulse=whole <= 1)

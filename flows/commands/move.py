@@ -16,8 +16,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError
 from tapir_core.paths import export_folder
-from tapir_core.reporting.report import model_card
-from tapir_core.reporting.run_progress import find_student
+from tapir_core.reporting import report, run_progress
 from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
@@ -108,8 +107,8 @@ def export(
     """`tapir export`."""
     use = (files("tasks.engines") / "exported_student.md").read_text().rstrip()
     run = RunFolder(run_ref(name, root))
-    number = find_student(run, which)
+    number = run_progress.find_student(run, which)
     folder = Storage(to or export_folder(run.ref.name, number))
-    written = export_student(run, number, folder, model_card(run, number, use), on_file=say)
+    written = export_student(run, number, folder, report.model_card(run, number, use), on_file=say)
     say(f"{len(written)} files, all verified")
     print_line(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")

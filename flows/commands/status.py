@@ -10,9 +10,7 @@ from flows.commands import Root, console, print_table, print_tables, print_words
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmarks import benchmark_states_tables
-from tapir_core.reporting.page import Table
-from tapir_core.reporting.run_progress import RunProgress, read_progress
+from tapir_core.reporting import benchmarks, page, run_progress
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.store_admin.rows import is_there
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, student_name
@@ -42,7 +40,7 @@ def _print_runs(root: str) -> None:
     rows = tuple(map(_run_row, runs_of(root)))
     if not rows:
         raise ConfigError(f"there is no run in {root!r}; start one with `tapir run configs/quickstart.toml`")
-    print_table(console, Table("", _RUNS, rows, text_columns=3, note=" ".join(words("status", "note"))))
+    print_table(console, page.Table("", _RUNS, rows, text_columns=3, note=" ".join(words("status", "note"))))
 
 
 def _print_run(run: RunFolder) -> None:
@@ -52,14 +50,14 @@ def _print_run(run: RunFolder) -> None:
     """
     print_words(console, "status", "run", ref=run.ref, created=run.record.created)
     look = Look(run)
-    progress = read_progress(look)
-    print_table(console, Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
-    print_tables(console, *benchmark_states_tables(look))
+    progress = run_progress.read_progress(look)
+    print_table(console, page.Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
+    print_tables(console, *benchmarks.benchmark_states_tables(look))
     usd, unknown = _usd(run)
     print_words(console, "status", "state", run=run, progress=progress, usd=usd, unknown=unknown)
 
 
-def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
+def _stage_rows(look: Look, progress: run_progress.RunProgress) -> Iterator[tuple[str, ...]]:
     place = None
     for at, rows in progress.stages.items():
         manifest = look.manifest(at)
@@ -73,7 +71,7 @@ def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
 
 def _run_row(run: RunFolder) -> tuple[str, ...]:
     try:
-        progress = read_progress(Look(run))
+        progress = run_progress.read_progress(Look(run))
     except (TapirError, ValueError, TypeError) as exc:
         return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
     usd = number(_usd(run)[0])

@@ -16,11 +16,9 @@ from sqlalchemy import Engine
 
 from flows.commands import AsJson, console, print_line, print_tables, print_words, say, words
 from tapir_core import store_admin
-from tapir_core.calls import root_store_url
-from tapir_core.calls.store_tables import open_engine
+from tapir_core.calls import root_store_url, store_tables
 from tapir_core.errors import TapirError
 from tapir_core.reporting.page import Table, table_of
-from tapir_core.store_admin import AnswerGroup, Archive, DamagedRow, DoomedRows, OtherText, RowFilter, StoreStats
 from tapir_core.summary.formats import NOTHING, count, percent
 from tapir_core.text import shorten
 
@@ -77,10 +75,10 @@ def export_answers(
 ) -> None:
     """Write answers as Parquet, with a manifest that is written last."""
     moment = store_admin.read_moment(since, now=datetime.now(UTC)) if since else None
-    chosen = RowFilter(tuple(roles or ()), tuple(models or ()), runs=tuple(runs or ()), since=moment)
+    chosen = store_admin.RowFilter(tuple(roles or ()), tuple(models or ()), runs=tuple(runs or ()), since=moment)
     with opened(store, root) as engine:
         done = store_admin.export_answers(
-            engine, Archive(place), chosen, on_part=lambda rows: say(f"{rows:,} rows written")
+            engine, store_admin.Archive(place), chosen, on_part=lambda rows: say(f"{rows:,} rows written")
         )
     print_words(console, "store", "exported", done=done, place=place)
 
@@ -88,7 +86,7 @@ def export_answers(
 @store_app.command("import")
 def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") -> None:
     """Insert what an export has and the store lacks; nothing is overwritten. Makes the store where there is none."""
-    archive = Archive(place)
+    archive = store_admin.Archive(place)
     archive.read_manifest()  # a wrong place must not leave an empty store behind
     with opened(store, root, make=True) as engine:
         done = store_admin.import_answers(engine, archive)
@@ -113,7 +111,7 @@ def prune(
 ) -> None:
     """Remove answers by age, model, role, outcome, …; without --yes it only says what would go and its cost."""
     before = datetime.now(UTC).replace(tzinfo=None) - store_admin.read_age(older_than) if older_than else None
-    chosen = RowFilter(
+    chosen = store_admin.RowFilter(
         tuple(roles or ()),
         tuple(models or ()),
         tuple(identities or ()),
@@ -159,14 +157,14 @@ def verify(
 @contextmanager
 def opened(store: str | None, root: str, *, make: bool = False) -> Iterator[Engine]:
     """The store that a user means; with ``make`` one is made where there is none."""
-    engine = (open_engine if make else store_admin.open_existing)(store or root_store_url(root))
+    engine = (store_tables.open_engine if make else store_admin.open_existing)(store or root_store_url(root))
     try:
         yield engine
     finally:
         engine.dispose()
 
 
-def print_stats(console: Console, stats: StoreStats) -> None:
+def print_stats(console: Console, stats: store_admin.StoreStats) -> None:
     """What a store holds, what it cost, and what of it was used again."""
     first = min((group.first for group in stats.groups), default=None)
     last = max((group.last for group in stats.groups), default=None)
@@ -174,7 +172,7 @@ def print_stats(console: Console, stats: StoreStats) -> None:
     print_tables(console, table_of("", _GROUPS, stats.groups, text_columns=4))
 
 
-_GROUPS: Sequence[tuple[str, Callable[[AnswerGroup], str]]] = [
+_GROUPS: Sequence[tuple[str, Callable[[store_admin.AnswerGroup], str]]] = [
     ("role", lambda group: group.role),
     ("model", lambda group: group.model),
     ("identity", lambda group: shorten(group.identity, _IDENTITY_CHARACTERS)),
@@ -187,7 +185,7 @@ _GROUPS: Sequence[tuple[str, Callable[[AnswerGroup], str]]] = [
     ("re-used", lambda group: count(group.reused)),
     ("share", lambda group: percent(group.reuse_share)),
 ]
-_DOOMED: Sequence[tuple[str, Callable[[DoomedRows], str]]] = [
+_DOOMED: Sequence[tuple[str, Callable[[store_admin.DoomedRows], str]]] = [
     ("role", lambda each: each.role),
     ("model", lambda each: each.model),
     ("identity", lambda each: shorten(each.identity, _IDENTITY_CHARACTERS)),
@@ -197,14 +195,14 @@ _DOOMED: Sequence[tuple[str, Callable[[DoomedRows], str]]] = [
     ("tokens", lambda each: count(each.tokens)),
     ("USD", lambda each: f"{each.usd:,.2f}"),
 ]
-_DIFFERENT: Sequence[tuple[str, Callable[[OtherText], str]]] = [
+_DIFFERENT: Sequence[tuple[str, Callable[[store_admin.OtherText], str]]] = [
     ("key", lambda each: shorten(each.key, _KEY_CHARACTERS)),
     ("role", lambda each: each.role),
     ("model", lambda each: each.model),
     ("the store has, and keeps", lambda each: shorten(each.stored, _TEXT_CHARACTERS)),
     ("the export has", lambda each: shorten(each.offered, _TEXT_CHARACTERS)),
 ]
-_DAMAGED: Sequence[tuple[str, Callable[[DamagedRow], str]]] = [
+_DAMAGED: Sequence[tuple[str, Callable[[store_admin.DamagedRow], str]]] = [
     ("key", lambda row: shorten(row.key, _KEY_CHARACTERS)),
     ("role", lambda row: shorten(row.role, _TEXT_CHARACTERS)),
     ("model", lambda row: shorten(row.model, _TEXT_CHARACTERS)),

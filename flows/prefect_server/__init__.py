@@ -41,8 +41,7 @@ from tapir_core.processes import Holder
 from tapir_core.run_folder import RunRef
 from tapir_core.storage import Patience, client_settings, on_this_machine
 from tapir_core.text import digest
-from tasks.engines.keys import keyless_environment
-from tasks.engines.supervisor import start_child
+from tasks.engines import keys, supervisor
 
 __all__ = [
     "DATABASE_VARIABLE",
@@ -283,7 +282,7 @@ def enter_server(api: str, root: str) -> None:
 def server_environment(root: str, address: str) -> dict[str, str]:
     """The environment of a server: no key but Prefect's own, and where its pages find the API."""
     return {
-        **keyless_environment(),
+        **keys.keyless_environment(),
         **{name: value for name, value in os.environ.items() if name.startswith("PREFECT_")},
         **own_settings(root),
         # By default a restarted server has forgotten who holds its concurrency limits, and they are taken for ever.
@@ -386,7 +385,9 @@ def _own_server(ref: RunRef) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address, command = f"http://127.0.0.1:{port}", server_command(port)
-    child = start_child(command, env=server_environment(ref.root, address), log_path=log, name="Prefect server")
+    child = supervisor.start_child(
+        command, env=server_environment(ref.root, address), log_path=log, name="Prefect server"
+    )
     try:
         wait_until_healthy(address, log, lambda: child.poll() is None)
         yield f"{address}/api"

@@ -23,8 +23,7 @@ from flows.prefect_server import answers, own_settings, server_command, server_e
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
 from tapir_core.storage import on_this_machine
-from tasks.engines.machine import GPUS_VARIABLE, share_out, visible_gpus
-from tasks.engines.supervisor import Child, start_child
+from tasks.engines import machine, supervisor
 
 CPU_POOL, GPU_POOL = POOLS = ("tapir-cpu", "tapir-gpu")
 """Flows run on the first; what takes a GPU for itself runs on the second."""
@@ -45,7 +44,7 @@ class Kept:
     env: dict[str, str]
     log: Path
     may_start: Callable[[], bool]
-    child: Child | None = None
+    child: supervisor.Child | None = None
     _started: float = -math.inf
     _pause: float = 1.0
     """Between two starts of a child that dies soon."""
@@ -60,7 +59,7 @@ class Kept:
             self.child = None
         if self.child is None and now >= self._started + self._pause and self.may_start():
             self._started = now
-            self.child = start_child(self.command, env=self.env, log_path=self.log, name=self.name)
+            self.child = supervisor.start_child(self.command, env=self.env, log_path=self.log, name=self.name)
 
     def end(self) -> None:
         """End the child, and before it what it started: a worker that ends leaves its flow runs no time."""
@@ -127,10 +126,10 @@ def staff(gpu_workers: int) -> list[Post]:
     Raises:
         ConfigError: there are fewer GPUs than workers for them.
     """
-    gpus = visible_gpus()
+    gpus = machine.visible_gpus()
     if gpus and len(gpus) < gpu_workers:
         raise ConfigError(f"--gpu-workers {gpu_workers}: this machine has {len(gpus)} GPUs; start no more workers")
-    shares = share_out(gpus, gpu_workers) if gpu_workers > 1 else [[]]
+    shares = machine.share_out(gpus, gpu_workers) if gpu_workers > 1 else [[]]
     return [Post(CPU_POOL), *(Post(GPU_POOL, number, tuple(share)) for number, share in enumerate(shares, start=1))]
 
 
@@ -155,7 +154,7 @@ def worker_environment(post: Post, root: str, api: str) -> dict[str, str]:
         # deployments/prefect.yaml says `python`: the one that has this package.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         ROOT_VARIABLE: root,
-        **({GPUS_VARIABLE: ",".join(post.gpus)} if post.gpus else {}),
+        **({machine.GPUS_VARIABLE: ",".join(post.gpus)} if post.gpus else {}),
     }
 
 

@@ -37,9 +37,8 @@ from flows.prefect_server import (
     worker_settings,
 )
 from flows.prefect_server.caretaker import GPU_POOL, POOLS
-from tapir_core.calls import Endpoint, Failure, root_store_url
+from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
-from tapir_core.calls.store_tables import answers, meta, shown_url
 from tapir_core.config import (
     EMBEDDED_STUDENT,
     EndpointConfig,
@@ -56,11 +55,7 @@ from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file
 from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
-from tasks.engines.backbone import find_backbone, render_chat
-from tasks.engines.keys import api_key
-from tasks.engines.student_server import Installed, Student
-from tasks.engines.students import serving
-from tasks.engines.supervisor import ScriptRunner
+from tasks.engines import backbone, keys, student_server, students, supervisor
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -157,9 +152,9 @@ def _look_at_student(engine: StudentEngine | None) -> Finding:
     return finding("no_student", why=why, remedy=remedy, pool=GPU_POOL, **about)
 
 
-def _installed(engine: StudentEngine | None) -> Installed | None:
+def _installed(engine: StudentEngine | None) -> student_server.Installed | None:
     here = engine or VllmEngine()
-    return serving(here).installed(here)
+    return students.serving(here).installed(here)
 
 
 def _has_worker(pool: str) -> bool:
@@ -226,11 +221,12 @@ def _look_at_store(root: str, url: str | None) -> Finding:
     except ConfigError as error:
         return finding("unnamed_store", why=str(error).partition("; ")[0])
     if not is_there(url):
-        return finding("store", url=shown_url(url), is_there=False, rows=0, version="")
+        return finding("store", url=store_tables.shown_url(url), is_there=False, rows=0, version="")
     with opened(url, root) as engine, reading(engine) as connection:
-        rows = connection.scalar(select(func.count()).select_from(answers))
-        version = connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version"))
-    return finding("store", url=shown_url(url), is_there=True, rows=rows, version=version)
+        rows = connection.scalar(select(func.count()).select_from(store_tables.answers))
+        noted = select(store_tables.meta.c.value).where(store_tables.meta.c.name == "schema_version")
+        version = connection.scalar(noted)
+    return finding("store", url=store_tables.shown_url(url), is_there=True, rows=rows, version=version)
 
 
 def _nearest(root: str) -> Path:
@@ -298,21 +294,21 @@ def _endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
 
 def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
     """The worst of its addresses."""
-    key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
+    key = keys.api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
     whose = partial(Endpoint, api_key_env=endpoint.api_key_env, api_key_file=endpoint.api_key_file)
     found = [_ask(whose(address, 1, key), endpoint.model) for address in endpoint.base_urls]
     return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
 
 
 def _look_at_serving(student: StudentConfig) -> Finding:
-    students = serving(student.engine).students(student, Path(os.devnull), lambda _line: None)
+    served = students.serving(student.engine).students(student, Path(os.devnull), lambda _line: None)
     # The model's name, where it is the same for every checkpoint.
     name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
-    return _ask(students.source(Student(BACKBONE, Path(), ""))(), name if name == other else None)
+    return _ask(served.source(student_server.Student(BACKBONE, Path(), ""))(), name if name == other else None)
 
 
 def _look_at_benchmark(config: RunConfig, name: str) -> Finding:
-    scripts = ScriptRunner(lambda _: Path(os.devnull), lambda: None)
+    scripts = supervisor.ScriptRunner(lambda _: Path(os.devnull), lambda: None)
     return Finding("", "ok", benchmark_of(config, name, scripts).look())
 
 
@@ -333,11 +329,11 @@ def _ask(endpoint: Endpoint, model: str | None) -> Finding:
 
 
 async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
-    client = Client(endpoint, timeout_seconds=_REPLY_SECONDS)
+    asking = Client(endpoint, timeout_seconds=_REPLY_SECONDS)
     try:
-        return await client.list_models()
+        return await asking.list_models()
     finally:
-        await client.close()
+        await asking.close()
 
 
 def _look_at_prices(config: RunConfig) -> Finding:
@@ -350,9 +346,9 @@ def _look_at_prices(config: RunConfig) -> Finding:
 
 def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     name = config.student.backbone
-    folder = find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
+    folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
     template = Path(config.student.chat_template) if config.student.chat_template else None
-    chat = None if folder is None else render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
+    chat = None if folder is None else backbone.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     return finding("backbone", name=name, is_embedded=name == EMBEDDED_STUDENT, folder=folder, chat=chat)
 
 

@@ -23,22 +23,11 @@ from rich.text import Text
 from flows.commands import AsJson, Overrides, console
 from flows.commands.diagnosis import Finding, checks, examine
 from flows.driver import read_config
+from tapir_core import curriculum, judging, probing, prompts, sources
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Outcome, Request, Role
 from tapir_core.calls.wire import request_body
 from tapir_core.config import EndpointConfig, RunConfig, Sampling
-from tapir_core.curriculum import (
-    Labelling,
-    parse_expansion,
-    refinement_prompt_name,
-    render_expansion,
-    render_refinement,
-    unusable_reason,
-)
 from tapir_core.errors import ConfigError
-from tapir_core.judging import mode_of
-from tapir_core.probing import in_words, settle
-from tapir_core.prompts import load_prompt
-from tapir_core.sources import read_pool_of
 from tapir_core.text import Unparsed, shorten
 from tasks.asking import chat
 from tasks.engines.endpoints import Endpoints, endpoint_source
@@ -134,30 +123,30 @@ def try_roles(config: RunConfig) -> int:
         store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
         engine = ended.enter_context(CallEngine(store, config.calls, run="doctor", budget=config.budget))
         trials = _Trials(engine, endpoints)
-        settled, found = settle(config, {}, trials.ask)
-        for line in in_words(found):
+        settled, found = probing.settle(config, {}, trials.ask)
+        for line in probing.in_words(found):
             console.print(line, highlight=False)
         _try_each(settled, trials.attempt)
     return trials.faults
 
 
 def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
-    teacher, prompts = config.teacher, config.run.prompts
-    row = next(read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
+    teacher, own = config.teacher, config.run.prompts
+    row = next(sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
     text, system, at = row["instruction"], row["system"], ("teacher.endpoint", teacher.endpoint)
-    label = Labelling(teacher.label_replies)
-    asked = chat(label.render(load_prompt("label", prompts), text))
+    label = curriculum.Labelling(teacher.label_replies)
+    asked = chat(label.render(prompts.load_prompt("label", own), text))
     task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or _TASK_TYPE
     taught = attempt("teach", *at, teacher.answering, chat(text, system), str)
-    expansion = render_expansion(load_prompt("expand", prompts), text, task_type)
-    attempt("expand", *at, teacher.expanding, chat(expansion), parse_expansion)
+    expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, task_type)
+    attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
     if config.curriculum.refine:
-        prompt = load_prompt(refinement_prompt_name(task_type), prompts)
-        attempt("refine", *at, teacher.refining, chat(render_refinement(prompt, text, system, taught)), str)
-    mode, judge = mode_of(config.judge), config.judge
+        prompt = prompts.load_prompt(curriculum.refinement_prompt_name(task_type), own)
+        attempt("refine", *at, teacher.refining, chat(curriculum.render_refinement(prompt, text, system, taught)), str)
+    mode, judge = judging.mode_of(config.judge), config.judge
     shown = {**row, "teacher": taught, "student": _NO_ANSWER}
     for field, endpoint in judge.endpoints.items():
-        asked = chat(mode.render(load_prompt(judge.prompt, prompts), shown, mode.places(judge)[0]))
+        asked = chat(mode.render(prompts.load_prompt(judge.prompt, own), shown, mode.places(judge)[0]))
         attempt("judge", field, endpoint, judge.sampling, asked, mode.parse, mode.schema)
 
 
@@ -215,5 +204,5 @@ def _read(role: Role, outcome: Outcome, parse: Callable[[str], Any]) -> tuple[st
     value = parse(outcome.text)
     if isinstance(value, Unparsed):
         return "", f"cannot be read: {value.reason}"
-    why = unusable_reason(outcome.text, outcome.finish_reason) if role in ("teach", "refine") else None
+    why = curriculum.unusable_reason(outcome.text, outcome.finish_reason) if role in ("teach", "refine") else None
     return str(value), why or ""
