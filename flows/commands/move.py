@@ -1,7 +1,6 @@
 """What is copied out of a root and verified: a run that nobody drives (`tapir move`), a student (`tapir export`)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,8 @@ from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count, student_name
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
 
 
 def move(
@@ -46,9 +47,11 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
         raise ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
     with _unused(config):
-        with _progress(console) as on_file:
+        # A bar on a terminal, nothing elsewhere.
+        with Progress(*_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("copying and verifying", total=None)
             _copy_kept(RunFolder(ref), root, say)
-            done = copy_run(source, target, on_file=on_file)
+            done = copy_run(source, target, on_file=lambda _, size, total: bar.update(task, total=total, advance=size))
         was_there = f"; {count(done.already_there)} were there" if done.already_there else ""
         say(f"copied {count(done.files)} files, {count(done.bytes)} bytes{was_there}; all are verified")
         if remove:
@@ -74,19 +77,6 @@ def _unused(config: RunConfig) -> AbstractContextManager[object]:
     # On S3 a run is driven with a store of its own only, and without one there is nobody to keep away.
     nobody = "://" in config.run.root and config.calls.store_url is None
     return nullcontext() if nobody else run_lease(config)
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("copying and verifying", total=None)
-
-        def on_file(_: str, size: int, total: int) -> None:
-            bar.update(task, total=total, advance=size)
-
-        yield on_file
 
 
 def _place(root: str) -> str:

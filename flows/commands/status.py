@@ -87,8 +87,8 @@ def _usd(run: RunFolder) -> tuple[float | None, str]:
 
     Nothing where there is no store.
     """
-    url = store_url(run.config)
     try:
+        url = store_url(run.config)
         if not is_there(url):
             return None, ""
         with AnswerStore(url, patient=False) as store:

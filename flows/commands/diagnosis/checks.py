@@ -88,25 +88,19 @@ Look = Callable[["SyncPrefectClient", str], Finding]
 """Of a server and the root whose server it is."""
 
 
-def machine_checks(engine: StudentEngine | None) -> list[Check]:
-    """Checks of this machine; ``engine`` is a configuration's, which may want no student's environment here."""
+def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
+    """Checks of this machine, of a root and of the server of it; then of what ``config`` needs beside them."""
+    engine, is_remote = config.student.engine if config else None, "://" in root
     # A cold disk takes long to give what the Python of an environment imports.
     student = Check(
         "student environment", lambda: _look_at_student(engine), "`make student-env` builds it anew", limit_seconds=60
     )
+    disk = Check("disk", lambda: _look_at_disk(root), "look whether the file system of the root answers")
     return [
         Check("environment", _look_at_environment, "`make setup` builds it"),
         *([student] if engine is None or engine.served_by != "others" else []),
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
-    ]
-
-
-def root_checks(root: str, store_url: str | None) -> list[Check]:
-    """Checks of a root; ``store_url`` is a configuration's, if one names a store of its own."""
-    is_remote = "://" in root
-    disk = Check("disk", lambda: _look_at_disk(root), "look whether the file system of the root answers")
-    return [
         Check(
             "storage",
             partial(_try_remote if is_remote else _try_folder, root),
@@ -115,10 +109,12 @@ def root_checks(root: str, store_url: str | None) -> list[Check]:
         *([] if is_remote else [disk]),
         Check(
             "store",
-            lambda: _look_at_store(root, store_url),
+            lambda: _look_at_store(root, config.calls.store_url if config else None),
             "`tapir store verify` looks for what is damaged; docs/store.md says how to save what is left",
             limit_seconds=30,
         ),
+        *(run_checks(config, root) if config else []),
+        Check("Prefect server", lambda: _look_at_server(root), _LOGS, _SERVER_SECONDS),
     ]
 
 
@@ -350,11 +346,6 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     template = Path(config.student.chat_template) if config.student.chat_template else None
     chat = None if folder is None else backbone.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     return finding("backbone", name=name, is_embedded=name == EMBEDDED_STUDENT, folder=folder, chat=chat)
-
-
-def server_check(root: str) -> Check:
-    """Whether a server stands, where one should."""
-    return Check("Prefect server", lambda: _look_at_server(root), _LOGS, _SERVER_SECONDS)
 
 
 def server_parts(root: str) -> list[Check]:

@@ -77,14 +77,7 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
     """
     read, said = (None, []) if config is None else checks.read_run(config, overrides)
     place = root or (read.run.root if read else "runs")
-    *found, server = examine(
-        [
-            *checks.machine_checks(read.student.engine if read else None),
-            *checks.root_checks(place, read.calls.store_url if read else None),
-            *(checks.run_checks(read, place) if read else []),
-            checks.server_check(place),
-        ]
-    )
+    *found, server = examine(checks.checks_of(place, read))
     # What is on a server is only asked of one that answers.
     parts = [] if server.level == "fault" else examine(checks.server_parts(place))
     return [*said, *found, server, *parts]

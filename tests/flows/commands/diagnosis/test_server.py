@@ -9,8 +9,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 
-from flows.commands.diagnosis import Finding, checks, examine
-from flows.commands.diagnosis.checks import server_check, server_parts
+from flows.commands.diagnosis import Check, Finding, checks, examine
+from flows.commands.diagnosis.checks import checks_of, server_parts
 from flows.deploy import automations, deploy
 from flows.prefect_server import DEPLOYMENTS, own_settings
 from flows.prefect_server.caretaker import POOLS
@@ -57,6 +57,11 @@ def _on_server(
     """The environment as a command leaves it, put back afterwards."""
     for name, value in {**own_settings(str(tmp_path)), "PREFECT_API_URL": standing_prefect.api}.items():
         monkeypatch.setenv(name, value)
+
+
+def server_check(root: str) -> Check:
+    [found] = [each for each in checks_of(root) if each.part == "Prefect server"]
+    return found
 
 
 def look(root: Path) -> dict[str, Finding]:
