@@ -8,19 +8,18 @@ import importlib
 import pkgutil
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
-
-from flows.commands import errors
-from tapir_core.errors import TapirError
 
 INTERRUPTED = 130
 
 COMMANDS = {
     "doctor": (
-        "doctor:doctor",
+        "diagnosis.command:doctor",
         "Check every part that a run needs, and say what mends each fault; ends with 1 when there is one.",
     ),
     "sweep": (
@@ -112,27 +111,27 @@ def load_command(name: str) -> Any:
 
 def main() -> None:
     """Run the command line; every error a user can meet ends in one message and its exit code."""
-    # Polars puts a handler of its own before Python's when it is imported, with which a main thread that waits for
-    # tasks sleeps through Ctrl-C. So it comes first, and SIGINT is set anew though it looks set.
-    importlib.import_module("polars")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    if COMMANDS.keys() & {*sys.argv}:
+        # Polars puts a handler of its own before Python's when it is imported, with which a main thread that waits for
+        # tasks sleeps through Ctrl-C. So it comes first, and SIGINT is set anew though it looks set.
+        importlib.import_module("polars")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+    say = partial(Console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
     try:
         # typer gives an interrupt back as its exit code; a command gives back nothing.
-        code = app(standalone_mode=False)
-    except TapirError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        code = app(standalone_mode=False) or 0
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except Exception as error:
-        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+        if not hasattr(error, "exit_code"):
             raise
-        errors.print(f"error: {error.format_message()}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+        # Of wrong usage typer's own errors say more than their text.
+        say(f"error: {error.format_message() if hasattr(error, 'format_message') else error}", style="red")
+        code = error.exit_code
     if code == INTERRUPTED:
-        errors.print("interrupted: everything received is stored; the same command goes on", style="yellow")
-    sys.exit(code or 0)
+        say("interrupted: everything received is stored; the same command goes on", style="yellow")
+    sys.exit(code)
 
 
 def _given_by_name() -> None:

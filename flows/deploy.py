@@ -21,15 +21,12 @@ from http import HTTPStatus
 from importlib.resources import as_file, files
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
-from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
-from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas import actions, filters, responses
 from prefect.events.schemas.automations import Automation, AutomationCore
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
-from flows.prefect_server import DEPLOYMENTS, save_results_storage
-from flows.prefect_server.caretaker import POOLS, Post
+from flows.prefect_server import DEPLOYMENTS, caretaker, save_results_storage
 from tapir_core.errors import EngineError
 
 _WORKERS_SECONDS = 90.0
@@ -48,44 +45,42 @@ def deploy(root: str, *, again: bool) -> list[str]:
     Raises:
         EngineError: Prefect refuses the deployments.
     """
-    made = []
     save_results_storage(root)
     with get_client(sync_client=True) as client:
+        pools = {each.name for each in client.read_work_pools()}
         template = ProcessWorker.get_default_base_job_template()
-        for pool in POOLS:
-            with suppress(ObjectAlreadyExists):
-                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
-                made.append(f"work pool {pool}")
-        for wanted in automations():
-            if install_automation(client, wanted):
-                made.append(f"automation {wanted.name!r}")
+        for pool in sorted({*caretaker.POOLS} - pools):
+            client.create_work_pool(actions.WorkPoolCreate(name=pool, type="process", base_job_template=template))
+        installed = [each.name for each in automations() if install_automation(client, each)]
         standing = standing_deployments(client, DEPLOYMENTS)
-        missing = [name for name in DEPLOYMENTS if name not in standing or is_foreign(standing[name])]
+    missing = [name for name in DEPLOYMENTS if name not in standing or is_foreign(standing[name])]
     if missing or again:
         with kept_changes(DEPLOYMENTS):
             _apply()
-    return [*made, *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing))]
+    return [
+        *(f"work pool {pool}" for pool in caretaker.POOLS if pool not in pools),
+        *(f"automation {name!r}" for name in installed),
+        *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing)),
+    ]
 
 
-def wait_for_workers(api: str, posts: Sequence[Post], *, is_alive: Callable[[], bool]) -> None:
+def wait_for_workers(api: str, posts: Sequence[caretaker.Post], *, is_alive: Callable[[], bool]) -> None:
     """Wait until this machine's workers have said that they are there.
 
     Raises:
         EngineError: one does not come.
     """
-    deadline, waiting = time.monotonic() + _WORKERS_SECONDS, list(posts)
+    deadline = time.monotonic() + _WORKERS_SECONDS
     with get_client(sync_client=True) as client:
-        while waiting:
-            found = {name for pool in {post.pool for post in waiting} for name in online_workers(client, pool)}
-            waiting = [post for post in waiting if post.name not in found]
-            if waiting and (time.monotonic() > deadline or not is_alive()):
+        while waiting := [post for post in posts if post.name not in online_workers(client, post.pool)]:
+            if time.monotonic() > deadline or not is_alive():
                 raise EngineError(f"no worker came to {' and '.join(post.label for post in waiting)} at {api}")
-            time.sleep(0.3 if waiting else 0)
+            time.sleep(0.3)
 
 
 def online_workers(client: SyncPrefectClient, pool: str) -> list[str]:
     """Names of the workers of a pool that have given a sign of life; none where there is no such pool."""
-    online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
+    online = filters.WorkerFilter(status=filters.WorkerFilterStatus(any_=["ONLINE"]))
     try:
         return [worker.name for worker in client.read_workers_for_work_pool(pool, worker_filter=online)]
     except PrefectHTTPStatusError as error:
@@ -111,19 +106,19 @@ def kept_changes(deployments: Sequence[str]) -> Iterator[None]:
                     client.update_deployment_schedule(new.id, schedule.id, active=True)
             variables = {**old.job_variables, **new.job_variables}
             if variables != new.job_variables:
-                client.update_deployment(new.id, DeploymentUpdate(job_variables=variables))
+                client.update_deployment(new.id, actions.DeploymentUpdate(job_variables=variables))
             was_on = {each.name: each.enabled for each in triggers}
             for each in triggers_of(client, new):
                 if was_on.get(each.name, each.enabled) != each.enabled:
                     (client.pause_automation if each.enabled else client.resume_automation)(each.id)
 
 
-def is_foreign(deployment: DeploymentResponse) -> bool:
+def is_foreign(deployment: responses.DeploymentResponse) -> bool:
     """Whether it starts a function that this version of tapir does not have: another version applied it."""
     return f"{deployment.entrypoint}\n" not in (files("deployments") / "prefect.yaml").read_text()
 
 
-def standing_deployments(client: SyncPrefectClient, names: Sequence[str]) -> dict[str, DeploymentResponse]:
+def standing_deployments(client: SyncPrefectClient, names: Sequence[str]) -> dict[str, responses.DeploymentResponse]:
     """Those of ``names`` that are there, by name."""
     found = {}
     for name in names:
@@ -132,7 +127,7 @@ def standing_deployments(client: SyncPrefectClient, names: Sequence[str]) -> dic
     return found
 
 
-def triggers_of(client: SyncPrefectClient, deployment: DeploymentResponse) -> list[Automation]:
+def triggers_of(client: SyncPrefectClient, deployment: responses.DeploymentResponse) -> list[Automation]:
     """The automations that start a deployment."""
     return client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
 
@@ -146,13 +141,12 @@ def automations() -> list[AutomationCore]:
 def install_automation(client: SyncPrefectClient, wanted: AutomationCore) -> bool:
     """Make the server hold ``wanted`` exactly once; one that was paused by hand stays paused. Whether it was made."""
     held = client.read_automations_by_name(wanted.name)
-    for twice in held[1:]:
-        client.delete_automation(twice.id)
     if held:
         wanted = wanted.model_copy(update={"enabled": held[0].enabled})
-        if AutomationCore.model_validate(held[0].model_dump()) == wanted:
-            return False
-        client.delete_automation(held[0].id)
+    if [AutomationCore.model_validate(each.model_dump()) for each in held] == [wanted]:
+        return False
+    for each in held:
+        client.delete_automation(each.id)
     client.create_automation(wanted)
     return True
 

@@ -1,26 +1,30 @@
 """The commands of `tapir`. Here is what they share: what a user gives them, and how they print.
 
-A module is imported when one of its commands is given. Only Prefect is imported later, by the functions that need it:
-its settings must stand in the environment before.
+All of it is imported when a command is given, and nothing by `tapir --help`. Only Prefect is imported later, by the
+functions that need it: its settings must stand in the environment before.
 """
 
 import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
+from inspect import getmembers, isfunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import jinja2
 import typer
-from rich.cells import cell_len
-from rich.console import Console, JustifyMethod
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from tapir_core.paths import RUN_RECORD
-
-if TYPE_CHECKING:
-    from tapir_core.reporting.page import Table
-    from tapir_core.run_folder import RunRef
+from tapir_core.reporting.page import Table
+from tapir_core.run_folder import RunRef
+from tapir_core.summary import formats
 
 __all__ = [
     "Also",
@@ -35,8 +39,10 @@ __all__ = [
     "print_rows",
     "print_table",
     "print_tables",
+    "print_words",
     "run_ref",
     "say",
+    "words",
 ]
 
 ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
@@ -59,10 +65,8 @@ _END = re.compile(r"[^\s–]*–\s*|[^\s–]+\s*")
 """An end of a span with its dash: `600 (590–`, `610)`."""
 
 
-def run_ref(name: str, root: str) -> "RunRef":
+def run_ref(name: str, root: str) -> RunRef:
     """The run that a user calls ``name``: its name below ``root``, its folder, or its address."""
-    from tapir_core.run_folder import RunRef
-
     if "://" in name:
         folder_of_runs, _, name = name.rstrip("/").rpartition("/")
         return RunRef(folder_of_runs, name)
@@ -82,23 +86,39 @@ def say(line: str) -> None:
     errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_tables(console: Console, *tables: "Table") -> None:
+def words(template: str, macro: str, **facts: object) -> list[str]:
+    """The lines that a macro of a template of this folder makes of the facts; blank ones are left out."""
+    made: str = getattr(_macros(template), macro)(**facts)
+    return [line.strip() for line in made.splitlines() if line.strip()]
+
+
+def print_words(console: Console, template: str, macro: str, **facts: object) -> None:
+    """Print what `words` makes of the facts."""
+    for line in words(template, macro, **facts):
+        print_line(console, line)
+
+
+@cache
+def _macros(template: str) -> object:
+    found = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, decimal=decimal)
+    return found.from_string((Path(__file__).parent / f"{template}.jinja2").read_text()).module
+
+
+def print_tables(console: Console, *tables: Table) -> None:
     """Those of the tables that have rows."""
-    for table in tables:
-        if table.rows:
-            print_table(console, table)
+    for table in filter(None, tables):
+        print_table(console, table)
 
 
 def print_rows(
     console: Console, columns: Sequence[str], rows: Iterable[tuple[str, ...]], *, text_columns: int = 1, title: str = ""
 ) -> None:
     """A table of which no report knows; ``text_columns`` as of a `Table`."""
-    from tapir_core.reporting.page import Table
-
     print_table(console, Table(title, tuple(columns), tuple(rows), text_columns=text_columns))
 
 
-def print_table(console: Console, table: "Table") -> None:
+def print_table(console: Console, table: Table) -> None:
     """Title, table and note, however narrow the terminal: text is broken, a figure never is.
 
     Columns of figures line up at the right. What does not fit by words stands closer, then spans break after their
@@ -114,7 +134,7 @@ def print_table(console: Console, table: "Table") -> None:
     console.print()
 
 
-def _lay_out(table: "Table", room: int) -> tuple[int, list[int]] | None:
+def _lay_out(table: Table, room: int) -> tuple[int, list[int]] | None:
     """Blanks between columns, and the width of each; nothing where they need more ``room``."""
     columns = [*zip(table.columns, *table.rows, strict=True)]
     natural = [max(map(cell_len, cells)) for cells in columns]
@@ -127,18 +147,27 @@ def _lay_out(table: "Table", room: int) -> tuple[int, list[int]] | None:
         ]
         spare = room - sum(widths) - gap * (len(widths) - 1)
         if spare >= 0:
-            # Text first, from the left, for it breaks within words; then the figures that lack least.
-            texts = [*range(table.text_columns)]
-            others = sorted(range(len(texts), len(widths)), key=lambda place: natural[place] - widths[place])
-            for place in (*texts, *others):
-                more = min(spare, natural[place] - widths[place])
+            # From the left: text first, for it breaks within words.
+            for place, wished in enumerate(natural):
+                more = min(spare, wished - widths[place])
                 widths[place], spare = widths[place] + more, spare - more
             return gap, widths
     return None
 
 
-def _print_columns(console: Console, table: "Table", gap: int, widths: list[int]) -> None:
+def _print_columns(console: Console, table: Table, gap: int, widths: list[int]) -> None:
+    columns = [
+        Column(
+            Text(name),
+            justify="left" if place < table.text_columns else "right",
+            width=widths[place],
+            overflow="fold",
+            header_style="dim",
+        )
+        for place, name in enumerate(table.columns)
+    ]
     shown = RichTable(
+        *columns,
         title=Text(table.title) if table.title else None,
         title_justify="left",
         title_style="bold",
@@ -146,9 +175,6 @@ def _print_columns(console: Console, table: "Table", gap: int, widths: list[int]
         pad_edge=False,
         padding=(0, gap, 0, 0),
     )
-    for place, (name, width) in enumerate(zip(table.columns, widths, strict=True)):
-        side: JustifyMethod = "left" if place < table.text_columns else "right"
-        shown.add_column(Text(name), justify=side, width=width, overflow="fold", header_style="dim")
     for row in table.rows:
         shown.add_row(*(Text(_broken(cell, width)) for cell, width in zip(row, widths, strict=True)))
     console.print(shown)
@@ -158,11 +184,11 @@ def _broken(cell: str, width: int) -> str:
     return " ".join(word if cell_len(word) <= width else word.replace("–", "–\n") for word in cell.split(" "))
 
 
-def _print_lists(console: Console, table: "Table") -> None:
+def _print_lists(console: Console, table: Table) -> None:
     if table.title:
         console.print(Text(table.title, style="bold"))
-    names = max(map(cell_len, table.columns))
+    longest = max(map(cell_len, table.columns))
+    names = [set_cell_size(name, longest) for name in table.columns[1:]]
     for row in table.rows:
-        console.print(Text(row[0]), soft_wrap=True)
-        for name, cell in zip(table.columns[1:], row[1:], strict=True):
-            console.print(Text(f"  {name}{' ' * (names - cell_len(name))}  {cell}"), soft_wrap=True)
+        cells = (f"  {name}  {cell}" for name, cell in zip(names, row[1:], strict=True))
+        console.print(Text("\n".join([row[0], *cells])), soft_wrap=True)

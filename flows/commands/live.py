@@ -6,54 +6,38 @@ reads snapshots only: it knows nothing of Prefect, of engines or of the store.
 """
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 
-from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands import print_tables, say
+from flows.commands import print_tables, say, words
 from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.reporting.page import report_path, sentence
-from tapir_core.reporting.tables import accuracy_table, rounds_table, seconds_table
+from tapir_core.reporting import page, tables
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.summary.formats import count, duration, round_name
+from tapir_core.summary.formats import count, duration
 from tapir_core.summary.types import RunSummary
-from tasks.outcomes import StageProgress
-from tasks.runtime import current
+from tasks import outcomes, runtime
 
 _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
-_TRIFLE_SECONDS = 1.0
-"""A step of a wave that asked nobody and took less than this is not worth a line."""
-
-_LIVE_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
-    ("Stage", "left"),
-    ("", "left"),
-    ("Shards", "right"),
-    ("Rows", "right"),
-    ("Rows/s", "right"),
-    ("Time", "right"),
-    ("Missing", "right"),
-    ("", "left"),
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One look at a run at work."""
 
-    stages: Sequence[StageProgress] = ()
+    stages: Sequence[outcomes.StageProgress] = ()
     """Oldest first."""
     spend: LiveSpend = field(default_factory=LiveSpend)
 
@@ -94,38 +78,29 @@ def shown_live(run: RunFolder, console: Console) -> Iterator[None]:
     from prefect import tags
 
     def look() -> Snapshot:
-        return Snapshot(runtime.progress.stages(), runtime.calls.spend())
+        return Snapshot(live.progress.stages(), live.calls.spend())
 
-    runtime = current(run)
+    live = runtime.current(run)
     with tags(TAG, f"run-{run.ref.name}"), live_display(look, console):
         yield
 
 
 @contextmanager
 def live_display(look: Callable[[], Snapshot], console: Console) -> Iterator[None]:
-    """Show a run at work for as long as the block lasts; a thread calls ``look`` about twice a second."""
-    lines, ended = PlainLines(only_ends=console.is_terminal), threading.Event()
-    shown = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+    """Show a run at work for as long as the block lasts; rich's own thread calls ``look`` about twice a second."""
+    lines = PlainLines(only_ends=console.is_terminal)
 
-    def refresh() -> None:
-        while not ended.wait(1 / _REFRESHES_PER_SECOND):
-            try:
-                snapshot = look()
-            except TapirError:
-                return  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
-            _print(console, lines.new_lines(snapshot))
-            if shown is not None:
-                shown.update(render_snapshot(snapshot), refresh=True)
+    def show() -> RenderableType:
+        try:
+            snapshot = look()
+        except TapirError:
+            return ""  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
+        _print(console, lines.new_lines(snapshot))
+        return render_snapshot(snapshot)
 
-    thread = threading.Thread(target=refresh, name="tapir-display", daemon=True)
     try:
-        with shown or nullcontext():
-            thread.start()
-            try:
-                yield
-            finally:
-                ended.set()
-                thread.join()
+        with Live(console=console, get_renderable=show, refresh_per_second=_REFRESHES_PER_SECOND, transient=True):
+            yield
     finally:
         last = look()
         _print(console, [*lines.new_lines(last), spend_line(last.spend)])
@@ -147,58 +122,45 @@ class PlainLines:
             due = self._due.get(key, 0.0)
             if stage.ended is not None and due < math.inf:
                 self._due[key] = math.inf
-                lines += [] if _is_trifle(stage) else [stage_line(stage)]
+                lines += words("live", "ended", stage=stage)
             elif stage.ended is None and not self._only_ends and stage.seconds >= due:
-                lines.append(_working_line(stage, snapshot.spend) if due else _start_line(stage))
+                lines += words("live", "working" if due else "started", stage=stage, asked=snapshot.spend)
                 self._due[key] = (stage.seconds // _LINE_SECONDS + 1) * _LINE_SECONDS if due else _LINE_SECONDS
         return lines
 
 
 def render_snapshot(snapshot: Snapshot) -> RenderableType:
     """The live part: a row for each stage at work, and the spend."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name, place in _LIVE_COLUMNS:
-        table.add_column(name, justify=place, no_wrap=place == "right")
     at_work = [stage for stage in snapshot.stages if stage.ended is None]
+    if not at_work:
+        return Text(spend_line(snapshot.spend))
+    figures = (Column(name, justify="right", no_wrap=True) for name in ("Shards", "Rows", "Rows/s", "Time", "Missing"))
+    table = Table("Stage", "", *figures, "", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for stage in at_work:
         table.add_row(
-            _name(stage.at),
+            _said("name", at=stage.at),
             _bar(stage),
             f"{stage.shards_done}/{stage.shards}",
             f"{count(stage.rows_done)}/{count(stage.rows)}" if stage.rows else "",
-            _rate(stage),
+            _said("rate", stage=stage),
             duration(stage.seconds),
             Text(count(stage.missing), style="yellow" if stage.missing else "dim"),
             stage.note,
         )
-    return Group(table, Text(spend_line(snapshot.spend), style="dim")) if at_work else Text(spend_line(snapshot.spend))
-
-
-def stage_line(stage: StageProgress) -> str:
-    """One line on a stage that ended."""
-    rows = f"{count(stage.rows_done)} rows in " if stage.rows_done else ""
-    rate = f" ({_rate(stage)} rows/s)" if stage.rows_done else ""
-    missing = f", {count(stage.missing)} missing" if stage.missing else ""
-    return f"{_name(stage.at)}: {rows}{duration(stage.seconds)}{rate}{missing}"
+    return Group(table, Text(spend_line(snapshot.spend), style="dim"))
 
 
 def spend_line(spend: LiveSpend) -> str:
     """What this start of the run has asked so far, the student's answers included."""
-    failed = sum(spend.failures.values())
-    kinds = ", ".join(f"{rows} {kind}" for kind, rows in sorted(spend.failures.items()))
-    return (
-        f"calls {count(spend.sent)} · from the store {count(spend.stored)} · "
-        f"tokens {count(spend.prompt_tokens)} in, {count(spend.completion_tokens)} out · {spend.usd:.2f} USD"
-        + (f" · failed {count(failed)} ({kinds})" if failed else "")
-    )
+    return _said("spend", spend=spend)
 
 
 def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
-    print_tables(console, rounds_table(summary), accuracy_table(summary), seconds_table(summary))
-    said = [sentence(name, summary) for name in ("state", "gain", "caution")]
-    for line in (*filter(None, said), f"Report: {report_path(summary)}", sentence("ui", summary)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_tables(console, tables.rounds_table(summary), tables.accuracy_table(summary), tables.seconds_table(summary))
+    said = [page.sentence(name, summary) for name in ("state", "gain", "caution")]
+    for sentence in (*filter(None, said), f"Report: {page.report_path(summary)}", page.sentence("ui", summary)):
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:
@@ -206,35 +168,11 @@ def _print(console: Console, lines: Sequence[str]) -> None:
         console.print(f"{datetime.now():%H:%M:%S}  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _start_line(stage: StageProgress) -> str:
-    shards = f" in {count(stage.shards)} shards" if stage.shards > 1 else ""
-    return f"{_name(stage.at)}: started" + (f", {count(stage.rows)} rows{shards}" if stage.rows else "")
+def _said(macro: str, **facts: object) -> str:
+    return "".join(words("live", macro, **facts))
 
 
-def _working_line(stage: StageProgress, spend: LiveSpend) -> str:
-    rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage) or 0} rows/s, " if stage.rows else ""
-    missing = f"{count(stage.missing)} missing, " if stage.missing else ""
-    note = f" · {stage.note}" if stage.note else ""
-    return f"{_name(stage.at)}: {rows}{missing}{duration(stage.seconds)}{note} · {spend_line(spend)}"
-
-
-def _name(at: StageAt) -> str:
-    """A stage with its place: `round 1 · wave 2 · candidates`, `S_0 · alpaca_eval · benchmark answers`."""
-    step = at.name.removeprefix("wave_").replace("_", " ")
-    who = at.model if at.round is None else round_name(at.round)
-    place = [who, f"wave {at.wave}" if at.wave else None, at.benchmark]
-    return " · ".join([*filter(None, place), step])
-
-
-def _bar(stage: StageProgress) -> RenderableType:
+def _bar(stage: outcomes.StageProgress) -> RenderableType:
     done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
     # A stage that counts nothing while it works shows that it is alive.
     return ProgressBar(total=max(1, whole), completed=done, width=20, pulse=whole <= 1)
-
-
-def _rate(stage: StageProgress) -> str:
-    return f"{stage.rows_done / stage.seconds:,.1f}" if stage.rows_done and stage.seconds > 0 else ""
-
-
-def _is_trifle(stage: StageProgress) -> bool:
-    return stage.at.wave is not None and not stage.rows_done and stage.seconds < _TRIFLE_SECONDS

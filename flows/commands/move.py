@@ -1,7 +1,6 @@
 """What is copied out of a root and verified: a run that nobody drives (`tapir move`), a student (`tapir export`)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +15,13 @@ from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError
 from tapir_core.paths import export_folder
-from tapir_core.reporting.report import model_card
-from tapir_core.reporting.run_progress import find_student
+from tapir_core.reporting import report, run_progress
 from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count, student_name
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
 
 
 def move(
@@ -47,9 +47,11 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
         raise ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
     with _unused(config):
-        with _progress(console) as on_file:
+        # A bar on a terminal, nothing elsewhere.
+        with Progress(*_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("copying and verifying", total=None)
             _copy_kept(RunFolder(ref), root, say)
-            done = copy_run(source, target, on_file=on_file)
+            done = copy_run(source, target, on_file=lambda _, size, total: bar.update(task, total=total, advance=size))
         was_there = f"; {count(done.already_there)} were there" if done.already_there else ""
         say(f"copied {count(done.files)} files, {count(done.bytes)} bytes{was_there}; all are verified")
         if remove:
@@ -77,19 +79,6 @@ def _unused(config: RunConfig) -> AbstractContextManager[object]:
     return nullcontext() if nobody else run_lease(config)
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("copying and verifying", total=None)
-
-        def on_file(_: str, size: int, total: int) -> None:
-            bar.update(task, total=total, advance=size)
-
-        yield on_file
-
-
 def _place(root: str) -> str:
     return root.rstrip("/") if "://" in root else str(Path(root).resolve())
 
@@ -108,8 +97,8 @@ def export(
     """`tapir export`."""
     use = (files("tasks.engines") / "exported_student.md").read_text().rstrip()
     run = RunFolder(run_ref(name, root))
-    number = find_student(run, which)
+    number = run_progress.find_student(run, which)
     folder = Storage(to or export_folder(run.ref.name, number))
-    written = export_student(run, number, folder, model_card(run, number, use), on_file=say)
+    written = export_student(run, number, folder, report.model_card(run, number, use), on_file=say)
     say(f"{len(written)} files, all verified")
     print_line(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")

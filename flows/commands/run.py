@@ -29,15 +29,12 @@ from tapir_core.calls import Failure
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
-from tapir_core.reporting.benchmarks import require_round_figures
-from tapir_core.reporting.estimate_table import benchmark_table, role_table, stage_table
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting import benchmarks, estimate_table, page
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.summary import summarise
-from tasks.asking import chat, make_request
-from tasks.runtime import close_all, current
+from tasks import asking, runtime
 
 
 def estimate(
@@ -56,7 +53,12 @@ def estimate(
 
 def print_estimate(console: Console, estimate: Estimate) -> None:
     """The tables, who has no price, and what the figures rest on."""
-    print_tables(console, stage_table(estimate), role_table(estimate), benchmark_table(estimate))
+    print_tables(
+        console,
+        estimate_table.stage_table(estimate),
+        estimate_table.role_table(estimate),
+        estimate_table.benchmark_table(estimate),
+    )
     for line in estimate.unknown_prices:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print("Assumptions", style="bold")
@@ -85,7 +87,7 @@ def run(
     settings = read_config(config, overrides or [], name, until=until)
     summary = drive(settings, distil, say=say, until=until, amend=amend)
     print_summary(console, summary)
-    require_round_figures(summary, settings.evaluation.each_round)
+    benchmarks.require_round_figures(summary, settings.evaluation.each_round)
 
 
 def report(name: RunName, root: Root = "runs") -> None:
@@ -128,7 +130,7 @@ def ask_again(
     """
     rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
     if not (rounds or changed_stages(run) or (go_on and not is_done(run, None))):
-        console.print(sentence("nothing", also_terminal))
+        console.print(page.sentence("nothing", also_terminal))
     else:
         with connected(run.ref), shown_live(run, console):
             # Not before: Prefect reads its settings when it is imported.
@@ -141,13 +143,13 @@ def ask_again(
             if go_on:
                 say("going on with the run")
                 distill(run.ref)
-            console.print(sentence("changes", stale, go_on), highlight=False)
+            console.print(page.sentence("changes", stale, go_on), highlight=False)
             if stale and not go_on:
                 console.print(
                     f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
                 )
     if go_on:
-        require_round_figures(summarise(run), run.config.evaluation.each_round)
+        benchmarks.require_round_figures(summarise(run), run.config.evaluation.each_round)
 
 
 def _print_counts(console: Console, counts: list[dict[str, int]]) -> None:
@@ -165,21 +167,21 @@ def ask(
     """`tapir ask`."""
     run = RunFolder(run_ref(name, root))
     trained = run.trained_rounds
-    if not trained or (round_number is not None and round_number not in trained):
-        wanted = "no round" if round_number is None else f"round {round_number}"
+    number = round_number if round_number is not None or not trained else trained[-1]
+    if number is None or number not in trained:
+        wanted = "no round" if number is None else f"round {number}"
         raise ConfigError(
             f"run {run.ref.name!r} has {'trained rounds ' + str(trained) if trained else 'trained nothing yet'}, so "
             f"{wanted} can answer; see `tapir status {run.ref.name}`"
         )
-    number = trained[-1] if round_number is None else round_number
-    runtime = current(run)
-    student = runtime.student(number)
+    live = runtime.current(run)
+    student = live.student(number)
     say(f"S_{number} of run {run.ref.name}")
     try:
-        request = make_request(run, "answer", student.identity, chat(text), run.config.student.sampling)
-        outcome = runtime.calls.ask([request], student.source)[0]
+        request = asking.make_request(run, "answer", student.identity, asking.chat(text), run.config.student.sampling)
+        outcome = live.calls.ask([request], student.source)[0]
     finally:
-        close_all()
+        runtime.close_all()
     if isinstance(outcome, Failure):
         raise EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
     console.print(outcome.text, markup=False, highlight=False)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import Root, console, say
+from flows.commands import Root, console, print_words, say
 from flows.prefect_server import (
     DEPLOYMENTS,
     enter_server,
@@ -45,9 +45,7 @@ def up(
     for made in deploy(root, again=stood is None):
         say(f"applied {made}")
     wait_for_workers(server.api, posts, is_alive=lambda: living_server(root) is not None)
-    console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it", highlight=False)
-    console.print(f"deployments: {', '.join(DEPLOYMENTS)}", highlight=False)
-    console.print(f"workers: {', '.join(post.label for post in posts)}, for runs in {root!r}", highlight=False)
+    print_words(console, "server", "up", server=server, deployments=DEPLOYMENTS, posts=posts, root=root)
 
 
 def down(root: Root = "runs") -> None:
@@ -62,11 +60,7 @@ def apply_deployments(root: Root = "runs") -> None:
     # Not before: Prefect reads its settings when it is imported.
     from flows.deploy import deploy
 
-    for made in deploy(root, again=True):
-        console.print(f"applied {made}", highlight=False)
-    console.print(
-        f"workers that you start: {worker_settings(root)} prefect worker start …", highlight=False, soft_wrap=True
-    )
+    print_words(console, "server", "deployed", made=deploy(root, again=True), settings=worker_settings(root))
 
 
 standin_app = typer.Typer(no_args_is_help=True)

@@ -1,24 +1,20 @@
 """`tapir status`: how far runs are, read from their folders, and what they paid, from their store."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands import Root, console, print_line, print_table, run_ref
+from flows.commands import Root, console, print_table, print_tables, print_words, run_ref, words
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmarks import benchmark_states_tables
-from tapir_core.reporting.page import Table
-from tapir_core.reporting.run_progress import RunProgress, read_progress
-from tapir_core.run_folder import RunFolder, RunRef, runs_of
+from tapir_core.reporting import benchmarks, page, run_progress
+from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.store_admin.rows import is_there
 from tapir_core.summary import RunReader
-from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
+from tapir_core.summary.formats import NOTHING, count, minutes, number, score, student_name
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")
@@ -30,83 +26,38 @@ def status(
 ) -> None:
     """`tapir status`."""
     if name is None:
-        _print_runs(console, root)
+        _print_runs(root)
     else:
-        _print_status(console, run_ref(name, root))
+        _print_run(RunFolder(run_ref(name, root)))
 
 
-class _Stores(ExitStack):
-    """The stores of runs, each opened once; what is not there, or cannot be read, says so and ends nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._opened: dict[str, AnswerStore | TapirError | None] = {}
-
-    def usd(self, run: RunFolder) -> float | None:
-        """What teacher and judge were paid, or may be, for the run over all its starts; None where there is no store.
-
-        Raises:
-            TapirError: the store cannot be read.
-        """
-        url = store_url(run.config)
-        if url not in self._opened:
-            try:
-                self._opened[url] = self.enter_context(AnswerStore(url, patient=False)) if is_there(url) else None
-            except TapirError as error:
-                self._opened[url] = error
-        store = self._opened[url]
-        if isinstance(store, TapirError):
-            raise store
-        if store is None:
-            return None
-        try:
-            store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
-            return sum(each.usd for each in store.spend_by_role(run.record.id).values())
-        except SQLAlchemyError as error:
-            raise TapirError(f"the call store cannot be read: {getattr(error, 'orig', error)}") from error
-
-
-def _print_runs(console: Console, root: str) -> None:
+def _print_runs(root: str) -> None:
     """One line for each run of a root.
 
     Raises:
         ConfigError: there is none.
     """
-    runs = [*runs_of(root)]
-    if not runs:
+    rows = tuple(map(_run_row, runs_of(root)))
+    if not rows:
         raise ConfigError(f"there is no run in {root!r}; start one with `tapir run configs/quickstart.toml`")
-    with _Stores() as stores:
-        rows = tuple(_run_row(run, stores) for run in runs)
-    print_table(console, Table("", _RUNS, rows, text_columns=3, note=_NOTE))
+    print_table(console, page.Table("", _RUNS, rows, text_columns=3, note=" ".join(words("status", "note"))))
 
 
-def _print_status(console: Console, ref: RunRef) -> None:
+def _print_run(run: RunFolder) -> None:
     """Every stage of a run, with the rows that it holds, what it goes on without, and its seconds.
 
     Then its benchmarks, its score, what it paid and how long it may take.
     """
-    run = RunFolder(ref)
-    print_line(console, f"run {ref.name} in {ref.root}, created {run.record.created[:19]}")
+    print_words(console, "status", "run", ref=run.ref, created=run.record.created)
     look = RunReader(run)
-    progress = read_progress(look)
-    print_table(console, Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
-    for benchmark in benchmark_states_tables(look):
-        print_table(console, benchmark)
-    if progress.score is not None and progress.student is not None:
-        student = f"{student_name(progress.student)} on the held-out {progress.split} split"
-        print_line(console, f"{student}: {score_in_words(progress.score)}")
-    print_line(console, _spent(run))
-    if run.error:
-        print_line(console, f"the last start ended with: {run.error}")
-    if progress.stopped:
-        print_line(console, f"stopped early: {progress.stopped}")
-    elif progress.next_stage is None:
-        print_line(console, "done")
-    else:
-        print_line(console, f"next: {progress.next_stage}; {_left_in_words(progress)}")
+    progress = run_progress.read_progress(look)
+    print_table(console, page.Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
+    print_tables(console, *benchmarks.benchmark_states_tables(look))
+    usd, unknown = _usd(run)
+    print_words(console, "status", "state", run=run, progress=progress, usd=usd, unknown=unknown)
 
 
-def _stage_rows(look: RunReader, progress: RunProgress) -> Iterator[tuple[str, ...]]:
+def _stage_rows(look: RunReader, progress: run_progress.RunProgress) -> Iterator[tuple[str, ...]]:
     place = None
     for at, rows in progress.stages.items():
         manifest = look.manifest(at)
@@ -118,15 +69,12 @@ def _stage_rows(look: RunReader, progress: RunProgress) -> Iterator[tuple[str, .
         place = here
 
 
-def _run_row(run: RunFolder, stores: _Stores) -> tuple[str, ...]:
+def _run_row(run: RunFolder) -> tuple[str, ...]:
     try:
-        progress = read_progress(RunReader(run))
+        progress = run_progress.read_progress(RunReader(run))
     except (TapirError, ValueError, TypeError) as exc:
         return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
-    try:
-        usd = number(stores.usd(run))
-    except TapirError:
-        usd = NOTHING
+    usd = number(_usd(run)[0])
     done = sum(rows is not None for rows in progress.stages.values())
     scored = "" if progress.student is None else f"{student_name(progress.student)} {score(progress.score)}"
     left = NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else ""
@@ -134,28 +82,19 @@ def _run_row(run: RunFolder, stores: _Stores) -> tuple[str, ...]:
     return run.ref.name, run.record.created[:10], following, f"{done}/{len(progress.stages)}", scored, usd, left
 
 
-def _spent(run: RunFolder) -> str:
+def _usd(run: RunFolder) -> tuple[float | None, str]:
+    """What teacher and judge were paid, or may be, for the run over all its starts, and why that is not known.
+
+    Nothing where there is no store.
+    """
     try:
-        with _Stores() as stores:
-            usd = stores.usd(run)
+        url = store_url(run.config)
+        if not is_there(url):
+            return None, ""
+        with AnswerStore(url, patient=False) as store:
+            store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
+            return sum(each.usd for each in store.spend_by_role(run.record.id).values()), ""
+    except SQLAlchemyError as error:
+        return None, f"the call store cannot be read: {getattr(error, 'orig', error)}"
     except TapirError as error:
-        return f"what it spent is not known: {error}"
-    cap = run.config.budget.usd
-    of = "" if cap is None else f" of at most {number(cap)}"
-    return (
-        f"{number(usd or 0.0)} USD spent{of} on teacher and judge, "
-        "over all starts (requests without a known cost count in full)"
-    )
-
-
-def _left_in_words(progress: RunProgress) -> str:
-    if progress.seconds_left is None:
-        return "how long it takes is known once a round is done"
-    return f"about {minutes(progress.seconds_left)} of work left, by what its stages took so far and its estimate"
-
-
-_NOTE = (
-    "Accuracy is that of the last student that was scored, on the held-out test split where there is one, with its "
-    "95 % interval. USD of teacher and judge over all starts; requests without a known cost count in full. Left is "
-    "what the stages that are left take; those that overlap count in full, and the stop rule may end a run sooner."
-)
+        return None, str(error)

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -37,11 +37,11 @@ from tapir_core.paths import (
     prefect_home,
     prefect_results,
 )
+from tapir_core.processes import Holder
 from tapir_core.run_folder import RunRef
 from tapir_core.storage import Patience, client_settings, on_this_machine
 from tapir_core.text import digest
-from tasks.engines.keys import keyless_environment
-from tasks.engines.supervisor import start_child
+from tasks.engines import keys, supervisor
 
 __all__ = [
     "DATABASE_VARIABLE",
@@ -142,10 +142,8 @@ def connect_prefect(ref: RunRef) -> Iterator[str]:
 
 def named_server(root: str) -> str | None:
     """The API of the server that should stay, which may be away: that of ``PREFECT_API_URL``, or that of `tapir up`."""
-    if api := os.environ.get("PREFECT_API_URL", "").rstrip("/"):
-        return api
     kept = _kept_server(root)
-    return None if kept is None else kept.api
+    return os.environ.get("PREFECT_API_URL", "").rstrip("/") or (kept.api if kept else None)
 
 
 def find_server(root: str) -> str | None:
@@ -155,9 +153,7 @@ def find_server(root: str) -> str | None:
         MissingPrerequisite: nothing answers at the named one, or it wants a password.
     """
     api = named_server(root)
-    if api is None:
-        return None
-    if is_healthy(api):
+    if api is not None and is_healthy(api):
         check_entry(api)
         return api
     if os.environ.get("PREFECT_API_URL"):
@@ -218,7 +214,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
             stderr=output,
             start_new_session=True,
         )
-    started: float = psutil.Process(process.pid).create_time()
+    started = psutil.Process(process.pid).create_time()
     server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, started, gpu_workers)
     on_this_machine(root).write_bytes(SERVER_RECORD, json.dumps(asdict(server)).encode())
     try:
@@ -247,7 +243,9 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
 
     What flow runs and task runs return goes to ``results``, a run's folder, or below a root that is on S3.
     """
-    settings = {
+    remote = results_setting(root)
+    local = None if results is None or remote else str(on_this_machine(results).local(RESULTS).absolute())
+    return {
         "PREFECT_HOME": str(on_this_machine(root).local(prefect_home()).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -258,16 +256,16 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
+        **({"PREFECT_LOCAL_STORAGE_PATH": local} if local else {}),
+        **remote,
     }
-    remote = results_setting(root)
-    if results is not None and not remote:
-        settings["PREFECT_LOCAL_STORAGE_PATH"] = str(on_this_machine(results).local(RESULTS).absolute())
-    return settings | remote
 
 
 def prepare_prefect(root: str, *, results: str | None = None) -> None:
     """Put `own_settings` into the environment of this process, which has not imported Prefect yet."""
-    os.environ.update(_with_home(own_settings(root, results=results)))
+    os.environ.update(own_settings(root, results=results))
+    # Prefect makes its home, but not the folders above it.
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 
 def enter_server(api: str, root: str) -> None:
@@ -283,11 +281,14 @@ def enter_server(api: str, root: str) -> None:
 
 def server_environment(root: str, address: str) -> dict[str, str]:
     """The environment of a server: no key but Prefect's own, and where its pages find the API."""
-    settings = _with_home(own_settings(root))
-    # By default a restarted server has forgotten who holds its concurrency limits, and they are taken for ever.
-    settings["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
-    given = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
-    return {**keyless_environment(), **given, **settings, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
+    return {
+        **keys.keyless_environment(),
+        **{name: value for name, value in os.environ.items() if name.startswith("PREFECT_")},
+        **own_settings(root),
+        # By default a restarted server has forgotten who holds its concurrency limits, and they are taken for ever.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_UI_API_URL": f"{address}/api",
+    }
 
 
 def server_command(port: int) -> list[str]:
@@ -374,13 +375,18 @@ def save_results_storage(root: str) -> None:
 
 @contextmanager
 def _own_server(ref: RunRef) -> Iterator[str]:
-    """The API of a server that stands as long as the block lasts."""
+    """The API of a server that stands as long as the block lasts.
+
+    The one that Prefect's own client starts where no address is set does not do: it has no pages, is given every key
+    that we have, and outlives a process that is killed.
+    """
     check_own_password()
     log = on_this_machine(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
-    port = _free_port()
-    address = f"http://127.0.0.1:{port}"
-    child = start_child(
-        server_command(port), env=server_environment(ref.root, address), log_path=log, name="Prefect server"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address, command = f"http://127.0.0.1:{port}", server_command(port)
+    child = supervisor.start_child(
+        command, env=server_environment(ref.root, address), log_path=log, name="Prefect server"
     )
     try:
         wait_until_healthy(address, log, lambda: child.poll() is None)
@@ -399,12 +405,6 @@ def _send_last_logs() -> None:
         APILogHandler().flush()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _kept_server(root: str) -> PrefectServer | None:
     try:
         server = PrefectServer(**json.loads(on_this_machine(root).read_bytes(SERVER_RECORD)))
@@ -415,12 +415,7 @@ def _kept_server(root: str) -> PrefectServer | None:
 
 def _is_ours(server: PrefectServer) -> bool:
     """Whether the recorded process still is that caretaker, and no later process with its number."""
-    try:
-        process = psutil.Process(server.pid)
-        same = abs(process.create_time() - server.process_started) < 0.05
-        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    return not replace(Holder.this_process(), pid=server.pid, process_started=server.process_started).is_gone()
 
 
 def _asynchronous(url: str) -> str:
@@ -429,12 +424,6 @@ def _asynchronous(url: str) -> str:
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise ConfigError("--postgres: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
     return f"postgresql+asyncpg://{rest}"
-
-
-def _with_home(settings: dict[str, str]) -> dict[str, str]:
-    """The settings, with the folder that they name: Prefect makes its home, but not the folders above it."""
-    Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-    return settings
 
 
 def _status(url: str) -> int:

@@ -6,37 +6,27 @@ that never answers ends it. Limits: one machine; a flow run whose worker dies is
 retried.
 """
 
-import contextlib
+import math
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from flows.prefect_server import (
-    answers,
-    is_healthy,
-    own_settings,
-    server_command,
-    server_environment,
-    wait_until_healthy,
-)
+from flows.prefect_server import answers, own_settings, server_command, server_environment, wait_until_healthy
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
 from tapir_core.storage import on_this_machine
-from tasks.engines.machine import GPUS_VARIABLE, share_out, visible_gpus
-from tasks.engines.supervisor import Child, start_child
+from tasks.engines import machine, supervisor
 
-POOLS = ("tapir-cpu", "tapir-gpu")
+CPU_POOL, GPU_POOL = POOLS = ("tapir-cpu", "tapir-gpu")
 """Flows run on the first; what takes a GPU for itself runs on the second."""
-
-LIMITS = {"tapir-gpu": 1}
-"""Flow runs that a worker of the pool takes at once; no limit where none stands."""
 
 _POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -45,18 +35,19 @@ _FLOW_GRACE_SECONDS = 20.0
 _GRACE_SECONDS = 5.0
 
 
+@dataclass
 class Kept:
     """A child process that is started again when it ends."""
 
-    def __init__(
-        self, name: str, argv: Sequence[str], env: dict[str, str], log: Path, may_start: Callable[[], bool]
-    ) -> None:
-        self.name = name
-        self.child: Child | None = None
-        self._command = (argv, env, log)
-        self._may_start = may_start
-        self._started = self._not_before = 0.0
-        self._pause = 1.0
+    name: str
+    command: Sequence[str]
+    env: dict[str, str]
+    log: Path
+    may_start: Callable[[], bool]
+    child: supervisor.Child | None = None
+    _started: float = -math.inf
+    _pause: float = 1.0
+    """Between two starts of a child that dies soon."""
 
     def tend(self) -> None:
         """Start the child if it is not there and its time has come."""
@@ -64,25 +55,22 @@ class Kept:
         if self.child is not None and self.child.poll() is not None:
             lived_long = now - self._started > _LONG_LIFE_SECONDS
             self._pause = 1.0 if lived_long else min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
-            self._not_before = now + (0.0 if lived_long else self._pause)
             print(f"{self.name} ended with {self.child.poll()}; it is started again", flush=True)
             self.child = None
-        if self.child is None and now >= self._not_before and self._may_start():
-            argv, env, log = self._command
+        if self.child is None and now >= self._started + self._pause and self.may_start():
             self._started = now
-            self.child = start_child(argv, env=env, log_path=log, name=self.name)
+            self.child = supervisor.start_child(self.command, env=self.env, log_path=self.log, name=self.name)
 
     def end(self) -> None:
         """End the child, and before it what it started: a worker that ends leaves its flow runs no time."""
         if self.child is None:
             return
-        started: list[psutil.Process] = []
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):
             started = psutil.Process(self.child.pid).children()
-        for each in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.terminate()
-        psutil.wait_procs(started, timeout=_FLOW_GRACE_SECONDS)
+            for each in started:
+                with suppress(psutil.NoSuchProcess):
+                    each.terminate()
+            psutil.wait_procs(started, timeout=_FLOW_GRACE_SECONDS)
         self.child.terminate(_GRACE_SECONDS)
 
 
@@ -138,27 +126,21 @@ def staff(gpu_workers: int) -> list[Post]:
     Raises:
         ConfigError: there are fewer GPUs than workers for them.
     """
-    gpus = visible_gpus()
+    gpus = machine.visible_gpus()
     if gpus and len(gpus) < gpu_workers:
         raise ConfigError(f"--gpu-workers {gpu_workers}: this machine has {len(gpus)} GPUs; start no more workers")
-    shares = share_out(gpus, gpu_workers) if gpu_workers > 1 else [[]]
-    cpu, gpu = POOLS
-    return [Post(cpu), *(Post(gpu, number, tuple(share)) for number, share in enumerate(shares, start=1))]
+    shares = machine.share_out(gpus, gpu_workers) if gpu_workers > 1 else [[]]
+    return [Post(CPU_POOL), *(Post(GPU_POOL, number, tuple(share)) for number, share in enumerate(shares, start=1))]
 
 
 def _worker(post: Post, root: str, api: str) -> Kept:
-    pool = post.pool
-    argv = [sys.executable, "-m", "flows.server_away", "worker", "start", "--pool", pool, "--name", post.name]
+    argv = [sys.executable, "-m", "flows.server_away", "worker", "start", "--pool", post.pool, "--name", post.name]
     argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
-    argv += ["--limit", str(LIMITS[pool])] if pool in LIMITS else []
-    pool_exists = f"{api}/work_pools/{pool}"
-    return Kept(
-        post.label,
-        argv,
-        worker_environment(post, root, api),
-        on_this_machine(root).local(worker_log(post.label)),
-        lambda: is_healthy(api) and answers(pool_exists),
-    )
+    # One flow run at a time has the GPUs.
+    argv += ["--limit", "1"] if post.pool == GPU_POOL else []
+    log = on_this_machine(root).local(worker_log(post.label))
+    env = worker_environment(post, root, api)
+    return Kept(post.label, argv, env, log, lambda: answers(f"{api}/work_pools/{post.pool}"))
 
 
 def worker_environment(post: Post, root: str, api: str) -> dict[str, str]:
@@ -172,7 +154,7 @@ def worker_environment(post: Post, root: str, api: str) -> dict[str, str]:
         # deployments/prefect.yaml says `python`: the one that has this package.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         ROOT_VARIABLE: root,
-        **({GPUS_VARIABLE: ",".join(post.gpus)} if post.gpus else {}),
+        **({machine.GPUS_VARIABLE: ",".join(post.gpus)} if post.gpus else {}),
     }
 
 

@@ -1,17 +1,19 @@
 """What `tapir doctor` looks at: the machine and the root of all runs, the Prefect server, and one configuration.
 
-Here is what a check finds, and how checks are made: side by side, each within its own time, none hiding the others.
+Here is what a check finds, and how checks are made: side by side, each within its own time, none hiding the others. A
+check gathers facts; what they mean and what helps stands in `findings.jinja2`.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
+from flows.commands import words
 from tapir_core.errors import TapirError
 
-__all__ = ["Check", "Finding", "Level", "examine", "fault", "ok", "told", "warning"]
+__all__ = ["Check", "Finding", "Level", "examine", "fault_of", "finding"]
 
 Level = Literal["ok", "warning", "fault"]
 """A fault stops a run or an operation, a warning may."""
@@ -41,25 +43,18 @@ class Check:
     limit_seconds: float = 15.0
 
 
-def ok(found: str) -> Finding:
-    """Nothing is to be done."""
-    return Finding("", "ok", found)
+def finding(macro: str, **facts: object) -> Finding:
+    """What ``macro`` of `findings.jinja2` says of these facts."""
+    said = "\n".join(words("diagnosis/findings", macro, **facts))
+    found, _, remedy = said.partition("\n→ ")
+    level, _, found = found.partition(":")
+    return Finding("", cast(Level, level), " ".join(found.split()), "" if level == "ok" else remedy)
 
 
-def warning(found: str, remedy: str) -> Finding:
-    """Works, but perhaps not as wanted."""
-    return Finding("", "warning", found, remedy)
-
-
-def fault(found: str, remedy: str) -> Finding:
-    """Does not work."""
-    return Finding("", "fault", found, remedy)
-
-
-def told(message: str, remedy: str = "") -> Finding:
+def fault_of(message: str, remedy: str = "") -> Finding:
     """The fault of an error message, which says its remedy after a semicolon; ``remedy`` where it does not."""
     found, _, said = message.partition("; ")
-    return fault(found, said or remedy)
+    return Finding("", "fault", found, said or remedy)
 
 
 def examine(checks: Sequence[Check]) -> list[Finding]:
@@ -67,27 +62,21 @@ def examine(checks: Sequence[Check]) -> list[Finding]:
 
     A check that is still at work at its limit is a fault, and is left behind: it ends with the process.
     """
-    found: dict[int, Finding] = {}
+    found: dict[Check, Finding] = {}
 
-    def look(place: int, check: Check) -> None:
-        found[place] = _look(check)
+    def look(check: Check) -> None:
+        try:
+            found[check] = check.look()
+        except TapirError as error:
+            found[check] = fault_of(str(error), check.remedy)
+        except Exception as error:  # whatever breaks one check is a fault of its part, and the others are made
+            found[check] = Finding("", "fault", f"{type(error).__name__}: {error}", check.remedy)
 
     started = time.monotonic()
-    threads = [threading.Thread(target=look, args=each, daemon=True) for each in enumerate(checks)]
-    for thread in threads:
+    threads = {check: threading.Thread(target=look, args=[check], daemon=True) for check in checks}
+    for thread in threads.values():
         thread.start()
-    for thread, check in zip(threads, checks, strict=True):
+    for check, thread in threads.items():
         thread.join(max(0.0, check.limit_seconds - (time.monotonic() - started)))
-    return [
-        replace(found.get(place) or fault(f"no answer within {check.limit_seconds:g} s", check.remedy), part=check.part)
-        for place, check in enumerate(checks)
-    ]
-
-
-def _look(check: Check) -> Finding:
-    try:
-        return check.look()
-    except TapirError as error:
-        return told(str(error), check.remedy)
-    except Exception as error:  # whatever breaks one check is a fault of its part, and the others are made
-        return fault(f"{type(error).__name__}: {error}", check.remedy)
+    late = {each: Finding("", "fault", f"no answer within {each.limit_seconds:g} s", each.remedy) for each in checks}
+    return [replace(found.get(each, late[each]), part=each.part) for each in checks]

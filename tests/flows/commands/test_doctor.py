@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.commands.diagnosis import Finding
-from flows.commands.doctor import findings_json, print_findings
+from flows.commands.diagnosis.command import findings_json, print_findings
 from tests.doubles.provider import FakeProvider, Text
 from tests.doubles.shapes import SHAPES
 from tests.students import make_checkpoint

@@ -13,7 +13,6 @@ from flows.commands.live import (
     print_summary,
     render_snapshot,
     spend_line,
-    stage_line,
 )
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import ConfigError
@@ -84,10 +83,10 @@ def test_a_step_of_a_wave_that_asks_nobody_is_not_worth_a_line() -> None:
 def test_a_stage_of_a_benchmark_says_which() -> None:
     judged = StageAt("benchmark_replies", 0, benchmark="mt_bench")
     read = StageAt("benchmark_items", benchmark="mt_bench")
-    assert stage_line(make_stage(judged, ended=True, rows_done=20, seconds=10)).startswith(
-        "S_0 · mt_bench · benchmark replies: 20 rows in 10"
-    )
-    assert stage_line(make_stage(read, ended=True)).startswith("mt_bench · benchmark items: ")
+    stages = [make_stage(judged, ended=True, rows_done=20, seconds=10), make_stage(read, ended=True)]
+    first, second = PlainLines().new_lines(Snapshot(stages))
+    assert first.startswith("S_0 · mt_bench · benchmark replies: 20 rows in 10")
+    assert second.startswith("mt_bench · benchmark items: ")
 
 
 def test_the_live_part_shows_only_the_stages_at_work() -> None:
@@ -132,7 +131,8 @@ def test_a_display_leaves_when_the_run_fails() -> None:
 
 
 def test_a_line_without_rows_has_no_rate() -> None:
-    assert stage_line(make_stage(StageAt("pool"), ended=True, seconds=3, rows=0)) == "pool: 3.0 s"
+    stage = make_stage(StageAt("pool"), ended=True, seconds=3, rows=0)
+    assert PlainLines().new_lines(Snapshot([stage])) == ["pool: 3.0 s"]
 
 
 def test_the_final_tables_say_how_it_went_and_where_to_look(tmp_path: Path) -> None:

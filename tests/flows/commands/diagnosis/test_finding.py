@@ -2,7 +2,7 @@
 
 import threading
 
-from flows.commands.diagnosis import Check, Finding, examine, ok, warning
+from flows.commands.diagnosis import Check, Finding, examine
 from tapir_core.errors import MissingPrerequisite
 
 
@@ -11,7 +11,7 @@ def test_a_check_that_breaks_or_hangs_is_a_fault_and_hides_no_other() -> None:
 
     def hang() -> Finding:
         forever.wait()
-        return ok("at last")
+        return Finding("", "ok", "at last")
 
     def lack() -> Finding:
         raise MissingPrerequisite("there is no key; export one")
@@ -24,7 +24,7 @@ def test_a_check_that_breaks_or_hangs_is_a_fault_and_hides_no_other() -> None:
             Check("hangs", hang, "reboot", limit_seconds=0.05),
             Check("lacks", lack, "unused"),
             Check("breaks", fail, "call a plumber"),
-            Check("works", lambda: warning("slow", "wait"), "unused"),
+            Check("works", lambda: Finding("", "warning", "slow", "wait"), "unused"),
         ]
     )
     forever.set()

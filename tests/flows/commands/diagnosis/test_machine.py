@@ -7,14 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.run import machine_checks
+from flows.commands.diagnosis import Check, Finding, examine
+from flows.commands.diagnosis.checks import checks_of
 from tapir_core.config import EndpointEngine, ReplicasEngine, StudentEngine, VllmEngine
+from tests.run_config import make_config
 
 
 def look(part: str, engine: StudentEngine | None = None) -> Finding:
-    (found,) = examine([each for each in machine_checks(engine) if each.part == part])
+    (found,) = examine([each for each in checks(engine) if each.part == part])
     return found
+
+
+def checks(engine: StudentEngine | None) -> list[Check]:
+    given = make_config(Path("runs"))
+    student = given.student.model_copy(update={"engine": engine})
+    return checks_of("runs", given.model_copy(update={"student": student}) if engine else None)
 
 
 def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -47,7 +54,7 @@ def test_an_environment_without_vllm_is_none_for_a_student() -> None:
 
 def test_a_student_of_another_server_needs_no_environment() -> None:
     engine = EndpointEngine(base_url="http://127.0.0.1:9/v1")
-    assert "student environment" not in [each.part for each in machine_checks(engine)]
+    assert "student environment" not in [each.part for each in checks(engine)]
 
 
 @pytest.fixture

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.run import root_checks
+from flows.commands.diagnosis.checks import checks_of
 from tapir_core.calls import AnswerStore, root_store_url
 from tapir_core.paths import STORE
+from tests.run_config import make_config
 
 
 def look(root: Path | str, store_url: str | None = None) -> dict[str, Finding]:
-    return {each.part: each for each in examine(root_checks(str(root), store_url))}
+    config = None if store_url is None else make_config(Path(root), calls={"store_url": store_url})
+    wanted = [each for each in checks_of(str(root), config) if each.part in ("storage", "disk", "store")]
+    return {each.part: each for each in examine(wanted)}
 
 
 def test_a_root_with_a_store_is_well(tmp_path: Path) -> None:

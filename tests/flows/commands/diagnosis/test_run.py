@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.run import read_run, run_checks
+from flows.commands.diagnosis.checks import read_run, run_checks
 from tapir_core.config import RunConfig
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider, Status

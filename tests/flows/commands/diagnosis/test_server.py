@@ -9,9 +9,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 
-from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis import server as server_module
-from flows.commands.diagnosis.server import server_check, server_parts
+from flows.commands.diagnosis import Check, Finding, checks, examine
+from flows.commands.diagnosis.checks import checks_of, server_parts
 from flows.deploy import automations, deploy
 from flows.prefect_server import DEPLOYMENTS, own_settings
 from flows.prefect_server.caretaker import POOLS
@@ -60,6 +59,11 @@ def _on_server(
         monkeypatch.setenv(name, value)
 
 
+def server_check(root: str) -> Check:
+    [found] = [each for each in checks_of(root) if each.part == "Prefect server"]
+    return found
+
+
 def look(root: Path) -> dict[str, Finding]:
     return {each.part: each for each in examine([server_check(str(root)), *server_parts(str(root))])}
 
@@ -68,7 +72,7 @@ def look(root: Path) -> dict[str, Finding]:
 def test_what_a_server_lacks_is_made_by_deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = {"POOLS": ("no-pool",), "DEPLOYMENTS": ("no/flow",), "AUTOMATIONS": {"none": "nothing is done"}}
     for name, value in lacking.items():
-        monkeypatch.setattr(server_module, name, value)
+        monkeypatch.setattr(checks, name, value)
     found = look(tmp_path)
     assert found["Prefect server"].level == "ok"
     for part in ("work pools", "deployments", "automations"):

@@ -1,0 +1,201 @@
+"""`tapir doctor`: every part that a run needs, what was found of it, and the remedy for each fault. Mends nothing.
+
+With `--try` one real request in each role: what is sent, what comes, what is read of it, its price. The first
+instruction of the pool is labelled, answered, expanded and refined, and every judge scores the teacher's answer against
+an empty-handed one. A few requests, paid like those of a run; nothing of them is kept.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from flows.commands import AsJson, Overrides, console
+from flows.commands.diagnosis import Finding, checks, examine
+from flows.driver import read_config
+from tapir_core import curriculum, judging, probing, prompts, sources
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Outcome, Request, Role
+from tapir_core.calls.wire import request_body
+from tapir_core.config import EndpointConfig, RunConfig, Sampling
+from tapir_core.errors import ConfigError
+from tapir_core.text import Unparsed, shorten
+from tasks.asking import chat
+from tasks.engines.endpoints import Endpoints, endpoint_source
+
+_STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
+_LONGEST = 400
+"""Characters of a prompt or reply that are shown."""
+_NO_ANSWER = "I do not know."
+"""Of the student, whom nobody asks here."""
+_TASK_TYPE = "Others"
+"""Where the teacher names none."""
+
+
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="TOML file; what it needs is checked too.")] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Folder of all runs; the configuration's, or `runs`, when left out.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    attempt: Annotated[
+        bool, typer.Option("--try", help="Ask teacher and judges once in each role, paid, and show what comes.")
+    ] = False,
+) -> None:
+    """`tapir doctor`."""
+    if (overrides or attempt) and config is None:
+        asks = "--try asks whom a" if attempt else "--set replaces a value of a"
+        raise ConfigError(f"{asks} configuration names; name its file: `tapir doctor CONFIG …`")
+    if attempt:
+        assert config is not None
+        raise typer.Exit(min(1, try_roles(read_config(config, overrides or []))))
+    found = diagnose(config, overrides or [], root)
+    if as_json:
+        typer.echo(findings_json(found))
+    else:
+        print_findings(console, found)
+    raise typer.Exit(int(any(each.level == "fault" for each in found)))
+
+
+def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str | None = None) -> list[Finding]:
+    """Look at every part of this machine and root, and at what a configuration needs, if one is given.
+
+    Args:
+        config: A TOML file.
+        overrides: Its `section.field=value`.
+        root: Folder of all runs; the configuration's where left out, and ``runs`` without one.
+    """
+    read, said = (None, []) if config is None else checks.read_run(config, overrides)
+    place = root or (read.run.root if read else "runs")
+    *found, server = examine(checks.checks_of(place, read))
+    # What is on a server is only asked of one that answers.
+    parts = [] if server.level == "fault" else examine(checks.server_parts(place))
+    return [*said, *found, server, *parts]
+
+
+def findings_json(findings: Sequence[Finding]) -> str:
+    """The findings as one JSON object."""
+    faults = sum(each.level == "fault" for each in findings)
+    return json.dumps({"faults": faults, "findings": [asdict(each) for each in findings]}, indent=1, ensure_ascii=False)
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """A row for each part; the remedy stands below what it mends."""
+    columns = Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold")
+    table = Table(*columns, box=None, show_header=False, padding=(0, 2, 0, 0))
+    for each in findings:
+        said = Text.assemble(each.found, (f"\n→ {each.remedy}" if each.remedy else "", "bold"))
+        table.add_row(Text(each.level, style=_STYLES[each.level]), each.part, said)
+    console.print(table)
+    levels = Counter(each.level for each in findings)
+    console.print(f"\nfaults {levels['fault']} · warnings {levels['warning']}", highlight=False)
+
+
+def try_roles(config: RunConfig) -> int:
+    """Ask teacher and judges as a run does, and show what comes; gives how many faults there are.
+
+    What an endpoint refuses is left out, and said, as a run does it.
+
+    Raises:
+        ConfigError: an endpoint refuses what must not be left out, or the pool cannot be read.
+        MissingPrerequisite: a key is not there, or nothing answers.
+    """
+    with TemporaryDirectory() as folder, ExitStack() as ended:
+        endpoints = Endpoints(config.calls.concurrency, Path(folder, "standin.log"))
+        ended.callback(endpoints.close)
+        store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
+        engine = ended.enter_context(CallEngine(store, config.calls, run="doctor", budget=config.budget))
+        trials = _Trials(engine, endpoints)
+        settled, found = probing.settle(config, {}, trials.ask)
+        for line in probing.in_words(found):
+            console.print(line, highlight=False)
+        _try_each(settled, trials.attempt)
+    return trials.faults
+
+
+def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
+    teacher, own = config.teacher, config.run.prompts
+    row = next(sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
+    text, system, at = row["instruction"], row["system"], ("teacher.endpoint", teacher.endpoint)
+    label = curriculum.Labelling(teacher.label_replies)
+    asked = chat(label.render(prompts.load_prompt("label", own), text))
+    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or _TASK_TYPE
+    taught = attempt("teach", *at, teacher.answering, chat(text, system), str)
+    expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, task_type)
+    attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
+    if config.curriculum.refine:
+        prompt = prompts.load_prompt(curriculum.refinement_prompt_name(task_type), own)
+        attempt("refine", *at, teacher.refining, chat(curriculum.render_refinement(prompt, text, system, taught)), str)
+    mode, judge = judging.mode_of(config.judge), config.judge
+    shown = {**row, "teacher": taught, "student": _NO_ANSWER}
+    for field, endpoint in judge.endpoints.items():
+        asked = chat(mode.render(prompts.load_prompt(judge.prompt, own), shown, mode.places(judge)[0]))
+        attempt("judge", field, endpoint, judge.sampling, asked, mode.parse, mode.schema)
+
+
+@dataclass
+class _Trials:
+    """Asks for real, and shows what was sent, what came and what was read of it."""
+
+    engine: CallEngine
+    endpoints: Endpoints
+    faults: int = 0
+
+    def ask(self, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
+        """What comes of one request to the endpoint that ``field`` sets, at once."""
+        live = endpoint.model_copy(update={"mode": "live"})
+        return self.engine.ask([request], endpoint_source(live, self.endpoints, field))[0]
+
+    def attempt(
+        self,
+        role: Role,
+        field: str,
+        endpoint: EndpointConfig,
+        sampling: Sampling,
+        messages: tuple[Message, ...],
+        parse: Callable[[str], Any],
+        schema: str = "",
+    ) -> str:
+        """Show one request in one role; gives what the stage reads of the reply, in words, empty where nothing."""
+        who = endpoint.answers_as("judge" if role == "judge" else "teacher")
+        request = Request(role, messages, who.model, who.identity, sampling, schema=schema)
+        started = time.monotonic()
+        outcome = self.ask(field, endpoint, request)
+        seconds = time.monotonic() - started
+        sent = request_body(request, endpoint_source(endpoint, self.endpoints, field)())
+        prompt = sent.pop("messages")[-1]["content"]
+        rows = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
+        if isinstance(outcome, Answer):
+            tokens = f"{outcome.prompt_tokens} + {outcome.completion_tokens} tokens"
+            ended = f"{outcome.finish_reason}; {tokens}, {outcome.usd:.6f} USD, {seconds:.1f} s"
+            rows |= {"came": shorten(outcome.text, _LONGEST), "ended": ended}
+        read, fault = _read(role, outcome, parse)
+        rows |= {name: said for name, said in {"read": shorten(read, _LONGEST), "fault": fault}.items() if said}
+        console.print(Text(f"{role} · {field}", style="bold"))
+        table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
+        for name, said in rows.items():
+            table.add_row(Text(name, style=_STYLES.get(name, "dim")), Text(said))
+        console.print(table)
+        self.faults += bool(fault)
+        return read
+
+
+def _read(role: Role, outcome: Outcome, parse: Callable[[str], Any]) -> tuple[str, str]:
+    """What a stage makes of a reply, in words, and why nothing can be made of it."""
+    if not isinstance(outcome, Answer):
+        return "", outcome.message
+    value = parse(outcome.text)
+    if isinstance(value, Unparsed):
+        return "", f"cannot be read: {value.reason}"
+    why = curriculum.unusable_reason(outcome.text, outcome.finish_reason) if role in ("teach", "refine") else None
+    return str(value), why or ""
