@@ -212,7 +212,7 @@ def distill_from_form(
 
     summary = drive(config, distil, say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)
-    shown = f"Report: {page.report_path(summary)}" if summary.next_stage is None else ""
+    shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
     return " ".join(filter(None, (page.sentence("state", summary), page.sentence("gain", summary), shown)))
 
 

@@ -390,9 +390,6 @@ def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *
 
 def _said(macro: str, **fields: object) -> str:
     """One of the messages of the template beside this module."""
-    import jinja2  # takes time that only those wait for who are refused
+    from tapir_core import sentences  # jinja takes time that only those wait for who are refused
 
-    words = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    words.filters["repr"] = repr
-    template = words.from_string(Path(__file__).with_name("run_folder.txt.jinja2").read_text(encoding="utf-8"))
-    return str(getattr(template.module, macro)(**fields))
+    return sentences.say(Path(__file__).with_name("run_folder.txt.jinja2"), macro, **fields)

@@ -7,24 +7,20 @@ functions that need it: its settings must stand in the environment before.
 import os
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
-from inspect import getmembers, isfunction
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jinja2
 import typer
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.filesize import decimal
 from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tapir_core import sentences
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.page import Table
 from tapir_core.run_folder import RunRef
-from tapir_core.summary import formats
 
 __all__ = [
     "Also",
@@ -88,21 +84,14 @@ def say(line: str) -> None:
 
 def words(template: str, macro: str, **facts: object) -> list[str]:
     """The lines that a macro of a template of this folder makes of the facts; blank ones are left out."""
-    made: str = getattr(_macros(template), macro)(**facts)
-    return [line.strip() for line in made.splitlines() if line.strip()]
+    said = sentences.say(Path(__file__).parent / f"{template}.jinja2", macro, **facts)
+    return [line.strip() for line in said.splitlines() if line.strip()]
 
 
 def print_words(console: Console, template: str, macro: str, **facts: object) -> None:
     """Print what `words` makes of the facts."""
     for line in words(template, macro, **facts):
         print_line(console, line)
-
-
-@cache
-def _macros(template: str) -> object:
-    found = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    found.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, decimal=decimal)
-    return found.from_string((Path(__file__).parent / f"{template}.jinja2").read_text()).module
 
 
 def print_tables(console: Console, *tables: Table) -> None:

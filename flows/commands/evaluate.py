@@ -19,14 +19,14 @@ from tapir_core.evaluation.alpaca_eval import (
     read_length_tables,
 )
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
+from tapir_core.formats import NOTHING, count, number
 from tapir_core.judging.estimates import Estimate, favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
-from tapir_core.reporting.page import Table, report_path, table_of
+from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.reporting.tables import students_table
 from tapir_core.summary import RunReader, summarise
-from tapir_core.summary.formats import NOTHING, count, number
 
 
 def evaluate(
@@ -117,7 +117,7 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
         print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
         if benchmarks:
             print_tables(console, benchmark_gains_table(RunReader(run), numbers, summary.best))
-        say(f"report: {report_path(summary)}")
+        say(f"report: {summary.report_path}")
         require_figures(summary, compared, benchmarks)
 
 

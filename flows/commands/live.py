@@ -22,10 +22,10 @@ from flows.commands import print_tables, say, words
 from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
+from tapir_core.formats import count, duration
 from tapir_core.reporting import page, tables
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.summary.formats import count, duration
 from tapir_core.summary.types import RunSummary
 from tasks import outcomes, runtime
 
@@ -159,7 +159,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     print_tables(console, tables.rounds_table(summary), tables.accuracy_table(summary), tables.seconds_table(summary))
     said = [page.sentence(name, summary) for name in ("state", "gain", "caution")]
-    for sentence in (*filter(None, said), f"Report: {page.report_path(summary)}", page.sentence("ui", summary)):
+    for sentence in (*filter(None, said), f"Report: {summary.report_path}", page.sentence("ui", summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 

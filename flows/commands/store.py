@@ -11,15 +11,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.filesize import decimal
 from sqlalchemy import Engine
 
 from flows.commands import AsJson, console, print_line, print_tables, print_words, say, words
 from tapir_core import store_admin
 from tapir_core.calls import root_store_url, store_tables
 from tapir_core.errors import TapirError
+from tapir_core.formats import NOTHING, count, data_size, percent
 from tapir_core.reporting.page import Table, table_of
-from tapir_core.summary.formats import NOTHING, count, percent
 from tapir_core.text import shorten
 
 store_app = typer.Typer(no_args_is_help=True)
@@ -179,7 +178,7 @@ _GROUPS: Sequence[tuple[str, Callable[[store_admin.AnswerGroup], str]]] = [
     ("prompt", lambda group: group.prompt_version or NOTHING),
     ("rows", lambda group: count(group.rows)),
     ("failed", lambda group: count(group.rows - group.statuses.get("answer", 0))),
-    ("text", lambda group: decimal(group.bytes)),
+    ("text", lambda group: data_size(group.bytes)),
     ("tokens", lambda group: count(group.prompt_tokens + group.completion_tokens)),
     ("USD", lambda group: f"{group.usd:,.2f}"),
     ("re-used", lambda group: count(group.reused)),
@@ -191,7 +190,7 @@ _DOOMED: Sequence[tuple[str, Callable[[store_admin.DoomedRows], str]]] = [
     ("identity", lambda each: shorten(each.identity, _IDENTITY_CHARACTERS)),
     ("asked first by", lambda each: each.run),
     ("rows", lambda each: count(each.rows)),
-    ("text", lambda each: decimal(each.bytes)),
+    ("text", lambda each: data_size(each.bytes)),
     ("tokens", lambda each: count(each.tokens)),
     ("USD", lambda each: f"{each.usd:,.2f}"),
 ]

@@ -19,8 +19,8 @@ from tapir_core import paths, randomness, sentences, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded
 from tapir_core.comparison.plan import RANDOM, Arm
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled, Values, paired_values, resample
+from tapir_core.formats import student_name
 from tapir_core.judging.estimates import share_interval
-from tapir_core.summary.formats import student_name
 
 BASIC = "S_0"
 """The row of what all arms start from."""

@@ -25,10 +25,10 @@ from tapir_core.config.load import check_config
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
 from tapir_core.estimate.workload import Pool, Scenario, Work, priors_of, scenarios, workload
+from tapir_core.formats import student_name
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import Asked, asked_in_roles, lines
-from tapir_core.summary.formats import student_name
 
 SAMPLE = 200
 """Instructions that are put into the real prompts."""

@@ -17,6 +17,7 @@ from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_se
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
+from tapir_core.formats import NOTHING, count, duration, number, percent
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.page import (
     COLOURS,
@@ -36,7 +37,6 @@ from tapir_core.reporting.page import (
     table_of,
 )
 from tapir_core.reporting.report import backbone_name
-from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 _LABEL_LETTERS = 30

@@ -25,9 +25,7 @@ from typing import Any, Protocol, TypeVar
 import jinja2
 from markupsafe import Markup, escape
 
-from tapir_core.paths import REPORT
-from tapir_core.summary import formats
-from tapir_core.summary.types import RunSummary
+from tapir_core import formats, sentences
 from tapir_core.task_types import TASK_TYPES
 
 logger = logging.getLogger(__name__)
@@ -164,13 +162,7 @@ def render(template: str, **fields: object) -> str:
 
 def sentence(name: str, *fields: object) -> str:
     """The sentence ``name`` of ``sentences.jinja2`` as plain text; empty where there is nothing to say."""
-    said: str = getattr(_environment().get_template("sentences.jinja2").module, name)(*fields)
-    return re.sub(r"\s*\n\s*", " ", said).strip()
-
-
-def report_path(summary: RunSummary) -> str:
-    """Where the report lies."""
-    return f"{summary.root}/{summary.name}/{REPORT}"
+    return re.sub(r"\s*\n\s*", " ", sentences.say(Path(__file__).with_name("sentences.jinja2"), name, *fields))
 
 
 @lru_cache(maxsize=1)
@@ -183,7 +175,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentence=sentence)
-    made.globals.update(report_path=report_path, markdown_table=markdown_table)
+    made.globals.update(markdown_table=markdown_table)
     made.filters.update(markdown_text=markdown_text, image_address=image_address)
     return made
 

@@ -18,6 +18,7 @@ from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
+from tapir_core.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots, tables
@@ -28,14 +29,12 @@ from tapir_core.reporting.page import (
     Table,
     render,
     render_page,
-    report_path,
     section_of,
     table_of,
 )
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, choose_examples, summarise
-from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
 from tapir_core.summary.types import Examples, RunSummary
 
 _EXAMPLES = 10
@@ -61,7 +60,7 @@ def write_report(run: RunFolder) -> str:
         estimate=kept_comparison(run, summary),
     )
     run.storage.write_bytes(REPORT, page.encode())
-    return report_path(summary)
+    return summary.report_path
 
 
 def render_report(
@@ -153,7 +152,7 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
         *benchmark_tables(summary, summary.compared, summary.benchmark_names),
         tables.decontamination_table(summary.decontamination),
     ]
-    path = report_path(summary)
+    path = summary.report_path
     address = "" if "://" in path else Path(path).absolute().as_uri()
     sections = [section_of(table) for table in shown if table]
     return render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)

@@ -9,9 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.reporting.page import Table, sentence, table_of
-from tapir_core.stages import lines
-from tapir_core.summary.formats import (
+from tapir_core.formats import (
     NOTHING,
     accuracy,
     count,
@@ -25,6 +23,8 @@ from tapir_core.summary.formats import (
     score,
     student_name,
 )
+from tapir_core.reporting.page import Table, sentence, table_of
+from tapir_core.stages import lines
 from tapir_core.summary.types import (
     ROLES,
     Decontamination,

@@ -11,6 +11,7 @@ import polars as pl
 
 from tapir_core.config import RunConfig
 from tapir_core.evaluation.statistics import PairedDifference
+from tapir_core.paths import REPORT
 from tapir_core.stages import Compared, StageAt
 from tapir_core.task_types import TASK_TYPES
 
@@ -273,6 +274,11 @@ class RunSummary:
     def done(self) -> bool:
         """True when no stage is left."""
         return self.next_stage is None
+
+    @property
+    def report_path(self) -> str:
+        """Where the report lies."""
+        return f"{self.root}/{self.name}/{REPORT}"
 
     @property
     def planned_rounds(self) -> int:

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from rich import filesize
+
 from tapir_core.paths import BACKBONE
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ def count(value: float | None) -> str:
 def number(value: float | None, digits: int = 2) -> str:
     """3.25."""
     return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def data_size(size_bytes: int) -> str:
+    """1.2 MB."""
+    return filesize.decimal(size_bytes)
 
 
 def percent(value: float | None) -> str:

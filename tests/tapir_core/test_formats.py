@@ -1,8 +1,7 @@
 import pytest
 
 from tapir_core.evaluation.statistics import PairedDifference
-from tapir_core.judging.estimates import Estimate
-from tapir_core.summary.formats import (
+from tapir_core.formats import (
     count,
     duration,
     gain,
@@ -13,6 +12,7 @@ from tapir_core.summary.formats import (
     score_in_words,
     student_name,
 )
+from tapir_core.judging.estimates import Estimate
 from tapir_core.summary.types import Gain, Score
 
 
