@@ -9,10 +9,10 @@ from prefect import tags
 
 from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages
-from tapir_core.formats import student_name
 from tapir_core.reporting.run_progress import failed_judgments, models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_REPLIES, HELDOUT, Compared, StageAt, benchmark_stages
+from tapir_core.summary.formats import student_name
 from tasks.artifacts import publish_run, publish_scores
 from tasks.benchmarks import forget_failed
 

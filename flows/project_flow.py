@@ -38,10 +38,10 @@ from flows.server_away import outlast_server
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.calls.budget import DRIVING, UNPAID
 from tapir_core.config import Caps
-from tapir_core.formats import NOTHING, count, duration, number, percent
 from tapir_core.reporting.page import Table, markdown_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
+from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tasks.artifacts import artifact_key
 from tasks.engines.logs import told_to
 from tasks.outcomes import StageProgress

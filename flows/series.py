@@ -23,12 +23,12 @@ from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_com
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
-from tapir_core.formats import duration
 from tapir_core.reporting import benchmarks, page
 from tapir_core.reporting.arms_report import conditions_of
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
+from tapir_core.summary.formats import duration
 from tapir_core.sweep import Outcome, Sweep, Swept, lacks_run
 from tasks import input_files, runtime
 

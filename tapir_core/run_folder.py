@@ -390,6 +390,6 @@ def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *
 
 def _said(macro: str, **fields: object) -> str:
     """One of the messages of the template beside this module."""
-    from tapir_core import sentences  # jinja takes time that only those wait for who are refused
+    from tapir_core.sentences import Sentences  # jinja takes time that only those wait for who are refused
 
-    return sentences.say(Path(__file__).with_name("run_folder.txt.jinja2"), macro, **fields)
+    return Sentences(Path(__file__).parent).say("run_folder.txt.jinja2", macro, **fields)

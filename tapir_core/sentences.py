@@ -1,30 +1,34 @@
-"""What is said to people stands in jinja templates beside the modules that say it, so that it is read as text.
+"""What is said to people stands in jinja templates beside the modules that say it, so that it is read as text."""
 
-Templates have the functions of `tapir_core.formats`. A field that one lacks is an error.
-"""
-
-from functools import cache
+from functools import cached_property
 from inspect import getmembers, isfunction
 from pathlib import Path
+from types import ModuleType
 
 import jinja2
 
-from tapir_core import formats
 
+class Sentences:
+    """The templates of a folder. A field that one lacks is an error."""
 
-def say(template: Path, macro: str, *values: object, **facts: object) -> str:
-    """What a macro of a template makes of its arguments, without blanks around it."""
-    return str(getattr(_read(template).module, macro)(*values, **facts)).strip()
+    def __init__(self, folder: Path, functions: ModuleType | None = None) -> None:
+        """Nothing is read yet; the templates have the ``functions`` of a module, and its `NOTHING`."""
+        self._folder, self._functions = folder, functions
 
+    def say(self, template: str, macro: str, *values: object, **facts: object) -> str:
+        """What a macro makes of its arguments, without blanks around it."""
+        return str(getattr(self._environment.get_template(template).module, macro)(*values, **facts)).strip()
 
-def paragraphs(template: Path, **facts: object) -> list[str]:
-    """What a template says: its paragraphs, each on one line; empty ones are left out."""
-    return [" ".join(said.split()) for said in _read(template).render(**facts).split("\n\n") if said.strip()]
+    def paragraphs(self, template: str, **facts: object) -> list[str]:
+        """What a template says: its paragraphs, each on one line; empty ones are left out."""
+        said = self._environment.get_template(template).render(**facts)
+        return [" ".join(each.split()) for each in said.split("\n\n") if each.strip()]
 
-
-@cache
-def _read(template: Path) -> jinja2.Template:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING)
-    environment.filters["repr"] = repr
-    return environment.from_string(template.read_text(encoding="utf-8"))
+    @cached_property
+    def _environment(self) -> jinja2.Environment:
+        loader = jinja2.FileSystemLoader(self._folder)
+        made = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        made.filters["repr"] = repr
+        if self._functions is not None:
+            made.globals.update(getmembers(self._functions, isfunction), NOTHING=self._functions.NOTHING)
+        return made

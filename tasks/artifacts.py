@@ -18,7 +18,6 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
-from tapir_core.formats import round_name, student_name
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_tables, figures_tables
 from tapir_core.reporting.judge_report import judge_tables, summarise_judge, write_judge_report
@@ -29,6 +28,7 @@ from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
 from tapir_core.reporting.tables import mfd_table, scores_table, shares_table, stages_table, students_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import summarise
+from tapir_core.summary.formats import round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
 

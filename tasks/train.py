@@ -31,7 +31,6 @@ from tapir_core.comparison.outcome import Training
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, EngineError, RunBusy, RunChanged
-from tapir_core.formats import duration
 from tapir_core.leases import RunLease
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
@@ -39,6 +38,7 @@ from tapir_core.run_files import fetch_stage, link_file, publish_stage
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import MIX, TRAIN, StageAt
 from tapir_core.storage import file_sha256
+from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
 from tasks.engines.backbone import matters

@@ -17,10 +17,11 @@ from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tapir_core import sentences
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.page import Table
 from tapir_core.run_folder import RunRef
+from tapir_core.sentences import Sentences
+from tapir_core.summary import formats
 
 __all__ = [
     "Also",
@@ -54,6 +55,7 @@ console = Console()
 errors = Console(stderr=True)
 """What it is at, and what went wrong."""
 
+_SENTENCES = Sentences(Path(__file__).parent, formats)
 _TEXT_CELLS = 12
 """How narrow a column of text may become, in cells of the terminal."""
 _WORD = re.compile(r"\S+\s*")
@@ -84,7 +86,7 @@ def say(line: str) -> None:
 
 def words(template: str, macro: str, **facts: object) -> list[str]:
     """The lines that a macro of a template of this folder makes of the facts; blank ones are left out."""
-    said = sentences.say(Path(__file__).parent / f"{template}.jinja2", macro, **facts)
+    said = _SENTENCES.say(f"{template}.jinja2", macro, **facts)
     return [line.strip() for line in said.splitlines() if line.strip()]
 
 

@@ -19,7 +19,6 @@ from tapir_core.evaluation.alpaca_eval import (
     read_length_tables,
 )
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
-from tapir_core.formats import NOTHING, count, number
 from tapir_core.judging.estimates import Estimate, favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
 from tapir_core.reporting.page import Table, table_of
@@ -27,6 +26,7 @@ from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.reporting.tables import students_table
 from tapir_core.summary import RunReader, summarise
+from tapir_core.summary.formats import NOTHING, count, number
 
 
 def evaluate(

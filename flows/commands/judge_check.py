@@ -22,7 +22,6 @@ from tapir_core.calls import OnOutcome, Outcome, run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import BudgetReached, IncompleteBatch
-from tapir_core.formats import NOTHING, count
 from tapir_core.judging import Verdict, mode_of
 from tapir_core.judging.check import (
     CheckPair,
@@ -41,6 +40,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import table_of
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
+from tapir_core.summary.formats import NOTHING, count
 from tapir_core.text import digest
 from tasks.asking import ask_judge, counts_of, missing_by_kind, read_verdicts, render_texts
 from tasks.runtime import Runtime

@@ -22,10 +22,10 @@ from flows.commands import print_tables, say, words
 from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.formats import count, duration
 from tapir_core.reporting import page, tables
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
+from tapir_core.summary.formats import count, duration
 from tapir_core.summary.types import RunSummary
 from tasks import outcomes, runtime
 

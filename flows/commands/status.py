@@ -9,12 +9,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from flows.commands import Root, console, print_table, print_tables, print_words, run_ref, words
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.formats import NOTHING, count, minutes, number, score, student_name
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting import benchmarks, page, run_progress
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.store_admin.rows import is_there
 from tapir_core.summary import RunReader
+from tapir_core.summary.formats import NOTHING, count, minutes, number, score, student_name
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")

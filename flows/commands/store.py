@@ -17,8 +17,8 @@ from flows.commands import AsJson, console, print_line, print_tables, print_word
 from tapir_core import store_admin
 from tapir_core.calls import root_store_url, store_tables
 from tapir_core.errors import TapirError
-from tapir_core.formats import NOTHING, count, data_size, percent
 from tapir_core.reporting.page import Table, table_of
+from tapir_core.summary.formats import NOTHING, count, data_size, percent
 from tapir_core.text import shorten
 
 store_app = typer.Typer(no_args_is_help=True)

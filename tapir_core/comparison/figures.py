@@ -19,13 +19,12 @@ from tapir_core import paths, randomness, sentences, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded
 from tapir_core.comparison.plan import RANDOM, Arm
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled, Values, paired_values, resample
-from tapir_core.formats import student_name
 from tapir_core.judging.estimates import share_interval
+from tapir_core.summary.formats import student_name
 
 BASIC = "S_0"
 """The row of what all arms start from."""
 
-_VERDICTS = Path(__file__).with_name("verdicts.txt.jinja2")
 _ENDS = ("low90", "high90", "low95", "high95")
 
 _Students = Mapping[int, Mapping[str, Graded]]
@@ -249,7 +248,8 @@ def verdicts(compared: ComparedArms) -> list[str]:
     arms = [each for each in compared.rows if each.costs and not each.exploratory and each.name != RANDOM]
     pairs = _pairs(compared, arms) if compared.concludes else ()
     shown = [(one, other, compared.differences.get((one.name, other.name))) for one, other in pairs]
-    return sentences.paragraphs(_VERDICTS, compared=compared, pairs=shown, first_few=text.first_few)
+    said = sentences.Sentences(Path(__file__).parent)
+    return said.paragraphs("verdicts.txt.jinja2", compared=compared, pairs=shown, first_few=text.first_few)
 
 
 def covers_sentence(compared: ComparedArms) -> str:

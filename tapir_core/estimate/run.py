@@ -25,10 +25,10 @@ from tapir_core.config.load import check_config
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
 from tapir_core.estimate.workload import Pool, Scenario, Work, priors_of, scenarios, workload
-from tapir_core.formats import student_name
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import Asked, asked_in_roles, lines
+from tapir_core.summary.formats import student_name
 
 SAMPLE = 200
 """Instructions that are put into the real prompts."""
@@ -389,8 +389,8 @@ def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
     config, evaluation, teacher = costs.config, costs.config.evaluation, costs.teacher
     asked = [(*key, each) for key, models in costs.asked.items() for each in models]
-    said = sentences.paragraphs(
-        Path(__file__).with_name("assumptions.txt.jinja2"),
+    said = sentences.Sentences(Path(__file__).parent).paragraphs(
+        "assumptions.txt.jinja2",
         config=config,
         pool=pool,
         evidence=costs.found,

@@ -17,7 +17,6 @@ from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_se
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
-from tapir_core.formats import NOTHING, count, duration, number, percent
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.page import (
     COLOURS,
@@ -37,6 +36,7 @@ from tapir_core.reporting.page import (
     table_of,
 )
 from tapir_core.reporting.report import backbone_name
+from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 _LABEL_LETTERS = 30
@@ -129,8 +129,8 @@ def conditions_of(
         [config.round(number) for number in config.round_numbers],
     )
     settings = [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
-    said = sentences.paragraphs(
-        Path(__file__).with_name("conditions.txt.jinja2"),
+    said = sentences.Sentences(Path(__file__).parent).paragraphs(
+        "conditions.txt.jinja2",
         config=config,
         comparison=comparison,
         others=others,

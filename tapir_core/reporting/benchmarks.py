@@ -13,13 +13,13 @@ from tapir_core.errors import NoFigure
 from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
 from tapir_core.evaluation.scores import SCORES, ItemValues, judgments_of
 from tapir_core.evaluation.statistics import ALL, PairedDifference, compare_paired
-from tapir_core.formats import NOTHING, count, number, points, student_name
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.run_progress import models_of
 from tapir_core.stages import Compared, StageAt, benchmark_stages
 from tapir_core.summary import RunReader
+from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.types import RunSummary
 
 DIFFERS = {"judge": "another judge", "prompt_version": "another prompt", "settings": "other settings"}

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import astuple
 
 from tapir_core.estimate.run import Estimate, Figures, Span, load_estimate
-from tapir_core.formats import NOTHING, count, duration, number
 from tapir_core.paths import ESTIMATE
 from tapir_core.reporting.page import Table
 from tapir_core.run_folder import RunFolder
+from tapir_core.summary.formats import NOTHING, count, duration, number
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
 _COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "Hours", "Steps")

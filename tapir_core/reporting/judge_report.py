@@ -16,7 +16,6 @@ import polars as pl
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import split_usable
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.judging import estimates, expected_orders
 from tapir_core.judging.estimates import WINNERS, Estimate
 from tapir_core.judging.orders import combine_judges
@@ -36,6 +35,7 @@ from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader
+from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.summary.types import Answer, Example
 from tapir_core.text import shorten
 

@@ -25,10 +25,13 @@ from typing import Any, Protocol, TypeVar
 import jinja2
 from markupsafe import Markup, escape
 
-from tapir_core import formats, sentences
+from tapir_core.sentences import Sentences
+from tapir_core.summary import formats
 from tapir_core.task_types import TASK_TYPES
 
 logger = logging.getLogger(__name__)
+
+_SENTENCES = Sentences(Path(__file__).parent, formats)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 GREY = "#8a8f98"
@@ -162,7 +165,7 @@ def render(template: str, **fields: object) -> str:
 
 def sentence(name: str, *fields: object) -> str:
     """The sentence ``name`` of ``sentences.jinja2`` as plain text; empty where there is nothing to say."""
-    return re.sub(r"\s*\n\s*", " ", sentences.say(Path(__file__).with_name("sentences.jinja2"), name, *fields))
+    return re.sub(r"\s*\n\s*", " ", _SENTENCES.say("sentences.jinja2", name, *fields))
 
 
 @lru_cache(maxsize=1)

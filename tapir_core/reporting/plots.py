@@ -16,7 +16,6 @@ import polars as pl
 from markupsafe import Markup
 
 from tapir_core.evaluation.statistics import ALL
-from tapir_core.formats import first_two_and_last, number, percent, round_name, student_name
 from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
 from tapir_core.reporting.page import (
@@ -32,6 +31,7 @@ from tapir_core.reporting.page import (
 )
 from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
+from tapir_core.summary.formats import first_two_and_last, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tapir_core.task_types import TASK_TYPES
 

@@ -18,7 +18,6 @@ from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
-from tapir_core.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots, tables
@@ -35,6 +34,7 @@ from tapir_core.reporting.page import (
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, choose_examples, summarise
+from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
 from tapir_core.summary.types import Examples, RunSummary
 
 _EXAMPLES = 10

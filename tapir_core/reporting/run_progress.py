@@ -12,7 +12,6 @@ from statistics import fmean
 from tapir_core.data.dataset import Manifest
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.run import load_estimate
-from tapir_core.formats import student_name
 from tapir_core.paths import BACKBONE, ESTIMATE
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import state_of
@@ -29,6 +28,7 @@ from tapir_core.stages import (
     plan,
 )
 from tapir_core.summary import RunReader, heldout_scores, summarise
+from tapir_core.summary.formats import student_name
 from tapir_core.summary.types import RoundSummary, Score
 
 _OUTPUTS = "outputs"

@@ -16,7 +16,6 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
-from tapir_core.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
 from tapir_core.paths import sweep_report_file
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import (
@@ -48,6 +47,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, lines
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader, marks_on_test, summarise
+from tapir_core.summary.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
 from tapir_core.sweep import Swept, finished_runs
 from tapir_core.text import digest

@@ -9,7 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.formats import (
+from tapir_core.reporting.page import Table, sentence, table_of
+from tapir_core.stages import lines
+from tapir_core.summary.formats import (
     NOTHING,
     accuracy,
     count,
@@ -23,8 +25,6 @@ from tapir_core.formats import (
     score,
     student_name,
 )
-from tapir_core.reporting.page import Table, sentence, table_of
-from tapir_core.stages import lines
 from tapir_core.summary.types import (
     ROLES,
     Decontamination,

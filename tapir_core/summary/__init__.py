@@ -21,7 +21,6 @@ from tapir_core.data.dataset import DatasetRef, Manifest
 from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import compare_paired
-from tapir_core.formats import round_name, student_name
 from tapir_core.judging import expected_orders
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import BACKBONE, training_file
@@ -41,6 +40,7 @@ from tapir_core.stages import (
     with_steps,
 )
 from tapir_core.summary import types
+from tapir_core.summary.formats import round_name, student_name
 from tapir_core.verifiable import is_correct, states_result
 
 _POOL = [StageAt(name) for name in ("pool", "teach", "label")]

@@ -26,8 +26,8 @@ from pydantic_core import to_jsonable_python
 
 from tapir_core import errors, paths
 from tapir_core.config import TrainingConfig
-from tapir_core.formats import duration
 from tapir_core.storage import Storage
+from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks.engines import keys, logs, machine, supervisor
 

@@ -8,7 +8,6 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.errors import NoFigure
-from tapir_core.formats import student_name
 from tapir_core.paths import BACKBONE, REPORT
 from tapir_core.reporting.benchmarks import (
     benchmark_gains_table,
@@ -25,6 +24,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import Compared, StageAt, plan
 from tapir_core.summary import RunReader, summarise
+from tapir_core.summary.formats import student_name
 from tapir_core.summary.types import RunSummary
 from tests.benchmark_runs import ALPACA, MT_BENCH
 from tests.run_builder import build_run

@@ -3,10 +3,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.formats import correlation, points
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.judge_report import JudgeRound, summarise_judge
 from tapir_core.reporting.page import sentence
+from tapir_core.summary.formats import correlation, points
 from tests.tapir_core.reporting.judged_rounds import EDGES, Change, judged_run
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tapir_core.evaluation.statistics import compare_paired
-from tapir_core.formats import number
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import headline_values
 from tapir_core.reporting.side_by_side import (
@@ -22,6 +21,7 @@ from tapir_core.reporting.side_by_side import (
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, benchmark_stages
 from tapir_core.summary import RunReader
+from tapir_core.summary.formats import number
 from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config

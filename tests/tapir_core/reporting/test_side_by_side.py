@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.formats import score
 from tapir_core.paths import sweep_report_file
 from tapir_core.reporting.page import Table
 from tapir_core.reporting.side_by_side import (
@@ -20,6 +19,7 @@ from tapir_core.reporting.side_by_side import (
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
+from tapir_core.summary.formats import score
 from tapir_core.summary.types import Usage
 from tapir_core.sweep import Swept
 from tests.run_builder import build_run

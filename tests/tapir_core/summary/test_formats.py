@@ -1,7 +1,8 @@
 import pytest
 
 from tapir_core.evaluation.statistics import PairedDifference
-from tapir_core.formats import (
+from tapir_core.judging.estimates import Estimate
+from tapir_core.summary.formats import (
     count,
     duration,
     gain,
@@ -12,7 +13,6 @@ from tapir_core.formats import (
     score_in_words,
     student_name,
 )
-from tapir_core.judging.estimates import Estimate
 from tapir_core.summary.types import Gain, Score
 
 
