@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, LogFilter, LogFilterFlowRunId
 from prefect.context import get_run_context
 from prefect.flow_engine import run_flow
 from prefect.states import AwaitingRetry
@@ -79,5 +79,5 @@ def test_a_child_that_was_done_is_begun_anew_when_its_parent_is_retried() -> Non
         client.set_flow_run_state(flow_run.id, AwaitingRetry(scheduled_time=datetime.now(UTC)), force=True)
         assert run_flow(parent, flow_run=client.read_flow_run(flow_run.id)) == {"number": 1}
         assert BEGUN == [1, 1]
-        started = [each for each in client.read_flow_runs(limit=20) if each.name == "child-1"]
+        started = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=["child-1"])))
     assert [each.state_name for each in started] == ["Completed", "Completed"]

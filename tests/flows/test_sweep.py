@@ -1,19 +1,14 @@
 """A sweep distils what lacks a finished run, in the order of the list; one that fails does not stop the others."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prefect import Task
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.distill import distill, round_flow
 from flows.forms import sweep_from_form
-from flows.project_flow import project_flow
 from flows.series import open_sweep, run_sweep
 from tapir_core.errors import ConfigError, EngineError, NoFigure
 from tapir_core.paths import sweep_report_file
@@ -128,13 +123,6 @@ def test_an_interrupt_ends_the_sweep(listed: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         sweep(listed, interrupted)
-
-
-@pytest.mark.parametrize("child", [project_flow("distill", run_name="a", child=True)(distill.fn), round_flow])
-def test_prefect_takes_no_child_of_an_earlier_start_for_one_of_this(child: Any) -> None:
-    of_this_start = r"_[0-9a-f]{32}-"
-    assert re.search(of_this_start, Task(child.fn).task_key)
-    assert not re.search(of_this_start, Task(distill.fn).task_key)
 
 
 def test_a_sweep_with_nothing_to_do_only_compares(listed: Path, tmp_path: Path) -> None:
