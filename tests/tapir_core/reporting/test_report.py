@@ -107,6 +107,8 @@ def test_a_backbone_that_states_no_result_has_its_score_explained(run: RunFolder
     assert "against 100.0 % of those of S_2" in said
     assert said in render_report(replace(summary, rounds=tuple(rounds)), None).replace("&#39;", "'")
     assert said in accuracy_table(replace(summary, rounds=tuple(rounds))).note
+    unscored = replace(summary, rounds=tuple(replace(each, scores=None) for each in rounds))
+    assert "format" not in render_report(unscored, None).split("<footer>")[0], "answered, and as yet nobody is scored"
 
 
 def test_the_same_folder_gives_the_same_report(run: RunFolder, page: str) -> None:
