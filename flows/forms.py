@@ -340,7 +340,7 @@ def _hold(lease: RunLease) -> Iterator[None]:
     _PATIENT(lease.acquire)
     try:
         yield
-    except Exception:
+    except Exception:  # raised again: only an interrupt leaves the lease
         lease.release()
         raise
     lease.release()

@@ -84,20 +84,19 @@ def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Calla
     log = run.workplace.local(log_file(f"replica-{taken.id}"))
     heart = Heart(f"replica {taken.id}", lambda: registry.beat(taken.id))
     heart.begin()
-    # Also after an error: the driver reads in the flow run's state why it ended.
-    leave = registry.remove
+    # After an interrupt: whether the driver replaces it depends on who ended the flow run.
+    leave = registry.abandon
     try:
         server, checkpoint = _make_server(run, taken, log, say)
-        return _Serving(registry, taken, server, log).serve(checkpoint, say)
-    except Exception:
-        raise
-    except BaseException:
-        # After an interrupt: whether the driver replaces it depends on who ended the flow run.
-        leave = registry.abandon
+        reason = _Serving(registry, taken, server, log).serve(checkpoint, say)
+        leave = registry.remove
+    except Exception:  # raised again: the driver reads in the flow run's state why it ended
+        leave = registry.remove
         raise
     finally:
         heart.stop()
         leave(taken.id)
+    return reason
 
 
 def _make_server(run: RunFolder, taken: Replica, log: Path, say: Callable[[str], None]) -> tuple[VllmServer, Path]:

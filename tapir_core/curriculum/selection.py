@@ -102,7 +102,7 @@ def select_seeds(
 @by_kind(SelectionRule)
 def choose_rows(rule: SelectionRule, rows: pl.DataFrame, rng: random.Random, used: Collection[str]) -> list[int]:
     """Row numbers of the seeds among ``rows``, the candidates in order of their ids."""
-    raise NotImplementedError
+    raise NotImplementedError  # never runs: `by_kind` names the kind that lacks it
 
 
 @choose_rows.register

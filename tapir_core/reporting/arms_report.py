@@ -124,10 +124,8 @@ def conditions_of(
         comparison: what is compared.
         others: stage → version of its code that made the figures, where it is not that of this tapir.
     """
-    used, rounds = (
-        sorted(stages.used_files(config, files).items()),
-        [config.round(number) for number in config.round_numbers],
-    )
+    used = sorted(stages.used_files(config, files).items())
+    rounds = [config.round(number) for number in config.round_numbers]
     settings = [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
     said = sentences.Sentences(Path(__file__).parent).paragraphs(
         "conditions.txt.jinja2",

@@ -123,7 +123,7 @@ def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) 
     Raises:
         MissingPrerequisite: its key is not there, or, when it is called, nothing listens.
     """
-    raise NotImplementedError
+    raise NotImplementedError  # never runs: `by_kind` names the kind that lacks it
 
 
 @endpoint_source.register

@@ -55,7 +55,7 @@ class Installed:
     """What it was built for, if that can be told."""
 
 
-class Students:
+class Students(ABC):
     """Gives endpoints for students. Thread-safe; where others serve them, there is nothing to start or to end.
 
     Asking for another student may end what answers with the last one: ask for one at a time.
@@ -87,18 +87,18 @@ class Students:
         """What gives the endpoint that answers with ``student``; nothing starts before it is called."""
         return lambda: self.endpoint(student)
 
+    @abstractmethod
     def endpoint(self, student: Student) -> Endpoint:
         """The endpoint that answers with ``student``; what serves it is started if need be.
 
         Raises:
             TapirError: there is none.
         """
-        raise NotImplementedError
 
-    def stop(self) -> None:
+    def stop(self) -> None:  # noqa: B027  # who has started nothing has nothing to end
         """End what was started, and return when its accelerators are free. It starts again when it is asked for."""
 
-    def abort(self) -> None:
+    def abort(self) -> None:  # noqa: B027  # who has started nothing has nothing to end
         """Make everybody who waits for an endpoint give up, from any thread."""
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class Launch:
     start_timeout_seconds: float
 
 
-class StudentServer(Students, ABC):
+class StudentServer(Students):
     """The `Students` that this process serves itself: a child that answers with one checkpoint at a time.
 
     It is an OpenAI-compatible server, kept while the same checkpoint is asked for.
