@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, insert, select, update
+import sqlalchemy as sa
 
 from tapir_core.calls.store_tables import (
     database_time,
@@ -58,7 +58,7 @@ class RunLease:
         self._engine = open_engine(store_url)
         self._patience = Patience(f"the lease of run {run_key}")
         self._heart = Heart(f"run {run_key}", self._beat)
-        self._row = select(leases).where(leases.c.run_key == run_key)
+        self._row = sa.select(leases).where(leases.c.run_key == run_key)
         self._ours = leases.c.run_key == run_key, leases.c.token == self.token
 
     def acquire(self) -> None:
@@ -73,7 +73,7 @@ class RunLease:
             (row,) = with_silence(connection, self._row.with_for_update())
             is_taken = row["token"] != self.token and not is_free(row)
             if not is_taken:
-                connection.execute(update(leases).where(leases.c.run_key == mine["run_key"]).values(mine))
+                connection.execute(sa.update(leases).where(leases.c.run_key == mine["run_key"]).values(mine))
         if is_taken:
             self._engine.dispose()
             raise busy(row)
@@ -113,11 +113,11 @@ class RunLease:
 
     def _drop(self) -> None:
         with writing(self._engine) as connection:
-            connection.execute(delete(leases).where(*self._ours))
+            connection.execute(sa.delete(leases).where(*self._ours))
 
     def _beat(self) -> None:
         with writing(self._engine) as connection:
-            connection.execute(update(leases).where(*self._ours).values(heartbeat=database_time(connection)))
+            connection.execute(sa.update(leases).where(*self._ours).values(heartbeat=database_time(connection)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class ReplicaRegistry:
         """Note that a replica of the student after round ``number`` is wanted; gives its id."""
         replica = secrets.token_hex(8)
         unserved = {"base_url": "", "concurrency": 0, "leaving": False}
-        wanted = insert(replicas).values(
+        wanted = sa.insert(replicas).values(
             id=replica, run_key=self.run_key, round=number, checkpoint=checkpoint, **unserved
         )
         with self._changing() as connection:
@@ -167,7 +167,7 @@ class ReplicaRegistry:
     def take(self, replica: str) -> Replica | None:
         """Make this process the one of a replica; nothing when it is wanted no more, or another process has it."""
         with self._changing() as connection:
-            free = update(replicas).where(replicas.c.id == replica, *self._untaken)
+            free = sa.update(replicas).where(replicas.c.id == replica, *self._untaken)
             taken = connection.execute(free.values(own_process(connection))).rowcount == 1
         return next((each for each in self.all() if each.id == replica), None) if taken else None
 
@@ -189,23 +189,25 @@ class ReplicaRegistry:
 
     def all(self) -> list[Replica]:
         """Every replica of the run, those that are gone included, in the order of their ids."""
-        return [_replica(row) for row in self._read(select(replicas).where(self._of_run).order_by(replicas.c.id))]
+        return [_replica(row) for row in self._read(sa.select(replicas).where(self._of_run).order_by(replicas.c.id))]
 
     def dismiss(self) -> list[str]:
         """Ask every replica to leave, and forget those that no worker has taken; gives the ids of the latter."""
         with self._changing() as connection:
-            forgotten = connection.scalars(delete(replicas).where(*self._untaken).returning(replicas.c.id)).all()
-            connection.execute(update(replicas).where(self._of_run).values(leaving=True))
+            forgotten = connection.scalars(sa.delete(replicas).where(*self._untaken).returning(replicas.c.id)).all()
+            connection.execute(sa.update(replicas).where(self._of_run).values(leaving=True))
         return list(forgotten)
 
     def remove(self, replica: str) -> None:
         """Forget a replica."""
         with self._changing() as connection:
-            connection.execute(delete(replicas).where(replicas.c.id == replica))
+            connection.execute(sa.delete(replicas).where(replicas.c.id == replica))
 
     def is_driven(self) -> bool:
         """Whether a driver of the run gave a sign of life within the last 60 s."""
-        return any(row["silent"] < LAPSE for row in self._read(select(leases).where(leases.c.run_key == self.run_key)))
+        return any(
+            row["silent"] < LAPSE for row in self._read(sa.select(leases).where(leases.c.run_key == self.run_key))
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -215,14 +217,14 @@ class ReplicaRegistry:
         """Write values into a row, and a heartbeat unless one is among them."""
         with self._changing() as connection:
             changed = {"heartbeat": database_time(connection), **values}
-            connection.execute(update(replicas).where(replicas.c.id == replica).values(changed))
+            connection.execute(sa.update(replicas).where(replicas.c.id == replica).values(changed))
 
     @contextmanager
-    def _changing(self) -> Iterator[Connection]:
+    def _changing(self) -> Iterator[sa.Connection]:
         with explained(_UNREACHABLE), writing(self._engine) as connection:
             yield connection
 
-    def _read(self, query: Select[Any]) -> list[dict[str, Any]]:
+    def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with explained(_UNREACHABLE), self._engine.connect() as connection:
             return with_silence(connection, query)
 

@@ -41,22 +41,13 @@ from tapir_core.data.dataset import DatasetRef, Part, read_part, write_part
 from tapir_core.errors import BudgetReached, ConfigError, Stopped
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import WAVE, Stage, StageAt, always
-from tasks.outcomes import (
-    Piece,
-    ShardIncomplete,
-    ShardOutcome,
-    StageOutcome,
-    Worked,
-    check_failed,
-    check_missing,
-    total,
-)
+from tasks import outcomes
 from tasks.runtime import current
 
 Plan = Callable[[RunFolder, StageAt], pl.DataFrame]
 """All rows that a sharded stage works on, in their order."""
 When = Callable[[RunConfig, StageAt], bool]
-Before = ShardOutcome | Exception
+Before = outcomes.ShardOutcome | Exception
 """What came of the shard that another one follows."""
 
 _LATE_TAGS: ContextVar[frozenset[str]] = ContextVar("late_tags", default=frozenset())
@@ -158,10 +149,12 @@ def _import_all_work() -> None:
         importlib.import_module(f"tasks.{module.name}")
 
 
-def stage_task(stage: Stage, *, when: When = always) -> Callable[[Callable[[RunFolder, StageAt], Worked]], Any]:
+def stage_task(
+    stage: Stage, *, when: When = always
+) -> Callable[[Callable[[RunFolder, StageAt], outcomes.Worked]], Any]:
     """The work of a stage in one task: ``function(run, at)`` makes its rows."""
 
-    def wrap(function: Callable[[RunFolder, StageAt], Worked]) -> Any:
+    def wrap(function: Callable[[RunFolder, StageAt], outcomes.Worked]) -> Any:
         @does(stage, when=when)
         @project_task(stage.name, run_name=stage.name + _of_wave(stage))
         def run_stage(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
@@ -183,7 +176,7 @@ def stage_task(stage: Stage, *, when: When = always) -> Callable[[Callable[[RunF
 
 def shard_task(
     stage: Stage, *, plan: Plan | None = None, when: When = always
-) -> Callable[[Callable[[RunFolder, StageAt, pl.DataFrame], Worked]], Any]:
+) -> Callable[[Callable[[RunFolder, StageAt, pl.DataFrame], outcomes.Worked]], Any]:
     """The work of a stage in shards: ``function(run, at, rows)`` does one.
 
     Its rows are a piece of the stage's ``plan``, or, of a stage whose shards follow another's, the part that the shard
@@ -196,12 +189,14 @@ def shard_task(
     if (plan is None) != bool(stage.shards_of):
         raise TypeError(f"stage {stage.name!r}: give its shards a plan=, or its declaration shards_of=, and not both")
 
-    def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], Worked]) -> Any:
+    def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], outcomes.Worked]) -> Any:
         named = f"{stage.name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(stage)}"
 
         @does(stage, when=when, in_shards=True, plan=plan)
         @project_task(stage.name, run_name=named, tags=("shard",))
-        def run_shard(ref: RunRef, at: StageAt, piece: Piece, after: Before | None = None) -> ShardOutcome:
+        def run_shard(
+            ref: RunRef, at: StageAt, piece: outcomes.Piece, after: Before | None = None
+        ) -> outcomes.ShardOutcome:
             run = RunFolder(ref)
             progress = current(run).progress
             with progress.attempt(at, piece.index):
@@ -216,9 +211,9 @@ def shard_task(
                     if why := progress.given_up.get(stage.asks):
                         raise ConfigError(why)
                     raise Stopped(f"{part.rows} rows are done and stored; the next start asks for the rest")
-                outcome: ShardOutcome = replace(worked, rows=part)  # type: ignore[arg-type, assignment]
+                outcome: outcomes.ShardOutcome = replace(worked, rows=part)  # type: ignore[arg-type, assignment]
                 if outcome.missing:
-                    raise ShardIncomplete(at, piece.index, outcome)
+                    raise outcomes.ShardIncomplete(at, piece.index, outcome)
             return outcome
 
         return run_shard
@@ -228,7 +223,7 @@ def shard_task(
 
 def _part(before: Before) -> Part:
     """What the shard before wrote, though it may lack rows; where it wrote nothing, its error says why."""
-    if isinstance(before, ShardIncomplete):
+    if isinstance(before, outcomes.ShardIncomplete):
         return before.outcome.rows
     if isinstance(before, Exception):
         raise before
@@ -236,7 +231,9 @@ def _part(before: Before) -> Part:
 
 
 @project_task("seal", run_name="seal {at}")
-def seal(ref: RunRef, at: StageAt, shards: list[ShardOutcome], seconds: float = 0.0) -> DatasetRef | State[Any]:
+def seal(
+    ref: RunRef, at: StageAt, shards: list[outcomes.ShardOutcome], seconds: float = 0.0
+) -> DatasetRef | State[Any]:
     """Write a sharded stage's manifest, of its shards in their order; without shards the stage holds.
 
     A benchmark may fail as much as it will: it has a limit of its own, above which there is no figure, and no decision
@@ -246,11 +243,11 @@ def seal(ref: RunRef, at: StageAt, shards: list[ShardOutcome], seconds: float = 
     run = RunFolder(ref)
     if not shards and (held := run.holds(at)) is not None:
         return cached(held)
-    made = total(shards)
+    made = outcomes.total(shards)
     if lacking := made.missing.get("budget"):
         raise BudgetReached(_budget_text(run, at, made, lacking))
-    check_failed(at, made, run.config)
-    check_missing(at, made, run.config.calls.max_missing_share)
+    outcomes.check_failed(at, made, run.config)
+    outcomes.check_missing(at, made, run.config.calls.max_missing_share)
     current(run).check_lease()
     sealed = run.seal(at, made.rows, accepted_missing=made.missing, counts={**made.counts, "seconds": seconds})
     current(run).forget_tables()
@@ -262,7 +259,7 @@ def cached(held: DatasetRef) -> State[Any]:
     return states.Completed(name="Cached", message=f"{held.path} holds: {held.rows} rows", data=held)
 
 
-def _budget_text(run: RunFolder, at: StageAt, made: StageOutcome, left: int) -> str:
+def _budget_text(run: RunFolder, at: StageAt, made: outcomes.StageOutcome, left: int) -> str:
     """What was reached, what is done, what is left of the stage and what it would cost at the price so far."""
     calls, done = current(run).calls, sum(part.rows for part in made.rows)
     # Of a stage that asks in several roles the price of one says nothing.

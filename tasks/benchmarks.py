@@ -12,17 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core.calls import (
-    Answer,
-    Failure,
-    Message,
-    OnOutcome,
-    Outcome,
-    Parsed,
-    Request,
-    ask_read,
-    forget_unread,
-)
+from tapir_core import calls
 from tapir_core.evaluation.benchmark import (
     Game,
     benchmark_of,
@@ -36,17 +26,8 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, BENCHMARK_REPLIES, BENCHMARK_SCORES, StageAt
 from tapir_core.stages.evaluation import item_files, output_files
 from tapir_core.text import Unparsed
+from tasks import asking
 from tasks._task import shard_task, stage_task
-from tasks.asking import (
-    ANSWER_COLUMNS,
-    answer_cells,
-    chat,
-    count_paid,
-    counts_of,
-    demand_stored,
-    make_request,
-    worked,
-)
 from tasks.engines.supervisor import ScriptRunner
 from tasks.input_files import check_benchmark_files
 from tasks.outcomes import Worked
@@ -59,7 +40,7 @@ class _Asked(NamedTuple):
     question_id: str
     turn: int
     text: str
-    outcome: Outcome
+    outcome: calls.Outcome
 
 
 @stage_task(BENCHMARK_ITEMS)
@@ -87,20 +68,20 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
     """Answers of S_r (or of the untouched backbone, or of a model's file) to some questions."""
     if at.model is not None:
         return _given(run, at, rows)
-    said: dict[str, tuple[Message, ...]] = dict.fromkeys(rows["question_id"], ())
+    said: dict[str, tuple[calls.Message, ...]] = dict.fromkeys(rows["question_id"], ())
     asked: list[_Asked] = []
     count = current(run).progress.row_counter(at)
     for turn in range(1, max(map(len, rows["turns"]), default=0) + 1):
         waiting = [row for row in rows.rows() if len(row[2]) >= turn and row[0] in said]
-        prompts = [(*said[name], Message("user", turns[turn - 1])) for name, _, turns in waiting]
+        prompts = [(*said[name], calls.Message("user", turns[turn - 1])) for name, _, turns in waiting]
         outcomes = _ask(run, at, [category for _, category, _ in waiting], prompts)
         for (name, _, turns), messages, outcome in zip(waiting, prompts, outcomes, strict=True):
             asked.append(_Asked(name, turn, turns[turn - 1], outcome))
-            if isinstance(outcome, Answer) and turn < len(turns):
-                said[name] = (*messages, Message("assistant", outcome.text))
+            if isinstance(outcome, calls.Answer) and turn < len(turns):
+                said[name] = (*messages, calls.Message("assistant", outcome.text))
                 continue
             del said[name]
-            count(missing=isinstance(outcome, Failure) and outcome.retryable)
+            count(missing=isinstance(outcome, calls.Failure) and outcome.retryable)
     return _answered(asked)
 
 
@@ -111,7 +92,7 @@ def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
     asked = [game for game in games if game.text is not None]
     judge, reasks = runtime.benchmark_judge(at.benchmark_name), run.config.evaluation.judged[at.benchmark_name].reasks
     requests, read, report = _requests(run, at, asked), _reader(run, at, asked), _report_questions(run, at, games)
-    parsed = ask_read(runtime.calls, requests, judge.source, read, reasks, on_outcome=report)
+    parsed = calls.ask_read(runtime.calls, requests, judge.source, read, reasks, on_outcome=report)
     replies = dict(zip((game.place for game in asked), parsed, strict=True))
     made = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
     kept = [row for row in made if row is not None]
@@ -128,9 +109,9 @@ def forget_failed(run: RunFolder, at: StageAt) -> int:
         ConfigError: the store lacks replies of judgments that are scored, which would be paid for again.
     """
     scored, failed = (_asked_for(run, at, status) for status in ("scored", "failed"))
-    demand_stored(run, at, _requests(run, at, scored), "`tapir evaluate`")
+    asking.demand_stored(run, at, _requests(run, at, scored), "`tapir evaluate`")
     reasks = run.config.evaluation.judged[at.benchmark_name].reasks
-    return forget_unread(current(run).calls, _requests(run, at, failed), _reader(run, at, failed), reasks)
+    return calls.forget_unread(current(run).calls, _requests(run, at, failed), _reader(run, at, failed), reasks)
 
 
 @stage_task(BENCHMARK_REPLIES, when=lambda c, at: at.benchmark not in c.evaluation.judged)
@@ -182,12 +163,12 @@ def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 
 
 def _ask(
-    run: RunFolder, at: StageAt, categories: Sequence[str], prompts: Sequence[tuple[Message, ...]]
-) -> list[Outcome]:
+    run: RunFolder, at: StageAt, categories: Sequence[str], prompts: Sequence[tuple[calls.Message, ...]]
+) -> list[calls.Outcome]:
     runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
     student, own = runtime.student(at.number), run.config.student.sampling
     requests = [
-        make_request(run, "answer", student.identity, messages, benchmark.answering(category, own))
+        asking.make_request(run, "answer", student.identity, messages, benchmark.answering(category, own))
         for category, messages in zip(categories, prompts, strict=True)
     ]
     return runtime.calls.ask(requests, student.source)
@@ -196,15 +177,15 @@ def _ask(
 def _answered(asked: Sequence[_Asked]) -> Worked:
     """A terminal failure keeps its row without a response; what another try may bring has none."""
     rows = [
-        (each.question_id, each.turn, *answer_cells(each.outcome))
+        (each.question_id, each.turn, *asking.answer_cells(each.outcome))
         for each in asked
-        if isinstance(each.outcome, Answer) or not each.outcome.retryable
+        if isinstance(each.outcome, calls.Answer) or not each.outcome.retryable
     ]
     outcomes = [each.outcome for each in asked]
     shown = [(f"{each.question_id}, turn {each.turn}", each.text) for each in asked]
-    return worked(
-        pl.DataFrame(rows, schema={"question_id": pl.String, "turn": pl.Int64, **ANSWER_COLUMNS}, orient="row"),
-        count_paid(outcomes),
+    return asking.worked(
+        pl.DataFrame(rows, schema={"question_id": pl.String, "turn": pl.Int64, **asking.ANSWER_COLUMNS}, orient="row"),
+        asking.count_paid(outcomes),
         pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
         outcomes,
     )
@@ -228,16 +209,16 @@ def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:
     return [game for exchange in exchanges_of(items, answers) for game in benchmark.games(exchange, prompts)]
 
 
-def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Request]:
+def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[calls.Request]:
     runtime, settings = current(run), run.config.evaluation.judged[at.benchmark_name]
     who = runtime.benchmark_judge(at.benchmark_name).identity
     prompts = {name: runtime.prompt(name) for name in settings.prompts}
     return [
-        make_request(
+        asking.make_request(
             run,
             "benchmark",
             who,
-            chat(game.text or ""),
+            asking.chat(game.text or ""),
             settings.sampling,
             prompt=prompts[game.prompt],
             top_logprobs=settings.logprobs_asked,
@@ -246,12 +227,12 @@ def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Reques
     ]
 
 
-def _reader(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> Callable[[int, Answer], Judgment | Unparsed]:
+def _reader(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> Callable[[int, calls.Answer], Judgment | Unparsed]:
     benchmark = judging(run.config, at.benchmark_name)
     return lambda place, answer: benchmark.read(asked[place], answer.text, dict(answer.logprobs))
 
 
-def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnOutcome:
+def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> calls.OnOutcome:
     """A callback that moves the progress of ``at`` by one row a question, told the outcomes of what is asked.
 
     A question has one judgment or several, and none that is asked where its answers are equal or failed.
@@ -262,10 +243,10 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnO
     for _ in {game.question_id for game in games} - left.keys():
         count()
 
-    def on_outcome(place: int, outcome: Outcome) -> None:
+    def on_outcome(place: int, outcome: calls.Outcome) -> None:
         question = asked[place]
         left[question] -= 1
-        if isinstance(outcome, Failure) and outcome.retryable:
+        if isinstance(outcome, calls.Failure) and outcome.retryable:
             lacking.add(question)
         if not left[question]:
             count(missing=question in lacking)
@@ -273,7 +254,7 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnO
     return on_outcome
 
 
-def _row(game: Game, reply: Parsed[Judgment] | None, judge: str) -> tuple[object, ...] | None:
+def _row(game: Game, reply: calls.Parsed[Judgment] | None, judge: str) -> tuple[object, ...] | None:
     """A row of the table; nothing for a reply that may still come."""
     if reply is not None and reply.retryable:
         return None
@@ -281,19 +262,21 @@ def _row(game: Game, reply: Parsed[Judgment] | None, judge: str) -> tuple[object
     if reply is not None:
         found, reason = reply.value, reply.reason
         # The judge's last words, or its provider's where there was no reply.
-        raw = reply.outcome.message if isinstance(reply.outcome, Failure) else reply.raw
+        raw = reply.outcome.message if isinstance(reply.outcome, calls.Failure) else reply.raw
     if found is None:
         return (*game.place, None, None, "", "failed", reason, raw, judge)
     return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
 
 
-def _judged(rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[Parsed[Judgment]]) -> Worked:
+def _judged(
+    rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[calls.Parsed[Judgment]]
+) -> Worked:
     made = pl.DataFrame(rows, schema=REPLIES, orient="row")
     reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
     shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
-    return worked(
+    return asking.worked(
         made,
-        {**counts_of(parsed), **reasons},
+        {**asking.counts_of(parsed), **reasons},
         pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
         [reply.outcome for reply in parsed],
     )

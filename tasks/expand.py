@@ -9,40 +9,13 @@ from collections import Counter
 
 import polars as pl
 
-from tapir_core.curriculum import (
-    Gated,
-    apply_gates,
-    candidate_rows,
-    compute_difficulty,
-    delta_of,
-    hard_count,
-    lacking,
-    paid_gates,
-    parse_expansion,
-    plan_wave,
-    quotas,
-    render_expansion,
-    supply_of,
-    text_gates,
-    unusable_reason,
-)
+from tapir_core import curriculum, stages
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.judging import expected_orders
 from tapir_core.judging.orders import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import (
-    EXPAND,
-    EXPANSION_REJECTED,
-    SELECT,
-    WAVE_CANDIDATES,
-    WAVE_EXAMINED,
-    WAVE_GATED,
-    WAVE_REQUESTS,
-    WAVE_SCREENED,
-    StageAt,
-)
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, counts_of, ending_of, make_request, text_of, worked
 from tasks.judge import ask_student, judge_rows
@@ -51,16 +24,16 @@ from tasks.pool import ask_labels, ask_teacher, evaluation_questions, mixture_sh
 from tasks.runtime import current, read_once
 
 
-@stage_task(WAVE_REQUESTS)
-def plan_requests(run: RunFolder, at: StageAt) -> Worked:
+@stage_task(stages.WAVE_REQUESTS)
+def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
     """Draw the wave's requests: task types that still lack, each with a seed to imitate."""
     assert at.wave is not None
-    settings, seeds = run.config.round(at.number), run.rows(StageAt("select", at.number))
-    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), mixture_shares(run))
-    have = Counter(supply_of(seeds)) + Counter(supply_of(_accepted(run, at.number, at.wave - 1)))
-    requests = plan_wave(
+    settings, seeds = run.config.round(at.number), run.rows(stages.StageAt("select", at.number))
+    wanted = curriculum.quotas(curriculum.hard_count(settings.examples, settings.alpha or 0.0), mixture_shares(run))
+    have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(_accepted(run, at.number, at.wave - 1)))
+    requests = curriculum.plan_wave(
         seeds,
-        lacking(wanted, have) if seeds.height else {},
+        curriculum.lacking(wanted, have) if seeds.height else {},
         round_number=at.number,
         wave=at.wave,
         oversample=run.config.curriculum.expansion.oversample,
@@ -72,13 +45,13 @@ def plan_requests(run: RunFolder, at: StageAt) -> Worked:
 
 
 @read_once
-def wave_requests(run: RunFolder, at: StageAt) -> pl.DataFrame:
+def wave_requests(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
     """The wave's requests in list order."""
-    return run.rows(StageAt("wave_requests", at.number, at.wave))
+    return run.rows(stages.StageAt("wave_requests", at.number, at.wave))
 
 
-@shard_task(WAVE_CANDIDATES, plan=wave_requests)
-def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+@shard_task(stages.WAVE_CANDIDATES, plan=wave_requests)
+def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Ask the teacher for new instructions in the manner of the seeds."""
     assert at.wave is not None
     runtime, teacher = current(run), run.config.teacher
@@ -91,40 +64,40 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
             run,
             "expand",
             who,
-            chat(render_expansion(prompt, seed, each.task_type)),
+            chat(curriculum.render_expansion(prompt, seed, each.task_type)),
             teacher.expanding,
             prompt=prompt,
             sample_index=each.sample_index,
         )
         for each, seed in zip(wanted, seeds["instruction"], strict=True)
     ]
-    asked = Watch(run, at).ask_parsed(runtime.teacher, requests, parse_expansion, teacher.reasks)
-    candidates = candidate_rows(wanted, [each.value for each in asked], at.wave)
+    asked = Watch(run, at).ask_parsed(runtime.teacher, requests, curriculum.parse_expansion, teacher.reasks)
+    candidates = curriculum.candidate_rows(wanted, [each.value for each in asked], at.wave)
     return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
 
 
-@stage_task(WAVE_SCREENED)
-def screen_wave(run: RunFolder, at: StageAt) -> Worked:
+@stage_task(stages.WAVE_SCREENED)
+def screen_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     """Run the gates that need no call over the wave's candidates, in list order."""
     assert at.wave is not None
     columns = ["instruction_id", "instruction"]
-    earlier = [run.rows(StageAt("expand", each)) for each in range(1, at.number)]
-    tables = [run.rows(StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
+    earlier = [run.rows(stages.StageAt("expand", each)) for each in range(1, at.number)]
+    tables = [run.rows(stages.StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
     known = pl.concat([table.select(columns) for table in tables], how="vertical_relaxed")
-    candidates = run.rows(StageAt("wave_candidates", at.round, at.wave))
+    candidates = run.rows(stages.StageAt("wave_candidates", at.round, at.wave))
     contaminated = {*evaluation_questions(run).find(candidates)["instruction_id"]}
-    gates = text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, contaminated)
-    return _worked(apply_gates(candidates, gates))
+    gates = curriculum.text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, contaminated)
+    return _worked(curriculum.apply_gates(candidates, gates))
 
 
 @read_once
-def screened_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
+def screened_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
     """The wave's candidates that passed the text gates, in list order."""
-    return run.rows(StageAt("wave_screened", at.number, at.wave)).filter(pl.col("gate").is_null())
+    return run.rows(stages.StageAt("wave_screened", at.number, at.wave)).filter(pl.col("gate").is_null())
 
 
-@shard_task(WAVE_EXAMINED, plan=screened_rows)
-def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+@shard_task(stages.WAVE_EXAMINED, plan=screened_rows)
+def examine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Label the candidates, answer those of the wanted task type, and by option measure how hard they are."""
     parsed = ask_labels(run, at, rows["instruction"].to_list())
     labels = pl.Series([each.value for each in parsed], dtype=pl.String)
@@ -146,45 +119,53 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return made_of(examined, [labelling, worked(taught, count_paid(answers), right, answers), check])
 
 
-@stage_task(WAVE_GATED)
-def gate_wave(run: RunFolder, at: StageAt) -> Worked:
+@stage_task(stages.WAVE_GATED)
+def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     """Run the gates that read the examination, in list order."""
-    examined = run.rows(StageAt("wave_examined", at.number, at.wave))
+    examined = run.rows(stages.StageAt("wave_examined", at.number, at.wave))
     delta = None
     if run.config.checks_expansion(at.number):
-        delta = delta_of(run.sealed(SELECT.at(at.round)).counts)
+        delta = curriculum.delta_of(run.sealed(stages.SELECT.at(at.round)).counts)
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
     rows = screened_rows(run, at).drop("response", "gate")
-    return _worked(apply_gates(_with(rows, examined.select("instruction_id", "response")), paid_gates(examined, delta)))
+    return _worked(
+        curriculum.apply_gates(
+            _with(rows, examined.select("instruction_id", "response")), curriculum.paid_gates(examined, delta)
+        )
+    )
 
 
-@stage_task(EXPANSION_REJECTED)
-def collect_rejected(run: RunFolder, at: StageAt) -> Worked:
+@stage_task(stages.EXPANSION_REJECTED)
+def collect_rejected(run: RunFolder, at: stages.StageAt) -> Worked:
     """Every candidate of the round that a gate kept back, with the gate."""
-    steps = (step.at(at.round, wave) for wave in _waves(run, at.number) for step in (WAVE_SCREENED, WAVE_GATED))
+    steps = (
+        step.at(at.round, wave) for wave in _waves(run, at.number) for step in (stages.WAVE_SCREENED, stages.WAVE_GATED)
+    )
     tables = [pl.DataFrame(schema=REJECTED), *map(run.rows, steps)]
     rejected = pl.concat(tables, how="vertical_relaxed").filter(pl.col("gate").is_not_null())
     return Worked(rejected, {f"gate_{gate}": count for gate, count in rejected["gate"].value_counts().iter_rows()})
 
 
-@stage_task(EXPAND)
-def collect_expansion(run: RunFolder, at: StageAt) -> Worked:
+@stage_task(stages.EXPAND)
+def collect_expansion(run: RunFolder, at: stages.StageAt) -> Worked:
     """What the waves of the round accepted, with what the task types still lack."""
     accepted = _accepted(run, at.number, run.config.curriculum.expansion.max_waves)
     return Worked(accepted, {"waves": len(_waves(run, at.number))})
 
 
-def _measure(run: RunFolder, at: StageAt, taught: pl.DataFrame, task_types: pl.Series) -> Worked:
+def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_types: pl.Series) -> Worked:
     """MFD of new instructions with a usable teacher answer: the student answers, the judge scores."""
     endings = taught.select("response", "finish_reason").iter_rows()
-    usable = pl.Series([unusable_reason(*each) is None for each in endings], dtype=pl.Boolean)
+    usable = pl.Series([curriculum.unusable_reason(*each) is None for each in endings], dtype=pl.Boolean)
     rows = taught.with_columns(task_type=task_types, reference=pl.lit(None, pl.String)).filter(usable)
     outcomes = ask_student(run, at, at.number - 1, rows)
     student = pl.Series(map(text_of, outcomes), dtype=pl.String)
     shown = rows.rename({"response": "teacher"}).with_columns(student=student)
     judged = judge_rows(run, at, shown)
     verdicts = combine_judges(judged.rows, run.config.judge.panel_rule)
-    mfd = compute_difficulty(verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge))
+    mfd = curriculum.compute_difficulty(
+        verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge)
+    )
     return made_of(mfd.select("instruction_id", "mfd"), [worked(mfd, {}, rows, outcomes), judged])
 
 
@@ -192,7 +173,7 @@ def _with(rows: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:
     return rows.join(columns, on="instruction_id", how="left", maintain_order="left")
 
 
-def _worked(gated: Gated) -> Worked:
+def _worked(gated: curriculum.Gated) -> Worked:
     # What passed has no gate, and as yet no response.
     rows = pl.concat([gated.passed, gated.rejected], how="diagonal_relaxed").select(REJECTED.names())
     return Worked(rows, {f"gate_{gate}": count for gate, count in gated.counts.items()})
@@ -200,7 +181,7 @@ def _worked(gated: Gated) -> Worked:
 
 def _accepted(run: RunFolder, number: int, waves: int) -> pl.DataFrame:
     """What waves 1 to ``waves`` of a round accepted, in list order."""
-    gated = (run.rows(WAVE_GATED.at(number, wave)) for wave in _waves(run, number)[:waves])
+    gated = (run.rows(stages.WAVE_GATED.at(number, wave)) for wave in _waves(run, number)[:waves])
     accepted = (each.filter(pl.col("gate").is_null()).select(EXPANSION.names()) for each in gated)
     return pl.concat([pl.DataFrame(schema=EXPANSION), *accepted], how="vertical_relaxed")
 
@@ -208,4 +189,4 @@ def _accepted(run: RunFolder, number: int, waves: int) -> pl.DataFrame:
 def _waves(run: RunFolder, number: int) -> list[int]:
     """Waves of a round that are whole, in order."""
     waves = range(1, run.config.curriculum.expansion.max_waves + 1)
-    return [wave for wave in waves if run.holds(StageAt("wave_gated", number, wave))]
+    return [wave for wave in waves if run.holds(stages.StageAt("wave_gated", number, wave))]

@@ -22,20 +22,8 @@ from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import ANSWER, ANSWER_HELDOUT, DIFFICULTY, EVALUATE, JUDGE, StageAt
+from tasks import asking
 from tasks._task import shard_task, stage_task
-from tasks.asking import (
-    Place,
-    Watch,
-    answer_rows,
-    ask_judge,
-    ask_plainly,
-    counts_of,
-    demand_stored,
-    judge_requests,
-    read_verdicts,
-    render_texts,
-    worked,
-)
 from tasks.outcomes import FEWEST_ASKED, Worked
 from tasks.pool import round_pool
 from tasks.runtime import AskedModel, Runtime, current, read_once
@@ -56,14 +44,14 @@ def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
 def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some instructions of the round's pool."""
     outcomes = ask_student(run, at, at.number - 1, rows)
-    return answer_rows(rows, outcomes)
+    return asking.answer_rows(rows, outcomes)
 
 
 @shard_task(ANSWER_HELDOUT, plan=heldout_rows)
 def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
     outcomes = ask_student(run, at, at.number, rows)
-    return answer_rows(rows, outcomes)
+    return asking.answer_rows(rows, outcomes)
 
 
 @stage_task(EVALUATE)
@@ -76,7 +64,7 @@ def evaluate(run: RunFolder, at: StageAt) -> Worked:
 
 def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:
     """Ask the student after round ``checkpoint`` for an answer to each row (columns instruction, system)."""
-    return ask_plainly(run, at, "answer", current(run).student(checkpoint), run.config.student.sampling, rows)
+    return asking.ask_plainly(run, at, "answer", current(run).student(checkpoint), run.config.student.sampling, rows)
 
 
 @shard_task(JUDGE)
@@ -105,19 +93,21 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     runtime, settings = current(run), run.config.judge
     prompt = runtime.prompt(settings.prompt)
     answered, silent = (rows.filter(pl.col("student").is_null() == empty) for empty in (False, True))
-    texts = render_texts(settings, prompt, answered.to_dicts())
-    replies = _ask_all(runtime, prompt, texts, Watch(run, at))
+    texts = asking.render_texts(settings, prompt, answered.to_dicts())
+    replies = _ask_all(runtime, prompt, texts, asking.Watch(run, at))
     verdicts = _silent_verdicts(silent, settings, replies)
     for name, each in replies.items():
-        verdicts += [judged.verdict for judged in read_verdicts(mode_of(settings), each, name) if not judged.retryable]
+        verdicts += [
+            judged.verdict for judged in asking.read_verdicts(mode_of(settings), each, name) if not judged.retryable
+        ]
     verdicts.sort(key=lambda verdict: (verdict.instruction_id, verdict.order, verdict.judge))
     reasons = Counter(f"unscored: {verdict.reason}" for verdict in verdicts if verdict.status == "unscored")
     instructions = dict(answered.select("instruction_id", "instruction").iter_rows())
     asked = [(identity, instructions[identity]) for each in replies.values() for identity, _ in each]
     shown = pl.DataFrame(asked, schema=["instruction_id", "instruction"], orient="row")
     parsed = [reply for each in replies.values() for reply in each.values()]
-    counts = {**counts_of(parsed), **reasons}
-    return worked(verdict_rows(verdicts), counts, shown, [reply.settled for reply in parsed])
+    counts = {**asking.counts_of(parsed), **reasons}
+    return asking.worked(verdict_rows(verdicts), counts, shown, [reply.settled for reply in parsed])
 
 
 def forget_unscored(run: RunFolder, at: StageAt) -> int:
@@ -139,7 +129,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
         ConfigError: some would be paid for again.
     """
     scored = run.rows(at).filter(status="scored")
-    demand_stored(run, at, asked_for(run, at, scored), "the run's own command")
+    asking.demand_stored(run, at, asked_for(run, at, scored), "the run's own command")
 
 
 def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> list[Request]:
@@ -147,7 +137,7 @@ def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> lis
     runtime, settings = current(run), run.config.judge
     prompt, mode, requests = runtime.prompt(settings.prompt), mode_of(settings), list[Request]()
     rows = _with_both_answers(run, at, run.rows(StageAt("answer", at.number)))
-    texts = render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
+    texts = asking.render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
     for name, judge in runtime.judges.items():
         wanted = texts
         if verdicts is not None:
@@ -155,7 +145,7 @@ def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> lis
             wanted = {
                 (each, place): texts[each, place] for each, place in texts if (each, mode.order_of(place)) in places
             }
-        requests += judge_requests(runtime, judge, prompt, wanted)
+        requests += asking.judge_requests(runtime, judge, prompt, wanted)
     return requests
 
 
@@ -181,13 +171,13 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
 
 
 def _ask_all(
-    runtime: Runtime, prompt: Prompt, texts: Mapping[Place, str], watch: Watch
-) -> dict[str, dict[Place, Parsed[Any]]]:
+    runtime: Runtime, prompt: Prompt, texts: Mapping[asking.Place, str], watch: asking.Watch
+) -> dict[str, dict[asking.Place, Parsed[Any]]]:
     """What every judge replies, by its name; they are asked at the same time."""
     judges = runtime.judges
 
-    def ask(judge: AskedModel) -> dict[Place, Parsed[Any]]:
-        return ask_judge(
+    def ask(judge: AskedModel) -> dict[asking.Place, Parsed[Any]]:
+        return asking.ask_judge(
             runtime,
             judge,
             prompt,

@@ -9,32 +9,11 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from tapir_core import curriculum, stages
 from tapir_core.calls import Answer, Outcome
-from tapir_core.curriculum import (
-    BalancedDraw,
-    Mixture,
-    assemble,
-    draw_basic,
-    draw_easy,
-    draw_hard,
-    hard_count,
-    refinement_problem,
-    refinement_prompt_name,
-    render_refinement,
-    select_seeds,
-)
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import (
-    DRAW,
-    EXPAND,
-    MIX,
-    REFINE,
-    SELECT,
-    StageAt,
-    drawn_at,
-)
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
 from tasks.outcomes import Worked
@@ -45,48 +24,54 @@ _SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
 
 
-@stage_task(SELECT)
-def select(run: RunFolder, at: StageAt) -> Worked:
+@stage_task(stages.SELECT)
+def select(run: RunFolder, at: stages.StageAt) -> Worked:
     """The seeds of the round, and δ as it was used, if there was one."""
     rng = derive_rng(run.config.run.seed, at.number, "select")
     rule = run.config.round(at.number).selection
     used = () if rule.reads_difficulty else used_before(run, at.number)
-    chosen = select_seeds(rule, _candidates(run, at.number), rng, used)
+    chosen = curriculum.select_seeds(rule, _candidates(run, at.number), rng, used)
     return Worked(chosen.seeds, chosen.counts)
 
 
-@stage_task(DRAW)
-def draw(run: RunFolder, at: StageAt) -> Worked:
+@stage_task(stages.DRAW)
+def draw(run: RunFolder, at: stages.StageAt) -> Worked:
     """α_r·N of seeds and new instructions, the rest of what the selection left; with what the hard part lacks."""
     settings, shares, used = run.config.round(at.number), mixture_shares(run), used_before(run, at.number)
     rngs = {part: derive_rng(run.config.run.seed, at.number, part) for part in ("hard", "easy")}
-    count = hard_count(settings.examples, settings.alpha or 0.0)
-    seeds, new = run.rows(SELECT.at(at.round)), run.rows(EXPAND.at(at.round))
-    hard = draw_hard(seeds, new, count, shares, rngs["hard"], used)
+    count = curriculum.hard_count(settings.examples, settings.alpha or 0.0)
+    seeds, new = run.rows(stages.SELECT.at(at.round)), run.rows(stages.EXPAND.at(at.round))
+    hard = curriculum.draw_hard(seeds, new, count, shares, rngs["hard"], used)
     left = _candidates(run, at.number).join(seeds, on="instruction_id", how="anti")
-    easy = draw_easy(left, settings.examples - count, shares, rngs["easy"], used)
+    easy = curriculum.draw_easy(left, settings.examples - count, shares, rngs["easy"], used)
     lacking = {**hard.shortfall, **easy.shortfall}
     return Worked(pl.concat([hard.rows, easy.rows]), {f"{_SHORTFALL}{name}": float(n) for name, n in lacking.items()})
 
 
 @read_once
-def hard_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
+def hard_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
     """The rows of hard_r with their texts and plain answers, by id; none when refinement is off."""
-    drawn = run.rows(drawn_at(run.config, at)).filter(pl.col("origin") != "easy").select("instruction_id", "task_type")
+    drawn = (
+        run.rows(stages.drawn_at(run.config, at))
+        .filter(pl.col("origin") != "easy")
+        .select("instruction_id", "task_type")
+    )
     texts = round_pool(run, at.number + 1).drop("task_type")
     rows = drawn.join(texts, on="instruction_id", maintain_order="left")
     return rows if run.config.curriculum.refine else rows.clear()
 
 
-@shard_task(REFINE, plan=hard_rows)
-def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+@shard_task(stages.REFINE, plan=hard_rows)
+def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Refined answers of some of hard_r. One that loses the plain answer's final result is kept but not accepted."""
     runtime = current(run)
-    prompts = {name: runtime.prompt(name) for name in map(refinement_prompt_name, rows["task_type"].unique())}
+    prompts = {
+        name: runtime.prompt(name) for name in map(curriculum.refinement_prompt_name, rows["task_type"].unique())
+    }
     requests = []
     for row in rows.iter_rows(named=True):
-        prompt = prompts[refinement_prompt_name(row["task_type"])]
-        text = render_refinement(prompt, row["instruction"], row["system"], row["response"])
+        prompt = prompts[curriculum.refinement_prompt_name(row["task_type"])]
+        text = curriculum.render_refinement(prompt, row["instruction"], row["system"], row["response"])
         who, sampling = runtime.teacher.identity, run.config.teacher.refining
         requests.append(make_request(run, "refine", who, chat(text), sampling, prompt=prompt))
     outcomes = Watch(run, at, demand_whole).ask(runtime.teacher, requests)
@@ -102,12 +87,12 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 
 def _refined(row: Mapping[str, str], outcome: Outcome) -> tuple[object, ...]:
     plain, task_type, refined = row["response"], row["task_type"], text_of(outcome)
-    problem = refinement_problem(plain, refined, task_type, ending_of(outcome))
+    problem = curriculum.refinement_problem(plain, refined, task_type, ending_of(outcome))
     return row["instruction_id"], task_type, plain, refined, problem is None, problem
 
 
-@stage_task(MIX)
-def mix(run: RunFolder, at: StageAt) -> Worked:
+@stage_task(stages.MIX)
+def mix(run: RunFolder, at: stages.StageAt) -> Worked:
     """The training set of the round, with what it lacks."""
     mixture = _mix_round(run, at) if at.number else _mix_basic(run)
     shortfall = {f"{_SHORTFALL}{task_type}": float(count) for task_type, count in mixture.shortfall.items()}
@@ -119,26 +104,28 @@ def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
     judged = run.config.verdict_round(number)
     if judged is None:
         return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
-    return run.rows(StageAt("difficulty", judged))
+    return run.rows(stages.StageAt("difficulty", judged))
 
 
 def used_before(run: RunFolder, number: int) -> frozenset[str]:
     """The instructions that a round draws last: those of the mixtures before its own, S_0's included."""
-    mixtures = [run.rows(StageAt("mix", earlier)) for earlier in range(number)]
+    mixtures = [run.rows(stages.StageAt("mix", earlier)) for earlier in range(number)]
     return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
 
 
-def _mix_basic(run: RunFolder) -> Mixture:
+def _mix_basic(run: RunFolder) -> curriculum.Mixture:
     pool, count, seed = round_pool(run, 0), run.config.basic_tuning.examples, run.config.run.seed
-    drawn = draw_basic(pool, count, derive_rng(seed, 0, "mix"))
-    return assemble([drawn], pool, pl.DataFrame(schema=REFINEMENT), count, derive_rng(seed, 0, "order"))
+    drawn = curriculum.draw_basic(pool, count, derive_rng(seed, 0, "mix"))
+    return curriculum.assemble([drawn], pool, pl.DataFrame(schema=REFINEMENT), count, derive_rng(seed, 0, "order"))
 
 
-def _mix_round(run: RunFolder, at: StageAt) -> Mixture:
-    counts, wanted = run.sealed(DRAW.at(at.round)).counts, run.config.round(at.number).examples
+def _mix_round(run: RunFolder, at: stages.StageAt) -> curriculum.Mixture:
+    counts, wanted = run.sealed(stages.DRAW.at(at.round)).counts, run.config.round(at.number).examples
     lacking = {
         name.removeprefix(_SHORTFALL): int(count) for name, count in counts.items() if name.startswith(_SHORTFALL)
     }
-    rows, refinement = run.rows(drawn_at(run.config, at)), run.rows(REFINE.at(at.round))
+    rows, refinement = run.rows(stages.drawn_at(run.config, at)), run.rows(stages.REFINE.at(at.round))
     rng = derive_rng(run.config.run.seed, at.number, "order")
-    return assemble([BalancedDraw(rows, lacking)], round_pool(run, at.number + 1), refinement, wanted, rng)
+    return curriculum.assemble(
+        [curriculum.BalancedDraw(rows, lacking)], round_pool(run, at.number + 1), refinement, wanted, rng
+    )

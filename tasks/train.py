@@ -43,15 +43,7 @@ from tapir_core.text import digest
 from tasks._task import cached, does, project_task
 from tasks.engines.backbone import matters
 from tasks.engines.logs import tell
-from tasks.engines.training.trainer import (
-    Attempt,
-    TrainingJob,
-    TrainingProgress,
-    TrainingSummary,
-    count_trainings,
-    read_progress,
-    train_student,
-)
+from tasks.engines.training import trainer
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -114,8 +106,8 @@ def training_lease(run: RunFolder, at: StageAt, token: str | None = None) -> Run
 
 
 def make_student(
-    run: RunFolder, at: StageAt, lease: RunLease, on_progress: Callable[[TrainingProgress], None]
-) -> TrainingSummary:
+    run: RunFolder, at: StageAt, lease: RunLease, on_progress: Callable[[trainer.TrainingProgress], None]
+) -> trainer.TrainingSummary:
     """Train in this process's child and promote what came of it; ``lease`` is held by the caller.
 
     Raises:
@@ -125,7 +117,7 @@ def make_student(
     """
     started, key = time.monotonic(), run.key(at)
     job = _job(run, at)
-    summary = train_student(job, on_progress=_told(on_progress))
+    summary = trainer.train_student(job, on_progress=_told(on_progress))
     tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
     checkpoint = run.workplace.local(at.folder)
@@ -146,7 +138,7 @@ def count_round(run: RunFolder, number: int) -> Training:
     Raises:
         ConfigError: it cannot be trained with.
     """
-    [found] = count_trainings([_job(run, StageAt("train", number))])
+    [found] = trainer.count_trainings([_job(run, StageAt("train", number))])
     return Training(found.examples, found.total_tokens, found.trained_tokens, found.steps, found.epochs)
 
 
@@ -169,7 +161,7 @@ def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) 
     check_wanted(run, at, key)
 
 
-def _job(run: RunFolder, at: StageAt) -> TrainingJob:
+def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
     config, number, mix = run.config, at.number, MIX.at(at.round)
     mixture = run.sealed(mix)
     if not mixture.rows:
@@ -179,7 +171,7 @@ def _job(run: RunFolder, at: StageAt) -> TrainingJob:
         )
     settings = config.round(number) if number else config.basic_tuning
     folder = fetch_stage(run, mix)
-    return TrainingJob(
+    return trainer.TrainingJob(
         base=current(run).checkpoint(number - 1),
         mixture=tuple(folder / part.name for part in mixture.parts),
         output=_attempt(run, at),
@@ -199,11 +191,11 @@ def _attempt(run: RunFolder, at: StageAt) -> Path:
     return run.workplace.local(attempt_folder(at.number, key))
 
 
-def _told(on_progress: Callable[[TrainingProgress], None]) -> Callable[[TrainingProgress], None]:
+def _told(on_progress: Callable[[trainer.TrainingProgress], None]) -> Callable[[trainer.TrainingProgress], None]:
     """``on_progress`` for every step; the flow run is told of one a minute."""
     next_told = 0.0
 
-    def tell_and_go_on(progress: TrainingProgress) -> None:
+    def tell_and_go_on(progress: trainer.TrainingProgress) -> None:
         nonlocal next_told
         on_progress(progress)
         if time.monotonic() >= next_told:
@@ -387,14 +379,14 @@ def _progress_line(attempt: Path) -> Callable[[], str]:
 
     It says nothing before the first step, and where the trainer's folder is on another machine.
     """
-    file = Attempt(attempt).progress_file
+    file = trainer.Attempt(attempt).progress_file
     offset, said = file.stat().st_size if file.exists() else 0, ""
 
     def newest() -> str:
         nonlocal offset, said
         # An attempt that begins anew begins its file anew.
         start = offset if file.exists() and offset <= file.stat().st_size else 0
-        rows, offset = read_progress(file, start)
+        rows, offset = trainer.read_progress(file, start)
         said = rows[-1].in_words() if rows else said
         return said
 

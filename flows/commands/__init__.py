@@ -23,25 +23,6 @@ from tapir_core.run_folder import RunRef
 from tapir_core.sentences import Sentences
 from tapir_core.summary import formats
 
-__all__ = [
-    "Also",
-    "AsJson",
-    "ConfigPath",
-    "Overrides",
-    "Root",
-    "RunName",
-    "console",
-    "errors",
-    "print_line",
-    "print_rows",
-    "print_table",
-    "print_tables",
-    "print_words",
-    "run_ref",
-    "say",
-    "words",
-]
-
 ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")]
 RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", show_default=False)]

@@ -5,16 +5,8 @@ from typing import Annotated
 
 import typer
 
+from flows import prefect_server
 from flows.commands import Root, console, print_words, say
-from flows.prefect_server import (
-    DEPLOYMENTS,
-    enter_server,
-    living_server,
-    standing_server,
-    start_server,
-    stop_server,
-    worker_settings,
-)
 from flows.prefect_server.caretaker import staff
 from tapir_core.errors import ConfigError
 from tapir_core.standin import server
@@ -33,34 +25,36 @@ def up(
     ] = None,
 ) -> None:
     """`tapir up`."""
-    stood = living_server(root)
+    stood = prefect_server.living_server(root)
     posts = staff(gpu_workers or (stood.gpu_workers if stood else 1))
-    server = stood or start_server(root, port, postgres=postgres, gpu_workers=gpu_workers or 1)
+    server = stood or prefect_server.start_server(root, port, postgres=postgres, gpu_workers=gpu_workers or 1)
     if gpu_workers not in (None, server.gpu_workers):
         raise ConfigError(f"--gpu-workers {gpu_workers}: {server.gpu_workers} stand; `tapir down` first ends them")
-    enter_server(server.api, root)
+    prefect_server.enter_server(server.api, root)
     # Not before: Prefect reads its settings when it is imported.
     from flows.deploy import deploy, wait_for_workers
 
     for made in deploy(root, again=stood is None):
         say(f"applied {made}")
-    wait_for_workers(server.api, posts, is_alive=lambda: living_server(root) is not None)
-    print_words(console, "server", "up", server=server, deployments=DEPLOYMENTS, posts=posts, root=root)
+    wait_for_workers(server.api, posts, is_alive=lambda: prefect_server.living_server(root) is not None)
+    print_words(console, "server", "up", server=server, deployments=prefect_server.DEPLOYMENTS, posts=posts, root=root)
 
 
 def down(root: Root = "runs") -> None:
     """`tapir down`."""
-    server = stop_server(root)
+    server = prefect_server.stop_server(root)
     console.print(f"ended {server.address}" if server else f"no server of {root!r} runs")
 
 
 def apply_deployments(root: Root = "runs") -> None:
     """`tapir deploy`."""
-    enter_server(standing_server(root), root)
+    prefect_server.enter_server(prefect_server.standing_server(root), root)
     # Not before: Prefect reads its settings when it is imported.
     from flows.deploy import deploy
 
-    print_words(console, "server", "deployed", made=deploy(root, again=True), settings=worker_settings(root))
+    print_words(
+        console, "server", "deployed", made=deploy(root, again=True), settings=prefect_server.worker_settings(root)
+    )
 
 
 standin_app = typer.Typer(no_args_is_help=True)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
 
+import sqlalchemy as sa
 import typer
 from rich.console import Console
-from sqlalchemy import Engine
 
 from flows.commands import AsJson, console, print_line, print_tables, print_words, say, words
 from tapir_core import store_admin
@@ -154,7 +154,7 @@ def verify(
 
 
 @contextmanager
-def opened(store: str | None, root: str, *, make: bool = False) -> Iterator[Engine]:
+def opened(store: str | None, root: str, *, make: bool = False) -> Iterator[sa.Engine]:
     """The store that a user means; with ``make`` one is made where there is none."""
     engine = (store_tables.open_engine if make else store_admin.open_existing)(store or root_store_url(root))
     try:

@@ -43,33 +43,6 @@ from tapir_core.storage import Patience, client_settings, on_this_machine
 from tapir_core.text import digest
 from tasks.engines import keys, supervisor
 
-__all__ = [
-    "DATABASE_VARIABLE",
-    "DEPLOYMENTS",
-    "PASSWORD_VARIABLE",
-    "TAG",
-    "PrefectServer",
-    "answers",
-    "check_own_password",
-    "connect_prefect",
-    "enter_server",
-    "find_server",
-    "is_healthy",
-    "is_taken",
-    "living_server",
-    "named_server",
-    "own_settings",
-    "results_setting",
-    "save_results_storage",
-    "server_command",
-    "server_environment",
-    "standing_server",
-    "start_server",
-    "stop_server",
-    "wait_until_healthy",
-    "worker_settings",
-]
-
 TAG = "tapir"
 """Of every deployment, and so of every flow run that the server looks after for us."""
 

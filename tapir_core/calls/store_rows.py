@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import cache, partial
 from typing import Any, cast
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select
+import sqlalchemy as sa
 
 from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, Spend, cap_reached
 from tapir_core.calls.store_tables import (
@@ -44,17 +44,17 @@ _OUTCOME_COLUMNS = (
     answers.c.completion_tokens,
     answers.c.usd,
     # Log-probabilities stand in the body alone, and benchmarks alone read them: other bodies are left where they are.
-    case((answers.c.role == "benchmark", answers.c.raw)),
+    sa.case((answers.c.role == "benchmark", answers.c.raw)),
 )
 
 _NO_CAPS = BudgetConfig()
 
 # Made once: to build a statement costs as much as to run it.
-_SPENT = select(spending).where(spending.c.run == bindparam("of")).order_by(spending.c.role)
-_BOOK = insert(attempts)
+_SPENT = sa.select(spending).where(spending.c.run == sa.bindparam("of")).order_by(spending.c.role)
+_BOOK = sa.insert(attempts)
 _TAKE = (
-    delete(attempts)
-    .where(attempts.c.id.in_(bindparam("ids", expanding=True)), attempts.c.outcome == "")
+    sa.delete(attempts)
+    .where(attempts.c.id.in_(sa.bindparam("ids", expanding=True)), attempts.c.outcome == "")
     .returning(
         *(attempts.c.id, attempts.c.run, attempts.c.role, attempts.c.key, attempts.c.sent),
         *(attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd),
@@ -87,7 +87,7 @@ def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
     }
 
 
-def insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[str, Outcome]:
+def insert_rows(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> dict[str, Outcome]:
     """Insert ``rows``; of equal keys the first counts.
 
     Returns:
@@ -104,9 +104,9 @@ def insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[
     return read_outcomes(connection, sorted(others))
 
 
-def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outcome]:
+def read_outcomes(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Outcome]:
     """The stored outcome of each key that is there."""
-    query = select(*_OUTCOME_COLUMNS)
+    query = sa.select(*_OUTCOME_COLUMNS)
     return {
         row[0]: _outcome(row)
         for some in in_groups(keys)
@@ -114,15 +114,15 @@ def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outc
     }
 
 
-def read_known(connection: Connection, keys: Sequence[str]) -> set[str]:
+def read_known(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
     """Which of ``keys`` are there."""
     return read_column(connection, answers.c.key, answers.c.key, keys)
 
 
-def read_reuse(connection: Connection) -> dict[tuple[str, str, str, str], int]:
+def read_reuse(connection: sa.Connection) -> dict[tuple[str, str, str, str], int]:
     """Requests that stored outcomes answered, of all runs, by role, model, identity and prompt version."""
     names = (reuse.c.role, reuse.c.model, reuse.c.identity, reuse.c.prompt_version)
-    query = select(*names, func.sum(reuse.c.requests)).group_by(*names)
+    query = sa.select(*names, sa.func.sum(reuse.c.requests)).group_by(*names)
     return {
         (role, model, identity, prompt): int(requests)
         for role, model, identity, prompt, requests in connection.execute(query)
@@ -138,7 +138,7 @@ def _outcome(row: Sequence[Any]) -> Outcome:
 
 
 def book(
-    connection: Connection,
+    connection: sa.Connection,
     wanted: Sequence[tuple[Attempt, BudgetConfig]],
     *,
     lost: Collection[str] = (),
@@ -167,7 +167,7 @@ def book(
     return refusals
 
 
-def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
+def settle(connection: sa.Connection, settlements: Sequence[Settlement]) -> None:
     """Replace what is booked for attempts by what they cost; one that is settled already stays as it is."""
     came = {each.attempt: each for each in settlements}
     rows, more = [], []
@@ -184,12 +184,12 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     _add(connection, more)
 
 
-def add_spend(connection: Connection, run: str, role: str, more: Spend) -> None:
+def add_spend(connection: sa.Connection, run: str, role: str, more: Spend) -> None:
     """Add to what a run has spent for a role."""
     connection.execute(insert_or_add(connection.dialect.name, spending), {"run": run, "role": role, **asdict(more)})
 
 
-def read_spend(connection: Connection, run: str) -> dict[str, Spend]:
+def read_spend(connection: sa.Connection, run: str) -> dict[str, Spend]:
     """What a run has spent or reserved, by role."""
     return {
         row.role: Spend(row.requests, row.prompt_tokens, row.completion_tokens, row.usd, row.seconds)
@@ -197,15 +197,15 @@ def read_spend(connection: Connection, run: str) -> dict[str, Spend]:
     }
 
 
-def read_unknown(connection: Connection, run: str) -> Spend:
+def read_unknown(connection: sa.Connection, run: str) -> Spend:
     """How much of that is for attempts whose cost nobody told."""
-    sums = (func.sum(column) for column in (attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd))
-    query = select(func.count(), *sums).where(attempts.c.run == run, attempts.c.unknown)
+    sums = (sa.func.sum(column) for column in (attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd))
+    query = sa.select(sa.func.count(), *sums).where(attempts.c.run == run, attempts.c.unknown)
     requests, prompt, completion, usd = connection.execute(query).one()
     return Spend(requests, int(prompt or 0), int(completion or 0), float(usd or 0))
 
 
-def _reserving(connection: Connection) -> Callable[[Attempt, BudgetConfig], str]:
+def _reserving(connection: sa.Connection) -> Callable[[Attempt, BudgetConfig], str]:
     """What reserves for one attempt after another in a transaction, or says which cap has no room for it."""
     spent_by, unknown_of = cache(partial(read_spend, connection)), cache(partial(read_unknown, connection))
 
@@ -240,7 +240,7 @@ def _row(attempt: Attempt, cost: Spend, sent: datetime, *, outcome: str = "", un
     }
 
 
-def _add(connection: Connection, sums: Iterable[tuple[str, str, Spend]]) -> None:
+def _add(connection: sa.Connection, sums: Iterable[tuple[str, str, Spend]]) -> None:
     added: dict[tuple[str, str], Spend] = defaultdict(Spend)
     for run, role, more in sums:
         added[run, role] += more

@@ -14,30 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    DateTime,
-    Engine,
-    Float,
-    Index,
-    Integer,
-    MetaData,
-    Select,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    func,
-    inspect,
-    make_url,
-    select,
-    text,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -58,177 +35,179 @@ _OPENING_LOCK = 0x7A917
 _MOST_IN_GROUP = 5000
 """Keys that one statement may name."""
 
-_POSTGRES_CLOCK = select(func.timezone("UTC", func.clock_timestamp()))
-_SQLITE_CLOCK = select(func.now())
+_POSTGRES_CLOCK = sa.select(sa.func.timezone("UTC", sa.func.clock_timestamp()))
+_SQLITE_CLOCK = sa.select(sa.func.now())
 
 T = TypeVar("T")
 
-metadata = MetaData()
+metadata = sa.MetaData()
 
-meta = Table("meta", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
+meta = sa.Table(
+    "meta", metadata, sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.Text, nullable=False)
+)
 
-answers = Table(
+answers = sa.Table(
     "answers",
     metadata,
-    Column("key", String(64), primary_key=True),
-    Column("role", String(16), nullable=False),
-    Column("model", Text, nullable=False),
-    Column("identity", Text, nullable=False),
-    Column("prompt_version", String(64), nullable=False),
-    Column("run", Text, nullable=False),
-    Column("sample_index", Integer, nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("text", Text, nullable=False),
-    Column("finish_reason", Text, nullable=False),
-    Column("message", Text, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("completion_tokens", Integer, nullable=False),
-    Column("usd", Float, nullable=False),
-    Column("raw", Text, nullable=True),
-    Column("created", DateTime, nullable=False),
-    Index("answers_by_run", "run", "role"),
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("identity", sa.Text, nullable=False),
+    sa.Column("prompt_version", sa.String(64), nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("sample_index", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("finish_reason", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("completion_tokens", sa.Integer, nullable=False),
+    sa.Column("usd", sa.Float, nullable=False),
+    sa.Column("raw", sa.Text, nullable=True),
+    sa.Column("created", sa.DateTime, nullable=False),
+    sa.Index("answers_by_run", "run", "role"),
 )
 """One row per received outcome. `status` is `answer` or a terminal failure kind; `run` is the first asker; `created` is
 UTC; `raw` is the body as it came, with the key of the endpoint taken out."""
 
-leases = Table(
+leases = sa.Table(
     "leases",
     metadata,
-    Column("run_key", String(512), primary_key=True),
-    Column("token", String(32), nullable=False),
-    Column("host", Text, nullable=False),
-    Column("boot_id", Text, nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("process_started", Float, nullable=False),
-    Column("since", DateTime, nullable=False),
-    Column("heartbeat", DateTime, nullable=False),
-    Column("flow_run", Text),
+    sa.Column("run_key", sa.String(512), primary_key=True),
+    sa.Column("token", sa.String(32), nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("boot_id", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("process_started", sa.Float, nullable=False),
+    sa.Column("since", sa.DateTime, nullable=False),
+    sa.Column("heartbeat", sa.DateTime, nullable=False),
+    sa.Column("flow_run", sa.Text),
 )
 """One row per run that is driven now, by the database's clock."""
 
-replicas = Table(
+replicas = sa.Table(
     "replicas",
     metadata,
-    Column("id", String(32), primary_key=True),
-    Column("run_key", String(512), nullable=False),
-    Column("round", Integer, nullable=False),
-    Column("checkpoint", Text, nullable=False),
-    Column("base_url", Text, nullable=False),
-    Column("concurrency", Integer, nullable=False),
-    Column("leaving", Boolean, nullable=False),
-    Column("host", Text, nullable=True),
-    Column("boot_id", Text, nullable=True),
-    Column("pid", Integer, nullable=True),
-    Column("process_started", Float, nullable=True),
-    Column("heartbeat", DateTime, nullable=False),
-    Index("replicas_by_run", "run_key"),
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("run_key", sa.String(512), nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("checkpoint", sa.Text, nullable=False),
+    sa.Column("base_url", sa.Text, nullable=False),
+    sa.Column("concurrency", sa.Integer, nullable=False),
+    sa.Column("leaving", sa.Boolean, nullable=False),
+    sa.Column("host", sa.Text, nullable=True),
+    sa.Column("boot_id", sa.Text, nullable=True),
+    sa.Column("pid", sa.Integer, nullable=True),
+    sa.Column("process_started", sa.Float, nullable=True),
+    sa.Column("heartbeat", sa.DateTime, nullable=False),
+    sa.Index("replicas_by_run", "run_key"),
 )
 """One row per server of a run's student that is asked for, starts or serves, by the database's clock. No process has it
 while it is only asked for; `base_url` is empty until it serves. Its key stands nowhere: both sides derive it."""
 
-holders = Table(
+holders = sa.Table(
     "holders",
     metadata,
-    Column("id", String(32), primary_key=True),
-    Column("host", Text, nullable=False),
-    Column("boot_id", Text, nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("process_started", Float, nullable=False),
-    Column("heartbeat", DateTime, nullable=False),
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("boot_id", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("process_started", sa.Float, nullable=False),
+    sa.Column("heartbeat", sa.DateTime, nullable=False),
 )
 """One row per open store that has asked something, by the database's clock."""
 
-shards = Table(
+shards = sa.Table(
     "shards",
     metadata,
-    Column("shard", String(64), primary_key=True),
-    Column("holder", String(32), nullable=False),
-    Index("shards_by_holder", "holder"),
+    sa.Column("shard", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(32), nullable=False),
+    sa.Index("shards_by_holder", "holder"),
 )
 """One row per list of requests that a process asks, by the digest of their keys: nobody else asks it meanwhile."""
 
-attempts = Table(
+attempts = sa.Table(
     "attempts",
     metadata,
     # SQLite has 64 bits in every INTEGER, and keeps rows by it only under that name.
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
-    Column("run", String(512), nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("key", String(64), nullable=False),
-    Column("outcome", String(16), nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("completion_tokens", BigInteger, nullable=False),
-    Column("usd", Float, nullable=False),
-    Column("unknown", Boolean, nullable=False),
-    Column("sent", DateTime, nullable=False),
-    Index("attempts_by_run", "run", "unknown"),
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("run", sa.String(512), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("key", sa.String(64), nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("usd", sa.Float, nullable=False),
+    sa.Column("unknown", sa.Boolean, nullable=False),
+    sa.Column("sent", sa.DateTime, nullable=False),
+    sa.Index("attempts_by_run", "run", "unknown"),
 )
 """One row per attempt, written before it is sent. `run` is the run's id; `outcome` is empty until a reply came, then
 `answer` or the kind of failure. While `unknown`, tokens and USD are the most that it can cost: no reply has come, or
 one that does not say. `sent` is UTC."""
 
-spending = Table(
+spending = sa.Table(
     "spending",
     metadata,
-    Column("run", String(512), primary_key=True),
-    Column("role", String(16), primary_key=True),
-    Column("requests", BigInteger, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("completion_tokens", BigInteger, nullable=False),
-    Column("usd", Float, nullable=False),
-    Column("seconds", Float, nullable=False),
+    sa.Column("run", sa.String(512), primary_key=True),
+    sa.Column("role", sa.String(16), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
+    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
+    sa.Column("usd", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
 )
 """What each run, by its id, has spent by role, over all its starts and processes: sums of its `attempts`, and time."""
 
-reuse = Table(
+reuse = sa.Table(
     "reuse",
     metadata,
-    Column("role", String(16), primary_key=True),
-    Column("model", Text, primary_key=True),
-    Column("identity", Text, primary_key=True),
-    Column("prompt_version", String(64), primary_key=True),
-    Column("run", String(512), primary_key=True),
-    Column("requests", BigInteger, nullable=False),
+    sa.Column("role", sa.String(16), primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("identity", sa.Text, primary_key=True),
+    sa.Column("prompt_version", sa.String(64), primary_key=True),
+    sa.Column("run", sa.String(512), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
 )
 """How many requests of each run were answered by outcomes that were there already."""
 
-batches = Table(
+batches = sa.Table(
     "batches",
     metadata,
-    Column("tag", String(32), primary_key=True),
-    Column("driver", String(32), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("run", Text, nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("model", Text, nullable=False),
-    Column("identity", Text, nullable=False),
-    Column("address", Text, nullable=False),
-    Column("input_file_id", Text, nullable=False),
-    Column("provider_id", Text, nullable=False),
-    Column("rows", Integer, nullable=False),
-    Column("created", DateTime, nullable=False),
-    Column("ended", DateTime, nullable=True),
-    Index("batches_by_run", "run"),
+    sa.Column("tag", sa.String(32), primary_key=True),
+    sa.Column("driver", sa.String(32), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("identity", sa.Text, nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("input_file_id", sa.Text, nullable=False),
+    sa.Column("provider_id", sa.Text, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("created", sa.DateTime, nullable=False),
+    sa.Column("ended", sa.DateTime, nullable=True),
+    sa.Index("batches_by_run", "run"),
 )
 """One row per batch that was ever planned. `tag` is ours: the provider has it as metadata. `driver` is the holder that
 leads it now, if that one lives. `state` is `planned`, `uploaded`, `made`, and in the end the provider's last word, or
 why it was dropped. Times are UTC."""
 
-batch_rows = Table(
+batch_rows = sa.Table(
     "batch_rows",
     metadata,
-    Column("key", String(64), primary_key=True),
-    Column("batch", String(32), nullable=False),
-    Column("prompt_version", String(64), nullable=False),
-    Column("sample_index", Integer, nullable=False),
-    Column("attempt", BigInteger, nullable=False),
-    Index("batch_rows_by_batch", "batch"),
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("batch", sa.String(32), nullable=False),
+    sa.Column("prompt_version", sa.String(64), nullable=False),
+    sa.Column("sample_index", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.BigInteger, nullable=False),
+    sa.Index("batch_rows_by_batch", "batch"),
 )
 """One row per request of a batch that has not ended: nobody else sends it meanwhile."""
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str) -> sa.Engine:
     """An engine on ``url`` with every table in place.
 
     Raises:
@@ -250,14 +229,14 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
-def read_url(url: str) -> URL:
+def read_url(url: str) -> sa.URL:
     """The URL of a store, with the driver that is used.
 
     Raises:
         ConfigError: it is no file-backed SQLite and no PostgreSQL.
     """
     try:
-        parsed = make_url(url)
+        parsed = sa.make_url(url)
     except ArgumentError as error:
         # The text itself is not shown: what cannot be parsed may hold a password anywhere.
         raise ConfigError("calls.store_url is no SQLAlchemy URL; write it as sqlite:///path/store.sqlite") from error
@@ -269,25 +248,25 @@ def read_url(url: str) -> URL:
     return parsed.set(drivername=_DRIVERS[parsed.drivername])
 
 
-def shown_url(url: URL | str) -> str:
+def shown_url(url: sa.URL | str) -> str:
     """``url``, which can be read, without its driver and its password."""
-    parsed = make_url(url)
+    parsed = sa.make_url(url)
     return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
 
 
-def writing(engine: Engine) -> AbstractContextManager[Connection]:
+def writing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A transaction that takes the write lock at its start, so that it never fails half-way on a lock upgrade."""
     return engine.execution_options(tapir_writes=True).begin()
 
 
 @lru_cache
-def insert_or_ignore(dialect: str, table: Table) -> Any:
+def insert_or_ignore(dialect: str, table: sa.Table) -> Any:
     """An INSERT that leaves a row which is already there as it is."""
     return _insert(dialect, table).on_conflict_do_nothing()
 
 
 @lru_cache
-def insert_or_add(dialect: str, table: Table) -> Any:
+def insert_or_add(dialect: str, table: sa.Table) -> Any:
     """An INSERT that adds its numbers to the row of the same primary key, if there is one."""
     statement = _insert(dialect, table)
     keys = [column.name for column in table.primary_key]
@@ -295,21 +274,23 @@ def insert_or_add(dialect: str, table: Table) -> Any:
     return statement.on_conflict_do_update(index_elements=keys, set_=sums)
 
 
-def with_silence(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+def with_silence(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
     """The rows of ``query``, each with `silent`, the time since its heartbeat."""
     rows = connection.execute(query).mappings().all()
     now = database_time(connection)
     return [{**row, "silent": now - row["heartbeat"]} for row in rows]
 
 
-def own_process(connection: Connection) -> dict[str, Any]:
+def own_process(connection: sa.Connection) -> dict[str, Any]:
     """The columns that say that this process has a row, and that it lives."""
     return {**asdict(Holder.this_process()), "heartbeat": database_time(connection)}
 
 
-def read_column(connection: Connection, found: Column[T], where: Column[Any], values: Collection[Any]) -> set[T]:
+def read_column(
+    connection: sa.Connection, found: sa.Column[T], where: sa.Column[Any], values: Collection[Any]
+) -> set[T]:
     """What stands in the column ``found`` of the rows whose ``where`` is one of ``values``, of however many."""
-    wanted = select(found)
+    wanted = sa.select(found)
     return {value for some in in_groups(values) for value in connection.scalars(wanted.where(where.in_(some)))}
 
 
@@ -320,7 +301,7 @@ def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Seque
         yield listed[start : start + size]
 
 
-def database_time(connection: Connection) -> datetime:
+def database_time(connection: sa.Connection) -> datetime:
     """The database's UTC time, without zone, as the columns keep it."""
     clock = _POSTGRES_CLOCK if connection.dialect.name == "postgresql" else _SQLITE_CLOCK
     now: datetime = connection.execute(clock).scalar_one()
@@ -333,12 +314,12 @@ def utc_now() -> datetime:
 
 
 @contextmanager
-def explained(text: str) -> Iterator[None]:
-    """What the database raises in the block is a TapirError: ``text``, with the reason for its `{}`."""
+def explained(said: str) -> Iterator[None]:
+    """What the database raises in the block is a TapirError: ``said``, with the reason for its `{}`."""
     try:
         yield
     except SQLAlchemyError as error:
-        raise TapirError(text.format(reason_of(error))) from error
+        raise TapirError(said.format(reason_of(error))) from error
 
 
 def reason_of(error: BaseException | None) -> str:
@@ -346,20 +327,20 @@ def reason_of(error: BaseException | None) -> str:
     return str(getattr(error, "orig", None) or error).strip()
 
 
-def _insert(dialect: str, table: Table) -> Any:
+def _insert(dialect: str, table: sa.Table) -> Any:
     return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
-def _create_postgres(url: URL) -> Engine:
+def _create_postgres(url: sa.URL) -> sa.Engine:
     own = {name: value for name, value in _POSTGRES.items() if name not in url.query}
-    return create_engine(url, connect_args=own, pool_pre_ping=True)
+    return sa.create_engine(url, connect_args=own, pool_pre_ping=True)
 
 
-def _create_sqlite(url: URL) -> Engine:
+def _create_sqlite(url: sa.URL) -> sa.Engine:
     Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -375,12 +356,12 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def _begin_sqlite(connection: Connection) -> None:
+def _begin_sqlite(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get("tapir_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _migrate(connection: Connection, shown: str) -> None:
+def _migrate(connection: sa.Connection, shown: str) -> None:
     """Make every table that lacks, and bring a store of an earlier version to the newest.
 
     Raises:
@@ -388,11 +369,11 @@ def _migrate(connection: Connection, shown: str) -> None:
         RunBusy: a process of an earlier version works on it.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_OPENING_LOCK)))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
     metadata.create_all(connection)
     newest = {"name": "schema_version", "value": _SCHEMA_VERSION}
     connection.execute(insert_or_ignore(connection.dialect.name, meta).values(newest))
-    found = int(connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version")) or 0)
+    found = int(connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema_version")) or 0)
     if found > int(_SCHEMA_VERSION):
         raise ConfigError(
             f"the call store {shown} has schema version {found}, this version of tapir knows {_SCHEMA_VERSION}. "
@@ -403,27 +384,27 @@ def _migrate(connection: Connection, shown: str) -> None:
     connection.execute(meta.update().where(meta.c.name == "schema_version").values(value=_SCHEMA_VERSION))
 
 
-def _sum_what_was_spent(connection: Connection) -> None:
+def _sum_what_was_spent(connection: sa.Connection) -> None:
     """From 1 to 2: `spending` begins with what the stored answers cost."""
-    sums = select(
+    sums = sa.select(
         answers.c.run,
         answers.c.role,
-        func.sum(answers.c.attempts),
-        func.sum(answers.c.prompt_tokens),
-        func.sum(answers.c.completion_tokens),
-        func.sum(answers.c.usd),
-        text("0.0"),
+        sa.func.sum(answers.c.attempts),
+        sa.func.sum(answers.c.prompt_tokens),
+        sa.func.sum(answers.c.completion_tokens),
+        sa.func.sum(answers.c.usd),
+        sa.text("0.0"),
     ).group_by(answers.c.run, answers.c.role)
     connection.execute(spending.insert().from_select([column.name for column in spending.columns], sums))
 
 
-def _address_flow_runs(connection: Connection) -> None:
+def _address_flow_runs(connection: sa.Connection) -> None:
     """From 2 to 3: a lease says which flow run holds it. A store without leases has just got the newest table."""
     if "flow_run" not in _columns(connection, "leases"):
-        connection.execute(text("ALTER TABLE leases ADD COLUMN flow_run TEXT"))
+        connection.execute(sa.text("ALTER TABLE leases ADD COLUMN flow_run TEXT"))
 
 
-def _leave_claims(connection: Connection) -> None:
+def _leave_claims(connection: sa.Connection) -> None:
     """From 3 and 4 to 5: a process holds a list of requests and no single ones; what is reserved stands in `attempts`.
 
     Of the old reservations those of batches at a provider are kept, by the names of their runs as all spending so far:
@@ -432,33 +413,33 @@ def _leave_claims(connection: Connection) -> None:
     Raises:
         RunBusy: a process that knows only the old tables works on the store.
     """
-    for lease in with_silence(connection, select(leases)):
+    for lease in with_silence(connection, sa.select(leases)):
         if not is_free(lease):
             raise busy(lease)
     if "attempt" not in _columns(connection, "batch_rows"):
-        connection.execute(text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
+        connection.execute(sa.text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
     claimed = _columns(connection, "claims")
     if "tokens" in claimed:
         _book_batches(connection)
     if claimed:
-        connection.execute(text(_UNOWED))
-        connection.execute(text("DROP TABLE claims"))
+        connection.execute(sa.text(_UNOWED))
+        connection.execute(sa.text("DROP TABLE claims"))
 
 
-def _book_batches(connection: Connection) -> None:
-    rows = connection.execute(text(_OWED)).mappings().all()
+def _book_batches(connection: sa.Connection) -> None:
+    rows = connection.execute(sa.text(_OWED)).mappings().all()
     owed = [{**row, "id": secrets.randbits(63), "completion_tokens": 0} for row in rows]
     for row in owed:
         connection.execute(attempts.insert().values(**row, outcome="", unknown=True, sent=utc_now()))
-        connection.execute(text("UPDATE batch_rows SET attempt = :id WHERE key = :key"), row)
+        connection.execute(sa.text("UPDATE batch_rows SET attempt = :id WHERE key = :key"), row)
         spent = {name: row[name] for name in ("run", "role", "prompt_tokens", "completion_tokens", "usd")}
         booked = insert_or_add(connection.dialect.name, spending)
         connection.execute(booked, {**spent, "requests": 1, "seconds": 0.0})
 
 
-def _columns(connection: Connection, table: str) -> list[str]:
+def _columns(connection: sa.Connection, table: str) -> list[str]:
     """Of a table as it is in the database; none of one that is not there."""
-    found = inspect(connection)
+    found = sa.inspect(connection)
     return [column["name"] for column in found.get_columns(table)] if found.has_table(table) else []
 
 
@@ -472,7 +453,7 @@ _UNOWED = """
     (SELECT 1 FROM claims WHERE claims.key = batch_rows.key AND claims.holder = batch_rows.batch)
 """
 
-_STEPS: tuple[Callable[[Connection], None], ...] = (
+_STEPS: tuple[Callable[[sa.Connection], None], ...] = (
     _sum_what_was_spent,
     _address_flow_runs,
     _leave_claims,

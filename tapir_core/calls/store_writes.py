@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, delete, func, select, update
+import sqlalchemy as sa
 
 from tapir_core.calls.budget import Attempt, Settlement, Spend
 from tapir_core.calls.store_rows import add_spend, book, insert_rows, read_spend, settle
@@ -42,7 +42,7 @@ from tapir_core.processes import LAPSE, Holder, is_free
 LOCK = 0x7A918
 """PostgreSQL's advisory lock: two processes must not both find room for a last attempt, or both take one key."""
 
-Change = Callable[[Connection, str, bool], Any]
+Change = Callable[[sa.Connection, str, bool], Any]
 """A write that is made in its turn, and not together with others of its kind: on a connection, for a holder.
 
 The last argument says that it may have been committed before. What else it needs is bound with `functools.partial`.
@@ -70,12 +70,12 @@ class Book:
 
 Write = Put | Book | Settlement | Change
 
-_HELD = select(shards.c.shard).where(
-    shards.c.shard.in_(bindparam("lists", expanding=True)), shards.c.holder == bindparam("holder")
+_HELD = sa.select(shards.c.shard).where(
+    shards.c.shard.in_(sa.bindparam("lists", expanding=True)), shards.c.holder == sa.bindparam("holder")
 )
 
 
-def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bool = False) -> list[Any]:
+def commit(engine: sa.Engine, holder: str, writes: Sequence[Write], *, repeated: bool = False) -> list[Any]:
     """Write all in one transaction; gives each write's result.
 
     Of a `Put` its outcome, of a `Book` for each attempt why it may not be sent, of a `Change` what it gives. What
@@ -87,7 +87,7 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bo
     wanted = [(attempt, booking.budget) for booking in bookings for attempt in booking.attempts]
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         before = insert_rows(connection, [put.row for put in puts])
         settle(connection, [write for write in writes if isinstance(write, Settlement)])
         changed = [write(connection, holder, repeated) for write in writes if callable(write)]
@@ -102,7 +102,7 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bo
     return [next(results.get(type(write), changes)) for write in writes]
 
 
-def _lost(connection: Connection, holder: str, lists: set[str]) -> set[str]:
+def _lost(connection: sa.Connection, holder: str, lists: set[str]) -> set[str]:
     """Those of ``lists`` that ``holder``, which was taken for dead, has lost to others."""
     return lists.difference(connection.scalars(_HELD, {"lists": list(lists), "holder": holder})) if lists else lists
 
@@ -114,57 +114,61 @@ def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> O
     return put.outcome if ours else stored
 
 
-def take_shard(connection: Connection, holder: str, _repeated: bool, *, shard: str) -> bool:
+def take_shard(connection: sa.Connection, holder: str, _repeated: bool, *, shard: str) -> bool:
     """Hold a list of requests, unless another living process does; gives whether ``holder`` has it now."""
     call_the_roll(connection, holder)
     row = {"shard": shard, "holder": holder}
     connection.execute(insert_or_ignore(connection.dialect.name, shards).values(row))
-    return connection.scalar(select(shards.c.holder).where(shards.c.shard == shard)) == holder
+    return connection.scalar(sa.select(shards.c.holder).where(shards.c.shard == shard)) == holder
 
 
-def give_shard_back(connection: Connection, holder: str, _repeated: bool, *, shard: str) -> None:
+def give_shard_back(connection: sa.Connection, holder: str, _repeated: bool, *, shard: str) -> None:
     """Hold a list of requests no more; another process's stays."""
-    connection.execute(delete(shards).where(shards.c.shard == shard, shards.c.holder == holder))
+    connection.execute(sa.delete(shards).where(shards.c.shard == shard, shards.c.holder == holder))
 
 
-def add_seconds(connection: Connection, _holder: str, _repeated: bool, *, run: str, role: str, seconds: float) -> None:
+def add_seconds(
+    connection: sa.Connection, _holder: str, _repeated: bool, *, run: str, role: str, seconds: float
+) -> None:
     """Add working time to what a run has spent for a role."""
     add_spend(connection, run, role, Spend(seconds=seconds))
 
 
-def beat(connection: Connection, holder: str, _repeated: bool = False) -> None:
+def beat(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
     """The holder lives. Who was taken for dead stays so until it holds something anew."""
     now = database_time(connection)
-    connection.execute(update(holders).where(holders.c.id == holder).values(heartbeat=now))
+    connection.execute(sa.update(holders).where(holders.c.id == holder).values(heartbeat=now))
 
 
-def leave(connection: Connection, holder: str, _repeated: bool = False) -> None:
+def leave(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
     """The holder goes: it holds nothing any more."""
-    connection.execute(delete(shards).where(shards.c.holder == holder))
-    connection.execute(delete(holders).where(holders.c.id == holder))
+    connection.execute(sa.delete(shards).where(shards.c.holder == holder))
+    connection.execute(sa.delete(holders).where(holders.c.id == holder))
 
 
-def forget(connection: Connection, _holder: str, _repeated: bool, *, keys: Sequence[str]) -> int:
+def forget(connection: sa.Connection, _holder: str, _repeated: bool, *, keys: Sequence[str]) -> int:
     """Delete outcomes that are to be asked for again; gives how many there were."""
-    return sum(connection.execute(delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys))
+    return sum(
+        connection.execute(sa.delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys)
+    )
 
 
-def adopt(connection: Connection, _holder: str, _repeated: bool, *, name: str, run: str, since: datetime) -> None:
+def adopt(connection: sa.Connection, _holder: str, _repeated: bool, *, name: str, run: str, since: datetime) -> None:
     """Give the run with the id ``run``, made at ``since`` (UTC), what a version before schema 4 booked by its ``name``.
 
     Only where the first answer of that name is no older than the run: an older one was another run's, deleted since,
     and then nobody can say whose spending it is.
     """
-    first = connection.scalar(select(func.min(answers.c.created)).where(answers.c.run == name))
+    first = connection.scalar(sa.select(sa.func.min(answers.c.created)).where(answers.c.run == name))
     if first is not None and first >= since:
         for role, spent in read_spend(connection, name).items():
             add_spend(connection, run, role, spent)
-        connection.execute(delete(spending).where(spending.c.run == name))
-        connection.execute(update(attempts).where(attempts.c.run == name).values(run=run))
+        connection.execute(sa.delete(spending).where(spending.c.run == name))
+        connection.execute(sa.update(attempts).where(attempts.c.run == name).values(run=run))
 
 
 def count_reuse(
-    connection: Connection, _holder: str, _repeated: bool, *, counts: Mapping[tuple[str, ...], int]
+    connection: sa.Connection, _holder: str, _repeated: bool, *, counts: Mapping[tuple[str, ...], int]
 ) -> None:
     """Count requests that stored outcomes answered, by role, model, identity, prompt version and run."""
     names = ("role", "model", "identity", "prompt_version", "run")
@@ -173,9 +177,9 @@ def count_reuse(
         connection.execute(insert_or_add(connection.dialect.name, reuse), fields | {"requests": requests})
 
 
-def call_the_roll(connection: Connection, holder: str) -> None:
+def call_the_roll(connection: sa.Connection, holder: str) -> None:
     """``holder``, this process, is among the living, and what the dead have held is free."""
-    rows = {row["id"]: row for row in with_silence(connection, select(holders))}
+    rows = {row["id"]: row for row in with_silence(connection, sa.select(holders))}
     mine = insert_or_ignore(connection.dialect.name, holders).values(id=holder, **own_process(connection))
     connection.execute(mine)
     beat(connection, holder)
@@ -206,7 +210,7 @@ class OpenBatch:
 
 
 def plan_batch(
-    connection: Connection,
+    connection: sa.Connection,
     holder: str,
     repeated: bool,
     *,
@@ -241,46 +245,46 @@ def plan_batch(
     return {each.key: refusal for each, refusal in zip(attempts, refusals, strict=True) if refusal}
 
 
-def note_batch(connection: Connection, _holder: str, _repeated: bool, *, tag: str, **values: Any) -> None:
+def note_batch(connection: sa.Connection, _holder: str, _repeated: bool, *, tag: str, **values: Any) -> None:
     """Write down what is new of a batch, by the columns of `batches`."""
-    connection.execute(update(batches).where(batches.c.tag == tag).values(values))
+    connection.execute(sa.update(batches).where(batches.c.tag == tag).values(values))
 
 
-def adopt_batches(connection: Connection, holder: str, repeated: bool, *, keys: Sequence[str]) -> list[OpenBatch]:
+def adopt_batches(connection: sa.Connection, holder: str, repeated: bool, *, keys: Sequence[str]) -> list[OpenBatch]:
     """Take over the batches that nobody leads and that hold one of ``keys``; gives those that are led from now on."""
     call_the_roll(connection, holder)
-    living = select(holders.c.id)
+    living = sa.select(holders.c.id)
     # A try before this one may have taken them over already.
     led = living.where(holders.c.id != holder) if repeated else living
     tags = read_column(connection, batch_rows.c.batch, batch_rows.c.key, keys)
-    free = update(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led)).values(driver=holder)
+    free = sa.update(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led)).values(driver=holder)
     return [_open_batch(connection, row) for row in connection.execute(free.returning(*batches.c)).mappings().all()]
 
 
-def leave_batch(connection: Connection, holder: str, _repeated: bool, *, tag: str) -> None:
+def leave_batch(connection: sa.Connection, holder: str, _repeated: bool, *, tag: str) -> None:
     """Stop leading a batch, if ``holder`` did: whoever asks next for one of its keys takes it over."""
-    connection.execute(update(batches).where(batches.c.tag == tag, batches.c.driver == holder).values(driver=""))
+    connection.execute(sa.update(batches).where(batches.c.tag == tag, batches.c.driver == holder).values(driver=""))
 
 
-def end_batch(connection: Connection, holder: str, repeated: bool, *, tag: str, state: str) -> None:
+def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: str, state: str) -> None:
     """A batch has nothing more to give: what it still owes is free, and so is what was booked for it.
 
     ``state`` is the provider's last status, or why the batch was dropped. The row of `batches` stays as a record.
     """
     if state != LOST:
-        owed = connection.execute(select(batch_rows.c.attempt).where(batch_rows.c.batch == tag)).scalars()
+        owed = connection.execute(sa.select(batch_rows.c.attempt).where(batch_rows.c.batch == tag)).scalars()
         settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
-    connection.execute(delete(batch_rows).where(batch_rows.c.batch == tag))
+    connection.execute(sa.delete(batch_rows).where(batch_rows.c.batch == tag))
     note_batch(connection, holder, repeated, tag=tag, state=state, driver="", ended=utc_now())
 
 
-def read_batched(connection: Connection, keys: Sequence[str]) -> set[str]:
+def read_batched(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
     """Which of ``keys`` are in a batch that has not ended."""
     return read_column(connection, batch_rows.c.key, batch_rows.c.key, keys)
 
 
-def _open_batch(connection: Connection, row: Mapping[Any, Any]) -> OpenBatch:
-    found = connection.execute(select(batch_rows).where(batch_rows.c.batch == row["tag"])).all()
+def _open_batch(connection: sa.Connection, row: Mapping[Any, Any]) -> OpenBatch:
+    found = connection.execute(sa.select(batch_rows).where(batch_rows.c.batch == row["tag"])).all()
     rows = {
         each.key: Request(
             role=row["role"],

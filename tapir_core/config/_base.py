@@ -17,19 +17,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union, get_args
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    SerializerFunctionWrapHandler,
-    Tag,
-    TypeAdapter,
-    model_serializer,
-    model_validator,
-)
+import pydantic
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -52,10 +40,10 @@ Later = Annotated[T, "later"]
 is written, so that no key and no file of those runs changes."""
 
 
-class Section(BaseModel):
+class Section(pydantic.BaseModel):
     """A part of the configuration. Unknown fields are errors; values never change after loading."""
 
-    model_config = ConfigDict(
+    model_config = pydantic.ConfigDict(
         extra="forbid",
         frozen=True,
         strict=True,
@@ -79,11 +67,11 @@ class Section(BaseModel):
     def _unchanged(self) -> set[str]:
         return {name for name, default in self.with_mark("later").items() if getattr(self, name) == default}
 
-    @model_serializer(mode="wrap")
-    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    @pydantic.model_serializer(mode="wrap")
+    def _write(self, write: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in write(self).items() if name not in self._unchanged()}
 
-    @model_validator(mode="before")
+    @pydantic.model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
         if not isinstance(values, dict):
@@ -160,20 +148,20 @@ class Kind(Section):
 
     # Of a family: whatever is registered when a value is read or described, not when the field was defined.
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(cls.read) if is_family(cls) else handler(source)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: pydantic.GetJsonSchemaHandler) -> dict[str, Any]:
         if is_family(cls):
             return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in cls._kinds.values()]}
         return handler(schema)
 
 
 @cache
-def _reader(kinds: tuple[AnyKind, ...]) -> TypeAdapter[Any]:
+def _reader(kinds: tuple[AnyKind, ...]) -> pydantic.TypeAdapter[Any]:
     several: Any = Union[kinds]  # noqa: UP007  # made of a list
-    return TypeAdapter(Annotated[several, Discriminator("type")])
+    return pydantic.TypeAdapter(Annotated[several, pydantic.Discriminator("type")])
 
 
 BY_KIND: list[tuple[type[Kind], "_SingleDispatchCallable[Any]"]] = []
@@ -227,7 +215,7 @@ def check_different(values: tuple[T, ...]) -> tuple[T, ...]:
     return values
 
 
-def matching(pattern: str, otherwise: str, *, may_be_secret: bool = False) -> AfterValidator:
+def matching(pattern: str, otherwise: str, *, may_be_secret: bool = False) -> pydantic.AfterValidator:
     """Of a text: refuses one that is not of this form as a whole, with what is said ``otherwise``."""
 
     def check(text: str) -> str:
@@ -235,7 +223,7 @@ def matching(pattern: str, otherwise: str, *, may_be_secret: bool = False) -> Af
             return text
         raise secret(otherwise) if may_be_secret else ValueError(otherwise)
 
-    return AfterValidator(check)
+    return pydantic.AfterValidator(check)
 
 
 def check_web_address(address: Any) -> str:
@@ -271,7 +259,7 @@ def _check_store_url(url: str) -> str:
     return url
 
 
-DIFFERENT = AfterValidator(check_different)
+DIFFERENT = pydantic.AfterValidator(check_different)
 """Of a list: refuses what it names twice."""
 
 EnvironmentName = Annotated[
@@ -288,14 +276,14 @@ EnvironmentName = Annotated[
 HeaderName = Annotated[str, matching(r"[A-Za-z0-9-]+", 'is no name of an HTTP header; write it as "api-key"')]
 """Name of an HTTP header."""
 
-WebAddress = Annotated[str, AfterValidator(check_web_address)]
+WebAddress = Annotated[str, pydantic.AfterValidator(check_web_address)]
 """Address of a server, without user, password and query."""
 
-StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
+StoreUrl = Annotated[str, pydantic.AfterValidator(_check_store_url)]
 """SQLAlchemy URL without a password."""
 
-TEXT, OTHER = Tag("(text)"), Tag("(other)")
+TEXT, OTHER = pydantic.Tag("(text)"), pydantic.Tag("(other)")
 """Of a field that holds a text or something else: which is which, `Annotated[str, TEXT] | Annotated[float, OTHER]`."""
 
-BY_FORM = Discriminator(lambda value: TEXT.tag if isinstance(value, str) else OTHER.tag)
+BY_FORM = pydantic.Discriminator(lambda value: TEXT.tag if isinstance(value, str) else OTHER.tag)
 """Tells the two apart, so that an error speaks of the form that was written, and of no other."""

@@ -22,20 +22,8 @@ import polars as pl
 
 from tapir_core.config import AlpacaEvalBenchmark
 from tapir_core.errors import ConfigError
+from tapir_core.evaluation import length_control
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
-from tapir_core.evaluation.length_control import (
-    Annotation,
-    ControlledRate,
-    LengthTables,
-    SoftRows,
-    control_length,
-    is_far_from,
-    join_rows,
-    length_alone,
-    read_difficulty,
-    read_standardised,
-    soft_rows,
-)
 from tapir_core.evaluation.rows import (
     BadRowError,
     answer_of,
@@ -73,7 +61,7 @@ _NAMES = {"model": ("model", "generator_2"), "annotator": ("annotator",), "basel
 class AnnotationFile:
     """The judgments of one model, by one annotator, against one baseline."""
 
-    judged: list[Annotation]
+    judged: list[length_control.Annotation]
     """In the order of the file."""
     in_words: str
     """Whose judgments they are: model, annotator and baseline; empty where no row says so."""
@@ -98,7 +86,7 @@ class AlpacaEvalFigures:
     def length_is_doubtful(self) -> bool:
         """True when length control moves the rate so far that its regression is to be doubted."""
         raw, controlled = self.win_rate.estimate.value, self.controlled.value
-        return raw is not None and controlled is not None and is_far_from(controlled, raw)
+        return raw is not None and controlled is not None and length_control.is_far_from(controlled, raw)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """The figures under the original's names."""
@@ -183,7 +171,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             named = any(each.category for each in exchanges)
             return {"win_rate": measure_annotations(rows, max_failed_share=limit).win_rate} if named else {}
         tables = self._tables()
-        found = measure_annotations(rows, tables or length_alone(len(rows)), max_failed_share=limit)
+        found = measure_annotations(rows, tables or length_control.length_alone(len(rows)), max_failed_share=limit)
         raw, sources = found.win_rate, f"by {_sources(judged)}"
         figures = {
             "win_rate": replace(raw, note=sources),
@@ -206,7 +194,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         wins = {each.question_id: row.win for each, row in rows}
         return {"win_rate": {name: None if win is None else 100 * win for name, win in wins.items()}}
 
-    def _tables(self) -> LengthTables | None:
+    def _tables(self) -> length_control.LengthTables | None:
         return read_length_tables(self.settings.difficulty, self.settings.anchors)
 
 
@@ -253,8 +241,8 @@ def kept_preference(stored: float | None) -> float | None:
 
 
 def measure_annotations(
-    judged: Sequence[Annotation],
-    tables: LengthTables | None = None,
+    judged: Sequence[length_control.Annotation],
+    tables: length_control.LengthTables | None = None,
     *,
     max_failed_share: float = MAX_FAILED_SHARE,
 ) -> AlpacaEvalFigures:
@@ -274,16 +262,16 @@ def measure_annotations(
     why = "needs the difficulty table and the anchors"
     raw, discrete = (mean_figure(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes))
     if raw.estimate.value is None or tables is None:
-        controlled = ControlledRate(Estimate(None, 0, why=raw.estimate.why or why))
+        controlled = length_control.ControlledRate(Estimate(None, 0, why=raw.estimate.why or why))
     else:
-        controlled = control_length(judged, tables)
+        controlled = length_control.control_length(judged, tables)
     # A prediction for all instructions, with the count of the judgments.
     rate = replace(controlled.rate, n=raw.estimate.n)
     counted = replace(discrete, note=", ".join(counts))
     return AlpacaEvalFigures(raw, counted, rate, controlled.spread, measure_position(judged))
 
 
-def measure_position(judged: Sequence[Annotation]) -> Estimate:
+def measure_position(judged: Sequence[length_control.Annotation]) -> Estimate:
     """How much standing first raises the model's win rate, in points of 100.
 
     Between different instructions, since each is shown in one order only: the rate where the model's output stood
@@ -339,7 +327,7 @@ def read_outputs(path: str) -> dict[str, str | None]:
     return found
 
 
-def read_length_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:
+def read_length_tables(difficulty: str | None, anchors: str | None) -> length_control.LengthTables | None:
     """What length control needs, from the files of `read_difficulty` and `read_anchors`; nothing without both.
 
     Raises:
@@ -347,11 +335,11 @@ def read_length_tables(difficulty: str | None, anchors: str | None) -> LengthTab
     """
     if difficulty is None or anchors is None:
         return None
-    table = read_difficulty(difficulty)
-    return LengthTables(table, read_anchors(anchors, table))
+    table = length_control.read_difficulty(difficulty)
+    return length_control.LengthTables(table, read_anchors(anchors, table))
 
 
-def read_anchors(path: str, difficulty: list[float]) -> SoftRows:
+def read_anchors(path: str, difficulty: list[float]) -> length_control.SoftRows:
     """Judgments of the anchor models: annotations, or the original's CSV with lengths already standardised.
 
     ``difficulty`` is that of annotations; the CSV brings its own.
@@ -361,17 +349,19 @@ def read_anchors(path: str, difficulty: list[float]) -> SoftRows:
     """
     text = read_text(path)
     if text.lstrip()[:1] not in ("[", "{"):
-        return read_standardised(text, path)
-    models: dict[str | None, list[Annotation]] = {}
+        return length_control.read_standardised(text, path)
+    models: dict[str | None, list[length_control.Annotation]] = {}
     for model, annotation in parse_rows(text, path, lambda row: (_name(row, "model"), _annotation(row)), "annotation"):
         models.setdefault(model, []).append(annotation)
     longest = max(map(len, models.values()))
     if longest > len(difficulty):
         raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
-    return join_rows([soft_rows(judged, difficulty, anchors=True) for judged in models.values()])
+    return length_control.join_rows(
+        [length_control.soft_rows(judged, difficulty, anchors=True) for judged in models.values()]
+    )
 
 
-def _annotations(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Annotation]:
+def _annotations(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[length_control.Annotation]:
     found = {
         place[0]: (each.value, place[3] == "model_first") for place, each in judged.items() if place[3] != "single"
     }
@@ -382,7 +372,7 @@ def _annotations(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
         own = turn.baseline if turn.response is None else turn.response
         other = turn.response if turn.baseline is None else turn.baseline
         preference, switched = found.get(each.question_id, (None, None))
-        rows.append(Annotation(preference, len(own or ""), len(other or ""), switched))
+        rows.append(length_control.Annotation(preference, len(own or ""), len(other or ""), switched))
     return rows
 
 
@@ -413,7 +403,7 @@ def _name(fields: Mapping[str, Any], who: str) -> str | None:
     return None if found is None else str(found)
 
 
-def _annotation(fields: Mapping[str, Any]) -> Annotation:
+def _annotation(fields: Mapping[str, Any]) -> length_control.Annotation:
     if "preference" not in fields:
         raise BadRowError(f"no preference (found {', '.join(map(str, fields)) or 'nothing'})")
     stored, switched = fields["preference"], fields.get("switched")
@@ -422,7 +412,7 @@ def _annotation(fields: Mapping[str, Any]) -> Annotation:
     if not isinstance(switched, bool | None):
         raise BadRowError(f"switched must be true, false or null, got {switched!r}")
     lengths = {name: _length(fields, *sources) for name, sources in _LENGTHS.items()}
-    return Annotation(kept_preference(stored), switched=switched, **lengths)
+    return length_control.Annotation(kept_preference(stored), switched=switched, **lengths)
 
 
 def _length(fields: Mapping[str, Any], length: str, output: str) -> int:

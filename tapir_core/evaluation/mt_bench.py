@@ -24,18 +24,9 @@ import polars as pl
 
 from tapir_core.config import FastChatBenchmark, MTBenchBenchmark, Sampling
 from tapir_core.errors import ConfigError
+from tapir_core.evaluation import scores
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
 from tapir_core.evaluation.rows import BadRowError, answer_of, check_category, encodable, read_rows, text_of
-from tapir_core.evaluation.scores import (
-    NO_ANSWER,
-    NO_BASELINE,
-    ItemValues,
-    Judgment,
-    Order,
-    Place,
-    by_question,
-    position_note,
-)
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
@@ -56,7 +47,7 @@ _TEMPERATURE = 0.7
 _F = TypeVar("_F", bound=FastChatBenchmark)
 _SINGLE, _PAIR = "single", "pairwise"
 _PROMPTS = {_SINGLE: "mt_bench_single", _PAIR: "mt_bench_pair"}
-_BOTH: tuple[Order, ...] = ("model_first", "baseline_first")
+_BOTH: tuple[scores.Order, ...] = ("model_first", "baseline_first")
 
 _TAGS = (
     *("question", "answer_a", "answer_b"),
@@ -141,15 +132,15 @@ class MTBench(FastChat[MTBenchBenchmark]):
             for turn, (mode, order) in product(range(1, len(exchange.turns) + 1), places)
         ]
 
-    def read(self, game: Game, text: str, _logprobs: Mapping[str, float]) -> Judgment | Unparsed:
+    def read(self, game: Game, text: str, _logprobs: Mapping[str, float]) -> scores.Judgment | Unparsed:
         """A rating; of a pair 1 where the model won, 0.5 for a tie, 0 where the baseline did."""
         if game.mode == _SINGLE:
             rating = parse_rating(text)
-            return rating if isinstance(rating, Unparsed) else Judgment(rating)
+            return rating if isinstance(rating, Unparsed) else scores.Judgment(rating)
         shown = parse_pair_verdict(text)
         if isinstance(shown, Unparsed):
             return shown
-        return Judgment(win_of_game(shown, model_first=game.order == "model_first"))
+        return scores.Judgment(win_of_game(shown, model_first=game.order == "model_first"))
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -157,7 +148,7 @@ class MTBench(FastChat[MTBenchBenchmark]):
         return tuple(mode for mode in (_SINGLE, _PAIR) if mode in self.settings.modes)
 
     def figures(
-        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment], *, whole: bool
     ) -> dict[str, Figure]:
         """Mean ratings; or wins and losses, and of all questions what standing first is worth."""
         limit = self.settings.max_failed_share
@@ -166,22 +157,26 @@ class MTBench(FastChat[MTBenchBenchmark]):
         found = measure_pairs(_pairs(exchanges, judged), max_failed_share=limit)
         return found if whole else {name: each for name, each in found.items() if name != "pair_position_gap"}
 
-    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
+    def values(
+        self, exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment]
+    ) -> dict[str, scores.ItemValues]:
         """Of both turns together: the mean rating, the share of a win in per cent."""
-        found: dict[str, ItemValues] = {}
+        found: dict[str, scores.ItemValues] = {}
         if _SINGLE in self.modes:
-            found["rating"] = by_question(_values(exchanges, judged, _SINGLE, "single"))
+            found["rating"] = scores.by_question(_values(exchanges, judged, _SINGLE, "single"))
         if _PAIR in self.modes:
             wins = {place: combine_games(*games) for place, games in _pairs(exchanges, judged).items()}
-            found["pair_win_rate_adjusted"] = by_question(
+            found["pair_win_rate_adjusted"] = scores.by_question(
                 {place: None if win is None else 100 * win for place, win in wins.items()}
             )
         return found
 
-    def _game(self, exchange: Exchange, turn: int, mode: str, order: Order, prompts: Mapping[str, Prompt]) -> Game:
+    def _game(
+        self, exchange: Exchange, turn: int, mode: str, order: scores.Order, prompts: Mapping[str, Prompt]
+    ) -> Game:
         shown = exchange.turns[:turn]
         lacking = {each.lacking for each in shown}
-        for reason in (NO_ANSWER, NO_BASELINE) if mode == _PAIR else (NO_ANSWER,):
+        for reason in (scores.NO_ANSWER, scores.NO_BASELINE) if mode == _PAIR else (scores.NO_ANSWER,):
             if reason in lacking:
                 return exchange.game(turn, mode, order, None, reason=reason)
         sections: dict[str, str | None] = {}
@@ -302,7 +297,7 @@ def measure_pairs(
     gaps = [None if first is None or second is None else first - second for first, second in pairs.values()]
     gap = mean_figure(gaps, clusters=questions, scale=(-1.0, 1.0), max_failed_share=max_failed_share)
     figures = {f"pair_{name}": figure for name, figure in found.items()}
-    return {**figures, "pair_position_gap": replace(in_percent(gap), note=position_note(gap.estimate))}
+    return {**figures, "pair_position_gap": replace(in_percent(gap), note=scores.position_note(gap.estimate))}
 
 
 def measure_outcomes(
@@ -349,15 +344,15 @@ def _user_turns(fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _values(
-    exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], mode: str, order: Order
+    exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment], mode: str, order: scores.Order
 ) -> dict[tuple[str, int], float | None]:
     """Question and turn → what the judgment of this mode and order is worth to the model."""
     turns = [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
-    return {turn: judged.get((*turn, mode, order), Judgment()).value for turn in turns}
+    return {turn: judged.get((*turn, mode, order), scores.Judgment()).value for turn in turns}
 
 
 def _pairs(
-    exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
+    exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment]
 ) -> dict[tuple[str, int], tuple[float | None, float | None]]:
     """What the game is worth to the model in which its answer stood first, and the other one."""
     first, second = (_values(exchanges, judged, _PAIR, order) for order in _BOTH)

@@ -10,14 +10,3 @@ from tapir_core.judging.orders import (
     verdicts_per_instruction,
 )
 from tapir_core.judging.prompt import neutralise
-
-__all__ = [
-    "JudgeMode",
-    "Verdict",
-    "expected_orders",
-    "mode_of",
-    "neutralise",
-    "unscored",
-    "verdict_rows",
-    "verdicts_per_instruction",
-]

@@ -15,8 +15,6 @@ import jinja2.meta
 
 from tapir_core.errors import ConfigError
 
-__all__ = ["PROMPT_NAMES", "Prompt", "check_prompts", "load_prompt"]
-
 _SHIPPED = Path(__file__).parent
 _SUFFIX = ".jinja2"
 _OPTIONAL = frozenset({"system", "reference"})

@@ -18,23 +18,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.page import (
-    COLOURS,
-    GREY,
-    INK,
-    Section,
-    Table,
-    draw,
-    draw_task_types,
-    markdown_table,
-    markdown_text,
-    name_rows,
-    points_with_intervals,
-    render_markdown,
-    render_page,
-    section_of,
-    table_of,
-)
+from tapir_core.reporting import page
 from tapir_core.reporting.report import backbone_name
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 
@@ -55,24 +39,29 @@ _Column = tuple[str, Callable[[ArmRow], str]]
 
 def write_arms(compared: ComparedArms, root: str) -> str:
     """Write page and JSON below the root and say where the page is."""
-    folder, page = storage.Storage(root), paths.comparison_file(compared.name, "html")
+    folder, place = storage.Storage(root), paths.comparison_file(compared.name, "html")
     folder.write_bytes(paths.comparison_file(compared.name, "json"), arms_json(compared).encode())
-    folder.write_bytes(page, render_arms(compared).encode())
-    return f"{root}/{page}"
+    folder.write_bytes(place, render_arms(compared).encode())
+    return f"{root}/{place}"
 
 
 def arms_card(compared: ComparedArms) -> str:
     """Table, conditions, verdicts and what the intervals cover, in Markdown."""
     table = brief_table(compared)
-    conditions = "\n".join(map(markdown_text, conditions_lines(compared.conditions)))
-    said = "\n".join(f"- {markdown_text(sentence)}" for sentence in verdicts(compared))
-    parts = [markdown_table(table), conditions, said, *map(markdown_text, (table.note, covers_sentence(compared)))]
+    conditions = "\n".join(map(page.markdown_text, conditions_lines(compared.conditions)))
+    said = "\n".join(f"- {page.markdown_text(sentence)}" for sentence in verdicts(compared))
+    parts = [
+        page.markdown_table(table),
+        conditions,
+        said,
+        *map(page.markdown_text, (table.note, covers_sentence(compared))),
+    ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def arms_plots_card(compared: ComparedArms) -> str:
     """The plots of the page in Markdown; nothing where there is no plot."""
-    return render_markdown(_plots(compared))
+    return page.render_markdown(_plots(compared))
 
 
 def arms_json(compared: ComparedArms) -> str:
@@ -95,14 +84,14 @@ def render_arms(compared: ComparedArms) -> str:
     """The page. Everything that is text is escaped."""
     tables, (differences, curves, task_types) = arms_tables(compared), _plots(compared)
     sections = [
-        Section("", tables["arms"]),
-        section_of(conditions_table(compared.conditions)),
+        page.Section("", tables["arms"]),
+        page.section_of(conditions_table(compared.conditions)),
         differences,
         curves,
         replace(task_types, table=tables["task_types"], folded=True) if task_types else None,
-        section_of(tables["dev"]),
+        page.section_of(tables["dev"]),
     ]
-    return render_page(
+    return page.render_page(
         "comparison.html.jinja2",
         sections,
         name=compared.name,
@@ -145,9 +134,9 @@ def conditions_of(
     return dict(each.split(": ", 1) for each in said)
 
 
-def conditions_table(conditions: Mapping[str, str]) -> Table:
+def conditions_table(conditions: Mapping[str, str]) -> page.Table:
     """A row for each."""
-    return Table(
+    return page.Table(
         "Conditions",
         ("", "Conditions"),
         tuple(conditions.items()),
@@ -162,14 +151,14 @@ def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
     return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
 
 
-def brief_table(compared: ComparedArms) -> Table:
+def brief_table(compared: ComparedArms) -> page.Table:
     """What a reader of a Markdown page wants of each arm: score, difference, training and calls with their ratios."""
     return _table(
         "Arms", compared, _BRIEF, " ".join([_TEST_NOTE, _AGAINST_NOTE, _BRIEF_NOTE, f"USD {compared.prices}."])
     )
 
 
-def narrow_tables(compared: ComparedArms) -> list[Table]:
+def narrow_tables(compared: ComparedArms) -> list[page.Table]:
     """Scores and costs of each arm in tables that fit a terminal, with the arms' short names."""
     parts = [
         ("Scores on the test split", _TEST, _TEST_NOTE),
@@ -180,7 +169,7 @@ def narrow_tables(compared: ComparedArms) -> list[Table]:
     return [_table(title, compared, columns, note, name=_short_name) for title, columns, note in parts]
 
 
-def arms_tables(compared: ComparedArms) -> dict[str, Table]:
+def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
     """`arms`: scores and costs of each arm; `dev` and `task_types`."""
     note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
     of_dev = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
@@ -198,17 +187,17 @@ def _table(
     note: str,
     *,
     name: Callable[[ArmRow], str] | None = None,
-) -> Table:
-    return table_of(title, [("Arm", name or _name), *columns], compared.rows, note=note)
+) -> page.Table:
+    return page.table_of(title, [("Arm", name or _name), *columns], compared.rows, note=note)
 
 
-def _task_types(compared: ComparedArms) -> Table:
+def _task_types(compared: ComparedArms) -> page.Table:
     rows = [
         (name, *(_percent(row.task_types.get(name), _SHARE) for row in compared.rows))
         for name in task_types.TASK_TYPES
         if any(name in row.task_types for row in compared.rows)
     ]
-    return Table(
+    return page.Table(
         "Test split by task type",
         ("Task type", *map(_name, compared.rows)),
         tuple(rows),
@@ -333,12 +322,12 @@ def _calls_note(compared: ComparedArms) -> str:
     )
 
 
-def _plots(compared: ComparedArms) -> list[Section | None]:
+def _plots(compared: ComparedArms) -> list[page.Section | None]:
     """Difference to random, curves, task types; nothing in place of a plot that has nothing to show."""
     return [_plot_differences(compared.rows), _plot_curves(compared.rows), _plot_task_types(compared.rows)]
 
 
-def _plot_differences(rows: Sequence[ArmRow]) -> Section | None:
+def _plot_differences(rows: Sequence[ArmRow]) -> page.Section | None:
     """Difference to random of each arm that has one: 90 % interval thick, 95 % thin; exploratory arms grey.
 
     Backbone and S_0 are no arms: so far below that nobody could tell the others apart.
@@ -349,22 +338,22 @@ def _plot_differences(rows: Sequence[ArmRow]) -> Section | None:
 
     def fill(axes: Any) -> None:
         for place, (row, found) in enumerate(shown):
-            colour = GREY if row.exploratory else COLOURS[0]
+            colour = page.GREY if row.exploratory else page.COLOURS[0]
             axes.hlines(place, 100 * found.low95, 100 * found.high95, color=colour, linewidth=1.2)
             axes.hlines(place, 100 * found.low90, 100 * found.high90, color=colour, linewidth=3.6)
             axes.plot([100 * found.value], [place], "D", color=colour, markersize=6)
-        axes.axvline(0, color=INK, linewidth=0.8)
-        name_rows(axes, [textwrap.fill(row.label, _LABEL_LETTERS) for row, _ in shown])
+        axes.axvline(0, color=page.INK, linewidth=0.8)
+        page.name_rows(axes, [textwrap.fill(row.label, _LABEL_LETTERS) for row, _ in shown])
         axes.set_xlabel("points ahead of random")
 
-    return Section(
+    return page.Section(
         "Difference to random",
-        plot=draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill),
+        plot=page.draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill),
         note="Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory.",
     )
 
 
-def _plot_curves(rows: Sequence[ArmRow]) -> Section | None:
+def _plot_curves(rows: Sequence[ArmRow]) -> page.Section | None:
     """Test accuracy after each round of the primary arms by the tokens trained on, with 90 % intervals.
 
     Exploratory arms have fewer run seeds, so their curves begin at another S_0.
@@ -380,19 +369,19 @@ def _plot_curves(rows: Sequence[ArmRow]) -> Section | None:
             places = [point.tokens / 1000 + beside for point in row.curve]
             tests = [point.test for point in row.curve]
             figures = [Estimate(test.value, test.items, test.low90, test.high90) for test in tests]
-            colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
+            colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
             style = {"color": colour, "marker": marker, "label": row.label}
-            points_with_intervals(axes, zip(places, figures, strict=True), style, scale=100)
+            page.points_with_intervals(axes, zip(places, figures, strict=True), style, scale=100)
         axes.set(xlabel="thousand training tokens after S_0", ylabel="accuracy on the test split, %")
 
-    return Section(
+    return page.Section(
         "By training tokens",
-        plot=draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1),
+        plot=page.draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1),
         note="Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen.",
     )
 
 
-def _plot_task_types(rows: Sequence[ArmRow]) -> Section | None:
+def _plot_task_types(rows: Sequence[ArmRow]) -> page.Section | None:
     """Test accuracy of S_0 and the primary arms on each task type."""
     shown = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
     if not shown:
@@ -401,13 +390,13 @@ def _plot_task_types(rows: Sequence[ArmRow]) -> Section | None:
     series = [
         (
             row.label,
-            COLOURS[arms.index(row.name) % len(COLOURS)] if row.costs else GREY,
+            page.COLOURS[arms.index(row.name) % len(page.COLOURS)] if row.costs else page.GREY,
             {name: Estimate(found.value, found.items) for name, found in row.task_types.items()},
         )
         for row in shown
     ]
-    return Section(
+    return page.Section(
         "By task type",
-        plot=draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
+        plot=page.draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
         note="Last students, means over run seeds. A task type with few instructions says little.",
     )

@@ -20,17 +20,7 @@ from tapir_core.judging import estimates, expected_orders
 from tapir_core.judging.estimates import WINNERS, Estimate
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
-from tapir_core.reporting.page import (
-    COLOURS,
-    GREY,
-    Section,
-    Table,
-    draw,
-    draw_stacked,
-    points_with_intervals,
-    render_page,
-    section_of,
-)
+from tapir_core.reporting import page
 from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -191,19 +181,19 @@ def render_judge_report(found: JudgeRound) -> str:
     tables, whole = judge_tables(found), found.whole
     pairs = whole.pairs if whole.agreement is not None else whole.pairs.clear()
     sections = [
-        Section("", tables["judge"]),
+        page.Section("", tables["judge"]),
         plot_order_gap({round_name(found.number): pairs["order_gap"]}),
         replace(plot_orders(pairs), table=tables["judge-winners"]),
-        section_of(tables["judge-panel"]),
-        section_of(tables["judge-single"]),
+        page.section_of(tables["judge-panel"]),
+        page.section_of(tables["judge-single"]),
         plot_length(whole.scores),
         replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
-        section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
+        page.section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
     ]
-    return render_page("judge_report.html.jinja2", sections, found=found)
+    return page.render_page("judge_report.html.jinja2", sections, found=found)
 
 
-def judge_tables(found: JudgeRound) -> dict[str, Table]:
+def judge_tables(found: JudgeRound) -> dict[str, page.Table]:
     """Artifact name → table; a table without rows has nothing to show."""
     name, whole = round_name(found.number), found.whole
     measures = [
@@ -218,23 +208,23 @@ def judge_tables(found: JudgeRound) -> dict[str, Table]:
     types = whole.unscored.task_types.items()
     of_figure = ("Value", "95 % interval")
     return {
-        "judge": Table(
+        "judge": page.Table(
             f"The judges of {name}, combined" if found.single else f"The judge of {name}",
             ("Measure", *of_figure, "Standard error", "n"),
             tuple(measures),
             note="n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of "
             "its own.",
         ),
-        "judge-single": Table(
+        "judge-single": page.Table(
             f"Each judge alone, {name}", ("Judge", "Measure", *of_figure, "n"), tuple(single), text_columns=2
         ),
         "judge-winners": _winners(found),
-        "judge-unscored": Table(
+        "judge-unscored": page.Table(
             f"Unscored verdicts by reason, {name}",
             ("Reason", "Verdicts", "Share of all"),
             tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in reasons),
         ),
-        "judge-task-types": Table(
+        "judge-task-types": page.Table(
             f"Unscored verdicts by task type, {name}",
             ("Task type", "Verdicts", "Unscored", "95 % interval"),
             tuple((each, count(share.n), *_cells(share, percent)) for each, share in types),
@@ -243,11 +233,11 @@ def judge_tables(found: JudgeRound) -> dict[str, Table]:
     }
 
 
-def _winners(found: JudgeRound) -> Table:
+def _winners(found: JudgeRound) -> page.Table:
     agreement = found.whole.agreement
     winners = agreement.winners if agreement is not None and agreement.gap.n else None
     rows = [(first, *(count(winners[first, second]) for second in WINNERS)) for first in WINNERS] if winners else []
-    return Table(
+    return page.Table(
         f"Winners in the two orders, {round_name(found.number)}",
         ("Teacher shown first ↓, student first →", *WINNERS),
         tuple(rows),
@@ -255,7 +245,7 @@ def _winners(found: JudgeRound) -> Table:
     )
 
 
-def _panel(found: JudgeRound) -> Table:
+def _panel(found: JudgeRound) -> page.Table:
     rows = []
     for pair in found.panel:
         measured = ((pair.same_winner, percent), (pair.kappa, correlation), (pair.spearman, correlation))
@@ -263,7 +253,7 @@ def _panel(found: JudgeRound) -> Table:
         rows.append((pair.first, pair.second, *cells, count(pair.same_winner.n)))
     measures = ("Same winner", "Winner, Cohen's κ", "MFD, Spearman's ρ")
     columns = ("Judge", "Other judge", *(name for each in measures for name in (each, "95 % interval")), "n")
-    return Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
+    return page.Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
 
 
 def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
@@ -300,7 +290,7 @@ def _stderr(estimate: Estimate, cell: _Cell) -> str:
     return percent(estimate.stderr) if cell is percent else number(estimate.stderr)
 
 
-def plot_orders(pairs: pl.DataFrame) -> Section:
+def plot_orders(pairs: pl.DataFrame) -> page.Section:
     """MFD in one order against the other; a dot's area is the number of instructions on its half point."""
     one, other = ([round(2 * mfd) / 2 for mfd in pairs[order]] for order in ("student_first", "teacher_first"))
     dots = Counter(zip(one, other, strict=True))
@@ -308,50 +298,50 @@ def plot_orders(pairs: pl.DataFrame) -> Section:
     ends = [min([*one, *other], default=0.0) - 0.5, max([*one, *other], default=0.0) + 0.5]
 
     def fill(axes: Any) -> None:
-        axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--")
+        axes.plot(ends, ends, color=page.GREY, linewidth=1, linestyle="--")
         sizes = [max(2.0, _AREA * count / most) for count in dots.values()]
-        axes.scatter(*zip(*dots, strict=True), s=sizes, color=COLOURS[0], alpha=0.65, linewidths=0)
+        axes.scatter(*zip(*dots, strict=True), s=sizes, color=page.COLOURS[0], alpha=0.65, linewidths=0)
         axes.set(xlim=ends, ylim=ends, aspect="equal")
         axes.set(xlabel="MFD, student's answer first, points", ylabel="MFD, teacher's answer first, points")
 
-    return Section(
+    return page.Section(
         "One order against the other",
-        plot=draw("MFD in one order against the other", 3.9, fill) if dots else None,
+        plot=page.draw("MFD in one order against the other", 3.9, fill) if dots else None,
         note="A dot's area is the number of instructions there. On the dashed line both orders give the same MFD; a "
         "judge that favours the first answer lies above it.",
     )
 
 
-def plot_length(scores: pl.DataFrame) -> Section:
+def plot_length(scores: pl.DataFrame) -> page.Section:
     """Mean score of student and teacher by length of the answer, in ten equal groups, with 95 % intervals."""
 
     def fill(axes: Any) -> None:
-        for who, colour, marker in (("student", COLOURS[1], "o"), ("teacher", COLOURS[0], "s")):
+        for who, colour, marker in (("student", page.COLOURS[1], "o"), ("teacher", page.COLOURS[0], "s")):
             chars, means = _by_length(scores, who)
             style = {"color": colour, "marker": marker, "label": f"{who}'s answer"}
-            points_with_intervals(axes, zip(chars, means, strict=True), style)
+            page.points_with_intervals(axes, zip(chars, means, strict=True), style)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set(xlim=(0, None), xlabel="mean length of the answers of a group, characters")
         axes.set(ylim=(0.5, 10.5), ylabel="mean score, points")
         axes.legend(loc="lower right")
 
-    return Section(
+    return page.Section(
         "What the length of an answer does",
-        plot=draw("Score by length of the answer", 2.6, fill) if scores.height else None,
+        plot=page.draw("Score by length of the answer", 2.6, fill) if scores.height else None,
         note="Answers in ten groups of equal size, from short to long. Bars are 95 % intervals of the mean.",
     )
 
 
-def plot_unscored(reasons: Mapping[str, int]) -> Section:
+def plot_unscored(reasons: Mapping[str, int]) -> page.Section:
     """Unscored verdicts by reason; the rarest reasons are one bar."""
     shown = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     bars = [(_plain(reason), count) for reason, count in shown[:_REASONS]]
     rest = sum(count for _, count in shown[_REASONS:])
     bars += [("other reasons", rest)] if rest else []
-    names, series = [reason for reason, _ in bars], [("", COLOURS[0], [count for _, count in bars])]
-    return Section(
+    names, series = [reason for reason, _ in bars], [("", page.COLOURS[0], [count for _, count in bars])]
+    return page.Section(
         "What was left unscored",
-        plot=draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if bars else None,
+        plot=page.draw_stacked("Unscored verdicts by reason", names, series, "unscored verdicts") if bars else None,
         note="An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
     )
 

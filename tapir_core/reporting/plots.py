@@ -17,18 +17,8 @@ from markupsafe import Markup
 
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.reporting import page
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
-from tapir_core.reporting.page import (
-    COLOURS,
-    GREY,
-    INK,
-    Section,
-    draw,
-    draw_stacked,
-    draw_task_types,
-    name_rows,
-    points_with_intervals,
-)
 from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
 from tapir_core.summary.formats import first_two_and_last, number, percent, round_name, student_name
@@ -47,13 +37,13 @@ _UNITS = (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 300), ("seconds", 1.0, 
 """Unit, its seconds, and from which time on a bar is easier to read in it."""
 
 
-def score_plots(summary: RunSummary) -> list[Section]:
+def score_plots(summary: RunSummary) -> list[page.Section]:
     """The plots of held-out accuracy and of benchmarks, as far as somebody was asked."""
     heldout = [plot_accuracy(summary.students), plot_accuracy_by_task_type(summary.students)]
     return [plot for plot in (*heldout, *benchmark_plots(summary)) if plot]
 
 
-def plot_accuracy(students: Sequence[RoundSummary]) -> Section:
+def plot_accuracy(students: Sequence[RoundSummary]) -> page.Section:
     """Held-out accuracy of every student with 95 % intervals, dev and test."""
 
     def fill(axes: Any) -> None:
@@ -62,31 +52,31 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> Section:
             if asked := [score for score in scores if score is not None and score.value is not None]:
                 label = f"{split} ({asked[0].n + asked[0].n_failed} instructions)"
                 places = [place + 0.08 * (2 * offset - 1) for place in range(len(students))]
-                style = {"color": COLOURS[offset], "marker": marker, "label": label}
-                points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100)
+                style = {"color": page.COLOURS[offset], "marker": marker, "label": label}
+                page.points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100)
         _name_students(axes, [each.number for each in students])
         axes.set(ylim=(0, None), xlabel="student", ylabel="accuracy, %")
         axes.legend(loc="upper left")
 
-    return Section(
+    return page.Section(
         "Accuracy by round",
-        plot=draw("Held-out accuracy by round with 95 % intervals", 2.7, fill) if students else None,
+        plot=page.draw("Held-out accuracy by round with 95 % intervals", 2.7, fill) if students else None,
         note="Share of held-out instructions with the right final result. Bars are 95 % intervals. The test split "
         "is read by no decision; the dev split is, so its curve may flatter the best round.",
     )
 
 
-def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Section:
+def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> page.Section:
     """Accuracy on each task type of the test split: backbone, S_0 and the last student."""
     shown = first_two_and_last(students)
-    colours = (GREY, COLOURS[1], COLOURS[0])[-len(shown) :]
+    colours = (page.GREY, page.COLOURS[1], page.COLOURS[0])[-len(shown) :]
     series = [(student_name(each.number), of, each.by_task_type()) for each, of in zip(shown, colours, strict=False)]
     title, axis = "Accuracy by task type on the test split", "accuracy on the test split, %"
-    plot = draw_task_types(title, axis, series, legend_columns=3) if shown else None
-    return Section("Accuracy by task type", plot=plot, note="Test split; lines are 95 % intervals.")
+    plot = page.draw_task_types(title, axis, series, legend_columns=3) if shown else None
+    return page.Section("Accuracy by task type", plot=plot, note="Test split; lines are 95 % intervals.")
 
 
-def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> Section:
+def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
     """Loss, learning rate and gradient norm of each step of each training, one training after another.
 
     ``trainings`` are students with what ``training.json`` says; one without a curve is left out.
@@ -100,7 +90,7 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> Section:
             steps = [begun + entry["step"] for entry in shown]
             for axes, noted in zip(panels, _CURVES, strict=True):
                 values = [entry.get(noted, math.nan) for entry in shown]
-                axes.plot(steps, values, color=COLOURS[place % len(COLOURS)], linewidth=1.2, label=name)
+                axes.plot(steps, values, color=page.COLOURS[place % len(page.COLOURS)], linewidth=1.2, label=name)
             begun += curve[-1]["step"]
         for axes, label in zip(panels, _CURVES.values(), strict=True):
             axes.set(ylim=(0, None), ylabel=label)
@@ -108,15 +98,17 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> Section:
         panels[0].figure.legend(handles, labels, loc="outside upper center", ncols=6)
         panels[-1].set_xlabel("steps of all trainings, one after another")
 
-    return Section(
+    return page.Section(
         "Training",
-        plot=draw("Loss, learning rate and gradient norm by step", 4.6, fill, nrows=3, sharex=True) if curves else None,
+        plot=page.draw("Loss, learning rate and gradient norm by step", 4.6, fill, nrows=3, sharex=True)
+        if curves
+        else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
         f"tokens of answers, of one batch a step; of more than {_MOST_STEPS} steps some are left out.",
     )
 
 
-def plot_mfd(rounds: Sequence[RoundSummary]) -> Section:
+def plot_mfd(rounds: Sequence[RoundSummary]) -> page.Section:
     """MFD histogram of each judged round, one above the other on the same axis, with δ and the seeds in colour."""
     shown = [(each, each.difficulty) for each in rounds if each.difficulty is not None]
     edges = _edges([rows["mfd"] for _, rows in shown])
@@ -125,26 +117,26 @@ def plot_mfd(rounds: Sequence[RoundSummary]) -> Section:
         for axes, (each, rows) in zip(panels[:, 0], shown, strict=True):
             hard = pl.col("seed").fill_null(False)
             parts = [rows.filter(part)["mfd"].to_list() for part in (~hard, hard)]
-            axes.hist(parts, bins=edges, stacked=True, color=[GREY, COLOURS[0]], rwidth=0.9)
+            axes.hist(parts, bins=edges, stacked=True, color=[page.GREY, page.COLOURS[0]], rwidth=0.9)
             seeds = f", {each.seeds} of {each.scored} are seeds" if each.seeds is not None else ""
             axes.set_title(f"{round_name(each.number)}: student {student_name(each.number - 1)}{seeds}")
             if each.delta is not None:
-                axes.axvline(each.delta, color=COLOURS[3], linewidth=1.4, linestyle="--")
+                axes.axvline(each.delta, color=page.COLOURS[3], linewidth=1.4, linestyle="--")
                 beside = {"xycoords": ("data", "axes fraction"), "xytext": (4, -8), "textcoords": "offset points"}
-                axes.annotate(f"δ = {each.delta:.2f}", (each.delta, 1), color=COLOURS[3], **beside)
+                axes.annotate(f"δ = {each.delta:.2f}", (each.delta, 1), color=page.COLOURS[3], **beside)
         panels[0, 0].figure.supylabel("instructions", fontsize=9)
         panels[-1, 0].set_xlabel("MFD = teacher's score − student's score, points of the judge's scale")
 
     means = {round_name(each.number): fmean(rows["mfd"]) if rows.height else None for each, rows in shown}
     panels = {"nrows": len(shown), "sharex": True, "sharey": True, "squeeze": False}
-    return Section(
+    return page.Section(
         "How hard the pool is",
-        plot=draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **panels) if shown else None,
+        plot=page.draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **panels) if shown else None,
         note=f"Blue: the seeds. Mean MFD: {', '.join(f'{name} {number(mean)}' for name, mean in means.items())}.",
     )
 
 
-def plot_order_gap(judged: Mapping[str, pl.Series]) -> Section:
+def plot_order_gap(judged: Mapping[str, pl.Series]) -> page.Section:
     """Histogram of the order gap, with its mean: how far the order of the two answers moves the MFD.
 
     ``judged`` are order gaps by what they are of; those that are empty are left out.
@@ -153,8 +145,8 @@ def plot_order_gap(judged: Mapping[str, pl.Series]) -> Section:
     edges = [edge - 0.25 for edge in _edges([gaps for _, gaps in shown])]
 
     def fill(axes: Any) -> None:
-        axes.axvline(0, color=INK, linewidth=0.8)
-        for (name, gaps), colour in zip(shown, COLOURS, strict=False):
+        axes.axvline(0, color=page.INK, linewidth=0.8)
+        for (name, gaps), colour in zip(shown, page.COLOURS, strict=False):
             mean = estimate_mean(gaps)
             label = f"{name}, mean {mean.value:+.2f}"
             style = {"histtype": "step", "linewidth": 1.5, "color": colour, "label": label}
@@ -166,16 +158,16 @@ def plot_order_gap(judged: Mapping[str, pl.Series]) -> Section:
         axes.legend(loc="upper right")
 
     beyond = [f"{percent(fmean(abs(gap) > 2 for gap in gaps))} of {name}" for name, gaps in shown]
-    return Section(
+    return page.Section(
         "What the order of the answers does",
-        plot=draw("Histogram of the order gap", 2.5, fill) if shown else None,
+        plot=page.draw("Histogram of the order gap", 2.5, fill) if shown else None,
         note="How much harder an instruction looks when the teacher's answer is shown first. A judge without position "
         "bias centres on 0. Dashed: the mean; the band around it is its 95 % interval. Beyond ±2 points lie "
         f"{', '.join(beyond)}.",
     )
 
 
-def plot_shares(rounds: Sequence[RoundSummary]) -> Section:
+def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
     """Task shares: natural, target, and got by the mixtures of the rounds."""
     shown = _few([(each, each.mixture.shares) for each in rounds if each.mixture is not None])
     used = {name for _, table in shown for name, *shares in table.rows() if any(shares)}
@@ -185,45 +177,49 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> Section:
         tables = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]
         natural, target = (100 * tables[0][column] for column in ("natural", "target"))
         places = range(len(names))
-        axes.scatter(natural, places, s=34, facecolors="none", edgecolors=GREY, linewidths=1.3, label="natural")
-        axes.scatter(target, places, s=110, marker="|", color=COLOURS[3], linewidths=1.8, label="target")
+        axes.scatter(natural, places, s=34, facecolors="none", edgecolors=page.GREY, linewidths=1.3, label="natural")
+        axes.scatter(target, places, s=110, marker="|", color=page.COLOURS[3], linewidths=1.8, label="target")
         for offset, ((each, _), table) in enumerate(zip(shown, tables, strict=True)):
             heights = [place + 0.22 * (offset - (len(shown) - 1) / 2) for place in places]
-            style = {"s": 16, "marker": _MARKERS[offset], "color": COLOURS[offset], "zorder": 3}
+            style = {"s": 16, "marker": _MARKERS[offset], "color": page.COLOURS[offset], "zorder": 3}
             axes.scatter(100 * table["got"], heights, label=f"got in {round_name(each.number)}", **style)
-        name_rows(axes, names, lines=True)
+        page.name_rows(axes, names, lines=True)
         axes.set(xlim=(0, None), xlabel="share of the examples, %")
 
-    return Section(
+    return page.Section(
         "Task shares",
-        plot=draw("Task shares by round", 0.9 + 0.19 * len(names), fill, legend=4) if shown else None,
+        plot=page.draw("Task shares by round", 0.9 + 0.19 * len(names), fill, legend=4) if shown else None,
         note="Natural: the pool as it came. Target: the configured shares. Got: the mixture of a round.",
     )
 
 
-def plot_time(summary: RunSummary) -> Section:
+def plot_time(summary: RunSummary) -> page.Section:
     """Time by stage, stacked for each part of the run; the shortest stages are one colour."""
     took = stage_seconds(summary)
     totals = sum(map(Counter, took.values()), Counter[str]())
-    colours = {name: colour for (name, _), colour in zip(totals.most_common(), COLOURS, strict=False)}
+    colours = {name: colour for (name, _), colour in zip(totals.most_common(), page.COLOURS, strict=False)}
     stages = {name: [name] for name in lines() if name in colours}
     if rest := [name for name in totals if name not in colours]:
         stages["other stages"] = rest
     longest = max((sum(of.values()) for of in took.values()), default=0.0)
     unit, seconds = next((name, size) for name, size, least in _UNITS if longest >= least)
     series = [
-        (label, colours.get(label, GREY), [sum(of.get(name, 0.0) for name in names) / seconds for of in took.values()])
+        (
+            label,
+            colours.get(label, page.GREY),
+            [sum(of.get(name, 0.0) for name in names) / seconds for of in took.values()],
+        )
         for label, names in stages.items()
     ]
     axis = f"time of all stages, {unit}"
-    return Section(
+    return page.Section(
         "Time by stage",
-        plot=draw_stacked("Time by stage and round", [*took], series, axis, legend=4) if took else None,
+        plot=page.draw_stacked("Time by stage and round", [*took], series, axis, legend=4) if took else None,
         note="Answer and judge overlap, so do label and teach: bars can be longer than the clock showed.",
     )
 
 
-def benchmark_plots(summary: RunSummary) -> list[Section]:
+def benchmark_plots(summary: RunSummary) -> list[page.Section]:
     """The headlines of all benchmarks by round, then each of them by category; nothing where nobody was asked."""
     panels = headline_panels(summary)
     if not panels:
@@ -237,12 +233,12 @@ def benchmark_plots(summary: RunSummary) -> list[Section]:
     curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
     read = "Lines are 95 % intervals over questions. No decision reads these figures."
     note = [read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))]
-    found = [Section("Benchmarks", plot=curves, note=" ".join(filter(None, note)))]
+    found = [page.Section("Benchmarks", plot=curves, note=" ".join(filter(None, note)))]
     for label, rows, spokes in radars:
         note = [f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows)]
         if spokes.drawn:
             radar = plot_benchmark_categories(label, spokes)
-            found.append(Section(label, plot=radar, note=" ".join(filter(None, note))))
+            found.append(page.Section(label, plot=radar, note=" ".join(filter(None, note))))
     return found
 
 
@@ -252,13 +248,15 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
     def fill(found: Any) -> None:
         for place, (axes, (label, rows)) in enumerate(zip(found[:, 0], panels, strict=True)):
             figures = [Estimate(value, 0, *ends) for value, *ends in rows.select("value", "low", "high").rows()]
-            style = {"color": COLOURS[place % len(COLOURS)], "marker": "o"}
-            points_with_intervals(axes, enumerate(figures), style)
+            style = {"color": page.COLOURS[place % len(page.COLOURS)], "marker": "o"}
+            page.points_with_intervals(axes, enumerate(figures), style)
             _name_students(axes, rows["number"].to_list())
             axes.set_title(label)
         found[-1, 0].set_xlabel("student")
 
-    return draw("Benchmarks by round with intervals", 0.5 + 1.7 * len(panels), fill, nrows=len(panels), squeeze=False)
+    return page.draw(
+        "Benchmarks by round with intervals", 0.5 + 1.7 * len(panels), fill, nrows=len(panels), squeeze=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +309,7 @@ def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
     def fill(axes: Any) -> None:
         axes.set_theta_offset(math.pi / 2)
         axes.set_theta_direction(-1)
-        for place, (student, colour) in enumerate(zip(spokes.students, (GREY, *COLOURS), strict=False)):
+        for place, (student, colour) in enumerate(zip(spokes.students, (page.GREY, *page.COLOURS), strict=False)):
             found = [of[place] for of in spokes.values.values()]
             line = {"color": colour, "linewidth": 1.4, "marker": "o", "markersize": 3, "label": student_name(student)}
             axes.plot([*angles, angles[0]], [*found, found[0]], **line)
@@ -320,7 +318,7 @@ def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
         axes.set_title(label, pad=16)
         axes.figure.legend(loc="outside lower center", ncols=3)
 
-    return draw(f"{label} by category", 3.9, fill, subplot_kw={"projection": "polar"})
+    return page.draw(f"{label} by category", 3.9, fill, subplot_kw={"projection": "polar"})
 
 
 def _name_students(axes: Any, rounds: Sequence[int]) -> None:

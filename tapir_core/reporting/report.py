@@ -20,17 +20,9 @@ from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting import plots, tables
+from tapir_core.reporting import page, plots, tables
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, figures_tables
 from tapir_core.reporting.estimate_table import kept_comparison
-from tapir_core.reporting.page import (
-    Section,
-    Table,
-    render,
-    render_page,
-    section_of,
-    table_of,
-)
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, choose_examples, summarise
@@ -50,7 +42,7 @@ def write_report(run: RunFolder) -> str:
     rng = derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(reader, shown, _EXAMPLES, rng) if shown else None
     asked = [each.number for each in summary.rounds if each.benchmarks is not None]
-    page = render_report(
+    html = render_report(
         summary,
         examples,
         gains=benchmark_gains_table(reader, asked, summary.best),
@@ -59,7 +51,7 @@ def write_report(run: RunFolder) -> str:
         },
         estimate=kept_comparison(run, summary),
     )
-    run.storage.write_bytes(REPORT, page.encode())
+    run.storage.write_bytes(REPORT, html.encode())
     return summary.report_path
 
 
@@ -67,9 +59,9 @@ def render_report(
     summary: RunSummary,
     examples: Examples | None,
     *,
-    gains: Table | None = None,
+    gains: page.Table | None = None,
     trainings: Mapping[str, Mapping[str, Any]] | None = None,
-    estimate: Table | None = None,
+    estimate: page.Table | None = None,
 ) -> str:
     """The page: what the run is, its scores by round, examples, then all else. Everything that is text is escaped.
 
@@ -83,7 +75,7 @@ def render_report(
         *_of_rounds(summary, trainings or {}),
         *_of_spend(summary, estimate),
     ]
-    return render_page(
+    return page.render_page(
         "report.html.jinja2",
         sections,
         summary=summary,
@@ -93,44 +85,44 @@ def render_report(
     )
 
 
-def _of_students(summary: RunSummary, radars: list[Section], gains: Table | None) -> list[Section]:
+def _of_students(summary: RunSummary, radars: list[page.Section], gains: page.Table | None) -> list[page.Section]:
     figures = [
-        replace(section_of(table, folded=True), title=f"{table.title}, with intervals")
+        replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
         for who in summary.compared
         for table in figures_tables(student_name(who), summary.benchmarks(who))
     ]
     return [
         replace(plots.plot_accuracy_by_task_type(summary.students), table=tables.accuracy_table(summary)),
         *radars,
-        *map(section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
-        section_of(gains),
+        *map(page.section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
+        page.section_of(gains),
         *figures,
     ]
 
 
-def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) -> list[Section]:
+def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) -> list[page.Section]:
     mixed, found = summary.mixed_rounds, summary.decontamination
     judged = [(round_name(each.number), each.difficulty) for each in summary.rounds]
     gaps = {name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None}
     return [
-        section_of(tables.rounds_table(summary)),
+        page.section_of(tables.rounds_table(summary)),
         plots.plot_mfd(summary.rounds),
         plots.plot_order_gap(gaps),
         replace(plots.plot_shares(mixed), table=tables.shares_table(*mixed)),
         replace(plots.plot_training(trainings), table=tables.trainings_table(trainings)),
-        replace(section_of(tables.left_out_table(summary)), note=_LEFT_OUT),
-        section_of(tables.decontamination_table(found)),
-        section_of(tables.contaminated_table(found), folded=True),
-        section_of(tables.settled_table(summary)),
+        replace(page.section_of(tables.left_out_table(summary)), note=_LEFT_OUT),
+        page.section_of(tables.decontamination_table(found)),
+        page.section_of(tables.contaminated_table(found), folded=True),
+        page.section_of(tables.settled_table(summary)),
     ]
 
 
-def _of_spend(summary: RunSummary, estimate: Table | None) -> list[Section]:
+def _of_spend(summary: RunSummary, estimate: page.Table | None) -> list[page.Section]:
     spent = tables.spend_table(summary) if summary.all_stages else None
     return [
         replace(plots.plot_time(summary), table=tables.seconds_table(summary)),
-        replace(section_of(spent), title="Calls to teacher and judge"),
-        section_of(estimate),
+        replace(page.section_of(spent), title="Calls to teacher and judge"),
+        page.section_of(estimate),
     ]
 
 
@@ -154,8 +146,8 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     ]
     path = summary.report_path
     address = "" if "://" in path else Path(path).absolute().as_uri()
-    sections = [section_of(table) for table in shown if table]
-    return render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
+    sections = [page.section_of(table) for table in shown if table]
+    return page.render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
 
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
@@ -166,7 +158,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
     scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)
     benchmarks = summary.benchmarks(round_number)
     figures = scores if benchmarks is None else pl.concat([scores, benchmarks])
-    card = render(
+    card = page.render(
         "model_card.md.jinja2",
         front_matter=_front_matter(summary, round_number, figures),
         summary=summary,
@@ -175,7 +167,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         use=use,
         backbone=backbone_name(config.student),
         judged=any(map(config.judges, range(1, round_number + 1))),
-        mixtures=table_of("", _MIXTURES, known),
+        mixtures=page.table_of("", _MIXTURES, known),
         shares=tables.shares_table(*known),
         scores=_scores(scores),
         benchmarks=figures_tables(student_name(round_number), benchmarks),
@@ -222,11 +214,11 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
     return str(data.to_yaml())
 
 
-def _scores(found: pl.DataFrame) -> Table:
+def _scores(found: pl.DataFrame) -> page.Table:
     """Every score of this student, whole splits first."""
     note = f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else ""
     in_order = found.sort(pl.col("category") != ALL, "benchmark", "split", "metric", maintain_order=True)
-    return table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
+    return page.table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
 
 
 def _own_version() -> str:

@@ -18,6 +18,7 @@ from tapir_core.evaluation.scores import ItemValues
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
 from tapir_core.paths import sweep_report_file
 from tapir_core.randomness import derive_rng
+from tapir_core.reporting import page
 from tapir_core.reporting.benchmarks import (
     DIFFERS,
     PAIRED_COLUMNS,
@@ -26,21 +27,6 @@ from tapir_core.reporting.benchmarks import (
     metric_label,
     paired_cells,
     unpaired_cells,
-)
-from tapir_core.reporting.page import (
-    COLOURS,
-    GREY,
-    Section,
-    Table,
-    draw,
-    draw_stacked,
-    draw_task_types,
-    name_rows,
-    points_with_intervals,
-    render_markdown,
-    render_page,
-    section_of,
-    sentence,
 )
 from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
@@ -58,9 +44,9 @@ class SideBySide:
     """Runs that were measured on the same held-out set, in the order in which they were named."""
 
     runs: tuple[RunSummary, ...]
-    benchmarks: tuple[Table, ...]
+    benchmarks: tuple[page.Table, ...]
     """Figures of their last students, a table for each benchmark and judge."""
-    paired: Table
+    paired: page.Table
     """The last student of every run against that of the first one, item by item."""
 
 
@@ -100,44 +86,46 @@ def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[Side
 def side_by_side_card(shown: SideBySide, report: str) -> str:
     """The tables in Markdown, for an artifact."""
     tables = (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
-    return f"# Backbones side by side\n\n{render_markdown(map(section_of, tables))}Page with plots: `{report}`\n"
+    return (
+        f"# Backbones side by side\n\n{page.render_markdown(map(page.section_of, tables))}Page with plots: `{report}`\n"
+    )
 
 
 def render_side_by_side(shown: SideBySide) -> str:
     """The page. Everything that is text is escaped."""
     tables = side_by_side_tables(shown)
     sections = [
-        Section("", tables["overview"]),
+        page.Section("", tables["overview"]),
         _plot_students(shown.runs),
         replace(_plot_task_types(shown.runs), table=tables["task_types"]),
-        section_of(shown.paired),
-        *map(section_of, shown.benchmarks),
+        page.section_of(shown.paired),
+        *map(page.section_of, shown.benchmarks),
         replace(_plot_answers(shown.runs), table=tables["answers"]),
     ]
-    cautions = dict.fromkeys(sentence("caution", run) for run in shown.runs)
-    return render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*filter(None, cautions)])
+    cautions = dict.fromkeys(page.sentence("caution", run) for run in shown.runs)
+    return page.render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*filter(None, cautions)])
 
 
-def side_by_side_tables(shown: SideBySide) -> dict[str, Table]:
+def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
     """`overview`, `task_types` and `answers`, each with a column for each run."""
     runs = shown.runs
-    names, note = [each.name for each in runs], sentence("accuracy_note", [*map(_last_score, runs)])
+    names, note = [each.name for each in runs], page.sentence("accuracy_note", [*map(_last_score, runs)])
     rows = tuple((label, *map(cell, runs)) for label, cell in _ROWS.items())
     students = dict(zip(names, map(last_student, runs), strict=True))
     of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
     return {
-        "overview": Table("Side by side", ("", *names), rows, note=f"{note} {_OVERVIEW}".strip()),
+        "overview": page.Table("Side by side", ("", *names), rows, note=f"{note} {_OVERVIEW}".strip()),
         "task_types": task_types_table("Accuracy by task type", students, of_students),
         "answers": _answers_table(runs),
     }
 
 
-def _answers_table(runs: Sequence[RunSummary]) -> Table:
+def _answers_table(runs: Sequence[RunSummary]) -> page.Table:
     """Where the answers came from, by stage and by role."""
     rows = [(name, *(_answers(each.usage_of(stage=name)) for each in runs)) for name in lines()]
     rows = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
     rows += [(f"all of the {role}", *(_answers(each.usage_of(role=role)) for each in runs)) for role in ROLES]
-    return Table(
+    return page.Table(
         "Where the answers came from",
         ("Stage", *(each.name for each in runs)),
         tuple(rows),
@@ -203,52 +191,52 @@ _ROWS: dict[str, Callable[[RunSummary], str]] = {
 }
 
 
-def _plot_students(runs: Sequence[RunSummary]) -> Section:
+def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
     """Test accuracy of backbone, S_0 and last student of each run, with 95 % intervals."""
     title, height = "Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs)
     series = {
-        "backbone": (GREY, "o", [_test_score(run.round(-1)) for run in runs]),
-        "S_0": (COLOURS[1], "s", [_test_score(run.round(0)) for run in runs]),
-        "last student": (COLOURS[0], "D", [_last_score(run) for run in runs]),
+        "backbone": (page.GREY, "o", [_test_score(run.round(-1)) for run in runs]),
+        "S_0": (page.COLOURS[1], "s", [_test_score(run.round(0)) for run in runs]),
+        "last student": (page.COLOURS[0], "D", [_last_score(run) for run in runs]),
     }
 
     def fill(axes: Any) -> None:
         for offset, (label, (colour, marker, scores)) in enumerate(series.items()):
             places = [place + 0.16 * (offset - 1) for place in range(len(runs))]
             style = {"color": colour, "marker": marker, "label": label}
-            points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100, sideways=True)
-        name_rows(axes, [run.name for run in runs])
+            page.points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100, sideways=True)
+        page.name_rows(axes, [run.name for run in runs])
         axes.set(xlim=(-2, 102), xlabel="accuracy on the test split, %")
 
-    return Section(
+    return page.Section(
         "Held-out accuracy",
-        plot=draw(title, height, fill, legend=3) if any(each.students for each in runs) else None,
+        plot=page.draw(title, height, fill, legend=3) if any(each.students for each in runs) else None,
         note="Share of the same held-out instructions with the right final result; bars are 95 % intervals. The grey "
         "point is the backbone before any training.",
     )
 
 
-def _plot_task_types(runs: Sequence[RunSummary]) -> Section:
+def _plot_task_types(runs: Sequence[RunSummary]) -> page.Section:
     """Test accuracy of each run's last student on each task type."""
     last = [(run.name, last_student(run)) for run in runs]
     figures = {name: student.by_task_type() if student else {} for name, student in last}
-    series = [(name, COLOURS[place % len(COLOURS)], of) for place, (name, of) in enumerate(figures.items())]
+    series = [(name, page.COLOURS[place % len(page.COLOURS)], of) for place, (name, of) in enumerate(figures.items())]
     title, axis = "Test accuracy of the last students by task type", "accuracy of the last student on the test split, %"
-    plot = draw_task_types(title, axis, series, legend_columns=2) if any(figures.values()) else None
+    plot = page.draw_task_types(title, axis, series, legend_columns=2) if any(figures.values()) else None
     note = "Test split; lines are 95 % intervals. A task type with few instructions says little."
-    return Section("By task type", plot=plot, note=note)
+    return page.Section("By task type", plot=plot, note=note)
 
 
-def _plot_answers(runs: Sequence[RunSummary]) -> Section:
+def _plot_answers(runs: Sequence[RunSummary]) -> page.Section:
     """Answers of teacher and judge: asked for by the run itself, and from the store."""
     series = [
-        ("asked for", COLOURS[3], [run.usage.calls for run in runs]),
-        ("from the store", COLOURS[2], [run.usage.stored for run in runs]),
+        ("asked for", page.COLOURS[3], [run.usage.calls for run in runs]),
+        ("from the store", page.COLOURS[2], [run.usage.stored for run in runs]),
     ]
     names, title = [run.name for run in runs], "Answers asked for and from the store by run"
-    return Section(
+    return page.Section(
         "Where the answers came from",
-        plot=draw_stacked(title, names, series, "answers of teacher and judge", legend=2),
+        plot=page.draw_stacked(title, names, series, "answers of teacher and judge", legend=2),
         note="What the store gave was paid before, by another run or by an earlier start of the same one.",
     )
 
@@ -315,7 +303,7 @@ class _Asked:
         return headline_values(self.reader, self.benchmark, self.number)
 
 
-def benchmarks_of_runs(readers: Sequence[RunReader]) -> list[Table]:
+def benchmarks_of_runs(readers: Sequence[RunReader]) -> list[page.Table]:
     """Each benchmark's figures with the runs' last students as columns: a table for each scale."""
     by_scale: dict[tuple[str, ...], list[pl.DataFrame]] = {}
     for name, asked in _asked(readers).items():
@@ -325,13 +313,15 @@ def benchmarks_of_runs(readers: Sequence[RunReader]) -> list[Table]:
     return [figures_side_by_side(pl.concat(alike)) for alike in by_scale.values()]
 
 
-def paired_runs_table(readers: Sequence[RunReader]) -> Table:
+def paired_runs_table(readers: Sequence[RunReader]) -> page.Table:
     """Every run's last student against the first one's, on the test split and on each benchmark."""
     pairs = [(first, other) for first, *others in _asked(readers).values() for other in others]
     rows = tuple(
         (other.name, first.name, first.benchmark, *cells) for first, other in pairs for cells in _paired(first, other)
     )
-    return Table("Students of different runs on the same items", PAIRED_COLUMNS, rows, text_columns=5, note=_PAIRED)
+    return page.Table(
+        "Students of different runs on the same items", PAIRED_COLUMNS, rows, text_columns=5, note=_PAIRED
+    )
 
 
 def _paired(first: _Asked, other: _Asked) -> Iterator[tuple[str, ...]]:

@@ -11,20 +11,7 @@ import polars as pl
 
 from tapir_core.reporting.page import Table, sentence, table_of
 from tapir_core.stages import lines
-from tapir_core.summary.formats import (
-    NOTHING,
-    accuracy,
-    count,
-    duration,
-    first_two_and_last,
-    interval,
-    most,
-    number,
-    percent,
-    round_name,
-    score,
-    student_name,
-)
+from tapir_core.summary import formats
 from tapir_core.summary.types import (
     ROLES,
     Decontamination,
@@ -47,21 +34,21 @@ def rounds_table(summary: RunSummary) -> Table:
     rows = [(label, *map(cell, summary.rounds)) for label, cell in _ROUND_ROWS]
     return Table(
         "Rounds",
-        ("", *(round_name(each.number) for each in summary.rounds)),
-        tuple(row for row in rows if any(cell != NOTHING for cell in row[1:])),
+        ("", *(formats.round_name(each.number) for each in summary.rounds)),
+        tuple(row for row in rows if any(cell != formats.NOTHING for cell in row[1:])),
         note=sentence("accuracy_note", [each.score(split) for each in summary.rounds for split in ("test", "dev")]),
     )
 
 
 def stages_table(summary: RoundSummary) -> Table:
     """The stages of one round with rows, calls, spend and time."""
-    title = f"Stages of {round_name(summary.number)}"
+    title = f"Stages of {formats.round_name(summary.number)}"
     return table_of(title, _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP)
 
 
 def stage_seconds(summary: RunSummary) -> dict[str, dict[str, float]]:
     """Part of the run (once, backbone, S_0, round 1, …) → stage → its seconds."""
-    parts = {"once": summary.stages} | {round_name(each.number): each.stages for each in summary.rounds}
+    parts = {"once": summary.stages} | {formats.round_name(each.number): each.stages for each in summary.rounds}
     return {part: {stage.name: stage.seconds for stage in stages} for part, stages in parts.items() if stages}
 
 
@@ -69,8 +56,8 @@ def seconds_table(summary: RunSummary) -> Table:
     """Time by stage and round."""
     parts = stage_seconds(summary)
     names = [name for name in lines() if any(name in of for of in parts.values())]
-    rows = [(name, *(duration(of.get(name)) for of in parts.values())) for name in names]
-    rows += [("sum of stages", *(duration(sum(of.values())) for of in parts.values()))] if rows else []
+    rows = [(name, *(formats.duration(of.get(name)) for of in parts.values())) for name in names]
+    rows += [("sum of stages", *(formats.duration(sum(of.values())) for of in parts.values()))] if rows else []
     return Table("Time by stage", ("", *parts), tuple(rows), note=_OVERLAP)
 
 
@@ -91,9 +78,9 @@ def left_out_table(summary: RunSummary) -> Table:
         "unusable teacher answer": summary.unusable or {},
     }
     places = {"pool": of_pool | _missing(summary.stages)}
-    places |= {round_name(each.number): _left_out(each) for each in summary.rounds}
+    places |= {formats.round_name(each.number): _left_out(each) for each in summary.rounds}
     rows = tuple(
-        (where, what, reason.replace("_", " "), count(rows))
+        (where, what, reason.replace("_", " "), formats.count(rows))
         for where, kinds in places.items()
         for what, reasons in kinds.items()
         for reason, rows in reasons.items()
@@ -109,14 +96,17 @@ def settled_table(summary: RunSummary) -> Table:
 
 def shares_table(*rounds: RoundSummary) -> Table:
     """Task shares: the pool's own, the target, and what each round's mixture got, with what it lacks."""
-    mixed = {round_name(each.number): each.mixture for each in rounds if each.mixture is not None}
+    mixed = {formats.round_name(each.number): each.mixture for each in rounds if each.mixture is not None}
     rows = []
     for place, name in enumerate(TASK_TYPES if mixed else ()):
         got = {each: (of.shares["got"][place], of.shortfall.get(name, 0)) for each, of in mixed.items()}
         shares = [*mixed.values()][-1].shares.row(place, named=True)
         if shares["natural"] or shares["target"] or any(share for share, _ in got.values()):
-            cells = (percent(share) + (f", {count(short)} short" if short else "") for share, short in got.values())
-            rows.append((name, percent(shares["natural"]), percent(shares["target"]), *cells))
+            cells = (
+                formats.percent(share) + (f", {formats.count(short)} short" if short else "")
+                for share, short in got.values()
+            )
+            rows.append((name, formats.percent(shares["natural"]), formats.percent(shares["target"]), *cells))
     title = " of ".join(["Task shares", *(mixed if len(mixed) == 1 else ())])
     return Table(title, ("Task type", "Natural", "Target", *mixed), tuple(rows))
 
@@ -128,19 +118,21 @@ def mfd_table(summary: RoundSummary) -> Table:
     highest = max(bins.values(), default=1)
     places = range(min(bins, default=0), max(bins, default=-1) + 1)
     rows = tuple(
-        (f"{place} to {place + 1}", count(bins[place]), "█" * round(30 * bins[place] / highest)) for place in places
+        (f"{place} to {place + 1}", formats.count(bins[place]), "█" * round(30 * bins[place] / highest))
+        for place in places
     )
     return Table(
-        f"MFD of {round_name(summary.number)}",
+        f"MFD of {formats.round_name(summary.number)}",
         ("MFD, points", "Instructions", "Histogram"),
         rows,
-        note=f"δ = {number(summary.delta)}, {count(summary.seeds)} seeds; a bin holds its lower end, not its upper.",
+        note=f"δ = {formats.number(summary.delta)}, {formats.count(summary.seeds)} seeds; "
+        "a bin holds its lower end, not its upper.",
     )
 
 
 def accuracy_table(summary: RunSummary) -> Table:
     """Held-out accuracy by task type: backbone, S_0 and the last student."""
-    students = {student_name(each.number): each for each in first_two_and_last(summary.students)}
+    students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.students)}
     of_scores = sentence("accuracy_note", [each.score("test") for each in students.values()])
     note = f"n counts what failed, too. {of_scores} {sentence('format_note', summary)}"
     return task_types_table("Accuracy by task type (test)", students, note.strip())
@@ -152,7 +144,7 @@ def task_types_table(title: str, students: Mapping[str, RoundSummary | None], no
     for name in ("all", *TASK_TYPES):
         scores = [None if each is None else each.score("test", name) for each in students.values()]
         if any(scores):
-            rows.append((name, *map(score, scores), most(scores)))
+            rows.append((name, *map(formats.score, scores), formats.most(scores)))
     return Table(title, ("Task type", *students, "n"), tuple(rows), note=note)
 
 
@@ -160,7 +152,7 @@ def scores_table(summary: RoundSummary) -> Table:
     """Every held-out score of one student."""
     rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
     scores = {row: summary.score(*row) for row in rows}
-    return _scores_table(f"Held-out accuracy of {student_name(summary.number)}", ("Split", "Task type"), scores)
+    return _scores_table(f"Held-out accuracy of {formats.student_name(summary.number)}", ("Split", "Task type"), scores)
 
 
 def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
@@ -168,13 +160,21 @@ def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
     found = [each for each in summary.students if each.number in numbers]
     if len(found) == 1:
         return scores_table(found[0])
-    scores = {(student_name(each.number), split): each.score(split) for each in found for split in ("dev", "test")}
+    scores = {
+        (formats.student_name(each.number), split): each.score(split) for each in found for split in ("dev", "test")
+    }
     return _scores_table("Held-out accuracy", ("Student", "Split"), scores)
 
 
 def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], Score | None]) -> Table:
     rows = tuple(
-        (*names, accuracy(found), interval(found), count(found.n), count(found.n_failed))
+        (
+            *names,
+            formats.accuracy(found),
+            formats.interval(found),
+            formats.count(found.n),
+            formats.count(found.n_failed),
+        )
         for names, found in scores.items()
         if found is not None
     )
@@ -193,7 +193,8 @@ def contaminated_table(found: Decontamination | None) -> Table:
     """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
     rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
     listed = rows.head(_LISTED).to_dicts()
-    note = f"{count(len(listed))} of {count(rows.height)}, the least similar; all of them are in `contaminated/`."
+    shown, of = formats.count(len(listed)), formats.count(rows.height)
+    note = f"{shown} of {of}, the least similar; all of them are in `contaminated/`."
     title = "Instructions that hold an evaluation question"
     return table_of(title, _CONTAMINATED_COLUMNS, listed, text_columns=5, note=note)
 
@@ -205,8 +206,8 @@ def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _usage_cells(usage: Usage) -> tuple[str, ...]:
-    counts = map(count, (usage.calls, usage.stored, usage.prompt_tokens, usage.completion_tokens))
-    return (*counts, number(usage.usd))
+    counts = map(formats.count, (usage.calls, usage.stored, usage.prompt_tokens, usage.completion_tokens))
+    return (*counts, formats.number(usage.usd))
 
 
 def _missing(stages: Iterable[StageSummary]) -> dict[str, dict[str, int]]:
@@ -226,68 +227,71 @@ def _left_out(summary: RoundSummary) -> dict[str, dict[str, int]]:
 
 
 def _gated(found: GatedSummary | None) -> str:
-    return NOTHING if found is None else f"{count(found.accepted)} / {count(found.asked)}"
+    return formats.NOTHING if found is None else f"{formats.count(found.accepted)} / {formats.count(found.asked)}"
 
 
 def _failed(found: Score | None) -> str:
-    return NOTHING if found is None else f"{count(found.n)} / {count(found.n_failed)}"
+    return formats.NOTHING if found is None else f"{formats.count(found.n)} / {formats.count(found.n_failed)}"
 
 
 def origin_rows(indent: str, **origins: str) -> tuple[OfRound, ...]:
     """How many examples of each of ``origins`` (origin → its name) a round's mixture has."""
 
     def cell_of(origin: str) -> Callable[[RoundSummary], str]:
-        return lambda each: count(each.mixture.origins.get(origin) if each.mixture else None)
+        return lambda each: formats.count(each.mixture.origins.get(origin) if each.mixture else None)
 
     return tuple((indent + name, cell_of(origin)) for origin, name in origins.items())
 
 
 def _accuracy_rows(split: str) -> tuple[OfRound, ...]:
     return (
-        (f"Accuracy, {split}, %", lambda each: accuracy(each.score(split))),
-        ("  95 % interval", lambda each: interval(each.score(split))),
+        (f"Accuracy, {split}, %", lambda each: formats.accuracy(each.score(split))),
+        ("  95 % interval", lambda each: formats.interval(each.score(split))),
         ("  n / failed", lambda each: _failed(each.score(split))),
     )
 
 
 _ROUND_ROWS: tuple[OfRound, ...] = (
-    ("Pool", lambda each: count(each.pool)),
-    ("Scored", lambda each: count(each.scored)),
-    ("Seeds", lambda each: count(each.seeds)),
-    ("  not judged", lambda each: each.not_judged or NOTHING),
-    ("Hard share", lambda each: percent(each.hard_share)),
-    ("δ, points", lambda each: number(each.delta)),
-    ("Order gap, points", lambda each: number(each.order_gap)),
+    ("Pool", lambda each: formats.count(each.pool)),
+    ("Scored", lambda each: formats.count(each.scored)),
+    ("Seeds", lambda each: formats.count(each.seeds)),
+    ("  not judged", lambda each: each.not_judged or formats.NOTHING),
+    ("Hard share", lambda each: formats.percent(each.hard_share)),
+    ("δ, points", lambda each: formats.number(each.delta)),
+    ("Order gap, points", lambda each: formats.number(each.order_gap)),
     ("Expansion accepted / asked", lambda each: _gated(each.expansion)),
     ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
-    ("Mixture", lambda each: count(each.mixture.rows if each.mixture else None)),
+    ("Mixture", lambda each: formats.count(each.mixture.rows if each.mixture else None)),
     *origin_rows("  ", pool="from the pool", seed="seeds", expansion="expansion", easy="easy"),
-    ("  short of N", lambda each: count(each.mixture.missing if each.mixture else None)),
+    ("  short of N", lambda each: formats.count(each.mixture.missing if each.mixture else None)),
     *_accuracy_rows("test"),
     *_accuracy_rows("dev"),
-    ("Calls", lambda each: count(each.usage.calls) if each.number > 0 else NOTHING),
-    ("From store", lambda each: count(each.usage.stored) if each.number > 0 else NOTHING),
-    ("USD", lambda each: number(each.usage.usd) if each.number > 0 else NOTHING),
-    ("Time", lambda each: duration(each.seconds)),
+    ("Calls", lambda each: formats.count(each.usage.calls) if each.number > 0 else formats.NOTHING),
+    ("From store", lambda each: formats.count(each.usage.stored) if each.number > 0 else formats.NOTHING),
+    ("USD", lambda each: formats.number(each.usage.usd) if each.number > 0 else formats.NOTHING),
+    ("Time", lambda each: formats.duration(each.seconds)),
 )
 
 _STAGE_COLUMNS: tuple[tuple[str, Callable[[StageSummary], str]], ...] = (
     ("Stage", lambda stage: stage.name),
-    ("Asks", lambda stage: stage.asks or NOTHING),
-    ("Rows", lambda stage: count(None if stage.name == "train" else stage.rows)),
-    ("Missing", lambda stage: count(sum(stage.missing.values()))),
-    ("Calls", lambda stage: count(stage.usage.calls if stage.asks else None)),
-    ("From store", lambda stage: count(stage.usage.stored if stage.asks else None)),
-    ("Tokens", lambda stage: count(stage.usage.prompt_tokens + stage.usage.completion_tokens if stage.asks else None)),
-    ("USD", lambda stage: number(stage.usage.usd if stage.asks in ROLES else None)),
-    ("Time", lambda stage: duration(stage.seconds)),
+    ("Asks", lambda stage: stage.asks or formats.NOTHING),
+    ("Rows", lambda stage: formats.count(None if stage.name == "train" else stage.rows)),
+    ("Missing", lambda stage: formats.count(sum(stage.missing.values()))),
+    ("Calls", lambda stage: formats.count(stage.usage.calls if stage.asks else None)),
+    ("From store", lambda stage: formats.count(stage.usage.stored if stage.asks else None)),
+    (
+        "Tokens",
+        lambda stage: formats.count(stage.usage.prompt_tokens + stage.usage.completion_tokens if stage.asks else None),
+    ),
+    ("USD", lambda stage: formats.number(stage.usage.usd if stage.asks in ROLES else None)),
+    ("Time", lambda stage: formats.duration(stage.seconds)),
 )
 
 _HITS_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("Benchmark", lambda row: row["benchmark"]),
-    ("Questions", lambda row: count(row["questions"])),
-    ("Dropped from the pool", lambda row: count(row["pool"])),
-    ("Kept out of the expansion", lambda row: count(row["expansion"])),
+    ("Questions", lambda row: formats.count(row["questions"])),
+    ("Dropped from the pool", lambda row: formats.count(row["pool"])),
+    ("Kept out of the expansion", lambda row: formats.count(row["expansion"])),
 )
 
 _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
@@ -296,20 +300,20 @@ _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] =
     ("Rule", lambda row: row["rule"].replace("_", " ")),
     ("Instruction", lambda row: shorten(row["instruction"], _SHOWN_CHARACTERS)),
     ("Question's text", lambda row: shorten(row["question"], _SHOWN_CHARACTERS)),
-    ("ROUGE-L", lambda row: number(row["similarity"])),
+    ("ROUGE-L", lambda row: formats.number(row["similarity"])),
 )
 
 _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
-    ("Steps", lambda each: count(each.get("steps"))),
-    ("Batch", lambda each: count(each.get("batch_size"))),
-    ("Examples", lambda each: count(each.get("examples"))),
-    ("Left out", lambda each: count(each.get("left_out"))),
-    ("Tokens", lambda each: count(each.get("total_tokens"))),
-    ("With loss", lambda each: count(each.get("trained_tokens"))),
-    ("Final loss", lambda each: number(each.get("final_loss"), 3)),
-    ("Tokens/s", lambda each: count(each.get("tokens_per_second"))),
-    ("Time", lambda each: duration(each.get("seconds"))),
-    ("Precision", lambda each: each.get("precision", NOTHING)),
+    ("Steps", lambda each: formats.count(each.get("steps"))),
+    ("Batch", lambda each: formats.count(each.get("batch_size"))),
+    ("Examples", lambda each: formats.count(each.get("examples"))),
+    ("Left out", lambda each: formats.count(each.get("left_out"))),
+    ("Tokens", lambda each: formats.count(each.get("total_tokens"))),
+    ("With loss", lambda each: formats.count(each.get("trained_tokens"))),
+    ("Final loss", lambda each: formats.number(each.get("final_loss"), 3)),
+    ("Tokens/s", lambda each: formats.count(each.get("tokens_per_second"))),
+    ("Time", lambda each: formats.duration(each.get("seconds"))),
+    ("Precision", lambda each: each.get("precision", formats.NOTHING)),
 )
 
 _LISTED = 50

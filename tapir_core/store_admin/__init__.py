@@ -25,32 +25,3 @@ from tapir_core.store_admin.rows import (
     verify_store,
 )
 from tapir_core.store_admin.transfer import Archive, Exported, Imported, OtherText, export_answers, import_answers
-
-__all__ = [
-    "AnswerGroup",
-    "Archive",
-    "Compacted",
-    "DamagedRow",
-    "DoomedRows",
-    "Exported",
-    "Imported",
-    "OtherText",
-    "RowFilter",
-    "RunAtStake",
-    "StoreSize",
-    "StoreStats",
-    "Verified",
-    "compact",
-    "delete_rows",
-    "export_answers",
-    "gather_stats",
-    "import_answers",
-    "open_existing",
-    "plan_prune",
-    "prune_answers",
-    "read_age",
-    "read_moment",
-    "runs_at_stake",
-    "store_size",
-    "verify_store",
-]

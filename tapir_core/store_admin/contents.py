@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Engine, LargeBinary, Row, Select, cast, delete, func, select
+import sqlalchemy as sa
 
 from tapir_core.calls.store_rows import read_reuse
 from tapir_core.calls.store_tables import BUSY_SECONDS, answers, shown_url
@@ -131,14 +131,14 @@ class StoreStats:
         }
 
 
-def gather_stats(engine: Engine) -> StoreStats:
+def gather_stats(engine: sa.Engine) -> StoreStats:
     """What the store holds now. The database reads every row once.
 
     Raises:
         TapirError: the database cannot be read.
     """
     names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.prompt_version)
-    named: dict[tuple[str, str, str, str], list[Row[Any]]] = {}
+    named: dict[tuple[str, str, str, str], list[sa.Row[Any]]] = {}
     with reading(engine) as connection:
         for row in connection.execute(_sums(engine, *names, answers.c.status)):
             named.setdefault((row.role, row.model, row.identity, row.prompt_version), []).append(row)
@@ -147,7 +147,7 @@ def gather_stats(engine: Engine) -> StoreStats:
     return StoreStats(shown_url(engine.url), store_size(engine), tuple(groups))
 
 
-def store_size(engine: Engine) -> StoreSize:
+def store_size(engine: sa.Engine) -> StoreSize:
     """The room that the store takes now.
 
     Raises:
@@ -155,7 +155,7 @@ def store_size(engine: Engine) -> StoreSize:
     """
     with reading(engine) as connection:
         if engine.dialect.name == "postgresql":
-            return StoreSize(int(connection.scalar(select(func.pg_total_relation_size(answers.name))) or 0), None)
+            return StoreSize(int(connection.scalar(sa.select(sa.func.pg_total_relation_size(answers.name))) or 0), None)
         pages = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size"
         free_bytes = int(connection.exec_driver_sql(pages).scalar_one())
     path = Path(str(engine.url.database))
@@ -163,7 +163,7 @@ def store_size(engine: Engine) -> StoreSize:
     return StoreSize(sum(file.stat().st_size for file in files if file.exists()), free_bytes)
 
 
-def compact(engine: Engine) -> Compacted:
+def compact(engine: sa.Engine) -> Compacted:
     """Rewrite an SQLite store without the room that deleted rows left.
 
     Takes the time and, for that time, the disk space of copying what remains; whoever writes to the store waits
@@ -183,27 +183,29 @@ def compact(engine: Engine) -> Compacted:
     return Compacted(before, store_size(engine).bytes, time.monotonic() - started, obstacle)
 
 
-def _sums(engine: Engine, *names: Column[Any]) -> Select[Any]:
+def _sums(engine: sa.Engine, *names: sa.Column[Any]) -> sa.Select[Any]:
     """What the rows come to that have the same values in the columns ``names``."""
 
-    def bytes_of(column: Column[Any]) -> ColumnElement[int]:
+    def bytes_of(column: sa.Column[Any]) -> sa.ColumnElement[int]:
         if engine.dialect.name == "postgresql":
-            return func.octet_length(column)
-        return func.length(cast(column, LargeBinary))  # of text, SQLite counts the characters up to the first NUL
+            return sa.func.octet_length(column)
+        return sa.func.length(
+            sa.cast(column, sa.LargeBinary)
+        )  # of text, SQLite counts the characters up to the first NUL
 
-    size = bytes_of(answers.c.text) + func.coalesce(bytes_of(answers.c.raw), 0)
+    size = bytes_of(answers.c.text) + sa.func.coalesce(bytes_of(answers.c.raw), 0)
     summed = (answers.c.prompt_tokens, answers.c.completion_tokens, answers.c.usd)
-    return select(
+    return sa.select(
         *names,
-        func.count().label("rows"),
-        func.sum(size).label("bytes"),
-        *(func.sum(column).label(column.name) for column in summed),
-        func.min(answers.c.created).label("first"),
-        func.max(answers.c.created).label("last"),
+        sa.func.count().label("rows"),
+        sa.func.sum(size).label("bytes"),
+        *(sa.func.sum(column).label(column.name) for column in summed),
+        sa.func.min(answers.c.created).label("first"),
+        sa.func.max(answers.c.created).label("last"),
     ).group_by(*names)
 
 
-def _group(name: tuple[str, str, str, str], rows: Sequence[Row[Any]], reused: int) -> AnswerGroup:
+def _group(name: tuple[str, str, str, str], rows: Sequence[sa.Row[Any]], reused: int) -> AnswerGroup:
     """One group of rows that differ in their status only."""
     return AnswerGroup(
         *name,
@@ -249,7 +251,7 @@ class RunAtStake:
     """Why its stages cannot be told; empty when they can."""
 
 
-def plan_prune(engine: Engine, chosen: RowFilter) -> list[DoomedRows]:
+def plan_prune(engine: sa.Engine, chosen: RowFilter) -> list[DoomedRows]:
     """What `prune_answers` would remove.
 
     Raises:
@@ -269,7 +271,7 @@ def plan_prune(engine: Engine, chosen: RowFilter) -> list[DoomedRows]:
         ]
 
 
-def prune_answers(engine: Engine, chosen: RowFilter) -> int:
+def prune_answers(engine: sa.Engine, chosen: RowFilter) -> int:
     """Remove the rows that ``chosen`` meets; gives how many went. What is asked for again is paid again.
 
     Raises:
@@ -278,13 +280,13 @@ def prune_answers(engine: Engine, chosen: RowFilter) -> int:
     """
     conditions, removed, last = _conditions(chosen), 0, ""
     while True:
-        page = select(answers.c.key).where(*conditions, answers.c.key > last).order_by(answers.c.key)
+        page = sa.select(answers.c.key).where(*conditions, answers.c.key > last).order_by(answers.c.key)
         with reading(engine) as connection:
             keys = connection.scalars(page.limit(ROWS_PER_COMMIT)).all()
         if not keys:
             return removed
         with changing(engine) as connection:
-            removed += connection.execute(delete(answers).where(answers.c.key.in_(keys), *conditions)).rowcount
+            removed += connection.execute(sa.delete(answers).where(answers.c.key.in_(keys), *conditions)).rowcount
         last = keys[-1]
 
 
@@ -303,7 +305,7 @@ def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
     return found
 
 
-def _conditions(chosen: RowFilter) -> list[ColumnElement[bool]]:
+def _conditions(chosen: RowFilter) -> list[sa.ColumnElement[bool]]:
     conditions = chosen.conditions()
     if not conditions:
         ways = "--older-than 30d, --model, --identity, --role or --status"

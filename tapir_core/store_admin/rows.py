@@ -15,19 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    NullPool,
-    Text,
-    create_engine,
-    delete,
-    inspect,
-    literal_column,
-    select,
-    type_coerce,
-)
+import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from tapir_core.calls.store_tables import answers, explained, in_groups, open_engine, read_url, shown_url, writing
@@ -87,7 +75,7 @@ class RowFilter:
     before: datetime | None = None
     """UTC; rows before this moment."""
 
-    def conditions(self) -> list[ColumnElement[bool]]:
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
         """The conditions of the filter in SQL."""
         columns = answers.c
         listed = {
@@ -98,7 +86,7 @@ class RowFilter:
             columns.status: self.statuses,
             columns.finish_reason: self.finish_reasons,
         }
-        found: list[ColumnElement[bool]] = [column.in_(values) for column, values in listed.items() if values]
+        found: list[sa.ColumnElement[bool]] = [column.in_(values) for column, values in listed.items() if values]
         if self.since is not None:
             found.append(columns.created >= self.since)
         if self.before is not None:
@@ -115,7 +103,7 @@ class RowFilter:
         }
 
 
-def open_existing(url: str) -> Engine:
+def open_existing(url: str) -> sa.Engine:
     """An engine on the store at ``url``.
 
     Raises:
@@ -140,13 +128,13 @@ def is_there(url: str) -> bool:
     if parsed.drivername == "sqlite" and not Path(str(parsed.database)).is_file():
         return False
     try:
-        return inspect(create_engine(parsed, poolclass=NullPool)).has_table(answers.name)
+        return sa.inspect(sa.create_engine(parsed, poolclass=sa.NullPool)).has_table(answers.name)
     except SQLAlchemyError:
         return True
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A connection to read with.
 
     Raises:
@@ -157,7 +145,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def changing(engine: Engine) -> Iterator[Connection]:
+def changing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that changes the store.
 
     Raises:
@@ -167,7 +155,9 @@ def changing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def read_rows(connection: Connection, *conditions: ColumnElement[bool], by_key: bool = False) -> Iterator[StoredRow]:
+def read_rows(
+    connection: sa.Connection, *conditions: sa.ColumnElement[bool], by_key: bool = False
+) -> Iterator[StoredRow]:
     """Every row that meets ``conditions``, as it was when the first is read; a row's columns, and its `place`.
 
     Bytes that are no UTF-8 come as lone surrogates, and SQLite's times as the text that they are stored as, so that a
@@ -177,17 +167,17 @@ def read_rows(connection: Connection, *conditions: ColumnElement[bool], by_key: 
     if isinstance(driver, sqlite3.Connection):
         connection.detach()  # from the pool, which would give it to others
         driver.text_factory = _decode
-    created = type_coerce(answers.c.created, Text).label("created")
+    created = sa.type_coerce(answers.c.created, sa.Text).label("created")
     columns = [created if column.name == "created" else column for column in answers.columns]
-    query = select(place_column(connection).label("place"), *columns).where(*conditions)
+    query = sa.select(place_column(connection).label("place"), *columns).where(*conditions)
     ordered = query.order_by(answers.c.key) if by_key else query
     with connection.execute(ordered, execution_options={"yield_per": _ROWS_PER_FETCH}) as found:
         yield from map(dict, found.mappings())
 
 
-def place_column(connection: Connection) -> ColumnElement[Any]:
+def place_column(connection: sa.Connection) -> sa.ColumnElement[Any]:
     """What finds a row again, also when its key is damaged; until the file is rewritten."""
-    return literal_column("answers.rowid") if connection.dialect.name == "sqlite" else answers.c.key
+    return sa.literal_column("answers.rowid") if connection.dialect.name == "sqlite" else answers.c.key
 
 
 def read_age(text: str) -> timedelta:
@@ -252,7 +242,7 @@ class Verified:
     """What the database says of itself."""
 
 
-def verify_store(engine: Engine) -> Verified:
+def verify_store(engine: sa.Engine) -> Verified:
     """Check every row, and of SQLite the file; nothing is changed."""
     found = Verified(file_faults=_check_file(engine))
     try:
@@ -264,7 +254,7 @@ def verify_store(engine: Engine) -> Verified:
     return found
 
 
-def delete_rows(engine: Engine, places: Sequence[Any]) -> int:
+def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
     """Remove the rows that `verify_store` found and that are damaged still; gives how many went.
 
     They are asked for again when they are needed.
@@ -278,7 +268,7 @@ def delete_rows(engine: Engine, places: Sequence[Any]) -> int:
             place = place_column(connection)
             # Looked at again: in the meantime another process may have rewritten the file, with other places.
             damaged = [row["place"] for row in read_rows(connection, place.in_(some)) if row_faults(row)]
-            removed += connection.execute(delete(answers).where(place.in_(damaged))).rowcount
+            removed += connection.execute(sa.delete(answers).where(place.in_(damaged))).rowcount
     return removed
 
 
@@ -310,7 +300,7 @@ def _count(row: StoredRow, found: Verified) -> None:
         found.damaged.append(DamagedRow(key, role, model, run, tuple(faults)))
 
 
-def _check_file(engine: Engine) -> list[str]:
+def _check_file(engine: sa.Engine) -> list[str]:
     """What SQLite says of its file; PostgreSQL has programs of its own for that (`pg_amcheck`)."""
     if engine.dialect.name != "sqlite":
         return []

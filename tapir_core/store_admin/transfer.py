@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
-from sqlalchemy import Engine
+import sqlalchemy as sa
 
 from tapir_core.calls.store_rows import insert_rows
 from tapir_core.calls.types import Answer, Outcome
@@ -191,7 +191,7 @@ class Exported:
 
 
 def export_answers(
-    engine: Engine, archive: Archive, chosen: RowFilter, *, on_part: Callable[[int], None] | None = None
+    engine: sa.Engine, archive: Archive, chosen: RowFilter, *, on_part: Callable[[int], None] | None = None
 ) -> Exported:
     """Write the rows that ``chosen`` meets, as they were at the start, in the order of their keys.
 
@@ -246,7 +246,7 @@ class Imported:
         return self.added + self.already_there + self.different + self.damaged
 
 
-def import_answers(engine: Engine, archive: Archive) -> Imported:
+def import_answers(engine: sa.Engine, archive: Archive) -> Imported:
     """Insert what ``archive`` has and the store lacks.
 
     A part is checked before any of its rows is inserted; the parts before a damaged one stay inserted, and the same
@@ -268,7 +268,7 @@ def _is_left_over(name: str) -> bool:
     return is_part(name) or name.startswith((".part-", f".{MANIFEST}."))
 
 
-def _sound_rows(engine: Engine, chosen: RowFilter, done: Exported) -> Iterator[StoredRow]:
+def _sound_rows(engine: sa.Engine, chosen: RowFilter, done: Exported) -> Iterator[StoredRow]:
     with reading(engine) as connection:
         for row in read_rows(connection, *chosen.conditions(), by_key=True):
             if row_faults(row):
@@ -290,7 +290,7 @@ def _batches(rows: Iterable[StoredRow]) -> Iterator[list[StoredRow]]:
         yield batch
 
 
-def _insert(engine: Engine, rows: list[StoredRow], done: Imported) -> None:
+def _insert(engine: sa.Engine, rows: list[StoredRow], done: Imported) -> None:
     sound = [row for row in rows if not row_faults(row)]
     with changing(engine) as connection:
         stored = insert_rows(connection, sound)

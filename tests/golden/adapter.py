@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-import tasks.train
 from flows.distill import distill
 from flows.driver import hold_run
 from flows.evaluate import evaluate_students
@@ -27,6 +26,7 @@ from tapir_core.stages import STAGES, Compared, StageAt, asked_apart, plan, stag
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks._task import work_of
+from tasks.engines.training import trainer
 from tasks.outcomes import Piece, ShardOutcome
 from tasks.runtime import close_all, current
 from tests.golden.fakes import train
@@ -87,7 +87,7 @@ def drive(
     benchmarks: Sequence[str] = (),
 ) -> RunFolder:
     """A run from its beginning to its end, with a fixed id and a fake trainer; then ``benchmarks`` of ``compared``."""
-    monkeypatch.setattr(tasks.train, "train_student", train)
+    monkeypatch.setattr(trainer, "train_student", train)
     with hold_run(config, say=lambda _: None) as run:
         record = json.loads(run.storage.read_bytes(RUN_RECORD))
         run.storage.write_bytes(RUN_RECORD, json.dumps({**record, "id": RUN_ID}).encode())

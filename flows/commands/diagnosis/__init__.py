@@ -13,8 +13,6 @@ from typing import Literal, cast
 from flows.commands import words
 from tapir_core.errors import TapirError
 
-__all__ = ["Check", "Finding", "Level", "examine", "fault_of", "finding"]
-
 Level = Literal["ok", "warning", "fault"]
 """A fault stops a run or an operation, a warning may."""
 

@@ -24,18 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-from sqlalchemy import func, select
+import sqlalchemy as sa
 
+from flows import prefect_server
 from flows.commands.diagnosis import Check, Finding, fault_of, finding
 from flows.commands.store import opened
-from flows.prefect_server import (
-    DEPLOYMENTS,
-    living_server,
-    named_server,
-    own_settings,
-    standing_server,
-    worker_settings,
-)
 from flows.prefect_server.caretaker import GPU_POOL, POOLS
 from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
@@ -219,8 +212,8 @@ def _look_at_store(root: str, url: str | None) -> Finding:
     if not is_there(url):
         return finding("store", url=store_tables.shown_url(url), is_there=False, rows=0, version="")
     with opened(url, root) as engine, reading(engine) as connection:
-        rows = connection.scalar(select(func.count()).select_from(store_tables.answers))
-        noted = select(store_tables.meta.c.value).where(store_tables.meta.c.name == "schema_version")
+        rows = connection.scalar(sa.select(sa.func.count()).select_from(store_tables.answers))
+        noted = sa.select(store_tables.meta.c.value).where(store_tables.meta.c.name == "schema_version")
         version = connection.scalar(noted)
     return finding("store", url=store_tables.shown_url(url), is_there=True, rows=rows, version=version)
 
@@ -370,19 +363,19 @@ def _is_own(root: str) -> bool:
 
 
 def _look_at_server(root: str) -> Finding:
-    if _is_own(root) and living_server(root) is None:
+    if _is_own(root) and prefect_server.living_server(root) is None:
         return fault_of(f"the one that `tapir up` started does not answer; `tapir up` starts it again; {_LOGS}")
     if not _is_own(root) and not _is_named():
         return Finding("", "ok", "none stands: `tapir run` brings its own, `tapir up` starts one that stays")
-    api = standing_server(root)
+    api = prefect_server.standing_server(root)
     return _ask_server(root, lambda client, _: Finding("", "ok", f"{api}, Prefect {client.api_version()}"))
 
 
 def _ask_server(root: str, look: Look) -> Finding:
     """What a look finds on the server that stands, whatever Prefect took for its address when it was imported."""
     # That it answers is seen by the check of the server.
-    api = named_server(root) or standing_server(root)
-    os.environ.update(own_settings(root))
+    api = prefect_server.named_server(root) or prefect_server.standing_server(root)
+    os.environ.update(prefect_server.own_settings(root))
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -397,10 +390,10 @@ def _look_at_pools(client: "SyncPrefectClient", root: str) -> Finding:
 def _look_at_deployments(client: "SyncPrefectClient", root: str) -> Finding:
     from flows.deploy import is_foreign, standing_deployments
 
-    standing = standing_deployments(client, DEPLOYMENTS)
+    standing = standing_deployments(client, prefect_server.DEPLOYMENTS)
     if foreign := [name for name, each in standing.items() if is_foreign(each)]:
         return finding("foreign", names=foreign, remedy=_make(root))
-    return _compare(root, DEPLOYMENTS, {name: each.paused for name, each in standing.items()})
+    return _compare(root, prefect_server.DEPLOYMENTS, {name: each.paused for name, each in standing.items()})
 
 
 def _compare(root: str, names: Sequence[str], is_paused: Mapping[str, bool]) -> Finding:
@@ -421,7 +414,7 @@ def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
         lacking=lacking,
         is_own=_is_own(root),
         logs=[*map(worker_log, lacking)],
-        start=f"{worker_settings(root)} prefect worker start --type process",
+        start=f"{prefect_server.worker_settings(root)} prefect worker start --type process",
     )
 
 
@@ -430,7 +423,11 @@ def _look_at_automations(client: "SyncPrefectClient", root: str) -> Finding:
 
     found = [each for wanted in automations() for each in client.read_automations_by_name(wanted.name)]
     # Those of a deployment that was deleted may be left, and start nothing.
-    found += [each for one in standing_deployments(client, DEPLOYMENTS).values() for each in triggers_of(client, one)]
+    found += [
+        each
+        for one in standing_deployments(client, prefect_server.DEPLOYMENTS).values()
+        for each in triggers_of(client, one)
+    ]
     is_on = {each.name: each.enabled for each in found}
     off = [name for name in AUTOMATIONS if not is_on.get(name, True)]
     missing, paused = (

@@ -9,6 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 
+from flows import prefect_server
 from flows.commands.diagnosis import Check, Finding, checks, examine
 from flows.commands.diagnosis.checks import checks_of, server_parts
 from flows.deploy import automations, deploy
@@ -70,9 +71,9 @@ def look(root: Path) -> dict[str, Finding]:
 
 @pytest.mark.usefixtures("_on_server")
 def test_what_a_server_lacks_is_made_by_deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking = {"POOLS": ("no-pool",), "DEPLOYMENTS": ("no/flow",), "AUTOMATIONS": {"none": "nothing is done"}}
-    for name, value in lacking.items():
-        monkeypatch.setattr(checks, name, value)
+    monkeypatch.setattr(checks, "POOLS", ("no-pool",))
+    monkeypatch.setattr(prefect_server, "DEPLOYMENTS", ("no/flow",))
+    monkeypatch.setattr(checks, "AUTOMATIONS", {"none": "nothing is done"})
     found = look(tmp_path)
     assert found["Prefect server"].level == "ok"
     for part in ("work pools", "deployments", "automations"):
