@@ -72,18 +72,18 @@ Items = Iterable[tuple[int, Any]]
 """Number and item of each record."""
 
 
-def read_records(path: str) -> list[Record]:
-    """All records of a file or of anything else that fsspec opens (`s3://…`).
+def read_records(path: str, *, tables: bool = True) -> list[Record]:
+    """All records of a file or of anything else that fsspec opens (`s3://…`); without ``tables``, it is one of JSON.
 
     Raises:
         ConfigError: the file is missing, not UTF-8, damaged, or of an unknown format.
     """
     content = read_content(path)
-    if content.startswith(b"PAR1"):
+    if tables and content.startswith(b"PAR1"):
         items = _parquet_rows(content, path)
     else:
-        text = _decode(content, path)
-        read = {"[": _json_list, "{": _json_lines}.get(text.lstrip()[:1], _csv_rows)
+        text = decode(content, path)
+        read = {"[": _json_list, "{": _json_lines}.get(text.lstrip()[:1], _csv_rows if tables else _json_lines)
         items = read(text, path)
     return [Record(*each) for each in items]
 
@@ -121,7 +121,12 @@ def _read_remote(url: str) -> bytes:
         raise ConfigError(f"{public!r} cannot be read: {str(exc).replace(url, public)}") from exc
 
 
-def _decode(content: bytes, path: str) -> str:
+def decode(content: bytes, path: str) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it is not UTF-8.
+    """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -141,7 +146,7 @@ def _json_lines(text: str, path: str) -> Items:
     if not any(isinstance(item, dict) for _, item in items):
         raise ConfigError(
             f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; "
-            f"expected {_ACCEPTED}"
+            "write a list of objects, or an object a line"
         )
     return items
 
@@ -356,7 +361,9 @@ def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) ->
     return Found(merged.sort("instruction_id"), counts)
 
 
-def read_each(path: str, read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[str]]:
+def read_each(
+    path: str, read_one: Callable[[Fields], T], *, tables: bool = True
+) -> tuple[list[tuple[Record, T]], list[str]]:
     """Every record of a file with what it holds; and in words those that hold nothing, with their numbers.
 
     Raises:
@@ -364,7 +371,7 @@ def read_each(path: str, read_one: Callable[[Fields], T]) -> tuple[list[tuple[Re
     """
     found: list[tuple[Record, T]] = []
     bad: list[str] = []
-    for record in read_records(path):
+    for record in read_records(path, tables=tables):
         try:
             found.append((record, read_one(record.fields)))
         except BadRecordError as exc:
@@ -379,9 +386,14 @@ def _bad_rows_in_words(path: str, bad_rows: list[str], total: int) -> str:
     return "\n".join([f"{path!r}: {len(bad_rows)} of {total} rows are broken:", *_listed(bad_rows), remedy])
 
 
+def first_of(bad_rows: list[str]) -> list[str]:
+    """As many of them as an error spells out, and how many more there are."""
+    more = [f"… and {len(bad_rows) - _LISTED} more"] if len(bad_rows) > _LISTED else []
+    return [*bad_rows[:_LISTED], *more]
+
+
 def _listed(bad_rows: list[str]) -> list[str]:
-    more = [f"  … and {len(bad_rows) - _LISTED} more"] if len(bad_rows) > _LISTED else []
-    return [*(f"  {row}" for row in bad_rows[:_LISTED]), *more]
+    return [f"  {row}" for row in first_of(bad_rows)]
 
 
 def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:

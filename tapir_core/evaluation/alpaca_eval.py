@@ -21,17 +21,15 @@ from typing import Any, ClassVar
 import polars as pl
 
 from tapir_core.config import AlpacaEvalBenchmark
+from tapir_core.data.readers import BadRecordError, decode, read_content
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation import length_control
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
 from tapir_core.evaluation.rows import (
-    BadRowError,
     answer_of,
     check_category,
     encodable,
-    parse_rows,
     read_rows,
-    read_text,
     text_of,
 )
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, position_note
@@ -347,11 +345,11 @@ def read_anchors(path: str, difficulty: list[float]) -> length_control.SoftRows:
     Raises:
         ConfigError: the file cannot be read, has a row that is none, or more rows of a model than the table.
     """
-    text = read_text(path)
+    text = decode(read_content(path), path)
     if text.lstrip()[:1] not in ("[", "{"):
         return length_control.read_standardised(text, path)
     models: dict[str | None, list[length_control.Annotation]] = {}
-    for model, annotation in parse_rows(text, path, lambda row: (_name(row, "model"), _annotation(row)), "annotation"):
+    for model, annotation in read_rows(path, lambda row: (_name(row, "model"), _annotation(row)), "annotation"):
         models.setdefault(model, []).append(annotation)
     longest = max(map(len, models.values()))
     if longest > len(difficulty):
@@ -390,7 +388,7 @@ def _unswitched(first_is_better: float, switched: bool) -> float:
 
 def _output(fields: Mapping[str, Any]) -> tuple[str, str | None]:
     if "output" not in fields:
-        raise BadRowError(f"no output (found {', '.join(map(str, fields)) or 'nothing'})")
+        raise BadRecordError(f"no output (found {', '.join(map(str, fields)) or 'nothing'})")
     return text_of(fields, "instruction"), answer_of(fields["output"], "output")
 
 
@@ -405,12 +403,12 @@ def _name(fields: Mapping[str, Any], who: str) -> str | None:
 
 def _annotation(fields: Mapping[str, Any]) -> length_control.Annotation:
     if "preference" not in fields:
-        raise BadRowError(f"no preference (found {', '.join(map(str, fields)) or 'nothing'})")
+        raise BadRecordError(f"no preference (found {', '.join(map(str, fields)) or 'nothing'})")
     stored, switched = fields["preference"], fields.get("switched")
     if stored is not None and (isinstance(stored, bool) or not isinstance(stored, int | float)):
-        raise BadRowError(f"preference must be a number or null, got {stored!r}")
+        raise BadRecordError(f"preference must be a number or null, got {stored!r}")
     if not isinstance(switched, bool | None):
-        raise BadRowError(f"switched must be true, false or null, got {switched!r}")
+        raise BadRecordError(f"switched must be true, false or null, got {switched!r}")
     lengths = {name: _length(fields, *sources) for name, sources in _LENGTHS.items()}
     return length_control.Annotation(kept_preference(stored), switched=switched, **lengths)
 
@@ -420,4 +418,4 @@ def _length(fields: Mapping[str, Any], length: str, output: str) -> int:
         return found
     if isinstance(text := fields.get(output), str):
         return len(text)
-    raise BadRowError(f"neither {length} (a whole number) nor {output} (a text)")
+    raise BadRecordError(f"neither {length} (a whole number) nor {output} (a text)")

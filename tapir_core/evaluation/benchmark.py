@@ -350,9 +350,9 @@ class Judging(Benchmark[_J]):
 
     def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], _replies: pl.DataFrame) -> tuple[str, str]:
         """The judge with its identity, and the versions of its prompts."""
-        voice = config.judge_of(self.settings).answers_as("judge")
+        answering = config.judge_of(self.settings).answers_as("judge")
         versions = (f"{name} {prompts[name].version}" for name in self.settings.prompts)
-        return f"{voice.model} ({voice.identity})", ", ".join(versions)
+        return f"{answering.model} ({answering.identity})", ", ".join(versions)
 
     def settings_in_words(self, drawn: str) -> Iterator[str]:
         """The judge's replies first, and last the student of another run that is the baseline."""

@@ -23,10 +23,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 import polars as pl
 
 from tapir_core.config import FastChatBenchmark, MTBenchBenchmark, Sampling
+from tapir_core.data.readers import BadRecordError
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation import scores
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
-from tapir_core.evaluation.rows import BadRowError, answer_of, check_category, encodable, read_rows, text_of
+from tapir_core.evaluation.rows import answer_of, check_category, encodable, read_rows, text_of
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
@@ -322,24 +323,24 @@ def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str | None, ...]]:
         return _id(fields), (answer_of(fields["text"], "text"),)
     choices = fields.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise BadRowError(f"choices must be a list of objects, got {choices!r}")
+        raise BadRecordError(f"choices must be a list of objects, got {choices!r}")
     turns = choices[0].get("turns")
     if not isinstance(turns, list) or not turns:
-        raise BadRowError(f"turns must be a list of texts, got {turns!r}")
+        raise BadRecordError(f"turns must be a list of texts, got {turns!r}")
     return _id(fields), tuple(answer_of(turn, "an answer in turns") for turn in turns)
 
 
 def _id(fields: Mapping[str, Any]) -> str:
     found = fields.get("question_id")
     if isinstance(found, bool) or not isinstance(found, int | str):
-        raise BadRowError(f"question_id must be a number or a text, got {found!r}")
+        raise BadRecordError(f"question_id must be a number or a text, got {found!r}")
     return encodable(str(found))
 
 
 def _user_turns(fields: Mapping[str, Any]) -> tuple[str, ...]:
     turns = fields.get("turns")
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
-        raise BadRowError(f"turns must be a list of texts, got {turns!r}")
+        raise BadRecordError(f"turns must be a list of texts, got {turns!r}")
     return tuple(map(encodable, turns))
 
 

@@ -5,17 +5,16 @@ is only read. Its answers are an ingredient of the run that is set against them,
 figures.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
 from tapir_core.config import RunBaseline, RunConfig
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.data.readers import read_content
+from tapir_core.data.readers import BadRecordError, Fields, T, first_of, read_each
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import BACKBONE, RESOLVED_CONFIG
@@ -23,71 +22,36 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.text import digest
 
-_Row = TypeVar("_Row")
 SHOWN_DIGITS = 12
 """Of a digest, in a figure's record."""
 
-_LISTED = 20
 _FAILED = "$ERROR$"
 """What FastChat writes where a provider gave no answer."""
 
 
-class BadRowError(ValueError):
-    """Raised by a function that reads rows: this object is none, and why."""
-
-
-def read_rows(path: str, read_one: Callable[[Mapping[str, Any]], _Row], what: str) -> list[_Row]:
+def read_rows(path: str, read_one: Callable[[Fields], T], what: str) -> list[T]:
     """What ``read_one`` makes of every object in a file or at a URL; ``what`` names a row in messages.
 
     Raises:
-        ConfigError: the file cannot be read or holds nothing, or ``read_one`` raised `BadRowError`.
+        ConfigError: the file cannot be read or holds nothing, or ``read_one`` raised `BadRecordError`.
     """
-    return parse_rows(read_text(path), path, read_one, what)
-
-
-def parse_rows(text: str, path: str, read_one: Callable[[Mapping[str, Any]], _Row], what: str) -> list[_Row]:
-    """What ``read_one`` makes of every object in ``text``; ``path`` and ``what`` are named in messages.
-
-    Raises:
-        ConfigError: ``text`` is damaged or holds nothing, or ``read_one`` raised `BadRowError`.
-    """
-    rows, problems = [], []
-    for number, fields in _objects(text, path):
-        try:
-            if not isinstance(fields, dict):
-                raise BadRowError(f"expected an object with fields, got {type(fields).__name__}")
-            rows.append(read_one(fields))
-        except BadRowError as error:
-            problems.append(f"row {number}: {error}")
-    if problems:
-        more = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
-        raise ConfigError([*problems[:_LISTED], *more], source=path)
-    if not rows:
+    found, bad = read_each(path, read_one, tables=False)
+    if bad:
+        raise ConfigError(first_of(bad), source=path)
+    if not found:
         raise ConfigError(f"{path!r} holds no {what}; expected a JSON list or JSON lines, an object a {what}")
-    return rows
+    return [row for _, row in found]
 
 
-def read_text(path: str) -> str:
-    """The text of a file or URL.
-
-    Raises:
-        ConfigError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return read_content(path).decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path!r} is not UTF-8; save it as UTF-8") from exc
-
-
-def text_of(fields: Mapping[str, Any], name: str) -> str:
+def text_of(fields: Fields, name: str) -> str:
     """The text in a field, `encodable`.
 
     Raises:
-        BadRowError: there is none.
+        BadRecordError: there is none.
     """
     found = fields.get(name)
     if not isinstance(found, str):
-        raise BadRowError(f"{name} must be a text, got {found!r}")
+        raise BadRecordError(f"{name} must be a text, got {found!r}")
     return encodable(found)
 
 
@@ -95,10 +59,10 @@ def answer_of(found: Any, name: str) -> str | None:
     """The answer that a field holds, `encodable`; nothing where it failed: `null`, or FastChat's mark of it.
 
     Raises:
-        BadRowError: it is no text.
+        BadRecordError: it is no text.
     """
     if found is not None and not isinstance(found, str):
-        raise BadRowError(f"{name} must be a text, or null for an answer that failed; got {found!r}")
+        raise BadRecordError(f"{name} must be a text, or null for an answer that failed; got {found!r}")
     return None if found is None or found.strip() == _FAILED else encodable(found)
 
 
@@ -106,32 +70,16 @@ def check_category(name: str) -> str:
     """The category.
 
     Raises:
-        BadRowError: it has the name that the whole has among figures.
+        BadRecordError: it has the name that the whole has among figures.
     """
     if name == ALL:
-        raise BadRowError(f"the category {ALL!r} stands for all questions together; give it another name")
+        raise BadRecordError(f"the category {ALL!r} stands for all questions together; give it another name")
     return name
 
 
 def encodable(text: str) -> str:
     """The text with ``?`` for lone surrogates, which JSON can hold and neither a table nor a request can."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _objects(text: str, path: str) -> Iterator[tuple[int, Any]]:
-    if text.lstrip()[:1] == "[":
-        yield from enumerate(_json(text, repr(path)), start=1)
-    else:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield number, _json(line, f"{path!r}, line {number}")
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{place} is damaged JSON: {exc}; expected a JSON list or JSON lines") from exc
 
 
 def baseline_student(config: RunConfig, name: str) -> "BaselineStudent | None":

@@ -62,8 +62,8 @@ def _replies(config: RunConfig, at: StageAt) -> Json:
     judged, shaping = config.evaluation.judged.get(at.benchmark_name), _asked(config, at).shaping_of("replies")
     if judged is None:
         return [at.benchmark, _asked(config, at).shaping_of("items") | shaping]
-    voice = config.judge_of(judged).answers_as("judge")
-    return [voice.model, voice.identity, shaping]
+    answering = config.judge_of(judged).answers_as("judge")
+    return [answering.model, answering.identity, shaping]
 
 
 def _prompts(config: RunConfig, at: StageAt) -> list[str]:

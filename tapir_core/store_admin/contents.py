@@ -315,18 +315,18 @@ def _conditions(chosen: RowFilter) -> list[sa.ColumnElement[bool]]:
 
 def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
     """Its stages to do that would ask again: for what it asked first, or what it asks the same teacher or judge."""
-    voices = _voices(run.config)
+    identities = _identities(run.config)
     roles = {
         each.role
         for each in doomed
-        if each.run == run.ref.name or ModelIdentity(each.model, each.identity) in voices.get(each.role, ())
+        if each.run == run.ref.name or ModelIdentity(each.model, each.identity) in identities.get(each.role, ())
     }
     seen: dict[StageAt, DatasetRef | None] = {}
     asking = [at for at in plan(run.config) if roles.intersection(at.stage.roles)]
     return [str(at) for at in asking if run.holds(at, seen) is None]
 
 
-def _voices(config: RunConfig) -> dict[str, tuple[ModelIdentity, ...]]:
+def _identities(config: RunConfig) -> dict[str, tuple[ModelIdentity, ...]]:
     """Who answers by role; the student's identity is its checkpoint, which is not looked at."""
     teacher = config.teacher.endpoint.answers_as("teacher")
     asked = (config.judge_of(each) for each in config.evaluation.judged.values())

@@ -74,11 +74,12 @@ def test_a_written_order_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds no annotation"),
+        ("", "neither a JSON list nor JSON lines"),
         ("[]", "holds no annotation"),
-        ("{", r"a.json', line 1 is damaged JSON"),
+        ("{", r"a.json' is neither a JSON list nor JSON lines"),
         ("[{]", r"a.json' is damaged JSON"),
-        ("7", "row 1: expected an object"),
+        ("7", "neither a JSON list nor JSON lines"),
+        ("[7]", "row 1: expected an object"),
         ('{"output_1": "x", "output_2": "y"}', r"row 1: no preference \(found output_1, output_2\)"),
         ('{"preference": "2", "output_1": "x", "output_2": "y"}', "preference must be a number or null, got '2'"),
         ('{"preference": true, "output_1": "x", "output_2": "y"}', "preference must be a number or null, got True"),
