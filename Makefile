@@ -88,9 +88,9 @@ types:
 unit:
 	.venv/bin/python -m pytest $(IN_TWO) -m "not slow and not operations"
 
-coverage: test-env ## lines and branches of calls and judging that their quick tests reach: at least 95 % each
+coverage: test-env ## lines and branches of calls and judging that their tests reach: at least 95 % each
 	@rm -f build/coverage*
-	.venv/bin/coverage run -m pytest -q -m "not slow" tests/tapir_core/calls tests/tapir_core/judging
+	.venv/bin/coverage run -m pytest -q tests/tapir_core/calls tests/tapir_core/judging
 	@.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report --include='tapir_core/calls/*'
 	.venv/bin/coverage report --include='tapir_core/judging/*'

@@ -153,3 +153,10 @@ def _prefect_environment(home: Path) -> dict[str, str]:
     others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     return {**others, **settings, "PREFECT_LOGGING_LEVEL": "DEBUG"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs flows on a Prefect server counts as slow."""
+    for item in items:
+        if "standing_prefect" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

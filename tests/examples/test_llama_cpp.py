@@ -18,6 +18,8 @@ from tapir_core.storage import Storage
 from tests.harness.processes import REPOSITORY, left_over
 from tests.students import make_checkpoint
 
+pytestmark = pytest.mark.slow
+
 LLAMA_SERVER = '''\
 #!{python}
 """Takes the options of llama-server, and answers with the name and the words of its file."""
@@ -132,7 +134,6 @@ def printed(folder: Path, script: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_a_run_asks_the_file_for_the_backbones_answers(folder: Path) -> None:
     done = subprocess.run(
         command("run", "small.toml", "--until", f"evaluate@{BACKBONE}"),

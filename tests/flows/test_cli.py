@@ -17,6 +17,8 @@ from tests.harness.processes import REPOSITORY
 from tests.harness.stand_ins import endpoint
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def tapir(*words, env=None):
     return subprocess.run(

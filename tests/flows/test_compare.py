@@ -18,6 +18,8 @@ from tapir_core.stages import StageAt
 from tasks.input_files import gather_ingredients
 from tests.flows.built_comparison import BuiltRuns, folder, lay_spec, run_all, trained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def spec(tmp_path: Path) -> Path:

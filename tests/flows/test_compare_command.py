@@ -20,6 +20,8 @@ from tests.flows.test_compare import finished, spec
 from tests.harness.processes import tapir
 from tests.tasks.test_artifacts import find_artifacts
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["command", "finished", "spec"]
 
 

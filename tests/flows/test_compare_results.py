@@ -20,6 +20,8 @@ from tests.conftest import StandingServer
 from tests.flows.built_comparison import BuiltRuns, lay_spec
 from tests.flows.test_compare_command import command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from tapir_core.sweep import Swept, finished_runs, sweep_sentence
 from tests.run_builder import build_run
 from tests.students import make_checkpoint
 
+pytestmark = pytest.mark.slow
+
 CURRICULUM = """
 run = { name = "q", root = ROOT, rounds = 1 }
 data.pool = { type = "standin", rows = 60 }

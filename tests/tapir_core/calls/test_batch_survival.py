@@ -33,6 +33,8 @@ from tests.tapir_core.calls.batch_helpers import (
 )
 from tests.tapir_core.calls.engine_helpers import never, texts
 
+pytestmark = pytest.mark.slow
+
 wait_until = partial(waiting.wait_until, seconds=20, every=0.01)
 
 ROOT = Path(__file__).parents[3]

@@ -24,6 +24,8 @@ from tests.tapir_core.calls.batch_helpers import batch_endpoint, batch_states, l
 from tests.tapir_core.calls.engine_helpers import texts
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 HURRIED = CallsConfig(backoff_seconds=0.001, max_backoff_seconds=0.002, timeout_seconds=0.2, dead_after_seconds=60)
 PATIENT = HURRIED.model_copy(update={"timeout_seconds": 60.0})

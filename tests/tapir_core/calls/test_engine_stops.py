@@ -20,6 +20,8 @@ from tests.doubles.provider import (
 )
 from tests.tapir_core.calls.engine_helpers import never, open_engine, prompts, texts
 
+pytestmark = pytest.mark.slow
+
 ASK_UNTIL_STOPPED = """
 import signal, sys
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint

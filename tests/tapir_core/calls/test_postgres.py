@@ -29,7 +29,7 @@ from tests.tapir_core.calls.batch_helpers import (
 )
 from tests.tapir_core.calls.engine_helpers import texts
 
-pytestmark = needs_postgres
+pytestmark = [needs_postgres, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ from tests.doubles.provider import FakeProvider
 from tests.postgres_server import PostgresServer, needs_postgres
 from tests.tapir_core.calls.engine_helpers import prompts, texts
 
+pytestmark = pytest.mark.slow
+
 IN_FLIGHT = 64
 ROWS = 300
 ENOUGH = BudgetConfig(requests=ROWS)

@@ -22,6 +22,8 @@ from tapir_core.evaluation.length_control import (
 )
 from tests.evalref import csv_rows, evalref, json_rows
 
+pytestmark = pytest.mark.slow
+
 FOLDER = "alpaca_eval"
 
 SHORT_FILES = {"platolm-7b": 803}

@@ -102,6 +102,7 @@ def test_the_file_shrinks_by_what_was_removed(store_url: str, tmp_path: Path):
     assert len(keys(store_url)) == 10
 
 
+@pytest.mark.slow
 def test_a_file_that_another_process_writes_keeps_its_room(store_url: str, tmp_path: Path):
     fill(store_url, ["a"])
     engine = open_existing(store_url)
