@@ -173,6 +173,60 @@ def test_greedy_first_samples_send_no_seed_and_all_others_their_sample_index():
     assert request_body(make_request(sample_index=3), PRICED)["seed"] == 3
 
 
+def test_what_is_left_to_the_provider_is_not_sent_and_a_schema_is():
+    plain = request_body(make_request(sampling=Sampling(temperature="provider", top_p="provider")), PRICED)
+    assert not {"temperature", "top_p", "response_format"} & plain.keys()
+    schema = '{"type": "object"}'
+    asked = request_body(make_request(schema=schema), PRICED)["response_format"]
+    assert asked["json_schema"] == {"name": "reply", "strict": True, "schema": {"type": "object"}}
+    assert make_request(schema=schema).key != make_request().key
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({"error": {"message": "no", "param": "temperature", "code": "unsupported_value"}}, "temperature"),
+        ({"error": {"message": "`temperature` and `top_p` cannot both be specified for this model."}}, "top_p"),
+        (
+            [{"error": {"code": 400, "message": 'Invalid JSON payload. Unknown name "seed": Cannot find field.'}}],
+            "seed",
+        ),
+    ],
+    ids=["named", "of two", "in a list"],
+)
+def test_a_field_that_every_request_has_and_the_endpoint_refuses_is_named(body: Any, parameter: str):
+    reply = read_error(400, body, raw="")
+    assert isinstance(reply.outcome, Failure)
+    assert (reply.outcome.kind, reply.outcome.parameter, reply.endpoint_at_fault) == ("unsupported", parameter, True)
+
+
+def test_who_refuses_log_probabilities_refuses_only_those_requests():
+    reply = read_error(403, {"error": {"message": "You are not allowed to request logprobs from this model"}}, raw="")
+    assert (reply.outcome.kind, reply.endpoint_at_fault) == ("bad_request", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>\nLet me see.\n</think>\n\n42", "42"),
+        ("Let me see.</think> 42", "42"),
+        ("<think>without an end", ""),
+        ("42", "42"),
+        ("<think> is a tag, <think> too, and </think> closes", "<think> is a tag, <think> too, and </think> closes"),
+    ],
+)
+def test_thoughts_before_an_answer_are_no_part_of_it(text: str, answer: str):
+    assert read(completion(text)).outcome.text == answer
+
+
+def test_a_limit_that_thinking_used_up_has_its_own_remedy():
+    hidden = completion("", finish_reason="length", reasoning="Let me see.")
+    assert read(hidden).outcome.kind == "used_up"
+    said = "Could not finish the message because max_tokens or model output limit was reached."
+    refused = read_error(400, {"error": {"message": said}}, raw="").outcome
+    assert (refused.kind, "Raise max_tokens" in refused.message) == ("used_up", True)
+
+
 @given(st.text(st.characters(codec=None)))
 def test_any_text_can_be_sent_stored_and_read_again(text: str):
     sent = request_body(make_request(text), PRICED)["messages"][0]["content"]

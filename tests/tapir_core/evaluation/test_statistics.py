@@ -14,7 +14,7 @@ from tapir_core.evaluation.statistics import (
     mean_figure,
     ratio_figure,
 )
-from tapir_core.judging.estimates import estimate_difference, estimate_ratio, estimate_share
+from tapir_core.judging.estimates import estimate_share
 
 HALVES = st.integers(-18, 18).map(lambda half: half / 2)
 
@@ -121,37 +121,6 @@ def test_items_of_unequal_weight_count_as_fewer() -> None:
     assert uneven.low is not None
     assert uneven.high is not None
     assert uneven.high - uneven.low > 1.3 * (even.high - even.low)
-
-
-def test_a_ratio_is_that_of_sums() -> None:
-    found = estimate_ratio([(6.0, 9.0), (8.0, 8.0), (7.0, 10.0), (9.0, 9.0)])
-    assert found.value == 30 / 36
-    gaps = [top - 30 / 36 * bottom for top, bottom in zip([6, 8, 7, 9], [9, 8, 10, 9], strict=True)]
-    assert found.stderr == pytest.approx(math.sqrt(sum(gap**2 for gap in gaps) / 3 / 4) / 9)
-    assert estimate_ratio([(1.0, 0.0)]).why == "a ratio to 0"
-
-
-def test_the_difference_of_two_sets_needs_both() -> None:
-    assert estimate_difference([1.0], []).value is None
-    assert estimate_difference([3.0, 4.0, 5.0], [1.0, 1.0]).value == 3.0
-
-
-def test_a_set_of_one_item_says_nothing_of_its_spread() -> None:
-    """One item that went one way is no bias: the other set alone would have made the interval."""
-    for first, second in (([100.0], [0.0] * 40), ([0.0, 50.0, 100.0] * 20, [0.0] * 3)):
-        found = estimate_difference(first, second)
-        assert found.value is not None
-        assert (found.low, found.high, found.stderr) == (None, None, None)
-        assert found.why == f"{len(first)} items against {len(second)} only"
-
-
-def test_the_interval_of_a_difference_is_welchs() -> None:
-    """8.739 degrees of freedom, whose 97.5 % point of t is 2.2725 (by integration of its density)."""
-    first, second = [3.0, 4.0, 5.0, 1.0, 2.0], [4.0, 5.0, 8.0, 3.0, 9.0, 6.0]
-    found = estimate_difference(first, second)
-    assert (found.value, found.n) == (pytest.approx(-17 / 6), 11)
-    assert found.stderr == pytest.approx(1.180866, abs=1e-6)
-    assert (found.low, found.high) == (pytest.approx(-5.51685, abs=1e-3), pytest.approx(-0.14982, abs=1e-3))
 
 
 def values_of(seed: int, mean: float, n: int = 120) -> dict[str, float | None]:

@@ -31,6 +31,43 @@ def test_a_reply_without_a_verdict_is_unscored_and_kept() -> None:
     assert verdict.student_score is None
 
 
+def test_pointwise_shows_one_answer_at_a_time_and_counts_the_teachers_once() -> None:
+    row = {
+        "instruction": "Say.",
+        "system": "Be brief.",
+        "reference": "42",
+        "student": "the first text",
+        "teacher": "the other text",
+    }
+    for place, other in (("student", "the other text"), ("teacher", "the first text")):
+        text = POINTS.render(load_prompt("judge_pointwise"), row, place)
+        assert all(shown in text for shown in ("Say.", "Be brief.", "42", row[place]))
+        assert other not in text
+    judge = make_judge(mode="pointwise")
+    assert POINTS.rests_on("teacher") == ()
+    assert POINTS.calls(judge, rows=10, fresh=4, changed=6, equal=0.5) == (20, 7.0)
+    assert POINTS.in_words(judge) == "pointwise"
+
+
+def test_by_a_schema_the_judge_is_told_the_fields_and_read_by_them() -> None:
+    mode = MODES["pairwise"]("json")
+    row = {"instruction": "Say.", "system": None, "reference": None, "student": "one", "teacher": "two"}
+    assert all(name in mode.schema for name in ("explanation", "score_1", "score_2"))
+    assert mode.render(load_prompt("judge"), row, "teacher_first") != PAIRWISE.render(
+        load_prompt("judge"), row, "teacher_first"
+    )
+    assert mode.parse('{"explanation": "", "score_1": 9, "score_2": 4}') == PairScores(9, 4)
+    assert isinstance(mode.parse("[[9, 4]]"), Unparsed)
+
+
+def test_pairwise_asks_once_where_both_answers_are_equal() -> None:
+    judge = make_judge()
+    assert PAIRWISE.calls(judge, rows=10, fresh=0, changed=8, equal=0.25) == (20, 14.0)
+    assert PAIRWISE.in_words(judge) == "pairwise, teacher first and student first"
+    assert PAIRWISE.is_balanced(judge)
+    assert not PAIRWISE.is_balanced(make_judge(orders=["teacher_first"]))
+
+
 def test_pointwise_needs_both_scores() -> None:
     def combined(*scores: float | Unparsed) -> Verdict:
         return POINTS.combine("a", "student", scores, "raw", "anna")
@@ -62,3 +99,7 @@ def test_the_table_has_the_columns_of_the_contract_even_when_empty() -> None:
     )
     assert rows.schema == VERDICTS
     assert rows["reason"].to_list() == ["refused", None]
+
+
+def test_a_verdict_rests_on_its_own_request() -> None:
+    assert PAIRWISE.rests_on("teacher_first") == ("teacher_first",)

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.judging.estimates import Estimate, estimate_kappa, estimate_mean, estimate_share, estimate_spearman
+from tapir_core.judging.check import in_words
+from tapir_core.judging.estimates import (
+    Estimate,
+    estimate_difference,
+    estimate_kappa,
+    estimate_mean,
+    estimate_ratio,
+    estimate_share,
+    estimate_spearman,
+)
 
 HALVES = st.integers(-18, 18).map(lambda half: half / 2)
 PAIRS = st.lists(st.tuples(HALVES, HALVES), max_size=30)
@@ -44,6 +53,37 @@ def test_a_share_has_wilsons_interval_also_at_its_ends(hits: int, low: float, hi
     found = estimate_share(hits, 10)
     assert found.value == hits / 10
     assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_a_ratio_is_that_of_sums() -> None:
+    found = estimate_ratio([(6.0, 9.0), (8.0, 8.0), (7.0, 10.0), (9.0, 9.0)])
+    assert found.value == 30 / 36
+    gaps = [top - 30 / 36 * bottom for top, bottom in zip([6, 8, 7, 9], [9, 8, 10, 9], strict=True)]
+    assert found.stderr == pytest.approx(math.sqrt(sum(gap**2 for gap in gaps) / 3 / 4) / 9)
+    assert estimate_ratio([(1.0, 0.0)]).why == "a ratio to 0"
+
+
+def test_the_difference_of_two_sets_needs_both() -> None:
+    assert estimate_difference([1.0], []).value is None
+    assert estimate_difference([3.0, 4.0, 5.0], [1.0, 1.0]).value == 3.0
+
+
+def test_a_set_of_one_item_says_nothing_of_its_spread() -> None:
+    """One item that went one way is no bias: the other set alone would have made the interval."""
+    for first, second in (([100.0], [0.0] * 40), ([0.0, 50.0, 100.0] * 20, [0.0] * 3)):
+        found = estimate_difference(first, second)
+        assert found.value is not None
+        assert (found.low, found.high, found.stderr) == (None, None, None)
+        assert found.why == f"{len(first)} items against {len(second)} only"
+
+
+def test_the_interval_of_a_difference_is_welchs() -> None:
+    """8.739 degrees of freedom, whose 97.5 % point of t is 2.2725 (by integration of its density)."""
+    first, second = [3.0, 4.0, 5.0, 1.0, 2.0], [4.0, 5.0, 8.0, 3.0, 9.0, 6.0]
+    found = estimate_difference(first, second)
+    assert (found.value, found.n) == (pytest.approx(-17 / 6), 11)
+    assert found.stderr == pytest.approx(1.180866, abs=1e-6)
+    assert (found.low, found.high) == (pytest.approx(-5.51685, abs=1e-3), pytest.approx(-0.14982, abs=1e-3))
 
 
 def test_spearman_of_a_known_example() -> None:
@@ -141,3 +181,9 @@ def test_names_of_classes_do_not_matter_to_kappa(pairs: list[tuple[str, str]]) -
     first, second = [one for one, _ in pairs], [other for _, other in pairs]
     renamed = [[{"a": "z", "b": "y", "c": "x"}[name] for name in side] for side in (first, second)]
     assert estimate_kappa(*renamed) == estimate_kappa(first, second)
+
+
+def test_in_words_a_figure_has_its_interval_where_there_is_one() -> None:
+    assert in_words(estimate_mean([]), ".1f") == "–"
+    assert in_words(estimate_mean([2.0]), ".1f", "points") == "2.0 points"
+    assert in_words(estimate_share(5, 10), ".0%") == "50% (24% to 76%, n = 10)"
