@@ -172,8 +172,8 @@ def _abort_all() -> None:
 
 
 def _end_child(flow_run: FlowRun) -> None:
-    """End a child flow run with its parent."""
-    message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on in a new one."
+    """End a child flow run with its parent, which begins it again when it goes on."""
+    message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on with it."
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run.id, states.Cancelled(message=message), force=True)
 

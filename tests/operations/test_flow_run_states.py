@@ -102,7 +102,7 @@ def test_a_run_suspended_within_a_round_goes_on_in_the_middle_of_it(
     flow_run.press("resume")
     state = flow_run.wait_for()
     assert state.name == "Completed", state
-    assert sorted(each.state().name for each in root.flow_runs(name="round-1")) == ["Cancelled", "Completed"]
+    assert [each.state().name for each in root.flow_runs(name="round-1")] == ["Completed"], "it went on, no second one"
     assert calls.answered_again() == 0
 
 
@@ -120,7 +120,7 @@ def test_a_suspended_and_cancelled_comparison_goes_on_in_the_middle_of_its_run(
     asked = len(calls.answered())
     flow_run.press("resume")
     calls.wait_for(asked + 40)
-    assert len(root.flow_runs(name=reference)) == 2
+    assert len(root.flow_runs(name=reference)) == 1, "it went on, no second one"
     took = stop(flow_run, "cancel")
     assert took < CHILDREN_SECONDS
     assert flow_run.wait_for_message("Retry goes on").name == "Cancelled"
@@ -145,7 +145,7 @@ def test_a_cancelled_run_ends_at_once_and_retry_asks_only_for_the_rest(
     assert root.artifacts("cancelled") == ["cancelled-spend"]
     print(f"cancelled {took:.1f} s after the button")
 
-    flow_run.press("retry")
+    flow_run.retry_until_it_goes_on()
     state = flow_run.wait_for()
     assert state.name == "Completed", state
     assert calls.answered_again() <= CONCURRENCY, "only what was in flight"
