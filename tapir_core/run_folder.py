@@ -240,9 +240,8 @@ class RunFolder:
 
     def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> dataset.DatasetRef:
         """Write a whole dataset in one part and declare it complete."""
-        return self.seal(
-            at, [dataset.write_part(self.storage, at.folder, rows.select(at.stage.columns))], counts=counts
-        )
+        table = dataset.in_columns(rows, at.stage.columns, at.stage.some_have)
+        return self.seal(at, [dataset.write_part(self.storage, at.folder, table)], counts=counts)
 
     def seal(
         self,

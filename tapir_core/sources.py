@@ -25,7 +25,14 @@ def read_pool_of(source: config.PoolConfig, data: config.DataConfig, seed: int) 
 
 @read_pool_of.register
 def _(source: config.FilePool, data: config.DataConfig, seed: int) -> Found:
-    return read_pool(source.path, on_bad_row=data.on_bad_row, limit=source.limit, rng=derive_rng(seed, "pool"))
+    return read_pool(
+        source.path,
+        on_bad_row=data.on_bad_row,
+        limit=source.limit,
+        rng=derive_rng(seed, "pool"),
+        columns=source.columns,
+        answers=bool(source.answers_of),
+    )
 
 
 @read_pool_of.register
@@ -45,7 +52,7 @@ def read_heldout_of(source: config.HeldoutConfig, data: config.DataConfig, seed:
 
 @read_heldout_of.register
 def _(source: config.FileHeldout, data: config.DataConfig, _seed: int) -> Found:
-    return read_heldout(source.path, on_bad_row=data.on_bad_row)
+    return read_heldout(source.path, on_bad_row=data.on_bad_row, columns=source.columns)
 
 
 @read_heldout_of.register

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,9 +15,13 @@ def normalise(text: str) -> str:
     return unicodedata.normalize("NFC", encodable).strip()
 
 
-def instruction_id(instruction: str, system: str | None = None) -> str:
-    """First 16 hex digits of sha256 over the normalised system text and instruction (method.md, Identity)."""
-    return digest([normalise(system or ""), normalise(instruction)])[:16]
+def instruction_id(instruction: str, system: str | None = None, earlier: Sequence[tuple[str, str]] = ()) -> str:
+    """First 16 hex digits of sha256 over the normalised system text and instruction (method.md, Identity).
+
+    Earlier turns (role, text) are in it where there are any.
+    """
+    turns = [[[role, normalise(text)] for role, text in earlier]] if earlier else []
+    return digest([normalise(system or ""), normalise(instruction), *turns])[:16]
 
 
 def canonical_json(value: Any) -> str:

@@ -37,7 +37,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import TagsContext, TaskRunContext
 
 from tapir_core.config import RunConfig
-from tapir_core.data.dataset import DatasetRef, Part, read_part, write_part
+from tapir_core.data.dataset import DatasetRef, Part, in_columns, read_part, write_part
 from tapir_core.errors import BudgetReached, ConfigError, Stopped
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import WAVE, Stage, StageAt, always
@@ -206,7 +206,8 @@ def shard_task(
                     assert plan is not None
                     rows = plan(run, at)[piece.start : piece.stop]
                 worked = function(run, at, rows)
-                part = write_part(run.storage, at.folder, worked.rows.select(stage.columns))
+                table = in_columns(worked.rows, stage.columns, stage.some_have)
+                part = write_part(run.storage, at.folder, table)
                 if "stopped" in worked.missing:
                     if why := progress.given_up.get(stage.asks):
                         raise ConfigError(why)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from tapir_core import turns
 from tapir_core.calls import (
     Answer,
     Failure,
@@ -49,10 +50,14 @@ LONGEST_BEGINNING = 120
 """Characters that a sample keeps of what the provider said, and of the instruction."""
 
 
-def chat(instruction: str, system: str | None = None) -> tuple[Message, ...]:
-    """An instruction as chat messages."""
-    user = Message("user", instruction)
-    return (Message("system", system), user) if system else (user,)
+def chat(prompt: str) -> tuple[Message, ...]:
+    """One message, as most prompts are sent."""
+    return (Message("user", prompt),)
+
+
+def conversation(row: turns.Row) -> tuple[Message, ...]:
+    """An instruction with its system text and its earlier turns, as chat messages."""
+    return tuple(Message(*turn) for turn in turns.messages_of(row))
 
 
 def make_request(
@@ -145,10 +150,9 @@ def ask_plainly(
     rows: pl.DataFrame,
     settle: Callable[[Outcome], Outcome] = lambda outcome: outcome,
 ) -> list[Outcome]:
-    """What ``model`` answers to each row (columns instruction, system) as it stands; ``settle`` is as in `Watch`."""
+    """What ``model`` answers to each row (an instruction) as it stands; ``settle`` is as in `Watch`."""
     requests = [
-        make_request(run, role, model.identity, chat(instruction, system), sampling)
-        for instruction, system in rows.select("instruction", "system").iter_rows()
+        make_request(run, role, model.identity, conversation(row), sampling) for row in rows.iter_rows(named=True)
     ]
     return Watch(run, at, settle).ask(model, requests)
 

@@ -12,7 +12,8 @@ import polars as pl
 from tapir_core import curriculum, stages
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
-from tapir_core.judging import expected_orders
+from tapir_core.data.decontamination import texts_asked
+from tapir_core.judging import expected_orders, show_instruction
 from tapir_core.judging.orders import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
@@ -56,20 +57,20 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     assert at.wave is not None
     runtime, teacher = current(run), run.config.teacher
     prompt, who = runtime.prompt("expand"), runtime.teacher.identity
-    texts = round_pool(run, at.number).select("instruction_id", "instruction")
-    seeds = rows.select(instruction_id="seed_id").join(texts, on="instruction_id", maintain_order="left")
+    pool = round_pool(run, at.number).drop("task_type")
+    seeds = rows.select(instruction_id="seed_id").join(pool, on="instruction_id", maintain_order="left")
     wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
     requests = [
         make_request(
             run,
             "expand",
             who,
-            chat(curriculum.render_expansion(prompt, seed, each.task_type)),
+            chat(curriculum.render_expansion(prompt, show_instruction(seed), each.task_type)),
             teacher.expanding,
             prompt=prompt,
             sample_index=each.sample_index,
         )
-        for each, seed in zip(wanted, seeds["instruction"], strict=True)
+        for each, seed in zip(wanted, seeds.iter_rows(named=True), strict=True)
     ]
     asked = Watch(run, at).ask_parsed(runtime.teacher, requests, curriculum.parse_expansion, teacher.reasks)
     candidates = curriculum.candidate_rows(wanted, [each.value for each in asked], at.wave)
@@ -80,10 +81,9 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
 def screen_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     """Run the gates that need no call over the wave's candidates, in list order."""
     assert at.wave is not None
-    columns = ["instruction_id", "instruction"]
     earlier = [run.rows(stages.StageAt("expand", each)) for each in range(1, at.number)]
     tables = [run.rows(stages.StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
-    known = pl.concat([table.select(columns) for table in tables], how="vertical_relaxed")
+    known = pl.concat(map(texts_asked, tables))
     candidates = run.rows(stages.StageAt("wave_candidates", at.round, at.wave))
     contaminated = {*evaluation_questions(run).find(candidates)["instruction_id"]}
     gates = curriculum.text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, contaminated)
@@ -99,7 +99,7 @@ def screened_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
 @shard_task(stages.WAVE_EXAMINED, plan=screened_rows)
 def examine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Label the candidates, answer those of the wanted task type, and by option measure how hard they are."""
-    parsed = ask_labels(run, at, rows["instruction"].to_list())
+    parsed = ask_labels(run, at, rows)
     labels = pl.Series([each.value for each in parsed], dtype=pl.String)
     right = rows.filter(labels == rows["task_type"])
     answers = ask_teacher(run, at, right)

@@ -63,7 +63,7 @@ def evaluate(run: RunFolder, at: StageAt) -> Worked:
 
 
 def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:
-    """Ask the student after round ``checkpoint`` for an answer to each row (columns instruction, system)."""
+    """Ask the student after round ``checkpoint`` for an answer to each row (an instruction)."""
     return asking.ask_plainly(run, at, "answer", current(run).student(checkpoint), run.config.student.sampling, rows)
 
 

@@ -12,6 +12,7 @@ import polars as pl
 from tapir_core import curriculum, stages
 from tapir_core.calls import Answer, Outcome
 from tapir_core.curriculum.tables import REFINEMENT
+from tapir_core.judging import show_instruction
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tasks._task import shard_task, stage_task
@@ -71,7 +72,7 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     requests = []
     for row in rows.iter_rows(named=True):
         prompt = prompts[curriculum.refinement_prompt_name(row["task_type"])]
-        text = curriculum.render_refinement(prompt, row["instruction"], row["system"], row["response"])
+        text = curriculum.render_refinement(prompt, show_instruction(row), row["system"], row["response"])
         who, sampling = runtime.teacher.identity, run.config.teacher.refining
         requests.append(make_request(run, "refine", who, chat(text), sampling, prompt=prompt))
     outcomes = Watch(run, at, demand_whole).ask(runtime.teacher, requests)

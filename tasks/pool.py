@@ -5,18 +5,23 @@ Stages `heldout`, `questions`, `contaminated`, `pool`, `label` and `teach`; with
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import polars as pl
+from polars import selectors as cs
 
 from tapir_core.calls import Outcome, Parsed
 from tapir_core.curriculum import Labelling, Usable, shares_of, split_usable, target_shares
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
+from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.errors import ConfigError
+from tapir_core.judging import show_instruction
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import read_heldout_of, read_pool_of
 from tapir_core.stages import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt
+from tapir_core.turns import EARLIER
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
 from tasks.outcomes import Worked
@@ -75,7 +80,7 @@ def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
 @shard_task(LABEL, plan=pool_rows)
 def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
-    parsed = ask_labels(run, at, rows["instruction"].to_list())
+    parsed = ask_labels(run, at, rows)
     pairs = zip(rows["instruction_id"], parsed, strict=True)
     labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
     frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
@@ -85,8 +90,14 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 
 @shard_task(TEACH, plan=pool_rows)
 def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
-    """Plain answers to some instructions; a refused or failed one keeps its row and is unusable later."""
-    return answer_rows(rows, ask_teacher(run, at, rows), demand_whole)
+    """Plain answers to some instructions, the pool's own first; a refused or failed one is unusable later."""
+    given = _given_answers(run, at, rows)
+    asked = rows.join(given, on="instruction_id", how="anti", maintain_order="left")
+    taught = answer_rows(asked, ask_teacher(run, at, asked), demand_whole)
+    if not given.height:
+        return taught
+    both = pl.concat([taught.rows, given], how="diagonal_relaxed").sort("instruction_id")
+    return replace(taught, rows=both, counts={**taught.counts, FROM_POOL: given.height})
 
 
 def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
@@ -99,23 +110,23 @@ def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
     return EvaluationQuestions(pl.concat(tables), run.config.evaluation.decontamination)
 
 
-def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Parsed[str]]:
-    """Ask the teacher for the task type of each instruction."""
+def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[str]]:
+    """Ask the teacher for the task type of each row (an instruction)."""
     asked, settings, prompt = current(run).teacher, run.config.teacher, current(run).prompt("label")
     label = Labelling(settings.label_replies)
     requests = [
         make_request(
-            *(run, "label", asked.identity, chat(label.render(prompt, each)), settings.labelling),
+            *(run, "label", asked.identity, chat(label.render(prompt, show_instruction(row))), settings.labelling),
             prompt=prompt,
             schema=label.schema,
         )
-        for each in instructions
+        for row in rows.iter_rows(named=True)
     ]
     return Watch(run, at).ask_parsed(asked, requests, label.parse, settings.reasks)
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:
-    """Ask the teacher for a plain answer to each row (columns instruction, system)."""
+    """Ask the teacher for a plain answer to each row (an instruction)."""
     teacher, sampling = current(run).teacher, run.config.teacher.answering
     return ask_plainly(run, at, "teach", teacher, sampling, rows, demand_whole)
 
@@ -152,20 +163,35 @@ def mixture_shares(run: RunFolder) -> Mapping[str, float]:
 def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
     """The pool of round ``number`` with the teacher's plain answers: usable instructions, sorted by id.
 
-    Grain: one row per instruction. Columns: instruction_id, instruction, system, reference, task_type, response.
+    Grain: one row per instruction. Columns: instruction_id, instruction, system, reference, task_type, response, and
+    earlier_turns where the pool has it.
     The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
     """
     references = run.rows(StageAt("pool")).select("instruction_id", "reference")
     first = _usable(run).examples.join(references, on="instruction_id")
     columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]
-    expansions = (run.rows(StageAt("expand", earlier)) for earlier in range(1, number))
-    added = [each.with_columns(reference=pl.lit(None, pl.String)).select(columns) for each in expansions]
-    return pl.concat([first.select(columns), *added], how="vertical_relaxed").sort("instruction_id")
+    first = first.select(*columns, cs.by_name(EARLIER, require_all=False))
+    added = [run.rows(StageAt("expand", earlier)).drop("seed_id", "wave") for earlier in range(1, number)]
+    return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")
 
 
 def _read_pool(run: RunFolder) -> readers.Found:
     data = run.config.data
     return read_pool_of(data.pool, data, run.config.run.seed)
+
+
+def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFrame:
+    """The answers that rows of the pool bring with them, as table `teacher` holds them; they cost no tokens."""
+    if "answer" not in rows.columns:
+        return rows.select("instruction_id").clear()
+    whose = pl.lit(run.config.data.pool.answers_of)
+    tokens = {name: pl.lit(0) for name in ("prompt_tokens", "completion_tokens")}
+    ending = {"finish_reason": pl.lit("stop"), **tokens, "answered_by": whose}
+    given = rows.drop_nulls("answer").select("instruction_id", response="answer", **ending)
+    count = current(run).progress.row_counter(at)
+    for _ in range(given.height):
+        count()
+    return given
 
 
 def _usable(run: RunFolder) -> Usable:

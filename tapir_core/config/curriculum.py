@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import BY_FORM, OTHER, TEXT, Free, Kind, Section, matching
+from tapir_core.config._base import BY_FORM, OTHER, TEXT, Free, Kind, Later, Section, matching
 from tapir_core.task_types import TARGET_SHARES
 
 
@@ -22,11 +22,22 @@ class _FromFile(ABC):
         """Which it is, for a reader of figures; ``digest`` is its file's, empty without one."""
 
 
+_FIELDS = "instruction|input|output|messages|conversations|system|reference|source|task_type|split"
+
+FieldName = Annotated[str, matching(_FIELDS, f"is no field that is read; they are {_FIELDS.replace('|', ', ')}")]
+"""A field of a row of the pool or the held-out set."""
+
+
 class PoolConfig(_FromFile, Kind):
     """Where the pool D comes from; what reads or makes it is registered in `tapir_core.sources`."""
 
     has_system_texts: ClassVar[bool] = True
     """Whether an instruction may have a system text."""
+
+    @property
+    def answers_of(self) -> str:
+        """Whose answers its rows have, where those are used; empty where the teacher is asked for all."""
+        return ""
 
     @property
     @abstractmethod
@@ -57,6 +68,21 @@ class FilePool(PoolConfig):
 
     limit: PositiveInt | None = None
     """Take a random sample of this many instructions; nothing takes all."""
+
+    columns: Later[dict[FieldName, str]] = Field({})
+    """Field → its name in the file, where that is another: `{ instruction = "question", output = "answer" }`."""
+
+    answers: Later[Literal["ignore", "use"]] = "ignore"
+    """`"use"` takes the answers in the file (what an assistant says last, or `output`) as the teacher's plain answers;
+    the teacher is asked for those that lack."""
+
+    answered_by: Later[Annotated[str, Field(min_length=1)]] = "the pool file"
+    """Whose answers these are, as tables and reports name them: the model that gave them."""
+
+    @property
+    def answers_of(self) -> str:
+        """As configured, where they are used."""
+        return self.answered_by if self.answers == "use" else ""
 
     def in_words(self, digest: str) -> str:
         """Digest and sample."""
@@ -99,6 +125,9 @@ class FileHeldout(HeldoutConfig):
 
     path: Free[str]
     """Same formats as the pool; needs a reference for each row, and may have `task_type` and `split` (dev|test)."""
+
+    columns: Later[dict[FieldName, str]] = Field({})
+    """Field → its name in the file, where that is another, as of the pool."""
 
     def in_words(self, digest: str) -> str:
         """Digest."""

@@ -8,7 +8,7 @@ ones need paid answers: text gates first, then the label, then the teacher's ans
 ``apply_gates`` runs any group over rows in list order; the first gate that rejects a row has it.
 
 Departures: the paper expands once; the waves ask again for what the gates took. A task type without a seed of its own
-borrows any seed. A new instruction has no system text: it must stand on its own.
+borrows any seed. A new instruction has no system text and one turn: it must stand on its own.
 
 Limits: near-duplicates are looked for among the pool, what earlier waves accepted, and what passed the text gates
 before it in the same wave, whether or not a later gate rejects that one.
@@ -113,7 +113,9 @@ CONTAMINATED_GATE = "contaminated"
 """The gate whose candidates are listed with the question they hold."""
 
 _ECHO_WORDS = 6
-_OWN_WORDS = re.compile(r"</?(?:seed|task_types?|style)>|\bnew_instruction\b|\bseed instruction\b", re.IGNORECASE)
+_OWN_WORDS = re.compile(
+    r"</?(?:seed|task_types?|style|(?:user|assistant)_turn)>|\bnew_instruction\b|\bseed instruction\b", re.IGNORECASE
+)
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 

@@ -18,6 +18,7 @@ from tapir_core.config import TargetShares
 from tapir_core.curriculum.tables import MIXTURE, SEEDS, in_order
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import digest
+from tapir_core.turns import messages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def assemble(
 
     Args:
         draws: hard and easy part, or S_0's one draw.
-        examples: instruction, system text and plain answer of every drawn row, and of others.
+        examples: conversation and plain answer of every drawn row, and of others.
         refinement: refined answers; an accepted one replaces the plain one.
         wanted: N.
         rng: decides the order of the rows.
@@ -208,7 +209,6 @@ def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:
 def _example(row: dict[str, str | None]) -> tuple[object, ...]:
     refined = row["better"] is not None
     answer = row["better"] if refined else row["response"]
-    spoken = [("system", row["system"] or None), ("user", row["instruction"]), ("assistant", answer)]
-    messages = [{"role": role, "content": content} for role, content in spoken if content is not None]
+    messages = [{"role": role, "content": content} for role, content in [*messages_of(row), ("assistant", answer)]]
     identity = digest(messages)[:16]
     return identity, row["instruction_id"], messages, row["task_type"], row["origin"], row["mfd"], refined

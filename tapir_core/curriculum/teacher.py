@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
+from polars import selectors as cs
 from pydantic import Field
 
 from tapir_core.curriculum.tables import EXAMPLES, in_order
@@ -27,7 +28,11 @@ from tapir_core.prompts import Prompt
 from tapir_core.replies import JsonReply
 from tapir_core.task_types import TASK_TYPES, family_of
 from tapir_core.text import Unparsed
+from tapir_core.turns import EARLIER
 from tapir_core.verifiable import final_result, normalise_result, states_result
+
+FROM_POOL = "from_pool"
+"""In the counts of the plain answers: those that the pool brought with it."""
 
 _UNUSABLE = {"refused": "refused", "content_filter": "refused", "length": "cut_off"}
 """Ending of a reply → why it is unusable, beside `failed:<kind>`, which says it itself."""
@@ -38,7 +43,8 @@ class Usable:
     """The instructions that stay, and why the others leave."""
 
     examples: pl.DataFrame
-    """One row an instruction that can be trained on, by instruction id; columns ``EXAMPLES``."""
+    """One row an instruction that can be trained on, by instruction id; columns ``EXAMPLES``, and `earlier_turns` where
+    the pool has it."""
     dropped: dict[str, int]
     """Reason → instructions."""
 
@@ -68,7 +74,8 @@ def split_usable(pool: pl.DataFrame, teacher: pl.DataFrame, labels: pl.DataFrame
         teacher.select("instruction_id", "response"), on="instruction_id", validate="1:1"
     )
     counts = Counter(reason for reason in reasons if reason is not None)
-    return Usable(in_order(examples.select(EXAMPLES.names())), dict(sorted(counts.items())))
+    columns = examples.select(*EXAMPLES.names(), cs.by_name(EARLIER, require_all=False))
+    return Usable(in_order(columns), dict(sorted(counts.items())))
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z \u2010-\u2014-]*")

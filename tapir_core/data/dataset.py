@@ -7,6 +7,7 @@ existence with the right key means complete. What travels between tasks is a `Da
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
 import polars as pl
@@ -44,6 +45,7 @@ class Manifest:
     """Of the stage's code that made it."""
     key: str
     columns: tuple[str, ...]
+    """Those that every table of the stage has."""
     rows: int
     parts: tuple[Part, ...]
     accepted_missing: dict[str, int] = field(default_factory=dict)
@@ -60,6 +62,12 @@ class Manifest:
     def ref(self, folder: str) -> DatasetRef:
         """The reference that travels between tasks."""
         return DatasetRef(folder, self.digest, self.rows)
+
+
+def in_columns(rows: pl.DataFrame, columns: Iterable[str], some_have: Iterable[str] = ()) -> pl.DataFrame:
+    """``rows`` with ``columns``, and of ``some_have`` those in which a row has something."""
+    held = (name for name in some_have if name in rows.columns and rows[name].null_count() < rows.height)
+    return rows.select(*columns, *held)
 
 
 def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
@@ -124,7 +132,8 @@ def read_rows(storage: Storage, folder: str) -> pl.DataFrame:
     frames = [read_part(storage, folder, part) for part in manifest.parts]
     if not frames:
         return pl.DataFrame(schema=dict.fromkeys(manifest.columns, pl.String))
-    return pl.concat(frames, how="vertical_relaxed")
+    # A part whose rows have nothing in a column may lack it.
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
 _FIRST_VERSIONS = {

@@ -32,6 +32,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
 from tapir_core.config import HELDOUT, DecontaminationConfig
+from tapir_core.turns import EARLIER, user_texts
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
@@ -154,8 +155,8 @@ CONTAMINATED = pl.Schema(
     }
 )
 """One row per instruction and benchmark that it holds a question of: the most similar one. `instruction` is the text
-that holds it, which may be the system text. `rule` is the first of
-`RULES` that finds it, `similarity` the ROUGE-L F1 of the two."""
+that holds it, which may be the system text or an earlier turn. `rule` is the first of `RULES` that finds it,
+`similarity` the ROUGE-L F1 of the two."""
 
 RULES = ("equal", "shared_words", "near_duplicate")
 
@@ -194,8 +195,8 @@ class EvaluationQuestions:
     def find(self, instructions: pl.DataFrame) -> pl.DataFrame:
         """What ``instructions`` hold of the questions: ``CONTAMINATED``.
 
-        They have the columns instruction_id and instruction, and may have system: that text is searched as well, for it
-        is trained on with the instruction. Sorted by instruction id and benchmark.
+        They have the columns instruction_id and instruction, and may have system and earlier_turns: system text and
+        all that the user says are searched, for they are trained on. Sorted by instruction id and benchmark.
         """
         searched = _searched(instructions).with_row_index("place")
         hits: list[Hit] = []
@@ -287,8 +288,32 @@ def _pairs_to_look_for(words: int, limit: float) -> int:
     return words - max(1, shared)
 
 
+def texts_asked(instructions: pl.DataFrame) -> pl.DataFrame:
+    """instruction_id, instruction: a row for each instruction, and for each earlier user turn of a conversation."""
+    texts = instructions.select("instruction_id", pl.col("instruction").cast(pl.String))
+    if EARLIER not in instructions.columns:
+        return texts
+    rows = instructions.drop_nulls(EARLIER).iter_rows(named=True)
+    earlier = [(row["instruction_id"], text) for row in rows for text in user_texts(row)[:-1]]
+    return pl.concat([texts, pl.DataFrame(earlier, schema=texts.schema, orient="row")])
+
+
+def whole_questions(instructions: pl.DataFrame) -> pl.DataFrame:
+    """instruction_id, instruction: as one text all that the user says, in each row.
+
+    Of a held-out conversation that is the question: a short turn of it, such as "Go on.", stands in many others.
+    """
+    if EARLIER not in instructions.columns:
+        return instructions.select("instruction_id", "instruction")
+    whole = ["\n\n".join(user_texts(row)) for row in instructions.iter_rows(named=True)]
+    return instructions.select("instruction_id", instruction=pl.Series(whole, dtype=pl.String))
+
+
 def _searched(instructions: pl.DataFrame) -> pl.DataFrame:
-    """instruction_id, instruction: a row for each instruction, and one with the system text of each that has one."""
-    columns = [name for name in ("instruction", "system") if name in instructions.columns]
-    texts = [instructions.select("instruction_id", instruction=pl.col(name).cast(pl.String)) for name in columns]
+    """instruction_id, instruction: every text in which a question may stand."""
+    texts = [texts_asked(instructions)]
+    if EARLIER in instructions.columns:
+        texts.append(whole_questions(instructions.drop_nulls(EARLIER)))
+    if "system" in instructions.columns:
+        texts.append(instructions.select("instruction_id", instruction=pl.col("system").cast(pl.String)))
     return pl.concat(texts).drop_nulls("instruction")

@@ -4,12 +4,14 @@ A file is JSON, JSON lines, CSV or Parquet, told apart by its content, and read 
 JSON lines or CSV is one broken record; a damaged JSON or Parquet file is an error, since nothing after the damage can
 be trusted.
 
-A record is Alpaca, messages or ShareGPT, one turn each (method.md, Identity and One turn): texts are kept in their
-normal form, so that equal ids are equal instructions. What a file calls `output`, and every answer in a conversation,
-is ignored: the student is judged against the teacher's answer. A reference is only what a field of that name gives.
+A record is Alpaca, messages or ShareGPT (method.md, Identity and Turns): of a conversation all up to the last user turn
+is the instruction. Texts are kept in their normal form, so that equal ids are equal instructions. The answer after it,
+or what the file calls `output`, is read only where it is to be used: else the student is judged against what the
+teacher is asked for. A reference is only what a field of that name gives.
 
 Pool and held-out set are sorted by instruction id, so the order of a file's rows changes nothing. Rows with one id are
-merged: of several references or sources the first in alphabetical order stays, and one row in dev puts all in dev.
+merged: of several references, answers or sources the first in alphabetical order stays, and one row in dev puts all in
+dev.
 
 Of a benchmark, which may be AlpacaEval's list, MT-Bench's turns or anything the pool may be, every turn is a question
 of its own, since an instruction that holds any of them gives it away. Only the texts are read: categories, references
@@ -21,17 +23,22 @@ import difflib
 import io
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import polars as pl
 
 from tapir_core.config import HELDOUT, BenchmarkConfig
+from tapir_core.data.dataset import in_columns
+from tapir_core.data.decontamination import whole_questions
 from tapir_core.errors import ConfigError
 from tapir_core.task_types import TASK_TYPES
-from tapir_core.text import instruction_id, normalise
+from tapir_core.text import first_few, instruction_id, normalise
+from tapir_core.turns import EARLIER, Turn, pack_turns, user_texts
 
 _ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, or Parquet"
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
@@ -72,20 +79,45 @@ Items = Iterable[tuple[int, Any]]
 """Number and item of each record."""
 
 
-def read_records(path: str, *, tables: bool = True) -> list[Record]:
+Names = Mapping[str, str]
+"""Field → its name in a file that calls it otherwise."""
+_NO_NAMES: Names = MappingProxyType({})
+
+
+def read_records(path: str, *, tables: bool = True, columns: Names = _NO_NAMES) -> list[Record]:
     """All records of a file or of anything else that fsspec opens (`s3://…`); without ``tables``, it is one of JSON.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, damaged, or of an unknown format.
+        ConfigError: the file is missing, not UTF-8, damaged, of an unknown format, or lacks one of ``columns``.
     """
     content = read_content(path)
     if tables and content.startswith(b"PAR1"):
-        items = _parquet_rows(content, path)
+        items = _parquet_rows(content, path, columns)
     else:
         text = decode(content, path)
-        read = {"[": _json_list, "{": _json_lines}.get(text.lstrip()[:1], _csv_rows if tables else _json_lines)
-        items = read(text, path)
-    return [Record(*each) for each in items]
+        first = text.lstrip()[:1]
+        if tables and first not in ("[", "{"):
+            items = _csv_rows(text, path, columns)
+        else:
+            items = (_json_list if first == "[" else _json_lines)(text, path)
+    return [Record(*each) for each in (_renamed(items, path, columns) if columns else items)]
+
+
+def _renamed(items: Items, path: str, columns: Names) -> Items:
+    """Items in which ``columns`` have our names; a field of such a name that is not meant is left out."""
+    listed, taken = list(items), {*columns, *columns.values()}
+    _check_names({name: None for _, item in listed if isinstance(item, dict) for name in item}, path, columns)
+    for number, item in listed:
+        if isinstance(item, dict):
+            meant = {name: item[theirs] for name, theirs in columns.items() if theirs in item}
+            item = {name: value for name, value in item.items() if name not in taken} | meant
+        yield number, item
+
+
+def _check_names(found: Collection[str], path: str, columns: Names) -> None:
+    if lacking := [f"{name} = {theirs!r}" for name, theirs in columns.items() if theirs not in found]:
+        there = first_few([*map(repr, found)], _LISTED) or "nothing"
+        raise ConfigError(f"{path!r} has no such column: {', '.join(lacking)} (found {there}); correct `columns`")
 
 
 def read_content(path: str) -> bytes:
@@ -160,11 +192,11 @@ def _json_line(line: str) -> Any:
         return BadRecordError(f"damaged JSON: {exc}")
 
 
-def _csv_rows(text: str, path: str) -> Items:
+def _csv_rows(text: str, path: str, columns: Names) -> Items:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        _check_columns(header, path)
+        _check_columns(header, path, columns)
         start = reader.line_num + 1
         for cells in reader:
             if len(cells) == len(header):
@@ -179,17 +211,18 @@ def _csv_rows(text: str, path: str) -> Items:
         ) from exc
 
 
-def _parquet_rows(content: bytes, path: str) -> Items:
+def _parquet_rows(content: bytes, path: str, columns: Names) -> Items:
     try:
         table = pl.read_parquet(io.BytesIO(content))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as exc:
         raise ConfigError(f"{path!r} is damaged Parquet: {exc}; write the file again") from exc
-    _check_columns(table.columns, path)
+    _check_columns(table.columns, path, columns)
     return enumerate(table.iter_rows(named=True), start=1)
 
 
-def _check_columns(columns: list[str], path: str) -> None:
-    if not set(MARKS).intersection(columns):
+def _check_columns(columns: list[str], path: str, names: Names) -> None:
+    _check_names(columns, path, names)
+    if not set(MARKS).intersection([*columns, *names]):
         found = ", ".join(map(repr, columns[:10])) or "nothing"
         raise ConfigError(
             f"{path!r} is of an unknown format: no column {', '.join(MARKS[:-1])} or {MARKS[-1]} (found {found}); "
@@ -203,6 +236,9 @@ T = TypeVar("T")
 
 POOL_SCHEMA = dict.fromkeys(("instruction_id", "instruction", "system", "source", "reference"), pl.String)
 """One row per instruction; `system` and `reference` may be null."""
+
+SOME_HAVE = (EARLIER, "answer")
+"""More columns, of text, that are there where a row has something in them. An answer is one that is to be used."""
 
 HELDOUT_SCHEMA = dict.fromkeys(
     ("instruction_id", "instruction", "system", "task_type", "reference", "split"), pl.String
@@ -218,7 +254,11 @@ _LISTED = 20
 """Bad rows that an error spells out."""
 
 _QUESTION_IDS = ("question_id", "instruction_id", "id", "key")
-_USER = ("user", "human")
+_ROLES = {
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model"), "assistant"),
+}
+"""Who speaks, as files call it → the role."""
 _CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "value")}
 """Field of a conversation → where its turns say who speaks, and what."""
 
@@ -234,11 +274,13 @@ class Row(NamedTuple):
     reference: str | None
     task_type: str | None = None
     split: str = "test"
-    dropped_turns: int = 0
-    """User turns after the first."""
+    earlier_turns: str | None = None
+    """The turns before the instruction, as `tapir_core.turns` packs them."""
+    answer: str | None = None
+    """To the instruction, where it is to be used."""
 
 
-_ROW = {**dict.fromkeys(Row._fields, pl.String()), "dropped_turns": pl.Int64()}
+_ROW = dict.fromkeys(Row._fields, pl.String())
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,13 +288,20 @@ class Found:
     """Instructions as they come."""
 
     rows: pl.DataFrame
-    """`POOL_SCHEMA` or `HELDOUT_SCHEMA`."""
+    """`POOL_SCHEMA` or `HELDOUT_SCHEMA`, and of `SOME_HAVE` what some row has."""
     counts: dict[str, float] = field(default_factory=dict)
-    """What reading left out or merged: `bad_rows`, `duplicates` (rows with the instruction id of another), and
-    `dropped_turns` (user turns after the first, over all rows)."""
+    """What reading left out or merged: `bad_rows`, and `duplicates` (rows with the instruction id of another)."""
 
 
-def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random.Random) -> Found:
+def read_pool(
+    path: str,
+    *,
+    on_bad_row: OnBadRow,
+    limit: int | None,
+    rng: random.Random,
+    columns: Names = _NO_NAMES,
+    answers: bool = False,
+) -> Found:
     """The pool in a file of any accepted format.
 
     Args:
@@ -260,28 +309,29 @@ def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random
         on_bad_row: stop with every bad row listed, or skip and count them.
         limit: size of the random sample that is taken; nothing takes all.
         rng: draws the sample.
+        columns: what the file calls otherwise.
+        answers: whether its answers are read.
 
     Raises:
         ConfigError: the file cannot be read, has bad rows under `stop`, or holds no instruction.
     """
-    read = _read(path, read_row, on_bad_row)
-    rows = read.rows.select(list(POOL_SCHEMA))
+    read = _read(path, partial(read_row, answers=answers), on_bad_row, columns)
+    rows = read.rows
     if limit is not None and limit < rows.height:
         rows = rows[sorted(rng.sample(range(rows.height), limit))]
-    return Found(rows, read.counts)
+    return Found(in_columns(rows, POOL_SCHEMA, SOME_HAVE), read.counts)
 
 
-def read_heldout(path: str, *, on_bad_row: OnBadRow) -> Found:
+def read_heldout(path: str, *, on_bad_row: OnBadRow, columns: Names = _NO_NAMES) -> Found:
     """The held-out set in a file of any accepted format, each row with a reference.
 
     Raises:
         ConfigError: as `read_pool`, or no row belongs to the test split.
     """
-    read = _read(path, read_heldout_row, on_bad_row)
+    read = _read(path, read_heldout_row, on_bad_row, columns)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
-    counts = {name: read.counts[name] for name in ("bad_rows", "duplicates")}
-    return Found(read.rows.select(list(HELDOUT_SCHEMA)), counts)
+    return Found(in_columns(read.rows, HELDOUT_SCHEMA, SOME_HAVE), read.counts)
 
 
 def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
@@ -298,31 +348,32 @@ def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
 
 
 def heldout_questions(heldout: pl.DataFrame) -> pl.DataFrame:
-    """The held-out set (instruction_id, instruction) as ``QUESTIONS``."""
-    return heldout.select(
+    """The held-out set (instruction_id, instruction, maybe earlier_turns) as ``QUESTIONS``."""
+    return whole_questions(heldout).select(
         benchmark=pl.lit(HELDOUT), question_id="instruction_id", turn=pl.lit(1, pl.Int64), question="instruction"
     )
 
 
-def read_row(fields: Fields) -> Row:
-    """One instruction of a pool.
+def read_row(fields: Fields, *, answers: bool = False) -> Row:
+    """One instruction of a pool, with its answer where ``answers`` are to be used.
 
     Raises:
         BadRecordError: the record is no instruction.
     """
-    fields = _as_alpaca(fields)
+    fields, earlier = _as_alpaca(fields)
     system, instruction, given = (_text(fields, name) for name in ("system", "instruction", "input"))
     if instruction is None:
         raise BadRecordError("the instruction is empty")
     if given is not None:
         instruction = f"{instruction}\n\n{given}"
     return Row(
-        instruction_id=instruction_id(instruction, system),
+        instruction_id=instruction_id(instruction, system, earlier),
         instruction=instruction,
         system=system,
         source=_text(fields, "source") or "file",
         reference=_text(fields, "reference"),
-        dropped_turns=fields["dropped_turns"],
+        earlier_turns=pack_turns(earlier),
+        answer=_text(fields, "output") if answers else None,
     )
 
 
@@ -345,24 +396,23 @@ def read_heldout_row(fields: Fields) -> Row:
     return row._replace(task_type=task_type, split=split)
 
 
-def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) -> Found:
+def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, columns: Names) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
-    found, bad = read_each(path, read_one)
+    found, bad = read_each(path, read_one, columns=columns)
     if bad and (on_bad_row == "stop" or not found):
         raise ConfigError(_bad_rows_in_words(path, bad, len(found) + len(bad)))
     if not found:
         raise ConfigError(f"{path!r} holds no instruction; bring a file with at least one row")
     rows = pl.DataFrame([row for _, row in found], schema=_ROW, orient="row")
     merged = rows.group_by("instruction_id").agg(
-        pl.col("instruction", "system").first(), pl.col("source", "reference", "task_type", "split").min()
+        pl.col("instruction", "system", EARLIER).first(),
+        pl.col("source", "reference", "task_type", "split", "answer").min(),
     )
-    dropped, duplicates = int(rows["dropped_turns"].sum()), rows.height - merged.height
-    counts: dict[str, float] = {"bad_rows": len(bad), "duplicates": duplicates, "dropped_turns": dropped}
-    return Found(merged.sort("instruction_id"), counts)
+    return Found(merged.sort("instruction_id"), {"bad_rows": len(bad), "duplicates": rows.height - merged.height})
 
 
 def read_each(
-    path: str, read_one: Callable[[Fields], T], *, tables: bool = True
+    path: str, read_one: Callable[[Fields], T], *, tables: bool = True, columns: Names = _NO_NAMES
 ) -> tuple[list[tuple[Record, T]], list[str]]:
     """Every record of a file with what it holds; and in words those that hold nothing, with their numbers.
 
@@ -371,7 +421,7 @@ def read_each(
     """
     found: list[tuple[Record, T]] = []
     bad: list[str] = []
-    for record in read_records(path, tables=tables):
+    for record in read_records(path, tables=tables, columns=columns):
         try:
             found.append((record, read_one(record.fields)))
         except BadRecordError as exc:
@@ -417,23 +467,22 @@ def _turns_of(fields: Fields) -> list[str]:
     if turns is None and not fields.keys() & set(MARKS):
         turns = fields.get("question")
     if turns is None:
-        return [read_row(fields).instruction]
+        return user_texts(read_row(fields)._asdict())
     found = [turns] if isinstance(turns, str) else turns
     if not isinstance(found, list) or not found or not all(isinstance(turn, str) and turn.strip() for turn in found):
         raise BadRecordError("`turns`, `prompt` or `question` is neither a text nor a list of texts")
     return [normalise(turn) for turn in found]
 
 
-def _as_alpaca(fields: Fields) -> Fields:
-    """A record of any shape with its one turn as `system`, `instruction` and `input`, and its `dropped_turns`."""
+def _as_alpaca(fields: Fields) -> tuple[Fields, list[Turn]]:
+    """A record of any shape with its last user turn as `system`, `instruction`, `input` and `output`; earlier turns."""
     for name, (speaker, content) in _CONVERSATIONS.items():
         if fields.get(name) not in (None, ""):
-            turn = _first_turn(_conversation(name, fields[name]), name, speaker, content)
-            return {**fields, "input": None, **turn, "system": turn["system"] or fields.get("system")}
+            return _read_turns(fields, _conversation(name, fields[name]), name, speaker, content)
     if "instruction" not in fields:
         known = ", ".join(sorted(map(str, fields))[:10]) or "no field"
         raise BadRecordError(f"none of `instruction`, `messages` and `conversations` (it has {known})")
-    return {**fields, "dropped_turns": 0}
+    return fields, []
 
 
 def _conversation(name: str, value: Any) -> list[Any]:
@@ -448,17 +497,29 @@ def _conversation(name: str, value: Any) -> list[Any]:
     return value
 
 
-def _first_turn(turns: list[Any], name: str, speaker: str, content: str) -> Fields:
-    """An optional system turn and the user turn after it; later ones are counted and not looked at."""
-    speakers = [turn.get(speaker) if isinstance(turn, dict) else None for turn in turns]
-    first = 1 if speakers[:1] == ["system"] else 0
-    if len(turns) <= first or speakers[first] not in _USER:
+def _read_turns(fields: Fields, turns: list[Any], name: str, speaker: str, content: str) -> tuple[Fields, list[Turn]]:
+    """An optional system turn, and user and assistant in turn; what an assistant says last is the answer."""
+    said = [str(turn.get(speaker)) if isinstance(turn, dict) else "" for turn in turns]
+    first = 1 if said[:1] == ["system"] else 0
+    roles = [_ROLES.get(each) for each in said]
+    if roles[first : first + 1] != ["user"]:
         raise BadRecordError(f"`{name}` does not start with a user turn (after at most one system turn)")
-    return {
-        "system": _text(turns[0], content) if first else None,
-        "instruction": _text(turns[first], content),
-        "dropped_turns": sum(speaker in _USER for speaker in speakers[first + 1 :]),
+    for place in range(first, len(turns)):
+        if roles[place] != ("user", "assistant")[(place - first) % 2]:
+            raise BadRecordError(f"`{name}`: turn {place + 1} is of {said[place]!r}; user and assistant take turns")
+    last = len(turns) - 1 - (roles[-1] == "assistant")
+    earlier = []
+    for place in range(first, last):
+        if (text := _text(turns[place], content)) is None:
+            raise BadRecordError(f"`{name}`: turn {place + 1} is empty")
+        earlier.append(Turn("user" if roles[place] == "user" else "assistant", text))
+    alone = {
+        "system": (_text(turns[0], content) if first else None) or fields.get("system"),
+        "instruction": _text(turns[last], content),
+        "input": None,
+        "output": (turns[-1].get(content) if last < len(turns) - 1 else None) or fields.get("output"),
     }
+    return {**fields, **alone}, earlier
 
 
 def _text(fields: Fields, name: str) -> str | None:

@@ -32,16 +32,17 @@ from tapir_core.data import decontamination, readers
 from tapir_core.errors import TapirError
 from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts, expected_shares
 from tapir_core.evaluation.benchmark import exchanges_of, judging
-from tapir_core.judging import mode_of
+from tapir_core.judging import mode_of, show_instruction
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.standin.families import recognise
 from tapir_core.summary import RunReader
+from tapir_core.turns import messages_of
 
 _ANSWERED_BY: Mapping[str, Role] = {"teacher": "teach", "student": "answer"}
 
 Instruction = Mapping[str, Any]
-"""A row of the pool: instruction, system, reference."""
+"""A row of the pool: instruction, system, reference, maybe earlier_turns and answer."""
 
 Asked = tuple[Role, ModelIdentity, str]
 """For what a model is asked, which one, and of which benchmark: the empty text for none."""
@@ -107,9 +108,8 @@ class Evidence:
 def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[Request, Request]:
     """The requests for task type and plain answer of an instruction, as the stages `label` and `teach` make them."""
     teacher, label = config.teacher, curriculum.Labelling(config.teacher.label_replies)
-    who, system = teacher.endpoint.answers_as("teacher"), row["system"]
-    asked = (Message("user", label.render(prompt, row["instruction"])),)
-    plain = (*([Message("system", system)] if system else []), Message("user", row["instruction"]))
+    who, asked = teacher.endpoint.answers_as("teacher"), (Message("user", label.render(prompt, show_instruction(row))),)
+    plain = tuple(Message(*turn) for turn in messages_of(row))
     return (
         Request("label", asked, who.model, who.identity, teacher.labelling, schema=label.schema),
         Request("teach", plain, who.model, who.identity, teacher.answering),
@@ -128,7 +128,7 @@ def measure_prompts(
     asked = [pool_requests(config, prompts["label"], row) for row in sample]
     chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
     judged = [mode.render(prompts[judge.prompt], {**row, "teacher": "", "student": ""}, place) for row in sample]
-    expanded = [curriculum.render_expansion(prompts["expand"], row["instruction"], commonest) for row in sample]
+    expanded = [curriculum.render_expansion(prompts["expand"], show_instruction(row), commonest) for row in sample]
     refining = {task_type: curriculum.refinement_prompt_name(task_type) for task_type in shares}
     refined = {name: _one_message(_refinements(prompts[name], sample)) for name in {*refining.values()}}
     return {
@@ -142,7 +142,7 @@ def measure_prompts(
 
 
 def _refinements(prompt: Prompt, sample: Sequence[Instruction]) -> Iterator[str]:
-    return (curriculum.render_refinement(prompt, row["instruction"], row["system"], "") for row in sample)
+    return (curriculum.render_refinement(prompt, show_instruction(row), row["system"], "") for row in sample)
 
 
 def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict[str, BenchmarkSize]:
@@ -229,12 +229,13 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     )
     contaminated = decontamination.EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
     rows = rows.join(contaminated, on="instruction_id", how="anti", maintain_order="left")
-    pool: list[Instruction] = [*rows.select("instruction", "system", "reference").iter_rows(named=True)]
+    pool: list[Instruction] = [*rows.drop("instruction_id", "source").iter_rows(named=True)]
     requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
     if store_exists(url):
         with AnswerStore(url, patient=False) as store:
             labels = store.lookup([label.key for label, _ in requests])
-            answered = store.known([teach.key for _, teach in requests])
+            asked = (teach for (_, teach), row in zip(requests, pool, strict=True) if not row.get("answer"))
+            answered = store.known([teach.key for teach in asked])
     parse, usable_share = curriculum.Labelling(config.teacher.label_replies).parse, None
     parsed = [parse(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
     task_types = [each for each in parsed if isinstance(each, str)]
@@ -244,7 +245,8 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
         usable_share = len(task_types) / len(pool) if pool else None
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
-    return pool, Pool(len(pool), sum(map(len, heldout)), natural, usable_share, len(labels), len(answered))
+    own = sum(bool(row.get("answer")) for row in pool)
+    return pool, Pool(len(pool), sum(map(len, heldout)), natural, usable_share, len(labels), len(answered), own)
 
 
 def store_exists(url: str) -> bool:

@@ -144,6 +144,8 @@ class Pool:
     stored_labels: int = 0
     stored_answers: int = 0
     """Rows whose label and plain answer the store holds."""
+    own_answers: int = 0
+    """Rows that bring their plain answer with them; the teacher is not asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,7 @@ class _Run:
         if HELDOUT.at() in at.stage.reads(self.config, at):
             rows = float(self.pool.heldout_rows)
         stored = {"label": self.pool.stored_labels, "teach": self.pool.stored_answers}.get(role, 0)
+        rows -= self.pool.own_answers if role == "teach" else 0
         calls = at.stage.calls_per_row or 1
         return self.asked(at, rows * calls, (rows - stored) * calls)
 

@@ -9,4 +9,4 @@ from tapir_core.judging.orders import (
     verdict_rows,
     verdicts_per_instruction,
 )
-from tapir_core.judging.prompt import neutralise
+from tapir_core.judging.prompt import neutralise, show_instruction

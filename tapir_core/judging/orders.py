@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import polars as pl
 
 from tapir_core.config import JudgeConfig, PanelRule
-from tapir_core.judging.prompt import render_pairwise, render_pointwise
+from tapir_core.judging.prompt import render_pairwise, render_pointwise, show_instruction
 from tapir_core.judging.verdict import PairReply, PointReply, parse_pointwise, parse_verdict, read_pair, read_point
 from tapir_core.prompts import Prompt
 from tapir_core.replies import JsonReply
@@ -105,7 +105,7 @@ class JudgeMode:
 
     def _render(self, prompt: Prompt, row: _Row, place: str) -> str:
         shown = _in_order(place, row["student"], row["teacher"])
-        return render_pairwise(prompt, row["instruction"], row["system"], *shown, row["reference"])
+        return render_pairwise(prompt, show_instruction(row), row["system"], *shown, row["reference"])
 
     def rests_on(self, place: str) -> tuple[str, ...]:
         """The requests of which the verdict at ``place`` is made; none where it stands at another one."""
@@ -154,7 +154,7 @@ class _Pointwise(JudgeMode):
         return POINTWISE
 
     def _render(self, prompt: Prompt, row: _Row, place: str) -> str:
-        return render_pointwise(prompt, row["instruction"], row["system"], row[place], row["reference"])
+        return render_pointwise(prompt, show_instruction(row), row["system"], row[place], row["reference"])
 
     def rests_on(self, place: str) -> tuple[str, ...]:
         return ("student", "teacher") if place == "student" else ()

@@ -14,6 +14,7 @@ import unicodedata
 from functools import lru_cache
 
 from tapir_core.prompts import Prompt
+from tapir_core.turns import Row, Turn, earlier_turns
 
 INVISIBLE = "\0"
 """What `see` shows for a character that is not seen; neutralised text holds no other NUL."""
@@ -122,6 +123,18 @@ def neutralise(text: str, tags: tuple[str, ...] = ()) -> str:
     left_out = max(chars, len(text)) - 2 * half
     # The seam can make a verdict or a tag of two halves that were none.
     return _break_up(f"{text[:half]}\n… ({left_out} characters left out) …\n{text[-half:]}", ours)
+
+
+_TURN_TAGS = ("user_turn", "assistant_turn")
+
+
+def show_instruction(row: Row) -> str:
+    """What stands in the section of an instruction: its one turn as it is, or the conversation that it ends."""
+    turns = [*earlier_turns(row), Turn("user", row["instruction"])]
+    if len(turns) == 1:
+        return turns[0].content
+    shown = [f"<{role}_turn>\n{neutralise(text, _TURN_TAGS)}\n</{role}_turn>" for role, text in turns]
+    return "\n".join(["A conversation. Its last turn is to be answered; what stands before is given.", *shown])
 
 
 def render_pairwise(

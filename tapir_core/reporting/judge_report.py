@@ -12,11 +12,12 @@ from itertools import pairwise
 from typing import Any
 
 import polars as pl
+from polars import selectors as cs
 
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import split_usable
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.judging import estimates, expected_orders
+from tapir_core.judging import estimates, expected_orders, show_instruction
 from tapir_core.judging.estimates import WINNERS, Estimate
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
@@ -28,6 +29,7 @@ from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.summary.types import Answer, Example
 from tapir_core.text import shorten
+from tapir_core.turns import EARLIER
 
 _EACH = 5
 _SHOWN_CHARS = 2_000
@@ -126,13 +128,14 @@ def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, 
 
 
 def _round_pool(reader: RunReader, number: int) -> pl.DataFrame:
-    """instruction_id, instruction, task_type, response of every instruction of the round."""
+    """instruction_id, instruction, task_type, response of every instruction of the round, and earlier_turns of some."""
     stages = [StageAt(name) for name in ("pool", "teach", "label")]
     tables = reader.tables([*stages, *(StageAt("expand", earlier) for earlier in range(1, number))])
     assert tables, "verdicts hold only while the pool they were made of does"
     columns = ["instruction_id", "instruction", "task_type", "response"]
     parts = [split_usable(*tables[:3]).examples, *tables[3:]]
-    return pl.concat([part.select(columns) for part in parts], how="vertical_relaxed")
+    shown = [part.select(*columns, cs.by_name(EARLIER, require_all=False)) for part in parts]
+    return pl.concat(shown, how="diagonal_relaxed")
 
 
 def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[Example, ...]:
@@ -153,7 +156,7 @@ def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataF
     def example(identity: str, why: str) -> Example:
         replies = ordered.filter(instruction_id=identity).iter_rows(named=True)
         answers = tuple(_answer(row, several=several) for row in replies)
-        return Example(why, texts[identity]["task_type"], texts[identity]["instruction"], answers)
+        return Example(why, texts[identity]["task_type"], show_instruction(texts[identity]), answers)
 
     return tuple(example(identity, why) for identity, why in chosen)
 

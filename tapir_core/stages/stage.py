@@ -102,6 +102,8 @@ class Stage:
     """Of its rows, in the run's folder, or in that of its round, wave, benchmark."""
     columns: tuple[str, ...] = ()
     """Of its rows, in their order; a checkpoint has none."""
+    some_have: tuple[str, ...] = ()
+    """More columns after these, each in a table only where one of its rows has something in it."""
     row: str = ""
     """What one row is, for docs/run-folder.md."""
     version: int = 1

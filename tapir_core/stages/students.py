@@ -6,6 +6,7 @@ Round 0 (S_0) has only the last two.
 from tapir_core.config import RunConfig, listed
 from tapir_core.judging import verdicts_per_instruction
 from tapir_core.stages.stage import Json, Stage, StageAt, declare
+from tapir_core.turns import EARLIER
 
 ANSWER_COLUMNS = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
 
@@ -96,6 +97,7 @@ HELDOUT = declare(
         name="heldout",
         folder="heldout",
         columns=("instruction_id", "instruction", "system", "task_type", "reference", "split"),
+        some_have=(EARLIER,),
         row="an instruction of the held-out set",
         when=lambda c, _: c.data.heldout is not None,
         settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping()],
@@ -133,6 +135,7 @@ POOL = declare(
         name="pool",
         folder="pool",
         columns=("instruction_id", "instruction", "system", "source", "reference"),
+        some_have=(EARLIER, "answer"),
         row="an instruction",
         reads=lambda c, _: [CONTAMINATED.at()] if question_stages(c) else [],
         settings=lambda c, _: pool_fields(c),
@@ -160,9 +163,13 @@ TEACH = declare(
         name="teach",
         folder="teacher",
         columns=ANSWER_COLUMNS,
+        some_have=("answered_by",),
         row="the teacher's plain answer to an instruction of the pool",
         reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [teacher_fields(c), c.teacher.answering.shaping()],
+        settings=lambda c, _: [
+            *(teacher_fields(c), c.teacher.answering.shaping()),
+            *([c.data.pool.answers_of] if c.data.pool.answers_of else []),
+        ],
         asks="teacher",
         roles=("teach",),
         calls_per_row=1,

@@ -17,11 +17,12 @@ import polars as pl
 
 from tapir_core import curriculum
 from tapir_core.config import HELDOUT
+from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import DatasetRef, Manifest
 from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import compare_paired
-from tapir_core.judging import expected_orders
+from tapir_core.judging import expected_orders, show_instruction
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.randomness import derive_rng
@@ -154,6 +155,7 @@ def summarise(run: RunFolder) -> types.RunSummary:
     """
     reader, config = RunReader(run), run.config
     pool, labels, of_pool = reader.manifest(StageAt("pool")), reader.rows(StageAt("label")), reader.tables(_POOL)
+    taught = reader.manifest(StageAt("teach"))
     usable = curriculum.split_usable(*of_pool) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
     found = (_round(reader, number, examples, labels) for number in range(BACKBONE, config.run.rounds + 1))
@@ -173,6 +175,7 @@ def summarise(run: RunFolder) -> types.RunSummary:
         error=run.error,
         settled=tuple(by_words(run.record.settled)),
         pool=labels.height if labels is not None else pool.rows if pool is not None else None,
+        own_answers=0 if taught is None else int(taught.counts.get(FROM_POOL, 0)),
         unusable=None if usable is None else usable.dropped,
         dropped=_dropped(pool),
         decontamination=_decontamination(reader),
@@ -399,7 +402,7 @@ def _examples(
             answers = [_answer(who, texts[place], reference) for who, texts in given.items()]
             change = _CHANGES[answers[-2:][0].correct, answers[-1].correct]
             answers += [_answer("teacher", taught[place], reference)] if place in taught else []
-            texts = (row["instruction"], tuple(answers), row["system"] or "", reference)
+            texts = (show_instruction(row), tuple(answers), row["system"] or "", reference)
             found.append(types.Example(change, row["task_type"] or "no task type", *texts))
     return found
 

@@ -251,10 +251,12 @@ class RunSummary:
     """What endpoints do not take: fields of the configuration, their value in this run, what the endpoint said."""
     pool: int | None = None
     """Instructions of the pool, before unusable teacher answers leave it."""
+    own_answers: int = 0
+    """Plain answers that the pool brought with it, and nobody was asked for."""
     unusable: dict[str, int] | None = None
     """Reason → instructions that left the pool."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """What the reading of the pool left out: bad rows, duplicates, later turns."""
+    """What the reading of the pool left out: bad rows, duplicates."""
     decontamination: Decontamination | None = None
     """What held an evaluation question; nothing where none was looked for."""
     stages: tuple[StageSummary, ...] = ()

@@ -39,7 +39,8 @@ _BENCHMARKS = [
 ]
 BASES = {
     "files and providers": [
-        *('data.pool={ type = "file", path = "p", limit = 9 }', 'data.heldout={ type = "file", path = "h" }'),
+        'data.pool={ type = "file", path = "p", limit = 9, columns = { output = "a" }, answers = "use" }',
+        'data.heldout={ type = "file", path = "h", columns = { output = "a" } }',
         *(f"teacher.endpoint={{ {_OPENAI} }}", f"judge.endpoint={{ {_OPENAI} }}"),
         *("teacher.terms=MIT", "student.chat_template=t", "student.revision=r", "training.lora={}"),
         *("training.processes=1", "rounds.default.selection={ type = 'threshold' }", "rounds.default.batch_size=9"),

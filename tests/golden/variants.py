@@ -15,6 +15,10 @@ _ALL_OF_OPENAI = (
     "usd_per_million_completion_tokens = 1.0"
 )
 _BATCH = 'mode = "batch", batch = { completion_window = "48h", poll_seconds = 9.0, max_rows = 9, max_bytes = 9 }'
+_OTHER_NAMES = (
+    'instruction = "i", input = "n", output = "o", messages = "m", conversations = "c", system = "s", reference = "r", '
+    'source = "f"'
+)
 _FILES = 'questions = "q.jsonl", baseline = "b.jsonl"'
 
 
@@ -28,7 +32,13 @@ VARIANTS: dict[str, list[str]] = {
     # data
     "pool of a file": ['data.pool={ type = "file", path = "pool.jsonl" }'],
     "pool of a file: limit": ["data.pool.limit=9"],
+    "pool of a file: its own answers": ["data.pool.answers=use"],
+    "pool of a file: its own answers: of somebody": ["data.pool.answered_by=gpt-4"],
+    "pool of a file: other columns": [f"data.pool.columns={{ {_OTHER_NAMES} }}"],
     "held-out set of a file": ['data.heldout={ type = "file", path = "heldout.jsonl" }'],
+    "held-out set of a file: other columns": [
+        f'data.heldout.columns={{ {_OTHER_NAMES}, task_type = "t", split = "p" }}',
+    ],
     "no held-out set": ["data.heldout="],
     "bad rows are skipped": ["data.on_bad_row=skip"],
     # student

@@ -29,7 +29,7 @@ from tapir_core.calls.wire import request_body
 from tapir_core.config import EndpointConfig, RunConfig, Sampling
 from tapir_core.errors import ConfigError
 from tapir_core.text import Unparsed, shorten
-from tasks.asking import chat
+from tasks.asking import chat, conversation
 from tasks.engines.endpoints import Endpoints, endpoint_source
 
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
@@ -126,11 +126,11 @@ def try_roles(config: RunConfig) -> int:
 def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
     teacher, own = config.teacher, config.run.prompts
     row = next(sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
-    text, system, at = row["instruction"], row["system"], ("teacher.endpoint", teacher.endpoint)
+    text, system, at = judging.show_instruction(row), row["system"], ("teacher.endpoint", teacher.endpoint)
     label = curriculum.Labelling(teacher.label_replies)
     asked = chat(label.render(prompts.load_prompt("label", own), text))
     task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or _TASK_TYPE
-    taught = attempt("teach", *at, teacher.answering, chat(text, system), str)
+    taught = attempt("teach", *at, teacher.answering, conversation(row), str)
     expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, task_type)
     attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
     if config.curriculum.refine:

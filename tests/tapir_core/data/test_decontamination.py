@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.config import HELDOUT
-from tapir_core.data.decontamination import CONTAMINATED
+from tapir_core.config import HELDOUT, DecontaminationConfig
+from tapir_core.data.decontamination import CONTAMINATED, EvaluationQuestions
+from tapir_core.data.readers import heldout_questions
+from tapir_core.turns import Turn, pack_turns
 from tests.builders import make_pool, make_questions, rouge_l
 
 BAKER = "A baker sells twelve rolls in the morning and thirty in the afternoon. How many rolls is that?"
@@ -134,3 +136,23 @@ def test_shared_words_are_found_exactly_where_they_are(
         if question == text or (size >= 8 and runs(question, size) & runs(text, size))
     }
     assert set(found["instruction"]) == wanted
+
+
+def conversation(*texts: str) -> pl.DataFrame:
+    """A pool of one conversation: the user's turns, each but the last with an answer."""
+    turns = [turn for text in texts[:-1] for turn in (Turn("user", text), Turn("assistant", "Well."))]
+    return make_pool(texts[-1]).with_columns(earlier_turns=pl.lit(pack_turns(turns), pl.String))
+
+
+def test_every_turn_of_the_user_is_searched_and_no_given_answer() -> None:
+    found = make_questions(AIRSPEED, "Well.").find(conversation("Hello there.", AIRSPEED, "Are you sure?"))
+    assert found.select("instruction", "rule").rows() == [(AIRSPEED, "equal")]
+
+
+def test_a_held_out_conversation_is_one_question_so_that_its_short_turns_strike_nobody() -> None:
+    heldout = conversation(AIRSPEED, "Please go on.")
+    questions = EvaluationQuestions(heldout_questions(heldout), DecontaminationConfig())
+    assert questions.find(make_pool("Please go on.")).height == 0
+    assert questions.find(conversation("Name three rivers.", "Please go on.")).height == 0
+    assert questions.find(heldout)["rule"].to_list() == ["equal"]
+    assert questions.find(make_pool(f"Tell me: {AIRSPEED} Please go on, and do not stop.")).height == 1

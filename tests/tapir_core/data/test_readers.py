@@ -59,13 +59,42 @@ def test_the_same_instruction_under_another_system_text_is_no_duplicate(tmp_path
     assert read(tmp_path, [{"instruction": "A?"}, {"instruction": "A?", "system": "S"}]).counts["duplicates"] == 0
 
 
-def test_dropped_turns_are_counted(tmp_path: Path) -> None:
-    turns = [
-        {"role": "user", "content": "A?"},
-        {"role": "assistant", "content": "B."},
-        {"role": "user", "content": "C?"},
-    ]
-    assert read(tmp_path, [{"messages": turns}, {"messages": turns[:2]}]).counts["dropped_turns"] == 1
+def test_a_pool_has_more_columns_only_where_a_row_has_something_in_them(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("user", "A?"), ("assistant", "B."), ("user", "C?"))]
+    rows = [{"messages": turns}, {"messages": turns[:2]}]
+    pool = read_pool(write(tmp_path, rows), on_bad_row="stop", limit=None, rng=random.Random(1), answers=True).rows
+    assert pool.columns == [*POOL_SCHEMA, "earlier_turns", "answer"]
+    assert sorted(pool.select("instruction", "answer").rows()) == [("A?", "B."), ("C?", None)]
+    assert read(tmp_path, rows[1:]).rows.columns == list(POOL_SCHEMA)
+
+
+def test_of_several_answers_the_first_in_alphabetical_order_stays(tmp_path: Path) -> None:
+    rows = [{"instruction": "A?", "output": text} for text in ("C.", "B.", "")]
+    pool = read_pool(write(tmp_path, rows), on_bad_row="stop", limit=None, rng=random.Random(1), answers=True)
+    assert pool.rows["answer"].to_list() == ["B."]
+
+
+OTHERS = {"instruction": "question", "output": "answer", "system": "input"}
+"""What a file calls its fields; its `input` is no input."""
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
+def test_fields_may_have_other_names_in_every_format(tmp_path: Path, kind: str) -> None:
+    file, rows = tmp_path / "pool", pl.DataFrame({"question": ["A?"], "answer": ["B."], "input": ["S"]})
+    {"json": rows.write_json, "jsonl": rows.write_ndjson, "csv": rows.write_csv, "parquet": rows.write_parquet}[kind](
+        file
+    )
+    settings: Any = {"on_bad_row": "stop", "limit": None, "rng": random.Random(1), "answers": True}
+    [row] = read_pool(str(file), columns=OTHERS, **settings).rows.iter_rows(named=True)
+    assert (row["instruction"], row["answer"], row["system"]) == ("A?", "B.", "S")
+    with pytest.raises(ConfigError, match=r"no such column: reference = 'gold' .found 'question', 'answer', 'input'."):
+        read_pool(str(file), columns=OTHERS | {"reference": "gold"}, **settings)
+
+
+def test_a_held_out_set_has_other_names_too(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"q": "A?", "gold": "B", "part": "dev"}, {"q": "C?", "gold": "D", "part": "test"}])
+    found = read_heldout(path, on_bad_row="stop", columns={"instruction": "q", "reference": "gold", "split": "part"})
+    assert sorted(found.rows["split"]) == ["dev", "test"]
 
 
 def test_a_limit_draws_a_sample_that_depends_on_the_generator_only(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One record as one instruction: shapes, one turn, what makes a record broken."""
+"""One record as one instruction: shapes, turns, answers, what makes a record broken."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import pytest
 
 from tapir_core.data.readers import BadRecordError, read_heldout_row, read_row
 from tapir_core.text import instruction_id
+from tapir_core.turns import messages_of
 
 
 def turns(*pairs: tuple[str, str], speaker: str = "role", content: str = "content") -> list[dict[str, str]]:
@@ -35,15 +36,43 @@ def test_the_id_is_taken_of_system_and_instruction() -> None:
     assert (row.instruction, row.system) == ("Say hi.", "Be brief.")
 
 
-def test_messages_give_system_and_first_user_turn_and_count_later_ones() -> None:
-    row = read_row(
-        {
-            "messages": turns(
-                ("system", "Be brief."), ("user", "A?"), ("assistant", "B."), ("user", "C?"), ("user", "D?")
-            )
-        }
-    )
-    assert (row.system, row.instruction, row.dropped_turns) == ("Be brief.", "A?", 2)
+LONG = turns(("system", "S"), ("user", "A?"), ("assistant", "B."), ("user", "C?"), ("assistant", "D."))
+
+
+def test_of_a_conversation_all_up_to_the_last_user_turn_is_the_instruction() -> None:
+    row = read_row({"messages": LONG})
+    assert (row.system, row.instruction, row.answer) == ("S", "C?", None)
+    assert messages_of(row._asdict()) == [("system", "S"), ("user", "A?"), ("assistant", "B."), ("user", "C?")]
+
+
+def test_earlier_turns_are_in_the_id_where_there_are_any() -> None:
+    row = read_row({"messages": LONG})
+    assert row.instruction_id == instruction_id("C?", "S", [("user", "A?"), ("assistant", "B.")])
+    assert row.instruction_id != instruction_id("C?", "S")
+    alone = read_row({"messages": LONG[:2]})
+    assert (alone.earlier_turns, alone.instruction_id) == (None, instruction_id("A?", "S"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer"),
+    [
+        ({"messages": LONG}, "D."),
+        ({"messages": LONG[:-1]}, None),
+        ({"messages": LONG[:-1], "output": " E."}, "E."),
+        ({"instruction": "A?", "output": "B."}, "B."),
+        ({"instruction": "A?", "output": " "}, None),
+        ({"instruction": "A?"}, None),
+    ],
+)
+def test_an_answer_is_what_an_assistant_says_last_or_the_output(fields: dict[str, Any], answer: str | None) -> None:
+    assert read_row(fields, answers=True).answer == answer
+    assert read_row(fields) == read_row(fields, answers=True)._replace(answer=None)
+
+
+def test_an_answer_that_is_no_text_matters_only_where_it_is_used() -> None:
+    assert read_row({"instruction": "2 + 3?", "output": 5}).answer is None
+    with pytest.raises(BadRecordError, match="`output` is int, not text"):
+        read_row({"instruction": "2 + 3?", "output": 5}, answers=True)
 
 
 def test_sharegpt_conversations_give_the_same_row_as_messages() -> None:
@@ -83,6 +112,11 @@ def test_a_lone_surrogate_becomes_a_text_that_can_be_written() -> None:
         ({"messages": turns(("assistant", "B."), ("user", "A?"))}, "does not start with a user turn"),
         ({"messages": turns(("system", "S"), ("system", "T"), ("user", "A?"))}, "does not start with a user turn"),
         ({"messages": turns(("user", " "))}, "the instruction is empty"),
+        ({"messages": [*LONG, *LONG[2:]]}, "`messages`: turn 6 is of 'assistant'; user and assistant take turns"),
+        ({"messages": turns(("user", "A?"), ("user", "B?"))}, "`messages`: turn 2 is of 'user'"),
+        ({"messages": turns(("user", "A?"), ("tool", "B"), ("user", "C?"))}, "`messages`: turn 2 is of 'tool'"),
+        ({"messages": turns(("user", "A?"), ("assistant", " "), ("user", "C?"))}, "`messages`: turn 2 is empty"),
+        ({"messages": [*LONG, "A?"]}, "`messages`: turn 6 is of ''"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "`content` is list, not text"),
         ({"conversations": [{"from": "gpt", "value": "B."}]}, "`conversations` does not start with a user turn"),
     ],

@@ -15,6 +15,7 @@ from tapir_core.estimate.evidence import (
     store_exists,
     stored_lengths,
 )
+from tapir_core.estimate.workload import MODEL, scenarios, workload
 from tapir_core.prompts import load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -93,6 +94,18 @@ def test_what_overlaps_the_held_out_set_does_not_count(tmp_path: Path) -> None:
     files = {name: {"type": "file", "path": str(tmp_path / f"{name}.json")} for name in ("pool", "heldout")}
     instructions, pool = read_pool(make_config(tmp_path, data=files), load_prompt("label"), no_store(tmp_path))
     assert (len(instructions), pool.rows, pool.heldout_rows) == (9, 9, 1)
+
+
+def test_answers_that_the_pool_brings_are_not_asked_for(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Tell me of river {number}.", "output": "Long." * (number % 2)} for number in range(10)]
+    (tmp_path / "pool.json").write_text(json.dumps(rows))
+    pool = {"type": "file", "path": str(tmp_path / "pool.json"), "answers": "use"}
+    config = make_config(tmp_path, data={"pool": pool, "heldout": None})
+    _, known = read_pool(config, load_prompt("label"), no_store(tmp_path))
+    [scenario, *_] = scenarios(MODEL)
+    work = {each.role: each for each in workload(config, known, scenario, 20) if each.stage in ("label", "teach")}
+    assert work["teach"].needed == work["teach"].paid == 5
+    assert work["label"].needed > 5
 
 
 def test_task_types_of_a_strange_pool_are_not_known(tmp_path: Path) -> None:

@@ -15,19 +15,31 @@ from tapir_core.estimate.evidence import (
 )
 from tapir_core.estimate.run import forecast
 from tapir_core.estimate.workload import Pool, Prompts
+from tapir_core.judging import show_instruction
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tasks.asking import chat, make_request
+from tapir_core.turns import Turn, pack_turns
+from tasks.asking import chat, conversation, make_request
 from tests.estimates import measured
 from tests.run_config import make_config
 
 PROMPTS = {name: load_prompt(name) for name in PROMPT_NAMES}
 
 
-def row(instruction: str, system: str | None = None, reference: str | None = None) -> Instruction:
-    return {"instruction": instruction, "system": system, "reference": reference}
+def row(instruction: str, system: str | None = None, reference: str | None = None, *earlier: Turn) -> Instruction:
+    return {
+        "instruction": instruction,
+        "system": system,
+        "reference": reference,
+        "earlier_turns": pack_turns(earlier),
+    }
 
 
-SAMPLE = [row("Add 2 and 3."), row("Name a bird.", system="You are terse."), row("What is 1 + 1?", reference="2")]
+SAMPLE = [
+    row("Add 2 and 3."),
+    row("Name a bird.", system="You are terse."),
+    row("What is 1 + 1?", reference="2"),
+    row("And another?", "You are terse.", None, Turn("user", "Name a bird."), Turn("assistant", "A swift.")),
+]
 
 
 @pytest.mark.parametrize("each", SAMPLE)
@@ -35,9 +47,9 @@ def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
     config = make_config("runs")
     run: Any = SimpleNamespace(ref=SimpleNamespace(name="another"))
     voice = config.teacher.endpoint.answers_as("teacher")
-    label = chat(Labelling().render(PROMPTS["label"], each["instruction"]))
+    label = chat(Labelling().render(PROMPTS["label"], show_instruction(each)))
     asked = make_request(run, "label", voice, label, config.teacher.labelling, prompt=PROMPTS["label"])
-    taught = make_request(run, "teach", voice, chat(each["instruction"], each["system"]), config.teacher.answering)
+    taught = make_request(run, "teach", voice, conversation(each), config.teacher.answering)
     labelling, plain = pool_requests(config, PROMPTS["label"], each)
     assert (labelling.key, plain.key) == (asked.key, taught.key)
 
@@ -70,7 +82,7 @@ def test_a_reply_that_stands_in_a_prompt_lengthens_it_by_its_own_length() -> Non
 
 def test_system_texts_and_references_lengthen_the_prompts_that_show_them() -> None:
     config = make_config("runs")
-    plain, with_system, with_reference = (measure_prompts(config, PROMPTS, [each]) for each in SAMPLE)
+    plain, with_system, with_reference = (measure_prompts(config, PROMPTS, [each]) for each in SAMPLE[:3])
     assert with_system["teach"].tokens > plain["teach"].tokens
     bare = measure_prompts(config, PROMPTS, [row("What is 1 + 1?")])
     assert with_reference["judge"].tokens > bare["judge"].tokens
