@@ -133,7 +133,7 @@ def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     marks = verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
     gates = curriculum.paid_gates(examined, delta, wrong_answers(marks.rows) if verifier else None)
     gated = _worked(curriculum.apply_gates(rows, gates))
-    return made_of(gated.rows, [gated, marks])
+    return Worked(gated.rows, {**gated.counts, **marks.counts})
 
 
 @stage_task(stages.EXPANSION_REJECTED)
