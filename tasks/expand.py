@@ -23,6 +23,7 @@ from tasks.judge import ask_student, judge_rows
 from tasks.outcomes import Worked, made_of
 from tasks.pool import ask_labels, ask_teacher, evaluation_questions, mixture_shares, round_pool
 from tasks.runtime import current, read_once
+from tasks.verify import verify_answers, wrong_answers
 
 
 @stage_task(stages.WAVE_REQUESTS)
@@ -127,12 +128,12 @@ def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     if run.config.checks_expansion(at.number):
         delta = curriculum.delta_of(run.sealed(stages.SELECT.at(at.round)).counts)
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
-    rows = screened_rows(run, at).drop("response", "gate")
-    return _worked(
-        curriculum.apply_gates(
-            _with(rows, examined.select("instruction_id", "response")), curriculum.paid_gates(examined, delta)
-        )
-    )
+    rows = _with(screened_rows(run, at).drop("response", "gate"), examined.select("instruction_id", "response"))
+    verifier = run.config.judge.verifies("filter")
+    marks = verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
+    gates = curriculum.paid_gates(examined, delta, wrong_answers(marks.rows) if verifier else None)
+    gated = _worked(curriculum.apply_gates(rows, gates))
+    return Worked(gated.rows, {**gated.counts, **marks.counts})
 
 
 @stage_task(stages.EXPANSION_REJECTED)

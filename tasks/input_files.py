@@ -16,6 +16,7 @@ from tapir_core.stages import StageAt
 from tapir_core.storage import Storage, file_sha256, on_this_machine
 from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
+from tasks.engines.verifier import check_verifier, source_digest
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
@@ -30,8 +31,10 @@ def gather_ingredients(config: RunConfig, *, say: Say = _quiet) -> dict[str, str
 
     Raises:
         MissingPrerequisite: the backbone cannot be had.
-        ConfigError: a prompt file is broken.
+        ConfigError: a prompt file is broken, or the verifier cannot be imported.
     """
+    if config.judge.verifier:
+        check_verifier(config.judge.verifier)
     return {**gather_files(config, say=say), "backbone": _backbone(config)}
 
 
@@ -95,6 +98,8 @@ def gather_files(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
         found |= {f"file:{field}:{name}": _folder_sha256(Path(path)) for field, path in asked.folders.items()}
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)
+    if config.judge.verifier and (verifier := source_digest(config.judge.verifier)):
+        found["file:verifier"] = verifier
     return found
 
 

@@ -5,7 +5,7 @@ s_teacher − s_student.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
@@ -17,16 +17,17 @@ from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import score_answers
-from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows
+from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows, verified
 from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import ANSWER, ANSWER_HELDOUT, DIFFICULTY, EVALUATE, JUDGE, StageAt
+from tapir_core.stages import ANSWER, ANSWER_HELDOUT, DIFFICULTY, EVALUATE, JUDGE, VERIFY_HELDOUT, StageAt
 from tasks import asking
 from tasks._task import shard_task, stage_task
 from tasks.outcomes import FEWEST_ASKED, Worked
 from tasks.pool import round_pool
 from tasks.runtime import AskedModel, Runtime, current, read_once
+from tasks.verify import verify_answers
 
 
 @read_once
@@ -58,7 +59,9 @@ def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Wor
 def evaluate(run: RunFolder, at: StageAt) -> Worked:
     """Scores of the student after the round, from its stored answers."""
     questions, answers = run.rows(StageAt("heldout")), run.rows(StageAt("answer_heldout", at.round))
-    scores = score_answers(questions, answers, f"student: {run.config.student.sampling.in_words}")
+    verifier, settings = run.config.judge.verifies("heldout"), f"student: {run.config.student.sampling.in_words}"
+    marks = (run.rows(VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
+    scores = score_answers(questions, answers, settings, *marks)
     return Worked(scores, {"missing": questions.height - answers.height})
 
 
@@ -93,9 +96,11 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     runtime, settings = current(run), run.config.judge
     prompt = runtime.prompt(settings.prompt)
     answered, silent = (rows.filter(pl.col("student").is_null() == empty) for empty in (False, True))
-    texts = asking.render_texts(settings, prompt, answered.to_dicts())
+    verdicts, verifying = _verified(run, at, answered)
+    done = {verdict.instruction_id for verdict in verdicts}
+    texts = asking.render_texts(settings, prompt, answered.filter(~pl.col("instruction_id").is_in(done)).to_dicts())
     replies = _ask_all(runtime, prompt, texts, asking.Watch(run, at))
-    verdicts = _silent_verdicts(silent, settings, replies)
+    verdicts += _silent_verdicts(silent, settings)
     for name, each in replies.items():
         verdicts += [
             judged.verdict for judged in asking.read_verdicts(mode_of(settings), each, name) if not judged.retryable
@@ -106,7 +111,7 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     asked = [(identity, instructions[identity]) for each in replies.values() for identity, _ in each]
     shown = pl.DataFrame(asked, schema=["instruction_id", "instruction"], orient="row")
     parsed = [reply for each in replies.values() for reply in each.values()]
-    counts = {**asking.counts_of(parsed), **reasons}
+    counts = {**asking.counts_of(parsed), **verifying, **reasons}
     return asking.worked(verdict_rows(verdicts), counts, shown, [reply.settled for reply in parsed])
 
 
@@ -187,7 +192,7 @@ def _ask_all(
             first=watch.first,
         )
 
-    with ThreadPoolExecutor(len(judges)) as threads:
+    with ThreadPoolExecutor(max(1, len(judges))) as threads:
         return dict(zip(judges, threads.map(ask, judges.values()), strict=True))
 
 
@@ -198,8 +203,21 @@ def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl
     return students.join(pool, on="instruction_id", maintain_order="left")
 
 
-def _silent_verdicts(rows: pl.DataFrame, judge: JudgeConfig, names: Iterable[str]) -> list[Verdict]:
+def _verified(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> tuple[list[Verdict], dict[str, float]]:
+    """The verdicts of the verifier, on rows whose both answers it scores, and what it counted."""
+    verifier = run.config.judge.verifies("judge")
+    if verifier is None:
+        return [], {}
+    answers = pl.concat([rows.with_columns(response=pl.col(who)) for who in ("student", "teacher")])
+    found = verify_answers(run, at, verifier, answers)
+    marks = found.rows.select("score", "reason").rows()
+    of = zip(rows["instruction_id"], marks[: rows.height], marks[rows.height :], strict=True)
+    return [verdict for each in of for verdict in verified(run.config.judge, verifier, *each)], found.counts
+
+
+def _silent_verdicts(rows: pl.DataFrame, judge: JudgeConfig) -> list[Verdict]:
     """The verdicts on instructions without a student answer, which no judge is asked about."""
+    names = judge.names or [verifier.function for verifier in [judge.verifier] if verifier]
     silent = rows.select("instruction_id", "finish_reason").iter_rows()
     return [
         unscored(instruction_id, order, f"no student answer: {ending}", None, name)

@@ -20,6 +20,7 @@ from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_
 from tasks.outcomes import Worked
 from tasks.pool import mixture_shares, round_pool
 from tasks.runtime import current, read_once
+from tasks.verify import verify_answers, wrong_answers
 
 _SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
@@ -81,15 +82,31 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True)
         if isinstance(outcome, Answer) or not outcome.retryable
     ]
-    frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
+    frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=REFINEMENT, orient="row"))
     reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
-    return worked(frame, {**count_paid(outcomes), **reasons}, rows, list(map(demand_whole, outcomes)))
+    counts = {**count_paid(outcomes), **verifying, **reasons}
+    return worked(frame, counts, rows, list(map(demand_whole, outcomes)))
 
 
 def _refined(row: Mapping[str, str], outcome: Outcome) -> tuple[object, ...]:
     plain, task_type, refined = row["response"], row["task_type"], text_of(outcome)
     problem = curriculum.refinement_problem(plain, refined, task_type, ending_of(outcome))
     return row["instruction_id"], task_type, plain, refined, problem is None, problem
+
+
+def _without_wrong(
+    run: RunFolder, at: stages.StageAt, rows: pl.DataFrame, refined: pl.DataFrame
+) -> tuple[pl.DataFrame, dict[str, float]]:
+    """The refined answers, not accepted where the run's verifier finds them wrong, and what it counted."""
+    verifier = run.config.judge.verifies("filter")
+    if verifier is None:
+        return refined, {}
+    asked = rows.select("instruction_id", "instruction", "reference")
+    accepted = refined.filter("accepted").select("instruction_id", response="refined")
+    marks = verify_answers(run, at, verifier, accepted.join(asked, on="instruction_id", maintain_order="left"))
+    is_wrong = pl.col("instruction_id").is_in(wrong_answers(marks.rows))
+    reason = pl.when(is_wrong).then(pl.lit(curriculum.UNVERIFIED)).otherwise("reason")
+    return refined.with_columns(accepted=pl.col("accepted") & ~is_wrong, reason=reason), marks.counts
 
 
 @stage_task(stages.MIX)

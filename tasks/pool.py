@@ -20,7 +20,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.judging import show_instruction
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import read_heldout_of, read_pool_of
-from tapir_core.stages import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt
+from tapir_core.stages import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt, usable_of
 from tapir_core.turns import EARLIER
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
@@ -195,4 +195,4 @@ def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFr
 
 
 def _usable(run: RunFolder) -> Usable:
-    return split_usable(*(run.rows(StageAt(name)) for name in ("pool", "teach", "label")))
+    return split_usable(*map(run.rows, usable_of(run.config)))

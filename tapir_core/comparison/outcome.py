@@ -24,7 +24,7 @@ from tapir_core.config import RunConfig, load, presets
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import BENCHMARK, LABEL, StageAt, plan, settings_of, used_files
+from tapir_core.stages import BENCHMARK, LABEL, StageAt, graded_of, plan, settings_of, used_files
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
@@ -196,9 +196,9 @@ def usd_of(spent: Usage | Spend, role: str, prices: presets.RolePrices | None) -
 
 
 def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Graded]:
-    questions, found = run.rows(StageAt("heldout")), {}
+    found = {}
     for number in numbers:
-        graded = grade_answers(questions, run.rows(StageAt("answer_heldout", number)))
+        graded = grade_answers(*map(run.rows, graded_of(run.config, number)))
         for split in ("dev", "test"):
             rows = graded.filter(split=split).with_columns(pl.col("correct").cast(pl.Float64))
             answered, asked = rows.drop_nulls("correct"), rows.with_columns(pl.col("task_type").fill_null(""))

@@ -67,3 +67,4 @@ from tapir_core.config.student import (
     StudentEngine,
     VllmEngine,
 )
+from tapir_core.config.verifier import SHIPPED, VerifierConfig, VerifierUse

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from tapir_core.config import (
     EMBEDDED_STUDENT,
+    SHIPPED,
     AskedBenchmark,
     JudgeConfig,
     RunConfig,
@@ -54,7 +55,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | Non
         ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
     """
     given = [*overrides, *([f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else [])]
-    return validated(RunConfig, read_toml(Path(path)), str(path), given)
+    return _located(validated(RunConfig, read_toml(Path(path)), str(path), given), Path(path).parent)
+
+
+def _located(config: RunConfig, folder: Path) -> RunConfig:
+    """The configuration with the folder of its file, where its verifier is looked for."""
+    verifier = config.judge.verifier
+    if verifier is None or verifier.folder:
+        return config
+    located = verifier.model_copy(update={"folder": str(folder)})
+    return config.model_copy(update={"judge": config.judge.model_copy(update={"verifier": located})})
 
 
 def replace_values(config: RunConfig, overrides: Sequence[str], *, source: str = RESOLVED_CONFIG) -> RunConfig:
@@ -182,6 +192,7 @@ def check_config(config: RunConfig) -> list[str]:
         *_check_data(config),
         *_check_benchmarks(config),
         *check_student(config.student),
+        *_check_verifier(config),
         *_contradictions(config),
     ]
 
@@ -297,6 +308,23 @@ def check_student(student: StudentConfig) -> list[str]:
             f"student.engine.max_model_length = {room}; lower the first or raise the second": (
                 room is not None and longest >= room
             ),
+        }
+    )
+
+
+def _check_verifier(config: RunConfig) -> list[str]:
+    """What is wrong with the verifier, as far as its module is not imported."""
+    verifier = config.judge.verifier
+    if verifier is None:
+        return []
+    judged = [name for name, each in config.evaluation.judged.items() if each.judge is None]
+    return problems(
+        {
+            f'judge.verifier.function: value "{verifier.function}": there is no module {verifier.module!r} in '
+            f"{verifier.path[0]} or among the installed packages; bring it, or name its folder in "
+            "judge.verifier.folder": verifier.function not in SHIPPED and verifier.source is None,
+            f"judge.verifier.only: true: the benchmarks {', '.join(judged)} have no judge then; name one in "
+            f"evaluation.benchmarks.{', '.join(judged[:1])}.judge": verifier.only and judged,
         }
     )
 

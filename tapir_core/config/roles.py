@@ -30,6 +30,7 @@ from tapir_core.config._base import (
     check_web_address,
     secret,
 )
+from tapir_core.config.verifier import VerifierConfig, VerifierUse
 from tapir_core.text import canonical_json
 
 STANDIN_VERSION = "c77237e37faa"
@@ -358,6 +359,13 @@ class JudgeConfig(Section):
     replies: Later[ReplyForm] = "text"
     """`json` asks for verdicts by a JSON schema; where a judge obeys none, the run has `text`, and says so."""
 
+    verifier: Later[VerifierConfig | None] = None
+    """A Python function that scores answers: `"module:function"`, a shipped one, or a table (docs/verifiers.md)."""
+
+    def verifies(self, use: VerifierUse) -> VerifierConfig | None:
+        """The verifier, if it has this use."""
+        return self.verifier if self.verifier and use in self.verifier.uses else None
+
     @property
     def prompt(self) -> str:
         """Name of its prompt."""
@@ -365,7 +373,9 @@ class JudgeConfig(Section):
 
     @property
     def endpoints(self) -> dict[str, EndpointConfig]:
-        """Every judge's endpoint by the field that sets it, the first judge first."""
+        """Every judge's endpoint by the field that sets it, the first judge first; none beside `verifier.only`."""
+        if self.verifier and self.verifier.only:
+            return {}
         panel = {f"judge.panel.{place}": endpoint for place, endpoint in enumerate(self.panel)}
         return {"judge.endpoint": self.endpoint, **panel}
 
@@ -381,3 +391,9 @@ class JudgeConfig(Section):
         return tuple(
             model if models.count(model) == 1 else f"{model} ({identity})" for model, identity in self.identities
         )
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Who gives verdicts: the verifier where it is used so, by its function, then every judge."""
+        verifier = self.verifies("judge")
+        return (*([verifier.function] if verifier else []), *self.names)

@@ -36,6 +36,7 @@ from tapir_core.curriculum.selection import (
     should_stop,
 )
 from tapir_core.curriculum.teacher import (
+    UNVERIFIED,
     Labelling,
     Usable,
     refinement_problem,

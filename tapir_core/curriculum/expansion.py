@@ -201,10 +201,15 @@ def text_gates(
     )
 
 
-def paid_gates(examined: pl.DataFrame, delta: float | None = None) -> tuple[Gate, ...]:
+def paid_gates(
+    examined: pl.DataFrame, delta: float | None = None, wrong: Collection[str] | None = None
+) -> tuple[Gate, ...]:
     """The gates that read what was paid for: the teacher's label, its answer and, where there is a δ, the difficulty.
 
-    ``examined`` has a row for each candidate: instruction_id, task_type, response, finish_reason, and mfd for a δ.
+    Args:
+        examined: a row for each candidate: instruction_id, task_type, response, finish_reason, and mfd for a δ.
+        delta: of the round's seeds.
+        wrong: ids whose answer a verifier finds wrong; nothing where there is none.
     """
     found = {row["instruction_id"]: row for row in examined.iter_rows(named=True)}
 
@@ -219,5 +224,9 @@ def paid_gates(examined: pl.DataFrame, delta: float | None = None) -> tuple[Gate
         mfd = found[row["instruction_id"]]["mfd"]
         return delta is not None and mfd is not None and mfd > delta
 
-    gates = Gate("task_type", has_wanted_type), Gate("teacher_answer", has_answer), Gate("difficulty", is_hard)
-    return gates[:2] if delta is None else gates
+    def is_verified(row: Row) -> bool:
+        return row["instruction_id"] not in (wrong or ())
+
+    gates = [Gate("task_type", has_wanted_type), Gate("teacher_answer", has_answer)]
+    gates += [Gate("verifier", is_verified)] if wrong is not None else []
+    return (*gates, *([Gate("difficulty", is_hard)] if delta is not None else []))

@@ -34,6 +34,9 @@ from tapir_core.verifiable import final_result, normalise_result, states_result
 FROM_POOL = "from_pool"
 """In the counts of the plain answers: those that the pool brought with it."""
 
+UNVERIFIED = "failed_verifier"
+"""Why an answer is unusable that a verifier finds wrong."""
+
 _UNUSABLE = {"refused": "refused", "content_filter": "refused", "length": "cut_off"}
 """Ending of a reply → why it is unusable, beside `failed:<kind>`, which says it itself."""
 
@@ -57,17 +60,21 @@ def unusable_reason(response: str | None, finish_reason: str | None) -> str | No
     return None if (response or "").strip() else "empty"
 
 
-def split_usable(pool: pl.DataFrame, teacher: pl.DataFrame, labels: pl.DataFrame) -> Usable:
+def split_usable(
+    pool: pl.DataFrame, teacher: pl.DataFrame, labels: pl.DataFrame, verified: pl.DataFrame | None = None
+) -> Usable:
     """Keep what the teacher answered usably and gave a task type.
 
     An instruction without a row in ``teacher`` counts as ``missing``; one without a task type as ``no_task_type``,
-    because nothing that follows can place it.
+    because nothing that follows can place it. ``verified`` is what a verifier says of the answers, if there is one.
     """
+    wrong = frozenset[str]() if verified is None else {*verified.filter(~pl.col("correct"))["instruction_id"]}
     answers = {row[0]: row[1:] for row in teacher.select("instruction_id", "response", "finish_reason").iter_rows()}
     labelled = set(labels.drop_nulls("task_type")["instruction_id"])
     reasons = []
     for identity in pool["instruction_id"]:
         reason = unusable_reason(*answers[identity]) if identity in answers else "missing"
+        reason = reason or (UNVERIFIED if identity in wrong else None)
         reasons.append(reason or (None if identity in labelled else "no_task_type"))
     kept = pool.filter(pl.Series([reason is None for reason in reasons], dtype=pl.Boolean))
     examples = kept.join(labels.select("instruction_id", "task_type"), on="instruction_id", validate="1:1").join(

@@ -219,7 +219,8 @@ def asked_by_role(config: RunConfig) -> dict[tuple[Role, str], list[PricedModel]
     """Role, and of judgments the benchmark of each round → who is asked: first the teacher, then the judges."""
     teacher = _priced("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)
     names = [f"judge {name}" for name in config.judge.names] if config.judge.panel else ["judge"]
-    judges = [_priced("judge", name, *of) for name, of in zip(names, config.judge.endpoints.items(), strict=True)]
+    # Without a judge's endpoint, a verifier scores alone.
+    judges = [_priced("judge", name, *of) for name, of in zip(names, config.judge.endpoints.items(), strict=False)]
     asked = {(role, ""): [teacher] for role, asks in asked_in_roles().items() if asks == "teacher"}
     asked["judge", ""] = judges
     for name in config.evaluation.each_round:

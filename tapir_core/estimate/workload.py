@@ -332,6 +332,8 @@ class _Run:
         An answer that did not change since the last round is not paid again.
         """
         judge = self.config.judge
+        if not judge.endpoints:
+            rows = fresh = 0.0
         greedy = self.config.student.sampling.temperature == 0
         equal = 0.5 ** (self.student_tokens / self.scenario["repeat_half_tokens"]) if greedy else 0.0
         changed = fresh + (rows - fresh) * (1 - equal)

@@ -142,26 +142,37 @@ def position_note(gain: Estimate) -> str:
     return f"position bias: favours the answer shown {favoured}" if favoured in ("first", "second") else ""
 
 
-def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame, marks: pl.DataFrame | None = None) -> pl.DataFrame:
     """One row a held-out instruction, right, wrong or without an answer.
 
     Args:
         questions: instruction_id, task_type, reference, split.
         answers: instruction_id, response (null where it failed for good).
+        marks: instruction_id, correct, as a verifier says it; nothing where the exact final result is what counts.
 
     Returns:
-        instruction_id, split, task_type, correct (null without an answer); in the order of ``questions``.
+        instruction_id, split, task_type, correct (null without an answer or a mark); in the order of ``questions``.
     """
+    columns = ["instruction_id", "split", "task_type", "correct"]
+    if marks is not None:
+        marked = marks.select("instruction_id", "correct")
+        return questions.join(marked, on="instruction_id", how="left", maintain_order="left").select(columns)
     rows = questions.join(
         answers.select("instruction_id", "response"), on="instruction_id", how="left", maintain_order="left"
     )
     pairs = rows.select("response", "reference").iter_rows()
     correct = [None if response is None else is_correct(response, reference) for response, reference in pairs]
-    return rows.select("instruction_id", "split", "task_type", correct=pl.Series(correct, dtype=pl.Boolean))
+    return rows.with_columns(correct=pl.Series(correct, dtype=pl.Boolean)).select(columns)
 
 
-def score_answers(questions: pl.DataFrame, answers: pl.DataFrame, settings: str) -> pl.DataFrame:
-    """Share of the answers with the right final result, with Wilson's 95 % interval, as ``SCORES``.
+def score_answers(
+    questions: pl.DataFrame,
+    answers: pl.DataFrame,
+    settings: str,
+    marks: pl.DataFrame | None = None,
+    verifier: str = "",
+) -> pl.DataFrame:
+    """Share of the answers with the right final result, or right to a verifier; Wilson's 95 % interval; ``SCORES``.
 
     Grain: one row per split and category (`all`, or a task type); ``value``, ``stderr``, ``low`` and ``high`` are
     shares (0-1). Where too much of a split failed there is no figure, in no category either.
@@ -170,10 +181,13 @@ def score_answers(questions: pl.DataFrame, answers: pl.DataFrame, settings: str)
         questions: as `grade_answers` takes them.
         answers: likewise.
         settings: how the answers were drawn, in words.
+        marks: as `grade_answers` takes them.
+        verifier: whose marks they are; empty without.
     """
-    graded = grade_answers(questions, answers).with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE))
+    rule = f"verifier {verifier}" if verifier else _RULE
+    graded = grade_answers(questions, answers, marks).with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE))
     rows = [
-        each.row("heldout", str(split), _RULE, "", settings)
+        each.row("heldout", str(split), rule, "", settings)
         for (split,), of_split in sorted(graded.group_by("split"))
         for each in withhold_categories(_of_split(of_split))
     ]

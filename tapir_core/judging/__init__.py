@@ -8,5 +8,6 @@ from tapir_core.judging.orders import (
     unscored,
     verdict_rows,
     verdicts_per_instruction,
+    verified,
 )
 from tapir_core.judging.prompt import neutralise, show_instruction

@@ -10,20 +10,30 @@ Whatever reads scores reads combined verdicts, of one judge too; what each judge
 is missing, leaves the others'. A combined verdict is unscored only when no judge scored it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal, TypeVar
 
 import polars as pl
 
-from tapir_core.config import JudgeConfig, PanelRule
+from tapir_core.config import JudgeConfig, PanelRule, VerifierConfig
 from tapir_core.judging.prompt import render_pairwise, render_pointwise, show_instruction
-from tapir_core.judging.verdict import PairReply, PointReply, parse_pointwise, parse_verdict, read_pair, read_point
+from tapir_core.judging.verdict import (
+    SCALE,
+    PairReply,
+    PointReply,
+    parse_pointwise,
+    parse_verdict,
+    read_pair,
+    read_point,
+)
 from tapir_core.prompts import Prompt
 from tapir_core.replies import JsonReply
 from tapir_core.text import Unparsed
 
 _T = TypeVar("_T")
+Mark = tuple[float | None, str | None]
+"""A verifier's score of an answer, from 0 to 1; or nothing, and why."""
 
 POINTWISE = "pointwise"
 
@@ -60,6 +70,28 @@ class Verdict:
 def unscored(instruction_id: str, order: str, reason: str, raw: str | None, judge: str) -> Verdict:
     """A verdict without scores: the judge refused, failed for good, or gave no verdict."""
     return Verdict(instruction_id, order, None, None, "unscored", reason, raw, judge)
+
+
+def verified(
+    judge: JudgeConfig, verifier: VerifierConfig, instruction_id: str, student: Mark, teacher: Mark
+) -> Iterator[Verdict]:
+    """The verdicts that a verifier's scores make, the same in each order; none where a judge is to be asked.
+
+    Scores from 0 to 1 become 1 to 10. Each mark is a score, or nothing with the reason.
+    """
+    marks = {"student": student, "teacher": teacher}
+    points = [_points(mark) for mark in marks.values()]
+    why = "; ".join(f"{whose}: {reason}" for whose, (score, reason) in marks.items() if score is None)
+    for order in expected_orders(judge):
+        if not why:
+            yield Verdict(instruction_id, order, points[0], points[1], "scored", None, None, verifier.function)
+        elif verifier.only:
+            yield unscored(instruction_id, order, f"verifier: {why}", None, verifier.function)
+
+
+def _points(mark: Mark) -> float | None:
+    (score, _), (lowest, highest) = mark, SCALE
+    return None if score is None else lowest + (highest - lowest) * score
 
 
 def verdict_rows(verdicts: Iterable[Verdict]) -> pl.DataFrame:
@@ -188,8 +220,8 @@ def expected_orders(judge: JudgeConfig) -> tuple[str, ...]:
 
 
 def verdicts_per_instruction(judge: JudgeConfig) -> int:
-    """Rows of ``verdicts/`` that an instruction gets: one an order and judge."""
-    return len(expected_orders(judge)) * len(judge.endpoints)
+    """Rows of ``verdicts/`` that an instruction gets: one an order and judge; of a verifier, one an order."""
+    return len(expected_orders(judge)) * max(1, len(judge.endpoints))
 
 
 def _in_order(order: str, first: _T, second: _T) -> tuple[_T, _T]:

@@ -24,7 +24,7 @@ from tapir_core.paths import judge_report_file
 from tapir_core.reporting import page
 from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, usable_of
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.summary.types import Answer, Example
@@ -129,11 +129,11 @@ def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, 
 
 def _round_pool(reader: RunReader, number: int) -> pl.DataFrame:
     """instruction_id, instruction, task_type, response of every instruction of the round, and earlier_turns of some."""
-    stages = [StageAt(name) for name in ("pool", "teach", "label")]
+    stages = usable_of(reader.run.config)
     tables = reader.tables([*stages, *(StageAt("expand", earlier) for earlier in range(1, number))])
     assert tables, "verdicts hold only while the pool they were made of does"
     columns = ["instruction_id", "instruction", "task_type", "response"]
-    parts = [split_usable(*tables[:3]).examples, *tables[3:]]
+    parts = [split_usable(*tables[: len(stages)]).examples, *tables[len(stages) :]]
     shown = [part.select(*columns, cs.by_name(EARLIER, require_all=False)) for part in parts]
     return pl.concat(shown, how="diagonal_relaxed")
 

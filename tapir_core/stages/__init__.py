@@ -20,6 +20,8 @@ from tapir_core.stages.evaluation import (
     BENCHMARK_SCORES,
     EVALUATE,
     SCORE_COLUMNS,
+    VERIFY_HELDOUT,
+    graded_of,
 )
 from tapir_core.stages.stage import (
     STAGES,
@@ -51,6 +53,7 @@ from tapir_core.stages.students import (
     SELECT,
     TEACH,
     TRAIN,
+    VERIFY,
     WAVE,
     WAVE_CANDIDATES,
     WAVE_EXAMINED,
@@ -59,12 +62,13 @@ from tapir_core.stages.students import (
     WAVE_SCREENED,
     drawn_at,
     judge_fields,
+    usable_of,
 )
 
-ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, LABEL, TEACH]
+ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, LABEL, TEACH, VERIFY]
 """What a run does once, in this order; the items of each benchmark that is asked in each round."""
 
-EVALUATION = [ANSWER_HELDOUT, EVALUATE]
+EVALUATION = [ANSWER_HELDOUT, VERIFY_HELDOUT, EVALUATE]
 """What follows for each student; then, for each benchmark that is asked in each round, `BENCHMARK`."""
 
 BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]

@@ -5,7 +5,16 @@ from dataclasses import replace
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
 from tapir_core.stages.stage import Json, Stage, StageAt, declare
-from tapir_core.stages.students import ANSWER_COLUMNS, CHAT_TEMPLATE, HELDOUT, TRAIN, student_fields
+from tapir_core.stages.students import (
+    ANSWER_COLUMNS,
+    CHAT_TEMPLATE,
+    HELDOUT,
+    TRAIN,
+    VERIFIED_COLUMNS,
+    student_fields,
+    verifier_fields,
+    verifier_files,
+)
 
 SCORE_COLUMNS = (
     *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
@@ -87,6 +96,36 @@ ANSWER_HELDOUT = declare(
     )
 )
 
+VERIFY_HELDOUT = declare(
+    Stage(
+        name="verify_heldout",
+        folder="heldout_verified",
+        columns=VERIFIED_COLUMNS,
+        row="what the verifier says of a student's answer to an instruction of the held-out set",
+        when=lambda c, at: _has_heldout(c, at) and c.judge.verifies("heldout") is not None,
+        reads=lambda _, at: [HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
+        settings=lambda c, _: verifier_fields(c, "heldout"),
+        files=lambda c, _: verifier_files(c, "heldout"),
+        shown_as="evaluate",
+    )
+)
+
+
+def _marked_by(config: RunConfig) -> list[Json]:
+    """Who marks, where that is a verifier, beside how the answers were drawn."""
+    marks = verifier_fields(config, "heldout")
+    return [config.student.sampling.shaping(), *marks] if marks else []
+
+
+def graded_of(config: RunConfig, number: int | None) -> list[StageAt]:
+    """What says which held-out answers of a student are right: set, answers, and the verifier's marks if there are any.
+
+    In the order in which `grade_answers` takes their rows.
+    """
+    marks = [VERIFY_HELDOUT.at(number)] if config.judge.verifies("heldout") else []
+    return [HELDOUT.at(), ANSWER_HELDOUT.at(number), *marks]
+
+
 EVALUATE = declare(
     Stage(
         name="evaluate",
@@ -95,8 +134,8 @@ EVALUATE = declare(
         row="a figure: a split, a task type",
         version=2,
         when=_has_heldout,
-        reads=lambda _, at: [HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
-        settings=lambda c, _: c.student.sampling.shaping(),
+        reads=lambda c, at: graded_of(c, at.round),
+        settings=lambda c, _: _marked_by(c) or c.student.sampling.shaping(),
     )
 )
 

@@ -3,12 +3,13 @@
 Round 0 (S_0) has only the last two.
 """
 
-from tapir_core.config import RunConfig, listed
+from tapir_core.config import RunConfig, VerifierUse, listed
 from tapir_core.judging import verdicts_per_instruction
 from tapir_core.stages.stage import Json, Stage, StageAt, declare
 from tapir_core.turns import EARLIER
 
 ANSWER_COLUMNS = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
+VERIFIED_COLUMNS = ("instruction_id", "score", "correct", "reason")
 
 CHAT_TEMPLATE = "file:chat_template"
 
@@ -33,9 +34,21 @@ def teacher_fields(config: RunConfig) -> Json:
 
 def judge_fields(config: RunConfig) -> Json:
     """Who judges, and how; the order of a panel changes no verdict."""
-    judge = config.judge
-    how = {name: value for name, value in judge.shaping().items() if name not in ("endpoint", "panel", "panel_rule")}
-    return [sorted(judge.identities), *listed(how, "mode", "orders", "sampling", "reasks")]
+    judge, who = config.judge, ("endpoint", "panel", "panel_rule", "verifier")
+    how = {name: value for name, value in judge.shaping().items() if name not in who}
+    fields = [sorted(judge.identities), *listed(how, "mode", "orders", "sampling", "reasks")]
+    return [*fields, *verifier_fields(config, "judge")]
+
+
+def verifier_fields(config: RunConfig, use: VerifierUse) -> list[Json]:
+    """What of a verifier shapes what it is used for; none without that use."""
+    verifier = config.judge.verifies(use)
+    return [verifier.shaping()] if verifier else []
+
+
+def verifier_files(config: RunConfig, use: VerifierUse) -> list[str]:
+    """The verifier's module, as an ingredient."""
+    return ["file:verifier"] if config.judge.verifies(use) else []
 
 
 def score_fields(config: RunConfig) -> Json:
@@ -44,8 +57,8 @@ def score_fields(config: RunConfig) -> Json:
 
 
 def judge_prompts(config: RunConfig) -> list[str]:
-    """The judge's prompt, as an ingredient."""
-    return [f"prompt:{config.judge.prompt}"]
+    """The judge's prompt, and the verifier that may stand in the judge's place, as ingredients."""
+    return [f"prompt:{config.judge.prompt}", *verifier_files(config, "judge")]
 
 
 def student_fields(config: RunConfig) -> Json:
@@ -84,7 +97,8 @@ def wave_fields(config: RunConfig, number: int) -> Json:
         check = [judge_fields(config), score_fields(config), student_fields(config), selection]
     apart = config.evaluation.decontamination.shaping()
     size, who = size_fields(config, number), teacher_fields(config)
-    return [size, expansion.shaping(), apart, who, teacher.reasks, sampling, check]
+    gate = verifier_fields(config, "filter")
+    return [size, expansion.shaping(), apart, who, teacher.reasks, sampling, check, *gate]
 
 
 def question_stages(config: RunConfig) -> list[StageAt]:
@@ -177,9 +191,36 @@ TEACH = declare(
 )
 
 
-def _pool(at: StageAt) -> list[StageAt]:
+VERIFY = declare(
+    Stage(
+        name="verify",
+        folder="verified",
+        columns=VERIFIED_COLUMNS,
+        row="what the verifier says of a teacher's answer",
+        when=lambda c, _: c.judge.verifies("filter") is not None,
+        reads=lambda *_: [POOL.at(), TEACH.at()],
+        settings=lambda c, _: verifier_fields(c, "filter"),
+        files=lambda c, _: verifier_files(c, "filter"),
+    )
+)
+
+
+def usable_of(config: RunConfig) -> list[StageAt]:
+    """What says which instructions of the first pool are usable: pool, answers, labels, and the filter if there is one.
+
+    In the order in which `split_usable` takes their rows.
+    """
+    return [POOL.at(), TEACH.at(), LABEL.at(), *_verified(config)]
+
+
+def _verified(config: RunConfig) -> list[StageAt]:
+    return [VERIFY.at()] if config.judge.verifies("filter") else []
+
+
+def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What the pool of a round is made of: the first pool and the expansions of earlier rounds."""
-    return [POOL.at(), LABEL.at(), TEACH.at(), *(EXPAND.at(earlier) for earlier in range(1, at.number))]
+    expansions = [EXPAND.at(earlier) for earlier in range(1, at.number)]
+    return [POOL.at(), LABEL.at(), TEACH.at(), *_verified(config), *expansions]
 
 
 def drawn_at(config: RunConfig, at: StageAt) -> StageAt:
@@ -208,9 +249,9 @@ def _trained_on(at: StageAt) -> list[StageAt]:
     return [MIX.at(number) for number in range(at.number)]
 
 
-def _in_round(at: StageAt, *names: str) -> list[StageAt]:
+def _in_round(config: RunConfig, at: StageAt, *names: str) -> list[StageAt]:
     """The pool of the round, stages of the same round, and what it takes last."""
-    return [*_pool(at), *(StageAt(name, at.round) for name in names), *_trained_on(at)]
+    return [*_pool(config, at), *(StageAt(name, at.round) for name in names), *_trained_on(at)]
 
 
 def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
@@ -222,21 +263,21 @@ def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
 def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What a mixture is drawn from; for round 0 the pool alone."""
     if at.number == 0:
-        return _pool(at)
+        return _pool(config, at)
     made = [*_measured(config, at), *(stage.at(at.round) for stage in (SELECT, EXPAND, REFINE))]
-    return [*_pool(at), *made, *_trained_on(at), *_in_place_of_draw(config, at)]
+    return [*_pool(config, at), *made, *_trained_on(at), *_in_place_of_draw(config, at)]
 
 
 def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
     student = [_student(at)] if config.checks_expansion(at.number) else []
     earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
-    return [*question_stages(config), *_pool(at), SELECT.at(at.round), *student, *earlier]
+    return [*question_stages(config), *_pool(config, at), SELECT.at(at.round), *student, *earlier]
 
 
 def _expansion_prompts(config: RunConfig, at: StageAt) -> list[str]:
     check = judge_prompts(config) if config.checks_expansion(at.number) else []
-    return ["prompt:expand", "prompt:label", *check]
+    return ["prompt:expand", "prompt:label", *check, *verifier_files(config, "filter")]
 
 
 def _is_measured(config: RunConfig, at: StageAt) -> bool:
@@ -254,7 +295,7 @@ ANSWER = declare(
         columns=ANSWER_COLUMNS,
         row="the answer of S_{r−1} to an instruction of the round's pool",
         when=_is_measured,
-        reads=lambda _, at: [*_pool(at), _student(at)],
+        reads=lambda c, at: [*_pool(c, at), _student(at)],
         settings=lambda c, _: student_fields(c),
         files=lambda *_: [CHAT_TEMPLATE],
         asks="student",
@@ -270,7 +311,7 @@ JUDGE = declare(
         row="a verdict: an instruction, an order, a judge",
         version=2,
         when=_is_measured,
-        reads=lambda _, at: _in_round(at, "answer"),
+        reads=lambda c, at: _in_round(c, at, "answer"),
         settings=lambda c, _: judge_fields(c),
         files=lambda c, _: judge_prompts(c),
         asks="judge",
@@ -288,7 +329,7 @@ DIFFICULTY = declare(
         columns=("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),
         row="an instruction whose every order is scored",
         when=_is_measured,
-        reads=lambda _, at: _in_round(at, "judge"),
+        reads=lambda c, at: _in_round(c, at, "judge"),
         settings=lambda c, _: score_fields(c),
     )
 )
@@ -301,7 +342,7 @@ SELECT = declare(
         row="a seed",
         version=2,
         when=_is_numbered,
-        reads=lambda c, at: _measured(c, at) or _in_round(at),
+        reads=lambda c, at: _measured(c, at) or _in_round(c, at),
         settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping()],
     )
 )
@@ -370,7 +411,10 @@ DRAW = declare(
         columns=("instruction_id", "task_type", "mfd", "origin"),
         row="an instruction of the hard or the easy part of the mixture, before its answer is refined",
         when=_is_numbered,
-        reads=lambda c, at: [*_pool(at), *_measured(c, at), SELECT.at(at.round), EXPAND.at(at.round), *_trained_on(at)],
+        reads=lambda c, at: [
+            *(*_pool(c, at), *_measured(c, at), SELECT.at(at.round)),
+            *(EXPAND.at(at.round), *_trained_on(at)),
+        ],
         settings=lambda c, at: size_fields(c, at.number),
         inner=True,
         shown=False,
@@ -385,15 +429,19 @@ REFINE = declare(
         row="an answer of the hard part that the teacher rewrote",
         version=2,
         when=_is_numbered,
-        reads=lambda c, at: [*_in_round(at, "select", "expand"), *_in_place_of_draw(c, at)],
+        reads=lambda c, at: [*_in_round(c, at, "select", "expand"), *_in_place_of_draw(c, at)],
         reads_beside=_drawn_beside,
         settings=lambda c, at: [
             size_fields(c, at.number),
             c.curriculum.refine,
             teacher_fields(c),
             c.teacher.refining.shaping(),
+            *verifier_fields(c, "filter"),
         ],
-        files=lambda *_: ["prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"],
+        files=lambda c, _: [
+            *("prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"),
+            *verifier_files(c, "filter"),
+        ],
         asks="teacher",
         roles=("refine",),
         calls_per_row=1,

@@ -35,17 +35,18 @@ from tapir_core.stages import (
     Line,
     StageAt,
     benchmark_stages,
+    graded_of,
     lines,
     lines_of_round,
     lines_once,
+    usable_of,
     with_steps,
 )
 from tapir_core.summary import types
 from tapir_core.summary.formats import round_name, student_name
 from tapir_core.verifiable import is_correct, states_result
 
-_POOL = [StageAt(name) for name in ("pool", "teach", "label")]
-_GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "difficulty")
+_GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
 _SHORTFALL = "shortfall: "
 
 _CHANGES = {
@@ -154,7 +155,11 @@ def summarise(run: RunFolder) -> types.RunSummary:
         ConfigError: there is no such run.
     """
     reader, config = RunReader(run), run.config
-    pool, labels, of_pool = reader.manifest(StageAt("pool")), reader.rows(StageAt("label")), reader.tables(_POOL)
+    pool, labels, of_pool = (
+        reader.manifest(StageAt("pool")),
+        reader.rows(StageAt("label")),
+        reader.tables(usable_of(config)),
+    )
     taught = reader.manifest(StageAt("teach"))
     usable = curriculum.split_usable(*of_pool) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
@@ -354,7 +359,7 @@ def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
 
     Empty while the student was not asked.
     """
-    asked = reader.tables([StageAt("heldout"), StageAt("answer_heldout", number)])
+    asked = reader.tables(graded_of(reader.run.config, number))
     if not asked:
         return {}
     test = grade_answers(*asked).filter(split="test")
@@ -371,12 +376,18 @@ def choose_examples(reader: RunReader, students: list[int], count: int, rng: ran
     if heldout is not None:
         questions, stages = heldout.filter(split="test"), [StageAt("answer_heldout", number) for number in students]
     else:
-        of_pool = reader.tables(_POOL)
+        of_pool = reader.tables(usable_of(reader.run.config))
         questions = of_pool[0].join(of_pool[2], on="instruction_id") if of_pool else pl.DataFrame()
         # The pool is answered by the student of the round before.
         stages = [StageAt("answer", number + 1) for number in students]
     given = {student_name(number): _texts(reader, at) for number, at in zip(students, stages, strict=True)}
-    found = _examples(questions, given, _texts(reader, StageAt("teach")))
+    marks: dict[str, dict[str, float | None]] = {}
+    if heldout is not None and reader.run.config.judge.verifies("heldout"):
+        marks = {student_name(number): marks_on_test(reader, number) for number in students}
+        given = {
+            who: {at: text for at, text in of.items() if marks[who].get(at) is not None} for who, of in given.items()
+        }
+    found = _examples(questions, given, _texts(reader, StageAt("teach")), marks)
     groups = {change: [each for each in found if each.why == change] for change in _CHANGES.values()}
     sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
     quota = curriculum.fill_quotas(count, {change: float(size) for change, size in sizes.items()}, sizes)
@@ -392,14 +403,23 @@ def _texts(reader: RunReader, at: StageAt) -> dict[str, str]:
 
 
 def _examples(
-    questions: pl.DataFrame, given: Mapping[str, Mapping[str, str]], taught: Mapping[str, str]
+    questions: pl.DataFrame,
+    given: Mapping[str, Mapping[str, str]],
+    taught: Mapping[str, str],
+    marks: Mapping[str, Mapping[str, float | None]],
 ) -> list[types.Example]:
-    """The instructions that all students answered, sorted by id; the teacher's answer stands last, where it is."""
+    """The instructions that all students answered, sorted by id; the teacher's answer stands last, where it is.
+
+    ``marks`` are a verifier's, by student and instruction; where there are none, the exact final result counts.
+    """
     found = []
     for row in questions.sort("instruction_id").iter_rows(named=True) if questions.height else ():
         place, reference = row["instruction_id"], row["reference"] or ""
         if all(place in texts for texts in given.values()):
-            answers = [_answer(who, texts[place], reference) for who, texts in given.items()]
+            answers = [
+                _marked(who, texts[place], marks[who][place]) if marks else _answer(who, texts[place], reference)
+                for who, texts in given.items()
+            ]
             change = _CHANGES[answers[-2:][0].correct, answers[-1].correct]
             answers += [_answer("teacher", taught[place], reference)] if place in taught else []
             texts = (show_instruction(row), tuple(answers), row["system"] or "", reference)
@@ -408,5 +428,9 @@ def _examples(
 
 
 def _answer(who: str, text: str, reference: str) -> types.Answer:
-    correct = is_correct(text, reference) if reference else None
+    return _marked(who, text, is_correct(text, reference) if reference else None)
+
+
+def _marked(who: str, text: str, mark: float | None) -> types.Answer:
+    correct = None if mark is None else bool(mark)
     return types.Answer(who, _OUTCOMES[correct], text, correct)

@@ -17,7 +17,7 @@ from flows.distill import distill
 from flows.driver import hold_run
 from flows.evaluate import evaluate_students
 from tapir_core.calls import Answer, Outcome, Request
-from tapir_core.config import RunConfig
+from tapir_core.config import SHIPPED, RunConfig
 from tapir_core.data.dataset import DatasetRef, Part, read_manifest, read_rows, write_part
 from tapir_core.paths import MANIFEST, RUN_RECORD
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -27,6 +27,7 @@ from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks._task import work_of
 from tasks.engines.training import trainer
+from tasks.engines.verifier import source_digest
 from tasks.outcomes import Piece, ShardOutcome
 from tasks.runtime import close_all, current
 from tests.golden.fakes import train
@@ -75,6 +76,7 @@ def _unset(config: RunConfig) -> set[str]:
         "file:pool": config.data.pool.file is not None,
         "file:heldout": config.data.heldout is not None and config.data.heldout.file is not None,
         "file:chat_template": config.student.chat_template is not None,
+        "file:verifier": config.judge.verifier is not None and config.judge.verifier.function not in SHIPPED,
     }
     return {name for name, there in has.items() if not there}
 
@@ -137,7 +139,9 @@ def _example_run(config: RunConfig, folder: Path, prompts: dict[str, str]) -> Ru
     backbone = make_checkpoint(folder / "backbone")
     placed = {"run": {"root": str(folder)}, "student": {"backbone": str(backbone)}}
     changed = {name: getattr(config, name).model_copy(update=fields) for name, fields in placed.items()}
-    return open_run(config.model_copy(update=changed), prompts)
+    verifier = config.judge.verifier
+    module = {"file:verifier": source_digest(verifier)} if verifier and verifier.source else {}
+    return open_run(config.model_copy(update=changed), prompts | module)
 
 
 def _requests(run: RunFolder) -> Iterator[tuple[StageAt, list[str]]]:

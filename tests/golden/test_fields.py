@@ -49,6 +49,7 @@ BASES = {
     ],
     "stand-ins, panel, share": [
         f'judge.panel=[{{ type = "standin", noise = 2.0 }}, {{ {_OPENAI} }}]',
+        'judge.verifier={ function = "numeric", folder = "f" }',
         *('student.engine={ type = "replicas" }', 'rounds.default.selection={ type = "hard_share" }'),
         "budget={ usd = 1.0, requests = 1, tokens = 1, hours = 1.0, stages = { label = { usd = 1.0, requests = 1, "
         "tokens = 1, hours = 1.0 } } }",
@@ -61,7 +62,18 @@ BASES = {
 }
 """Configurations that together have every kind; what may be nothing is set."""
 _TEXTS = ("{}-b", "{}b", "48h", "http://127.0.0.1:9/v1", "B_KEY", "sqlite:///b", "b")
-_OTHERS = (True, 3, 0.25, "b", "http://127.0.0.1:9/v1", "B_KEY", {}, "natural", {"type": "standin", "noise": 9.0})
+_OTHERS = (
+    True,
+    3,
+    0.25,
+    "b",
+    "exact",
+    "http://127.0.0.1:9/v1",
+    "B_KEY",
+    {},
+    "natural",
+    {"type": "standin", "noise": 9.0},
+)
 
 
 class Place(NamedTuple):

@@ -99,6 +99,13 @@ VARIANTS: dict[str, list[str]] = {
     "panel": [f'judge.panel=[{{ type = "standin", noise = 2.0 }}, {{ {_OPENAI}, {_BATCH} }}]'],
     "panel: pointwise": ["judge.mode=pointwise"],
     "panel: majority": ["judge.panel_rule=majority"],
+    "verifier": ["judge.verifier=numeric"],
+    "verifier: alone": ["judge.verifier={ function = 'numeric', only = true }"],
+    "verifier: its own, as filter": [
+        "judge.verifier={ function = 'own_verifier:score', uses = ['filter'], folder = 'tests/golden' }"
+    ],
+    "verifier: as judge": ["judge.verifier={ function = 'numeric', uses = ['judge'], folder = 'f' }"],
+    "verifier: in the held-out set": ["judge.verifier={ function = 'numeric', uses = ['heldout'] }"],
     # curriculum
     "natural shares": ["curriculum.target_shares=natural"],
     "own shares": ["curriculum.target_shares={ Math = 0.5, Reasoning = 0.5 }"],

@@ -39,6 +39,7 @@ from tapir_core.config import (
     RunConfig,
     StudentConfig,
     StudentEngine,
+    VerifierConfig,
     VllmEngine,
 )
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
@@ -49,6 +50,7 @@ from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
 from tasks.engines import backbone, keys, student_server, students, supervisor
+from tasks.engines.verifier import check_verifier
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -240,6 +242,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
 def run_checks(config: RunConfig, root: str) -> list[Check]:
     """Checks of what ``config`` needs beside the machine and the root."""
     paid = {field: each for field, each in _endpoints(config).items() if isinstance(each, OpenAIEndpoint)}
+    verifier = config.judge.verifier
     student = Check(
         "student.engine",
         lambda: _look_at_serving(config.student),
@@ -266,6 +269,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             for name, each in config.evaluation.asked.items()
             if each.remedy
         ),
+        *([_verifier_check(verifier)] if verifier else []),
         Check("prices", lambda: _look_at_prices(config), "set the prices beside each model"),
         Check(
             "backbone",
@@ -294,6 +298,14 @@ def _look_at_serving(student: StudentConfig) -> Finding:
     # The model's name, where it is the same for every checkpoint.
     name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
     return _ask(served.source(student_server.Student(BACKBONE, Path(), ""))(), name if name == other else None)
+
+
+def _verifier_check(verifier: VerifierConfig) -> Check:
+    def look() -> Finding:
+        check_verifier(verifier)
+        return Finding("", "ok", f"{verifier.function} ({verifier.source or 'shipped'})")
+
+    return Check("judge.verifier", look, "correct it (docs/verifiers.md)", limit_seconds=90)
 
 
 def _look_at_benchmark(config: RunConfig, name: str) -> Finding:

@@ -1,0 +1,94 @@
+"""The verifiers that are shipped: `judge.verifier = "numeric"`. Each takes what a user's own takes.
+
+``(instruction, answer, reference)`` → a score from 0 to 1, or nothing where it cannot say: without a reference, or with
+one that is not of its kind. Limits: a result is read from an answer by its form; the same in other words is wrong.
+"""
+
+import json
+import math
+import re
+import secrets
+import subprocess
+import sys
+from fractions import Fraction
+from typing import Any
+
+import jsonschema
+
+from tapir_core.verifiable import final_result, is_correct
+
+_NUMBER = re.compile(r"[-+]?(?:\d[\d,_]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,3})?(?:\s*/\s*\d+)?\s*%?", re.ASCII)
+_TOLERANCE = 1e-6
+_FENCED = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", re.DOTALL | re.MULTILINE)
+_TEST_SECONDS = 5.0
+
+
+def exact(_instruction: str, answer: str, reference: str | None) -> float | None:
+    """1 where the final result of the answer is the reference, as the held-out set is scored without a verifier."""
+    return None if reference is None else float(is_correct(answer, reference))
+
+
+def numeric(_instruction: str, answer: str, reference: str | None) -> float | None:
+    """1 where the last number of the answer's final result is that of the reference, to a millionth of it.
+
+    ``1,234.50``, ``3/4`` and ``1.2e3`` are numbers, ``75%`` is 0.75; units and other words around are ignored.
+    """
+    wanted = _last_number(reference or "")
+    if wanted is None:
+        return None
+    found = _last_number(final_result(answer))
+    return float(found is not None and math.isclose(found, wanted, rel_tol=_TOLERANCE, abs_tol=1e-12))
+
+
+def json_schema(_instruction: str, answer: str, reference: str | None) -> float | None:
+    """1 where the answer's JSON (its last fenced block, or all of it) is as the reference says.
+
+    That is a JSON schema, or the names of the fields that an object must have, as a JSON list or between commas.
+    """
+    if reference is None:
+        return None
+    try:
+        document = json.loads((_FENCED.findall(answer) or [answer])[-1])
+    except (ValueError, RecursionError):
+        return 0.0
+    checker = jsonschema.validators.validator_for(schema := _schema(reference))
+    checker.check_schema(schema)
+    return float(checker(schema).is_valid(document))
+
+
+def python_tests(_instruction: str, answer: str, reference: str | None) -> float | None:
+    """1 where the tests in the reference (Python, such as ``assert`` lines) pass after the answer's fenced code.
+
+    They run in a Python of their own under the limits of the verifier's process, for at most 5 s.
+    """
+    if reference is None:
+        return None
+    # A program that ends itself early is told from one whose tests were reached.
+    passed, code = secrets.token_hex(8), "\n".join(_FENCED.findall(answer) or [answer])
+    program = f"{code}\n\n{reference}\n\nprint('\\n{passed}')\n"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-"], input=program.encode(), capture_output=True, timeout=_TEST_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return 0.0
+    return float(done.returncode == 0 and done.stdout.decode(errors="replace").rstrip().endswith(passed))
+
+
+def _last_number(text: str) -> float | None:
+    found = _NUMBER.findall(text)
+    if not found:
+        return None
+    bare = re.sub(r"[,_\s]", "", found[-1])
+    try:
+        return float(Fraction(bare.removesuffix("%"))) / (100 if bare.endswith("%") else 1)
+    except (ZeroDivisionError, OverflowError, ValueError):
+        return None
+
+
+def _schema(reference: str) -> Any:
+    try:
+        found = json.loads(reference)
+    except ValueError:
+        found = [name.strip() for name in reference.split(",")]
+    return {"type": "object", "required": found} if isinstance(found, list) else found
