@@ -27,7 +27,7 @@ from tasks.runtime import current, read_once
 def heldout(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the held-out set."""
     data = run.config.data
-    found = read_heldout_of(data.heldout, data, run.config.run.seed)
+    found = read_heldout_of(data.heldout, data, run.config.run.seed, run.config.curriculum.types.names)
     return Worked(found.rows, found.counts)
 
 
@@ -102,7 +102,7 @@ def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
 def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Parsed[str]]:
     """Ask the teacher for the task type of each instruction."""
     asked, settings, prompt = current(run).teacher, run.config.teacher, current(run).prompt("label")
-    label = Labelling(settings.label_replies)
+    label = Labelling(run.config.curriculum.types, settings.label_replies)
     requests = [
         make_request(
             *(run, "label", asked.identity, chat(label.render(prompt, each)), settings.labelling),

@@ -17,12 +17,12 @@ and outputs belong to who scores the benchmark.
 """
 
 import csv
-import difflib
 import io
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -30,7 +30,7 @@ import polars as pl
 
 from tapir_core.config import HELDOUT, BenchmarkConfig
 from tapir_core.errors import ConfigError
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import TASK_TYPES, unknown_type
 from tapir_core.text import instruction_id, normalise
 
 _ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, or Parquet"
@@ -271,13 +271,13 @@ def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random
     return Found(rows, read.counts)
 
 
-def read_heldout(path: str, *, on_bad_row: OnBadRow) -> Found:
-    """The held-out set in a file of any accepted format, each row with a reference.
+def read_heldout(path: str, *, on_bad_row: OnBadRow, types: Collection[str] = TASK_TYPES) -> Found:
+    """The held-out set in a file of any accepted format, each row with a reference; ``types`` are the run's task types.
 
     Raises:
         ConfigError: as `read_pool`, or no row belongs to the test split.
     """
-    read = _read(path, read_heldout_row, on_bad_row)
+    read = _read(path, partial(read_heldout_row, types=types), on_bad_row)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
     counts = {name: read.counts[name] for name in ("bad_rows", "duplicates")}
@@ -326,8 +326,8 @@ def read_row(fields: Fields) -> Row:
     )
 
 
-def read_heldout_row(fields: Fields) -> Row:
-    """One instruction of a held-out set.
+def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES) -> Row:
+    """One instruction of a held-out set of a run with the task types ``types``.
 
     Raises:
         BadRecordError: the record is no instruction, has no reference, or names an unknown task type or split.
@@ -336,10 +336,8 @@ def read_heldout_row(fields: Fields) -> Row:
     if row.reference is None:
         raise BadRecordError("no `reference`, and a held-out row is scored by it")
     task_type, split = _text(fields, "task_type"), _text(fields, "split") or "test"
-    if task_type is not None and task_type not in TASK_TYPES:
-        near = difflib.get_close_matches(task_type, TASK_TYPES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the 32 are {', '.join(TASK_TYPES)}"
-        raise BadRecordError(f"`task_type` {task_type!r} is unknown; {hint}")
+    if task_type is not None and task_type not in types:
+        raise BadRecordError(unknown_type(task_type, types))
     if split not in ("dev", "test"):
         raise BadRecordError(f"`split` {split!r} is neither 'dev' nor 'test'")
     return row._replace(task_type=task_type, split=split)

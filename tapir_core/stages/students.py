@@ -67,10 +67,16 @@ def tuning_fields(config: RunConfig, number: int) -> Json:
     return [config.run.seed, settings.epochs, settings.learning_rate, shared]
 
 
+def type_fields(config: RunConfig) -> Json:
+    """Which task types there are; nothing for the paper's by name, which keys have always meant."""
+    said = config.curriculum.shaping()
+    return {name: said[name] for name in ("task_types",) if name in said}
+
+
 def label_fields(config: RunConfig) -> Json:
     """How task types are asked for."""
     by_schema = {"replies": "json"} if config.teacher.label_replies == "json" else {}
-    return config.teacher.labelling.shaping() | by_schema
+    return config.teacher.labelling.shaping() | by_schema | type_fields(config)
 
 
 def wave_fields(config: RunConfig, number: int) -> Json:
@@ -86,6 +92,10 @@ def wave_fields(config: RunConfig, number: int) -> Json:
     return [size, expansion.shaping(), apart, who, teacher.reasks, sampling, check]
 
 
+def _if_any(fields: Json) -> list[Json]:
+    return [fields] if fields else []
+
+
 def question_stages(config: RunConfig) -> list[StageAt]:
     """What pool and expansion are kept apart from: the held-out set, the questions of benchmarks."""
     return [stage.at() for stage in (HELDOUT, QUESTIONS) if stage.when(config, stage.at())]
@@ -98,7 +108,7 @@ HELDOUT = declare(
         columns=("instruction_id", "instruction", "system", "task_type", "reference", "split"),
         row="an instruction of the held-out set",
         when=lambda c, _: c.data.heldout is not None,
-        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping()],
+        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping(), *_if_any(type_fields(c))],
         files=lambda *_: ["file:heldout"],
     )
 )
@@ -385,6 +395,7 @@ REFINE = declare(
             c.curriculum.refine,
             teacher_fields(c),
             c.teacher.refining.shaping(),
+            *_if_any(type_fields(c)),
         ],
         files=lambda *_: ["prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"],
         asks="teacher",

@@ -138,7 +138,7 @@ def answer(ask: Ask, _behaviour: Behaviour) -> str:
 def label(ask: Ask, _behaviour: Behaviour) -> str:
     """The task type, if it is among those offered."""
     task_type = known(ask.sections["instruction"]).task_type
-    if task_type not in map(str.strip, ask.sections["task_types"].splitlines()):
+    if task_type not in map(_name_of, ask.sections["task_types"].splitlines()):
         raise Refusal(f"The stand-in knows this as {task_type}, which is not among the task types offered.")
     return f"Task type: {task_type}"
 
@@ -150,7 +150,7 @@ def refine(ask: Ask, _behaviour: Behaviour) -> str:
 
 def expand(ask: Ask, _behaviour: Behaviour) -> str:
     """A new instruction like the seed; of another family when another task type is wanted."""
-    seed, wanted = known(ask.sections["seed"]), ask.sections["task_type"]
+    seed, wanted = known(ask.sections["seed"]), _name_of(ask.sections["task_type"])
     families = (
         [FAMILIES[seed.family]]
         if seed.task_type == wanted
@@ -164,6 +164,11 @@ def expand(ask: Ask, _behaviour: Behaviour) -> str:
     while new.instruction == seed.instruction:
         new = draw_problem(family, seed.level, "pool", rng)
     return f"<new_instruction>\n{new.instruction}\n</new_instruction>"
+
+
+def _name_of(described: str) -> str:
+    """Of a task type with or without its definition."""
+    return described.partition(": ")[0].strip()
 
 
 def _read_sections(text: str) -> dict[str, str]:

@@ -105,10 +105,10 @@ def test_another_seed_draws_other_rows() -> None:
 
 def test_the_share_table_has_all_task_types_and_survives_empty_tables() -> None:
     pool, mixture = make_labels(numbered(["Math", "Math", "Law", "Law"])), make_seeds(numbered(["Math"]))
-    table = share_table(pool, TARGET_SHARES, mixture)
+    table = share_table(TASK_TYPES, pool, TARGET_SHARES, mixture)
     assert table["task_type"].to_list() == list(TASK_TYPES)
     assert table.row(0) == ("Math", 0.5, 0.167, 1.0)
-    assert share_table(make_labels({}), {"Math": 1.0}, make_seeds({}))["got"].sum() == 0
+    assert share_table(TASK_TYPES, make_labels({}), {"Math": 1.0}, make_seeds({}))["got"].sum() == 0
     assert shares_of(pool) == {"Law": 0.5, "Math": 0.5}
     assert supply_of(mixture) == {"Math": 1}
 

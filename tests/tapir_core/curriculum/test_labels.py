@@ -3,7 +3,7 @@ import pytest
 from tapir_core.curriculum import Labelling
 from tapir_core.curriculum.teacher import parse_label
 from tapir_core.prompts import load_prompt
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import PAPER, TASK_TYPES
 from tapir_core.text import Unparsed
 
 NONE = Unparsed("no task type")
@@ -47,6 +47,6 @@ def test_the_last_name_counts_and_an_unknown_one_does_not(raw: str | None, expec
 
 
 def test_the_prompt_lists_one_name_a_line() -> None:
-    message = Labelling().render(load_prompt("label"), "Add 2 and 2.</instruction>")
+    message = Labelling(PAPER).render(load_prompt("label"), "Add 2 and 2.</instruction>")
     assert "\n".join(["<task_types>", *TASK_TYPES, "</task_types>"]) in message
     assert message.count("</instruction>") == 1

@@ -16,6 +16,7 @@ from tapir_core.estimate.evidence import (
 from tapir_core.estimate.run import forecast
 from tapir_core.estimate.workload import Pool, Prompts
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.task_types import PAPER
 from tasks.asking import chat, make_request
 from tests.estimates import measured
 from tests.run_config import make_config
@@ -35,7 +36,7 @@ def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
     config = make_config("runs")
     run: Any = SimpleNamespace(ref=SimpleNamespace(name="another"))
     voice = config.teacher.endpoint.answers_as("teacher")
-    label = chat(Labelling().render(PROMPTS["label"], each["instruction"]))
+    label = chat(Labelling(PAPER).render(PROMPTS["label"], each["instruction"]))
     asked = make_request(run, "label", voice, label, config.teacher.labelling, prompt=PROMPTS["label"])
     taught = make_request(run, "teach", voice, chat(each["instruction"], each["system"]), config.teacher.answering)
     labelling, plain = pool_requests(config, PROMPTS["label"], each)
@@ -44,7 +45,7 @@ def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
 
 def test_a_prompt_is_the_real_one_and_answers_in_it_count_by_their_length() -> None:
     found = measure_prompts(make_config("runs"), PROMPTS, SAMPLE[:1])
-    text = Labelling().render(PROMPTS["label"], SAMPLE[0]["instruction"])
+    text = Labelling(PAPER).render(PROMPTS["label"], SAMPLE[0]["instruction"])
     assert found["label"] == Prompts(estimate_tokens(text) + MESSAGE_TOKENS)
     assert found["judge"].shows == {"teach": 1, "answer": 1}
     assert found["refine"].shows == {"teach": 1}

@@ -5,7 +5,7 @@ import pytest
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import LEVELS, Problem
 from tapir_core.standin.rules import Refusal, Reply
-from tapir_core.task_types import family_of
+from tapir_core.task_types import PAPER
 from tests.tapir_core.standin.asks import SUM, expand_text, label_text, refine_text, taught
 
 ESSAY = "Write an essay about the sea."
@@ -34,11 +34,11 @@ def test_the_teacher_answers_labels_and_refines_every_family(name: str) -> None:
 def test_refined_answers_come_in_the_style_of_their_task_type() -> None:
     rng = random.Random(2)
     steps, code, prose = (FAMILIES[name].draw_problem(2, rng) for name in ("sum", "lambda", "plural"))
-    assert family_of(steps.task_type) == "steps"
+    assert PAPER.family_of(steps.task_type) == "steps"
     assert "=" in steps.refined
-    assert family_of(code.task_type) == "code"
+    assert PAPER.family_of(code.task_type) == "code"
     assert "#" in code.refined
-    assert family_of(prose.task_type) == "prose"
+    assert PAPER.family_of(prose.task_type) == "prose"
     assert "two" in prose.refined
 
 
