@@ -281,8 +281,9 @@ def _complete_types(given: dict[str, TaskTypeConfig]) -> dict[str, TaskTypeConfi
     """The task types by name, `OTHERS` last: there is always one for what no other fits."""
     if taken := sorted(given.keys() & {*_RESERVED}):
         raise ValueError(f"{taken[0]!r} has a meaning of its own in reports; choose another name")
-    spelt = [spelling(name) for name in {**given, OTHERS: None}]
-    if twice := sorted(name for name in given if spelt.count(spelling(name)) > 1):
+    names = given.keys() | {OTHERS}
+    spelt = list(map(spelling, names))
+    if twice := sorted(name for name in names if spelt.count(spelling(name)) > 1):
         raise ValueError(f"{' and '.join(map(repr, twice))} read alike in a reply; choose names that differ in letters")
     types = {OTHERS: TaskTypeConfig(definition=DEFINED.definitions[OTHERS])} | given
     return {name: types[name] for name in sorted(types, key=lambda name: (name == OTHERS, name))}

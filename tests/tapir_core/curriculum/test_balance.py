@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import fill_quotas, quotas, share_table, shares_of, supply_of
+from tapir_core.curriculum import fill_quotas, quotas, share_table, shares_of, supply_of, target_shares
 from tapir_core.curriculum.mixture import draw_balanced
 from tapir_core.randomness import derive_rng
-from tapir_core.task_types import TARGET_SHARES, TASK_TYPES
+from tapir_core.task_types import TARGET_SHARES, TASK_TYPES, in_order
 from tests.builders import make_labels, make_seeds, numbered, shuffled
 
 NAMES = ["Law", "Math", "Music", "Physics", "Writing"]
@@ -101,6 +101,20 @@ def test_another_seed_draws_other_rows() -> None:
         tuple(draw_balanced(candidates, {"Math": 5}, derive_rng(seed)).rows["instruction_id"]) for seed in range(5)
     }
     assert len(draws) == 5
+
+
+def test_equal_shares_are_those_of_the_task_types_that_the_pool_has() -> None:
+    natural = {"Law": 0.7, "Math": 0.2, "Refund": 0.1}
+    assert set(target_shares("equal", natural).values()) == {1 / 3}
+    assert target_shares("equal", natural).keys() == natural.keys()
+    assert target_shares("natural", natural) == natural
+    assert target_shares({"Law": 1.0}, natural) == {"Law": 1.0}
+    assert target_shares("equal", {}) == {}
+
+
+def test_reports_list_the_papers_task_types_by_the_recipe_and_own_ones_by_name() -> None:
+    assert in_order(["Law", "Others", "Math"]) == ["Math", "Others", "Law"]
+    assert in_order(["Refund", "Others", "Delivery", "Math"]) == ["Math", "Delivery", "Refund", "Others"]
 
 
 def test_the_share_table_has_all_task_types_and_survives_empty_tables() -> None:

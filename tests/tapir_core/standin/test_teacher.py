@@ -59,6 +59,12 @@ def test_another_task_type_is_expanded_by_a_family_of_that_type_at_the_seeds_lev
     assert {problem.level for problem in new} == {4}
 
 
+def test_task_types_may_come_with_definitions() -> None:
+    assert taught(label_text(task_types=("Law: what courts do", "Math: sums, as in 2 + 2: 4"))) == taught(label_text())
+    new = [expanded(taught(expand_text(task_type="Music: notes and songs"), index)) for index in range(3)]
+    assert {problem.task_type for problem in new} == {"Music"}
+
+
 def test_the_same_request_gives_the_same_expansion_and_another_sample_index_another() -> None:
     replies = [taught(expand_text(), index) for index in (0, 0, 1, 2, 3)]
     assert replies[0] == replies[1]
