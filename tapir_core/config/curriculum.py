@@ -1,7 +1,9 @@
 """Pool, held-out set and curriculum: what counts as hard, how it is expanded, balanced, mixed and stopped."""
 
+import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -321,12 +323,13 @@ class CurriculumConfig(Section):
                 AfterValidator(_complete_types),
                 OTHER,
             ]
-            | Annotated[Literal["paper", "defined"], TEXT],
+            | Annotated[Literal["paper", "defined", "discover"], TEXT],
             BY_FORM,
         ]
     ] = "paper"
     """Kinds of instruction that labels, shares, new instructions, refinement and reports speak of: the `"paper"`'s 32
-    by name, the same `"defined"` in a line each, or a table of your own, name → definition. `Others` is added."""
+    by name, the same `"defined"` in a line each, or a table of your own, name → definition. `Others` is added. A
+    TOML file is named by its path. With `"discover"` the teacher proposes some, and the run stops there."""
 
     target_shares: Annotated[
         Annotated[dict[str, NonNegativeFloat], OTHER] | Annotated[Literal["natural", "equal"], TEXT],
@@ -355,6 +358,19 @@ class CurriculumConfig(Section):
     stop: Free[StopConfig] = StopConfig()
     """Early stop."""
 
+    @field_validator("task_types", mode="before")
+    @classmethod
+    def _of_file(cls, types: Any) -> Any:
+        """The table in a file, which a configuration keeps in the file's place."""
+        if not (isinstance(types, str) and types.endswith(".toml")):
+            return types
+        try:
+            return tomllib.loads(Path(types).read_text("utf-8"))["curriculum"]["task_types"]
+        except OSError as exc:
+            raise ValueError(f"cannot be read: {exc.strerror}; name a TOML file on this machine") from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ValueError(f"has no table [curriculum.task_types] in TOML ({exc}); repair it") from exc
+
     @field_validator("target_shares", mode="before")
     @classmethod
     def _write_out(cls, shares: Any, info: ValidationInfo) -> Any:
@@ -368,19 +384,24 @@ class CurriculumConfig(Section):
     @field_validator("target_shares")
     @classmethod
     def _of_these_types(cls, shares: TargetShares, info: ValidationInfo) -> TargetShares:
-        if isinstance(shares, str) or "task_types" not in info.data:  # they are wrong themselves
-            return shares
-        return _check_shares(shares, cls._types_of(info.data["task_types"]))
+        types = info.data.get("task_types", "discover")
+        # Not known yet, or wrong themselves.
+        return shares if isinstance(shares, str) or types == "discover" else _check_shares(shares, cls._types_of(types))
 
     @property
     def types(self) -> TaskTypes:
-        """The task types, for whoever renders, parses or lists them."""
+        """The task types, for whoever renders, parses or lists them; the paper's until some are discovered."""
         return self._types_of(self.task_types)
+
+    @property
+    def heldout_types(self) -> tuple[str, ...]:
+        """Task types that a held-out file may name; nothing, which allows any, until some are discovered."""
+        return () if self.task_types == "discover" else self.types.names
 
     @staticmethod
     def _types_of(said: dict[str, TaskTypeConfig] | str) -> TaskTypes:
         if isinstance(said, str):
-            return PAPER if said == "paper" else DEFINED
+            return DEFINED if said == "defined" else PAPER
         families = {name: each.refinement for name, each in said.items()}
         return TaskTypes({name: each.definition for name, each in said.items()}, families)
 

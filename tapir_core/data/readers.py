@@ -327,7 +327,7 @@ def read_row(fields: Fields) -> Row:
 
 
 def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES) -> Row:
-    """One instruction of a held-out set of a run with the task types ``types``.
+    """One instruction of a held-out set of a run with the task types ``types``; without any all names will do.
 
     Raises:
         BadRecordError: the record is no instruction, has no reference, or names an unknown task type or split.
@@ -336,7 +336,7 @@ def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES) -> Row
     if row.reference is None:
         raise BadRecordError("no `reference`, and a held-out row is scored by it")
     task_type, split = _text(fields, "task_type"), _text(fields, "split") or "test"
-    if task_type is not None and task_type not in types:
+    if task_type is not None and types and task_type not in types:
         raise BadRecordError(unknown_type(task_type, types))
     if split not in ("dev", "test"):
         raise BadRecordError(f"`split` {split!r} is neither 'dev' nor 'test'")

@@ -232,7 +232,7 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     heldout = (
         []
         if data.heldout is None
-        else [sources.read_heldout_of(data.heldout, data, seed, config.curriculum.types.names).rows]
+        else [sources.read_heldout_of(data.heldout, data, seed, config.curriculum.heldout_types).rows]
     )
     questions = pl.concat(
         [*map(readers.heldout_questions, heldout), readers.read_questions(config.evaluation.benchmarks)]

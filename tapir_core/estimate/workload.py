@@ -250,6 +250,9 @@ class _Run:
         calls = at.stage.calls_per_row or 1
         return self.asked(at, rows * calls, (rows - stored) * calls)
 
+    def discover(self, at: StageAt) -> Iterator[Work]:
+        yield self.asked(at, 1)
+
     def judge(self, at: StageAt) -> Iterator[Work]:
         yield self._verdicts(at, self.rows, self.rows - self.judged)
         self.judged = self.rows
@@ -336,6 +339,7 @@ class _Run:
 
 
 COUNTED: dict[str, Callable[[_Run, StageAt], Iterator[Work]]] = {
+    "discover": _Run.discover,
     "judge": _Run.judge,
     "expand": _Run.expand,
     "refine": _Run.refine,

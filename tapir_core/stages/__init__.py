@@ -37,6 +37,7 @@ from tapir_core.stages.students import (
     ANSWER,
     CONTAMINATED,
     DIFFICULTY,
+    DISCOVER,
     DRAW,
     EXPAND,
     EXPANSION_REJECTED,
@@ -61,7 +62,7 @@ from tapir_core.stages.students import (
     judge_fields,
 )
 
-ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, LABEL, TEACH]
+ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, DISCOVER, LABEL, TEACH]
 """What a run does once, in this order; the items of each benchmark that is asked in each round."""
 
 EVALUATION = [ANSWER_HELDOUT, EVALUATE]
@@ -71,9 +72,15 @@ BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]
 
 
 def plan(config: RunConfig) -> Iterator[StageAt]:
-    """Every stage of a run, in the order in which it is done: inputs come first."""
+    """Every stage of a run, in the order in which it is done: inputs come first.
+
+    A run that discovers its task types ends there: it goes on once they are in its configuration.
+    """
     for number in (None, BACKBONE, *range(config.run.rounds + 1)):
-        yield from stages_of(config, number)
+        for at in stages_of(config, number):
+            yield at
+            if at.name == DISCOVER.name:
+                return
 
 
 def stages_of(config: RunConfig, number: int | None) -> Iterator[StageAt]:

@@ -150,6 +150,21 @@ POOL = declare(
     )
 )
 
+DISCOVER = declare(
+    Stage(
+        name="discover",
+        folder="discovered",
+        columns=("task_type", "definition"),
+        row="a task type that the teacher found in a sample of the pool",
+        when=lambda c, _: c.curriculum.task_types == "discover",
+        reads=lambda *_: [POOL.at()],
+        settings=lambda c, _: [c.run.seed, teacher_fields(c), c.teacher.answering.shaping(), c.teacher.reasks],
+        files=lambda *_: ["prompt:discover"],
+        asks="teacher",
+        roles=("label",),
+    )
+)
+
 LABEL = declare(
     Stage(
         name="label",

@@ -25,6 +25,7 @@ from typing import Any, Literal
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import FAMILIES, draw_problem, recognise
 from tapir_core.standin.family import Problem
+from tapir_core.task_types import DEFINED, in_order
 from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
 Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
@@ -141,6 +142,15 @@ def label(ask: Ask, _behaviour: Behaviour) -> str:
     if task_type not in map(_name_of, ask.sections["task_types"].splitlines()):
         raise Refusal(f"The stand-in knows this as {task_type}, which is not among the task types offered.")
     return f"Task type: {task_type}"
+
+
+def discover(ask: Ask, _behaviour: Behaviour) -> str:
+    """The task types of the instructions that it knows, in the words of ours."""
+    lines = (line.strip().removeprefix("- ") for line in ask.sections["instructions"].splitlines())
+    found = {problem.task_type for line in lines if (problem := recognise(line))}
+    if not found:
+        raise Refusal("The stand-in knows none of these instructions.")
+    return "\n".join(f"Task type: {DEFINED.described(name)}" for name in in_order(found))
 
 
 def refine(ask: Ask, _behaviour: Behaviour) -> str:
@@ -348,6 +358,7 @@ def _closeness_of_numbers(result: str, reference: str) -> float:
 _RULES: tuple[Rule, ...] = (
     ("expand", {"seed", "task_type"}, expand),
     ("label", {"instruction", "task_types"}, label),
+    ("label", {"instructions"}, discover),
     ("refine", {"instruction", "answer", "style"}, refine),
     ("benchmark", {"instruction", "output_1", "output_2"}, _choose),
     ("benchmark", {"question", "answer"}, _rate),

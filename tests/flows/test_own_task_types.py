@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.distill import distill
-from flows.driver import hold_run
+from flows.driver import hold_run, is_done
 from tapir_core.config import RunConfig
+from tapir_core.config.load import replace_values
 from tapir_core.errors import ConfigError
 from tapir_core.reporting.tables import shares_table
 from tapir_core.stages import StageAt
@@ -53,7 +54,8 @@ class Desk:
     """Teacher, judge and student of the support desk; the student knows nothing."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, list[str]] = {"label": [], "expand": [], "refine": []}
+        self.asked: dict[str, list[str]] = {"label": [], "expand": [], "refine": [], "discover": []}
+        self.proposed = "Task type: Refund: wants money\nTask type: Delivery: wants a parcel"
 
     def reply(self, call: RecordedCall) -> FakeReply:
         prompt, named = call.prompt, dict(re.findall(r"<(\w+)>\s*(.*?)\s*</\1>", call.prompt, re.DOTALL))
@@ -74,6 +76,9 @@ class Desk:
             return "Task type: Shipping"
         return f"Task type: {next((of for word, of in WORDS.items() if word in text), 'Others')}"
 
+    def discover(self, _: dict[str, str]) -> str:
+        return self.proposed
+
     def expand(self, named: dict[str, str]) -> str:
         wanted = named["task_type"].partition(":")[0]
         return f"<new_instruction>{ticket(wanted, 100 + len(self.asked['expand']))}</new_instruction>"
@@ -82,7 +87,7 @@ class Desk:
         return f"{named['answer']} At once."
 
 
-ROLES = {"label": "task_types", "expand": "seed", "refine": "style"}
+ROLES = {"label": "task_types", "expand": "seed", "refine": "style", "discover": "instructions"}
 
 
 @pytest.fixture
@@ -153,3 +158,35 @@ def test_a_heldout_file_names_the_task_types_of_the_run(tmp_path: Path, desk: De
             hold_run(known, say=lambda _: None) as run,
         ):
             distill(run.ref, until="heldout")
+
+
+def test_discovered_task_types_are_edited_before_anything_else_is_paid_for(tmp_path: Path, desk: Desk) -> None:
+    with FakeProvider(desk.reply) as provider:
+        config = make_desk(tmp_path, provider, task_types="discover", target_shares="equal")
+        with hold_run(config, say=lambda _: None) as run:
+            distill(run.ref)
+        assert len(provider.calls) == len(desk.asked["discover"]) == 1, "a sample of the pool, and nothing else"
+        assert all(f"- {text}" in desk.asked["discover"][0] for text in POOL)
+        with hold_run(config, say=lambda _: None) as run:
+            assert is_done(run, None)
+
+        file = tmp_path / "desk" / "task_types.toml"
+        file.write_text(file.read_text().replace("wants money", "asks for money back"))
+        chosen = replace_values(config, [f"curriculum.task_types={file}"])
+        with hold_run(chosen, say=lambda _: None, amend=True) as run:
+            distill(run.ref, until="label")
+    assert len(desk.asked["discover"]) == 1
+    assert all("\nRefund: asks for money back\n" in each for each in desk.asked["label"])
+    assert Counter(run.rows(StageAt("label"))["task_type"]) == {"Delivery": 16, "Refund": 6, "Others": 4}
+    assert run.config.curriculum.types.described("Delivery") == "Delivery: wants a parcel"
+    file.write_text("")
+    assert RunConfig.model_validate(run.config.model_dump()) == run.config, "the run keeps what it was given"
+
+
+def test_a_reply_without_task_types_is_asked_again_and_then_stops_the_run(tmp_path: Path, desk: Desk) -> None:
+    desk.proposed = "They are all about the same."
+    with FakeProvider(desk.reply) as provider:
+        config = make_desk(tmp_path, provider, task_types="discover")
+        with pytest.raises(ConfigError, match="held no task types"), hold_run(config, say=lambda _: None) as run:
+            distill(run.ref)
+    assert len(desk.asked["discover"]) == 1 + config.teacher.reasks

@@ -100,6 +100,7 @@ VARIANTS: dict[str, list[str]] = {
         '"Code Generation" = { definition = "code", refinement = "code" }, Writing = "texts" }',
     ],
     "own task types: labels by a schema": ["teacher.label_replies=json"],
+    "discovered task types": ["curriculum.target_shares=natural", "curriculum.task_types=discover"],
     "judged once": ["curriculum.rejudge=false"],
     "nothing refined": ["curriculum.refine=false"],
     "no expansion": ["curriculum.expansion.max_waves=0"],

@@ -291,6 +291,17 @@ def test_own_task_types_have_others_beside_them_and_natural_shares(tmp_path: Pat
     assert defined.types.described("Others") == "Others: all else"
 
 
+def test_task_types_of_a_file_stand_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "types.toml").write_text(OWN)
+    named = load(tmp_path, SMALLEST, f"curriculum.task_types={tmp_path / 'types.toml'}")
+    assert named == load(tmp_path, SMALLEST + OWN)
+    assert "types.toml" not in resolved_json(named)
+    (tmp_path / "types.toml").write_text("a = 1")
+    wrong = problems(tmp_path, SMALLEST, f"curriculum.task_types={tmp_path / 'types.toml'}")
+    assert "has no table [curriculum.task_types]" in "\n".join(wrong)
+    assert "cannot be read: No such file" in "\n".join(problems(tmp_path, SMALLEST, "curriculum.task_types=no.toml"))
+
+
 def test_own_task_types_are_read_back_in_their_order(tmp_path: Path) -> None:
     config = load(tmp_path, SMALLEST + OWN)
     again = load_resolved(resolved_json(config))
