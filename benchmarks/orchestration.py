@@ -25,7 +25,7 @@ from tapir_core.data.dataset import Part
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
-from tapir_core.standin.families import FAMILIES, recognise
+from tapir_core.standin.families import recognise
 from tapir_core.standin.rules import Behaviour
 from tapir_core.standin.server import reply_to_json
 from tasks.outcomes import Progress
@@ -160,7 +160,6 @@ class TimedProgress(Progress):
 
 def make_run(root: Path, name: str, rows: int, rows_per_shard: int) -> RunFolder:
     """A run whose engines are never started."""
-    task_types = sorted({family.task_type for family in FAMILIES.values()})
     config = RunConfig.model_validate(
         {
             "run": {"name": name, "root": str(root), "rounds": 1},
@@ -170,7 +169,7 @@ def make_run(root: Path, name: str, rows: int, rows_per_shard: int) -> RunFolder
             "judge": {"endpoint": {"type": "standin"}},
             "calls": {"rows_per_shard": rows_per_shard},
             "curriculum": {
-                "target_shares": {name: 1 / len(task_types) for name in task_types},
+                "target_shares": "equal",
                 "alpha_start": 0.5,
                 "expansion": {"max_rouge_l": 1.0},  # 4 ms for each candidate, which would only be taken off again
             },

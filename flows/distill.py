@@ -16,7 +16,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import stop_reason
 from tapir_core.stages import JUDGE, MIX, SELECT, TRAIN, plan, stages_of
 from tasks.artifacts import publish_judge, publish_round, publish_run
-from tasks.pool import check_pool
+from tasks.pool import check_discovered, check_pool
 from tasks.train import check_trainer
 
 
@@ -39,6 +39,7 @@ def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:
     once = list(stages_of(run.config, None))
     run_stages(ref, [at for at in once if at in wanted])
     if wanted[-1] in once:
+        check_discovered(run)
         return []
     check_pool(run)
     for number, tag in ((BACKBONE, "backbone"), (0, "round-0")):

@@ -3,6 +3,8 @@
 A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
 """
 
+from collections.abc import Collection
+
 import polars as pl
 
 from tapir_core import config
@@ -41,8 +43,8 @@ def _(source: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
 
 
 @config.by_kind(config.HeldoutConfig)
-def read_heldout_of(source: config.HeldoutConfig, data: config.DataConfig, seed: int) -> Found:
-    """The held-out set; ``seed`` is the run's.
+def read_heldout_of(source: config.HeldoutConfig, data: config.DataConfig, seed: int, types: Collection[str]) -> Found:
+    """The held-out set; ``seed`` and the task types ``types`` are the run's.
 
     Raises:
         ConfigError: it cannot be read, or has bad rows.
@@ -51,12 +53,12 @@ def read_heldout_of(source: config.HeldoutConfig, data: config.DataConfig, seed:
 
 
 @read_heldout_of.register
-def _(source: config.FileHeldout, data: config.DataConfig, _seed: int) -> Found:
-    return read_heldout(source.path, on_bad_row=data.on_bad_row, columns=source.columns)
+def _(source: config.FileHeldout, data: config.DataConfig, _seed: int, types: Collection[str]) -> Found:
+    return read_heldout(source.path, on_bad_row=data.on_bad_row, columns=source.columns, types=types)
 
 
 @read_heldout_of.register
-def _(source: config.StandinHeldout, _data: config.DataConfig, seed: int) -> Found:
+def _(source: config.StandinHeldout, _data: config.DataConfig, seed: int, _types: Collection[str]) -> Found:
     return Found(standin_heldout(source.dev, source.test, source.max_level, seed))
 
 

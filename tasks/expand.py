@@ -57,7 +57,7 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     """Ask the teacher for new instructions in the manner of the seeds."""
     assert at.wave is not None
     runtime, teacher = current(run), run.config.teacher
-    prompt, who = runtime.prompt("expand"), runtime.teacher.identity
+    prompt, who, types = runtime.prompt("expand"), runtime.teacher.identity, run.config.curriculum.types
     pool = round_pool(run, at.number).drop("task_type")
     seeds = rows.select(instruction_id="seed_id").join(pool, on="instruction_id", maintain_order="left")
     wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
@@ -66,7 +66,7 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
             run,
             "expand",
             who,
-            chat(curriculum.render_expansion(prompt, show_instruction(seed), each.task_type)),
+            chat(curriculum.render_expansion(prompt, show_instruction(seed), types.described(each.task_type))),
             teacher.expanding,
             prompt=prompt,
             sample_index=each.sample_index,

@@ -15,6 +15,7 @@ from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import show_instruction
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
+from tapir_core.task_types import RefinementFamily
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
 from tasks.outcomes import Worked
@@ -66,20 +67,17 @@ def hard_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
 @shard_task(stages.REFINE, plan=hard_rows)
 def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Refined answers of some of hard_r. One that loses the plain answer's final result is kept but not accepted."""
-    runtime = current(run)
-    prompts = {
-        name: runtime.prompt(name) for name in map(curriculum.refinement_prompt_name, rows["task_type"].unique())
-    }
+    runtime, families = current(run), list(map(run.config.curriculum.types.family_of, rows["task_type"]))
+    prompts = {family: runtime.prompt(curriculum.refinement_prompt_name(family)) for family in {*families}}
     requests = []
-    for row in rows.iter_rows(named=True):
-        prompt = prompts[curriculum.refinement_prompt_name(row["task_type"])]
-        text = curriculum.render_refinement(prompt, show_instruction(row), row["system"], row["response"])
+    for row, family in zip(rows.iter_rows(named=True), families, strict=True):
+        text = curriculum.render_refinement(prompts[family], show_instruction(row), row["system"], row["response"])
         who, sampling = runtime.teacher.identity, run.config.teacher.refining
-        requests.append(make_request(run, "refine", who, chat(text), sampling, prompt=prompt))
+        requests.append(make_request(run, "refine", who, chat(text), sampling, prompt=prompts[family]))
     outcomes = Watch(run, at, demand_whole).ask(runtime.teacher, requests)
     table = [
-        _refined(row, outcome)
-        for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True)
+        _refined(row, family, outcome)
+        for row, family, outcome in zip(rows.iter_rows(named=True), families, outcomes, strict=True)
         if isinstance(outcome, Answer) or not outcome.retryable
     ]
     frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=REFINEMENT, orient="row"))
@@ -88,9 +86,9 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     return worked(frame, counts, rows, list(map(demand_whole, outcomes)))
 
 
-def _refined(row: Mapping[str, str], outcome: Outcome) -> tuple[object, ...]:
+def _refined(row: Mapping[str, str], family: RefinementFamily, outcome: Outcome) -> tuple[object, ...]:
     plain, task_type, refined = row["response"], row["task_type"], text_of(outcome)
-    problem = curriculum.refinement_problem(plain, refined, task_type, ending_of(outcome))
+    problem = curriculum.refinement_problem(plain, refined, family, ending_of(outcome))
     return row["instruction_id"], task_type, plain, refined, problem is None, problem
 
 

@@ -11,16 +11,18 @@ import polars as pl
 from polars import selectors as cs
 
 from tapir_core.calls import Outcome, Parsed
-from tapir_core.curriculum import Labelling, Usable, shares_of, split_usable, target_shares
+from tapir_core.curriculum import Labelling, Usable, discovery, shares_of, split_usable, target_shares
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.errors import ConfigError
 from tapir_core.judging import show_instruction
+from tapir_core.paths import TASK_TYPES
+from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import read_heldout_of, read_pool_of
-from tapir_core.stages import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt, usable_of
+from tapir_core.stages import CONTAMINATED, DISCOVER, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt, usable_of
 from tapir_core.turns import EARLIER
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
@@ -32,7 +34,7 @@ from tasks.runtime import current, read_once
 def heldout(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the held-out set."""
     data = run.config.data
-    found = read_heldout_of(data.heldout, data, run.config.run.seed)
+    found = read_heldout_of(data.heldout, data, run.config.run.seed, run.config.curriculum.heldout_types)
     return Worked(found.rows, found.counts)
 
 
@@ -88,6 +90,43 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.settled for each in parsed])
 
 
+@read_once
+def pool_sample(run: RunFolder, _: StageAt) -> pl.DataFrame:
+    """One row: what the teacher is shown of the pool."""
+    texts = pool_rows(run, POOL.at())["instruction"].to_list()
+    shown = discovery.sample_instructions(texts, derive_rng(run.config.run.seed, "discover"))
+    return pl.DataFrame({"instruction_id": ["sample"], "instruction": [shown]})
+
+
+@shard_task(DISCOVER, plan=pool_sample)
+def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Task types that the teacher finds in a sample of the pool, in a file for the user too; none if it finds none."""
+    asked, prompt, settings = current(run).teacher, current(run).prompt("discover"), run.config.teacher
+    texts = (discovery.render_discovery(prompt, each) for each in rows["instruction"])
+    requests = [
+        make_request(run, "label", asked.identity, chat(each), settings.answering, prompt=prompt) for each in texts
+    ]
+    parsed = Watch(run, at).ask_parsed(asked, requests, discovery.parse_task_types, settings.reasks)
+    found = [pair for each in parsed for pair in (each.value or {}).items()]
+    if found:
+        run.storage.write_bytes(TASK_TYPES, discovery.task_types_toml(found).encode())
+    frame = pl.DataFrame(found, schema={"task_type": pl.String, "definition": pl.String}, orient="row")
+    return worked(frame, counts_of(parsed), rows, [each.settled for each in parsed])
+
+
+def check_discovered(run: RunFolder) -> None:
+    """Refuse to end without task types where the teacher had to find some.
+
+    Raises:
+        ConfigError: it found none.
+    """
+    if run.holds(DISCOVER.at()) and not run.rows(DISCOVER.at()).height:
+        raise ConfigError(
+            "curriculum.task_types: the teacher's replies held no task types that can be used; write a table of your "
+            "own (docs/own-data.md), or name another teacher"
+        )
+
+
 @shard_task(TEACH, plan=pool_rows)
 def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Plain answers to some instructions, the pool's own first; a refused or failed one is unusable later."""
@@ -113,7 +152,7 @@ def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
 def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[str]]:
     """Ask the teacher for the task type of each row (an instruction)."""
     asked, settings, prompt = current(run).teacher, run.config.teacher, current(run).prompt("label")
-    label = Labelling(settings.label_replies)
+    label = Labelling(run.config.curriculum.types, settings.label_replies)
     requests = [
         make_request(
             *(run, "label", asked.identity, chat(label.render(prompt, show_instruction(row))), settings.labelling),

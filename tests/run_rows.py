@@ -10,6 +10,7 @@ from tapir_core.curriculum import refinement_problem
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.standin.families import recognise
+from tapir_core.task_types import PAPER
 from tapir_core.verifiable import is_correct
 from tests.builders import TEACHER
 
@@ -83,6 +84,6 @@ def refinements(rows: pl.DataFrame) -> pl.DataFrame:
     table = []
     for place, row in enumerate(rows.iter_rows(named=True)):
         refined = "It depends.\nAnswer: unknown" if place % 15 == 14 else recognise(row["instruction"]).refined
-        problem = refinement_problem(row["response"], refined, row["task_type"])
+        problem = refinement_problem(row["response"], refined, PAPER.family_of(row["task_type"]))
         table.append((row["instruction_id"], row["task_type"], row["response"], refined, problem is None, problem))
     return pl.DataFrame(table, schema=REFINEMENT, orient="row")

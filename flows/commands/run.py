@@ -29,6 +29,7 @@ from tapir_core.calls import Failure
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
+from tapir_core.paths import TASK_TYPES
 from tapir_core.reporting import benchmarks, estimate_table, page
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
@@ -87,6 +88,14 @@ def run(
     settings = read_config(config, overrides or [], name, until=until)
     summary = drive(settings, distil, say=say, until=until, amend=amend)
     print_summary(console, summary)
+    if settings.curriculum.task_types == "discover" and until is None:
+        file = f"{settings.run.root}/{settings.run.name}/{TASK_TYPES}"
+        say(
+            f"The teacher's task types are in {file}: edit them, then go on with the same command and\n"
+            f"  --amend --set curriculum.task_types={file}\n"
+            "or put the table into the configuration, and give the command with --amend."
+        )
+        return
     benchmarks.require_round_figures(summary, settings.evaluation.each_round)
 
 

@@ -147,9 +147,10 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
     row = ArmRow(name, label, False, tuple(sorted(students)), missing, why=_too_many_missing(students, "test"))
     if row.why:
         return row
+    asked = {name for splits in students.values() for name in splits["test"].task_types.values() if name}
     by_type = {
         task_type: {seed: {"test": splits["test"].of_type(task_type)} for seed, splits in students.items()}
-        for task_type in task_types.TASK_TYPES
+        for task_type in task_types.in_order(asked)
     }
     shares = {each: _score(by_type[each], "test", comparison, "task type", name, each) for each in by_type}
     return replace(

@@ -1,12 +1,35 @@
 """Pool, held-out set and curriculum: what counts as hard, how it is expanded, balanced, mixed and stopped."""
 
+import tomllib
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from tapir_core.config._base import BY_FORM, OTHER, TEXT, Free, Kind, Later, Section, matching
-from tapir_core.task_types import TARGET_SHARES
+from tapir_core.task_types import (
+    DEFINED,
+    OTHERS,
+    PAPER,
+    TARGET_SHARES,
+    RefinementFamily,
+    TaskTypes,
+    in_order,
+    spelling,
+    unknown_type,
+)
 
 
 class _FromFile(ABC):
@@ -251,30 +274,99 @@ class StopConfig(Section):
     """… for this many rounds; 0 switches the rule on gains off."""
 
 
-TargetShares = dict[str, NonNegativeFloat] | Literal["natural"]
-"""Task type → share, or the shares of the pool as it comes."""
+class TaskTypeConfig(Section):
+    """A task type of your own. A text alone is its definition."""
+
+    definition: Annotated[
+        str,
+        matching(r"\S[^\n\r<>]{0,299}", "is no definition; write one line of up to 300 characters, without < and >"),
+    ]
+    """What tasks are of this type, in one line, for the teacher."""
+
+    refinement: RefinementFamily = "prose"
+    """The style in which its answers are refined: `"steps"` to a final result, `"code"` that works, `"prose"`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, value: Any) -> Any:
+        return {"definition": value} if isinstance(value, str) else value
 
 
-def _check_shares(shares: dict[str, float]) -> dict[str, float]:
-    """The shares in the order of the 32 task types, if they are a distribution over them."""
-    if unknown := sorted(shares.keys() - TARGET_SHARES.keys()):
-        raise ValueError(f"unknown task type {', '.join(map(repr, unknown))}; the 32 are: {', '.join(TARGET_SHARES)}")
+TaskTypeName = Annotated[
+    str,
+    matching(
+        r"[^\W_]([\w &/'-]{0,58}[\w'])?",
+        "is no name of a task type; write up to 60 letters, digits, blanks and - _ & / ', and a letter or digit first",
+    ),
+]
+"""What a task type is called, in any script."""
+
+_RESERVED = ("all", "no task type")
+"""What reports call all task types together, and the lack of one."""
+
+TargetShares = dict[str, NonNegativeFloat] | Literal["natural", "equal"]
+"""Task type → share; or the shares of the pool as it comes; or the same of each task type that it has."""
+
+
+def _complete_types(given: dict[str, TaskTypeConfig]) -> dict[str, TaskTypeConfig]:
+    """The task types by name, `OTHERS` last: there is always one for what no other fits."""
+    if taken := sorted(given.keys() & {*_RESERVED}):
+        raise ValueError(f"{taken[0]!r} has a meaning of its own in reports; choose another name")
+    names = given.keys() | {OTHERS}
+    spelt = list(map(spelling, names))
+    if twice := sorted(name for name in names if spelt.count(spelling(name)) > 1):
+        raise ValueError(f"{' and '.join(map(repr, twice))} read alike in a reply; choose names that differ in letters")
+    types = {OTHERS: TaskTypeConfig(definition=DEFINED.definitions[OTHERS])} | given
+    return {name: types[name] for name in sorted(types, key=lambda name: (name == OTHERS, name))}
+
+
+def _check_shares(shares: Mapping[str, float], known: TaskTypes) -> dict[str, float]:
+    """The shares in the order of reports, if they are a distribution over the task types."""
+    if unknown := sorted(shares.keys() - {*known.names}):
+        raise ValueError(unknown_type(unknown[0], known.names))
     total = sum(shares.values())
     if abs(total - 1) > 1e-6:
         raise ValueError(f"shares sum to {total:.6f}, not 1; scale each by {1 / total if total else 1:.6f}")
-    return {task_type: shares[task_type] for task_type in TARGET_SHARES if task_type in shares}
+    return {task_type: shares[task_type] for task_type in in_order(shares)}
+
+
+def _default_shares(others: Mapping[str, Any]) -> TargetShares:
+    """The recipe for the paper's task types. For your own the natural shares: a support desk's student meets what the
+    desk meets, and equal shares would pay for as many new instructions of the rarest kind as of the commonest.
+    """
+    return "natural" if _has_own(others) else dict(TARGET_SHARES)
+
+
+def _has_own(others: Mapping[str, Any]) -> bool:
+    return others.get("task_types", "paper") not in ("paper", "defined")
 
 
 class CurriculumConfig(Section):
     """What holds for all rounds."""
 
+    task_types: Later[
+        Annotated[
+            Annotated[
+                dict[TaskTypeName, TaskTypeConfig],
+                Field(min_length=1),
+                AfterValidator(_complete_types),
+                OTHER,
+            ]
+            | Annotated[Literal["paper", "defined", "discover"], TEXT],
+            BY_FORM,
+        ]
+    ] = "paper"
+    """Kinds of instruction that labels, shares, new instructions, refinement and reports speak of: the `"paper"`'s 32
+    by name, the same `"defined"` in a line each, or a table of your own, name → definition. `Others` is added. A
+    TOML file is named by its path. With `"discover"` the teacher proposes some, and the run stops there."""
+
     target_shares: Annotated[
-        Annotated[dict[str, NonNegativeFloat], AfterValidator(_check_shares), OTHER]
-        | Annotated[Literal["natural"], TEXT],
+        Annotated[dict[str, NonNegativeFloat], OTHER] | Annotated[Literal["natural", "equal"], TEXT],
         BY_FORM,
-    ] = Field(dict(TARGET_SHARES))
-    """Task type → share of a mixture, Pr(task type); checked to sum to 1. `"natural"` balances nothing: the shares are
-    those of the first pool, as it was labelled."""
+    ] = Field(default_factory=_default_shares, json_schema_extra={"default": "recipe"})
+    """Task type → share of a mixture, Pr(task type); checked to sum to 1. `"recipe"` has the paper's shares, for its
+    task types; `"natural"` those of the first pool, as it was labelled, which balances nothing; `"equal"` the same for
+    each task type that the first pool has. Left out: the recipe; with task types of your own, natural."""
 
     alpha_start: Annotated[float, Field(ge=0, le=1)] = 0.3
     """α_1: share of the first round's mixture that is hard."""
@@ -294,6 +386,53 @@ class CurriculumConfig(Section):
 
     stop: Free[StopConfig] = StopConfig()
     """Early stop."""
+
+    @field_validator("task_types", mode="before")
+    @classmethod
+    def _of_file(cls, types: Any) -> Any:
+        """The table in a file, which a configuration keeps in the file's place."""
+        if not (isinstance(types, str) and types.endswith(".toml")):
+            return types
+        try:
+            return tomllib.loads(Path(types).read_text("utf-8"))["curriculum"]["task_types"]
+        except OSError as exc:
+            raise ValueError(f"cannot be read: {exc.strerror}; name a TOML file on this machine") from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ValueError(f"has no table [curriculum.task_types] in TOML ({exc}); repair it") from exc
+
+    @field_validator("target_shares", mode="before")
+    @classmethod
+    def _write_out(cls, shares: Any, info: ValidationInfo) -> Any:
+        """The recipe as the table that it is, which is what keys have always meant."""
+        if shares == "recipe" and _has_own(info.data):
+            raise ValueError(
+                'is for the paper\'s task types, and there are others; write "natural", "equal" or a table'
+            )
+        return dict(TARGET_SHARES) if shares == "recipe" else shares
+
+    @field_validator("target_shares")
+    @classmethod
+    def _of_these_types(cls, shares: TargetShares, info: ValidationInfo) -> TargetShares:
+        types = info.data.get("task_types", "discover")
+        # Not known yet, or wrong themselves.
+        return shares if isinstance(shares, str) or types == "discover" else _check_shares(shares, cls._types_of(types))
+
+    @property
+    def types(self) -> TaskTypes:
+        """The task types, for whoever renders, parses or lists them; the paper's until some are discovered."""
+        return self._types_of(self.task_types)
+
+    @property
+    def heldout_types(self) -> tuple[str, ...]:
+        """Task types that a held-out file may name; nothing, which allows any, until some are discovered."""
+        return () if self.task_types == "discover" else self.types.names
+
+    @staticmethod
+    def _types_of(said: dict[str, TaskTypeConfig] | str) -> TaskTypes:
+        if isinstance(said, str):
+            return DEFINED if said == "defined" else PAPER
+        families = {name: each.refinement for name, each in said.items()}
+        return TaskTypes({name: each.definition for name, each in said.items()}, families)
 
 
 class RoundConfig(Section):

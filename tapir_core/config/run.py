@@ -218,7 +218,8 @@ class RunConfig(Section):
     judge: JudgeConfig
     """Who scores."""
 
-    curriculum: CurriculumConfig = CurriculumConfig()
+    # Made of what is set there, since one default of it follows from another field.
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     """What holds for all rounds."""
 
     basic_tuning: BasicTuningConfig = BasicTuningConfig()

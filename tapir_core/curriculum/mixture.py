@@ -8,7 +8,7 @@ the total.
 
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,7 +16,6 @@ import polars as pl
 
 from tapir_core.config import TargetShares
 from tapir_core.curriculum.tables import MIXTURE, SEEDS, in_order
-from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import digest
 from tapir_core.turns import messages_of
 
@@ -107,14 +106,18 @@ def shares_of(rows: pl.DataFrame) -> dict[str, float]:
 
 
 def target_shares(configured: TargetShares, natural: Mapping[str, float]) -> Mapping[str, float]:
-    """Pr(task type): as configured, or the ``natural`` shares of the first pool."""
-    return natural if configured == "natural" else configured
+    """Pr(task type): as configured; or of the first pool the ``natural`` shares, or the same of each of its types."""
+    if configured == "equal":
+        return dict.fromkeys(natural, 1 / max(1, len(natural)))
+    return natural if isinstance(configured, str) else configured
 
 
-def share_table(natural: pl.DataFrame, target: Mapping[str, float], got: pl.DataFrame) -> pl.DataFrame:
-    """Natural, target and got share of each of the 32 task types; ``natural`` and ``got`` have a ``task_type``."""
+def share_table(
+    names: Iterable[str], natural: pl.DataFrame, target: Mapping[str, float], got: pl.DataFrame
+) -> pl.DataFrame:
+    """Natural, target and got share of each task type of ``names``; ``natural`` and ``got`` have a ``task_type``."""
     before, after = shares_of(natural), shares_of(got)
-    rows = [(name, before.get(name, 0.0), float(target.get(name, 0.0)), after.get(name, 0.0)) for name in TASK_TYPES]
+    rows = [(name, before.get(name, 0.0), float(target.get(name, 0.0)), after.get(name, 0.0)) for name in names]
     return pl.DataFrame(
         rows,
         schema={"task_type": pl.String, "natural": pl.Float64, "target": pl.Float64, "got": pl.Float64},

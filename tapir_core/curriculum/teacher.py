@@ -16,17 +16,18 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import polars as pl
 from polars import selectors as cs
-from pydantic import Field
+from pydantic import Field, create_model
 
 from tapir_core.curriculum.tables import EXAMPLES, in_order
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.replies import JsonReply
-from tapir_core.task_types import TASK_TYPES, family_of
+from tapir_core.task_types import TASK_TYPES, RefinementFamily, TaskTypes, spelling
 from tapir_core.text import Unparsed
 from tapir_core.turns import EARLIER
 from tapir_core.verifiable import final_result, normalise_result, states_result
@@ -85,55 +86,55 @@ def split_usable(
     return Usable(in_order(columns), dict(sorted(counts.items())))
 
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z \u2010-\u2014-]*")
+_NAMES = (
+    re.compile(r"[^\W_][\w &/'\u2010-\u2014-]*"),
+    re.compile(r"[A-Za-z][A-Za-z \u2010-\u2014-]*"),  # behind a number, or before other marks
+)
 _LINE = re.compile(r"task[ _-]?type\W{0,8}?[:=](.*)", re.IGNORECASE)
-
-
-class LabelReply(JsonReply):
-    """What the teacher replies by a schema."""
-
-    task_type: Literal[TASK_TYPES] = Field(description="a name from the list")  # type: ignore[valid-type]
 
 
 class Labelling:
     """How the teacher is asked for the task type of an instruction."""
 
-    def __init__(self, replies: Literal["text", "json"] = "text") -> None:
-        """``replies`` is `teacher.label_replies`."""
-        self.schema = LabelReply.schema_text() if replies == "json" else ""
+    def __init__(self, types: TaskTypes, replies: Literal["text", "json"] = "text") -> None:
+        """``types`` are those of the run, ``replies`` is `teacher.label_replies`."""
+        self._types = types
+        self._form = label_reply(types.names) if replies == "json" else None
+        self.schema = self._form.schema_text() if self._form else ""
         """That a reply has to obey; empty where it is text."""
-        self.parse = read_label if self.schema else parse_label
-        """Gives the task type of one reply, or `Unparsed`."""
 
     def render(self, prompt: Prompt, instruction: str) -> str:
         """The teacher's message."""
-        text = prompt.render(instruction=neutralise(instruction), task_types="\n".join(TASK_TYPES))
-        return LabelReply.asked_by(text) if self.schema else text
+        listed = "\n".join(map(self._types.described, self._types.names))
+        text = prompt.render(instruction=neutralise(instruction), task_types=listed)
+        return self._form.asked_by(text) if self._form else text
+
+    def parse(self, raw: str | None) -> str | Unparsed:
+        """The task type of one reply."""
+        if self._form is None:
+            return parse_label(raw, self._types.names)
+        reply = self._form.read(raw)
+        return reply if isinstance(reply, Unparsed) else str(reply.model_dump()["task_type"])
 
 
-def read_label(raw: str | None) -> str | Unparsed:
-    """The task type of a reply by the schema."""
-    reply = LabelReply.read(raw)
-    return reply if isinstance(reply, Unparsed) else reply.task_type
+@cache
+def label_reply(names: tuple[str, ...]) -> type[JsonReply]:
+    """What the teacher replies by a schema, as a form: one of the task types."""
+    fields: dict[str, Any] = {"task_type": (Literal[names], Field(description="a name from the list"))}
+    return create_model("LabelReply", __base__=JsonReply, **fields)
 
 
-def parse_label(raw: str | None) -> str | Unparsed:
+def parse_label(raw: str | None, names: Iterable[str] = TASK_TYPES) -> str | Unparsed:
     """The task type on the last ``Task type:`` line, or on the last line of a reply without one.
 
-    Case, quotes, emphasis, hyphens and a plural s are forgiven; a name that is none of the 32 is not.
+    Case, quotes, emphasis, hyphens and a plural s are forgiven; a name that is none of ``names`` is not.
     """
     lines = [line for line in (raw or "").splitlines() if line.strip()]
     named = [found.group(1) for found in map(_LINE.search, lines) if found]
-    candidate = _NAME.search((named or lines or [""])[-1])
-    return _BY_SPELLING.get(_spelling(candidate.group()) if candidate else "") or Unparsed("no task type")
-
-
-def _spelling(name: str) -> str:
-    return re.sub(r"[^a-z]", "", name.lower()).removesuffix("s")
-
-
-_BY_SPELLING = {_spelling(name): name for name in TASK_TYPES}
-assert len(_BY_SPELLING) == len(TASK_TYPES)
+    line = (named or lines or [""])[-1]
+    candidates = [spelling(found.group()) for found in (pattern.search(line) for pattern in _NAMES) if found]
+    known = {spelling(name): name for name in names}
+    return next((known[each] for each in candidates if each in known), None) or Unparsed("no task type")
 
 
 _MAX_RESULT_CHARS = 80
@@ -142,9 +143,9 @@ _FENCED = re.compile(r"^[ \t]*(?:```|~~~)([^\n]*)\n(.*?)^[ \t]*(?:```|~~~)", re.
 _PYTHON = frozenset({"python", "python3", "py"})
 
 
-def refinement_prompt_name(task_type: str) -> str:
-    """Name of the prompt that refines answers of this task type."""
-    return f"refine_{family_of(task_type)}"
+def refinement_prompt_name(family: RefinementFamily) -> str:
+    """Name of the prompt that refines answers of this family."""
+    return f"refine_{family}"
 
 
 def render_refinement(prompt: Prompt, instruction: str, system: str | None, answer: str) -> str:
@@ -155,13 +156,13 @@ def render_refinement(prompt: Prompt, instruction: str, system: str | None, answ
 
 
 def refinement_problem(
-    plain: str, refined: str | None, task_type: str, finish_reason: str | None = "stop"
+    plain: str, refined: str | None, family: RefinementFamily, finish_reason: str | None = "stop"
 ) -> str | None:
     """Why a refined answer does not replace the plain one: it is unusable, or does not come to what that came to.
 
     Refused, cut_off, empty, failed:<kind>, lost_result, lost_code, broken_code or lost_names; nothing if it does.
     """
-    refined, family = refined or "", family_of(task_type)
+    refined = refined or ""
     if reason := unusable_reason(refined, finish_reason):
         return reason
     if not _keeps_result(plain, refined, by_number=family == "steps"):

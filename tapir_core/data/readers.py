@@ -19,7 +19,6 @@ and outputs belong to who scores the benchmark.
 """
 
 import csv
-import difflib
 import io
 import json
 import random
@@ -36,7 +35,7 @@ from tapir_core.config import HELDOUT, BenchmarkConfig
 from tapir_core.data.dataset import in_columns
 from tapir_core.data.decontamination import whole_questions
 from tapir_core.errors import ConfigError
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import TASK_TYPES, unknown_type
 from tapir_core.text import first_few, instruction_id, normalise
 from tapir_core.turns import EARLIER, Turn, pack_turns, user_texts
 
@@ -322,13 +321,15 @@ def read_pool(
     return Found(in_columns(rows, POOL_SCHEMA, SOME_HAVE), read.counts)
 
 
-def read_heldout(path: str, *, on_bad_row: OnBadRow, columns: Names = _NO_NAMES) -> Found:
-    """The held-out set in a file of any accepted format, each row with a reference.
+def read_heldout(
+    path: str, *, on_bad_row: OnBadRow, columns: Names = _NO_NAMES, types: Collection[str] = TASK_TYPES
+) -> Found:
+    """The held-out set in a file of any accepted format, each row with a reference; ``types`` are the run's task types.
 
     Raises:
         ConfigError: as `read_pool`, or no row belongs to the test split.
     """
-    read = _read(path, read_heldout_row, on_bad_row, columns)
+    read = _read(path, partial(read_heldout_row, types=types), on_bad_row, columns)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
     return Found(in_columns(read.rows, HELDOUT_SCHEMA, SOME_HAVE), read.counts)
@@ -377,8 +378,8 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
     )
 
 
-def read_heldout_row(fields: Fields) -> Row:
-    """One instruction of a held-out set.
+def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES) -> Row:
+    """One instruction of a held-out set of a run with the task types ``types``; without any all names will do.
 
     Raises:
         BadRecordError: the record is no instruction, has no reference, or names an unknown task type or split.
@@ -387,10 +388,8 @@ def read_heldout_row(fields: Fields) -> Row:
     if row.reference is None:
         raise BadRecordError("no `reference`, and a held-out row is scored by it")
     task_type, split = _text(fields, "task_type"), _text(fields, "split") or "test"
-    if task_type is not None and task_type not in TASK_TYPES:
-        near = difflib.get_close_matches(task_type, TASK_TYPES, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the 32 are {', '.join(TASK_TYPES)}"
-        raise BadRecordError(f"`task_type` {task_type!r} is unknown; {hint}")
+    if task_type is not None and types and task_type not in types:
+        raise BadRecordError(unknown_type(task_type, types))
     if split not in ("dev", "test"):
         raise BadRecordError(f"`split` {split!r} is neither 'dev' nor 'test'")
     return row._replace(task_type=task_type, split=split)

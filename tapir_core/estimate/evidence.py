@@ -105,9 +105,13 @@ class Evidence:
     seconds of an example."""
 
 
+def _labelling(config: RunConfig) -> curriculum.Labelling:
+    return curriculum.Labelling(config.curriculum.types, config.teacher.label_replies)
+
+
 def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[Request, Request]:
     """The requests for task type and plain answer of an instruction, as the stages `label` and `teach` make them."""
-    teacher, label = config.teacher, curriculum.Labelling(config.teacher.label_replies)
+    teacher, label = config.teacher, _labelling(config)
     who, asked = teacher.endpoint.answers_as("teacher"), (Message("user", label.render(prompt, show_instruction(row))),)
     plain = tuple(Message(*turn) for turn in messages_of(row))
     return (
@@ -128,8 +132,10 @@ def measure_prompts(
     asked = [pool_requests(config, prompts["label"], row) for row in sample]
     chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
     judged = [mode.render(prompts[judge.prompt], {**row, "teacher": "", "student": ""}, place) for row in sample]
-    expanded = [curriculum.render_expansion(prompts["expand"], show_instruction(row), commonest) for row in sample]
-    refining = {task_type: curriculum.refinement_prompt_name(task_type) for task_type in shares}
+    types = config.curriculum.types
+    wanted = types.described(commonest)
+    expanded = [curriculum.render_expansion(prompts["expand"], show_instruction(row), wanted) for row in sample]
+    refining = {task_type: curriculum.refinement_prompt_name(types.family_of(task_type)) for task_type in shares}
     refined = {name: _one_message(_refinements(prompts[name], sample)) for name in {*refining.values()}}
     return {
         "label": Prompts(_one_message(label.messages[0].content for label, _ in asked)),
@@ -223,7 +229,11 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     """
     data, seed = config.data, config.run.seed
     rows = sources.read_pool_of(data.pool, data, seed).rows
-    heldout = [] if data.heldout is None else [sources.read_heldout_of(data.heldout, data, seed).rows]
+    heldout = (
+        []
+        if data.heldout is None
+        else [sources.read_heldout_of(data.heldout, data, seed, config.curriculum.heldout_types).rows]
+    )
     questions = pl.concat(
         [*map(readers.heldout_questions, heldout), readers.read_questions(config.evaluation.benchmarks)]
     )
@@ -236,12 +246,13 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
             labels = store.lookup([label.key for label, _ in requests])
             asked = (teach for (_, teach), row in zip(requests, pool, strict=True) if not row.get("answer"))
             answered = store.known([teach.key for teach in asked])
-    parse, usable_share = curriculum.Labelling(config.teacher.label_replies).parse, None
+    parse, usable_share = _labelling(config).parse, None
     parsed = [parse(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
     task_types = [each for each in parsed if isinstance(each, str)]
     if config.teacher.endpoint.is_standin:
         # What the stand-in will say is known without asking it.
-        task_types = [problem.task_type for each in pool if (problem := recognise(each["instruction"]))]
+        recognised = filter(None, (recognise(each["instruction"]) for each in pool))
+        task_types = [each.task_type for each in recognised if each.task_type in config.curriculum.types.names]
         usable_share = len(task_types) / len(pool) if pool else None
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal, NamedTuple
 
-from tapir_core import curriculum, judging, task_types
+from tapir_core import curriculum, judging
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig, RunConfig
 from tapir_core.stages import HELDOUT, StageAt, plan
@@ -253,6 +253,9 @@ class _Run:
         calls = at.stage.calls_per_row or 1
         return self.asked(at, rows * calls, (rows - stored) * calls)
 
+    def discover(self, at: StageAt) -> Iterator[Work]:
+        yield self.asked(at, 1)
+
     def judge(self, at: StageAt) -> Iterator[Work]:
         yield self._verdicts(at, self.rows, self.rows - self.judged)
         self.judged = self.rows
@@ -341,6 +344,7 @@ class _Run:
 
 
 COUNTED: dict[str, Callable[[_Run, StageAt], Iterator[Work]]] = {
+    "discover": _Run.discover,
     "judge": _Run.judge,
     "expand": _Run.expand,
     "refine": _Run.refine,
@@ -351,7 +355,7 @@ COUNTED: dict[str, Callable[[_Run, StageAt], Iterator[Work]]] = {
 
 def expected_shares(config: RunConfig, natural: Mapping[str, float] | None, skew: float) -> Mapping[str, float]:
     """Pr(task type) of the mixtures; where it is to be natural and that is not known, ∝ 1 / place^skew."""
-    found = _skewed(task_types.TASK_TYPES, skew) if natural is None else natural
+    found = _skewed(config.curriculum.types.names, skew) if natural is None else natural
     return curriculum.target_shares(config.curriculum.target_shares, found)
 
 

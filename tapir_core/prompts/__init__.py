@@ -20,6 +20,7 @@ _SUFFIX = ".jinja2"
 _OPTIONAL = frozenset({"system", "reference"})
 _SECTIONS: dict[str, frozenset[str]] = {
     "alpaca_eval": frozenset({"instruction", "output_1", "output_2"}),
+    "discover": frozenset({"instructions"}),
     "expand": frozenset({"seed", "task_type"}),
     "judge": frozenset({"system", "instruction", "answer_1", "answer_2", "reference"}),
     "judge_pointwise": frozenset({"system", "instruction", "answer", "reference"}),

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tapir_core import judging, paths, sentences, stages, storage, task_types, text
+from tapir_core import judging, paths, sentences, stages, storage, text
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
@@ -21,6 +21,7 @@ from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting import page
 from tapir_core.reporting.report import backbone_name
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
+from tapir_core.task_types import in_order
 
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 _LABEL_LETTERS = 30
@@ -194,8 +195,7 @@ def _table(
 def _task_types(compared: ComparedArms) -> page.Table:
     rows = [
         (name, *(_percent(row.task_types.get(name), _SHARE) for row in compared.rows))
-        for name in task_types.TASK_TYPES
-        if any(name in row.task_types for row in compared.rows)
+        for name in in_order(name for row in compared.rows for name in row.task_types)
     ]
     return page.Table(
         "Test split by task type",

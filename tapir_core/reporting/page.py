@@ -27,7 +27,7 @@ from markupsafe import Markup, escape
 
 from tapir_core.sentences import Sentences
 from tapir_core.summary import formats
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import in_order
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def draw_task_types(
     title: str, x_label: str, series: Sequence[tuple[str, str, Mapping[str, WithInterval]]], *, legend_columns: int = 1
 ) -> Markup:
     """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1)."""
-    names = [name for name in TASK_TYPES if any(name in figures for _, _, figures in series)]
+    names = in_order(name for _, _, figures in series for name in figures)
     thickness = 0.8 / max(1, len(series))
 
     def fill(axes: Any) -> None:

@@ -23,7 +23,7 @@ from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
 from tapir_core.summary.formats import first_two_and_last, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import in_order
 
 _Item = TypeVar("_Item")
 
@@ -171,7 +171,7 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
     """Task shares: natural, target, and got by the mixtures of the rounds."""
     shown = _few([(each, each.mixture.shares) for each in rounds if each.mixture is not None])
     used = {name for _, table in shown for name, *shares in table.rows() if any(shares)}
-    names = [name for name in TASK_TYPES if name in used]
+    names = in_order(used)
 
     def fill(axes: Any) -> None:
         tables = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]

@@ -22,7 +22,7 @@ from tapir_core.summary.types import (
     StageSummary,
     Usage,
 )
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import in_order
 from tapir_core.text import shorten
 
 OfRound = tuple[str, Callable[[RoundSummary], str]]
@@ -98,7 +98,7 @@ def shares_table(*rounds: RoundSummary) -> Table:
     """Task shares: the pool's own, the target, and what each round's mixture got, with what it lacks."""
     mixed = {formats.round_name(each.number): each.mixture for each in rounds if each.mixture is not None}
     rows = []
-    for place, name in enumerate(TASK_TYPES if mixed else ()):
+    for place, name in enumerate([*mixed.values()][-1].shares["task_type"] if mixed else ()):
         got = {each: (of.shares["got"][place], of.shortfall.get(name, 0)) for each, of in mixed.items()}
         shares = [*mixed.values()][-1].shares.row(place, named=True)
         if shares["natural"] or shares["target"] or any(share for share, _ in got.values()):
@@ -141,7 +141,8 @@ def accuracy_table(summary: RunSummary) -> Table:
 def task_types_table(title: str, students: Mapping[str, RoundSummary | None], note: str) -> Table:
     """Held-out accuracy on the test split by task type, a column for each of ``students`` under its name."""
     rows = []
-    for name in ("all", *TASK_TYPES):
+    found = {name for each in students.values() if each is not None for name in each.by_task_type()}
+    for name in ("all", *in_order(found)):
         scores = [None if each is None else each.score("test", name) for each in students.values()]
         if any(scores):
             rows.append((name, *map(formats.score, scores), formats.most(scores)))

@@ -39,6 +39,7 @@ from tapir_core.stages.students import (
     ANSWER,
     CONTAMINATED,
     DIFFICULTY,
+    DISCOVER,
     DRAW,
     EXPAND,
     EXPANSION_REJECTED,
@@ -65,7 +66,7 @@ from tapir_core.stages.students import (
     usable_of,
 )
 
-ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, LABEL, TEACH, VERIFY]
+ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, DISCOVER, LABEL, TEACH, VERIFY]
 """What a run does once, in this order; the items of each benchmark that is asked in each round."""
 
 EVALUATION = [ANSWER_HELDOUT, VERIFY_HELDOUT, EVALUATE]
@@ -75,9 +76,15 @@ BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]
 
 
 def plan(config: RunConfig) -> Iterator[StageAt]:
-    """Every stage of a run, in the order in which it is done: inputs come first."""
+    """Every stage of a run, in the order in which it is done: inputs come first.
+
+    A run that discovers its task types ends there: it goes on once they are in its configuration.
+    """
     for number in (None, BACKBONE, *range(config.run.rounds + 1)):
-        yield from stages_of(config, number)
+        for at in stages_of(config, number):
+            yield at
+            if at.name == DISCOVER.name:
+                return
 
 
 def stages_of(config: RunConfig, number: int | None) -> Iterator[StageAt]:

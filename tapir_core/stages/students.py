@@ -81,10 +81,16 @@ def tuning_fields(config: RunConfig, number: int) -> Json:
     return [config.run.seed, settings.epochs, settings.learning_rate, shared]
 
 
+def type_fields(config: RunConfig) -> Json:
+    """Which task types there are; nothing for the paper's by name, which keys have always meant."""
+    said = config.curriculum.shaping()
+    return {name: said[name] for name in ("task_types",) if name in said}
+
+
 def label_fields(config: RunConfig) -> Json:
     """How task types are asked for."""
     by_schema = {"replies": "json"} if config.teacher.label_replies == "json" else {}
-    return config.teacher.labelling.shaping() | by_schema
+    return config.teacher.labelling.shaping() | by_schema | type_fields(config)
 
 
 def wave_fields(config: RunConfig, number: int) -> Json:
@@ -101,6 +107,10 @@ def wave_fields(config: RunConfig, number: int) -> Json:
     return [size, expansion.shaping(), apart, who, teacher.reasks, sampling, check, *gate]
 
 
+def _if_any(fields: Json) -> list[Json]:
+    return [fields] if fields else []
+
+
 def question_stages(config: RunConfig) -> list[StageAt]:
     """What pool and expansion are kept apart from: the held-out set, the questions of benchmarks."""
     return [stage.at() for stage in (HELDOUT, QUESTIONS) if stage.when(config, stage.at())]
@@ -114,7 +124,7 @@ HELDOUT = declare(
         some_have=(EARLIER,),
         row="an instruction of the held-out set",
         when=lambda c, _: c.data.heldout is not None,
-        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping()],
+        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping(), *_if_any(type_fields(c))],
         files=lambda *_: ["file:heldout"],
     )
 )
@@ -154,6 +164,21 @@ POOL = declare(
         reads=lambda c, _: [CONTAMINATED.at()] if question_stages(c) else [],
         settings=lambda c, _: pool_fields(c),
         files=lambda *_: ["file:pool"],
+    )
+)
+
+DISCOVER = declare(
+    Stage(
+        name="discover",
+        folder="discovered",
+        columns=("task_type", "definition"),
+        row="a task type that the teacher found in a sample of the pool",
+        when=lambda c, _: c.curriculum.task_types == "discover",
+        reads=lambda *_: [POOL.at()],
+        settings=lambda c, _: [c.run.seed, teacher_fields(c), c.teacher.answering.shaping(), c.teacher.reasks],
+        files=lambda *_: ["prompt:discover"],
+        asks="teacher",
+        roles=("label",),
     )
 )
 
@@ -436,6 +461,7 @@ REFINE = declare(
             c.curriculum.refine,
             teacher_fields(c),
             c.teacher.refining.shaping(),
+            *_if_any(type_fields(c)),
             *verifier_fields(c, "filter"),
         ],
         files=lambda c, _: [

@@ -25,6 +25,7 @@ from typing import Any, Literal
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import FAMILIES, draw_problem, recognise
 from tapir_core.standin.family import Problem
+from tapir_core.task_types import DEFINED, in_order
 from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
 Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
@@ -138,9 +139,18 @@ def answer(ask: Ask, _behaviour: Behaviour) -> str:
 def label(ask: Ask, _behaviour: Behaviour) -> str:
     """The task type, if it is among those offered."""
     task_type = known(ask.sections["instruction"]).task_type
-    if task_type not in map(str.strip, ask.sections["task_types"].splitlines()):
+    if task_type not in map(_name_of, ask.sections["task_types"].splitlines()):
         raise Refusal(f"The stand-in knows this as {task_type}, which is not among the task types offered.")
     return f"Task type: {task_type}"
+
+
+def discover(ask: Ask, _behaviour: Behaviour) -> str:
+    """The task types of the instructions that it knows, in the words of ours."""
+    lines = (line.strip().removeprefix("- ") for line in ask.sections["instructions"].splitlines())
+    found = {problem.task_type for line in lines if (problem := recognise(line))}
+    if not found:
+        raise Refusal("The stand-in knows none of these instructions.")
+    return "\n".join(f"Task type: {DEFINED.described(name)}" for name in in_order(found))
 
 
 def refine(ask: Ask, _behaviour: Behaviour) -> str:
@@ -150,7 +160,7 @@ def refine(ask: Ask, _behaviour: Behaviour) -> str:
 
 def expand(ask: Ask, _behaviour: Behaviour) -> str:
     """A new instruction like the seed; of another family when another task type is wanted."""
-    seed, wanted = known(ask.sections["seed"]), ask.sections["task_type"]
+    seed, wanted = known(ask.sections["seed"]), _name_of(ask.sections["task_type"])
     families = (
         [FAMILIES[seed.family]]
         if seed.task_type == wanted
@@ -164,6 +174,11 @@ def expand(ask: Ask, _behaviour: Behaviour) -> str:
     while new.instruction == seed.instruction:
         new = draw_problem(family, seed.level, "pool", rng)
     return f"<new_instruction>\n{new.instruction}\n</new_instruction>"
+
+
+def _name_of(described: str) -> str:
+    """Of a task type with or without its definition."""
+    return described.partition(": ")[0].strip()
 
 
 def _read_sections(text: str) -> dict[str, str]:
@@ -343,6 +358,7 @@ def _closeness_of_numbers(result: str, reference: str) -> float:
 _RULES: tuple[Rule, ...] = (
     ("expand", {"seed", "task_type"}, expand),
     ("label", {"instruction", "task_types"}, label),
+    ("label", {"instructions"}, discover),
     ("refine", {"instruction", "answer", "style"}, refine),
     ("benchmark", {"instruction", "output_1", "output_2"}, _choose),
     ("benchmark", {"question", "answer"}, _rate),

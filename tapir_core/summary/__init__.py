@@ -44,6 +44,7 @@ from tapir_core.stages import (
 )
 from tapir_core.summary import types
 from tapir_core.summary.formats import round_name, student_name
+from tapir_core.task_types import in_order
 from tapir_core.verifiable import is_correct, states_result
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
@@ -282,13 +283,14 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
     rows, manifest = reader.rows(at), reader.manifest(at)
     if rows is None or manifest is None or labels is None:
         return None
-    wanted = curriculum.target_shares(reader.run.config.curriculum.target_shares, curriculum.shares_of(labels))
+    configured = reader.run.config.curriculum
+    wanted = curriculum.target_shares(configured.target_shares, curriculum.shares_of(labels))
     return types.MixtureSummary(
         rows.height,
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
         {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},
-        curriculum.share_table(labels, wanted, rows.select("task_type")),
+        curriculum.share_table(in_order(configured.types.names), labels, wanted, rows.select("task_type")),
     )
 
 

@@ -10,10 +10,11 @@ from typing import Literal
 import polars as pl
 
 from tapir_core.config import RunConfig
-from tapir_core.evaluation.statistics import PairedDifference
+from tapir_core.evaluation.statistics import ALL, PairedDifference
+from tapir_core.judging.estimates import NO_TASK_TYPE
 from tapir_core.paths import REPORT
 from tapir_core.stages import Compared, StageAt
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import in_order
 
 ROLES = ("teacher", "judge")
 """Who is paid."""
@@ -79,7 +80,7 @@ class MixtureSummary:
     shortfall: dict[str, int]
     """Task type → examples that were wanted and not there."""
     shares: pl.DataFrame
-    """task_type, natural, target, got: one row for each of the 32 task types."""
+    """task_type, natural, target, got: one row for each task type of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,8 @@ class RoundSummary:
 
     def by_task_type(self) -> dict[str, Score]:
         """Task type → its accuracy on the test split, of those that have one."""
-        return {name: score for name in TASK_TYPES if (score := self.score("test", name)) is not None}
+        found = set() if self.scores is None else {*self.scores.filter(split="test")["category"]} - {ALL, NO_TASK_TYPE}
+        return {name: score for name in in_order(found) if (score := self.score("test", name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from tapir_core.comparison.plan import open_comparison
 from tapir_core.config.load import check_config, load_config, load_resolved, missing_prerequisites, resolved_json
 from tapir_core.config.presets import load_backbones, settings_of
 from tapir_core.paths import BACKBONES
-from tapir_core.standin.families import FAMILIES
+from tapir_core.sources import read_pool_of
+from tapir_core.standin.families import FAMILIES, recognise
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / BACKBONES
@@ -64,9 +65,18 @@ def test_four_configurations_are_shipped() -> None:
 
 
 def test_the_quickstart_aims_at_exactly_the_task_types_of_the_stand_in() -> None:
-    shares = load_config(ROOT / "configs" / "quickstart.toml").curriculum.target_shares
-    assert set(shares) == {family.task_type for family in FAMILIES.values()}
-    assert len(set(shares.values())) == 1
+    config = load_config(ROOT / "configs" / "quickstart.toml")
+    rows = read_pool_of(config.data.pool, config.data, config.run.seed).rows
+    found = {problem.task_type for text in rows["instruction"] if (problem := recognise(text))}
+    assert config.curriculum.target_shares == "equal"
+    assert found == {family.task_type for family in FAMILIES.values()}
+
+
+def test_no_shipped_configuration_writes_equal_shares_out() -> None:
+    written = [load_config(path).curriculum.target_shares for path in CONFIGS]
+    assert [
+        shares for shares in written if isinstance(shares, dict) and len({*shares.values()}) == 1 < len(shares) > 4
+    ] == []
 
 
 def test_the_test_configuration_aims_at_task_types_of_the_stand_in() -> None:

@@ -109,6 +109,15 @@ VARIANTS: dict[str, list[str]] = {
     # curriculum
     "natural shares": ["curriculum.target_shares=natural"],
     "own shares": ["curriculum.target_shares={ Math = 0.5, Reasoning = 0.5 }"],
+    "equal shares": ["curriculum.target_shares=equal"],
+    "defined task types": ["curriculum.task_types=defined"],
+    "own task types": [
+        "curriculum.target_shares=natural",
+        'curriculum.task_types={ Math = { definition = "sums", refinement = "steps" }, Refund = "asks for money back", '
+        '"Code Generation" = { definition = "code", refinement = "code" }, Writing = "texts" }',
+    ],
+    "own task types: labels by a schema": ["teacher.label_replies=json"],
+    "discovered task types": ["curriculum.target_shares=natural", "curriculum.task_types=discover"],
     "judged once": ["curriculum.rejudge=false"],
     "nothing refined": ["curriculum.refine=false"],
     "no expansion": ["curriculum.expansion.max_waves=0"],

@@ -28,6 +28,7 @@ from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Outcome, 
 from tapir_core.calls.wire import request_body
 from tapir_core.config import EndpointConfig, RunConfig, Sampling
 from tapir_core.errors import ConfigError
+from tapir_core.task_types import OTHERS
 from tapir_core.text import Unparsed, shorten
 from tasks.asking import chat, conversation
 from tasks.engines.endpoints import Endpoints, endpoint_source
@@ -37,8 +38,6 @@ _LONGEST = 400
 """Characters of a prompt or reply that are shown."""
 _NO_ANSWER = "I do not know."
 """Of the student, whom nobody asks here."""
-_TASK_TYPE = "Others"
-"""Where the teacher names none."""
 
 
 def doctor(
@@ -127,14 +126,15 @@ def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
     teacher, own = config.teacher, config.run.prompts
     row = next(sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
     text, system, at = judging.show_instruction(row), row["system"], ("teacher.endpoint", teacher.endpoint)
-    label = curriculum.Labelling(teacher.label_replies)
+    types = config.curriculum.types
+    label = curriculum.Labelling(types, teacher.label_replies)
     asked = chat(label.render(prompts.load_prompt("label", own), text))
-    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or _TASK_TYPE
+    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or OTHERS
     taught = attempt("teach", *at, teacher.answering, conversation(row), str)
-    expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, task_type)
+    expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, types.described(task_type))
     attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
     if config.curriculum.refine:
-        prompt = prompts.load_prompt(curriculum.refinement_prompt_name(task_type), own)
+        prompt = prompts.load_prompt(curriculum.refinement_prompt_name(types.family_of(task_type)), own)
         attempt("refine", *at, teacher.refining, chat(curriculum.render_refinement(prompt, text, system, taught)), str)
     mode, judge = judging.mode_of(config.judge), config.judge
     shown = {**row, "teacher": taught, "student": _NO_ANSWER}

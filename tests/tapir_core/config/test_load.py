@@ -13,6 +13,7 @@ from tapir_core.config import HardShare, RunConfig, StandinEndpoint, VllmEngine
 from tapir_core.config import load as loading
 from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.errors import ConfigError
+from tapir_core.task_types import TARGET_SHARES
 from tests.harness.processes import REPOSITORY
 
 SMALLEST = """
@@ -100,10 +101,26 @@ def test_all_problems_are_reported_at_once_in_one_line_each(tmp_path: Path) -> N
         ("rounds.2.selection.threshold=x", "rounds.2.selection.threshold: value"),
         ("rounds.0.alpha=0.5", "rounds.0 (from the command line: rounds.0.alpha): is no round; use `default` or"),
         ("curriculum.target_shares={Math = 0.5}", "shares sum to 0.500000, not 1; scale each by 2.000000"),
-        ("curriculum.target_shares={Maths = 1.0}", "unknown task type 'Maths'; the 32 are: Math, Reasoning"),
+        ("curriculum.target_shares={Maths = 1.0}", "unknown task type 'Maths'; did you mean 'Math'? the 32 are: Math"),
+        ("curriculum.task_types.Refund=", "curriculum.task_types.Refund.definition: value"),
+        ('curriculum.task_types.Refund="a<b"', "is no definition; write one line"),
+        ('curriculum.task_types={ "a:b" = "c" }', "is no name of a task type; write up to 60 letters"),
+        ('curriculum.task_types={ all = "c" }', "'all' has a meaning of its own in reports"),
+        ('curriculum.task_types={ Refund = "a", refunds = "b" }', "'Refund' and 'refunds' read alike in a reply"),
+        ('curriculum.task_types={ Other = "a" }', "'Other' and 'Others' read alike in a reply"),
+        ("curriculum.task_types={}", "curriculum.task_types: value {}"),
+        ("curriculum.task_types=papers", 'expected "paper" or "defined"'),
+        (
+            'curriculum={ task_types = { Refund = "a" }, target_shares = "recipe" }',
+            'write "natural", "equal" or a table',
+        ),
+        (
+            'curriculum={ task_types = { Refund = "a" }, target_shares = { Refunds = 1.0 } }',
+            "unknown task type 'Refunds'; did you mean 'Refund'? the 2 are: Refund, Others",
+        ),
         ("curriculum.target_shares={Math = -1.0}", "curriculum.target_shares.Math: value -1.0"),
         ("curriculum.target_shares=naturel", 'curriculum.target_shares: value "naturel" (from the command line: curri'),
-        ("curriculum.target_shares=naturel", 'expected "natural" (Task type → share'),
+        ("curriculum.target_shares=naturel", 'expected "natural" or "equal" (Task type → share'),
         ("curriculum.target_shares=3", "curriculum.target_shares: value 3"),
         ('judge.orders=["student_first", "student_first"]', "judge.orders: value"),
         ('judge.orders=["student_first", "student_first"]', "names student_first twice"),
@@ -255,6 +272,48 @@ def test_the_order_of_a_file_does_not_change_the_resolved_json(tmp_path: Path) -
         for order in (shares, shares[::-1])
     ]
     assert texts[0] == texts[1]
+
+
+OWN = """
+[curriculum.task_types]
+Refund = "asks for money back"
+Delivery = { definition = "asks where a parcel is", refinement = "steps" }
+"""
+
+
+def test_own_task_types_have_others_beside_them_and_natural_shares(tmp_path: Path) -> None:
+    curriculum = load(tmp_path, SMALLEST + OWN, "curriculum.refine=false").curriculum
+    assert curriculum.types.names == ("Delivery", "Refund", "Others")
+    assert [curriculum.types.family_of(name) for name in curriculum.types.names] == ["steps", "prose", "prose"]
+    assert curriculum.types.described("Refund") == "Refund: asks for money back"
+    assert curriculum.target_shares == "natural"
+    defined = load(tmp_path, SMALLEST + OWN + 'Others = "all else"').curriculum
+    assert defined.types.described("Others") == "Others: all else"
+
+
+def test_task_types_of_a_file_stand_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "types.toml").write_text(OWN)
+    named = load(tmp_path, SMALLEST, f"curriculum.task_types={tmp_path / 'types.toml'}")
+    assert named == load(tmp_path, SMALLEST + OWN)
+    assert "types.toml" not in resolved_json(named)
+    (tmp_path / "types.toml").write_text("a = 1")
+    wrong = problems(tmp_path, SMALLEST, f"curriculum.task_types={tmp_path / 'types.toml'}")
+    assert "has no table [curriculum.task_types]" in "\n".join(wrong)
+    assert "cannot be read: No such file" in "\n".join(problems(tmp_path, SMALLEST, "curriculum.task_types=no.toml"))
+
+
+def test_own_task_types_are_read_back_in_their_order(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALLEST + OWN)
+    again = load_resolved(resolved_json(config))
+    assert again == config
+    assert again.curriculum.types.names == config.curriculum.types.names
+
+
+def test_the_recipe_is_a_table_and_the_default_for_the_papers_task_types(tmp_path: Path) -> None:
+    plain, defined = load(tmp_path, SMALLEST), load(tmp_path, SMALLEST, "curriculum.task_types=defined")
+    assert plain == load(tmp_path, SMALLEST, "curriculum.target_shares=recipe")
+    assert plain.curriculum.target_shares == defined.curriculum.target_shares == TARGET_SHARES
+    assert "task_types" not in resolved_json(plain), "a run of before has the same file"
 
 
 def test_a_damaged_or_foreign_resolved_json_is_one_clear_error() -> None:

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import fill_quotas, quotas, share_table, shares_of, supply_of
+from tapir_core.curriculum import fill_quotas, quotas, share_table, shares_of, supply_of, target_shares
 from tapir_core.curriculum.mixture import draw_balanced
 from tapir_core.randomness import derive_rng
-from tapir_core.task_types import TARGET_SHARES, TASK_TYPES
+from tapir_core.task_types import TARGET_SHARES, TASK_TYPES, in_order
 from tests.builders import make_labels, make_seeds, numbered, shuffled
 
 NAMES = ["Law", "Math", "Music", "Physics", "Writing"]
@@ -103,12 +103,26 @@ def test_another_seed_draws_other_rows() -> None:
     assert len(draws) == 5
 
 
+def test_equal_shares_are_those_of_the_task_types_that_the_pool_has() -> None:
+    natural = {"Law": 0.7, "Math": 0.2, "Refund": 0.1}
+    assert set(target_shares("equal", natural).values()) == {1 / 3}
+    assert target_shares("equal", natural).keys() == natural.keys()
+    assert target_shares("natural", natural) == natural
+    assert target_shares({"Law": 1.0}, natural) == {"Law": 1.0}
+    assert target_shares("equal", {}) == {}
+
+
+def test_reports_list_the_papers_task_types_by_the_recipe_and_own_ones_by_name() -> None:
+    assert in_order(["Law", "Others", "Math"]) == ["Math", "Others", "Law"]
+    assert in_order(["Refund", "Others", "Delivery", "Math"]) == ["Math", "Delivery", "Refund", "Others"]
+
+
 def test_the_share_table_has_all_task_types_and_survives_empty_tables() -> None:
     pool, mixture = make_labels(numbered(["Math", "Math", "Law", "Law"])), make_seeds(numbered(["Math"]))
-    table = share_table(pool, TARGET_SHARES, mixture)
+    table = share_table(TASK_TYPES, pool, TARGET_SHARES, mixture)
     assert table["task_type"].to_list() == list(TASK_TYPES)
     assert table.row(0) == ("Math", 0.5, 0.167, 1.0)
-    assert share_table(make_labels({}), {"Math": 1.0}, make_seeds({}))["got"].sum() == 0
+    assert share_table(TASK_TYPES, make_labels({}), {"Math": 1.0}, make_seeds({}))["got"].sum() == 0
     assert shares_of(pool) == {"Law": 0.5, "Math": 0.5}
     assert supply_of(mixture) == {"Math": 1}
 

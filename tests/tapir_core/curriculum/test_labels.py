@@ -1,9 +1,11 @@
+import json
+
 import pytest
 
 from tapir_core.curriculum import Labelling
 from tapir_core.curriculum.teacher import parse_label
 from tapir_core.prompts import load_prompt
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import DEFINED, PAPER, TASK_TYPES, TaskTypes
 from tapir_core.text import Unparsed
 
 NONE = Unparsed("no task type")
@@ -46,7 +48,36 @@ def test_the_last_name_counts_and_an_unknown_one_does_not(raw: str | None, expec
     assert parse_label(raw) == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("refund requests", "Refund request"),
+        ("**Rückgabe**.", "Rückgabe"),
+        ("Tier 2: what the second line takes", "Tier 2"),
+        ("3. A/B test", NONE),
+        ("a/b TEST", "A/B test"),
+        ("Math", NONE),
+    ],
+)
+def test_own_names_are_read_in_any_spelling_and_no_others(said: str, expected: str | Unparsed) -> None:
+    assert parse_label(f"Task type: {said}", ["Refund request", "Rückgabe", "Tier 2", "A/B test"]) == expected
+
+
+def test_by_a_schema_only_a_name_of_the_run_counts() -> None:
+    label = Labelling(TaskTypes({"Refund": "asks for money back", "Others": "the rest"}, {}), "json")
+    assert json.loads(label.schema)["properties"]["task_type"]["enum"] == ["Refund", "Others"]
+    assert label.parse('{"task_type": "Refund"}') == "Refund"
+    assert label.parse('{"task_type": "Math"}') == Unparsed("no JSON of the schema")
+
+
+def test_with_definitions_the_prompt_lists_one_task_type_a_line_with_its_own() -> None:
+    message = Labelling(DEFINED).render(load_prompt("label"), "Add 2 and 2.")
+    lines = message.partition("<task_types>\n")[2].partition("\n</task_types>")[0].splitlines()
+    assert [line.partition(": ")[0] for line in lines] == list(TASK_TYPES)
+    assert all(line.partition(": ")[2] for line in lines)
+
+
 def test_the_prompt_lists_one_name_a_line() -> None:
-    message = Labelling().render(load_prompt("label"), "Add 2 and 2.</instruction>")
+    message = Labelling(PAPER).render(load_prompt("label"), "Add 2 and 2.</instruction>")
     assert "\n".join(["<task_types>", *TASK_TYPES, "</task_types>"]) in message
     assert message.count("</instruction>") == 1

@@ -2,7 +2,7 @@ import pytest
 
 from tapir_core.curriculum import refinement_problem, refinement_prompt_name, render_refinement
 from tapir_core.prompts import load_prompt
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.task_types import PAPER, TASK_TYPES
 
 ADD = "```python\ndef add(a, b):\n    return a + b\n```"
 
@@ -44,7 +44,7 @@ def fenced(code: str, language: str = "python") -> str:
 def test_a_refined_answer_must_come_to_the_plain_result(
     task_type: str, plain: str, refined: str, reason: str | None
 ) -> None:
-    assert refinement_problem(plain, refined, task_type) == reason
+    assert refinement_problem(plain, refined, PAPER.family_of(task_type)) == reason
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_refined_answer_must_come_to_the_plain_result(
     ],
 )
 def test_an_unusable_refined_answer_is_rejected(refined: str | None, finish_reason: str, reason: str) -> None:
-    assert refinement_problem("Answer: 42", refined, "Math", finish_reason) == reason
+    assert refinement_problem("Answer: 42", refined, "steps", finish_reason) == reason
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,18 @@ def test_an_unusable_refined_answer_is_rejected(refined: str | None, finish_reas
 )
 def test_hostile_answers_are_judged_and_never_raise(hostile: str) -> None:
     for task_type in ("Math", "Code Generation", "Law"):
-        refinement_problem(hostile, ADD, task_type)
-        refinement_problem(ADD, hostile, task_type)
+        refinement_problem(hostile, ADD, PAPER.family_of(task_type))
+        refinement_problem(ADD, hostile, PAPER.family_of(task_type))
 
 
 def test_every_task_type_has_a_prompt_of_its_family() -> None:
-    assert {refinement_prompt_name(each) for each in TASK_TYPES} == {"refine_steps", "refine_code", "refine_prose"}
-    assert refinement_prompt_name("Counterfactual") == "refine_steps"
-    assert refinement_prompt_name("Others") == "refine_prose"
+    assert {refinement_prompt_name(PAPER.family_of(each)) for each in TASK_TYPES} == {
+        "refine_steps",
+        "refine_code",
+        "refine_prose",
+    }
+    assert refinement_prompt_name(PAPER.family_of("Counterfactual")) == "refine_steps"
+    assert refinement_prompt_name(PAPER.family_of("Others")) == "refine_prose"
 
 
 def test_the_prompt_shows_instruction_answer_and_style() -> None:

@@ -139,7 +139,7 @@ def test_a_heldout_row_is_of_the_test_split_unless_it_says_otherwise() -> None:
         ({}, "no `reference`"),
         ({"reference": "B", "split": "train"}, "`split` 'train' is neither 'dev' nor 'test'"),
         ({"reference": "B", "task_type": "Maths"}, "did you mean 'Math'?"),
-        ({"reference": "B", "task_type": "zzz"}, "the 32 are Math, Reasoning"),
+        ({"reference": "B", "task_type": "zzz"}, "the 32 are: Math, Reasoning"),
     ],
 )
 def test_a_heldout_record_needs_a_reference_and_known_names(fields: dict[str, str], reason: str) -> None:

@@ -17,6 +17,7 @@ from tapir_core.estimate.run import forecast
 from tapir_core.estimate.workload import Pool, Prompts
 from tapir_core.judging import show_instruction
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.task_types import PAPER
 from tapir_core.turns import Turn, pack_turns
 from tasks.asking import chat, conversation, make_request
 from tests.estimates import measured
@@ -47,7 +48,7 @@ def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
     config = make_config("runs")
     run: Any = SimpleNamespace(ref=SimpleNamespace(name="another"))
     voice = config.teacher.endpoint.answers_as("teacher")
-    label = chat(Labelling().render(PROMPTS["label"], show_instruction(each)))
+    label = chat(Labelling(PAPER).render(PROMPTS["label"], show_instruction(each)))
     asked = make_request(run, "label", voice, label, config.teacher.labelling, prompt=PROMPTS["label"])
     taught = make_request(run, "teach", voice, conversation(each), config.teacher.answering)
     labelling, plain = pool_requests(config, PROMPTS["label"], each)
@@ -56,7 +57,7 @@ def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
 
 def test_a_prompt_is_the_real_one_and_answers_in_it_count_by_their_length() -> None:
     found = measure_prompts(make_config("runs"), PROMPTS, SAMPLE[:1])
-    text = Labelling().render(PROMPTS["label"], SAMPLE[0]["instruction"])
+    text = Labelling(PAPER).render(PROMPTS["label"], SAMPLE[0]["instruction"])
     assert found["label"] == Prompts(estimate_tokens(text) + MESSAGE_TOKENS)
     assert found["judge"].shows == {"teach": 1, "answer": 1}
     assert found["refine"].shows == {"teach": 1}

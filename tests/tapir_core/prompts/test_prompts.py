@@ -22,6 +22,7 @@ SECTIONS = {
         "follow_up_answer_a": "THREE",
         "follow_up_answer_b": "FOUR",
     },
+    "discover": {"instructions": "- ASK"},
     "mt_bench_single": {
         "question": "ASK",
         "answer": "ONE",

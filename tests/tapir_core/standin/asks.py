@@ -3,7 +3,7 @@
 from tapir_core.judging.prompt import neutralise, render_pairwise, render_pointwise
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.rules import Ask, Behaviour, Reply, read_ask, say
-from tapir_core.task_types import TASK_TYPES, family_of
+from tapir_core.task_types import PAPER, TASK_TYPES
 
 SUM = "What is 30 + 61?"
 
@@ -34,5 +34,5 @@ def expand_text(seed: str = SUM, task_type: str = "Math") -> str:
 
 
 def refine_text(instruction: str = SUM, task_type: str = "Math") -> str:
-    prompt = load_prompt(f"refine_{family_of(task_type)}")
+    prompt = load_prompt(f"refine_{PAPER.family_of(task_type)}")
     return prompt.render(instruction=neutralise(instruction), answer="Answer: 91", system="")

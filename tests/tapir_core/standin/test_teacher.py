@@ -5,7 +5,7 @@ import pytest
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import LEVELS, Problem
 from tapir_core.standin.rules import Refusal, Reply
-from tapir_core.task_types import family_of
+from tapir_core.task_types import PAPER
 from tests.tapir_core.standin.asks import SUM, expand_text, label_text, refine_text, taught
 
 ESSAY = "Write an essay about the sea."
@@ -34,11 +34,11 @@ def test_the_teacher_answers_labels_and_refines_every_family(name: str) -> None:
 def test_refined_answers_come_in_the_style_of_their_task_type() -> None:
     rng = random.Random(2)
     steps, code, prose = (FAMILIES[name].draw_problem(2, rng) for name in ("sum", "lambda", "plural"))
-    assert family_of(steps.task_type) == "steps"
+    assert PAPER.family_of(steps.task_type) == "steps"
     assert "=" in steps.refined
-    assert family_of(code.task_type) == "code"
+    assert PAPER.family_of(code.task_type) == "code"
     assert "#" in code.refined
-    assert family_of(prose.task_type) == "prose"
+    assert PAPER.family_of(prose.task_type) == "prose"
     assert "two" in prose.refined
 
 
@@ -57,6 +57,12 @@ def test_another_task_type_is_expanded_by_a_family_of_that_type_at_the_seeds_lev
     new = [expanded(taught(expand_text(seed.instruction, "Math"), index)) for index in range(20)]
     assert {problem.family for problem in new} == {"sum", "product"}
     assert {problem.level for problem in new} == {4}
+
+
+def test_task_types_may_come_with_definitions() -> None:
+    assert taught(label_text(task_types=("Law: what courts do", "Math: sums, as in 2 + 2: 4"))) == taught(label_text())
+    new = [expanded(taught(expand_text(task_type="Music: notes and songs"), index)) for index in range(3)]
+    assert {problem.task_type for problem in new} == {"Music"}
 
 
 def test_the_same_request_gives_the_same_expansion_and_another_sample_index_another() -> None:
