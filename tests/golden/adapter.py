@@ -193,6 +193,7 @@ def _named(request: Request, root: str) -> str:
 
 
 def _rows(run: RunFolder, at: StageAt) -> Part:
+    assert at.name in EXAMPLES, f"give stage {at.name!r} a row or two in tests/golden/examples.json"
     rows = pl.DataFrame(EXAMPLES[at.name])
     if at.benchmark and run.config.evaluation.asked[at.benchmark].type != "mt_bench":
         rows = rows.filter(turn=1) if "turn" in rows.columns else rows
