@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tapir_core import paths
+from tapir_core.calls import timing
 from tapir_core.data.dataset import Manifest, read_manifest
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.run_folder import RunFolder, Seen
@@ -183,8 +184,9 @@ def _beside(storage: Storage, at: StageAt) -> set[str]:
 
 
 def _counts(manifest: Manifest) -> dict[str, float]:
-    """What the stage counted, with its calls as answers that were there already."""
-    counts = {name: 0.0 if name == "seconds" else count for name, count in manifest.counts.items()}
+    """What the stage counted, with its calls as answers that were there already; the run that takes it timed none."""
+    counts = {name: count for name, count in manifest.counts.items() if not name.startswith(timing.PREFIX)}
+    counts |= {"seconds": 0.0} if "seconds" in counts else {}
     if "calls" in counts:
         counts |= {"calls": 0.0, "stored": counts.get("stored", 0.0) + counts["calls"]}
     return counts

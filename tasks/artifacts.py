@@ -24,10 +24,11 @@ from tapir_core.reporting.judge_report import judge_tables, summarise_judge, wri
 from tapir_core.reporting.page import Table, markdown_text, render_markdown
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card, write_report
+from tapir_core.reporting.serving import serving_tables
 from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
 from tapir_core.reporting.tables import mfd_table, scores_table, shares_table, stages_table, students_table
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.formats import round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
@@ -84,7 +85,8 @@ def publish_run(ref: RunRef) -> str:
         return report
     summary = summarise(run)
     _show_plots(ref, summary)  # before the card, which links to them
-    card = run_card(summary, _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds}))
+    pages = _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds})
+    card = run_card(summary, pages, serving_tables(RunReader(run), summary.best))
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     # All students side by side: a table for each benchmark, and for each of its judges if it had several.
     seen = Counter[str]()

@@ -22,6 +22,7 @@ from tapir_core.calls import (
     ask_parsed,
     never_stopped,
 )
+from tapir_core.calls.timing import timing_counts
 from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
 from tapir_core.curriculum import unusable_reason
 from tapir_core.errors import ConfigError
@@ -226,6 +227,12 @@ def count_paid(outcomes: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
+def count_timed(outcomes: Iterable[Outcome], by: str = "") -> dict[str, float]:
+    """How long the answers took that were asked for now; ``by`` says what gave them, where it is known."""
+    answers = (each for each in outcomes if isinstance(each, Answer) and not each.stored)
+    return timing_counts(((each.completion_tokens, each.timing) for each in answers if each.timing), by)
+
+
 def ending_of(outcome: Outcome) -> str:
     """An outcome's finish reason; of a failure `refused` or `failed:<kind>`."""
     if isinstance(outcome, Answer):
@@ -245,12 +252,16 @@ def answer_cells(outcome: Outcome) -> tuple[object, ...]:
 
 
 def answer_rows(
-    asked: pl.DataFrame, outcomes: Sequence[Outcome], settle: Callable[[Outcome], Outcome] = lambda outcome: outcome
+    asked: pl.DataFrame,
+    outcomes: Sequence[Outcome],
+    settle: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+    *,
+    by: str = "",
 ) -> Worked:
     """Answers to ``asked`` as the tables `teacher`, `answers` and `heldout_answers` hold them, without missing rows.
 
     A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``settle`` says which
-    answers are of no use, and count as failed.
+    answers are of no use, and count as failed; ``by`` what gave them, where it is known.
     """
     rows = [
         (instruction_id, *answer_cells(outcome))
@@ -259,7 +270,8 @@ def answer_rows(
     ]
     frame = pl.DataFrame(rows, schema={"instruction_id": pl.String, **ANSWER_COLUMNS}, orient="row")
     failed = {f"failed_{kind}": count for kind, count in failed_by_kind(outcomes).items()}
-    return worked(frame, {**count_paid(outcomes), **failed}, asked, list(map(settle, outcomes)))
+    counts = {**count_paid(outcomes), **failed, **count_timed(outcomes, by)}
+    return worked(frame, counts, asked, list(map(settle, outcomes)))
 
 
 Row = Mapping[str, str]

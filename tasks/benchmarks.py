@@ -82,7 +82,7 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
                 continue
             del said[name]
             count(missing=isinstance(outcome, calls.Failure) and outcome.retryable)
-    return _answered(asked)
+    return _answered(asked, current(run).students.in_words)
 
 
 @shard_task(BENCHMARK_REPLIES, when=lambda c, at: at.benchmark in c.evaluation.judged)
@@ -174,7 +174,7 @@ def _ask(
     return runtime.calls.ask(requests, student.source)
 
 
-def _answered(asked: Sequence[_Asked]) -> Worked:
+def _answered(asked: Sequence[_Asked], by: str) -> Worked:
     """A terminal failure keeps its row without a response; what another try may bring has none."""
     rows = [
         (each.question_id, each.turn, *asking.answer_cells(each.outcome))
@@ -185,7 +185,7 @@ def _answered(asked: Sequence[_Asked]) -> Worked:
     shown = [(f"{each.question_id}, turn {each.turn}", each.text) for each in asked]
     return asking.worked(
         pl.DataFrame(rows, schema={"question_id": pl.String, "turn": pl.Int64, **asking.ANSWER_COLUMNS}, orient="row"),
-        asking.count_paid(outcomes),
+        {**asking.count_paid(outcomes), **asking.count_timed(outcomes, by)},
         pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
         outcomes,
     )

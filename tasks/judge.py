@@ -45,14 +45,14 @@ def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
 def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some instructions of the round's pool."""
     outcomes = ask_student(run, at, at.number - 1, rows)
-    return asking.answer_rows(rows, outcomes)
+    return asking.answer_rows(rows, outcomes, by=current(run).students.in_words)
 
 
 @shard_task(ANSWER_HELDOUT, plan=heldout_rows)
 def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
     outcomes = ask_student(run, at, at.number, rows)
-    return asking.answer_rows(rows, outcomes)
+    return asking.answer_rows(rows, outcomes, by=current(run).students.in_words)
 
 
 @stage_task(EVALUATE)

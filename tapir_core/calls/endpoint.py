@@ -22,6 +22,7 @@ from tapir_core.calls.budget import Spend, reserve
 from tapir_core.calls.client import Client
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
 from tapir_core.calls.sending import Books, UnsentError
+from tapir_core.calls.timing import Stopwatch, Timing
 from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, LiveAddress, Request, unsupported_remedy
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
@@ -161,6 +162,7 @@ class Line:
         self._rng = rng
         self._books = books
         self._loop = asyncio.get_running_loop()
+        self._stopwatch = Stopwatch(self._loop.time)
         self._waiting: deque[tuple[Slot, asyncio.Future[None]]] = deque()
         self._given_up = False
         self._last_word = Reply(Failure("connection", "nothing was sent yet"))
@@ -259,7 +261,7 @@ class Line:
         except UnsentError:
             rates.settle(permit, used_tokens=0, now=clock())
             raise
-        began = clock()
+        began, begun = clock(), self._stopwatch.begin()
         try:
             # Opened anew where the address has left since.
             reply = await address.client(endpoint).send(request)
@@ -269,11 +271,12 @@ class Line:
                 self._books.settle(attempt, self._last_word)
             raise
         finally:
+            timing = self._stopwatch.end(begun)
             self._books.end(attempt)
         used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
         rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
-        return self._observe(address, reply, began=began, endpoint=endpoint)
+        return self._observe(address, _timed(reply, timing), began=began, endpoint=endpoint)
 
     def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint) -> Reply:
         """Learn from a reply whether its address stays in service and the endpoint is given up; what its row gets."""
@@ -342,6 +345,11 @@ class Line:
 
 def _rates_of(endpoint: Endpoint, _model: str) -> Rates:
     return Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+
+
+def _timed(reply: Reply, timing: Timing) -> Reply:
+    outcome = reply.outcome
+    return replace(reply, outcome=replace(outcome, timing=timing)) if isinstance(outcome, Answer) else reply
 
 
 def _of_all(reply: Reply, attempts: int, before: Spend) -> Reply:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from tapir_core.calls.timing import Timing
 from tapir_core.config import BatchConfig, Sampling
 from tapir_core.text import digest
 
@@ -97,6 +98,8 @@ class Answer:
     """True when it came from the store and cost nothing now."""
     logprobs: tuple[tuple[str, float], ...] = ()
     """The most likely first tokens, each with the natural logarithm of its probability; empty where none came."""
+    timing: Timing | None = field(default=None, compare=False)
+    """How long it took; nothing of what came from the store or through a Batch API."""
 
 
 @dataclass(frozen=True, slots=True)

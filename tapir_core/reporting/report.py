@@ -5,7 +5,7 @@ All are made from the run folder alone, so they can be made again at any time, o
 and folders of the machine that made it stay out of a model card; digests stand in their place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page, plots, tables
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, figures_tables
 from tapir_core.reporting.estimate_table import kept_comparison
+from tapir_core.reporting.serving import serving_tables
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, choose_examples, summarise
@@ -50,6 +51,7 @@ def write_report(run: RunFolder) -> str:
             student_name(each.number): found for each in summary.rounds if (found := reader.training(each.number))
         },
         estimate=kept_comparison(run, summary),
+        serving=serving_tables(reader, summary.best),
     )
     run.storage.write_bytes(REPORT, html.encode())
     return summary.report_path
@@ -62,16 +64,18 @@ def render_report(
     gains: page.Table | None = None,
     trainings: Mapping[str, Mapping[str, Any]] | None = None,
     estimate: page.Table | None = None,
+    serving: Sequence[page.Table] = (),
 ) -> str:
     """The page: what the run is, its scores by round, examples, then all else. Everything that is text is escaped.
 
     ``gains`` is what students gained over each other on benchmarks, ``trainings`` what the trainer said of each
-    student's training, ``estimate`` what was expected beside what came.
+    student's training, ``estimate`` what was expected beside what came, ``serving`` what is asked of a student before
+    it is put to work.
     """
     scored = tables.students_table(summary, [each.number for each in summary.students])
     benchmarks = plots.benchmark_plots(summary)
     sections = [
-        *_of_students(summary, benchmarks[1:], gains),
+        *_of_students(summary, serving, benchmarks[1:], gains),
         *_of_rounds(summary, trainings or {}),
         *_of_spend(summary, estimate),
     ]
@@ -85,7 +89,9 @@ def render_report(
     )
 
 
-def _of_students(summary: RunSummary, radars: list[page.Section], gains: page.Table | None) -> list[page.Section]:
+def _of_students(
+    summary: RunSummary, serving: Sequence[page.Table], radars: list[page.Section], gains: page.Table | None
+) -> list[page.Section]:
     figures = [
         replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
         for who in summary.compared
@@ -93,6 +99,7 @@ def _of_students(summary: RunSummary, radars: list[page.Section], gains: page.Ta
     ]
     return [
         replace(plots.plot_accuracy_by_task_type(summary.students), table=tables.accuracy_table(summary)),
+        *map(page.section_of, serving),
         *radars,
         *map(page.section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
         page.section_of(gains),
@@ -126,17 +133,23 @@ def _of_spend(summary: RunSummary, estimate: page.Table | None) -> list[page.Sec
     ]
 
 
-def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
+def run_card(
+    summary: RunSummary,
+    pages: Mapping[str, Mapping[str, str]] | None = None,
+    serving: Sequence[page.Table] = (),
+) -> str:
     """What the run is, its state, its rounds, and where to read more.
 
     Args:
         summary: The run.
         pages: Where more of it is shown, where this card is: the run or a round, then title, then address. Without it
             the card says how to get there.
+        serving: The tables of `tapir_core.reporting.serving`.
     """
     shown = [
         tables.rounds_table(summary),
         tables.accuracy_table(summary),
+        *serving,
         tables.left_out_table(summary),
         tables.settled_table(summary),
         tables.seconds_table(summary),

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,12 +25,33 @@ def visible_gpus() -> list[str]:
     if named is not None:
         # CUDA stops at the first that is no device.
         return [each for each in named.split(",") if each.strip() not in ("", "-1")]
+    return _ask_nvidia("--query-gpu=index")
+
+
+def _gpu_names() -> list[str]:
+    try:
+        visible = visible_gpus()
+        return _ask_nvidia("--query-gpu=name", f"--id={','.join(visible)}") if visible else []
+    except subprocess.TimeoutExpired:
+        return []
+
+
+def _ask_nvidia(*query: str) -> list[str]:
+    """Its lines, one a GPU; none where there is no such program or it cannot say."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    query = [program, "--query-gpu=index", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    return done.stdout.split() if done.returncode == 0 else []
+    command = [program, *query, "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
+
+
+@functools.cache
+def in_words() -> str:
+    """The processor cores that this process may use, and the GPUs: `16 cores and 1 x NVIDIA H100 80GB HBM3`."""
+    cores = len(os.sched_getaffinity(0))
+    gpus = Counter(_gpu_names())
+    return " and ".join([f"{cores} core{'s' * (cores > 1)}", *(f"{n} x {name}" for name, n in gpus.items())])
 
 
 def share_out(gpus: list[str], workers: int) -> list[list[str]]:

@@ -22,7 +22,7 @@ import httpx
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import SERVED_NAME, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, TapirError
-from tasks.engines import logs, supervisor
+from tasks.engines import logs, machine, supervisor
 
 HOST = "127.0.0.1"
 
@@ -82,6 +82,11 @@ class Students(ABC):
             MissingPrerequisite: its program is missing.
         """
         return None
+
+    @property
+    def in_words(self) -> str:
+        """What answers, and on which machine where that is this one."""
+        return str(self.engine.in_words)
 
     def source(self, student: Student) -> EndpointSource:
         """What gives the endpoint that answers with ``student``; nothing starts before it is called."""
@@ -175,6 +180,11 @@ class StudentServer(Students):
     @abstractmethod
     def installed(cls, engine: Any) -> Installed:
         """As `Students.installed`; a program is needed here."""
+
+    @property
+    def in_words(self) -> str:
+        """As `Students.in_words`, with this machine."""
+        return f"{super().in_words} on {machine.in_words()}"
 
     @property
     def runs(self) -> bool:

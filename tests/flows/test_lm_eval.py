@@ -15,6 +15,7 @@ from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, benchmarks_sentence, figures_tables
 from tapir_core.reporting.report import write_report
+from tapir_core.reporting.serving import serving_tables
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.standin.families import recognise
@@ -174,6 +175,11 @@ def test_it_is_asked_as_part_of_a_run(tmp_path: Path, backbone: Path, student: F
     distill(run.ref)
     assert summarise(run).done
     assert figures(run, 2)["exact"]["value"] == figures(run, BACKBONE)["exact"]["value"] == 50
+    before_after, cost = serving_tables(RunReader(run), best=2)
+    assert before_after.columns == ("", "backbone", "S_2", "teacher", "S_2 less backbone")
+    assert before_after.rows[-1] == ("ex: exact, %", "50.0", "50.0", "–", "none changed")
+    assert {name: cell for name, cell, _ in cost.rows}["Answers timed"] == str(QUESTIONS), "built ones are not"
+    assert "S_2 answered with an endpoint." in cost.note
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from flows.distill import distill
 from flows.driver import hold_run
 from flows.evaluate import evaluate_students
-from tapir_core.calls import Answer, Outcome, Request
+from tapir_core.calls import Answer, Outcome, Request, timing
 from tapir_core.config import SHIPPED, RunConfig
 from tapir_core.data.dataset import DatasetRef, Part, read_manifest, read_rows, write_part
 from tapir_core.paths import MANIFEST, RUN_RECORD
@@ -104,7 +104,7 @@ def drive(
 def rows_of(run: RunFolder) -> Iterator[tuple[str, str, list[str]]]:
     """Folder of every dataset of a run, what its manifest says, and its rows in their order.
 
-    A checkpoint's one row is its weights, which hold the training job. The seconds that a stage took are left out.
+    A checkpoint's one row is its weights, which hold the training job. What the clock says is left out.
     """
     for path in run.storage.files():
         folder, _, name = path.rpartition("/")
@@ -112,7 +112,11 @@ def rows_of(run: RunFolder) -> Iterator[tuple[str, str, list[str]]]:
             continue
         manifest = read_manifest(run.storage, folder)
         assert manifest is not None
-        counts = {name: count for name, count in manifest.counts.items() if name != "seconds"}
+        counts = {
+            name: count
+            for name, count in manifest.counts.items()
+            if name != "seconds" and not name.startswith(timing.PREFIX)
+        }
         facts = {"dataset": folder, "key": manifest.key, "counts": counts, "missing": manifest.accepted_missing}
         if manifest.columns:
             rows = [_line(row) for row in read_rows(run.storage, folder).iter_rows(named=True)]
@@ -193,6 +197,7 @@ def _named(request: Request, root: str) -> str:
 
 
 def _rows(run: RunFolder, at: StageAt) -> Part:
+    assert at.name in EXAMPLES, f"give stage {at.name!r} a row or two in tests/golden/examples.json"
     rows = pl.DataFrame(EXAMPLES[at.name])
     if at.benchmark and run.config.evaluation.asked[at.benchmark].type != "mt_bench":
         rows = rows.filter(turn=1) if "turn" in rows.columns else rows

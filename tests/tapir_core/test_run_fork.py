@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tapir_core.calls.timing import Timing, timing_counts
 from tapir_core.errors import TapirError
 from tapir_core.estimate.evidence import past_seconds
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -68,6 +69,14 @@ def test_the_same_run_under_another_name_is_taken_over_whole_and_needs_the_first
     assert target.storage.read_bytes(weights) == whole.storage.read_bytes(weights)
     assert target.storage.read_bytes(f"{TRAIN.folder}/training.json") == b"{}"
     assert summarise(target).done
+
+
+def test_what_is_taken_over_was_timed_by_the_run_that_asked_for_it(source: RunFolder) -> None:
+    teach = StageAt("teach")
+    counts = {"calls": 1.0, "stored": 2.0, "seconds": 3.0}
+    source.seal(teach, list(source.sealed(teach).parts), counts=counts | timing_counts([(7, Timing(2.0, 1.0))], "vLLM"))
+    take_over(source, target := open_next(source.ref.root))
+    assert target.sealed(teach).counts == {"calls": 0.0, "stored": 3.0, "seconds": 0.0}
 
 
 def test_another_alpha_shares_all_up_to_the_seeds_of_round_one_and_nothing_after(whole: RunFolder) -> None:

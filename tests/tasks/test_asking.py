@@ -6,9 +6,19 @@ import polars as pl
 import pytest
 
 from tapir_core.calls import Answer, Failure, Outcome
+from tapir_core.calls.timing import Speed, Timing
 from tapir_core.run_folder import open_run
 from tapir_core.stages import StageAt
-from tasks.asking import LONGEST_BEGINNING, LONGEST_SAID, MOST_SAMPLES, Watch, demand_whole, sample_failures, worked
+from tasks.asking import (
+    LONGEST_BEGINNING,
+    LONGEST_SAID,
+    MOST_SAMPLES,
+    Watch,
+    answer_rows,
+    demand_whole,
+    sample_failures,
+    worked,
+)
 from tasks.runtime import close_all
 from tests.run_config import make_config
 
@@ -32,6 +42,21 @@ def test_what_is_missing_and_what_failed_for_good_are_counted_apart() -> None:
     assert made.failed == {"refused": 1, "bad_request": 3}
     assert made.asked == 7
     assert [each.instruction_id for each in made.samples[:3]] == ["id-1", "id-3", "id-4"], "the first of each kind"
+
+
+def test_a_stage_keeps_how_long_the_answers_took_that_it_asked_for_itself() -> None:
+    took = Timing(2.0, 0.5)
+    outcomes = [
+        Answer("four", "stop", 10, 3, timing=took),
+        Answer("five", "stop", 10, 40, stored=True, timing=took),  # shared with an equal request
+        Answer("six", "stop", 10, 500),  # through a Batch API
+        *failures(refused=1),
+    ]
+    speed = Speed.of([answer_rows(asked(outcomes), outcomes, by="vLLM").counts])
+    assert speed is not None
+    assert (speed.answers, speed.tokens, speed.tokens_per_second, speed.by) == (1, 3, 6.0, ("vLLM",))
+    untimed = answer_rows(asked(outcomes[2:]), outcomes[2:], by="vLLM").counts
+    assert not [name for name in untimed if name.startswith("timed")]
 
 
 def test_a_kind_that_is_rare_and_late_is_among_the_samples() -> None:

@@ -1,0 +1,127 @@
+"""How long answers took: measured where a call is in flight, kept as counts of a stage, read again for reports.
+
+Counts of shards are added up, so a stage keeps sums and a histogram: quantiles cannot be added. Its bins are 9 % wide,
+so a quantile is right to 5 %. Where several calls are in flight, each instant is shared among them equally: the shares
+of some answers add up to the time in which an endpoint worked for them, however much their calls overlapped.
+
+Limits: the time of an answer is that of the attempt that brought it, as this machine saw it. Waiting for a turn and
+attempts before it are left out. What came from the store, or through a Batch API, was not timed.
+"""
+
+import math
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import NamedTuple
+
+PREFIX = "timed: "
+"""How the counts begin that this module keeps. They depend on the clock, and no row does."""
+
+_TOKENS, _CALL, _SHARE = (f"{PREFIX}{name}" for name in ("tokens", "call seconds", "share seconds"))
+_UP_TO, _BY = f"{PREFIX}up to ", f"{PREFIX}by "
+_BINS = 8
+"""Bins of the histogram from one time to its double."""
+
+
+class Timing(NamedTuple):
+    """Of one answer."""
+
+    seconds: float
+    """From when it was asked until it was here."""
+    share_seconds: float
+    """Its part of that time, which it shared with the other calls in flight."""
+
+
+class Stopwatch:
+    """Times the calls to one endpoint. Belongs to one event loop."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """``clock`` gives seconds."""
+        self._clock = clock
+        self._in_flight = 0
+        self._seen = self._share = 0.0
+        """Of the clock, and what a call in flight from the beginning would have had."""
+
+    def begin(self) -> Timing:
+        """A call is in flight from now on; gives what `end` needs."""
+        self._look()
+        self._in_flight += 1
+        return Timing(self._seen, self._share)
+
+    def end(self, begun: Timing) -> Timing:
+        """It is over."""
+        self._look()
+        self._in_flight -= 1
+        return Timing(self._seen - begun.seconds, self._share - begun.share_seconds)
+
+    def _look(self) -> None:
+        now = self._clock()
+        if self._in_flight:
+            self._share += (now - self._seen) / self._in_flight
+        self._seen = now
+
+
+def timing_counts(answers: Iterable[tuple[int, Timing]], by: str = "") -> dict[str, float]:
+    """The counts of a stage for its timed answers, each with its tokens; ``by`` says what gave them, where known."""
+    timed = list(answers)
+    if not timed:
+        return {}
+    bins = Counter(math.ceil(_BINS * math.log2(max(timing.seconds, 1e-6))) for _, timing in timed)
+    return {
+        _TOKENS: sum(tokens for tokens, _ in timed),
+        _CALL: round(math.fsum(timing.seconds for _, timing in timed), 6),
+        _SHARE: round(math.fsum(timing.share_seconds for _, timing in timed), 6),
+        **({_BY + by: len(timed)} if by else {}),
+        **{f"{_UP_TO}{2 ** (place / _BINS):.4g} s": bins[place] for place in sorted(bins)},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast answers came, over the stages that they were asked in."""
+
+    answers: int
+    tokens: int
+    call_seconds: float
+    share_seconds: float
+    by: tuple[str, ...]
+    """What gave them, where that was told; the one of most answers first."""
+    bins: tuple[tuple[float, int], ...]
+    """Upper end of a bin, in seconds, and answers in it; the shortest first."""
+
+    @classmethod
+    def of(cls, counts: Iterable[Mapping[str, float]]) -> "Speed | None":
+        """What the counts of some manifests say; nothing where no answer was timed, as in runs of earlier versions."""
+        added = defaultdict[str, float](float)
+        for name, n in chain.from_iterable(each.items() for each in counts):
+            added[name] += n
+        told = {name.removeprefix(_BY): n for name, n in added.items() if name.startswith(_BY)}
+        bins = sorted((float(name[len(_UP_TO) : -2]), int(n)) for name, n in added.items() if name.startswith(_UP_TO))
+        if not bins:
+            return None
+        return cls(
+            answers=sum(n for _, n in bins),
+            tokens=int(added[_TOKENS]),
+            call_seconds=added[_CALL],
+            share_seconds=added[_SHARE],
+            by=tuple(sorted(told, key=lambda name: -told[name])),
+            bins=tuple(bins),
+        )
+
+    def latency_seconds(self, share: float) -> float:
+        """The quantile of this ``share`` (0-1) of the seconds of an answer."""
+        ends, sizes = zip(*self.bins, strict=True)
+        end = ends[bisect_left([*accumulate(sizes)], share * self.answers)]
+        return float(end / 2 ** (0.5 / _BINS))  # the middle of the bin
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Output tokens a second of all calls together, while any was in flight."""
+        return self.tokens / self.share_seconds if self.share_seconds else None
+
+    @property
+    def in_flight(self) -> float | None:
+        """Calls in flight at once, on average."""
+        return self.call_seconds / self.share_seconds if self.share_seconds else None
