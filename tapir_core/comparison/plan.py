@@ -93,6 +93,11 @@ class ComparisonPlan:
         """The arm that others are matched to."""
         return self.arms[0].name
 
+    def needs(self, planned: PlannedRun) -> list[PlannedRun]:
+        """Runs of the same run seed that must be finished before: the reference, and for equal USD random."""
+        arms = {"reference": (), "usd": (self.reference, RANDOM)}.get(planned.arm.match, (self.reference,))
+        return [self.run(arm, planned.run_seed) for arm in arms]
+
     def config(self, planned: PlannedRun) -> RunConfig:
         """The configuration of a run before its sizes are matched."""
         return arm_config(self.comparison, planned.arm, planned.run_seed, self.overrides)
