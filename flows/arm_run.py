@@ -30,13 +30,18 @@ def drive_run(plan: ComparisonPlan, planned: PlannedRun, distil: Distil, count: 
     drive_matched(matching.match_run(plan, planned), distil, count, say=say)
 
 
-def drive_matched(matched: matching.MatchedRun, distil: Distil, count: Count, *, say: Say, probe: bool = True) -> None:
-    """Distil a run that is matched to others, when those are finished; ``probe`` is as in `hold_run`.
+def drive_matched(
+    matched: matching.MatchedRun, distil: Distil, count: Count, *, say: Say, follows: bool = False
+) -> None:
+    """Distil a run that is matched to others, when those are finished.
+
+    With ``follows`` it goes by a run whose configuration it has: its endpoints were probed for that one, and what has
+    changed since, as was allowed there, is amended.
 
     Raises:
         TapirError: it cannot be matched, or as `distill`.
     """
-    drive = _Drive(matched, distil, count, say, probe)
+    drive = _Drive(matched, distil, count, say, follows)
     check_settings(matched.config, source=f"arm {matched.arm.name}")
     sizes = matched.sizes
     if matched.bought:
@@ -76,7 +81,7 @@ class _Drive:
     distil: Distil
     count: Count
     say: Say
-    probe: bool
+    follows: bool
 
     @contextmanager
     def open(self, sizes: Mapping[int, Size]) -> Iterator[RunFolder]:
@@ -87,10 +92,11 @@ class _Drive:
         """
         config, kept, say = self.matched.config, self.matched.kept, self.say
         resized = any(kept[number] != size for number, size in sizes.items() if number in kept)
-        if resized:
-            with hold_run(matching.with_sizes(config, kept), say=say, probe=self.probe):
+        if resized and not self.follows:
+            with hold_run(matching.with_sizes(config, kept), say=say):
                 pass
-        with hold_run(matching.with_sizes(config, sizes), say=say, amend=resized, probe=self.probe) as run:
+        probe, amend = not self.follows, resized or self.follows
+        with hold_run(matching.with_sizes(config, sizes), say=say, amend=amend, probe=probe) as run:
             for source in self.matched.earlier:
                 if taken := run_files.take_over(source, run):
                     say(f"{len(taken)} finished stages taken over from {source.ref.name}, up to {taken[-1]}")

@@ -14,8 +14,9 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from flows.arm_run import find_finished, is_finished
-from flows.driver import Say, check_settings, drive, read_config
+from flows.arm_run import Distil, find_finished, is_finished
+from flows.driver import Say, check_settings, read_config
+from flows.whole_run import drive, lacks_baseline
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.matching import is_matched, match_run, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome
@@ -272,7 +273,7 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
 
 
-def run_sweep(sweep: Sweep, distil: Callable[[RunFolder], object], *, say: Say) -> list[Swept]:
+def run_sweep(sweep: Sweep, distil: Distil, *, say: Say) -> list[Swept]:
     """Distil every backbone that lacks a finished run; what became of each, in the order of the list."""
     found = []
     for entry in sweep.entries:
@@ -282,13 +283,13 @@ def run_sweep(sweep: Sweep, distil: Callable[[RunFolder], object], *, say: Say) 
     return found
 
 
-def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFolder], object], say: Say) -> Swept:
+def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say) -> Swept:
     """What became of a backbone, with what its run came to or what is wrong with it."""
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
     outcome: Outcome = "finished before"
     try:
         config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
-        if lacks_run(config, input_files.gather_files(config)):
+        if lacks_run(config, input_files.gather_files(config)) or lacks_baseline(RunFolder(run)):
             drive(config, distil, say=say)
             outcome = "finished"
         summary = summarise(RunFolder(run))

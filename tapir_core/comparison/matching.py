@@ -239,7 +239,7 @@ def unmatched(what: str, target: Training, made: Training, asked: int) -> TapirE
     return TapirError(
         f"{what} cannot be matched: {made.tokens:,} tokens in {steps:,} steps, the reference has {target.tokens:,} "
         f"in {target.steps:,} (allowed: ± {TOLERANCE:.0%}){short}. Give a larger pool or smaller rounds, or larger "
-        "batches where only the steps differ, and the comparison another name"
+        "batches where only the steps differ, under another name"
     )
 
 

@@ -50,7 +50,9 @@ def test_every_figure_lies_between_its_ends() -> None:
 
 def test_stages_and_roles_come_to_the_same_total() -> None:
     found = paid_by(PRICED, PRICED)
-    for parts in (found.stages, found.roles):
+    beside = [found.baseline] if found.baseline else []
+    assert found.with_baseline
+    for parts in ((*found.stages, *beside), (*found.roles, *beside)):
         assert sum(each.needed.calls.likely for each in parts) == pytest.approx(found.total.needed.calls.likely)
         assert sum(each.paid.usd.likely for each in parts if each.paid.usd) == pytest.approx(
             found.total.paid.usd.likely if found.total.paid.usd else None
