@@ -19,7 +19,7 @@ from tapir_core.comparison.outcome import read_trainings, total
 from tapir_core.comparison.plan import READY, Arm, spell_out_rounds
 from tapir_core.config import RunConfig, load
 from tapir_core.curriculum import split_usable
-from tapir_core.estimate.run import load_estimate
+from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, resample
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import RunReader, marks_on_test, summarise
@@ -43,7 +43,8 @@ def is_wanted(run: RunFolder) -> bool:
     """Whether a run is to have a baseline: as it says itself, else as its first estimate decided."""
     said = run.config.evaluation.baseline
     if said is None and run.storage.exists(paths.ESTIMATE):
-        return load_estimate(run.storage.read_bytes(paths.ESTIMATE)).with_baseline
+        # One field of it: estimates need not be known here, and those of before have none.
+        return bool(json.loads(run.storage.read_bytes(paths.ESTIMATE)).get("with_baseline"))
     return said == "sft"
 
 
@@ -55,8 +56,23 @@ def run_beside(baseline: RunFolder) -> RunFolder | None:
 
 
 def match_baseline(run: RunFolder) -> MatchedRun:
-    """The baseline of a finished run, beside that run."""
-    return MatchedRun(ARM, baseline_of(run).ref, lambda: baseline_config(run), needed=[run.ref], before=[run.ref])
+    """The baseline of a finished run, beside that run.
+
+    Raises:
+        ConfigError: another run has its name.
+    """
+    beside = baseline_of(run)
+    if beside.storage.exists(paths.RUN_RECORD) and not _is_baseline(beside):
+        raise ConfigError(
+            f"run {beside.ref.name!r} is no baseline, and that of run {run.ref.name!r} would have its name; give one "
+            'of the two another name, or set evaluation.baseline = "none"'
+        )
+    return MatchedRun(ARM, beside.ref, lambda: baseline_config(run), needed=[run.ref], before=[run.ref])
+
+
+def _is_baseline(run: RunFolder) -> bool:
+    """Whether a run that is there was made as one: what baselines say of themselves, and other runs seldom do."""
+    return run.config.evaluation.baseline == "none" and run.config.run.rounds == 1
 
 
 def baseline_config(run: RunFolder) -> RunConfig:
@@ -86,7 +102,7 @@ def _epochs(run: RunFolder) -> float:
 def read_baseline(run: RunFolder) -> Baseline | None:
     """What came of the baseline of a run, as far as that has begun; nothing where the run has none."""
     beside = baseline_of(run)
-    if not is_wanted(run) or not beside.storage.exists(paths.RUN_RECORD):
+    if not is_wanted(run) or not beside.storage.exists(paths.RUN_RECORD) or not _is_baseline(beside):
         return None
     made, before, after = summarise(beside), read_trainings(run), read_trainings(beside)
     found = Baseline(

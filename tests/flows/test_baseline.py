@@ -17,7 +17,7 @@ from tapir_core.comparison.matching import TOLERANCE
 from tapir_core.comparison.outcome import read_training
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
-from tapir_core.errors import EngineError
+from tapir_core.errors import ConfigError, EngineError
 from tapir_core.reporting.page import sentence
 from tapir_core.reporting.report import run_card, write_report
 from tapir_core.run_folder import RunFolder, RunRef
@@ -176,6 +176,17 @@ def test_after_an_early_stop_the_rounds_that_were_trained_count(config: Path) ->
     first = read_training(run, 1).tokens
     assert abs(trained(baseline_of(run)).tokens - first) <= TOLERANCE * first
     assert "The curriculum added" in added(run)
+
+
+def test_a_run_of_that_name_that_is_no_baseline_is_left_alone(config: Path) -> None:
+    engines = Engines()
+    drive(load(config, "run.name=q-sft"), engines.distil, count=engines.count, say=lambda _: None)
+    own = run_of(config).ref.root
+    before = RunFolder(RunRef(own, "q-sft")).config
+    with pytest.raises(ConfigError, match="run 'q-sft' is no baseline"):
+        go(config)
+    assert RunFolder(RunRef(own, "q-sft")).config == before
+    assert added(run_of(config)) == ""
 
 
 def test_a_run_that_trained_no_round_has_none(config: Path) -> None:

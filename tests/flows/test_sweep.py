@@ -120,7 +120,7 @@ def test_a_wrong_curriculum_starts_nothing(listed: Path) -> None:
 
 
 def test_an_interrupt_ends_the_sweep(listed: Path) -> None:
-    def interrupted(_: RunFolder) -> None:
+    def interrupted(_run: RunFolder, _until: str | None) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
