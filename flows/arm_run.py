@@ -26,18 +26,28 @@ Count = Callable[[RunFolder, int], Training]
 
 
 def drive_run(plan: ComparisonPlan, planned: PlannedRun, distil: Distil, count: Count, *, say: Say) -> None:
-    """Distil one run of a comparison, when those that it needs are finished.
+    """Distil one run of a comparison, when those that it needs are finished; raises as `drive_matched`."""
+    drive_matched(matching.match_run(plan, planned), distil, count, say=say)
+
+
+def drive_matched(
+    matched: matching.MatchedRun, distil: Distil, count: Count, *, say: Say, follows: bool = False
+) -> None:
+    """Distil a run that is matched to others, when those are finished.
+
+    With ``follows`` it goes by a run whose configuration it has: its endpoints were probed for that one, and what has
+    changed since, as was allowed there, is amended.
 
     Raises:
         TapirError: it cannot be matched, or as `distill`.
     """
-    drive = _Drive(matching.MatchedRun(plan, planned), distil, count, say)
-    check_settings(drive.matched.config, source=f"arm {planned.arm.name}")
-    sizes = drive.matched.sizes
-    if drive.matched.bought:
-        say(f"{planned.ref.name}: {drive.matched.bought}")
+    drive = _Drive(matched, distil, count, say, follows)
+    check_settings(matched.config, source=f"arm {matched.arm.name}")
+    sizes = matched.sizes
+    if matched.bought:
+        say(f"{matched.ref.name}: {matched.bought}")
         drive.make_pool(sizes)
-    for number, target in drive.matched.targets.items():
+    for number, target in matched.targets.items():
         sizes = drive.match_round(number, target, sizes)
     with drive.open(sizes) as run:
         if not is_done(run, None):
@@ -48,8 +58,7 @@ def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
     """The runs for which nothing is left to do: done, as they are planned, and matched. Reads folders only."""
     finished: list[PlannedRun] = []
     for each in plan.runs:
-        matched = matching.MatchedRun(plan, each)
-        if all(needed in finished for needed in matched.needed) and is_finished(matched):
+        if all(needed in finished for needed in plan.needs(each)) and is_finished(matching.match_run(plan, each)):
             finished.append(each)
     return finished
 
@@ -61,7 +70,7 @@ def is_finished(matched: matching.MatchedRun) -> bool:
     config = matching.with_sizes(matched.config, matched.sizes)
     if sweep.lacks_run(config, gather_files(config)):
         return False
-    return matching.is_matched(matched.targets, read_trainings(RunFolder(matched.planned.ref)))
+    return matching.is_matched(matched.targets, read_trainings(RunFolder(matched.ref)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,7 @@ class _Drive:
     distil: Distil
     count: Count
     say: Say
+    follows: bool
 
     @contextmanager
     def open(self, sizes: Mapping[int, Size]) -> Iterator[RunFolder]:
@@ -82,10 +92,11 @@ class _Drive:
         """
         config, kept, say = self.matched.config, self.matched.kept, self.say
         resized = any(kept[number] != size for number, size in sizes.items() if number in kept)
-        if resized:
+        if resized and not self.follows:
             with hold_run(matching.with_sizes(config, kept), say=say):
                 pass
-        with hold_run(matching.with_sizes(config, sizes), say=say, amend=resized) as run:
+        probe, amend = not self.follows, resized or self.follows
+        with hold_run(matching.with_sizes(config, sizes), say=say, amend=amend, probe=probe) as run:
             for source in self.matched.earlier:
                 if taken := run_files.take_over(source, run):
                     say(f"{len(taken)} finished stages taken over from {source.ref.name}, up to {taken[-1]}")
@@ -100,7 +111,7 @@ class _Drive:
 
     def match_round(self, number: int, target: Training, sizes: dict[int, Size]) -> dict[int, Size]:
         """Make the mixture of a round until it fits; the sizes with which it does."""
-        name, usual = self.matched.planned.ref.name, self.matched.config.batch_size(number)
+        name, usual = self.matched.ref.name, self.matched.config.batch_size(number)
         for tries in range(1, matching.MOST_TRIES + 1):
             asked = sizes[number].examples
             made, kept = self._make_round(number, sizes)

@@ -11,6 +11,7 @@ from flows.fleet import join_fleet
 from flows.project_flow import live_spend, project_flow
 from flows.retry_judge import tell_gaps
 from flows.steps import run_stages, walk
+from tapir_core.comparison.baseline import run_beside
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import stop_reason
@@ -31,6 +32,8 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     with tell_gaps(ref, whole=until is None), live_spend(ref, list(plan(run.config)), whole=until is None):
         rounds = _distill(run, until)
     publish_run(ref)
+    if until is None and (beside := run_beside(run)) is not None:
+        publish_run(beside.ref)
     return {"run": ref.name, "rounds": rounds}
 
 

@@ -16,19 +16,15 @@ from tapir_core.calls.sending import STOPPED
 from tapir_core.config import RunConfig
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError
-from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
-from tapir_core.paths import REPORT, ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
+from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
 from tapir_core.prices import missing_prices
 from tapir_core.probing import in_words, settle
-from tapir_core.reporting.report import write_report
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef, Settled, open_run
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
-from tapir_core.summary import summarise
-from tapir_core.summary.types import RunSummary
 from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current
 
@@ -123,31 +119,6 @@ def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Abstr
         RunChanged: finished stages would be made otherwise now.
     """
     return hold_run(RunFolder(ref).config, say=say, any_version=any_version, probe=False)
-
-
-def drive(
-    config: RunConfig,
-    distil: Callable[[RunFolder], object],
-    *,
-    say: Say,
-    until: str | None = None,
-    amend: bool = False,
-) -> RunSummary:
-    """Hold a run and ``distil`` it where something is left to do; what it has come to.
-
-    Raises:
-        RunBusy: another process drives the run.
-        RunChanged: finished stages would be made otherwise now, and `amend` is not set.
-    """
-    with hold_run(config, say=say, amend=amend) as run:
-        if not is_done(run, until):
-            save_estimate(run)
-            distil(run)
-        else:
-            say(f"run {run.ref.name} has nothing left to do")
-            if not run.storage.exists(REPORT):
-                say(f"report: {write_report(run)}")
-        return summarise(run)
 
 
 def _known_of(config: RunConfig) -> dict[str, Settled]:

@@ -28,12 +28,13 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from flows.arm_run import drive_run
 from flows.distill import distill
-from flows.driver import drive, hold_known_run, is_done, read_config, worker_root
+from flows.driver import hold_known_run, is_done, read_config, worker_root
 from flows.evaluate import evaluate_students
 from flows.prefect_server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from flows.retry_judge import retry_judge
 from flows.series import not_finished, open_sweep, read_asked, read_comparison, run_comparison, run_sweep
+from flows.whole_run import drive
 from tapir_core.comparison.figures import verdicts
 from tapir_core.comparison.plan import PlannedRun
 from tapir_core.config import RunConfig
@@ -206,14 +207,24 @@ def distill_from_form(
     source, last = config_file or _PRESETS / f"{preset}.toml", until or None
     config = read_config(source, [*settings, *overrides], run, until=last)
 
-    def distil(opened: RunFolder) -> None:
+    def distil(opened: RunFolder, stage: str | None) -> None:
         with machine_to_distil(config):
-            distill.fn(opened.ref, last)
+            distill.fn(opened.ref, stage)
 
     summary = drive(config, distil, say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
-    return " ".join(filter(None, (page.sentence("state", summary), page.sentence("gain", summary), shown)))
+    return " ".join(
+        filter(
+            None,
+            (
+                page.sentence("state", summary),
+                page.sentence("gain", summary),
+                page.sentence("added", summary.baseline),
+                shown,
+            ),
+        )
+    )
 
 
 @form_flow("retry-judge")
@@ -434,8 +445,8 @@ def sweep_from_form(
     sweep = open_sweep(backbones, config_file or None, [_root_setting(), *overrides])
     tag_flow_run(f"sweep-{sweep.curriculum.name}")
 
-    def distil_below(run: RunFolder) -> None:
-        _in_flow_run(run.config, run.ref, distill.fn)
+    def distil_below(run: RunFolder, until: str | None) -> None:
+        _in_flow_run(run.config, run.ref, lambda ref: distill.fn(ref, until))
 
     with heed_suspension(lambda: "Backbones that are done stay done."):
         swept = run_sweep(sweep, distil_below, say=get_run_logger().info)

@@ -14,10 +14,11 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from flows.arm_run import find_finished, is_finished
-from flows.driver import Say, check_settings, drive, read_config
+from flows.arm_run import Distil, find_finished, is_finished
+from flows.driver import Say, check_settings, read_config
+from flows.whole_run import drive, lacks_baseline
 from tapir_core.comparison.figures import ComparedArms, compare_arms
-from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
+from tapir_core.comparison.matching import is_matched, match_run, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config.load import load_config
@@ -115,7 +116,7 @@ def run_comparison(
     here = {each.ref.name for each in finished}
     brought = {each.run: each for each in results.read()} if results else {}
     wanted = [each for each in chosen if each.ref.name not in brought]
-    wanted += [needed for each in wanted for needed in MatchedRun(plan, each).needed]
+    wanted += [needed for each in wanted for needed in plan.needs(each)]
     left = [each for each in plan.runs if each in wanted and each not in finished]
     if left:
         _check_goes_on({each.source: each.stages for name, each in brought.items() if name not in here})
@@ -142,7 +143,7 @@ def run_comparison(
 def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[PlannedRun], object]) -> Failed | None:
     """Finish a run; why it failed, or nothing."""
     # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
-    lacking = [each.ref.name for each in MatchedRun(plan, planned).needed if not is_finished(MatchedRun(plan, each))]
+    lacking = [each.ref.name for each in plan.needs(planned) if not is_finished(match_run(plan, each))]
     try:
         if lacking:
             raise TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
@@ -272,7 +273,7 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
 
 
-def run_sweep(sweep: Sweep, distil: Callable[[RunFolder], object], *, say: Say) -> list[Swept]:
+def run_sweep(sweep: Sweep, distil: Distil, *, say: Say) -> list[Swept]:
     """Distil every backbone that lacks a finished run; what became of each, in the order of the list."""
     found = []
     for entry in sweep.entries:
@@ -282,13 +283,13 @@ def run_sweep(sweep: Sweep, distil: Callable[[RunFolder], object], *, say: Say) 
     return found
 
 
-def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFolder], object], say: Say) -> Swept:
+def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say) -> Swept:
     """What became of a backbone, with what its run came to or what is wrong with it."""
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
     outcome: Outcome = "finished before"
     try:
         config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
-        if lacks_run(config, input_files.gather_files(config)):
+        if lacks_run(config, input_files.gather_files(config)) or lacks_baseline(RunFolder(run)):
             drive(config, distil, say=say)
             outcome = "finished"
         summary = summarise(RunFolder(run))

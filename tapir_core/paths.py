@@ -79,6 +79,11 @@ def comparison_file(name: str, ending: str) -> str:
     return f"{name}-comparison.{ending}"
 
 
+def baseline_run(run: str) -> str:
+    """The run that is the baseline of another one."""
+    return f"{run}-sft"
+
+
 def training_file(folder: str) -> str:
     """What a training came to, in the folder of its checkpoint."""
     return f"{folder}/{TRAINING_SUMMARY}"

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
+from tapir_core.comparison.baseline import with_baseline
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_tables, figures_tables
 from tapir_core.reporting.judge_report import judge_tables, summarise_judge, write_judge_report
@@ -83,7 +84,7 @@ def publish_run(ref: RunRef) -> str:
     report = write_report(run)
     if FlowRunContext.get() is None:
         return report
-    summary = summarise(run)
+    summary = with_baseline(summarise(run), run)
     _show_plots(ref, summary)  # before the card, which links to them
     pages = _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds})
     card = run_card(summary, pages, serving_tables(RunReader(run), summary.best))

@@ -23,8 +23,9 @@ from flows.commands import (
     run_ref,
     say,
 )
-from flows.commands.live import connected, distil_shown, print_summary, shown_live
-from flows.driver import drive, hold_known_run, is_done, read_config
+from flows.commands.live import connect_when_needed, connected, distil_shown, print_summary, shown_live
+from flows.driver import hold_known_run, is_done, read_config
+from flows.whole_run import drive
 from tapir_core.calls import Failure
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError
@@ -32,7 +33,7 @@ from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.paths import TASK_TYPES
 from tapir_core.reporting import benchmarks, estimate_table, page
 from tapir_core.reporting.report import write_report
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.summary import summarise
 from tasks import asking, runtime
@@ -80,13 +81,14 @@ def run(
     ] = False,
 ) -> None:
     """`tapir run`."""
-
-    def distil(opened: RunFolder) -> None:
-        with connected(opened.ref):
-            distil_shown(opened, console, until)
-
     settings = read_config(config, overrides or [], name, until=until)
-    summary = drive(settings, distil, say=say, until=until, amend=amend)
+    with connect_when_needed(RunRef(settings.run.root, settings.run.name)) as connect:
+
+        def distil(opened: RunFolder, last: str | None) -> None:
+            connect()
+            distil_shown(opened, console, last)
+
+        summary = drive(settings, distil, say=say, until=until, amend=amend)
     print_summary(console, summary)
     if settings.curriculum.task_types == "discover" and until is None:
         file = f"{settings.run.root}/{settings.run.name}/{TASK_TYPES}"

@@ -20,6 +20,7 @@ from flows.series import (
     run_comparison,
     run_sweep,
 )
+from flows.whole_run import count_round
 from tapir_core.comparison.figures import ComparedArms, covers_sentence, verdicts
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.config.presets import BackboneEntry, add_backbone
@@ -124,9 +125,9 @@ def sweep(
     planned = open_sweep(backbones, config, overrides or [])
     with connect_when_needed(RunRef(planned.curriculum.root, SWEEP_PLACE)) as connect:
 
-        def distil(run: RunFolder) -> None:
+        def distil(run: RunFolder, until: str | None) -> None:
             connect()
-            distil_shown(run, console)
+            distil_shown(run, console, until)
 
         swept = run_sweep(planned, distil, say=say)
     if (written := write_sweep_report(planned.curriculum, swept)) is not None:
@@ -214,9 +215,6 @@ def _drive(plan: ComparisonPlan, connect: Callable[[], None], shown_on: Console)
 
     def drive(planned: PlannedRun) -> None:
         connect()
-        # Not before: Prefect reads its settings when it is imported.
-        from tasks.train import count_round
-
         drive_run(plan, planned, distil, count_round, say=say)
 
     return drive

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands import Root, console, print_table, print_tables, print_words, run_ref, words
+from flows.commands import Root, console, print_line, print_table, print_tables, print_words, run_ref, words
 from tapir_core.calls import AnswerStore, store_url
+from tapir_core.comparison.baseline import read_baseline
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting import benchmarks, page, run_progress
@@ -55,6 +56,8 @@ def _print_run(run: RunFolder) -> None:
     print_tables(console, *benchmarks.benchmark_states_tables(look))
     usd, unknown = _usd(run)
     print_words(console, "status", "state", run=run, progress=progress, usd=usd, unknown=unknown)
+    if added := page.sentence("added", read_baseline(run)):
+        print_line(console, added)
 
 
 def _stage_rows(look: RunReader, progress: run_progress.RunProgress) -> Iterator[tuple[str, ...]]:

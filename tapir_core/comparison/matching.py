@@ -16,16 +16,17 @@ is read.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from tapir_core import paths, stages, summary
 from tapir_core.comparison.outcome import Training, read_trainings, recipe_stages, total, usd_of
-from tapir_core.comparison.plan import RANDOM, Arm, ComparisonPlan, PlannedRun
+from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig, load, presets
 from tapir_core.errors import TapirError
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, RunRef
 
 TOLERANCE = 0.02
 """Largest difference in tokens, as a share of the reference's; in steps the same, but one step at least."""
@@ -75,27 +76,35 @@ class MorePlain(NamedTuple):
         )
 
 
+@dataclass(frozen=True)
 class MatchedRun:
-    """One run of a comparison beside those that it is matched to; what is read of those is read once."""
+    """One run beside those that it is matched to; what is read of those is read once."""
 
-    def __init__(self, plan: ComparisonPlan, planned: PlannedRun) -> None:
-        needed = {"reference": (), "usd": (plan.reference, RANDOM)}.get(planned.arm.match, (plan.reference,))
-        self.plan, self.planned = plan, planned
-        self.needed = [plan.run(arm, planned.run_seed) for arm in needed]
-        """Runs of the same run seed that must be finished before: the reference, and random."""
+    arm: Arm
+    ref: RunRef
+    planned: Callable[[], RunConfig]
+    """Its configuration before anything of it is matched."""
+    needed: Sequence[RunRef]
+    """Runs that must be finished before: the reference, and for equal USD random."""
+    before: Sequence[RunRef]
+    """Runs from which finished stages may be taken."""
+    prices: presets.RolePrices | None = None
+    """What tokens count at; as they were paid when there are none."""
+    equal_usd_at_most: float | None = None
+    """How many times random's examples are enough."""
 
     @cached_property
     def targets(self) -> dict[int, Training]:
         """Round → what it must train on; none of an arm that is not matched by tokens."""
-        return targets_of(self.planned.arm, read_trainings(RunFolder(self.needed[0].ref))) if self.needed else {}
+        return targets_of(self.arm, read_trainings(RunFolder(self.needed[0]))) if self.needed else {}
 
     @cached_property
     def bought(self) -> MorePlain | None:
         """What equal USD buys; nothing of an arm that is matched by something else."""
-        if self.planned.arm.match != "usd":
+        if self.arm.match != "usd":
             return None
-        reference, random = (RunFolder(each.ref) for each in self.needed)
-        return buy_more(reference, random, self.plan.comparison.prices, self.plan.comparison.equal_usd_at_most)
+        reference, random = map(RunFolder, self.needed)
+        return buy_more(reference, random, self.prices, self.equal_usd_at_most)
 
     @cached_property
     def config(self) -> RunConfig:
@@ -103,7 +112,7 @@ class MatchedRun:
 
         At equal USD it has the larger pool, and random's rounds grow by what that has more, in batches as large.
         """
-        config, more = self.plan.config(self.planned), self.bought
+        config, more = self.planned(), self.bought
         if more is None:
             return config
         size = f"data.pool.{config.data.pool.size_field}={more.pool + more.instructions}"
@@ -114,7 +123,7 @@ class MatchedRun:
     @property
     def kept(self) -> dict[int, Size]:
         """The sizes that stand in the run's folder; none where there is no run yet."""
-        run = RunFolder(self.planned.ref)
+        run = RunFolder(self.ref)
         if not run.storage.exists(paths.RUN_RECORD):
             return {}
         config = run.config
@@ -131,20 +140,18 @@ class MatchedRun:
         """
         if not self.targets:
             return {}
-        kept, reference = self.kept, RunFolder(self.needed[0].ref)
+        kept, reference = self.kept, RunFolder(self.needed[0])
         rounds = {at: reference.config.round(at) for at in reference.trained_rounds if at}
         first = {at: each.examples for at, each in rounds.items()}
-        if self.planned.arm.match == "whole":
+        if self.arm.match == "whole":
             passes = sum(each.examples * each.epochs for each in rounds.values())
             first = {1: max(1, round(passes / self.config.round(1).epochs))}
         return {at: kept.get(at) or Size(first[at], self.config.batch_size(at)) for at in self.targets}
 
     @property
     def earlier(self) -> list[RunFolder]:
-        """Earlier runs of the same run seed, from which finished stages may be taken."""
-        runs = [each for each in self.plan.runs if each.run_seed == self.planned.run_seed]
-        folders = [RunFolder(each.ref) for each in runs[: runs.index(self.planned)]]
-        return [each for each in folders if each.storage.exists(paths.RUN_RECORD)]
+        """Those of the runs from which finished stages may be taken that are there."""
+        return [run for run in map(RunFolder, self.before) if run.storage.exists(paths.RUN_RECORD)]
 
     def check_pool(self, rows: int) -> None:
         """Refuse a pool that lacks what equal USD would have bought.
@@ -158,6 +165,20 @@ class MatchedRun:
                 f"equal USD buys a pool of {wanted:,} instructions, and there are {rows:,}; give a larger file, or "
                 "leave equal_usd out"
             )
+
+
+def match_run(plan: ComparisonPlan, planned: PlannedRun) -> MatchedRun:
+    """A run of a comparison beside those of its run seed that come before it."""
+    of_seed = [each for each in plan.runs if each.run_seed == planned.run_seed]
+    return MatchedRun(
+        planned.arm,
+        planned.ref,
+        lambda: plan.config(planned),
+        needed=[each.ref for each in plan.needs(planned)],
+        before=[each.ref for each in of_seed[: of_seed.index(planned)]],
+        prices=plan.comparison.prices,
+        equal_usd_at_most=plan.comparison.equal_usd_at_most,
+    )
 
 
 def targets_of(arm: Arm, reference: Mapping[int, Training]) -> dict[int, Training]:
@@ -218,7 +239,7 @@ def unmatched(what: str, target: Training, made: Training, asked: int) -> TapirE
     return TapirError(
         f"{what} cannot be matched: {made.tokens:,} tokens in {steps:,} steps, the reference has {target.tokens:,} "
         f"in {target.steps:,} (allowed: ± {TOLERANCE:.0%}){short}. Give a larger pool or smaller rounds, or larger "
-        "batches where only the steps differ, and the comparison another name"
+        "batches where only the steps differ, under another name"
     )
 
 

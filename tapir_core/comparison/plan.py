@@ -93,6 +93,11 @@ class ComparisonPlan:
         """The arm that others are matched to."""
         return self.arms[0].name
 
+    def needs(self, planned: PlannedRun) -> list[PlannedRun]:
+        """Runs of the same run seed that must be finished before: the reference, and for equal USD random."""
+        arms = {"reference": (), "usd": (self.reference, RANDOM)}.get(planned.arm.match, (self.reference,))
+        return [self.run(arm, planned.run_seed) for arm in arms]
+
     def config(self, planned: PlannedRun) -> RunConfig:
         """The configuration of a run before its sizes are matched."""
         return arm_config(self.comparison, planned.arm, planned.run_seed, self.overrides)
@@ -164,7 +169,7 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
     """
     entry = comparison.arms.get(arm.name, ArmEntry())
     own = [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"]
-    config = _spell_out_rounds(load_config(comparison.config, own, comparison.run_name(arm.name, run_seed)))
+    config = spell_out_rounds(load_config(comparison.config, own, comparison.run_name(arm.name, run_seed)))
     settings = _begins_with(comparison, arm.name).settings(config)
     made = replace_values(config, settings, source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
@@ -202,7 +207,7 @@ def _problem(comparison: ComparisonConfig, name: str) -> str:
     return ""
 
 
-def _spell_out_rounds(config: RunConfig) -> RunConfig:
+def spell_out_rounds(config: RunConfig) -> RunConfig:
     """The same with an entry for each round, so that one can be changed without touching those after it."""
     entries = {str(number): config.round(number).model_dump(mode="json") for number in config.round_numbers}
     return RunConfig.model_validate({**config.model_dump(mode="json"), "rounds": entries})

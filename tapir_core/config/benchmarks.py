@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Section, T, matching, problems
+from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Later, Section, T, matching, problems
 from tapir_core.config.roles import EndpointConfig, Sampling
 
 HELDOUT = "heldout"
@@ -368,6 +368,13 @@ class EvaluationConfig(Section):
 
     each_round: Free[Annotated[tuple[BenchmarkName, ...], Field(strict=False), DIFFERENT]] = ()
     """Benchmarks that backbone, S_0 and the student of every round are asked; the others wait for `tapir evaluate`."""
+
+    baseline: Free[Later[Literal["sft", "none"] | None]] = None
+    """`"sft"`: beside the run a plain fine-tune on as many tokens as all its rounds, as run `NAME-sft`; the report says
+    what the curriculum added over it (docs/compare.md). `"none"`: without. Nothing: with it where a held-out set scores
+    it and, by the run's first estimate, it costs under a tenth of the whole: in USD of all answers where prices are
+    known and not 0, else in hours, training included, where those are known, else never. A run that began before there
+    were baselines has none."""
 
     decontamination: DecontaminationConfig = DecontaminationConfig()
     """What keeps their questions, and the held-out set, out of what is trained on."""

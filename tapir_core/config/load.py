@@ -29,8 +29,9 @@ from tapir_core.config import (
     problems,
 )
 from tapir_core.config.reference import explain
+from tapir_core.config.run import LONGEST_NAME
 from tapir_core.errors import ConfigError
-from tapir_core.paths import RESOLVED_CONFIG
+from tapir_core.paths import RESOLVED_CONFIG, baseline_run
 from tapir_core.prompts import check_prompts
 
 Table = dict[str, Any]
@@ -191,10 +192,16 @@ def check_config(config: RunConfig) -> list[str]:
         *([] if config.run.prompts is None else check_prompts(config.run.prompts)),
         *_check_data(config),
         *_check_benchmarks(config),
+        *_check_baseline(config),
         *check_student(config.student),
         *_check_verifier(config),
         *_contradictions(config),
     ]
+
+
+def may_have_baseline(config: RunConfig) -> bool:
+    """Whether its run's name leaves room for that of a baseline."""
+    return len(baseline_run(config.run.name)) <= LONGEST_NAME
 
 
 def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
@@ -280,6 +287,16 @@ def _check_asked(asked: AskedBenchmark, config: RunConfig) -> list[str]:
         f"{room}; lower the first or raise the latter": room is not None and longest >= room,
     }
     return [*problems(lacking | others), *asked.contradictions()]
+
+
+def _check_baseline(config: RunConfig) -> list[str]:
+    name, is_scored = config.run.name, config.data.heldout is not None or config.evaluation.each_round
+    wrong = {
+        'evaluation.baseline: value "sft": nothing would score it; set data.heldout, or "none"': not is_scored,
+        f'run.name: value "{name}": that of its baseline, {baseline_run(name)}, has more than {LONGEST_NAME} '
+        'characters; shorten it, or set evaluation.baseline = "none"': not may_have_baseline(config),
+    }
+    return problems(wrong) if config.evaluation.baseline == "sft" else []
 
 
 def check_student(student: StudentConfig) -> list[str]:

@@ -18,6 +18,9 @@ from tapir_core.config.curriculum import CurriculumConfig, DataConfig, RoundConf
 from tapir_core.config.roles import EndpointConfig, JudgeConfig, TeacherConfig
 from tapir_core.config.student import StudentConfig
 
+LONGEST_NAME = 80
+"""Characters of a run's name."""
+
 
 class LoraConfig(Section):
     """Low-rank adapters instead of all weights; they are merged into the checkpoint after training."""
@@ -184,7 +187,7 @@ class BudgetConfig(Caps):
 class RunSection(Section):
     """Name, place, seed and length of the run."""
 
-    name: Free[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]]
+    name: Free[Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}$")]]
     """The run's folder under `root`: letters, digits, `.`, `_` and `-`, at most 80. `--name` replaces it."""
 
     root: Free[str] = "runs"

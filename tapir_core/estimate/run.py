@@ -21,10 +21,10 @@ from tapir_core.config import (
     Sampling,
     StandinEndpoint,
 )
-from tapir_core.config.load import check_config
+from tapir_core.config.load import check_config, may_have_baseline
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
-from tapir_core.estimate.workload import Pool, Scenario, Work, priors_of, scenarios, workload
+from tapir_core.estimate.workload import Pool, Scenario, Work, is_repeated, priors_of, scenarios, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import Asked, asked_in_roles, lines
@@ -41,6 +41,9 @@ _KNOWN_POWER = 0.4
 
 _STANDIN_SECONDS = 0.004
 """The stand-in's work for one reply; it works at one at a time."""
+
+_CHEAP = 0.1
+"""Share of the whole under which a run has a baseline without being told."""
 
 FIRST_TOKEN_SECONDS = {"teacher": 0.7, "judge": 0.7, "student": 0.5}
 TOKENS_PER_SECOND = {"teacher": 60.0, "judge": 60.0, "student": 40.0}
@@ -117,6 +120,10 @@ class Estimate:
     """In plain words, for the reader of the table."""
     benchmarks: tuple[BenchmarkFigures, ...] = ()
     """Those of each round; they are in stages, roles and totals."""
+    baseline: Figures | None = None
+    """What a baseline takes: all rounds' trainings once more, and the scoring of one more student."""
+    with_baseline: bool = False
+    """Whether the run has one; then it is in the totals."""
 
 
 _JSON = TypeAdapter(Estimate)
@@ -181,6 +188,9 @@ def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimat
     """
     costs = _Costs(config, found)
     runs = [list(costs.lines(pool, each)) for each in scenarios(priors_of(config.teacher.endpoint))]
+    beside = [[line for line in lines if is_repeated(config, line.work)] for lines in runs]
+    with_baseline = _has_baseline(config, runs, beside)
+    whole = [[*lines, *more] for lines, more in zip(runs, beside, strict=True)] if with_baseline else runs
     stages = [_figures(name, asks, _chosen(runs, "stage", name)) for name, asks in _stages().items()]
     roles = [_figures(role, asks, _chosen(runs, "role", role)) for role, asks in asked_in_roles().items()]
     models = dict.fromkeys(each for models in costs.asked.values() for each in models)
@@ -188,15 +198,17 @@ def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimat
         run=config.run.name,
         stages=tuple(each for each in stages if each.needed.calls.high or each.steps is not None),
         roles=tuple(each for each in roles if each.needed.calls.high),
-        charged=_figures("teacher and judge", "", [[line for line in lines if line.model] for lines in runs]),
-        total=_figures("all", "", runs),
+        charged=_charged(whole),
+        total=_figures("all", "", whole),
         unknown_prices=tuple(
             f"{each.field}: {each.price.reason}; {each.price.remedy}"
             for each in models
             if isinstance(each.price, prices.UnknownPrice)
         ),
-        assumptions=_in_words(pool, costs),
+        assumptions=_in_words(pool, costs, has_baseline=with_baseline),
         benchmarks=tuple(_benchmark(costs, runs, name) for name in found.benchmarks),
+        baseline=_figures("baseline", "", beside),
+        with_baseline=with_baseline,
     )
 
 
@@ -331,6 +343,24 @@ class _Costs:
         return max([calls * one / max(1.0, min(concurrency * servers, calls)), *allowed])
 
 
+def _has_baseline(config: RunConfig, runs: Sequence[Sequence[Line]], beside: Sequence[Sequence[Line]]) -> bool:
+    """As the configuration says, else whether it costs under a tenth of the whole (`evaluation.baseline`)."""
+    said = config.evaluation.baseline
+    if said is not None or config.data.heldout is None or not may_have_baseline(config):
+        return said == "sft"
+    more, of_all = (_charged(each).needed.usd for each in (beside, runs))
+    if more is not None and of_all is not None and of_all.likely:
+        return more.likely < _CHEAP * of_all.likely
+    if any(line.seconds is None for line in beside[0]):
+        return False
+    seconds, whole = (sum(line.seconds or 0.0 for line in each[0]) for each in (beside, runs))
+    return seconds < _CHEAP * whole
+
+
+def _charged(runs: Sequence[Sequence[Line]]) -> Figures:
+    return _figures("teacher and judge", "", [[line for line in lines if line.model] for lines in runs])
+
+
 def _benchmark(costs: _Costs, runs: Sequence[Sequence[Line]], benchmark: str) -> BenchmarkFigures:
     found = _chosen(runs, "benchmark", benchmark)
     numbers = dict.fromkeys(line.work.round for line in found[0] if line.work.round is not None)
@@ -386,7 +416,7 @@ def _span(values: Sequence[float]) -> Span:
     return Span(min(values), values[0], max(values))
 
 
-def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
+def _in_words(pool: Pool, costs: _Costs, *, has_baseline: bool) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
     config, evaluation, teacher = costs.config, costs.config.evaluation, costs.teacher
     asked = [(*key, each) for key, models in costs.asked.items() for each in models]
@@ -408,6 +438,7 @@ def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
         ],
         open_shares=any(config.round(number).selection.fixed_share is None for number in config.round_numbers),
         unjudged=[number for number in config.round_numbers if not config.judges(number)],
+        has_baseline=has_baseline,
         priced=[each for each in dict.fromkeys(each for *_, each in asked) if isinstance(each.price, prices.Price)],
         first_token_seconds=FIRST_TOKEN_SECONDS["teacher"],
         tokens_per_second=TOKENS_PER_SECOND["teacher"],

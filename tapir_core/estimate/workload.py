@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from tapir_core import curriculum, judging
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig, RunConfig
-from tapir_core.stages import HELDOUT, StageAt, plan
+from tapir_core.stages import HELDOUT, StageAt, lines_of_evaluation, plan
 
 Unknown = Literal[
     # Instructions with a usable teacher answer and a task type.
@@ -213,6 +213,12 @@ def workload(
             yield from (run.asked(at, asks[role].calls) for role in at.stage.roles if role in asks)
         elif at.stage.asks:
             yield run.asked_of_all(at)
+
+
+def is_repeated(config: RunConfig, work: Work) -> bool:
+    """Whether a baseline takes such work once more: the training of every round, the scoring of the last student."""
+    scores_last = work.round == config.run.rounds and work.stage in lines_of_evaluation()
+    return scores_last or bool(work.steps and work.round)
 
 
 class _Run:

@@ -18,7 +18,7 @@ def stage_table(estimate: Estimate) -> Table:
     return Table(
         f"Estimate of {estimate.run} by stage",
         ("Stage", *_COLUMNS),
-        tuple(map(_row, (*estimate.stages, estimate.charged, estimate.total))),
+        tuple(map(_row, (*estimate.stages, *_baseline(estimate), estimate.charged, estimate.total))),
         text_columns=2,
         note="Likely (lowest–highest). Answers are all that a stage needs; tokens, USD and hours are those of the "
         "answers to ask for, which neither the store nor an equal request gives. A total is no sum of highs.",
@@ -27,7 +27,8 @@ def stage_table(estimate: Estimate) -> Table:
 
 def role_table(estimate: Estimate) -> Table:
     """What the calls of each role will take, with a total: an expansion is labelled and answered, too."""
-    rows = [_row(each)[:-1] for each in (*estimate.roles, estimate.charged, estimate.total)]
+    shown = (*estimate.roles, *_baseline(estimate), estimate.charged, estimate.total)
+    rows = [_row(each)[:-1] for each in shown]
     return Table("By role", ("Role", *_COLUMNS[:-1]), tuple(rows), text_columns=2)
 
 
@@ -73,6 +74,10 @@ def kept_comparison(run: RunFolder, summary: RunSummary) -> Table | None:
     if not run.storage.exists(ESTIMATE):
         return None
     return comparison_table(load_estimate(run.storage.read_bytes(ESTIMATE)), summary)
+
+
+def _baseline(estimate: Estimate) -> list[Figures]:
+    return [estimate.baseline] if estimate.baseline and estimate.with_baseline else []
 
 
 def _row(each: Figures) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core.comparison.baseline import with_baseline
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
@@ -36,7 +37,7 @@ _LEFT_OUT = "Nothing of this is in a training set; a rejected refined answer lea
 
 def write_report(run: RunFolder) -> str:
     """Write `report.html` into the run folder and say where it is."""
-    summary, reader = summarise(run), RunReader(run)
+    summary, reader = with_baseline(summarise(run), run), RunReader(run)
     # The pool of a round is answered by the student of the round before.
     answered = [each.number - 1 for each in summary.rounds if each.did("answer")]
     shown = first_two_and_last([each.number for each in summary.students] or answered)
@@ -83,7 +84,11 @@ def render_report(
         "report.html.jinja2",
         sections,
         summary=summary,
-        scores=[replace(plots.plot_accuracy(summary.students), table=scored), *benchmarks[:1]],
+        scores=[
+            replace(plots.plot_accuracy(summary.students), table=scored),
+            page.section_of(tables.baseline_table(summary)),
+            *benchmarks[:1],
+        ],
         examples=examples,
         config=resolved_json(summary.config),
     )
@@ -148,6 +153,7 @@ def run_card(
     """
     shown = [
         tables.rounds_table(summary),
+        tables.baseline_table(summary),
         tables.accuracy_table(summary),
         *serving,
         tables.left_out_table(summary),

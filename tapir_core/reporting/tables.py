@@ -88,6 +88,29 @@ def left_out_table(summary: RunSummary) -> Table:
     return Table("Left out, by reason", ("Where", "What", "Reason", "Rows"), rows, text_columns=3)
 
 
+def baseline_table(summary: RunSummary) -> Table:
+    """The last student beside the baseline's, each with its scores and what it was trained on; no row without one."""
+    found = summary.baseline
+    if found is None or found.next_stage is not None:
+        return Table("", (), ())
+    last = formats.student_name(found.last)
+    students = {
+        f"{last}, after all rounds": (summary.round(found.last), found.run_tokens),
+        f"Plain fine-tuning (run {found.run})": (found.student, found.tokens),
+    }
+    rows = tuple(
+        (
+            name,
+            *(formats.score(each.score(split) if each else None) for split in ("test", "dev")),
+            formats.count(tokens),
+        )
+        for name, (each, tokens) in students.items()
+    )
+    items = formats.count(found.difference.items if found.difference else None)
+    note = f"Both start from S_0. The difference is paired, over the {items} test instructions that both answered."
+    return Table("Beside plain fine-tuning", ("Student", "Test", "Dev", "Tokens after S_0"), rows, note=note)
+
+
 def settled_table(summary: RunSummary) -> Table:
     """What endpoints do not take, and what the run does in its place."""
     columns = ("Field", "In this run", "The endpoint said")

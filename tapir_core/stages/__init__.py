@@ -157,6 +157,11 @@ def lines() -> dict[str, Line]:
     return lines_once() | lines_of_round()
 
 
+def lines_of_evaluation() -> dict[str, Line]:
+    """The lines of what scores a student, benchmarks included."""
+    return lines_of(*EVALUATION, *BENCHMARK)
+
+
 def asked_in_roles() -> dict[Role, Asked]:
     """Role of calls → who is asked, in the order of a run."""
     return {stage.roles[0]: stage.asks for stage in (*ONCE, *ROUND, *EVALUATION, *BENCHMARK) if stage.asks}

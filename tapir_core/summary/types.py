@@ -10,7 +10,7 @@ from typing import Literal
 import polars as pl
 
 from tapir_core.config import RunConfig
-from tapir_core.evaluation.statistics import ALL, PairedDifference
+from tapir_core.evaluation.statistics import ALL, PairedDifference, Resampled
 from tapir_core.judging.estimates import NO_TASK_TYPE
 from tapir_core.paths import REPORT
 from tapir_core.stages import Compared, StageAt
@@ -198,6 +198,28 @@ class Gain:
 
 
 @dataclass(frozen=True, slots=True)
+class Baseline:
+    """One plain fine-tune beside a run, on as many tokens as all its rounds: the student of another run's round 1."""
+
+    run: str
+    """Name of that run."""
+    next_stage: StageAt | None
+    """What is left of it; nothing when it is done."""
+    last: int
+    """Round of the student that it is compared with, the last one."""
+    student: RoundSummary | None
+    """Its own; None before anything of it is done."""
+    tokens: int
+    """Trained on after S_0."""
+    run_tokens: int
+    """By the run, in all its rounds."""
+    difference: Resampled | None = None
+    """What the run's student has more than the baseline's, in percentage points over the test instructions."""
+    why: str = ""
+    """Why there is no difference, once it is done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """One answer to read."""
 
@@ -271,6 +293,8 @@ class RunSummary:
     """Round of the highest dev score."""
     gain: Gain | None = None
     """From S_0 to the last student that was evaluated."""
+    baseline: Baseline | None = None
+    """A plain fine-tune beside the run, where it has one and that has begun (`tapir_core.comparison.baseline`)."""
     busy_seconds: float = 0.0
     """Time in which at least one of the stages above was at work; pauses between starts are left out."""
 

@@ -42,11 +42,11 @@ def listed(tmp_path: Path) -> Path:
     return tmp_path / "list.toml"
 
 
-def sweep(listed: Path, distil: Callable[[RunFolder], object]) -> list[Swept]:
+def sweep(listed: Path, distil: Callable[[RunFolder, str | None], object]) -> list[Swept]:
     return run_sweep(open_sweep(listed, None, []), distil, say=lambda _: None)
 
 
-def finish(run: RunFolder) -> None:
+def finish(run: RunFolder, _until: str | None = None) -> None:
     build_run("", config=run.config, **run.record.ingredients)
 
 
@@ -57,7 +57,7 @@ def outcomes(swept: list[Swept]) -> dict[str, str]:
 def test_every_backbone_is_distilled_once_in_the_order_of_the_list(listed: Path, tmp_path: Path) -> None:
     seen: list[RunRef] = []
 
-    def distil(run: RunFolder) -> None:
+    def distil(run: RunFolder, _until: str | None) -> None:
         seen.append(run.ref)
         finish(run)
 
@@ -69,7 +69,7 @@ def test_every_backbone_is_distilled_once_in_the_order_of_the_list(listed: Path,
 
 @pytest.mark.parametrize("error", [EngineError("the trainer ended with 1"), KeyError("a fault of our own")])
 def test_a_failing_backbone_does_not_stop_the_others_and_is_tried_again(listed: Path, error: Exception) -> None:
-    def distil(run: RunFolder) -> None:
+    def distil(run: RunFolder, _until: str | None) -> None:
         if run.ref.name == "q-b":
             raise error
         finish(run)
@@ -120,7 +120,7 @@ def test_a_wrong_curriculum_starts_nothing(listed: Path) -> None:
 
 
 def test_an_interrupt_ends_the_sweep(listed: Path) -> None:
-    def interrupted(_: RunFolder) -> None:
+    def interrupted(_run: RunFolder, _until: str | None) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

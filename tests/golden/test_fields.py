@@ -45,7 +45,7 @@ BASES = {
         *("teacher.terms=MIT", "student.chat_template=t", "student.revision=r", "training.lora={}"),
         *("training.processes=1", "rounds.default.selection={ type = 'threshold' }", "rounds.default.batch_size=9"),
         *("curriculum.expansion.check_difficulty=true", "run.prompts=p", "calls.store_url=sqlite:///a"),
-        *_BENCHMARKS,
+        *("evaluation.baseline=sft", *_BENCHMARKS),
     ],
     "stand-ins, panel, share": [
         f'judge.panel=[{{ type = "standin", noise = 2.0 }}, {{ {_OPENAI} }}]',

@@ -186,6 +186,7 @@ VARIANTS: dict[str, list[str]] = {
     "lm_eval: examples": ["evaluation.benchmarks.mine.examples=e.jsonl"],
     "lm_eval: own tasks": ["evaluation.benchmarks.mine.include_path=tasks"],
     # what changes no row
+    **{f"baseline {each}": [f"evaluation.baseline={each}"] for each in ("sft", "none")},
     "calls": [
         "calls.concurrency=9",
         "calls.timeout_seconds=9.0",

@@ -267,3 +267,12 @@ def test_a_benchmark_of_the_harness_needs_its_folder_and_in_each_round_its_envir
     assert 'ex.include_path: value "nowhere/tasks": there is no such folder' in the_problem(
         evaluation={"benchmarks": {"ex": folder}}
     )
+
+
+def test_a_baseline_needs_something_that_scores_it_and_room_for_its_name() -> None:
+    wanted, scored = {"baseline": "sft"}, {"pool": {"type": "standin"}, "heldout": {"type": "standin"}}
+    assert the_problem(evaluation=wanted).startswith('evaluation.baseline: value "sft": nothing would score it')
+    assert check_config(make_config(evaluation=wanted, data=scored)) == []
+    assert "has more than 80 characters" in the_problem(evaluation=wanted, data=scored, run={"name": "a" * 77})
+    assert check_config(make_config(evaluation=wanted, data=scored, run={"name": "a" * 76})) == []
+    assert check_config(make_config(evaluation={"baseline": "none"}, run={"name": "a" * 77})) == []

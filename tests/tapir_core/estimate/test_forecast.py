@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ from tapir_core.config import ModelIdentity
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import KnownLength
 from tapir_core.estimate.run import Estimate, Figures, Span, estimate_json, forecast, load_estimate
-from tapir_core.estimate.workload import Pool
+from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts
 from tests.estimates import measured
 from tests.run_config import make_config
 
@@ -50,11 +51,72 @@ def test_every_figure_lies_between_its_ends() -> None:
 
 def test_stages_and_roles_come_to_the_same_total() -> None:
     found = paid_by(PRICED, PRICED)
-    for parts in (found.stages, found.roles):
+    beside = [found.baseline] if found.baseline else []
+    assert found.with_baseline
+    for parts in ((*found.stages, *beside), (*found.roles, *beside)):
         assert sum(each.needed.calls.likely for each in parts) == pytest.approx(found.total.needed.calls.likely)
         assert sum(each.paid.usd.likely for each in parts if each.paid.usd) == pytest.approx(
             found.total.paid.usd.likely if found.total.paid.usd else None
         )
+
+
+def test_a_baseline_is_all_rounds_trained_once_more_and_one_more_student_scored_and_counts_in_the_total() -> None:
+    alone, found = (paid_by(PRICED, PRICED, evaluation={"baseline": said}) for said in ("none", "sft"))
+    assert found.baseline is not None
+    assert found.baseline.steps is not None
+    assert found.total.steps is not None
+    assert alone.total.steps is not None
+    epochs, batch = 2.0, 128
+    assert found.baseline.steps.high == 2 * -(-96 * epochs // batch)
+    assert found.total.steps.likely == alone.total.steps.likely + found.baseline.steps.likely
+    assert found.baseline.needed.calls.likely == 120, "the held-out set, asked of one student"
+    assert found.stages == alone.stages
+
+
+@pytest.mark.parametrize(
+    ("teacher", "seconds", "said", "has_one"),
+    [
+        (PRICED, {}, {}, True),
+        (PRICED, {}, {"baseline": "none"}, False),
+        (UNPRICED, {}, {}, False),
+        (UNPRICED, {"train": 1e-6}, {}, True),
+        (UNPRICED, {"train": 1e3}, {}, False),
+        (UNPRICED, {}, {"baseline": "sft"}, True),
+        ({"type": "standin"}, {}, {}, False),
+        ({"type": "standin"}, {"train": 1e3}, {}, False),
+    ],
+    ids=str,
+)
+def test_a_run_has_a_baseline_where_it_costs_under_a_tenth_by_usd_else_by_hours_else_as_it_is_told(
+    teacher: dict[str, Any], seconds: dict[str, float], said: dict[str, str], has_one: bool
+) -> None:
+    config = make_config("runs", teacher={"endpoint": teacher}, judge={"endpoint": teacher}, evaluation=said)
+    found = forecast(config, POOL, replace(measured(config), seconds=seconds))
+    assert found.with_baseline is has_one
+    assert any("baseline follows" in line for line in found.assumptions) is has_one
+
+
+def test_a_baseline_whose_judge_costs_a_tenth_is_left_out_and_so_is_one_that_nothing_would_score() -> None:
+    judged = {
+        "benchmarks": {"mt": {"type": "mt_bench", "questions": "q.jsonl", "judge": PRICED}},
+        "each_round": ["mt"],
+    }
+    config = make_config("runs", teacher={"endpoint": PRICED}, judge={"endpoint": PRICED}, evaluation=judged)
+    asks = {"answer": Prompts(100.0, calls=160), "benchmark": Prompts(100.0, calls=160)}
+    for questions, has_one in ((1, True), (1000, False)):
+        size = {name: replace(each, calls=each.calls * questions) for name, each in asks.items()}
+        found = forecast(config, POOL, replace(measured(config), benchmarks={"mt": BenchmarkSize(80, size)}))
+        assert found.with_baseline is has_one
+    without = make_config(
+        "runs", teacher={"endpoint": PRICED}, judge={"endpoint": PRICED}, data={"pool": {"type": "standin"}}
+    )
+    assert not forecast(without, Pool(240), measured(without)).with_baseline
+
+
+def test_an_estimate_of_before_has_no_baseline() -> None:
+    written = json.loads(estimate_json(paid_by(PRICED, PRICED)))
+    del written["baseline"], written["with_baseline"]
+    assert not load_estimate(json.dumps(written)).with_baseline
 
 
 def test_the_stand_in_and_the_student_cost_nothing() -> None:

@@ -1,0 +1,143 @@
+"""The baseline of a run: one plain fine-tune on as many tokens as all its rounds, and what the curriculum added to it.
+
+It is the ready arm `random_once` beside one run: teacher answers of instructions drawn at random from the pool, one
+round, matched to all rounds of the run in tokens and steps, from the run's own S_0. It is a run of its own, named after
+the other, which takes over what that has finished: it pays for nothing but the scoring of its student. Where the pool
+has fewer instructions than that takes, it goes through them more often.
+
+Limits: it follows the run as it is now; what is done to that later (more rounds, verdicts that were missing) makes it
+anew with the run's own command. The interval covers the choice of held-out instructions, and no other run seed.
+"""
+
+import json
+import math
+from dataclasses import replace
+
+from tapir_core import paths, randomness, stages
+from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
+from tapir_core.comparison.outcome import read_trainings, total
+from tapir_core.comparison.plan import READY, Arm, spell_out_rounds
+from tapir_core.config import RunConfig, load
+from tapir_core.curriculum import split_usable
+from tapir_core.errors import ConfigError
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, resample
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.summary import RunReader, marks_on_test, summarise
+from tapir_core.summary.types import Baseline, RunSummary
+
+ARM = Arm("sft", "Plain fine-tuning", "whole", exploratory=False)
+"""It differs from the run as `random_once` does from its reference."""
+
+_LIKE = READY["random_once"]
+
+_OF_THE_POOL = 0.9
+"""Share of the pool that one pass takes at most: tokens are matched by more or fewer of them."""
+
+
+def baseline_of(run: RunFolder) -> RunFolder:
+    """Where the baseline of a run lies, if it has one."""
+    return RunFolder(RunRef(run.ref.root, paths.baseline_run(run.ref.name)))
+
+
+def is_wanted(run: RunFolder) -> bool:
+    """Whether a run is to have a baseline: as it says itself, else as its first estimate decided."""
+    said = run.config.evaluation.baseline
+    if said is None and run.storage.exists(paths.ESTIMATE):
+        # One field of it: estimates need not be known here, and those of before have none.
+        return bool(json.loads(run.storage.read_bytes(paths.ESTIMATE)).get("with_baseline"))
+    return said == "sft"
+
+
+def run_beside(baseline: RunFolder) -> RunFolder | None:
+    """The run that this one is the baseline of; nothing where it is none."""
+    run = RunFolder(RunRef(baseline.ref.root, baseline.ref.name.removesuffix(paths.baseline_run(""))))
+    is_one = run.ref != baseline.ref and run.storage.exists(paths.RUN_RECORD) and is_wanted(run)
+    return run if is_one else None
+
+
+def match_baseline(run: RunFolder) -> MatchedRun:
+    """The baseline of a finished run, beside that run.
+
+    Raises:
+        ConfigError: another run has its name.
+    """
+    beside = baseline_of(run)
+    if beside.storage.exists(paths.RUN_RECORD) and not _is_baseline(beside):
+        raise ConfigError(
+            f"run {beside.ref.name!r} is no baseline, and that of run {run.ref.name!r} would have its name; give one "
+            'of the two another name, or set evaluation.baseline = "none"'
+        )
+    return MatchedRun(ARM, beside.ref, lambda: baseline_config(run), needed=[run.ref], before=[run.ref])
+
+
+def _is_baseline(run: RunFolder) -> bool:
+    """Whether a run that is there was made as one: what baselines say of themselves, and other runs seldom do."""
+    return run.config.evaluation.baseline == "none" and run.config.run.rounds == 1
+
+
+def baseline_config(run: RunFolder) -> RunConfig:
+    """The configuration of the baseline of a finished run, before its size is matched."""
+    config = spell_out_rounds(run.config)
+    named = f"run.name={json.dumps(baseline_of(run).ref.name)}"
+    own = [named, 'evaluation.baseline="none"', f"rounds.1.epochs={_epochs(run)}"]
+    return load.replace_values(config, [*_LIKE.settings(config), *own], source=f"baseline of run {run.ref.name}")
+
+
+def _epochs(run: RunFolder) -> float:
+    """As many as round 1 has; more where the pool has too few instructions for that.
+
+    S_0's examples are plain answers of the same pool: they say how many tokens one has, and how many fit.
+    """
+    trainings, config = read_trainings(run), run.config
+    basic = trainings.pop(0)
+    usable = split_usable(
+        *(run.rows(stage.at()) for stage in (stages.POOL, stages.TEACH, stages.LABEL))
+    ).examples.height
+    fitting = _OF_THE_POOL * usable * basic.examples / run.sealed(stages.MIX.at(0)).rows
+    per_example = basic.tokens / (basic.examples * basic.epochs)
+    needed = total(trainings.values()).tokens / per_example / fitting
+    return max(config.round(1).epochs, math.ceil(100 * needed) / 100)
+
+
+def read_baseline(run: RunFolder) -> Baseline | None:
+    """What came of the baseline of a run, as far as that has begun; nothing where the run has none."""
+    beside = baseline_of(run)
+    if not is_wanted(run) or not beside.storage.exists(paths.RUN_RECORD) or not _is_baseline(beside):
+        return None
+    made, before, after = summarise(beside), read_trainings(run), read_trainings(beside)
+    found = Baseline(
+        run=beside.ref.name,
+        next_stage=made.next_stage,
+        last=max(before, default=0),
+        student=made.round(1),
+        tokens=total(each for number, each in after.items() if number).tokens,
+        run_tokens=total(each for number, each in before.items() if number).tokens,
+    )
+    if made.next_stage is not None:
+        return found
+    if not is_matched(targets_of(ARM, before), after):
+        return replace(found, why="the run's rounds are others by now; its own command makes the baseline anew")
+    return _compared(found, run, beside)
+
+
+def with_baseline(summary: RunSummary, run: RunFolder) -> RunSummary:
+    """The summary of a run with its baseline, whose benchmarks stand beside those of the run's students."""
+    found = read_baseline(run)
+    figures = found.student.benchmarks if found and found.student else None
+    beside = {found.run: figures} if found and figures is not None else {}
+    return replace(summary, baseline=found, outputs=summary.outputs | beside)
+
+
+def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
+    """With the difference on the test instructions that both students answered, or why there is none."""
+    one, other = marks_on_test(RunReader(run), found.last), marks_on_test(RunReader(beside), 1)
+    pairs = {item: (one.get(item), other.get(item)) for item in {*one, *other}}
+    differences = {item: a - b for item, (a, b) in pairs.items() if a is not None and b is not None}
+    lacking = len(pairs) - len(differences)
+    if not pairs:
+        return replace(found, why="the run has no held-out set")
+    if lacking > MAX_FAILED_SHARE * len(pairs):
+        why = f"{lacking} of {len(pairs)} instructions lack an answer of one, more than {MAX_FAILED_SHARE:.0%}"
+        return replace(found, why=why)
+    seed = run.config.run.seed
+    return replace(found, difference=resample({seed: differences}, rng=randomness.derive_rng(seed, "baseline")))

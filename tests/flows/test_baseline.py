@@ -1,0 +1,221 @@
+"""Beside a run a plain fine-tune on as many tokens: made once, resumed, and told in the run's own report."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.whole_run import drive
+from tapir_core.comparison.baseline import baseline_of, read_baseline, with_baseline
+from tapir_core.comparison.matching import TOLERANCE
+from tapir_core.comparison.outcome import read_training
+from tapir_core.config import RunConfig
+from tapir_core.config.load import load_config
+from tapir_core.errors import ConfigError, EngineError
+from tapir_core.reporting.page import sentence
+from tapir_core.reporting.report import run_card, write_report
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import state_of
+from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
+from tapir_core.verifiable import is_correct
+from tests.flows.built_comparison import CURRICULUM, BuiltRuns, trained
+from tests.students import make_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+class Engines(BuiltRuns):
+    """Engines that end the work on a run in a certain way at a certain stage, or stop the rounds of `q` after one."""
+
+    def __init__(self, *, ending: tuple[str, str | None, BaseException] | None = None, last: str | None = None) -> None:
+        super().__init__()
+        self.ending, self.last = ending, last
+
+    def distil(self, run: RunFolder, until: str | None) -> None:
+        if self.ending and self.ending[:2] == (run.ref.name, until):
+            raise self.ending[2]
+        super().distil(run, self.last if run.ref.name == "q" and self.last else until)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The configuration of the run `q`, which says nothing of a baseline."""
+    backbone = json.dumps(str(make_checkpoint(tmp_path / "backbone")))
+    root, file = json.dumps(str(tmp_path / "runs")), tmp_path / "q.toml"
+    file.write_text(CURRICULUM.replace("ROOT", root).replace("BACKBONE", backbone))
+    return file
+
+
+def load(config: Path, *settings: str) -> RunConfig:
+    return load_config(config, settings)
+
+
+def go(
+    config: Path, *settings: str, engines: BuiltRuns | None = None, said: list[str] | None = None
+) -> tuple[RunFolder, Sequence[tuple[str, str | None]]]:
+    """The run after the same command as a user gives it, and what was distilled."""
+    made, settled = engines or Engines(), load(config, "evaluation.baseline=sft", *settings)
+    drive(settled, made.distil, count=made.count, say=([] if said is None else said).append)
+    return RunFolder(RunRef(settled.run.root, settled.run.name)), made.driven
+
+
+def run_of(config: Path) -> RunFolder:
+    return RunFolder(RunRef(load(config).run.root, "q"))
+
+
+def added(run: RunFolder) -> str:
+    return sentence("added", read_baseline(run))
+
+
+def right(run: RunFolder, number: int) -> dict[str, float]:
+    """Test instruction → 100 where the student is right."""
+    questions = (
+        run.rows(StageAt("heldout"))
+        .filter(split="test")
+        .join(run.rows(StageAt("answer_heldout", number)), on="instruction_id")
+    )
+    rows = questions.select("instruction_id", "response", "reference").iter_rows()
+    return {item: 100.0 * is_correct(response, reference) for item, response, reference in rows}
+
+
+def test_a_baseline_is_matched_shares_all_that_is_paid_and_is_told_with_its_interval(config: Path) -> None:
+    said: list[str] = []
+    run, driven = go(config, said=said)
+    made = baseline_of(run)
+    assert [*dict.fromkeys(driven)] == [("q", None), ("q-sft", "mix@1"), ("q-sft", None)]
+    assert made.config.run.rounds == 1
+    assert abs(trained(made).tokens - trained(run).tokens) <= TOLERANCE * trained(run).tokens
+    assert abs(trained(made).steps - trained(run).steps) <= 1
+    assert {*made.rows(StageAt("mix", 1))["origin"]} == {"easy"}
+    for at in (StageAt("teach"), StageAt("train", 0), StageAt("evaluate", 0)):
+        assert made.sealed(at).digest == run.sealed(at).digest
+    assert any("finished stages taken over from q, up to evaluate (round 0)" in line for line in said)
+
+    one, other = right(run, 2), right(made, 1)
+    differences = np.array([one[item] - other[item] for item in one])
+    told = added(run)
+    words = (
+        r"The curriculum added (\S+) points over plain fine-tuning on as many tokens \(90 % interval (\S+) to (\S+)\)"
+    )
+    found = re.match(words, told)
+    assert found, told
+    value, low, high = map(float, found.groups())
+    assert value == pytest.approx(fmean(differences), abs=0.05)
+    draws = np.random.default_rng(7).choice(differences, (10_000, differences.size)).mean(axis=1)
+    assert (low, high) == pytest.approx(tuple(np.quantile(draws, [0.05, 0.95])), abs=0.9)
+    assert ("nothing is shown" in told) is (low <= 0 <= high)
+
+    write_report(run)
+    summary = with_baseline(summarise(run), run)
+    shown = CliRunner().invoke(app, ["status", "q", "--root", run.ref.root])
+    for place in (run.storage.read_bytes("report.html").decode(), run_card(summary), shown.output):
+        assert told in place
+    assert go(config)[1] == [], "the same command again does nothing"
+
+
+@pytest.mark.parametrize("stage", ["mix@1", None])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), EngineError("the trainer ended with 1")])
+def test_a_baseline_that_ended_leaves_the_run_done_and_the_same_command_goes_on_with_it(
+    config: Path, stage: str | None, error: BaseException
+) -> None:
+    said: list[str] = []
+    with pytest.raises(type(error)):
+        go(config, engines=Engines(ending=("q-sft", stage, error)), said=said)
+    run = run_of(config)
+    assert state_of(run).next_stage is None
+    assert "run q is done, its baseline q-sft is not" in said[-1]
+    assert "known when run q-sft is done" in added(run)
+    _, driven = go(config)
+    assert {name for name, _ in driven} == {"q-sft"}
+    assert "The curriculum added" in added(run)
+
+
+def test_a_run_that_goes_on_has_its_baseline_made_anew(config: Path) -> None:
+    run, _ = go(config)
+    before = trained(baseline_of(run)).tokens
+    go(config, "run.rounds=3", "evaluation.baseline=none")
+    with pytest.raises(KeyboardInterrupt):
+        go(config, "run.rounds=3", engines=Engines(ending=("q-sft", "mix@1", KeyboardInterrupt())))
+    assert "known when run q-sft is done" in added(run_of(config))
+    go(config, "run.rounds=3")
+    run = run_of(config)
+    after = trained(baseline_of(run)).tokens
+    assert after == pytest.approx(trained(run).tokens, rel=TOLERANCE)
+    assert after > 1.3 * before
+    assert "The curriculum added" in added(run)
+
+
+def test_the_baseline_of_rounds_that_are_others_by_now_is_not_told(config: Path) -> None:
+    go(config)
+    engines, more = Engines(), load(config, "evaluation.baseline=sft", "run.rounds=3")
+    drive(more, engines.distil, count=engines.count, say=lambda _: None, until="evaluate@3")
+    assert added(run_of(config)).endswith("rounds are others by now; its own command makes the baseline anew.")
+
+
+def test_a_pool_with_too_few_instructions_is_gone_through_more_often(config: Path) -> None:
+    run, _ = go(config, "data.pool.rows=120", "rounds.default.epochs=3.0")
+    made = baseline_of(run)
+    assert made.config.round(1).epochs > 3
+    assert abs(trained(made).tokens - trained(run).tokens) <= TOLERANCE * trained(run).tokens
+    assert made.rows(StageAt("mix", 1)).height <= run.rows(StageAt("pool")).height
+
+
+def test_after_an_early_stop_the_rounds_that_were_trained_count(config: Path) -> None:
+    run, _ = go(
+        config, "curriculum.stop.min_gain=1.0", "curriculum.stop.patience=1", engines=Engines(last="evaluate@1")
+    )
+    assert state_of(run).stopped
+    assert run.trained_rounds == [0, 1]
+    first = read_training(run, 1).tokens
+    assert abs(trained(baseline_of(run)).tokens - first) <= TOLERANCE * first
+    assert "The curriculum added" in added(run)
+
+
+def test_a_run_of_that_name_that_is_no_baseline_is_left_alone(config: Path) -> None:
+    engines = Engines()
+    drive(load(config, "run.name=q-sft"), engines.distil, count=engines.count, say=lambda _: None)
+    own = run_of(config).ref.root
+    before = RunFolder(RunRef(own, "q-sft")).config
+    with pytest.raises(ConfigError, match="run 'q-sft' is no baseline"):
+        go(config)
+    assert RunFolder(RunRef(own, "q-sft")).config == before
+    assert added(run_of(config)) == ""
+
+
+def test_a_run_that_trained_no_round_has_none(config: Path) -> None:
+    run, driven = go(config, "curriculum.stop.min_seeds=1000", engines=Engines(last="select@1"))
+    assert state_of(run).stopped
+    assert {name for name, _ in driven} == {"q"}
+    assert added(run) == ""
+
+
+def test_nothing_is_told_of_a_difference_where_too_many_answers_are_missing(config: Path) -> None:
+    run, _ = go(config)
+    made, at = baseline_of(run), StageAt("answer_heldout", 1)
+    rows = made.rows(at)
+    test = run.rows(StageAt("heldout")).filter(split="test")["instruction_id"]
+    made.write(at, rows.filter(~rows["instruction_id"].is_in(test.head(4).implode())))
+    made.write(StageAt("evaluate", 1), made.rows(StageAt("evaluate", 1)))
+    assert added(run).endswith("is not told: 4 of 40 instructions lack an answer of one, more than 5%.")
+
+
+def test_without_the_field_a_run_that_costs_nothing_has_none_and_to_a_stage_nobody_has_one(config: Path) -> None:
+    engines = Engines()
+    plain = load(config)
+    drive(plain, engines.distil, count=engines.count, say=lambda _: None)
+    drive(replace_baseline(plain, "none"), engines.distil, count=engines.count, say=lambda _: None)
+    drive(replace_baseline(plain, "sft"), engines.distil, count=engines.count, say=lambda _: None, until="train@1")
+    assert {name for name, _ in engines.driven} == {"q"}
+    assert not baseline_of(run_of(config)).storage.exists("run.json")
+
+
+def replace_baseline(config: RunConfig, said: str) -> RunConfig:
+    evaluation = config.evaluation.model_copy(update={"baseline": said})
+    return config.model_copy(update={"evaluation": evaluation})
