@@ -28,6 +28,7 @@ from tapir_core.config.curriculum import (
     FilePool,
     HardShare,
     HeldoutConfig,
+    JudgedHeldout,
     PoolConfig,
     RandomShare,
     RoundConfig,

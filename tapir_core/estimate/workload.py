@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from tapir_core import curriculum, judging, task_types
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig, RunConfig
-from tapir_core.stages import HELDOUT, StageAt, plan
+from tapir_core.stages import HELDOUT, StageAt, heldout_stages, plan
 
 Unknown = Literal[
     # Instructions with a usable teacher answer and a task type.
@@ -220,11 +220,16 @@ class _Run:
         self.config, self.pool, self.scenario, self.student_tokens = config, pool, scenario, student_tokens
         self.wanted = expected_shares(config, pool.natural_shares, scenario["skew"])
         """Task type → share of every mixture."""
-        self.rows = pool.rows * (scenario["usable_share"] if pool.usable_share is None else pool.usable_share)
-        """Of the round's pool: what has a usable answer."""
-        self.judged = self.scored = self.seeds = self.refined = 0.0
-        """Rows that some round judged; that the seeds and the easy part are taken from; seeds; rows whose answers an
-        earlier round refined, so that a seed among them is not paid again."""
+        usable = pool.rows * (scenario["usable_share"] if pool.usable_share is None else pool.usable_share)
+        judged = config.data.judged
+        self.held_out = float(sum(judged.sizes(int(usable)).values())) if judged else 0.0
+        """Of the pool: instructions of the judged held-out set."""
+        self.rows = max(0.0, usable - self.held_out)
+        """Of the round's pool: what has a usable answer and is not held out."""
+        self.judged = self.judged_held_out = self.scored = self.seeds = self.refined = 0.0
+        """Rows that some round judged; of the held-out set, those that some student was judged on; rows that the seeds
+        and the easy part are taken from; seeds; rows whose answers an earlier round refined, so that a seed among them
+        is not paid again."""
         self.hard = self.new = 0.0
         """Of the round: rows of its hard part, and of these the new instructions."""
         self.accepted: dict[str, float] = {}
@@ -244,8 +249,9 @@ class _Run:
     def asked_of_all(self, at: StageAt) -> Work:
         """The calls for every row that a stage reads: of the held-out set, of the pool as it comes, or of the round."""
         rows, role = self.rows if at.round is not None else float(self.pool.rows), at.stage.roles[0]
-        if HELDOUT.at() in at.stage.reads(self.config, at):
-            rows = float(self.pool.heldout_rows)
+        if heldout := [each for each in at.stage.reads(self.config, at) if each in heldout_stages(self.config)]:
+            sizes = {HELDOUT.at(): float(self.pool.heldout_rows)}
+            rows = sum(sizes.get(each, self.held_out) for each in heldout)
         stored = {"label": self.pool.stored_labels, "teach": self.pool.stored_answers}.get(role, 0)
         calls = at.stage.calls_per_row or 1
         return self.asked(at, rows * calls, (rows - stored) * calls)
@@ -253,6 +259,10 @@ class _Run:
     def judge(self, at: StageAt) -> Iterator[Work]:
         yield self._verdicts(at, self.rows, self.rows - self.judged)
         self.judged = self.rows
+
+    def judge_heldout(self, at: StageAt) -> Iterator[Work]:
+        yield self._verdicts(at, self.held_out, self.held_out - self.judged_held_out)
+        self.judged_held_out = self.held_out
 
     def expand(self, at: StageAt) -> Iterator[Work]:
         """For each task type as many new instructions as its seeds lack, of which a part passes the gates."""
@@ -337,6 +347,7 @@ class _Run:
 
 COUNTED: dict[str, Callable[[_Run, StageAt], Iterator[Work]]] = {
     "judge": _Run.judge,
+    "judge_heldout": _Run.judge_heldout,
     "expand": _Run.expand,
     "refine": _Run.refine,
     "train": _Run.train,

@@ -56,6 +56,9 @@ ItemValues = dict[str, float | None]
 Place = tuple[str, int, str, Order]
 """Question, turn, mode and order of a judgment."""
 
+ACCURACY = "accuracy"
+"""The metric of a held-out set with references."""
+
 _LISTED = 5
 _LONGEST_SAID = 160
 
@@ -182,7 +185,7 @@ def score_answers(questions: pl.DataFrame, answers: pl.DataFrame, settings: str)
 
 def _of_split(rows: pl.DataFrame) -> list[Score]:
     categories = {ALL: rows} | {str(task_type): of for (task_type,), of in sorted(rows.group_by("task_type"))}
-    return [score("accuracy", share_figure(of["correct"].to_list()), name) for name, of in categories.items()]
+    return [score(ACCURACY, share_figure(of["correct"].to_list()), name) for name, of in categories.items()]
 
 
 def failures_in_words(

@@ -16,7 +16,8 @@ import polars as pl
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
-from tapir_core.evaluation.scores import SCORES
+from tapir_core.evaluation.judged import LENGTHS
+from tapir_core.evaluation.scores import ACCURACY, SCORES
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
@@ -68,7 +69,12 @@ def render_report(
     ``gains`` is what students gained over each other on benchmarks, ``trainings`` what the trainer said of each
     student's training, ``estimate`` what was expected beside what came.
     """
-    scored = tables.students_table(summary, [each.number for each in summary.students])
+    tables_of_scores = [
+        tables.students_table(summary, [each.number for each in summary.students]),
+        tables.metric_table(summary.students, ACCURACY),
+    ]
+    of_scores = zip(plots.plot_scores(summary), tables_of_scores, strict=False)
+    judged = [page.section_of(tables.judged_table(summary.students))] if summary.config.data.judged else []
     benchmarks = plots.benchmark_plots(summary)
     sections = [
         *_of_students(summary, benchmarks[1:], gains),
@@ -79,7 +85,7 @@ def render_report(
         "report.html.jinja2",
         sections,
         summary=summary,
-        scores=[replace(plots.plot_accuracy(summary.students), table=scored), *benchmarks[:1]],
+        scores=[*(replace(plot, table=table) for plot, table in of_scores), *judged, *benchmarks[:1]],
         examples=examples,
         config=resolved_json(summary.config),
     )
@@ -92,7 +98,7 @@ def _of_students(summary: RunSummary, radars: list[page.Section], gains: page.Ta
         for table in figures_tables(student_name(who), summary.benchmarks(who))
     ]
     return [
-        replace(plots.plot_accuracy_by_task_type(summary.students), table=tables.accuracy_table(summary)),
+        replace(plots.plot_score_by_task_type(summary), table=tables.accuracy_table(summary)),
         *radars,
         *map(page.section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
         page.section_of(gains),
@@ -136,6 +142,7 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     """
     shown = [
         tables.rounds_table(summary),
+        tables.judged_table(summary.students),
         tables.accuracy_table(summary),
         tables.left_out_table(summary),
         tables.settled_table(summary),
@@ -191,7 +198,8 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
     if _is_hub_id(backbone):
         link = {"license_name": "that-of-the-base-model", "license_link": f"https://huggingface.co/{backbone}"}
         of_base = {"base_model": backbone, "license": "other", **link}
-    figures = scores.filter((pl.col("category") == ALL) & pl.col("value").is_not_null()).iter_rows(named=True)
+    wanted = (pl.col("category") == ALL) & pl.col("value").is_not_null() & ~pl.col("metric").is_in(LENGTHS)
+    figures = scores.filter(wanted).iter_rows(named=True)
     results = [
         EvalResult(
             task_type="text-generation",
@@ -216,7 +224,8 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
 
 def _scores(found: pl.DataFrame) -> page.Table:
     """Every score of this student, whole splits first."""
-    note = f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else ""
+    judged = found.select("judge", "settings").unique(maintain_order=True).rows()
+    note = " ".join(f"Judged by {judge}; {settings}." for judge, settings in judged)
     in_order = found.sort(pl.col("category") != ALL, "benchmark", "split", "metric", maintain_order=True)
     return page.table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
 

@@ -19,7 +19,9 @@ from tapir_core.stages.evaluation import (
     BENCHMARK_REPLIES,
     BENCHMARK_SCORES,
     EVALUATE,
+    JUDGE_HELDOUT,
     SCORE_COLUMNS,
+    heldout_stages,
 )
 from tapir_core.stages.stage import (
     STAGES,
@@ -41,7 +43,9 @@ from tapir_core.stages.students import (
     EXPAND,
     EXPANSION_REJECTED,
     HELDOUT,
+    HELDOUT_OVERLAP,
     JUDGE,
+    JUDGED_HELDOUT,
     LABEL,
     MIX,
     POOL,
@@ -61,10 +65,10 @@ from tapir_core.stages.students import (
     judge_fields,
 )
 
-ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, LABEL, TEACH]
+ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, LABEL, TEACH, JUDGED_HELDOUT, HELDOUT_OVERLAP]
 """What a run does once, in this order; the items of each benchmark that is asked in each round."""
 
-EVALUATION = [ANSWER_HELDOUT, EVALUATE]
+EVALUATION = [ANSWER_HELDOUT, JUDGE_HELDOUT, EVALUATE]
 """What follows for each student; then, for each benchmark that is asked in each round, `BENCHMARK`."""
 
 BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]

@@ -3,9 +3,21 @@
 from dataclasses import replace
 
 from tapir_core.config import AskedBenchmark, RunConfig
+from tapir_core.judging import verdicts_per_instruction
 from tapir_core.paths import BACKBONE
 from tapir_core.stages.stage import Json, Stage, StageAt, declare
-from tapir_core.stages.students import ANSWER_COLUMNS, CHAT_TEMPLATE, HELDOUT, TRAIN, student_fields
+from tapir_core.stages.students import (
+    ANSWER_COLUMNS,
+    CHAT_TEMPLATE,
+    HELDOUT,
+    JUDGE,
+    JUDGED_HELDOUT,
+    TRAIN,
+    judge_fields,
+    judge_prompts,
+    score_fields,
+    student_fields,
+)
 
 SCORE_COLUMNS = (
     *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
@@ -29,6 +41,26 @@ def _of_benchmark(at: StageAt, *names: str) -> list[StageAt]:
 
 def _has_heldout(config: RunConfig, _: StageAt) -> bool:
     return config.data.heldout is not None
+
+
+def _is_judged(config: RunConfig, _: StageAt) -> bool:
+    return config.data.judged is not None
+
+
+def heldout_stages(config: RunConfig) -> list[StageAt]:
+    """The held-out sets of a run: that with references, and the judged one."""
+    return [stage.at() for stage in (HELDOUT, JUDGED_HELDOUT) if stage.when(config, stage.at())]
+
+
+def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
+    verdicts = [JUDGE_HELDOUT.at(at.round)] if config.data.judged else []
+    return [*heldout_stages(config), ANSWER_HELDOUT.at(at.round), *verdicts]
+
+
+def _score_settings(config: RunConfig, _: StageAt) -> Json:
+    """How answers are drawn; and of a judged set, whose verdicts make the figures."""
+    sampling, judged = config.student.sampling.shaping(), config.data.judged
+    return [sampling, judge_fields(config), score_fields(config), judged.max_failed_share] if judged else sampling
 
 
 def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
@@ -78,12 +110,30 @@ ANSWER_HELDOUT = declare(
         columns=ANSWER_COLUMNS,
         row="the student's answer to an instruction of the held-out set",
         when=_has_heldout,
-        reads=lambda _, at: [HELDOUT.at(), *_checkpoint(at)],
+        reads=lambda c, at: [*heldout_stages(c), *_checkpoint(at)],
         settings=lambda c, _: student_fields(c),
         files=lambda _, at: _student_files(at),
         asks="student",
         roles=("answer",),
         shown_as="evaluate",
+    )
+)
+
+JUDGE_HELDOUT = declare(
+    Stage(
+        name="judge_heldout",
+        folder="heldout_verdicts",
+        columns=JUDGE.columns,
+        row="a verdict on an instruction of the judged held-out set: an order, a judge",
+        when=_is_judged,
+        reads=lambda _, at: [JUDGED_HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
+        settings=lambda c, _: judge_fields(c),
+        files=lambda c, _: judge_prompts(c),
+        asks="judge",
+        roles=("judge",),
+        calls_per_row=1,
+        shards_of="answer_heldout",
+        rows_per_row=lambda c: verdicts_per_instruction(c.judge),
     )
 )
 
@@ -95,8 +145,9 @@ EVALUATE = declare(
         row="a figure: a split, a task type",
         version=2,
         when=_has_heldout,
-        reads=lambda _, at: [HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
-        settings=lambda c, _: c.student.sampling.shaping(),
+        reads=_scored_from,
+        settings=_score_settings,
+        files=lambda c, _: judge_prompts(c) if c.data.judged else [],
     )
 )
 

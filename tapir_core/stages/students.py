@@ -87,8 +87,14 @@ def wave_fields(config: RunConfig, number: int) -> Json:
 
 
 def question_stages(config: RunConfig) -> list[StageAt]:
-    """What pool and expansion are kept apart from: the held-out set, the questions of benchmarks."""
+    """What the pool is kept apart from as it comes: the held-out set with references, the questions of benchmarks."""
     return [stage.at() for stage in (HELDOUT, QUESTIONS) if stage.when(config, stage.at())]
+
+
+def _kept_apart(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What the pool, or a round's expansion, is kept apart from; a judged held-out set is drawn from the pool later."""
+    drawn = [JUDGED_HELDOUT.at()] if config.data.judged and at.round is not None else []
+    return [*question_stages(config), *drawn]
 
 
 HELDOUT = declare(
@@ -97,8 +103,8 @@ HELDOUT = declare(
         folder="heldout",
         columns=("instruction_id", "instruction", "system", "task_type", "reference", "split"),
         row="an instruction of the held-out set",
-        when=lambda c, _: c.data.heldout is not None,
-        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping()],
+        when=lambda c, _: c.data.references is not None,
+        settings=lambda c, _: [c.run.seed, c.data.references and c.data.references.shaping()],
         files=lambda *_: ["file:heldout"],
     )
 )
@@ -120,9 +126,9 @@ CONTAMINATED = declare(
         folder="contaminated",
         columns=("instruction_id", "instruction", "benchmark", "question_id", "question", "rule", "similarity"),
         row="an instruction that holds an evaluation question, with the question",
-        when=lambda c, _: bool(question_stages(c)),
+        when=lambda c, at: bool(_kept_apart(c, at)),
         # Of a round: the candidates of its expansion.
-        reads=lambda c, at: [*question_stages(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
+        reads=lambda c, at: [*_kept_apart(c, at), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
         settings=lambda c, at: [c.evaluation.decontamination.shaping(), *([] if at.round else searched_fields(c))],
         files=lambda _, at: [] if at.round else ["file:pool"],
     )
@@ -169,10 +175,36 @@ TEACH = declare(
     )
 )
 
+JUDGED_HELDOUT = declare(
+    Stage(
+        name="judged_heldout",
+        folder="judged_heldout",
+        columns=("instruction_id", "instruction", "system", "task_type", "reference", "split", "response"),
+        row="an instruction of the judged held-out set, with the teacher's answer",
+        when=lambda c, _: c.data.judged is not None,
+        reads=lambda *_: [POOL.at(), LABEL.at(), TEACH.at()],
+        settings=lambda c, _: [c.run.seed, c.data.judged and c.data.judged.drawn_as],
+    )
+)
 
-def _pool(at: StageAt) -> list[StageAt]:
-    """What the pool of a round is made of: the first pool and the expansions of earlier rounds."""
-    return [POOL.at(), LABEL.at(), TEACH.at(), *(EXPAND.at(earlier) for earlier in range(1, at.number))]
+HELDOUT_OVERLAP = declare(
+    Stage(
+        name="heldout_overlap",
+        folder="heldout_overlap",
+        columns=CONTAMINATED.columns,
+        row="an instruction of the pool that holds one of the judged held-out set, with that one",
+        when=lambda c, _: c.data.judged is not None,
+        reads=lambda *_: [POOL.at(), JUDGED_HELDOUT.at()],
+        settings=lambda c, _: c.evaluation.decontamination.shaping(),
+    )
+)
+
+
+def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What the pool of a round is made of: the first pool, what is held out of it, the expansions of earlier rounds."""
+    held_out = [JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at()] if config.data.judged else []
+    expanded = (EXPAND.at(earlier) for earlier in range(1, at.number))
+    return [POOL.at(), LABEL.at(), TEACH.at(), *held_out, *expanded]
 
 
 def drawn_at(config: RunConfig, at: StageAt) -> StageAt:
@@ -201,9 +233,9 @@ def _trained_on(at: StageAt) -> list[StageAt]:
     return [MIX.at(number) for number in range(at.number)]
 
 
-def _in_round(at: StageAt, *names: str) -> list[StageAt]:
+def _in_round(config: RunConfig, at: StageAt, *names: str) -> list[StageAt]:
     """The pool of the round, stages of the same round, and what it takes last."""
-    return [*_pool(at), *(StageAt(name, at.round) for name in names), *_trained_on(at)]
+    return [*_pool(config, at), *(StageAt(name, at.round) for name in names), *_trained_on(at)]
 
 
 def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
@@ -215,16 +247,16 @@ def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
 def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What a mixture is drawn from; for round 0 the pool alone."""
     if at.number == 0:
-        return _pool(at)
+        return _pool(config, at)
     made = [*_measured(config, at), *(stage.at(at.round) for stage in (SELECT, EXPAND, REFINE))]
-    return [*_pool(at), *made, *_trained_on(at), *_in_place_of_draw(config, at)]
+    return [*_pool(config, at), *made, *_trained_on(at), *_in_place_of_draw(config, at)]
 
 
 def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
     student = [_student(at)] if config.checks_expansion(at.number) else []
     earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
-    return [*question_stages(config), *_pool(at), SELECT.at(at.round), *student, *earlier]
+    return [*question_stages(config), *_pool(config, at), SELECT.at(at.round), *student, *earlier]
 
 
 def _expansion_prompts(config: RunConfig, at: StageAt) -> list[str]:
@@ -247,7 +279,7 @@ ANSWER = declare(
         columns=ANSWER_COLUMNS,
         row="the answer of S_{r−1} to an instruction of the round's pool",
         when=_is_measured,
-        reads=lambda _, at: [*_pool(at), _student(at)],
+        reads=lambda c, at: [*_pool(c, at), _student(at)],
         settings=lambda c, _: student_fields(c),
         files=lambda *_: [CHAT_TEMPLATE],
         asks="student",
@@ -263,7 +295,7 @@ JUDGE = declare(
         row="a verdict: an instruction, an order, a judge",
         version=2,
         when=_is_measured,
-        reads=lambda _, at: _in_round(at, "answer"),
+        reads=lambda c, at: _in_round(c, at, "answer"),
         settings=lambda c, _: judge_fields(c),
         files=lambda c, _: judge_prompts(c),
         asks="judge",
@@ -281,7 +313,7 @@ DIFFICULTY = declare(
         columns=("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),
         row="an instruction whose every order is scored",
         when=_is_measured,
-        reads=lambda _, at: _in_round(at, "judge"),
+        reads=lambda c, at: _in_round(c, at, "judge"),
         settings=lambda c, _: score_fields(c),
     )
 )
@@ -294,7 +326,7 @@ SELECT = declare(
         row="a seed",
         version=2,
         when=_is_numbered,
-        reads=lambda c, at: _measured(c, at) or _in_round(at),
+        reads=lambda c, at: _measured(c, at) or _in_round(c, at),
         settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping()],
     )
 )
@@ -363,7 +395,13 @@ DRAW = declare(
         columns=("instruction_id", "task_type", "mfd", "origin"),
         row="an instruction of the hard or the easy part of the mixture, before its answer is refined",
         when=_is_numbered,
-        reads=lambda c, at: [*_pool(at), *_measured(c, at), SELECT.at(at.round), EXPAND.at(at.round), *_trained_on(at)],
+        reads=lambda c, at: [
+            *_pool(c, at),
+            *_measured(c, at),
+            SELECT.at(at.round),
+            EXPAND.at(at.round),
+            *_trained_on(at),
+        ],
         settings=lambda c, at: size_fields(c, at.number),
         inner=True,
         shown=False,
@@ -378,7 +416,7 @@ REFINE = declare(
         row="an answer of the hard part that the teacher rewrote",
         version=2,
         when=_is_numbered,
-        reads=lambda c, at: [*_in_round(at, "select", "expand"), *_in_place_of_draw(c, at)],
+        reads=lambda c, at: [*_in_round(c, at, "select", "expand"), *_in_place_of_draw(c, at)],
         reads_beside=_drawn_beside,
         settings=lambda c, at: [
             size_fields(c, at.number),

@@ -30,6 +30,8 @@ VARIANTS: dict[str, list[str]] = {
     "pool of a file: limit": ["data.pool.limit=9"],
     "held-out set of a file": ['data.heldout={ type = "file", path = "heldout.jsonl" }'],
     "no held-out set": ["data.heldout="],
+    "judged held-out set": ['data.heldout={ type = "judged" }'],
+    "judged held-out set: references": ["data.heldout.references=h.jsonl"],
     "bad rows are skipped": ["data.on_bad_row=skip"],
     # student
     **{f"vllm {each}": [f"student.engine.dtype={each}"] for each in ("bfloat16", "float16", "float32")},
