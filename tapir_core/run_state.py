@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from tapir_core.config import RETENTION
 from tapir_core.curriculum import RoundHistory, should_stop
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation import judged
 from tapir_core.judging import expected_orders, verdicts_per_instruction
 from tapir_core.judging.orders import combine_judges
+from tapir_core.judging.retention import compare_answers
 from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.stages import (
     ANSWER,
@@ -76,7 +77,7 @@ def _dev_score(run: RunFolder, number: int, seen: Seen | None) -> float | None:
     """The student's score on the dev split; None before its evaluation, without a dev split or a figure of it."""
     if run.holds(EVALUATE.at(number), seen) is None:
         return None
-    rows = run.rows(EVALUATE.at(number)).filter(split="dev", category="all", metric=judged.headline(run.config))
+    rows = run.rows(EVALUATE.at(number)).filter(split="dev", category="all", metric=run.config.data.metric)
     scores: list[float | None] = rows["value"].to_list()
     return scores[0] if scores else None
 
@@ -84,11 +85,11 @@ def _dev_score(run: RunFolder, number: int, seen: Seen | None) -> float | None:
 def _dev_values(run: RunFolder, number: int, seen: Seen | None) -> dict[str, float] | None:
     if (compared := judged_answers(run, number, seen)) is None:
         return None
-    return dict(compared.filter(split="dev").select("instruction_id", judged.RETENTION).drop_nulls().iter_rows())
+    return dict(compared.filter(split="dev").select("instruction_id", RETENTION).drop_nulls().iter_rows())
 
 
 def judged_answers(run: RunFolder, number: int, seen: Seen | None = None) -> pl.DataFrame | None:
-    """What the judge said of a student's answers to the judged held-out set, as `judged.compare_answers` gives it.
+    """What the judge said of a student's answers to the judged held-out set, as `compare_answers` gives it.
 
     None without such a set, and before the answers of this student are judged.
     """
@@ -98,7 +99,7 @@ def judged_answers(run: RunFolder, number: int, seen: Seen | None = None) -> pl.
     questions, answers, verdicts = map(run.rows, stages)
     judge = run.config.judge
     combined = combine_judges(verdicts, judge.panel_rule)
-    return judged.compare_answers(questions, answers, combined, expected_orders(judge))
+    return compare_answers(questions, answers, combined, expected_orders(judge))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ from tapir_core.calls import Outcome, Parsed, Request, forget_unread
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.judged import compare_answers, judges_in_words, score_judged
+from tapir_core.evaluation.judged import judges_in_words, score_judged
 from tapir_core.evaluation.scores import SCORES, score_answers
 from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows
 from tapir_core.judging.orders import combine_judges
+from tapir_core.judging.retention import compare_answers
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import (

@@ -22,6 +22,8 @@ from tapir_core.config.benchmarks import (
     VicunaBenchmark,
 )
 from tapir_core.config.curriculum import (
+    ACCURACY,
+    RETENTION,
     DataConfig,
     ExpansionConfig,
     FileHeldout,

@@ -8,6 +8,9 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, Po
 from tapir_core.config._base import BY_FORM, OTHER, TEXT, Free, Kind, Section, matching
 from tapir_core.task_types import TARGET_SHARES
 
+ACCURACY, RETENTION = "accuracy", "quality_retention"
+"""What students are scored by: on a held-out set with references, and on a judged one."""
+
 
 class _FromFile(ABC):
     """What pool and held-out set have in common: they may be read from a file."""
@@ -191,6 +194,11 @@ class DataConfig(Section):
         if self.judged is None:
             return self.heldout
         return FileHeldout(path=self.judged.references) if self.judged.references else None
+
+    @property
+    def metric(self) -> str:
+        """The figure that students are scored by: quality retention where there is a judged set."""
+        return RETENTION if self.judged else ACCURACY
 
 
 def _default_heldout(pool: PoolConfig | None) -> HeldoutConfig | None:

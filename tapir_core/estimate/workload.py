@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from tapir_core import curriculum, judging, task_types
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig, RunConfig
-from tapir_core.stages import HELDOUT, StageAt, heldout_stages, plan
+from tapir_core.stages import ANSWER_HELDOUT, StageAt, plan
 
 Unknown = Literal[
     # Instructions with a usable teacher answer and a task type.
@@ -249,9 +249,8 @@ class _Run:
     def asked_of_all(self, at: StageAt) -> Work:
         """The calls for every row that a stage reads: of the held-out set, of the pool as it comes, or of the round."""
         rows, role = self.rows if at.round is not None else float(self.pool.rows), at.stage.roles[0]
-        if heldout := [each for each in at.stage.reads(self.config, at) if each in heldout_stages(self.config)]:
-            sizes = {HELDOUT.at(): float(self.pool.heldout_rows)}
-            rows = sum(sizes.get(each, self.held_out) for each in heldout)
+        if at.name == ANSWER_HELDOUT.name:
+            rows = self.pool.heldout_rows + self.held_out
         stored = {"label": self.pool.stored_labels, "teach": self.pool.stored_answers}.get(role, 0)
         calls = at.stage.calls_per_row or 1
         return self.asked(at, rows * calls, (rows - stored) * calls)

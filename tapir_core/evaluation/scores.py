@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from tapir_core.config import ACCURACY
 from tapir_core.evaluation.statistics import ALL, Figure, mean_value, share_figure
 from tapir_core.judging.estimates import NO_TASK_TYPE, Estimate, favoured_position
 from tapir_core.text import first_few, shorten
@@ -55,9 +56,6 @@ ItemValues = dict[str, float | None]
 
 Place = tuple[str, int, str, Order]
 """Question, turn, mode and order of a judgment."""
-
-ACCURACY = "accuracy"
-"""The metric of a held-out set with references."""
 
 _LISTED = 5
 _LONGEST_SAID = 160

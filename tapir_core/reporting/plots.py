@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 import polars as pl
 from markupsafe import Markup
 
-from tapir_core.evaluation.judged import RETENTION
-from tapir_core.evaluation.scores import ACCURACY
+from tapir_core.config import ACCURACY, RETENTION
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.reporting import page

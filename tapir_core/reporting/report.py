@@ -13,12 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
+from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
-from tapir_core.evaluation.judged import LENGTHS
-from tapir_core.evaluation.scores import ACCURACY, SCORES
+from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
+from tapir_core.judging.retention import LENGTHS
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page, plots, tables

@@ -14,7 +14,6 @@ import polars as pl
 from tapir_core.data.fetched import file_ingredient
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import without_files
-from tapir_core.evaluation.judged import headline
 from tapir_core.evaluation.scores import ItemValues
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.paths import sweep_report_file
@@ -294,7 +293,7 @@ class _Asked:
         Questions, references and a baseline's answers count by what they say, wherever they come from.
         """
         if self.benchmark == _HELDOUT:
-            scores = self.scores.filter(metric=headline(self.reader.run.config))
+            scores = self.scores.filter(metric=self.reader.run.config.data.metric)
             return {part: scores[part][0] for part in ("settings", "judge", "prompt_version")}
         reader, items = self.reader, StageAt("benchmark_items", benchmark=self.benchmark)
         fields = (file_ingredient(self.benchmark, field) for field in ("difficulty", "anchors", "include_path"))
@@ -317,7 +316,7 @@ class _Asked:
     def values(self) -> Mapping[str, ItemValues]:
         """Metric → item → its value."""
         if self.benchmark == _HELDOUT:
-            metric = metric_name(headline(self.reader.run.config))
+            metric = metric_name(self.reader.run.config.data.metric)
             return {f"test {metric}": marks_on_test(self.reader, self.number)}
         return headline_values(self.reader, self.benchmark, self.number)
 

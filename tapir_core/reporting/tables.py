@@ -10,8 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.evaluation.judged import LENGTHS, RETENTION, SCORE_RATIO, WIN_RATE
-from tapir_core.evaluation.scores import ACCURACY
+from tapir_core.config import ACCURACY, RETENTION
+from tapir_core.evaluation.judged import SCORE_RATIO
+from tapir_core.judging.retention import LENGTHS, WIN_RATE
 from tapir_core.reporting.page import Table, sentence, table_of
 from tapir_core.stages import lines
 from tapir_core.summary import formats

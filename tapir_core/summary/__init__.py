@@ -17,10 +17,9 @@ from typing import Any
 import polars as pl
 
 from tapir_core import curriculum
-from tapir_core.config import HELDOUT, RunConfig
+from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.data.dataset import DatasetRef, Manifest
 from tapir_core.data.decontamination import CONTAMINATED
-from tapir_core.evaluation import judged
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
 from tapir_core.judging import expected_orders
@@ -380,7 +379,7 @@ def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
     if reader.run.config.data.judged:
         compared = judged_answers(reader.run, number, reader.seen)
         test = None if compared is None else compared.filter(split="test")
-        return {} if test is None else dict(test.select("instruction_id", 100.0 * pl.col(judged.RETENTION)).iter_rows())
+        return {} if test is None else dict(test.select("instruction_id", 100.0 * pl.col(RETENTION)).iter_rows())
     asked = reader.tables([StageAt("heldout"), StageAt("answer_heldout", number)])
     if not asked:
         return {}
@@ -444,7 +443,7 @@ def judged_scores(reader: RunReader, number: int) -> dict[str, tuple[float, floa
     compared = judged_answers(reader.run, number, reader.seen)
     if compared is None:
         return {}
-    rows = compared.drop_nulls(judged.RETENTION).select("instruction_id", "student_score", "teacher_score").rows()
+    rows = compared.drop_nulls(RETENTION).select("instruction_id", "student_score", "teacher_score").rows()
     return {identity: (student, teacher) for identity, student, teacher in rows}
 
 

@@ -9,9 +9,7 @@ from typing import Literal
 
 import polars as pl
 
-from tapir_core.config import RunConfig
-from tapir_core.evaluation.judged import RETENTION, headline
-from tapir_core.evaluation.scores import ACCURACY
+from tapir_core.config import ACCURACY, RETENTION, RunConfig
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.paths import REPORT
 from tapir_core.stages import Compared, StageAt
@@ -283,7 +281,7 @@ class RunSummary:
     @property
     def metric(self) -> str:
         """The metric of the held-out set that the run goes by."""
-        return headline(self.config)
+        return self.config.data.metric
 
     @property
     def done(self) -> bool:

@@ -92,7 +92,7 @@ def test_report_card_status_and_comparison_speak_of_quality_retention(run: RunFo
     assert "Accuracy by round" in report, "the set with references stands beside it"
     assert "could not be drawn" not in report
     said = {}
-    for command in (("status", run.ref.name), ("status",), ("compare", run.ref.name, run.ref.name)):
+    for command in (("status", run.ref.name), ("status",), ("side-by-side", run.ref.name, run.ref.name)):
         done = CliRunner().invoke(app, [*command, "--root", run.ref.root], terminal_width=250)
         assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
         said[command] = done.output
