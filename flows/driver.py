@@ -21,7 +21,7 @@ from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
 from tapir_core.prices import missing_prices
 from tapir_core.probing import in_words, settle
 from tapir_core.run_files import publish_logs
-from tapir_core.run_folder import RunFolder, RunRef, Settled, open_run
+from tapir_core.run_folder import RunFolder, RunRef, Settled, keep_without_heldout, open_run
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
@@ -83,6 +83,7 @@ def hold_run(
     """
     # A root that cannot be reached is said before a backbone is converted or fetched.
     Storage(config.run.root).exists("")
+    config = keep_without_heldout(config)
     with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
         ingredients = gather_ingredients(config, say=say)

@@ -11,7 +11,7 @@ from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages
 from tapir_core.reporting.run_progress import failed_judgments, models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_REPLIES, HELDOUT, Compared, StageAt, benchmark_stages
+from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_REPLIES, Compared, StageAt, benchmark_stages, heldout_stages
 from tapir_core.summary.formats import student_name
 from tasks.artifacts import publish_run, publish_scores
 from tasks.benchmarks import forget_failed
@@ -39,8 +39,7 @@ def evaluate_students(
 
 def _read_first(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str]) -> list[StageAt]:
     """What is read of files: what is wrong with them is known before anybody is asked."""
-    asks_heldout = run.config.data.heldout is not None and any(isinstance(each, int) for each in compared)
-    stages = [HELDOUT.at()] if asks_heldout else []
+    stages = heldout_stages(run.config) if any(isinstance(each, int) for each in compared) else []
     for name in benchmarks:
         stages.append(StageAt(BENCHMARK_ITEMS.name, benchmark=name))
         stages += [benchmark_stages(name, model)[0] for model in models_of(run, name) if model in compared]

@@ -2,11 +2,27 @@
 
 from dataclasses import dataclass
 
+import polars as pl
+
+from tapir_core.config import RETENTION
 from tapir_core.curriculum import RoundHistory, should_stop
 from tapir_core.errors import ConfigError
-from tapir_core.judging import verdicts_per_instruction
+from tapir_core.judging import expected_orders, verdicts_per_instruction
+from tapir_core.judging.orders import combine_judges
+from tapir_core.judging.retention import compare_answers
 from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.stages import ANSWER, EVALUATE, JUDGE, SELECT, StageAt, plan, stages_of
+from tapir_core.stages import (
+    ANSWER,
+    ANSWER_HELDOUT,
+    EVALUATE,
+    JUDGE,
+    JUDGE_HELDOUT,
+    JUDGED_HELDOUT,
+    SELECT,
+    StageAt,
+    plan,
+    stages_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +60,10 @@ def stop_reason(run: RunFolder, number: int) -> str | None:
 
 def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[RoundHistory]:
     """What the stop rule may know of S_0 and the rounds up to ``number``: dev figures and seeds, no test split."""
-    return [RoundHistory(each, _seeds(run, each, seen), _dev_score(run, each, seen)) for each in range(number + 1)]
+    return [
+        RoundHistory(each, _seeds(run, each, seen), _dev_score(run, each, seen), _dev_values(run, each, seen))
+        for each in range(number + 1)
+    ]
 
 
 def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
@@ -55,11 +74,32 @@ def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
 
 
 def _dev_score(run: RunFolder, number: int, seen: Seen | None) -> float | None:
-    """The student's accuracy on the dev split; None before its evaluation, without a dev split or a figure of it."""
+    """The student's score on the dev split; None before its evaluation, without a dev split or a figure of it."""
     if run.holds(EVALUATE.at(number), seen) is None:
         return None
-    scores: list[float | None] = run.rows(EVALUATE.at(number)).filter(split="dev", category="all")["value"].to_list()
+    rows = run.rows(EVALUATE.at(number)).filter(split="dev", category="all", metric=run.config.data.metric)
+    scores: list[float | None] = rows["value"].to_list()
     return scores[0] if scores else None
+
+
+def _dev_values(run: RunFolder, number: int, seen: Seen | None) -> dict[str, float] | None:
+    if (compared := judged_answers(run, number, seen)) is None:
+        return None
+    return dict(compared.filter(split="dev").select("instruction_id", RETENTION).drop_nulls().iter_rows())
+
+
+def judged_answers(run: RunFolder, number: int, seen: Seen | None = None) -> pl.DataFrame | None:
+    """What the judge said of a student's answers to the judged held-out set, as `compare_answers` gives it.
+
+    None without such a set, and before the answers of this student are judged.
+    """
+    stages = [JUDGED_HELDOUT.at(), ANSWER_HELDOUT.at(number), JUDGE_HELDOUT.at(number)]
+    if any(run.holds(each, seen) is None for each in stages):
+        return None
+    questions, answers, verdicts = map(run.rows, stages)
+    judge = run.config.judge
+    combined = combine_judges(verdicts, judge.panel_rule)
+    return compare_answers(questions, answers, combined, expected_orders(judge))
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,14 @@ def _(source: config.StandinHeldout, _data: config.DataConfig, seed: int, _types
     return Found(standin_heldout(source.dev, source.test, source.max_level, seed))
 
 
+@read_heldout_of.register
+def _(_source: config.JudgedHeldout, data: config.DataConfig, seed: int, types: Collection[str]) -> Found:
+    # Its own instructions are drawn from the pool, once the teacher has answered: stage `judged_heldout`.
+    if data.references is None:
+        return Found(pl.DataFrame(schema=HELDOUT_SCHEMA))
+    return read_heldout_of(data.references, data, seed, types)
+
+
 def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
     """The pool D, one row per instruction, with natural shares. ``source`` is ``standin:FAMILY``.
 

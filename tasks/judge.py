@@ -1,4 +1,5 @@
-"""What a student answers, and what is said of it: stages `answer`, `judge`, `difficulty`, `answer_heldout`, `evaluate`.
+"""What a student answers, and what is said of it: stages `answer`, `judge`, `difficulty`; of the held-out sets
+`answer_heldout`, `judge_heldout`, `evaluate`.
 
 ỹ ← S(x); (s_student, s_teacher) ← J(x, ỹ, y) in every configured order, by every judge; MFD(x) ← mean of
 s_teacher − s_student.
@@ -16,12 +17,26 @@ from tapir_core.calls import Outcome, Parsed, Request, forget_unread
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.scores import score_answers
+from tapir_core.evaluation.judged import judges_in_words, score_judged
+from tapir_core.evaluation.scores import SCORES, score_answers
 from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows, verified
 from tapir_core.judging.orders import combine_judges
+from tapir_core.judging.retention import compare_answers
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import ANSWER, ANSWER_HELDOUT, DIFFICULTY, EVALUATE, JUDGE, VERIFY_HELDOUT, StageAt
+from tapir_core.stages import (
+    ANSWER,
+    ANSWER_HELDOUT,
+    DIFFICULTY,
+    EVALUATE,
+    HELDOUT,
+    JUDGE,
+    JUDGE_HELDOUT,
+    JUDGED_HELDOUT,
+    VERIFY_HELDOUT,
+    StageAt,
+    heldout_stages,
+)
 from tasks import asking
 from tasks._task import shard_task, stage_task
 from tasks.outcomes import FEWEST_ASKED, Worked
@@ -32,8 +47,9 @@ from tasks.verify import verify_answers
 
 @read_once
 def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
-    """The held-out set, sorted by id."""
-    return run.rows(StageAt("heldout")).sort("instruction_id")
+    """What the students are asked of the held-out sets, sorted by id."""
+    sets = (run.rows(each).select("instruction_id", "instruction", "system") for each in heldout_stages(run.config))
+    return pl.concat(sets, how="vertical_relaxed").sort("instruction_id")
 
 
 def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
@@ -58,11 +74,28 @@ def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Wor
 @stage_task(EVALUATE)
 def evaluate(run: RunFolder, at: StageAt) -> Worked:
     """Scores of the student after the round, from its stored answers."""
-    questions, answers = run.rows(StageAt("heldout")), run.rows(StageAt("answer_heldout", at.round))
-    verifier, settings = run.config.judge.verifies("heldout"), f"student: {run.config.student.sampling.in_words}"
-    marks = (run.rows(VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
-    scores = score_answers(questions, answers, settings, *marks)
-    return Worked(scores, {"missing": questions.height - answers.height})
+    answers, settings = run.rows(ANSWER_HELDOUT.at(at.round)), f"student: {run.config.student.sampling.in_words}"
+    tables = [pl.DataFrame(schema=SCORES)]
+    if run.config.data.references is not None:
+        verifier = run.config.judge.verifies("heldout")
+        marks = (run.rows(VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
+        tables.append(score_answers(run.rows(HELDOUT.at()), answers, settings, *marks))
+    if run.config.data.judged is not None:
+        tables.append(_score_judged(run, at, answers, settings))
+    return Worked(pl.concat(tables), {"missing": heldout_rows(run, at).height - answers.height})
+
+
+def _score_judged(run: RunFolder, at: StageAt, answers: pl.DataFrame, settings: str) -> pl.DataFrame:
+    judge, judged, questions = run.config.judge, run.config.data.judged, run.rows(JUDGED_HELDOUT.at())
+    assert judged is not None
+    verdicts = combine_judges(run.rows(JUDGE_HELDOUT.at(at.round)), judge.panel_rule)
+    return score_judged(
+        compare_answers(questions, answers, verdicts, expected_orders(judge)),
+        judge=judges_in_words(run.config),
+        prompt_version=current(run).prompt(judge.prompt).version,
+        settings=f"{settings}; {mode_of(judge).in_words(judge)}",
+        max_failed_share=judged.max_failed_share,
+    )
 
 
 def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:
@@ -74,6 +107,14 @@ def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame
 def judge_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts on the answers of one answer shard."""
     return judge_rows(run, at, _with_both_answers(run, at, rows))
+
+
+@shard_task(JUDGE_HELDOUT)
+def judge_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Verdicts on the answers of one shard to the judged held-out set; the others have references."""
+    taught = run.rows(JUDGED_HELDOUT.at()).rename({"response": "teacher"})
+    students = rows.select("instruction_id", "finish_reason", student="response")
+    return judge_rows(run, at, students.join(taught, on="instruction_id", maintain_order="left"))
 
 
 @stage_task(DIFFICULTY)

@@ -1,6 +1,7 @@
-"""What a run does once: its held-out set and pool, kept apart from evaluation, and the teacher's labels and answers.
+"""What a run does once: its held-out sets and pool, kept apart from each other, and the teacher's labels and answers.
 
-Stages `heldout`, `questions`, `contaminated`, `pool`, `label` and `teach`; with the pool of a round, made of them.
+Stages `heldout`, `questions`, `contaminated`, `pool`, `label`, `teach`, `judged_heldout` and `heldout_overlap`; with
+the pool of a round, made of them.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ import polars as pl
 from polars import selectors as cs
 
 from tapir_core.calls import Outcome, Parsed
-from tapir_core.curriculum import Labelling, Usable, discovery, shares_of, split_usable, target_shares
+from tapir_core.curriculum import Labelling, Usable, discovery, draw_splits, shares_of, split_usable, target_shares
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
@@ -22,7 +23,19 @@ from tapir_core.paths import TASK_TYPES
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import read_heldout_of, read_pool_of
-from tapir_core.stages import CONTAMINATED, DISCOVER, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt, usable_of
+from tapir_core.stages import (
+    CONTAMINATED,
+    DISCOVER,
+    HELDOUT,
+    HELDOUT_OVERLAP,
+    JUDGED_HELDOUT,
+    LABEL,
+    POOL,
+    QUESTIONS,
+    TEACH,
+    StageAt,
+    usable_of,
+)
 from tapir_core.turns import EARLIER
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
@@ -32,7 +45,7 @@ from tasks.runtime import current, read_once
 
 @stage_task(HELDOUT)
 def heldout(run: RunFolder, _: StageAt) -> Worked:
-    """Read or generate the held-out set."""
+    """Read or generate the held-out set with references."""
     data = run.config.data
     found = read_heldout_of(data.heldout, data, run.config.run.seed, run.config.curriculum.heldout_types)
     return Worked(found.rows, found.counts)
@@ -53,9 +66,7 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
         rejected = run.rows(StageAt("expansion_rejected", at.round))
         # A candidate may have been asked for in several waves.
         rows = rejected.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
-    asked = evaluation_questions(run)
-    found = asked.find(rows)
-    return Worked(found, {**asked.count(found), "checked": rows.height})
+    return _overlap(evaluation_questions(run, of_round=at.round is not None), rows)
 
 
 @stage_task(POOL)
@@ -139,14 +150,49 @@ def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return replace(taught, rows=both, counts={**taught.counts, FROM_POOL: given.height})
 
 
-def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
-    """All questions that pool and expansion must not hold: those of the benchmarks and the held-out set."""
-    tables = [pl.DataFrame(schema=readers.QUESTIONS)]
-    if run.config.data.heldout is not None:
-        tables.append(readers.heldout_questions(run.rows(StageAt("heldout"))))
+@stage_task(JUDGED_HELDOUT)
+def judged_heldout(run: RunFolder, _: StageAt) -> Worked:
+    """Draw dev and test from what the teacher answered usably, with its answers; the order of rows changes nothing."""
+    examples, judged = _usable(run).examples, run.config.data.judged
+    assert judged is not None
+    references = run.rows(POOL.at()).select("instruction_id", "reference")
+    rng = derive_rng(run.config.run.seed, "judged held-out set")
+    drawn = draw_splits(examples, judged.sizes(examples.height), rng)
+    return Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
+
+
+@stage_task(HELDOUT_OVERLAP)
+def heldout_overlap(run: RunFolder, _: StageAt) -> Worked:
+    """List what else of the pool holds an instruction of the judged held-out set."""
+    drawn = run.rows(JUDGED_HELDOUT.at())
+    rest = run.rows(POOL.at()).join(drawn, on="instruction_id", how="anti", maintain_order="left")
+    return _overlap(_questions_of(run, [readers.heldout_questions(drawn)]), rest)
+
+
+def evaluation_questions(run: RunFolder, *, of_round: bool = True) -> EvaluationQuestions:
+    """All questions that expansions must not hold, those of the benchmarks and of the held-out sets.
+
+    The pool as it comes (not ``of_round``) is looked through before a judged held-out set is drawn from it.
+    """
+    data, tables = run.config.data, []
+    if data.references is not None:
+        tables.append(readers.heldout_questions(run.rows(HELDOUT.at())))
+    if data.judged is not None and of_round:
+        tables.append(readers.heldout_questions(run.rows(JUDGED_HELDOUT.at())))
     if run.config.evaluation.benchmarks:
-        tables.append(run.rows(StageAt("questions")))
-    return EvaluationQuestions(pl.concat(tables), run.config.evaluation.decontamination)
+        tables.append(run.rows(QUESTIONS.at()))
+    return _questions_of(run, tables)
+
+
+def _questions_of(run: RunFolder, tables: list[pl.DataFrame]) -> EvaluationQuestions:
+    questions = pl.concat([pl.DataFrame(schema=readers.QUESTIONS), *tables])
+    return EvaluationQuestions(questions, run.config.evaluation.decontamination)
+
+
+def _overlap(asked: EvaluationQuestions, rows: pl.DataFrame) -> Worked:
+    """Which of ``rows`` hold a question of ``asked``."""
+    found = asked.find(rows)
+    return Worked(found, {**asked.count(found), "checked": rows.height})
 
 
 def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[str]]:
@@ -178,13 +224,20 @@ def check_pool(run: RunFolder) -> None:
             are wanted.
     """
     usable = _usable(run)
-    if not usable.examples.height:
+    examples = _not_held_out(run, usable.examples)
+    if usable.examples.height and not examples.height:
+        raise ConfigError(
+            f"data.heldout: of {usable.examples.height} usable instructions none is left to train on: each is one of "
+            f"the judged held-out set or holds one ({JUDGED_HELDOUT.folder}/ and {HELDOUT_OVERLAP.folder}/ list them); "
+            "give a larger pool, a smaller data.heldout.max_share, or a held-out set of your own"
+        )
+    if not examples.height:
         reasons = ", ".join(f"{count} {reason}" for reason, count in usable.dropped.items())
         raise ConfigError(
             f"data.pool: no instruction has a usable teacher answer and a task type ({reasons}); look at the answers "
             f"in {StageAt('teach').folder}/, and give a pool or a teacher that fit each other"
         )
-    found = usable.examples["task_type"].unique().to_list()
+    found = examples["task_type"].unique().to_list()
     wanted = {name for name, share in mixture_shares(run).items() if share > 0}
     if len(found) == 1 and wanted != set(found) and run.config.curriculum.target_shares != "natural":
         raise ConfigError(
@@ -207,11 +260,18 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
     The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
     """
     references = run.rows(StageAt("pool")).select("instruction_id", "reference")
-    first = _usable(run).examples.join(references, on="instruction_id")
+    first = _not_held_out(run, _usable(run).examples).join(references, on="instruction_id")
     columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]
     first = first.select(*columns, cs.by_name(EARLIER, require_all=False))
     added = [run.rows(StageAt("expand", earlier)).drop("seed_id", "wave") for earlier in range(1, number)]
     return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")
+
+
+def _not_held_out(run: RunFolder, examples: pl.DataFrame) -> pl.DataFrame:
+    """Without the judged held-out set and what holds one of its instructions."""
+    for stage in (JUDGED_HELDOUT, HELDOUT_OVERLAP) if run.config.data.judged else ():
+        examples = examples.join(run.rows(stage.at()), on="instruction_id", how="anti", maintain_order="left")
+    return examples
 
 
 def _read_pool(run: RunFolder) -> readers.Found:

@@ -22,6 +22,7 @@ from tapir_core.curriculum import (
     draw_basic,
     draw_easy,
     draw_hard,
+    draw_splits,
     hard_count,
     lacking,
     paid_gates,
@@ -40,13 +41,15 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.readers import QUESTIONS, heldout_questions, read_questions
-from tapir_core.evaluation.scores import score_answers
+from tapir_core.evaluation.judged import judges_in_words, score_judged
+from tapir_core.evaluation.scores import SCORES, score_answers
 from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.run_state import judged_answers
 from tapir_core.sources import standin_heldout, standin_pool
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import StageAt, heldout_stages, plan
 from tapir_core.standin.families import recognise
 from tapir_core.standin.rules import Ask, Behaviour, Refusal, expand
 from tests.built_benchmarks import SKILL, BenchmarkStages
@@ -101,11 +104,21 @@ class _Builder(BenchmarkStages):
     def _round_pool(self, number: int) -> pl.DataFrame:
         """instruction_id, instruction, system, task_type, response."""
         first = split_usable(self._rows("pool"), self._rows("teach"), self._rows("label")).examples
+        for stage in ("judged_heldout", "heldout_overlap") if self.run.config.data.judged else ():
+            first = first.join(self._rows(stage), on="instruction_id", how="anti", maintain_order="left")
         later = [self._rows("expand", each).select(first.columns) for each in range(1, number)]
         return pl.concat([first, *later])
 
     def _shares(self) -> Any:
         return target_shares(self.run.config.curriculum.target_shares, shares_of(self._rows("label")))
+
+    def _judged_heldout(self, at: StageAt) -> None:
+        examples = split_usable(self._rows("pool"), self._rows("teach"), self._rows("label")).examples
+        drawn = draw_splits(examples, self.run.config.data.judged.sizes(examples.height), self._rng(at))
+        self._save(at, drawn.join(self._rows("pool").select("instruction_id", "reference"), on="instruction_id"))
+
+    def _heldout_overlap(self, at: StageAt) -> None:
+        self._save(at, self._evaluation().find(self._rows("pool")).clear(), checked=self._rows("pool").height)
 
     def _heldout(self, at: StageAt) -> None:
         source = self.run.config.data.heldout
@@ -120,7 +133,7 @@ class _Builder(BenchmarkStages):
         self._save(at, found, **self._evaluation().count(found))
 
     def _evaluation(self) -> EvaluationQuestions:
-        heldout = [heldout_questions(self._rows("heldout"))] if self.run.config.data.heldout else []
+        heldout = [heldout_questions(self._rows(at.name)) for at in self._sets if self.run.holds(at)]
         benchmarks = [self._rows("questions")] if self.run.config.evaluation.benchmarks else []
         questions = pl.concat([pl.DataFrame(schema=QUESTIONS), *heldout, *benchmarks])
         return EvaluationQuestions(questions, self.run.config.evaluation.decontamination)
@@ -142,13 +155,31 @@ class _Builder(BenchmarkStages):
         self._save(at, answers, **self._asked(answers.height))
 
     def _answer_heldout(self, at: StageAt) -> None:
-        rows = student_answers(self._rows("heldout"), SKILL[at.round], self._rng(at))
+        texts = [self._rows(each.name).select("instruction_id", "instruction") for each in self._sets]
+        rows = student_answers(pl.concat(texts), SKILL[at.round], self._rng(at))
         self._save(at, rows, **self._asked(rows.height))
 
+    @property
+    def _sets(self) -> list[StageAt]:
+        return heldout_stages(self.run.config)
+
+    def _judge_heldout(self, at: StageAt) -> None:
+        answers, judged = self._rows("answer_heldout", at.round), self._rows("judged_heldout")
+        verdicts = judge_verdicts(answers, judged, self.run.config.judge, self._rng(at))
+        self._save(at, verdicts, **self._asked(verdicts.height))
+
     def _evaluate(self, at: StageAt) -> None:
-        settings = f"student: {self.run.config.student.sampling.in_words}"
-        answers = self._rows("answer_heldout", at.round)
-        self._save(at, score_answers(self._rows("heldout"), answers, settings))
+        config, settings = self.run.config, f"student: {self.run.config.student.sampling.in_words}"
+        answers, tables = self._rows("answer_heldout", at.round), [pl.DataFrame(schema=SCORES)]
+        if config.data.references:
+            tables.append(score_answers(self._rows("heldout"), answers, settings))
+        if config.data.judged:
+            compared = judged_answers(self.run, at.round)
+            who, limit = judges_in_words(config), config.data.judged.max_failed_share
+            tables.append(
+                score_judged(compared, judge=who, prompt_version="1", settings=settings, max_failed_share=limit)
+            )
+        self._save(at, pl.concat(tables))
 
     def _answer(self, at: StageAt) -> None:
         rows = student_answers(self._round_pool(at.round), SKILL[at.round - 1], self._rng(at))

@@ -79,7 +79,8 @@ def _run_row(run: RunFolder) -> tuple[str, ...]:
         return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
     usd = number(_usd(run)[0])
     done = sum(rows is not None for rows in progress.stages.values())
-    scored = "" if progress.student is None else f"{student_name(progress.student)} {score(progress.score)}"
+    judged = " quality retention" if run.config.data.judged else ""
+    scored = "" if progress.student is None else f"{student_name(progress.student)}{judged} {score(progress.score)}"
     left = NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else ""
     following = "stopped early" if progress.stopped else str(progress.next_stage or "done")
     return run.ref.name, run.record.created[:10], following, f"{done}/{len(progress.stages)}", scored, usd, left

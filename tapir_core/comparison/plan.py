@@ -131,8 +131,12 @@ def open_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     arms = tuple(arms_of(comparison))
     given = tuple(overrides)
     first = [arm_config(comparison, arm, comparison.run_seeds[0], given) for arm in arms]
-    if first[0].data.heldout is None:
-        raise ConfigError("data.heldout: missing; arms are compared by held-out scores", source=comparison.config)
+    if first[0].data.references is None:
+        lacking = "has no references" if first[0].data.judged else "missing"
+        raise ConfigError(
+            f"data.heldout: {lacking}; arms are compared by the accuracy on a held-out set with references",
+            source=comparison.config,
+        )
     return ComparisonPlan(comparison, given, arms, first[0].run.root)
 
 

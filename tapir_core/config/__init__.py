@@ -22,12 +22,15 @@ from tapir_core.config.benchmarks import (
     VicunaBenchmark,
 )
 from tapir_core.config.curriculum import (
+    ACCURACY,
+    RETENTION,
     DataConfig,
     ExpansionConfig,
     FileHeldout,
     FilePool,
     HardShare,
     HeldoutConfig,
+    JudgedHeldout,
     PoolConfig,
     RandomShare,
     RoundConfig,

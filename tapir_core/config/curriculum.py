@@ -31,6 +31,9 @@ from tapir_core.task_types import (
     unknown_type,
 )
 
+ACCURACY, RETENTION = "accuracy", "quality_retention"
+"""What students are scored by: on a held-out set with references, and on a judged one."""
+
 
 class _FromFile(ABC):
     """What pool and held-out set have in common: they may be read from a file."""
@@ -176,17 +179,82 @@ class StandinHeldout(HeldoutConfig):
         return f"held-out {self.dev:,} dev and {self.test:,} test"
 
 
+class JudgedHeldout(HeldoutConfig):
+    """Instructions of the pool that are kept out of it: the judge compares the student's answers to the teacher's."""
+
+    type: Literal["judged"] = "judged"
+
+    dev: NonNegativeInt = 200
+    """Most instructions of the dev split: read by the stop rule and the choice of the best round."""
+
+    test: PositiveInt = 200
+    """Most instructions of the test split: reported once a round, read by no decision."""
+
+    max_share: Annotated[float, Field(gt=0, le=0.4)] = 0.1
+    """Most that each of the two splits takes of the usable pool; there is at least one instruction in each."""
+
+    max_failed_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of instructions without a verdict above which there is no figure."""
+
+    references: Free[str | None] = None
+    """A held-out set with references beside it, as `type = "file"` takes one: its accuracy is reported too."""
+
+    @property
+    def file(self) -> str | None:
+        """That of the references."""
+        return self.references
+
+    @property
+    def drawn_as(self) -> list[float]:
+        """What decides which instructions it has."""
+        return [self.dev, self.test, self.max_share]
+
+    def sizes(self, pool: int) -> dict[str, int]:
+        """Split → its instructions of a ``pool`` of so many usable ones."""
+        most = max(1, int(round(self.max_share * pool, 6)))
+        return {"test": min(self.test, most), "dev": min(self.dev, most)}
+
+    def in_words(self, digest: str) -> str:
+        """Its sizes, and its references."""
+        beside = f", held-out file {digest}" if digest else ""
+        return f"judged held-out set of up to {self.dev:,} dev and {self.test:,} test{beside}"
+
+
 class DataConfig(Section):
     """Pool D and held-out set."""
 
     pool: PoolConfig
     """The pool D: `type = "file"` (your own) or `"standin"` (generated)."""
 
-    heldout: HeldoutConfig | None = None
+    heldout: HeldoutConfig | None = Field(
+        default_factory=lambda values: _default_heldout(values.get("pool")),
+        json_schema_extra={"default_in_words": 'default `type = "judged"` for a pool of a file, else nothing'},
+    )
     """The held-out set; without one no score is reported and the stop rule sees only the seeds."""
 
     on_bad_row: Literal["stop", "skip"] = "stop"
     """What a broken row does: stop the run with every bad row listed, or be skipped and counted."""
+
+    @property
+    def judged(self) -> JudgedHeldout | None:
+        """The judged held-out set, if there is one."""
+        return self.heldout if isinstance(self.heldout, JudgedHeldout) else None
+
+    @property
+    def references(self) -> HeldoutConfig | None:
+        """The held-out set with references, if there is one."""
+        if self.judged is None:
+            return self.heldout
+        return FileHeldout(path=self.judged.references) if self.judged.references else None
+
+    @property
+    def metric(self) -> str:
+        """The figure that students are scored by: quality retention where there is a judged set."""
+        return RETENTION if self.judged else ACCURACY
+
+
+def _default_heldout(pool: PoolConfig | None) -> HeldoutConfig | None:
+    return JudgedHeldout() if pool is not None and pool.file else None
 
 
 class SelectionRule(Kind):

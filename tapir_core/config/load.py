@@ -235,11 +235,12 @@ def _is_missing(path: str | None) -> bool:
 
 
 def _check_data(config: RunConfig) -> list[str]:
-    parts = {"pool": config.data.pool, "heldout": config.data.heldout}
+    of_heldout = "heldout.references" if config.data.judged else "heldout.path"
+    parts = {"pool.path": config.data.pool, of_heldout: config.data.heldout}
     return problems(
         {
-            f'data.{name}.path: value "{part.file}": there is no such file; bring it, or name yours with '
-            f"--set data.{name}.path=FILE (docs/own-data.md)": _is_missing(part.file)
+            f'data.{name}: value "{part.file}": there is no such file; bring it, or name yours with '
+            f"--set data.{name}=FILE (docs/own-data.md)": _is_missing(part.file)
             for name, part in parts.items()
             if part is not None
         }

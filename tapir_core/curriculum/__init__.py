@@ -18,6 +18,7 @@ from tapir_core.curriculum.mixture import (
     draw_basic,
     draw_easy,
     draw_hard,
+    draw_splits,
     fill_quotas,
     hard_count,
     quotas,

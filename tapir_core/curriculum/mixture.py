@@ -172,6 +172,16 @@ def draw_basic(examples: pl.DataFrame, count: int, rng: random.Random) -> Balanc
     return draw_balanced(_from(examples, "pool"), wanted, rng)
 
 
+def draw_splits(examples: pl.DataFrame, sizes: Mapping[str, int], rng: random.Random) -> pl.DataFrame:
+    """Draw a split of each of ``sizes`` by the natural shares; no row is in two. Adds ``split``."""
+    splits = []
+    for name, size in sizes.items():
+        drawn = draw_basic(examples, size, rng).rows.select("instruction_id")
+        splits.append(examples.join(drawn, on="instruction_id", how="semi").with_columns(split=pl.lit(name)))
+        examples = examples.join(drawn, on="instruction_id", how="anti")
+    return in_order(pl.concat(splits))
+
+
 def assemble(
     draws: list[BalancedDraw],
     examples: pl.DataFrame,

@@ -229,11 +229,8 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     """
     data, seed = config.data, config.run.seed
     rows = sources.read_pool_of(data.pool, data, seed).rows
-    heldout = (
-        []
-        if data.heldout is None
-        else [sources.read_heldout_of(data.heldout, data, seed, config.curriculum.heldout_types).rows]
-    )
+    types, references = config.curriculum.heldout_types, data.references
+    heldout = [] if references is None else [sources.read_heldout_of(references, data, seed, types).rows]
     questions = pl.concat(
         [*map(readers.heldout_questions, heldout), readers.read_questions(config.evaluation.benchmarks)]
     )

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from tapir_core import curriculum, judging
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig, RunConfig
-from tapir_core.stages import HELDOUT, StageAt, lines_of_evaluation, plan
+from tapir_core.stages import ANSWER_HELDOUT, StageAt, lines_of_evaluation, plan
 
 Unknown = Literal[
     # Instructions with a usable teacher answer and a task type.
@@ -228,11 +228,16 @@ class _Run:
         self.config, self.pool, self.scenario, self.student_tokens = config, pool, scenario, student_tokens
         self.wanted = expected_shares(config, pool.natural_shares, scenario["skew"])
         """Task type → share of every mixture."""
-        self.rows = pool.rows * (scenario["usable_share"] if pool.usable_share is None else pool.usable_share)
-        """Of the round's pool: what has a usable answer."""
-        self.judged = self.scored = self.seeds = self.refined = 0.0
-        """Rows that some round judged; that the seeds and the easy part are taken from; seeds; rows whose answers an
-        earlier round refined, so that a seed among them is not paid again."""
+        usable = pool.rows * (scenario["usable_share"] if pool.usable_share is None else pool.usable_share)
+        judged = config.data.judged
+        self.held_out = float(sum(judged.sizes(int(usable)).values())) if judged else 0.0
+        """Of the pool: instructions of the judged held-out set."""
+        self.rows = max(0.0, usable - self.held_out)
+        """Of the round's pool: what has a usable answer and is not held out."""
+        self.judged = self.judged_held_out = self.scored = self.seeds = self.refined = 0.0
+        """Rows that some round judged; of the held-out set, those that some student was judged on; rows that the seeds
+        and the easy part are taken from; seeds; rows whose answers an earlier round refined, so that a seed among them
+        is not paid again."""
         self.hard = self.new = 0.0
         """Of the round: rows of its hard part, and of these the new instructions."""
         self.accepted: dict[str, float] = {}
@@ -252,8 +257,8 @@ class _Run:
     def asked_of_all(self, at: StageAt) -> Work:
         """The calls for every row that a stage reads: of the held-out set, of the pool as it comes, or of the round."""
         rows, role = self.rows if at.round is not None else float(self.pool.rows), at.stage.roles[0]
-        if HELDOUT.at() in at.stage.reads(self.config, at):
-            rows = float(self.pool.heldout_rows)
+        if at.name == ANSWER_HELDOUT.name:
+            rows = self.pool.heldout_rows + self.held_out
         stored = {"label": self.pool.stored_labels, "teach": self.pool.stored_answers}.get(role, 0)
         rows -= self.pool.own_answers if role == "teach" else 0
         calls = at.stage.calls_per_row or 1
@@ -265,6 +270,10 @@ class _Run:
     def judge(self, at: StageAt) -> Iterator[Work]:
         yield self._verdicts(at, self.rows, self.rows - self.judged)
         self.judged = self.rows
+
+    def judge_heldout(self, at: StageAt) -> Iterator[Work]:
+        yield self._verdicts(at, self.held_out, self.held_out - self.judged_held_out)
+        self.judged_held_out = self.held_out
 
     def expand(self, at: StageAt) -> Iterator[Work]:
         """For each task type as many new instructions as its seeds lack, of which a part passes the gates."""
@@ -352,6 +361,7 @@ class _Run:
 COUNTED: dict[str, Callable[[_Run, StageAt], Iterator[Work]]] = {
     "discover": _Run.discover,
     "judge": _Run.judge,
+    "judge_heldout": _Run.judge_heldout,
     "expand": _Run.expand,
     "refine": _Run.refine,
     "train": _Run.train,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from tapir_core.config import ACCURACY
 from tapir_core.evaluation.statistics import ALL, Figure, mean_value, share_figure
 from tapir_core.judging.estimates import NO_TASK_TYPE, Estimate, favoured_position
 from tapir_core.text import first_few, shorten
@@ -196,7 +197,7 @@ def score_answers(
 
 def _of_split(rows: pl.DataFrame) -> list[Score]:
     categories = {ALL: rows} | {str(task_type): of for (task_type,), of in sorted(rows.group_by("task_type"))}
-    return [score("accuracy", share_figure(of["correct"].to_list()), name) for name, of in categories.items()]
+    return [score(ACCURACY, share_figure(of["correct"].to_list()), name) for name, of in categories.items()]
 
 
 def failures_in_words(

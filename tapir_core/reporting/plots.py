@@ -15,18 +15,26 @@ from typing import Any, TypeVar
 import polars as pl
 from markupsafe import Markup
 
+from tapir_core.config import ACCURACY, RETENTION
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.reporting import page
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
 from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
-from tapir_core.summary.formats import first_two_and_last, number, percent, round_name, student_name
-from tapir_core.summary.types import RoundSummary, RunSummary
+from tapir_core.summary.formats import first_two_and_last, metric_name, number, percent, round_name, student_name
+from tapir_core.summary.types import RoundSummary, RunSummary, Score
 from tapir_core.task_types import in_order
 
 _Item = TypeVar("_Item")
 
+SHARES = {
+    ACCURACY: "with the right final result",
+    RETENTION: "on which the student's answer matches or beats the teacher's by the judge",
+}
+"""What a held-out score is the share of."""
+_SPLITS = {"test": "o", "dev": "s"}
+"""Split → its marker."""
 _MARKERS = ("o", "s", "D")
 _FEWEST_SPOKES = 3
 _MOST_STEPS = 400
@@ -38,42 +46,55 @@ _UNITS = (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 300), ("seconds", 1.0, 
 
 
 def score_plots(summary: RunSummary) -> list[page.Section]:
-    """The plots of held-out accuracy and of benchmarks, as far as somebody was asked."""
-    heldout = [plot_accuracy(summary.students), plot_accuracy_by_task_type(summary.students)]
+    """The plots of held-out scores and of benchmarks, as far as somebody was asked."""
+    heldout = [*plot_scores(summary), plot_score_by_task_type(summary)]
     return [plot for plot in (*heldout, *benchmark_plots(summary)) if plot]
 
 
-def plot_accuracy(students: Sequence[RoundSummary]) -> page.Section:
-    """Held-out accuracy of every student with 95 % intervals, dev and test."""
+def plot_scores(summary: RunSummary) -> list[page.Section]:
+    """What the run goes by; and accuracy, where a set with references stands beside a judged one."""
+    data = summary.config.data
+    beside = [ACCURACY] if data.judged and data.references else []
+    return [plot_score(summary.students, metric) for metric in (summary.metric, *beside)]
+
+
+def plot_score(students: Sequence[RoundSummary], metric: str) -> page.Section:
+    """A held-out score of every student with 95 % intervals, dev and test."""
+    name, told = metric_name(metric), [each.score(split, metric=metric) for each in students for split in _SPLITS]
 
     def fill(axes: Any) -> None:
-        for offset, (split, marker) in enumerate((("test", "o"), ("dev", "s"))):
-            scores = [each.score(split) for each in students]
+        for offset, (split, marker) in enumerate(_SPLITS.items()):
+            scores = [each.score(split, metric=metric) for each in students]
             if asked := [score for score in scores if score is not None and score.value is not None]:
                 label = f"{split} ({asked[0].n + asked[0].n_failed} instructions)"
                 places = [place + 0.08 * (2 * offset - 1) for place in range(len(students))]
                 style = {"color": page.COLOURS[offset], "marker": marker, "label": label}
                 page.points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100)
         _name_students(axes, [each.number for each in students])
-        axes.set(ylim=(0, None), xlabel="student", ylabel="accuracy, %")
+        axes.set(ylim=(0, None), xlabel="student", ylabel=f"{name}, %")
         axes.legend(loc="upper left")
 
     return page.Section(
-        "Accuracy by round",
-        plot=page.draw("Held-out accuracy by round with 95 % intervals", 2.7, fill) if students else None,
-        note="Share of held-out instructions with the right final result. Bars are 95 % intervals. The test split "
+        f"{name.capitalize()} by round",
+        plot=page.draw(f"Held-out {name} by round with 95 % intervals", 2.7, fill) if _has_figure(told) else None,
+        note=f"Share of held-out instructions {SHARES[metric]}. Bars are 95 % intervals. The test split "
         "is read by no decision; the dev split is, so its curve may flatter the best round.",
     )
 
 
-def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> page.Section:
-    """Accuracy on each task type of the test split: backbone, S_0 and the last student."""
-    shown = first_two_and_last(students)
+def plot_score_by_task_type(summary: RunSummary) -> page.Section:
+    """The score on each task type of the test split: backbone, S_0 and the last student."""
+    shown, name = first_two_and_last(summary.students), metric_name(summary.metric)
     colours = (page.GREY, page.COLOURS[1], page.COLOURS[0])[-len(shown) :]
     series = [(student_name(each.number), of, each.by_task_type()) for each, of in zip(shown, colours, strict=False)]
-    title, axis = "Accuracy by task type on the test split", "accuracy on the test split, %"
-    plot = page.draw_task_types(title, axis, series, legend_columns=3) if shown else None
-    return page.Section("Accuracy by task type", plot=plot, note="Test split; lines are 95 % intervals.")
+    title, axis = f"{name.capitalize()} by task type on the test split", f"{name} on the test split, %"
+    drawn = _has_figure([score for _, _, of in series for score in of.values()])
+    plot = page.draw_task_types(title, axis, series, legend_columns=3) if drawn else None
+    return page.Section(f"{name.capitalize()} by task type", plot=plot, note="Test split; lines are 95 % intervals.")
+
+
+def _has_figure(scores: Iterable[Score | None]) -> bool:
+    return any(score is not None and score.value is not None for score in scores)
 
 
 def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:

@@ -14,11 +14,12 @@ from typing import Any
 import polars as pl
 
 from tapir_core.comparison.baseline import with_baseline
-from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
+from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
+from tapir_core.judging.retention import LENGTHS
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page, plots, tables
@@ -73,7 +74,12 @@ def render_report(
     student's training, ``estimate`` what was expected beside what came, ``serving`` what is asked of a student before
     it is put to work.
     """
-    scored = tables.students_table(summary, [each.number for each in summary.students])
+    tables_of_scores = [
+        tables.students_table(summary, [each.number for each in summary.students]),
+        tables.metric_table(summary.students, ACCURACY),
+    ]
+    of_scores = zip(plots.plot_scores(summary), tables_of_scores, strict=False)
+    judged = [page.section_of(tables.judged_table(summary.students))] if summary.config.data.judged else []
     benchmarks = plots.benchmark_plots(summary)
     sections = [
         *_of_students(summary, serving, benchmarks[1:], gains),
@@ -85,7 +91,8 @@ def render_report(
         sections,
         summary=summary,
         scores=[
-            replace(plots.plot_accuracy(summary.students), table=scored),
+            *(replace(plot, table=table) for plot, table in of_scores),
+            *judged,
             page.section_of(tables.baseline_table(summary)),
             *benchmarks[:1],
         ],
@@ -103,7 +110,7 @@ def _of_students(
         for table in figures_tables(student_name(who), summary.benchmarks(who))
     ]
     return [
-        replace(plots.plot_accuracy_by_task_type(summary.students), table=tables.accuracy_table(summary)),
+        replace(plots.plot_score_by_task_type(summary), table=tables.accuracy_table(summary)),
         *map(page.section_of, serving),
         *radars,
         *map(page.section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
@@ -154,6 +161,7 @@ def run_card(
     shown = [
         tables.rounds_table(summary),
         tables.baseline_table(summary),
+        tables.judged_table(summary.students),
         tables.accuracy_table(summary),
         *serving,
         tables.left_out_table(summary),
@@ -210,7 +218,8 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
     if _is_hub_id(backbone):
         link = {"license_name": "that-of-the-base-model", "license_link": f"https://huggingface.co/{backbone}"}
         of_base = {"base_model": backbone, "license": "other", **link}
-    figures = scores.filter((pl.col("category") == ALL) & pl.col("value").is_not_null()).iter_rows(named=True)
+    wanted = (pl.col("category") == ALL) & pl.col("value").is_not_null() & ~pl.col("metric").is_in(LENGTHS)
+    figures = scores.filter(wanted).iter_rows(named=True)
     results = [
         EvalResult(
             task_type="text-generation",
@@ -235,7 +244,8 @@ def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) 
 
 def _scores(found: pl.DataFrame) -> page.Table:
     """Every score of this student, whole splits first."""
-    note = f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else ""
+    judged = found.select("judge", "settings").unique(maintain_order=True).rows()
+    note = " ".join(f"Judged by {judge}; {settings}." for judge, settings in judged)
     in_order = found.sort(pl.col("category") != ALL, "benchmark", "split", "metric", maintain_order=True)
     return page.table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
 

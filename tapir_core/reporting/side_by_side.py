@@ -15,7 +15,7 @@ from tapir_core.data.fetched import file_ingredient
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
+from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.paths import sweep_report_file
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page
@@ -28,12 +28,24 @@ from tapir_core.reporting.benchmarks import (
     paired_cells,
     unpaired_cells,
 )
+from tapir_core.reporting.plots import SHARES
 from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt, benchmark_stages, lines
+from tapir_core.stages import StageAt, benchmark_stages, heldout_stages, lines
 from tapir_core.storage import Storage
-from tapir_core.summary import RunReader, marks_on_test, summarise
-from tapir_core.summary.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
+from tapir_core.summary import RunReader, marks_on_test, max_failed_share, summarise
+from tapir_core.summary.formats import (
+    NOTHING,
+    count,
+    duration,
+    gain,
+    metric_name,
+    most,
+    number,
+    percent,
+    score,
+    student_name,
+)
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
 from tapir_core.sweep import Swept, finished_runs
 from tapir_core.text import digest
@@ -56,8 +68,8 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     Raises:
         ConfigError: there is no such run, or two runs have different held-out sets; says in what they differ.
     """
-    sets = [run.holds(StageAt("heldout")) if run.config.data.heldout else None for run in runs]
-    digests = [each.digest if each is not None else "" for each in sets]
+    sets = [[run.holds(each) for each in heldout_stages(run.config)] for run in runs]
+    digests = [[each.digest if each is not None else "" for each in of_run] for of_run in sets]
     for run, found in zip(runs, digests, strict=True):
         if found != digests[0]:
             raise ConfigError(
@@ -109,13 +121,14 @@ def render_side_by_side(shown: SideBySide) -> str:
 def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
     """`overview`, `task_types` and `answers`, each with a column for each run."""
     runs = shown.runs
-    names, note = [each.name for each in runs], page.sentence("accuracy_note", [*map(_last_score, runs)])
-    rows = tuple((label, *map(cell, runs)) for label, cell in _ROWS.items())
+    names, note = [each.name for each in runs], page.sentence("score_note", [*map(_last_score, runs)])
+    metric = metric_name(runs[0].metric)
+    rows = tuple((label.format(metric=metric), *map(cell, runs)) for label, cell in _ROWS.items())
     students = dict(zip(names, map(last_student, runs), strict=True))
     of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
     return {
         "overview": page.Table("Side by side", ("", *names), rows, note=f"{note} {_OVERVIEW}".strip()),
-        "task_types": task_types_table("Accuracy by task type", students, of_students),
+        "task_types": task_types_table(f"{metric.capitalize()} by task type", students, of_students),
         "answers": _answers_table(runs),
     }
 
@@ -178,9 +191,9 @@ _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Backbone": lambda run: run.config.student.backbone,
     "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
     "Last student": lambda run: NOTHING if (last := last_student(run)) is None else student_name(last.number),
-    "Test accuracy, backbone": lambda run: score(_test_score(run.round(-1))),
-    "Test accuracy, S_0": lambda run: score(_test_score(run.round(0))),
-    "Test accuracy, last student": lambda run: score(_last_score(run)),
+    "Test {metric}, backbone": lambda run: score(_test_score(run.round(-1))),
+    "Test {metric}, S_0": lambda run: score(_test_score(run.round(0))),
+    "Test {metric}, last student": lambda run: score(_last_score(run)),
     "Test instructions": lambda run: most([_last_score(run)]),
     "Gain over S_0, points": lambda run: NOTHING if run.gain is None else gain(run.gain),
     "Answers asked for": lambda run: count(run.usage.calls),
@@ -192,8 +205,9 @@ _ROWS: dict[str, Callable[[RunSummary], str]] = {
 
 
 def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
-    """Test accuracy of backbone, S_0 and last student of each run, with 95 % intervals."""
-    title, height = "Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs)
+    """Test score of backbone, S_0 and last student of each run, with 95 % intervals."""
+    metric = metric_name(runs[0].metric)
+    title, height = f"Test {metric} of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs)
     series = {
         "backbone": (page.GREY, "o", [_test_score(run.round(-1)) for run in runs]),
         "S_0": (page.COLOURS[1], "s", [_test_score(run.round(0)) for run in runs]),
@@ -206,22 +220,24 @@ def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
             style = {"color": colour, "marker": marker, "label": label}
             page.points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100, sideways=True)
         page.name_rows(axes, [run.name for run in runs])
-        axes.set(xlim=(-2, 102), xlabel="accuracy on the test split, %")
+        axes.set(xlim=(-2, 102), xlabel=f"{metric} on the test split, %")
 
     return page.Section(
-        "Held-out accuracy",
+        f"Held-out {metric}",
         plot=page.draw(title, height, fill, legend=3) if any(each.students for each in runs) else None,
-        note="Share of the same held-out instructions with the right final result; bars are 95 % intervals. The grey "
+        note=f"Share of the same held-out instructions {SHARES[runs[0].metric]}; bars are 95 % intervals. The grey "
         "point is the backbone before any training.",
     )
 
 
 def _plot_task_types(runs: Sequence[RunSummary]) -> page.Section:
-    """Test accuracy of each run's last student on each task type."""
+    """Test score of each run's last student on each task type."""
     last = [(run.name, last_student(run)) for run in runs]
     figures = {name: student.by_task_type() if student else {} for name, student in last}
     series = [(name, page.COLOURS[place % len(page.COLOURS)], of) for place, (name, of) in enumerate(figures.items())]
-    title, axis = "Test accuracy of the last students by task type", "accuracy of the last student on the test split, %"
+    metric = metric_name(runs[0].metric)
+    title = f"Test {metric} of the last students by task type"
+    axis = f"{metric} of the last student on the test split, %"
     plot = page.draw_task_types(title, axis, series, legend_columns=2) if any(figures.values()) else None
     note = "Test split; lines are 95 % intervals. A task type with few instructions says little."
     return page.Section("By task type", plot=plot, note=note)
@@ -277,7 +293,8 @@ class _Asked:
         Questions, references and a baseline's answers count by what they say, wherever they come from.
         """
         if self.benchmark == _HELDOUT:
-            return {"settings": self.scores["settings"][0]}
+            scores = self.scores.filter(metric=self.reader.run.config.data.metric)
+            return {part: scores[part][0] for part in ("settings", "judge", "prompt_version")}
         reader, items = self.reader, StageAt("benchmark_items", benchmark=self.benchmark)
         fields = (file_ingredient(self.benchmark, field) for field in ("difficulty", "anchors", "include_path"))
         stages = filter(None, map(reader.manifest, (items, *benchmark_stages(self.benchmark, self.number))))
@@ -293,13 +310,14 @@ class _Asked:
     def max_failed_share(self) -> float:
         """Above this share of failed items there is no figure."""
         asked = self.reader.run.config.evaluation.asked.get(self.benchmark)
-        return MAX_FAILED_SHARE if asked is None else asked.max_failed_share
+        return max_failed_share(self.reader.run.config) if asked is None else asked.max_failed_share
 
     @property
     def values(self) -> Mapping[str, ItemValues]:
         """Metric → item → its value."""
         if self.benchmark == _HELDOUT:
-            return {"test accuracy": marks_on_test(self.reader, self.number)}
+            metric = metric_name(self.reader.run.config.data.metric)
+            return {f"test {metric}": marks_on_test(self.reader, self.number)}
         return headline_values(self.reader, self.benchmark, self.number)
 
 

@@ -5,10 +5,14 @@ Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import polars as pl
 
+from tapir_core.config import ACCURACY, RETENTION
+from tapir_core.evaluation.judged import SCORE_RATIO
+from tapir_core.judging.retention import LENGTHS, WIN_RATE
 from tapir_core.reporting.page import Table, sentence, table_of
 from tapir_core.stages import lines
 from tapir_core.summary import formats
@@ -36,7 +40,15 @@ def rounds_table(summary: RunSummary) -> Table:
         "Rounds",
         ("", *(formats.round_name(each.number) for each in summary.rounds)),
         tuple(row for row in rows if any(cell != formats.NOTHING for cell in row[1:])),
-        note=sentence("accuracy_note", [each.score(split) for each in summary.rounds for split in ("test", "dev")]),
+        note=sentence(
+            "score_note",
+            [
+                each.score(split, metric=metric)
+                for metric in (RETENTION, ACCURACY)
+                for each in summary.rounds
+                for split in ("test", "dev")
+            ],
+        ),
     )
 
 
@@ -154,15 +166,16 @@ def mfd_table(summary: RoundSummary) -> Table:
 
 
 def accuracy_table(summary: RunSummary) -> Table:
-    """Held-out accuracy by task type: backbone, S_0 and the last student."""
+    """The held-out score by task type: backbone, S_0 and the last student."""
     students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.students)}
-    of_scores = sentence("accuracy_note", [each.score("test") for each in students.values()])
+    of_scores = sentence("score_note", [each.score("test") for each in students.values()])
     note = f"n counts what failed, too. {of_scores} {sentence('format_note', summary)}"
-    return task_types_table("Accuracy by task type (test)", students, note.strip())
+    name = formats.metric_name(summary.metric).capitalize()
+    return task_types_table(f"{name} by task type (test)", students, note.strip())
 
 
 def task_types_table(title: str, students: Mapping[str, RoundSummary | None], note: str) -> Table:
-    """Held-out accuracy on the test split by task type, a column for each of ``students`` under its name."""
+    """The score on the test split by task type, a column for each of ``students`` under its name."""
     rows = []
     found = {name for each in students.values() if each is not None for name in each.by_task_type()}
     for name in ("all", *in_order(found)):
@@ -173,21 +186,49 @@ def task_types_table(title: str, students: Mapping[str, RoundSummary | None], no
 
 
 def scores_table(summary: RoundSummary) -> Table:
-    """Every held-out score of one student."""
-    rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
+    """The held-out score of one student by split and task type."""
+    found = None if summary.scores is None else summary.scores.filter(metric=summary.metric)
+    rows = [] if found is None else found.select("split", "category").rows()
     scores = {row: summary.score(*row) for row in rows}
-    return _scores_table(f"Held-out accuracy of {formats.student_name(summary.number)}", ("Split", "Task type"), scores)
+    title = f"{_title_of(summary.metric)} of {formats.student_name(summary.number)}"
+    return _scores_table(title, ("Split", "Task type"), scores)
 
 
 def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
-    """Held-out accuracy of these students, by split; of one student alone by task type too."""
+    """The held-out score of these students, by split; of one student alone by task type too."""
     found = [each for each in summary.students if each.number in numbers]
-    if len(found) == 1:
-        return scores_table(found[0])
+    return scores_table(found[0]) if len(found) == 1 else metric_table(found, summary.metric)
+
+
+def metric_table(students: Sequence[RoundSummary], metric: str) -> Table:
+    """One metric of the held-out set by student and split."""
     scores = {
-        (formats.student_name(each.number), split): each.score(split) for each in found for split in ("dev", "test")
+        (formats.student_name(each.number), split): each.score(split, metric=metric)
+        for each in students
+        for split in ("dev", "test")
     }
-    return _scores_table("Held-out accuracy", ("Student", "Split"), scores)
+    return _scores_table(_title_of(metric), ("Student", "Split"), scores)
+
+
+def judged_table(students: Sequence[RoundSummary]) -> Table:
+    """What the judge says of every student: each figure by split, with the length of both answers."""
+    rows = []
+    for each, split in product(students, ("dev", "test")):
+        found = {metric: each.score(split, metric=metric) for metric in (RETENTION, WIN_RATE, SCORE_RATIO, *LENGTHS)}
+        if (headline := found[RETENTION]) is not None:
+            values = [None if score is None else score.value for score in found.values()]
+            cells = (
+                *(formats.accuracy(found[metric]) for metric in (RETENTION, WIN_RATE)),
+                formats.number(values[2]),
+                *map(formats.count, (*values[3:], headline.n, headline.n_failed)),
+            )
+            rows.append((formats.student_name(each.number), split, *cells))
+    note = sentence("score_note", [each.score("test", metric=RETENTION) for each in students])
+    return Table("Judged against the teacher", _JUDGED_COLUMNS, tuple(rows), text_columns=2, note=f"{note} {_JUDGED}")
+
+
+def _title_of(metric: str) -> str:
+    return "Held-out accuracy" if metric == ACCURACY else formats.metric_name(metric).capitalize()
 
 
 def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], Score | None]) -> Table:
@@ -202,8 +243,10 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
         for names, found in scores.items()
         if found is not None
     )
-    note = sentence("accuracy_note", [*scores.values()])
-    return Table(title, (*columns, "Accuracy, %", "95 % interval", "n", "Failed"), rows, text_columns=2, note=note)
+    note = sentence("score_note", [*scores.values()])
+    metric = next((each.metric for each in scores.values() if each is not None), ACCURACY)
+    name = f"{formats.metric_name(metric).capitalize()}, %"
+    return Table(title, (*columns, name, "95 % interval", "n", "Failed"), rows, text_columns=2, note=note)
 
 
 def decontamination_table(found: Decontamination | None) -> Table:
@@ -267,11 +310,14 @@ def origin_rows(indent: str, **origins: str) -> tuple[OfRound, ...]:
     return tuple((indent + name, cell_of(origin)) for origin, name in origins.items())
 
 
-def _accuracy_rows(split: str) -> tuple[OfRound, ...]:
+def _score_rows(metric: str, split: str) -> tuple[OfRound, ...]:
+    def score(each: RoundSummary) -> Score | None:
+        return each.score(split, metric=metric)
+
     return (
-        (f"Accuracy, {split}, %", lambda each: formats.accuracy(each.score(split))),
-        ("  95 % interval", lambda each: formats.interval(each.score(split))),
-        ("  n / failed", lambda each: _failed(each.score(split))),
+        (f"{formats.metric_name(metric).capitalize()}, {split}, %", lambda each: formats.accuracy(score(each))),
+        ("  95 % interval", lambda each: formats.interval(score(each))),
+        ("  n / failed", lambda each: _failed(score(each))),
     )
 
 
@@ -288,8 +334,10 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     ("Mixture", lambda each: formats.count(each.mixture.rows if each.mixture else None)),
     *origin_rows("  ", pool="from the pool", seed="seeds", expansion="expansion", easy="easy"),
     ("  short of N", lambda each: formats.count(each.mixture.missing if each.mixture else None)),
-    *_accuracy_rows("test"),
-    *_accuracy_rows("dev"),
+    *_score_rows(RETENTION, "test"),
+    *_score_rows(RETENTION, "dev"),
+    *_score_rows(ACCURACY, "test"),
+    *_score_rows(ACCURACY, "dev"),
     ("Calls", lambda each: formats.count(each.usage.calls) if each.number > 0 else formats.NOTHING),
     ("From store", lambda each: formats.count(each.usage.stored) if each.number > 0 else formats.NOTHING),
     ("USD", lambda each: formats.number(each.usage.usd) if each.number > 0 else formats.NOTHING),
@@ -340,6 +388,14 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("Precision", lambda each: each.get("precision", formats.NOTHING)),
 )
 
+_JUDGED_COLUMNS = (
+    *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
+    *("Characters, student", "Characters, teacher", "n", "Unscored"),
+)
+_JUDGED = (
+    "Win rate: ties count half. Score ratio: mean score of the student over that of the teacher. Characters: mean "
+    "length of their answers; judges tend to prefer longer ones."
+)
 _LISTED = 50
 _SHOWN_CHARACTERS = 160
 

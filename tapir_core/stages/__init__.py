@@ -19,9 +19,11 @@ from tapir_core.stages.evaluation import (
     BENCHMARK_REPLIES,
     BENCHMARK_SCORES,
     EVALUATE,
+    JUDGE_HELDOUT,
     SCORE_COLUMNS,
     VERIFY_HELDOUT,
     graded_of,
+    heldout_stages,
 )
 from tapir_core.stages.stage import (
     STAGES,
@@ -44,7 +46,9 @@ from tapir_core.stages.students import (
     EXPAND,
     EXPANSION_REJECTED,
     HELDOUT,
+    HELDOUT_OVERLAP,
     JUDGE,
+    JUDGED_HELDOUT,
     LABEL,
     MIX,
     POOL,
@@ -66,10 +70,13 @@ from tapir_core.stages.students import (
     usable_of,
 )
 
-ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, DISCOVER, LABEL, TEACH, VERIFY]
+ONCE = [
+    *(HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, DISCOVER, LABEL, TEACH, VERIFY),
+    *(JUDGED_HELDOUT, HELDOUT_OVERLAP),
+]
 """What a run does once, in this order; the items of each benchmark that is asked in each round."""
 
-EVALUATION = [ANSWER_HELDOUT, VERIFY_HELDOUT, EVALUATE]
+EVALUATION = [ANSWER_HELDOUT, VERIFY_HELDOUT, JUDGE_HELDOUT, EVALUATE]
 """What follows for each student; then, for each benchmark that is asked in each round, `BENCHMARK`."""
 
 BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]

@@ -3,14 +3,20 @@
 from dataclasses import replace
 
 from tapir_core.config import AskedBenchmark, RunConfig
+from tapir_core.judging import verdicts_per_instruction
 from tapir_core.paths import BACKBONE
 from tapir_core.stages.stage import Json, Stage, StageAt, declare
 from tapir_core.stages.students import (
     ANSWER_COLUMNS,
     CHAT_TEMPLATE,
     HELDOUT,
+    JUDGE,
+    JUDGED_HELDOUT,
     TRAIN,
     VERIFIED_COLUMNS,
+    judge_fields,
+    judge_prompts,
+    score_fields,
     student_fields,
     verifier_fields,
     verifier_files,
@@ -38,6 +44,29 @@ def _of_benchmark(at: StageAt, *names: str) -> list[StageAt]:
 
 def _has_heldout(config: RunConfig, _: StageAt) -> bool:
     return config.data.heldout is not None
+
+
+def _is_judged(config: RunConfig, _: StageAt) -> bool:
+    return config.data.judged is not None
+
+
+def heldout_stages(config: RunConfig) -> list[StageAt]:
+    """The held-out sets of a run: that with references, and the judged one."""
+    return [stage.at() for stage in (HELDOUT, JUDGED_HELDOUT) if stage.when(config, stage.at())]
+
+
+def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
+    made = (VERIFY_HELDOUT.at(at.round), JUDGE_HELDOUT.at(at.round))
+    said = [each for each in made if each.stage.when(config, each)]
+    return [*heldout_stages(config), ANSWER_HELDOUT.at(at.round), *said]
+
+
+def _score_settings(config: RunConfig, _: StageAt) -> Json:
+    """How answers are drawn; who marks them, where that is a verifier; of a judged set, whose verdicts make figures."""
+    sampling, judged = config.student.sampling.shaping(), config.data.judged
+    marks = verifier_fields(config, "heldout") if config.data.references else []
+    verdicts = [judge_fields(config), score_fields(config), judged.max_failed_share] if judged else []
+    return [sampling, *verdicts, *marks] if judged or marks else sampling
 
 
 def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
@@ -87,7 +116,7 @@ ANSWER_HELDOUT = declare(
         columns=ANSWER_COLUMNS,
         row="the student's answer to an instruction of the held-out set",
         when=_has_heldout,
-        reads=lambda _, at: [HELDOUT.at(), *_checkpoint(at)],
+        reads=lambda c, at: [*heldout_stages(c), *_checkpoint(at)],
         settings=lambda c, _: student_fields(c),
         files=lambda _, at: _student_files(at),
         asks="student",
@@ -102,7 +131,7 @@ VERIFY_HELDOUT = declare(
         folder="heldout_verified",
         columns=VERIFIED_COLUMNS,
         row="what the verifier says of a student's answer to an instruction of the held-out set",
-        when=lambda c, at: _has_heldout(c, at) and c.judge.verifies("heldout") is not None,
+        when=lambda c, _: c.data.references is not None and c.judge.verifies("heldout") is not None,
         reads=lambda _, at: [HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
         settings=lambda c, _: verifier_fields(c, "heldout"),
         files=lambda c, _: verifier_files(c, "heldout"),
@@ -111,20 +140,32 @@ VERIFY_HELDOUT = declare(
 )
 
 
-def _marked_by(config: RunConfig) -> list[Json]:
-    """Who marks, where that is a verifier, beside how the answers were drawn."""
-    marks = verifier_fields(config, "heldout")
-    return [config.student.sampling.shaping(), *marks] if marks else []
-
-
 def graded_of(config: RunConfig, number: int | None) -> list[StageAt]:
-    """What says which held-out answers of a student are right: set, answers, and the verifier's marks if there are any.
+    """What says which answers to the set with references are right: set, answers, and a verifier's marks if any.
 
     In the order in which `grade_answers` takes their rows.
     """
-    marks = [VERIFY_HELDOUT.at(number)] if config.judge.verifies("heldout") else []
-    return [HELDOUT.at(), ANSWER_HELDOUT.at(number), *marks]
+    marks = VERIFY_HELDOUT.at(number)
+    return [HELDOUT.at(), ANSWER_HELDOUT.at(number), *([marks] if marks.stage.when(config, marks) else [])]
 
+
+JUDGE_HELDOUT = declare(
+    Stage(
+        name="judge_heldout",
+        folder="heldout_verdicts",
+        columns=JUDGE.columns,
+        row="a verdict on an instruction of the judged held-out set: an order, a judge",
+        when=_is_judged,
+        reads=lambda _, at: [JUDGED_HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
+        settings=lambda c, _: judge_fields(c),
+        files=lambda c, _: judge_prompts(c),
+        asks="judge",
+        roles=("judge",),
+        calls_per_row=1,
+        shards_of="answer_heldout",
+        rows_per_row=lambda c: verdicts_per_instruction(c.judge),
+    )
+)
 
 EVALUATE = declare(
     Stage(
@@ -134,8 +175,9 @@ EVALUATE = declare(
         row="a figure: a split, a task type",
         version=2,
         when=_has_heldout,
-        reads=lambda c, at: graded_of(c, at.round),
-        settings=lambda c, _: _marked_by(c) or c.student.sampling.shaping(),
+        reads=_scored_from,
+        settings=_score_settings,
+        files=lambda c, _: judge_prompts(c) if c.data.judged else [],
     )
 )
 

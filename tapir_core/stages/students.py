@@ -112,8 +112,14 @@ def _if_any(fields: Json) -> list[Json]:
 
 
 def question_stages(config: RunConfig) -> list[StageAt]:
-    """What pool and expansion are kept apart from: the held-out set, the questions of benchmarks."""
+    """What the pool is kept apart from as it comes: the held-out set with references, the questions of benchmarks."""
     return [stage.at() for stage in (HELDOUT, QUESTIONS) if stage.when(config, stage.at())]
+
+
+def _kept_apart(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What the pool, or a round's expansion, is kept apart from; a judged held-out set is drawn from the pool later."""
+    drawn = [JUDGED_HELDOUT.at()] if config.data.judged and at.round is not None else []
+    return [*question_stages(config), *drawn]
 
 
 HELDOUT = declare(
@@ -123,8 +129,8 @@ HELDOUT = declare(
         columns=("instruction_id", "instruction", "system", "task_type", "reference", "split"),
         some_have=(EARLIER,),
         row="an instruction of the held-out set",
-        when=lambda c, _: c.data.heldout is not None,
-        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping(), *_if_any(type_fields(c))],
+        when=lambda c, _: c.data.references is not None,
+        settings=lambda c, _: [c.run.seed, c.data.references and c.data.references.shaping(), *_if_any(type_fields(c))],
         files=lambda *_: ["file:heldout"],
     )
 )
@@ -146,9 +152,9 @@ CONTAMINATED = declare(
         folder="contaminated",
         columns=("instruction_id", "instruction", "benchmark", "question_id", "question", "rule", "similarity"),
         row="an instruction that holds an evaluation question, with the question",
-        when=lambda c, _: bool(question_stages(c)),
+        when=lambda c, at: bool(_kept_apart(c, at)),
         # Of a round: the candidates of its expansion.
-        reads=lambda c, at: [*question_stages(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
+        reads=lambda c, at: [*_kept_apart(c, at), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
         settings=lambda c, at: [c.evaluation.decontamination.shaping(), *([] if at.round else searched_fields(c))],
         files=lambda _, at: [] if at.round else ["file:pool"],
     )
@@ -215,6 +221,18 @@ TEACH = declare(
     )
 )
 
+JUDGED_HELDOUT = declare(
+    Stage(
+        name="judged_heldout",
+        folder="judged_heldout",
+        columns=("instruction_id", "instruction", "system", "task_type", "reference", "split", "response"),
+        some_have=(EARLIER,),
+        row="an instruction of the judged held-out set, with the teacher's answer",
+        when=lambda c, _: c.data.judged is not None,
+        reads=lambda c, _: usable_of(c),
+        settings=lambda c, _: [c.run.seed, c.data.judged and c.data.judged.drawn_as],
+    )
+)
 
 VERIFY = declare(
     Stage(
@@ -226,6 +244,18 @@ VERIFY = declare(
         reads=lambda *_: [POOL.at(), TEACH.at()],
         settings=lambda c, _: verifier_fields(c, "filter"),
         files=lambda c, _: verifier_files(c, "filter"),
+    )
+)
+
+HELDOUT_OVERLAP = declare(
+    Stage(
+        name="heldout_overlap",
+        folder="heldout_overlap",
+        columns=CONTAMINATED.columns,
+        row="an instruction of the pool that holds one of the judged held-out set, with that one",
+        when=lambda c, _: c.data.judged is not None,
+        reads=lambda *_: [POOL.at(), JUDGED_HELDOUT.at()],
+        settings=lambda c, _: c.evaluation.decontamination.shaping(),
     )
 )
 
@@ -243,9 +273,10 @@ def _verified(config: RunConfig) -> list[StageAt]:
 
 
 def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """What the pool of a round is made of: the first pool and the expansions of earlier rounds."""
-    expansions = [EXPAND.at(earlier) for earlier in range(1, at.number)]
-    return [POOL.at(), LABEL.at(), TEACH.at(), *_verified(config), *expansions]
+    """What the pool of a round is made of: the first pool, what is held out of it, the expansions of earlier rounds."""
+    held_out = [JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at()] if config.data.judged else []
+    expansions = (EXPAND.at(earlier) for earlier in range(1, at.number))
+    return [POOL.at(), LABEL.at(), TEACH.at(), *_verified(config), *held_out, *expansions]
 
 
 def drawn_at(config: RunConfig, at: StageAt) -> StageAt:

@@ -1,6 +1,7 @@
 """What a run has come to, and what its students got right: a pure reading of its folder, which works at any time.
 
-Right is what stage `evaluate` calls right: the stated final result equals the reference.
+Right is what stage `evaluate` calls right: the stated final result equals the reference; with a judged held-out set, by
+the judge the student's answer matches or beats the teacher's.
 
 Limits: a stage that does not hold (another configuration, a missing part) counts as not done. Seconds and calls are
 those of a stage's last start; what a killed start had spent shows as answers from the store.
@@ -16,18 +17,18 @@ from typing import Any
 import polars as pl
 
 from tapir_core import curriculum
-from tapir_core.config import HELDOUT
+from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import DatasetRef, Manifest
 from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.evaluation.scores import grade_answers
-from tapir_core.evaluation.statistics import compare_paired
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
 from tapir_core.judging import expected_orders, show_instruction
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, by_words
-from tapir_core.run_state import state_of
+from tapir_core.run_state import judged_answers, state_of
 from tapir_core.stages import (
     BENCHMARK,
     EVALUATION,
@@ -36,6 +37,7 @@ from tapir_core.stages import (
     StageAt,
     benchmark_stages,
     graded_of,
+    heldout_stages,
     lines,
     lines_of_round,
     lines_once,
@@ -58,6 +60,13 @@ _CHANGES = {
     (None, None): "drawn at random",
 }
 """(right before, right after) → what happened to an instruction."""
+_JUDGED_CHANGES = {
+    (False, True): "caught up with the teacher",
+    (True, False): "fell behind the teacher",
+    (True, True): "stayed level with the teacher",
+    (False, False): "stayed behind the teacher",
+}
+_ALL_CHANGES = (*_CHANGES.values(), *_JUDGED_CHANGES.values())
 _OUTCOMES = {True: "✓ right", False: "✗ wrong", None: ""}
 
 
@@ -203,7 +212,7 @@ def _round(
     reader: RunReader, number: int, usable: pl.DataFrame | None, labels: pl.DataFrame | None
 ) -> types.RoundSummary:
     """What is done of round ``number``; ``usable`` is the pool of round 1, ``labels`` are those of the whole pool."""
-    pool = _round_pool(reader, number, usable)
+    pool = _round_pool(reader, number, _trained_from(reader, usable))
     difficulty = _difficulty(reader, number)
     seeds = reader.manifest(StageAt("select", number))
     return types.RoundSummary(
@@ -231,6 +240,14 @@ def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> 
     if number < 0 or usable is None or len(known) < len(earlier):
         return None
     return pl.concat([usable, *known], how="vertical_relaxed")
+
+
+def _trained_from(reader: RunReader, usable: pl.DataFrame | None) -> pl.DataFrame | None:
+    """Of the usable instructions those that are not held out, nor hold one that is."""
+    apart = [reader.rows(at) for at in (StageAt("judged_heldout"), StageAt("heldout_overlap"))]
+    for rows in apart if usable is not None and reader.run.config.data.judged else ():
+        usable = None if rows is None or usable is None else usable.join(rows, on="instruction_id", how="anti")
+    return usable
 
 
 def _difficulty(reader: RunReader, number: int) -> pl.DataFrame | None:
@@ -295,7 +312,7 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
 
 
 def _stated(reader: RunReader, number: int) -> float | None:
-    """Of the student's answers to the test split, the share that state their result as they were taught to."""
+    """Of its answers to the test split with references, the share that state their result as they were taught to."""
     asked = reader.tables([StageAt("heldout"), StageAt("answer_heldout", number)])
     if not asked:
         return None
@@ -305,9 +322,8 @@ def _stated(reader: RunReader, number: int) -> float | None:
 
 
 def heldout_scores(reader: RunReader, number: int) -> pl.DataFrame | None:
-    """Held-out accuracies of a student by split and task type; nothing where it was not scored."""
-    scores = reader.rows(StageAt("evaluate", number))
-    return None if scores is None else scores.filter(benchmark="heldout", metric="accuracy")
+    """Held-out figures of a student by split and task type; nothing where it was not scored."""
+    return reader.rows(StageAt("evaluate", number))
 
 
 def _benchmark_figures(reader: RunReader, who: Compared) -> pl.DataFrame | None:
@@ -325,12 +341,13 @@ def _counted(values: pl.Series) -> dict[str, int]:
 
 def _decontamination(reader: RunReader) -> types.Decontamination | None:
     """What was looked for and found; nothing before the pool was looked through, or where nothing is looked for."""
-    places = {"pool": StageAt("contaminated")}
+    places = {"pool": StageAt("contaminated"), "pool, held-out": StageAt("heldout_overlap")}
     places |= {f"expansion, {round_name(n)}": StageAt("contaminated", n) for n in reader.run.config.round_numbers}
     found = {place: rows for place, at in places.items() if (rows := reader.rows(at)) is not None}
-    if "pool" not in found:
+    of_pool = [rows for place, rows in found.items() if place.startswith("pool")]
+    if not of_pool:
         return None
-    in_pool = Counter(found["pool"]["benchmark"])
+    in_pool = Counter(name for rows in of_pool for name in rows["benchmark"])
     everywhere = Counter(name for rows in found.values() for name in rows["benchmark"])
     hits = [
         {"benchmark": name, "questions": n, "pool": in_pool[name], "expansion": everywhere[name] - in_pool[name]}
@@ -342,25 +359,37 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
 
 def _questions(reader: RunReader) -> dict[str, int]:
     """Benchmark → its questions, a turn counting as one."""
-    heldout, questions = reader.manifest(StageAt("heldout")), reader.rows(StageAt("questions"))
+    heldout, questions = map(reader.manifest, heldout_stages(reader.run.config)), reader.rows(StageAt("questions"))
+    sizes = [manifest.rows for manifest in heldout if manifest is not None]
     of_benchmarks = {} if questions is None else dict(sorted(Counter(questions["benchmark"]).items()))
-    return ({} if heldout is None else {HELDOUT: heldout.rows}) | of_benchmarks
+    return ({HELDOUT: sum(sizes)} if sizes else {}) | of_benchmarks
 
 
 def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | None:
-    """Test accuracy of student ``after`` less that of ``before``, over the instructions that both answered."""
+    """Test score of student ``after`` less that of ``before``, over the instructions that both answered."""
     marks = [marks_on_test(reader, number) for number in (before, after)]
     if not all(marks):
         return None
-    rng = derive_rng(reader.run.config.run.seed, "gain", before, after)
-    return types.Gain(before, after, compare_paired(marks[1], marks[0], rng=rng, unit="instructions"))
+    rng, limit = derive_rng(reader.run.config.run.seed, "gain", before, after), max_failed_share(reader.run.config)
+    found = compare_paired(marks[1], marks[0], rng=rng, max_failed_share=limit, unit="instructions")
+    return types.Gain(before, after, found)
+
+
+def max_failed_share(config: RunConfig) -> float:
+    """Share of the held-out instructions that may fail before there is no figure."""
+    return config.data.judged.max_failed_share if config.data.judged else MAX_FAILED_SHARE
 
 
 def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
     """Instruction of the test split → 100 where the student is right, 0 where not, None without an answer.
 
-    Empty while the student was not asked.
+    Of a judged set: where it matches or beats the teacher, 50 where it does in one of two orders, None without a
+    verdict. Empty while the student was not asked.
     """
+    if reader.run.config.data.judged:
+        compared = judged_answers(reader.run, number, reader.seen)
+        test = None if compared is None else compared.filter(split="test")
+        return {} if test is None else dict(test.select("instruction_id", 100.0 * pl.col(RETENTION)).iter_rows())
     asked = reader.tables(graded_of(reader.run.config, number))
     if not asked:
         return {}
@@ -374,7 +403,8 @@ def choose_examples(reader: RunReader, students: list[int], count: int, rng: ran
     ``students`` are rounds in order; the change is between the last two of them (of one student: right or wrong). The
     instructions are those of the test split; without a held-out set those of the pool, with the teacher's answers.
     """
-    heldout = reader.rows(StageAt("heldout"))
+    judged_set = reader.rows(StageAt("judged_heldout"))
+    heldout = judged_set if judged_set is not None else reader.rows(StageAt("heldout"))
     if heldout is not None:
         questions, stages = heldout.filter(split="test"), [StageAt("answer_heldout", number) for number in students]
     else:
@@ -383,14 +413,16 @@ def choose_examples(reader: RunReader, students: list[int], count: int, rng: ran
         # The pool is answered by the student of the round before.
         stages = [StageAt("answer", number + 1) for number in students]
     given = {student_name(number): _texts(reader, at) for number, at in zip(students, stages, strict=True)}
-    marks: dict[str, dict[str, float | None]] = {}
-    if heldout is not None and reader.run.config.judge.verifies("heldout"):
-        marks = {student_name(number): marks_on_test(reader, number) for number in students}
-        given = {
-            who: {at: text for at, text in of.items() if marks[who].get(at) is not None} for who, of in given.items()
-        }
-    found = _examples(questions, given, _texts(reader, StageAt("teach")), marks)
-    groups = {change: [each for each in found if each.why == change] for change in _CHANGES.values()}
+    if judged_set is not None:
+        scores = {student_name(number): judged_scores(reader, number) for number in students}
+        found = _judged_examples(questions, given, scores)
+    else:
+        marks = {}
+        if heldout is not None and reader.run.config.judge.verifies("heldout"):
+            marks = {student_name(number): marks_on_test(reader, number) for number in students}
+            given = {who: {at: of[at] for at in of if marks[who].get(at) is not None} for who, of in given.items()}
+        found = _examples(questions, given, _texts(reader, StageAt("teach")), marks)
+    groups = {change: [each for each in found if each.why == change] for change in _ALL_CHANGES}
     sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
     quota = curriculum.fill_quotas(count, {change: float(size) for change, size in sizes.items()}, sizes)
     drawn = {change: sorted(rng.sample(range(size), quota[change])) for change, size in sizes.items()}
@@ -426,6 +458,37 @@ def _examples(
             answers += [_answer("teacher", taught[place], reference)] if place in taught else []
             texts = (show_instruction(row), tuple(answers), row["system"] or "", reference)
             found.append(types.Example(change, row["task_type"] or "no task type", *texts))
+    return found
+
+
+def judged_scores(reader: RunReader, number: int) -> dict[str, tuple[float, float]]:
+    """Instruction of the judged held-out set → the scores of student and teacher, of those that have them."""
+    compared = judged_answers(reader.run, number, reader.seen)
+    if compared is None:
+        return {}
+    rows = compared.drop_nulls(RETENTION).select("instruction_id", "student_score", "teacher_score").rows()
+    return {identity: (student, teacher) for identity, student, teacher in rows}
+
+
+def _judged_examples(
+    questions: pl.DataFrame,
+    given: Mapping[str, Mapping[str, str]],
+    scores: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> list[types.Example]:
+    """The instructions on which all students are scored, sorted by id; the teacher's answer stands last."""
+    found = []
+    for row in questions.sort("instruction_id").iter_rows(named=True):
+        place = row["instruction_id"]
+        if not all(place in of and place in given[who] for who, of in scores.items()):
+            continue
+        answers = []
+        for who, of in scores.items():
+            student, teacher = of[place]
+            told = f"{student:g} points, the teacher {teacher:g}"
+            answers.append(types.Answer(who, told, given[who][place], student >= teacher))
+        change = _JUDGED_CHANGES[bool(answers[-2:][0].correct), bool(answers[-1].correct)]
+        shown = (*answers, types.Answer("teacher", "", row["response"]))
+        found.append(types.Example(change, row["task_type"], show_instruction(row), shown, row["system"] or ""))
     return found
 
 

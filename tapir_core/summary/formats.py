@@ -63,6 +63,11 @@ def interval(value: "Score | None") -> str:
     return f"{100 * value.low:.1f} to {100 * value.high:.1f}"
 
 
+def metric_name(metric: str) -> str:
+    """What a figure of the held-out set is called: accuracy, quality retention, …"""
+    return metric.replace("_", " ")
+
+
 def score(value: "Score | None") -> str:
     """41.2 (35.2 to 47.5), in per cent with its 95 % interval; what failed stands behind it."""
     if value is None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import polars as pl
 
-from tapir_core.config import RunConfig
+from tapir_core.config import ACCURACY, RETENTION, RunConfig
 from tapir_core.evaluation.statistics import ALL, PairedDifference, Resampled
 from tapir_core.judging.estimates import NO_TASK_TYPE
 from tapir_core.paths import REPORT
@@ -85,7 +85,7 @@ class MixtureSummary:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A held-out accuracy: a share (0-1) with its 95 % interval."""
+    """A held-out score, such as an accuracy: a share (0-1) with its 95 % interval."""
 
     value: float | None
     """Nothing where too many answers failed for a figure."""
@@ -94,11 +94,14 @@ class Score:
     n: int
     """Answers in the figure."""
     n_failed: int
-    """Instructions without an answer."""
+    """Instructions without an answer, or without a verdict."""
     note: str = ""
     """Why there is no figure."""
     settings: str = ""
     """How the answers were drawn, in words."""
+    judge: str = ""
+    """Who judged, or the rule that marked."""
+    metric: str = ACCURACY
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ class RoundSummary:
     stated: float | None = None
     """Share of the student's answers to the test split that state a final result as they were taught to."""
     scores: pl.DataFrame | None = None
-    """Held-out accuracy with the columns of `scores/`; the category `all` is the whole split."""
+    """Held-out figures with the columns of `scores/`; the category `all` is the whole split."""
     benchmarks: pl.DataFrame | None = None
     """The figures of every benchmark that the student was asked, with the columns of their ``scores/``."""
 
@@ -158,16 +161,21 @@ class RoundSummary:
         """Seconds of all stages; overlaps count twice."""
         return sum(stage.seconds for stage in self.stages)
 
-    def score(self, split: str, category: str = "all") -> Score | None:
-        """The accuracy on a split, or on one task type of it."""
+    @property
+    def metric(self) -> str:
+        """The metric that the student is scored by: quality retention where there is a judged set, else accuracy."""
+        return RETENTION if self.scores is not None and RETENTION in self.scores["metric"] else ACCURACY
+
+    def score(self, split: str, category: str = "all", metric: str = "") -> Score | None:
+        """The score on a split, or on one task type of it; of another ``metric`` than the student's own, if given."""
         if self.scores is None:
             return None
-        rows = self.scores.filter(split=split, category=category)
-        columns = ("value", "low", "high", "n", "n_failed", "note", "settings")
+        rows = self.scores.filter(split=split, category=category, metric=metric or self.metric)
+        columns = ("value", "low", "high", "n", "n_failed", "note", "settings", "judge", "metric")
         return Score(*rows.select(columns).row(0)) if rows.height else None
 
     def by_task_type(self) -> dict[str, Score]:
-        """Task type → its accuracy on the test split, of those that have one."""
+        """Task type → its score on the test split, of those that have one."""
         found = set() if self.scores is None else {*self.scores.filter(split="test")["category"]} - {ALL, NO_TASK_TYPE}
         return {name: score for name in in_order(found) if (score := self.score("test", name)) is not None}
 
@@ -194,7 +202,7 @@ class Gain:
     after: int
     """Rounds of the two students."""
     paired: PairedDifference
-    """In percentage points, over the instructions that both answered."""
+    """In percentage points, over the instructions that both answered, and that are judged of both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,13 +298,18 @@ class RunSummary:
     outputs: dict[str, pl.DataFrame] = field(default_factory=dict)
     """Model of a file → its figures on benchmarks, as a round has them."""
     best: int | None = None
-    """Round of the highest dev score."""
+    """Round of the highest dev score; of a judged dev split the last, unless an earlier one is shown to be better."""
     gain: Gain | None = None
     """From S_0 to the last student that was evaluated."""
     baseline: Baseline | None = None
     """A plain fine-tune beside the run, where it has one and that has begun (`tapir_core.comparison.baseline`)."""
     busy_seconds: float = 0.0
     """Time in which at least one of the stages above was at work; pauses between starts are left out."""
+
+    @property
+    def metric(self) -> str:
+        """The metric of the held-out set that the run goes by."""
+        return self.config.data.metric
 
     @property
     def done(self) -> bool:

@@ -59,6 +59,7 @@ BASES = {
         *('rounds.default.selection={ type = "random" }', "rounds.default.alpha=0.5", "judge.mode=pointwise"),
         "data.heldout.dev=1",
     ],
+    "judged held-out set": ['data.heldout={ type = "judged", references = "h" }'],
 }
 """Configurations that together have every kind; what may be nothing is set."""
 _TEXTS = ("{}-b", "{}b", "48h", "http://127.0.0.1:9/v1", "B_KEY", "sqlite:///b", "b")

@@ -40,6 +40,8 @@ VARIANTS: dict[str, list[str]] = {
         f'data.heldout.columns={{ {_OTHER_NAMES}, task_type = "t", split = "p" }}',
     ],
     "no held-out set": ["data.heldout="],
+    "judged held-out set": ['data.heldout={ type = "judged" }'],
+    "judged held-out set: references": ["data.heldout.references=h.jsonl"],
     "bad rows are skipped": ["data.on_bad_row=skip"],
     # student
     **{f"vllm {each}": [f"student.engine.dtype={each}"] for each in ("bfloat16", "float16", "float32")},

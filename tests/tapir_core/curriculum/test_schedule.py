@@ -52,3 +52,59 @@ def test_too_few_seeds_stop_the_run_with_a_reason() -> None:
 )
 def test_the_best_round_is_the_earliest_of_the_highest_score(scores: list[float | None], best: int | None) -> None:
     assert best_round(make_history(*scores)) == best
+
+
+def judged_history(*values: list[float]) -> list[RoundHistory]:
+    """S_0 first, with its value on each instruction of the dev split."""
+    return [
+        RoundHistory(
+            number,
+            100 if number else None,
+            sum(each) / len(each),
+            dict(zip(map(str, range(len(each))), each, strict=True)),
+        )
+        for number, each in enumerate(values)
+    ]
+
+
+GOOD, SAME_SIZE_NOISE, BAD = [1.0] * 30 + [0.0] * 10, [0.0] * 11 + [1.0] * 29, [1.0] * 15 + [0.0] * 25
+
+
+@pytest.mark.parametrize(
+    ("values", "rule", "stops"),
+    [
+        ([BAD, GOOD, BAD], {"patience": 1}, True),
+        ([BAD, GOOD, SAME_SIZE_NOISE], {"patience": 1}, False),
+        ([BAD, GOOD, GOOD], {"patience": 1}, False),
+        ([BAD, GOOD, GOOD], {"patience": 1, "min_gain": 0.01}, True),
+        ([BAD, GOOD, SAME_SIZE_NOISE], {"patience": 1, "min_gain": 0.01}, False),
+        ([BAD, GOOD, BAD, GOOD], {"patience": 2}, False),
+        ([BAD, GOOD, BAD, BAD], {"patience": 2}, True),
+        ([BAD, GOOD, BAD], {"patience": 0}, False),
+        ([[1.0] * 3, [0.0] * 3], {"patience": 1}, False),
+    ],
+)
+def test_a_judged_dev_split_stops_the_run_only_by_a_paired_interval(
+    values: list[list[float]], rule: dict[str, float], stops: bool
+) -> None:
+    reason = should_stop(judged_history(*values), StopConfig.model_validate(rule))
+    assert (reason is not None) is stops
+    assert reason is None or "95 % interval" in reason
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ([BAD, GOOD, BAD], 1),
+        ([BAD, GOOD, SAME_SIZE_NOISE], 2),
+        ([BAD, BAD, GOOD], 2),
+        ([GOOD, BAD, SAME_SIZE_NOISE], 2),
+        ([GOOD, GOOD, BAD], 0),
+        ([[1.0] * 3, [0.0] * 3], 1),
+        ([], None),
+    ],
+)
+def test_the_best_round_of_a_judged_dev_split_is_the_last_unless_the_interval_names_one(
+    values: list[list[float]], best: int | None
+) -> None:
+    assert best_round(judged_history(*values)) == best

@@ -213,3 +213,18 @@ def test_the_quickstart_asks_what_a_finished_run_of_it_asked() -> None:
     }.items():
         assert paid(only(found, stage)) == pytest.approx(asked, rel=0.2), stage
     assert sum(each.steps for each in only(found, "train")) == 6 + 20 + 20
+
+
+def test_a_judged_held_out_set_is_answered_and_judged_after_each_round_and_leaves_the_pool() -> None:
+    judged = {"pool": {"type": "standin", "rows": 240}, "heldout": {"type": "judged"}}
+    found, without = (works(Pool(240, 0), data={**judged, **more}) for more in ({}, {"heldout": None}))
+    students, held_out, orders = 4, 48, 2
+    assert needed(only(found, "evaluate")) == students * held_out
+    verdicts = only(found, "judge_heldout")
+    assert len(verdicts) == students
+    assert sum(each.needed for each in verdicts) == pytest.approx(students * held_out * orders)
+    assert paid(verdicts[:1]) > paid(verdicts[1:2]), "what a later student answers alike is not judged again"
+    assert not only(without, "judge_heldout")
+    before, after = (needed(only(each, "answer", round_number=1)) for each in (without, found))
+    assert before - after == held_out
+    assert needed(only(found, "teach")) == needed(only(without, "teach")), "their answers are the pool's own"

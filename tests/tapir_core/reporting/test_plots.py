@@ -33,8 +33,8 @@ def gaps_of(rounds: Sequence[RoundSummary]) -> dict[str, pl.Series]:
 PLOTS: dict[str, Callable[[RunSummary], Section | None]] = {
     "mfd": lambda run: plots.plot_mfd(run.rounds[2:]),
     "shares": lambda run: plots.plot_shares(run.rounds[2:]),
-    "accuracy": lambda run: plots.plot_accuracy(run.students),
-    "task types": lambda run: plots.plot_accuracy_by_task_type(run.students),
+    "accuracy": lambda run: plots.plot_score(run.students, run.metric),
+    "task types": plots.plot_score_by_task_type,
     "time": lambda run: plots.plot_time(replace(run, rounds=run.rounds[1:2])),
     "order gap": lambda run: plots.plot_order_gap(gaps_of(run.rounds[2:])),
 }
@@ -106,9 +106,10 @@ def test_what_has_no_figure_is_not_drawn_and_the_rest_is(summary: RunSummary) ->
     assert last.scores is not None
     nothing = pl.lit(None, pl.Float64)
     without = replace(last, scores=last.scores.with_columns(value=nothing, low=nothing, high=nothing))
-    for plot in (plots.plot_accuracy, plots.plot_accuracy_by_task_type):
-        assert ElementTree.fromstring(svg_of(plot([*others, without]))).get("aria-label")
-        assert plot([*others, without]) != plot([*others, last])
+    less, whole = (replace(summary, rounds=(*others, each)) for each in (without, last))
+    for plot in (PLOTS["accuracy"], PLOTS["task types"]):
+        assert ElementTree.fromstring(svg_of(plot(less))).get("aria-label")
+        assert plot(less) != plot(whole)
 
 
 def test_a_bar_without_a_figure_is_no_bar_of_0() -> None:
@@ -126,7 +127,7 @@ def test_table_and_plot_by_task_type_compare_the_same_students_where_no_backbone
     summary: RunSummary,
 ) -> None:
     without = replace(summary, rounds=(*summary.rounds[1:], replace(summary.rounds[-1], number=3)))
-    said = svg_of(plots.plot_accuracy_by_task_type(without.students))
+    said = svg_of(plots.plot_score_by_task_type(without))
     students = accuracy_table(without).columns[1:-1]
     assert students == ("S_0", "S_1", "S_3")
     assert [name for name in ("backbone", "S_0", "S_1", "S_2", "S_3") if name in said] == [*students]

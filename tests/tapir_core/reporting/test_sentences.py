@@ -28,6 +28,8 @@ def summary(paired: PairedDifference) -> RunSummary:
                     "n_failed": 0,
                     "note": "",
                     "settings": "student: greedy",
+                    "judge": "exact match",
+                    "metric": "accuracy",
                 }
             ),
         )
@@ -65,7 +67,7 @@ def test_a_gain_without_a_figure_says_why() -> None:
 def test_tables_say_how_answers_were_drawn_and_why_a_figure_lacks() -> None:
     known = Score(0.5, 0.4, 0.6, 100, 0, "", "student: greedy")
     lacking = Score(None, None, None, 60, 40, "40 of 100 answers failed", "student: greedy")
-    note = sentence("accuracy_note", [known, None, lacking, known])
+    note = sentence("score_note", [known, None, lacking, known])
     assert note.count("student: greedy") == 1
     assert note.endswith("No figure: 40 of 100 answers failed.")
-    assert sentence("accuracy_note", [None]) == ""
+    assert sentence("score_note", [None]) == ""

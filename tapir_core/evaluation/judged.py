@@ -1,0 +1,65 @@
+"""The figures of the judged held-out set: quality retention, win rate, score ratio, lengths. Pure.
+
+Means are over the instructions that are scored (`tapir_core.judging.retention`); others are counted, and in no figure.
+Lengths are in characters, of the same instructions.
+"""
+
+import polars as pl
+
+from tapir_core.config import RETENTION, RunConfig
+from tapir_core.evaluation.scores import SCORES, Score, score, withhold_categories
+from tapir_core.evaluation.statistics import ALL, SHARE, mean_figure, ratio_figure
+from tapir_core.judging.estimates import NO_TASK_TYPE
+from tapir_core.judging.retention import LENGTHS, WIN_RATE
+
+BENCHMARK = "judged_heldout"
+"""What the figures stand under in ``scores/``."""
+
+SCORE_RATIO = "score_ratio"
+
+_UNIT = "instructions"
+
+
+def score_judged(
+    compared: pl.DataFrame, *, judge: str, prompt_version: str, settings: str, max_failed_share: float
+) -> pl.DataFrame:
+    """The figures with 95 % intervals, as ``SCORES``: one row a split, category (`all`, or a task type) and metric.
+
+    Args:
+        compared: what `compare_answers` gives.
+        judge: who judged.
+        prompt_version: of the judge's prompt.
+        settings: how the answers were drawn and shown, in words.
+        max_failed_share: share of unscored instructions of a split above which it has no figure.
+    """
+    compared = compared.with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE))
+    rows = [
+        each.row(BENCHMARK, str(split), judge, prompt_version, settings)
+        for (split,), of_split in sorted(compared.group_by("split"))
+        for each in withhold_categories(_of_split(of_split, max_failed_share))
+    ]
+    return pl.DataFrame(rows, schema=SCORES, orient="row")
+
+
+def _of_split(rows: pl.DataFrame, limit: float) -> list[Score]:
+    categories = {ALL: rows} | {str(task_type): of for (task_type,), of in sorted(rows.group_by("task_type"))}
+    return [each for name, of in categories.items() for each in _figures(of, name, limit)]
+
+
+def _figures(rows: pl.DataFrame, category: str, limit: float) -> list[Score]:
+    scores = rows.select("student_score", "teacher_score").rows()
+    pairs = [None if student is None else (student, teacher) for student, teacher in scores]
+    shares = {
+        metric: mean_figure(rows[metric].to_list(), scale=SHARE, max_failed_share=limit, unit=_UNIT)
+        for metric in (RETENTION, WIN_RATE)
+    }
+    ratio = {SCORE_RATIO: ratio_figure(pairs, max_failed_share=limit, unit=_UNIT)}
+    lengths = {name: mean_figure(rows[name].to_list(), max_failed_share=limit, unit=_UNIT) for name in LENGTHS}
+    return [score(metric, found, category) for metric, found in (shares | ratio | lengths).items()]
+
+
+def judges_in_words(config: RunConfig) -> str:
+    """Who judges; a judge that is the teacher itself is said to be."""
+    judge = config.judge
+    names, taught_by = " and ".join(judge.names), config.teacher.endpoint.answers_as("teacher")
+    return f"{names} (the teacher, which judges its own answers)" if taught_by in judge.identities else names
