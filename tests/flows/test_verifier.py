@@ -1,6 +1,7 @@
 """A run whose verifier judges, filters and marks, through flows and tasks; teacher and student are fakes."""
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from tapir_core.config.load import load_config
 from tapir_core.errors import RunChanged
 from tapir_core.reporting.judge_report import summarise_judge
+from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, stages_to_redo
 from tapir_core.stages import (
     ANSWER,
@@ -25,7 +27,8 @@ from tapir_core.stages import (
     VERIFY_HELDOUT,
 )
 from tapir_core.standin.families import recognise
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, choose_examples, summarise
+from tapir_core.summary.types import Example
 from tapir_core.text import digest
 from tapir_core.verifiable import is_correct
 from tasks.input_files import gather_files
@@ -141,6 +144,16 @@ def check_marks(run: RunFolder) -> None:
 def check_reports(run: RunFolder) -> None:
     found = summarise_judge(run, 1)
     assert (found.judge.all_names, found.verdicts) == (("mine:score",), run.rows(JUDGE.at(1)).height)
+    page = Path(write_report(run)).read_text()
+    assert "judged by the verifier mine:score" in " ".join(page.split())
+    assert "failed verifier" in page
+    assert {answer.outcome for each in examples_of(run) for answer in each.answers} <= {"✓ right", "✗ wrong"}
+
+
+def examples_of(run: RunFolder) -> tuple[Example, ...]:
+    found = choose_examples(RunReader(run), [0, 1], 4, random.Random(0))
+    assert found is not None
+    return found.shown
 
 
 def judge_again(run: RunFolder) -> None:
