@@ -130,6 +130,15 @@ def test_a_pool_that_the_teacher_knows_nothing_of_is_refused_with_the_reasons(ru
     refused(done, 2, "data.pool", "5 refused")
 
 
+def test_a_run_that_discovers_task_types_names_the_file_and_the_way_on(run, tmp_path):
+    done = run("--set", "curriculum.task_types=discover")
+    file = tmp_path / "runs" / "test" / "task_types.toml"
+    said = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 0, said
+    assert "Math = " in file.read_text().replace('"Math"', "Math")
+    assert f"--amend --set curriculum.task_types={file}" in said
+
+
 def test_a_second_driver_is_refused_with_the_first_one_named(run, tmp_path):
     store = tmp_path / "runs" / ".tapir" / "store.sqlite"
     store.parent.mkdir(parents=True)
