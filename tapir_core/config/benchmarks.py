@@ -372,9 +372,8 @@ class EvaluationConfig(Section):
     baseline: Free[Later[Literal["sft", "none"] | None]] = None
     """`"sft"`: beside the run a plain fine-tune on as many tokens as all its rounds, as run `NAME-sft`; the report says
     what the curriculum added over it (docs/compare.md). `"none"`: without. Nothing: with it where a held-out set scores
-    it and, by the run's first estimate, it costs under a tenth of the whole: in USD of all answers where prices are
-    known and not 0, else in hours, training included, where those are known, else never. A run that began before there
-    were baselines has none."""
+    it and, by the run's first estimate, it costs under a tenth of the whole, in USD and in hours, training included;
+    where the hours are not known yet, it is left out. A run that began before there were baselines has none."""
 
     decontamination: DecontaminationConfig = DecontaminationConfig()
     """What keeps their questions, and the held-out set, out of what is trained on."""

@@ -344,14 +344,13 @@ class _Costs:
 
 
 def _has_baseline(config: RunConfig, runs: Sequence[Sequence[Line]], beside: Sequence[Sequence[Line]]) -> bool:
-    """As the configuration says, else whether it costs under a tenth of the whole (`evaluation.baseline`)."""
+    """As the configuration says, else whether it costs under a tenth of the whole, in USD and in hours."""
     said = config.evaluation.baseline
     if said is not None or config.data.heldout is None or not may_have_baseline(config):
         return said == "sft"
     more, of_all = (_charged(each).needed.usd for each in (beside, runs))
-    if more is not None and of_all is not None and of_all.likely:
-        return more.likely < _CHEAP * of_all.likely
-    if any(line.seconds is None for line in beside[0]):
+    is_dear = more is not None and of_all is not None and of_all.likely and more.likely >= _CHEAP * of_all.likely
+    if is_dear or any(line.seconds is None for line in beside[0]):
         return False
     seconds, whole = (sum(line.seconds or 0.0 for line in each[0]) for each in (beside, runs))
     return seconds < _CHEAP * whole

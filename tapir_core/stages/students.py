@@ -229,7 +229,7 @@ JUDGED_HELDOUT = declare(
         some_have=(EARLIER,),
         row="an instruction of the judged held-out set, with the teacher's answer",
         when=lambda c, _: c.data.judged is not None,
-        reads=lambda c, _: usable_of(c),
+        reads=lambda c, _: [POOL.at(), LABEL.at(), TEACH.at(), *_verified(c)],
         settings=lambda c, _: [c.run.seed, c.data.judged and c.data.judged.drawn_as],
     )
 )

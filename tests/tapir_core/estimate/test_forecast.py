@@ -50,7 +50,7 @@ def test_every_figure_lies_between_its_ends() -> None:
 
 
 def test_stages_and_roles_come_to_the_same_total() -> None:
-    found = paid_by(PRICED, PRICED)
+    found = paid_by(PRICED, PRICED, evaluation={"baseline": "sft"})
     beside = [found.baseline] if found.baseline else []
     assert found.with_baseline
     for parts in ((*found.stages, *beside), (*found.roles, *beside)):
@@ -76,8 +76,10 @@ def test_a_baseline_is_all_rounds_trained_once_more_and_one_more_student_scored_
 @pytest.mark.parametrize(
     ("teacher", "seconds", "said", "has_one"),
     [
-        (PRICED, {}, {}, True),
-        (PRICED, {}, {"baseline": "none"}, False),
+        (PRICED, {"train": 1e-6}, {}, True),
+        (PRICED, {"train": 1e3}, {}, False),
+        (PRICED, {}, {}, False),
+        (PRICED, {"train": 1e-6}, {"baseline": "none"}, False),
         (UNPRICED, {}, {}, False),
         (UNPRICED, {"train": 1e-6}, {}, True),
         (UNPRICED, {"train": 1e3}, {}, False),
@@ -87,7 +89,7 @@ def test_a_baseline_is_all_rounds_trained_once_more_and_one_more_student_scored_
     ],
     ids=str,
 )
-def test_a_run_has_a_baseline_where_it_costs_under_a_tenth_by_usd_else_by_hours_else_as_it_is_told(
+def test_a_run_has_a_baseline_where_it_costs_under_a_tenth_in_usd_and_in_hours_or_as_it_is_told(
     teacher: dict[str, Any], seconds: dict[str, float], said: dict[str, str], has_one: bool
 ) -> None:
     config = make_config("runs", teacher={"endpoint": teacher}, judge={"endpoint": teacher}, evaluation=said)
@@ -105,7 +107,8 @@ def test_a_baseline_whose_judge_costs_a_tenth_is_left_out_and_so_is_one_that_not
     asks = {"answer": Prompts(100.0, calls=160), "benchmark": Prompts(100.0, calls=160)}
     for questions, has_one in ((1, True), (1000, False)):
         size = {name: replace(each, calls=each.calls * questions) for name, each in asks.items()}
-        found = forecast(config, POOL, replace(measured(config), benchmarks={"mt": BenchmarkSize(80, size)}))
+        sizes, seconds = {"mt": BenchmarkSize(80, size)}, {"train": 1e-6}
+        found = forecast(config, POOL, replace(measured(config), benchmarks=sizes, seconds=seconds))
         assert found.with_baseline is has_one
     without = make_config(
         "runs", teacher={"endpoint": PRICED}, judge={"endpoint": PRICED}, data={"pool": {"type": "standin"}}
