@@ -34,6 +34,7 @@ from tapir_core.stages import (
     QUESTIONS,
     TEACH,
     StageAt,
+    held_out_of,
     usable_of,
 )
 from tapir_core.turns import EARLIER
@@ -269,8 +270,8 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
 
 def _not_held_out(run: RunFolder, examples: pl.DataFrame) -> pl.DataFrame:
     """Without the judged held-out set and what holds one of its instructions."""
-    for stage in (JUDGED_HELDOUT, HELDOUT_OVERLAP) if run.config.data.judged else ():
-        examples = examples.join(run.rows(stage.at()), on="instruction_id", how="anti", maintain_order="left")
+    for at in held_out_of(run.config):
+        examples = examples.join(run.rows(at), on="instruction_id", how="anti", maintain_order="left")
     return examples
 
 

@@ -20,9 +20,9 @@ from tapir_core.comparison.plan import READY, Arm, spell_out_rounds
 from tapir_core.config import RunConfig, load
 from tapir_core.curriculum import split_usable
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, resample
+from tapir_core.evaluation.statistics import resample
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.summary import RunReader, marks_on_test, summarise
+from tapir_core.summary import RunReader, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import Baseline, RunSummary
 
 ARM = Arm("sft", "Plain fine-tuning", "whole", exploratory=False)
@@ -90,10 +90,10 @@ def _epochs(run: RunFolder) -> float:
     """
     trainings, config = read_trainings(run), run.config
     basic = trainings.pop(0)
-    usable = split_usable(
-        *(run.rows(stage.at()) for stage in (stages.POOL, stages.TEACH, stages.LABEL))
-    ).examples.height
-    fitting = _OF_THE_POOL * usable * basic.examples / run.sealed(stages.MIX.at(0)).rows
+    usable = split_usable(*map(run.rows, stages.usable_of(config))).examples
+    for at in stages.held_out_of(config):
+        usable = usable.join(run.rows(at), on="instruction_id", how="anti")
+    fitting = _OF_THE_POOL * usable.height * basic.examples / run.sealed(stages.MIX.at(0)).rows
     per_example = basic.tokens / (basic.examples * basic.epochs)
     needed = total(trainings.values()).tokens / per_example / fitting
     return max(config.round(1).epochs, math.ceil(100 * needed) / 100)
@@ -133,11 +133,11 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
     one, other = marks_on_test(RunReader(run), found.last), marks_on_test(RunReader(beside), 1)
     pairs = {item: (one.get(item), other.get(item)) for item in {*one, *other}}
     differences = {item: a - b for item, (a, b) in pairs.items() if a is not None and b is not None}
-    lacking = len(pairs) - len(differences)
+    lacking, accepted = len(pairs) - len(differences), max_failed_share(run.config)
     if not pairs:
         return replace(found, why="the run has no held-out set")
-    if lacking > MAX_FAILED_SHARE * len(pairs):
-        why = f"{lacking} of {len(pairs)} instructions lack an answer of one, more than {MAX_FAILED_SHARE:.0%}"
+    if lacking > accepted * len(pairs):
+        why = f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}"
         return replace(found, why=why)
     seed = run.config.run.seed
     return replace(found, difference=resample({seed: differences}, rng=randomness.derive_rng(seed, "baseline")))

@@ -66,6 +66,7 @@ from tapir_core.stages.students import (
     WAVE_REQUESTS,
     WAVE_SCREENED,
     drawn_at,
+    held_out_of,
     judge_fields,
     usable_of,
 )

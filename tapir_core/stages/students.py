@@ -268,15 +268,19 @@ def usable_of(config: RunConfig) -> list[StageAt]:
     return [POOL.at(), TEACH.at(), LABEL.at(), *_verified(config)]
 
 
+def held_out_of(config: RunConfig) -> list[StageAt]:
+    """Which of these leave the pool of every round: a judged held-out set, and what holds one of its instructions."""
+    return [JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at()] if config.data.judged else []
+
+
 def _verified(config: RunConfig) -> list[StageAt]:
     return [VERIFY.at()] if config.judge.verifies("filter") else []
 
 
 def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What the pool of a round is made of: the first pool, what is held out of it, the expansions of earlier rounds."""
-    held_out = [JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at()] if config.data.judged else []
     expansions = (EXPAND.at(earlier) for earlier in range(1, at.number))
-    return [POOL.at(), LABEL.at(), TEACH.at(), *_verified(config), *held_out, *expansions]
+    return [POOL.at(), LABEL.at(), TEACH.at(), *_verified(config), *held_out_of(config), *expansions]
 
 
 def drawn_at(config: RunConfig, at: StageAt) -> StageAt:

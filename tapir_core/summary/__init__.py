@@ -37,6 +37,7 @@ from tapir_core.stages import (
     StageAt,
     benchmark_stages,
     graded_of,
+    held_out_of,
     heldout_stages,
     lines,
     lines_of_round,
@@ -244,8 +245,7 @@ def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> 
 
 def _trained_from(reader: RunReader, usable: pl.DataFrame | None) -> pl.DataFrame | None:
     """Of the usable instructions those that are not held out, nor hold one that is."""
-    apart = [reader.rows(at) for at in (StageAt("judged_heldout"), StageAt("heldout_overlap"))]
-    for rows in apart if usable is not None and reader.run.config.data.judged else ():
+    for rows in map(reader.rows, held_out_of(reader.run.config)):
         usable = None if rows is None or usable is None else usable.join(rows, on="instruction_id", how="anti")
     return usable
 

@@ -203,7 +203,7 @@ def test_nothing_is_told_of_a_difference_where_too_many_answers_are_missing(conf
     test = run.rows(StageAt("heldout")).filter(split="test")["instruction_id"]
     made.write(at, rows.filter(~rows["instruction_id"].is_in(test.head(4).implode())))
     made.write(StageAt("evaluate", 1), made.rows(StageAt("evaluate", 1)))
-    assert added(run).endswith("is not told: 4 of 40 instructions lack an answer of one, more than 5%.")
+    assert added(run).endswith("is not told: 4 of 40 instructions lack an answer or a verdict of one, more than 5%.")
 
 
 def test_without_the_field_a_run_that_costs_nothing_has_none_and_to_a_stage_nobody_has_one(config: Path) -> None:
