@@ -131,7 +131,7 @@ def test_what_is_wrong_with_a_comparison_is_told_with_the_remedy(tmp_path: Path,
         ("no_mfd", CONFIG.replace('type = "hard_share", share = 0.3', 'type = "threshold"'), "use selection ="),
         ("constant_alpha", CONFIG.replace("alpha_step = 0.2", "alpha_step = 0.0"), "is this already"),
         ("no_refinement", CONFIG.replace("alpha_step = 0.2", "alpha_step = 0.2, refine = false"), "is this already"),
-        ("no_mfd", CONFIG.replace("data.heldout", "# data.heldout"), "compared by held-out scores"),
+        ("no_mfd", CONFIG.replace("data.heldout", "# data.heldout"), "a held-out set with references"),
     ],
 )
 def test_an_arm_that_the_curriculum_cannot_have_is_refused(tmp_path: Path, arm: str, config: str, words: str) -> None:
