@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any
 
 import polars as pl
+from polars import selectors as cs
 
 from tapir_core.calls import Outcome, Parsed, Request, forget_unread
 from tapir_core.config import JudgeConfig
@@ -37,6 +38,7 @@ from tapir_core.stages import (
     StageAt,
     heldout_stages,
 )
+from tapir_core.turns import EARLIER
 from tasks import asking
 from tasks._task import shard_task, stage_task
 from tasks.outcomes import FEWEST_ASKED, Worked
@@ -48,8 +50,9 @@ from tasks.verify import verify_answers
 @read_once
 def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """What the students are asked of the held-out sets, sorted by id."""
-    sets = (run.rows(each).select("instruction_id", "instruction", "system") for each in heldout_stages(run.config))
-    return pl.concat(sets, how="vertical_relaxed").sort("instruction_id")
+    asked = cs.by_name("instruction_id", "instruction", "system") | cs.by_name(EARLIER, require_all=False)
+    sets = (run.rows(each).select(asked) for each in heldout_stages(run.config))
+    return pl.concat(sets, how="diagonal_relaxed").sort("instruction_id")
 
 
 def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:

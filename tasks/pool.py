@@ -105,7 +105,7 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 @read_once
 def pool_sample(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """One row: what the teacher is shown of the pool."""
-    texts = pool_rows(run, POOL.at())["instruction"].to_list()
+    texts = [show_instruction(row) for row in pool_rows(run, POOL.at()).iter_rows(named=True)]
     shown = discovery.sample_instructions(texts, derive_rng(run.config.run.seed, "discover"))
     return pl.DataFrame({"instruction_id": ["sample"], "instruction": [shown]})
 

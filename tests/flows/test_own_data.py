@@ -99,6 +99,11 @@ def test_a_support_desk_is_balanced_held_out_judged_and_told(run: RunFolder, pro
         assert not {*mixed["instruction_id"]} & {*held_out["instruction_id"]}
     own = run.rows(StageAt("mix", 0))["messages"].to_list()
     assert all([each["role"] for each in messages] == ["user", "assistant", "user", "assistant"] for messages in own)
+    of_student = [call.body["messages"] for call in provider.calls if "/" in str(call.body["model"])]
+    for text in held_out["instruction"]:
+        given = [[each["role"] for each in messages] for messages in of_student if messages[-1]["content"] == text]
+        assert given
+        assert all(roles == ["user", "assistant", "user"] for roles in given), "students see the whole conversation"
     asked = held_out["instruction"][0]
     judged = [prompt for prompt in prompts if asked in prompt and "<answer_2>" in prompt]
     assert judged
