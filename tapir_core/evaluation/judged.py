@@ -61,5 +61,5 @@ def _figures(rows: pl.DataFrame, category: str, limit: float) -> list[Score]:
 def judges_in_words(config: RunConfig) -> str:
     """Who judges; a judge that is the teacher itself is said to be."""
     judge = config.judge
-    names, taught_by = " and ".join(judge.names), config.teacher.endpoint.answers_as("teacher")
+    names, taught_by = " and ".join(judge.all_names), config.teacher.endpoint.answers_as("teacher")
     return f"{names} (the teacher, which judges its own answers)" if taught_by in judge.identities else names

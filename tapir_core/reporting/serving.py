@@ -25,7 +25,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import DIFFERS, headline_values, metric_label
 from tapir_core.reporting.page import Table, sentence
-from tapir_core.stages import StageAt, benchmark_stages
+from tapir_core.stages import StageAt, benchmark_stages, heldout_stages
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, data_size, number, percent, student_name
@@ -108,12 +108,14 @@ def before_after_table(reader: RunReader, student: int) -> Table:
 
 
 def _heldout(reader: RunReader, student: int) -> pl.DataFrame | None:
-    """Its answers to the test split."""
-    asked = reader.tables([StageAt("heldout"), StageAt("answer_heldout", student)])
-    if not asked:
+    """Its answers to the test splits, of the set with references and of the judged one."""
+    sets = heldout_stages(reader.run.config)
+    found = reader.tables([*sets, StageAt("answer_heldout", student)])
+    if not sets or not found:
         return None
-    test = asked[0].filter(split="test")["instruction_id"].implode()
-    return _with_ending(asked[1].filter(pl.col("instruction_id").is_in(test)))
+    *asked, answers = found
+    test = pl.concat([each.filter(split="test").select("instruction_id") for each in asked])
+    return _with_ending(answers.join(test, on="instruction_id", how="semi", maintain_order="left"))
 
 
 def _taught(reader: RunReader) -> pl.DataFrame | None:

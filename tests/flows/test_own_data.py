@@ -115,4 +115,4 @@ def test_a_support_desk_is_balanced_held_out_judged_and_told(run: RunFolder, pro
     assert retention == pytest.approx(test.count("Delivery") / len(test))
     assert {*run.rows(StageAt("evaluate", 1)).filter(pl.col("category").is_in([*TYPES]))["category"]} <= {*TYPES}
     html = (Path(run.ref.root) / run.ref.name / "report.html").read_text() if write_report(run) else ""
-    assert all(words in html for words in ("uality retention", "the desk", "Refund"))
+    assert all(words in html for words in ("uality retention", "the desk", "Refund", "Tokens, mean"))
