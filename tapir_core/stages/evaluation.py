@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from tapir_core.config import AskedBenchmark, RunConfig
-from tapir_core.judging import verdicts_per_instruction
 from tapir_core.paths import BACKBONE
 from tapir_core.stages.stage import Json, Stage, StageAt, declare
 from tapir_core.stages.students import (
@@ -150,20 +149,15 @@ def graded_of(config: RunConfig, number: int | None) -> list[StageAt]:
 
 
 JUDGE_HELDOUT = declare(
-    Stage(
+    replace(
+        JUDGE,
         name="judge_heldout",
         folder="heldout_verdicts",
-        columns=JUDGE.columns,
         row="a verdict on an instruction of the judged held-out set: an order, a judge",
+        version=1,
         when=_is_judged,
         reads=lambda _, at: [JUDGED_HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
-        settings=lambda c, _: judge_fields(c),
-        files=lambda c, _: judge_prompts(c),
-        asks="judge",
-        roles=("judge",),
-        calls_per_row=1,
         shards_of="answer_heldout",
-        rows_per_row=lambda c: verdicts_per_instruction(c.judge),
     )
 )
 
