@@ -85,7 +85,7 @@ def time_theirs(student: StudentConfig, checkpoint: Path, prompts: list[str], fo
         "dtype": environment.dtype(engine),
         "max_model_len": engine.max_model_length,
         "max_num_seqs": engine.concurrency,
-        "enforce_eager": engine.enforce_eager,
+        "enforce_eager": environment.is_eager(engine),
         "generation_config": "vllm",
     }
     if environment.device == "cuda":
@@ -124,12 +124,12 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--compile", action="store_true", help="let both sides compile the model")
+    parser.add_argument("--compile", action="store_true", help="let both sides compile the model, as on a GPU")
     parser.add_argument("--backbone", default=StudentConfig().backbone, help="student that answers")
     parser.add_argument("--root", default="runs", help="run root that keeps the converted student")
     options = parser.parse_args()
     engine = VllmEngine(
-        enforce_eager=not options.compile,
+        enforce_eager=False if options.compile else None,
         concurrency=options.concurrency,
         max_model_length=512 + options.max_tokens,
         dtype=options.dtype,

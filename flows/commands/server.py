@@ -1,6 +1,9 @@
-"""Servers that a user starts: Prefect's, which stays (`tapir up`, `down`, `deploy`), and `tapir standin serve`."""
+"""Servers that a user starts: Prefect's, which stays (`tapir up`, `down`, `deploy`), and the stand-in's."""
 
 import asyncio
+import json
+import random
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +13,7 @@ from flows.commands import Root, console, print_words, say
 from flows.prefect_server.caretaker import staff
 from tapir_core.errors import ConfigError
 from tapir_core.standin import server
+from tapir_core.standin.families import sample_problems
 from tapir_core.standin.rules import Behaviour, Preference
 
 
@@ -75,3 +79,19 @@ def serve(
     """
     behaviour = Behaviour(position_bias, noise, prefers, logprobs)
     asyncio.run(server.serve(server.make_application(behaviour, latency_ms), "127.0.0.1", port))
+
+
+@standin_app.command()
+def write(
+    file: Annotated[Path, typer.Argument(help="JSON file to write.", show_default=False)],
+    rows: Annotated[int, typer.Option(min=1, help="How many instructions.")] = 1000,
+    max_level: Annotated[int, typer.Option(min=1, max=5, help="Hardest level; 1 is the easiest.")] = 2,
+    seed: Annotated[int, typer.Option(help="Another seed draws other instructions.")] = 1,
+) -> None:
+    """Write instructions that the stand-in can answer in Alpaca format, its plain answers as `output`."""
+    if file.exists():
+        raise ConfigError(f"{file} exists already; give another name, or remove it")
+    problems = sample_problems(rows, max_level=max_level, rng=random.Random(seed))
+    records = [{"instruction": each.instruction, "input": "", "output": each.plain} for each in problems]
+    file.write_text(json.dumps(records, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    say(f"wrote {len(records):,} instructions with answers to {file}")

@@ -110,7 +110,8 @@ class Address:
             await self._clients.pop().close()
 
     def _open(self, endpoint: Endpoint) -> Client:
-        client = Client(replace(endpoint, **self._own), timeout_seconds=self._config.timeout_seconds)
+        timeout_seconds = endpoint.timeout_seconds or self._config.timeout_seconds
+        client = Client(replace(endpoint, **self._own), timeout_seconds=timeout_seconds)
         self._clients.append(client)
         return client
 

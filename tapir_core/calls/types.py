@@ -231,6 +231,8 @@ class Endpoint:
     """Whether a drawn sample carries its number as `seed`."""
     thinking: Literal["strip", "keep"] = "strip"
     """What becomes of thoughts that an answer begins with."""
+    timeout_seconds: float | None = None
+    """Longest wait for one reply, where it is not that of `CallsConfig`."""
     live: LiveAddresses | None = None
     """Addresses that come and go, each with its own key and concurrency; then `base_url` is only a name for them."""
 

@@ -125,7 +125,7 @@ class CallsConfig(Section):
     """Most requests in flight to one address. Fewer are, while it says 429 or calls time out."""
 
     timeout_seconds: PositiveFloat = 120.0
-    """Longest wait for one reply."""
+    """Longest wait for one reply; a student whose server the run starts has 15 minutes, for it may be slow."""
 
     max_attempts: PositiveInt = 12
     """Attempts for one request, whatever goes wrong, before its failure is kept as retryable."""

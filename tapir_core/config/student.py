@@ -95,8 +95,8 @@ class VllmEngine(StudentEngine):
     concurrency: Free[PositiveInt] = 256
     """Requests in flight to the server; vLLM batches them itself."""
 
-    enforce_eager: Free[bool] = False
-    """Skip compilation: starts 30 s sooner and is hardly slower on a CPU; keep it off on a GPU."""
+    enforce_eager: Free[bool | None] = None
+    """Skip compilation. Left out: yes on a CPU, where that starts 30 s sooner and is hardly slower; no on a GPU."""
 
     gpu_memory_utilization: Free[Annotated[float, Field(gt=0, le=1)]] = 0.9
     """Share of a GPU's memory that vLLM may take; unused on a CPU."""

@@ -143,7 +143,13 @@ class ReplicaStudents(student_server.Students):
         if live.reason or not came:
             raise EngineError(live.reason or f"no replica came within {self._engine.wait_seconds:g} s")
         concurrency = self._engine.replicas * self._engine.concurrency
-        return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=keys.SECRET_VARIABLE, live=live)
+        return Endpoint(
+            f"replicas of {checkpoint}",
+            concurrency,
+            api_key_env=keys.SECRET_VARIABLE,
+            timeout_seconds=student_server.ANSWER_SECONDS,
+            live=live,
+        )
 
     def _dismiss(self) -> list[str]:
         """Tell all of them, also those that came meanwhile; which of them still live."""

@@ -26,6 +26,9 @@ from tasks.engines import logs, machine, supervisor
 
 HOST = "127.0.0.1"
 
+ANSWER_SECONDS = 900.0
+"""For one answer. A processor may need minutes for it, and a server that ends is noticed without a time-out."""
+
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
 
@@ -229,7 +232,9 @@ class StudentServer(Students):
             except BaseException:
                 self._end()
                 raise
-        self._endpoint = Endpoint(base_url=f"{url}/v1", concurrency=launch.concurrency, api_key=key)
+        self._endpoint = Endpoint(
+            base_url=f"{url}/v1", concurrency=launch.concurrency, api_key=key, timeout_seconds=ANSWER_SECONDS
+        )
         return self._endpoint
 
     def stop(self) -> None:

@@ -68,6 +68,10 @@ class VllmEnvironment:
         """The precision in which ``engine`` generates here, as vLLM names it."""
         return self.auto_dtype if engine.dtype == "auto" else engine.dtype
 
+    def is_eager(self, engine: VllmEngine) -> bool:
+        """Whether ``engine`` generates without compiling the model first."""
+        return self.device == "cpu" if engine.enforce_eager is None else engine.enforce_eager
+
 
 class VllmServer(StudentServer):
     """vLLM's own server, in its own environment."""
@@ -179,7 +183,7 @@ def server_command(
     }
     words = [str(word) for option in options.items() if option[1] is not None for word in option]
     flags = ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
-    return [_python(engine), *module, *words, *flags, *(["--enforce-eager"] if engine.enforce_eager else [])]
+    return [_python(engine), *module, *words, *flags, *(["--enforce-eager"] if environment.is_eager(engine) else [])]
 
 
 def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -> dict[str, str]:

@@ -37,6 +37,8 @@ from tapir_core.standin.server import (
 )
 from tests.doubles.batches import BatchApi, BatchRules, Handler
 from tests.doubles.faults import FaultKind, Faults, FaultScript, Outcome, SentReply, describe, read_faults
+from tests.doubles.provider import RecordedCall, Status
+from tests.doubles.shapes import SHAPES
 
 
 class Troubled:
@@ -50,16 +52,19 @@ class Troubled:
         faults: Faults | None = None,
         batches: BatchRules | None = None,
         log_path: Path | None = None,
+        shape: str = "",
     ) -> None:
         """Prepare it.
 
         Args:
-            behaviour: What judgments depend on.
+            behaviour: What judgments depend on; a shape has its own.
             latency_ms: Milliseconds before each chat reply.
             faults: What fails on purpose.
             batches: How batches go.
             log_path: Where each chat request leaves a JSON line.
+            shape: The provider that chat completions are like, of `tests/doubles/shapes.py`; empty for the plain one.
         """
+        self._shape = SHAPES[shape] if shape else None
         self._script = FaultScript(faults or Faults())
         self._batches = BatchApi(behaviour, batches or BatchRules(), self._script, self._record)
         self._log_path = log_path
@@ -102,6 +107,7 @@ class Troubled:
         if (request.method, request.path) != ("POST", CHAT):
             return await handler(request)
         content = await request.read()
+        handler = self._in_shape if self._shape else handler
         if PROBE.encode() in content:
             return await handler(request)
         fault = self._script.next_fault(content)
@@ -113,6 +119,13 @@ class Troubled:
         reply = self._script.spoil(await _described(request, handler), fault)
         self._record(content, reply, fault=fault)
         return await self._script.trickle(request, reply) if fault == "trickle" else _respond(reply)
+
+    async def _in_shape(self, request: web.Request) -> web.Response:
+        assert self._shape is not None
+        call = RecordedCall(await request.json(), request.headers, time.monotonic())
+        reply = self._shape(call)
+        assert isinstance(reply, Status)
+        return reply.to_response(call)
 
     def _guard(self, handler: Handler) -> Handler:
         """Words wrong requests as OpenAI does, and lets faults strike that do not need a chat request."""
@@ -260,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--faults", default="", help="what fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file"
     )
+    parser.add_argument("--shape", choices=SHAPES, default="", help="the provider that it is like; else the plain one")
     parser.add_argument("--log", type=Path, help="append one JSON line a request to this file")
     given = parser.parse_args(arguments)
     try:
@@ -275,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 given.batch_max_bytes,
             ),
             log_path=given.log,
+            shape=given.shape,
         )
         asyncio.run(serve(service.application, given.host, given.port, given.port_file))
     except TapirError as problem:

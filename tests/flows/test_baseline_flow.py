@@ -1,11 +1,8 @@
 """A run and its baseline through the real flow, tasks and calls: what is paid, and what the run's own report says."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -13,9 +10,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from flows.distill import distill
 from flows.whole_run import drive
 from tapir_core.comparison.baseline import baseline_of, read_baseline
-from tapir_core.comparison.matching import steps_of
 from tapir_core.config.load import load_config
-from tapir_core.paths import TRAINING_SUMMARY
 from tapir_core.reporting.page import sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -36,23 +31,11 @@ def provider() -> Iterator[FakeProvider]:
         yield provider
 
 
-def train_counted(job: trainer.TrainingJob, **more: Any) -> trainer.TrainingSummary:
-    """As the fake trainer, with the examples, tokens (a character each) and steps of the job."""
-    made = fakes.train(job, **more)
-    rows = [each for file in job.mixture for each in pl.read_parquet(file)["messages"].to_list()]
-    size = sum(len(message["content"]) for each in rows for message in each)
-    told = {"examples": len(rows), "total_tokens": round(job.epochs * size), "epochs": job.epochs}
-    told |= {"steps": steps_of(len(rows), job.epochs, job.training.batch_size)}
-    file = job.output / "checkpoint" / TRAINING_SUMMARY
-    file.write_text(json.dumps(json.loads(file.read_text()) | told))
-    return made
-
-
 def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
     tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setattr(trainer, "train_student", train_counted)
+    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
     models = [
         f"{each}.base_url={provider.base_url}" for each in ("student.engine", "teacher.endpoint", "judge.endpoint")
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core.comparison.matching import steps_of
 from tapir_core.paths import TRAINING_SUMMARY
 from tapir_core.standin.families import recognise
 from tapir_core.standin.rules import Behaviour
@@ -16,7 +17,7 @@ from tasks.engines.training.trainer import TrainingJob, TrainingSummary
 from tests.doubles.provider import FakeReply, RecordedCall, Status, Text
 from tests.students import make_checkpoint
 
-__all__ = ["reply", "train"]
+__all__ = ["reply", "train", "train_counted"]
 
 SKILL = {"backbone": 0.1, "round_00": 0.3, "round_01": 0.5, "round_02": 0.7}
 """Share of right answers, by a word of the folder that a student lies in."""
@@ -42,6 +43,18 @@ def train(job: TrainingJob, **_: Any) -> TrainingSummary:
     summary = TrainingSummary(4, 8, 1.0, 32, 0, 900, 2000, 0.1, 8.0, 250.0, 1.5, [], 1, "cpu", "fp32", 2, [], {})
     (folder / TRAINING_SUMMARY).write_text(json.dumps(asdict(summary)))
     return summary
+
+
+def train_counted(job: TrainingJob, **more: Any) -> TrainingSummary:
+    """As the fake trainer, with the examples, tokens (a character each) and steps of the job."""
+    made = train(job, **more)
+    rows = [each for file in job.mixture for each in pl.read_parquet(file)["messages"].to_list()]
+    size = sum(len(message["content"]) for each in rows for message in each)
+    told = {"examples": len(rows), "total_tokens": round(job.epochs * size), "epochs": job.epochs}
+    told |= {"steps": steps_of(len(rows), job.epochs, job.training.batch_size)}
+    file = job.output / "checkpoint" / TRAINING_SUMMARY
+    file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    return made
 
 
 def _teacher_or_judge(model: str, call: RecordedCall) -> FakeReply:

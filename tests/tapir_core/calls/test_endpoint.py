@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -140,6 +141,15 @@ def test_each_kind_of_trouble_is_tried_again_as_often_as_its_own_limit_allows():
 def test_the_default_limits_outlast_a_restart_but_pay_for_few_time_outs():
     retries = RetriesConfig()
     assert retries.timeout < retries.server < retries.connection <= CallsConfig().max_attempts
+
+
+def test_an_endpoint_may_wait_longer_for_a_reply_than_all_others() -> None:
+    with FakeProvider(latency_seconds=0.5) as provider:
+        hurried = provider.endpoint()
+        patient = replace(hurried, timeout_seconds=30.0)
+        quick: dict[str, Any] = {"timeout_seconds": 0.1, "max_attempts": 1}
+        assert [each.kind for each in ask(hurried, 1, **quick) if isinstance(each, Failure)] == ["timeout"]
+        assert [type(each) for each in ask(patient, 1, **quick)] == [Answer]
 
 
 def test_requests_per_minute_are_kept():

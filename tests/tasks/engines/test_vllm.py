@@ -38,6 +38,17 @@ def test_options_of_the_configuration_reach_the_command() -> None:
     assert not any("trust" in word for word in command)
 
 
+def test_a_model_is_compiled_on_a_gpu_and_not_on_a_cpu_unless_told() -> None:
+    on_gpu, on_cpu = VllmEnvironment("cuda", None), VllmEnvironment("cpu", None)
+    for engine, environment, is_eager in (
+        (VllmEngine(), on_cpu, True),
+        (VllmEngine(), on_gpu, False),
+        (VllmEngine(enforce_eager=False), on_cpu, False),
+        (VllmEngine(enforce_eager=True), on_gpu, True),
+    ):
+        assert ("--enforce-eager" in server_command(engine, environment, Path("c"), 1, None)) == is_eager
+
+
 def test_auto_is_the_precision_that_this_machine_computes_in() -> None:
     slow_in_bf16 = VllmEnvironment("cpu", None, auto_dtype="float32")
     for engine, environment, dtype in (
