@@ -1,0 +1,91 @@
+"""The tutorial as it stands on its page, typed into a shell in a folder of its own: real engines, the embedded student."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.harness.processes import REPOSITORY, free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.operations
+
+PAGE = (REPOSITORY / "docs/tutorial.md").read_text()
+COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S) for line in block.splitlines()]
+[CONFIG] = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
+PORT = "8041"
+"""What the page calls the provider's."""
+DEADLINE_SECONDS = 3600
+
+
+class Shell:
+    """A folder in which the page's commands are typed, with the page's port as a free one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, str(free_port())
+        (folder / ".venv-vllm").symlink_to(REPOSITORY / ".venv-vllm")
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
+
+    def say(self, text: str) -> str:
+        return text.replace(PORT, self.port)
+
+    def start(self, line: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(["bash", "-c", f"exec {self.say(line)}"], cwd=self.folder, env=self.environment, text=True)
+
+    def run(self, line: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", self.say(line)],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    [provider] = [line for line in COMMANDS if "tests.doubles" in line]
+    server = shell.start(provider)
+    try:
+        yield shell
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def stats(shell: Shell) -> dict[str, object]:
+    found: dict[str, object] = httpx.get(f"http://127.0.0.1:{shell.port}/stats").raise_for_status().json()
+    return found
+
+
+def answers(shell: Shell) -> bool:
+    try:
+        return bool(stats(shell))
+    except httpx.TransportError:
+        return False
+
+
+def test_the_page_is_typed_from_its_first_command_to_its_last(shell: Shell) -> None:
+    wait_until(lambda: answers(shell), seconds=60)
+    (shell.folder / "my_run.toml").write_text(shell.say(CONFIG))
+    came = {line: shell.run(line) for line in COMMANDS if "tests.doubles" not in line}
+
+    [tried] = [text for line, text in came.items() if "--try" in line]
+    assert "'temperature' does not support" in tried
+    ran, given = (text for line, text in came.items() if line.startswith("tapir run"))
+    for text in (ran, given):
+        assert "Quality retention" in text
+        assert "The curriculum added" in text
+    assert stats(shell)["failed"], "some requests failed, and cost no row"
+    assert (shell.folder / "runs/mine/report.html").is_file()
+    assert (shell.folder / "exports/mine").is_dir() or [*(shell.folder / "exports").iterdir()]
