@@ -22,24 +22,26 @@ from tapir_core.config.benchmarks import (
     VicunaBenchmark,
 )
 from tapir_core.config.curriculum import (
-    ACCURACY,
-    RETENTION,
-    DataConfig,
     ExpansionConfig,
-    FileHeldout,
-    FilePool,
     HardShare,
-    HeldoutConfig,
-    JudgedHeldout,
-    PoolConfig,
     RandomShare,
     RoundConfig,
     SelectionRule,
-    StandinHeldout,
-    StandinPool,
     StopConfig,
     TargetShares,
     Threshold,
+)
+from tapir_core.config.data import (
+    ACCURACY,
+    RETENTION,
+    DataConfig,
+    FileHeldout,
+    FilePool,
+    HeldoutConfig,
+    JudgedHeldout,
+    PoolConfig,
+    StandinHeldout,
+    StandinPool,
 )
 from tapir_core.config.roles import (
     STANDIN_VERSION,

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from tapir_core.config import AlpacaEvalBenchmark
-from tapir_core.data.readers import BadRecordError, decode, read_content
+from tapir_core.data.records import BadRecordError, decode, read_content
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation import length_control
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register

@@ -8,7 +8,6 @@ those of a stage's last start; what a killed start had spent shows as answers fr
 """
 
 import json
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -23,7 +22,7 @@ from tapir_core.data.dataset import DatasetRef, Manifest
 from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
-from tapir_core.judging import expected_orders, show_instruction
+from tapir_core.judging import expected_orders
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.randomness import derive_rng
@@ -48,27 +47,10 @@ from tapir_core.stages import (
 from tapir_core.summary import types
 from tapir_core.summary.formats import round_name, student_name
 from tapir_core.task_types import in_order
-from tapir_core.verifiable import is_correct, states_result
+from tapir_core.verifiable import states_result
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
 _SHORTFALL = "shortfall: "
-
-_CHANGES = {
-    (False, True): "became right",
-    (True, False): "became wrong",
-    (True, True): "stayed right",
-    (False, False): "stayed wrong",
-    (None, None): "drawn at random",
-}
-"""(right before, right after) → what happened to an instruction."""
-_JUDGED_CHANGES = {
-    (False, True): "caught up with the teacher",
-    (True, False): "fell behind the teacher",
-    (True, True): "stayed level with the teacher",
-    (False, False): "stayed behind the teacher",
-}
-_ALL_CHANGES = (*_CHANGES.values(), *_JUDGED_CHANGES.values())
-_OUTCOMES = {True: "✓ right", False: "✗ wrong", None: ""}
 
 
 class RunReader:
@@ -395,107 +377,3 @@ def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
         return {}
     test = grade_answers(*asked).filter(split="test")
     return dict(test.select("instruction_id", 100.0 * pl.col("correct")).iter_rows())
-
-
-def choose_examples(reader: RunReader, students: list[int], count: int, rng: random.Random) -> types.Examples | None:
-    """Draw instructions so that what got better, worse or stayed has its true proportion among those shown.
-
-    ``students`` are rounds in order; the change is between the last two of them (of one student: right or wrong). The
-    instructions are those of the test split; without a held-out set those of the pool, with the teacher's answers.
-    """
-    judged_set = reader.rows(StageAt("judged_heldout"))
-    heldout = judged_set if judged_set is not None else reader.rows(StageAt("heldout"))
-    if heldout is not None:
-        questions, stages = heldout.filter(split="test"), [StageAt("answer_heldout", number) for number in students]
-    else:
-        of_pool = reader.tables(usable_of(reader.run.config))
-        questions = of_pool[0].join(of_pool[2], on="instruction_id") if of_pool else pl.DataFrame()
-        # The pool is answered by the student of the round before.
-        stages = [StageAt("answer", number + 1) for number in students]
-    given = {student_name(number): _texts(reader, at) for number, at in zip(students, stages, strict=True)}
-    if judged_set is not None:
-        scores = {student_name(number): judged_scores(reader, number) for number in students}
-        found = _judged_examples(questions, given, scores)
-    else:
-        marks = {}
-        if heldout is not None and reader.run.config.judge.verifies("heldout"):
-            marks = {student_name(number): marks_on_test(reader, number) for number in students}
-            given = {who: {at: of[at] for at in of if marks[who].get(at) is not None} for who, of in given.items()}
-        found = _examples(questions, given, _texts(reader, StageAt("teach")), marks)
-    groups = {change: [each for each in found if each.why == change] for change in _ALL_CHANGES}
-    sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
-    quota = curriculum.fill_quotas(count, {change: float(size) for change, size in sizes.items()}, sizes)
-    drawn = {change: sorted(rng.sample(range(size), quota[change])) for change, size in sizes.items()}
-    shown = tuple(groups[change][place] for change, places in drawn.items() for place in places)
-    return types.Examples(shown, len(found), sizes) if found else None
-
-
-def _texts(reader: RunReader, at: StageAt) -> dict[str, str]:
-    """Instruction → answer, of those that have one."""
-    rows = reader.rows(at)
-    return {} if rows is None else dict(rows.drop_nulls("response").select("instruction_id", "response").iter_rows())
-
-
-def _examples(
-    questions: pl.DataFrame,
-    given: Mapping[str, Mapping[str, str]],
-    taught: Mapping[str, str],
-    marks: Mapping[str, Mapping[str, float | None]],
-) -> list[types.Example]:
-    """The instructions that all students answered, sorted by id; the teacher's answer stands last, where it is.
-
-    ``marks`` are a verifier's, by student and instruction; where there are none, the exact final result counts.
-    """
-    found = []
-    for row in questions.sort("instruction_id").iter_rows(named=True) if questions.height else ():
-        place, reference = row["instruction_id"], row["reference"] or ""
-        if all(place in texts for texts in given.values()):
-            answers = [
-                _marked(who, texts[place], marks[who][place]) if marks else _answer(who, texts[place], reference)
-                for who, texts in given.items()
-            ]
-            change = _CHANGES[answers[-2:][0].correct, answers[-1].correct]
-            answers += [_answer("teacher", taught[place], reference)] if place in taught else []
-            texts = (show_instruction(row), tuple(answers), row["system"] or "", reference)
-            found.append(types.Example(change, row["task_type"] or "no task type", *texts))
-    return found
-
-
-def judged_scores(reader: RunReader, number: int) -> dict[str, tuple[float, float]]:
-    """Instruction of the judged held-out set → the scores of student and teacher, of those that have them."""
-    compared = judged_answers(reader.run, number, reader.seen)
-    if compared is None:
-        return {}
-    rows = compared.drop_nulls(RETENTION).select("instruction_id", "student_score", "teacher_score").rows()
-    return {identity: (student, teacher) for identity, student, teacher in rows}
-
-
-def _judged_examples(
-    questions: pl.DataFrame,
-    given: Mapping[str, Mapping[str, str]],
-    scores: Mapping[str, Mapping[str, tuple[float, float]]],
-) -> list[types.Example]:
-    """The instructions on which all students are scored, sorted by id; the teacher's answer stands last."""
-    found = []
-    for row in questions.sort("instruction_id").iter_rows(named=True):
-        place = row["instruction_id"]
-        if not all(place in of and place in given[who] for who, of in scores.items()):
-            continue
-        answers = []
-        for who, of in scores.items():
-            student, teacher = of[place]
-            told = f"{student:g} points, the teacher {teacher:g}"
-            answers.append(types.Answer(who, told, given[who][place], student >= teacher))
-        change = _JUDGED_CHANGES[bool(answers[-2:][0].correct), bool(answers[-1].correct)]
-        shown = (*answers, types.Answer("teacher", "", row["response"]))
-        found.append(types.Example(change, row["task_type"], show_instruction(row), shown, row["system"] or ""))
-    return found
-
-
-def _answer(who: str, text: str, reference: str) -> types.Answer:
-    return _marked(who, text, is_correct(text, reference) if reference else None)
-
-
-def _marked(who: str, text: str, mark: float | None) -> types.Answer:
-    correct = None if mark is None else bool(mark)
-    return types.Answer(who, _OUTCOMES[correct], text, correct)
