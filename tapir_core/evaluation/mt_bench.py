@@ -22,7 +22,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import polars as pl
 
-from tapir_core.config import FastChatBenchmark, MTBenchBenchmark, Sampling
+from tapir_core.config import Sampling
+from tapir_core.config.benchmarks import FastChatBenchmark, MTBenchBenchmark
 from tapir_core.data.records import BadRecordError
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation import scores

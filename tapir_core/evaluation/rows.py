@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import RunBaseline, RunConfig
+from tapir_core.config import RunConfig
+from tapir_core.config.benchmarks import RunBaseline
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.data.records import BadRecordError, Fields, T, first_of, read_each
 from tapir_core.errors import ConfigError

@@ -31,10 +31,6 @@ def _has_heldout(config: RunConfig, _: StageAt) -> bool:
     return config.data.heldout is not None
 
 
-def _is_judged(config: RunConfig, _: StageAt) -> bool:
-    return config.data.judged is not None
-
-
 def heldout_stages(config: RunConfig) -> list[StageAt]:
     """The held-out sets of a run: that with references, and the judged one."""
     return [stage.at() for stage in (pool.HELDOUT, pool.JUDGED_HELDOUT) if stage.when(config, stage.at())]
@@ -145,7 +141,7 @@ JUDGE_HELDOUT = declare(
         folder="heldout_verdicts",
         row="a verdict on an instruction of the judged held-out set: an order, a judge",
         version=1,
-        when=_is_judged,
+        when=lambda c, _: c.data.judged is not None,
         reads=lambda _, at: [pool.JUDGED_HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
         shards_of="answer_heldout",
     )

@@ -47,6 +47,7 @@ def label_fields(config: RunConfig) -> Json:
 
 
 def if_any(fields: Json) -> list[Json]:
+    """The fields as one more entry of a list; no entry where there are none."""
     return [fields] if fields else []
 
 
@@ -213,4 +214,5 @@ def held_out_of(config: RunConfig) -> list[StageAt]:
 
 
 def verified(config: RunConfig) -> list[StageAt]:
+    """What filters the teacher's answers, if anything does."""
     return [VERIFY.at()] if config.judge.verifies("filter") else []

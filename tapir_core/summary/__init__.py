@@ -9,13 +9,13 @@ those of a stage's last start; what a killed start had spent shows as answers fr
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import polars as pl
 
-from tapir_core import curriculum
+from tapir_core import curriculum, stages
 from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import DatasetRef, Manifest
@@ -27,25 +27,10 @@ from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, by_words
-from tapir_core.run_state import judged_answers, state_of
-from tapir_core.stages import (
-    BENCHMARK,
-    EVALUATION,
-    Compared,
-    Line,
-    StageAt,
-    benchmark_stages,
-    graded_of,
-    held_out_of,
-    heldout_stages,
-    lines,
-    lines_of_round,
-    lines_once,
-    usable_of,
-    with_steps,
-)
+from tapir_core.run_state import judged_answers, not_held_out, state_of
+from tapir_core.stages import StageAt
 from tapir_core.summary import types
-from tapir_core.summary.formats import round_name, student_name
+from tapir_core.summary.formats import round_name
 from tapir_core.task_types import in_order
 from tapir_core.verifiable import states_result
 
@@ -74,10 +59,10 @@ class RunReader:
         """The stage's rows."""
         return self.run.rows(at) if self.run.holds(at, self.seen) is not None else None
 
-    def tables(self, stages: Sequence[StageAt]) -> list[pl.DataFrame]:
+    def tables(self, wanted: Sequence[StageAt]) -> list[pl.DataFrame]:
         """The rows of all these stages; empty where one of them does not hold."""
-        found = [rows for at in stages if (rows := self.rows(at)) is not None]
-        return found if len(found) == len(stages) else []
+        found = [rows for at in wanted if (rows := self.rows(at)) is not None]
+        return found if len(found) == len(wanted) else []
 
     def waves(self, number: int) -> list[int]:
         """Waves of a round of which something is done."""
@@ -91,7 +76,7 @@ class RunReader:
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
         """The lines of ``names`` of which something is done; the steps of a stage count as one."""
-        known = lines()
+        known = stages.lines()
         found = (self._summarise_line(known[name], number) for name in names)
         return tuple(stage for stage in found if stage is not None)
 
@@ -109,7 +94,7 @@ class RunReader:
             end = max(end, stop)
         return busy
 
-    def _summarise_line(self, line: Line, number: int | None) -> types.StageSummary | None:
+    def _summarise_line(self, line: stages.Line, number: int | None) -> types.StageSummary | None:
         manifests = [manifest for at in self._parts(line, number) if (manifest := self.manifest(at)) is not None]
         self._shown += manifests
         if not manifests:
@@ -123,13 +108,13 @@ class RunReader:
             sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage()),
         )
 
-    def _parts(self, line: Line, number: int | None) -> list[StageAt]:
+    def _parts(self, line: stages.Line, number: int | None) -> list[StageAt]:
         config, name = self.run.config, line.name
-        if name not in {stage.name for stage in BENCHMARK}:
-            stages = [stage for stage in EVALUATION if stage.line == name] if number is not None else []
-            whole = [stage.at(number) for stage in stages] or [StageAt(name, number)]
+        if name not in {stage.name for stage in stages.BENCHMARK}:
+            scoring = [stage for stage in stages.EVALUATION if stage.line == name] if number is not None else []
+            whole = [stage.at(number) for stage in scoring] or [StageAt(name, number)]
             waves = self.waves(number) if number is not None and number > 0 else []
-            return [step for at in whole for step in with_steps(config, at, waves) if step.stage.line == name]
+            return [step for at in whole for step in stages.with_steps(config, at, waves) if step.stage.line == name]
         if number is None:
             judged = config.evaluation.judged.items()
             return [StageAt(name, benchmark=each, model=model) for each, of in judged for model in of.outputs]
@@ -151,14 +136,14 @@ def summarise(run: RunFolder) -> types.RunSummary:
     pool, labels, of_pool = (
         reader.manifest(StageAt("pool")),
         reader.rows(StageAt("label")),
-        reader.tables(usable_of(config)),
+        reader.tables(stages.usable_of(config)),
     )
     taught = reader.manifest(StageAt("teach"))
     usable = curriculum.split_usable(*of_pool) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
     found = (_round(reader, number, examples, labels) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
-    once = reader.summarise_stages((*lines_once(), "benchmark_replies"), None)
+    once = reader.summarise_stages((*stages.lines_once(), "benchmark_replies"), None)
     state = state_of(run, reader.seen)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
     models = dict.fromkeys(model for each in config.evaluation.judged.values() for model in each.outputs)
@@ -195,12 +180,12 @@ def _round(
     reader: RunReader, number: int, usable: pl.DataFrame | None, labels: pl.DataFrame | None
 ) -> types.RoundSummary:
     """What is done of round ``number``; ``usable`` is the pool of round 1, ``labels`` are those of the whole pool."""
-    pool = _round_pool(reader, number, _trained_from(reader, usable))
+    pool = _round_pool(reader, number, usable)
     difficulty = _difficulty(reader, number)
     seeds = reader.manifest(StageAt("select", number))
     return types.RoundSummary(
         number,
-        stages=reader.summarise_stages(lines_of_round(), number),
+        stages=reader.summarise_stages(stages.lines_of_round(), number),
         pool=None if pool is None else pool.height,
         not_judged=_not_judged(reader, number),
         difficulty=difficulty,
@@ -218,18 +203,12 @@ def _round(
 
 def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> pl.DataFrame | None:
     """instruction_id and task_type of the round's pool; nothing for the backbone, which is trained on none."""
-    earlier = [reader.rows(StageAt("expand", each)) for each in range(1, number)]
-    known = [rows.select("instruction_id", "task_type") for rows in earlier if rows is not None]
-    if number < 0 or usable is None or len(known) < len(earlier):
+    read = [*stages.held_out_of(reader.run.config), *(StageAt("expand", each) for each in range(1, number))]
+    if number < 0 or usable is None or any(reader.manifest(at) is None for at in read):
         return None
-    return pl.concat([usable, *known], how="vertical_relaxed")
-
-
-def _trained_from(reader: RunReader, usable: pl.DataFrame | None) -> pl.DataFrame | None:
-    """Of the usable instructions those that are not held out, nor hold one that is."""
-    for rows in map(reader.rows, held_out_of(reader.run.config)):
-        usable = None if rows is None or usable is None else usable.join(rows, on="instruction_id", how="anti")
-    return usable
+    expansions = (reader.run.rows(at) for at in read if at.round)
+    known = (rows.select("instruction_id", "task_type") for rows in expansions)
+    return pl.concat([not_held_out(reader.run, usable), *known], how="vertical_relaxed")
 
 
 def _difficulty(reader: RunReader, number: int) -> pl.DataFrame | None:
@@ -308,9 +287,9 @@ def heldout_scores(reader: RunReader, number: int) -> pl.DataFrame | None:
     return reader.rows(StageAt("evaluate", number))
 
 
-def _benchmark_figures(reader: RunReader, who: Compared) -> pl.DataFrame | None:
+def _benchmark_figures(reader: RunReader, who: stages.Compared) -> pl.DataFrame | None:
     """Figures of a student, or of a model of a file, on all benchmarks; nothing where it has none."""
-    found = [reader.rows(benchmark_stages(name, who)[-1]) for name in reader.run.config.evaluation.asked]
+    found = [reader.rows(stages.benchmark_stages(name, who)[-1]) for name in reader.run.config.evaluation.asked]
     tables = [rows for rows in found if rows is not None]
     return pl.concat(tables) if tables else None
 
@@ -341,7 +320,10 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
 
 def _questions(reader: RunReader) -> dict[str, int]:
     """Benchmark → its questions, a turn counting as one."""
-    heldout, questions = map(reader.manifest, heldout_stages(reader.run.config)), reader.rows(StageAt("questions"))
+    heldout, questions = (
+        map(reader.manifest, stages.heldout_stages(reader.run.config)),
+        reader.rows(StageAt("questions")),
+    )
     sizes = [manifest.rows for manifest in heldout if manifest is not None]
     of_benchmarks = {} if questions is None else dict(sorted(Counter(questions["benchmark"]).items()))
     return ({HELDOUT: sum(sizes)} if sizes else {}) | of_benchmarks
@@ -372,7 +354,7 @@ def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
         compared = judged_answers(reader.run, number, reader.seen)
         test = None if compared is None else compared.filter(split="test")
         return {} if test is None else dict(test.select("instruction_id", 100.0 * pl.col(RETENTION)).iter_rows())
-    asked = reader.tables(graded_of(reader.run.config, number))
+    asked = reader.tables(stages.graded_of(reader.run.config, number))
     if not asked:
         return {}
     test = grade_answers(*asked).filter(split="test")

@@ -14,7 +14,9 @@ from tapir_core.summary import RunReader, marks_on_test, types
 from tapir_core.summary.formats import student_name
 from tapir_core.verifiable import is_correct
 
-_CHANGES = {
+_Change = tuple[bool | None, bool | None]
+
+_CHANGES: dict[_Change, str] = {
     (False, True): "became right",
     (True, False): "became wrong",
     (True, True): "stayed right",
@@ -22,7 +24,7 @@ _CHANGES = {
     (None, None): "drawn at random",
 }
 """(right before, right after) → what happened to an instruction."""
-_JUDGED_CHANGES = {
+_JUDGED_CHANGES: dict[_Change, str] = {
     (False, True): "caught up with the teacher",
     (True, False): "fell behind the teacher",
     (True, True): "stayed level with the teacher",
