@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import polars as pl
 
-from tapir_core.config import DecontaminationConfig
+from tapir_core.config.benchmarks import DecontaminationConfig
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.readers import QUESTIONS
 

@@ -3,26 +3,17 @@
 from dataclasses import dataclass
 
 import polars as pl
+from polars import selectors as cs
 
+from tapir_core import stages
 from tapir_core.config import RETENTION
-from tapir_core.curriculum import RoundHistory, should_stop
+from tapir_core.curriculum import RoundHistory, should_stop, split_usable
 from tapir_core.errors import ConfigError
-from tapir_core.judging import expected_orders, verdicts_per_instruction
-from tapir_core.judging.orders import combine_judges
+from tapir_core.judging import verdicts_per_instruction
 from tapir_core.judging.retention import compare_answers
 from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.stages import (
-    ANSWER,
-    ANSWER_HELDOUT,
-    EVALUATE,
-    JUDGE,
-    JUDGE_HELDOUT,
-    JUDGED_HELDOUT,
-    SELECT,
-    StageAt,
-    plan,
-    stages_of,
-)
+from tapir_core.stages import StageAt
+from tapir_core.turns import EARLIER
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +31,9 @@ class RunState:
 def state_of(run: RunFolder, seen: Seen | None = None) -> RunState:
     """How far a run is; ``seen`` is as in `RunFolder.holds`."""
     seen = {} if seen is None else seen
-    following = next((at for at in plan(run.config) if run.holds(at, seen) is None), None)
+    following = next((at for at in stages.plan(run.config) if run.holds(at, seen) is None), None)
     numbers = range(run.config.run.rounds + 1)
-    begun = [each for each in numbers if any(run.holds(at, seen) for at in stages_of(run.config, each))]
+    begun = [each for each in numbers if any(run.holds(at, seen) for at in stages.stages_of(run.config, each))]
     rounds = history(run, begun[-1], seen) if begun else []
     stopped = None
     # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
@@ -69,15 +60,15 @@ def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[Round
 def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
     """Seeds of a round whose seeds are chosen by difficulty."""
     by_difficulty = run.config.verdict_round(number) is not None
-    chosen = run.holds(SELECT.at(number), seen) if by_difficulty else None
+    chosen = run.holds(stages.SELECT.at(number), seen) if by_difficulty else None
     return None if chosen is None else chosen.rows
 
 
 def _dev_score(run: RunFolder, number: int, seen: Seen | None) -> float | None:
     """The student's score on the dev split; None before its evaluation, without a dev split or a figure of it."""
-    if run.holds(EVALUATE.at(number), seen) is None:
+    if run.holds(stages.EVALUATE.at(number), seen) is None:
         return None
-    rows = run.rows(EVALUATE.at(number)).filter(split="dev", category="all", metric=run.config.data.metric)
+    rows = run.rows(stages.EVALUATE.at(number)).filter(split="dev", category="all", metric=run.config.data.metric)
     scores: list[float | None] = rows["value"].to_list()
     return scores[0] if scores else None
 
@@ -88,18 +79,38 @@ def _dev_values(run: RunFolder, number: int, seen: Seen | None) -> dict[str, flo
     return dict(compared.filter(split="dev").select("instruction_id", RETENTION).drop_nulls().iter_rows())
 
 
+def pool_of(run: RunFolder, number: int) -> pl.DataFrame:
+    """The pool of round ``number`` with the teacher's plain answers: usable instructions, sorted by id.
+
+    Grain: one row per instruction. Columns: instruction_id, instruction, system, reference, task_type, response, and
+    earlier_turns where the pool has it.
+    The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
+    """
+    tables = [run.rows(at) for at in stages.usable_of(run.config)]
+    references = tables[0].select("instruction_id", "reference")
+    first = not_held_out(run, split_usable(*tables).examples).join(references, on="instruction_id")
+    columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]
+    first = first.select(*columns, cs.by_name(EARLIER, require_all=False))
+    added = [run.rows(StageAt("expand", earlier)).drop("seed_id", "wave") for earlier in range(1, number)]
+    return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")
+
+
+def not_held_out(run: RunFolder, examples: pl.DataFrame) -> pl.DataFrame:
+    """Usable instructions without the judged held-out set and what holds one of its instructions."""
+    for at in stages.held_out_of(run.config):
+        examples = examples.join(run.rows(at), on="instruction_id", how="anti", maintain_order="left")
+    return examples
+
+
 def judged_answers(run: RunFolder, number: int, seen: Seen | None = None) -> pl.DataFrame | None:
     """What the judge said of a student's answers to the judged held-out set, as `compare_answers` gives it.
 
     None without such a set, and before the answers of this student are judged.
     """
-    stages = [JUDGED_HELDOUT.at(), ANSWER_HELDOUT.at(number), JUDGE_HELDOUT.at(number)]
-    if any(run.holds(each, seen) is None for each in stages):
+    made = [stages.JUDGED_HELDOUT.at(), stages.ANSWER_HELDOUT.at(number), stages.JUDGE_HELDOUT.at(number)]
+    if any(run.holds(each, seen) is None for each in made):
         return None
-    questions, answers, verdicts = map(run.rows, stages)
-    judge = run.config.judge
-    combined = combine_judges(verdicts, judge.panel_rule)
-    return compare_answers(questions, answers, combined, expected_orders(judge))
+    return compare_answers(run.config.judge, *map(run.rows, made))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +125,10 @@ class Gaps:
 
 def count_gaps(run: RunFolder, number: int) -> Gaps:
     """The gaps of round ``number``, which has answers; unscored are those that lie sealed."""
-    at = JUDGE.at(number)
+    at = stages.JUDGE.at(number)
     manifest = run.manifest(at)
     if manifest is None or run.holds(at) is None:
-        return Gaps(run.sealed(ANSWER.at(number)).rows * verdicts_per_instruction(run.config.judge), 0)
+        return Gaps(run.sealed(stages.ANSWER.at(number)).rows * verdicts_per_instruction(run.config.judge), 0)
     return Gaps(sum(manifest.accepted_missing.values()), run.rows(at).filter(status="unscored").height)
 
 
@@ -129,7 +140,11 @@ def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
     Raises:
         ConfigError: round ``number`` is not judged.
     """
-    judged = [each for each in run.config.round_numbers if run.holds(JUDGE.at(each)) or run.holds(ANSWER.at(each))]
+    judged = [
+        each
+        for each in run.config.round_numbers
+        if run.holds(stages.JUDGE.at(each)) or run.holds(stages.ANSWER.at(each))
+    ]
     if number is not None and number not in judged:
         raise ConfigError(
             f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {judged or 'none'}); "
@@ -141,4 +156,4 @@ def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
 
 def changed_stages(run: RunFolder) -> list[StageAt]:
     """The stages that are done, but from verdicts that are not the same any more."""
-    return [at for at in plan(run.config) if run.manifest(at) is not None and run.holds(at) is None]
+    return [at for at in stages.plan(run.config) if run.manifest(at) is not None and run.holds(at) is None]

@@ -11,8 +11,12 @@ from typing import Any
 
 def normalise(text: str) -> str:
     """The normal form that identity is taken of: NFC, trimmed, lone surrogates replaced."""
-    encodable = text.encode("utf-8", "replace").decode("utf-8")
-    return unicodedata.normalize("NFC", encodable).strip()
+    return unicodedata.normalize("NFC", encodable(text)).strip()
+
+
+def encodable(text: str) -> str:
+    """The text with ``?`` for lone surrogates, which JSON can hold and neither a table nor a request can."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def instruction_id(instruction: str, system: str | None = None, earlier: Sequence[tuple[str, str]] = ()) -> str:

@@ -8,20 +8,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from tapir_core import turns
-from tapir_core.calls import (
-    Answer,
-    Failure,
-    IsStopped,
-    Message,
-    OnOutcome,
-    Outcome,
-    Parsed,
-    Request,
-    Role,
-    ask_parsed,
-    never_stopped,
-)
+from tapir_core import calls, turns
 from tapir_core.calls.timing import timing_counts
 from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
 from tapir_core.curriculum import unusable_reason
@@ -51,30 +38,30 @@ LONGEST_BEGINNING = 120
 """Characters that a sample keeps of what the provider said, and of the instruction."""
 
 
-def chat(prompt: str) -> tuple[Message, ...]:
+def chat(prompt: str) -> tuple[calls.Message, ...]:
     """One message, as most prompts are sent."""
-    return (Message("user", prompt),)
+    return (calls.Message("user", prompt),)
 
 
-def conversation(row: turns.Row) -> tuple[Message, ...]:
+def conversation(row: turns.Row) -> tuple[calls.Message, ...]:
     """An instruction with its system text and its earlier turns, as chat messages."""
-    return tuple(Message(*turn) for turn in turns.messages_of(row))
+    return tuple(calls.Message(*turn) for turn in turns.messages_of(row))
 
 
 def make_request(
     run: RunFolder,
-    role: Role,
+    role: calls.Role,
     who: ModelIdentity,
-    messages: tuple[Message, ...],
+    messages: tuple[calls.Message, ...],
     sampling: Sampling,
     *,
     prompt: Prompt | None = None,
     sample_index: int = 0,
     top_logprobs: int = 0,
     schema: str = "",
-) -> Request:
+) -> calls.Request:
     """A request of this run in a role."""
-    return Request(
+    return calls.Request(
         role=role,
         messages=messages,
         model=who.model,
@@ -95,32 +82,36 @@ class Watch:
     """
 
     def __init__(
-        self, run: RunFolder, at: StageAt, settle: Callable[[Outcome], Outcome] = lambda outcome: outcome
+        self, run: RunFolder, at: StageAt, settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome
     ) -> None:
         self._config, self._at, self._settle = run.config, at, settle
         self._runtime, self._progress = current(run), current(run).progress
         self._count = self._progress.row_counter(at)
 
-    def on_outcome(self, place: int, outcome: Outcome) -> None:
+    def on_outcome(self, place: int, outcome: calls.Outcome) -> None:
         """Count the row; where it failed for good, look whether the stage is lost (`tasks.outcomes`)."""
         settled = self._settle(outcome)
-        if not isinstance(settled, Failure) or settled.retryable:
-            self._count(missing=isinstance(settled, Failure), place=place)
+        if not isinstance(settled, calls.Failure) or settled.retryable:
+            self._count(missing=isinstance(settled, calls.Failure), place=place)
             return
         self._count(place=place, failed=settled.kind)
         said = shorten(settled.message, LONGEST_SAID)
         if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
             self._progress.given_up.setdefault(self._at.stage.asks, why)
 
-    def ask(self, model: AskedModel, requests: Sequence[Request]) -> list[Outcome]:
+    def ask(self, model: AskedModel, requests: Sequence[calls.Request]) -> list[calls.Outcome]:
         """What each request came to."""
         return self._runtime.calls.ask(requests, model.source, on_outcome=self.on_outcome, is_stopped=self.is_stopped)
 
     def ask_parsed(
-        self, model: AskedModel, requests: Sequence[Request], parse: Callable[[str], Found | Unparsed], reasks: int
-    ) -> list[Parsed[Found]]:
+        self,
+        model: AskedModel,
+        requests: Sequence[calls.Request],
+        parse: Callable[[str], Found | Unparsed],
+        reasks: int,
+    ) -> list[calls.Parsed[Found]]:
         """What ``parse`` finds in the reply to each request."""
-        return ask_parsed(
+        return calls.ask_parsed(
             self._runtime.calls,
             requests,
             model.source,
@@ -145,12 +136,12 @@ class Watch:
 def ask_plainly(
     run: RunFolder,
     at: StageAt,
-    role: Role,
+    role: calls.Role,
     model: AskedModel,
     sampling: Sampling,
     rows: pl.DataFrame,
-    settle: Callable[[Outcome], Outcome] = lambda outcome: outcome,
-) -> list[Outcome]:
+    settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
+) -> list[calls.Outcome]:
     """What ``model`` answers to each row (an instruction) as it stands; ``settle`` is as in `Watch`."""
     requests = [
         make_request(run, role, model.identity, conversation(row), sampling) for row in rows.iter_rows(named=True)
@@ -158,16 +149,16 @@ def ask_plainly(
     return Watch(run, at, settle).ask(model, requests)
 
 
-def demand_whole(outcome: Outcome) -> Outcome:
+def demand_whole(outcome: calls.Outcome) -> calls.Outcome:
     """A teacher's outcome; of an answer that is cut off, empty or ended by a filter the failure `bad_reply`.
 
     Only what counts as failed changes by it: the answer keeps its row, and leaves the pool later.
     """
-    reason = unusable_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, Answer) else None
-    return Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
+    reason = unusable_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, calls.Answer) else None
+    return calls.Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
 
 
-def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[Request], otherwise: str) -> None:
+def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], otherwise: str) -> None:
     """Refuse to read replies again of which the store lacks some: they would be paid for again.
 
     ``scored`` are requests whose replies have scores, ``otherwise`` the command that asks for all of the stage.
@@ -183,41 +174,43 @@ def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[Request], otherw
         )
 
 
-def missing_by_kind(outcomes: Sequence[Outcome]) -> dict[str, int]:
+def missing_by_kind(outcomes: Sequence[calls.Outcome]) -> dict[str, int]:
     """Retryable failures, counted by kind."""
-    return dict(Counter(each.kind for each in outcomes if isinstance(each, Failure) and each.retryable))
+    return dict(Counter(each.kind for each in outcomes if isinstance(each, calls.Failure) and each.retryable))
 
 
-def failed_by_kind(outcomes: Sequence[Outcome]) -> dict[str, int]:
+def failed_by_kind(outcomes: Sequence[calls.Outcome]) -> dict[str, int]:
     """Terminal failures, counted by kind."""
-    return dict(Counter(each.kind for each in outcomes if isinstance(each, Failure) and not each.retryable))
+    return dict(Counter(each.kind for each in outcomes if isinstance(each, calls.Failure) and not each.retryable))
 
 
-def worked(made: pl.DataFrame, counts: dict[str, float], asked: pl.DataFrame, outcomes: Sequence[Outcome]) -> Worked:
+def worked(
+    made: pl.DataFrame, counts: dict[str, float], asked: pl.DataFrame, outcomes: Sequence[calls.Outcome]
+) -> Worked:
     """What a stage ``made`` of one outcome for each row of ``asked`` (columns instruction_id, instruction)."""
     samples = sample_failures(asked.select("instruction_id", "instruction").iter_rows(), outcomes)
     return Worked(made, counts, missing_by_kind(outcomes), failed_by_kind(outcomes), len(outcomes), samples)
 
 
-def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[Outcome]) -> tuple[Sample, ...]:
+def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[calls.Outcome]) -> tuple[Sample, ...]:
     """The first failures of each kind in turn; ``asked`` is id and instruction of each outcome."""
     by_kind = defaultdict[str, list[Sample]](list)
     for (instruction_id, instruction), outcome in zip(asked, outcomes, strict=True):
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, calls.Failure):
             said, beginning = shorten(outcome.message, LONGEST_SAID), shorten(instruction, LONGEST_BEGINNING)
             by_kind[outcome.kind].append(Sample(instruction_id, outcome.kind, outcome.attempts, said, beginning))
     in_turn = chain.from_iterable(zip_longest(*by_kind.values()))
     return tuple(islice(filter(None, in_turn), MOST_SAMPLES))
 
 
-def counts_of(parsed: Sequence[Parsed[Any]]) -> dict[str, float]:
+def counts_of(parsed: Sequence[calls.Parsed[Any]]) -> dict[str, float]:
     """What parsed replies cost, those that had to be asked again included."""
     return count_paid([outcome for each in parsed for outcome in each.outcomes])
 
 
-def count_paid(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def count_paid(outcomes: Sequence[calls.Outcome]) -> dict[str, float]:
     """What answers cost: calls made now, answers re-used from the store, tokens, USD of both."""
-    answers = [each for each in outcomes if isinstance(each, Answer)]
+    answers = [each for each in outcomes if isinstance(each, calls.Answer)]
     return {
         "calls": sum(not each.stored for each in answers),
         "stored": sum(each.stored for each in answers),
@@ -227,34 +220,34 @@ def count_paid(outcomes: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def count_timed(outcomes: Iterable[Outcome], by: str = "") -> dict[str, float]:
+def count_timed(outcomes: Iterable[calls.Outcome], by: str = "") -> dict[str, float]:
     """How long the answers took that were asked for now; ``by`` says what gave them, where it is known."""
-    answers = (each for each in outcomes if isinstance(each, Answer) and not each.stored)
+    answers = (each for each in outcomes if isinstance(each, calls.Answer) and not each.stored)
     return timing_counts(((each.completion_tokens, each.timing) for each in answers if each.timing), by)
 
 
-def ending_of(outcome: Outcome) -> str:
+def ending_of(outcome: calls.Outcome) -> str:
     """An outcome's finish reason; of a failure `refused` or `failed:<kind>`."""
-    if isinstance(outcome, Answer):
+    if isinstance(outcome, calls.Answer):
         return outcome.finish_reason
     return "refused" if outcome.kind == "refused" else f"failed:{outcome.kind}"
 
 
-def text_of(outcome: Outcome) -> str | None:
+def text_of(outcome: calls.Outcome) -> str | None:
     """An outcome's text; nothing of a failure."""
-    return outcome.text if isinstance(outcome, Answer) else None
+    return outcome.text if isinstance(outcome, calls.Answer) else None
 
 
-def answer_cells(outcome: Outcome) -> tuple[object, ...]:
+def answer_cells(outcome: calls.Outcome) -> tuple[object, ...]:
     """The cells of an outcome under `ANSWER_COLUMNS`; a failure has no response and no tokens."""
-    tokens = (outcome.prompt_tokens, outcome.completion_tokens) if isinstance(outcome, Answer) else (0, 0)
+    tokens = (outcome.prompt_tokens, outcome.completion_tokens) if isinstance(outcome, calls.Answer) else (0, 0)
     return (text_of(outcome), ending_of(outcome), *tokens)
 
 
 def answer_rows(
     asked: pl.DataFrame,
-    outcomes: Sequence[Outcome],
-    settle: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+    outcomes: Sequence[calls.Outcome],
+    settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
     *,
     by: str = "",
 ) -> Worked:
@@ -266,7 +259,7 @@ def answer_rows(
     rows = [
         (instruction_id, *answer_cells(outcome))
         for instruction_id, outcome in zip(asked["instruction_id"], outcomes, strict=True)
-        if isinstance(outcome, Answer) or not outcome.retryable
+        if isinstance(outcome, calls.Answer) or not outcome.retryable
     ]
     frame = pl.DataFrame(rows, schema={"instruction_id": pl.String, **ANSWER_COLUMNS}, orient="row")
     failed = {f"failed_{kind}": count for kind, count in failed_by_kind(outcomes).items()}
@@ -298,7 +291,9 @@ def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dic
     }
 
 
-def judge_requests(runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: Mapping[Place, str]) -> list[Request]:
+def judge_requests(
+    runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: Mapping[Place, str]
+) -> list[calls.Request]:
     """One request for each text."""
     sampling, schema = runtime.config.judge.sampling, mode_of(runtime.config.judge).schema
     return [
@@ -313,13 +308,13 @@ def ask_judge(
     prompt: Prompt,
     texts: Mapping[Place, str],
     *,
-    on_outcome: OnOutcome,
-    is_stopped: IsStopped = never_stopped,
+    on_outcome: calls.OnOutcome,
+    is_stopped: calls.IsStopped = calls.never_stopped,
     first: int = 0,
-) -> dict[Place, Parsed[Any]]:
+) -> dict[Place, calls.Parsed[Any]]:
     """What one judge replies to ``texts``, with the scores in it."""
     settings = runtime.config.judge
-    asked = ask_parsed(
+    asked = calls.ask_parsed(
         runtime.calls,
         judge_requests(runtime, judge, prompt, texts),
         judge.source,
@@ -332,7 +327,7 @@ def ask_judge(
     return dict(zip(texts, asked, strict=True))
 
 
-def read_verdicts(mode: JudgeMode, replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[Judged]:
+def read_verdicts(mode: JudgeMode, replies: Mapping[Place, calls.Parsed[Any]], judge: str) -> Iterator[Judged]:
     """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction."""
     for instruction_id, place in replies:
         if parts := [replies[instruction_id, each] for each in mode.rests_on(place)]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import file_ingredient, is_address, is_kept, keep_file
-from tapir_core.data.readers import read_content
+from tapir_core.data.records import read_content
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.evaluation.rows import baseline_student
 from tapir_core.paths import RUN_RECORD, backbone_cache, fetched_file

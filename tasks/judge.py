@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 from polars import selectors as cs
 
+from tapir_core import stages
 from tapir_core.calls import Outcome, Parsed, Request, forget_unread
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import compute_difficulty
@@ -25,19 +26,7 @@ from tapir_core.judging.orders import combine_judges
 from tapir_core.judging.retention import compare_answers
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import (
-    ANSWER,
-    ANSWER_HELDOUT,
-    DIFFICULTY,
-    EVALUATE,
-    HELDOUT,
-    JUDGE,
-    JUDGE_HELDOUT,
-    JUDGED_HELDOUT,
-    VERIFY_HELDOUT,
-    StageAt,
-    heldout_stages,
-)
+from tapir_core.stages import StageAt
 from tapir_core.turns import EARLIER
 from tasks import asking
 from tasks._task import shard_task, stage_task
@@ -51,7 +40,7 @@ from tasks.verify import verify_answers
 def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """What the students are asked of the held-out sets, sorted by id."""
     asked = cs.by_name("instruction_id", "instruction", "system") | cs.by_name(EARLIER, require_all=False)
-    sets = (run.rows(each).select(asked) for each in heldout_stages(run.config))
+    sets = (run.rows(each).select(asked) for each in stages.heldout_stages(run.config))
     return pl.concat(sets, how="diagonal_relaxed").sort("instruction_id")
 
 
@@ -60,40 +49,39 @@ def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return round_pool(run, at.number)
 
 
-@shard_task(ANSWER, plan=pool_at)
+@shard_task(stages.ANSWER, plan=pool_at)
 def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some instructions of the round's pool."""
     outcomes = ask_student(run, at, at.number - 1, rows)
     return asking.answer_rows(rows, outcomes, by=current(run).students.in_words)
 
 
-@shard_task(ANSWER_HELDOUT, plan=heldout_rows)
+@shard_task(stages.ANSWER_HELDOUT, plan=heldout_rows)
 def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
     outcomes = ask_student(run, at, at.number, rows)
     return asking.answer_rows(rows, outcomes, by=current(run).students.in_words)
 
 
-@stage_task(EVALUATE)
+@stage_task(stages.EVALUATE)
 def evaluate(run: RunFolder, at: StageAt) -> Worked:
     """Scores of the student after the round, from its stored answers."""
-    answers, settings = run.rows(ANSWER_HELDOUT.at(at.round)), f"student: {run.config.student.sampling.in_words}"
+    answers, settings = run.rows(stages.ANSWER_HELDOUT.at(at.round)), f"student: {run.config.student.sampling.in_words}"
     tables = [pl.DataFrame(schema=SCORES)]
     if run.config.data.references is not None:
         verifier = run.config.judge.verifies("heldout")
-        marks = (run.rows(VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
-        tables.append(score_answers(run.rows(HELDOUT.at()), answers, settings, *marks))
+        marks = (run.rows(stages.VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
+        tables.append(score_answers(run.rows(stages.HELDOUT.at()), answers, settings, *marks))
     if run.config.data.judged is not None:
         tables.append(_score_judged(run, at, answers, settings))
     return Worked(pl.concat(tables), {"missing": heldout_rows(run, at).height - answers.height})
 
 
 def _score_judged(run: RunFolder, at: StageAt, answers: pl.DataFrame, settings: str) -> pl.DataFrame:
-    judge, judged, questions = run.config.judge, run.config.data.judged, run.rows(JUDGED_HELDOUT.at())
+    judge, judged, verdicts = run.config.judge, run.config.data.judged, run.rows(stages.JUDGE_HELDOUT.at(at.round))
     assert judged is not None
-    verdicts = combine_judges(run.rows(JUDGE_HELDOUT.at(at.round)), judge.panel_rule)
     return score_judged(
-        compare_answers(questions, answers, verdicts, expected_orders(judge)),
+        compare_answers(judge, run.rows(stages.JUDGED_HELDOUT.at()), answers, verdicts),
         judge=judges_in_words(run.config),
         prompt_version=current(run).prompt(judge.prompt).version,
         settings=f"{settings}; {mode_of(judge).in_words(judge)}",
@@ -106,21 +94,21 @@ def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame
     return asking.ask_plainly(run, at, "answer", current(run).student(checkpoint), run.config.student.sampling, rows)
 
 
-@shard_task(JUDGE)
+@shard_task(stages.JUDGE)
 def judge_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts on the answers of one answer shard."""
     return judge_rows(run, at, _with_both_answers(run, at, rows))
 
 
-@shard_task(JUDGE_HELDOUT)
+@shard_task(stages.JUDGE_HELDOUT)
 def judge_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts on the answers of one shard to the judged held-out set; the others have references."""
-    taught = run.rows(JUDGED_HELDOUT.at()).rename({"response": "teacher"})
+    taught = run.rows(stages.JUDGED_HELDOUT.at()).rename({"response": "teacher"})
     students = rows.select("instruction_id", "finish_reason", student="response")
     return judge_rows(run, at, students.join(taught, on="instruction_id", maintain_order="left"))
 
 
-@stage_task(DIFFICULTY)
+@stage_task(stages.DIFFICULTY)
 def difficulty(run: RunFolder, at: StageAt) -> Worked:
     """MFD of every instruction whose every order is scored; the others are in neither seeds nor easy.
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import polars as pl
-from polars import selectors as cs
 
+from tapir_core import stages
 from tapir_core.calls import Outcome, Parsed
 from tapir_core.curriculum import Labelling, Usable, discovery, draw_splits, shares_of, split_usable, target_shares
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
@@ -22,29 +22,16 @@ from tapir_core.judging import show_instruction
 from tapir_core.paths import TASK_TYPES
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import not_held_out, pool_of
 from tapir_core.sources import read_heldout_of, read_pool_of
-from tapir_core.stages import (
-    CONTAMINATED,
-    DISCOVER,
-    HELDOUT,
-    HELDOUT_OVERLAP,
-    JUDGED_HELDOUT,
-    LABEL,
-    POOL,
-    QUESTIONS,
-    TEACH,
-    StageAt,
-    held_out_of,
-    usable_of,
-)
-from tapir_core.turns import EARLIER
+from tapir_core.stages import StageAt
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
 from tasks.outcomes import Worked
 from tasks.runtime import current, read_once
 
 
-@stage_task(HELDOUT)
+@stage_task(stages.HELDOUT)
 def heldout(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the held-out set with references."""
     data = run.config.data
@@ -52,13 +39,13 @@ def heldout(run: RunFolder, _: StageAt) -> Worked:
     return Worked(found.rows, found.counts)
 
 
-@stage_task(QUESTIONS)
+@stage_task(stages.QUESTIONS)
 def questions(run: RunFolder, _: StageAt) -> Worked:
     """Read the questions of the benchmarks."""
     return Worked(readers.read_questions(run.kept_config.evaluation.benchmarks))
 
 
-@stage_task(CONTAMINATED)
+@stage_task(stages.CONTAMINATED)
 def contaminated(run: RunFolder, at: StageAt) -> Worked:
     """List the instructions that hold an evaluation question: of the pool as it comes, or of a round's candidates."""
     if at.round is None:
@@ -70,7 +57,7 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
     return _overlap(evaluation_questions(run, of_round=at.round is not None), rows)
 
 
-@stage_task(POOL)
+@stage_task(stages.POOL)
 def pool(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the pool, without what holds an evaluation question."""
     read = _read_pool(run)
@@ -91,7 +78,7 @@ def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     return run.rows(StageAt("pool")).sort("instruction_id")
 
 
-@shard_task(LABEL, plan=pool_rows)
+@shard_task(stages.LABEL, plan=pool_rows)
 def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
     parsed = ask_labels(run, at, rows)
@@ -105,12 +92,12 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 @read_once
 def pool_sample(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """One row: what the teacher is shown of the pool."""
-    texts = [show_instruction(row) for row in pool_rows(run, POOL.at()).iter_rows(named=True)]
+    texts = [show_instruction(row) for row in pool_rows(run, stages.POOL.at()).iter_rows(named=True)]
     shown = discovery.sample_instructions(texts, derive_rng(run.config.run.seed, "discover"))
     return pl.DataFrame({"instruction_id": ["sample"], "instruction": [shown]})
 
 
-@shard_task(DISCOVER, plan=pool_sample)
+@shard_task(stages.DISCOVER, plan=pool_sample)
 def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Task types that the teacher finds in a sample of the pool, in a file for the user too; none if it finds none."""
     asked, prompt, settings = current(run).teacher, current(run).prompt("discover"), run.config.teacher
@@ -132,14 +119,14 @@ def check_discovered(run: RunFolder) -> None:
     Raises:
         ConfigError: it found none.
     """
-    if run.holds(DISCOVER.at()) and not run.rows(DISCOVER.at()).height:
+    if run.holds(stages.DISCOVER.at()) and not run.rows(stages.DISCOVER.at()).height:
         raise ConfigError(
             "curriculum.task_types: the teacher's replies held no task types that can be used; write a table of your "
             "own (docs/own-data.md), or name another teacher"
         )
 
 
-@shard_task(TEACH, plan=pool_rows)
+@shard_task(stages.TEACH, plan=pool_rows)
 def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Plain answers to some instructions, the pool's own first; a refused or failed one is unusable later."""
     given = _given_answers(run, at, rows)
@@ -151,22 +138,22 @@ def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return replace(taught, rows=both, counts={**taught.counts, FROM_POOL: given.height})
 
 
-@stage_task(JUDGED_HELDOUT)
+@stage_task(stages.JUDGED_HELDOUT)
 def judged_heldout(run: RunFolder, _: StageAt) -> Worked:
     """Draw dev and test from what the teacher answered usably, with its answers; the order of rows changes nothing."""
     examples, judged = _usable(run).examples, run.config.data.judged
     assert judged is not None
-    references = run.rows(POOL.at()).select("instruction_id", "reference")
+    references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
     rng = derive_rng(run.config.run.seed, "judged held-out set")
     drawn = draw_splits(examples, judged.sizes(examples.height), rng)
     return Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
 
 
-@stage_task(HELDOUT_OVERLAP)
+@stage_task(stages.HELDOUT_OVERLAP)
 def heldout_overlap(run: RunFolder, _: StageAt) -> Worked:
     """List what else of the pool holds an instruction of the judged held-out set."""
-    drawn = run.rows(JUDGED_HELDOUT.at())
-    rest = run.rows(POOL.at()).join(drawn, on="instruction_id", how="anti", maintain_order="left")
+    drawn = run.rows(stages.JUDGED_HELDOUT.at())
+    rest = run.rows(stages.POOL.at()).join(drawn, on="instruction_id", how="anti", maintain_order="left")
     return _overlap(_questions_of(run, [readers.heldout_questions(drawn)]), rest)
 
 
@@ -177,11 +164,11 @@ def evaluation_questions(run: RunFolder, *, of_round: bool = True) -> Evaluation
     """
     data, tables = run.config.data, []
     if data.references is not None:
-        tables.append(readers.heldout_questions(run.rows(HELDOUT.at())))
+        tables.append(readers.heldout_questions(run.rows(stages.HELDOUT.at())))
     if data.judged is not None and of_round:
-        tables.append(readers.heldout_questions(run.rows(JUDGED_HELDOUT.at())))
+        tables.append(readers.heldout_questions(run.rows(stages.JUDGED_HELDOUT.at())))
     if run.config.evaluation.benchmarks:
-        tables.append(run.rows(QUESTIONS.at()))
+        tables.append(run.rows(stages.QUESTIONS.at()))
     return _questions_of(run, tables)
 
 
@@ -225,12 +212,13 @@ def check_pool(run: RunFolder) -> None:
             are wanted.
     """
     usable = _usable(run)
-    examples = _not_held_out(run, usable.examples)
+    examples = not_held_out(run, usable.examples)
     if usable.examples.height and not examples.height:
         raise ConfigError(
             f"data.heldout: of {usable.examples.height} usable instructions none is left to train on: each is one of "
-            f"the judged held-out set or holds one ({JUDGED_HELDOUT.folder}/ and {HELDOUT_OVERLAP.folder}/ list them); "
-            "give a larger pool, a smaller data.heldout.max_share, or a held-out set of your own"
+            f"the judged held-out set or holds one ({stages.JUDGED_HELDOUT.folder}/ and "
+            f"{stages.HELDOUT_OVERLAP.folder}/ list them); give a larger pool, a smaller data.heldout.max_share, or a "
+            "held-out set of your own"
         )
     if not examples.height:
         reasons = ", ".join(f"{count} {reason}" for reason, count in usable.dropped.items())
@@ -252,27 +240,7 @@ def mixture_shares(run: RunFolder) -> Mapping[str, float]:
     return target_shares(run.config.curriculum.target_shares, shares_of(run.rows(StageAt("label"))))
 
 
-@read_once
-def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
-    """The pool of round ``number`` with the teacher's plain answers: usable instructions, sorted by id.
-
-    Grain: one row per instruction. Columns: instruction_id, instruction, system, reference, task_type, response, and
-    earlier_turns where the pool has it.
-    The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
-    """
-    references = run.rows(StageAt("pool")).select("instruction_id", "reference")
-    first = _not_held_out(run, _usable(run).examples).join(references, on="instruction_id")
-    columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]
-    first = first.select(*columns, cs.by_name(EARLIER, require_all=False))
-    added = [run.rows(StageAt("expand", earlier)).drop("seed_id", "wave") for earlier in range(1, number)]
-    return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")
-
-
-def _not_held_out(run: RunFolder, examples: pl.DataFrame) -> pl.DataFrame:
-    """Without the judged held-out set and what holds one of its instructions."""
-    for at in held_out_of(run.config):
-        examples = examples.join(run.rows(at), on="instruction_id", how="anti", maintain_order="left")
-    return examples
+round_pool = read_once(pool_of)
 
 
 def _read_pool(run: RunFolder) -> readers.Found:
@@ -295,4 +263,4 @@ def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFr
 
 
 def _usable(run: RunFolder) -> Usable:
-    return split_usable(*map(run.rows, usable_of(run.config)))
+    return split_usable(*map(run.rows, stages.usable_of(run.config)))

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 import polars as pl
 from rapidfuzz.distance import Indel
 
-from tapir_core.config import DecontaminationConfig, ExpansionConfig
+from tapir_core.config import ExpansionConfig
+from tapir_core.config.benchmarks import DecontaminationConfig
 from tapir_core.curriculum.tables import CANDIDATES, DIFFICULTY, EXAMPLES, EXPANSION, REFINEMENT, SEEDS
 from tapir_core.data.decontamination import EvaluationQuestions, words_of
 from tapir_core.data.readers import QUESTIONS

@@ -11,13 +11,7 @@ import typer
 
 from flows.commands import Also, Root, console, print_table, print_tables, run_ref, say
 from tapir_core.errors import ConfigError, NoFigure
-from tapir_core.evaluation.alpaca_eval import (
-    AlpacaEvalFigures,
-    AnnotationFile,
-    measure_annotations,
-    read_annotations,
-    read_length_tables,
-)
+from tapir_core.evaluation import alpaca_eval
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.judging.estimates import Estimate, favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
@@ -133,10 +127,10 @@ def _score_annotations(
     if (difficulty is None) != (anchors is None):
         given, lacking = ("--anchors", "--difficulty") if difficulty is None else ("--difficulty", "--anchors")
         raise ConfigError(f"{given} without {lacking}: the length-controlled win rate needs both")
-    tables = read_length_tables(difficulty, anchors)
-    found = read_annotations(path)
+    tables = alpaca_eval.read_length_tables(difficulty, anchors)
+    found = alpaca_eval.read_annotations(path)
     most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
-    figures = measure_annotations(found.judged, tables, max_failed_share=most)
+    figures = alpaca_eval.measure_annotations(found.judged, tables, max_failed_share=most)
     rate = figures.win_rate
     if rate.estimate.value is None:
         raise NoFigure(
@@ -151,7 +145,9 @@ def _score_annotations(
         print_table(console, _figures_table(figures, found.in_words))
 
 
-def _beside(found: AnnotationFile, figures: AlpacaEvalFigures, instructions: int) -> Iterator[str]:
+def _beside(
+    found: alpaca_eval.AnnotationFile, figures: alpaca_eval.AlpacaEvalFigures, instructions: int
+) -> Iterator[str]:
     """What must be known beside the figures; ``instructions`` are those of the difficulty table."""
     given, failed = len(found.judged), figures.win_rate.n_failed
     if found.in_words:
@@ -168,7 +164,7 @@ def _beside(found: AnnotationFile, figures: AlpacaEvalFigures, instructions: int
     yield from _position_bias(figures)
 
 
-def _figures_table(figures: AlpacaEvalFigures, whose: str) -> Table:
+def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
     """The figures in words; ``whose`` judgments they are of stands in the note."""
     estimates = {
         "win rate, %": figures.win_rate.estimate,
@@ -208,7 +204,7 @@ _COLUMNS: tuple[tuple[str, Callable[[tuple[str, Estimate]], str]], ...] = (
 )
 
 
-def _position_bias(figures: AlpacaEvalFigures) -> list[str]:
+def _position_bias(figures: alpaca_eval.AlpacaEvalFigures) -> list[str]:
     """The position that is favoured, if one is; nothing can tell where no order is known."""
     favoured = favoured_position(figures.position)
     biased = favoured in ("first", "second")

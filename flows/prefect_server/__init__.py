@@ -27,16 +27,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tapir_core import paths
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
-from tapir_core.paths import (
-    CARETAKER_LOG,
-    RESULTS,
-    ROOT_VARIABLE,
-    SERVER_RECORD,
-    log_file,
-    prefect_home,
-    prefect_results,
-)
 from tapir_core.processes import Holder
 from tapir_core.run_folder import RunRef
 from tapir_core.storage import Patience, client_settings, on_this_machine
@@ -168,7 +160,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
         MissingPrerequisite: the server is given a password, and its clients are not.
         EngineError: it does not start.
     """
-    log = on_this_machine(root).local(CARETAKER_LOG)
+    log = on_this_machine(root).local(paths.CARETAKER_LOG)
     kept = _kept_server(root)
     if kept is not None:
         wait_until_healthy(kept.address, log, lambda: _is_ours(kept))
@@ -189,7 +181,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
         )
     started = psutil.Process(process.pid).create_time()
     server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, started, gpu_workers)
-    on_this_machine(root).write_bytes(SERVER_RECORD, json.dumps(asdict(server)).encode())
+    on_this_machine(root).write_bytes(paths.SERVER_RECORD, json.dumps(asdict(server)).encode())
     try:
         wait_until_healthy(server.address, log, lambda: process.poll() is None)
     except EngineError:
@@ -207,7 +199,7 @@ def stop_server(root: str) -> PrefectServer | None:
         # What it started ends with it, whatever ends it.
         if psutil.wait_procs([process], timeout=_END_SECONDS)[1]:
             process.kill()
-    on_this_machine(root).remove(SERVER_RECORD)
+    on_this_machine(root).remove(paths.SERVER_RECORD)
     return server
 
 
@@ -217,9 +209,9 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
     What flow runs and task runs return goes to ``results``, a run's folder, or below a root that is on S3.
     """
     remote = results_setting(root)
-    local = None if results is None or remote else str(on_this_machine(results).local(RESULTS).absolute())
+    local = None if results is None or remote else str(on_this_machine(results).local(paths.RESULTS).absolute())
     return {
-        "PREFECT_HOME": str(on_this_machine(root).local(prefect_home()).absolute()),
+        "PREFECT_HOME": str(on_this_machine(root).local(paths.prefect_home()).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -332,7 +324,7 @@ def results_setting(root: str) -> dict[str, str]:
 
 def worker_settings(root: str) -> str:
     """What stands before the command of a worker that a user starts for a root."""
-    return " ".join(f"{name}={value}" for name, value in {ROOT_VARIABLE: root, **results_setting(root)}.items())
+    return " ".join(f"{name}={value}" for name, value in {paths.ROOT_VARIABLE: root, **results_setting(root)}.items())
 
 
 def save_results_storage(root: str) -> None:
@@ -342,7 +334,7 @@ def save_results_storage(root: str) -> None:
     # Not before: Prefect reads its settings when it is imported.
     from prefect.filesystems import RemoteFileSystem
 
-    basepath = f"{root.rstrip('/')}/{prefect_results()}"
+    basepath = f"{root.rstrip('/')}/{paths.prefect_results()}"
     RemoteFileSystem(basepath=basepath, settings=client_settings(Patience())).save(_name(root), overwrite=True)
 
 
@@ -354,7 +346,7 @@ def _own_server(ref: RunRef) -> Iterator[str]:
     that we have, and outlives a process that is killed.
     """
     check_own_password()
-    log = on_this_machine(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
+    log = on_this_machine(f"{ref.root}/{ref.name}").local(paths.log_file("prefect-server"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address, command = f"http://127.0.0.1:{port}", server_command(port)
@@ -380,7 +372,7 @@ def _send_last_logs() -> None:
 
 def _kept_server(root: str) -> PrefectServer | None:
     try:
-        server = PrefectServer(**json.loads(on_this_machine(root).read_bytes(SERVER_RECORD)))
+        server = PrefectServer(**json.loads(on_this_machine(root).read_bytes(paths.SERVER_RECORD)))
     except (FileNotFoundError, ValueError):
         return None
     return server if _is_ours(server) else None

@@ -10,16 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from tapir_core.calls.types import (
-    Answer,
-    EndpointSource,
-    Failure,
-    IsStopped,
-    OnOutcome,
-    Outcome,
-    Request,
-    never_stopped,
-)
+from tapir_core.calls import types
 from tapir_core.text import Unparsed
 
 if TYPE_CHECKING:
@@ -39,41 +30,41 @@ class Parsed(Generic[T]):
     """What the parser made of the last reply; nothing when it failed or never became parsable."""
     reason: str
     """Why there is no value: the parser's reason, or the failure's kind. Empty when there is one."""
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[types.Outcome, ...]
     """One for each time it was asked; all but the last are answers that could not be parsed."""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> types.Outcome:
         """The last outcome: it decides."""
         return self.outcomes[-1]
 
     @property
-    def settled(self) -> Outcome:
+    def settled(self) -> types.Outcome:
         """The last outcome; of a reply that never became parsable the failure ``bad_reply``, with the reply."""
-        if isinstance(self.outcome, Failure) or not self.reason:
+        if isinstance(self.outcome, types.Failure) or not self.reason:
             return self.outcome
-        return Failure("bad_reply", f"{self.reason}: {self.raw}", attempts=len(self.outcomes))
+        return types.Failure("bad_reply", f"{self.reason}: {self.raw}", attempts=len(self.outcomes))
 
     @property
     def raw(self) -> str:
         """Text of the last reply; empty when it failed."""
-        return self.outcome.text if isinstance(self.outcome, Answer) else ""
+        return self.outcome.text if isinstance(self.outcome, types.Answer) else ""
 
     @property
     def retryable(self) -> bool:
         """True when asking again later may succeed."""
-        return isinstance(self.outcome, Failure) and self.outcome.retryable
+        return isinstance(self.outcome, types.Failure) and self.outcome.retryable
 
 
 def ask_parsed(
     engine: "CallEngine",
-    requests: Sequence[Request],
-    source: EndpointSource,
+    requests: Sequence[types.Request],
+    source: types.EndpointSource,
     parse: Callable[[str], T | Unparsed],
     reasks: int,
     *,
-    on_outcome: OnOutcome | None = None,
-    is_stopped: IsStopped = never_stopped,
+    on_outcome: types.OnOutcome | None = None,
+    is_stopped: types.IsStopped = types.never_stopped,
     first: int = 0,
 ) -> list[Parsed[T]]:
     """Outcomes of ``requests`` with their parsed values, in their order.
@@ -96,13 +87,13 @@ def ask_parsed(
 
 def ask_read(
     engine: "CallEngine",
-    requests: Sequence[Request],
-    source: EndpointSource,
-    read: Callable[[int, Answer], T | Unparsed],
+    requests: Sequence[types.Request],
+    source: types.EndpointSource,
+    read: Callable[[int, types.Answer], T | Unparsed],
     reasks: int,
     *,
-    on_outcome: OnOutcome | None = None,
-    is_stopped: IsStopped = never_stopped,
+    on_outcome: types.OnOutcome | None = None,
+    is_stopped: types.IsStopped = types.never_stopped,
     first: int = 0,
 ) -> list[Parsed[T]]:
     """Outcomes of ``requests`` with their values, as `ask_parsed` gives them, where the text alone does not say how.
@@ -113,7 +104,7 @@ def ask_read(
     parsed: list[Parsed[T]] = [Parsed(None, "", ())] * len(requests)
     rows: Sequence[int] = ()
 
-    def take(place: int, outcome: Outcome) -> None:
+    def take(place: int, outcome: types.Outcome) -> None:
         row = rows[place]
         parsed[row] = Parsed(*_read(row, outcome, read), (*parsed[row].outcomes, outcome))
         if on_outcome is not None and not is_asked_again(row):
@@ -131,7 +122,10 @@ def ask_read(
 
 
 def forget_unread(
-    engine: "CallEngine", requests: Sequence[Request], read: Callable[[int, Answer], T | Unparsed], reasks: int
+    engine: "CallEngine",
+    requests: Sequence[types.Request],
+    read: Callable[[int, types.Answer], T | Unparsed],
+    reasks: int,
 ) -> int:
     """Delete the stored replies to those requests of which `ask_read` makes no value, so that they are asked anew.
 
@@ -140,7 +134,7 @@ def forget_unread(
     """
     samples = [[_sample(request, reask) for reask in range(reasks + 1)] for request in requests]
     stored = engine.stored([each for of_row in samples for each in of_row])
-    unread: list[Request] = []
+    unread: list[types.Request] = []
     for row, of_row in enumerate(samples):
         known = [each for each in of_row if each.key in stored]
         if all(_read(row, stored[each.key], read)[1] for each in known):
@@ -148,19 +142,19 @@ def forget_unread(
     return engine.forget(unread)
 
 
-def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed]) -> tuple[T | None, str]:
+def _read(row: int, outcome: types.Outcome, read: Callable[[int, types.Answer], T | Unparsed]) -> tuple[T | None, str]:
     """What an outcome holds, and else why not."""
-    value = Unparsed(outcome.kind) if isinstance(outcome, Failure) else read(row, outcome)
+    value = Unparsed(outcome.kind) if isinstance(outcome, types.Failure) else read(row, outcome)
     return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
 
 
-def _may_improve(request: Request, parsed: Parsed[T]) -> bool:
+def _may_improve(request: types.Request, parsed: Parsed[T]) -> bool:
     """Whether to ask again: not for what spends its tokens at temperature 0, which it would spend again."""
-    if isinstance(parsed.outcome, Failure) or not parsed.reason:
+    if isinstance(parsed.outcome, types.Failure) or not parsed.reason:
         return False
     return parsed.outcome.finish_reason != "length" or request.sampling.temperature != 0
 
 
-def _sample(request: Request, reask: int) -> Request:
+def _sample(request: types.Request, reask: int) -> types.Request:
     assert request.sample_index < REASK_STRIDE, "sample indices must stay below the stride of re-asks"
     return replace(request, sample_index=request.sample_index + reask * REASK_STRIDE) if reask else request

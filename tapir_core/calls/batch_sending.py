@@ -20,31 +20,13 @@ from typing import Any
 
 from openai.types import Batch
 
+from tapir_core.calls import batch_client, store_writes
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.batch_client import (
-    ENDINGS,
-    BatchClient,
-    ProviderError,
-    read_line,
-    split_rows,
-    state_after,
-    why_left,
-    why_unreached,
-    write_file,
-)
 from tapir_core.calls.budget import make_attempt, settlement
 from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.sending import Books, Tell
 from tapir_core.calls.store_tables import utc_now
-from tapir_core.calls.store_writes import (
-    Change,
-    OpenBatch,
-    adopt_batches,
-    end_batch,
-    leave_batch,
-    note_batch,
-    plan_batch,
-)
+from tapir_core.calls.store_writes import note_batch
 from tapir_core.calls.types import BATCH_FACTOR, Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig
@@ -78,13 +60,13 @@ class BatchSending:
         self._books = books
         self._limits = endpoint.batch or BatchConfig()
         self._endpoint = endpoint if endpoint.batch else _at_batch_prices(endpoint)
-        self._client = BatchClient(self._endpoint, self._limits, config)
+        self._client = batch_client.BatchClient(self._endpoint, self._limits, config)
         self._pause_before_retry = partial(pause_before_retry, config, rng=rng)
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._tell = tell
         self._missing: dict[str, Request] = {}
         """Without outcome so far."""
-        self._led: list[OpenBatch] = []
+        self._led: list[store_writes.OpenBatch] = []
         """Batches that this ask leads."""
         self._away: set[str] = set()
         """Keys that are in a batch of ours, or pause after one."""
@@ -124,7 +106,7 @@ class BatchSending:
         store, books = self._books.store, self._books
         if not self._here() or (self._no_room_at == books.ended and books.may_make_room):
             return
-        for batch in await self._write(partial(adopt_batches, keys=self._here())):
+        for batch in await self._write(partial(store_writes.adopt_batches, keys=self._here())):
             logger.info("batch %s of %s goes on", batch.provider_id or batch.tag, batch.address)
             self._begin(batch)
             if not batch.input_file_id:
@@ -134,7 +116,7 @@ class BatchSending:
         # What another run has in a batch of its own is waited for.
         elsewhere = await asyncio.to_thread(store.batched, self._here())
         ours = {key: self._missing[key] for key in self._here() if key not in elsewhere}
-        for rows in split_rows(ours, self._limits, self._endpoint):
+        for rows in batch_client.split_rows(ours, self._limits, self._endpoint):
             seen, refused = books.ended, await self._plan(rows)
             if refused and books.may_make_room:
                 self._no_room_at = seen
@@ -147,14 +129,16 @@ class BatchSending:
         """Book the rows of a file, and lead those that the caps have room for; gives key → cap of the others."""
         books, tag = self._books, secrets.token_hex(16)
         wanted = [make_attempt(books.run, key, each, self._endpoint) for key, each in rows.items()]
-        batch = OpenBatch(tag, self._endpoint.base_url, rows, {each.key: each.id for each in wanted}, utc_now())
+        batch = store_writes.OpenBatch(
+            tag, self._endpoint.base_url, rows, {each.key: each.id for each in wanted}, utc_now()
+        )
         try:
             refused: dict[str, str] = await self._write(
-                partial(plan_batch, batch=batch, attempts=wanted, budget=books.budget)
+                partial(store_writes.plan_batch, batch=batch, attempts=wanted, budget=books.budget)
             )
         except BaseException:
             # It may be in the store all the same: whoever asks next takes it over.
-            self._books.store.lead(partial(leave_batch, tag=tag))
+            self._books.store.lead(partial(store_writes.leave_batch, tag=tag))
             raise
         batch.rows = {key: request for key, request in rows.items() if key not in refused}
         if batch.rows:
@@ -164,32 +148,32 @@ class BatchSending:
     def _here(self) -> list[str]:
         return [key for key in self._missing if key not in self._away]
 
-    def _begin(self, batch: OpenBatch) -> None:
+    def _begin(self, batch: store_writes.OpenBatch) -> None:
         self._led.append(batch)
         self._books.begun += len(batch.rows)
         self._away.update(batch.rows)
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
-    async def _lead(self, batch: OpenBatch) -> None:
+    async def _lead(self, batch: store_writes.OpenBatch) -> None:
         """Bring a batch to its provider, unless it is there, and see whether it has ended."""
         try:
             await self._make(batch)
             shown = await self._client.show(batch.provider_id)
-            if shown.status not in ENDINGS:
+            if shown.status not in batch_client.ENDINGS:
                 return
             state: str = shown.status
             failed = await store_results(
                 self._client, self._books.store, self._endpoint, batch, shown, bring=self._count_and_bring
             )
-        except ProviderError as error:
-            state = state_after(error, batch, self._endpoint, self._limits)
-            failed = dict.fromkeys(batch.rows, why_left(error, state, batch, self._endpoint, self._limits))
+        except batch_client.ProviderError as error:
+            state = batch_client.state_after(error, batch, self._endpoint, self._limits)
+            failed = dict.fromkeys(batch.rows, batch_client.why_left(error, state, batch, self._endpoint, self._limits))
         await self._end(batch, state, failed)
 
-    async def _make(self, batch: OpenBatch) -> None:
+    async def _make(self, batch: store_writes.OpenBatch) -> None:
         """See to it that a batch is at its provider, and that its ids are noted."""
         if not batch.input_file_id:
-            content = await asyncio.to_thread(write_file, batch.rows, self._endpoint)
+            content = await asyncio.to_thread(batch_client.write_file, batch.rows, self._endpoint)
             batch.input_file_id = await self._client.upload(f"tapir-{batch.tag}.jsonl", content)
             await self._write(partial(note_batch, tag=batch.tag, state="uploaded", input_file_id=batch.input_file_id))
         if not batch.provider_id:
@@ -198,13 +182,13 @@ class BatchSending:
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
             self._books.meter.sent += len(batch.rows)
 
-    async def _end(self, batch: OpenBatch, state: str, failed: Mapping[str, Reply]) -> None:
+    async def _end(self, batch: store_writes.OpenBatch, state: str, failed: Mapping[str, Reply]) -> None:
         """A batch has ended with ``state``, or is left to who asks next if that is empty.
 
         What ``failed`` in it is asked again, all together, or has failed too often.
         """
         if state:
-            await self._write(partial(end_batch, tag=batch.tag, state=state))
+            await self._write(partial(store_writes.end_batch, tag=batch.tag, state=state))
         self._leave(batch)
         pauses = [0.0]
         for key in failed.keys() & self._missing.keys():
@@ -219,10 +203,10 @@ class BatchSending:
                 pauses.append(max(pause, self._limits.poll_seconds if state == "failed" else 0.0))
         asyncio.get_running_loop().call_later(max(pauses), self._away.difference_update, batch.rows)
 
-    def _leave(self, batch: OpenBatch) -> None:
+    def _leave(self, batch: store_writes.OpenBatch) -> None:
         self._led.remove(batch)
         self._books.ended += len(batch.rows)
-        self._books.store.lead(partial(leave_batch, tag=batch.tag))
+        self._books.store.lead(partial(store_writes.leave_batch, tag=batch.tag))
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     def _bring(self, key: str, outcome: Outcome, shared: bool) -> None:
@@ -234,15 +218,15 @@ class BatchSending:
         self._books.meter.count_reply(reply)
         self._bring(key, reply.outcome, False)
 
-    async def _write(self, write: Change) -> Any:
+    async def _write(self, write: store_writes.Change) -> Any:
         return await asyncio.wrap_future(self._books.store.lead(write))
 
 
 async def store_results(
-    client: BatchClient,
+    client: batch_client.BatchClient,
     store: AnswerStore,
     endpoint: Endpoint,
-    batch: OpenBatch,
+    batch: store_writes.OpenBatch,
     shown: Batch,
     *,
     bring: Callable[[str, Reply], None],
@@ -257,7 +241,7 @@ async def store_results(
             await client.download(file_id, file)
             while lines := list(islice(file, _LINES_PER_COMMIT)):
                 committing = []
-                for key, reply in filter(None, (read_line(line, endpoint) for line in lines)):
+                for key, reply in filter(None, (batch_client.read_line(line, endpoint) for line in lines)):
                     if key not in owed or (shown.status == "cancelled" and not reply.attempts):
                         continue
                     request = owed.pop(key)
@@ -268,7 +252,7 @@ async def store_results(
                         committing.append((key, reply, asyncio.wrap_future(store.put(key, request, reply))))
                 for key, reply, committed in committing:
                     bring(key, replace(reply, outcome=await committed))
-    return failed | dict.fromkeys(owed, why_unreached(batch, shown, endpoint))
+    return failed | dict.fromkeys(owed, batch_client.why_unreached(batch, shown, endpoint))
 
 
 def _at_batch_prices(endpoint: Endpoint) -> Endpoint:

@@ -19,19 +19,10 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from tapir_core.calls import types
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.budget import SHARD, LiveSpend, Spend, WorkClock
 from tapir_core.calls.sending import STOPPED, Books, task_group
-from tapir_core.calls.types import (
-    Endpoint,
-    EndpointSource,
-    Failure,
-    IsStopped,
-    OnOutcome,
-    Outcome,
-    Request,
-    never_stopped,
-)
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import Stopped
 from tapir_core.text import digest
@@ -68,12 +59,12 @@ class CallEngine(AbstractContextManager["CallEngine"]):
 
     def ask(
         self,
-        requests: Sequence[Request],
-        source: EndpointSource,
+        requests: Sequence[types.Request],
+        source: types.EndpointSource,
         *,
-        on_outcome: OnOutcome | None = None,
-        is_stopped: IsStopped = never_stopped,
-    ) -> list[Outcome]:
+        on_outcome: types.OnOutcome | None = None,
+        is_stopped: types.IsStopped = types.never_stopped,
+    ) -> list[types.Outcome]:
         """Outcomes of ``requests``, in their order.
 
         ``source`` is called at most once, in this thread, and only when the store lacks something. An outcome that cost
@@ -84,9 +75,9 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         Raises:
             TapirError: the store cannot be written, or the engine was closed meanwhile.
         """
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, types.Outcome] = {}
 
-        def take(place: int, outcome: Outcome) -> None:
+        def take(place: int, outcome: types.Outcome) -> None:
             outcomes[place] = outcome
             if outcome.stored:
                 with self._lock:
@@ -108,17 +99,17 @@ class CallEngine(AbstractContextManager["CallEngine"]):
             asking.deliver(key, STOPPED, shared=False)
         return [outcomes[place] for place in range(len(requests))]
 
-    def count_stored(self, requests: Sequence[Request]) -> int:
+    def count_stored(self, requests: Sequence[types.Request]) -> int:
         """How many of ``requests`` the store answers."""
         keys = [request.key for request in requests]
         known = self._books.store.known(list(dict.fromkeys(keys)))
         return sum(key in known for key in keys)
 
-    def stored(self, requests: Sequence[Request]) -> Mapping[str, Outcome]:
+    def stored(self, requests: Sequence[types.Request]) -> Mapping[str, types.Outcome]:
         """What the store answers ``requests`` with, by their keys; nothing is asked."""
         return self._books.store.lookup([request.key for request in requests])
 
-    def forget(self, requests: Sequence[Request]) -> int:
+    def forget(self, requests: Sequence[types.Request]) -> int:
         """Delete what the store answers ``requests`` with, so that they are asked again; gives how many there were."""
         return self._books.store.forget([request.key for request in requests]).result()
 
@@ -178,7 +169,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
             # By then all is settled that this list has cost, too.
             given_back.result()
 
-    def _ask_for_the_rest(self, shard: str, asking: "_Asking", endpoint: Endpoint) -> None:
+    def _ask_for_the_rest(self, shard: str, asking: "_Asking", endpoint: types.Endpoint) -> None:
         missing = dict(asking.waiting)
         # Where the endpoint says so, and for what is in a batch already.
         batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
@@ -205,9 +196,9 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         self,
         shard: str,
         asking: "_Asking",
-        in_batches: Mapping[str, Request],
-        single: Mapping[str, Request],
-        endpoint: Endpoint,
+        in_batches: Mapping[str, types.Request],
+        single: Mapping[str, types.Request],
+        endpoint: types.Endpoint,
     ) -> None:
         """Bring requests to their outcomes, through batches or call by call."""
         SHARD.set(shard)
@@ -228,13 +219,15 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         finally:
             asking.ended.set()
 
-    async def _send_one(self, asking: "_Asking", key: str, request: Request, endpoint: Endpoint, slot: "Slot") -> None:
+    async def _send_one(
+        self, asking: "_Asking", key: str, request: types.Request, endpoint: types.Endpoint, slot: "Slot"
+    ) -> None:
         if asking.is_stopped():
             asking.tell(key, STOPPED, False)
             return
         reply = await self._lines[endpoint.base_urls].answer(key, request, endpoint, slot)
         self._books.meter.count_reply(reply)
-        if isinstance(reply.outcome, Failure) and reply.outcome.retryable:
+        if isinstance(reply.outcome, types.Failure) and reply.outcome.retryable:
             asking.tell(key, reply.outcome, False)
         else:
             # Nothing takes back what is on its way into the store. The next attempt is booked behind it, so it is sent
@@ -242,7 +235,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
             committed = self._books.store.put(key, request, reply)
             committed.add_done_callback(lambda done: asking.tell(key, done, False))
 
-    def _line(self, endpoint: Endpoint) -> "Line":
+    def _line(self, endpoint: types.Endpoint) -> "Line":
         """The line to the endpoint's addresses, ready for a new asker. Called on the loop: all askers share it."""
         from tapir_core.calls.endpoint import Line
 
@@ -264,9 +257,9 @@ class CallEngine(AbstractContextManager["CallEngine"]):
 class _Asking:
     """One list of requests while it is answered, by key: equal requests are one key with several places."""
 
-    def __init__(self, requests: Sequence[Request], take: OnOutcome, is_stopped: IsStopped) -> None:
+    def __init__(self, requests: Sequence[types.Request], take: types.OnOutcome, is_stopped: types.IsStopped) -> None:
         self.is_stopped = is_stopped
-        self.waiting: dict[str, Request] = {}
+        self.waiting: dict[str, types.Request] = {}
         """What has no outcome yet."""
         self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
         """What the asking thread has to do next: deliver an outcome, or raise what ended the sending."""
@@ -279,11 +272,11 @@ class _Asking:
             self.waiting.setdefault(key, request)
             self._places[key].append(place)
 
-    def tell(self, key: str, outcome: Outcome | Future[Outcome], shared: bool) -> None:
+    def tell(self, key: str, outcome: types.Outcome | Future[types.Outcome], shared: bool) -> None:
         """Let the asking thread deliver an outcome, or what holds it once it is committed. For any thread."""
         self.inbox.put(partial(self.deliver, key, outcome, shared=shared))
 
-    def deliver(self, key: str, outcome: Outcome | Future[Outcome], *, shared: bool) -> None:
+    def deliver(self, key: str, outcome: types.Outcome | Future[types.Outcome], *, shared: bool) -> None:
         """Give an outcome to every place of ``key``; only the first of a call that was not shared has paid for it."""
         came = outcome.result() if isinstance(outcome, Future) else outcome
         del self.waiting[key]
@@ -292,8 +285,8 @@ class _Asking:
             shared = True
 
 
-def _for_free(outcome: Outcome) -> Outcome:
-    retryable = isinstance(outcome, Failure) and outcome.retryable
+def _for_free(outcome: types.Outcome) -> types.Outcome:
+    retryable = isinstance(outcome, types.Failure) and outcome.retryable
     return outcome if retryable or outcome.stored else replace(outcome, stored=True)
 
 

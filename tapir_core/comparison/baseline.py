@@ -18,10 +18,10 @@ from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
 from tapir_core.comparison.outcome import read_trainings, total
 from tapir_core.comparison.plan import READY, Arm, spell_out_rounds
 from tapir_core.config import RunConfig, load
-from tapir_core.curriculum import split_usable
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import resample
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import pool_of
 from tapir_core.summary import RunReader, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import Baseline, RunSummary
 
@@ -90,10 +90,7 @@ def _epochs(run: RunFolder) -> float:
     """
     trainings, config = read_trainings(run), run.config
     basic = trainings.pop(0)
-    usable = split_usable(*map(run.rows, stages.usable_of(config))).examples
-    for at in stages.held_out_of(config):
-        usable = usable.join(run.rows(at), on="instruction_id", how="anti")
-    fitting = _OF_THE_POOL * usable.height * basic.examples / run.sealed(stages.MIX.at(0)).rows
+    fitting = _OF_THE_POOL * pool_of(run, 0).height * basic.examples / run.sealed(stages.MIX.at(0)).rows
     per_example = basic.tokens / (basic.examples * basic.epochs)
     needed = total(trainings.values()).tokens / per_example / fitting
     return max(config.round(1).epochs, math.ceil(100 * needed) / 100)

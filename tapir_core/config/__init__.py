@@ -1,45 +1,28 @@
 """Configuration: closed, frozen models; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import DIFFERENT, Free, Kind, Later, Section, by_kind, listed, matching, problems
-from tapir_core.config.benchmarks import (
-    HELDOUT,
-    AlpacaEvalBenchmark,
-    Apart,
-    AskedBenchmark,
-    BenchmarkConfig,
-    DecontaminationConfig,
-    FastChatBenchmark,
-    File,
-    Folder,
-    JudgedBenchmark,
-    LmEvalBenchmark,
-    MarkedBenchmark,
-    MTBenchBenchmark,
-    OfAnswers,
-    OfReplies,
-    QuestionsOnly,
-    RunBaseline,
-    VicunaBenchmark,
-)
+from tapir_core.config.benchmarks import HELDOUT, AskedBenchmark, BenchmarkConfig
 from tapir_core.config.curriculum import (
-    ACCURACY,
-    RETENTION,
-    DataConfig,
     ExpansionConfig,
-    FileHeldout,
-    FilePool,
     HardShare,
-    HeldoutConfig,
-    JudgedHeldout,
-    PoolConfig,
     RandomShare,
     RoundConfig,
     SelectionRule,
-    StandinHeldout,
-    StandinPool,
     StopConfig,
     TargetShares,
     Threshold,
+)
+from tapir_core.config.data import (
+    ACCURACY,
+    RETENTION,
+    DataConfig,
+    FileHeldout,
+    FilePool,
+    HeldoutConfig,
+    JudgedHeldout,
+    PoolConfig,
+    StandinHeldout,
+    StandinPool,
 )
 from tapir_core.config.roles import (
     STANDIN_VERSION,
@@ -53,21 +36,6 @@ from tapir_core.config.roles import (
     Sampling,
     StandinEndpoint,
 )
-from tapir_core.config.run import (
-    BudgetConfig,
-    CallsConfig,
-    Caps,
-    LoraConfig,
-    RunConfig,
-    TrainingConfig,
-)
-from tapir_core.config.student import (
-    EMBEDDED_STUDENT,
-    SERVED_NAME,
-    EndpointEngine,
-    ReplicasEngine,
-    StudentConfig,
-    StudentEngine,
-    VllmEngine,
-)
+from tapir_core.config.run import BudgetConfig, CallsConfig, Caps, LoraConfig, RunConfig, TrainingConfig
+from tapir_core.config.student import EMBEDDED_STUDENT, SERVED_NAME, StudentConfig, StudentEngine, VllmEngine
 from tapir_core.config.verifier import SHIPPED, VerifierConfig, VerifierUse

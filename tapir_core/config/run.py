@@ -14,7 +14,8 @@ from pydantic import (
 
 from tapir_core.config._base import Free, Section, StoreUrl
 from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
-from tapir_core.config.curriculum import CurriculumConfig, DataConfig, RoundConfig, RoundName
+from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
+from tapir_core.config.data import DataConfig
 from tapir_core.config.roles import EndpointConfig, JudgeConfig, TeacherConfig
 from tapir_core.config.student import StudentConfig
 

@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
-from tapir_core.config import HELDOUT, DecontaminationConfig
+from tapir_core.config import HELDOUT
+from tapir_core.config.benchmarks import DecontaminationConfig
 from tapir_core.turns import EARLIER, user_texts
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"

@@ -20,24 +20,18 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from tapir_core.config import AlpacaEvalBenchmark
-from tapir_core.data.readers import BadRecordError, decode, read_content
+from tapir_core.config.benchmarks import AlpacaEvalBenchmark
+from tapir_core.data.records import BadRecordError, decode, read_content
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation import length_control
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
-from tapir_core.evaluation.rows import (
-    answer_of,
-    check_category,
-    encodable,
-    read_rows,
-    text_of,
-)
+from tapir_core.evaluation.rows import answer_of, check_category, read_rows, text_of
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, position_note
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, mean_figure
 from tapir_core.judging.estimates import Estimate, estimate_difference
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
-from tapir_core.text import Unparsed, first_few
+from tapir_core.text import Unparsed, encodable, first_few
 
 _BASELINE, _DRAW, _MODEL = 1.0, 1.5, 2.0
 """Preferences at the ends of the scale and in its middle."""

@@ -19,7 +19,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import polars as pl
 
-from tapir_core.config import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, RunConfig, Sampling
+from tapir_core.config import AskedBenchmark, BenchmarkConfig, RunConfig, Sampling
+from tapir_core.config.benchmarks import JudgedBenchmark
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.rows import SHOWN_DIGITS, BaselineStudent, baseline_student, read_rows
 from tapir_core.evaluation.scores import (

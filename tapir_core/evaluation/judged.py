@@ -4,12 +4,13 @@ Means are over the instructions that are scored (`tapir_core.judging.retention`)
 Lengths are in characters, of the same instructions.
 """
 
+from functools import partial
+
 import polars as pl
 
 from tapir_core.config import RETENTION, RunConfig
-from tapir_core.evaluation.scores import SCORES, Score, score, withhold_categories
-from tapir_core.evaluation.statistics import ALL, SHARE, mean_figure, ratio_figure
-from tapir_core.judging.estimates import NO_TASK_TYPE
+from tapir_core.evaluation.scores import figures_of_splits
+from tapir_core.evaluation.statistics import SHARE, Figure, mean_figure, ratio_figure
 from tapir_core.judging.retention import LENGTHS, WIN_RATE
 
 BENCHMARK = "judged_heldout"
@@ -32,21 +33,12 @@ def score_judged(
         settings: how the answers were drawn and shown, in words.
         max_failed_share: share of unscored instructions of a split above which it has no figure.
     """
-    compared = compared.with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE))
-    rows = [
-        each.row(BENCHMARK, str(split), judge, prompt_version, settings)
-        for (split,), of_split in sorted(compared.group_by("split"))
-        for each in withhold_categories(_of_split(of_split, max_failed_share))
-    ]
-    return pl.DataFrame(rows, schema=SCORES, orient="row")
+    return figures_of_splits(
+        compared, partial(_figures, limit=max_failed_share), BENCHMARK, judge, prompt_version, settings
+    )
 
 
-def _of_split(rows: pl.DataFrame, limit: float) -> list[Score]:
-    categories = {ALL: rows} | {str(task_type): of for (task_type,), of in sorted(rows.group_by("task_type"))}
-    return [each for name, of in categories.items() for each in _figures(of, name, limit)]
-
-
-def _figures(rows: pl.DataFrame, category: str, limit: float) -> list[Score]:
+def _figures(rows: pl.DataFrame, limit: float) -> dict[str, Figure]:
     scores = rows.select("student_score", "teacher_score").rows()
     pairs = [None if student is None else (student, teacher) for student, teacher in scores]
     shares = {
@@ -55,7 +47,7 @@ def _figures(rows: pl.DataFrame, category: str, limit: float) -> list[Score]:
     }
     ratio = {SCORE_RATIO: ratio_figure(pairs, max_failed_share=limit, unit=_UNIT)}
     lengths = {name: mean_figure(rows[name].to_list(), max_failed_share=limit, unit=_UNIT) for name in LENGTHS}
-    return [score(metric, found, category) for metric, found in (shares | ratio | lengths).items()]
+    return shares | ratio | lengths
 
 
 def judges_in_words(config: RunConfig) -> str:

@@ -39,7 +39,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tapir_core.data.readers import decode, read_content
+from tapir_core.data.records import decode, read_content
 from tapir_core.errors import ConfigError
 from tapir_core.judging.estimates import FEWEST_ROWS, Estimate, estimate_mean, student_t
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 
-from tapir_core.config import LmEvalBenchmark, MarkedBenchmark, RunConfig
-from tapir_core.data.readers import read_each
+from tapir_core.config import RunConfig
+from tapir_core.config.benchmarks import LmEvalBenchmark, MarkedBenchmark
+from tapir_core.data.records import read_each
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import (
     Benchmark,

@@ -22,16 +22,17 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import polars as pl
 
-from tapir_core.config import FastChatBenchmark, MTBenchBenchmark, Sampling
-from tapir_core.data.readers import BadRecordError
+from tapir_core.config import Sampling
+from tapir_core.config.benchmarks import FastChatBenchmark, MTBenchBenchmark
+from tapir_core.data.records import BadRecordError
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation import scores
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
-from tapir_core.evaluation.rows import answer_of, check_category, encodable, read_rows, text_of
+from tapir_core.evaluation.rows import answer_of, check_category, read_rows, text_of
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
-from tapir_core.text import Unparsed
+from tapir_core.text import Unparsed, encodable
 
 Shown = Literal["A", "B", "tie"]
 """What a judge says of the answers it is shown: A stood first."""

@@ -12,15 +12,16 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import RunBaseline, RunConfig
+from tapir_core.config import RunConfig
+from tapir_core.config.benchmarks import RunBaseline
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.data.readers import BadRecordError, Fields, T, first_of, read_each
+from tapir_core.data.records import BadRecordError, Fields, T, first_of, read_each
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import BACKBONE, RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.text import digest
+from tapir_core.text import digest, encodable
 
 SHOWN_DIGITS = 12
 """Of a digest, in a figure's record."""
@@ -75,11 +76,6 @@ def check_category(name: str) -> str:
     if name == ALL:
         raise BadRecordError(f"the category {ALL!r} stands for all questions together; give it another name")
     return name
-
-
-def encodable(text: str) -> str:
-    """The text with ``?`` for lone surrogates, which JSON can hold and neither a table nor a request can."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def baseline_student(config: RunConfig, name: str) -> "BaselineStudent | None":

@@ -9,7 +9,7 @@ accuracy.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -186,18 +186,29 @@ def score_answers(
         verifier: whose marks they are; empty without.
     """
     rule = f"verifier {verifier}" if verifier else _RULE
-    graded = grade_answers(questions, answers, marks).with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE))
-    rows = [
-        each.row("heldout", str(split), rule, "", settings)
-        for (split,), of_split in sorted(graded.group_by("split"))
-        for each in withhold_categories(_of_split(of_split))
-    ]
-    return pl.DataFrame(rows, schema=SCORES, orient="row")
+    graded = grade_answers(questions, answers, marks)
+    return figures_of_splits(
+        graded, lambda of: {ACCURACY: share_figure(of["correct"].to_list())}, "heldout", rule, "", settings
+    )
 
 
-def _of_split(rows: pl.DataFrame) -> list[Score]:
-    categories = {ALL: rows} | {str(task_type): of for (task_type,), of in sorted(rows.group_by("task_type"))}
-    return [score(ACCURACY, share_figure(of["correct"].to_list()), name) for name, of in categories.items()]
+def figures_of_splits(
+    rows: pl.DataFrame, figures: Callable[[pl.DataFrame], Mapping[str, Figure]], benchmark: str, *beside: str
+) -> pl.DataFrame:
+    """``SCORES`` of a held-out set: metric → figure, of every split and of each task type in it.
+
+    Args:
+        rows: split, task_type and what ``figures`` are made of; one row an instruction.
+        figures: of some of them.
+        benchmark: what the figures stand under.
+        beside: judge, prompt_version and settings of every row.
+    """
+    rows, found = rows.with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE)), list[tuple[object, ...]]()
+    for (split,), of_split in sorted(rows.group_by("split")):
+        categories = {ALL: of_split} | {str(name): of for (name,), of in sorted(of_split.group_by("task_type"))}
+        made = [score(metric, each, name) for name, of in categories.items() for metric, each in figures(of).items()]
+        found += [each.row(benchmark, str(split), *beside) for each in withhold_categories(made)]
+    return pl.DataFrame(found, schema=SCORES, orient="row")
 
 
 def failures_in_words(

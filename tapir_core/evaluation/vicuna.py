@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 import polars as pl
 
-from tapir_core.config import VicunaBenchmark
+from tapir_core.config.benchmarks import VicunaBenchmark
 from tapir_core.evaluation.benchmark import Exchange, Game, items_table, register
 from tapir_core.evaluation.mt_bench import NUMBER, FastChat, measure_outcomes, read_questions
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, by_question, position_note

@@ -14,6 +14,7 @@ import unicodedata
 from functools import lru_cache
 
 from tapir_core.prompts import Prompt
+from tapir_core.text import encodable
 from tapir_core.turns import Row, Turn, earlier_turns
 
 INVISIBLE = "\0"
@@ -109,7 +110,7 @@ def neutralise(text: str, tags: tuple[str, ...] = ()) -> str:
     number becomes ``[ [``: neither can end a section, open a turn or pass for a verdict, and code still means the same.
     Control characters go, lone surrogates become ``?``, line ends become ``\n``. Doing it twice changes nothing more.
     """
-    text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    text = encodable(text).replace("\r\n", "\n").replace("\r", "\n")
     text = _CONTROL.sub("", text).rstrip().lstrip("\n")
     chars = len(text)
     if chars > 2 * MAX_SECTION_CHARS:

@@ -5,11 +5,10 @@ beats the teacher, or does not: an instruction about which the two orders disagr
 always prefers the answer it sees first yields 50 % and not 100 %.
 """
 
-from collections.abc import Sequence
-
 import polars as pl
 
-from tapir_core.config import RETENTION
+from tapir_core.config import RETENTION, JudgeConfig
+from tapir_core.judging.orders import combine_judges, expected_orders
 
 WIN_RATE = "win_rate"
 LENGTHS = ("student_chars", "teacher_chars")
@@ -18,23 +17,25 @@ _DIGITS = 9
 
 
 def compare_answers(
-    questions: pl.DataFrame, answers: pl.DataFrame, verdicts: pl.DataFrame, orders: Sequence[str]
+    judge: JudgeConfig, questions: pl.DataFrame, answers: pl.DataFrame, verdicts: pl.DataFrame
 ) -> pl.DataFrame:
     """One row an instruction of the set, in the order of ``questions``.
 
     Args:
+        judge: how verdicts are combined, and in which orders an instruction must be scored.
         questions: instruction_id, task_type, split, response (the teacher's).
         answers: instruction_id, response (the student's).
-        verdicts: of all judges combined, ``VERDICTS``.
-        orders: in which an instruction must be scored.
+        verdicts: of each judge, ``VERDICTS``.
 
     Returns:
         instruction_id, split, task_type, quality_retention and win_rate (0-1), student_score and teacher_score (points
         of the judge's scale), student_chars and teacher_chars; all but the first three null where it is unscored.
     """
     gap = (pl.col("student_score") - pl.col("teacher_score")).round(_DIGITS)
+    orders = expected_orders(judge)
     scored = (
-        verdicts.filter(pl.col("order").is_in(list(orders)), status="scored")
+        combine_judges(verdicts, judge.panel_rule)
+        .filter(pl.col("order").is_in(orders), status="scored")
         .group_by("instruction_id")
         .agg(
             pl.col("order").n_unique().alias("orders"),

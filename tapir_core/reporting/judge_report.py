@@ -12,10 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 import polars as pl
-from polars import selectors as cs
 
 from tapir_core.config import JudgeConfig
-from tapir_core.curriculum import split_usable
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.judging import estimates, expected_orders, show_instruction
 from tapir_core.judging.estimates import WINNERS, Estimate
@@ -24,12 +22,12 @@ from tapir_core.paths import judge_report_file
 from tapir_core.reporting import page
 from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt, usable_of
+from tapir_core.run_state import pool_of
+from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.summary.types import Answer, Example
 from tapir_core.text import shorten
-from tapir_core.turns import EARLIER
 
 _EACH = 5
 _SHOWN_CHARS = 2_000
@@ -97,7 +95,7 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
             f"`tapir status {run.ref.name}` says how far it is"
         )
     verdicts, answers = asked
-    pool = _round_pool(reader, number)
+    pool = pool_of(run, number)
     whole = _measure(verdicts, answers, pool, judge)
     alone = judge.names if judge.panel else ()
     return JudgeRound(
@@ -125,17 +123,6 @@ def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, 
         estimates.measure_length(scores),
         estimates.count_unscored_verdicts(verdicts, pool),
     )
-
-
-def _round_pool(reader: RunReader, number: int) -> pl.DataFrame:
-    """instruction_id, instruction, task_type, response of every instruction of the round, and earlier_turns of some."""
-    stages = usable_of(reader.run.config)
-    tables = reader.tables([*stages, *(StageAt("expand", earlier) for earlier in range(1, number))])
-    assert tables, "verdicts hold only while the pool they were made of does"
-    columns = ["instruction_id", "instruction", "task_type", "response"]
-    parts = [split_usable(*tables[: len(stages)]).examples, *tables[len(stages) :]]
-    shown = [part.select(*columns, cs.by_name(EARLIER, require_all=False)) for part in parts]
-    return pl.concat(shown, how="diagonal_relaxed")
 
 
 def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[Example, ...]:

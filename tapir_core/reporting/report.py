@@ -28,7 +28,8 @@ from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.serving import serving_tables
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary import RunReader, choose_examples, summarise
+from tapir_core.summary import RunReader, summarise
+from tapir_core.summary.examples import choose_examples
 from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
 from tapir_core.summary.types import Examples, RunSummary
 

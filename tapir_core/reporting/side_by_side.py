@@ -33,19 +33,7 @@ from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, heldout_stages, lines
 from tapir_core.storage import Storage
-from tapir_core.summary import RunReader, marks_on_test, max_failed_share, summarise
-from tapir_core.summary.formats import (
-    NOTHING,
-    count,
-    duration,
-    gain,
-    metric_name,
-    most,
-    number,
-    percent,
-    score,
-    student_name,
-)
+from tapir_core.summary import RunReader, formats, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
 from tapir_core.sweep import Swept, finished_runs
 from tapir_core.text import digest
@@ -122,7 +110,7 @@ def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
     """`overview`, `task_types` and `answers`, each with a column for each run."""
     runs = shown.runs
     names, note = [each.name for each in runs], page.sentence("score_note", [*map(_last_score, runs)])
-    metric = metric_name(runs[0].metric)
+    metric = formats.metric_name(runs[0].metric)
     rows = tuple((label.format(metric=metric), *map(cell, runs)) for label, cell in _ROWS.items())
     students = dict(zip(names, map(last_student, runs), strict=True))
     of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
@@ -136,7 +124,7 @@ def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
 def _answers_table(runs: Sequence[RunSummary]) -> page.Table:
     """Where the answers came from, by stage and by role."""
     rows = [(name, *(_answers(each.usage_of(stage=name)) for each in runs)) for name in lines()]
-    rows = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
+    rows = [row for row in rows if any(cell != formats.NOTHING for cell in row[1:])]
     rows += [(f"all of the {role}", *(_answers(each.usage_of(role=role)) for each in runs)) for role in ROLES]
     return page.Table(
         "Where the answers came from",
@@ -148,7 +136,11 @@ def _answers_table(runs: Sequence[RunSummary]) -> page.Table:
 
 def _answers(usage: Usage) -> str:
     share = reused_share(usage)
-    return NOTHING if share is None else f"{count(usage.calls)} + {count(usage.stored)} ({percent(share)})"
+    return (
+        formats.NOTHING
+        if share is None
+        else f"{formats.count(usage.calls)} + {formats.count(usage.stored)} ({formats.percent(share)})"
+    )
 
 
 def reused_share(usage: Usage) -> float | None:
@@ -190,23 +182,25 @@ _OVERVIEW = (
 _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Backbone": lambda run: run.config.student.backbone,
     "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
-    "Last student": lambda run: NOTHING if (last := last_student(run)) is None else student_name(last.number),
-    "Test {metric}, backbone": lambda run: score(_test_score(run.round(-1))),
-    "Test {metric}, S_0": lambda run: score(_test_score(run.round(0))),
-    "Test {metric}, last student": lambda run: score(_last_score(run)),
-    "Test instructions": lambda run: most([_last_score(run)]),
-    "Gain over S_0, points": lambda run: NOTHING if run.gain is None else gain(run.gain),
-    "Answers asked for": lambda run: count(run.usage.calls),
-    "Answers from the store": lambda run: count(run.usage.stored),
-    "Share from the store": lambda run: percent(reused_share(run.usage)),
-    "USD": lambda run: number(run.usage.usd),
-    "Time at work": lambda run: duration(run.busy_seconds),
+    "Last student": lambda run: (
+        formats.NOTHING if (last := last_student(run)) is None else formats.student_name(last.number)
+    ),
+    "Test {metric}, backbone": lambda run: formats.score(_test_score(run.round(-1))),
+    "Test {metric}, S_0": lambda run: formats.score(_test_score(run.round(0))),
+    "Test {metric}, last student": lambda run: formats.score(_last_score(run)),
+    "Test instructions": lambda run: formats.most([_last_score(run)]),
+    "Gain over S_0, points": lambda run: formats.NOTHING if run.gain is None else formats.gain(run.gain),
+    "Answers asked for": lambda run: formats.count(run.usage.calls),
+    "Answers from the store": lambda run: formats.count(run.usage.stored),
+    "Share from the store": lambda run: formats.percent(reused_share(run.usage)),
+    "USD": lambda run: formats.number(run.usage.usd),
+    "Time at work": lambda run: formats.duration(run.busy_seconds),
 }
 
 
 def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
     """Test score of backbone, S_0 and last student of each run, with 95 % intervals."""
-    metric = metric_name(runs[0].metric)
+    metric = formats.metric_name(runs[0].metric)
     title, height = f"Test {metric} of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs)
     series = {
         "backbone": (page.GREY, "o", [_test_score(run.round(-1)) for run in runs]),
@@ -235,7 +229,7 @@ def _plot_task_types(runs: Sequence[RunSummary]) -> page.Section:
     last = [(run.name, last_student(run)) for run in runs]
     figures = {name: student.by_task_type() if student else {} for name, student in last}
     series = [(name, page.COLOURS[place % len(page.COLOURS)], of) for place, (name, of) in enumerate(figures.items())]
-    metric = metric_name(runs[0].metric)
+    metric = formats.metric_name(runs[0].metric)
     title = f"Test {metric} of the last students by task type"
     axis = f"{metric} of the last student on the test split, %"
     plot = page.draw_task_types(title, axis, series, legend_columns=2) if any(figures.values()) else None
@@ -284,7 +278,7 @@ class _Asked:
 
     @property
     def name(self) -> str:
-        return f"{self.reader.run.ref.name} {student_name(self.number)}"
+        return f"{self.reader.run.ref.name} {formats.student_name(self.number)}"
 
     @property
     def scale(self) -> dict[str, str]:
@@ -316,7 +310,7 @@ class _Asked:
     def values(self) -> Mapping[str, ItemValues]:
         """Metric → item → its value."""
         if self.benchmark == _HELDOUT:
-            metric = metric_name(self.reader.run.config.data.metric)
+            metric = formats.metric_name(self.reader.run.config.data.metric)
             return {f"test {metric}": marks_on_test(self.reader, self.number)}
         return headline_values(self.reader, self.benchmark, self.number)
 

@@ -15,25 +15,15 @@ from tapir_core.evaluation.judged import SCORE_RATIO
 from tapir_core.judging.retention import LENGTHS, WIN_RATE
 from tapir_core.reporting.page import Table, sentence, table_of
 from tapir_core.stages import lines
-from tapir_core.summary import formats
-from tapir_core.summary.types import (
-    ROLES,
-    Decontamination,
-    GatedSummary,
-    RoundSummary,
-    RunSummary,
-    Score,
-    StageSummary,
-    Usage,
-)
+from tapir_core.summary import formats, types
 from tapir_core.task_types import in_order
 from tapir_core.text import shorten
 
-OfRound = tuple[str, Callable[[RoundSummary], str]]
+OfRound = tuple[str, Callable[[types.RoundSummary], str]]
 """A name, and what a cell shows of a round."""
 
 
-def rounds_table(summary: RunSummary) -> Table:
+def rounds_table(summary: types.RunSummary) -> Table:
     """What each round was made of and came to."""
     rows = [(label, *map(cell, summary.rounds)) for label, cell in _ROUND_ROWS]
     return Table(
@@ -52,19 +42,19 @@ def rounds_table(summary: RunSummary) -> Table:
     )
 
 
-def stages_table(summary: RoundSummary) -> Table:
+def stages_table(summary: types.RoundSummary) -> Table:
     """The stages of one round with rows, calls, spend and time."""
     title = f"Stages of {formats.round_name(summary.number)}"
     return table_of(title, _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP)
 
 
-def stage_seconds(summary: RunSummary) -> dict[str, dict[str, float]]:
+def stage_seconds(summary: types.RunSummary) -> dict[str, dict[str, float]]:
     """Part of the run (once, backbone, S_0, round 1, …) → stage → its seconds."""
     parts = {"once": summary.stages} | {formats.round_name(each.number): each.stages for each in summary.rounds}
     return {part: {stage.name: stage.seconds for stage in stages} for part, stages in parts.items() if stages}
 
 
-def seconds_table(summary: RunSummary) -> Table:
+def seconds_table(summary: types.RunSummary) -> Table:
     """Time by stage and round."""
     parts = stage_seconds(summary)
     names = [name for name in lines() if any(name in of for of in parts.values())]
@@ -73,15 +63,15 @@ def seconds_table(summary: RunSummary) -> Table:
     return Table("Time by stage", ("", *parts), tuple(rows), note=_OVERLAP)
 
 
-def spend_table(summary: RunSummary) -> Table:
+def spend_table(summary: types.RunSummary) -> Table:
     """What teacher and judge were asked, by stage, over the whole run."""
-    asks = {stage.name: stage.asks for stage in summary.all_stages if stage.asks in ROLES}
+    asks = {stage.name: stage.asks for stage in summary.all_stages if stage.asks in types.ROLES}
     rows = [(name, asks[name], *_usage_cells(summary.usage_of(stage=name))) for name in lines() if name in asks]
     columns = ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD")
     return Table("Spend", columns, (*rows, ("all", "", *_usage_cells(summary.usage))), text_columns=2, note=_STORED)
 
 
-def left_out_table(summary: RunSummary) -> Table:
+def left_out_table(summary: types.RunSummary) -> Table:
     """Everything that was left out, by place and reason."""
     hits = summary.decontamination.benchmarks.rows(named=True) if summary.decontamination else []
     of_pool = {
@@ -100,7 +90,7 @@ def left_out_table(summary: RunSummary) -> Table:
     return Table("Left out, by reason", ("Where", "What", "Reason", "Rows"), rows, text_columns=3)
 
 
-def baseline_table(summary: RunSummary) -> Table:
+def baseline_table(summary: types.RunSummary) -> Table:
     """The last student beside the baseline's, each with its scores and what it was trained on; no row without one."""
     found = summary.baseline
     if found is None or found.next_stage is not None:
@@ -123,13 +113,13 @@ def baseline_table(summary: RunSummary) -> Table:
     return Table("Beside plain fine-tuning", ("Student", "Test", "Dev", "Tokens after S_0"), rows, note=note)
 
 
-def settled_table(summary: RunSummary) -> Table:
+def settled_table(summary: types.RunSummary) -> Table:
     """What endpoints do not take, and what the run does in its place."""
     columns = ("Field", "In this run", "The endpoint said")
     return Table("What endpoints do not take", columns, summary.settled, text_columns=3)
 
 
-def shares_table(*rounds: RoundSummary) -> Table:
+def shares_table(*rounds: types.RoundSummary) -> Table:
     """Task shares: the pool's own, the target, and what each round's mixture got, with what it lacks."""
     mixed = {formats.round_name(each.number): each.mixture for each in rounds if each.mixture is not None}
     rows = []
@@ -146,7 +136,7 @@ def shares_table(*rounds: RoundSummary) -> Table:
     return Table(title, ("Task type", "Natural", "Target", *mixed), tuple(rows))
 
 
-def mfd_table(summary: RoundSummary) -> Table:
+def mfd_table(summary: types.RoundSummary) -> Table:
     """The MFD histogram of one round as text."""
     mfd = [] if summary.difficulty is None else summary.difficulty["mfd"].to_list()
     bins = Counter(int(value // 1) for value in mfd)
@@ -165,7 +155,7 @@ def mfd_table(summary: RoundSummary) -> Table:
     )
 
 
-def accuracy_table(summary: RunSummary) -> Table:
+def accuracy_table(summary: types.RunSummary) -> Table:
     """The held-out score by task type: backbone, S_0 and the last student."""
     students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.students)}
     of_scores = sentence("score_note", [each.score("test") for each in students.values()])
@@ -174,7 +164,7 @@ def accuracy_table(summary: RunSummary) -> Table:
     return task_types_table(f"{name} by task type (test)", students, note.strip())
 
 
-def task_types_table(title: str, students: Mapping[str, RoundSummary | None], note: str) -> Table:
+def task_types_table(title: str, students: Mapping[str, types.RoundSummary | None], note: str) -> Table:
     """The score on the test split by task type, a column for each of ``students`` under its name."""
     rows = []
     found = {name for each in students.values() if each is not None for name in each.by_task_type()}
@@ -185,7 +175,7 @@ def task_types_table(title: str, students: Mapping[str, RoundSummary | None], no
     return Table(title, ("Task type", *students, "n"), tuple(rows), note=note)
 
 
-def scores_table(summary: RoundSummary) -> Table:
+def scores_table(summary: types.RoundSummary) -> Table:
     """The held-out score of one student by split and task type."""
     found = None if summary.scores is None else summary.scores.filter(metric=summary.metric)
     rows = [] if found is None else found.select("split", "category").rows()
@@ -194,13 +184,13 @@ def scores_table(summary: RoundSummary) -> Table:
     return _scores_table(title, ("Split", "Task type"), scores)
 
 
-def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
+def students_table(summary: types.RunSummary, numbers: Sequence[int]) -> Table:
     """The held-out score of these students, by split; of one student alone by task type too."""
     found = [each for each in summary.students if each.number in numbers]
     return scores_table(found[0]) if len(found) == 1 else metric_table(found, summary.metric)
 
 
-def metric_table(students: Sequence[RoundSummary], metric: str) -> Table:
+def metric_table(students: Sequence[types.RoundSummary], metric: str) -> Table:
     """One metric of the held-out set by student and split."""
     scores = {
         (formats.student_name(each.number), split): each.score(split, metric=metric)
@@ -210,7 +200,7 @@ def metric_table(students: Sequence[RoundSummary], metric: str) -> Table:
     return _scores_table(_title_of(metric), ("Student", "Split"), scores)
 
 
-def judged_table(students: Sequence[RoundSummary]) -> Table:
+def judged_table(students: Sequence[types.RoundSummary]) -> Table:
     """What the judge says of every student: each figure by split, with the length of both answers."""
     rows = []
     for each, split in product(students, ("dev", "test")):
@@ -231,7 +221,7 @@ def _title_of(metric: str) -> str:
     return "Held-out accuracy" if metric == ACCURACY else formats.metric_name(metric).capitalize()
 
 
-def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], Score | None]) -> Table:
+def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], types.Score | None]) -> Table:
     rows = tuple(
         (
             *names,
@@ -249,14 +239,14 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
     return Table(title, (*columns, name, "95 % interval", "n", "Failed"), rows, text_columns=2, note=note)
 
 
-def decontamination_table(found: Decontamination | None) -> Table:
+def decontamination_table(found: types.Decontamination | None) -> Table:
     """Instructions that were dropped, by the benchmark whose question they hold."""
     return table_of(
         "Decontamination", _HITS_COLUMNS, found.benchmarks.rows(named=True) if found else (), note=_DECONTAMINATION
     )
 
 
-def contaminated_table(found: Decontamination | None) -> Table:
+def contaminated_table(found: types.Decontamination | None) -> Table:
     """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
     rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
     listed = rows.head(_LISTED).to_dicts()
@@ -272,17 +262,17 @@ def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table("Training", ("Student", *(name for name, _ in _TRAINING_COLUMNS)), cells)
 
 
-def _usage_cells(usage: Usage) -> tuple[str, ...]:
+def _usage_cells(usage: types.Usage) -> tuple[str, ...]:
     counts = map(formats.count, (usage.calls, usage.stored, usage.prompt_tokens, usage.completion_tokens))
     return (*counts, formats.number(usage.usd))
 
 
-def _missing(stages: Iterable[StageSummary]) -> dict[str, dict[str, int]]:
+def _missing(stages: Iterable[types.StageSummary]) -> dict[str, dict[str, int]]:
     """What was left out → reason → rows."""
     return {f"missing in {stage.name}": stage.missing for stage in stages}
 
 
-def _left_out(summary: RoundSummary) -> dict[str, dict[str, int]]:
+def _left_out(summary: types.RoundSummary) -> dict[str, dict[str, int]]:
     """The same of one round, with what its own stages judged unfit."""
     gates = summary.expansion.rejected if summary.expansion is not None else {}
     return {
@@ -293,25 +283,25 @@ def _left_out(summary: RoundSummary) -> dict[str, dict[str, int]]:
     }
 
 
-def _gated(found: GatedSummary | None) -> str:
+def _gated(found: types.GatedSummary | None) -> str:
     return formats.NOTHING if found is None else f"{formats.count(found.accepted)} / {formats.count(found.asked)}"
 
 
-def _failed(found: Score | None) -> str:
+def _failed(found: types.Score | None) -> str:
     return formats.NOTHING if found is None else f"{formats.count(found.n)} / {formats.count(found.n_failed)}"
 
 
 def origin_rows(indent: str, **origins: str) -> tuple[OfRound, ...]:
     """How many examples of each of ``origins`` (origin → its name) a round's mixture has."""
 
-    def cell_of(origin: str) -> Callable[[RoundSummary], str]:
+    def cell_of(origin: str) -> Callable[[types.RoundSummary], str]:
         return lambda each: formats.count(each.mixture.origins.get(origin) if each.mixture else None)
 
     return tuple((indent + name, cell_of(origin)) for origin, name in origins.items())
 
 
 def _score_rows(metric: str, split: str) -> tuple[OfRound, ...]:
-    def score(each: RoundSummary) -> Score | None:
+    def score(each: types.RoundSummary) -> types.Score | None:
         return each.score(split, metric=metric)
 
     return (
@@ -344,7 +334,7 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     ("Time", lambda each: formats.duration(each.seconds)),
 )
 
-_STAGE_COLUMNS: tuple[tuple[str, Callable[[StageSummary], str]], ...] = (
+_STAGE_COLUMNS: tuple[tuple[str, Callable[[types.StageSummary], str]], ...] = (
     ("Stage", lambda stage: stage.name),
     ("Asks", lambda stage: stage.asks or formats.NOTHING),
     ("Rows", lambda stage: formats.count(None if stage.name == "train" else stage.rows)),
@@ -355,7 +345,7 @@ _STAGE_COLUMNS: tuple[tuple[str, Callable[[StageSummary], str]], ...] = (
         "Tokens",
         lambda stage: formats.count(stage.usage.prompt_tokens + stage.usage.completion_tokens if stage.asks else None),
     ),
-    ("USD", lambda stage: formats.number(stage.usage.usd if stage.asks in ROLES else None)),
+    ("USD", lambda stage: formats.number(stage.usage.usd if stage.asks in types.ROLES else None)),
     ("Time", lambda stage: formats.duration(stage.seconds)),
 )
 

@@ -25,6 +25,20 @@ from tapir_core.stages.evaluation import (
     graded_of,
     heldout_stages,
 )
+from tapir_core.stages.pool import (
+    CONTAMINATED,
+    DISCOVER,
+    HELDOUT,
+    HELDOUT_OVERLAP,
+    JUDGED_HELDOUT,
+    LABEL,
+    POOL,
+    QUESTIONS,
+    TEACH,
+    VERIFY,
+    held_out_of,
+    usable_of,
+)
 from tapir_core.stages.stage import (
     STAGES,
     Asked,
@@ -39,26 +53,16 @@ from tapir_core.stages.stage import (
 )
 from tapir_core.stages.students import (
     ANSWER,
-    CONTAMINATED,
     DIFFICULTY,
-    DISCOVER,
     DRAW,
     EXPAND,
     EXPANSION_REJECTED,
-    HELDOUT,
-    HELDOUT_OVERLAP,
     JUDGE,
-    JUDGED_HELDOUT,
-    LABEL,
     MIX,
-    POOL,
-    QUESTIONS,
     REFINE,
     ROUND,
     SELECT,
-    TEACH,
     TRAIN,
-    VERIFY,
     WAVE,
     WAVE_CANDIDATES,
     WAVE_EXAMINED,
@@ -66,9 +70,7 @@ from tapir_core.stages.students import (
     WAVE_REQUESTS,
     WAVE_SCREENED,
     drawn_at,
-    held_out_of,
     judge_fields,
-    usable_of,
 )
 
 ONCE = [

@@ -4,22 +4,8 @@ from dataclasses import replace
 
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
+from tapir_core.stages import pool, students
 from tapir_core.stages.stage import Json, Stage, StageAt, declare
-from tapir_core.stages.students import (
-    ANSWER_COLUMNS,
-    CHAT_TEMPLATE,
-    HELDOUT,
-    JUDGE,
-    JUDGED_HELDOUT,
-    TRAIN,
-    VERIFIED_COLUMNS,
-    judge_fields,
-    judge_prompts,
-    score_fields,
-    student_fields,
-    verifier_fields,
-    verifier_files,
-)
 
 SCORE_COLUMNS = (
     *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
@@ -29,11 +15,11 @@ SCORE_COLUMNS = (
 
 def _checkpoint(at: StageAt) -> list[StageAt]:
     """The student that a round came to; the backbone is a file, and so is a model's output."""
-    return [] if at.round in (BACKBONE, None) else [TRAIN.at(at.round)]
+    return [] if at.round in (BACKBONE, None) else [students.TRAIN.at(at.round)]
 
 
 def _student_files(at: StageAt) -> list[str]:
-    return [CHAT_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])]
+    return [students.CHAT_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])]
 
 
 def _of_benchmark(at: StageAt, *names: str) -> list[StageAt]:
@@ -45,13 +31,9 @@ def _has_heldout(config: RunConfig, _: StageAt) -> bool:
     return config.data.heldout is not None
 
 
-def _is_judged(config: RunConfig, _: StageAt) -> bool:
-    return config.data.judged is not None
-
-
 def heldout_stages(config: RunConfig) -> list[StageAt]:
     """The held-out sets of a run: that with references, and the judged one."""
-    return [stage.at() for stage in (HELDOUT, JUDGED_HELDOUT) if stage.when(config, stage.at())]
+    return [stage.at() for stage in (pool.HELDOUT, pool.JUDGED_HELDOUT) if stage.when(config, stage.at())]
 
 
 def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
@@ -63,8 +45,8 @@ def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
 def _score_settings(config: RunConfig, _: StageAt) -> Json:
     """How answers are drawn; who marks them, where that is a verifier; of a judged set, whose verdicts make figures."""
     sampling, judged = config.student.sampling.shaping(), config.data.judged
-    marks = verifier_fields(config, "heldout") if config.data.references else []
-    verdicts = [judge_fields(config), score_fields(config), judged.max_failed_share] if judged else []
+    marks = pool.verifier_fields(config, "heldout") if config.data.references else []
+    verdicts = [students.judge_fields(config), students.score_fields(config), judged.max_failed_share] if judged else []
     return [sampling, *verdicts, *marks] if judged or marks else sampling
 
 
@@ -86,7 +68,11 @@ def _answers(config: RunConfig, at: StageAt) -> Json:
 
     Nothing is known of how those of a file were drawn.
     """
-    return "outputs" if at.model is not None else [student_fields(config), _asked(config, at).shaping_of("answers")]
+    return (
+        "outputs"
+        if at.model is not None
+        else [students.student_fields(config), _asked(config, at).shaping_of("answers")]
+    )
 
 
 def output_files(_: RunConfig, at: StageAt) -> list[str]:
@@ -112,11 +98,11 @@ ANSWER_HELDOUT = declare(
     Stage(
         name="answer_heldout",
         folder="heldout_answers",
-        columns=ANSWER_COLUMNS,
+        columns=pool.ANSWER_COLUMNS,
         row="the student's answer to an instruction of the held-out set",
         when=_has_heldout,
         reads=lambda c, at: [*heldout_stages(c), *_checkpoint(at)],
-        settings=lambda c, _: student_fields(c),
+        settings=lambda c, _: students.student_fields(c),
         files=lambda _, at: _student_files(at),
         asks="student",
         roles=("answer",),
@@ -128,12 +114,12 @@ VERIFY_HELDOUT = declare(
     Stage(
         name="verify_heldout",
         folder="heldout_verified",
-        columns=VERIFIED_COLUMNS,
+        columns=pool.VERIFIED_COLUMNS,
         row="what the verifier says of a student's answer to an instruction of the held-out set",
         when=lambda c, _: c.data.references is not None and c.judge.verifies("heldout") is not None,
-        reads=lambda _, at: [HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
-        settings=lambda c, _: verifier_fields(c, "heldout"),
-        files=lambda c, _: verifier_files(c, "heldout"),
+        reads=lambda _, at: [pool.HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
+        settings=lambda c, _: pool.verifier_fields(c, "heldout"),
+        files=lambda c, _: pool.verifier_files(c, "heldout"),
         shown_as="evaluate",
     )
 )
@@ -145,18 +131,18 @@ def graded_of(config: RunConfig, number: int | None) -> list[StageAt]:
     In the order in which `grade_answers` takes their rows.
     """
     marks = VERIFY_HELDOUT.at(number)
-    return [HELDOUT.at(), ANSWER_HELDOUT.at(number), *([marks] if marks.stage.when(config, marks) else [])]
+    return [pool.HELDOUT.at(), ANSWER_HELDOUT.at(number), *([marks] if marks.stage.when(config, marks) else [])]
 
 
 JUDGE_HELDOUT = declare(
     replace(
-        JUDGE,
+        students.JUDGE,
         name="judge_heldout",
         folder="heldout_verdicts",
         row="a verdict on an instruction of the judged held-out set: an order, a judge",
         version=1,
-        when=_is_judged,
-        reads=lambda _, at: [JUDGED_HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
+        when=lambda c, _: c.data.judged is not None,
+        reads=lambda _, at: [pool.JUDGED_HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
         shards_of="answer_heldout",
     )
 )
@@ -171,7 +157,7 @@ EVALUATE = declare(
         when=_has_heldout,
         reads=_scored_from,
         settings=_score_settings,
-        files=lambda c, _: judge_prompts(c) if c.data.judged else [],
+        files=lambda c, _: students.judge_prompts(c) if c.data.judged else [],
     )
 )
 

@@ -1,15 +1,12 @@
-"""The stages that make the students: what a run does once, and each round, from answers to the next student.
+"""The stages of a round, which make the students: from answers to the next student.
 
 Round 0 (S_0) has only the last two.
 """
 
-from tapir_core.config import RunConfig, VerifierUse, listed
+from tapir_core.config import RunConfig, listed
 from tapir_core.judging import verdicts_per_instruction
+from tapir_core.stages import pool
 from tapir_core.stages.stage import Json, Stage, StageAt, declare
-from tapir_core.turns import EARLIER
-
-ANSWER_COLUMNS = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
-VERIFIED_COLUMNS = ("instruction_id", "score", "correct", "reason")
 
 CHAT_TEMPLATE = "file:chat_template"
 
@@ -17,38 +14,12 @@ _CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id",
 _GATED = (*_CANDIDATE, "response", "gate")
 
 
-def pool_fields(config: RunConfig) -> Json:
-    """Which instructions are read or generated."""
-    return [config.run.seed, config.data.pool.shaping(), config.data.on_bad_row]
-
-
-def searched_fields(config: RunConfig) -> Json:
-    """What of the pool is looked through for evaluation questions: system texts too, where it has some."""
-    return [*pool_fields(config), *(["system"] if config.data.pool.has_system_texts else [])]
-
-
-def teacher_fields(config: RunConfig) -> Json:
-    """Who the teacher is."""
-    return config.teacher.endpoint.answers_as("teacher")
-
-
 def judge_fields(config: RunConfig) -> Json:
     """Who judges, and how; the order of a panel changes no verdict."""
     judge, who = config.judge, ("endpoint", "panel", "panel_rule", "verifier")
     how = {name: value for name, value in judge.shaping().items() if name not in who}
     fields = [sorted(judge.identities), *listed(how, "mode", "orders", "sampling", "reasks")]
-    return [*fields, *verifier_fields(config, "judge")]
-
-
-def verifier_fields(config: RunConfig, use: VerifierUse) -> list[Json]:
-    """What of a verifier shapes what it is used for; none without that use."""
-    verifier = config.judge.verifies(use)
-    return [verifier.shaping()] if verifier else []
-
-
-def verifier_files(config: RunConfig, use: VerifierUse) -> list[str]:
-    """The verifier's module, as an ingredient."""
-    return ["file:verifier"] if config.judge.verifies(use) else []
+    return [*fields, *pool.verifier_fields(config, "judge")]
 
 
 def score_fields(config: RunConfig) -> Json:
@@ -58,7 +29,7 @@ def score_fields(config: RunConfig) -> Json:
 
 def judge_prompts(config: RunConfig) -> list[str]:
     """The judge's prompt, and the verifier that may stand in the judge's place, as ingredients."""
-    return [f"prompt:{config.judge.prompt}", *verifier_files(config, "judge")]
+    return [f"prompt:{config.judge.prompt}", *pool.verifier_files(config, "judge")]
 
 
 def student_fields(config: RunConfig) -> Json:
@@ -81,206 +52,31 @@ def tuning_fields(config: RunConfig, number: int) -> Json:
     return [config.run.seed, settings.epochs, settings.learning_rate, shared]
 
 
-def type_fields(config: RunConfig) -> Json:
-    """Which task types there are; nothing for the paper's by name, which keys have always meant."""
-    said = config.curriculum.shaping()
-    return {name: said[name] for name in ("task_types",) if name in said}
-
-
-def label_fields(config: RunConfig) -> Json:
-    """How task types are asked for."""
-    by_schema = {"replies": "json"} if config.teacher.label_replies == "json" else {}
-    return config.teacher.labelling.shaping() | by_schema | type_fields(config)
-
-
 def wave_fields(config: RunConfig, number: int) -> Json:
     """How a round's seeds are expanded."""
     teacher, expansion = config.teacher, config.curriculum.expansion
-    sampling = [teacher.expanding.shaping(), label_fields(config), teacher.answering.shaping()]
+    sampling = [teacher.expanding.shaping(), pool.label_fields(config), teacher.answering.shaping()]
     check = []
     if config.checks_expansion(number):
         selection = config.round(number).selection.shaping()
         check = [judge_fields(config), score_fields(config), student_fields(config), selection]
     apart = config.evaluation.decontamination.shaping()
-    size, who = size_fields(config, number), teacher_fields(config)
-    gate = verifier_fields(config, "filter")
+    size, who = size_fields(config, number), pool.teacher_fields(config)
+    gate = pool.verifier_fields(config, "filter")
     return [size, expansion.shaping(), apart, who, teacher.reasks, sampling, check, *gate]
-
-
-def _if_any(fields: Json) -> list[Json]:
-    return [fields] if fields else []
-
-
-def question_stages(config: RunConfig) -> list[StageAt]:
-    """What the pool is kept apart from as it comes: the held-out set with references, the questions of benchmarks."""
-    return [stage.at() for stage in (HELDOUT, QUESTIONS) if stage.when(config, stage.at())]
-
-
-def _kept_apart(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """What the pool, or a round's expansion, is kept apart from; a judged held-out set is drawn from the pool later."""
-    drawn = [JUDGED_HELDOUT.at()] if config.data.judged and at.round is not None else []
-    return [*question_stages(config), *drawn]
-
-
-HELDOUT = declare(
-    Stage(
-        name="heldout",
-        folder="heldout",
-        columns=("instruction_id", "instruction", "system", "task_type", "reference", "split"),
-        some_have=(EARLIER,),
-        row="an instruction of the held-out set",
-        when=lambda c, _: c.data.references is not None,
-        settings=lambda c, _: [c.run.seed, c.data.references and c.data.references.shaping(), *_if_any(type_fields(c))],
-        files=lambda *_: ["file:heldout"],
-    )
-)
-
-QUESTIONS = declare(
-    Stage(
-        name="questions",
-        folder="questions",
-        columns=("benchmark", "question_id", "turn", "question"),
-        row="a turn of a benchmark's question",
-        when=lambda c, _: bool(c.evaluation.benchmarks),
-        files=lambda c, _: [f"file:questions:{name}" for name in sorted(c.evaluation.benchmarks)],
-    )
-)
-
-CONTAMINATED = declare(
-    Stage(
-        name="contaminated",
-        folder="contaminated",
-        columns=("instruction_id", "instruction", "benchmark", "question_id", "question", "rule", "similarity"),
-        row="an instruction that holds an evaluation question, with the question",
-        when=lambda c, at: bool(_kept_apart(c, at)),
-        # Of a round: the candidates of its expansion.
-        reads=lambda c, at: [*_kept_apart(c, at), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
-        settings=lambda c, at: [c.evaluation.decontamination.shaping(), *([] if at.round else searched_fields(c))],
-        files=lambda _, at: [] if at.round else ["file:pool"],
-    )
-)
-
-POOL = declare(
-    Stage(
-        name="pool",
-        folder="pool",
-        columns=("instruction_id", "instruction", "system", "source", "reference"),
-        some_have=(EARLIER, "answer"),
-        row="an instruction",
-        reads=lambda c, _: [CONTAMINATED.at()] if question_stages(c) else [],
-        settings=lambda c, _: pool_fields(c),
-        files=lambda *_: ["file:pool"],
-    )
-)
-
-DISCOVER = declare(
-    Stage(
-        name="discover",
-        folder="discovered",
-        columns=("task_type", "definition"),
-        row="a task type that the teacher found in a sample of the pool",
-        when=lambda c, _: c.curriculum.task_types == "discover",
-        reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [c.run.seed, teacher_fields(c), c.teacher.answering.shaping(), c.teacher.reasks],
-        files=lambda *_: ["prompt:discover"],
-        asks="teacher",
-        roles=("label",),
-    )
-)
-
-LABEL = declare(
-    Stage(
-        name="label",
-        folder="labels",
-        columns=("instruction_id", "task_type"),
-        row="an instruction of the pool",
-        reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [teacher_fields(c), label_fields(c), c.teacher.reasks],
-        files=lambda *_: ["prompt:label"],
-        asks="teacher",
-        roles=("label",),
-        calls_per_row=1,
-    )
-)
-
-TEACH = declare(
-    Stage(
-        name="teach",
-        folder="teacher",
-        columns=ANSWER_COLUMNS,
-        some_have=("answered_by",),
-        row="the teacher's plain answer to an instruction of the pool",
-        reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [
-            *(teacher_fields(c), c.teacher.answering.shaping()),
-            *([c.data.pool.answers_of] if c.data.pool.answers_of else []),
-        ],
-        asks="teacher",
-        roles=("teach",),
-        calls_per_row=1,
-    )
-)
-
-JUDGED_HELDOUT = declare(
-    Stage(
-        name="judged_heldout",
-        folder="judged_heldout",
-        columns=("instruction_id", "instruction", "system", "task_type", "reference", "split", "response"),
-        some_have=(EARLIER,),
-        row="an instruction of the judged held-out set, with the teacher's answer",
-        when=lambda c, _: c.data.judged is not None,
-        reads=lambda c, _: [POOL.at(), LABEL.at(), TEACH.at(), *_verified(c)],
-        settings=lambda c, _: [c.run.seed, c.data.judged and c.data.judged.drawn_as],
-    )
-)
-
-VERIFY = declare(
-    Stage(
-        name="verify",
-        folder="verified",
-        columns=VERIFIED_COLUMNS,
-        row="what the verifier says of a teacher's answer",
-        when=lambda c, _: c.judge.verifies("filter") is not None,
-        reads=lambda *_: [POOL.at(), TEACH.at()],
-        settings=lambda c, _: verifier_fields(c, "filter"),
-        files=lambda c, _: verifier_files(c, "filter"),
-    )
-)
-
-HELDOUT_OVERLAP = declare(
-    Stage(
-        name="heldout_overlap",
-        folder="heldout_overlap",
-        columns=CONTAMINATED.columns,
-        row="an instruction of the pool that holds one of the judged held-out set, with that one",
-        when=lambda c, _: c.data.judged is not None,
-        reads=lambda *_: [POOL.at(), JUDGED_HELDOUT.at()],
-        settings=lambda c, _: c.evaluation.decontamination.shaping(),
-    )
-)
-
-
-def usable_of(config: RunConfig) -> list[StageAt]:
-    """What says which instructions of the first pool are usable: pool, answers, labels, and the filter if there is one.
-
-    In the order in which `split_usable` takes their rows.
-    """
-    return [POOL.at(), TEACH.at(), LABEL.at(), *_verified(config)]
-
-
-def held_out_of(config: RunConfig) -> list[StageAt]:
-    """Which of these leave the pool of every round: a judged held-out set, and what holds one of its instructions."""
-    return [JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at()] if config.data.judged else []
-
-
-def _verified(config: RunConfig) -> list[StageAt]:
-    return [VERIFY.at()] if config.judge.verifies("filter") else []
 
 
 def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What the pool of a round is made of: the first pool, what is held out of it, the expansions of earlier rounds."""
     expansions = (EXPAND.at(earlier) for earlier in range(1, at.number))
-    return [POOL.at(), LABEL.at(), TEACH.at(), *_verified(config), *held_out_of(config), *expansions]
+    return [
+        pool.POOL.at(),
+        pool.LABEL.at(),
+        pool.TEACH.at(),
+        *pool.verified(config),
+        *pool.held_out_of(config),
+        *expansions,
+    ]
 
 
 def drawn_at(config: RunConfig, at: StageAt) -> StageAt:
@@ -332,12 +128,12 @@ def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
     student = [_student(at)] if config.checks_expansion(at.number) else []
     earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
-    return [*question_stages(config), *_pool(config, at), SELECT.at(at.round), *student, *earlier]
+    return [*pool.question_stages(config), *_pool(config, at), SELECT.at(at.round), *student, *earlier]
 
 
 def _expansion_prompts(config: RunConfig, at: StageAt) -> list[str]:
     check = judge_prompts(config) if config.checks_expansion(at.number) else []
-    return ["prompt:expand", "prompt:label", *check, *verifier_files(config, "filter")]
+    return ["prompt:expand", "prompt:label", *check, *pool.verifier_files(config, "filter")]
 
 
 def _is_measured(config: RunConfig, at: StageAt) -> bool:
@@ -352,7 +148,7 @@ ANSWER = declare(
     Stage(
         name="answer",
         folder="answers",
-        columns=ANSWER_COLUMNS,
+        columns=pool.ANSWER_COLUMNS,
         row="the answer of S_{r−1} to an instruction of the round's pool",
         when=_is_measured,
         reads=lambda c, at: [*_pool(c, at), _student(at)],
@@ -494,14 +290,14 @@ REFINE = declare(
         settings=lambda c, at: [
             size_fields(c, at.number),
             c.curriculum.refine,
-            teacher_fields(c),
+            pool.teacher_fields(c),
             c.teacher.refining.shaping(),
-            *_if_any(type_fields(c)),
-            *verifier_fields(c, "filter"),
+            *pool.if_any(pool.type_fields(c)),
+            *pool.verifier_fields(c, "filter"),
         ],
         files=lambda c, _: [
             *("prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"),
-            *verifier_files(c, "filter"),
+            *pool.verifier_files(c, "filter"),
         ],
         asks="teacher",
         roles=("refine",),

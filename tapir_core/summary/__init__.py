@@ -8,67 +8,34 @@ those of a stage's last start; what a killed start had spent shows as answers fr
 """
 
 import json
-import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import polars as pl
 
-from tapir_core import curriculum
+from tapir_core import curriculum, stages
 from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import DatasetRef, Manifest
 from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
-from tapir_core.judging import expected_orders, show_instruction
+from tapir_core.judging import expected_orders
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, by_words
-from tapir_core.run_state import judged_answers, state_of
-from tapir_core.stages import (
-    BENCHMARK,
-    EVALUATION,
-    Compared,
-    Line,
-    StageAt,
-    benchmark_stages,
-    graded_of,
-    held_out_of,
-    heldout_stages,
-    lines,
-    lines_of_round,
-    lines_once,
-    usable_of,
-    with_steps,
-)
+from tapir_core.run_state import judged_answers, not_held_out, state_of
+from tapir_core.stages import StageAt
 from tapir_core.summary import types
-from tapir_core.summary.formats import round_name, student_name
+from tapir_core.summary.formats import round_name
 from tapir_core.task_types import in_order
-from tapir_core.verifiable import is_correct, states_result
+from tapir_core.verifiable import states_result
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
 _SHORTFALL = "shortfall: "
-
-_CHANGES = {
-    (False, True): "became right",
-    (True, False): "became wrong",
-    (True, True): "stayed right",
-    (False, False): "stayed wrong",
-    (None, None): "drawn at random",
-}
-"""(right before, right after) → what happened to an instruction."""
-_JUDGED_CHANGES = {
-    (False, True): "caught up with the teacher",
-    (True, False): "fell behind the teacher",
-    (True, True): "stayed level with the teacher",
-    (False, False): "stayed behind the teacher",
-}
-_ALL_CHANGES = (*_CHANGES.values(), *_JUDGED_CHANGES.values())
-_OUTCOMES = {True: "✓ right", False: "✗ wrong", None: ""}
 
 
 class RunReader:
@@ -92,10 +59,10 @@ class RunReader:
         """The stage's rows."""
         return self.run.rows(at) if self.run.holds(at, self.seen) is not None else None
 
-    def tables(self, stages: Sequence[StageAt]) -> list[pl.DataFrame]:
+    def tables(self, wanted: Sequence[StageAt]) -> list[pl.DataFrame]:
         """The rows of all these stages; empty where one of them does not hold."""
-        found = [rows for at in stages if (rows := self.rows(at)) is not None]
-        return found if len(found) == len(stages) else []
+        found = [rows for at in wanted if (rows := self.rows(at)) is not None]
+        return found if len(found) == len(wanted) else []
 
     def waves(self, number: int) -> list[int]:
         """Waves of a round of which something is done."""
@@ -109,7 +76,7 @@ class RunReader:
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
         """The lines of ``names`` of which something is done; the steps of a stage count as one."""
-        known = lines()
+        known = stages.lines()
         found = (self._summarise_line(known[name], number) for name in names)
         return tuple(stage for stage in found if stage is not None)
 
@@ -127,7 +94,7 @@ class RunReader:
             end = max(end, stop)
         return busy
 
-    def _summarise_line(self, line: Line, number: int | None) -> types.StageSummary | None:
+    def _summarise_line(self, line: stages.Line, number: int | None) -> types.StageSummary | None:
         manifests = [manifest for at in self._parts(line, number) if (manifest := self.manifest(at)) is not None]
         self._shown += manifests
         if not manifests:
@@ -141,13 +108,13 @@ class RunReader:
             sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage()),
         )
 
-    def _parts(self, line: Line, number: int | None) -> list[StageAt]:
+    def _parts(self, line: stages.Line, number: int | None) -> list[StageAt]:
         config, name = self.run.config, line.name
-        if name not in {stage.name for stage in BENCHMARK}:
-            stages = [stage for stage in EVALUATION if stage.line == name] if number is not None else []
-            whole = [stage.at(number) for stage in stages] or [StageAt(name, number)]
+        if name not in {stage.name for stage in stages.BENCHMARK}:
+            scoring = [stage for stage in stages.EVALUATION if stage.line == name] if number is not None else []
+            whole = [stage.at(number) for stage in scoring] or [StageAt(name, number)]
             waves = self.waves(number) if number is not None and number > 0 else []
-            return [step for at in whole for step in with_steps(config, at, waves) if step.stage.line == name]
+            return [step for at in whole for step in stages.with_steps(config, at, waves) if step.stage.line == name]
         if number is None:
             judged = config.evaluation.judged.items()
             return [StageAt(name, benchmark=each, model=model) for each, of in judged for model in of.outputs]
@@ -169,14 +136,14 @@ def summarise(run: RunFolder) -> types.RunSummary:
     pool, labels, of_pool = (
         reader.manifest(StageAt("pool")),
         reader.rows(StageAt("label")),
-        reader.tables(usable_of(config)),
+        reader.tables(stages.usable_of(config)),
     )
     taught = reader.manifest(StageAt("teach"))
     usable = curriculum.split_usable(*of_pool) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
     found = (_round(reader, number, examples, labels) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
-    once = reader.summarise_stages((*lines_once(), "benchmark_replies"), None)
+    once = reader.summarise_stages((*stages.lines_once(), "benchmark_replies"), None)
     state = state_of(run, reader.seen)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
     models = dict.fromkeys(model for each in config.evaluation.judged.values() for model in each.outputs)
@@ -213,12 +180,12 @@ def _round(
     reader: RunReader, number: int, usable: pl.DataFrame | None, labels: pl.DataFrame | None
 ) -> types.RoundSummary:
     """What is done of round ``number``; ``usable`` is the pool of round 1, ``labels`` are those of the whole pool."""
-    pool = _round_pool(reader, number, _trained_from(reader, usable))
+    pool = _round_pool(reader, number, usable)
     difficulty = _difficulty(reader, number)
     seeds = reader.manifest(StageAt("select", number))
     return types.RoundSummary(
         number,
-        stages=reader.summarise_stages(lines_of_round(), number),
+        stages=reader.summarise_stages(stages.lines_of_round(), number),
         pool=None if pool is None else pool.height,
         not_judged=_not_judged(reader, number),
         difficulty=difficulty,
@@ -236,18 +203,12 @@ def _round(
 
 def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> pl.DataFrame | None:
     """instruction_id and task_type of the round's pool; nothing for the backbone, which is trained on none."""
-    earlier = [reader.rows(StageAt("expand", each)) for each in range(1, number)]
-    known = [rows.select("instruction_id", "task_type") for rows in earlier if rows is not None]
-    if number < 0 or usable is None or len(known) < len(earlier):
+    read = [*stages.held_out_of(reader.run.config), *(StageAt("expand", each) for each in range(1, number))]
+    if number < 0 or usable is None or any(reader.manifest(at) is None for at in read):
         return None
-    return pl.concat([usable, *known], how="vertical_relaxed")
-
-
-def _trained_from(reader: RunReader, usable: pl.DataFrame | None) -> pl.DataFrame | None:
-    """Of the usable instructions those that are not held out, nor hold one that is."""
-    for rows in map(reader.rows, held_out_of(reader.run.config)):
-        usable = None if rows is None or usable is None else usable.join(rows, on="instruction_id", how="anti")
-    return usable
+    expansions = (reader.run.rows(at) for at in read if at.round)
+    known = (rows.select("instruction_id", "task_type") for rows in expansions)
+    return pl.concat([not_held_out(reader.run, usable), *known], how="vertical_relaxed")
 
 
 def _difficulty(reader: RunReader, number: int) -> pl.DataFrame | None:
@@ -326,9 +287,9 @@ def heldout_scores(reader: RunReader, number: int) -> pl.DataFrame | None:
     return reader.rows(StageAt("evaluate", number))
 
 
-def _benchmark_figures(reader: RunReader, who: Compared) -> pl.DataFrame | None:
+def _benchmark_figures(reader: RunReader, who: stages.Compared) -> pl.DataFrame | None:
     """Figures of a student, or of a model of a file, on all benchmarks; nothing where it has none."""
-    found = [reader.rows(benchmark_stages(name, who)[-1]) for name in reader.run.config.evaluation.asked]
+    found = [reader.rows(stages.benchmark_stages(name, who)[-1]) for name in reader.run.config.evaluation.asked]
     tables = [rows for rows in found if rows is not None]
     return pl.concat(tables) if tables else None
 
@@ -359,7 +320,10 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
 
 def _questions(reader: RunReader) -> dict[str, int]:
     """Benchmark → its questions, a turn counting as one."""
-    heldout, questions = map(reader.manifest, heldout_stages(reader.run.config)), reader.rows(StageAt("questions"))
+    heldout, questions = (
+        map(reader.manifest, stages.heldout_stages(reader.run.config)),
+        reader.rows(StageAt("questions")),
+    )
     sizes = [manifest.rows for manifest in heldout if manifest is not None]
     of_benchmarks = {} if questions is None else dict(sorted(Counter(questions["benchmark"]).items()))
     return ({HELDOUT: sum(sizes)} if sizes else {}) | of_benchmarks
@@ -390,112 +354,8 @@ def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
         compared = judged_answers(reader.run, number, reader.seen)
         test = None if compared is None else compared.filter(split="test")
         return {} if test is None else dict(test.select("instruction_id", 100.0 * pl.col(RETENTION)).iter_rows())
-    asked = reader.tables(graded_of(reader.run.config, number))
+    asked = reader.tables(stages.graded_of(reader.run.config, number))
     if not asked:
         return {}
     test = grade_answers(*asked).filter(split="test")
     return dict(test.select("instruction_id", 100.0 * pl.col("correct")).iter_rows())
-
-
-def choose_examples(reader: RunReader, students: list[int], count: int, rng: random.Random) -> types.Examples | None:
-    """Draw instructions so that what got better, worse or stayed has its true proportion among those shown.
-
-    ``students`` are rounds in order; the change is between the last two of them (of one student: right or wrong). The
-    instructions are those of the test split; without a held-out set those of the pool, with the teacher's answers.
-    """
-    judged_set = reader.rows(StageAt("judged_heldout"))
-    heldout = judged_set if judged_set is not None else reader.rows(StageAt("heldout"))
-    if heldout is not None:
-        questions, stages = heldout.filter(split="test"), [StageAt("answer_heldout", number) for number in students]
-    else:
-        of_pool = reader.tables(usable_of(reader.run.config))
-        questions = of_pool[0].join(of_pool[2], on="instruction_id") if of_pool else pl.DataFrame()
-        # The pool is answered by the student of the round before.
-        stages = [StageAt("answer", number + 1) for number in students]
-    given = {student_name(number): _texts(reader, at) for number, at in zip(students, stages, strict=True)}
-    if judged_set is not None:
-        scores = {student_name(number): judged_scores(reader, number) for number in students}
-        found = _judged_examples(questions, given, scores)
-    else:
-        marks = {}
-        if heldout is not None and reader.run.config.judge.verifies("heldout"):
-            marks = {student_name(number): marks_on_test(reader, number) for number in students}
-            given = {who: {at: of[at] for at in of if marks[who].get(at) is not None} for who, of in given.items()}
-        found = _examples(questions, given, _texts(reader, StageAt("teach")), marks)
-    groups = {change: [each for each in found if each.why == change] for change in _ALL_CHANGES}
-    sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
-    quota = curriculum.fill_quotas(count, {change: float(size) for change, size in sizes.items()}, sizes)
-    drawn = {change: sorted(rng.sample(range(size), quota[change])) for change, size in sizes.items()}
-    shown = tuple(groups[change][place] for change, places in drawn.items() for place in places)
-    return types.Examples(shown, len(found), sizes) if found else None
-
-
-def _texts(reader: RunReader, at: StageAt) -> dict[str, str]:
-    """Instruction → answer, of those that have one."""
-    rows = reader.rows(at)
-    return {} if rows is None else dict(rows.drop_nulls("response").select("instruction_id", "response").iter_rows())
-
-
-def _examples(
-    questions: pl.DataFrame,
-    given: Mapping[str, Mapping[str, str]],
-    taught: Mapping[str, str],
-    marks: Mapping[str, Mapping[str, float | None]],
-) -> list[types.Example]:
-    """The instructions that all students answered, sorted by id; the teacher's answer stands last, where it is.
-
-    ``marks`` are a verifier's, by student and instruction; where there are none, the exact final result counts.
-    """
-    found = []
-    for row in questions.sort("instruction_id").iter_rows(named=True) if questions.height else ():
-        place, reference = row["instruction_id"], row["reference"] or ""
-        if all(place in texts for texts in given.values()):
-            answers = [
-                _marked(who, texts[place], marks[who][place]) if marks else _answer(who, texts[place], reference)
-                for who, texts in given.items()
-            ]
-            change = _CHANGES[answers[-2:][0].correct, answers[-1].correct]
-            answers += [_answer("teacher", taught[place], reference)] if place in taught else []
-            texts = (show_instruction(row), tuple(answers), row["system"] or "", reference)
-            found.append(types.Example(change, row["task_type"] or "no task type", *texts))
-    return found
-
-
-def judged_scores(reader: RunReader, number: int) -> dict[str, tuple[float, float]]:
-    """Instruction of the judged held-out set → the scores of student and teacher, of those that have them."""
-    compared = judged_answers(reader.run, number, reader.seen)
-    if compared is None:
-        return {}
-    rows = compared.drop_nulls(RETENTION).select("instruction_id", "student_score", "teacher_score").rows()
-    return {identity: (student, teacher) for identity, student, teacher in rows}
-
-
-def _judged_examples(
-    questions: pl.DataFrame,
-    given: Mapping[str, Mapping[str, str]],
-    scores: Mapping[str, Mapping[str, tuple[float, float]]],
-) -> list[types.Example]:
-    """The instructions on which all students are scored, sorted by id; the teacher's answer stands last."""
-    found = []
-    for row in questions.sort("instruction_id").iter_rows(named=True):
-        place = row["instruction_id"]
-        if not all(place in of and place in given[who] for who, of in scores.items()):
-            continue
-        answers = []
-        for who, of in scores.items():
-            student, teacher = of[place]
-            told = f"{student:g} points, the teacher {teacher:g}"
-            answers.append(types.Answer(who, told, given[who][place], student >= teacher))
-        change = _JUDGED_CHANGES[bool(answers[-2:][0].correct), bool(answers[-1].correct)]
-        shown = (*answers, types.Answer("teacher", "", row["response"]))
-        found.append(types.Example(change, row["task_type"], show_instruction(row), shown, row["system"] or ""))
-    return found
-
-
-def _answer(who: str, text: str, reference: str) -> types.Answer:
-    return _marked(who, text, is_correct(text, reference) if reference else None)
-
-
-def _marked(who: str, text: str, mark: float | None) -> types.Answer:
-    correct = None if mark is None else bool(mark)
-    return types.Answer(who, _OUTCOMES[correct], text, correct)

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, cast
 
 from tapir_core.calls import run_key, store_url
 from tapir_core.calls.types import Endpoint, LiveAddress, LiveAddresses
-from tapir_core.config import ReplicasEngine
+from tapir_core.config.student import ReplicasEngine
 from tapir_core.errors import EngineError, TapirError
 from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.run_folder import RunFolder

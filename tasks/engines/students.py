@@ -1,6 +1,7 @@
 """Which engine serves how: the one table in which an engine stands beside its configuration class."""
 
-from tapir_core.config import EndpointEngine, StudentEngine, VllmEngine, by_kind
+from tapir_core.config import StudentEngine, VllmEngine, by_kind
+from tapir_core.config.student import EndpointEngine
 from tasks.engines import endpoints, student_server, vllm
 
 

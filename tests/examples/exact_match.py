@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import polars as pl
 
-from tapir_core.config import MarkedBenchmark, OfReplies
+from tapir_core.config.benchmarks import MarkedBenchmark, OfReplies
 from tapir_core.evaluation.benchmark import items_table, register
 from tapir_core.evaluation.marking import Answered, Marking, Marks
 from tapir_core.evaluation.rows import read_rows, text_of

@@ -27,7 +27,8 @@ from tapir_core.stages import (
     VERIFY_HELDOUT,
 )
 from tapir_core.standin.families import recognise
-from tapir_core.summary import RunReader, choose_examples, summarise
+from tapir_core.summary import RunReader, summarise
+from tapir_core.summary.examples import choose_examples
 from tapir_core.summary.types import Example
 from tapir_core.text import digest
 from tapir_core.verifiable import is_correct

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.config import HELDOUT, DecontaminationConfig
+from tapir_core.config import HELDOUT
+from tapir_core.config.benchmarks import DecontaminationConfig
 from tapir_core.data.decontamination import CONTAMINATED, EvaluationQuestions
 from tapir_core.data.readers import heldout_questions
 from tapir_core.turns import Turn, pack_turns

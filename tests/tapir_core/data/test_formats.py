@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.data.readers import Record, read_each, read_records
+from tapir_core.data.records import Record, read_each, read_records
 from tapir_core.errors import ConfigError
 from tests.harness.processes import free_port
 

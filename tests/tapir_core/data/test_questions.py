@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.config import QuestionsOnly
+from tapir_core.config.benchmarks import QuestionsOnly
 from tapir_core.data.readers import QUESTIONS, heldout_questions, read_questions
 from tapir_core.errors import ConfigError
 from tests.builders import make_pool

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tapir_core.data.readers import BadRecordError, read_heldout_row, read_row
+from tapir_core.data.readers import read_heldout_row, read_row
+from tapir_core.data.records import BadRecordError
 from tapir_core.text import instruction_id
 from tapir_core.turns import messages_of
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.config import LmEvalBenchmark
+from tapir_core.config.benchmarks import LmEvalBenchmark
 from tapir_core.evaluation.benchmark import ITEMS, Exchange, exchanges_of, items_table
 from tapir_core.evaluation.marking import UNKNOWN, LmEval, Marks
 from tapir_core.evaluation.scores import REPLIES, judgments_of

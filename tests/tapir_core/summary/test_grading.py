@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary import RunReader, choose_examples, measure_gain
+from tapir_core.summary import RunReader, measure_gain
+from tapir_core.summary.examples import choose_examples
 from tests.run_builder import build_run
 
 STUDENTS = [BACKBONE, 0, 2]

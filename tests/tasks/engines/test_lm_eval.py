@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tapir_core.config import LmEvalBenchmark, Sampling
+from tapir_core.config import Sampling
+from tapir_core.config.benchmarks import LmEvalBenchmark
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, Stopped
 from tapir_core.evaluation.marking import Answered, LmEval
 from tasks.engines.supervisor import ScriptRunner

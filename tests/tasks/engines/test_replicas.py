@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.calls import Endpoint
-from tapir_core.config import ReplicasEngine
+from tapir_core.config.student import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.leases import ReplicaRegistry
 from tasks.engines import replicas

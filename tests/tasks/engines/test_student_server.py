@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from tapir_core.calls.types import Endpoint
-from tapir_core.config import CallsConfig, EndpointEngine, StudentConfig, VllmEngine
+from tapir_core.config import CallsConfig, StudentConfig, VllmEngine
+from tapir_core.config.student import EndpointEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.logs import told_to

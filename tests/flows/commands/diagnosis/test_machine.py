@@ -9,7 +9,8 @@ import pytest
 
 from flows.commands.diagnosis import Check, Finding, examine
 from flows.commands.diagnosis.checks import checks_of
-from tapir_core.config import EndpointEngine, ReplicasEngine, StudentEngine, VllmEngine
+from tapir_core.config import StudentEngine, VllmEngine
+from tapir_core.config.student import EndpointEngine, ReplicasEngine
 from tests.run_config import make_config
 
 
