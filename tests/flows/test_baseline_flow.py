@@ -101,4 +101,4 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
     done = CliRunner().invoke(app, command, env={"PREFECT_API_URL": standing_prefect.api})
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     assert told in done.output
-    assert summarise(made).next_stage is None
+    assert summarise(baseline_of(run)).next_stage is None

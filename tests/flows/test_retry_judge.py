@@ -18,7 +18,7 @@ from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.paths import BACKBONE, MANIFEST
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, stages_to_retry
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, plan
 from tasks._task import seal
 from tasks.engines.backbone import checkpoint_digest
 from tasks.input_files import gather_ingredients
@@ -252,9 +252,14 @@ def test_a_student_that_will_be_trained_anew_is_not_judged_before(
     held_out: RunFolder, judge: Judge, provider: FakeProvider
 ) -> None:
     """With other verdicts on the pool its round trains another student, which answers the held-out set anew."""
+    config, planned = held_out.config, list(plan(held_out.config))
+    lack_verdicts(held_out, JUDGE, 5)
+    later = planned[planned.index(JUDGE) + 1 :]
+    build_run("", until=StageAt("answer", 1), config=config, later=later, **held_out.record.ingredients)
     stages = [StageAt("judge_heldout", BACKBONE), JUDGE, StageAt("judge_heldout", 1)]
-    for at in stages:
+    for at in (stages[0], stages[-1]):
         lack_verdicts(held_out, at, 5)
+    assert stages_to_retry(held_out, None, also_terminal=False) == stages
     judge.mended = True
     told = retry_judge(held_out.ref, stages)
     assert [each["stage"] for each in told] == ["judge_heldout (backbone)", "judge (round 1)"]
