@@ -34,7 +34,8 @@ from flows.prefect_server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from flows.retry_judge import retry_judge
 from flows.series import not_finished, open_sweep, read_asked, read_comparison, run_comparison, run_sweep
-from flows.whole_run import drive
+from flows.whole_run import drive, drive_baseline
+from tapir_core.comparison.baseline import with_baseline
 from tapir_core.comparison.figures import verdicts
 from tapir_core.comparison.plan import PlannedRun
 from tapir_core.config import RunConfig
@@ -49,7 +50,7 @@ from tapir_core.reporting.run_progress import find_benchmarks, find_students, un
 from tapir_core.reporting.side_by_side import write_sweep_report
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import changed_stages, rounds_to_retry
+from tapir_core.run_state import changed_stages, stages_to_retry
 from tapir_core.stages import StageAt, plan
 from tapir_core.summary import summarise
 from tapir_core.sweep import sweep_sentence
@@ -207,11 +208,7 @@ def distill_from_form(
     source, last = config_file or _PRESETS / f"{preset}.toml", until or None
     config = read_config(source, [*settings, *overrides], run, until=last)
 
-    def distil(opened: RunFolder, stage: str | None) -> None:
-        with machine_to_distil(config):
-            distill.fn(opened.ref, stage)
-
-    summary = drive(config, distil, say=get_run_logger().info, until=last, amend=amend)
+    summary = drive(config, _distil_alone, say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
     return " ".join(
@@ -225,6 +222,12 @@ def distill_from_form(
             ),
         )
     )
+
+
+def _distil_alone(run: RunFolder, until: str | None) -> None:
+    """In the form's own flow run, once the machine is free."""
+    with machine_to_distil(run.config):
+        distill.fn(run.ref, until)
 
 
 @form_flow("retry-judge")
@@ -245,17 +248,18 @@ def retry_judge_from_form(
     """
     log = get_run_logger()
     with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
-        again = rounds_to_retry(opened, round_number or None, also_terminal=also_terminal)
+        again = stages_to_retry(opened, round_number or None, also_terminal=also_terminal)
         counts = retry_judge.fn(opened.ref, again, also_terminal) if again else []
         stale = changed_stages(opened)
         if go_on and (stale or not is_done(opened, None)):
             log.info("going on with the run")
-            with machine_to_distil(opened.config):
-                distill.fn(opened.ref)
-        summary = summarise(opened)
-        if go_on:
-            require_round_figures(summary, opened.config.evaluation.each_round)
-    reached = page.sentence("state", summary)
+            _distil_alone(opened, None)
+    if go_on:
+        drive_baseline(opened, _distil_alone, say=log.info)
+    summary = with_baseline(summarise(opened), opened)
+    if go_on:
+        require_round_figures(summary, opened.config.evaluation.each_round)
+    reached = " ".join(filter(None, (page.sentence("state", summary), page.sentence("added", summary.baseline))))
     if not again and not stale:
         return f"{page.sentence('nothing', also_terminal)} {reached}"
     return " ".join(

@@ -29,8 +29,8 @@ from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages
 from tapir_core.errors import EngineError, MissingPrerequisite, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import count_gaps, state_of
-from tapir_core.stages import ANSWER, JUDGE, StageAt
+from tapir_core.run_state import count_gaps, is_judging, judged_at, state_of
+from tapir_core.stages import StageAt, plan
 from tasks.judge import check_stored, forget_unscored
 
 INCOMPLETE = "tapir.judge.incomplete"
@@ -43,11 +43,14 @@ _DAY = timedelta(hours=24)
 
 
 @project_flow("retry-judge", run_name="{ref.name}")
-def retry_judge(ref: RunRef, rounds: list[int], also_terminal: bool = False) -> list[dict[str, int]]:
-    """Ask again for the missing verdicts of ``rounds``; gives the counts of verdicts before and after, by round."""
-    asked = [stage.at(number) for number in rounds for stage in (ANSWER, JUDGE)]
+def retry_judge(ref: RunRef, stages: list[StageAt], also_terminal: bool = False) -> list[dict[str, int | str]]:
+    """Ask again for the missing verdicts of judging ``stages``, in their order; the counts before and after, by stage.
+
+    One whose answers are of another student by then, for its round was judged anew, is left to the run.
+    """
+    run, asked = RunFolder(ref), [each for at in stages for each in (judged_at(at), at)]
     with tell_gaps(ref), live_spend(ref, asked):
-        return [_retry_round(RunFolder(ref), number, also_terminal) for number in rounds]
+        return [_retry_stage(run, at, also_terminal) for at in stages if run.holds(judged_at(at)) is not None]
 
 
 @contextmanager
@@ -61,24 +64,24 @@ def tell_gaps(ref: RunRef, *, whole: bool = True) -> Iterator[None]:
         yield
     except (TooMuchMissing, MissingPrerequisite, EngineError):
         following = state_of(run).next_stage
-        if whole and following is not None and following.name == "judge":
+        if whole and following is not None and is_judging(following):
             _tell(ref, "stopped")
         raise
-    judged = (at for each in run.config.round_numbers if run.holds(at := StageAt("judge", each)))
-    if whole and any(count_gaps(run, at.number).missing for at in judged):
+    judged = (at for at in plan(run.config) if is_judging(at) and run.holds(at) is not None)
+    if whole and any(count_gaps(run, at).missing for at in judged):
         _tell(ref, "went on")
 
 
-def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, int]:
-    at, ref, before = JUDGE.at(number), run.ref, asdict(count_gaps(run, number))
+def _retry_stage(run: RunFolder, at: StageAt, also_terminal: bool) -> dict[str, int | str]:
+    before = asdict(count_gaps(run, at))
     if run.holds(at) is not None:
         check_stored(run, at)
     if also_terminal:
         forget_unscored(run, at)
-    run_stages(ref, [ANSWER.at(number), at], again=lambda each: each == at)
-    after = asdict(count_gaps(run, number))
+    run_stages(run.ref, [judged_at(at), at], again=lambda each: each == at)
+    after = asdict(count_gaps(run, at))
     told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
-    return {"round": number, **told}
+    return {"stage": str(at), **told}
 
 
 def _tell(ref: RunRef, how: Literal["stopped", "went on"]) -> None:

@@ -50,7 +50,7 @@ def drive(
             if not run.storage.exists(REPORT):
                 say(f"report: {write_report(run)}")
     if until is None:
-        _drive_baseline(run, distil, count, say)
+        drive_baseline(run, distil, say=say, count=count)
     return baseline.with_baseline(summarise(run), run)
 
 
@@ -60,8 +60,12 @@ def lacks_baseline(run: RunFolder) -> bool:
     return has_rounds and not is_finished(baseline.match_baseline(run))
 
 
-def _drive_baseline(run: RunFolder, distil: Distil, count: Count, say: Say) -> None:
-    """Finish the baseline of a finished run, where it is to have one."""
+def drive_baseline(run: RunFolder, distil: Distil, *, say: Say, count: Count = count_round) -> None:
+    """Finish the baseline of a finished run that nobody holds, where it is to have one.
+
+    Raises:
+        TapirError: it cannot be matched, or as `distil`.
+    """
     if not lacks_baseline(run):
         return
     matched, name = baseline.match_baseline(run), run.ref.name

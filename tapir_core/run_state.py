@@ -1,6 +1,6 @@
 """What is left of a run, why it stopped, and which verdicts it lacks: for flows, commands and reports. Reads only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 from polars import selectors as cs
@@ -11,6 +11,7 @@ from tapir_core.curriculum import RoundHistory, should_stop, split_usable
 from tapir_core.errors import ConfigError
 from tapir_core.judging import verdicts_per_instruction
 from tapir_core.judging.retention import compare_answers
+from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.stages import StageAt
 from tapir_core.turns import EARLIER
@@ -115,43 +116,53 @@ def judged_answers(run: RunFolder, number: int, seen: Seen | None = None) -> pl.
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Verdicts that a judged round does without."""
+    """Verdicts that a judging stage does without."""
 
     missing: int
-    """The round was sealed without them; all of them where its judging has no seal, or one of other settings."""
+    """It was sealed without them; all of them where it has no seal, or one of other settings."""
     unscored: int
     """Received, but without scores."""
 
 
-def count_gaps(run: RunFolder, number: int) -> Gaps:
-    """The gaps of round ``number``, which has answers; unscored are those that lie sealed."""
-    at = stages.JUDGE.at(number)
+def is_judging(at: StageAt) -> bool:
+    """Whether the run's judge gives verdicts there: on the answers to a round's pool, or to the judged held-out set."""
+    return at.name in (stages.JUDGE.name, stages.JUDGE_HELDOUT.name)
+
+
+def judged_at(at: StageAt) -> StageAt:
+    """The answers that a judging stage is about."""
+    return replace(at, name=at.stage.shards_of)
+
+
+def count_gaps(run: RunFolder, at: StageAt) -> Gaps:
+    """The gaps of a judging stage whose answers stand; unscored are those that lie sealed."""
     manifest = run.manifest(at)
-    if manifest is None or run.holds(at) is None:
-        return Gaps(run.sealed(stages.ANSWER.at(number)).rows * verdicts_per_instruction(run.config.judge), 0)
-    return Gaps(sum(manifest.accepted_missing.values()), run.rows(at).filter(status="unscored").height)
+    if manifest is not None and run.holds(at) is not None:
+        return Gaps(sum(manifest.accepted_missing.values()), run.rows(at).filter(status="unscored").height)
+    answers = run.rows(judged_at(at))
+    if at.name == stages.JUDGE_HELDOUT.name:
+        # The others are to questions with references.
+        answers = answers.join(run.rows(stages.JUDGED_HELDOUT.at()), on="instruction_id", how="semi")
+    return Gaps(answers.height * verdicts_per_instruction(run.config.judge), 0)
 
 
-def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[int]:
-    """The judged rounds in which something can be asked again: all of them, or ``number`` alone.
+def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[StageAt]:
+    """The judging stages in which something can be asked again: of all rounds and the backbone, or of ``number`` alone.
 
-    A round whose answers stand and whose judging stopped before it had a seal is one of them.
+    One whose answers stand and which stopped before it had a seal is among them.
 
     Raises:
-        ConfigError: round ``number`` is not judged.
+        ConfigError: nothing of round ``number`` is judged.
     """
-    judged = [
-        each
-        for each in run.config.round_numbers
-        if run.holds(stages.JUDGE.at(each)) or run.holds(stages.ANSWER.at(each))
-    ]
-    if number is not None and number not in judged:
+    judged = [at for at in stages.plan(run.config) if is_judging(at) and (run.holds(at) or run.holds(judged_at(at)))]
+    if number is not None and not any(at.round == number for at in judged):
+        rounds = sorted({at.number for at in judged if at.round != BACKBONE})
         raise ConfigError(
-            f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {judged or 'none'}); "
+            f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {rounds or 'none'}); "
             f"see `tapir status {run.ref.name}`"
         )
-    gaps = {each: count_gaps(run, each) for each in (judged if number is None else [number])}
-    return [each for each, found in gaps.items() if found.missing or (also_terminal and found.unscored)]
+    gaps = {at: count_gaps(run, at) for at in judged if number in (None, at.round)}
+    return [at for at, found in gaps.items() if found.missing or (also_terminal and found.unscored)]
 
 
 def changed_stages(run: RunFolder) -> list[StageAt]:

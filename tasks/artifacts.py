@@ -29,6 +29,7 @@ from tapir_core.reporting.serving import serving_tables
 from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
 from tapir_core.reporting.tables import mfd_table, scores_table, shares_table, stages_table, students_table
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import is_judging
 from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.formats import round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
@@ -106,7 +107,7 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
     at, index, outcome = raised.at, raised.index, raised.outcome
     kinds = ", ".join(f"{count} {kind}" for kind, count in {**outcome.missing, **outcome.failed}.items())
     again = "If the run stopped here, Retry of its flow run, or its own command, asks for the missing rows again."
-    if at.name == "judge":
+    if is_judging(at):
         again += f" So does retry-judge (`tapir retry-judge {ref.name}`), also if the run went on without them."
     TableArtifact(
         key=artifact_key(ref.name, str(at), "shard", f"{index:04d}", "missing"),

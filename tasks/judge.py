@@ -26,6 +26,7 @@ from tapir_core.judging.orders import combine_judges
 from tapir_core.judging.retention import compare_answers
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import judged_at
 from tapir_core.stages import StageAt
 from tapir_core.turns import EARLIER
 from tasks import asking
@@ -103,9 +104,7 @@ def judge_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 @shard_task(stages.JUDGE_HELDOUT)
 def judge_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts on the answers of one shard to the judged held-out set; the others have references."""
-    taught = run.rows(stages.JUDGED_HELDOUT.at()).rename({"response": "teacher"})
-    students = rows.select("instruction_id", "finish_reason", student="response")
-    return judge_rows(run, at, students.join(taught, on="instruction_id", maintain_order="left"))
+    return judge_rows(run, at, _with_both_answers(run, at, rows))
 
 
 @stage_task(stages.DIFFICULTY)
@@ -173,7 +172,7 @@ def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> lis
     """What the judges were asked for these verdicts, each for its own; nothing means for all."""
     runtime, settings = current(run), run.config.judge
     prompt, mode, requests = runtime.prompt(settings.prompt), mode_of(settings), list[Request]()
-    rows = _with_both_answers(run, at, run.rows(StageAt("answer", at.number)))
+    rows = _with_both_answers(run, at, run.rows(judged_at(at)))
     texts = asking.render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
     for name, judge in runtime.judges.items():
         wanted = texts
@@ -229,10 +228,11 @@ def _ask_all(
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:
-    """Student answers with their instruction and the teacher's answer beside them."""
-    pool = round_pool(run, at.number).rename({"response": "teacher"})
+    """Student answers with their instruction and the teacher's answer beside them; those to other sets are left out."""
+    is_heldout = at.name == stages.JUDGE_HELDOUT.name
+    taught = run.rows(stages.JUDGED_HELDOUT.at()) if is_heldout else round_pool(run, at.number)
     students = answers.select("instruction_id", "finish_reason", student="response")
-    return students.join(pool, on="instruction_id", maintain_order="left")
+    return students.join(taught.rename({"response": "teacher"}), on="instruction_id", maintain_order="left")
 
 
 def _verified(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> tuple[list[Verdict], dict[str, float]]:

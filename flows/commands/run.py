@@ -23,10 +23,11 @@ from flows.commands import (
     run_ref,
     say,
 )
-from flows.commands.live import connect_when_needed, connected, distil_shown, print_summary, shown_live
+from flows.commands.live import connect_when_needed, distil_shown, print_summary, shown_live
 from flows.driver import hold_known_run, is_done, read_config
-from flows.whole_run import drive
+from flows.whole_run import drive, drive_baseline
 from tapir_core.calls import Failure
+from tapir_core.comparison import baseline
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
@@ -34,7 +35,7 @@ from tapir_core.paths import TASK_TYPES
 from tapir_core.reporting import benchmarks, estimate_table, page
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import changed_stages, rounds_to_retry
+from tapir_core.run_state import changed_stages, stages_to_retry
 from tapir_core.summary import summarise
 from tasks import asking, runtime
 
@@ -120,52 +121,65 @@ def retry_judge(
     root: Root = "runs",
 ) -> None:
     """`tapir retry-judge`."""
-    with hold_known_run(run_ref(name, root), say=say) as opened:
-        ask_again(opened, round_number, console, say=say, also_terminal=also is not None, go_on=go_on)
+    ref = run_ref(name, root)
+    with connect_when_needed(ref) as connect:
+        with hold_known_run(ref, say=say) as opened:
+            ask_again(opened, round_number, connect, say=say, also_terminal=also is not None, go_on=go_on)
+        if not go_on:
+            return
+
+        def distil(run: RunFolder, until: str | None) -> None:
+            connect()
+            distil_shown(run, console, until)
+
+        drive_baseline(opened, distil, say=say)
+    if told := page.sentence("added", baseline.read_baseline(opened)):
+        print_line(console, told)
+    benchmarks.require_round_figures(summarise(opened), opened.config.evaluation.each_round)
 
 
 def ask_again(
     run: RunFolder,
     number: int | None,
-    console: Console,
+    connect: Callable[[], None],
     *,
     say: Callable[[str], None],
     also_terminal: bool,
     go_on: bool,
 ) -> None:
-    """Ask again for what the judged rounds lack; with ``go_on`` redo what that changes, and go on to the run's end.
+    """Ask again for what the judge left out; with ``go_on`` redo what that changes, and go on to the run's end.
+
+    ``connect`` brings Prefect, where there is something to do.
 
     Raises:
-        ConfigError: round ``number`` is not judged.
-        NoFigure: the run went on, and too many judgments of a benchmark failed.
+        ConfigError: nothing of round ``number`` is judged.
     """
-    rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
-    if not (rounds or changed_stages(run) or (go_on and not is_done(run, None))):
+    lacking = stages_to_retry(run, number, also_terminal=also_terminal)
+    if not (lacking or changed_stages(run) or (go_on and not is_done(run, None))):
         console.print(page.sentence("nothing", also_terminal))
-    else:
-        with connected(run.ref), shown_live(run, console):
-            # Not before: Prefect reads its settings when it is imported.
-            from flows.distill import distill
-            from flows.retry_judge import retry_judge
+        return
+    connect()
+    with shown_live(run, console):
+        # Not before: Prefect reads its settings when it is imported.
+        from flows.distill import distill
+        from flows.retry_judge import retry_judge
 
-            if rounds:
-                _print_counts(console, retry_judge(run.ref, rounds, also_terminal))
-            stale = changed_stages(run)
-            if go_on:
-                say("going on with the run")
-                distill(run.ref)
-            console.print(page.sentence("changes", stale, go_on), highlight=False)
-            if stale and not go_on:
-                console.print(
-                    f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
-                )
-    if go_on:
-        benchmarks.require_round_figures(summarise(run), run.config.evaluation.each_round)
+        if lacking:
+            _print_counts(retry_judge(run.ref, lacking, also_terminal))
+        stale = changed_stages(run)
+        if go_on:
+            say("going on with the run")
+            distill(run.ref)
+        console.print(page.sentence("changes", stale, go_on), highlight=False)
+        if stale and not go_on:
+            console.print(
+                f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
+            )
 
 
-def _print_counts(console: Console, counts: list[dict[str, int]]) -> None:
-    names = ("round", "missing_before", "missing_after", "unscored_before", "unscored_after")
-    columns = ("round", "missing before", "after", "unscored before", "after")
+def _print_counts(counts: list[dict[str, int | str]]) -> None:
+    names = ("stage", "missing_before", "missing_after", "unscored_before", "unscored_after")
+    columns = ("stage", "missing before", "after", "unscored before", "after")
     print_rows(console, columns, (tuple(str(each[name]) for name in names) for each in counts))
 
 

@@ -180,7 +180,7 @@ def run_card(
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
     """The card of the student after round ``round_number``; ``use`` says in Markdown how engines load it."""
-    summary, config = summarise(run), run.config
+    summary, config = with_baseline(summarise(run), run), run.config
     known = [each for each in summary.rounds if each.number <= round_number and each.mixture is not None]
     at = StageAt("evaluate", round_number)
     scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)

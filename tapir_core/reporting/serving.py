@@ -5,7 +5,8 @@ teacher side by side; and that student as this run served it beside the teacher 
 know has no row.
 
 Limits: that an answer refuses is known from how its endpoint ended it, else from its first words, in English alone. The
-teacher's answers are those to the pool and not to the held-out set. Lengths are in each model's own tokens.
+teacher answered the test split of a judged held-out set, which is drawn from what it answered usably; of a run without
+one its answers are those to the pool. Lengths are in each model's own tokens.
 """
 
 import json
@@ -25,7 +26,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import DIFFERS, headline_values, metric_label
 from tapir_core.reporting.page import Table, sentence
-from tapir_core.stages import StageAt, benchmark_stages, heldout_stages
+from tapir_core.stages import HELDOUT, JUDGED_HELDOUT, TEACH, StageAt, benchmark_stages
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, data_size, number, percent, student_name
@@ -103,24 +104,30 @@ def before_after_table(reader: RunReader, student: int) -> Table:
         "Before and after",
         ("", *models, f"{after} less {before}"),
         tuple((row.label, *(row.cells.get(name, NOTHING) for name in models), row.change) for row in rows),
-        note=sentence("before_after", after, rows, models),
+        note=sentence("before_after", after, rows, models, reader.run.config.data.judged is not None),
     )
 
 
 def _heldout(reader: RunReader, student: int) -> pl.DataFrame | None:
-    """Its answers to the test splits, of the set with references and of the judged one."""
-    sets = heldout_stages(reader.run.config)
-    found = reader.tables([*sets, StageAt("answer_heldout", student)])
-    if not sets or not found:
+    """Its answers to the test split."""
+    answers, test = reader.rows(StageAt("answer_heldout", student)), _test_split(reader)
+    if answers is None or test is None:
         return None
-    *asked, answers = found
-    test = pl.concat([each.filter(split="test").select("instruction_id") for each in asked])
     return _with_ending(answers.join(test, on="instruction_id", how="semi", maintain_order="left"))
 
 
 def _taught(reader: RunReader) -> pl.DataFrame | None:
-    rows = reader.rows(StageAt("teach"))
+    """The teacher's answers to the test split of the judged set; to the pool, where there is none."""
+    rows, test = reader.rows(TEACH.at()), _test_split(reader)
+    if rows is not None and test is not None and reader.run.config.data.judged:
+        rows = rows.join(test, on="instruction_id", how="semi", maintain_order="left")
     return None if rows is None else _with_ending(rows)
+
+
+def _test_split(reader: RunReader) -> pl.DataFrame | None:
+    """The test split of the judged set, which the teacher answered too; without one, of that with references."""
+    rows = reader.rows((JUDGED_HELDOUT if reader.run.config.data.judged else HELDOUT).at())
+    return None if rows is None else rows.filter(split="test")
 
 
 def _with_ending(rows: pl.DataFrame) -> pl.DataFrame:

@@ -120,7 +120,8 @@ class Archive:
         Raises:
             ConfigError: there is no whole export, or not one that this version reads.
         """
-        text = self._read(MANIFEST, f" holds no whole export: there is no {MANIFEST}")
+        own = 'answers of a file of your own are given with data.pool.answers = "use" (docs/own-data.md)'
+        text = self._read(MANIFEST, f" holds no whole export: there is no {MANIFEST}; {own}")
         try:
             fields = json.loads(text)
             if fields["format"] != _FORMAT:
@@ -167,7 +168,7 @@ class Archive:
         with self._in_words("read"):
             try:
                 return self._storage.read_bytes(name)
-            except FileNotFoundError as exc:
+            except (FileNotFoundError, NotADirectoryError) as exc:
                 raise ConfigError(f"{self.url!r}{missing}") from exc
 
     @contextmanager

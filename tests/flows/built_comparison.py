@@ -75,6 +75,8 @@ class BuiltRuns:
                     "trained_tokens": counted.loss_tokens,
                     "steps": counted.steps,
                     "epochs": counted.epochs,
+                    "precision": "fp32",
+                    "versions": {},
                 }
                 file = training_file(StageAt("train", number).folder)
                 run.storage.write_bytes(file, json.dumps(told).encode())

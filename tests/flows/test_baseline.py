@@ -19,7 +19,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.reporting.page import sentence
-from tapir_core.reporting.report import run_card, write_report
+from tapir_core.reporting.report import model_card, run_card, write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt
@@ -117,6 +117,9 @@ def test_a_baseline_is_matched_shares_all_that_is_paid_and_is_told_with_its_inte
     shown = CliRunner().invoke(app, ["status", "q", "--root", run.ref.root])
     for place in (run.storage.read_bytes("report.html").decode(), run_card(summary), shown.output):
         assert told in place
+    assert f"\n{told}\n" in model_card(run, 2, "")
+    assert f"Of S_2, the last student of the run: {told}" in model_card(run, 1, "")
+    assert "The curriculum added" not in model_card(made, 1, "")
     assert go(config)[1] == [], "the same command again does nothing"
 
 

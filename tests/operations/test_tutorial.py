@@ -1,4 +1,4 @@
-"""The tutorial as it stands on its page, typed into a shell in a folder of its own: real engines, the embedded student."""
+"""The tutorial as it stands on its page, typed into a shell in a folder of its own, on real engines."""
 
 import os
 import re
@@ -36,7 +36,8 @@ class Shell:
         return text.replace(PORT, self.port)
 
     def start(self, line: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(["bash", "-c", f"exec {self.say(line)}"], cwd=self.folder, env=self.environment, text=True)
+        command = ["bash", "-c", f"exec {self.say(line)}"]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True)
 
     def run(self, line: str) -> str:
         done = subprocess.run(

@@ -1,6 +1,7 @@
 """What is compared is read whole and refused with its remedy; a ready arm changes what its name says, nothing else."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,8 @@ def test_what_is_wrong_with_a_comparison_is_told_with_the_remedy(tmp_path: Path,
         ("no_mfd", CONFIG.replace('type = "hard_share", share = 0.3', 'type = "threshold"'), "use selection ="),
         ("constant_alpha", CONFIG.replace("alpha_step = 0.2", "alpha_step = 0.0"), "is this already"),
         ("no_refinement", CONFIG.replace("alpha_step = 0.2", "alpha_step = 0.2, refine = false"), "is this already"),
-        ("no_mfd", CONFIG.replace("data.heldout", "# data.heldout"), "a held-out set with references"),
+        ("no_mfd", CONFIG.replace("data.heldout", "# data.heldout"), 'missing; .*: data.heldout = { type = "file", '),
+        ("no_mfd", re.sub("data.heldout.*", 'data.heldout.type = "judged"', CONFIG), "set data.heldout.references = "),
     ],
 )
 def test_an_arm_that_the_curriculum_cannot_have_is_refused(tmp_path: Path, arm: str, config: str, words: str) -> None:

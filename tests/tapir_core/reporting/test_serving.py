@@ -85,6 +85,20 @@ def test_the_figures_are_those_of_the_rows(tmp_path: Path) -> None:
     assert found["Refused"]["S_2 less backbone"] == f"+16.2 ({change.low:+.1f} to {change.high:+.1f}), worse"
 
 
+def test_all_columns_are_over_the_judged_test_split_where_the_teacher_answered_it_too(tmp_path: Path) -> None:
+    data = {"pool": {"type": "standin", "rows": 240}, "heldout": {"type": "judged"}}
+    run = build_run(tmp_path, config=make_config(tmp_path, data=data))
+    table = before_after_table(RunReader(run), LAST)
+    test = run.rows(StageAt("judged_heldout")).filter(split="test")["instruction_id"]
+    taught = run.rows(StageAt("teach")).filter(pl.col("instruction_id").is_in(test.implode()))
+    found = cells(table)
+    assert {found["Answers"][who] for who in ("backbone", "S_2", "teacher")} == {str(test.len())}
+    assert found["Tokens, mean"]["teacher"] == f"{fmean(taught['completion_tokens']):.1f}"
+    assert "the same instructions in every column: the test split of the judged held-out set" in table.note
+    assert "with a usable answer of the teacher" in table.note
+    assert "other instructions" not in table.note
+
+
 def test_what_got_worse_beyond_its_interval_is_said_and_nothing_else(tmp_path: Path) -> None:
     run = build_run(tmp_path)
     with_answers(run, dict.fromkeys(range(12), (SORRY, "stop", 200)) | {30: ("", "stop", 1)})
