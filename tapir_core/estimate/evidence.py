@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -74,6 +74,7 @@ _LOOKED_AT = 2000
 _FEWEST = 20
 """Fewer say too little."""
 _JUDGED = (stages.JUDGE.name, stages.JUDGE_HELDOUT.name)
+_OF_POOL: Mapping[Unknown, Literal["semi", "anti"]] = {"verified_share": "semi", "verified_new_share": "anti"}
 _RUNS = 3
 """Earlier runs that are looked at, the latest first."""
 
@@ -308,22 +309,21 @@ def past_verified(config: RunConfig) -> dict[Unknown, float]:
 
     A run that is begun is one of them itself. What nothing was judged of is left out.
     """
-    verifier, judged, scored = config.judge.verifies("judge"), Counter[Unknown](), Counter[Unknown]()
-    for run in _runs_alike(config) if verifier else ():
-        its = run.config.judge.verifies("judge")
-        if its is None or its.shaping() != verifier.shaping() or run.config.data.pool != config.data.pool:
+    judged, scored = Counter[Unknown](), Counter[Unknown]()
+    verifier = config.judge.verifies("judge")
+    if verifier is None:
+        return {}
+    for run in _runs_alike(config):
+        its, same_pool = run.config.judge.verifies("judge"), run.config.data.pool == config.data.pool
+        if its is None or its.shaping() != verifier.shaping() or not same_pool or run.holds(stages.POOL.at()) is None:
             continue
-        verdicts = [at for at in stages.plan(run.config) if at.name in _JUDGED and run.holds(at)]
-        pool = run.rows(stages.POOL.at()).select("instruction_id") if verdicts else None
-        for rows in map(run.rows, verdicts):
-            rows = rows.filter(status="scored")
-            of: dict[Unknown, pl.DataFrame] = {
-                "verified_share": rows.join(pool, on="instruction_id", how="semi"),
-                "verified_new_share": rows.join(pool, on="instruction_id", how="anti"),
-            }
-            for name, each in of.items():
-                judged[name] += each["instruction_id"].n_unique()
-                scored[name] += each.filter(judge=verifier.function)["instruction_id"].n_unique()
+        pool = run.rows(stages.POOL.at()).select("instruction_id")
+        for at in (each for each in stages.plan(run.config) if each.name in _JUDGED and run.holds(each)):
+            rows = run.rows(at).filter(status="scored").select("instruction_id", "judge")
+            for name, how in _OF_POOL.items():
+                some = rows.join(pool, on="instruction_id", how=how)
+                judged[name] += some["instruction_id"].n_unique()
+                scored[name] += some.filter(judge=verifier.function)["instruction_id"].n_unique()
     return {name: scored[name] / count for name, count in judged.items() if count}
 
 

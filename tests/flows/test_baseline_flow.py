@@ -100,7 +100,7 @@ def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what
 ) -> None:
     monkeypatch.setattr(trainer, "train_student", train_counted)
     with FakeProvider(answer) as provider:
-        said = {"evaluation": {"baseline": "sft"}, "training": {"batch_size": 4}}
+        said = {"evaluation": {"baseline": "sft"}, "training": {"batch_size": 8}}
         config = desk_config(tmp_path, provider, backbone, **said)
         drive(config, lambda run, until: distill(run.ref, until), count=BuiltRuns().count, say=lambda _: None)
         close_all()

@@ -255,6 +255,7 @@ def check_names(run: RunFolder) -> None:
     assert "Judged by mine:score and judge-1." in page
     assert "Judged by verifier mine:score; student" in page
     assert "exact match" not in page
+    assert [each.stated for each in summarise(run).students] == [None] * 3, "its form need not matter to a verifier"
     done = CliRunner().invoke(app, ["status", run.ref.name, "--root", run.ref.root], terminal_width=250)
     assert "on the held-out test split: quality retention" in done.output
     assert "; judged by mine:score and judge-1\n" in done.output
