@@ -3,8 +3,6 @@
 A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
 """
 
-from collections.abc import Collection
-
 import polars as pl
 
 from tapir_core import config
@@ -43,8 +41,8 @@ def _(source: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
 
 
 @config.by_kind(config.HeldoutConfig)
-def read_heldout_of(source: config.HeldoutConfig, data: config.DataConfig, seed: int, types: Collection[str]) -> Found:
-    """The held-out set; ``seed`` and the task types ``types`` are the run's.
+def read_heldout_of(source: config.HeldoutConfig, run: config.RunConfig) -> Found:
+    """The held-out set of a run.
 
     Raises:
         ConfigError: it cannot be read, or has bad rows.
@@ -53,21 +51,39 @@ def read_heldout_of(source: config.HeldoutConfig, data: config.DataConfig, seed:
 
 
 @read_heldout_of.register
-def _(source: config.FileHeldout, data: config.DataConfig, _seed: int, types: Collection[str]) -> Found:
-    return read_heldout(source.path, on_bad_row=data.on_bad_row, columns=source.columns, types=types)
+def _(source: config.FileHeldout, run: config.RunConfig) -> Found:
+    return read_heldout(
+        source.path,
+        on_bad_row=run.data.on_bad_row,
+        columns=source.columns,
+        types=run.curriculum.heldout_types,
+        bare=run.judge.marks_without_reference,
+        way_out=_way_out(run.judge.verifier),
+    )
+
+
+def _way_out(verifier: config.VerifierConfig | None) -> str:
+    """What would let a held-out row do without a reference."""
+    if verifier is None:
+        return (
+            "Where a function can tell right answers without one, name yours in judge.verifier: it marks them then "
+            "(docs/verifiers.md)."
+        )
+    if verifier.function in config.SHIPPED:
+        return f'judge.verifier = "{verifier.function}" says nothing without one; a function of your own may.'
+    return f'Or add "heldout" to judge.verifier.uses, so that {verifier.function!r} marks them without one.'
 
 
 @read_heldout_of.register
-def _(source: config.StandinHeldout, _data: config.DataConfig, seed: int, _types: Collection[str]) -> Found:
-    return Found(standin_heldout(source.dev, source.test, source.max_level, seed))
+def _(source: config.StandinHeldout, run: config.RunConfig) -> Found:
+    return Found(standin_heldout(source.dev, source.test, source.max_level, run.run.seed))
 
 
 @read_heldout_of.register
-def _(_source: config.JudgedHeldout, data: config.DataConfig, seed: int, types: Collection[str]) -> Found:
+def _(_source: config.JudgedHeldout, run: config.RunConfig) -> Found:
     # Its own instructions are drawn from the pool, once the teacher has answered: stage `judged_heldout`.
-    if data.references is None:
-        return Found(pl.DataFrame(schema=HELDOUT_SCHEMA))
-    return read_heldout_of(data.references, data, seed, types)
+    references = run.data.references
+    return Found(pl.DataFrame(schema=HELDOUT_SCHEMA)) if references is None else read_heldout_of(references, run)
 
 
 def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:

@@ -70,12 +70,28 @@ def evaluate(run: RunFolder, at: StageAt) -> Worked:
     answers, settings = run.rows(stages.ANSWER_HELDOUT.at(at.round)), f"student: {run.config.student.sampling.in_words}"
     tables = [pl.DataFrame(schema=SCORES)]
     if run.config.data.references is not None:
-        verifier = run.config.judge.verifies("heldout")
+        verifier, questions = run.config.judge.verifies("heldout"), run.rows(stages.HELDOUT.at())
+        _demand_references(run, questions)
         marks = (run.rows(stages.VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
-        tables.append(score_answers(run.rows(stages.HELDOUT.at()), answers, settings, *marks))
+        tables.append(score_answers(questions, answers, settings, *marks))
     if run.config.data.judged is not None:
         tables.append(_score_judged(run, at, answers, settings))
     return Worked(pl.concat(tables), {"missing": heldout_rows(run, at).height - answers.height})
+
+
+def _demand_references(run: RunFolder, questions: pl.DataFrame) -> None:
+    """Refuse a held-out set that was read for a verifier which needs no references, and which the run has no more.
+
+    Raises:
+        ConfigError: with the ways out.
+    """
+    lacking = questions["reference"].null_count()
+    if lacking and not run.config.judge.marks_without_reference:
+        raise ConfigError(
+            f"{lacking} of {questions.height} rows of the held-out set have no `reference`, and only a verifier of "
+            "your own marks them without; set judge.verifier to one, or write the references into the file, and run "
+            "the same command with --amend"
+        )
 
 
 def _score_judged(run: RunFolder, at: StageAt, answers: pl.DataFrame, settings: str) -> pl.DataFrame:

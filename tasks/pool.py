@@ -34,8 +34,7 @@ from tasks.runtime import current, read_once
 @stage_task(stages.HELDOUT)
 def heldout(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the held-out set with references."""
-    data = run.config.data
-    found = read_heldout_of(data.heldout, data, run.config.run.seed, run.config.curriculum.heldout_types)
+    found = read_heldout_of(run.config.data.heldout, run.config)
     return Worked(found.rows, found.counts)
 
 

@@ -121,12 +121,13 @@ class HeldoutConfig(_FromFile, Kind):
 
 
 class FileHeldout(HeldoutConfig):
-    """A held-out set of your own, with references."""
+    """A held-out set of your own, with references or marked by a verifier of your own."""
 
     type: Literal["file"] = "file"
 
     path: Free[str]
-    """Same formats as the pool; needs a reference for each row, and may have `task_type` and `split` (dev|test)."""
+    """Same formats as the pool; may have `task_type` and `split` (dev|test). Each row needs a reference, unless
+    `judge.verifier` is a function of your own."""
 
     columns: Later[dict[FieldName, str]] = Field({})
     """Field → its name in the file, where that is another, as of the pool."""

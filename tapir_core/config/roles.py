@@ -30,7 +30,7 @@ from tapir_core.config._base import (
     check_web_address,
     secret,
 )
-from tapir_core.config.verifier import VerifierConfig, VerifierUse
+from tapir_core.config.verifier import SHIPPED, VerifierConfig, VerifierUse
 from tapir_core.text import canonical_json
 
 STANDIN_VERSION = "c77237e37faa"
@@ -365,6 +365,12 @@ class JudgeConfig(Section):
     def verifies(self, use: VerifierUse) -> VerifierConfig | None:
         """The verifier, if it has this use."""
         return self.verifier if self.verifier and use in self.verifier.uses else None
+
+    @property
+    def marks_without_reference(self) -> bool:
+        """Whether held-out rows need no reference: a verifier of the user's own marks them, and may do without."""
+        verifier = self.verifies("heldout")
+        return verifier is not None and verifier.function not in SHIPPED
 
     @property
     def prompt(self) -> str:

@@ -43,12 +43,14 @@ SOME_HAVE = (EARLIER, "answer")
 HELDOUT_SCHEMA = dict.fromkeys(
     ("instruction_id", "instruction", "system", "task_type", "reference", "split"), pl.String
 )
-"""One row per instruction; `system` and `task_type` may be null."""
+"""One row per instruction; `system`, `task_type` and `reference` may be null."""
 
 QUESTIONS = pl.Schema(
     {"benchmark": pl.String(), "question_id": pl.String(), "turn": pl.Int64(), "question": pl.String()}
 )
 """One row per question and turn, from 1."""
+
+_NO_REFERENCE = "no `reference`, and a held-out row is scored by it"
 
 _QUESTION_IDS = ("question_id", "instruction_id", "id", "key")
 _ROLES = {
@@ -120,14 +122,28 @@ def read_pool(
 
 
 def read_heldout(
-    path: str, *, on_bad_row: OnBadRow, columns: Names = NO_NAMES, types: Collection[str] = TASK_TYPES
+    path: str,
+    *,
+    on_bad_row: OnBadRow,
+    columns: Names = NO_NAMES,
+    types: Collection[str] = TASK_TYPES,
+    bare: bool = False,
+    way_out: str = "",
 ) -> Found:
-    """The held-out set in a file of any accepted format, each row with a reference; ``types`` are the run's task types.
+    """The held-out set in a file of any accepted format.
+
+    Args:
+        path: as of `read_pool`.
+        on_bad_row: likewise.
+        columns: likewise.
+        types: the run's task types.
+        bare: whether a row may do without a reference.
+        way_out: what would let it, told beside rows that are broken for want of one.
 
     Raises:
         ConfigError: as `read_pool`, or no row belongs to the test split.
     """
-    read = _read(path, partial(read_heldout_row, types=types), on_bad_row, columns)
+    read = _read(path, partial(read_heldout_row, types=types, bare=bare), on_bad_row, columns, way_out)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
     return Found(in_columns(read.rows, HELDOUT_SCHEMA, SOME_HAVE), read.counts)
@@ -176,15 +192,16 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
     )
 
 
-def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES) -> Row:
+def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES, *, bare: bool = False) -> Row:
     """One instruction of a held-out set of a run with the task types ``types``; without any all names will do.
 
     Raises:
-        BadRecordError: the record is no instruction, has no reference, or names an unknown task type or split.
+        BadRecordError: the record is no instruction, has no reference and is not to be ``bare``, or names an unknown
+            task type or split.
     """
     row = read_row(fields)
-    if row.reference is None:
-        raise BadRecordError("no `reference`, and a held-out row is scored by it")
+    if row.reference is None and not bare:
+        raise BadRecordError(_NO_REFERENCE)
     task_type, split = _text(fields, "task_type"), _text(fields, "split") or "test"
     if task_type is not None and types and task_type not in types:
         raise BadRecordError(unknown_type(task_type, types))
@@ -193,11 +210,13 @@ def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES) -> Row
     return row._replace(task_type=task_type, split=split)
 
 
-def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, columns: Names) -> Found:
+def _read(
+    path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, columns: Names, way_out: str = ""
+) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
     found, bad = read_each(path, read_one, columns=columns)
     if bad and (on_bad_row == "stop" or not found):
-        raise ConfigError(_bad_rows_in_words(path, bad, len(found) + len(bad)))
+        raise ConfigError(_bad_rows_in_words(path, bad, len(found) + len(bad), way_out))
     if not found:
         raise ConfigError(f"{path!r} holds no instruction; bring a file with at least one row")
     rows = pl.DataFrame([row for _, row in found], schema=_ROW, orient="row")
@@ -208,10 +227,17 @@ def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, co
     return Found(merged.sort("instruction_id"), {"bad_rows": len(bad), "duplicates": rows.height - merged.height})
 
 
-def _bad_rows_in_words(path: str, bad_rows: list[str], total: int) -> str:
+def _bad_rows_in_words(path: str, bad_rows: list[str], total: int, way_out: str) -> str:
     remedy = 'Repair them, or set data.on_bad_row = "skip" to go on without them; they are counted.'
+    lacks_reference = any(row.endswith(_NO_REFERENCE) for row in bad_rows)
     if len(bad_rows) == total:
-        remedy = "No row is an instruction: docs/own-data.md shows the accepted formats."
+        remedy = (
+            "Repair them."
+            if lacks_reference
+            else "No row is an instruction: docs/own-data.md shows the accepted formats."
+        )
+    if lacks_reference and way_out:
+        remedy = f"{remedy} {way_out}"
     return "\n".join([f"{path!r}: {len(bad_rows)} of {total} rows are broken:", *indented(bad_rows), remedy])
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -30,7 +30,7 @@ from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data import decontamination, readers
 from tapir_core.errors import TapirError
-from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts, expected_shares
+from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts, Unknown, expected_shares
 from tapir_core.evaluation.benchmark import exchanges_of, judging
 from tapir_core.judging import mode_of, show_instruction
 from tapir_core.prompts import Prompt
@@ -73,6 +73,8 @@ _LOOKED_AT = 2000
 """Stored answers that a mean length is taken of, at most."""
 _FEWEST = 20
 """Fewer say too little."""
+_JUDGED = (stages.JUDGE.name, stages.JUDGE_HELDOUT.name)
+_OF_POOL: Mapping[Unknown, Literal["semi", "anti"]] = {"verified_share": "semi", "verified_new_share": "anti"}
 _RUNS = 3
 """Earlier runs that are looked at, the latest first."""
 
@@ -103,6 +105,8 @@ class Evidence:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage → seconds of a call that an earlier run with the same models paid for, concurrency included; of `train`
     seconds of an example."""
+    verified: Mapping[Unknown, float] = field(default_factory=dict)
+    """`verified_share` and `verified_new_share` of earlier runs, as far as some tell."""
 
 
 def _labelling(config: RunConfig) -> curriculum.Labelling:
@@ -229,8 +233,7 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     """
     data, seed = config.data, config.run.seed
     rows = sources.read_pool_of(data.pool, data, seed).rows
-    types, references = config.curriculum.heldout_types, data.references
-    heldout = [] if references is None else [sources.read_heldout_of(references, data, seed, types).rows]
+    heldout = [] if data.references is None else [sources.read_heldout_of(data.references, config).rows]
     questions = pl.concat(
         [*map(readers.heldout_questions, heldout), readers.read_questions(config.evaluation.benchmarks)]
     )
@@ -253,8 +256,8 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
         usable_share = len(task_types) / len(pool) if pool else None
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
-    own = sum(bool(row.get("answer")) for row in pool)
-    return pool, Pool(len(pool), sum(map(len, heldout)), natural, usable_share, len(labels), len(answered), own)
+    own, given = (sum(bool(row.get(name)) for row in pool) for name in ("answer", "reference"))
+    return pool, Pool(len(pool), sum(map(len, heldout)), natural, usable_share, len(labels), len(answered), own, given)
 
 
 def store_exists(url: str) -> bool:
@@ -299,6 +302,29 @@ def past_seconds(config: RunConfig) -> dict[str, float]:
                 seconds[name] += took
                 units[name] += done
     return {name: seconds[name] / units[name] for name in seconds}
+
+
+def past_verified(config: RunConfig) -> dict[Unknown, float]:
+    """What the verifier scored in earlier runs on the same pool, of the instructions that were judged there.
+
+    A run that is begun is one of them itself. What nothing was judged of is left out.
+    """
+    judged, scored = Counter[Unknown](), Counter[Unknown]()
+    verifier = config.judge.verifies("judge")
+    if verifier is None:
+        return {}
+    for run in _runs_alike(config):
+        its, same_pool = run.config.judge.verifies("judge"), run.config.data.pool == config.data.pool
+        if its is None or its.shaping() != verifier.shaping() or not same_pool or run.holds(stages.POOL.at()) is None:
+            continue
+        pool = run.rows(stages.POOL.at()).select("instruction_id")
+        for at in (each for each in stages.plan(run.config) if each.name in _JUDGED and run.holds(each)):
+            rows = run.rows(at).filter(status="scored").select("instruction_id", "judge")
+            for name, how in _OF_POOL.items():
+                some = rows.join(pool, on="instruction_id", how=how)
+                judged[name] += some["instruction_id"].n_unique()
+                scored[name] += some.filter(judge=verifier.function)["instruction_id"].n_unique()
+    return {name: scored[name] / count for name, count in judged.items() if count}
 
 
 def _runs_alike(config: RunConfig) -> list[RunFolder]:

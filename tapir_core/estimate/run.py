@@ -166,6 +166,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
         lengths=evidence.stored_lengths(url, {each: versions.get(each[-1], []) for each in asked}),
         benchmarks=evidence.measure_benchmarks(config, prompts),
         seconds=evidence.past_seconds(config),
+        verified=evidence.past_verified(config),
     )
     return forecast(config, pool, found)
 
@@ -187,7 +188,8 @@ def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimat
         found: what was measured on a sample and on benchmarks, or found in the store.
     """
     costs = _Costs(config, found)
-    runs = [list(costs.lines(pool, each)) for each in scenarios(priors_of(config.teacher.endpoint))]
+    known = _likely_verified(pool, found)
+    runs = [list(costs.lines(pool, each)) for each in scenarios(priors_of(config.teacher.endpoint), known)]
     beside = [[line for line in lines if is_repeated(config, line.work)] for lines in runs]
     with_baseline = _has_baseline(config, runs, beside)
     whole = [[*lines, *more] for lines, more in zip(runs, beside, strict=True)] if with_baseline else runs
@@ -210,6 +212,11 @@ def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimat
         baseline=_figures("baseline", "", beside),
         with_baseline=with_baseline,
     )
+
+
+def _likely_verified(pool: Pool, found: evidence.Evidence) -> Scenario:
+    """What a verifier scores: as in earlier runs, else what has a reference, which new instructions have not."""
+    return {"verified_share": pool.references / max(1, pool.rows), "verified_new_share": 0.0, **found.verified}
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +442,7 @@ def _in_words(pool: Pool, costs: _Costs, *, has_baseline: bool) -> tuple[str, ..
             }
             for role, benchmark, each in asked
         ],
+        verified=_likely_verified(pool, costs.found),
         open_shares=any(config.round(number).selection.fixed_share is None for number in config.round_numbers),
         unjudged=[number for number in config.round_numbers if not config.judges(number)],
         has_baseline=has_baseline,

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from tapir_core import curriculum, judging
@@ -40,6 +41,10 @@ Unknown = Literal[
     # Of two greedy answers to one instruction, a share is equal word for word: it halves every so many tokens. Equal
     # answers make equal judge prompts, which are paid once.
     "repeat_half_tokens",
+    # Rows of the pool that a verifier scores in the judge's place, where there is one.
+    "verified_share",
+    # The same of new instructions.
+    "verified_new_share",
     # Factor on the completion tokens below.
     "length",
     # Factor on the seconds of a call.
@@ -80,6 +85,8 @@ MODEL = Priors(
         "unevenness": Range(0.0, 0.7, 1.0),
         "reask_share": Range(0.0, 0.01, 0.1),
         "repeat_half_tokens": Range(10.0, 5.0, 1.0),
+        "verified_share": Range(1.0, 0.0, 0.0),
+        "verified_new_share": Range(1.0, 0.0, 0.0),
         "length": Range(0.5, 1.0, 2.0),
         "pace": Range(0.5, 1.0, 3.0),
         "batch_hours": Range(0.2, 2.0, 24.0),
@@ -98,6 +105,8 @@ STANDIN = Priors(
         "unevenness": Range(0.0, 0.7, 1.0),
         "reask_share": Range(0.0, 0.0, 0.01),
         "repeat_half_tokens": Range(10.0, 5.0, 2.0),
+        "verified_share": Range(1.0, 0.0, 0.0),
+        "verified_new_share": Range(1.0, 0.0, 0.0),
         "length": Range(0.8, 1.0, 1.5),
         "pace": Range(0.5, 1.0, 3.0),
         "batch_hours": Range(0.2, 2.0, 24.0),
@@ -113,7 +122,16 @@ _TOGETHER: tuple[tuple[Unknown, ...], ...] = (
     ("hard_share",),
     ("passes_share", "keeps_type_share"),
     ("skew", "unevenness"),
-    ("usable_share", "reask_share", "repeat_half_tokens", "length", "pace", "batch_hours"),
+    (
+        "usable_share",
+        "reask_share",
+        "repeat_half_tokens",
+        "verified_share",
+        "verified_new_share",
+        "length",
+        "pace",
+        "batch_hours",
+    ),
 )
 """What goes to an end together; the groups are independent of each other."""
 
@@ -123,10 +141,10 @@ def priors_of(endpoint: EndpointConfig) -> Priors:
     return STANDIN if endpoint.is_standin else MODEL
 
 
-def scenarios(priors: Priors) -> Iterator[Scenario]:
-    """The likely scenario first, then every combination of the ends."""
+def scenarios(priors: Priors, known: Scenario = MappingProxyType({})) -> Iterator[Scenario]:
+    """The likely scenario first, then every combination of the ends; ``known`` is likelier than what is assumed."""
     ranges = priors.ranges
-    yield {name: each.likely for name, each in ranges.items()}
+    yield {name: each.likely for name, each in ranges.items()} | {**known}
     for ends in product(("few", "many"), repeat=len(_TOGETHER)):
         yield {name: getattr(ranges[name], end) for group, end in zip(_TOGETHER, ends, strict=True) for name in group}
 
@@ -146,6 +164,8 @@ class Pool:
     """Rows whose label and plain answer the store holds."""
     own_answers: int = 0
     """Rows that bring their plain answer with them; the teacher is not asked for it."""
+    references: int = 0
+    """Rows with a reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +288,7 @@ class _Run:
         yield self.asked(at, 1)
 
     def judge(self, at: StageAt) -> Iterator[Work]:
-        yield self._verdicts(at, self.rows, self.rows - self.judged)
+        yield self._verdicts(at, self.rows, self.rows - self.judged, sum(self.added.values()))
         self.judged = self.rows
 
     def judge_heldout(self, at: StageAt) -> Iterator[Work]:
@@ -298,7 +318,7 @@ class _Run:
         yield self.asked(at, asked * right, role="teach")
         if checks:
             yield self.asked(at, asked * usable, role="answer")
-            yield self._verdicts(at, asked * usable, asked * usable)
+            yield self._verdicts(at, asked * usable, asked * usable, asked * usable)
 
     def refine(self, at: StageAt) -> Iterator[Work]:
         if self.config.curriculum.refine:
@@ -344,18 +364,28 @@ class _Run:
         is_even = skew == 0 or self.config.curriculum.target_shares == "natural"
         return [self.wanted[task_type]] if is_even else _skewed(self.wanted, skew).values()
 
-    def _verdicts(self, at: StageAt, rows: float, fresh: float) -> Work:
-        """Verdicts on ``rows`` instructions, ``fresh`` of which no round judged before.
+    def _verdicts(self, at: StageAt, rows: float, fresh: float, new: float = 0.0) -> Work:
+        """Verdicts on ``rows`` instructions, ``fresh`` of which no round judged before; ``new`` are not of the pool.
 
-        An answer that did not change since the last round is not paid again.
+        An answer that did not change since the last round is not paid again, and what the verifier scores is no call.
         """
         judge = self.config.judge
-        if not judge.endpoints:
-            rows = fresh = 0.0
+        rows, fresh = (self._not_verified(each, min(each, new)) for each in (rows, fresh))
         greedy = self.config.student.sampling.temperature == 0
         equal = 0.5 ** (self.student_tokens / self.scenario["repeat_half_tokens"]) if greedy else 0.0
         changed = fresh + (rows - fresh) * (1 - equal)
         return self.asked(at, *judging.mode_of(judge).calls(judge, rows, fresh, changed, equal), role="judge")
+
+    def _not_verified(self, rows: float, new: float) -> float:
+        """Of ``rows`` instructions, ``new`` of them not of the pool, those that a judge is asked about."""
+        judge, verified, of_new = (
+            self.config.judge,
+            self.scenario["verified_share"],
+            self.scenario["verified_new_share"],
+        )
+        if not judge.endpoints:
+            return 0.0
+        return (rows - new) * (1 - verified) + new * (1 - of_new) if judge.verifies("judge") else rows
 
 
 COUNTED: dict[str, Callable[[_Run, StageAt], Iterator[Work]]] = {

@@ -147,12 +147,12 @@ def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame, marks: pl.Data
     """One row a held-out instruction, right, wrong or without an answer.
 
     Args:
-        questions: instruction_id, task_type, reference, split.
+        questions: instruction_id, task_type, reference (null where a verifier marks without), split.
         answers: instruction_id, response (null where it failed for good).
         marks: instruction_id, correct, as a verifier says it; nothing where the exact final result is what counts.
 
     Returns:
-        instruction_id, split, task_type, correct (null without an answer or a mark); in the order of ``questions``.
+        instruction_id, split, task_type, correct (null without an answer or what tells); in the order of ``questions``.
     """
     columns = ["instruction_id", "split", "task_type", "correct"]
     if marks is not None:
@@ -162,7 +162,9 @@ def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame, marks: pl.Data
         answers.select("instruction_id", "response"), on="instruction_id", how="left", maintain_order="left"
     )
     pairs = rows.select("response", "reference").iter_rows()
-    correct = [None if response is None else is_correct(response, reference) for response, reference in pairs]
+    correct = [
+        None if None in (response, reference) else is_correct(response, reference) for response, reference in pairs
+    ]
     return rows.with_columns(correct=pl.Series(correct, dtype=pl.Boolean)).select(columns)
 
 

@@ -29,7 +29,7 @@ from tapir_core.task_types import in_order
 _Item = TypeVar("_Item")
 
 SHARES = {
-    ACCURACY: "with the right final result",
+    ACCURACY: "that were answered right",
     RETENTION: "on which the student's answer matches or beats the teacher's by the judge",
 }
 """What a held-out score is the share of."""

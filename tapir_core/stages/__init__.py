@@ -79,7 +79,7 @@ ONCE = [
 ]
 """What a run does once, in this order; the items of each benchmark that is asked in each round."""
 
-EVALUATION = [ANSWER_HELDOUT, VERIFY_HELDOUT, JUDGE_HELDOUT, EVALUATE]
+EVALUATION = [ANSWER_HELDOUT, JUDGE_HELDOUT, VERIFY_HELDOUT, EVALUATE]
 """What follows for each student; then, for each benchmark that is asked in each round, `BENCHMARK`."""
 
 BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]

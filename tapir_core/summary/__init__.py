@@ -273,9 +273,12 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
 
 
 def _stated(reader: RunReader, number: int) -> float | None:
-    """Of its answers to the test split with references, the share that state their result as they were taught to."""
+    """Of its answers to the test split with references, the share that state their result as they were taught to.
+
+    Nothing where a verifier marks them, to which that need not matter.
+    """
     asked = reader.tables([StageAt("heldout"), StageAt("answer_heldout", number)])
-    if not asked:
+    if not asked or reader.run.config.judge.verifies("heldout"):
         return None
     test = asked[0].filter(split="test")["instruction_id"].implode()
     given = asked[1].filter(pl.col("instruction_id").is_in(test))["response"].drop_nulls()

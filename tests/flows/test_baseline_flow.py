@@ -1,7 +1,9 @@
 """A run and its baseline through the real flow, tasks and calls: what is paid, and what the run's own report says."""
 
+import re
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,12 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tasks.engines.training import trainer
+from tasks.runtime import close_all
 from tests.conftest import StandingServer
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider
 from tests.flows.built_comparison import BuiltRuns
+from tests.flows.test_own_data import answer, desk_config
 from tests.golden import fakes
 from tests.students import make_checkpoint
 
@@ -85,3 +89,34 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     assert told in done.output
     assert summarise(baseline_of(run)).next_stage is None
+
+
+def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what_neither_run_trained_on(
+    tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
+    with FakeProvider(answer) as provider:
+        said = {"evaluation": {"baseline": "sft"}, "training": {"batch_size": 8}}
+        config = desk_config(tmp_path, provider, backbone, **said)
+        drive(config, lambda run, until: distill(run.ref, until), count=BuiltRuns().count, say=lambda _: None)
+        close_all()
+    run = RunFolder(RunRef(config.run.root, config.run.name))
+    made = baseline_of(run)
+    held_out = run.rows(StageAt("judged_heldout"))
+    assert made.rows(StageAt("judged_heldout")).equals(held_out)
+    for number in (0, 1):
+        rows = made.rows(StageAt("mix", number))
+        assert rows.height
+        assert not {*rows["instruction_id"]} & {*held_out["instruction_id"]}
+        for messages in rows["messages"].to_list():
+            assert [each["role"] for each in messages] == ["user", "assistant", "user", "assistant"]
+            assert messages[-1]["content"].startswith("The desk answers")
+    judged = made.rows(StageAt("judge_heldout", 1)).filter(status="scored")
+    assert {*judged["instruction_id"]} == {*held_out["instruction_id"]}
+
+    found = read_baseline(run)
+    assert found is not None
+    assert found.difference is not None
+    told = sentence("added", found)
+    assert re.match(r"The curriculum added .* points.* to ", told), told
+    assert told in unescape(run.storage.read_bytes("report.html").decode())

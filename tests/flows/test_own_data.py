@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
+from tapir_core.config import RunConfig
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -61,10 +63,9 @@ def desk(folder: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def run(tmp_path: Path, provider: FakeProvider, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def desk_config(tmp_path: Path, provider: FakeProvider, backbone: Path, **sections: Any) -> RunConfig:
     endpoint = {"type": "openai", "base_url": provider.base_url, "api_key_env": ""}
-    config = make_config(
+    return make_config(
         tmp_path,
         run={"name": "desk", "rounds": 1},
         data={
@@ -77,8 +78,13 @@ def run(tmp_path: Path, provider: FakeProvider, backbone: Path, monkeypatch: pyt
         curriculum={"task_types": TYPES, "target_shares": "equal", "alpha_start": 0.5, "expansion": {"max_waves": 1}},
         basic_tuning={"examples": 99},
         rounds={"default": {"examples": 20, "selection": {"type": "hard_share", "share": 0.3}}},
+        **sections,
     )
-    return drive(config, monkeypatch)
+
+
+@pytest.fixture
+def run(tmp_path: Path, provider: FakeProvider, backbone: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    return drive(desk_config(tmp_path, provider, backbone), monkeypatch)
 
 
 def test_a_support_desk_is_balanced_held_out_judged_and_told(run: RunFolder, provider: FakeProvider) -> None:

@@ -2,13 +2,21 @@
 
 import json
 import random
+import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 
+import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
+from flows.distill import distill
+from flows.driver import hold_run
 from tapir_core.config.load import load_config
-from tapir_core.errors import RunChanged
+from tapir_core.errors import ConfigError, RunChanged
+from tapir_core.estimate.evidence import past_verified
 from tapir_core.reporting.judge_report import summarise_judge
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, stages_to_redo
@@ -19,6 +27,8 @@ from tapir_core.stages import (
     EXPAND,
     HELDOUT,
     JUDGE,
+    JUDGE_HELDOUT,
+    JUDGED_HELDOUT,
     MIX,
     POOL,
     REFINE,
@@ -148,6 +158,9 @@ def check_reports(run: RunFolder) -> None:
     page = Path(write_report(run)).read_text()
     assert "judged by the verifier mine:score" in " ".join(page.split())
     assert "failed verifier" in page
+    assert "Judged by verifier mine:score; student" in page
+    assert "Right means that the verifier mine:score says so" in " ".join(page.split())
+    assert "exact match" not in page
     assert {answer.outcome for each in examples_of(run) for answer in each.answers} <= {"✓ right", "✗ wrong"}
 
 
@@ -160,3 +173,90 @@ def examples_of(run: RunFolder) -> tuple[Example, ...]:
 def judge_again(run: RunFolder) -> None:
     run.storage.remove(f"{VERIFY.at().folder}/manifest.json")
     verify.fn(run.ref, VERIFY.at())
+
+
+SOME = """
+from tapir_core.verifiable import is_correct
+
+def score(instruction, answer, reference):
+    if reference is None:
+        return float("Answer:" in answer)
+    return float(is_correct(answer, reference)) if len(instruction) % 2 else None
+"""
+
+
+def test_beside_a_judged_held_out_set_it_judges_what_it_can_and_marks_rows_without_a_reference(
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.loads(line) for line in Path("tests/golden/own_heldout.jsonl").read_text().splitlines()]
+    bare = [{**row, "reference": None} for row in rows]
+    (tmp_path / "bare.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in bare))
+    heldout = (
+        f'{{ type = "judged", max_share = 0.3, max_failed_share = 0.6, references = "{tmp_path / "bare.jsonl"}" }}'
+    )
+    own = [*settings(tmp_path, provider, uses=["judge", "heldout"]), f"data.heldout={heldout}", "data.pool.rows=60"]
+    (tmp_path / "mine.py").write_text(SOME)
+    config = load_config("tests/golden/plain.toml", own)
+    run = drive(config, monkeypatch)
+    check_who_judged(run, provider)
+    check_bare_marks(run)
+    check_names(run)
+
+    share = past_verified(config)["verified_share"]
+    pool, verdicts = run.rows(POOL.at()), [run.rows(at) for at in (JUDGE.at(1), *map(JUDGE_HELDOUT.at, (-1, 0, 1)))]
+    scored = [
+        each.filter(status="scored").join(pool, on="instruction_id")["instruction_id"].unique() for each in verdicts
+    ]
+    odd = dict(pool.select("instruction_id", pl.col("instruction").str.len_chars() % 2 == 1).iter_rows())
+    assert share == pytest.approx(sum(odd[at] for each in scored for at in each) / sum(map(len, scored)))
+    assert past_verified(load_config("tests/golden/plain.toml", [*own, "judge.verifier=exact"])) == {}
+
+    # Without the verifier nothing tells which of these answers are right.
+    without = load_config("tests/golden/plain.toml", [*own, "judge.verifier="])
+    with (
+        hold_run(without, say=lambda _: None, amend=True) as run,
+        pytest.raises(ConfigError, match=r"rows of the held-out set have no `reference`.*--amend"),
+    ):
+        distill(run.ref)
+
+
+def check_who_judged(run: RunFolder, provider: FakeProvider) -> None:
+    """The verifier where it says something of both answers, else the judge, which is asked about nothing more."""
+    asked = [call.prompt for call in provider.calls if call.body["model"] == "judge-1"]
+    held_out = dict(run.rows(JUDGED_HELDOUT.at()).select("instruction_id", "instruction").iter_rows())
+    assert {len(each) % 2 for each in held_out.values()} == {0, 1}
+    for number in (-1, 0, 1):
+        verdicts = run.rows(JUDGE_HELDOUT.at(number)).filter(status="scored")
+        for identity, judge in verdicts.select("instruction_id", "judge").iter_rows():
+            assert judge == ("mine:score" if len(held_out[identity]) % 2 else "judge-1")
+        assert {*verdicts["judge"]} == {"mine:score", "judge-1"}
+    assert not [text for text in held_out.values() if len(text) % 2 and any(text in prompt for prompt in asked)]
+    assert any(text in prompt for text in held_out.values() for prompt in asked)
+
+
+def check_bare_marks(run: RunFolder) -> None:
+    """The function is given no reference, and what it says is the accuracy."""
+    questions = run.rows(HELDOUT.at())
+    assert questions["reference"].null_count() == questions.height
+    rows = questions.filter(split="test").join(
+        run.rows(ANSWER_HELDOUT.at(1)).drop_nulls("response"), on="instruction_id"
+    )
+    [whole] = run.rows(EVALUATE.at(1)).filter(benchmark="heldout", split="test", category="all").to_dicts()
+    assert whole["n"] == rows.height
+    assert whole["judge"] == "verifier mine:score"
+    if whole["value"] is not None:
+        assert whole["value"] == pytest.approx(rows["response"].str.contains("Answer:").mean())
+
+
+def check_names(run: RunFolder) -> None:
+    """The verifier stands beside the judge wherever the scores do."""
+    judged = run.rows(EVALUATE.at(1)).filter(benchmark="judged_heldout")
+    assert judged["judge"].unique().to_list() == ["mine:score and judge-1"]
+    page = " ".join(unescape(re.sub("<[^>]*>", " ", Path(write_report(run)).read_text())).split())
+    assert "Judged by mine:score and judge-1." in page
+    assert "Judged by verifier mine:score; student" in page
+    assert "exact match" not in page
+    assert [each.stated for each in summarise(run).students] == [None] * 3, "its form need not matter to a verifier"
+    done = CliRunner().invoke(app, ["status", run.ref.name, "--root", run.ref.root], terminal_width=250)
+    assert "on the held-out test split: quality retention" in done.output
+    assert "; judged by mine:score and judge-1\n" in done.output

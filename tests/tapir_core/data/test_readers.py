@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapir_core.config import HeldoutConfig, RunConfig
 from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, Found, read_heldout, read_pool
 from tapir_core.errors import ConfigError
+from tapir_core.sources import read_heldout_of
+from tests.run_config import make_config
 
 WORDS = st.sampled_from(["A?", " A?", "B?", "C?\n", "\u00e9", "e\u0301"])
 ROWS = st.fixed_dictionaries(
@@ -165,3 +168,46 @@ def test_an_instruction_in_both_splits_is_dev_so_that_no_decision_reads_a_report
 def test_a_heldout_set_without_a_test_row_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no row of the test split"):
         read_heldout(write(tmp_path, [{"instruction": "A?", "reference": "1", "split": "dev"}]), on_bad_row="stop")
+
+
+OWN = {"function": "mine:score", "folder": "tests"}
+
+
+@pytest.mark.parametrize(
+    ("verifier", "way_out"),
+    [
+        (None, "Where a function can tell right answers without one, name yours in judge.verifier"),
+        ({"function": "numeric"}, 'judge.verifier = "numeric" says nothing without one; a function of your own may.'),
+        ({**OWN, "uses": ["judge"]}, 'Or add "heldout" to judge.verifier.uses'),
+        (OWN, None),
+        ({**OWN, "uses": ["heldout"]}, None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("heldout", ["file", "judged"])
+def test_only_a_verifier_of_ones_own_lets_a_heldout_row_do_without_a_reference(
+    tmp_path: Path, heldout: str, verifier: dict[str, Any] | None, way_out: str | None
+) -> None:
+    path = write(tmp_path, [{"instruction": "A?", "reference": "1"}, {"instruction": "B?"}])
+    sets = {"file": {"type": "file", "path": path}, "judged": {"type": "judged", "references": path}}
+    data = {"pool": {"type": "standin", "rows": 9}, "heldout": sets[heldout]}
+    config = make_config(tmp_path, data=data, judge={"endpoint": {"type": "standin"}, "verifier": verifier})
+    if way_out is None:
+        found = read_heldout_of(sets_of(config), config).rows
+        assert dict(found.select("instruction", "reference").iter_rows()) == {"A?": "1", "B?": None}
+        return
+    with pytest.raises(ConfigError) as caught:
+        read_heldout_of(sets_of(config), config)
+    assert "1 of 2 rows are broken:\n  row 2: no `reference`, and a held-out row is scored by it" in str(caught.value)
+    assert way_out in str(caught.value)
+
+
+def test_a_heldout_set_without_any_reference_is_not_said_to_be_of_another_format(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Repair them\. Name a verifier\.") as caught:
+        read_heldout(write(tmp_path, [{"instruction": "A?"}]), on_bad_row="skip", way_out="Name a verifier.")
+    assert "accepted formats" not in str(caught.value)
+
+
+def sets_of(config: RunConfig) -> HeldoutConfig:
+    assert config.data.heldout is not None
+    return config.data.heldout

@@ -134,6 +134,12 @@ def test_a_heldout_row_is_of_the_test_split_unless_it_says_otherwise() -> None:
     assert (row.split, row.task_type) == ("dev", "Math")
 
 
+def test_a_heldout_row_that_a_verifier_marks_may_do_without_a_reference() -> None:
+    assert read_heldout_row({"instruction": "A?", "reference": " "}, bare=True).reference is None
+    with pytest.raises(BadRecordError, match="neither 'dev' nor 'test'"):
+        read_heldout_row({"instruction": "A?", "split": "train"}, bare=True)
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

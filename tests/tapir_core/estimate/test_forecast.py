@@ -259,3 +259,21 @@ def test_an_estimate_survives_being_written_and_read() -> None:
 def test_a_damaged_estimate_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"estimate\.json"):
         load_estimate("{}")
+
+
+def test_a_verifier_scores_everything_at_best_nothing_at_worst_and_likely_what_has_a_reference() -> None:
+    config = make_config("runs", judge={"endpoint": PRICED, "verifier": "exact"})
+    evidence, plain = measured(config), paid_by({"type": "standin"}, PRICED)
+    found = forecast(config, replace(POOL, references=60), evidence)
+    calls, without = stage(found, "judge").needed.calls, stage(plain, "judge").needed.calls
+    assert (calls.low, calls.high) == (0, without.high)
+    assert 0.75 * without.likely <= calls.likely < without.likely
+    [said] = [each for each in found.assumptions if "verifier" in each]
+    assert "exact is taken to score 25 % of what the judge would be asked about the pool" in said
+    assert "as many rows as have a reference, and 0 % of new instructions" in said
+    assert not [each for each in plain.assumptions if "verifier" in each]
+
+    known = replace(evidence, verified={"verified_share": 0.9, "verified_new_share": 0.5})
+    again = forecast(config, replace(POOL, references=60), known)
+    assert stage(again, "judge").needed.calls.likely < 0.4 * calls.likely
+    assert any("90 % of what" in each and "as in earlier runs, and 50 % of new" in each for each in again.assumptions)

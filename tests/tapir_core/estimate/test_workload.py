@@ -228,3 +228,32 @@ def test_a_judged_held_out_set_is_answered_and_judged_after_each_round_and_leave
     before, after = (needed(only(each, "answer", round_number=1)) for each in (without, found))
     assert before - after == held_out
     assert needed(only(found, "teach")) == needed(only(without, "teach")), "their answers are the pool's own"
+
+
+NEW_ARE_MANY = Pool(240, natural_shares={"Math": 1.0})
+CHECKED = {"target_shares": make_config("runs").curriculum.target_shares, "expansion": {"check_difficulty": True}}
+
+
+def verified(**more: Any) -> RunConfig:
+    judge = {"endpoint": {"type": "standin"}, "verifier": {"function": "exact", **more}}
+    return make_config("runs", judge=judge, curriculum=CHECKED)
+
+
+def judged(config: RunConfig, pool_share: float, new_share: float) -> dict[tuple[str, int], float]:
+    """Stage and round → verdicts of the judge."""
+    scenario = {**LIKELY, "verified_share": pool_share, "verified_new_share": new_share}
+    found = workload(config, NEW_ARE_MANY, scenario, student_tokens=100)
+    return {(each.stage, each.round or 0): each.needed for each in found if each.role == "judge"}
+
+
+def test_what_a_verifier_scores_is_no_call_of_the_judge() -> None:
+    nothing = judged(verified(), 0, 0)
+    assert nothing == judged(make_config("runs", curriculum=CHECKED), 1, 1)
+    assert nothing == judged(verified(uses=["filter"]), 1, 1)
+    assert {*judged(verified(), 1, 1).values()} == {0}
+    pool, new = judged(verified(), 1, 0), judged(verified(), 0, 1)
+    assert pool["judge", 1] == new["expand", 1] == 0
+    assert pool["expand", 1] == nothing["expand", 1]
+    assert pool["judge", 2] + new["judge", 2] == pytest.approx(nothing["judge", 2])
+    assert pool["judge", 2] == pytest.approx(nothing["judge", 2] - nothing["judge", 1]), "those that round 1 accepted"
+    assert judged(verified(), 0.25, 0)["judge", 1] == pytest.approx(0.75 * nothing["judge", 1])

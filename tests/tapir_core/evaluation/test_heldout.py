@@ -88,3 +88,8 @@ def test_questions_without_a_task_type_have_a_category_of_their_own() -> None:
 def test_an_empty_answer_is_wrong_and_has_not_failed() -> None:
     graded = grade_answers(questions(["Math"] * 3), answers("", RIGHT, FAILED))
     assert graded["correct"].to_list() == [False, True, None]
+
+
+def test_without_a_reference_and_a_verifier_an_answer_is_neither_right_nor_wrong() -> None:
+    asked = questions(["Math"] * 2).with_columns(reference=pl.Series(["4", None]))
+    assert grade_answers(asked, answers(RIGHT, RIGHT))["correct"].to_list() == [True, None]
