@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 
@@ -138,6 +139,25 @@ def test_a_baseline_that_ended_leaves_the_run_done_and_the_same_command_goes_on_
     _, driven = go(config)
     assert {name for name, _ in driven} == {"q-sft"}
     assert "The curriculum added" in added(run)
+
+
+def test_who_goes_on_with_a_run_by_retry_judge_has_its_baseline_made_too(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        go(config, engines=Engines(ending=("q-sft", "mix@1", KeyboardInterrupt())))
+    engines, run = Engines(), run_of(config)
+    monkeypatch.setattr("flows.commands.live.connected", lambda _: nullcontext())
+    monkeypatch.setattr("flows.commands.run.distil_shown", lambda made, _, until: engines.distil(made, until))
+    monkeypatch.setattr("tasks.train.count_round", engines.count)
+    command = ["retry-judge", "q", "--root", run.ref.root]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert engines.driven == []
+    done = CliRunner().invoke(app, [*command, "--continue"])
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    assert {name for name, _ in engines.driven} == {"q-sft"}
+    assert added(run_of(config)).startswith("The curriculum added ")
+    assert added(run_of(config)) in done.output
 
 
 def test_a_run_that_goes_on_has_its_baseline_made_anew(config: Path) -> None:

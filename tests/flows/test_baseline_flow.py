@@ -1,7 +1,6 @@
 """A run and its baseline through the real flow, tasks and calls: what is paid, and what the run's own report says."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -9,9 +8,7 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from typer.testing import CliRunner
 
-from flows.cli import app
 from flows.distill import distill
 from flows.whole_run import drive
 from tapir_core.comparison.baseline import baseline_of, read_baseline
@@ -22,7 +19,6 @@ from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tasks.engines.training import trainer
 from tasks.runtime import close_all
-from tests.conftest import StandingServer
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider
 from tests.flows.built_comparison import BuiltRuns
@@ -40,7 +36,7 @@ def provider() -> Iterator[FakeProvider]:
 
 
 def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
-    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, standing_prefect: StandingServer
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
@@ -80,6 +76,7 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
     with get_client(sync_client=True) as client:
         cards = sorted(client.read_artifacts(artifact_filter=like), key=lambda card: str(card.created))
     assert "The curriculum added" in str(cards[-1].data)
+<<<<<<< HEAD
 
     # A baseline that is lacking is made by who goes on with the run, whichever way.
     shutil.rmtree(tmp_path / "runs" / made.ref.name)
@@ -120,3 +117,5 @@ def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what
     told = sentence("added", found)
     assert re.match(r"The curriculum added .* points.* to ", told), told
     assert told in unescape(run.storage.read_bytes("report.html").decode())
+=======
+>>>>>>> retry

@@ -54,9 +54,11 @@ VARIANTS: dict[str, list[str]] = {
         "student.engine.tensor_parallel=2",
         "student.engine.start_timeout_seconds=9.0",
     ],
+    "vllm, compiled": ["student.engine.enforce_eager=false"],
     "replicas": ['student.engine={ type = "replicas", replicas = 2, wait_seconds = 9.0 }'],
     **{f"replicas: {each}": [f"student.engine.dtype={each}"] for each in ("bfloat16", "float16", "float32")},
     "replicas: eager": ["student.engine.enforce_eager=true"],
+    "replicas: compiled": ["student.engine.enforce_eager=false"],
     "student at an endpoint": ['student.engine={ type = "endpoint", base_url = "http://127.0.0.1:1/v1" }'],
     "student at an endpoint: name": ["student.engine.model=tiny"],
     "student at an endpoint: key and concurrency": [
