@@ -76,16 +76,6 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
     with get_client(sync_client=True) as client:
         cards = sorted(client.read_artifacts(artifact_filter=like), key=lambda card: str(card.created))
     assert "The curriculum added" in str(cards[-1].data)
-<<<<<<< HEAD
-
-    # A baseline that is lacking is made by who goes on with the run, whichever way.
-    shutil.rmtree(tmp_path / "runs" / made.ref.name)
-    monkeypatch.setattr("tasks.train.count_round", BuiltRuns().count)
-    command = ["retry-judge", run.ref.name, "--root", run.ref.root, "--continue"]
-    done = CliRunner().invoke(app, command, env={"PREFECT_API_URL": standing_prefect.api})
-    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
-    assert told in done.output
-    assert summarise(baseline_of(run)).next_stage is None
 
 
 def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what_neither_run_trained_on(
@@ -117,5 +107,3 @@ def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what
     told = sentence("added", found)
     assert re.match(r"The curriculum added .* points.* to ", told), told
     assert told in unescape(run.storage.read_bytes("report.html").decode())
-=======
->>>>>>> retry
