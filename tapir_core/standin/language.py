@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Iterable
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
 from tapir_core.standin.workings import keep_largest, number_items
 
 _SIGNS = {"adds": "+", "subtracts": "-", "multiplies": "*", "divides": "/"}
@@ -54,6 +54,11 @@ def _solve_lambda(slots: Slots) -> Solution:
             for place, (verb, number) in enumerate(steps, start=1)
         ]
     return Solution(level, f"lambda x: {body}", "\n".join(comments))
+
+
+def _traits_of_lambda(slots: Slots) -> Traits:
+    """What is done in each step."""
+    return tuple(verb for verb, _ in _STEP.findall(slots["wish"]))
 
 
 def _expression(steps: list[tuple[str, str]]) -> str:
@@ -106,6 +111,12 @@ def _solve_mend(slots: Slots) -> Solution:
     return Solution(level, line, f"# {'; '.join(checks)}")
 
 
+def _traits_of_mend(slots: Slots) -> Traits:
+    """Which keyword is misspelt, what is missing, the sign."""
+    [(define, _, argument, bracket, colon, give, variable, sign, _)] = _LINE.findall(slots["line"])
+    return define == "def", give == "return", bracket, colon, argument == variable, sign
+
+
 _JOINED = re.compile(r"'([a-z]+)' \+ '([a-z]+)'")
 _INDEXED = re.compile(r"\['([a-z]+)', '([a-z]+)', '([a-z]+)'\]\[([012])\]")
 _LETTER = re.compile(r"'([a-z]{4,})'\[(0|1|2|-1)\]")
@@ -152,6 +163,12 @@ def _solve_print(slots: Slots) -> Solution:
     raise ValueError(f"{inner!r} is no code that is run here")
 
 
+def _traits_of_print(slots: Slots) -> Traits:
+    """The index, or where the largest and the smallest number stand."""
+    numbers = [int(number) for number in re.findall(r"-?\d+", slots["code"])]
+    return tuple(numbers) if len(numbers) < 2 else (numbers.index(max(numbers)), numbers.index(min(numbers)))
+
+
 def _from_zero(items: Iterable[str]) -> str:
     return ", ".join(f"{place} {item}" for place, item in enumerate(items))
 
@@ -172,6 +189,10 @@ def _solve_pick(slots: Slots) -> Solution:
     counted = number_items(words[: index + 1])
     working = f"{counted}, the last." if place == "last" else f"{place} is {index + 1}: {counted}."
     return Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], working)
+
+
+def _traits_of_pick(slots: Slots) -> Traits:
+    return (slots["place"],)
 
 
 _RULED_NOUNS = WORDS.regular_nouns + WORDS.sibilant_nouns
@@ -211,6 +232,11 @@ def _solve_plural(slots: Slots) -> Solution:
     return Solution(level, ", ".join(plurals), working)
 
 
+def _traits_of_plural(slots: Slots) -> Traits:
+    """The kinds of plural, in alphabetical order."""
+    return tuple(sorted(map(_plural_kind, slots["nouns"].split(", "))))
+
+
 _FORMS = {
     1: ("{third}", "is"),
     2: ("{past}", "was"),
@@ -243,6 +269,13 @@ def _solve_passive(slots: Slots) -> Solution:
     return Solution(level, f"The {thing} {formed} by {name}", working)
 
 
+def _traits_of_passive(slots: Slots) -> Traits:
+    """How the participle is spelt; its tense is the level."""
+    [(_, form, _)] = _ACTIVE.findall(slots["sentence"])
+    verb, _ = _OF_FORM[form]
+    return (verb[-1] if verb[-1] in "ey" else "",)
+
+
 def _draw_translation(level: int, rng: random.Random) -> Slots:
     return {
         "language": rng.choice(WORDS.languages),
@@ -257,6 +290,12 @@ def _solve_translation(slots: Slots) -> Solution:
     return Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.")
 
 
+def _traits_of_translation(slots: Slots) -> Traits:
+    """Language, and whether a word has a letter that English lacks."""
+    column = WORDS.languages.index(slots["language"])
+    return slots["language"], all(WORDS.translations[word][column].isascii() for word in slots["words"].split(", "))
+
+
 FAMILIES = (
     Family(
         name="lambda",
@@ -265,6 +304,7 @@ FAMILIES = (
         slots={"wish": r"[a-z]+ [a-z0-9 ,]+"},
         draw=_draw_lambda,
         solve=_solve_lambda,
+        traits=_traits_of_lambda,
     ),
     Family(
         name="mend",
@@ -273,6 +313,7 @@ FAMILIES = (
         slots={"line": r"(?:def|dfe|edf) [^\n]+"},
         draw=_draw_mend,
         solve=_solve_mend,
+        traits=_traits_of_mend,
     ),
     Family(
         name="print",
@@ -281,6 +322,7 @@ FAMILIES = (
         slots={"code": r"print\([^\n]+\)"},
         draw=_draw_print,
         solve=_solve_print,
+        traits=_traits_of_print,
     ),
     Family(
         name="pick",
@@ -293,6 +335,7 @@ FAMILIES = (
         slots={"place": "|".join(_PLACES), "words": "[a-z]+(?: [a-z]+)+"},
         draw=_draw_pick,
         solve=_solve_pick,
+        traits=_traits_of_pick,
     ),
     Family(
         name="plural",
@@ -306,6 +349,7 @@ FAMILIES = (
         slots={"nouns": "[a-z]+(?:, [a-z]+)*"},
         draw=_draw_plural,
         solve=_solve_plural,
+        traits=_traits_of_plural,
     ),
     Family(
         name="passive",
@@ -318,6 +362,7 @@ FAMILIES = (
         slots={"sentence": r"[A-Z][a-z]+(?: [a-z]+)+\."},
         draw=_draw_passive,
         solve=_solve_passive,
+        traits=_traits_of_passive,
     ),
     Family(
         name="translation",
@@ -331,5 +376,6 @@ FAMILIES = (
         slots={"language": "|".join(WORDS.languages), "words": "[a-z]+(?:, [a-z]+)*"},
         draw=_draw_translation,
         solve=_solve_translation,
+        traits=_traits_of_translation,
     ),
 )

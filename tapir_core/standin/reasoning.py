@@ -1,9 +1,9 @@
 """Families of what has to be worked out: sums, products, stories; who is tallest, what is biggest, supposed colours."""
 
 import random
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
 from tapir_core.standin.workings import add_columns, add_up, keep_largest, split_places
 
 _SUMS = {1: (2, 1, 20), 2: (2, 21, 99), 3: (3, 10, 99), 4: (2, 100, 999), 5: (3, 100, 999)}
@@ -20,6 +20,12 @@ def _solve_sum(slots: Slots) -> Solution:
     size = 1 if largest <= 20 else 2 if largest <= 99 else 4
     level = max(3, size + 1) if len(terms) == 3 else size
     return Solution(level, str(sum(terms)), add_columns(terms))
+
+
+def _traits_of_sum(slots: Slots) -> Traits:
+    """What each column carries, from the right."""
+    terms = [int(term) for term in slots["terms"].split(" + ")]
+    return tuple(sum(term % base for term in terms) // base for base in (10, 100, 1000))
 
 
 _PRODUCTS = {
@@ -57,6 +63,12 @@ def _fives(number: int) -> list[int]:
     """A number from 6 to 12 as 5 or 10 and what is left."""
     round_part = 5 if number < 10 else 10
     return [part for part in (round_part, number - round_part) if part]
+
+
+def _traits_of_product(slots: Slots) -> Traits:
+    """Which factor comes first, and whether the smaller one has a digit above 5."""
+    a, b = int(slots["a"]), int(slots["b"])
+    return a > b, max(str(min(a, b))) > "5"
 
 
 _STOCK_STEPS = {1: (1, 2, 20), 2: (2, 2, 20), 3: (3, 2, 20), 4: (3, 21, 99), 5: (4, 21, 99)}
@@ -98,6 +110,14 @@ def _solve_stock(slots: Slots) -> Solution:
     return Solution(level, str(held), f"{', '.join(lines)}.")
 
 
+def _traits_of_stock(slots: Slots) -> Traits:
+    """Gain or loss, step by step, and in how many steps the ones alone change."""
+    steps = [step.split(" ") for step in slots["steps"].split(", ")]
+    changes = [_SIGNS[verb] * int(number) for verb, number in steps]
+    held = list(accumulate(changes, initial=int(slots["start"])))
+    return *(_SIGNS[verb] for verb, _ in steps), sum(one // 10 == other // 10 for one, other in pairwise(held))
+
+
 _ENDS = {"taller": ("tallest", "shortest"), "older": ("oldest", "youngest"), "faster": ("fastest", "slowest")}
 
 
@@ -128,6 +148,13 @@ def _solve_ranking(slots: Slots) -> Solution:
     return Solution(level, result, f"{' '.join(steps)} Left: {result}.")
 
 
+def _traits_of_ranking(slots: Slots) -> Traits:
+    """Relation, end that is asked for, and which of the facts names who stands there."""
+    result = _solve_ranking(slots).reference
+    facts = slots["facts"].split(", ")
+    return facts[0].split(" ")[2], slots["end"], [result in fact.split(" ") for fact in facts].index(True)
+
+
 def _chain(pairs: list[tuple[str, str]]) -> list[str]:
     """The one order in which the first of each pair stands right before its second.
 
@@ -151,6 +178,13 @@ def _solve_biggest(slots: Slots) -> Solution:
     return Solution(len(things) - 1, max(things, key=WORDS.ladder.index), keep_largest(things, key=WORDS.ladder.index))
 
 
+def _traits_of_biggest(slots: Slots) -> Traits:
+    """Place of the biggest, and whether another is close to it."""
+    sizes = [WORDS.ladder.index(thing) for thing in slots["things"].split(", ")]
+    second, first = sorted(sizes)[-2:]
+    return sizes.index(first), first - second <= 2
+
+
 def _draw_supposed(level: int, rng: random.Random) -> Slots:
     things = rng.sample(list(WORDS.true_colours), level)
     colours = {
@@ -171,6 +205,11 @@ def _solve_supposed(slots: Slots) -> Solution:
     return Solution(len(clauses), colours[asked], working)
 
 
+def _traits_of_supposed(slots: Slots) -> Traits:
+    """Place of what is asked."""
+    return ([clause.split(" ")[0] for clause in slots["supposed"].split(", ")].index(slots["asked"]),)
+
+
 _THING, _COLOUR = any_of(WORDS.true_colours), any_of(WORDS.colours)
 
 FAMILIES = (
@@ -181,6 +220,7 @@ FAMILIES = (
         slots={"terms": r"\d{1,3}(?: \+ \d{1,3}){1,2}"},
         draw=_draw_sum,
         solve=_solve_sum,
+        traits=_traits_of_sum,
     ),
     Family(
         name="product",
@@ -195,6 +235,7 @@ FAMILIES = (
         slots={"a": r"\d{1,3}", "b": r"\d{1,3}"},
         draw=_draw_product,
         solve=_solve_product,
+        traits=_traits_of_product,
     ),
     Family(
         name="stock",
@@ -212,6 +253,7 @@ FAMILIES = (
         },
         draw=_draw_stock,
         solve=_solve_stock,
+        traits=_traits_of_stock,
     ),
     Family(
         name="ranking",
@@ -223,6 +265,7 @@ FAMILIES = (
         },
         draw=_draw_ranking,
         solve=_solve_ranking,
+        traits=_traits_of_ranking,
     ),
     Family(
         name="biggest",
@@ -236,6 +279,7 @@ FAMILIES = (
         slots={"things": r"[A-Za-z]+(?:, [A-Za-z]+)+"},
         draw=_draw_biggest,
         solve=_solve_biggest,
+        traits=_traits_of_biggest,
     ),
     Family(
         name="supposed",
@@ -248,5 +292,6 @@ FAMILIES = (
         slots={"supposed": f"{_THING} was {_COLOUR}(?:, {_THING} {_COLOUR})*", "asked": "[a-z]+"},
         draw=_draw_supposed,
         solve=_solve_supposed,
+        traits=_traits_of_supposed,
     ),
 )

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from itertools import pairwise
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
 from tapir_core.standin.workings import add_up, keep_largest, number_items, split_places
 
 _TEXT_FIELDS = {"name": WORDS.names, "city": WORDS.cities, "colour": WORDS.colours, "pet": WORDS.pets}
@@ -33,6 +33,11 @@ def _solve_record(slots: Slots) -> Solution:
     return Solution(len(pairs), json.dumps(record), f"{'; '.join(kinds)}.")
 
 
+def _traits_of_record(slots: Slots) -> Traits:
+    """Word or number, field by field."""
+    return tuple(pair.split(" ")[0] in _NUMBER_FIELDS for pair in slots["fields"].split(", "))
+
+
 def _draw_melody(level: int, rng: random.Random) -> Slots:
     return {"notes": " ".join(rng.choice("CDEFGAB") for _ in range(level + 2))}
 
@@ -41,6 +46,12 @@ def _solve_melody(slots: Slots) -> Solution:
     notes = slots["notes"].split(" ")
     backwards = ", ".join(f"{place} {notes[place - 1]}" for place in range(len(notes), 0, -1))
     return Solution(len(notes) - 2, " ".join(reversed(notes)), f"{number_items(notes)}. Backwards: {backwards}.")
+
+
+def _traits_of_melody(slots: Slots) -> Traits:
+    """How many different notes, and whether it ends as it began."""
+    notes = slots["notes"].split(" ")
+    return len(set(notes)), notes[0] == notes[-1]
 
 
 _MATCH_SHAPES = {1: (2, 1), 2: (3, 1), 3: (4, 1), 4: (2, 2), 5: (3, 2)}
@@ -73,6 +84,13 @@ def _solve_match(slots: Slots) -> Solution:
     return Solution(_MATCH_LEVELS[len(entries), legs], winner, " ".join([*added, compared]))
 
 
+def _traits_of_match(slots: Slots) -> Traits:
+    """Place of the winner, and whether another is close."""
+    totals = [sum(map(int, re.findall(r"\d+", entry))) for entry in slots["scores"].split(", ")]
+    second, first = sorted(totals)[-2:]
+    return totals.index(first), first - second <= 2
+
+
 def _draw_chain(level: int, rng: random.Random) -> Slots:
     chain = [rng.choice(tier) for tier in WORDS.trophic_tiers[: {1: 3, 2: 4, 3: 4, 4: 5, 5: 5}[level]]]
     form = {3: "is eaten by the {}", 5: "eats the eater of the {}"}.get(level, "eats the {}")
@@ -92,6 +110,11 @@ def _solve_chain(slots: Slots) -> Solution:
     # Read from the start until the animal, or who eats it, has been met.
     meals = ", ".join(f"{upper} eats {lower}" for lower, upper in pairwise(chain[: max(place, place - offset) + 1]))
     return Solution(level, chain[place], f"{meals}.")
+
+
+def _traits_of_chain(slots: Slots) -> Traits:
+    """Place of the animal."""
+    return (slots["chain"].split(" - ").index(slots["asked"].rsplit(" ", 1)[1]),)
 
 
 _YEAR = re.compile(r"\A(?:(\d{1,4}) years after )?(\d{1,4})( BC)?\Z")
@@ -125,6 +148,12 @@ def _solve_century(slots: Slots) -> Solution:
     begun = f"{rest}, {hundreds} + 1 = {hundreds + 1}" if rest else "none"
     steps.append(f"Full hundreds {hundreds}, left {begun}.")
     return Solution(level, f"{_ordinal(hundreds + bool(rest))}{' BC' if before else ''}", " ".join(steps))
+
+
+def _traits_of_century(slots: Slots) -> Traits:
+    """Whether a century ends with the year, and the ending of its ordinal."""
+    solution = _solve_century(slots)
+    return solution.working.endswith("left none."), re.sub(r"\d+", "", solution.reference)
 
 
 def _ordinal(number: int) -> str:
@@ -180,6 +209,11 @@ def _plain(number: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def _traits_of_conversion(slots: Slots) -> Traits:
+    """Both units."""
+    return slots["source"], slots["target"]
+
+
 _LOOKUPS = {"symbol": WORDS.elements, "name": {symbol: name for name, symbol in WORDS.elements.items()}}
 
 
@@ -195,6 +229,13 @@ def _solve_element(slots: Slots) -> Solution:
     return Solution(len(items), ", ".join(found), f"{working}.")
 
 
+def _traits_of_element(slots: Slots) -> Traits:
+    """Symbol or name, and how many symbols do not begin the English name."""
+    lookup = _LOOKUPS[slots["wanted"]]
+    pairs = [sorted((item, lookup[item]), key=len) for item in slots["items"].split(", ")]
+    return slots["wanted"], sum(not name.startswith(symbol.casefold()) for symbol, name in pairs)
+
+
 FAMILIES = (
     Family(
         name="record",
@@ -203,6 +244,7 @@ FAMILIES = (
         slots={"fields": f"{_FIELD}(?:, {_FIELD})*"},
         draw=_draw_record,
         solve=_solve_record,
+        traits=_traits_of_record,
     ),
     Family(
         name="melody",
@@ -211,6 +253,7 @@ FAMILIES = (
         slots={"notes": "[A-G](?: [A-G])+"},
         draw=_draw_melody,
         solve=_solve_melody,
+        traits=_traits_of_melody,
     ),
     Family(
         name="match",
@@ -219,6 +262,7 @@ FAMILIES = (
         slots={"scores": f"{_SCORE}(?:, {_SCORE})+"},
         draw=_draw_match,
         solve=_solve_match,
+        traits=_traits_of_match,
     ),
     Family(
         name="chain",
@@ -234,6 +278,7 @@ FAMILIES = (
         },
         draw=_draw_chain,
         solve=_solve_chain,
+        traits=_traits_of_chain,
     ),
     Family(
         name="century",
@@ -242,6 +287,7 @@ FAMILIES = (
         slots={"when": r"(?:\d{1,4} years after )?\d{1,4}(?: BC)?"},
         draw=_draw_century,
         solve=_solve_century,
+        traits=_traits_of_century,
     ),
     Family(
         name="conversion",
@@ -254,6 +300,7 @@ FAMILIES = (
         slots={"amount": r"\d{1,3}(?:\.\d)?", "source": "[a-z]{1,2}", "target": "[a-z]{1,2}"},
         draw=_draw_conversion,
         solve=_solve_conversion,
+        traits=_traits_of_conversion,
     ),
     Family(
         name="element",
@@ -267,5 +314,6 @@ FAMILIES = (
         slots={"wanted": "symbol|name", "items": "[A-Za-z]+(?:, [A-Za-z]+)*"},
         draw=_draw_element,
         solve=_solve_element,
+        traits=_traits_of_element,
     ),
 )
