@@ -93,6 +93,11 @@ class Family:
     traits: Callable[[Slots], Traits] = lambda _: ()
     """Of a content that was drawn or solved; as many for each content of a level."""
 
+    @property
+    def not_in_dev(self) -> str:
+        """The phrasing that the dev split never sees."""
+        return self.phrasings[-1]
+
     def draw_problem(self, level: int, rng: random.Random) -> Problem:
         """A random problem of ``level``, of any stream."""
         slots = self.draw(level, rng)
