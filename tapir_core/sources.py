@@ -8,7 +8,7 @@ import polars as pl
 from tapir_core import config
 from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, Found, read_heldout, read_pool
 from tapir_core.randomness import derive_rng
-from tapir_core.standin.families import EQUAL_SHARES, sample_problems
+from tapir_core.standin.families import DEV_SHARES, EQUAL_SHARES, sample_problems
 from tapir_core.standin.family import Stream
 from tapir_core.text import instruction_id
 
@@ -101,17 +101,17 @@ def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
 
 
 def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFrame:
-    """The held-out set, one row per instruction, with equal shares of the families in each split.
+    """The held-out set, one row per instruction, with equal shares of the families in each split; dev lacks some.
 
     Raises:
         ConfigError: there are not that many distinct instructions.
     """
-    rows: dict[Stream, int] = {"dev": dev, "test": test}
+    splits: tuple[tuple[Stream, int, dict[str, float]], ...] = (("dev", dev, DEV_SHARES), ("test", test, EQUAL_SHARES))
     records = [
         (instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
-        for split, count in rows.items()
+        for split, count, shares in splits
         for each in sample_problems(
-            count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=EQUAL_SHARES, stream=split
+            count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=shares, stream=split
         )
     ]
     return pl.DataFrame(records, schema=HELDOUT_SCHEMA, orient="row")

@@ -5,6 +5,7 @@ machines, or one by one. Such a file is JSON, one a run, named after it: marks o
 costs; no model and no answer. It also holds what the comparison says of the run, its whole configuration first, so that
 a result of another one is refused. It answers for what goes into a stage of the run, and for nothing else: machines may
 differ in addresses, engine environments and stores. A setting that is newer than the file counts there as its default.
+A result that another version of the stand-in made is read with that version: it is for who compares to mix no two.
 
 Limits: with `expansion.check_difficulty` the judge's calls in an expansion count as the teacher's.
 """
@@ -38,6 +39,7 @@ _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0, "-": None}
 """Right, wrong, or without an answer."""
 _OF_STAGES = ("config", "files")
+_OF_STANDIN = ("standin", "standin_pool")
 _FIGURES: tuple[str, ...] = ("usd", "stored", "paid_requests", "paid_usd", "seconds", "stages")
 
 
@@ -99,6 +101,8 @@ class ArmOutcome:
     """At work, without what was taken over."""
     stages: Mapping[str, int]
     """Stage → version of the code that made its rows."""
+    standin: Mapping[str, str]
+    """`standin` and `standin_pool` → version, of what the stand-in said and drew; without what it had no part in."""
     source: str = ""
     """The run, or the file that it was read from, in words."""
 
@@ -158,8 +162,16 @@ def read_outcome(
         paid_usd=sum(usd_of(each, role, prices) for role, each in paid.items() if role not in _UNPAID),
         seconds=summary.busy_seconds,
         stages=run.stage_versions,
+        standin=standin_versions(run.config),
         source=f"run {run.ref.name}",
     )
+
+
+def standin_versions(config: RunConfig) -> dict[str, str]:
+    """Versions of the stand-in that would answer and draw now, as `ArmOutcome.standin` has them."""
+    starts_standin = not (config.teacher.endpoint.base_urls and config.judge.endpoint.base_urls)
+    answers, pool = {"standin": standin.STANDIN_VERSION}, {"standin_pool": standin.POOL_VERSION}
+    return (answers if starts_standin else {}) | ({} if config.data.pool.file else pool)
 
 
 def read_training(run: RunFolder, number: int) -> Training:
@@ -242,6 +254,7 @@ class ResultsFolder:
         wanted = self._said_of(planned)
         if _recipe(config, made_of["files"]) == _recipe(self.plan.config(planned), wanted["files"]):
             wanted |= {name: made_of[name] for name in _OF_STAGES}
+        wanted |= found.standin
         if other := _differing(made_of, wanted):
             more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
             raise ConfigError(
@@ -256,14 +269,13 @@ class ResultsFolder:
     def _said_of(self, planned: PlannedRun) -> dict[str, Any]:
         """Everything that the comparison says of a run; in which root it lies is no part of it."""
         config, prices = self.plan.config(planned), self.plan.comparison.prices
-        starts_standin = not (config.teacher.endpoint.base_urls and config.judge.endpoint.base_urls)
         return {
             "config": _fields(config),
             "files": used_files(config, self.files_of(config)),
             "match": planned.arm.match,
             "prices": prices.model_dump(mode="json") if prices else None,
-            "standin": standin.STANDIN_VERSION if starts_standin else None,
-            "standin_pool": None if config.data.pool.file else standin.POOL_VERSION,
+            **dict.fromkeys(_OF_STANDIN),
+            **standin_versions(config),
         }
 
 
@@ -327,6 +339,7 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
             for each in told["students"]
         },
         answers=told["answers"],
+        standin={name: version for name in _OF_STANDIN if (version := told["of"][name])},
         source=source,
         **{name: told[name] for name in _FIGURES},
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 from tapir_core import judging, paths, sentences, stages, storage, text
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
-from tapir_core.config import RunConfig
+from tapir_core.config import STANDIN_VERSION, RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
 from tapir_core.judging.estimates import Estimate
@@ -104,7 +104,12 @@ def render_arms(compared: ComparedArms) -> str:
 
 
 def conditions_of(
-    config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig, *, others: Mapping[str, int]
+    config: RunConfig,
+    files: Mapping[str, str],
+    comparison: ComparisonConfig,
+    *,
+    others: Mapping[str, int],
+    standin: str = STANDIN_VERSION,
 ) -> dict[str, str]:
     """What → in words: student, its answers, training, teacher, judge, prompts, sizes, run seeds, settings.
 
@@ -113,10 +118,12 @@ def conditions_of(
         files: name → digest of the prompt and input files that go into it.
         comparison: what is compared.
         others: stage → version of its code that made the figures, where it is not that of this tapir.
+        standin: version of the stand-in that made them.
     """
     used = sorted(stages.used_files(config, files).items())
     rounds = [config.round(number) for number in config.round_numbers]
-    settings = [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
+    settings: list[Any] = [backbone_name(config.student)]
+    settings += [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
     said = sentences.Sentences(Path(__file__).parent).paragraphs(
         "conditions.txt.jinja2",
         config=config,
@@ -130,9 +137,14 @@ def conditions_of(
         examples=[count(each.examples) for each in rounds],
         count=count,
         # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.
-        settings=text.digest([backbone_name(config.student), *settings])[:_DIGITS],
+        settings=text.digest(json.loads(_with_standin(text.canonical_json(settings), standin)))[:_DIGITS],
     )
-    return dict(each.split(": ", 1) for each in said)
+    return dict(_with_standin(each, standin).split(": ", 1) for each in said)
+
+
+def _with_standin(said: str, version: str) -> str:
+    """The same of another version of the stand-in, which a configuration knows by this tapir's alone."""
+    return said.replace(STANDIN_VERSION, version)
 
 
 def conditions_table(conditions: Mapping[str, str]) -> page.Table:

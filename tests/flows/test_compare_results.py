@@ -254,6 +254,37 @@ def test_figures_that_another_code_made_say_so(elsewhere: Path) -> None:
     assert read_comparison(plan, results).conditions["Settings"].endswith(", made by other versions of stages: mix 1")
 
 
+def made_by_standin(file: Path, **versions: str) -> None:
+    told = json.loads(file.read_text())
+    told["of"] |= versions
+    file.write_text(json.dumps(told))
+
+
+def test_figures_of_another_stand_in_are_shown_as_its_own_and_no_run_is_added_to_them(elsewhere: Path) -> None:
+    plan, engines = open_comparison(elsewhere), BuiltRuns()
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    before = read_comparison(plan, results)
+    for file in results.path.iterdir():
+        made_by_standin(file, standin="0123456789ab", standin_pool="ba9876543210")
+    after = read_comparison(plan, results)
+    assert "(standin-0123456789ab; rules, no LLM)" in after.conditions["Teacher"]
+    assert after.conditions["Settings"] != before.conditions["Settings"]
+    assert replace(after, conditions=before.conditions) == before
+    with pytest.raises(
+        ConfigError, match=r"-s1\.json: standin 0123456789ab made it, and \w{12} what is run now; remove"
+    ):
+        run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results)
+    assert engines.driven == []
+
+
+def test_runs_of_two_stand_ins_are_not_set_against_each_other(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    made_by_standin(results.path / "c-random-s1.json", standin_pool="ba9876543210")
+    with pytest.raises(ConfigError, match=r"standin_pool \w{12} made it, and \w{12} .*c-.*\.json; remove it"):
+        read_comparison(plan, results)
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', '{"format": 1}'])
 def test_a_file_that_is_no_result_is_refused_by_name(elsewhere: Path, content: str) -> None:
     plan = open_comparison(elsewhere)

@@ -1,5 +1,7 @@
+from collections import Counter
+
 from tapir_core.sources import standin_heldout, standin_pool
-from tapir_core.standin.families import FAMILIES, recognise
+from tapir_core.standin.families import DEV_SHARES, FAMILIES, NOT_IN_DEV, recognise
 from tapir_core.text import instruction_id
 
 
@@ -16,13 +18,30 @@ def test_the_pool_has_the_run_folders_columns_and_one_row_an_instruction() -> No
 
 
 def test_the_held_out_set_has_equal_shares_of_the_families_in_each_split() -> None:
-    heldout = standin_heldout(60, 100, max_level=3, seed=1)
+    heldout = standin_heldout(48, 100, max_level=3, seed=1)
     assert heldout.columns == ["instruction_id", "instruction", "system", "task_type", "reference", "split"]
-    for split, rows in (("dev", 60), ("test", 100)):
+    for split, rows, wanted in (("dev", 48, DEV_SHARES), ("test", 100, FAMILIES)):
         part = heldout.filter(heldout["split"] == split)
         families = [problem.family for problem in map(recognise, part["instruction"]) if problem]
         assert len(families) == rows
-        assert {families.count(name) for name in FAMILIES} == {rows // len(FAMILIES)}
+        assert Counter(families) == dict.fromkeys(wanted, rows // len(wanted))
+
+
+def test_dev_never_sees_four_task_types_and_a_phrasing_of_each_family_and_test_and_pool_do() -> None:
+    heldout = standin_heldout(2000, 2000, max_level=3, seed=1)
+    dev, test = (heldout.filter(split=split) for split in ("dev", "test"))
+    task_types = {family.task_type for family in FAMILIES.values()}
+    assert len(NOT_IN_DEV) == 4
+    assert set(dev["task_type"]) == task_types - set(NOT_IN_DEV)
+    assert set(test["task_type"]) == task_types
+    of_dev, of_test, of_pool = (
+        {problem.phrasing for problem in map(recognise, rows["instruction"]) if problem}
+        for rows in (dev, test, standin_pool(2000, max_level=3, seed=1))
+    )
+    for name, family in FAMILIES.items():
+        seen = {phrasing for phrasing in family.phrasings if phrasing in of_dev}
+        assert seen == (set(family.phrasings) - {family.not_in_dev} if name in DEV_SHARES else set())
+        assert set(family.phrasings) <= of_test & of_pool
 
 
 def test_pool_dev_and_test_are_disjoint_whatever_their_seeds() -> None:

@@ -43,7 +43,7 @@ def outcome(arm: Arm, seed: int, share: float, *, tokens: int = 1000, missing: i
     }
     trainings = {0: Training(8, 500, 100, 4, 1.0), 1: Training(16, tokens, 200, 8, 1.0)}
     answers = {"teacher": 90, "judge": 10}
-    return ArmOutcome(arm, seed, f"c-{arm.name}-s{seed}", trainings, students, answers, 0.5, 25, 80, 0.4, 60.0, {})
+    return ArmOutcome(arm, seed, f"c-{arm.name}-s{seed}", trainings, students, answers, 0.5, 25, 80, 0.4, 60.0, {}, {})
 
 
 def compared(reference: float, rand: float, *, seeds: tuple[int, ...] = (1, 2, 3), **more: object) -> ComparedArms:
