@@ -124,8 +124,11 @@ def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
 
 
 def used_before(run: RunFolder, number: int) -> frozenset[str]:
-    """The instructions that a round draws last: those of the mixtures before its own, S_0's included."""
-    mixtures = [run.rows(stages.StageAt("mix", earlier)) for earlier in range(number)]
+    """The instructions that a round draws last: those of the rounds' mixtures before its own.
+
+    Not S_0's: that may be the whole pool, and what it learnt of it the verdicts have measured.
+    """
+    mixtures = [run.rows(stages.StageAt("mix", earlier)) for earlier in range(1, number)]
     return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
 
 

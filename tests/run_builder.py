@@ -209,7 +209,7 @@ class _Builder(BenchmarkStages):
 
     def _used(self, number: int) -> set[str]:
         """What a round draws last."""
-        return {identity for each in range(number) for identity in self._rows("mix", each)["instruction_id"]}
+        return {identity for each in range(1, number) for identity in self._rows("mix", each)["instruction_id"]}
 
     def _expand(self, at: StageAt) -> None:
         accepted, rejected = [pl.DataFrame(schema=EXPANSION)], [pl.DataFrame(schema=REJECTED)]
@@ -229,7 +229,7 @@ class _Builder(BenchmarkStages):
         settings, seeds = self.run.config.round(at.round), self._rows("select", at.round)
         wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self._shares())
         lacks = lacking(wanted, Counter(supply_of(seeds)) + Counter(supply_of(accepted)))
-        wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.25, rng=self._rng(at))
+        wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.0, rng=self._rng(at))
         rows = [(each.task_type, each.seed_id, each.sample_index) for each in wave]
         schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
         self._save(at, pl.DataFrame(rows, schema=schema, orient="row"))

@@ -312,8 +312,9 @@ class ExpansionConfig(Section):
     max_waves: Annotated[int, Field(ge=0, le=19)] = 3
     """Waves of requests a round; 0 switches expansion off."""
 
-    oversample: Annotated[float, Field(ge=1)] = 1.25
-    """Instructions asked for in a wave for each one that lacks, since the gates reject some."""
+    oversample: Annotated[float, Field(ge=1)] = 1.0
+    """Instructions asked for in a wave for each one that lacks. 1 asks for exactly what lacks, and leaves what the gates
+    reject to later waves; more makes fewer waves, and pays for new instructions that no mixture may need."""
 
     min_chars: PositiveInt = 8
     """Shortest instruction that passes, in characters."""

@@ -119,8 +119,8 @@ def _(rule: HardShare, rows: pl.DataFrame, rng: random.Random, _used: Collection
 
 @choose_rows.register
 def _(rule: RandomShare, rows: pl.DataFrame, rng: random.Random, used: Collection[str]) -> list[int]:
-    last = [row for row, identity in enumerate(rows["instruction_id"]) if identity in used]
-    return draw_rows(range(rows.height), ceil_share(rule.share, rows.height), rng, last)
+    ids = rows["instruction_id"].to_list()
+    return draw_rows(range(rows.height), ceil_share(rule.share, rows.height), rng, lambda row: ids[row] in used)
 
 
 def ceil_share(share: float, rows: int) -> int:

@@ -400,7 +400,7 @@ SELECT = declare(
         folder="seeds",
         columns=("instruction_id", "task_type", "mfd"),
         row="a seed",
-        version=2,
+        version=3,
         when=_is_numbered,
         reads=lambda c, at: _measured(c, at) or _in_round(c, at),
         settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping()],
@@ -427,7 +427,7 @@ def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | N
     )
 
 
-WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"))
+WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"), version=2)
 WAVE_CANDIDATES = _wave_step(
     "wave_candidates", "candidates", _CANDIDATE, "wave_requests", asks="teacher", roles=("expand",)
 )
@@ -445,7 +445,7 @@ WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED
 """The steps of one wave of an expansion, in their order."""
 
 EXPANSION_REJECTED = _wave_step(
-    "expansion_rejected", "expansion_rejected", _GATED, row="a candidate that a gate kept back"
+    "expansion_rejected", "expansion_rejected", _GATED, row="a candidate that a gate kept back", version=2
 )
 
 EXPAND = declare(
@@ -454,6 +454,7 @@ EXPAND = declare(
         folder="expansion",
         columns=(*_CANDIDATE, "response"),
         row="a new instruction that passed every gate",
+        version=2,
         when=_is_numbered,
         reads=_expanded,
         settings=lambda c, at: wave_fields(c, at.number),
@@ -470,6 +471,7 @@ DRAW = declare(
         folder="drawn",
         columns=("instruction_id", "task_type", "mfd", "origin"),
         row="an instruction of the hard or the easy part of the mixture, before its answer is refined",
+        version=2,
         when=_is_numbered,
         reads=lambda c, at: [
             *(*_pool(c, at), *_measured(c, at), SELECT.at(at.round)),
@@ -487,7 +489,7 @@ REFINE = declare(
         folder="refinement",
         columns=("instruction_id", "task_type", "plain", "refined", "accepted", "reason"),
         row="an answer of the hard part that the teacher rewrote",
-        version=2,
+        version=3,
         when=_is_numbered,
         reads=lambda c, at: [*_in_round(c, at, "select", "expand"), *_in_place_of_draw(c, at)],
         reads_beside=_drawn_beside,
@@ -515,7 +517,7 @@ MIX = declare(
         folder="mixture",
         columns=("example_id", "instruction_id", "messages", "task_type", "origin", "mfd", "refined"),
         row="an example of the round's training set",
-        version=2,
+        version=3,
         reads=_mixed,
         reads_beside=_drawn_beside,
         settings=lambda c, at: size_fields(c, at.number),

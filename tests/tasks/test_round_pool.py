@@ -52,8 +52,9 @@ def test_a_stage_that_was_completed_makes_tables_be_read_anew(run: RunFolder) ->
     assert set(before["response"]) != {"Another answer."}
 
 
-def test_what_a_round_draws_last_is_what_every_mixture_before_it_held(tmp_path: Path) -> None:
+def test_what_a_round_draws_last_is_what_the_rounds_before_it_held_and_not_what_s0_did(tmp_path: Path) -> None:
     run = build_run(tmp_path, until=StageAt("mix", 2))
-    held = [set(run.rows(StageAt("mix", number))["instruction_id"]) for number in (0, 1)]
-    assert used_before(run, 2) == held[0] | held[1]
-    assert used_before(run, 0) == frozenset()
+    of_s0, of_first = (set(run.rows(StageAt("mix", number))["instruction_id"]) for number in (0, 1))
+    assert of_s0 - of_first
+    assert used_before(run, 2) == of_first
+    assert used_before(run, 1) == used_before(run, 0) == frozenset()

@@ -86,6 +86,22 @@ def test_the_easy_part_is_filled_from_the_task_types_that_are_there() -> None:
     assert Counter(easy["task_type"]) == {"Law": 17, "Math": 3}
 
 
+@given(COUNTS, COUNTS, st.integers(1, 40), st.integers(0, 25), st.integers(0, 5))
+def test_seeds_are_drawn_before_new_instructions_and_those_of_earlier_rounds_after_other_seeds(
+    seeds: list[str], new: list[str], count: int, known: int, seed: int
+) -> None:
+    rows, expansion = make_seeds(numbered(seeds, "s")), make_expansion(numbered(new, "x"))
+    used = set(rows["instruction_id"].to_list()[:known])
+    drawn = draw_hard(rows, expansion, count, SHARES, derive_rng(seed), used).rows
+    for name, wanted in quotas(count, SHARES).items():
+        there = rows.filter(task_type=name)
+        of_type = drawn.filter(task_type=name)
+        taken = set(of_type.filter(origin="seed")["instruction_id"])
+        assert len(taken) == min(wanted, there.height)
+        assert len(taken - used) == min(wanted, len(set(there["instruction_id"]) - used))
+        assert of_type.filter(origin="expansion").height == min(max(0, wanted - there.height), new.count(name))
+
+
 @given(st.integers(0, 70_000), st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_alpha_never_makes_the_hard_part_smaller(examples: int, one: float, other: float) -> None:
     low, high = sorted([one, other])
