@@ -4,6 +4,7 @@ D_S ← {x : MFD(x) > δ}, or the hardest share, or a share of the pool at rando
 by the target shares; their answers in the style that the task type needs; mixture_r ← hard_r + (1 − α_r)·N of easy.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 
@@ -14,10 +15,12 @@ from tapir_core.calls import Answer, Outcome
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import show_instruction
 from tapir_core.randomness import derive_rng
+from tapir_core.reporting.page import sentence
 from tapir_core.run_folder import RunFolder
 from tapir_core.task_types import RefinementFamily
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
+from tasks.engines.logs import tell
 from tasks.outcomes import Worked
 from tasks.pool import mixture_shares, round_pool
 from tasks.runtime import current, read_once
@@ -25,6 +28,8 @@ from tasks.verify import verify_answers, wrong_answers
 
 _SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
+_REDUCED = "reduced_to"
+"""There too: the examples that a round was reduced to, since its easy rows reach no further at its α."""
 
 
 @stage_task(stages.SELECT)
@@ -40,15 +45,24 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
 @stage_task(stages.DRAW)
 def draw(run: RunFolder, at: stages.StageAt) -> Worked:
     """α_r·N of seeds and new instructions, the rest of what the selection left; with what the hard part lacks."""
-    settings, shares, used = run.config.round(at.number), mixture_shares(run), used_before(run, at.number)
+    size, shares, used = round_size(run, at), mixture_shares(run), used_before(run, at.number)
     rngs = {part: derive_rng(run.config.run.seed, at.number, part) for part in ("hard", "easy")}
-    count = curriculum.hard_count(settings.examples, settings.alpha or 0.0)
     seeds, new = run.rows(stages.SELECT.at(at.round)), run.rows(stages.EXPAND.at(at.round))
-    hard = curriculum.draw_hard(seeds, new, count, shares, rngs["hard"], used)
-    left = _candidates(run, at.number).join(seeds, on="instruction_id", how="anti")
-    easy = curriculum.draw_easy(left, settings.examples - count, shares, rngs["easy"], used)
+    hard = curriculum.draw_hard(seeds, new, size.hard, shares, rngs["hard"], used)
+    easy = curriculum.draw_easy(_easy_rows(run, at), size.easy, shares, rngs["easy"], used)
+    reduced = {_REDUCED: float(size.examples)} if size.examples < size.asked else {}
+    if reduced:
+        tell(logging.WARNING, sentence("reduced", at.number, run.config.round(at.number), size.examples))
     lacking = {**hard.shortfall, **easy.shortfall}
-    return Worked(pl.concat([hard.rows, easy.rows]), {f"{_SHORTFALL}{name}": float(n) for name, n in lacking.items()})
+    counts = {f"{_SHORTFALL}{name}": float(n) for name, n in lacking.items()}
+    return Worked(pl.concat([hard.rows, easy.rows]), reduced | counts)
+
+
+def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:
+    """How large the parts of a round's mixture are, as far as what its selection left reaches."""
+    settings = run.config.round(at.number)
+    reach = curriculum.reach_of(_easy_rows(run, at), mixture_shares(run))
+    return curriculum.size_round(settings.examples, settings.alpha or 0.0, reach)
 
 
 @read_once
@@ -111,8 +125,10 @@ def _without_wrong(
 def mix(run: RunFolder, at: stages.StageAt) -> Worked:
     """The training set of the round, with what it lacks."""
     mixture = _mix_round(run, at) if at.number else _mix_basic(run)
-    shortfall = {f"{_SHORTFALL}{task_type}": float(count) for task_type, count in mixture.shortfall.items()}
-    return Worked(mixture.rows, {**shortfall, "missing_examples": mixture.missing})
+    counts = {f"{_SHORTFALL}{task_type}": float(count) for task_type, count in mixture.shortfall.items()}
+    drawn = run.sealed(stages.DRAW.at(at.round)).counts if at.number else {}
+    counts |= {name: drawn[name] for name in (_REDUCED,) if name in drawn}
+    return Worked(mixture.rows, {**counts, "missing_examples": mixture.missing})
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
@@ -121,6 +137,11 @@ def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
     if judged is None:
         return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
     return run.rows(stages.StageAt("difficulty", judged))
+
+
+def _easy_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
+    """What the selection left of its candidates."""
+    return _candidates(run, at.number).join(run.rows(stages.SELECT.at(at.round)), on="instruction_id", how="anti")
 
 
 def used_before(run: RunFolder, number: int) -> frozenset[str]:

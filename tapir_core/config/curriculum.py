@@ -313,8 +313,8 @@ class ExpansionConfig(Section):
     """Waves of requests a round; 0 switches expansion off."""
 
     oversample: Annotated[float, Field(ge=1)] = 1.0
-    """Instructions asked for in a wave for each one that lacks. 1 asks for exactly what lacks, and leaves what the gates
-    reject to later waves; more makes fewer waves, and pays for new instructions that no mixture may need."""
+    """Instructions asked for in a wave for each one that lacks. 1 asks for exactly what lacks, and the next wave for
+    what the gates took of it; more makes fewer waves, and pays for new instructions that no mixture may need."""
 
     min_chars: PositiveInt = 8
     """Shortest instruction that passes, in characters."""

@@ -1,17 +1,20 @@
 """The training set of a round: a hard part by target shares, refined, and an easy part that keeps what is known.
 
-The hard part is drawn before it is refined, since only what is drawn is paid for: ``draw_hard`` → refine →
-``draw_easy`` → ``assemble``. Nothing is drawn twice; what lacks makes the mixture smaller and is reported.
+How large its parts are is known before anything is paid for: ``size_round``. The hard part is drawn before it is
+refined, since only what is drawn is paid for: ``draw_hard`` → refine → ``draw_easy`` → ``assemble``. Nothing is drawn
+twice; what lacks makes the mixture smaller and is reported.
 Task types are balanced by largest remainder, in exact fractions: each count is within one of its share, and they sum to
 the total.
 """
 
 import math
 import random
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import polars as pl
 
@@ -148,6 +151,36 @@ class Mixture:
 def hard_count(examples: int, alpha: float) -> int:
     """Examples of the hard part: α·N."""
     return round(alpha * examples)
+
+
+class RoundSize(NamedTuple):
+    """How many examples a round takes of its hard and of its easy part."""
+
+    asked: int
+    """N as it was asked for."""
+    hard: int
+    easy: int
+
+    @property
+    def examples(self) -> int:
+        """N, as far as the easy rows reach."""
+        return self.hard + self.easy
+
+
+def size_round(asked: int, alpha: float, easy: int) -> RoundSize:
+    """The largest N up to ``asked`` whose easy part needs no more than ``easy`` rows, split by α.
+
+    So α is that of the mixture within one example, also where easy rows run short.
+    """
+    sizes = range(asked + 1)
+    examples = bisect_right(sizes, easy, key=lambda size: size - hard_count(size, alpha)) - 1
+    hard = hard_count(examples, alpha)
+    return RoundSize(asked, hard, examples - hard)
+
+
+def reach_of(easy: pl.DataFrame, shares: Mapping[str, float]) -> int:
+    """Easy rows that a mixture of these shares can take: those of the task types that have one."""
+    return sum(rows for name, rows in supply_of(easy).items() if shares.get(name, 0) > 0)
 
 
 def draw_hard(

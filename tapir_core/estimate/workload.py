@@ -186,6 +186,8 @@ class Work:
     steps: float = 0.0
     examples: float = 0.0
     """Examples seen, epochs counted, of training."""
+    size: curriculum.RoundSize | None = None
+    """Of a round's training: its mixture, as far as the easy rows reach."""
 
 
 def workload(
@@ -238,6 +240,8 @@ class _Run:
         """Rows that some round judged; of the held-out set, those that some student was judged on; rows that the seeds
         and the easy part are taken from; seeds; rows whose answers an earlier round refined, so that a seed among them
         is not paid again."""
+        self.size = curriculum.RoundSize(0, 0, 0)
+        """Of the round: its mixture, as far as the easy rows reach."""
         self.hard = self.new = 0.0
         """Of the round: rows of its hard part, and of these the new instructions."""
         self.accepted: dict[str, float] = {}
@@ -286,7 +290,8 @@ class _Run:
         right = passing * self.scenario["keeps_type_share"]
         usable = right * self.scenario["usable_share"]
         accepted_share = usable * (NEW_ARE_HARD if checks else 1.0)
-        wanted = curriculum.quotas(curriculum.hard_count(settings.examples, settings.alpha or 0.0), self.wanted)
+        self.size = curriculum.size_round(settings.examples, settings.alpha or 0.0, int(self.scored - self.seeds))
+        wanted = curriculum.quotas(self.size.hard, self.wanted)
         lacks = {name: self._lacking(name, quota) for name, quota in wanted.items()}
         requests = {name: self._requests(each, accepted_share) for name, each in lacks.items()}
         self.accepted = {name: each * accepted_share for name, each in requests.items()}
@@ -309,11 +314,10 @@ class _Run:
     def train(self, at: StageAt) -> Iterator[Work]:
         drawn, epochs = min(self.config.basic_tuning.examples, self.rows), self.config.basic_tuning.epochs
         if at.number:
-            tuning = self.config.round(at.number)
-            easy = tuning.examples - curriculum.hard_count(tuning.examples, tuning.alpha or 0.0)
-            drawn, epochs = self.hard + min(easy, self.scored - self.seeds), tuning.epochs
+            drawn, epochs = self.hard + self.size.easy, self.config.round(at.number).epochs
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))
-        yield Work(at.stage.line, None, at.round, steps=steps, examples=drawn * epochs)
+        size = self.size if at.number else None
+        yield Work(at.stage.line, None, at.round, steps=steps, examples=drawn * epochs, size=size)
         # What the round accepted is in the pool of the next one.
         self.rows += sum(self.accepted.values())
         self.added = {name: count + self.accepted.get(name, 0.0) for name, count in self.added.items()}

@@ -20,6 +20,7 @@ from tapir_core.summary.types import (
     ROLES,
     Decontamination,
     GatedSummary,
+    MixtureSummary,
     RoundSummary,
     RunSummary,
     Score,
@@ -36,19 +37,20 @@ OfRound = tuple[str, Callable[[RoundSummary], str]]
 def rounds_table(summary: RunSummary) -> Table:
     """What each round was made of and came to."""
     rows = [(label, *map(cell, summary.rounds)) for label, cell in _ROUND_ROWS]
+    of_scores = sentence(
+        "score_note",
+        [
+            each.score(split, metric=metric)
+            for metric in (RETENTION, ACCURACY)
+            for each in summary.rounds
+            for split in ("test", "dev")
+        ],
+    )
     return Table(
         "Rounds",
         ("", *(formats.round_name(each.number) for each in summary.rounds)),
         tuple(row for row in rows if any(cell != formats.NOTHING for cell in row[1:])),
-        note=sentence(
-            "score_note",
-            [
-                each.score(split, metric=metric)
-                for metric in (RETENTION, ACCURACY)
-                for each in summary.rounds
-                for split in ("test", "dev")
-            ],
-        ),
+        note=" ".join(filter(None, (sentence("reduced_rounds", summary), of_scores))),
     )
 
 
@@ -297,6 +299,12 @@ def _gated(found: GatedSummary | None) -> str:
     return formats.NOTHING if found is None else f"{formats.count(found.accepted)} / {formats.count(found.asked)}"
 
 
+def _alpha(found: MixtureSummary | None) -> str:
+    if found is None or found.alpha is None:
+        return formats.NOTHING
+    return f"{formats.percent(found.alpha)} / {formats.percent(found.hard_share)}"
+
+
 def _failed(found: Score | None) -> str:
     return formats.NOTHING if found is None else f"{formats.count(found.n)} / {formats.count(found.n_failed)}"
 
@@ -333,7 +341,9 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
     ("Mixture", lambda each: formats.count(each.mixture.rows if each.mixture else None)),
     *origin_rows("  ", pool="from the pool", seed="seeds", expansion="expansion", easy="easy"),
+    ("  asked for (N)", lambda each: formats.count(each.mixture.asked if each.mixture else None)),
     ("  short of N", lambda each: formats.count(each.mixture.missing if each.mixture else None)),
+    ("  α, asked for / got", lambda each: _alpha(each.mixture)),
     *_score_rows(RETENTION, "test"),
     *_score_rows(RETENTION, "dev"),
     *_score_rows(ACCURACY, "test"),

@@ -300,10 +300,14 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
     rows, manifest = reader.rows(at), reader.manifest(at)
     if rows is None or manifest is None or labels is None:
         return None
-    configured = reader.run.config.curriculum
+    config = reader.run.config
+    configured, reduced_to = config.curriculum, manifest.counts.get("reduced_to")
     wanted = curriculum.target_shares(configured.target_shares, curriculum.shares_of(labels))
     return types.MixtureSummary(
         rows.height,
+        config.round(number).examples if number else config.basic_tuning.examples,
+        config.round(number).alpha if number else None,
+        None if reduced_to is None else int(reduced_to),
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
         {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},

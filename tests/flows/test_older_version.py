@@ -200,8 +200,8 @@ def test_a_run_with_a_raised_stage_version_is_refused_with_the_list_the_cost_and
     assert isinstance(tapir("retry-judge", "old", "--continue").exception, RunChanged)
 
 
-def test_another_setting_and_another_version_are_both_named(as_made: OldRun, raise_version: Callable[[str], None]) -> None:
-    old = as_made
+@pytest.mark.usefixtures("as_made")
+def test_another_setting_and_another_version_are_both_named(raise_version: Callable[[str], None]) -> None:
     raise_version("mix")
     message = refused(*RUN, "--set", "judge.sampling.max_tokens=9")
     assert "mix (version 2, here 3)" in message
@@ -209,8 +209,8 @@ def test_another_setting_and_another_version_are_both_named(as_made: OldRun, rai
     assert "restore the old files and settings" in message
 
 
-def test_what_a_newer_version_made_is_refused_by_an_older_one(as_made: OldRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = as_made
+@pytest.mark.usefixtures("as_made")
+def test_what_a_newer_version_made_is_refused_by_an_older_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STAGES, "mix", replace(STAGES["mix"], version=1))
     assert "was made by another version of tapir" in refused(*RUN)
 

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import Mixture, assemble, draw_basic, draw_easy, draw_hard, hard_count, quotas
+from tapir_core.curriculum import (
+    Mixture,
+    assemble,
+    draw_basic,
+    draw_easy,
+    draw_hard,
+    hard_count,
+    quotas,
+    reach_of,
+    size_round,
+)
 from tapir_core.curriculum.tables import MIXTURE
 from tapir_core.randomness import derive_rng
 from tests.builders import make_examples, make_expansion, make_refinement, make_seeds, numbered, shuffled
@@ -107,6 +117,20 @@ def test_a_higher_alpha_never_makes_the_hard_part_smaller(examples: int, one: fl
     low, high = sorted([one, other])
     assert 0 <= hard_count(examples, low) <= hard_count(examples, high) <= examples
     assert hard_count(examples, 1) == examples
+
+
+@given(st.integers(0, 70_000), st.floats(0, 1), st.integers(0, 70_000))
+def test_a_round_is_as_large_as_its_easy_rows_allow_at_its_alpha(examples: int, alpha: float, easy: int) -> None:
+    size = size_round(examples, alpha, easy)
+    assert abs(size.hard - alpha * size.examples) <= 0.5 + 1e-9
+    assert size.easy <= easy
+    assert size.examples <= size.asked == examples
+    larger = size.examples + 1
+    assert size.examples == examples or larger - hard_count(larger, alpha) > easy
+
+
+def test_easy_rows_of_task_types_without_a_share_do_not_count() -> None:
+    assert reach_of(make_seeds(numbered(["Math", "Math", "Art"])), SHARES) == 2
 
 
 def test_an_accepted_refined_answer_replaces_the_plain_one() -> None:
