@@ -168,6 +168,7 @@ def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_type
     mfd = curriculum.compute_difficulty(
         verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge)
     )
+    mfd = curriculum.trusted(mfd, run.config.curriculum.teacher_floor)
     return made_of(mfd.select("instruction_id", "mfd"), [worked(mfd, {}, rows, outcomes), judged])
 
 

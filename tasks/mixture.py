@@ -38,8 +38,14 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
     rng = derive_rng(run.config.run.seed, at.number, "select")
     rule = run.config.round(at.number).selection
     used = () if rule.reads_difficulty else used_before(run, at.number)
-    chosen = curriculum.select_seeds(rule, _candidates(run, at.number), rng, used)
-    return Worked(chosen.seeds, chosen.counts)
+    candidates = _candidates(run, at.number)
+    chosen = curriculum.select_seeds(rule, candidates, rng, used)
+    judged = run.config.verdict_round(at.number)
+    left_out = {
+        "teacher_below_floor": 0 if judged is None else _scored(run, judged).height - candidates.height,
+        "student_better": candidates.height - chosen.seeds.height - chosen.easy.height,
+    }
+    return Worked(chosen.seeds, {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}})
 
 
 @stage_task(stages.DRAW)
@@ -132,16 +138,23 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
-    """Seeds and easy part come from what is scored; where seeds are drawn at random from the pool, without an MFD."""
+    """Seeds and easy part come from what is scored, and has a teacher's answer that is good enough.
+
+    Where seeds are drawn at random, from the pool without an MFD.
+    """
     judged = run.config.verdict_round(number)
     if judged is None:
         return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
-    return run.rows(stages.StageAt("difficulty", judged))
+    return curriculum.trusted(_scored(run, judged), run.config.curriculum.teacher_floor)
+
+
+def _scored(run: RunFolder, judged: int) -> pl.DataFrame:
+    return run.rows(stages.DIFFICULTY.at(judged))
 
 
 def _easy_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
-    """What the selection left of its candidates."""
-    return _candidates(run, at.number).join(run.rows(stages.SELECT.at(at.round)), on="instruction_id", how="anti")
+    """What the easy part of a round may take."""
+    return curriculum.easy_of(_candidates(run, at.number), run.rows(stages.SELECT.at(at.round)))
 
 
 def used_before(run: RunFolder, number: int) -> frozenset[str]:

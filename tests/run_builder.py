@@ -24,6 +24,7 @@ from tapir_core.curriculum import (
     draw_easy,
     draw_hard,
     draw_splits,
+    easy_of,
     lacking,
     paid_gates,
     parse_expansion,
@@ -37,6 +38,7 @@ from tapir_core.curriculum import (
     supply_of,
     target_shares,
     text_gates,
+    trusted,
 )
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE, ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
@@ -207,7 +209,7 @@ class _Builder(BenchmarkStages):
         judged = self.run.config.verdict_round(number)
         if judged is None:
             return self._round_pool(number).with_columns(mfd=pl.lit(None, pl.Float64))
-        return self._rows("difficulty", judged)
+        return trusted(self._rows("difficulty", judged), self.run.config.curriculum.teacher_floor)
 
     def _used(self, number: int) -> set[str]:
         """What a round draws last."""
@@ -278,7 +280,7 @@ class _Builder(BenchmarkStages):
         return draw_hard(seeds, new, count, shares, derive_rng(self.seed, number, "hard"), self._used(number))
 
     def _easy(self, number: int) -> pl.DataFrame:
-        return self._candidates(number).join(self._rows("select", number), on="instruction_id", how="anti")
+        return easy_of(self._candidates(number), self._rows("select", number))
 
     def _size(self, number: int) -> RoundSize:
         settings = self.run.config.round(number)

@@ -443,6 +443,10 @@ class CurriculumConfig(Section):
     alpha_step: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Δα: what α grows by each round, up to 1."""
 
+    teacher_floor: Later[Annotated[float, Field(ge=0, le=10)]] = 5.0
+    """Least score, of 10, that the judge gave the teacher's own answer to an instruction which a round may learn from:
+    below it an instruction is neither a seed nor easy. 0 keeps all."""
+
     rejudge: bool = True
     """Let every student answer its round's pool and judge the answers. Without it rounds after the first take their
     difficulty from its verdicts; new instructions have none then, and are in no later round's seeds and easy part."""

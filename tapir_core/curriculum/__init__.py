@@ -36,8 +36,10 @@ from tapir_core.curriculum.selection import (
     compute_difficulty,
     count_unscored,
     delta_of,
+    easy_of,
     select_seeds,
     should_stop,
+    trusted,
 )
 from tapir_core.curriculum.teacher import (
     UNVERIFIED,

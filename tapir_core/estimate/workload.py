@@ -26,6 +26,9 @@ Unknown = Literal[
     "usable_share",
     # Scored instructions above δ, where a threshold selects; few seeds mean many expansions.
     "hard_share",
+    # Scored instructions that the easy part may take, of those that are no seeds: the teacher's answer is good enough,
+    # and the student's no better.
+    "easy_share",
     # New instructions that pass the gates on their text.
     "passes_share",
     # Of these, the ones whose label is the wanted task type.
@@ -74,6 +77,7 @@ MODEL = Priors(
     {
         "usable_share": Range(0.9, 0.98, 1.0),
         "hard_share": Range(0.75, 0.3, 0.15),
+        "easy_share": Range(0.6, 0.85, 1.0),
         "passes_share": Range(1.0, 0.85, 0.6),
         "keeps_type_share": Range(1.0, 0.8, 0.6),
         "skew": Range(0.0, 1.0, 2.0),
@@ -92,6 +96,7 @@ STANDIN = Priors(
     {
         "usable_share": Range(0.97, 1.0, 1.0),
         "hard_share": Range(0.9, 0.7, 0.4),
+        "easy_share": Range(0.95, 1.0, 1.0),
         "passes_share": Range(1.0, 0.99, 0.9),
         "keeps_type_share": Range(1.0, 1.0, 0.95),
         "skew": Range(0.0, 1.0, 2.0),
@@ -110,7 +115,7 @@ NEW_ARE_HARD = 0.6
 """Share of new instructions that the difficulty check keeps: they imitate hard ones."""
 
 _TOGETHER: tuple[tuple[Unknown, ...], ...] = (
-    ("hard_share",),
+    ("hard_share", "easy_share"),
     ("passes_share", "keeps_type_share"),
     ("skew", "unevenness"),
     ("usable_share", "reask_share", "repeat_half_tokens", "length", "pace", "batch_hours"),
@@ -290,7 +295,9 @@ class _Run:
         right = passing * self.scenario["keeps_type_share"]
         usable = right * self.scenario["usable_share"]
         accepted_share = usable * (NEW_ARE_HARD if checks else 1.0)
-        self.size = curriculum.size_round(settings.examples, settings.alpha or 0.0, int(self.scored - self.seeds))
+        is_judged = self.config.verdict_round(at.number) is not None
+        easy = (self.scored - self.seeds) * (self.scenario["easy_share"] if is_judged else 1.0)
+        self.size = curriculum.size_round(settings.examples, settings.alpha or 0.0, int(easy))
         wanted = curriculum.quotas(self.size.hard, self.wanted)
         lacks = {name: self._lacking(name, quota) for name, quota in wanted.items()}
         requests = {name: self._requests(each, accepted_share) for name, each in lacks.items()}

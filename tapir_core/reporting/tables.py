@@ -289,6 +289,7 @@ def _left_out(summary: RoundSummary) -> dict[str, dict[str, int]]:
     gates = summary.expansion.rejected if summary.expansion is not None else {}
     return {
         "unscored": summary.unscored or {},
+        "neither seed nor easy": summary.unfit,
         "expansion rejected": {f"gate {gate}": rows for gate, rows in gates.items()},
         "refined answer rejected": summary.refinement.rejected if summary.refinement is not None else {},
         **_missing(summary.stages),

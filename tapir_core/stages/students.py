@@ -71,7 +71,14 @@ def size_fields(config: RunConfig, number: int) -> Json:
     if number == 0:
         return [config.run.seed, config.basic_tuning.examples]
     settings = config.round(number)
-    return [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
+    size = [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
+    return [*size, *floor_fields(config)]
+
+
+def floor_fields(config: RunConfig) -> list[Json]:
+    """What a teacher's answer must be worth; nothing at the default."""
+    said = config.curriculum.shaping()
+    return [said[name] for name in ("teacher_floor",) if name in said]
 
 
 def tuning_fields(config: RunConfig, number: int) -> Json:
@@ -403,7 +410,7 @@ SELECT = declare(
         version=3,
         when=_is_numbered,
         reads=lambda c, at: _measured(c, at) or _in_round(c, at),
-        settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping()],
+        settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping(), *floor_fields(c)],
     )
 )
 

@@ -51,6 +51,7 @@ from tapir_core.task_types import in_order
 from tapir_core.verifiable import is_correct, states_result
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
+_UNFIT = ("teacher_below_floor", "student_better")
 _SHORTFALL = "shortfall: "
 
 _CHANGES = {
@@ -225,6 +226,7 @@ def _round(
         unscored=None if pool is None or difficulty is None else _unscored(reader, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
         delta=None if seeds is None else curriculum.delta_of(seeds.counts),
+        unfit={} if seeds is None else {name: int(seeds.counts[name]) for name in _UNFIT if name in seeds.counts},
         expansion=_expansion(reader, number),
         refinement=_refinement(reader, number),
         mixture=_mixture(reader, number, labels),

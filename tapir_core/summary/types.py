@@ -134,6 +134,8 @@ class RoundSummary:
     """Reason → instructions of the pool without an MFD."""
     seeds: int | None = None
     delta: float | None = None
+    unfit: dict[str, int] = field(default_factory=dict)
+    """Reason → scored instructions that are neither seeds nor easy."""
     expansion: GatedSummary | None = None
     refinement: GatedSummary | None = None
     mixture: MixtureSummary | None = None
