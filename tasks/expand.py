@@ -20,6 +20,7 @@ from tapir_core.run_folder import RunFolder
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, counts_of, ending_of, make_request, text_of, worked
 from tasks.judge import ask_student, judge_rows
+from tasks.mixture import round_size
 from tasks.outcomes import Worked, made_of
 from tasks.pool import ask_labels, ask_teacher, evaluation_questions, mixture_shares, round_pool
 from tasks.runtime import current, read_once
@@ -30,8 +31,8 @@ from tasks.verify import verify_answers, wrong_answers
 def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
     """Draw the wave's requests: task types that still lack, each with a seed to imitate."""
     assert at.wave is not None
-    settings, seeds = run.config.round(at.number), run.rows(stages.StageAt("select", at.number))
-    wanted = curriculum.quotas(curriculum.hard_count(settings.examples, settings.alpha or 0.0), mixture_shares(run))
+    seeds = run.rows(stages.StageAt("select", at.number))
+    wanted = curriculum.quotas(round_size(run, at).hard, mixture_shares(run))
     have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(_accepted(run, at.number, at.wave - 1)))
     requests = curriculum.plan_wave(
         seeds,
@@ -167,6 +168,7 @@ def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_type
     mfd = curriculum.compute_difficulty(
         verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge)
     )
+    mfd = curriculum.trusted(mfd, run.config.curriculum.teacher_floor)
     return made_of(mfd.select("instruction_id", "mfd"), [worked(mfd, {}, rows, outcomes), judged])
 
 

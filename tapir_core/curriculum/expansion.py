@@ -1,7 +1,7 @@
 """Expansion: new instructions in the manner of the seeds, asked for in waves, and the gates they have to pass.
 
-A wave is a fixed list of requests drawn before any call, so the order in which answers arrive changes nothing. Waves go
-on until the target shares are reached.
+A wave is a fixed list of requests drawn before any call, so the order in which answers arrive changes nothing. It asks
+for what still lacks, the next one for what the gates took of it, until the target shares are reached.
 
 Gates are small policies, composed in the order of method.md, each one counted. They come in groups, because the later
 ones need paid answers: text gates first, then the label, then the teacher's answer, then (by option) the difficulty.

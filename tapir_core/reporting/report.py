@@ -273,6 +273,7 @@ def _is_hub_id(backbone: str) -> bool:
 _MIXTURES: tuple[tables.OfRound, ...] = (
     ("Round", lambda each: round_name(each.number)),
     ("Examples", lambda each: count(each.mixture.rows if each.mixture else None)),
+    ("Asked for", lambda each: count(each.mixture.asked if each.mixture else None)),
     *tables.origin_rows("", pool="Pool", seed="Seeds", expansion="Expansion", easy="Easy"),
     ("Refined", lambda each: count(each.refinement.accepted if each.refinement else None)),
 )

@@ -10,10 +10,12 @@ import pytest
 
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.mixture import mix, used_before
+from tasks.engines.logs import told_to
+from tasks.mixture import draw, mix, round_size, used_before
 from tasks.pool import round_pool
 from tasks.runtime import close_all, read_once
 from tests.run_builder import build_run
+from tests.run_config import make_config
 
 TEACH = StageAt("teach")
 
@@ -52,8 +54,22 @@ def test_a_stage_that_was_completed_makes_tables_be_read_anew(run: RunFolder) ->
     assert set(before["response"]) != {"Another answer."}
 
 
-def test_what_a_round_draws_last_is_what_every_mixture_before_it_held(tmp_path: Path) -> None:
+def test_a_round_is_drawn_as_large_as_its_easy_rows_allow_and_the_run_is_told(tmp_path: Path) -> None:
+    rounds = {"default": {"examples": 1000, "alpha": 0.4, "selection": {"type": "hard_share", "share": 0.3}}}
+    run = build_run(tmp_path, until=StageAt("expand", 1), config=make_config(tmp_path, rounds=rounds))
+    told: list[str] = []
+    with told_to(lambda _, text: told.append(text)):
+        draw.fn(run.ref, StageAt("draw", 1))
+    drawn, size = run.rows(StageAt("draw", 1)), round_size(run, StageAt("draw", 1))
+    assert drawn.filter(origin="easy").height == size.easy
+    assert abs(size.hard - 0.4 * size.examples) <= 1
+    assert run.sealed(StageAt("draw", 1)).counts["reduced_to"] == size.examples < 1000
+    assert [f"takes {size.examples} examples and not the 1,000" in each for each in told] == [True]
+
+
+def test_what_a_round_draws_last_is_what_the_rounds_before_it_held_and_not_what_s0_did(tmp_path: Path) -> None:
     run = build_run(tmp_path, until=StageAt("mix", 2))
-    held = [set(run.rows(StageAt("mix", number))["instruction_id"]) for number in (0, 1)]
-    assert used_before(run, 2) == held[0] | held[1]
-    assert used_before(run, 0) == frozenset()
+    of_s0, of_first = (set(run.rows(StageAt("mix", number))["instruction_id"]) for number in (0, 1))
+    assert of_s0 - of_first
+    assert used_before(run, 2) == of_first
+    assert used_before(run, 1) == used_before(run, 0) == frozenset()
