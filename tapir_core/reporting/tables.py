@@ -243,7 +243,7 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
 def decontamination_table(found: types.Decontamination | None) -> Table:
     """Instructions that were dropped, by the benchmark whose question they hold."""
     return table_of(
-        "types.Decontamination",
+        "Decontamination",
         _HITS_COLUMNS,
         found.benchmarks.rows(named=True) if found else (),
         note=_DECONTAMINATION,
