@@ -16,6 +16,7 @@ from tapir_core.config import RunConfig
 from tapir_core.curriculum import (
     Gated,
     RoundSize,
+    all_rejected,
     apply_gates,
     assemble,
     candidate_rows,
@@ -25,6 +26,8 @@ from tapir_core.curriculum import (
     draw_hard,
     draw_splits,
     easy_of,
+    file_by_label,
+    held_back,
     lacking,
     paid_gates,
     parse_expansion,
@@ -216,22 +219,25 @@ class _Builder(BenchmarkStages):
         return {identity for each in range(1, number) for identity in self._rows("mix", each)["instruction_id"]}
 
     def _expand(self, at: StageAt) -> None:
-        accepted, rejected = [pl.DataFrame(schema=EXPANSION)], [pl.DataFrame(schema=REJECTED)]
+        accepted, texts, rejected = [pl.DataFrame(schema=EXPANSION)], list[pl.DataFrame](), list[pl.DataFrame]()
         for wave in range(1, self.run.config.curriculum.expansion.max_waves + 1):
             if not self._request(StageAt("wave_requests", at.round, wave), pl.concat(accepted)):
                 break
             screened, gated = self._gate(at.round, wave, pl.concat(accepted))
             accepted.append(gated.passed)
-            rejected += [screened.rejected, gated.rejected]
-        self._save(StageAt("expansion_rejected", at.round), pl.concat(rejected))
+            texts.append(screened.rejected)
+            rejected.append(gated.rejected)
+        kept_back = all_rejected(texts, rejected)
+        self._save(StageAt("expansion_rejected", at.round), kept_back)
         if StageAt("contaminated") in plan(self.run.config):
-            held = pl.concat(rejected).filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
+            held = kept_back.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
             self._save(StageAt("contaminated", at.round), self._evaluation().find(held))
         self._save(at, pl.concat(accepted))
 
     def _request(self, at: StageAt, accepted: pl.DataFrame) -> int:
         seeds, wanted = self._rows("select", at.round), quotas(self._size(at.round).hard, self._shares())
         lacks = lacking(wanted, Counter(supply_of(seeds)) + Counter(supply_of(accepted)))
+        self._lacks = lacks
         wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.0, rng=self._rng(at))
         rows = [(each.task_type, each.seed_id, each.sample_index) for each in wave]
         schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
@@ -252,6 +258,9 @@ class _Builder(BenchmarkStages):
             written.append(parse_expansion(reply))
         candidates = candidate_rows(requests, written, wave)
         self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))
+        if wave > 1:
+            again = held_back(self.run.rows(StageAt("wave_screened", number, wave - 1)))
+            candidates = pl.concat([again, candidates], how="vertical_relaxed")
 
         known = pl.concat([pool.select(columns), accepted.select(columns)])
         contaminated = {*self._evaluation().find(candidates)["instruction_id"]}
@@ -261,7 +270,7 @@ class _Builder(BenchmarkStages):
 
         examined = examined_candidates(screened.passed)
         self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
-        gated = apply_gates(screened.passed, paid_gates(examined))
+        gated = file_by_label(apply_gates(screened.passed, paid_gates(examined, self._lacks)), examined)
         answers = examined.select("instruction_id", "response")
         answered = gated.passed.join(answers, on="instruction_id", validate="1:1", maintain_order="left")
         gated = Gated(answered.select(EXPANSION.names()), gated.rejected, gated.counts)

@@ -2,9 +2,13 @@
 
 from tapir_core.curriculum.expansion import (
     Gated,
+    all_rejected,
     apply_gates,
     candidate_rows,
+    file_by_label,
+    held_back,
     lacking,
+    needed_types,
     paid_gates,
     parse_expansion,
     plan_wave,

@@ -311,15 +311,17 @@ class _Run:
             self.scored = self.rows
         share = settings.selection.fixed_share
         self.seeds = self.scored * (self.scenario["hard_share"] if share is None else share)
-        passing = self.scenario["passes_share"]
-        right = passing * self.scenario["keeps_type_share"]
-        usable = right * self.scenario["usable_share"]
-        accepted_share = usable * (NEW_ARE_HARD if checks else 1.0)
         is_judged = self.config.verdict_round(at.number) is not None
         easy = (self.scored - self.seeds) * (self.scenario["easy_share"] if is_judged else 1.0)
         self.size = curriculum.size_round(settings.examples, settings.alpha or 0.0, int(easy))
         wanted = curriculum.quotas(self.size.hard, self.wanted)
         lacks = {name: self._lacking(name, quota) for name, quota in wanted.items()}
+        passing, keeps = self.scenario["passes_share"], self.scenario["keeps_type_share"]
+        # What gets another label is filed there where that type lacks.
+        lacking = sum(share for name, share in self.wanted.items() if lacks[name] >= 1) / sum(self.wanted.values())
+        right = passing * (keeps + (1 - keeps) * lacking)
+        usable = right * self.scenario["usable_share"]
+        accepted_share = usable * (NEW_ARE_HARD if checks else 1.0)
         requests = {name: self._requests(each, accepted_share) for name, each in lacks.items()}
         self.accepted = {name: each * accepted_share for name, each in requests.items()}
         self.new = sum(min(lacks[name], each) for name, each in self.accepted.items())

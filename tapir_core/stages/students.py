@@ -235,16 +235,17 @@ WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id",
 WAVE_CANDIDATES = _wave_step(
     "wave_candidates", "candidates", _CANDIDATE, "wave_requests", asks="teacher", roles=("expand",)
 )
-WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates")
+WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates", version=2)
 WAVE_EXAMINED = _wave_step(
     "wave_examined",
     "examined",
     ("instruction_id", "task_type", "response", "finish_reason", "mfd"),
     "wave_screened",
+    version=2,
     asks="teacher",
     roles=("label", "teach", "answer", "judge"),
 )
-WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined")
+WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined", version=2)
 WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED)
 """The steps of one wave of an expansion, in their order."""
 
