@@ -43,6 +43,7 @@ BASES = {
         'data.heldout={ type = "file", path = "h", columns = { output = "a" } }',
         *(f"teacher.endpoint={{ {_OPENAI} }}", f"judge.endpoint={{ {_OPENAI} }}"),
         *("teacher.terms=MIT", "student.chat_template=t", "student.revision=r", "training.lora={}"),
+        "student.engine.enforce_eager=true",
         *("training.processes=1", "rounds.default.selection={ type = 'threshold' }", "rounds.default.batch_size=9"),
         *("curriculum.expansion.check_difficulty=true", "run.prompts=p", "calls.store_url=sqlite:///a"),
         *("evaluation.baseline=sft", *_BENCHMARKS),
