@@ -19,7 +19,7 @@ from flows.driver import Say, check_settings, read_config
 from flows.whole_run import drive, lacks_baseline
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.matching import is_matched, match_run, targets_of
-from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, standin_versions
+from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config import STANDIN_VERSION
 from tapir_core.config.load import load_config
@@ -123,7 +123,8 @@ def run_comparison(
         _check_goes_on({each.source: each.stages for name, each in brought.items() if name not in here})
         _check_goes_on({f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished})
         for each in brought.values():
-            _check_standin(each, standin_versions(plan.config(left[0])), "what is run now")
+            now = plan.config(left[0])
+            _check_shipped(each, shipped_versions(now, input_files.gather_files(now)), "what is run now")
     took = [(each.arm, summarise(RunFolder(each.ref)).busy_seconds) for each in finished]
     failed: list[Failed] = []
     ended = len(here | brought.keys())
@@ -205,15 +206,16 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
         concludes=plan.comparison.verdict and all(each.arm.exploratory for each in missing),
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
+    shipped = outcomes[0].shipped if outcomes else {}
     others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
     return replace(
         compared,
         conditions=conditions_of(
             reference,
-            input_files.gather_files(reference),
+            {**input_files.gather_files(reference), **shipped},
             plan.comparison,
             others=others,
-            standin=next((each.standin["standin"] for each in outcomes if "standin" in each.standin), STANDIN_VERSION),
+            standin=shipped.get("standin", STANDIN_VERSION),
         ),
     )
 
@@ -242,7 +244,7 @@ def _check_goes_on(made: Mapping[str, Mapping[str, int]]) -> None:
 def _check_versions(outcomes: Sequence[ArmOutcome]) -> None:
     """Refuse to set runs against each other that another code made: stages whose rows changed between them."""
     for one, other in product(outcomes, repeat=2):
-        _check_standin(one, other.standin, other.source)
+        _check_shipped(one, other.shipped, other.source)
         for stage, version in one.stages.items():
             if version < other.stages.get(stage, 0):
                 raise ConfigError(
@@ -251,9 +253,9 @@ def _check_versions(outcomes: Sequence[ArmOutcome]) -> None:
                 )
 
 
-def _check_standin(made: ArmOutcome, other: Mapping[str, str], whose: str) -> None:
-    """Refuse to set a run against one for which the stand-in says or draws something else."""
-    for name, version in made.standin.items():
+def _check_shipped(made: ArmOutcome, other: Mapping[str, str], whose: str) -> None:
+    """Refuse to set a run against one with another stand-in or another shipped prompt."""
+    for name, version in made.shipped.items():
         if version != other.get(name, version):
             raise ConfigError(
                 f"{made.source}: {name} {version} made it, and {other[name]} {whose}; remove it to run it again, give "

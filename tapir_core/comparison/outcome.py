@@ -5,14 +5,15 @@ machines, or one by one. Such a file is JSON, one a run, named after it: marks o
 costs; no model and no answer. It also holds what the comparison says of the run, its whole configuration first, so that
 a result of another one is refused. It answers for what goes into a stage of the run, and for nothing else: machines may
 differ in addresses, engine environments and stores. A setting that is newer than the file counts there as its default.
-A result that another version of the stand-in made is read with that version: it is for who compares to mix no two.
+A result that another version of the stand-in or of a shipped prompt made is read with that version: it is for who
+compares to mix no two.
 
 Limits: with `expansion.check_difficulty` the judge's calls in an expansion count as the teacher's.
 """
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,9 @@ class ArmOutcome:
     """At work, without what was taken over."""
     stages: Mapping[str, int]
     """Stage → version of the code that made its rows."""
-    standin: Mapping[str, str]
-    """`standin` and `standin_pool` → version, of what the stand-in said and drew; without what it had no part in."""
+    shipped: Mapping[str, str]
+    """What tapir itself brought → version: `standin` and `standin_pool`, which the stand-in said and drew, and its own
+    prompts; without what went into no stage."""
     source: str = ""
     """The run, or the file that it was read from, in words."""
 
@@ -162,16 +164,27 @@ def read_outcome(
         paid_usd=sum(usd_of(each, role, prices) for role, each in paid.items() if role not in _UNPAID),
         seconds=summary.busy_seconds,
         stages=run.stage_versions,
-        standin=standin_versions(run.config),
+        shipped=shipped_versions(run.config, run.record.ingredients),
         source=f"run {run.ref.name}",
     )
 
 
-def standin_versions(config: RunConfig) -> dict[str, str]:
-    """Versions of the stand-in that would answer and draw now, as `ArmOutcome.standin` has them."""
+def shipped_versions(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
+    """What tapir brings to a run with these ``files`` (name → digest), as `ArmOutcome.shipped` has it."""
+    return _standin_versions(config) | _shipped_prompts(config, files)
+
+
+def _standin_versions(config: RunConfig) -> dict[str, str]:
     starts_standin = not (config.teacher.endpoint.base_urls and config.judge.endpoint.base_urls)
     answers, pool = {"standin": standin.STANDIN_VERSION}, {"standin_pool": standin.POOL_VERSION}
     return (answers if starts_standin else {}) | ({} if config.data.pool.file else pool)
+
+
+def _shipped_prompts(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
+    """The prompts of ``files``, unless a folder of the user's own may have them."""
+    if config.run.prompts is not None:
+        return {}
+    return {name: each for name, each in used_files(config, files).items() if name.startswith("prompt:")}
 
 
 def read_training(run: RunFolder, number: int) -> Training:
@@ -249,12 +262,14 @@ class ResultsFolder:
             found, made_of = _from_json(told, planned.arm, str(file)), told["of"]
             config = load.load_resolved(json.dumps(made_of["config"]), source=str(file))
             made_of |= {"config": _fields(config), "files": used_files(config, made_of["files"])}
+            found = replace(found, shipped={**found.shipped, **_shipped_prompts(config, made_of["files"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
         wanted = self._said_of(planned)
+        wanted["files"] |= _shipped_prompts(config, made_of["files"])
         if _recipe(config, made_of["files"]) == _recipe(self.plan.config(planned), wanted["files"]):
             wanted |= {name: made_of[name] for name in _OF_STAGES}
-        wanted |= found.standin
+        wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
         if other := _differing(made_of, wanted):
             more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
             raise ConfigError(
@@ -275,7 +290,7 @@ class ResultsFolder:
             "match": planned.arm.match,
             "prices": prices.model_dump(mode="json") if prices else None,
             **dict.fromkeys(_OF_STANDIN),
-            **standin_versions(config),
+            **_standin_versions(config),
         }
 
 
@@ -339,7 +354,7 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
             for each in told["students"]
         },
         answers=told["answers"],
-        standin={name: version for name in _OF_STANDIN if (version := told["of"][name])},
+        shipped={name: version for name in _OF_STANDIN if (version := told["of"][name])},
         source=source,
         **{name: told[name] for name in _FIGURES},
     )

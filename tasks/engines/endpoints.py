@@ -94,7 +94,7 @@ class Endpoints:
     def _start(self, settings: StandinEndpoint) -> str:
         if not self._standins:
             self._started.enter_context(logs.follow_log("stand-in", self._standin_log))
-        with student_server.reserved_port(student_server.HOST) as port:
+        with supervisor.reserved_port(student_server.HOST) as port:
             arguments = {
                 "--port": port,
                 "--position-bias": settings.position_bias,

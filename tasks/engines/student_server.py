@@ -7,12 +7,11 @@ which gets the whole machine.
 
 import logging
 import secrets
-import socket
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ import httpx
 
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import SERVED_NAME, StudentConfig
-from tapir_core.errors import ConfigError, EngineError, TapirError
+from tapir_core.errors import EngineError, TapirError
 from tasks.engines import logs, machine, supervisor
 
 HOST = "127.0.0.1"
@@ -220,7 +219,7 @@ class StudentServer(Students):
         """
         self.checkpoint = checkpoint
         key = self._api_key or secrets.token_urlsafe(32)
-        with reserved_port(self.host) as port:
+        with supervisor.reserved_port(self.host) as port:
             url, launch = f"http://{self.host}:{port}", self.launch(port, key)
             self._following.enter_context(logs.follow_log("student server", self._log_path))
             self._child = supervisor.start_child(
@@ -294,18 +293,6 @@ class StudentServer(Students):
                 f"the student server cannot answer with {self.checkpoint} (status {reply.status_code}): "
                 f"{reply.text[:500]}; its log is {self._log_path}"
             )
-
-
-@contextmanager
-def reserved_port(host: str) -> Iterator[int]:
-    """A free port of ``host``, kept from everyone but a server that names it (both reuse addresses)."""
-    with socket.socket() as reserved:  # bound, and never listening
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            reserved.bind((host, 0))
-        except OSError as exc:
-            raise ConfigError(f"the student server cannot listen at {host!r}: {exc}") from exc
-        yield int(reserved.getsockname()[1])
 
 
 def waits_until_healthy(url: str) -> Iterator[float]:

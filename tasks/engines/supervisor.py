@@ -14,13 +14,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from tapir_core.errors import EngineError
+from tapir_core.errors import ConfigError, EngineError
 from tasks.engines.keys import keyless_environment
 
 SOURCES = Path(__file__).resolve().parents[2]
@@ -167,3 +167,15 @@ class ScriptRunner:
         command = [str(python.absolute()), "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
         return None if done.returncode else done.stdout.strip()
+
+
+@contextlib.contextmanager
+def reserved_port(host: str) -> Iterator[int]:
+    """A free port of ``host``, kept from everyone but a child that names it (both reuse addresses)."""
+    with socket.socket() as reserved:  # bound, and never listening
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            reserved.bind((host, 0))
+        except OSError as exc:
+            raise ConfigError(f"no server can listen at {host!r}: {exc}") from exc
+        yield int(reserved.getsockname()[1])

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -186,11 +185,12 @@ def train_student(
     if done is not None:
         return done
     clear_unfinished(attempt.saves)
-    environments = rank_environments(job, keys.keyless_environment(), machine.visible_gpus())
     command = [sys.executable, "-u", "-m", "tasks.engines.training.rank", str(attempt.job_file)]
     ranks: list[supervisor.Child] = []
     grace_seconds = job.training.grace_seconds
-    with logs.follow_log("trainer", job.log_path):
+    # Kept until they have met: a rank loads for seconds, on a busy machine for a minute.
+    with supervisor.reserved_port("127.0.0.1") as port, logs.follow_log("trainer", job.log_path):
+        environments = rank_environments(job, keys.keyless_environment(), machine.visible_gpus(), port)
         try:
             for environment in environments:
                 ranks.append(supervisor.start_child(command, env=environment, log_path=job.log_path, name="trainer"))
@@ -230,9 +230,9 @@ def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
 
 
 def rank_environments(
-    job: TrainingJob, environment: Mapping[str, str], accelerators: Sequence[str]
+    job: TrainingJob, environment: Mapping[str, str], accelerators: Sequence[str], port: int
 ) -> list[dict[str, str]]:
-    """What each rank sees: its place among them, and no network, no telemetry, loopback only.
+    """What each rank sees: its place among them, the ``port`` at which they meet, no network, no telemetry.
 
     Raises:
         ConfigError: more processes are asked for than there are accelerators.
@@ -243,8 +243,6 @@ def rank_environments(
             f"training.processes = {processes}, and this machine has {len(accelerators)} accelerators; "
             "lower it, or leave it out to use each"
         )
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     values = {
         **environment,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(supervisor.SOURCES), environment.get("PYTHONPATH")])),

@@ -65,7 +65,7 @@ def test_one_rank_starts_for_each_accelerator_or_as_many_as_are_asked_for(tmp_pa
     def ranks(processes: int | None, *accelerators: str) -> list[tuple[str, ...]]:
         job = make_job(tmp_path, training=TrainingConfig(processes=processes))
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
-        return [tuple(each.get(name, "") for name in names) for each in rank_environments(job, {}, accelerators)]
+        return [tuple(each.get(name, "") for name in names) for each in rank_environments(job, {}, accelerators, 4321)]
 
     assert ranks(None, "2", "5") == [("0", "0", "2", "2,5"), ("1", "1", "2", "2,5")]
     assert ranks(1, "2", "5") == [("0", "0", "1", "2")]
@@ -74,18 +74,18 @@ def test_one_rank_starts_for_each_accelerator_or_as_many_as_are_asked_for(tmp_pa
 
 
 def test_the_ranks_meet_at_one_address_of_this_machine(tmp_path: Path) -> None:
-    one, other = rank_environments(make_job(tmp_path, training=TrainingConfig(processes=2)), {}, [])
+    one, other = rank_environments(make_job(tmp_path, training=TrainingConfig(processes=2)), {}, [], 4321)
     assert one["MASTER_ADDR"] == "127.0.0.1"
     assert one["MASTER_PORT"] == other["MASTER_PORT"]
 
 
 def test_the_ranks_stay_off_the_network_and_keep_what_the_user_set(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    [values] = rank_environments(job, {"PYTHONPATH": "mine", "OMP_WAIT_POLICY": "active"}, [])
+    [values] = rank_environments(job, {"PYTHONPATH": "mine", "OMP_WAIT_POLICY": "active"}, [], 4321)
     assert values["HF_HUB_OFFLINE"] == "1"
     assert values["PYTHONPATH"].endswith("mine")
     assert "GOMP_SPINCOUNT" not in values
-    assert "DS_ACCELERATOR" not in rank_environments(job, {}, ["0"])[0]
+    assert "DS_ACCELERATOR" not in rank_environments(job, {}, ["0"], 4321)[0]
 
 
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
