@@ -25,6 +25,7 @@ from tapir_core.judging.orders import combine_judges
 from tapir_core.judging.retention import compare_answers
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
+from tapir_core.sources import natural_weights
 from tapir_core.stages import (
     ANSWER,
     ANSWER_HELDOUT,
@@ -82,7 +83,8 @@ def evaluate(run: RunFolder, at: StageAt) -> Worked:
     if run.config.data.references is not None:
         verifier = run.config.judge.verifies("heldout")
         marks = (run.rows(VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
-        tables.append(score_answers(run.rows(HELDOUT.at()), answers, settings, *marks))
+        rows = run.rows(HELDOUT.at())
+        tables.append(score_answers(rows, answers, settings, *marks, weights=natural_weights(run.config.data, rows)))
     if run.config.data.judged is not None:
         tables.append(_score_judged(run, at, answers, settings))
     return Worked(pl.concat(tables), {"missing": heldout_rows(run, at).height - answers.height})

@@ -23,6 +23,7 @@ from tapir_core.config.benchmarks import (
 )
 from tapir_core.config.curriculum import (
     ACCURACY,
+    NATURAL,
     RETENTION,
     DataConfig,
     ExpansionConfig,

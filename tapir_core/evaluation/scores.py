@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from tapir_core.config import ACCURACY
-from tapir_core.evaluation.statistics import ALL, Figure, mean_value, share_figure
+from tapir_core.config import ACCURACY, NATURAL
+from tapir_core.evaluation.statistics import ALL, SHARE, Figure, mean_value, ratio_figure, share_figure
 from tapir_core.judging.estimates import NO_TASK_TYPE, Estimate, favoured_position
 from tapir_core.text import first_few, shorten
 from tapir_core.verifiable import is_correct
@@ -172,6 +172,8 @@ def score_answers(
     settings: str,
     marks: pl.DataFrame | None = None,
     verifier: str = "",
+    *,
+    weights: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:
     """Share of the answers with the right final result, or right to a verifier; Wilson's 95 % interval; ``SCORES``.
 
@@ -184,20 +186,27 @@ def score_answers(
         settings: how the answers were drawn, in words.
         marks: as `grade_answers` takes them.
         verifier: whose marks they are; empty without.
+        weights: instruction_id → weight of a held-out instruction at natural shares. With them each split has a
+            weighted share too, with the interval of a ratio's linearisation.
     """
     rule = f"verifier {verifier}" if verifier else _RULE
     graded = grade_answers(questions, answers, marks).with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE))
     rows = [
         each.row("heldout", str(split), rule, "", settings)
         for (split,), of_split in sorted(graded.group_by("split"))
-        for each in withhold_categories(_of_split(of_split))
+        for each in withhold_categories(_of_split(of_split, weights or {}))
     ]
     return pl.DataFrame(rows, schema=SCORES, orient="row")
 
 
-def _of_split(rows: pl.DataFrame) -> list[Score]:
+def _of_split(rows: pl.DataFrame, weights: Mapping[str, float]) -> list[Score]:
     categories = {ALL: rows} | {str(task_type): of for (task_type,), of in sorted(rows.group_by("task_type"))}
-    return [score(ACCURACY, share_figure(of["correct"].to_list()), name) for name, of in categories.items()]
+    found = [score(ACCURACY, share_figure(of["correct"].to_list()), name) for name, of in categories.items()]
+    if not weights:
+        return found
+    marks = rows.select("instruction_id", "correct").rows()
+    pairs = [None if mark is None else (weights[item] * mark, weights[item]) for item, mark in marks]
+    return [*found, score(NATURAL, ratio_figure(pairs, scale=SHARE, unit="answers"))]
 
 
 def failures_in_words(
