@@ -13,7 +13,7 @@ Limits: with `expansion.check_difficulty` the judge's calls in an expansion coun
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from tapir_core.config import RunConfig, load, presets
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import BENCHMARK, LABEL, StageAt, graded_of, plan, settings_of, used_files
+from tapir_core.sources import natural_weights
+from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, StageAt, graded_of, plan, settings_of, used_files
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
@@ -65,6 +66,8 @@ class Graded:
     """Item → whether the answer was right (1) or not (0), of the items that have one."""
     task_types: Mapping[str, str]
     """Item → task type, of every item that was asked."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Item → weight at natural shares; nothing where they are not known."""
 
     @property
     def missing(self) -> int:
@@ -222,13 +225,15 @@ def usd_of(spent: Usage | Spend, role: str, prices: presets.RolePrices | None) -
 
 def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Graded]:
     found = {}
+    weights = natural_weights(run.config.data, run.rows(HELDOUT.at())) if run.config.data.references else {}
     for number in numbers:
         graded = grade_answers(*map(run.rows, graded_of(run.config, number)))
         for split in ("dev", "test"):
             rows = graded.filter(split=split).with_columns(pl.col("correct").cast(pl.Float64))
             answered, asked = rows.drop_nulls("correct"), rows.with_columns(pl.col("task_type").fill_null(""))
             pairs = (answered.select("instruction_id", "correct"), asked.select("instruction_id", "task_type"))
-            found[number, split] = Graded(*(dict(each.iter_rows()) for each in pairs))
+            marks, task_types = (dict(each.iter_rows()) for each in pairs)
+            found[number, split] = Graded(marks, task_types, {item: weights[item] for item in task_types if weights})
     return found
 
 
@@ -321,8 +326,10 @@ def _differing(one: Any, other: Any, name: str = "") -> list[str]:
 def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
     marks = {value: mark for mark, value in _MARKS.items()}
     items: dict[str, dict[str, str]] = {}
+    weights: dict[str, dict[str, float]] = {}
     for (_, split), graded in outcome.students.items():
         items.setdefault(split, {}).update(graded.task_types)
+        weights.setdefault(split, {}).update(graded.weights)
     return {
         "run": outcome.run,
         "run_seed": outcome.run_seed,
@@ -330,6 +337,7 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
         "answers": dict(outcome.answers),
         **{name: getattr(outcome, name) for name in _FIGURES},
         "items": items,
+        "weights": {split: list(of.values()) for split, of in weights.items()},
         "students": [
             {
                 "round": number,
@@ -350,7 +358,9 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
         run=told["run"],
         trainings={int(number): Training(**each) for number, each in told["trainings"].items()},
         students={
-            (each["round"], each["split"]): _graded(each["marks"], told["items"][each["split"]])
+            (each["round"], each["split"]): _graded(
+                each["marks"], told["items"][each["split"]], told.get("weights", {}).get(each["split"], [])
+            )
             for each in told["students"]
         },
         answers=told["answers"],
@@ -360,6 +370,7 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
     )
 
 
-def _graded(marks: str, items: dict[str, str]) -> Graded:
+def _graded(marks: str, items: dict[str, str], weights: list[float]) -> Graded:
+    known = dict(zip(items, weights, strict=True)) if weights else {}
     values = {item: _MARKS[mark] for item, mark in zip(items, marks, strict=True)}
-    return Graded({item: value for item, value in values.items() if value is not None}, items)
+    return Graded({item: value for item, value in values.items() if value is not None}, items, known)

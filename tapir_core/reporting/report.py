@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core.comparison.baseline import with_baseline
-from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, StudentConfig
+from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, NATURAL, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.evaluation.scores import SCORES
@@ -94,6 +94,7 @@ def render_report(
         scores=[
             *(replace(plot, table=table) for plot, table in of_scores),
             *judged,
+            page.section_of(tables.metric_table(summary.students, NATURAL)),
             page.section_of(tables.baseline_table(summary)),
             *benchmarks[:1],
         ],

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import ACCURACY, RETENTION
+from tapir_core.config import ACCURACY, NATURAL, RETENTION
 from tapir_core.evaluation.judged import SCORE_RATIO
 from tapir_core.judging.retention import LENGTHS, WIN_RATE
 from tapir_core.reporting.page import Table, sentence, table_of
@@ -341,6 +341,8 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     *_score_rows(RETENTION, "dev"),
     *_score_rows(ACCURACY, "test"),
     *_score_rows(ACCURACY, "dev"),
+    *_score_rows(NATURAL, "test"),
+    *_score_rows(NATURAL, "dev"),
     ("Calls", lambda each: formats.count(each.usage.calls) if each.number > 0 else formats.NOTHING),
     ("From store", lambda each: formats.count(each.usage.stored) if each.number > 0 else formats.NOTHING),
     ("USD", lambda each: formats.number(each.usage.usd) if each.number > 0 else formats.NOTHING),

@@ -1,7 +1,11 @@
 from collections import Counter
 
-from tapir_core.sources import standin_heldout, standin_pool
-from tapir_core.standin.families import DEV_SHARES, FAMILIES, NOT_IN_DEV, recognise
+import polars as pl
+import pytest
+
+from tapir_core.config import DataConfig
+from tapir_core.sources import natural_weights, standin_heldout, standin_pool
+from tapir_core.standin.families import DEV_SHARES, FAMILIES, NATURAL_SHARES, NOT_IN_DEV, recognise
 from tapir_core.text import instruction_id
 
 
@@ -65,3 +69,21 @@ def test_a_seed_gives_the_same_tables_again() -> None:
 def test_a_split_of_no_rows_is_empty() -> None:
     heldout = standin_heldout(0, 20, 3, seed=1)
     assert heldout["split"].unique().to_list() == ["test"]
+
+
+def test_at_natural_weights_each_family_has_its_share_of_the_pool_in_each_split() -> None:
+    heldout = standin_heldout(50, 90, 3, seed=1)
+    data = DataConfig.model_validate({"pool": {"type": "standin"}, "heldout": {"type": "standin"}})
+    weights = natural_weights(data, heldout)
+    for split, families in (("dev", DEV_SHARES), ("test", FAMILIES)):
+        sums = dict.fromkeys(families, 0.0)
+        for row in heldout.filter(split=split).iter_rows(named=True):
+            problem = recognise(row["instruction"])
+            assert problem is not None
+            sums[problem.family] += weights[row["instruction_id"]]
+        assert sums == pytest.approx({name: NATURAL_SHARES[name] for name in families})
+
+
+def test_a_set_of_ones_own_has_no_natural_weights() -> None:
+    data = DataConfig.model_validate({"pool": {"type": "standin"}, "heldout": {"type": "file", "path": "own.jsonl"}})
+    assert natural_weights(data, pl.DataFrame({"instruction_id": ["a"], "instruction": ["b"], "split": ["test"]})) == {}
