@@ -27,7 +27,13 @@ from tests.harness.processes import REPOSITORY
 from tests.students import needs_student_env
 
 OLD = REPOSITORY / "tests" / "data" / "e8df512" / "run.tar.gz"
-RUN = ("run", "config.toml", "--set", "curriculum.expansion.oversample=1.25")
+PROMPTS = REPOSITORY / "benchmarks" / "results" / "prompts"
+"""What of the shipped prompts was otherwise then."""
+RUN = (
+    *("run", "config.toml"),
+    *("--set", "curriculum.expansion.oversample=1.25"),
+    *("--set", f"run.prompts={PROMPTS}"),
+)
 """The command that made it; what is set was the default then."""
 OLD_REQUESTS = {"label": 38, "teach": 38, "answer": 108, "judge": 72, "benchmark": 4, "expand": 6, "refine": 8}
 """What its store says that each role was asked."""
@@ -259,6 +265,14 @@ def test_an_evaluation_makes_what_is_missing_by_its_own_version_and_nothing_else
     apart("evaluate", "old", "--round", "1", raised=["select", "evaluate"], api=standing_prefect.api)
     assert [old.version(StageAt("evaluate", number)) for number in (0, 1, 2)] == [2, 3, 2]
     assert before.items() <= old.manifests().items()
+    assert all(old.holds(at) for at in plan(old.config))
+
+
+def test_a_shipped_prompt_that_changed_is_told_of_a_run_and_keeps_no_evaluation_from_it(old: OldRun) -> None:
+    before = old.manifests()
+    assert "Other than before: prompt:expand" in refused("run", "config.toml")
+    said("evaluate", "old")
+    assert old.manifests() == before
     assert all(old.holds(at) for at in plan(old.config))
 
 

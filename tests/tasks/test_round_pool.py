@@ -8,10 +8,12 @@ from threading import Barrier
 import polars as pl
 import pytest
 
+from tapir_core.reporting.tables import left_out_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
 from tasks.engines.logs import told_to
-from tasks.mixture import draw, mix, round_size, used_before
+from tasks.mixture import draw, mix, round_size, select, used_before
 from tasks.pool import round_pool
 from tasks.runtime import close_all, read_once
 from tests.run_builder import build_run
@@ -52,6 +54,22 @@ def test_a_stage_that_was_completed_makes_tables_be_read_anew(run: RunFolder) ->
     assert mix.fn(run.ref, StageAt("mix", 0)).rows
     assert set(round_pool(run, 0)["response"]) == {"Another answer."}
     assert set(before["response"]) != {"Another answer."}
+
+
+def test_what_is_neither_seed_nor_easy_is_counted_by_reason_and_shown(tmp_path: Path) -> None:
+    run, at = build_run(tmp_path, until=StageAt("difficulty", 1)), StageAt("select", 1)
+    rows = run.rows(StageAt("difficulty", 1)).with_row_index("row")
+    low, better = pl.col("row") < 20, (pl.col("row") >= 20) & (pl.col("row") < 50)
+    scores = pl.when(low).then(4.5).otherwise(9.0)
+    gaps = pl.when(better).then(-1.0).otherwise(pl.col("row") % 7)
+    run.write(StageAt("difficulty", 1), rows.with_columns(teacher_score=scores, mfd=gaps.cast(pl.Float64)))
+    select.fn(run.ref, at)
+    counts, seeds = run.sealed(at).counts, run.rows(at)
+    assert (counts["teacher_below_floor"], counts["student_better"]) == (20, 30)
+    assert counts["easy"] == rows.height - 50 - seeds.height
+    left_out = left_out_table(summarise(run)).rows
+    assert ("round 1", "neither seed nor easy", "teacher below floor", "20") in left_out
+    assert ("round 1", "neither seed nor easy", "student better", "30") in left_out
 
 
 def test_a_round_is_drawn_as_large_as_its_easy_rows_allow_and_the_run_is_told(tmp_path: Path) -> None:
