@@ -74,7 +74,7 @@ def test_its_figures_are_the_share_of_right_answers_with_an_interval(tmp_path: P
 
 CONFIG = """
 from typing import ClassVar, Literal
-from tapir_core.config import MarkedBenchmark
+from tapir_core.config.benchmarks import MarkedBenchmark
 from tapir_core.evaluation.benchmark import register
 from tapir_core.evaluation.marking import Marking, Marks
 

@@ -27,7 +27,7 @@ from tests.harness.processes import REPOSITORY
 from tests.students import needs_student_env
 
 OLD = REPOSITORY / "tests" / "data" / "e8df512" / "run.tar.gz"
-PROMPTS = REPOSITORY / "benchmarks" / "results" / "prompts"
+PROMPTS = OLD.parent / "prompts"
 """What of the shipped prompts was otherwise then."""
 RUN = (
     *("run", "config.toml"),
