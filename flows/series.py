@@ -19,8 +19,9 @@ from flows.driver import Say, check_settings, read_config
 from flows.whole_run import drive, lacks_baseline
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.matching import is_matched, match_run, targets_of
-from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome
+from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
+from tapir_core.config import STANDIN_VERSION
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
@@ -110,7 +111,7 @@ def run_comparison(
 
     Raises:
         ConfigError: a result there is of another configuration, or runs are left to do and other versions of the stages
-            made a result or a finished run.
+            or of the stand-in made a result or a finished run.
     """
     finished = find_finished(plan)
     here = {each.ref.name for each in finished}
@@ -121,6 +122,9 @@ def run_comparison(
     if left:
         _check_goes_on({each.source: each.stages for name, each in brought.items() if name not in here})
         _check_goes_on({f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished})
+        for each in brought.values():
+            now = plan.config(left[0])
+            _check_shipped(each, shipped_versions(now, input_files.gather_files(now)), "what is run now")
     took = [(each.arm, summarise(RunFolder(each.ref)).busy_seconds) for each in finished]
     failed: list[Failed] = []
     ended = len(here | brought.keys())
@@ -175,7 +179,7 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
 
     Raises:
         ConfigError: a result there is of another configuration or was matched to another run of the reference, or
-            other versions of the stages made one run than another; the folder is as it was.
+            other versions of the stages or of the stand-in made one run than another; the folder is as it was.
     """
     made = [_read(plan, each) for each in find_finished(plan)]
     here = {each.run for each in made}
@@ -202,10 +206,17 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
         concludes=plan.comparison.verdict and all(each.arm.exploratory for each in missing),
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
+    shipped = outcomes[0].shipped if outcomes else {}
     others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
     return replace(
         compared,
-        conditions=conditions_of(reference, input_files.gather_files(reference), plan.comparison, others=others),
+        conditions=conditions_of(
+            reference,
+            {**input_files.gather_files(reference), **shipped},
+            plan.comparison,
+            others=others,
+            standin=shipped.get("standin", STANDIN_VERSION),
+        ),
     )
 
 
@@ -233,12 +244,23 @@ def _check_goes_on(made: Mapping[str, Mapping[str, int]]) -> None:
 def _check_versions(outcomes: Sequence[ArmOutcome]) -> None:
     """Refuse to set runs against each other that another code made: stages whose rows changed between them."""
     for one, other in product(outcomes, repeat=2):
+        _check_shipped(one, other.shipped, other.source)
         for stage, version in one.stages.items():
             if version < other.stages.get(stage, 0):
                 raise ConfigError(
                     f"{one.source}: version {version} of stage {stage} made it, and a later one {other.source}; remove "
                     "it to run it again, or compare them with the version of tapir that made it"
                 )
+
+
+def _check_shipped(made: ArmOutcome, other: Mapping[str, str], whose: str) -> None:
+    """Refuse to set a run against one with another stand-in or another shipped prompt."""
+    for name, version in made.shipped.items():
+        if version != other.get(name, version):
+            raise ConfigError(
+                f"{made.source}: {name} {version} made it, and {other[name]} {whose}; remove it to run it again, give "
+                "another folder of results or another root, or go on with the version of tapir that made it"
+            )
 
 
 def _now(stage: str) -> int | None:

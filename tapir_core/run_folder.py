@@ -304,7 +304,7 @@ def open_run(
         config: what the run is to be.
         ingredients: name → digest of what goes into it beside.
         amend: redo what is not as it would be made now; keep the rest.
-        any_version: leave finished stages as they are, whichever version of tapir made them.
+        any_version: leave finished stages as they are, whichever version of tapir made them, by which shipped prompts.
         settled: what was found of the endpoints; nothing keeps what the record says.
 
     Raises:
@@ -316,6 +316,8 @@ def open_run(
         record = RunRecord(uuid.uuid4().hex, config.run.name, datetime.now(UTC).isoformat("T", "seconds"), ingredients)
         _write_record(folder, record, config)
         return RunFolder(folder.ref)
+    if any_version and config.run.prompts is None and folder.config.run.prompts is None:
+        ingredients = ingredients | _shipped_then(folder, config)
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
         same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
@@ -327,6 +329,15 @@ def open_run(
     kept = folder.record.settled if settled is None else dict(settled)
     _write_record(folder, replace(folder.record, ingredients=ingredients, settled=kept), config)
     return RunFolder(folder.ref)
+
+
+def _shipped_then(folder: RunFolder, config: RunConfig) -> dict[str, str]:
+    """The shipped prompts that the run was made with, but for those that an evaluation may be made with now."""
+    evaluations = {stage.name for stage in EVALUATION}
+    made_now = [*(at for at in plan(config) if at.name in evaluations or at.benchmark), *asked_apart(config)]
+    used = {name for at in made_now for name in at.stage.files(config, at)}
+    then = folder.record.ingredients.items()
+    return {name: digest for name, digest in then if name.startswith("prompt:") and name not in used}
 
 
 def stages_to_redo(

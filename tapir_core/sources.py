@@ -3,12 +3,14 @@
 A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
 """
 
+from collections import Counter
+
 import polars as pl
 
 from tapir_core import config
 from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, Found, read_heldout, read_pool
 from tapir_core.randomness import derive_rng
-from tapir_core.standin.families import EQUAL_SHARES, sample_problems
+from tapir_core.standin.families import DEV_SHARES, EQUAL_SHARES, NATURAL_SHARES, recognise, sample_problems
 from tapir_core.standin.family import Stream
 from tapir_core.text import instruction_id
 
@@ -101,17 +103,31 @@ def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
 
 
 def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFrame:
-    """The held-out set, one row per instruction, with equal shares of the families in each split.
+    """The held-out set, one row per instruction, with equal shares of the families in each split; dev lacks some.
 
     Raises:
         ConfigError: there are not that many distinct instructions.
     """
-    rows: dict[Stream, int] = {"dev": dev, "test": test}
+    splits: tuple[tuple[Stream, int, dict[str, float]], ...] = (("dev", dev, DEV_SHARES), ("test", test, EQUAL_SHARES))
     records = [
         (instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
-        for split, count in rows.items()
+        for split, count, shares in splits
         for each in sample_problems(
-            count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=EQUAL_SHARES, stream=split
+            count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=shares, stream=split
         )
     ]
     return pl.DataFrame(records, schema=HELDOUT_SCHEMA, orient="row")
+
+
+def natural_weights(data: config.DataConfig, heldout: pl.DataFrame) -> dict[str, float]:
+    """instruction_id → weight of a row of the stand-in's held-out set, so that families have their shares of the pool.
+
+    A split that lacks families has the others in proportion. Nothing of a set that is another's.
+    """
+    if data.references is None or data.references.file:
+        return {}
+    problems = [recognise(text) for text in heldout["instruction"]]
+    places = list(zip(heldout["split"], [each.family if each else "" for each in problems], strict=True))
+    rows = Counter(places)
+    weights = [NATURAL_SHARES.get(place[1], 0.0) / rows[place] for place in places]
+    return dict(zip(heldout["instruction_id"], weights, strict=True))

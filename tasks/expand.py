@@ -20,6 +20,7 @@ from tapir_core.run_folder import RunFolder
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, counts_of, ending_of, make_request, text_of, worked
 from tasks.judge import ask_student, judge_rows
+from tasks.mixture import round_size
 from tasks.outcomes import Worked, made_of
 from tasks.pool import ask_labels, ask_teacher, evaluation_questions, mixture_shares, round_pool
 from tasks.runtime import current, read_once
@@ -30,12 +31,9 @@ from tasks.verify import verify_answers, wrong_answers
 def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
     """Draw the wave's requests: task types that still lack, each with a seed to imitate."""
     assert at.wave is not None
-    settings, seeds = run.config.round(at.number), run.rows(stages.StageAt("select", at.number))
-    wanted = curriculum.quotas(curriculum.hard_count(settings.examples, settings.alpha or 0.0), mixture_shares(run))
-    have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(_accepted(run, at.number, at.wave - 1)))
     requests = curriculum.plan_wave(
-        seeds,
-        curriculum.lacking(wanted, have) if seeds.height else {},
+        run.rows(stages.SELECT.at(at.round)),
+        _lacks(run, at),
         round_number=at.number,
         wave=at.wave,
         oversample=run.config.curriculum.expansion.oversample,
@@ -44,6 +42,15 @@ def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
     rows = [(each.task_type, each.seed_id, each.sample_index) for each in requests]
     schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
     return Worked(pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:
+    """Task type → rows that seeds and earlier waves lack to the hard part of the round; none without seeds."""
+    assert at.wave is not None
+    seeds = run.rows(stages.SELECT.at(at.round))
+    wanted = curriculum.quotas(round_size(run, at).hard, mixture_shares(run))
+    have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(_accepted(run, at.number, at.wave - 1)))
+    return curriculum.lacking(wanted, have) if seeds.height else {}
 
 
 @read_once
@@ -80,12 +87,14 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
 
 @stage_task(stages.WAVE_SCREENED)
 def screen_wave(run: RunFolder, at: stages.StageAt) -> Worked:
-    """Run the gates that need no call over the wave's candidates, in list order."""
+    """Run the gates that need no call over the wave's candidates, those held back by the last one before them."""
     assert at.wave is not None
     earlier = [run.rows(stages.StageAt("expand", each)) for each in range(1, at.number)]
     tables = [run.rows(stages.StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
     known = pl.concat(map(texts_asked, tables))
-    candidates = run.rows(stages.StageAt("wave_candidates", at.round, at.wave))
+    before = [run.rows(stages.WAVE_SCREENED.at(at.round, at.wave - 1))] if at.wave > 1 else []
+    own = run.rows(stages.WAVE_CANDIDATES.at(at.round, at.wave))
+    candidates = pl.concat([*map(curriculum.held_back, before), own], how="vertical_relaxed")
     contaminated = {*evaluation_questions(run).find(candidates)["instruction_id"]}
     gates = curriculum.text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, contaminated)
     return _worked(curriculum.apply_gates(candidates, gates))
@@ -99,10 +108,10 @@ def screened_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
 
 @shard_task(stages.WAVE_EXAMINED, plan=screened_rows)
 def examine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
-    """Label the candidates, answer those of the wanted task type, and by option measure how hard they are."""
+    """Label the candidates, answer those of a task type that is needed, and by option measure how hard they are."""
     parsed = ask_labels(run, at, rows)
     labels = pl.Series([each.value for each in parsed], dtype=pl.String)
-    right = rows.filter(labels == rows["task_type"])
+    right = rows.with_columns(task_type=labels).filter(curriculum.needed_types(rows, labels, _lacks(run, at)))
     answers = ask_teacher(run, at, right)
     taught = right.select(
         "instruction_id",
@@ -131,19 +140,20 @@ def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     rows = _with(screened_rows(run, at).drop("response", "gate"), examined.select("instruction_id", "response"))
     verifier = run.config.judge.verifies("filter")
     marks = verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
-    gates = curriculum.paid_gates(examined, delta, wrong_answers(marks.rows) if verifier else None)
-    gated = _worked(curriculum.apply_gates(rows, gates))
+    wrong = wrong_answers(marks.rows) if verifier else None
+    gates = curriculum.paid_gates(examined, _lacks(run, at), delta, wrong)
+    gated = _worked(curriculum.file_by_label(curriculum.apply_gates(rows, gates), examined))
     return Worked(gated.rows, {**gated.counts, **marks.counts})
 
 
 @stage_task(stages.EXPANSION_REJECTED)
 def collect_rejected(run: RunFolder, at: stages.StageAt) -> Worked:
     """Every candidate of the round that a gate kept back, with the gate."""
-    steps = (
-        step.at(at.round, wave) for wave in _waves(run, at.number) for step in (stages.WAVE_SCREENED, stages.WAVE_GATED)
+    waves = _waves(run, at.number)
+    screened, gated = (
+        [run.rows(step.at(at.round, wave)) for wave in waves] for step in (stages.WAVE_SCREENED, stages.WAVE_GATED)
     )
-    tables = [pl.DataFrame(schema=REJECTED), *map(run.rows, steps)]
-    rejected = pl.concat(tables, how="vertical_relaxed").filter(pl.col("gate").is_not_null())
+    rejected = curriculum.all_rejected(screened, gated)
     return Worked(rejected, {f"gate_{gate}": count for gate, count in rejected["gate"].value_counts().iter_rows()})
 
 
@@ -167,6 +177,7 @@ def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_type
     mfd = curriculum.compute_difficulty(
         verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge)
     )
+    mfd = curriculum.trusted(mfd, run.config.curriculum.teacher_floor)
     return made_of(mfd.select("instruction_id", "mfd"), [worked(mfd, {}, rows, outcomes), judged])
 
 

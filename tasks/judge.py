@@ -27,6 +27,7 @@ from tapir_core.judging.retention import compare_answers
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import judged_at
+from tapir_core.sources import natural_weights
 from tapir_core.stages import StageAt
 from tapir_core.turns import EARLIER
 from tasks import asking
@@ -73,7 +74,8 @@ def evaluate(run: RunFolder, at: StageAt) -> Worked:
         verifier, questions = run.config.judge.verifies("heldout"), run.rows(stages.HELDOUT.at())
         _demand_references(run, questions)
         marks = (run.rows(stages.VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
-        tables.append(score_answers(questions, answers, settings, *marks))
+        weights = natural_weights(run.config.data, questions)
+        tables.append(score_answers(questions, answers, settings, *marks, weights=weights))
     if run.config.data.judged is not None:
         tables.append(_score_judged(run, at, answers, settings))
     return Worked(pl.concat(tables), {"missing": heldout_rows(run, at).height - answers.height})

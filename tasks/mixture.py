@@ -4,6 +4,7 @@ D_S ← {x : MFD(x) > δ}, or the hardest share, or a share of the pool at rando
 by the target shares; their answers in the style that the task type needs; mixture_r ← hard_r + (1 − α_r)·N of easy.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 
@@ -14,10 +15,12 @@ from tapir_core.calls import Answer, Outcome
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import show_instruction
 from tapir_core.randomness import derive_rng
+from tapir_core.reporting.page import sentence
 from tapir_core.run_folder import RunFolder
 from tapir_core.task_types import RefinementFamily
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
+from tasks.engines.logs import tell
 from tasks.outcomes import Worked
 from tasks.pool import mixture_shares, round_pool
 from tasks.runtime import current, read_once
@@ -25,6 +28,8 @@ from tasks.verify import verify_answers, wrong_answers
 
 _SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
+_REDUCED = "reduced_to"
+"""There too: the examples that a round was reduced to, since its easy rows reach no further at its α."""
 
 
 @stage_task(stages.SELECT)
@@ -33,22 +38,37 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
     rng = derive_rng(run.config.run.seed, at.number, "select")
     rule = run.config.round(at.number).selection
     used = () if rule.reads_difficulty else used_before(run, at.number)
-    chosen = curriculum.select_seeds(rule, _candidates(run, at.number), rng, used)
-    return Worked(chosen.seeds, chosen.counts)
+    candidates = _candidates(run, at.number)
+    chosen = curriculum.select_seeds(rule, candidates, rng, used)
+    judged = run.config.verdict_round(at.number)
+    left_out = {
+        "teacher_below_floor": 0 if judged is None else _scored(run, judged).height - candidates.height,
+        "student_better": candidates.height - chosen.seeds.height - chosen.easy.height,
+    }
+    return Worked(chosen.seeds, {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}})
 
 
 @stage_task(stages.DRAW)
 def draw(run: RunFolder, at: stages.StageAt) -> Worked:
     """α_r·N of seeds and new instructions, the rest of what the selection left; with what the hard part lacks."""
-    settings, shares, used = run.config.round(at.number), mixture_shares(run), used_before(run, at.number)
+    size, shares, used = round_size(run, at), mixture_shares(run), used_before(run, at.number)
     rngs = {part: derive_rng(run.config.run.seed, at.number, part) for part in ("hard", "easy")}
-    count = curriculum.hard_count(settings.examples, settings.alpha or 0.0)
     seeds, new = run.rows(stages.SELECT.at(at.round)), run.rows(stages.EXPAND.at(at.round))
-    hard = curriculum.draw_hard(seeds, new, count, shares, rngs["hard"], used)
-    left = _candidates(run, at.number).join(seeds, on="instruction_id", how="anti")
-    easy = curriculum.draw_easy(left, settings.examples - count, shares, rngs["easy"], used)
+    hard = curriculum.draw_hard(seeds, new, size.hard, shares, rngs["hard"], used)
+    easy = curriculum.draw_easy(_easy_rows(run, at), size.easy, shares, rngs["easy"], used)
+    reduced = {_REDUCED: float(size.examples)} if size.examples < size.asked else {}
+    if reduced:
+        tell(logging.WARNING, sentence("reduced", at.number, run.config.round(at.number), size.examples))
     lacking = {**hard.shortfall, **easy.shortfall}
-    return Worked(pl.concat([hard.rows, easy.rows]), {f"{_SHORTFALL}{name}": float(n) for name, n in lacking.items()})
+    counts = {f"{_SHORTFALL}{name}": float(n) for name, n in lacking.items()}
+    return Worked(pl.concat([hard.rows, easy.rows]), reduced | counts)
+
+
+def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:
+    """How large the parts of a round's mixture are, as far as what its selection left reaches."""
+    settings = run.config.round(at.number)
+    reach = curriculum.reach_of(_easy_rows(run, at), mixture_shares(run))
+    return curriculum.size_round(settings.examples, settings.alpha or 0.0, reach)
 
 
 @read_once
@@ -111,21 +131,38 @@ def _without_wrong(
 def mix(run: RunFolder, at: stages.StageAt) -> Worked:
     """The training set of the round, with what it lacks."""
     mixture = _mix_round(run, at) if at.number else _mix_basic(run)
-    shortfall = {f"{_SHORTFALL}{task_type}": float(count) for task_type, count in mixture.shortfall.items()}
-    return Worked(mixture.rows, {**shortfall, "missing_examples": mixture.missing})
+    counts = {f"{_SHORTFALL}{task_type}": float(count) for task_type, count in mixture.shortfall.items()}
+    drawn = run.sealed(stages.DRAW.at(at.round)).counts if at.number else {}
+    counts |= {name: drawn[name] for name in (_REDUCED,) if name in drawn}
+    return Worked(mixture.rows, {**counts, "missing_examples": mixture.missing})
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
-    """Seeds and easy part come from what is scored; where seeds are drawn at random from the pool, without an MFD."""
+    """Seeds and easy part come from what is scored, and has a teacher's answer that is good enough.
+
+    Where seeds are drawn at random, from the pool without an MFD.
+    """
     judged = run.config.verdict_round(number)
     if judged is None:
         return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
-    return run.rows(stages.StageAt("difficulty", judged))
+    return curriculum.trusted(_scored(run, judged), run.config.curriculum.teacher_floor)
+
+
+def _scored(run: RunFolder, judged: int) -> pl.DataFrame:
+    return run.rows(stages.DIFFICULTY.at(judged))
+
+
+def _easy_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
+    """What the easy part of a round may take."""
+    return curriculum.easy_of(_candidates(run, at.number), run.rows(stages.SELECT.at(at.round)))
 
 
 def used_before(run: RunFolder, number: int) -> frozenset[str]:
-    """The instructions that a round draws last: those of the mixtures before its own, S_0's included."""
-    mixtures = [run.rows(stages.StageAt("mix", earlier)) for earlier in range(number)]
+    """The instructions that a round draws last: those of the rounds' mixtures before its own.
+
+    Not S_0's: that may be the whole pool, and what it learnt of it the verdicts have measured.
+    """
+    mixtures = [run.rows(stages.StageAt("mix", earlier)) for earlier in range(1, number)]
     return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
 
 

@@ -167,7 +167,8 @@ def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
     if not mixture.rows:
         raise ConfigError(
             f"the mixture of round {number} is empty: no usable instruction has a task type of "
-            f"curriculum.target_shares; look at {mix.folder} and give a broader pool"
+            f"curriculum.target_shares, or none is easy while the round's alpha is below 1; look at {mix.folder}, "
+            'and give a broader pool, or choose seeds by `selection = { type = "hard_share" }`'
         )
     settings = config.round(number) if number else config.basic_tuning
     folder = fetch_stage(run, mix)

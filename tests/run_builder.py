@@ -15,6 +15,8 @@ import polars as pl
 from tapir_core.config import RunConfig
 from tapir_core.curriculum import (
     Gated,
+    RoundSize,
+    all_rejected,
     apply_gates,
     assemble,
     candidate_rows,
@@ -23,18 +25,23 @@ from tapir_core.curriculum import (
     draw_easy,
     draw_hard,
     draw_splits,
-    hard_count,
+    easy_of,
+    file_by_label,
+    held_back,
     lacking,
     paid_gates,
     parse_expansion,
     plan_wave,
     quotas,
+    reach_of,
     select_seeds,
     shares_of,
+    size_round,
     split_usable,
     supply_of,
     target_shares,
     text_gates,
+    trusted,
 )
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE, ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
@@ -205,31 +212,33 @@ class _Builder(BenchmarkStages):
         judged = self.run.config.verdict_round(number)
         if judged is None:
             return self._round_pool(number).with_columns(mfd=pl.lit(None, pl.Float64))
-        return self._rows("difficulty", judged)
+        return trusted(self._rows("difficulty", judged), self.run.config.curriculum.teacher_floor)
 
     def _used(self, number: int) -> set[str]:
         """What a round draws last."""
-        return {identity for each in range(number) for identity in self._rows("mix", each)["instruction_id"]}
+        return {identity for each in range(1, number) for identity in self._rows("mix", each)["instruction_id"]}
 
     def _expand(self, at: StageAt) -> None:
-        accepted, rejected = [pl.DataFrame(schema=EXPANSION)], [pl.DataFrame(schema=REJECTED)]
+        accepted, texts, rejected = [pl.DataFrame(schema=EXPANSION)], list[pl.DataFrame](), list[pl.DataFrame]()
         for wave in range(1, self.run.config.curriculum.expansion.max_waves + 1):
             if not self._request(StageAt("wave_requests", at.round, wave), pl.concat(accepted)):
                 break
             screened, gated = self._gate(at.round, wave, pl.concat(accepted))
             accepted.append(gated.passed)
-            rejected += [screened.rejected, gated.rejected]
-        self._save(StageAt("expansion_rejected", at.round), pl.concat(rejected))
+            texts.append(screened.rejected)
+            rejected.append(gated.rejected)
+        kept_back = all_rejected(texts, rejected)
+        self._save(StageAt("expansion_rejected", at.round), kept_back)
         if StageAt("contaminated") in plan(self.run.config):
-            held = pl.concat(rejected).filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
+            held = kept_back.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
             self._save(StageAt("contaminated", at.round), self._evaluation().find(held))
         self._save(at, pl.concat(accepted))
 
     def _request(self, at: StageAt, accepted: pl.DataFrame) -> int:
-        settings, seeds = self.run.config.round(at.round), self._rows("select", at.round)
-        wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self._shares())
+        seeds, wanted = self._rows("select", at.round), quotas(self._size(at.round).hard, self._shares())
         lacks = lacking(wanted, Counter(supply_of(seeds)) + Counter(supply_of(accepted)))
-        wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.25, rng=self._rng(at))
+        self._lacks = lacks
+        wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.0, rng=self._rng(at))
         rows = [(each.task_type, each.seed_id, each.sample_index) for each in wave]
         schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
         self._save(at, pl.DataFrame(rows, schema=schema, orient="row"))
@@ -249,6 +258,9 @@ class _Builder(BenchmarkStages):
             written.append(parse_expansion(reply))
         candidates = candidate_rows(requests, written, wave)
         self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))
+        if wave > 1:
+            again = held_back(self.run.rows(StageAt("wave_screened", number, wave - 1)))
+            candidates = pl.concat([again, candidates], how="vertical_relaxed")
 
         known = pl.concat([pool.select(columns), accepted.select(columns)])
         contaminated = {*self._evaluation().find(candidates)["instruction_id"]}
@@ -258,7 +270,7 @@ class _Builder(BenchmarkStages):
 
         examined = examined_candidates(screened.passed)
         self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
-        gated = apply_gates(screened.passed, paid_gates(examined))
+        gated = file_by_label(apply_gates(screened.passed, paid_gates(examined, self._lacks)), examined)
         answers = examined.select("instruction_id", "response")
         answered = gated.passed.join(answers, on="instruction_id", validate="1:1", maintain_order="left")
         gated = Gated(answered.select(EXPANSION.names()), gated.rejected, gated.counts)
@@ -272,26 +284,33 @@ class _Builder(BenchmarkStages):
         self._save(at, refined, **self._asked(refined.height))
 
     def _hard(self, number: int) -> Any:
-        settings, shares = self.run.config.round(number), self._shares()
-        count = hard_count(settings.examples, settings.alpha or 0.0)
+        count, shares = self._size(number).hard, self._shares()
         seeds, new = self._rows("select", number), self._rows("expand", number)
         return draw_hard(seeds, new, count, shares, derive_rng(self.seed, number, "hard"), self._used(number))
 
+    def _easy(self, number: int) -> pl.DataFrame:
+        return easy_of(self._candidates(number), self._rows("select", number))
+
+    def _size(self, number: int) -> RoundSize:
+        settings = self.run.config.round(number)
+        return size_round(settings.examples, settings.alpha or 0.0, reach_of(self._easy(number), self._shares()))
+
     def _mix(self, at: StageAt) -> None:
         config, number, rng = self.run.config, at.round, derive_rng(self.seed, at.round, "mix")
+        counts: dict[str, float] = {}
         if number == 0:
             examples, wanted = self._round_pool(0), config.basic_tuning.examples
             mixture = assemble(
                 [draw_basic(examples, wanted, rng)], examples, pl.DataFrame(schema=REFINEMENT), wanted, rng
             )
         else:
-            wanted, hard = config.round(number).examples, self._hard(number)
-            easy = self._candidates(number).join(self._rows("select", number), on="instruction_id", how="anti")
-            count = wanted - hard_count(wanted, config.round(number).alpha or 0.0)
-            draws = [hard, draw_easy(easy, count, self._shares(), rng, self._used(number))]
+            wanted, hard, size = config.round(number).examples, self._hard(number), self._size(number)
+            draws = [hard, draw_easy(self._easy(number), size.easy, self._shares(), rng, self._used(number))]
+            if size.examples < size.asked:
+                counts["reduced_to"] = float(size.examples)
             mixture = assemble(draws, self._round_pool(number + 1), self._rows("refine", number), wanted, rng)
-        shortfall = {f"shortfall: {name}": float(count) for name, count in mixture.shortfall.items()}
-        self._save(at, mixture.rows, **shortfall, missing_examples=mixture.missing)
+        counts |= {f"shortfall: {name}": float(count) for name, count in mixture.shortfall.items()}
+        self._save(at, mixture.rows, **counts, missing_examples=mixture.missing)
 
     def _train(self, at: StageAt) -> None:
         files = {"model.safetensors": f"weights after {at}".encode()}

@@ -18,7 +18,15 @@ from statistics import fmean
 from tapir_core import paths, randomness, sentences, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded
 from tapir_core.comparison.plan import RANDOM, Arm
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled, Values, paired_values, resample
+from tapir_core.evaluation.statistics import (
+    MAX_FAILED_SHARE,
+    Resampled,
+    Values,
+    at_weights,
+    effective_size,
+    paired_values,
+    resample,
+)
 from tapir_core.judging.estimates import share_interval
 from tapir_core.summary.formats import student_name
 
@@ -73,6 +81,9 @@ class ArmRow:
     """Test answers that the students lack, of all run seeds together: failed for good, or never given."""
     test: Resampled | None = None
     dev: Resampled | None = None
+    natural: Resampled | None = None
+    """Of the test split with the families' shares of the pool, where they are known with every run seed."""
+    natural_to_random: Resampled | None = None
     to_random: Resampled | None = None
     """Of the test split, over the run seeds that both have."""
     costs: Costs | None = None
@@ -157,12 +168,18 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
         row,
         test=_score(students, "test", comparison, "score", name, "test"),
         dev=_score(students, "dev", comparison, "score", name, "dev"),
+        natural=_score(students, "test", comparison, "natural", name, "test", natural=True),
         to_random=None if name == RANDOM else _difference(comparison, students, random, name, RANDOM),
+        natural_to_random=None
+        if name == RANDOM
+        else _difference(comparison, students, random, "natural", name, RANDOM, natural=True),
         task_types={task_type: share for task_type, share in shares.items() if share},
     )
 
 
-def _difference(comparison: str, first: _Students, second: _Students, *scope: str) -> Resampled | None:
+def _difference(
+    comparison: str, first: _Students, second: _Students, *scope: str, natural: bool = False
+) -> Resampled | None:
     """``first`` − ``second`` on the test split; nothing where they share no item, or too many lack an answer of one."""
     if _too_many_missing(first, "test") or _too_many_missing(second, "test"):
         return None
@@ -171,21 +188,31 @@ def _difference(comparison: str, first: _Students, second: _Students, *scope: st
         asked = first[seed]["test"].task_types.keys() | second[seed]["test"].task_types.keys()
         if len(asked) - len(items) > MAX_FAILED_SHARE * len(asked):
             return None
-    return resample(paired, rng=randomness.derive_rng(0, comparison, "difference", *scope))
+    return resample(
+        _at_natural(paired, first, "test") if natural else paired,
+        rng=randomness.derive_rng(0, comparison, "difference", *scope),
+    )
 
 
-def _score(students: _Students, split: str, *scope: str) -> Resampled | None:
+def _score(students: _Students, split: str, *scope: str, natural: bool = False) -> Resampled | None:
     """The share of right answers, with intervals that end at 0 and 1; nothing where too many of the split are missing.
 
     Where all marks are equal it has Wilson's interval of one run seed, for draws would not differ.
     """
     values = _values(students, split)
+    if natural:
+        values = _at_natural(values, students, split)
     found = None if _too_many_missing(students, split) else resample(values, rng=randomness.derive_rng(0, *scope))
     if found is None:
         return None
     low90, high90, low95, high95 = (min(1.0, max(0.0, getattr(found, end))) for end in _ENDS)
     if found.value in (0.0, 1.0):
-        low95, high95 = share_interval(found.value, min(len(items) for items in values.values() if items))
+        sizes = [
+            effective_size(students[seed][split].weights[item] for item in items) if natural else len(items)
+            for seed, items in values.items()
+            if items
+        ]
+        low95, high95 = share_interval(found.value, min(sizes))
         low90, high90 = low95, high95
     return replace(found, low90=low90, high90=high90, low95=low95, high95=high95)
 
@@ -228,6 +255,12 @@ def _mean_ratio(pairs: Iterable[tuple[int, int]]) -> float | None:
 
 def _values(students: _Students, split: str) -> Values:
     return {seed: splits[split].correct for seed, splits in students.items()}
+
+
+def _at_natural(values: Values, students: _Students, split: str) -> Values:
+    """The values at natural shares; none where the weights of a run seed are not known."""
+    weights = {seed: students[seed][split].weights for seed in values}
+    return at_weights(values, weights) if all(weights.values()) else {}
 
 
 def _too_many_missing(students: _Students, split: str) -> str:

@@ -5,13 +5,15 @@ machines, or one by one. Such a file is JSON, one a run, named after it: marks o
 costs; no model and no answer. It also holds what the comparison says of the run, its whole configuration first, so that
 a result of another one is refused. It answers for what goes into a stage of the run, and for nothing else: machines may
 differ in addresses, engine environments and stores. A setting that is newer than the file counts there as its default.
+A result that another version of the stand-in or of a shipped prompt made is read with that version: it is for who
+compares to mix no two.
 
 Limits: with `expansion.check_difficulty` the judge's calls in an expansion count as the teacher's.
 """
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from tapir_core.config import RunConfig, load, presets
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import BENCHMARK, LABEL, StageAt, graded_of, plan, settings_of, used_files
+from tapir_core.sources import natural_weights
+from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, StageAt, graded_of, plan, settings_of, used_files
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
@@ -38,6 +41,7 @@ _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0, "-": None}
 """Right, wrong, or without an answer."""
 _OF_STAGES = ("config", "files")
+_OF_STANDIN = ("standin", "standin_pool")
 _FIGURES: tuple[str, ...] = ("usd", "stored", "paid_requests", "paid_usd", "seconds", "stages")
 
 
@@ -62,6 +66,8 @@ class Graded:
     """Item → whether the answer was right (1) or not (0), of the items that have one."""
     task_types: Mapping[str, str]
     """Item → task type, of every item that was asked."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Item → weight at natural shares; nothing where they are not known."""
 
     @property
     def missing(self) -> int:
@@ -99,6 +105,9 @@ class ArmOutcome:
     """At work, without what was taken over."""
     stages: Mapping[str, int]
     """Stage → version of the code that made its rows."""
+    shipped: Mapping[str, str]
+    """What tapir itself brought → version: `standin` and `standin_pool`, which the stand-in said and drew, and its own
+    prompts; without what went into no stage."""
     source: str = ""
     """The run, or the file that it was read from, in words."""
 
@@ -158,8 +167,27 @@ def read_outcome(
         paid_usd=sum(usd_of(each, role, prices) for role, each in paid.items() if role not in _UNPAID),
         seconds=summary.busy_seconds,
         stages=run.stage_versions,
+        shipped=shipped_versions(run.config, run.record.ingredients),
         source=f"run {run.ref.name}",
     )
+
+
+def shipped_versions(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
+    """What tapir brings to a run with these ``files`` (name → digest), as `ArmOutcome.shipped` has it."""
+    return _standin_versions(config) | _shipped_prompts(config, files)
+
+
+def _standin_versions(config: RunConfig) -> dict[str, str]:
+    starts_standin = not (config.teacher.endpoint.base_urls and config.judge.endpoint.base_urls)
+    answers, pool = {"standin": standin.STANDIN_VERSION}, {"standin_pool": standin.POOL_VERSION}
+    return (answers if starts_standin else {}) | ({} if config.data.pool.file else pool)
+
+
+def _shipped_prompts(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
+    """The prompts of ``files``, unless a folder of the user's own may have them."""
+    if config.run.prompts is not None:
+        return {}
+    return {name: each for name, each in used_files(config, files).items() if name.startswith("prompt:")}
 
 
 def read_training(run: RunFolder, number: int) -> Training:
@@ -197,13 +225,15 @@ def usd_of(spent: Usage | Spend, role: str, prices: presets.RolePrices | None) -
 
 def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Graded]:
     found = {}
+    weights = natural_weights(run.config.data, run.rows(HELDOUT.at())) if run.config.data.references else {}
     for number in numbers:
         graded = grade_answers(*map(run.rows, graded_of(run.config, number)))
         for split in ("dev", "test"):
             rows = graded.filter(split=split).with_columns(pl.col("correct").cast(pl.Float64))
             answered, asked = rows.drop_nulls("correct"), rows.with_columns(pl.col("task_type").fill_null(""))
             pairs = (answered.select("instruction_id", "correct"), asked.select("instruction_id", "task_type"))
-            found[number, split] = Graded(*(dict(each.iter_rows()) for each in pairs))
+            marks, task_types = (dict(each.iter_rows()) for each in pairs)
+            found[number, split] = Graded(marks, task_types, {item: weights[item] for item in task_types if weights})
     return found
 
 
@@ -237,11 +267,14 @@ class ResultsFolder:
             found, made_of = _from_json(told, planned.arm, str(file)), told["of"]
             config = load.load_resolved(json.dumps(made_of["config"]), source=str(file))
             made_of |= {"config": _fields(config), "files": used_files(config, made_of["files"])}
+            found = replace(found, shipped={**found.shipped, **_shipped_prompts(config, made_of["files"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
         wanted = self._said_of(planned)
+        wanted["files"] |= _shipped_prompts(config, made_of["files"])
         if _recipe(config, made_of["files"]) == _recipe(self.plan.config(planned), wanted["files"]):
             wanted |= {name: made_of[name] for name in _OF_STAGES}
+        wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
         if other := _differing(made_of, wanted):
             more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
             raise ConfigError(
@@ -256,14 +289,13 @@ class ResultsFolder:
     def _said_of(self, planned: PlannedRun) -> dict[str, Any]:
         """Everything that the comparison says of a run; in which root it lies is no part of it."""
         config, prices = self.plan.config(planned), self.plan.comparison.prices
-        starts_standin = not (config.teacher.endpoint.base_urls and config.judge.endpoint.base_urls)
         return {
             "config": _fields(config),
             "files": used_files(config, self.files_of(config)),
             "match": planned.arm.match,
             "prices": prices.model_dump(mode="json") if prices else None,
-            "standin": standin.STANDIN_VERSION if starts_standin else None,
-            "standin_pool": None if config.data.pool.file else standin.POOL_VERSION,
+            **dict.fromkeys(_OF_STANDIN),
+            **_standin_versions(config),
         }
 
 
@@ -294,8 +326,10 @@ def _differing(one: Any, other: Any, name: str = "") -> list[str]:
 def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
     marks = {value: mark for mark, value in _MARKS.items()}
     items: dict[str, dict[str, str]] = {}
+    weights: dict[str, dict[str, float]] = {}
     for (_, split), graded in outcome.students.items():
         items.setdefault(split, {}).update(graded.task_types)
+        weights.setdefault(split, {}).update(graded.weights)
     return {
         "run": outcome.run,
         "run_seed": outcome.run_seed,
@@ -303,6 +337,7 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
         "answers": dict(outcome.answers),
         **{name: getattr(outcome, name) for name in _FIGURES},
         "items": items,
+        "weights": {split: list(of.values()) for split, of in weights.items()},
         "students": [
             {
                 "round": number,
@@ -323,15 +358,19 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
         run=told["run"],
         trainings={int(number): Training(**each) for number, each in told["trainings"].items()},
         students={
-            (each["round"], each["split"]): _graded(each["marks"], told["items"][each["split"]])
+            (each["round"], each["split"]): _graded(
+                each["marks"], told["items"][each["split"]], told.get("weights", {}).get(each["split"], [])
+            )
             for each in told["students"]
         },
         answers=told["answers"],
+        shipped={name: version for name in _OF_STANDIN if (version := told["of"][name])},
         source=source,
         **{name: told[name] for name in _FIGURES},
     )
 
 
-def _graded(marks: str, items: dict[str, str]) -> Graded:
+def _graded(marks: str, items: dict[str, str], weights: list[float]) -> Graded:
+    known = dict(zip(items, weights, strict=True)) if weights else {}
     values = {item: _MARKS[mark] for item, mark in zip(items, marks, strict=True)}
-    return Graded({item: value for item, value in values.items() if value is not None}, items)
+    return Graded({item: value for item, value in values.items() if value is not None}, items, known)

@@ -14,6 +14,7 @@ from tapir_core.config.curriculum import (
 )
 from tapir_core.config.data import (
     ACCURACY,
+    NATURAL,
     RETENTION,
     DataConfig,
     FileHeldout,

@@ -86,8 +86,9 @@ class ExpansionConfig(Section):
     max_waves: Annotated[int, Field(ge=0, le=19)] = 3
     """Waves of requests a round; 0 switches expansion off."""
 
-    oversample: Annotated[float, Field(ge=1)] = 1.25
-    """Instructions asked for in a wave for each one that lacks, since the gates reject some."""
+    oversample: Annotated[float, Field(ge=1)] = 1.0
+    """Instructions asked for in a wave for each one that lacks. 1 asks for exactly what lacks, and the next wave for
+    what the gates took of it; more makes fewer waves, and pays for new instructions that no mixture may need."""
 
     min_chars: PositiveInt = 8
     """Shortest instruction that passes, in characters."""
@@ -215,6 +216,10 @@ class CurriculumConfig(Section):
 
     alpha_step: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Δα: what α grows by each round, up to 1."""
+
+    teacher_floor: Later[Annotated[float, Field(ge=0, le=10)]] = 5.0
+    """Least score, of 10, that the judge gave the teacher's own answer to an instruction which a round may learn from:
+    below it an instruction is neither a seed nor easy. 0 keeps all."""
 
     rejudge: bool = True
     """Let every student answer its round's pool and judge the answers. Without it rounds after the first take their

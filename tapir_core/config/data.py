@@ -10,6 +10,9 @@ from tapir_core.config._base import Free, Kind, Later, Section, matching
 ACCURACY, RETENTION = "accuracy", "quality_retention"
 """What students are scored by: on a held-out set with references, and on a judged one."""
 
+NATURAL = "accuracy_at_natural_shares"
+"""Beside the accuracy of the stand-in's held-out set, which has equal shares of its families."""
+
 
 class _FromFile(ABC):
     """What pool and held-out set have in common: they may be read from a file."""

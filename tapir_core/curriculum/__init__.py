@@ -2,9 +2,13 @@
 
 from tapir_core.curriculum.expansion import (
     Gated,
+    all_rejected,
     apply_gates,
     candidate_rows,
+    file_by_label,
+    held_back,
     lacking,
+    needed_types,
     paid_gates,
     parse_expansion,
     plan_wave,
@@ -14,6 +18,7 @@ from tapir_core.curriculum.expansion import (
 from tapir_core.curriculum.mixture import (
     BalancedDraw,
     Mixture,
+    RoundSize,
     assemble,
     draw_basic,
     draw_easy,
@@ -22,8 +27,10 @@ from tapir_core.curriculum.mixture import (
     fill_quotas,
     hard_count,
     quotas,
+    reach_of,
     share_table,
     shares_of,
+    size_round,
     supply_of,
     target_shares,
 )
@@ -33,8 +40,10 @@ from tapir_core.curriculum.selection import (
     compute_difficulty,
     count_unscored,
     delta_of,
+    easy_of,
     select_seeds,
     should_stop,
+    trusted,
 )
 from tapir_core.curriculum.teacher import (
     UNVERIFIED,

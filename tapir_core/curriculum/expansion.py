@@ -1,7 +1,7 @@
 """Expansion: new instructions in the manner of the seeds, asked for in waves, and the gates they have to pass.
 
-A wave is a fixed list of requests drawn before any call, so the order in which answers arrive changes nothing. Waves go
-on until the target shares are reached.
+A wave is a fixed list of requests drawn before any call, so the order in which answers arrive changes nothing. It asks
+for what still lacks, the next one for what the gates took of it, until the target shares are reached.
 
 Gates are small policies, composed in the order of method.md, each one counted. They come in groups, because the later
 ones need paid answers: text gates first, then the label, then the teacher's answer, then (by option) the difficulty.
@@ -10,8 +10,12 @@ ones need paid answers: text gates first, then the label, then the teacher's ans
 Departures: the paper expands once; the waves ask again for what the gates took. A task type without a seed of its own
 borrows any seed. A new instruction has no system text and one turn: it must stand on its own.
 
+A candidate that is like one before it in its wave is held back, unpaid, until that one is decided: the next wave looks
+at it again, so that what is rejected keeps nothing else out. A good one that the teacher finds to be of another task
+type than the wanted is filed under its own, where that still lacks.
+
 Limits: near-duplicates are looked for among the pool, what earlier waves accepted, and what passed the text gates
-before it in the same wave, whether or not a later gate rejects that one.
+before it in the same wave. What the last wave holds back is a near-duplicate.
 """
 
 import math
@@ -19,7 +23,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -109,6 +113,12 @@ def candidate_rows(
 
 Row = Mapping[str, Any]
 
+NEAR_DUPLICATE_GATE = "near_duplicate"
+"""The gate of what is like something that is known."""
+
+HELD_BACK_GATE = "held_back"
+"""The gate of what is like a candidate of its own wave, on which nothing is decided yet; between waves only."""
+
 CONTAMINATED_GATE = "contaminated"
 """The gate whose candidates are listed with the question they hold."""
 
@@ -174,6 +184,7 @@ def text_gates(
     """
     echoes = word_runs(_TEMPLATE.sub("\n", prompt.text), _ECHO_WORDS)
     known_ids, known_texts = set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)
+    before_ids, before = set[str](), NearDuplicates([], config.max_rouge_l)
 
     def has_length(row: Row) -> bool:
         return config.min_chars <= len(row["instruction"].strip()) <= config.max_chars
@@ -186,9 +197,12 @@ def text_gates(
     def is_new(row: Row) -> bool:
         return row["instruction_id"] not in known_ids and not known_texts.contains_like(row["instruction"])
 
+    def is_first(row: Row) -> bool:
+        return row["instruction_id"] not in before_ids and not before.contains_like(row["instruction"])
+
     def remember(row: Row) -> None:
-        known_ids.add(row["instruction_id"])
-        known_texts.add(row["instruction"])
+        before_ids.add(row["instruction_id"])
+        before.add(row["instruction"])
 
     def holds_no_question(row: Row) -> bool:
         return row["instruction_id"] not in contaminated
@@ -196,25 +210,58 @@ def text_gates(
     return (
         Gate("length", has_length),
         Gate("echo", has_own_words),
-        Gate("near_duplicate", is_new, remember),
+        Gate(NEAR_DUPLICATE_GATE, is_new),
         Gate(CONTAMINATED_GATE, holds_no_question),
+        Gate(HELD_BACK_GATE, is_first, remember),
     )
 
 
+def held_back(screened: pl.DataFrame) -> pl.DataFrame:
+    """Of a wave's candidates behind the text gates, those that the next wave looks at again, before its own."""
+    return screened.filter(pl.col("gate") == HELD_BACK_GATE).select(CANDIDATES.names())
+
+
+def all_rejected(screened: Sequence[pl.DataFrame], gated: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Every candidate that the gates of all waves kept back, each once, with its gate.
+
+    ``screened`` and ``gated`` are the rows of each wave behind the text gates and behind the paid ones, in order. What
+    the last wave still held back is a near-duplicate.
+    """
+    is_last = pl.col("gate") != HELD_BACK_GATE
+    decided = [each.filter(is_last) for each in screened[:-1]] + [*screened[-1:]]
+    in_order = [rows for wave in zip(decided, gated, strict=True) for rows in wave]
+    rejected = pl.concat([pl.DataFrame(schema=REJECTED), *in_order], how="vertical_relaxed").drop_nulls("gate")
+    return rejected.with_columns(gate=pl.col("gate").replace(HELD_BACK_GATE, NEAR_DUPLICATE_GATE))
+
+
+def needed_types(rows: pl.DataFrame, labels: pl.Series, lacks: Collection[str]) -> pl.Series:
+    """Which candidates have a task type that somebody wants: their own wanted one, or one of those that lack."""
+    return ((labels == rows["task_type"]) | labels.is_in([*lacks])).fill_null(value=False)
+
+
 def paid_gates(
-    examined: pl.DataFrame, delta: float | None = None, wrong: Collection[str] | None = None
+    examined: pl.DataFrame,
+    lacks: Mapping[str, int],
+    delta: float | None = None,
+    wrong: Collection[str] | None = None,
 ) -> tuple[Gate, ...]:
     """The gates that read what was paid for: the teacher's label, its answer and, where there is a δ, the difficulty.
 
     Args:
         examined: a row for each candidate: instruction_id, task_type, response, finish_reason, and mfd for a δ.
+        lacks: task type → rows that the wave was to bring; up to so many of another wanted type may be of it.
         delta: of the round's seeds.
         wrong: ids whose answer a verifier finds wrong; nothing where there is none.
     """
     found = {row["instruction_id"]: row for row in examined.iter_rows(named=True)}
+    room = Counter(lacks)
 
-    def has_wanted_type(row: Row) -> bool:
-        return bool(found[row["instruction_id"]]["task_type"] == row["task_type"])
+    def has_needed_type(row: Row) -> bool:
+        label = found[row["instruction_id"]]["task_type"]
+        return label is not None and (label == row["task_type"] or room[label] > 0)
+
+    def take_room(row: Row) -> None:
+        room[found[row["instruction_id"]]["task_type"]] -= 1
 
     def has_answer(row: Row) -> bool:
         answer = found[row["instruction_id"]]
@@ -227,6 +274,13 @@ def paid_gates(
     def is_verified(row: Row) -> bool:
         return row["instruction_id"] not in (wrong or ())
 
-    gates = [Gate("task_type", has_wanted_type), Gate("teacher_answer", has_answer)]
+    gates = [Gate("task_type", has_needed_type, take_room), Gate("teacher_answer", has_answer)]
     gates += [Gate("verifier", is_verified)] if wrong is not None else []
     return (*gates, *([Gate("difficulty", is_hard)] if delta is not None else []))
+
+
+def file_by_label(gated: Gated, examined: pl.DataFrame) -> Gated:
+    """What passed, each under the task type that the teacher gave it; what was rejected keeps the wanted one."""
+    labels = examined.select("instruction_id", label="task_type")
+    passed = gated.passed.join(labels, on="instruction_id", how="left", maintain_order="left", validate="1:1")
+    return replace(gated, passed=passed.with_columns(task_type="label").drop("label"))

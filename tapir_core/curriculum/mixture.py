@@ -1,16 +1,20 @@
 """The training set of a round: a hard part by target shares, refined, and an easy part that keeps what is known.
 
-The hard part is drawn before it is refined, since only what is drawn is paid for: ``draw_hard`` → refine →
-``draw_easy`` → ``assemble``. Nothing is drawn twice; what lacks makes the mixture smaller and is reported.
+How large its parts are is known before anything is paid for: ``size_round``. The hard part is drawn before it is
+refined, since only what is drawn is paid for: ``draw_hard`` → refine → ``draw_easy`` → ``assemble``. Nothing is drawn
+twice; what lacks makes the mixture smaller and is reported.
 Task types are balanced by largest remainder, in exact fractions: each count is within one of its share, and they sum to
 the total.
 """
 
 import math
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import polars as pl
 
@@ -63,35 +67,42 @@ def fill_quotas(total: int, shares: Mapping[str, float], supply: Mapping[str, in
 
 
 def draw_balanced(
-    candidates: pl.DataFrame, wanted: Mapping[str, int], rng: random.Random, used: Collection[str] = ()
+    candidates: pl.DataFrame, wanted: Mapping[str, int], rng: random.Random, later: Sequence[Collection[str]] = ()
 ) -> BalancedDraw:
     """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing.
 
-    Of each task type, instructions in ``used`` are drawn when all others are. From the same generator, a draw that
-    wants more of some task types and less of none holds the smaller draw.
+    Of each task type, instructions in the first of ``later`` are drawn when all others are, those in the second after
+    them, and so on. From the same generator, a draw that wants more of some task types and less of none holds the
+    smaller draw.
     """
     candidates = in_order(candidates)
-    ids = candidates["instruction_id"].to_list()
+    ids, turns = candidates["instruction_id"].to_list(), turns_of(later)
     rows_of = dict(candidates.with_row_index("row").group_by("task_type").agg("row").iter_rows())
     drawn: list[int] = []
     shortfall = {}
     for task_type, count in sorted(wanted.items()):
         there = rows_of.get(task_type, [])
-        drawn += draw_rows(there, count, rng, [row for row in there if ids[row] in used])
+        drawn += draw_rows(there, count, rng, lambda row: turns.get(ids[row], 0))
         if count > len(there):
             shortfall[task_type] = count - len(there)
     return BalancedDraw(candidates[sorted(drawn)], shortfall)
 
 
-def draw_rows(rows: Sequence[int], count: int, rng: random.Random, last: Sequence[int] = ()) -> list[int]:
-    """``count`` of the row numbers ``rows``, or as many as there are; those in ``last`` when all others are drawn.
+def turns_of(later: Sequence[Collection[str]]) -> dict[str, int]:
+    """Instruction → its turn in a draw, from 1: the place of the last of ``later`` that holds it. All others have 0."""
+    return {identity: turn for turn, ids in enumerate(later, start=1) for identity in ids}
+
+
+def draw_rows(rows: Sequence[int], count: int, rng: random.Random, turn: Callable[[int], int]) -> list[int]:
+    """``count`` of the row numbers ``rows``, or as many as there are; those of a later turn when all before are drawn.
 
     All are put in order and the first ``count`` taken: from the same generator a larger count draws the same rows and
     more, and leaves the generator as a smaller one does. What was paid for a mixture serves the next size of it.
     """
-    late = set(last)
-    first = [row for row in rows if row not in late]
-    return [*rng.sample(first, len(first)), *rng.sample(last, len(last))][:count]
+    turns = defaultdict[int, list[int]](list)
+    for row in rows:
+        turns[turn(row)].append(row)
+    return [row for _, each in sorted(turns.items()) for row in rng.sample(each, len(each))][:count]
 
 
 def supply_of(rows: pl.DataFrame) -> dict[str, int]:
@@ -142,6 +153,36 @@ def hard_count(examples: int, alpha: float) -> int:
     return round(alpha * examples)
 
 
+class RoundSize(NamedTuple):
+    """How many examples a round takes of its hard and of its easy part."""
+
+    asked: int
+    """N as it was asked for."""
+    hard: int
+    easy: int
+
+    @property
+    def examples(self) -> int:
+        """N, as far as the easy rows reach."""
+        return self.hard + self.easy
+
+
+def size_round(asked: int, alpha: float, easy: int) -> RoundSize:
+    """The largest N up to ``asked`` whose easy part needs no more than ``easy`` rows, split by α.
+
+    So α is that of the mixture within one example, also where easy rows run short.
+    """
+    sizes = range(asked + 1)
+    examples = bisect_right(sizes, easy, key=lambda size: size - hard_count(size, alpha)) - 1
+    hard = hard_count(examples, alpha)
+    return RoundSize(asked, hard, examples - hard)
+
+
+def reach_of(easy: pl.DataFrame, shares: Mapping[str, float]) -> int:
+    """Easy rows that a mixture of these shares can take: those of the task types that have one."""
+    return sum(rows for name, rows in supply_of(easy).items() if shares.get(name, 0) > 0)
+
+
 def draw_hard(
     seeds: pl.DataFrame,
     expansion: pl.DataFrame,
@@ -152,18 +193,22 @@ def draw_hard(
 ) -> BalancedDraw:
     """Draw ``count`` from D_S ∪ E_r by the target shares. A task type that runs short is filled by no other.
 
-    Instructions in ``used`` are drawn when all others of their task type are; so in `draw_easy`.
+    Of each task type seeds come first, since they are what the student was seen to fail; those in ``used`` after the
+    others, and new instructions after all seeds.
     """
     candidates = pl.concat([_from(seeds, "seed"), _from(expansion, "expansion")])
-    return draw_balanced(candidates, quotas(count, shares), rng, used)
+    return draw_balanced(candidates, quotas(count, shares), rng, [used, {*expansion["instruction_id"]}])
 
 
 def draw_easy(
     easy: pl.DataFrame, count: int, shares: Mapping[str, float], rng: random.Random, used: Collection[str] = ()
 ) -> BalancedDraw:
-    """Draw ``count`` of the easy rows by the target shares as far as they reach, the rest from other task types."""
+    """Draw ``count`` of the easy rows by the target shares as far as they reach, the rest from other task types.
+
+    Of each task type those in ``used`` come last.
+    """
     wanted = fill_quotas(count, shares, supply_of(easy))
-    return draw_balanced(_from(easy, "easy"), wanted, rng, used)
+    return draw_balanced(_from(easy, "easy"), wanted, rng, [used])
 
 
 def draw_basic(examples: pl.DataFrame, count: int, rng: random.Random) -> BalancedDraw:

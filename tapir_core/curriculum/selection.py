@@ -68,9 +68,23 @@ def _of_order(order: str) -> pl.Expr:
     return pl.col("mfd").filter(pl.col("order") == order).mean()
 
 
+def trusted(difficulty: pl.DataFrame, floor: float) -> pl.DataFrame:
+    """The scored instructions to whose answer by the teacher the judge gave at least ``floor``, the mean of all orders.
+
+    What the teacher itself answers badly teaches nothing, however far the student is behind.
+    """
+    return difficulty.filter(pl.col("teacher_score") >= floor)
+
+
+def easy_of(candidates: pl.DataFrame, seeds: pl.DataFrame) -> pl.DataFrame:
+    """What the easy part may take of the candidates: no seed, and none that the student answers better (MFD < 0)."""
+    left = candidates.join(seeds, on="instruction_id", how="anti", maintain_order="left")
+    return left.filter(pl.col("mfd").is_null() | (pl.col("mfd") >= 0))
+
+
 @dataclass(frozen=True, slots=True)
 class SeedSelection:
-    """The candidates in two: seeds D_S and the easy rest."""
+    """Seeds D_S and the easy ones; the candidates that the student answers better than the teacher are neither."""
 
     seeds: pl.DataFrame
     easy: pl.DataFrame
@@ -91,14 +105,14 @@ def delta_of(counts: Mapping[str, float]) -> float | None:
 def select_seeds(
     rule: SelectionRule, candidates: pl.DataFrame, rng: random.Random, used: Collection[str] = ()
 ) -> SeedSelection:
-    """Split the candidates, columns ``SEEDS``: the scored instructions, or the whole pool without an MFD.
+    """Split the candidates, columns ``SEEDS``: the `trusted` instructions, or the whole pool without an MFD.
 
     Instructions in ``used`` are drawn at random when all others are drawn.
     """
     rows = in_order(candidates.select(SEEDS.names()))
     is_seed = pl.int_range(rows.height, eager=True).is_in(choose_rows(rule, rows, rng, used))
     seeds = rows.filter(is_seed)
-    return SeedSelection(seeds, rows.filter(~is_seed), rule.delta(seeds["mfd"].to_list()))
+    return SeedSelection(seeds, easy_of(rows, seeds), rule.delta(seeds["mfd"].to_list()))
 
 
 @by_kind(SelectionRule)
@@ -119,8 +133,8 @@ def _(rule: HardShare, rows: pl.DataFrame, rng: random.Random, _used: Collection
 
 @choose_rows.register
 def _(rule: RandomShare, rows: pl.DataFrame, rng: random.Random, used: Collection[str]) -> list[int]:
-    last = [row for row, identity in enumerate(rows["instruction_id"]) if identity in used]
-    return draw_rows(range(rows.height), ceil_share(rule.share, rows.height), rng, last)
+    ids = rows["instruction_id"].to_list()
+    return draw_rows(range(rows.height), ceil_share(rule.share, rows.height), rng, lambda row: ids[row] in used)
 
 
 def ceil_share(share: float, rows: int) -> int:

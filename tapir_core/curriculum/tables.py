@@ -37,7 +37,7 @@ CANDIDATES = pl.Schema(
         "wave": _COUNT,
     }
 )
-"""One row a request of a wave, in list order. ``task_type`` is the wanted one, until the gates have confirmed it."""
+"""One row a request of a wave, in list order. ``task_type`` is the wanted one; of what passed the gates, its own."""
 
 EXPANSION = pl.Schema({**CANDIDATES, "response": _TEXT})
 """One row an accepted new instruction with the teacher's plain answer."""

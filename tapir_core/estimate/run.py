@@ -22,6 +22,7 @@ from tapir_core.config import (
     StandinEndpoint,
 )
 from tapir_core.config.load import check_config, may_have_baseline
+from tapir_core.curriculum import RoundSize
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
 from tapir_core.estimate.workload import Pool, Scenario, Work, is_repeated, priors_of, scenarios, workload
@@ -207,7 +208,7 @@ def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimat
             for each in models
             if isinstance(each.price, prices.UnknownPrice)
         ),
-        assumptions=_in_words(pool, costs, has_baseline=with_baseline),
+        assumptions=_in_words(pool, costs, _reduced(runs), has_baseline=with_baseline),
         benchmarks=tuple(_benchmark(costs, runs, name) for name in found.benchmarks),
         baseline=_figures("baseline", "", beside),
         with_baseline=with_baseline,
@@ -422,7 +423,20 @@ def _span(values: Sequence[float]) -> Span:
     return Span(min(values), values[0], max(values))
 
 
-def _in_words(pool: Pool, costs: _Costs, *, has_baseline: bool) -> tuple[str, ...]:
+def _reduced(runs: Sequence[Sequence[Line]]) -> list[tuple[int, Span, RoundSize]]:
+    """The rounds that are likely smaller than they are asked to be: examples, and the likely parts."""
+    found = [{line.work.round: size for line in lines if (size := line.work.size)} for lines in runs]
+    spans = {number: _span([sizes[number].examples for sizes in found]) for number in found[0]}
+    return [
+        (number, spans[number], size)
+        for number, size in found[0].items()
+        if number is not None and size.examples < size.asked
+    ]
+
+
+def _in_words(
+    pool: Pool, costs: _Costs, reduced: Sequence[tuple[int, Span, RoundSize]], *, has_baseline: bool
+) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
     config, evaluation, teacher = costs.config, costs.config.evaluation, costs.teacher
     asked = [(*key, each) for key, models in costs.asked.items() for each in models]
@@ -444,6 +458,7 @@ def _in_words(pool: Pool, costs: _Costs, *, has_baseline: bool) -> tuple[str, ..
         ],
         verified=_likely_verified(pool, costs.found),
         open_shares=any(config.round(number).selection.fixed_share is None for number in config.round_numbers),
+        reduced=reduced,
         unjudged=[number for number in config.round_numbers if not config.judges(number)],
         has_baseline=has_baseline,
         priced=[each for each in dict.fromkeys(each for *_, each in asked) if isinstance(each.price, prices.Price)],

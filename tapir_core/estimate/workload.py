@@ -27,6 +27,9 @@ Unknown = Literal[
     "usable_share",
     # Scored instructions above δ, where a threshold selects; few seeds mean many expansions.
     "hard_share",
+    # Scored instructions that the easy part may take, of those that are no seeds: the teacher's answer is good enough,
+    # and the student's no better.
+    "easy_share",
     # New instructions that pass the gates on their text.
     "passes_share",
     # Of these, the ones whose label is the wanted task type.
@@ -79,6 +82,7 @@ MODEL = Priors(
     {
         "usable_share": Range(0.9, 0.98, 1.0),
         "hard_share": Range(0.75, 0.3, 0.15),
+        "easy_share": Range(0.6, 0.85, 1.0),
         "passes_share": Range(1.0, 0.85, 0.6),
         "keeps_type_share": Range(1.0, 0.8, 0.6),
         "skew": Range(0.0, 1.0, 2.0),
@@ -99,6 +103,7 @@ STANDIN = Priors(
     {
         "usable_share": Range(0.97, 1.0, 1.0),
         "hard_share": Range(0.9, 0.7, 0.4),
+        "easy_share": Range(0.95, 1.0, 1.0),
         "passes_share": Range(1.0, 0.99, 0.9),
         "keeps_type_share": Range(1.0, 1.0, 0.95),
         "skew": Range(0.0, 1.0, 2.0),
@@ -119,7 +124,7 @@ NEW_ARE_HARD = 0.6
 """Share of new instructions that the difficulty check keeps: they imitate hard ones."""
 
 _TOGETHER: tuple[tuple[Unknown, ...], ...] = (
-    ("hard_share",),
+    ("hard_share", "easy_share"),
     ("passes_share", "keeps_type_share"),
     ("skew", "unevenness"),
     (
@@ -206,6 +211,8 @@ class Work:
     steps: float = 0.0
     examples: float = 0.0
     """Examples seen, epochs counted, of training."""
+    size: curriculum.RoundSize | None = None
+    """Of a round's training: its mixture, as far as the easy rows reach."""
 
 
 def workload(
@@ -258,6 +265,8 @@ class _Run:
         """Rows that some round judged; of the held-out set, those that some student was judged on; rows that the seeds
         and the easy part are taken from; seeds; rows whose answers an earlier round refined, so that a seed among them
         is not paid again."""
+        self.size = curriculum.RoundSize(0, 0, 0)
+        """Of the round: its mixture, as far as the easy rows reach."""
         self.hard = self.new = 0.0
         """Of the round: rows of its hard part, and of these the new instructions."""
         self.accepted: dict[str, float] = {}
@@ -302,12 +311,17 @@ class _Run:
             self.scored = self.rows
         share = settings.selection.fixed_share
         self.seeds = self.scored * (self.scenario["hard_share"] if share is None else share)
-        passing = self.scenario["passes_share"]
-        right = passing * self.scenario["keeps_type_share"]
+        is_judged = self.config.verdict_round(at.number) is not None
+        easy = (self.scored - self.seeds) * (self.scenario["easy_share"] if is_judged else 1.0)
+        self.size = curriculum.size_round(settings.examples, settings.alpha or 0.0, int(easy))
+        wanted = curriculum.quotas(self.size.hard, self.wanted)
+        lacks = {name: self._lacking(name, quota) for name, quota in wanted.items()}
+        passing, keeps = self.scenario["passes_share"], self.scenario["keeps_type_share"]
+        # What gets another label is filed there where that type lacks.
+        lacking = sum(share for name, share in self.wanted.items() if lacks[name] >= 1) / sum(self.wanted.values())
+        right = passing * (keeps + (1 - keeps) * lacking)
         usable = right * self.scenario["usable_share"]
         accepted_share = usable * (NEW_ARE_HARD if checks else 1.0)
-        wanted = curriculum.quotas(curriculum.hard_count(settings.examples, settings.alpha or 0.0), self.wanted)
-        lacks = {name: self._lacking(name, quota) for name, quota in wanted.items()}
         requests = {name: self._requests(each, accepted_share) for name, each in lacks.items()}
         self.accepted = {name: each * accepted_share for name, each in requests.items()}
         self.new = sum(min(lacks[name], each) for name, each in self.accepted.items())
@@ -329,11 +343,10 @@ class _Run:
     def train(self, at: StageAt) -> Iterator[Work]:
         drawn, epochs = min(self.config.basic_tuning.examples, self.rows), self.config.basic_tuning.epochs
         if at.number:
-            tuning = self.config.round(at.number)
-            easy = tuning.examples - curriculum.hard_count(tuning.examples, tuning.alpha or 0.0)
-            drawn, epochs = self.hard + min(easy, self.scored - self.seeds), tuning.epochs
+            drawn, epochs = self.hard + self.size.easy, self.config.round(at.number).epochs
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))
-        yield Work(at.stage.line, None, at.round, steps=steps, examples=drawn * epochs)
+        size = self.size if at.number else None
+        yield Work(at.stage.line, None, at.round, steps=steps, examples=drawn * epochs, size=size)
         # What the round accepted is in the pool of the next one.
         self.rows += sum(self.accepted.values())
         self.added = {name: count + self.accepted.get(name, 0.0) for name, count in self.added.items()}

@@ -38,7 +38,7 @@ def score_judged(
     )
 
 
-def _figures(rows: pl.DataFrame, limit: float) -> dict[str, Figure]:
+def _figures(rows: pl.DataFrame, _category: str, limit: float) -> dict[str, Figure]:
     scores = rows.select("student_score", "teacher_score").rows()
     pairs = [None if student is None else (student, teacher) for student, teacher in scores]
     shares = {

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from tapir_core.config import ACCURACY
-from tapir_core.evaluation.statistics import ALL, Figure, mean_value, share_figure
+from tapir_core.config import ACCURACY, NATURAL
+from tapir_core.evaluation.statistics import ALL, SHARE, Figure, mean_value, ratio_figure, share_figure
 from tapir_core.judging.estimates import NO_TASK_TYPE, Estimate, favoured_position
 from tapir_core.text import first_few, shorten
 from tapir_core.verifiable import is_correct
@@ -174,6 +174,8 @@ def score_answers(
     settings: str,
     marks: pl.DataFrame | None = None,
     verifier: str = "",
+    *,
+    weights: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:
     """Share of the answers with the right final result, or right to a verifier; Wilson's 95 % interval; ``SCORES``.
 
@@ -186,29 +188,40 @@ def score_answers(
         settings: how the answers were drawn, in words.
         marks: as `grade_answers` takes them.
         verifier: whose marks they are; empty without.
+        weights: instruction_id → weight of a held-out instruction at natural shares. With them each split has a
+            weighted share too, with the interval of a ratio's linearisation.
     """
     rule = f"verifier {verifier}" if verifier else _RULE
     graded = grade_answers(questions, answers, marks)
-    return figures_of_splits(
-        graded, lambda of: {ACCURACY: share_figure(of["correct"].to_list())}, "heldout", rule, "", settings
-    )
+
+    def figures(rows: pl.DataFrame, category: str) -> dict[str, Figure]:
+        found = {ACCURACY: share_figure(rows["correct"].to_list())}
+        if category != ALL or not weights:
+            return found
+        marked = rows.select("instruction_id", "correct").rows()
+        pairs = [None if mark is None else (weights[item] * mark, weights[item]) for item, mark in marked]
+        return {**found, NATURAL: ratio_figure(pairs, scale=SHARE, unit="answers")}
+
+    return figures_of_splits(graded, figures, "heldout", rule, "", settings)
 
 
 def figures_of_splits(
-    rows: pl.DataFrame, figures: Callable[[pl.DataFrame], Mapping[str, Figure]], benchmark: str, *beside: str
+    rows: pl.DataFrame, figures: Callable[[pl.DataFrame, str], Mapping[str, Figure]], benchmark: str, *beside: str
 ) -> pl.DataFrame:
     """``SCORES`` of a held-out set: metric → figure, of every split and of each task type in it.
 
     Args:
         rows: split, task_type and what ``figures`` are made of; one row an instruction.
-        figures: of some of them.
+        figures: of some of them, and whose they are: a task type, or `ALL`.
         benchmark: what the figures stand under.
         beside: judge, prompt_version and settings of every row.
     """
     rows, found = rows.with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE)), list[tuple[object, ...]]()
     for (split,), of_split in sorted(rows.group_by("split")):
         categories = {ALL: of_split} | {str(name): of for (name,), of in sorted(of_split.group_by("task_type"))}
-        made = [score(metric, each, name) for name, of in categories.items() for metric, each in figures(of).items()]
+        made = [
+            score(metric, each, name) for name, of in categories.items() for metric, each in figures(of, name).items()
+        ]
         found += [each.row(benchmark, str(split), *beside) for each in withhold_categories(made)]
     return pl.DataFrame(found, schema=SCORES, orient="row")
 

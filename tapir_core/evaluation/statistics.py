@@ -21,7 +21,7 @@ run seeds differ little (docs/compare.md has the shares that were seen).
 
 import math
 import random
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeVar
@@ -180,8 +180,7 @@ def _on_scale(found: Estimate, items: Sequence[tuple[float, float]], scale: Scal
         return found
     lowest, highest = scale
     if all(top in (lowest * weight, highest * weight) for top, weight in items):
-        # Of unequal weights there are as many items as would say as much with equal ones (Kish).
-        n = math.fsum(weight for _, weight in items) ** 2 / math.fsum(weight**2 for _, weight in items)
+        n = effective_size(weight for _, weight in items)
         span = highest - lowest
         low, high = (lowest + span * end for end in share_interval((found.value - lowest) / span, n))
     else:
@@ -242,6 +241,26 @@ def paired_values(first: Values, second: Values) -> dict[int, dict[str, float]]:
         for seed, items in first.items()
         if seed in second
     }
+
+
+def effective_size(weights: Iterable[float]) -> float:
+    """How many items of equal weights would say as much as these (Kish)."""
+    given = list(weights)
+    return math.fsum(given) ** 2 / math.fsum(weight**2 for weight in given)
+
+
+def at_weights(values: Values, weights: Values) -> dict[int, dict[str, float]]:
+    """Values whose mean with each run seed is the weighted one, and whose spread is that of its linearisation.
+
+    ``weights`` has those of each run seed and item.
+    """
+    found = {}
+    for seed, items in values.items():
+        whole = math.fsum(weights[seed][item] for item in items)
+        mean = math.fsum(weights[seed][item] * value for item, value in items.items()) / whole if whole else 0.0
+        scale = len(items) / whole if whole else 0.0
+        found[seed] = {item: mean + (value - mean) * weights[seed][item] * scale for item, value in items.items()}
+    return found
 
 
 def resample(values: Values, *, rng: random.Random, draws: int = DRAWS) -> Resampled | None:

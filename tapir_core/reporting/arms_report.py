@@ -14,7 +14,7 @@ from typing import Any
 
 from tapir_core import judging, paths, sentences, stages, storage, text
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
-from tapir_core.config import RunConfig
+from tapir_core.config import STANDIN_VERSION, RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
 from tapir_core.judging.estimates import Estimate
@@ -104,7 +104,12 @@ def render_arms(compared: ComparedArms) -> str:
 
 
 def conditions_of(
-    config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig, *, others: Mapping[str, int]
+    config: RunConfig,
+    files: Mapping[str, str],
+    comparison: ComparisonConfig,
+    *,
+    others: Mapping[str, int],
+    standin: str = STANDIN_VERSION,
 ) -> dict[str, str]:
     """What → in words: student, its answers, training, teacher, judge, prompts, sizes, run seeds, settings.
 
@@ -113,10 +118,12 @@ def conditions_of(
         files: name → digest of the prompt and input files that go into it.
         comparison: what is compared.
         others: stage → version of its code that made the figures, where it is not that of this tapir.
+        standin: version of the stand-in that made them.
     """
     used = sorted(stages.used_files(config, files).items())
     rounds = [config.round(number) for number in config.round_numbers]
-    settings = [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
+    settings: list[Any] = [backbone_name(config.student)]
+    settings += [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
     said = sentences.Sentences(Path(__file__).parent).paragraphs(
         "conditions.txt.jinja2",
         config=config,
@@ -130,9 +137,14 @@ def conditions_of(
         examples=[count(each.examples) for each in rounds],
         count=count,
         # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.
-        settings=text.digest([backbone_name(config.student), *settings])[:_DIGITS],
+        settings=text.digest(json.loads(_with_standin(text.canonical_json(settings), standin)))[:_DIGITS],
     )
-    return dict(each.split(": ", 1) for each in said)
+    return dict(_with_standin(each, standin).split(": ", 1) for each in said)
+
+
+def _with_standin(said: str, version: str) -> str:
+    """The same of another version of the stand-in, which a configuration knows by this tapir's alone."""
+    return said.replace(STANDIN_VERSION, version)
 
 
 def conditions_table(conditions: Mapping[str, str]) -> page.Table:
@@ -154,16 +166,17 @@ def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
 
 def brief_table(compared: ComparedArms) -> page.Table:
     """What a reader of a Markdown page wants of each arm: score, difference, training and calls with their ratios."""
-    return _table(
-        "Arms", compared, _BRIEF, " ".join([_TEST_NOTE, _AGAINST_NOTE, _BRIEF_NOTE, f"USD {compared.prices}."])
-    )
+    notes = [_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), _BRIEF_NOTE, f"USD {compared.prices}."]
+    return _table("Arms", compared, [*_BRIEF[:4], *_natural(compared), *_BRIEF[4:]], " ".join(notes))
 
 
 def narrow_tables(compared: ComparedArms) -> list[page.Table]:
     """Scores and costs of each arm in tables that fit a terminal, with the arms' short names."""
+    natural = [("At natural shares", _natural(compared), note) for note in _natural_notes(compared)]
     parts = [
         ("Scores on the test split", _TEST, _TEST_NOTE),
         ("Against random", _AGAINST, _AGAINST_NOTE),
+        *natural,
         ("Training", _TRAINING, _TRAINING_NOTE),
         ("Calls", _CALLS, _calls_note(compared)),
     ]
@@ -172,10 +185,10 @@ def narrow_tables(compared: ComparedArms) -> list[page.Table]:
 
 def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
     """`arms`: scores and costs of each arm; `dev` and `task_types`."""
-    note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
+    note = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), _TRAINING_NOTE, _calls_note(compared)])
     of_dev = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
     return {
-        "arms": _table("Arms", compared, [*_TEST, *_AGAINST, _ITEMS, *_TRAINING, *_CALLS], note),
+        "arms": _table("Arms", compared, [*_TEST, *_AGAINST, _ITEMS, *_natural(compared), *_TRAINING, *_CALLS], note),
         "dev": _table("Dev split", compared, _DEV, of_dev),
         "task_types": _task_types(compared),
     }
@@ -294,6 +307,19 @@ _BRIEF: list[_Column] = [
     *_CALLS[:3],
 ]
 
+_NATURAL: list[_Column] = [
+    ("At natural shares, % (95 % interval)", lambda row: _percent(row.natural, _SHARE)),
+    (
+        "− random there (90 % interval)",
+        lambda row: _percent(row.natural_to_random, "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
+    ),
+]
+
+_NATURAL_NOTE = (
+    "At natural shares: the same test answers, weighted so that each family of the stand-in has its share of the pool "
+    "and not an equal one; no verdict reads it."
+)
+
 _TEST_NOTE = (
     "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one. Missing: "
     f"test answers that the students lack; no figure where it is more than {MAX_FAILED_SHARE:.0%} with a run seed."
@@ -312,6 +338,15 @@ _BRIEF_NOTE = (
     "Tokens and steps: of all rounds after S_0, as ratios to the reference. Calls and USD: what the arm takes, as if "
     "it stood alone."
 )
+
+
+def _natural(compared: ComparedArms) -> list[_Column]:
+    """Columns of what is known at natural shares; none where that is nothing."""
+    return _NATURAL if any(row.natural for row in compared.rows) else []
+
+
+def _natural_notes(compared: ComparedArms) -> list[str]:
+    return [_NATURAL_NOTE] if _natural(compared) else []
 
 
 def _calls_note(compared: ComparedArms) -> str:

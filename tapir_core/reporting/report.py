@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core.comparison.baseline import with_baseline
-from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, StudentConfig
+from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, NATURAL, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.evaluation.scores import SCORES
@@ -94,6 +94,7 @@ def render_report(
         scores=[
             *(replace(plot, table=table) for plot, table in of_scores),
             *judged,
+            page.section_of(tables.metric_table(summary.students, NATURAL)),
             page.section_of(tables.baseline_table(summary)),
             *benchmarks[:1],
         ],
@@ -273,6 +274,7 @@ def _is_hub_id(backbone: str) -> bool:
 _MIXTURES: tuple[tables.OfRound, ...] = (
     ("Round", lambda each: round_name(each.number)),
     ("Examples", lambda each: count(each.mixture.rows if each.mixture else None)),
+    ("Asked for", lambda each: count(each.mixture.asked if each.mixture else None)),
     *tables.origin_rows("", pool="Pool", seed="Seeds", expansion="Expansion", easy="Easy"),
     ("Refined", lambda each: count(each.refinement.accepted if each.refinement else None)),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import ACCURACY, RETENTION
+from tapir_core.config import ACCURACY, NATURAL, RETENTION
 from tapir_core.evaluation.judged import SCORE_RATIO
 from tapir_core.judging.retention import LENGTHS, WIN_RATE
 from tapir_core.reporting.page import Table, sentence, table_of
@@ -26,19 +26,20 @@ OfRound = tuple[str, Callable[[types.RoundSummary], str]]
 def rounds_table(summary: types.RunSummary) -> Table:
     """What each round was made of and came to."""
     rows = [(label, *map(cell, summary.rounds)) for label, cell in _ROUND_ROWS]
+    of_scores = sentence(
+        "score_note",
+        [
+            each.score(split, metric=metric)
+            for metric in (RETENTION, ACCURACY)
+            for each in summary.rounds
+            for split in ("test", "dev")
+        ],
+    )
     return Table(
         "Rounds",
         ("", *(formats.round_name(each.number) for each in summary.rounds)),
         tuple(row for row in rows if any(cell != formats.NOTHING for cell in row[1:])),
-        note=sentence(
-            "score_note",
-            [
-                each.score(split, metric=metric)
-                for metric in (RETENTION, ACCURACY)
-                for each in summary.rounds
-                for split in ("test", "dev")
-            ],
-        ),
+        note=" ".join(filter(None, (sentence("reduced_rounds", summary), of_scores))),
     )
 
 
@@ -242,7 +243,10 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
 def decontamination_table(found: types.Decontamination | None) -> Table:
     """Instructions that were dropped, by the benchmark whose question they hold."""
     return table_of(
-        "Decontamination", _HITS_COLUMNS, found.benchmarks.rows(named=True) if found else (), note=_DECONTAMINATION
+        "Decontamination",
+        _HITS_COLUMNS,
+        found.benchmarks.rows(named=True) if found else (),
+        note=_DECONTAMINATION,
     )
 
 
@@ -277,6 +281,7 @@ def _left_out(summary: types.RoundSummary) -> dict[str, dict[str, int]]:
     gates = summary.expansion.rejected if summary.expansion is not None else {}
     return {
         "unscored": summary.unscored or {},
+        "neither seed nor easy": summary.unfit,
         "expansion rejected": {f"gate {gate}": rows for gate, rows in gates.items()},
         "refined answer rejected": summary.refinement.rejected if summary.refinement is not None else {},
         **_missing(summary.stages),
@@ -285,6 +290,12 @@ def _left_out(summary: types.RoundSummary) -> dict[str, dict[str, int]]:
 
 def _gated(found: types.GatedSummary | None) -> str:
     return formats.NOTHING if found is None else f"{formats.count(found.accepted)} / {formats.count(found.asked)}"
+
+
+def _alpha(found: types.MixtureSummary | None) -> str:
+    if found is None or found.alpha is None:
+        return formats.NOTHING
+    return f"{formats.percent(found.alpha)} / {formats.percent(found.hard_share)}"
 
 
 def _failed(found: types.Score | None) -> str:
@@ -323,11 +334,15 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
     ("Mixture", lambda each: formats.count(each.mixture.rows if each.mixture else None)),
     *origin_rows("  ", pool="from the pool", seed="seeds", expansion="expansion", easy="easy"),
+    ("  asked for (N)", lambda each: formats.count(each.mixture.asked if each.mixture else None)),
     ("  short of N", lambda each: formats.count(each.mixture.missing if each.mixture else None)),
+    ("  α, asked for / got", lambda each: _alpha(each.mixture)),
     *_score_rows(RETENTION, "test"),
     *_score_rows(RETENTION, "dev"),
     *_score_rows(ACCURACY, "test"),
     *_score_rows(ACCURACY, "dev"),
+    *_score_rows(NATURAL, "test"),
+    *_score_rows(NATURAL, "dev"),
     ("Calls", lambda each: formats.count(each.usage.calls) if each.number > 0 else formats.NOTHING),
     ("From store", lambda each: formats.count(each.usage.stored) if each.number > 0 else formats.NOTHING),
     ("USD", lambda each: formats.number(each.usage.usd) if each.number > 0 else formats.NOTHING),

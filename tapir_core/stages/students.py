@@ -42,7 +42,14 @@ def size_fields(config: RunConfig, number: int) -> Json:
     if number == 0:
         return [config.run.seed, config.basic_tuning.examples]
     settings = config.round(number)
-    return [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
+    size = [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
+    return [*size, *floor_fields(config)]
+
+
+def floor_fields(config: RunConfig) -> list[Json]:
+    """What a teacher's answer must be worth; nothing at the default."""
+    said = config.curriculum.shaping()
+    return [said[name] for name in ("teacher_floor",) if name in said]
 
 
 def tuning_fields(config: RunConfig, number: int) -> Json:
@@ -196,10 +203,10 @@ SELECT = declare(
         folder="seeds",
         columns=("instruction_id", "task_type", "mfd"),
         row="a seed",
-        version=2,
+        version=3,
         when=_is_numbered,
         reads=lambda c, at: _measured(c, at) or _in_round(c, at),
-        settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping()],
+        settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping(), *floor_fields(c)],
     )
 )
 
@@ -215,6 +222,7 @@ def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | N
             columns=columns,
             when=_is_numbered,
             reads=reads,
+            reads_beside=_measured,
             settings=lambda c, at: wave_fields(c, at.number),
             files=_expansion_prompts,
             step_of="expand",
@@ -223,25 +231,26 @@ def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | N
     )
 
 
-WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"))
+WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"), version=2)
 WAVE_CANDIDATES = _wave_step(
     "wave_candidates", "candidates", _CANDIDATE, "wave_requests", asks="teacher", roles=("expand",)
 )
-WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates")
+WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates", version=2)
 WAVE_EXAMINED = _wave_step(
     "wave_examined",
     "examined",
     ("instruction_id", "task_type", "response", "finish_reason", "mfd"),
     "wave_screened",
+    version=2,
     asks="teacher",
     roles=("label", "teach", "answer", "judge"),
 )
-WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined")
+WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined", version=2)
 WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED)
 """The steps of one wave of an expansion, in their order."""
 
 EXPANSION_REJECTED = _wave_step(
-    "expansion_rejected", "expansion_rejected", _GATED, row="a candidate that a gate kept back"
+    "expansion_rejected", "expansion_rejected", _GATED, row="a candidate that a gate kept back", version=2
 )
 
 EXPAND = declare(
@@ -250,8 +259,10 @@ EXPAND = declare(
         folder="expansion",
         columns=(*_CANDIDATE, "response"),
         row="a new instruction that passed every gate",
+        version=2,
         when=_is_numbered,
         reads=_expanded,
+        reads_beside=_measured,
         settings=lambda c, at: wave_fields(c, at.number),
         files=_expansion_prompts,
         asks="teacher",
@@ -266,6 +277,7 @@ DRAW = declare(
         folder="drawn",
         columns=("instruction_id", "task_type", "mfd", "origin"),
         row="an instruction of the hard or the easy part of the mixture, before its answer is refined",
+        version=2,
         when=_is_numbered,
         reads=lambda c, at: [
             *(*_pool(c, at), *_measured(c, at), SELECT.at(at.round)),
@@ -283,7 +295,7 @@ REFINE = declare(
         folder="refinement",
         columns=("instruction_id", "task_type", "plain", "refined", "accepted", "reason"),
         row="an answer of the hard part that the teacher rewrote",
-        version=2,
+        version=3,
         when=_is_numbered,
         reads=lambda c, at: [*_in_round(c, at, "select", "expand"), *_in_place_of_draw(c, at)],
         reads_beside=_drawn_beside,
@@ -311,7 +323,7 @@ MIX = declare(
         folder="mixture",
         columns=("example_id", "instruction_id", "messages", "task_type", "origin", "mfd", "refined"),
         row="an example of the round's training set",
-        version=2,
+        version=3,
         reads=_mixed,
         reads_beside=_drawn_beside,
         settings=lambda c, at: size_fields(c, at.number),

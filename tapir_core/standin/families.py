@@ -1,7 +1,8 @@
 """The 20 families by name: recognising an instruction as theirs, and drawing problems for pools and held-out sets.
 
 Natural shares for the pool, equal shares for held-out sets, one stream for each: streams keep pool, dev and test apart
-whatever the seeds are. Limits: a draw is distinct by instruction within one call.
+whatever the seeds are. Some task types and phrasings are never in dev, so that what is chosen by dev is tested on what
+it was not chosen for. Limits: a draw is distinct by instruction within one call.
 """
 
 import random
@@ -45,7 +46,13 @@ NATURAL_SHARES: dict[str, float] = {
 """Family → share of the pool. Three families make more than half of it, as in instruction sets that people wrote."""
 
 EQUAL_SHARES: dict[str, float] = dict.fromkeys(FAMILIES, 1 / len(FAMILIES))
-"""Family → share of a held-out set: a mean over its rows is a mean over families."""
+"""Family → share of the test split: a mean over its rows is a mean over families."""
+
+NOT_IN_DEV = ("Multilingual", "Computer Science", "Counterfactual", "Music")
+"""Task types that dev lacks, from 6 % of the pool to 1 %: to recall words, to run code, to suppose, to reorder."""
+
+DEV_SHARES: dict[str, float] = {name: 1.0 for name, family in FAMILIES.items() if family.task_type not in NOT_IN_DEV}
+"""Family → share of the dev split, equal ones of fewer families."""
 
 _DRAWS = 2000
 """Draws for one new problem before its family counts as used up."""
@@ -73,7 +80,7 @@ def sample_problems(
 ) -> list[Problem]:
     """``rows`` problems with distinct instructions, in random order.
 
-    Each family has its share within one row; its levels, from 1 to ``max_level``, are equally likely.
+    Each family has its share of all shares, within one row; its levels, from 1 to ``max_level``, are equally likely.
 
     Raises:
         ConfigError: a family has fewer distinct instructions than its share asks for.
@@ -96,9 +103,13 @@ def sample_problems(
 
 
 def draw_problem(family: Family, level: int, stream: Stream, rng: random.Random) -> Problem:
-    """A random problem of a family, a level and a stream; every level has problems of every stream."""
+    """A random problem of a family, a level and a stream; every level has problems of every stream.
+
+    One of dev has another phrasing than the one that dev never sees.
+    """
+    unseen = family.not_in_dev if stream == "dev" else None
     drawn = (family.draw_problem(level, rng) for _ in count())
-    return next(problem for problem in drawn if problem.stream == stream)
+    return next(problem for problem in drawn if problem.stream == stream and problem.phrasing != unseen)
 
 
 def _spread(rows: int, shares: Mapping[str, float], rng: random.Random) -> list[str]:

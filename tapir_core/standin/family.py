@@ -10,10 +10,12 @@ and in any order of its items. No draw can put one problem into two streams.
 import random
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
+from operator import eq
 from pathlib import Path
 from string import Formatter
 from types import SimpleNamespace
@@ -24,6 +26,9 @@ from tapir_core.text import digest
 Slots = Mapping[str, str]
 """Slot name → its text; the content of a problem without its phrasing."""
 
+Traits = tuple[Hashable, ...]
+"""What makes one content of a family and level harder than another, in an order that is the family's."""
+
 Stream = Literal["pool", "dev", "test"]
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -31,6 +36,9 @@ LEVELS = (1, 2, 3, 4, 5)
 
 WORDS = SimpleNamespace(**tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8")))
 """The words that the families draw from."""
+
+_MOST_DRAWS = 200
+"""Draws for a content with all traits of another, before the likest of them is taken."""
 
 _STREAM_OF_TENTH: list[Stream] = ["pool", "pool", "pool", "pool", "pool", "pool", "dev", "dev", "test", "test"]
 
@@ -60,6 +68,11 @@ class Problem:
     """Short answer that ends in `Answer: …`."""
     refined: str
     """Steps, code or prose to the same final result; ends in `Answer: …`."""
+    phrasing: str
+    """The instruction with `{slot}` for its content."""
+    traits: Traits
+    content: tuple[str, ...]
+    """Its words in alphabetical order, without those of the phrasing."""
 
 
 @dataclass(frozen=True)
@@ -77,51 +90,79 @@ class Family:
     solve: Callable[[Slots], Solution]
     """Level and result of any content; a LookupError or ValueError, or no level of ours, where it is none of
     this family's."""
+    traits: Callable[[Slots], Traits] = lambda _: ()
+    """Of a content that was drawn or solved; as many for each content of a level."""
+
+    @property
+    def not_in_dev(self) -> str:
+        """The phrasing that the dev split never sees."""
+        return self.phrasings[-1]
 
     def draw_problem(self, level: int, rng: random.Random) -> Problem:
         """A random problem of ``level``, of any stream."""
         slots = self.draw(level, rng)
-        problem = self._problem(rng.choice(self.phrasings).format(**slots), slots)
+        problem = self._problem(rng.choice(self.phrasings), slots)
         assert problem.level == level, f"{self.name} drew {dict(slots)} for level {level}, it is of {problem.level}"
         return problem
 
+    def draw_like(self, seed: Problem, stream: Stream, rng: random.Random) -> Problem:
+        """A problem of a stream with the level, the phrasing and the traits of ``seed``, and with other content.
+
+        Where none of many draws has all its traits, the likest of them.
+        """
+        likest, most = None, -1
+        for drawn in count(1):
+            slots = self.draw(seed.level, rng)
+            alike = sum(map(eq, self.traits(slots), seed.traits))
+            if alike > most and (content := _content(slots)) != seed.content and self._stream(content) == stream:
+                likest, most = slots, alike
+            if likest and (most == len(seed.traits) or drawn >= _MOST_DRAWS):
+                return self._problem(seed.phrasing, likest)
+        raise AssertionError("a family has new content at every level")
+
     def read(self, instruction: str) -> Problem | None:
         """The problem that ``instruction`` poses, or None when it is none of this family's."""
-        for pattern in self._patterns:
+        for phrasing, pattern in self._patterns:
             if match := pattern.fullmatch(instruction):
                 with suppress(LookupError, ValueError):
-                    return self._problem(instruction, match.groupdict())
+                    return self._problem(phrasing, match.groupdict())
         return None
 
-    def _problem(self, instruction: str, slots: Slots) -> Problem:
+    def _problem(self, phrasing: str, slots: Slots) -> Problem:
         solution = self.solve(slots)
         if solution.level not in LEVELS:
             raise ValueError(f"{dict(slots)} is too short or too long")
-        stated = f"Answer: {solution.reference}"
+        stated, content = f"Answer: {solution.reference}", _content(slots)
         return Problem(
             family=self.name,
             task_type=self.task_type,
             level=solution.level,
-            stream=self._stream(slots),
-            instruction=instruction,
+            stream=self._stream(content),
+            instruction=phrasing.format(**slots),
             reference=solution.reference,
             plain=stated,
             refined=f"{solution.working}\n{stated}",
+            phrasing=phrasing,
+            traits=self.traits(slots),
+            content=content,
         )
 
-    def _stream(self, slots: Slots) -> Stream:
-        words = sorted(re.findall(r"\w+", " ".join(slots.values()).casefold()))
-        return _STREAM_OF_TENTH[int(digest([self.name, words])[:8], 16) % len(_STREAM_OF_TENTH)]
+    def _stream(self, content: tuple[str, ...]) -> Stream:
+        return _STREAM_OF_TENTH[int(digest([self.name, content])[:8], 16) % len(_STREAM_OF_TENTH)]
 
     @cached_property
-    def _patterns(self) -> tuple[re.Pattern[str], ...]:
-        return tuple(re.compile(self._pattern(phrasing), re.ASCII) for phrasing in self.phrasings)
+    def _patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
+        return tuple((phrasing, re.compile(self._pattern(phrasing), re.ASCII)) for phrasing in self.phrasings)
 
     def _pattern(self, phrasing: str) -> str:
         parts = Formatter().parse(phrasing)
         return "".join(
             re.escape(text) + (f"(?P<{slot}>{self.slots[slot]})" if slot else "") for text, slot, *_ in parts
         )
+
+
+def _content(slots: Slots) -> tuple[str, ...]:
+    return tuple(sorted(re.findall(r"\w+", " ".join(slots.values()).casefold())))
 
 
 def distinct(items: list[str]) -> list[str]:

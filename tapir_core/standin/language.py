@@ -5,8 +5,10 @@ No line of Python is executed.
 
 import random
 import re
+from collections.abc import Iterable
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
+from tapir_core.standin.workings import keep_largest, number_items
 
 _SIGNS = {"adds": "+", "subtracts": "-", "multiplies": "*", "divides": "/"}
 _FIRST = {
@@ -41,11 +43,22 @@ def _solve_lambda(slots: Slots) -> Solution:
     if _wish(steps, conditional=conditional) != wish:
         raise ValueError(f"{wish!r} holds more than steps")
     if conditional:
-        body, level = f"{_expression(steps[:1])} if x % 2 == 0 else {_expression(steps[1:])}", 5
+        even, odd = _expression(steps[:1]), _expression(steps[1:])
+        body, level = f"{even} if x % 2 == 0 else {odd}", 5
+        comments = [f"# even: {even}", f"# else: {odd}", "# even means x % 2 == 0"]
     else:
         body = _expression(steps)
         level = {1: 1, 2: 3 if "(" in body else 2, 3: 4}[len(steps)]
-    return Solution(level, f"lambda x: {body}", f"f = lambda x: {body}  # {wish}")
+        comments = [
+            f"# {_THEN[verb].format(number)}: {_expression(steps[:place])}"
+            for place, (verb, number) in enumerate(steps, start=1)
+        ]
+    return Solution(level, f"lambda x: {body}", "\n".join(comments))
+
+
+def _traits_of_lambda(slots: Slots) -> Traits:
+    """What is done in each step."""
+    return tuple(verb for verb, _ in _STEP.findall(slots["wish"]))
 
 
 def _expression(steps: list[tuple[str, str]]) -> str:
@@ -63,12 +76,6 @@ _LINE = re.compile(
     r"(return|retrun|reutrn) ([a-z]) ([-+*]) (\d{1,2})\Z"
 )
 _BUGS = ("colon", "bracket", "keyword", "variable")
-_REPAIRS = {
-    "colon": "The colon was missing.",
-    "bracket": "The closing bracket was missing.",
-    "keyword": "A keyword was misspelt.",
-    "variable": "The name of the argument was wrong.",
-}
 
 
 def _draw_mend(level: int, rng: random.Random) -> Slots:
@@ -94,7 +101,20 @@ def _solve_mend(slots: Slots) -> Solution:
     bugs = [bug for bug in _BUGS if found[bug]]
     line = f"def {name}({argument}): return {argument} {sign} {number}"
     level = {1: _BUGS.index(bugs[0]) + 1, 2: 5}[len(bugs)]
-    return Solution(level, line, f"# {' '.join(_REPAIRS[bug] for bug in bugs)}\n{line}")
+    misspelt = [f"{word} must be {right}" for word, right in ((define, "def"), (give, "return")) if word != right]
+    checks = [
+        ", ".join(misspelt) or "def and return are right",
+        "bracket is closed" if bracket else "bracket must be closed",
+        "colon is there" if colon else "colon must be added",
+        f"{variable} is the argument" if variable == argument else f"{variable} must be {argument}",
+    ]
+    return Solution(level, line, f"# {'; '.join(checks)}")
+
+
+def _traits_of_mend(slots: Slots) -> Traits:
+    """Which keyword is misspelt, what is missing, the sign."""
+    [(define, _, argument, bracket, colon, give, variable, sign, _)] = _LINE.findall(slots["line"])
+    return define == "def", give == "return", bracket, colon, argument == variable, sign
 
 
 _JOINED = re.compile(r"'([a-z]+)' \+ '([a-z]+)'")
@@ -120,20 +140,37 @@ def _draw_print(level: int, rng: random.Random) -> Slots:
 def _solve_print(slots: Slots) -> Solution:
     inner = slots["code"].removeprefix("print(").removesuffix(")")
     if match := _JOINED.fullmatch(inner):
-        return Solution(1, match[1] + match[2], f"+ joins {match[1]} and {match[2]}.")
+        return Solution(1, match[1] + match[2], f"First {match[1]}, then {match[2]}, no blank between.")
     if match := _INDEXED.fullmatch(inner):
-        word = match[int(match[4]) + 1]
-        return Solution(2, word, f"Counting from 0, item {match[4]} is {word}.")
+        index = int(match[4])
+        return Solution(2, match[index + 1], f"{_from_zero(match.groups()[: index + 1])}.")
     if match := _LETTER.fullmatch(inner):
-        letter = match[1][int(match[2])]
-        return Solution(3, letter, f"In {match[1]}, position {match[2]} holds {letter}.")
+        index = int(match[2])
+        steps = f"{' '.join(match[1])}, the last" if index < 0 else _from_zero(match[1][: index + 1])
+        return Solution(3, match[1][index], f"{steps}.")
     if match := _LARGEST.fullmatch(inner):
-        largest, added = max(int(match[1]), int(match[2]), int(match[3])), int(match[4])
-        return Solution(4, str(largest + added), f"The largest is {largest}, {largest} + {added} = {largest + added}.")
+        given, added = [int(number) for number in match.groups()[:3]], int(match[4])
+        total = max(given) + added
+        return Solution(4, str(total), f"{keep_largest(given, key=int)} {max(given)} + {added} = {total}.")
     if match := _SORTED.fullmatch(inner):
-        numbers = sorted((int(number) for number in match[1].strip("[]").split(", ")), reverse=True)
-        return Solution(5, str(numbers), f"From large to small: {', '.join(map(str, numbers))}.")
+        left = [int(number) for number in match[1].strip("[]").split(", ")]
+        numbers = sorted(left, reverse=True)
+        taken = []
+        for number in numbers:
+            left.remove(number)
+            taken.append(f"largest {number}, left {', '.join(map(str, left)) or 'none'}")
+        return Solution(5, str(numbers), f"{'; '.join(taken)}.")
     raise ValueError(f"{inner!r} is no code that is run here")
+
+
+def _traits_of_print(slots: Slots) -> Traits:
+    """The index, or where the largest and the smallest number stand."""
+    numbers = [int(number) for number in re.findall(r"-?\d+", slots["code"])]
+    return tuple(numbers) if len(numbers) < 2 else (numbers.index(max(numbers)), numbers.index(min(numbers)))
+
+
+def _from_zero(items: Iterable[str]) -> str:
+    return ", ".join(f"{place} {item}" for place, item in enumerate(items))
 
 
 _PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "last")
@@ -149,8 +186,13 @@ def _draw_pick(level: int, rng: random.Random) -> Slots:
 def _solve_pick(slots: Slots) -> Solution:
     words, place = slots["words"].split(" "), slots["place"]
     index = len(words) - 1 if place == "last" else _PLACES.index(place)
-    counted = ", ".join(f"{number} {word}" for number, word in enumerate(words[: index + 1], start=1))
-    return Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], f"{counted}.")
+    counted = number_items(words[: index + 1])
+    working = f"{counted}, the last." if place == "last" else f"{place} is {index + 1}: {counted}."
+    return Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], working)
+
+
+def _traits_of_pick(slots: Slots) -> Traits:
+    return (slots["place"],)
 
 
 _RULED_NOUNS = WORDS.regular_nouns + WORDS.sibilant_nouns
@@ -159,6 +201,16 @@ _PLURALS = {
     **{noun: f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" for noun in WORDS.sibilant_nouns},
     **WORDS.irregular_plurals,
 }
+
+
+_PLURAL_RULES = {"irregular": "is irregular", "s": "takes s", "es": "ends in a hiss, takes es", "ies": "turns y to ies"}
+"""Kind of plural → how it is made, in words."""
+
+
+def _plural_kind(noun: str) -> str:
+    if noun in WORDS.irregular_plurals:
+        return "irregular"
+    return "s" if noun in WORDS.regular_nouns else "ies" if noun.endswith("y") else "es"
 
 
 def _draw_plural(level: int, rng: random.Random) -> Slots:
@@ -176,8 +228,13 @@ def _solve_plural(slots: Slots) -> Solution:
     plurals = [_PLURALS[noun] for noun in nouns]
     easy = {1: nouns[0] in WORDS.regular_nouns, 2: not set(nouns) & set(WORDS.irregular_plurals)}.get(len(nouns), False)
     level = len(nouns) if easy else len(nouns) + 1
-    working = ", ".join(f"one {noun}, two {plural}" for noun, plural in zip(nouns, plurals, strict=True))
-    return Solution(level, ", ".join(plurals), f"{working}.")
+    working = " ".join(f"{noun} {_PLURAL_RULES[_plural_kind(noun)]}: {_PLURALS[noun]}." for noun in nouns)
+    return Solution(level, ", ".join(plurals), working)
+
+
+def _traits_of_plural(slots: Slots) -> Traits:
+    """The kinds of plural, in alphabetical order."""
+    return tuple(sorted(map(_plural_kind, slots["nouns"].split(", "))))
 
 
 _FORMS = {
@@ -207,8 +264,16 @@ _OF_FORM = {_verb_form(level, verb): (verb, level) for verb in WORDS.verbs for l
 def _solve_passive(slots: Slots) -> Solution:
     [(name, form, thing)] = _ACTIVE.findall(slots["sentence"])
     verb, level = _OF_FORM[form]
-    passive = f"The {thing} {_FORMS[level][1]} {WORDS.verbs[verb][1]} by {name}"
-    return Solution(level, passive, f"The {thing} comes first, {name} comes last.")
+    formed = f"{_FORMS[level][1]} {WORDS.verbs[verb][1]}"
+    working = f"First: the {thing}. Then: {form} becomes {formed}. Last: by {name}."
+    return Solution(level, f"The {thing} {formed} by {name}", working)
+
+
+def _traits_of_passive(slots: Slots) -> Traits:
+    """How the participle is spelt; its tense is the level."""
+    [(_, form, _)] = _ACTIVE.findall(slots["sentence"])
+    verb, _ = _OF_FORM[form]
+    return (verb[-1] if verb[-1] in "ey" else "",)
 
 
 def _draw_translation(level: int, rng: random.Random) -> Slots:
@@ -225,6 +290,12 @@ def _solve_translation(slots: Slots) -> Solution:
     return Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.")
 
 
+def _traits_of_translation(slots: Slots) -> Traits:
+    """Language, and whether a word has a letter that English lacks."""
+    column = WORDS.languages.index(slots["language"])
+    return slots["language"], all(WORDS.translations[word][column].isascii() for word in slots["words"].split(", "))
+
+
 FAMILIES = (
     Family(
         name="lambda",
@@ -233,6 +304,7 @@ FAMILIES = (
         slots={"wish": r"[a-z]+ [a-z0-9 ,]+"},
         draw=_draw_lambda,
         solve=_solve_lambda,
+        traits=_traits_of_lambda,
     ),
     Family(
         name="mend",
@@ -241,6 +313,7 @@ FAMILIES = (
         slots={"line": r"(?:def|dfe|edf) [^\n]+"},
         draw=_draw_mend,
         solve=_solve_mend,
+        traits=_traits_of_mend,
     ),
     Family(
         name="print",
@@ -249,6 +322,7 @@ FAMILIES = (
         slots={"code": r"print\([^\n]+\)"},
         draw=_draw_print,
         solve=_solve_print,
+        traits=_traits_of_print,
     ),
     Family(
         name="pick",
@@ -261,6 +335,7 @@ FAMILIES = (
         slots={"place": "|".join(_PLACES), "words": "[a-z]+(?: [a-z]+)+"},
         draw=_draw_pick,
         solve=_solve_pick,
+        traits=_traits_of_pick,
     ),
     Family(
         name="plural",
@@ -274,6 +349,7 @@ FAMILIES = (
         slots={"nouns": "[a-z]+(?:, [a-z]+)*"},
         draw=_draw_plural,
         solve=_solve_plural,
+        traits=_traits_of_plural,
     ),
     Family(
         name="passive",
@@ -286,6 +362,7 @@ FAMILIES = (
         slots={"sentence": r"[A-Z][a-z]+(?: [a-z]+)+\."},
         draw=_draw_passive,
         solve=_solve_passive,
+        traits=_traits_of_passive,
     ),
     Family(
         name="translation",
@@ -299,5 +376,6 @@ FAMILIES = (
         slots={"language": "|".join(WORDS.languages), "words": "[a-z]+(?:, [a-z]+)*"},
         draw=_draw_translation,
         solve=_solve_translation,
+        traits=_traits_of_translation,
     ),
 )

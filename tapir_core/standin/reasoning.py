@@ -1,9 +1,10 @@
 """Families of what has to be worked out: sums, products, stories; who is tallest, what is biggest, supposed colours."""
 
 import random
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
+from tapir_core.standin.workings import add_columns, add_up, keep_largest, split_places
 
 _SUMS = {1: (2, 1, 20), 2: (2, 21, 99), 3: (3, 10, 99), 4: (2, 100, 999), 5: (3, 100, 999)}
 
@@ -15,21 +16,16 @@ def _draw_sum(level: int, rng: random.Random) -> Slots:
 
 def _solve_sum(slots: Slots) -> Solution:
     terms = [int(term) for term in slots["terms"].split(" + ")]
-    total = sum(terms)
-    if len(terms) == 3:
-        first = terms[0] + terms[1]
-        working = f"{terms[0]} + {terms[1]} = {first}, {first} + {terms[2]} = {total}."
-        return Solution(3 if max(terms) <= 99 else 5, str(total), working)
-    one, other = terms
-    if max(terms) <= 20:
-        return Solution(1, str(total), f"{one} + {other} = {total}.")
-    base = 10 if max(terms) <= 99 else 100
-    high, low = one // base * base + other // base * base, one % base + other % base
-    working = (
-        f"{one // base * base} + {other // base * base} = {high}, {one % base} + {other % base} = {low}, "
-        f"{high} + {low} = {total}."
-    )
-    return Solution(2 if base == 10 else 4, str(total), working)
+    largest = max(terms)
+    size = 1 if largest <= 20 else 2 if largest <= 99 else 4
+    level = max(3, size + 1) if len(terms) == 3 else size
+    return Solution(level, str(sum(terms)), add_columns(terms))
+
+
+def _traits_of_sum(slots: Slots) -> Traits:
+    """What each column carries, from the right."""
+    terms = [int(term) for term in slots["terms"].split(" + ")]
+    return tuple(sum(term % base for term in terms) // base for base in (10, 100, 1000))
 
 
 _PRODUCTS = {
@@ -54,17 +50,25 @@ def _solve_product(slots: Slots) -> Solution:
         for level, ((low, high), (least, most)) in _PRODUCTS.items()
         if low <= large <= high and least <= small <= most
     )
-    product = large * small
-    if level == 1:
-        return Solution(1, str(product), f"{small} groups of {large} make {product}.")
-    split, other = (small, large) if small >= 10 else (large, small)
-    base = 10 if split <= 99 else 100
-    high, low = split // base * base, split % base
-    working = (
-        f"{high} x {other} = {high * other}, {low} x {other} = {low * other}, "
-        f"{high * other} + {low * other} = {product}."
-    )
-    return Solution(level, str(product), working)
+    if level == 1 and small <= 5:
+        working = f"Count by {large}: {', '.join(str(large * step) for step in range(1, small + 1))}."
+    else:
+        parts, other = (_fives(small), large) if level == 1 else (split_places(large), small)
+        products = [f"{part} x {other} = {part * other}" for part in parts]
+        working = f"{', '.join([*products, *add_up([part * other for part in parts])])}."
+    return Solution(level, str(large * small), working)
+
+
+def _fives(number: int) -> list[int]:
+    """A number from 6 to 12 as 5 or 10 and what is left."""
+    round_part = 5 if number < 10 else 10
+    return [part for part in (round_part, number - round_part) if part]
+
+
+def _traits_of_product(slots: Slots) -> Traits:
+    """Which factor comes first, and whether the smaller one has a digit above 5."""
+    a, b = int(slots["a"]), int(slots["b"])
+    return a > b, max(str(min(a, b))) > "5"
 
 
 _STOCK_STEPS = {1: (1, 2, 20), 2: (2, 2, 20), 3: (3, 2, 20), 4: (3, 21, 99), 5: (4, 21, 99)}
@@ -101,9 +105,17 @@ def _solve_stock(slots: Slots) -> Solution:
         after = held + _SIGNS[verb] * number
         if after < 0:
             raise ValueError(f"{number} are more than {held}")
-        lines.append(f"{held} {'+' if _SIGNS[verb] > 0 else '-'} {number} = {after}")
+        lines.append(f"{verb} {number}: {held} {'+' if _SIGNS[verb] > 0 else '-'} {number} = {after}")
         held = after
     return Solution(level, str(held), f"{', '.join(lines)}.")
+
+
+def _traits_of_stock(slots: Slots) -> Traits:
+    """Gain or loss, step by step, and in how many steps the ones alone change."""
+    steps = [step.split(" ") for step in slots["steps"].split(", ")]
+    changes = [_SIGNS[verb] * int(number) for verb, number in steps]
+    held = list(accumulate(changes, initial=int(slots["start"])))
+    return *(_SIGNS[verb] for verb, _ in steps), sum(one // 10 == other // 10 for one, other in pairwise(held))
 
 
 _ENDS = {"taller": ("tallest", "shortest"), "older": ("oldest", "youngest"), "faster": ("fastest", "slowest")}
@@ -129,8 +141,18 @@ def _solve_ranking(slots: Slots) -> Solution:
     ranking = _chain(pairs)
     in_order = [one for one, _ in pairs] == ranking[:-1]
     level = len(pairs) if len(pairs) < 3 or (len(pairs) == 3 and in_order) else len(pairs) + 1
-    result = (ranking[0], ranking[-1])[_ENDS[relation].index(slots["end"])]
-    return Solution(level, result, f"From the {_ENDS[relation][0]} down: {', '.join(ranking)}.")
+    end = _ENDS[relation].index(slots["end"])
+    # Who stands below somebody is not the first; who stands above somebody is not the last.
+    steps = [f"{pair[0]} above {pair[1]}: not {pair[1 - end]}." for pair in pairs]
+    result = (ranking[0], ranking[-1])[end]
+    return Solution(level, result, f"{' '.join(steps)} Left: {result}.")
+
+
+def _traits_of_ranking(slots: Slots) -> Traits:
+    """Relation, end that is asked for, and which of the facts names who stands there."""
+    result = _solve_ranking(slots).reference
+    facts = slots["facts"].split(", ")
+    return facts[0].split(" ")[2], slots["end"], [result in fact.split(" ") for fact in facts].index(True)
 
 
 def _chain(pairs: list[tuple[str, str]]) -> list[str]:
@@ -152,8 +174,15 @@ def _draw_biggest(level: int, rng: random.Random) -> Slots:
 
 
 def _solve_biggest(slots: Slots) -> Solution:
-    ranking = sorted(distinct(slots["things"].split(", ")), key=WORDS.ladder.index)
-    return Solution(len(ranking) - 1, ranking[-1], f"From small to big: {', '.join(ranking)}.")
+    things = distinct(slots["things"].split(", "))
+    return Solution(len(things) - 1, max(things, key=WORDS.ladder.index), keep_largest(things, key=WORDS.ladder.index))
+
+
+def _traits_of_biggest(slots: Slots) -> Traits:
+    """Place of the biggest, and whether another is close to it."""
+    sizes = [WORDS.ladder.index(thing) for thing in slots["things"].split(", ")]
+    second, first = sorted(sizes)[-2:]
+    return sizes.index(first), first - second <= 2
 
 
 def _draw_supposed(level: int, rng: random.Random) -> Slots:
@@ -169,9 +198,16 @@ def _draw_supposed(level: int, rng: random.Random) -> Slots:
 def _solve_supposed(slots: Slots) -> Solution:
     asked = slots["asked"]
     clauses = [clause.split(" ") for clause in slots["supposed"].replace(" was ", " ", 1).split(", ")]
-    colours = dict(zip(distinct([thing for thing, _ in clauses]), [colour for _, colour in clauses], strict=True))
-    working = f"In truth {asked} is {WORDS.true_colours[asked]}, but here it is supposed to be {colours[asked]}."
+    things = distinct([thing for thing, _ in clauses])
+    colours = dict(zip(things, [colour for _, colour in clauses], strict=True))
+    passed = "".join(f"{thing}: no. " for thing in things[: things.index(asked)])
+    working = f"Asked: {asked}. {passed}{asked}: yes, {colours[asked]} here, in truth {WORDS.true_colours[asked]}."
     return Solution(len(clauses), colours[asked], working)
+
+
+def _traits_of_supposed(slots: Slots) -> Traits:
+    """Place of what is asked."""
+    return ([clause.split(" ")[0] for clause in slots["supposed"].split(", ")].index(slots["asked"]),)
 
 
 _THING, _COLOUR = any_of(WORDS.true_colours), any_of(WORDS.colours)
@@ -184,6 +220,7 @@ FAMILIES = (
         slots={"terms": r"\d{1,3}(?: \+ \d{1,3}){1,2}"},
         draw=_draw_sum,
         solve=_solve_sum,
+        traits=_traits_of_sum,
     ),
     Family(
         name="product",
@@ -198,6 +235,7 @@ FAMILIES = (
         slots={"a": r"\d{1,3}", "b": r"\d{1,3}"},
         draw=_draw_product,
         solve=_solve_product,
+        traits=_traits_of_product,
     ),
     Family(
         name="stock",
@@ -215,6 +253,7 @@ FAMILIES = (
         },
         draw=_draw_stock,
         solve=_solve_stock,
+        traits=_traits_of_stock,
     ),
     Family(
         name="ranking",
@@ -226,6 +265,7 @@ FAMILIES = (
         },
         draw=_draw_ranking,
         solve=_solve_ranking,
+        traits=_traits_of_ranking,
     ),
     Family(
         name="biggest",
@@ -239,6 +279,7 @@ FAMILIES = (
         slots={"things": r"[A-Za-z]+(?:, [A-Za-z]+)+"},
         draw=_draw_biggest,
         solve=_solve_biggest,
+        traits=_traits_of_biggest,
     ),
     Family(
         name="supposed",
@@ -251,5 +292,6 @@ FAMILIES = (
         slots={"supposed": f"{_THING} was {_COLOUR}(?:, {_THING} {_COLOUR})*", "asked": "[a-z]+"},
         draw=_draw_supposed,
         solve=_solve_supposed,
+        traits=_traits_of_supposed,
     ),
 )

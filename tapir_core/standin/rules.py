@@ -4,10 +4,11 @@ A request is told by the sections of its prompt alone; all other words of a prom
 its tag at the start of a line and closes with its tag at the end of one. Text without any section is an instruction to
 be answered. What no rule covers is refused.
 
-An expansion is a new problem of the seed's family and level, from the pool's stream, so no held-out problem can come
-out. The judge scores pairs and single answers for the curriculum, and benchmarks as AlpacaEval's annotator, MT-Bench's
-judge and Vicuna's referee, all on one graded scale. In benchmarks it can be told to prefer the answer shown first, or
-the longer one, whatever they say: faults that an evaluation has to show.
+An expansion is a new problem of the seed's family, level, phrasing and traits, with other content from the pool's
+stream, so no held-out problem can come out. The judge scores pairs and single answers for the curriculum, and
+benchmarks as AlpacaEval's annotator, MT-Bench's judge and Vicuna's referee, all on one graded scale. In benchmarks it
+can be told to prefer the answer shown first, or the longer one, whatever they say: faults that an evaluation has to
+show.
 
 Draws and noise derive from the request's text (an expansion's also from its seed): the same request gets the same reply
 again, and the two orders of a pair get different scores. Limits: the judge looks at the final result and at how it is
@@ -159,20 +160,16 @@ def refine(ask: Ask, _behaviour: Behaviour) -> str:
 
 
 def expand(ask: Ask, _behaviour: Behaviour) -> str:
-    """A new instruction like the seed; of another family when another task type is wanted."""
+    """A new instruction as hard as the seed and for its reasons; of another task type one of the seed's level."""
     seed, wanted = known(ask.sections["seed"]), _name_of(ask.sections["task_type"])
-    families = (
-        [FAMILIES[seed.family]]
-        if seed.task_type == wanted
-        else [each for each in FAMILIES.values() if each.task_type == wanted]
-    )
+    families = [each for each in FAMILIES.values() if each.task_type == wanted]
     if not families:
         raise Refusal(f"The stand-in has no family of task type {wanted!r}.")
     rng = derive_rng(ask.seed, "expand", ask.text)
-    family = rng.choice(families)
-    new: Problem = seed
-    while new.instruction == seed.instruction:
-        new = draw_problem(family, seed.level, "pool", rng)
+    if seed.task_type == wanted:
+        new = FAMILIES[seed.family].draw_like(seed, "pool", rng)
+    else:
+        new = draw_problem(rng.choice(families), seed.level, "pool", rng)
     return f"<new_instruction>\n{new.instruction}\n</new_instruction>"
 
 

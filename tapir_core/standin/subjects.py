@@ -6,7 +6,8 @@ import re
 from decimal import Decimal
 from itertools import pairwise
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
+from tapir_core.standin.workings import add_up, keep_largest, number_items, split_places
 
 _TEXT_FIELDS = {"name": WORDS.names, "city": WORDS.cities, "colour": WORDS.colours, "pet": WORDS.pets}
 _NUMBER_FIELDS = ("age", "score", "room")
@@ -28,9 +29,13 @@ def _solve_record(slots: Slots) -> Solution:
     pairs = [pair.split(" ") for pair in slots["fields"].split(", ")]
     fields = distinct([field for field, _ in pairs])
     record = {field: int(value) if field in _NUMBER_FIELDS else value for field, value in pairs}
-    quoted = [field for field in fields if field in _TEXT_FIELDS]
-    hint = f"Quotes around {', '.join(quoted)}." if quoted else "Numbers need no quotes."
-    return Solution(len(pairs), json.dumps(record), hint)
+    kinds = [f"{field} is a {'number, bare' if field in _NUMBER_FIELDS else 'word, quoted'}" for field in fields]
+    return Solution(len(pairs), json.dumps(record), f"{'; '.join(kinds)}.")
+
+
+def _traits_of_record(slots: Slots) -> Traits:
+    """Word or number, field by field."""
+    return tuple(pair.split(" ")[0] in _NUMBER_FIELDS for pair in slots["fields"].split(", "))
 
 
 def _draw_melody(level: int, rng: random.Random) -> Slots:
@@ -39,8 +44,14 @@ def _draw_melody(level: int, rng: random.Random) -> Slots:
 
 def _solve_melody(slots: Slots) -> Solution:
     notes = slots["notes"].split(" ")
-    working = f"It ends on {notes[-1]}, so {notes[-1]} comes first and {notes[0]} last."
-    return Solution(len(notes) - 2, " ".join(reversed(notes)), working)
+    backwards = ", ".join(f"{place} {notes[place - 1]}" for place in range(len(notes), 0, -1))
+    return Solution(len(notes) - 2, " ".join(reversed(notes)), f"{number_items(notes)}. Backwards: {backwards}.")
+
+
+def _traits_of_melody(slots: Slots) -> Traits:
+    """How many different notes, and whether it ends as it began."""
+    notes = slots["notes"].split(" ")
+    return len(set(notes)), notes[0] == notes[-1]
 
 
 _MATCH_SHAPES = {1: (2, 1), 2: (3, 1), 3: (4, 1), 4: (2, 2), 5: (3, 2)}
@@ -68,8 +79,16 @@ def _solve_match(slots: Slots) -> Solution:
     totals = {team: sum(map(int, points)) for team, *points in entries}
     [legs] = {len(entry) - 1 for entry in entries}
     [winner] = [team for team, total in totals.items() if total == max(totals.values())]
-    standing = ", ".join(f"{team} {totals[team]}" for team in sorted(teams, key=lambda team: -totals[team]))
-    return Solution(_MATCH_LEVELS[len(entries), legs], winner, f"Most first: {standing}.")
+    added = [f"{team} {' + '.join(points)} = {totals[team]}." for team, *points in entries if legs > 1]
+    compared = keep_largest(teams, key=totals.__getitem__, say=lambda team: f"{team} {totals[team]}")
+    return Solution(_MATCH_LEVELS[len(entries), legs], winner, " ".join([*added, compared]))
+
+
+def _traits_of_match(slots: Slots) -> Traits:
+    """Place of the winner, and whether another is close."""
+    totals = [sum(map(int, re.findall(r"\d+", entry))) for entry in slots["scores"].split(", ")]
+    second, first = sorted(totals)[-2:]
+    return totals.index(first), first - second <= 2
 
 
 def _draw_chain(level: int, rng: random.Random) -> Slots:
@@ -88,9 +107,14 @@ def _solve_chain(slots: Slots) -> Solution:
     known = all(each in tier for each, tier in zip(chain, WORDS.trophic_tiers, strict=False))
     if not known or not 0 <= place < len(chain):
         raise ValueError(f"{slots['chain']!r} does not say what {asked}")
-    low, high = sorted((place, place - offset))
-    meals = ", ".join(f"{upper} eats {lower}" for lower, upper in pairwise(chain[low : high + 1]))
-    return Solution(level, chain[place], f"In this chain {meals}.")
+    # Read from the start until the animal, or who eats it, has been met.
+    meals = ", ".join(f"{upper} eats {lower}" for lower, upper in pairwise(chain[: max(place, place - offset) + 1]))
+    return Solution(level, chain[place], f"{meals}.")
+
+
+def _traits_of_chain(slots: Slots) -> Traits:
+    """Place of the animal."""
+    return (slots["chain"].split(" - ").index(slots["asked"].rsplit(" ", 1)[1]),)
 
 
 _YEAR = re.compile(r"\A(?:(\d{1,4}) years after )?(\d{1,4})( BC)?\Z")
@@ -113,14 +137,23 @@ def _solve_century(slots: Slots) -> Solution:
     level = (5 if after else 4) if before else 3 if after else 1 if year >= 1000 else 2
     if year == 0 or (after and offset == 0) or (before and after and offset < year) or (not before and year < 100):
         raise ValueError(f"{slots['when']!r} lies in no century that is asked for")
+    steps = []
     if level == 5:
+        steps = [f"{offset} - {year} = {offset - year}, no year 0: {offset - year + 1}."]
         year, before = offset - year + 1, False  # 1 BC is followed by 1 AD: there is no year 0
-    else:
+    elif offset:
+        steps = [f"{', '.join(add_up([year, *split_places(offset)]))}."]
         year += offset
-    century = (year + 99) // 100
-    era = " BC" if before else ""
-    span = f"{century * 100} to {century * 100 - 99}" if before else f"{century * 100 - 99} to {century * 100}"
-    return Solution(level, f"{_ordinal(century)}{era}", f"The year {year}{era} lies in {span}{era}.")
+    hundreds, rest = divmod(year, 100)
+    begun = f"{rest}, {hundreds} + 1 = {hundreds + 1}" if rest else "none"
+    steps.append(f"Full hundreds {hundreds}, left {begun}.")
+    return Solution(level, f"{_ordinal(hundreds + bool(rest))}{' BC' if before else ''}", " ".join(steps))
+
+
+def _traits_of_century(slots: Slots) -> Traits:
+    """Whether a century ends with the year, and the ending of its ordinal."""
+    solution = _solve_century(slots)
+    return solution.working.endswith("left none."), re.sub(r"\d+", "", solution.reference)
 
 
 def _ordinal(number: int) -> str:
@@ -136,8 +169,12 @@ _STEPS = {
     ("t", "kg"): 1000,
     ("l", "ml"): 1000,
 }
-_LEAPS = {("km", "cm"): 100_000, ("m", "mm"): 1000, ("t", "g"): 1_000_000, ("km", "mm"): 1_000_000}
-_UP = {(small, large): factor for (large, small), factor in _STEPS.items()}
+_LEAPS = {
+    (each[0], each[-1]): each
+    for each in (("km", "m", "cm"), ("m", "cm", "mm"), ("t", "kg", "g"), ("km", "m", "cm", "mm"))
+}
+"""Units further apart → all units from one to the other."""
+_UP = [(small, large) for large, small in _STEPS]
 
 
 def _draw_conversion(level: int, rng: random.Random) -> Slots:
@@ -152,14 +189,29 @@ def _draw_conversion(level: int, rng: random.Random) -> Slots:
 def _solve_conversion(slots: Slots) -> Solution:
     amount, pair = Decimal(slots["amount"]), (slots["source"], slots["target"])
     is_up, whole = pair in _UP, "." not in slots["amount"]
-    factor = _UP[pair] if is_up else {**_STEPS, **_LEAPS}[pair]
+    units = _LEAPS.get(pair, pair)
     level = 3 if is_up else 5 if pair in _LEAPS else 4 if not whole else 1 if amount <= 99 else 2
     if amount == 0 or (level in (3, 5) and not whole):
         raise ValueError(f"{slots['amount']} {pair[0]} are not asked for")
-    text = f"{amount / factor if is_up else amount * factor:f}"
-    result = text.rstrip("0").rstrip(".") if "." in text else text
-    (large, small), sign = (pair[::-1], "/") if is_up else (pair, "x")
-    return Solution(level, result, f"1 {large} is {factor} {small}: {amount} {sign} {factor} = {result}.")
+    steps: list[str] = []
+    for large, small in [pair[::-1]] if is_up else pairwise(units):
+        factor = _STEPS[large, small]
+        # A place for each zero of the factor; the first unit's own amount comes before.
+        shifted = [amount.scaleb(-place if is_up else place) for place in range(1 if steps else 0, len(str(factor)))]
+        steps.append(f"1 {large} is {factor} {small}: {', '.join(map(_plain, shifted))}.")
+        amount = shifted[-1]
+    return Solution(level, _plain(amount), " ".join(steps))
+
+
+def _plain(number: Decimal) -> str:
+    """Without an exponent, and without zeros at the end of a fraction."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _traits_of_conversion(slots: Slots) -> Traits:
+    """Both units."""
+    return slots["source"], slots["target"]
 
 
 _LOOKUPS = {"symbol": WORDS.elements, "name": {symbol: name for name, symbol in WORDS.elements.items()}}
@@ -174,7 +226,14 @@ def _solve_element(slots: Slots) -> Solution:
     items, lookup = distinct(slots["items"].split(", ")), _LOOKUPS[slots["wanted"]]
     found = [lookup[item] for item in items]
     working = ", ".join(f"{item} is {result}" for item, result in zip(items, found, strict=True))
-    return Solution(len(items), ", ".join(found), f"In the periodic table {working}.")
+    return Solution(len(items), ", ".join(found), f"{working}.")
+
+
+def _traits_of_element(slots: Slots) -> Traits:
+    """Symbol or name, and how many symbols do not begin the English name."""
+    lookup = _LOOKUPS[slots["wanted"]]
+    pairs = [sorted((item, lookup[item]), key=len) for item in slots["items"].split(", ")]
+    return slots["wanted"], sum(not name.startswith(symbol.casefold()) for symbol, name in pairs)
 
 
 FAMILIES = (
@@ -185,6 +244,7 @@ FAMILIES = (
         slots={"fields": f"{_FIELD}(?:, {_FIELD})*"},
         draw=_draw_record,
         solve=_solve_record,
+        traits=_traits_of_record,
     ),
     Family(
         name="melody",
@@ -193,6 +253,7 @@ FAMILIES = (
         slots={"notes": "[A-G](?: [A-G])+"},
         draw=_draw_melody,
         solve=_solve_melody,
+        traits=_traits_of_melody,
     ),
     Family(
         name="match",
@@ -201,6 +262,7 @@ FAMILIES = (
         slots={"scores": f"{_SCORE}(?:, {_SCORE})+"},
         draw=_draw_match,
         solve=_solve_match,
+        traits=_traits_of_match,
     ),
     Family(
         name="chain",
@@ -216,6 +278,7 @@ FAMILIES = (
         },
         draw=_draw_chain,
         solve=_solve_chain,
+        traits=_traits_of_chain,
     ),
     Family(
         name="century",
@@ -224,6 +287,7 @@ FAMILIES = (
         slots={"when": r"(?:\d{1,4} years after )?\d{1,4}(?: BC)?"},
         draw=_draw_century,
         solve=_solve_century,
+        traits=_traits_of_century,
     ),
     Family(
         name="conversion",
@@ -236,6 +300,7 @@ FAMILIES = (
         slots={"amount": r"\d{1,3}(?:\.\d)?", "source": "[a-z]{1,2}", "target": "[a-z]{1,2}"},
         draw=_draw_conversion,
         solve=_solve_conversion,
+        traits=_traits_of_conversion,
     ),
     Family(
         name="element",
@@ -249,5 +314,6 @@ FAMILIES = (
         slots={"wanted": "symbol|name", "items": "[A-Za-z]+(?:, [A-Za-z]+)*"},
         draw=_draw_element,
         solve=_solve_element,
+        traits=_traits_of_element,
     ),
 )

@@ -35,6 +35,7 @@ from tapir_core.task_types import in_order
 from tapir_core.verifiable import states_result
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
+_UNFIT = ("teacher_below_floor", "student_better")
 _SHORTFALL = "shortfall: "
 
 
@@ -192,6 +193,7 @@ def _round(
         unscored=None if pool is None or difficulty is None else _unscored(reader, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
         delta=None if seeds is None else curriculum.delta_of(seeds.counts),
+        unfit={} if seeds is None else {name: int(seeds.counts[name]) for name in _UNFIT if name in seeds.counts},
         expansion=_expansion(reader, number),
         refinement=_refinement(reader, number),
         mixture=_mixture(reader, number, labels),
@@ -261,10 +263,14 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
     rows, manifest = reader.rows(at), reader.manifest(at)
     if rows is None or manifest is None or labels is None:
         return None
-    configured = reader.run.config.curriculum
+    config = reader.run.config
+    configured, reduced_to = config.curriculum, manifest.counts.get("reduced_to")
     wanted = curriculum.target_shares(configured.target_shares, curriculum.shares_of(labels))
     return types.MixtureSummary(
         rows.height,
+        config.round(number).examples if number else config.basic_tuning.examples,
+        config.round(number).alpha if number else None,
+        None if reduced_to is None else int(reduced_to),
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
         {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},

@@ -73,14 +73,27 @@ class MixtureSummary:
     """The training set of one round."""
 
     rows: int
+    asked: int
+    """N as it was asked for."""
+    alpha: float | None
+    """α as it was asked for; nothing of S_0, which has no hard part."""
+    reduced_to: int | None
+    """N as far as the easy rows reach at that α; nothing where they reach."""
     missing: int
-    """Examples that it is short of N."""
+    """Examples that it is short of the N that was asked for."""
     origins: dict[str, int]
     """seed, expansion, easy; S_0's come from the pool."""
     shortfall: dict[str, int]
     """Task type → examples that were wanted and not there."""
     shares: pl.DataFrame
     """task_type, natural, target, got: one row for each task type of the run."""
+
+    @property
+    def hard_share(self) -> float | None:
+        """α as it is: the share of seeds and new instructions; nothing of S_0 and of an empty mixture."""
+        if self.alpha is None or not self.rows:
+            return None
+        return (self.rows - self.origins.get("easy", 0)) / self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +134,8 @@ class RoundSummary:
     """Reason → instructions of the pool without an MFD."""
     seeds: int | None = None
     delta: float | None = None
+    unfit: dict[str, int] = field(default_factory=dict)
+    """Reason → scored instructions that are neither seeds nor easy."""
     expansion: GatedSummary | None = None
     refinement: GatedSummary | None = None
     mixture: MixtureSummary | None = None

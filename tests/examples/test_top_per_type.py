@@ -54,7 +54,7 @@ import polars as pl
 from tests.builders import make_difficulty
 from tests.examples.top_per_type import TopPerType
 hard = make_difficulty({"a": 9.0, "b": 8.0, "c": 7.0, "d": 6.0}, "Math")
-easy = make_difficulty({"e": 0.5, "f": 0.2, "g": -1.0}, "Law")
+easy = make_difficulty({"e": 0.5, "f": 0.2, "g": 0.0}, "Law")
 parts = select_seeds(TopPerType(share=0.5), pl.concat([hard, easy]), random.Random(1))
 print(parts.seeds["instruction_id"].to_list(), parts.easy.height, parts.delta)
 """

@@ -112,19 +112,40 @@ def test_what_decides_which_stages_there_are_is_part_of_a_result(elsewhere: Path
         ResultsFolder(elsewhere.parent / "results", plan, gather_files).read()
 
 
-def test_a_result_answers_for_the_prompts_that_its_stages_take_and_for_no_other(elsewhere: Path) -> None:
-    plan, folder = open_comparison(elsewhere), elsewhere.parent / "results"
+def made_with_prompt(file: Path, name: str, version: str) -> None:
+    """As by a tapir that shipped another prompt, where the run had this one."""
+    told = json.loads(file.read_text())
+    told["of"]["files"] |= {f"prompt:{name}": version} if f"prompt:{name}" in told["of"]["files"] else {}
+    file.write_text(json.dumps(told))
 
-    def read(**edited: str) -> list[str]:
-        names = {f"prompt:{name}": version for name, version in edited.items()}
-        return [each.run for each in ResultsFolder(folder, plan, lambda config: gather_files(config) | names).read()]
 
-    assert read(mt_bench_single="edited", vicuna="edited") == read()
-    with pytest.raises(ConfigError, match=r"c-multi_round-s1 with another files\.prompt:judge; give"):
-        read(judge="edited")
-    for judged in ("multi_round", "hard_only"):
-        (folder / f"c-{judged}-s1.json").unlink()
-    assert read(judge="edited") == ["c-random-s1"], "nothing is judged in random"
+def test_a_result_holds_the_prompts_that_its_stages_take_and_no_other(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    shipped = {
+        each.arm.name: each.shipped for each in ResultsFolder(elsewhere.parent / "results", plan, gather_files).read()
+    }
+    assert "prompt:judge" in shipped["multi_round"]
+    assert "prompt:judge" not in shipped["random"], "nothing is judged in random"
+    assert not any("mt_bench" in name for each in shipped.values() for name in each)
+
+
+def test_figures_of_another_shipped_prompt_are_shown_as_its_own_and_no_run_is_added_to_them(elsewhere: Path) -> None:
+    plan, engines = open_comparison(elsewhere), BuiltRuns()
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    before = read_comparison(plan, results)
+    for file in results.path.iterdir():
+        made_with_prompt(file, "judge", "0123456789ab")
+    after = read_comparison(plan, results)
+    assert "0123456789ab" in after.conditions["Prompts"]
+    assert replace(after, conditions=before.conditions) == before
+    with pytest.raises(
+        ConfigError, match=r"-s1\.json: prompt:judge 0123456789ab made it, and \w+ what is run now; remove"
+    ):
+        run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results)
+    assert engines.driven == []
+    made_with_prompt(results.path / "c-hard_only-s1.json", "judge", "ba9876543210")
+    with pytest.raises(ConfigError, match=r"prompt:judge \w{12} made it, and \w{12} .*c-.*\.json; remove it"):
+        read_comparison(plan, results)
 
 
 def test_a_result_that_holds_prompts_of_no_stage_of_its_run_is_read_without_them(elsewhere: Path) -> None:
@@ -252,6 +273,37 @@ def test_figures_that_another_code_made_say_so(elsewhere: Path) -> None:
     for file in results.path.iterdir():
         made_by_version(file, "mix", 1)
     assert read_comparison(plan, results).conditions["Settings"].endswith(", made by other versions of stages: mix 1")
+
+
+def made_by_standin(file: Path, **versions: str) -> None:
+    told = json.loads(file.read_text())
+    told["of"] |= versions
+    file.write_text(json.dumps(told))
+
+
+def test_figures_of_another_stand_in_are_shown_as_its_own_and_no_run_is_added_to_them(elsewhere: Path) -> None:
+    plan, engines = open_comparison(elsewhere), BuiltRuns()
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    before = read_comparison(plan, results)
+    for file in results.path.iterdir():
+        made_by_standin(file, standin="0123456789ab", standin_pool="ba9876543210")
+    after = read_comparison(plan, results)
+    assert "(standin-0123456789ab; rules, no LLM)" in after.conditions["Teacher"]
+    assert after.conditions["Settings"] != before.conditions["Settings"]
+    assert replace(after, conditions=before.conditions) == before
+    with pytest.raises(
+        ConfigError, match=r"-s1\.json: standin 0123456789ab made it, and \w{12} what is run now; remove"
+    ):
+        run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results)
+    assert engines.driven == []
+
+
+def test_runs_of_two_stand_ins_are_not_set_against_each_other(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    made_by_standin(results.path / "c-random-s1.json", standin_pool="ba9876543210")
+    with pytest.raises(ConfigError, match=r"standin_pool \w{12} made it, and \w{12} .*c-.*\.json; remove it"):
+        read_comparison(plan, results)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', '{"format": 1}'])

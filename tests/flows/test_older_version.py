@@ -27,15 +27,22 @@ from tests.harness.processes import REPOSITORY
 from tests.students import needs_student_env
 
 OLD = REPOSITORY / "tests" / "data" / "e8df512" / "run.tar.gz"
-RUN = ("run", "config.toml")
+PROMPTS = OLD.parent / "prompts"
+"""What of the shipped prompts was otherwise then."""
+RUN = (
+    *("run", "config.toml"),
+    *("--set", "curriculum.expansion.oversample=1.25"),
+    *("--set", f"run.prompts={PROMPTS}"),
+)
+"""The command that made it; what is set was the default then."""
 OLD_REQUESTS = {"label": 38, "teach": 38, "answer": 108, "judge": 72, "benchmark": 4, "expand": 6, "refine": 8}
 """What its store says that each role was asked."""
 RAISE = """
 from dataclasses import replace
 from flows.cli import main
 from tapir_core.stages import STAGES
-for name in {names}:
-    STAGES[name] = replace(STAGES[name], version=STAGES[name].version + 1)
+for name, version in {versions}.items():
+    STAGES[name] = replace(STAGES[name], version=version)
 main()
 """
 
@@ -46,6 +53,12 @@ class OldRun(RunFolder):
     def __init__(self, folder: Path) -> None:
         super().__init__(RunRef("runs", "old"))
         self.home = folder
+
+    @property
+    def made_by(self) -> dict[str, int]:
+        """Stage → version of its code, of all whose rows are there."""
+        whole = {at: self.manifest(at) for at in plan(self.config)}
+        return {at.name: manifest.version for at, manifest in whole.items() if manifest is not None}
 
     def manifests(self) -> dict[str, bytes]:
         folder = self.home / "runs" / "old"
@@ -75,6 +88,14 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OldRun]:
 
 
 @pytest.fixture
+def as_made(old: OldRun, monkeypatch: pytest.MonkeyPatch) -> OldRun:
+    """The run before a version of tapir that makes every stage as it was made."""
+    for name, version in old.made_by.items():
+        monkeypatch.setitem(STAGES, name, replace(STAGES[name], version=version))
+    return old
+
+
+@pytest.fixture
 def raise_version(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """A version of tapir whose code makes a stage otherwise."""
 
@@ -95,9 +116,13 @@ def said(*words: str) -> str:
 
 
 def apart(*words: str, raised: Sequence[str] = (), api: str = "") -> subprocess.CompletedProcess[str]:
-    """The real command in a process of its own, of a version of tapir that makes stages otherwise."""
+    """The real command in a process of its own, of a version of tapir that makes the ``raised`` stages otherwise.
+
+    All others have the version that they have in this process.
+    """
+    versions = {name: stage.version + (name in raised) for name, stage in STAGES.items()}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PREFECT_API_URL": api}
-    command = [sys.executable, "-c", RAISE.format(names=raised), *words]
+    command = [sys.executable, "-c", RAISE.format(versions=versions), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
@@ -109,7 +134,22 @@ def refused(*words: str) -> str:
     return str(done.exception)
 
 
-def test_the_same_command_resumes_without_a_call_or_a_training(old: OldRun) -> None:
+def test_what_this_version_makes_otherwise_is_told_before_anything_is_redone(old: OldRun) -> None:
+    """A change of what a stage makes raises its version, and the next start of a finished run says so."""
+    before = old.manifests()
+    message = refused(*RUN)
+    otherwise = [name for name, version in old.made_by.items() if version != STAGES[name].version]
+    assert {"select", "expand", "refine", "mix"} <= {*otherwise}
+    for name in otherwise:
+        assert f"{name} (version {old.made_by[name]}, here {STAGES[name].version})" in message
+    assert "trainings" in message
+    assert "another configuration" not in message
+    assert old.manifests() == before
+    assert "nothing left to do" not in said("status", "old")
+
+
+def test_the_same_command_resumes_without_a_call_or_a_training(as_made: OldRun) -> None:
+    old = as_made
     before = old.manifests()
     done = apart(*RUN)
     assert "run old has nothing left to do" in done.stderr
@@ -142,8 +182,9 @@ def test_what_the_run_had_spent_by_its_name_is_spent_by_its_id(old: OldRun) -> N
 
 
 def test_a_run_with_a_raised_stage_version_is_refused_with_the_list_the_cost_and_the_ways_out(
-    old: OldRun, raise_version: Callable[[str], None]
+    as_made: OldRun, raise_version: Callable[[str], None]
 ) -> None:
+    old = as_made
     raise_version("select")
     before = old.manifests()
     message = refused(*RUN)
@@ -165,7 +206,8 @@ def test_a_run_with_a_raised_stage_version_is_refused_with_the_list_the_cost_and
     assert isinstance(tapir("retry-judge", "old", "--continue").exception, RunChanged)
 
 
-def test_another_setting_and_another_version_are_both_named(old: OldRun, raise_version: Callable[[str], None]) -> None:
+@pytest.mark.usefixtures("as_made")
+def test_another_setting_and_another_version_are_both_named(raise_version: Callable[[str], None]) -> None:
     raise_version("mix")
     message = refused(*RUN, "--set", "judge.sampling.max_tokens=9")
     assert "mix (version 2, here 3)" in message
@@ -173,14 +215,16 @@ def test_another_setting_and_another_version_are_both_named(old: OldRun, raise_v
     assert "restore the old files and settings" in message
 
 
-def test_what_a_newer_version_made_is_refused_by_an_older_one(old: OldRun, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("as_made")
+def test_what_a_newer_version_made_is_refused_by_an_older_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STAGES, "mix", replace(STAGES["mix"], version=1))
     assert "was made by another version of tapir" in refused(*RUN)
 
 
 def test_amend_redoes_what_is_made_otherwise_and_keeps_what_comes_out_the_same(
-    old: OldRun, standing_prefect: StandingServer
+    as_made: OldRun, standing_prefect: StandingServer
 ) -> None:
+    old = as_made
     before, seeds = old.manifests(), old.rows(StageAt("select", 1))
     apart(*RUN, "--amend", raised=["select"], api=standing_prefect.api)
     assert [old.version(StageAt("select", number)) for number in (1, 2)] == [3, 3]
@@ -221,6 +265,14 @@ def test_an_evaluation_makes_what_is_missing_by_its_own_version_and_nothing_else
     apart("evaluate", "old", "--round", "1", raised=["select", "evaluate"], api=standing_prefect.api)
     assert [old.version(StageAt("evaluate", number)) for number in (0, 1, 2)] == [2, 3, 2]
     assert before.items() <= old.manifests().items()
+    assert all(old.holds(at) for at in plan(old.config))
+
+
+def test_a_shipped_prompt_that_changed_is_told_of_a_run_and_keeps_no_evaluation_from_it(old: OldRun) -> None:
+    before = old.manifests()
+    assert "Other than before: prompt:expand" in refused("run", "config.toml")
+    said("evaluate", "old")
+    assert old.manifests() == before
     assert all(old.holds(at) for at in plan(old.config))
 
 

@@ -319,11 +319,12 @@ def test_what_any_version_made_holds_and_says_by_which(finished, newer):
 
 
 def test_a_run_of_an_older_version_is_refused_with_its_cost_until_it_is_amended(finished, newer):
+    made_by = STAGES["refine"].version
     newer("refine")
     with pytest.raises(RunChanged) as refused:
         open_run(finished.config, INGREDIENTS)
     for words in (
-        "refine (version 2, here 3)",
+        f"refine (version {made_by}, here {made_by + 1})",
         "refine (round 2): 1 rows, up to 1 calls",
         "and 2 trainings",
         "--amend",
@@ -370,7 +371,7 @@ def test_a_newer_version_of_a_stage_that_stands_in_no_plan_is_seen_and_redoes_wh
 ) -> None:
     at = StageAt("draw", 1)
     finished.write(at, pl.DataFrame({name: ["x"] for name in STAGES["draw"].columns}))
-    monkeypatch.setitem(STAGES, "draw", replace(STAGES["draw"], version=2))
+    monkeypatch.setitem(STAGES, "draw", replace(STAGES["draw"], version=STAGES["draw"].version + 1))
     redo = [each.at for each in stages_to_redo(finished, finished.config, finished.record.ingredients)]
     assert redo[0] == at
     assert {StageAt("refine", 1), StageAt("mix", 1), StageAt("train", 1)} <= {*redo}

@@ -1,5 +1,11 @@
-from tapir_core.sources import standin_heldout, standin_pool
-from tapir_core.standin.families import FAMILIES, recognise
+from collections import Counter
+
+import polars as pl
+import pytest
+
+from tapir_core.config import DataConfig
+from tapir_core.sources import natural_weights, standin_heldout, standin_pool
+from tapir_core.standin.families import DEV_SHARES, FAMILIES, NATURAL_SHARES, NOT_IN_DEV, recognise
 from tapir_core.text import instruction_id
 
 
@@ -16,13 +22,30 @@ def test_the_pool_has_the_run_folders_columns_and_one_row_an_instruction() -> No
 
 
 def test_the_held_out_set_has_equal_shares_of_the_families_in_each_split() -> None:
-    heldout = standin_heldout(60, 100, max_level=3, seed=1)
+    heldout = standin_heldout(48, 100, max_level=3, seed=1)
     assert heldout.columns == ["instruction_id", "instruction", "system", "task_type", "reference", "split"]
-    for split, rows in (("dev", 60), ("test", 100)):
+    for split, rows, wanted in (("dev", 48, DEV_SHARES), ("test", 100, FAMILIES)):
         part = heldout.filter(heldout["split"] == split)
         families = [problem.family for problem in map(recognise, part["instruction"]) if problem]
         assert len(families) == rows
-        assert {families.count(name) for name in FAMILIES} == {rows // len(FAMILIES)}
+        assert Counter(families) == dict.fromkeys(wanted, rows // len(wanted))
+
+
+def test_dev_never_sees_four_task_types_and_a_phrasing_of_each_family_and_test_and_pool_do() -> None:
+    heldout = standin_heldout(2000, 2000, max_level=3, seed=1)
+    dev, test = (heldout.filter(split=split) for split in ("dev", "test"))
+    task_types = {family.task_type for family in FAMILIES.values()}
+    assert len(NOT_IN_DEV) == 4
+    assert set(dev["task_type"]) == task_types - set(NOT_IN_DEV)
+    assert set(test["task_type"]) == task_types
+    of_dev, of_test, of_pool = (
+        {problem.phrasing for problem in map(recognise, rows["instruction"]) if problem}
+        for rows in (dev, test, standin_pool(2000, max_level=3, seed=1))
+    )
+    for name, family in FAMILIES.items():
+        seen = {phrasing for phrasing in family.phrasings if phrasing in of_dev}
+        assert seen == (set(family.phrasings) - {family.not_in_dev} if name in DEV_SHARES else set())
+        assert set(family.phrasings) <= of_test & of_pool
 
 
 def test_pool_dev_and_test_are_disjoint_whatever_their_seeds() -> None:
@@ -46,3 +69,21 @@ def test_a_seed_gives_the_same_tables_again() -> None:
 def test_a_split_of_no_rows_is_empty() -> None:
     heldout = standin_heldout(0, 20, 3, seed=1)
     assert heldout["split"].unique().to_list() == ["test"]
+
+
+def test_at_natural_weights_each_family_has_its_share_of_the_pool_in_each_split() -> None:
+    heldout = standin_heldout(50, 90, 3, seed=1)
+    data = DataConfig.model_validate({"pool": {"type": "standin"}, "heldout": {"type": "standin"}})
+    weights = natural_weights(data, heldout)
+    for split, families in (("dev", DEV_SHARES), ("test", FAMILIES)):
+        sums = dict.fromkeys(families, 0.0)
+        for row in heldout.filter(split=split).iter_rows(named=True):
+            problem = recognise(row["instruction"])
+            assert problem is not None
+            sums[problem.family] += weights[row["instruction_id"]]
+        assert sums == pytest.approx({name: NATURAL_SHARES[name] for name in families})
+
+
+def test_a_set_of_ones_own_has_no_natural_weights() -> None:
+    data = DataConfig.model_validate({"pool": {"type": "standin"}, "heldout": {"type": "file", "path": "own.jsonl"}})
+    assert natural_weights(data, pl.DataFrame({"instruction_id": ["a"], "instruction": ["b"], "split": ["test"]})) == {}

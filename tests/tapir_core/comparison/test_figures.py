@@ -32,7 +32,8 @@ def graded(share: float, seed: int, missing: int = 0) -> Graded:
     hardness = random.Random(seed)
     correct = {f"{seed} {item}": float(hardness.random() < share) for item in range(ITEMS)}
     kept = dict(list(correct.items())[missing:])
-    return Graded(kept, {item: "Math" if item.endswith("1") else "Others" for item in correct})
+    task_types = {item: "Math" if item.endswith("1") else "Others" for item in correct}
+    return Graded(kept, task_types, {item: 5.0 if name == "Math" else 1.0 for item, name in task_types.items()})
 
 
 def outcome(arm: Arm, seed: int, share: float, *, tokens: int = 1000, missing: int = 0) -> ArmOutcome:
@@ -43,13 +44,18 @@ def outcome(arm: Arm, seed: int, share: float, *, tokens: int = 1000, missing: i
     }
     trainings = {0: Training(8, 500, 100, 4, 1.0), 1: Training(16, tokens, 200, 8, 1.0)}
     answers = {"teacher": 90, "judge": 10}
-    return ArmOutcome(arm, seed, f"c-{arm.name}-s{seed}", trainings, students, answers, 0.5, 25, 80, 0.4, 60.0, {})
+    return ArmOutcome(arm, seed, f"c-{arm.name}-s{seed}", trainings, students, answers, 0.5, 25, 80, 0.4, 60.0, {}, {})
 
 
-def compared(reference: float, rand: float, *, seeds: tuple[int, ...] = (1, 2, 3), **more: object) -> ComparedArms:
+def compared(
+    reference: float, rand: float, *, seeds: tuple[int, ...] = (1, 2, 3), weighted: bool = True, **more: object
+) -> ComparedArms:
     outcomes = [outcome(REFERENCE, seed, reference) for seed in seeds]
     outcomes += [outcome(RANDOM, seed, rand, tokens=1010) for seed in seeds]
     outcomes += [outcome(TRIAL, seeds[0], 0.9)]
+    if not weighted:
+        bare = [{place: replace(of, weights={}) for place, of in each.students.items()} for each in outcomes]
+        outcomes = [replace(each, students=students) for each, students in zip(outcomes, bare, strict=True)]
     settings = {"unfinished": (), "prices": "as it was paid", "concludes": True, **more}
     return compare_arms("c", [REFERENCE, RANDOM, TRIAL], outcomes, **settings)  # type: ignore[arg-type]  # tests say only what differs
 
@@ -57,6 +63,30 @@ def compared(reference: float, rand: float, *, seeds: tuple[int, ...] = (1, 2, 3
 def row_of(found: ComparedArms, name: str) -> ArmRow:
     [row] = [each for each in found.rows if each.name == name]
     return row
+
+
+def test_at_natural_shares_a_row_has_its_weighted_score_and_difference_and_no_verdict_reads_them() -> None:
+    found = compared(0.55, 0.4)
+    row, rand = row_of(found, "multi_round"), row_of(found, "random")
+    assert row.test is not None
+    assert row.natural is not None
+    assert row.natural_to_random is not None
+    assert (rand.natural_to_random, row.natural.items) == (None, row.test.items)
+    weighted = [
+        sum(each.weights[item] * mark for item, mark in each.correct.items()) / sum(each.weights.values())
+        for each in (graded(0.55, seed) for seed in (1, 2, 3))
+    ]
+    assert row.natural.value == pytest.approx(sum(weighted) / 3)
+    assert row.natural.low90 < row.natural.value < row.natural.high90
+    assert "At natural shares" in arms_card(found)
+    assert verdicts(found) == verdicts(compared(0.55, 0.4, weighted=False))
+
+
+def test_without_weights_nothing_is_told_of_natural_shares() -> None:
+    found = compared(0.55, 0.4, weighted=False)
+    assert {row.natural for row in found.rows} == {row.natural_to_random for row in found.rows} == {None}
+    assert "natural" not in arms_card(found)
+    assert [table.title for table in narrow_tables(found)].count("At natural shares") == 0
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_what_was_used_is_drawn_when_nothing_else_of_its_task_type_is_left(
 ) -> None:
     candidates = make_seeds(numbered([name for name in NAMES for _ in range(supply[name])]))
     used = set(derive_rng(seed).sample(candidates["instruction_id"].to_list(), min(known, candidates.height)))
-    draw = draw_balanced(candidates, wanted, derive_rng(seed), used)
+    draw = draw_balanced(candidates, wanted, derive_rng(seed), [used])
     assert Counter(draw.rows["task_type"]) == Counter(
         draw_balanced(candidates, wanted, derive_rng(seed)).rows["task_type"]
     )
@@ -90,7 +90,7 @@ def test_a_draw_of_more_holds_the_draw_of_less(
     candidates = make_seeds(numbered([name for name in NAMES for _ in range(supply[name])]))
     used = set(candidates["instruction_id"].to_list()[:known])
     larger = {name: wanted[name] + more[name] for name in NAMES}
-    draws = [draw_balanced(candidates, counts, derive_rng(seed), used) for counts in (wanted, larger)]
+    draws = [draw_balanced(candidates, counts, derive_rng(seed), [used]) for counts in (wanted, larger)]
     less, all_of_it = (set(draw.rows["instruction_id"]) for draw in draws)
     assert less <= all_of_it
 

@@ -11,7 +11,7 @@ from tapir_core.curriculum.tables import CANDIDATES
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.text import Unparsed
-from tests.builders import make_seeds, shuffled
+from tests.builders import make_expansion_config, make_seeds, shuffled
 
 SEEDS = make_seeds({"a": "Math", "b": "Math", "c": "Law"})
 NONE = Unparsed("no new instruction")
@@ -27,7 +27,14 @@ def test_what_lacks_is_wanted_less_what_is_there() -> None:
     assert lacking({"Math": 5, "Law": 2, "Art": 0}, {"Math": 3, "Law": 9}) == {"Math": 2}
 
 
-def test_a_wave_asks_for_more_than_lacks_since_gates_reject_some() -> None:
+@given(st.dictionaries(st.sampled_from(["Math", "Law", "Art"]), st.integers(1, 50)), st.integers(0, 9))
+def test_a_wave_asks_for_exactly_what_lacks(lacks: dict[str, int], seed: int) -> None:
+    oversample = make_expansion_config().oversample
+    asked = plan_wave(SEEDS, lacks, round_number=1, wave=1, oversample=oversample, rng=derive_rng(seed))
+    assert Counter(each.task_type for each in asked) == lacks
+
+
+def test_a_wave_can_ask_for_more_than_lacks() -> None:
     assert Counter(each.task_type for each in plan({"Math": 4, "Law": 5})) == {"Math": 5, "Law": 7}
 
 

@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import Gated, apply_gates, paid_gates, text_gates
+from tapir_core.curriculum import (
+    Gated,
+    all_rejected,
+    apply_gates,
+    file_by_label,
+    held_back,
+    needed_types,
+    paid_gates,
+    text_gates,
+)
 from tapir_core.curriculum.tables import REJECTED
 from tapir_core.prompts import load_prompt
 from tapir_core.text import instruction_id
@@ -52,7 +61,8 @@ def test_each_bad_instruction_stops_at_its_gate(instruction: str, gate: str | No
 
 def test_every_gate_is_counted_in_order_zeros_included() -> None:
     gated = run_text_gates("", "", "Add 17 and 25!", "Explain why bread rises.")
-    assert list(gated.counts.items()) == [("length", 2), ("echo", 0), ("near_duplicate", 1), ("contaminated", 0)]
+    counts = {"length": 2, "echo": 0, "near_duplicate": 1, "contaminated": 0, "held_back": 0}
+    assert list(gated.counts.items()) == [*counts.items()]
     assert gated.rejected.schema == REJECTED
 
 
@@ -61,9 +71,46 @@ def test_a_row_is_counted_at_the_first_gate_that_rejects_it() -> None:
     assert gated.rejected["gate"].to_list() == ["near_duplicate"]
 
 
-def test_what_passed_stands_in_the_way_of_its_likes() -> None:
-    gated = run_text_gates("Explain why bread rises.", "Explain why bread rises!", "Explain why bread falls.")
+RISES = ("Explain why bread rises.", "Explain why bread rises!", "Explain why bread falls.")
+
+
+def test_what_passed_holds_its_likes_back() -> None:
+    gated = run_text_gates(*RISES)
+    assert gated.passed["instruction"].to_list() == [RISES[0]]
+    assert gated.rejected["gate"].to_list() == ["held_back"] * 2
+
+
+def test_what_a_gate_rejects_holds_nothing_back() -> None:
+    gated = run_text_gates(f"{BAKER} How many?", f"{BAKER} How many!", "Explain why bread rises.")
+    assert gated.counts["contaminated"] == 2
     assert gated.passed["instruction"].to_list() == ["Explain why bread rises."]
+
+
+@pytest.mark.parametrize(("first_is_accepted", "gates"), [(True, ["near_duplicate"] * 2), (False, ["task_type"])])
+def test_what_was_held_back_is_looked_at_again_once_its_like_is_decided(
+    first_is_accepted: bool, gates: list[str]
+) -> None:
+    first = run_text_gates(*RISES)
+    screened = pl.concat([first.passed.with_columns(gate=pl.lit(None, pl.String)), first.rejected], how="diagonal")
+    again = held_back(screened)
+    assert again["instruction"].to_list() == [*RISES[1:]]
+    known = make_pool(RISES[0]) if first_is_accepted else POOL
+    second = apply_gates(again, text_gates(make_expansion_config(), load_prompt("expand"), known, ()))
+    assert second.passed["instruction"].to_list() == ([] if first_is_accepted else [RISES[1]])
+    # Of the whole round: the first wave's own, then what was decided of the others.
+    empty = first.rejected.clear()
+    decided = empty if first_is_accepted else first.passed.with_columns(gate=pl.lit("task_type"))
+    gated = [empty.clear(), empty.clear()]
+    gated[0] = pl.concat([empty, decided], how="diagonal")
+    rejected = all_rejected([first.rejected, second.rejected], gated)
+    assert rejected["gate"].to_list()[: len(gates)] == gates
+    assert not rejected.select("instruction_id", "gate").is_duplicated().any()
+    assert "held_back" not in rejected["gate"]
+
+
+def test_what_the_last_wave_holds_back_is_a_near_duplicate() -> None:
+    screened = run_text_gates(*RISES).rejected
+    assert all_rejected([screened], [screened.clear()])["gate"].to_list() == ["near_duplicate"] * 2
 
 
 def test_an_equal_instruction_is_rejected_even_when_likeness_is_allowed() -> None:
@@ -87,11 +134,38 @@ def test_nothing_that_passes_is_like_the_pool_or_like_another(instructions: list
 TEXTS = ("one two", "three four", "five six")
 
 
-def run_paid_gates(*found: tuple[str | None, str | None, str, float | None], delta: float | None = None) -> Gated:
-    """What the gates let through of three candidates, each with its label, answer, ending and MFD."""
+def run_paid_gates(
+    *found: tuple[str | None, str | None, str, float | None], delta: float | None = None, **lacks: int
+) -> Gated:
+    """What the gates let through of three Math candidates, each with its label, answer, ending and MFD."""
     columns = ["instruction_id", "task_type", "response", "finish_reason", "mfd"]
     rows = [(instruction_id(text), *each) for text, each in zip(TEXTS, found, strict=True)]
-    return apply_gates(make_candidates(*TEXTS), paid_gates(pl.DataFrame(rows, columns, orient="row"), delta))
+    examined = pl.DataFrame(rows, columns, orient="row")
+    return file_by_label(apply_gates(make_candidates(*TEXTS), paid_gates(examined, lacks, delta)), examined)
+
+
+def test_a_good_one_of_another_task_type_that_lacks_is_filed_there_until_nothing_lacks() -> None:
+    gated = run_paid_gates(*((label, "fine", "stop", None) for label in ("Law", "Math", "Law")), Law=1, Math=3)
+    assert dict(gated.passed.select("instruction", "task_type").rows()) == {"one two": "Law", "three four": "Math"}
+    assert gated.rejected["task_type"].to_list() == ["Math"]
+    assert gated.counts == {"task_type": 1, "teacher_answer": 0}
+
+
+def test_what_another_gate_rejects_takes_no_room() -> None:
+    gated = run_paid_gates(("Law", "", "stop", None), ("Law", "fine", "stop", None), (None, "", "stop", None), Law=1)
+    assert gated.passed["instruction"].to_list() == ["three four"]
+    assert gated.counts == {"task_type": 1, "teacher_answer": 1}
+
+
+def test_one_of_the_wanted_task_type_passes_though_others_filled_it() -> None:
+    gated = run_paid_gates(*(("Math", "fine", "stop", None) for _ in TEXTS), Math=1)
+    assert gated.passed.height == 3
+
+
+def test_only_candidates_of_a_task_type_that_is_wanted_are_answered() -> None:
+    labels = pl.Series(["Math", "Law", "Art"])
+    assert needed_types(make_candidates(*TEXTS), labels, {"Law"}).to_list() == [True, True, False]
+    assert needed_types(make_candidates(*TEXTS), pl.Series([None] * 3, dtype=pl.String), {"Law"}).sum() == 0
 
 
 def test_the_label_must_be_the_wanted_task_type() -> None:

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import Mixture, assemble, draw_basic, draw_easy, draw_hard, hard_count, quotas
+from tapir_core.curriculum import (
+    Mixture,
+    assemble,
+    draw_basic,
+    draw_easy,
+    draw_hard,
+    hard_count,
+    quotas,
+    reach_of,
+    size_round,
+)
 from tapir_core.curriculum.tables import MIXTURE
 from tapir_core.randomness import derive_rng
 from tests.builders import make_examples, make_expansion, make_refinement, make_seeds, numbered, shuffled
@@ -86,11 +96,41 @@ def test_the_easy_part_is_filled_from_the_task_types_that_are_there() -> None:
     assert Counter(easy["task_type"]) == {"Law": 17, "Math": 3}
 
 
+@given(COUNTS, COUNTS, st.integers(1, 40), st.integers(0, 25), st.integers(0, 5))
+def test_seeds_are_drawn_before_new_instructions_and_those_of_earlier_rounds_after_other_seeds(
+    seeds: list[str], new: list[str], count: int, known: int, seed: int
+) -> None:
+    rows, expansion = make_seeds(numbered(seeds, "s")), make_expansion(numbered(new, "x"))
+    used = set(rows["instruction_id"].to_list()[:known])
+    drawn = draw_hard(rows, expansion, count, SHARES, derive_rng(seed), used).rows
+    for name, wanted in quotas(count, SHARES).items():
+        there = rows.filter(task_type=name)
+        of_type = drawn.filter(task_type=name)
+        taken = set(of_type.filter(origin="seed")["instruction_id"])
+        assert len(taken) == min(wanted, there.height)
+        assert len(taken - used) == min(wanted, len(set(there["instruction_id"]) - used))
+        assert of_type.filter(origin="expansion").height == min(max(0, wanted - there.height), new.count(name))
+
+
 @given(st.integers(0, 70_000), st.floats(0, 1), st.floats(0, 1))
 def test_a_higher_alpha_never_makes_the_hard_part_smaller(examples: int, one: float, other: float) -> None:
     low, high = sorted([one, other])
     assert 0 <= hard_count(examples, low) <= hard_count(examples, high) <= examples
     assert hard_count(examples, 1) == examples
+
+
+@given(st.integers(0, 70_000), st.floats(0, 1), st.integers(0, 70_000))
+def test_a_round_is_as_large_as_its_easy_rows_allow_at_its_alpha(examples: int, alpha: float, easy: int) -> None:
+    size = size_round(examples, alpha, easy)
+    assert abs(size.hard - alpha * size.examples) <= 0.5 + 1e-9
+    assert size.easy <= easy
+    assert size.examples <= size.asked == examples
+    larger = size.examples + 1
+    assert size.examples == examples or larger - hard_count(larger, alpha) > easy
+
+
+def test_easy_rows_of_task_types_without_a_share_do_not_count() -> None:
+    assert reach_of(make_seeds(numbered(["Math", "Math", "Art"])), SHARES) == 2
 
 
 def test_an_accepted_refined_answer_replaces_the_plain_one() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.config import HardShare, RandomShare, Threshold
-from tapir_core.curriculum import select_seeds
+from tapir_core.curriculum import select_seeds, trusted
 from tapir_core.curriculum.tables import SEEDS
 from tapir_core.randomness import derive_rng
 from tests.builders import make_difficulty, make_examples, numbered, shuffled
@@ -21,11 +21,26 @@ def without_mfd(ids: dict[str, str]) -> pl.DataFrame:
 
 
 def test_the_threshold_keeps_what_is_strictly_above() -> None:
-    parts = select_seeds(Threshold(threshold=2.0), make_difficulty({"a": 2.0, "b": 2.5, "c": -3.0}), derive_rng(1))
+    parts = select_seeds(Threshold(threshold=2.0), make_difficulty({"a": 2.0, "b": 2.5, "c": 0.0}), derive_rng(1))
     assert parts.seeds["instruction_id"].to_list() == ["b"]
     assert parts.easy["instruction_id"].to_list() == ["a", "c"]
     assert parts.seeds.schema == parts.easy.schema == SEEDS
     assert parts.delta == 2.0
+
+
+def test_what_the_student_answers_better_is_neither_seed_nor_easy() -> None:
+    difficulty = make_difficulty({"a": 3.0, "b": 0.0, "c": -0.5, "d": -3.0})
+    parts = select_seeds(Threshold(threshold=2.0), difficulty, derive_rng(1))
+    assert parts.seeds["instruction_id"].to_list() == ["a"]
+    assert parts.easy["instruction_id"].to_list() == ["b"]
+    assert parts.counts["easy"] == 1
+
+
+@pytest.mark.parametrize(("floor", "kept"), [(0, "abcd"), (5, "bcd"), (5.5, "cd"), (10, "d")])
+def test_a_teachers_answer_that_the_judge_scored_low_is_not_trusted(floor: float, kept: str) -> None:
+    difficulty = make_difficulty(dict.fromkeys("abcd", 3.0))
+    difficulty = difficulty.with_columns(teacher_score=pl.Series([4.5, 5.0, 7.0, 10.0]))
+    assert trusted(difficulty, floor)["instruction_id"].to_list() == [*kept]
 
 
 def test_the_share_reports_the_mfd_of_its_last_seed() -> None:
@@ -61,7 +76,8 @@ def test_the_share_rounds_up_and_no_rounding_error_adds_one(share: float, scored
 def test_seeds_are_the_hardest_and_nothing_is_lost(mfd: dict[str, float], share: float, seed: int) -> None:
     difficulty = make_difficulty(mfd)
     parts = select_seeds(HardShare(share=share), difficulty, derive_rng(seed))
-    assert parts.seeds.height + parts.easy.height == len(mfd)
+    easy = {identity for identity, gap in mfd.items() if gap >= 0} - {*parts.seeds["instruction_id"]}
+    assert set(parts.easy["instruction_id"]) == easy
     assert parts.seeds.height == min(math.ceil(round(share * len(mfd), 9)), sum(value > 0 for value in mfd.values()))
     if parts.seeds.height and parts.easy.height:
         assert min(parts.seeds["mfd"]) >= max([value for value in parts.easy["mfd"] if value > 0], default=0)

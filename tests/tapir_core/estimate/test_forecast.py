@@ -251,6 +251,16 @@ def test_assumptions_are_said_in_words() -> None:
     assert "nothing is judged" not in said
 
 
+def test_a_round_that_is_likely_smaller_than_asked_for_is_said_with_both_numbers() -> None:
+    rounds = {"default": {"examples": 1000, "alpha": 0.4, "selection": {"type": "hard_share", "share": 0.3}}}
+    found = estimate(rounds=rounds)
+    said = next(each for each in found.assumptions if "Round 1 takes about" in each)
+    assert "and not the 1,000 that are asked for" in said
+    assert "α = 0.40" in said
+    enough = {"default": {"examples": 50, "alpha": 0.4, "selection": {"type": "hard_share", "share": 0.3}}}
+    assert not [each for each in estimate(rounds=enough).assumptions if "takes about" in each]
+
+
 def test_an_estimate_survives_being_written_and_read() -> None:
     found = paid_by(PRICED, UNPRICED)
     assert load_estimate(estimate_json(found)) == found

@@ -177,6 +177,13 @@ def test_training_takes_the_steps_of_its_examples_and_epochs() -> None:
     assert [each.steps for each in only(found, "train")][:2] == [6, 40]
 
 
+def test_a_round_is_no_larger_than_its_easy_rows_allow() -> None:
+    rounds = {"default": {"examples": 1000, "alpha": 0.4, "selection": {"type": "hard_share", "share": 0.3}}}
+    sizes = [each.size for each in only(works(rounds=rounds), "train") if each.size]
+    assert [each.examples < each.asked == 1000 for each in sizes] == [True, True]
+    assert all(abs(each.hard - 0.4 * each.examples) <= 1 for each in sizes)
+
+
 def test_a_round_may_have_a_batch_size_of_its_own() -> None:
     found = works(
         Pool(1000, natural_shares=make_config("runs").curriculum.target_shares),

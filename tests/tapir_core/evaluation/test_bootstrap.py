@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from tapir_core.evaluation.statistics import Values, paired_values, resample
+from tapir_core.evaluation.statistics import Values, at_weights, effective_size, paired_values, resample
 
 DRAWS = 2000
 
@@ -123,3 +123,25 @@ def test_only_run_seeds_and_items_of_both_are_paired() -> None:
     assert paired_values(first, second) == {1: {"a": 1.0}}
     assert resample({}, rng=random.Random(1)) is None
     assert resample({1: {}}, rng=random.Random(1)) is None
+
+
+WEIGHTS = {1: {"a": 3.0, "b": 1.0, "c": 1.0}, 2: {"d": 2.0, "e": 2.0}}
+
+
+def test_at_weights_the_mean_of_a_run_seed_is_its_weighted_mean() -> None:
+    found = at_weights({1: {"a": 1.0, "b": 0.0}, 2: {"d": 1.0, "e": 0.0}}, WEIGHTS)
+    assert sum(found[1].values()) / 2 == pytest.approx(0.75)
+    assert found[2] == {"d": 1.0, "e": 0.0}, "equal weights change nothing"
+    assert at_weights({1: {}}, WEIGHTS) == {1: {}}
+
+
+def test_items_of_great_weight_make_a_weighted_mean_less_sure() -> None:
+    draws = random.Random(1)
+    values = {1: {str(item): float(draws.random() < 0.6) for item in range(400)}}
+    weights = {1: {str(item): 10.0 if item < 40 else 1.0 for item in range(400)}}
+    plain, weighted = (resample(each, rng=random.Random(2)) for each in (values, at_weights(values, weights)))
+    assert plain is not None
+    assert weighted is not None
+    size = effective_size(weights[1].values())
+    ratio = (weighted.high95 - weighted.low95) / (plain.high95 - plain.low95)
+    assert ratio == pytest.approx((400 / size) ** 0.5, rel=0.15)

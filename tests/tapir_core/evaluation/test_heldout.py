@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tapir_core.config import NATURAL
 from tapir_core.evaluation.scores import grade_answers, score_answers
 from tapir_core.judging.estimates import NO_TASK_TYPE, estimate_share
 
@@ -32,6 +33,24 @@ def scores(asked: pl.DataFrame, given: pl.DataFrame) -> dict[tuple[str, str], di
     """(split, category) → the row."""
     found = score_answers(asked, given, "student: greedy")
     return {(row["split"], row["category"]): row for row in found.iter_rows(named=True)}
+
+
+def at_natural_shares(given: pl.DataFrame, *weights: float) -> dict[str, Any]:
+    """The row of as many questions as weights."""
+    asked = questions(["Math"] * len(weights))
+    known = dict(zip(asked["instruction_id"], weights, strict=True))
+    [row] = score_answers(asked, given, "", weights=known).filter(metric=NATURAL).to_dicts()
+    return row
+
+
+def test_at_natural_shares_an_answer_counts_by_its_weight_and_no_category_has_such_a_figure() -> None:
+    row = at_natural_shares(answers(*[RIGHT] * 10, *[WRONG] * 10), *[3.0] * 10, *[1.0] * 10)
+    assert (row["category"], row["value"], row["n"], row["n_failed"]) == ("all", pytest.approx(0.75), 20, 0)
+    assert 0 < row["low"] < row["value"] < row["high"] < 1
+    missing = at_natural_shares(answers(*[RIGHT] * 19, FAILED), *[3.0] * 19, 1.0)
+    assert (missing["value"], missing["n"], missing["n_failed"]) == (1.0, 19, 1)
+    assert missing["low"] < 0.9, "all right has a width too"
+    assert at_natural_shares(answers(*[RIGHT] * 9, FAILED), *[1.0] * 10)["value"] is None
 
 
 def test_accuracy_stands_for_the_whole_and_by_task_type_with_wilsons_interval_and_how_it_was_measured() -> None:

@@ -89,12 +89,12 @@ def test_hubs_read_every_figure_of_a_whole_split_in_the_front_matter(run: RunFol
 
 def test_the_mixtures_are_those_of_the_rounds_up_to_this_one(run: RunFolder) -> None:
     header, *rounds = rows(model_card(run, 1, USE), "Training data")
-    assert header == ["Round", "Examples", "Pool", "Seeds", "Expansion", "Easy", "Refined"]
+    assert header == ["Round", "Examples", "Asked for", "Pool", "Seeds", "Expansion", "Easy", "Refined"]
     assert [row[0] for row in rounds] == ["S_0", "round 1"]
     for row, number in zip(rounds, (0, 1), strict=True):
         mixture = run.rows(StageAt("mix", number))
         assert int(row[1]) == mixture.height
-        assert sum(int(cell) for cell in row[2:6] if cell != "–") == mixture.height
+        assert sum(int(cell) for cell in row[3:7] if cell != "–") == mixture.height
     assert "| Task type | Natural | Target | S_0 | round 1 |" in model_card(run, 1, USE)
 
 

@@ -75,6 +75,26 @@ def test_the_parts_of_a_mixture_stand_under_it(summary: RunSummary) -> None:
     assert cells["from the pool"] == "–"
 
 
+def test_a_round_that_its_easy_rows_make_smaller_says_so_with_both_numbers_and_keeps_its_alpha(tmp_path: Path) -> None:
+    rounds = {"default": {"examples": 1000, "alpha": 0.4, "selection": {"type": "hard_share", "share": 0.3}}}
+    found = summarise(build_run(tmp_path, until=StageAt("mix", 1), config=make_config(tmp_path, rounds=rounds)))
+    mixture = found.rounds[-1].mixture
+    assert mixture is not None
+    assert mixture.reduced_to is not None
+    assert mixture.reduced_to < mixture.asked == 1000
+    assert mixture.origins["easy"] == pytest.approx(0.6 * mixture.reduced_to, abs=1)
+    table = rounds_table(found)
+    assert f"Round 1 takes {mixture.reduced_to} examples and not the 1,000 that were asked for" in table.note
+    assert "α = 0.40" in table.note
+    cells = column(table, "round 1")
+    assert (figure(cells["asked for (N)"]), figure(cells["Mixture"])) == (1000, mixture.rows)
+    assert cells["α, asked for / got"].startswith("40.0 % / ")
+
+
+def test_a_round_with_enough_easy_rows_says_nothing_of_its_size(summary: RunSummary) -> None:
+    assert "asked for:" not in rounds_table(summary).note
+
+
 def test_accuracy_by_task_type_compares_backbone_s0_and_the_last_student(summary: RunSummary) -> None:
     table = accuracy_table(summary)
     assert table.columns == ("Task type", "backbone", "S_0", "S_2", "n")

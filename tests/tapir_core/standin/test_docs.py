@@ -7,16 +7,26 @@ from tapir_core.standin.families import FAMILIES, NATURAL_SHARES, recognise
 DOCUMENT = Path(__file__).parents[3] / "docs" / "standin.md"
 
 
+def rows_of(name: str, cells: int) -> list[list[str]]:
+    """The rows of a family in the tables of so many columns."""
+    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if f"| `{name}` |" in line]
+    return [row for row in rows if len(row) == cells]
+
+
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_the_documents_row_of_a_family_is_true(name: str) -> None:
-    rows = [
-        line.strip("|").split(" | ")
-        for line in DOCUMENT.read_text(encoding="utf-8").splitlines()
-        if f"| `{name}` |" in line
-    ]
-    assert len(rows) == 1
-    task_type, _, _, share, instruction, result = (cell.strip() for cell in rows[0])
+    [(task_type, _, _, share, instruction, result)] = rows_of(name, 6)
     assert (task_type, share) == (FAMILIES[name].task_type, f"{100 * NATURAL_SHARES[name]:g} %")
     problem = recognise(instruction)
     assert problem is not None
     assert (problem.family, problem.level, problem.reference) == (name, 2, result)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_the_documents_refined_answer_of_a_family_is_what_the_stand_in_says(name: str) -> None:
+    [(_, instruction, working)] = rows_of(name, 3)
+    problem = recognise(instruction)
+    assert problem is not None
+    assert (problem.family, problem.level) == (name, 3)
+    assert problem.refined.replace("\n", " ") == f"{working} {problem.plain}"

@@ -1,4 +1,6 @@
 import random
+import re
+from itertools import pairwise
 
 import pytest
 
@@ -39,17 +41,54 @@ def test_refined_answers_come_in_the_style_of_their_task_type() -> None:
     assert PAPER.family_of(code.task_type) == "code"
     assert "#" in code.refined
     assert PAPER.family_of(prose.task_type) == "prose"
-    assert "two" in prose.refined
+    assert "takes" in prose.refined
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_an_expansion_has_the_seeds_family_and_level_and_new_content_from_the_pools_stream(name: str) -> None:
+def test_an_expansion_has_the_seeds_family_level_and_phrasing_and_new_content_from_the_pools_stream(name: str) -> None:
     rng = random.Random(3)
     for level in LEVELS:
         seed = FAMILIES[name].draw_problem(level, rng)
         new = expanded(taught(expand_text(seed.instruction, seed.task_type), level))
-        assert (new.family, new.level, new.stream) == (seed.family, seed.level, "pool")
-        assert new.instruction != seed.instruction
+        assert (new.family, new.level, new.phrasing, new.stream) == (name, level, seed.phrasing, "pool")
+        assert new.content != seed.content
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_what_made_a_seed_hard_recurs_in_its_expansions(name: str) -> None:
+    rng, alike, different = random.Random(4), [], []
+    for level in LEVELS:
+        seeds = [FAMILIES[name].draw_problem(level, rng) for _ in range(8)]
+        new = [expanded(taught(expand_text(seed.instruction, seed.task_type))) for seed in seeds]
+        assert all(len(one.traits) == len(other.traits) for one, other in zip(seeds, new, strict=True))
+        alike += [one.traits == other.traits for one, other in zip(seeds, new, strict=True)]
+        different += [one.traits != other.traits for one, other in pairwise(seeds)]
+    assert sum(alike) >= 0.9 * len(alike)
+    assert any(different), "traits tell nothing apart"
+
+
+@pytest.mark.parametrize(
+    ("seed", "pattern"),
+    [
+        ("Add up: 50 + 68", r"Add up: \d+ \+ \d+"),
+        ("Which word is third: water garden tiger house?", r"Which word is third: (\w+ ){3}\w+\?"),
+        ("Say in Italian: king", r"Say in Italian: \w+"),
+        ("Passive voice: Leo has followed the gate.", r"Passive voice: \w+ has \w+ the \w+\."),
+        ("Ann has 13 pens, loses 5. How many now?", r"\w+ has \d+ \w+, (loses|sells) \d+\. How many now\?"),
+        ("Give a lambda which divides x by 7.", r"Give a lambda which divides x by \d+\."),
+        ("30 km in m?", r"\d+ km in m\?"),
+        ("Chemical name of Fe?", r"Chemical name of \w+\?"),
+        ("As JSON: city Tokyo, age 7", r"As JSON: (name|city|colour|pet) \w+, (age|score|room) \d+"),
+        ("Who is youngest? Ann is older than Ben, Ben than Dan.", r"Who is youngest\? \w+ is older than .*"),
+        ("Output of print('river'[-1])?", r"Output of print\('\w+'\[-1\]\)\?"),
+    ],
+)
+def test_known_expansions(seed: str, pattern: str) -> None:
+    problem = recognise(seed)
+    assert problem is not None
+    new = [expanded(taught(expand_text(seed, problem.task_type), index)).instruction for index in range(10)]
+    assert [text for text in new if not re.fullmatch(pattern, text)] == []
+    assert len(set(new)) > 3
 
 
 def test_another_task_type_is_expanded_by_a_family_of_that_type_at_the_seeds_level() -> None:
