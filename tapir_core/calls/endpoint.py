@@ -106,8 +106,9 @@ class Address:
     async def close(self) -> None:
         """Close every connection; what is in flight breaks, and a later call opens anew."""
         self.client.cache_clear()
-        while self._clients:
-            await self._clients.pop().close()
+        # What is opened meanwhile stays open: the call that opened it uses it, and so does the next one.
+        closing, self._clients = self._clients, []
+        await asyncio.gather(*(each.close() for each in closing))
 
     def _open(self, endpoint: Endpoint) -> Client:
         timeout_seconds = endpoint.timeout_seconds or self._config.timeout_seconds

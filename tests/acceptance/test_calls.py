@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import psutil
@@ -75,6 +74,16 @@ def test_asker_and_provider_killed_midway_lose_and_invent_nothing(tmp_path, ques
         print(f"answered again {standin.log.answered_again()}, at most 32 were in flight")
 
 
+def kill_after(answers: int, asker: Asker, standin: StandinProcess) -> None:
+    """Start ``asker`` and end it once the stand-in has given so many ``answers`` more."""
+    enough = len(standin.log.answered()) + answers
+    with asker.start() as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asking\n"
+        wait_until(lambda: len(standin.log.answered()) >= enough, seconds=DEADLINE_SECONDS, every=0.01, alive=process)
+        kill(process)
+
+
 @pytest.mark.parametrize("kills", [15, pytest.param(50, marks=pytest.mark.operations)])
 def test_after_kills_every_row_is_scored_and_only_calls_in_flight_were_answered_again(tmp_path, kills):
     rng = random.Random(kills)
@@ -82,11 +91,7 @@ def test_after_kills_every_row_is_scored_and_only_calls_in_flight_were_answered_
     with StandinProcess(tmp_path, latency_ms=150) as standin:
         asker = Asker(tmp_path, "judge", standin.base_url, CONCURRENCY)
         for _ in range(kills):
-            with asker.start() as process:
-                assert process.stdout is not None
-                assert process.stdout.readline() == "asking\n"
-                time.sleep(rng.uniform(0, 0.8))
-                kill(process)
+            kill_after(rng.randrange(ROWS // (2 * kills)), asker, standin)
         before = len(set(standin.log.answered()))
         rows = Asker(tmp_path, "judge", standin.base_url, concurrency=4 * CONCURRENCY).run()
         for row, request in zip(rows, requests, strict=True):

@@ -52,7 +52,7 @@ def test_a_run_started_in_the_ui_is_done_by_a_worker_that_comes_back_and_nothing
         flow_run = root.start("retry-judge", run=run.ref.name)
         state = flow_run.wait_for()
         assert state.type == "COMPLETED", state
-        assert f"Round 1: {MISSING} verdicts missing before, 0 now" in state.message
+        assert f"judge (round 1): {MISSING} verdicts missing before, 0 now" in state.message
         # Events are sent in batches.
         wait_until(lambda: gave_a_sign_of_life(root, flow_run), seconds=10, told="it gave no sign of life")
         manifest = RunFolder(run.ref).manifest(JUDGE)

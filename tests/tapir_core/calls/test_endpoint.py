@@ -11,7 +11,7 @@ import pytest
 
 from tapir_core.calls import Answer, Endpoint, Failure, Outcome, Request
 from tapir_core.calls import endpoint as pool_module
-from tapir_core.calls.endpoint import Line
+from tapir_core.calls.endpoint import Address, Line
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 from tapir_core.config.run import RetriesConfig
@@ -216,6 +216,23 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
     with FakeProvider(script) as provider:
         assert answers(asyncio.run(run(provider.endpoint()))) == 3
         assert len(provider.calls) == 3
+
+
+def test_connections_opened_while_the_former_ones_are_closed_stay_open() -> None:
+    async def run(endpoint: Endpoint) -> list[Reply]:
+        address = Address(endpoint.base_url, endpoint.concurrency, CallsConfig(**QUICK))
+        replies = [await address.client(endpoint).send(make_request())]
+        closing = asyncio.create_task(address.close())
+        await asyncio.sleep(0)
+        address.client(endpoint)
+        await closing
+        replies.append(await address.client(endpoint).send(make_request()))
+        await address.close()
+        return replies
+
+    with FakeProvider(echo) as provider:
+        replies = asyncio.run(run(provider.endpoint()))
+    assert answers([each.outcome for each in replies]) == 2
 
 
 def test_what_a_provider_charged_for_replies_that_broke_off_is_counted():
