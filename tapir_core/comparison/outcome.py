@@ -22,7 +22,7 @@ import polars as pl
 from tapir_core import paths, standin, storage
 from tapir_core.calls.budget import Spend
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
-from tapir_core.config import RunConfig, load, presets
+from tapir_core.config import RunConfig, StandinEndpoint, load, presets
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
@@ -178,9 +178,11 @@ def shipped_versions(config: RunConfig, files: Mapping[str, str]) -> dict[str, s
 
 
 def _standin_versions(config: RunConfig) -> dict[str, str]:
-    starts_standin = not (config.teacher.endpoint.base_urls and config.judge.endpoint.base_urls)
-    answers, pool = {"standin": standin.STANDIN_VERSION}, {"standin_pool": standin.POOL_VERSION}
-    return (answers if starts_standin else {}) | ({} if config.data.pool.file else pool)
+    asked = (config.teacher.endpoint, config.judge.endpoint)
+    versions = [each.version for each in asked if isinstance(each, StandinEndpoint)]
+    return ({"standin": versions[0]} if versions else {}) | (
+        {} if config.data.pool.file else {"standin_pool": standin.POOL_VERSION}
+    )
 
 
 def _shipped_prompts(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:

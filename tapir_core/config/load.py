@@ -37,7 +37,20 @@ from tapir_core.prompts import check_prompts
 Table = dict[str, Any]
 AnySection = TypeVar("AnySection", bound=Section)
 
-TRANSLATIONS: list[Callable[[Table], None]] = []
+_FIRST_STANDIN = "c77237e37faa"
+
+
+def _name_standin(table: Table) -> None:
+    """Version 2 says which stand-in answered: until then there was one."""
+    if "position_bias" in table:
+        table["version"] = _FIRST_STANDIN
+    for value in table.values():
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                _name_standin(inner)
+
+
+TRANSLATIONS: list[Callable[[Table], None]] = [_name_standin]
 """Each makes a resolved configuration of version 1, 2, … one of the next version, in place.
 
 Whoever renames or removes a field appends what moves or drops it. It bears tables that lack the field.
@@ -116,8 +129,7 @@ def resolved_json(config: RunConfig) -> str:
 
 def resolved_table(config: RunConfig) -> Table:
     """What `resolved_json` writes, with its version."""
-    # Figures name the digest of the text: until a field is renamed there is no version in it, as there was none.
-    return config.model_dump(mode="json") | ({"version": _newest()} if TRANSLATIONS else {})
+    return config.model_dump(mode="json") | {"version": _newest()}
 
 
 def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> RunConfig:
@@ -130,12 +142,14 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
         table = json.loads(content)
     except ValueError as exc:
         raise ConfigError(f"{source} is no JSON ({exc}); it was edited or damaged") from exc
-    version = table.pop("version", 1) if isinstance(table, dict) else 1
-    for translate in TRANSLATIONS[version - 1 :]:
-        translate(table)
     blamed = f"{source} (a newer version of tapir wrote it, or it was edited: go on with the version that wrote it)"
-    if version > _newest():
-        raise ConfigError([f"version: value {version}: this version of tapir reads up to {_newest()}"], source=blamed)
+    if isinstance(table, dict):
+        version = table.pop("version", 1)
+        if version not in range(1, _newest() + 1):
+            problem = f"version: value {version!r}: this version of tapir reads up to {_newest()}"
+            raise ConfigError([problem], source=blamed)
+        for translate in TRANSLATIONS[version - 1 :]:
+            translate(table)
     return validated(RunConfig, table, blamed)
 
 

@@ -261,6 +261,9 @@ class StandinEndpoint(EndpointConfig):
     logprobs: bool = True
     """Whether it gives log-probabilities to who asks for them."""
 
+    version: str = STANDIN_VERSION
+    """Which stand-in answered. Of an earlier one, there is what the store holds; nothing more can be asked."""
+
     latency_ms: Free[NonNegativeInt] = 0
     """Milliseconds before each reply."""
 
@@ -277,10 +280,10 @@ class StandinEndpoint(EndpointConfig):
     def identity_for(self, role: str) -> str:
         """Its version; as a judge, with what changes its verdicts."""
         if role != "judge":
-            return f"standin-{STANDIN_VERSION}"
+            return f"standin-{self.version}"
         prefers = "" if self.prefers == "better" else f"-prefers-{self.prefers}"
         logprobs = "" if self.logprobs else "-no-logprobs"
-        return f"standin-{STANDIN_VERSION}-bias{self.position_bias:g}-noise{self.noise:g}{prefers}{logprobs}"
+        return f"standin-{self.version}-bias{self.position_bias:g}-noise{self.noise:g}{prefers}{logprobs}"
 
     def in_words(self, role: str) -> str:
         """Who answers, and that it is no LLM."""

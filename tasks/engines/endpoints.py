@@ -13,12 +13,13 @@ from urllib.request import getproxies
 
 from tapir_core.calls import Endpoint, EndpointSource
 from tapir_core.config import (
+    STANDIN_VERSION,
     EndpointConfig,
     OpenAIEndpoint,
     StandinEndpoint,
     by_kind,
 )
-from tapir_core.errors import EngineError, MissingPrerequisite
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.prices import Price, price_of
 from tasks.engines import keys, logs, student_server, supervisor
 
@@ -77,8 +78,15 @@ class Endpoints:
         """The endpoint of a stand-in with these settings, started if none runs.
 
         Raises:
+            ConfigError: it is an earlier one than this version of tapir has.
             EngineError: it does not start; the message names its log.
         """
+        if settings.version != STANDIN_VERSION:
+            raise ConfigError(
+                f"this run asks version {settings.version} of the stand-in, and this tapir has {STANDIN_VERSION}, "
+                "which answers otherwise. The call store has no answer to this call: go on with the tapir that made "
+                "the run, or start a new run"
+            )
         with self._lock:
             child, url = self._standins.get(settings, (None, ""))
             if child is None or child.poll() is not None:

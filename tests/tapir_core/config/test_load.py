@@ -347,10 +347,9 @@ def test_each_older_version_is_translated_by_what_came_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load(tmp_path, SMALLEST + "[calls]\nconcurrency = 7\n")
-    first = resolved_json(config)
-    assert "version" not in json.loads(first), "figures name the digest of what e8df512 wrote"
+    older = json.loads(resolved_json(config))
+    del older["version"]
     monkeypatch.setattr(loading, "TRANSLATIONS", [renamed("threads", "parallel"), renamed("parallel", "concurrency")])
-    older = json.loads(first)
     renamed("concurrency", "threads")(older)
     assert load_resolved(json.dumps(older)) == config
     renamed("threads", "parallel")(older)
@@ -365,8 +364,8 @@ def test_a_configuration_of_a_newer_tapir_is_refused_with_the_field_and_the_reme
     with pytest.raises(ConfigError, match=r"a newer version of tapir wrote it(.|\n)*calls\.cleverness: unknown field"):
         load_resolved(json.dumps(table))
     del table["calls"]["cleverness"]
-    with pytest.raises(ConfigError, match=r"go on with the version that wrote it(.|\n)*version: value 2: .* up to 1"):
-        load_resolved(json.dumps({**table, "version": 2}))
+    with pytest.raises(ConfigError, match=r"go on with the version that wrote it(.|\n)*version: value 99: .* up to 2"):
+        load_resolved(json.dumps({**table, "version": 99}))
 
 
 ODD_VALUES = [None, True, 0, -1, 1.5, "", "x", [], [1], {}, {"x": 1}, {"type": "x"}]
