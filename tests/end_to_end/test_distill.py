@@ -9,6 +9,7 @@ from contextlib import closing
 import datasets
 import polars as pl
 
+from tapir_core.config import ACCURACY
 from tapir_core.paths import BACKBONE, prefect_home
 from tapir_core.stages import StageAt, plan
 from tests.harness.processes import REPOSITORY
@@ -86,7 +87,7 @@ def test_training_says_what_it_did_and_warm_starts(project):
 def test_scores_are_there_for_backbone_and_every_round(project):
     run = project.folder("first")
     for number in (BACKBONE, 0, 1, 2):
-        scores = run.rows(StageAt("evaluate", number)).filter(category="all")
+        scores = run.rows(StageAt("evaluate", number)).filter(category="all", metric=ACCURACY)
         assert set(scores["split"]) == {"dev", "test"}
         assert scores["n"].to_list() == [20, 20]
 

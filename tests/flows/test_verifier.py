@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.distill import distill
 from flows.driver import hold_run
+from tapir_core.config import ACCURACY
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.estimate.evidence import past_verified
@@ -147,7 +148,7 @@ def check_marks(run: RunFolder) -> None:
     right = {row["instruction_id"]: is_correct(row["response"], row["reference"]) for row in questions.to_dicts()}
     assert dict(run.rows(VERIFY_HELDOUT.at(1)).select("instruction_id", "correct").iter_rows()) == right
     test = questions.filter(split="test")["instruction_id"]
-    [whole] = run.rows(EVALUATE.at(1)).filter(split="test", category="all").to_dicts()
+    [whole] = run.rows(EVALUATE.at(1)).filter(split="test", category="all", metric=ACCURACY).to_dicts()
     assert whole["value"] == pytest.approx(sum(right[each] for each in test) / test.len())
     assert whole["judge"] == "verifier mine:score"
 

@@ -22,6 +22,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from flows.prefect_server import is_taken
+from tapir_core.config import ACCURACY
 from tapir_core.paths import REPORT, RUN_RECORD, SCRATCH_VARIABLE, log_file, manifest_file, prefect_results
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
@@ -128,7 +129,7 @@ def count(url: str, table: str, where: str = "true") -> int:
 
 def score(run: RunFolder, number: int) -> float:
     """Share of the held-out test set that the student after a round answers rightly."""
-    rows = run.rows(StageAt("evaluate", number)).filter(category="all", split="test")
+    rows = run.rows(StageAt("evaluate", number)).filter(category="all", split="test", metric=ACCURACY)
     return float(rows["value"].item())
 
 

@@ -13,14 +13,15 @@ import pytest
 from tests.harness.processes import REPOSITORY, free_port
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.operations
+DEADLINE_SECONDS = 3600
+"""Of one command of the page."""
+pytestmark = [pytest.mark.operations, pytest.mark.timeout(3 * DEADLINE_SECONDS)]
 
 PAGE = (REPOSITORY / "docs/tutorial.md").read_text()
 COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S) for line in block.splitlines()]
 [CONFIG] = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
 PORT = "8041"
 """What the page calls the provider's."""
-DEADLINE_SECONDS = 3600
 
 
 class Shell:
