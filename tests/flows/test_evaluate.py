@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.evaluate import evaluate_students
 from flows.forms import evaluate_from_form
+from tapir_core.config import ACCURACY
 from tapir_core.paths import REPORT
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -64,8 +65,8 @@ def forget_scores(run: RunFolder, number: int) -> None:
 
 
 def accuracy(run: RunFolder, number: int) -> list[float]:
-    found: list[float] = run.rows(StageAt("evaluate", number)).filter(category="all")["value"].to_list()
-    return found
+    scores = run.rows(StageAt("evaluate", number)).filter(category="all", metric=ACCURACY)
+    return list(map(float, scores["value"]))
 
 
 def test_what_lacks_scores_is_scored_and_shown_and_nothing_else(run: RunFolder, student: FakeProvider) -> None:
