@@ -25,11 +25,15 @@ from xdist.scheduler import LoadScopeScheduling
 from flows.prefect_server import server_command, wait_until_healthy
 from tapir_core.paths import prefect_home
 from tasks.engines.supervisor import start_child
+from tests.harness.forked import Forked
 from tests.harness.processes import free_port
 from tests.harness.standing_root import StandingRoot
 
 if TYPE_CHECKING:
     from tests.s3_server import S3Server
+
+# What tests write need not outlast a power cut: a killed process, which some are about, has written what it wrote.
+os.fsync = lambda _: None
 
 # The same examples every time.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
@@ -61,6 +65,13 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.T
             if isinstance(value, StandingRoot):
                 report.sections.append((f"logs of {name}", value.said()))
     return report
+
+
+@pytest.fixture(scope="session")
+def forked() -> Iterator[Forked]:
+    """Children without the price of their imports, for what needs a process of its own."""
+    with Forked() as forked:
+        yield forked
 
 
 @pytest.fixture(scope="session")

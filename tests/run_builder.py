@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -45,7 +45,7 @@ from tapir_core.curriculum import (
 )
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE, ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
-from tapir_core.data.dataset import Part
+from tapir_core.data.dataset import Manifest, Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.readers import QUESTIONS, heldout_questions, read_questions
 from tapir_core.evaluation.judged import judges_in_words, score_judged
@@ -53,12 +53,13 @@ from tapir_core.evaluation.scores import SCORES, score_answers
 from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
-from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.run_folder import RunFolder, Seen, open_run
 from tapir_core.run_state import judged_answers
 from tapir_core.sources import standin_heldout, standin_pool
-from tapir_core.stages import StageAt, heldout_stages, plan
+from tapir_core.stages import StageAt, heldout_stages, own_digest, plan
 from tapir_core.standin.families import recognise
 from tapir_core.standin.rules import Ask, Behaviour, Refusal, expand
+from tapir_core.text import digest
 from tests.built_benchmarks import SKILL, BenchmarkStages
 from tests.run_config import make_config
 from tests.run_rows import (
@@ -100,13 +101,58 @@ def build_run(
     return run
 
 
+class _Made(NamedTuple):
+    """A stage as it was made once, to be laid into other runs."""
+
+    at: StageAt
+    manifest: Manifest
+    contents: list[bytes]
+    """Of its parts."""
+
+
+_MADE: dict[str, list[_Made]] = {}
+"""Digest of all that goes into a stage → the stage, and before it what was made on the way to it; of this process."""
+
+
 class _Builder(BenchmarkStages):
     def __init__(self, run: RunFolder, student: Path | None) -> None:
         super().__init__(run)
         self.student = student
+        self._before: list[str] = []
+        """Digests of what the run has."""
+        self._seen: Seen = {}
 
     def write(self, at: StageAt) -> None:
-        getattr(self, f"_{at.name}")(at)
+        """Make the stage, or lay what was made of the same before: most tests want much the same run."""
+        goes_in = self._goes_in(at)
+        if goes_in in _MADE:
+            for each in _MADE[goes_in]:
+                self._lay(each)
+        else:
+            self._sealed = list[StageAt]()
+            getattr(self, f"_{at.name}")(at)
+            _MADE[goes_in] = [self._taken(each) for each in self._sealed]
+        self._before += [each.manifest.digest for each in _MADE[goes_in]]
+
+    def _goes_in(self, at: StageAt) -> str:
+        config = self.run.config
+        said = config.model_dump(mode="json", exclude={"run"}) if at.benchmark or at.name == "evaluate" else {}
+        by = own_digest(at, config, self.run.record.ingredients)
+        return digest([by, repr(at), self.seed, said, str(self.student), self._before])
+
+    def _taken(self, at: StageAt) -> _Made:
+        manifest = self.run.sealed(at)
+        return _Made(at, manifest, [self.run.storage.read_bytes(f"{at.folder}/{part.name}") for part in manifest.parts])
+
+    def _lay(self, made: _Made) -> None:
+        at, manifest, contents = made
+        for part, content in zip(manifest.parts, contents, strict=True):
+            self.run.storage.write_bytes(f"{at.folder}/{part.name}", content)
+        self.run.seal(at, [*manifest.parts], counts=manifest.counts, seen=self._seen)
+
+    def _save(self, at: StageAt, rows: pl.DataFrame, **counts: float) -> None:
+        super()._save(at, rows, **counts)
+        self._sealed.append(at)
 
     def _round_pool(self, number: int) -> pl.DataFrame:
         """instruction_id, instruction, system, task_type, response."""
@@ -320,6 +366,7 @@ class _Builder(BenchmarkStages):
             self.run.storage.write_bytes(f"{at.folder}/{name}", content)
         parts = [Part(name, 0, hashlib.sha256(content).hexdigest()) for name, content in files.items()]
         self.run.seal(at, parts, counts={"seconds": 41.0 + at.round})
+        self._sealed.append(at)
 
     def _texts(self, stage: str) -> list[tuple[str, str]]:
         return pairs(self._rows(stage).sort("instruction_id"))

@@ -55,7 +55,8 @@ class Section(pydantic.BaseModel):
     )
 
     @classmethod
-    def with_mark(cls, mark: Mark) -> dict[str, Any]:
+    @cache
+    def with_mark(cls, mark: Mark) -> Mapping[str, Any]:
         """Every field that bears the mark, with its default."""
         return {name: field.default for name, field in cls.model_fields.items() if mark in field.metadata}
 
@@ -69,7 +70,8 @@ class Section(pydantic.BaseModel):
 
     @pydantic.model_serializer(mode="wrap")
     def _write(self, write: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items() if name not in self._unchanged()}
+        unchanged = self._unchanged()
+        return {name: value for name, value in write(self).items() if name not in unchanged}
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -102,7 +102,7 @@ def check_prompts(folder: str) -> list[str]:
 
 
 def _wrong_sections(text: str, sections: frozenset[str]) -> list[str]:
-    used = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+    used = _used_sections(text)
     unknown, known = ", ".join(sorted(used - sections)), ", ".join(sorted(sections))
     lacking = ", ".join(f"{{{{ {each} }}}}" for each in sorted(sections - _OPTIONAL - used))
     said = {
@@ -110,6 +110,11 @@ def _wrong_sections(text: str, sections: frozenset[str]) -> list[str]:
         f"it lacks {lacking}; add it": lacking,
     }
     return [sentence for sentence, holds in said.items() if holds]
+
+
+@lru_cache(maxsize=64)
+def _used_sections(text: str) -> frozenset[str]:
+    return frozenset(jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(text)))
 
 
 @lru_cache(maxsize=64)

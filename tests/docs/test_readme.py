@@ -6,14 +6,12 @@ files of the repository that they come from.
 """
 
 import json
-import os
 import random
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +27,8 @@ from tapir_core.prices import missing_prices
 from tapir_core.standin.families import FAMILIES, draw_problem
 from tests.conftest import StandingServer
 from tests.doubles.standin import StandinServer
-from tests.harness.processes import REPOSITORY, tapir
+from tests.harness.forked import Forked
+from tests.harness.processes import REPOSITORY
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.students import needs_student_env
@@ -47,6 +46,7 @@ MENTIONED = re.findall(r"`((?:tapir|make) [^`]+)`", README)
 FIGURES = re.compile(r"<!-- figures: (.*?) -->", re.DOTALL)
 NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?")
 
+Run = Callable[..., str]
 TAUGHT_ONLY = ("--until", "teach", "--set", "run.root=taught", "--set", f"student.engine.python={sys.executable}")
 """Options that end `tapir run` before it needs an engine."""
 
@@ -137,35 +137,34 @@ def own_data(folder: Path) -> Iterator[None]:
         yield
 
 
-def run(line: str, folder: Path, *more: str, api: str = "") -> str:
-    """What a command prints, given in ``folder`` as it stands in the README; fails unless it ends with code 0."""
-    done = subprocess.run(
-        [*tapir(*shlex.split(line)[1:]), *more],
-        cwd=folder,
-        env={**os.environ, "PREFECT_API_URL": api},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def run(folder: Path, forked: Forked) -> Run:
+    """What a command prints, given as it stands in the README; fails unless it ends with code 0."""
+
+    @cache
+    def run(line: str, *more: str, api: str = "") -> str:
+        done = forked.tapir(*shlex.split(line)[1:], *more, folder=folder, environment={"PREFECT_API_URL": api})
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(("tapir export", "tapir estimate"))])
-def test_a_command_runs_as_it_stands(line: str, folder: Path, own_data: None) -> None:
-    assert run(line, folder)
+def test_a_command_runs_as_it_stands(line: str, run: Run, own_data: None) -> None:
+    assert run(line)
 
 
 @needs_student_env
-def test_the_doctor_names_no_fault_for_instructions_of_ones_own(folder: Path, own_data: None) -> None:
-    assert "faults 0" in run("tapir doctor my_run.toml", folder)
+def test_the_doctor_names_no_fault_for_instructions_of_ones_own(run: Run, own_data: None) -> None:
+    assert "faults 0" in run("tapir doctor my_run.toml")
 
 
 def test_instructions_of_ones_own_are_labelled_and_taught(
-    folder: Path, own_data: None, standing_prefect: StandingServer
+    folder: Path, run: Run, own_data: None, standing_prefect: StandingServer
 ) -> None:
     [line] = [line for line in COMMANDS if line.startswith("tapir run")]
-    run(line, folder, *TAUGHT_ONLY, api=standing_prefect.api)
+    run(line, *TAUGHT_ONLY, api=standing_prefect.api)
     assert sorted(path.name for path in (folder / "taught/mine").glob("*er*")) == ["teacher"]
 
 
@@ -195,11 +194,10 @@ def test_the_example_for_an_api_key_loads_in_the_copy_and_its_price_is_known() -
     assert missing_prices(config.model_copy(update={"budget": BudgetConfig(usd=20.0)})) == []
 
 
-@cache
-def text_of(source: str, folder: Path) -> str:
+def text_of(source: str, run: Run) -> str:
     """What a source says: a file, the output of a quick command, or the README's own output of a slow one."""
     if source.startswith("tapir "):
-        return run(source, folder)
+        return run(source)
     if source.startswith("make "):
         check_command(source)
         return "\n".join(OUTPUT.findall(README))
@@ -216,10 +214,10 @@ def says(text: str, figure: str) -> bool:
 @pytest.mark.parametrize(
     "paragraph", [part for part in OUTPUT.sub("", README).split("\n\n") if figures(part)], ids=lambda part: part[:40]
 )
-def test_every_number_of_a_paragraph_stands_in_what_it_names(paragraph: str, folder: Path) -> None:
+def test_every_number_of_a_paragraph_stands_in_what_it_names(paragraph: str, run: Run) -> None:
     named = FIGURES.search(paragraph)
     assert named, f"{figures(paragraph)} have no source"
-    text = "\n".join(text_of(source, folder) for source in sources(named[1]))
+    text = "\n".join(text_of(source, run) for source in sources(named[1]))
     assert [figure for figure in figures(paragraph) if not says(text, figure)] == []
 
 

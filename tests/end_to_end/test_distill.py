@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 from contextlib import closing
 
-import datasets
 import polars as pl
 
 from tapir_core.config import ACCURACY
@@ -95,6 +94,8 @@ def test_scores_are_there_for_backbone_and_every_round(project):
 def test_a_mixture_reads_straight_into_datasets(project, tmp_path):
     folder = project.root / "first" / StageAt("mix", 1).folder
     files = [str(path) for path in folder.glob("part-*.parquet")]
+    import datasets  # seconds, which processes that only collect this test need not spend
+
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
     assert {message["role"] for message in rows[0]["messages"]} == {"user", "assistant"}
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import openai
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tapir_core.config import StudentConfig
 from tapir_core.paths import log_file
@@ -61,6 +60,9 @@ def prompt_ids(tokenizer, conversation):
 def test_transformers_asks_an_export_in_the_tokens_it_was_trained_on_and_gets_the_runs_own_answers(
     project, exported, answered, own_template
 ):
+    # Seconds, which processes that only collect this test need not spend.
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     run, mixture = project.folder("first"), StageAt("mix", ROUND)
     conversations = read_conversations(
         [project.root / "first" / mixture.folder / part.name for part in run.manifest(mixture).parts]
@@ -92,6 +94,8 @@ def test_transformers_asks_an_export_in_the_tokens_it_was_trained_on_and_gets_th
 
 
 def test_vllm_asks_an_export_in_the_same_tokens_and_gets_the_runs_own_answers(project, exported, answered, tmp_path):
+    from transformers import AutoTokenizer
+
     student = project.folder("first").config.student
     engine = student.engine.model_copy(update={"python": str(REPOSITORY / student.engine.python)})
     tokenizer = AutoTokenizer.from_pretrained(exported)

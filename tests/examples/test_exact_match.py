@@ -1,4 +1,4 @@
-"""The example benchmark in a child interpreter, since a kind is registered for a whole process."""
+"""The example benchmark in child processes, since a kind is registered for a whole process."""
 
 import json
 import os
@@ -19,6 +19,7 @@ from tasks.engines.backbone import checkpoint_digest
 from tasks.input_files import gather_files
 from tests.conftest import StandingServer
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
+from tests.harness.forked import Forked
 from tests.harness.processes import REPOSITORY
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -27,18 +28,11 @@ from tests.students import make_checkpoint
 QUESTIONS = 20
 
 
-def child(code: str) -> subprocess.CompletedProcess[str]:
-    """A Python program, with the repository at hand."""
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-
-
-def test_its_figures_are_the_share_of_right_answers_with_an_interval(tmp_path: Path) -> None:
+def test_its_figures_are_the_share_of_right_answers_with_an_interval(tmp_path: Path, forked: Forked) -> None:
     rows = [{"question": f"What is the name of number {n}?", "answer": f"Number {n}"} for n in range(7)]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     answers = ["Number 0", " number 1\n", "It is Number 2.", "Number 3", "Number 4", "Number 6", None]
-    done = child(
-        f"""
+    program = f"""
         import json
         from tapir_core.evaluation.benchmark import exchanges_of
         from tapir_core.evaluation.marking import Answered
@@ -59,7 +53,7 @@ def test_its_figures_are_the_share_of_right_answers_with_an_interval(tmp_path: P
             print(json.dumps([score.metric, found.value, found.low, found.high, found.n, score.n_failed, score.note]))
             print(json.dumps(replies["how"][0]))
         """
-    )
+    done = forked.python(textwrap.dedent(program))
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines()]
     metric, value, low, high, n, n_failed, note = said[0]
@@ -99,15 +93,15 @@ class MineAsked(Marking[Mine]):
     ],
     ids=["type", "marker", "mark", "items"],
 )
-def test_what_a_benchmark_leaves_out_is_named_when_it_is_imported(left_out: str, said: str) -> None:
-    assert child(CONFIG).returncode == 0
-    done = child(CONFIG.replace(left_out, ""))
+def test_what_a_benchmark_leaves_out_is_named_when_it_is_imported(left_out: str, said: str, forked: Forked) -> None:
+    assert forked.python(CONFIG).returncode == 0
+    done = forked.python(CONFIG.replace(left_out, ""))
     assert said in done.stderr
 
 
-def test_a_kind_that_nobody_asks_is_named_with_what_to_write() -> None:
+def test_a_kind_that_nobody_asks_is_named_with_what_to_write(forked: Forked) -> None:
     code = CONFIG.partition("@register")[0] + "from tapir_core.evaluation.benchmark import registered\n"
-    done = child(code + "registered()")
+    done = forked.python(code + "registered()")
     assert "no benchmark is registered for the configuration class Mine; write a class" in done.stderr
     assert "under `@register(Mine)`" in done.stderr
 

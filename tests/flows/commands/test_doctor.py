@@ -2,20 +2,19 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from flows.commands.diagnosis import Finding
 from flows.commands.diagnosis.command import findings_json, print_findings
 from tests.doubles.provider import FakeProvider, Text
 from tests.doubles.shapes import SHAPES
+from tests.harness.forked import Ended, Forked
 from tests.students import make_checkpoint
-
-ROOT = Path(__file__).parents[3]
 
 FINDINGS = [
     Finding("memory", "ok", "21 GiB available"),
@@ -24,9 +23,9 @@ FINDINGS = [
 ]
 
 
-def doctor(*words: str) -> subprocess.CompletedProcess[str]:
-    command, env = [sys.executable, "-m", "flows.cli", "doctor", *words], {**os.environ, "PREFECT_API_URL": ""}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def doctor(forked: Forked) -> Callable[..., Ended]:
+    return partial(forked.tapir, "doctor", environment={"PREFECT_API_URL": ""})
 
 
 def test_every_part_is_a_row_with_its_remedy_below() -> None:
@@ -46,7 +45,7 @@ def test_the_findings_are_one_object_for_programs() -> None:
     assert read["findings"][2]["remedy"] == "run `make student-env`"
 
 
-def test_a_fault_ends_with_one_and_looking_makes_nothing(tmp_path: Path) -> None:
+def test_a_fault_ends_with_one_and_looking_makes_nothing(tmp_path: Path, doctor: Callable[..., Ended]) -> None:
     backbone = make_checkpoint(tmp_path / "backbone", chat_template__jinja=None)
     place = ["--set", f"run.root={tmp_path}/runs", "--set", f"student.backbone={backbone}"]
     done = doctor("configs/test.toml", *place, "--set", "student.engine.python=.venv-nowhere/bin/python", "--json")
@@ -58,13 +57,13 @@ def test_a_fault_ends_with_one_and_looking_makes_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "runs").exists()
 
 
-def test_overrides_want_a_configuration() -> None:
+def test_overrides_want_a_configuration(doctor: Callable[..., Ended]) -> None:
     done = doctor("--set", "run.rounds=1")
     assert done.returncode == 2
     assert "CONFIG" in done.stderr
 
 
-def test_where_all_is_well_it_ends_with_nought(tmp_path: Path) -> None:
+def test_where_all_is_well_it_ends_with_nought(tmp_path: Path, doctor: Callable[..., Ended]) -> None:
     with FakeProvider() as student:
         engine = f'student.engine={{ type = "endpoint", base_url = "{student.base_url}" }}'
         done = doctor(
@@ -83,7 +82,9 @@ def write_config(folder: Path, provider: FakeProvider) -> str:
     return str(file)
 
 
-def test_one_request_in_each_role_is_shown_with_what_is_read_of_it(tmp_path: Path) -> None:
+def test_one_request_in_each_role_is_shown_with_what_is_read_of_it(
+    tmp_path: Path, doctor: Callable[..., Ended]
+) -> None:
     with FakeProvider(SHAPES["openai_reasoning"], probed=True) as provider:
         found = doctor(write_config(tmp_path, provider), "--try")
     assert found.returncode == 0, found.stderr
@@ -96,7 +97,7 @@ def test_one_request_in_each_role_is_shown_with_what_is_read_of_it(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [tmp_path / "mine.toml"], "nothing is kept"
 
 
-def test_a_role_whose_reply_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
+def test_a_role_whose_reply_cannot_be_read_is_a_fault(tmp_path: Path, doctor: Callable[..., Ended]) -> None:
     with FakeProvider(lambda _: Text("I would rather not say.")) as provider:
         found = doctor(write_config(tmp_path, provider), "--try")
     assert found.returncode == 1

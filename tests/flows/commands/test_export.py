@@ -6,7 +6,6 @@ Of a trained student, and with vLLM: `tests/end_to_end/test_export.py`.
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -37,6 +36,9 @@ def export(run: RunFolder, *options: str) -> str:
 def test_the_best_student_loads_in_transformers_and_is_asked_by_its_chat_template(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Seconds, which processes that only collect this test need not spend.
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     monkeypatch.chdir(tmp_path)
     best = summarise(run).best
     folder = tmp_path / "exports" / f"example-S_{best}"
