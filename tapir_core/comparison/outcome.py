@@ -251,7 +251,7 @@ class ResultsFolder:
     def write(self, outcome: ArmOutcome) -> None:
         """Put what a run came to there, in place of what stood there."""
         planned = self.plan.run(outcome.arm.name, outcome.run_seed)
-        told = {"format": _FORMAT, "of": self._said_of(planned), **_to_json(outcome)}
+        told = {"format": _FORMAT, "of": self._said_of(planned, outcome), **_to_json(outcome)}
         storage.Storage(self.path).write_bytes(self._file(planned).name, (json.dumps(told, indent=1) + "\n").encode())
 
     def read(self) -> list[ArmOutcome]:
@@ -272,9 +272,10 @@ class ResultsFolder:
             found = replace(found, shipped={**found.shipped, **_shipped_prompts(config, made_of["files"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
-        wanted = self._said_of(planned)
+        now = self._config(planned, found)
+        wanted = self._said_of(planned, found)
         wanted["files"] |= _shipped_prompts(config, made_of["files"])
-        if _recipe(config, made_of["files"]) == _recipe(self.plan.config(planned), wanted["files"]):
+        if _recipe(config, made_of["files"]) == _recipe(now, wanted["files"]):
             wanted |= {name: made_of[name] for name in _OF_STAGES}
         wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
         if other := _differing(made_of, wanted):
@@ -288,9 +289,14 @@ class ResultsFolder:
     def _file(self, planned: PlannedRun) -> Path:
         return self.path / f"{planned.ref.name}.json"
 
-    def _said_of(self, planned: PlannedRun) -> dict[str, Any]:
+    def _config(self, planned: PlannedRun, made: ArmOutcome) -> RunConfig:
+        """What the comparison says of a run, with the stand-in that answered it."""
+        config = self.plan.config(planned)
+        return load.answered_by(config, made.shipped["standin"]) if "standin" in made.shipped else config
+
+    def _said_of(self, planned: PlannedRun, made: ArmOutcome) -> dict[str, Any]:
         """Everything that the comparison says of a run; in which root it lies is no part of it."""
-        config, prices = self.plan.config(planned), self.plan.comparison.prices
+        config, prices = self._config(planned, made), self.plan.comparison.prices
         return {
             "config": _fields(config),
             "files": used_files(config, self.files_of(config)),
