@@ -27,7 +27,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import natural_weights
-from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, StageAt, graded_of, plan, settings_of, used_files
+from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, MIX, StageAt, graded_of, plan, settings_of, used_files
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
@@ -36,7 +36,8 @@ _UNPAID = ("answer", "run")
 """In the ledger of a run: the student's own answers, and the hours of the whole."""
 
 _FORMAT = 4
-"""Raised when the fields of a file change; files of another format are refused."""
+"""Raised when what a file has to hold changes; files of another format are refused. Files of before a field was added
+to it lack that."""
 _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0, "-": None}
 """Right, wrong, or without an answer."""
@@ -108,6 +109,8 @@ class ArmOutcome:
     shipped: Mapping[str, str]
     """What tapir itself brought → version: `standin` and `standin_pool`, which the stand-in said and drew, and its own
     prompts; without what went into no stage."""
+    distinct: int | None = None
+    """Instructions in the mixtures of all trainings, each counted once; nothing in a file that does not say."""
     source: str = ""
     """The run, or the file that it was read from, in words."""
 
@@ -168,6 +171,7 @@ def read_outcome(
         seconds=summary.busy_seconds,
         stages=run.stage_versions,
         shipped=shipped_versions(run.config, run.record.ingredients),
+        distinct=len({each for number in trainings for each in run.rows(MIX.at(number))["instruction_id"]}),
         source=f"run {run.ref.name}",
     )
 
@@ -344,6 +348,7 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
         "trainings": {str(number): asdict(each) for number, each in outcome.trainings.items()},
         "answers": dict(outcome.answers),
         **{name: getattr(outcome, name) for name in _FIGURES},
+        "distinct": outcome.distinct,
         "items": items,
         "weights": {split: list(of.values()) for split, of in weights.items()},
         "students": [
@@ -373,6 +378,7 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
         },
         answers=told["answers"],
         shipped={name: version for name in _OF_STANDIN if (version := told["of"][name])},
+        distinct=told.get("distinct"),
         source=source,
         **{name: told[name] for name in _FIGURES},
     )

@@ -18,8 +18,9 @@ one student (`RERUN_SD`), and the interval has it beside the items.
 
 Limits: a ratio and a mean over clusters have the interval of their linearisation (that of large samples); items are
 taken as independent. Another student, or longer rounds, may differ more or less when made again; of few items, such as
-those of a task type, each student differs more. With several run seeds, the spread of items is in the spread between run seeds too, so that intervals are rather too wide where
-run seeds differ little (docs/compare.md has the shares that were seen).
+those of a task type, each student differs more. With several run seeds, the spread of items is in the spread between
+run seeds too, so that intervals are rather too wide where run seeds differ little (docs/compare.md has the shares that
+were seen).
 """
 
 import math
@@ -254,9 +255,9 @@ class Resampled:
     covers: Covers
 
     @property
-    def covers_in_words(self) -> str:
+    def in_words(self) -> str:
         """What the intervals cover, as a part of a sentence."""
-        return _COVERS[self.covers]
+        return covers_in_words(self.covers)
 
 
 def paired_values(first: Values, second: Values) -> dict[int, dict[str, float]]:
@@ -286,6 +287,11 @@ def at_weights(values: Values, weights: Values) -> dict[int, dict[str, float]]:
         scale = len(items) / whole if whole else 0.0
         found[seed] = {item: mean + (value - mean) * weights[seed][item] * scale for item, value in items.items()}
     return found
+
+
+def covers_in_words(covers: Covers) -> str:
+    """The same as a part of a sentence."""
+    return _COVERS[covers]
 
 
 def rerun_sd(students: int) -> float:

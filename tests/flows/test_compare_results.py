@@ -97,6 +97,20 @@ def test_a_result_that_is_older_than_a_setting_counts_with_its_default(elsewhere
         results.read()
 
 
+def test_a_result_of_before_instructions_were_counted_leaves_the_cell_empty(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    file = results.path / "c-random-s1.json"
+    told = json.loads(file.read_text())
+    assert told.pop("distinct") > 0
+    file.write_text(json.dumps(told))
+    costs = {row.name: row.costs for row in read_comparison(plan, results).rows}
+    assert costs["random"] is not None
+    assert costs["multi_round"] is not None
+    assert costs["random"].distinct is None
+    assert costs["multi_round"].distinct
+
+
 def test_a_result_holds_on_a_machine_with_other_addresses_and_limits(elsewhere: Path) -> None:
     others = ["calls.concurrency=7", "student.engine.base_url=http://127.0.0.1:8/v1", "training.micro_batch_size=2"]
     elsewhere.write_text(elsewhere.read_text() + f"overrides = {json.dumps(others)}\n")

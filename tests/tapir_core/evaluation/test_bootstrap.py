@@ -111,7 +111,8 @@ def test_with_one_run_seed_only_items_are_covered_and_it_says_so() -> None:
 
 
 def of_one_run_seed(values: list[float], rerun: float) -> Resampled:
-    found = resample({1: dict(zip("abcdefghijklmnopqrstuvwxyz", values, strict=False))}, rng=random.Random(1), draws=DRAWS, rerun=rerun)  # fmt: skip
+    items = {f"{place:02}": value for place, value in enumerate(values)}
+    found = resample({1: items}, rng=random.Random(1), draws=DRAWS, rerun=rerun)
     assert found is not None
     return found
 
@@ -141,7 +142,7 @@ def test_what_a_rerun_changes_adds_up_with_what_items_do() -> None:
         assert abs(getattr(whole, end) - whole.value) == pytest.approx((of_items**2 + noise**2) ** 0.5, rel=1e-3)
     assert whole.p > items.p
     assert (items.covers, whole.covers) == ("items", "items and reruns")
-    assert "a rerun changes (SD 2.1 points, measured on the quickstart student)" in whole.covers_in_words
+    assert "a rerun changes (SD 2.1 points, measured on the quickstart student)" in whole.in_words
 
 
 def test_the_interval_of_one_run_seed_holds_the_truth_as_often_as_it_says_where_reruns_differ_as_much() -> None:
