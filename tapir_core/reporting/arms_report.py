@@ -171,22 +171,23 @@ def brief_tables(compared: ComparedArms) -> list[page.Table]:
     costs = f"Tokens: of all rounds after S_0. {_IN_ALL_NOTE} {_asked_note(compared)}"
     return [
         _table("Results", compared, results, " ".join(notes)),
-        _table("Costs", compared, [_costs("Tokens", "tokens"), *_IN_ALL, *_CALLS[:3]], costs),
+        _table("Costs", _arms(compared), [_costs("Tokens", "tokens"), *_IN_ALL, *_CALLS[:3]], costs),
     ]
 
 
 def narrow_tables(compared: ComparedArms) -> list[page.Table]:
     """Scores and costs of each arm in tables that fit a terminal, with the arms' short names."""
-    natural = [("At natural shares", _natural(compared), note) for note in _natural_notes(compared)]
+    arms = _arms(compared)
+    natural = [("At natural shares", compared, _natural(compared), note) for note in _natural_notes(compared)]
     parts = [
-        ("Scores on the test split", _TEST, _TEST_NOTE),
-        ("Against random", _AGAINST, _AGAINST_NOTE),
+        ("Scores on the test split", compared, _TEST, _TEST_NOTE),
+        ("Against random", compared, _AGAINST, _AGAINST_NOTE),
         *natural,
-        ("Training after S_0", [*_TRAINING, _TIME], f"{_TRAINING_NOTE} {_TIME_NOTE}"),
-        ("All trainings", _IN_ALL, _IN_ALL_NOTE),
-        ("Calls", _CALLS, _calls_note(compared)),
+        ("Training after S_0", arms, [*_TRAINING, _TIME], f"{_TRAINING_NOTE} {_TIME_NOTE}"),
+        ("All trainings", arms, _IN_ALL, _IN_ALL_NOTE),
+        ("Calls", arms, _CALLS, _calls_note(compared)),
     ]
-    return [_table(title, compared, columns, note, name=_short_name) for title, columns, note in parts]
+    return [_table(title, of, columns, note, name=_short_name) for title, of, columns, note in parts]
 
 
 def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
@@ -195,11 +196,16 @@ def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
     of_dev = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
     return {
         "results": _table("Results", compared, [*_RESULTS, *_natural(compared)], results),
-        "training": _table("Training", compared, [*_TRAINING, *_IN_ALL], f"{_TRAINING_NOTE} {_IN_ALL_NOTE}"),
-        "calls": _table("Calls", compared, [*_CALLS, _TIME], f"{_calls_note(compared)} {_TIME_NOTE}"),
+        "training": _table("Training", _arms(compared), [*_TRAINING, *_IN_ALL], f"{_TRAINING_NOTE} {_IN_ALL_NOTE}"),
+        "calls": _table("Calls", _arms(compared), [*_CALLS, _TIME], f"{_calls_note(compared)} {_TIME_NOTE}"),
         "dev": _table("Dev split", compared, _DEV, of_dev),
         "task_types": _task_types(compared),
     }
+
+
+def _arms(compared: ComparedArms) -> ComparedArms:
+    """The same without backbone and S_0, whose costs are the arms'."""
+    return replace(compared, rows=tuple(row for row in compared.rows if row.costs))
 
 
 def _table(
