@@ -6,7 +6,8 @@ the other, which takes over what that has finished: it pays for nothing but the 
 has fewer instructions than that takes, it goes through them more often.
 
 Limits: it follows the run as it is now; what is done to that later (more rounds, verdicts that were missing) makes it
-anew with the run's own command. The interval covers the choice of held-out instructions, and no other run seed.
+anew with the run's own command. The interval covers the choice of held-out instructions and what a rerun changes, and
+no other run seed.
 """
 
 import json
@@ -19,7 +20,7 @@ from tapir_core.comparison.outcome import read_trainings, total
 from tapir_core.comparison.plan import READY, Arm, spell_out_rounds
 from tapir_core.config import RunConfig, load
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.statistics import resample
+from tapir_core.evaluation.statistics import rerun_sd, resample
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import pool_of
 from tapir_core.summary import RunReader, marks_on_test, max_failed_share, summarise
@@ -137,4 +138,5 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
         why = f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}"
         return replace(found, why=why)
     seed = run.config.run.seed
-    return replace(found, difference=resample({seed: differences}, rng=randomness.derive_rng(seed, "baseline")))
+    rng, in_points = randomness.derive_rng(seed, "baseline"), 100 * rerun_sd(2)
+    return replace(found, difference=resample({seed: differences}, rng=rng, rerun=in_points))

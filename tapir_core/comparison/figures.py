@@ -12,19 +12,22 @@ paid stands beside them, since runs share what is equal.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
+from math import hypot
 from pathlib import Path
 from statistics import fmean
 
 from tapir_core import paths, randomness, sentences, task_types, text
-from tapir_core.comparison.outcome import ArmOutcome, Graded
+from tapir_core.comparison.outcome import ArmOutcome, Graded, total
 from tapir_core.comparison.plan import RANDOM, Arm
 from tapir_core.evaluation.statistics import (
     MAX_FAILED_SHARE,
     Resampled,
     Values,
     at_weights,
+    covers_in_words,
     effective_size,
     paired_values,
+    rerun_sd,
     resample,
 )
 from tapir_core.judging.estimates import share_interval
@@ -34,6 +37,8 @@ BASIC = "S_0"
 """The row of what all arms start from."""
 
 _ENDS = ("low90", "high90", "low95", "high95")
+
+_OF_ONE_SEED = f"{covers_in_words('items and reruns')}, and no other run seed"
 
 _Students = Mapping[int, Mapping[str, Graded]]
 """Run seed → split → what the student got right."""
@@ -45,11 +50,17 @@ class Costs:
 
     tokens: float
     """Trained on after S_0, over all rounds and epochs."""
-    loss_tokens: float
     steps: float
     tokens_ratio: float | None
     """To the reference of the same run seed; nothing while that is not finished."""
     steps_ratio: float | None
+    all_tokens: float
+    """Of all trainings, that of S_0 among them."""
+    answer_tokens: float
+    """Of them, those with a loss."""
+    all_steps: float
+    distinct: float | None
+    """Instructions in the mixtures of all trainings, each counted once; nothing where a run's are not known."""
     teacher_answers: float
     judge_answers: float
     usd: float
@@ -154,6 +165,8 @@ def _students(runs: Mapping[int, ArmOutcome], number: int | None = None) -> _Stu
 
 
 def _row(comparison: str, name: str, label: str, students: _Students, random: _Students) -> ArmRow:
+    # The backbone is not trained, so that a rerun changes nothing of it.
+    trained = 0 if name == student_name(paths.BACKBONE) else 1
     missing = sum(splits["test"].missing for splits in students.values())
     row = ArmRow(name, label, False, tuple(sorted(students)), missing, why=_too_many_missing(students, "test"))
     if row.why:
@@ -163,24 +176,31 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
         task_type: {seed: {"test": splits["test"].of_type(task_type)} for seed, splits in students.items()}
         for task_type in task_types.in_order(asked)
     }
-    shares = {each: _score(by_type[each], "test", comparison, "task type", name, each) for each in by_type}
+    shares = {
+        each: _score(by_type[each], "test", comparison, "task type", name, each, trained=trained) for each in by_type
+    }
     return replace(
         row,
-        test=_score(students, "test", comparison, "score", name, "test"),
-        dev=_score(students, "dev", comparison, "score", name, "dev"),
-        natural=_score(students, "test", comparison, "natural", name, "test", natural=True),
-        to_random=None if name == RANDOM else _difference(comparison, students, random, name, RANDOM),
+        test=_score(students, "test", comparison, "score", name, "test", trained=trained),
+        dev=_score(students, "dev", comparison, "score", name, "dev", trained=trained),
+        natural=_score(students, "test", comparison, "natural", name, "test", trained=trained, natural=True),
+        to_random=None
+        if name == RANDOM
+        else _difference(comparison, students, random, name, RANDOM, trained=trained + 1),
         natural_to_random=None
         if name == RANDOM
-        else _difference(comparison, students, random, "natural", name, RANDOM, natural=True),
+        else _difference(comparison, students, random, "natural", name, RANDOM, trained=trained + 1, natural=True),
         task_types={task_type: share for task_type, share in shares.items() if share},
     )
 
 
 def _difference(
-    comparison: str, first: _Students, second: _Students, *scope: str, natural: bool = False
+    comparison: str, first: _Students, second: _Students, *scope: str, trained: int = 2, natural: bool = False
 ) -> Resampled | None:
-    """``first`` − ``second`` on the test split; nothing where they share no item, or too many lack an answer of one."""
+    """``first`` − ``second`` on the test split; nothing where they share no item, or too many lack an answer of one.
+
+    ``trained`` of the two are trained.
+    """
     if _too_many_missing(first, "test") or _too_many_missing(second, "test"):
         return None
     paired = paired_values(_values(first, "test"), _values(second, "test"))
@@ -191,10 +211,11 @@ def _difference(
     return resample(
         _at_natural(paired, first, "test") if natural else paired,
         rng=randomness.derive_rng(0, comparison, "difference", *scope),
+        rerun=rerun_sd(trained),
     )
 
 
-def _score(students: _Students, split: str, *scope: str, natural: bool = False) -> Resampled | None:
+def _score(students: _Students, split: str, *scope: str, trained: int = 1, natural: bool = False) -> Resampled | None:
     """The share of right answers, with intervals that end at 0 and 1; nothing where too many of the split are missing.
 
     Where all marks are equal it has Wilson's interval of one run seed, for draws would not differ.
@@ -202,18 +223,25 @@ def _score(students: _Students, split: str, *scope: str, natural: bool = False) 
     values = _values(students, split)
     if natural:
         values = _at_natural(values, students, split)
-    found = None if _too_many_missing(students, split) else resample(values, rng=randomness.derive_rng(0, *scope))
+    found = (
+        None
+        if _too_many_missing(students, split)
+        else resample(values, rng=randomness.derive_rng(0, *scope), rerun=rerun_sd(trained))
+    )
     if found is None:
         return None
-    low90, high90, low95, high95 = (min(1.0, max(0.0, getattr(found, end))) for end in _ENDS)
-    if found.value in (0.0, 1.0):
+    value = found.value
+    if value in (0.0, 1.0):
         sizes = [
             effective_size(students[seed][split].weights[item] for item in items) if natural else len(items)
             for seed, items in values.items()
             if items
         ]
-        low95, high95 = share_interval(found.value, min(sizes))
-        low90, high90 = low95, high95
+        low, high = share_interval(value, min(sizes))
+        # What a rerun changes is in the draws, whose items do not differ.
+        low, high = value - hypot(value - low, value - found.low95), value + hypot(high - value, found.high95 - value)
+        found = replace(found, low90=low, high90=high, low95=low, high95=high)
+    low90, high90, low95, high95 = (min(1.0, max(0.0, getattr(found, end))) for end in _ENDS)
     return replace(found, low90=low90, high90=high90, low95=low95, high95=high95)
 
 
@@ -232,12 +260,17 @@ def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcom
     runs = list(outcomes.values())
     pairs = [(each.trained, reference[seed].trained) for seed, each in outcomes.items() if seed in reference]
     answers = sum(sum(each.answers.values()) for each in runs)
+    trained = [total(each.trainings.values()) for each in runs]
+    distinct = [each.distinct for each in runs if each.distinct is not None]
     return Costs(
         tokens=fmean(each.trained.tokens for each in runs),
-        loss_tokens=fmean(each.trained.loss_tokens for each in runs),
         steps=fmean(each.trained.steps for each in runs),
         tokens_ratio=_mean_ratio((own.tokens, other.tokens) for own, other in pairs),
         steps_ratio=_mean_ratio((own.steps, other.steps) for own, other in pairs),
+        all_tokens=fmean(each.tokens for each in trained),
+        answer_tokens=fmean(each.loss_tokens for each in trained),
+        all_steps=fmean(each.steps for each in trained),
+        distinct=fmean(distinct) if len(distinct) == len(runs) else None,
         teacher_answers=fmean(each.answers["teacher"] for each in runs),
         judge_answers=fmean(each.answers["judge"] for each in runs),
         usd=fmean(each.usd for each in runs),
@@ -294,9 +327,9 @@ def covers_sentence(compared: ComparedArms) -> str:
         f"Intervals of rows with {several} run seeds cover the choice of held-out instructions and that of the run "
         "seed, which draws the samples and the order of training and, where they are generated, pool and held-out set"
         if several > 1
-        else "Intervals cover the choice of held-out instructions only, for there is one run seed"
+        else f"Intervals cover {_OF_ONE_SEED}, for there is one"
     )
-    alone = "; figures of one run seed cover the instructions only" if several > 1 and 1 in run_seeds else ""
+    alone = f"; figures of one run seed cover {_OF_ONE_SEED}" if several > 1 and 1 in run_seeds else ""
     return (
         f"{of_all}{alone}. They cover no other teacher, judge, backbone, pool or setting, and are not corrected for "
         "the number of arms."

@@ -27,7 +27,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import natural_weights
-from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, StageAt, graded_of, plan, settings_of, used_files
+from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, MIX, StageAt, graded_of, plan, settings_of, used_files
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
@@ -36,7 +36,8 @@ _UNPAID = ("answer", "run")
 """In the ledger of a run: the student's own answers, and the hours of the whole."""
 
 _FORMAT = 4
-"""Raised when the fields of a file change; files of another format are refused."""
+"""Raised when what a file has to hold changes; files of another format are refused. Files of before a field was added
+to it lack that."""
 _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0, "-": None}
 """Right, wrong, or without an answer."""
@@ -108,6 +109,8 @@ class ArmOutcome:
     shipped: Mapping[str, str]
     """What tapir itself brought → version: `standin` and `standin_pool`, which the stand-in said and drew, and its own
     prompts; without what went into no stage."""
+    distinct: int | None = None
+    """Instructions in the mixtures of all trainings, each counted once; nothing in a file that does not say."""
     source: str = ""
     """The run, or the file that it was read from, in words."""
 
@@ -168,6 +171,7 @@ def read_outcome(
         seconds=summary.busy_seconds,
         stages=run.stage_versions,
         shipped=shipped_versions(run.config, run.record.ingredients),
+        distinct=len({each for number in trainings for each in run.rows(MIX.at(number))["instruction_id"]}),
         source=f"run {run.ref.name}",
     )
 
@@ -251,7 +255,7 @@ class ResultsFolder:
     def write(self, outcome: ArmOutcome) -> None:
         """Put what a run came to there, in place of what stood there."""
         planned = self.plan.run(outcome.arm.name, outcome.run_seed)
-        told = {"format": _FORMAT, "of": self._said_of(planned), **_to_json(outcome)}
+        told = {"format": _FORMAT, "of": self._said_of(planned, outcome), **_to_json(outcome)}
         storage.Storage(self.path).write_bytes(self._file(planned).name, (json.dumps(told, indent=1) + "\n").encode())
 
     def read(self) -> list[ArmOutcome]:
@@ -272,9 +276,10 @@ class ResultsFolder:
             found = replace(found, shipped={**found.shipped, **_shipped_prompts(config, made_of["files"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
-        wanted = self._said_of(planned)
+        now = self._config(planned, found)
+        wanted = self._said_of(planned, found)
         wanted["files"] |= _shipped_prompts(config, made_of["files"])
-        if _recipe(config, made_of["files"]) == _recipe(self.plan.config(planned), wanted["files"]):
+        if _recipe(config, made_of["files"]) == _recipe(now, wanted["files"]):
             wanted |= {name: made_of[name] for name in _OF_STAGES}
         wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
         if other := _differing(made_of, wanted):
@@ -288,9 +293,14 @@ class ResultsFolder:
     def _file(self, planned: PlannedRun) -> Path:
         return self.path / f"{planned.ref.name}.json"
 
-    def _said_of(self, planned: PlannedRun) -> dict[str, Any]:
+    def _config(self, planned: PlannedRun, made: ArmOutcome) -> RunConfig:
+        """What the comparison says of a run, with the stand-in that answered it."""
+        config = self.plan.config(planned)
+        return load.answered_by(config, made.shipped["standin"]) if "standin" in made.shipped else config
+
+    def _said_of(self, planned: PlannedRun, made: ArmOutcome) -> dict[str, Any]:
         """Everything that the comparison says of a run; in which root it lies is no part of it."""
-        config, prices = self.plan.config(planned), self.plan.comparison.prices
+        config, prices = self._config(planned, made), self.plan.comparison.prices
         return {
             "config": _fields(config),
             "files": used_files(config, self.files_of(config)),
@@ -338,6 +348,7 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
         "trainings": {str(number): asdict(each) for number, each in outcome.trainings.items()},
         "answers": dict(outcome.answers),
         **{name: getattr(outcome, name) for name in _FIGURES},
+        "distinct": outcome.distinct,
         "items": items,
         "weights": {split: list(of.values()) for split, of in weights.items()},
         "students": [
@@ -367,6 +378,7 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
         },
         answers=told["answers"],
         shipped={name: version for name in _OF_STANDIN if (version := told["of"][name])},
+        distinct=told.get("distinct"),
         source=source,
         **{name: told[name] for name in _FIGURES},
     )

@@ -40,14 +40,14 @@ AnySection = TypeVar("AnySection", bound=Section)
 _FIRST_STANDIN = "c77237e37faa"
 
 
-def _name_standin(table: Table) -> None:
+def _name_standin(table: Table, version: str = _FIRST_STANDIN) -> None:
     """Version 2 says which stand-in answered: until then there was one."""
     if "position_bias" in table:
-        table["version"] = _FIRST_STANDIN
+        table["version"] = version
     for value in table.values():
         for inner in value if isinstance(value, list) else [value]:
             if isinstance(inner, dict):
-                _name_standin(inner)
+                _name_standin(inner, version)
 
 
 TRANSLATIONS: list[Callable[[Table], None]] = [_name_standin]
@@ -130,6 +130,13 @@ def resolved_json(config: RunConfig) -> str:
 def resolved_table(config: RunConfig) -> Table:
     """What `resolved_json` writes, with its version."""
     return config.model_dump(mode="json") | {"version": _newest()}
+
+
+def answered_by(config: RunConfig, standin: str) -> RunConfig:
+    """The same with this version of the stand-in wherever it answers."""
+    table = config.model_dump(mode="json")
+    _name_standin(table, standin)
+    return RunConfig.model_validate(table)
 
 
 def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> RunConfig:

@@ -13,17 +13,22 @@ in common, one draw of items holds for all. Few run seeds show their own spread 
 t is, with the degrees of freedom of Welch and Satterthwaite. The intervals are percentiles of the draws, and the
 p-value is that of the same draws, so that the two agree. Every run seed has the same weight, however many its items.
 
+With one run seed nothing says how much another would differ. What its own run, made again, would differ by is known of
+one student (`RERUN_SD`), and the interval has it beside the items.
+
 Limits: a ratio and a mean over clusters have the interval of their linearisation (that of large samples); items are
-taken as independent. With one run seed nothing says how much another would differ, and the intervals cover items only.
-With several, the spread of items is in the spread between run seeds too, so that intervals are rather too wide where
-run seeds differ little (docs/compare.md has the shares that were seen).
+taken as independent. Another student, or longer rounds, may differ more or less when made again; of few items, such as
+those of a task type, each student differs more. With several run seeds, the spread of items is in the spread between
+run seeds too, so that intervals are rather too wide where run seeds differ little (docs/compare.md has the shares that
+were seen).
 """
 
 import math
 import random
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from functools import cache
+from statistics import NormalDist, fmean
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -212,6 +217,23 @@ def _without_failed(values: Sequence[_T | None], max_share: float, unit: str) ->
 DRAWS = 10_000
 """Draws of a bootstrap."""
 
+RERUN_SD = 0.0207
+"""Standard deviation of a trained student's accuracy (0-1) when its run is made again with the same run seed.
+
+Of the last students of eight runs of `configs/compare_quickstart.toml`, made on two machines, on the same 600
+instructions (docs/LOG.md, 2026-11-21): the two differ by 2.9 points (root mean square), which is √2 of it.
+"""
+
+Covers = Literal["items", "items and reruns", "items and run seeds"]
+"""What would differ in another comparison, as far as an interval knows."""
+
+_COVERS: dict[Covers, str] = {
+    "items": "the choice of instructions",
+    "items and reruns": "the choice of instructions and what a rerun changes "
+    f"(SD {100 * RERUN_SD:.1f} points, measured on the quickstart student)",
+    "items and run seeds": "the choice of instructions and that of the run seed",
+}
+
 Values = Mapping[int, Mapping[str, float]]
 """Run seed → item → value."""
 
@@ -230,8 +252,12 @@ class Resampled:
     high95: float
     p: float
     """Two-sided, that the mean is 0: twice the share of draws on the other side of 0, or on it; never 0 itself."""
-    covers: Literal["items", "items and run seeds"]
-    """What would differ in another comparison, as far as the intervals know."""
+    covers: Covers
+
+    @property
+    def in_words(self) -> str:
+        """What the intervals cover, as a part of a sentence."""
+        return covers_in_words(self.covers)
 
 
 def paired_values(first: Values, second: Values) -> dict[int, dict[str, float]]:
@@ -263,19 +289,34 @@ def at_weights(values: Values, weights: Values) -> dict[int, dict[str, float]]:
     return found
 
 
-def resample(values: Values, *, rng: random.Random, draws: int = DRAWS) -> Resampled | None:
+def covers_in_words(covers: Covers) -> str:
+    """The same as a part of a sentence."""
+    return _COVERS[covers]
+
+
+def rerun_sd(students: int) -> float:
+    """The `RERUN_SD` of a sum or difference of this many trained students (0-1)."""
+    return RERUN_SD * math.sqrt(students)
+
+
+def resample(values: Values, *, rng: random.Random, draws: int = DRAWS, rerun: float = 0.0) -> Resampled | None:
     """The mean of ``values`` with its intervals; nothing where there is no value.
 
     Args:
         values: of differences, `paired_values`.
         rng: makes the draws; the order of run seeds and items changes nothing.
         draws: how many.
+        rerun: standard deviation of the mean when the run is made again, in the unit of the values (`rerun_sd`). It
+            counts with one run seed; several show it themselves.
     """
     columns = {seed: dict(sorted(values[seed].items())) for seed in sorted(values) if values[seed]}
     if not columns:
         return None
     table = [np.array(list(items.values()), dtype=np.float64) for items in columns.values()]
     means = _draw_means(list(columns.values()), table, draws, np.random.default_rng(rng.getrandbits(128)))
+    alone = len(table) == 1 and rerun > 0
+    if alone:
+        means = _with_rerun(means, float(table[0].mean()), rerun)
     low95, low90, high90, high95 = np.quantile(means, [0.025, 0.05, 0.95, 0.975])
     beyond = min(np.count_nonzero(means <= _ROUNDING), np.count_nonzero(means >= -_ROUNDING))
     return Resampled(
@@ -287,7 +328,7 @@ def resample(values: Values, *, rng: random.Random, draws: int = DRAWS) -> Resam
         low95=float(low95),
         high95=float(high95),
         p=min(1.0, 2 * (int(beyond) + 1) / (draws + 1)),
-        covers="items and run seeds" if len(table) > 1 else "items",
+        covers="items and run seeds" if len(table) > 1 else "items and reruns" if alone else "items",
     )
 
 
@@ -317,6 +358,22 @@ def _draw_means(
     moved = (widened * between + (drawn - of_seeds[picked])).mean(axis=1)
     means: _Floats = of_seeds.mean() + moved * _tails(table, draws, generator)
     return means
+
+
+def _with_rerun(means: _Floats, value: float, sd: float) -> _Floats:
+    """The draws with what a rerun changes: at every level the two distances from ``value`` add up in squares.
+
+    No random numbers are added, so that an interval is never narrower than that of the items alone.
+    """
+    levels = _normal_levels(means.size)
+    wider: _Floats = value + np.copysign(np.hypot(np.sort(means) - value, sd * levels), levels)
+    return wider
+
+
+@cache
+def _normal_levels(draws: int) -> _Floats:
+    """Where so many sorted draws of the standard normal distribution lie."""
+    return np.array([NormalDist().inv_cdf((place + 0.5) / draws) for place in range(draws)])
 
 
 def _tails(table: Sequence[_Floats], draws: int, generator: np.random.Generator) -> _Floats | float:

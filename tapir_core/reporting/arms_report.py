@@ -47,15 +47,15 @@ def write_arms(compared: ComparedArms, root: str) -> str:
 
 
 def arms_card(compared: ComparedArms) -> str:
-    """Table, conditions, verdicts and what the intervals cover, in Markdown."""
-    table = brief_table(compared)
+    """Tables, conditions, verdicts and what the intervals cover, in Markdown."""
+    tables = brief_tables(compared)
     conditions = "\n".join(map(page.markdown_text, conditions_lines(compared.conditions)))
     said = "\n".join(f"- {page.markdown_text(sentence)}" for sentence in verdicts(compared))
     parts = [
-        page.markdown_table(table),
+        *map(page.markdown_table, tables),
         conditions,
         said,
-        *map(page.markdown_text, (table.note, covers_sentence(compared))),
+        *map(page.markdown_text, (*(table.note for table in tables), covers_sentence(compared))),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -85,7 +85,7 @@ def render_arms(compared: ComparedArms) -> str:
     """The page. Everything that is text is escaped."""
     tables, (differences, curves, task_types) = arms_tables(compared), _plots(compared)
     sections = [
-        page.Section("", tables["arms"]),
+        *(page.section_of(tables[name]) for name in ("results", "training", "calls")),
         page.section_of(conditions_table(compared.conditions)),
         differences,
         curves,
@@ -164,34 +164,48 @@ def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
     return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
 
 
-def brief_table(compared: ComparedArms) -> page.Table:
-    """What a reader of a Markdown page wants of each arm: score, difference, training and calls with their ratios."""
-    notes = [_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), _BRIEF_NOTE, f"USD {compared.prices}."]
-    return _table("Arms", compared, [*_BRIEF[:4], *_natural(compared), *_BRIEF[4:]], " ".join(notes))
+def brief_tables(compared: ComparedArms) -> list[page.Table]:
+    """What a reader of a Markdown page wants of each arm: its score and difference, and what it cost."""
+    results = [*_BRIEF[:4], *_natural(compared), *_BRIEF[4:]]
+    notes = [_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), _RATIOS_NOTE]
+    costs = f"Tokens: of all rounds after S_0. {_IN_ALL_NOTE} {_asked_note(compared)}"
+    return [
+        _table("Results", compared, results, " ".join(notes)),
+        _table("Costs", _arms(compared), [_costs("Tokens", "tokens"), *_IN_ALL, *_CALLS[:3]], costs),
+    ]
 
 
 def narrow_tables(compared: ComparedArms) -> list[page.Table]:
     """Scores and costs of each arm in tables that fit a terminal, with the arms' short names."""
-    natural = [("At natural shares", _natural(compared), note) for note in _natural_notes(compared)]
+    arms = _arms(compared)
+    natural = [("At natural shares", compared, _natural(compared), note) for note in _natural_notes(compared)]
     parts = [
-        ("Scores on the test split", _TEST, _TEST_NOTE),
-        ("Against random", _AGAINST, _AGAINST_NOTE),
+        ("Scores on the test split", compared, _TEST, _TEST_NOTE),
+        ("Against random", compared, _AGAINST, _AGAINST_NOTE),
         *natural,
-        ("Training", _TRAINING, _TRAINING_NOTE),
-        ("Calls", _CALLS, _calls_note(compared)),
+        ("Training after S_0", arms, [*_TRAINING, _TIME], f"{_TRAINING_NOTE} {_TIME_NOTE}"),
+        ("All trainings", arms, _IN_ALL, _IN_ALL_NOTE),
+        ("Calls", arms, _CALLS, _calls_note(compared)),
     ]
-    return [_table(title, compared, columns, note, name=_short_name) for title, columns, note in parts]
+    return [_table(title, of, columns, note, name=_short_name) for title, of, columns, note in parts]
 
 
 def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
-    """`arms`: scores and costs of each arm; `dev` and `task_types`."""
-    note = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), _TRAINING_NOTE, _calls_note(compared)])
+    """`results`, `training` and `calls`: scores and costs of each arm; `dev` and `task_types`."""
+    results = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared)])
     of_dev = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
     return {
-        "arms": _table("Arms", compared, [*_TEST, *_AGAINST, _ITEMS, *_natural(compared), *_TRAINING, *_CALLS], note),
+        "results": _table("Results", compared, [*_RESULTS, *_natural(compared)], results),
+        "training": _table("Training", _arms(compared), [*_TRAINING, *_IN_ALL], f"{_TRAINING_NOTE} {_IN_ALL_NOTE}"),
+        "calls": _table("Calls", _arms(compared), [*_CALLS, _TIME], f"{_calls_note(compared)} {_TIME_NOTE}"),
         "dev": _table("Dev split", compared, _DEV, of_dev),
         "task_types": _task_types(compared),
     }
+
+
+def _arms(compared: ComparedArms) -> ComparedArms:
+    """The same without backbone and S_0, whose costs are the arms'."""
+    return replace(compared, rows=tuple(row for row in compared.rows if row.costs))
 
 
 def _table(
@@ -271,7 +285,17 @@ _AGAINST: list[_Column] = [
     ("seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
 ]
 
-_ITEMS: _Column = ("of items", lambda row: count(row.to_random.items if row.to_random else None))
+_SCORED: _Column = ("Test, % (95 % interval)", lambda row: row.why or _percent(row.test, _SHARE))
+_AHEAD: _Column = _against("− random (90 % interval)", "{value:+.1f} ({low90:+.1f} to {high90:+.1f})")
+
+_RESULTS: list[_Column] = [
+    _RUN_SEEDS,
+    _MISSING,
+    _SCORED,
+    _AHEAD,
+    *_AGAINST[2:],
+    ("of items", lambda row: count(row.to_random.items if row.to_random else None)),
+]
 
 _DEV: list[_Column] = [
     _RUN_SEEDS,
@@ -284,8 +308,15 @@ _TRAINING: list[_Column] = [
     _costs("ratio", "tokens_ratio", _ratio),
     _costs("Steps", "steps"),
     _costs("ratio", "steps_ratio", _ratio),
-    _costs("With loss", "loss_tokens"),
-    _costs("Time", "seconds", duration),
+]
+
+_TIME: _Column = _costs("Time", "seconds", duration)
+
+_IN_ALL: list[_Column] = [
+    _costs("All tokens", "all_tokens"),
+    _costs("of answers", "answer_tokens"),
+    _costs("All steps", "all_steps"),
+    _costs("Instructions", "distinct"),
 ]
 
 _CALLS: list[_Column] = [
@@ -300,11 +331,10 @@ _CALLS: list[_Column] = [
 _BRIEF: list[_Column] = [
     _RUN_SEEDS,
     _MISSING,
-    ("Test, % (95 % interval)", lambda row: row.why or _percent(row.test, _SHARE)),
-    _against("− random (90 % interval)", "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
+    _SCORED,
+    _AHEAD,
     _costs("Tokens", "tokens_ratio", _ratio),
     _costs("Steps", "steps_ratio", _ratio),
-    *_CALLS[:3],
 ]
 
 _NATURAL: list[_Column] = [
@@ -329,14 +359,15 @@ _AGAINST_NOTE = (
     "− random: paired difference in points, over the instructions that both answered with the run seeds that both have."
 )
 
-_TRAINING_NOTE = (
-    "Tokens and steps: of all rounds after S_0, mean over run seeds, and their ratio to the reference; with loss: of "
-    "the tokens, those of answers. Time: at work, without what was taken over."
-)
+_TRAINING_NOTE = "Tokens and steps: of all rounds after S_0, mean over run seeds, and their ratio to the reference."
 
-_BRIEF_NOTE = (
-    "Tokens and steps: of all rounds after S_0, as ratios to the reference. Calls and USD: what the arm takes, as if "
-    "it stood alone."
+_TIME_NOTE = "Time: at work, without what was taken over."
+
+_RATIOS_NOTE = "Tokens and steps: of all rounds after S_0, as ratios to the reference."
+
+_IN_ALL_NOTE = (
+    "All tokens and steps: of all trainings, S_0's among them, prompts included and over all epochs; of answers: of "
+    "these tokens, those with a loss. Instructions: trained on, each counted once; – where a run does not say."
 )
 
 
@@ -349,11 +380,16 @@ def _natural_notes(compared: ComparedArms) -> list[str]:
     return [_NATURAL_NOTE] if _natural(compared) else []
 
 
+def _asked_note(compared: ComparedArms) -> str:
+    return (
+        f"Calls and USD: what the arm takes, as if it stood alone, with what the store answered; USD {compared.prices}."
+    )
+
+
 def _calls_note(compared: ComparedArms) -> str:
     return (
-        f"Calls and USD: what the arm takes, as if it stood alone; USD {compared.prices}. Shared: of its calls, those "
-        "that another run, or an earlier start, had made. Sent: requests that its own runs sent, repeated attempts and "
-        "mixtures that were made anew included."
+        f"{_asked_note(compared)} Shared: of its calls, those that another run, or an earlier start, had made. Sent: "
+        "requests that its own runs sent, repeated attempts and mixtures that were made anew included."
     )
 
 

@@ -10,12 +10,14 @@ import pytest
 from tapir_core.comparison.figures import ArmRow, ComparedArms, compare_arms, covers_sentence, verdicts
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import Arm
+from tapir_core.evaluation.statistics import paired_values, rerun_sd, resample
+from tapir_core.judging.estimates import share_interval
 from tapir_core.reporting.arms_report import (
     arms_card,
     arms_json,
     arms_plots_card,
     arms_tables,
-    brief_table,
+    brief_tables,
     narrow_tables,
     render_arms,
 )
@@ -108,8 +110,59 @@ def test_exploratory_arms_have_figures_and_no_verdict() -> None:
     assert row.to_random is not None
     assert row.to_random.run_seeds == 1
     assert not [sentence for sentence in verdicts(found) if "MFD" in sentence]
-    assert "Without <MFD> (exploratory)" in [cells[0] for cells in arms_tables(found)["arms"].rows]
-    assert "figures of one run seed cover the instructions only" in covers_sentence(found)
+    assert "Without <MFD> (exploratory)" in [cells[0] for cells in arms_tables(found)["results"].rows]
+    assert (
+        "figures of one run seed cover the choice of instructions and what a rerun changes (SD 2.1 points, measured on "
+        "the quickstart student), and no other run seed"
+    ) in covers_sentence(found)
+
+
+def test_with_one_run_seed_what_a_rerun_changes_is_in_every_interval_but_the_backbones() -> None:
+    found = compared(0.5, 0.46, seeds=(1,))
+    rows = {name: row_of(found, name) for name in ("backbone", "S_0", "multi_round", "random")}
+    for name, row in rows.items():
+        assert row.test is not None
+        items = resample({1: graded_of(name)}, rng=random.Random(0))
+        assert items is not None
+        wider = (row.test.high90 - row.test.value) - (items.high90 - items.value)
+        assert wider == pytest.approx(0, abs=0.004) if name == "backbone" else wider > 0.008
+    row = rows["multi_round"]
+    assert row.to_random is not None
+    assert row.to_random.covers == "items and reruns"
+    assert row.to_random.high90 - row.to_random.low90 > 2 * 1.6 * rerun_sd(2)
+    backbone = rows["backbone"].to_random
+    assert backbone is not None
+    assert backbone.high90 - backbone.low90 > 2 * 1.6 * rerun_sd(1)
+    assert covers_sentence(found).startswith(
+        "Intervals cover the choice of instructions and what a rerun changes (SD 2.1"
+    )
+
+
+def graded_of(name: str) -> dict[str, float]:
+    """The marks of the last students of `compared`'s rows with run seed 1."""
+    shares = {"backbone": 0.02, "S_0": 0.3, "multi_round": 0.5, "random": 0.46}
+    return dict(graded(shares[name], 1).correct)
+
+
+def test_a_difference_of_one_run_seed_that_a_rerun_could_make_is_not_shown() -> None:
+    """The instructions alone would show it: the same are easy for both students."""
+    sure, seeds = compared(0.44, 0.4, seeds=(1,)), compared(0.44, 0.4, seeds=(1, 2, 3))
+    items = resample(
+        paired_values({1: dict(graded(0.44, 1).correct)}, {1: dict(graded(0.4, 1).correct)}), rng=random.Random(0)
+    )
+    assert items is not None
+    assert items.low90 > 0
+    assert verdicts(sure)[0].startswith("That Curriculum beats Random is not shown")
+    assert verdicts(seeds)[0].startswith("Curriculum beats Random")
+
+
+def test_marks_of_one_run_seed_that_are_all_equal_have_wilsons_interval_and_a_rerun() -> None:
+    found = compare_arms("c", [REFERENCE], [outcome(REFERENCE, 1, 1.0)], unfinished=(), prices="", concludes=True)
+    row = row_of(found, "multi_round")
+    assert row.test is not None
+    low, _ = share_interval(1.0, ITEMS)
+    assert row.test.low95 == pytest.approx(1 - ((1 - low) ** 2 + (1.96 * rerun_sd(1)) ** 2) ** 0.5, abs=1e-4)
+    assert row.test.high95 == 1.0
 
 
 def test_every_primary_arm_is_set_against_random_the_reference_and_what_all_start_from() -> None:
@@ -136,10 +189,34 @@ def test_the_rows_begin_with_backbone_and_s_0_and_say_what_each_arm_took() -> No
     assert rand is not None
     assert (rand.tokens, rand.tokens_ratio, rand.steps_ratio) == (1010, 1.01, 1.0)
     assert (rand.teacher_answers, rand.judge_answers, rand.stored_share, rand.paid_requests) == (90, 10, 0.25, 80)
+    assert (rand.all_tokens, rand.answer_tokens, rand.all_steps, rand.distinct) == (1510, 300, 12, None)
     curve = next(row.curve for row in found.rows if row.name == "random")
     assert [point.tokens for point in curve] == [0, 1010]
     assert curve[0].test.value == pytest.approx(next(row for row in found.rows if row.name == "S_0").test.value)  # type: ignore[union-attr]  # a row without a score fails the test too
     assert set(found.rows[2].task_types) == {"Math", "Others"}
+
+
+def test_what_an_arm_cost_stands_in_a_table_of_its_own_of_at_most_nine_columns() -> None:
+    outcomes = [replace(outcome(REFERENCE, seed, 0.5), distinct=20 + seed) for seed in (1, 2)]
+    outcomes += [replace(outcome(RANDOM, seed, 0.4), distinct=20 if seed == 1 else None) for seed in (1, 2)]
+    found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="as it was paid", concludes=True)
+    results, costs = brief_tables(found)
+    assert [*costs.columns] == [
+        "Arm", "Tokens", "All tokens", "of answers", "All steps", "Instructions", "Teacher calls", "Judge calls", "USD",
+    ]  # fmt: skip
+    cells = {row[0]: row[1:] for row in costs.rows}
+    assert [*cells["Curriculum"]] == ["1,000", "1,500", "300", "12", "22", "90", "10", "0.5000"]
+    assert cells["Random"][4] == "–", "a run that does not say has an empty cell, never 0"
+    assert [*cells] == ["Curriculum", "Random"], "what S_0 costs is part of each arm"
+    tables = arms_tables(found)
+    for table in (results, costs, *narrow_tables(found), tables["training"], tables["calls"]):
+        assert len(table.columns) <= 9
+    assert "All trainings" in [table.title for table in narrow_tables(found)]
+    for shown in (arms_card(found), render_arms(found)):
+        assert "Instructions" in shown
+    assert [row["costs"] and row["costs"]["distinct"] for row in json.loads(arms_json(found))["rows"]] == [
+        None, None, 21.5, None,
+    ]  # fmt: skip
 
 
 def test_an_arm_that_lacks_too_many_answers_has_no_figure_and_says_why() -> None:
@@ -163,7 +240,7 @@ def test_every_row_says_how_many_test_answers_are_missing() -> None:
     row = row_of(found, "multi_round")
     assert row.test is not None
     assert (row.missing, row.test.items) == (10, 590)
-    for table in (arms_tables(found)["arms"], brief_table(found), narrow_tables(found)[0]):
+    for table in (arms_tables(found)["results"], brief_tables(found)[0], narrow_tables(found)[0]):
         column = table.columns.index("Missing")
         assert [cells[column] for cells in table.rows] == ["10", "10", "10", "0"]
     assert [each["missing"] for each in json.loads(arms_json(found))["rows"]] == [10, 10, 10, 0]

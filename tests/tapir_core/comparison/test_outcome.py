@@ -96,3 +96,11 @@ def test_what_was_sent_is_everything_but_the_students_own_answers(tmp_path: Path
     found = outcome(build(tmp_path, "run", asked=False, rounds=AT_RANDOM))
     assert (found.paid_requests, found.paid_usd) == (5, 2.0)
     assert (found.last, found.trained.tokens, found.tokens_to(1)) == (2, 1920, 960)
+
+
+def test_instructions_that_it_trained_on_are_counted_once_over_all_mixtures(tmp_path: Path) -> None:
+    run = build(tmp_path, "run", asked=False, rounds=AT_RANDOM)
+    mixtures = [run.rows(StageAt("mix", number))["instruction_id"].to_list() for number in range(3)]
+    found = outcome(run).distinct
+    assert found == len({each for mixture in mixtures for each in mixture})
+    assert max(map(len, mixtures)) <= found < sum(map(len, mixtures))

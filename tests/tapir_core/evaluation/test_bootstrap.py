@@ -4,8 +4,19 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from tapir_core.evaluation.statistics import Values, at_weights, effective_size, paired_values, resample
+from tapir_core.evaluation.statistics import (
+    RERUN_SD,
+    Resampled,
+    Values,
+    at_weights,
+    effective_size,
+    paired_values,
+    rerun_sd,
+    resample,
+)
 
 DRAWS = 2000
 
@@ -97,6 +108,57 @@ def test_with_one_run_seed_only_items_are_covered_and_it_says_so() -> None:
     several = resample(pairs(2, 200, 0.1), rng=random.Random(1), draws=DRAWS)
     assert several is not None
     assert (several.run_seeds, several.items, several.covers) == (2, 400, "items and run seeds")
+
+
+def of_one_run_seed(values: list[float], rerun: float) -> Resampled:
+    items = {f"{place:02}": value for place, value in enumerate(values)}
+    found = resample({1: items}, rng=random.Random(1), draws=DRAWS, rerun=rerun)
+    assert found is not None
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=26), st.floats(0.0, 5.0))
+@example([0.0, 0.0], 0.03)
+@example([1.0] + [0.0] * 25, 0.03)
+def test_the_interval_of_one_run_seed_holds_that_of_the_items_alone(values: list[float], rerun: float) -> None:
+    items, whole = of_one_run_seed(values, 0.0), of_one_run_seed(values, rerun)
+    assert whole.value == items.value
+    assert whole.low90 <= items.low90
+    assert whole.high90 >= items.high90
+    assert whole.low95 <= items.low95
+    assert whole.high95 >= items.high95
+    assert whole.low95 <= whole.low90 <= whole.value <= whole.high90 <= whole.high95
+
+
+def test_what_a_rerun_changes_adds_up_with_what_items_do() -> None:
+    values = pairs(1, 400, 0.1)
+    items, whole = (resample(values, rng=random.Random(1), rerun=rerun) for rerun in (0.0, rerun_sd(2)))
+    assert items is not None
+    assert whole is not None
+    noise = 1.645 * 2**0.5 * RERUN_SD
+    for end in ("low90", "high90"):
+        of_items = abs(getattr(items, end) - items.value)
+        assert abs(getattr(whole, end) - whole.value) == pytest.approx((of_items**2 + noise**2) ** 0.5, rel=1e-3)
+    assert whole.p > items.p
+    assert (items.covers, whole.covers) == ("items", "items and reruns")
+    assert "a rerun changes (SD 2.1 points, measured on the quickstart student)" in whole.in_words
+
+
+def test_the_interval_of_one_run_seed_holds_the_truth_as_often_as_it_says_where_reruns_differ_as_much() -> None:
+    held = []
+    for draw in range(300):
+        values = pairs(1, 600, 0.05, spread=rerun_sd(2), draw=draw)
+        found = [resample(values, rng=random.Random(draw), draws=500, rerun=rerun) for rerun in (0.0, rerun_sd(2))]
+        held.append([each is not None and each.low90 <= 0.05 <= each.high90 for each in found])
+    of_items, whole = np.mean(held, axis=0)
+    assert of_items < 0.8
+    assert whole >= 0.87
+
+
+def test_of_several_run_seeds_the_seeds_say_what_a_rerun_changes() -> None:
+    values = pairs(3, 100, 0.1)
+    assert resample(values, rng=random.Random(1), rerun=0.5) == resample(values, rng=random.Random(1))
 
 
 def test_every_run_seed_has_the_same_weight_and_the_order_changes_nothing() -> None:
