@@ -146,8 +146,12 @@ class Curriculum:
             asked: list[ExpansionRequest] = curriculum.plan_wave(
                 seeds, lacks, round_number=number, wave=wave, oversample=settings.oversample, rng=rng
             )
-            messages = [curriculum.render_expansion(prompt, texts[each.seed_id], described(each.task_type)) for each in asked]
-            replies = [ask(teacher.endpoint, text, each.sample_index) for text, each in zip(messages, asked, strict=True)]
+            messages = [
+                curriculum.render_expansion(prompt, texts[each.seed_id], described(each.task_type)) for each in asked
+            ]
+            replies = [
+                ask(teacher.endpoint, text, each.sample_index) for text, each in zip(messages, asked, strict=True)
+            ]
             own = curriculum.candidate_rows(asked, list(map(curriculum.parse_expansion, replies)), wave)
             candidates = pl.concat([held.select(own.columns), own], how="vertical_relaxed")
             known = pl.concat(map(texts_asked, [self.pool(1), *self.expansions, accepted]))

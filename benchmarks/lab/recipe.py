@@ -126,9 +126,14 @@ def load_experiment(path: Path) -> Experiment:
     named = {name: (arm.matched_to, arm.against) for name, arm in found.arms.items()}
     known: Mapping[Any, Any] = {None: None, **found.arms}
     wrong = [f"arms.{name}: {each!r} is no arm" for name, of in named.items() for each in of if each not in known]
-    wrong += [f"arms.{name}.like: {arm.like!r} is no ready arm" for name, arm in found.arms.items() if arm.like not in READY]
-    wrong += [f"arms.{name}.matched_to: {arm.matched_to} is matched itself" for name, arm in found.arms.items()
-              if arm.matched_to in found.arms and found.arms[arm.matched_to].matched_to]
+    wrong += [
+        f"arms.{name}.like: {arm.like!r} is no ready arm" for name, arm in found.arms.items() if arm.like not in READY
+    ]
+    wrong += [
+        f"arms.{name}.matched_to: {arm.matched_to} is matched itself"
+        for name, arm in found.arms.items()
+        if arm.matched_to in found.arms and found.arms[arm.matched_to].matched_to
+    ]
     wrong += [f"reference: {found.reference!r} is no arm"] if found.reference not in found.arms else []
     if wrong:
         raise ConfigError(wrong, source=str(path))

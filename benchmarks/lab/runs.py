@@ -324,7 +324,9 @@ class _ArmRun:
             told = pl.DataFrame({"instruction_id": list(answers), "response": list(answers.values())})
             graded = grade_answers(rows, told).select("instruction_id", pl.col("correct").cast(pl.Int64))
             found[split] = dict(graded.iter_rows())
-            self.say(f"{self.recipe.name}, seed {self.recipe.seed}: {what} has {graded['correct'].mean():.1%} of {split}")
+            self.say(
+                f"{self.recipe.name}, seed {self.recipe.seed}: {what} has {graded['correct'].mean():.1%} of {split}"
+            )
         return found
 
     def _answers(self, folder: Path, rows: pl.DataFrame, say: student.Say) -> dict[str, str]:

@@ -116,9 +116,7 @@ def _in_words(found: Resampled | None, *, signed: bool = False) -> str:
 def _costs(results: Results) -> list[str]:
     if not results:
         return [""] * 5
-    after = [
-        [training for name, training in each["trainings"].items() if name != _BASIC] for each in results.values()
-    ]
+    after = [[training for name, training in each["trainings"].items() if name != _BASIC] for each in results.values()]
     sums = [fmean(sum(one[what] for one in each) for each in after) for what in ("loss_tokens", "tokens", "steps")]
     instructions = fmean(each["distinct_instructions"] for each in results.values())
     minutes = fmean(each["seconds"] for each in results.values()) / 60
