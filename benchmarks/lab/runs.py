@@ -83,7 +83,7 @@ def run(recipe: Recipe, place: Place, say: student.Say) -> bool:
     arm_run = _ArmRun(recipe, place, backbone, identity, targets, say)
     result = {"recipe": wanted, **arm_run.result()}
     place.results.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
+    unfinished = student.unfinished(file)
     unfinished.write_text(json.dumps(result, indent=1) + "\n")
     unfinished.rename(file)
     shutil.rmtree(arm_run.own, ignore_errors=True)
@@ -232,10 +232,8 @@ class _ArmRun:
 
     def _average(self, made: Mapping[str, Made], last: int) -> Path:
         """The mean of the weights of S_1..S_last."""
-        students, target = [made[str(number)].folder for number in range(1, last + 1)], self.own / f"mean-{last}"
-        # Its answers lie beside its weights, so that it is made once.
-        name = digest([each.name for each in students])[:16]
-        target = self.own / f"mean-{name}"
+        students = [made[str(number)].folder for number in range(1, last + 1)]
+        target = self.own / f"mean-{digest([each.name for each in students])[:16]}"
         if not target.exists():
             student.average(students, target)
         return target
@@ -345,7 +343,7 @@ class _ArmRun:
                 in_bf16=in_bf16,
                 say=say,
             )
-            unfinished = file.with_suffix(".unfinished")
+            unfinished = student.unfinished(file)
             unfinished.write_text(json.dumps(dict(zip(rows["instruction_id"], made, strict=True))))
             unfinished.rename(file)
         found: dict[str, str] = json.loads(file.read_text())
@@ -353,8 +351,7 @@ class _ArmRun:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        tokenizer = load_tokenizer(self._job(0, self.curriculum.basic(), 1.0, 0.0))
-        return tokenizer
+        return load_tokenizer(self._job(0, self.curriculum.basic(), 1.0, 0.0))
 
     def _saying(self, what: str) -> student.Say:
         return lambda line: self.say(f"{self.recipe.name}, seed {self.recipe.seed}: {what}: {line}")

@@ -11,6 +11,7 @@ round otherwise, so that an answer may differ from the student server's.
 
 import copy
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,6 @@ from transformers.utils import logging
 
 from tapir_core.errors import ConfigError
 from tasks.engines.training.data import IGNORED, Example, PlannedTraining, closing_token
-from tasks.engines.training.trainer import TrainingCount
 
 logging.disable_progress_bar()
 
@@ -164,15 +164,22 @@ def _loss(model: Any, cell: Sequence[Example], device: str) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits[kept].float(), labels[:, first:][kept], reduction="sum")
 
 
+def unfinished(path: Path) -> Path:
+    """Where this process writes what gets its place in one step: several may make the same S_0."""
+    return path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+
+
 def _publish(model: Any, target: Path, record: Mapping[str, Any], optimizer: Mapping[str, Any] | None) -> None:
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
+    folder = unfinished(target)
+    model.save_pretrained(folder)
     if optimizer is not None:
-        torch.save(optimizer, unfinished / _OPTIMIZER)
-    (unfinished / _RECORD).write_text(json.dumps(record))
+        torch.save(optimizer, folder / _OPTIMIZER)
+    (folder / _RECORD).write_text(json.dumps(record))
+    if is_trained(target, with_optimizer=optimizer is not None):
+        shutil.rmtree(folder)  # another process was first, and answers may lie there by now
+        return
     shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
+    folder.rename(target)
 
 
 def average(students: Sequence[Path], target: Path) -> None:
@@ -182,18 +189,16 @@ def average(students: Sequence[Path], target: Path) -> None:
     for other in others:
         for name, weight in other.items():
             mean[name] += weight
-    unfinished = target.with_name(f"{target.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    folder = unfinished(target)
+    folder.mkdir(parents=True)
     save_file(
         {name: (weight / len(students)).float() for name, weight in mean.items()},
-        unfinished / _WEIGHTS,
+        folder / _WEIGHTS,
         {"format": "pt"},
     )
     for file in students[0].glob("*config.json"):
-        shutil.copy2(file, unfinished)
-    shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
+        shutil.copy2(file, folder)
+    folder.rename(target)
 
 
 def answer(
@@ -277,8 +282,3 @@ def check_device(device: str) -> None:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch finds no GPU here; leave it out to compute on the CPU")
-
-
-def count_of(record: Mapping[str, Any]) -> TrainingCount:
-    """The counts in what `trained` gives."""
-    return TrainingCount(**{name: record[name] for name in TrainingCount.__dataclass_fields__})
