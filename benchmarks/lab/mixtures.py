@@ -1,0 +1,217 @@
+"""What a student is trained on: the pool, verdicts, seeds, expansions, refined answers and mixtures of one recipe.
+
+The core's own functions, in the order in which the tasks of the product call them, with the same generators; teacher
+and judge are the stand-in's rules, called without a server. So a mixture is the product's, row for row, where the
+student's answers are. Nothing is stored, since rules cost nothing.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import polars as pl
+
+from tapir_core import curriculum
+from tapir_core.config import RoundConfig, RunConfig, StandinEndpoint
+from tapir_core.config.roles import EndpointConfig
+from tapir_core.curriculum.expansion import ExpansionRequest
+from tapir_core.curriculum.tables import EXPANSION, REFINEMENT
+from tapir_core.data.decontamination import EvaluationQuestions, texts_asked
+from tapir_core.data.readers import heldout_questions
+from tapir_core.judging import Verdict, expected_orders, mode_of, show_instruction, verdict_rows
+from tapir_core.prompts import Prompt, load_prompt
+from tapir_core.randomness import derive_rng
+from tapir_core.sources import read_heldout_of, read_pool_of
+from tapir_core.standin import rules
+
+_STOP = "stop"
+
+
+def ask(endpoint: EndpointConfig, text: str, seed: int = 0) -> str | None:
+    """What the stand-in says to one user message; nothing where it refuses."""
+    assert isinstance(endpoint, StandinEndpoint)
+    behaviour = rules.Behaviour(endpoint.position_bias, endpoint.noise, endpoint.prefers, endpoint.logprobs)
+    try:
+        return str(rules.say(rules.read_ask([{"role": "user", "content": text}], seed), behaviour))
+    except rules.Refusal:
+        return None
+
+
+@dataclass
+class Curriculum:
+    """The data of one recipe, round by round. A round is made once the one before it is `kept`."""
+
+    config: RunConfig
+    expansions: list[pl.DataFrame] = field(default_factory=list)
+    """Accepted new instructions of each round kept, columns ``EXPANSION``."""
+    mixtures: list[curriculum.Mixture] = field(default_factory=list)
+    """Of each round kept."""
+    difficulties: dict[int, pl.DataFrame] = field(default_factory=dict)
+    """Round → the MFD of its pool."""
+
+    @cached_property
+    def heldout(self) -> pl.DataFrame:
+        """dev and test."""
+        return read_heldout_of(self.config.data.heldout, self.config).rows
+
+    @cached_property
+    def examples(self) -> pl.DataFrame:
+        """The pool with task types and plain answers, by id."""
+        data, teacher = self.config.data, self.config.teacher.endpoint
+        rows = read_pool_of(data.pool, data, self.config.run.seed).rows
+        rows = rows.join(self._questions.find(rows), on="instruction_id", how="anti", maintain_order="left")
+        replies = [ask(teacher, text) for text in rows["instruction"]]
+        taught = rows.select("instruction_id").with_columns(
+            response=pl.Series(replies, dtype=pl.String),
+            finish_reason=pl.Series([_STOP if reply else "refused" for reply in replies]),
+        )
+        usable = curriculum.split_usable(rows, taught, self._labels(rows)).examples
+        return usable.join(rows.select("instruction_id", "reference"), on="instruction_id").sort("instruction_id")
+
+    @cached_property
+    def shares(self) -> Mapping[str, float]:
+        """Pr(task type) of every mixture."""
+        return curriculum.target_shares(self.config.curriculum.target_shares, curriculum.shares_of(self.examples))
+
+    def pool(self, number: int) -> pl.DataFrame:
+        """The pool of a round: the first one and what the rounds before it added."""
+        added = [each.drop("seed_id", "wave") for each in self.expansions[: max(0, number - 1)]]
+        return pl.concat([self.examples, *added], how="diagonal_relaxed").sort("instruction_id")
+
+    def basic(self) -> curriculum.Mixture:
+        """S_0's examples."""
+        count, seed = self.config.basic_tuning.examples, self.config.run.seed
+        drawn = curriculum.draw_basic(self.examples, count, derive_rng(seed, 0, "mix"))
+        plain = pl.DataFrame(schema=REFINEMENT)
+        return curriculum.assemble([drawn], self.examples, plain, count, derive_rng(seed, 0, "order"))
+
+    def measure(self, number: int, answers: Mapping[str, str]) -> None:
+        """Judge the student's ``answers`` to the pool of a round, instruction → answer, for its MFD."""
+        judge, pool = self.config.judge, self.pool(number)
+        mode, prompt, verdicts = mode_of(judge), self._prompt(judge.prompt), list[Verdict]()
+        for row in pool.rename({"response": "teacher"}).iter_rows(named=True):
+            shown = {**row, "student": answers[row["instruction_id"]]}
+            texts = {place: mode.render(prompt, shown, place) for place in mode.places(judge)}
+            replies = {place: ask(judge.endpoint, text) for place, text in texts.items()}
+            for place in filter(mode.rests_on, replies):
+                said = [replies[each] for each in mode.rests_on(place)]
+                scores = [mode.parse(each) for each in said]
+                verdicts.append(mode.combine(row["instruction_id"], place, scores, said[0], "judge.endpoint"))
+        labels = pool.select("instruction_id", "task_type")
+        self.difficulties[number] = curriculum.compute_difficulty(
+            verdict_rows(verdicts), labels, expected_orders(judge)
+        )
+
+    def make_round(self, number: int, settings: RoundConfig) -> "RoundMade":
+        """The mixture of a round of these settings; its pool is measured, where its selection reads difficulty."""
+        judged, seed = self.config.verdict_round(number), self.config.run.seed
+        used = frozenset(identity for each in self.mixtures for identity in each.rows["instruction_id"])
+        if judged is None:
+            candidates = self.pool(number).with_columns(mfd=pl.lit(None, pl.Float64))
+        else:
+            candidates = curriculum.trusted(self.difficulties[judged], self.config.curriculum.teacher_floor)
+        rule = settings.selection
+        of_rule = () if rule.reads_difficulty else used
+        chosen = curriculum.select_seeds(rule, candidates, derive_rng(seed, number, "select"), of_rule)
+        easy_rows = curriculum.easy_of(candidates, chosen.seeds)
+        reach = curriculum.reach_of(easy_rows, self.shares)
+        size = curriculum.size_round(settings.examples, settings.alpha or 0.0, reach)
+        new = self._expand(number, chosen.seeds, size.hard)
+        rngs = {part: derive_rng(seed, number, part) for part in ("hard", "easy", "order")}
+        hard = curriculum.draw_hard(chosen.seeds, new, size.hard, self.shares, rngs["hard"], used)
+        easy = curriculum.draw_easy(easy_rows, size.easy, self.shares, rngs["easy"], used)
+        texts = pl.concat([self.pool(number), new.drop("seed_id", "wave")], how="diagonal_relaxed")
+        refined = self._refine(hard.rows, texts)
+        mixture = curriculum.assemble([hard, easy], texts, refined, settings.examples, rngs["order"])
+        return RoundMade(mixture, new)
+
+    def keep(self, made: "RoundMade") -> None:
+        """Go on from this round."""
+        self.mixtures.append(made.mixture)
+        self.expansions.append(made.expansion)
+
+    def _expand(self, number: int, seeds: pl.DataFrame, hard: int) -> pl.DataFrame:
+        """E_r, in waves."""
+        settings, teacher, prompt = self.config.curriculum.expansion, self.config.teacher, self._prompt("expand")
+        pool, held, accepted = self.pool(number), pl.DataFrame(schema=EXPANSION), pl.DataFrame(schema=EXPANSION)
+        texts = {row["instruction_id"]: show_instruction(row) for row in pool.iter_rows(named=True)}
+        described, wanted = self.config.curriculum.types.described, curriculum.quotas(hard, self.shares)
+        for wave in range(1, settings.max_waves + 1):
+            have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(accepted))
+            lacks = curriculum.lacking(wanted, have) if seeds.height else {}
+            if not lacks:
+                break
+            rng = derive_rng(self.config.run.seed, number, "expand", wave)
+            asked: list[ExpansionRequest] = curriculum.plan_wave(
+                seeds, lacks, round_number=number, wave=wave, oversample=settings.oversample, rng=rng
+            )
+            messages = [
+                curriculum.render_expansion(prompt, texts[each.seed_id], described(each.task_type)) for each in asked
+            ]
+            replies = [
+                ask(teacher.endpoint, text, each.sample_index) for text, each in zip(messages, asked, strict=True)
+            ]
+            own = curriculum.candidate_rows(asked, list(map(curriculum.parse_expansion, replies)), wave)
+            candidates = pl.concat([held.select(own.columns), own], how="vertical_relaxed")
+            known = pl.concat(map(texts_asked, [self.pool(1), *self.expansions, accepted]))
+            contaminated = {*self._questions.find(candidates)["instruction_id"]}
+            screened = curriculum.apply_gates(candidates, curriculum.text_gates(settings, prompt, known, contaminated))
+            held, rows = curriculum.held_back(screened.rejected), screened.passed
+            examined = self._examine(rows, lacks)
+            answers = examined.select("instruction_id", "response")
+            rows = rows.join(answers, on="instruction_id", how="left", maintain_order="left")
+            gated = curriculum.apply_gates(rows, curriculum.paid_gates(examined, lacks))
+            passed = curriculum.file_by_label(gated, examined).passed.select(EXPANSION.names())
+            accepted = pl.concat([accepted, passed], how="vertical_relaxed")
+        return accepted
+
+    def _examine(self, rows: pl.DataFrame, lacks: Mapping[str, int]) -> pl.DataFrame:
+        """The label of each candidate, and the plain answer of those whose task type is needed."""
+        labels = self._labels(rows)
+        needed = curriculum.needed_types(rows, labels["task_type"], lacks).to_list()
+        texts = zip(rows["instruction"], needed, strict=True)
+        replies = [ask(self.config.teacher.endpoint, text) if wanted else None for text, wanted in texts]
+        endings = [_STOP if reply else None for reply in replies]
+        return labels.with_columns(
+            response=pl.Series(replies, dtype=pl.String), finish_reason=pl.Series(endings, dtype=pl.String)
+        )
+
+    def _refine(self, hard: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
+        if not self.config.curriculum.refine:
+            return pl.DataFrame(schema=REFINEMENT)
+        rows = hard.select("instruction_id", "task_type").join(texts.drop("task_type"), on="instruction_id")
+        table = []
+        for row in rows.iter_rows(named=True):
+            family = self.config.curriculum.types.family_of(row["task_type"])
+            prompt = self._prompt(curriculum.refinement_prompt_name(family))
+            text = curriculum.render_refinement(prompt, show_instruction(row), row["system"], row["response"])
+            refined = ask(self.config.teacher.endpoint, text)
+            problem = curriculum.refinement_problem(row["response"], refined, family)
+            table.append((row["instruction_id"], row["task_type"], row["response"], refined, problem is None, problem))
+        return pl.DataFrame(table, schema=REFINEMENT, orient="row")
+
+    def _labels(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """instruction_id and task_type, null where the teacher names none."""
+        teacher, prompt = self.config.teacher, self._prompt("label")
+        labelling = curriculum.Labelling(self.config.curriculum.types, teacher.label_replies)
+        replies = (ask(teacher.endpoint, labelling.render(prompt, text)) for text in rows["instruction"])
+        parsed = [labelling.parse(reply) for reply in replies]
+        names = [each if isinstance(each, str) else None for each in parsed]
+        return rows.select("instruction_id").with_columns(task_type=pl.Series(names, dtype=pl.String))
+
+    @cached_property
+    def _questions(self) -> EvaluationQuestions:
+        return EvaluationQuestions(heldout_questions(self.heldout), self.config.evaluation.decontamination)
+
+    def _prompt(self, name: str) -> Prompt:
+        return load_prompt(name, self.config.run.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundMade:
+    """What a round trains on."""
+
+    mixture: curriculum.Mixture
+    expansion: pl.DataFrame
+    """Columns ``EXPANSION``."""
