@@ -21,7 +21,7 @@ from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.matching import is_matched, match_run, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
-from tapir_core.config import STANDIN_VERSION
+from tapir_core.config import load
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
@@ -207,15 +207,13 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
     shipped = outcomes[0].shipped if outcomes else {}
+    if "standin" in shipped:
+        reference = load.answered_by(reference, shipped["standin"])
     others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
     return replace(
         compared,
         conditions=conditions_of(
-            reference,
-            {**input_files.gather_files(reference), **shipped},
-            plan.comparison,
-            others=others,
-            standin=shipped.get("standin", STANDIN_VERSION),
+            reference, {**input_files.gather_files(reference), **shipped}, plan.comparison, others=others
         ),
     )
 

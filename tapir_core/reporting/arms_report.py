@@ -14,7 +14,7 @@ from typing import Any
 
 from tapir_core import judging, paths, sentences, stages, storage, text
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
-from tapir_core.config import STANDIN_VERSION, RunConfig
+from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
 from tapir_core.judging.estimates import Estimate
@@ -109,7 +109,6 @@ def conditions_of(
     comparison: ComparisonConfig,
     *,
     others: Mapping[str, int],
-    standin: str = STANDIN_VERSION,
 ) -> dict[str, str]:
     """What → in words: student, its answers, training, teacher, judge, prompts, sizes, run seeds, settings.
 
@@ -118,7 +117,6 @@ def conditions_of(
         files: name → digest of the prompt and input files that go into it.
         comparison: what is compared.
         others: stage → version of its code that made the figures, where it is not that of this tapir.
-        standin: version of the stand-in that made them.
     """
     used = sorted(stages.used_files(config, files).items())
     rounds = [config.round(number) for number in config.round_numbers]
@@ -137,14 +135,9 @@ def conditions_of(
         examples=[count(each.examples) for each in rounds],
         count=count,
         # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.
-        settings=text.digest(json.loads(_with_standin(text.canonical_json(settings), standin)))[:_DIGITS],
+        settings=text.digest(settings)[:_DIGITS],
     )
-    return dict(_with_standin(each, standin).split(": ", 1) for each in said)
-
-
-def _with_standin(said: str, version: str) -> str:
-    """The same of another version of the stand-in, which a configuration knows by this tapir's alone."""
-    return said.replace(STANDIN_VERSION, version)
+    return dict(each.split(": ", 1) for each in said)
 
 
 def conditions_table(conditions: Mapping[str, str]) -> page.Table:
