@@ -78,7 +78,7 @@ class ReplicaStudents(student_server.Students):
             key_of: The key of a replica, by its id.
             report: Told how many serve.
         """
-        self._engine, self._registry, self._fleet = engine, registry, fleet
+        self.engine, self._registry, self._fleet = engine, registry, fleet
         self._key_of, self._report = key_of, report
         self._lock = threading.RLock()
         self._aborted = False
@@ -139,10 +139,10 @@ class ReplicaStudents(student_server.Students):
                 self._look_no_more()
                 self._begin(student)
         # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
-        came = live.wait(2 * self._engine.wait_seconds)
+        came = live.wait(2 * self.engine.wait_seconds)
         if live.reason or not came:
-            raise EngineError(live.reason or f"no replica came within {self._engine.wait_seconds:g} s")
-        concurrency = self._engine.replicas * self._engine.concurrency
+            raise EngineError(live.reason or f"no replica came within {self.engine.wait_seconds:g} s")
+        concurrency = self.engine.replicas * self.engine.concurrency
         return Endpoint(
             f"replicas of {checkpoint}",
             concurrency,
@@ -177,7 +177,7 @@ class ReplicaStudents(student_server.Students):
                 self._fleet.withdraw(each.id)
         # Those that count towards `replicas` and whose end has not been seen.
         self._asked = {each.id for each in self._ours() if not each.is_dead()}
-        for _ in range(self._engine.replicas - len(self._asked)):
+        for _ in range(self.engine.replicas - len(self._asked)):
             self._ask_one()
         self._over.clear()
         self._thread = threading.Thread(target=self._follow, name="tapir-replicas", daemon=True)
@@ -233,7 +233,7 @@ class ReplicaStudents(student_server.Students):
         if serving or before:
             live.set([LiveAddress(each.base_url, each.concurrency, self._key_of(each.id)) for each in serving])
         if len(serving) != before:
-            self._report(f"{len(serving)} of {self._engine.replicas} replicas serve")
+            self._report(f"{len(serving)} of {self.engine.replicas} replicas serve")
         self._served |= {each.id for each in serving}
         if serving:
             self._without_since = time.monotonic()
@@ -274,7 +274,7 @@ class ReplicaStudents(student_server.Students):
             if not self._served and all(each.how in ("failed", "crashed") for each in ends):
                 self._failures[checkpoint] = reason
             self._give_up(checkpoint, reason)
-        elif waited > self._engine.wait_seconds:
+        elif waited > self.engine.wait_seconds:
             self._give_up(
                 checkpoint,
                 f"no replica serves after {waited:.0f} s; look at the flow runs of serve-student and at the workers of "

@@ -103,6 +103,10 @@ def serve(host: ReplicaStudents, fleet: ScriptedFleet, count: int) -> Endpoint:
     return endpoint
 
 
+def test_answers_say_what_gave_them(host: ReplicaStudents) -> None:
+    assert host.in_words == f"vLLM in {host.engine.dtype}"
+
+
 def test_nothing_is_asked_for_before_an_answer_is_missing(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
     source = host.source(STUDENT)
     assert fleet.asked == []
