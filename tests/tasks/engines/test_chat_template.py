@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 from jinja2 import TemplateError
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from tapir_core.errors import ConfigError
 from tasks.engines.backbone import render, render_chat
@@ -17,6 +15,10 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """As much of a checkpoint as a conversation needs."""
+    # Seconds, which processes that only collect these tests need not spend.
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), eos_token="<|end|>")
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(tmp_path)

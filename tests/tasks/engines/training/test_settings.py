@@ -1,19 +1,29 @@
+"""Seconds go into importing transformers, which processes that only collect these tests need not spend."""
+
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import EngineError
 from tasks.engines.training.data import plan_batches
-from tasks.engines.training.rank import check_memory, deepspeed_config, estimate_memory, sft_settings
 from tasks.engines.training.trainer import TrainingJob
 
-SHAPE = LlamaConfig(
-    hidden_size=8, num_hidden_layers=2, num_attention_heads=1, vocab_size=100, intermediate_size=8, pad_token_id=0
-)
-SMALL = LlamaForCausalLM(SHAPE)
+
+@pytest.fixture(scope="module")
+def rank() -> ModuleType:
+    return import_module("tasks.engines.training.rank")
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 8}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=100, pad_token_id=0, **shape))
 
 
 def make_job(**training: Any) -> TrainingJob:
@@ -29,7 +39,9 @@ def make_job(**training: Any) -> TrainingJob:
     )
 
 
-def settings_of(job: TrainingJob, examples: int = 100, world_size: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings_of(
+    rank: ModuleType, job: TrainingJob, examples: int = 100, world_size: int = 1
+) -> tuple[dict[str, Any], dict[str, Any]]:
     plan = plan_batches(
         [10] * examples,
         epochs=job.epochs,
@@ -38,7 +50,7 @@ def settings_of(job: TrainingJob, examples: int = 100, world_size: int = 1) -> t
         world_size=world_size,
         seed=1,
     )
-    return deepspeed_config(job, plan), sft_settings(job, plan, on_cpu=True)
+    return rank.deepspeed_config(job, plan), rank.sft_settings(job, plan, on_cpu=True)
 
 
 @pytest.mark.parametrize(
@@ -46,45 +58,45 @@ def settings_of(job: TrainingJob, examples: int = 100, world_size: int = 1) -> t
     [(128, 8, 1, 16, 8), (128, 8, 8, 2, 8), (16, 16, 1, 1, 16), (16, 8, 3, 1, 6), (16, 3, 1, 6, 3), (2, 8, 4, 1, 1)],
 )
 def test_the_batch_is_spread_over_steps_and_ranks(
-    batch_size: int, micro: int, world_size: int, accumulated: int, held: int
+    rank: ModuleType, batch_size: int, micro: int, world_size: int, accumulated: int, held: int
 ) -> None:
-    config, settings = settings_of(make_job(batch_size=batch_size, micro_batch_size=micro), 256, world_size)
+    config, settings = settings_of(rank, make_job(batch_size=batch_size, micro_batch_size=micro), 256, world_size)
     assert config["gradient_accumulation_steps"] == settings["gradient_accumulation_steps"] == accumulated
     assert config["train_micro_batch_size_per_gpu"] == settings["per_device_train_batch_size"] == held
 
 
-def test_bf16_and_stage_go_to_deepspeed_by_name() -> None:
-    config, settings = settings_of(make_job(zero_stage=3, precision="bf16"))
+def test_bf16_and_stage_go_to_deepspeed_by_name(rank: ModuleType) -> None:
+    config, settings = settings_of(rank, make_job(zero_stage=3, precision="bf16"))
     assert config["bf16"]["enabled"] is settings["bf16"] is True
     assert config["zero_optimization"]["stage"] == 3
-    config, settings = settings_of(make_job(zero_stage=0, precision="fp32"))
+    config, settings = settings_of(rank, make_job(zero_stage=0, precision="fp32"))
     assert config["bf16"]["enabled"] is settings["bf16"] is False
     assert config["zero_optimization"]["stage"] == 0
 
 
-def test_stage_0_in_bf16_runs_as_stage_1() -> None:
-    config, _ = settings_of(make_job(zero_stage=0, precision="bf16"))
+def test_stage_0_in_bf16_runs_as_stage_1(rank: ModuleType) -> None:
+    config, _ = settings_of(rank, make_job(zero_stage=0, precision="bf16"))
     assert config["zero_optimization"]["stage"] == 1
 
 
-def test_warm_up_is_a_share_of_the_steps_and_constant_warms_up_too() -> None:
-    _, settings = settings_of(make_job(batch_size=1, warmup_ratio=0.1, scheduler="constant"), 100)
+def test_warm_up_is_a_share_of_the_steps_and_constant_warms_up_too(rank: ModuleType) -> None:
+    _, settings = settings_of(rank, make_job(batch_size=1, warmup_ratio=0.1, scheduler="constant"), 100)
     assert (settings["warmup_steps"], settings["lr_scheduler_type"]) == (10, "constant_with_warmup")
 
 
-def test_partitions_shrink_the_estimate_by_stage() -> None:
-    needed = [estimate_memory(make_job(zero_stage=each), SMALL, longest=10, world_size=4) for each in (0, 1, 2, 3)]
+def test_partitions_shrink_the_estimate_by_stage(rank: ModuleType, small: Any) -> None:
+    needed = [rank.estimate_memory(make_job(zero_stage=each), small, longest=10, world_size=4) for each in (0, 1, 2, 3)]
     totals = [sum(each.values()) for each in needed]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == 4
 
 
-def test_what_cannot_fit_is_refused_with_the_fields_to_lower() -> None:
+def test_what_cannot_fit_is_refused_with_the_fields_to_lower(rank: ModuleType, small: Any) -> None:
     job = make_job(micro_batch_size=4)
-    needed = estimate_memory(job, SMALL, longest=10, world_size=1)
+    needed = rank.estimate_memory(job, small, longest=10, world_size=1)
     total = sum(needed.values())
     states = total - needed["activations"]
     with pytest.raises(EngineError, match=r"training\.micro_batch_size \(now 4\)"):
-        check_memory(job, needed, free=states - 1)
-    assert "should it fail" in check_memory(job, needed, free=states + 1)[1]
-    assert len(check_memory(job, needed, free=total)) == 1
+        rank.check_memory(job, needed, free=states - 1)
+    assert "should it fail" in rank.check_memory(job, needed, free=states + 1)[1]
+    assert len(rank.check_memory(job, needed, free=total)) == 1
