@@ -86,12 +86,17 @@ class Curriculum:
         plain = pl.DataFrame(schema=REFINEMENT)
         return curriculum.assemble([drawn], self.examples, plain, count, derive_rng(seed, 0, "order"))
 
-    def measure(self, number: int, answers: Mapping[str, str]) -> None:
-        """Judge the student's ``answers`` to the pool of a round, instruction → answer, for its MFD."""
+    def measure(self, number: int, answers: Mapping[str, str | None]) -> None:
+        """Judge the student's ``answers`` to the pool of a round, instruction → answer, for its MFD.
+
+        What has no answer has no MFD.
+        """
         judge, pool = self.config.judge, self.pool(number)
         mode, prompt, verdicts = mode_of(judge), self._prompt(judge.prompt), list[Verdict]()
         for row in pool.rename({"response": "teacher"}).iter_rows(named=True):
-            shown = {**row, "student": answers[row["instruction_id"]]}
+            if (own := answers[row["instruction_id"]]) is None:
+                continue
+            shown = {**row, "student": own}
             texts = {place: mode.render(prompt, shown, place) for place in mode.places(judge)}
             replies = {place: ask(judge.endpoint, text) for place, text in texts.items()}
             for place in filter(mode.rests_on, replies):
