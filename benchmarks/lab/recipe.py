@@ -40,6 +40,8 @@ class LabArm(Section):
     of one round."""
     against: str | None = None
     """The arm that it is set against, in place of the reference."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Warm-up of the rounds' schedules, in place of `training.warmup_ratio`, which S_0 keeps: arms share one S_0."""
     carry_adam: bool = False
     """Whether a round goes on with the moments and the step count of the training before, S_0's first."""
     next_from: Literal["last", "average"] = "last"

@@ -183,7 +183,7 @@ class _ArmRun:
         job = self._job(0, self.curriculum.basic(), settings.epochs, settings.learning_rate)
         planned = plan_training(job, 1)
         keeps = any(arm.carry_adam for arm in self.recipe.experiment.arms.values())
-        return self._train("S_0", self.shared, self.backbone, planned, self._rate(planned), keeps=keeps)
+        return self._train("S_0", self.shared, self.backbone, planned, self._rate(planned, 0), keeps=keeps)
 
     def _round(self, number: int, made: Mapping[str, Made]) -> Made:
         before = made[str(number - 1)]
@@ -228,7 +228,7 @@ class _ArmRun:
         planned = self._plan(
             last, Mixture(rows, {}, 0), self.config.round(last).epochs, self.config.batch_size(last), "consolidate"
         )
-        return self._train(CONSOLIDATED, self.own, basic.folder, planned, self._rate(planned))
+        return self._train(CONSOLIDATED, self.own, basic.folder, planned, self._rate(planned, last, alone=True))
 
     def _average(self, made: Mapping[str, Made], last: int) -> Path:
         """The mean of the weights of S_1..S_last."""
@@ -238,17 +238,21 @@ class _ArmRun:
             student.average(students, target)
         return target
 
-    def _rate(self, planned: PlannedTraining, number: int = 0) -> student.Rate:
+    def _rate(self, planned: PlannedTraining, number: int, *, alone: bool = False) -> student.Rate:
+        """That of S_0 (0) or of a round; ``alone``: of a training with a schedule of its own in any case."""
         training, peak, steps = self.config.training, planned.job.learning_rate, planned.plan.steps
-        if number == 0 or self.arm.schedule == "round":
+        if number == 0:
             return student.Rate(peak, training.scheduler, training.warmup_ratio, steps)
+        warmup = training.warmup_ratio if self.arm.warmup_ratio is None else self.arm.warmup_ratio
+        if self.arm.schedule == "round" or alone:
+            return student.Rate(peak, training.scheduler, warmup, steps)
         whole = sum(
             matching.steps_of(each.examples, each.epochs, self.config.batch_size(at))
             for at, each in ((at, self.config.round(at)) for at in self.config.round_numbers)
         )
         if self.targets:
             whole = sum(each.steps for each in self.targets.values())
-        return student.Rate(peak, training.scheduler, training.warmup_ratio, whole, self.steps_done)
+        return student.Rate(peak, training.scheduler, warmup, whole, self.steps_done)
 
     def _plan(
         self, number: int, mixture: Mixture, epochs: float, batch_size: int, name: str = "train"
