@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,7 +139,15 @@ class _Builder(BenchmarkStages):
         config = self.run.config
         said = config.model_dump(mode="json", exclude={"run"}) if at.benchmark or at.name == "evaluate" else {}
         by = own_digest(at, config, self.run.record.ingredients)
-        return digest([by, repr(at), self.seed, said, str(self.student), self._before])
+        return digest([by, repr(at), self.seed, said, str(self.student), self._files, self._before])
+
+    @cached_property
+    def _files(self) -> list[str]:
+        """Digests of the files that the configuration names."""
+        data, benchmarks = self.run.config.data, self.run.config.evaluation.benchmarks.values()
+        named = [each.file for each in (data.pool, data.heldout) if each]
+        named += [path for each in benchmarks for path in each.all_files.values()]
+        return [hashlib.sha256(Path(each).read_bytes()).hexdigest() for each in named if each and Path(each).is_file()]
 
     def _taken(self, at: StageAt) -> _Made:
         manifest = self.run.sealed(at)
