@@ -157,7 +157,7 @@ def test_one_is_killed_and_one_cancelled_one_joins_from_the_ui_and_nothing_answe
     with StandinServer() as teacher:
         up(root, 3)
         until = ("--until", f"answer_heldout@{BACKBONE}")
-        rows = {"data__heldout__dev": "700", "data__heldout__test": "700"}
+        rows = {"data__heldout__dev": "600", "data__heldout__test": "700"}
         run = ServedRun(root, backbone, teacher.base_url, *until, **rows, student__engine__python=str(python))
         run.wait_until(lambda: len(run.serving()) == 2 and len(answered()) >= 40)
         dead, alive = run.serving()
