@@ -2,8 +2,8 @@
 
 What is trained in which step is the product's own plan (`tasks.engines.training.data`): the same template, loss mask,
 order and batches. AdamW, its rate and the clipping are as the trainer sets them, without DeepSpeed. Weights are
-float32; on a GPU `training.precision` other than `fp32` computes and answers in bfloat16 and keeps float32 masters, as
-DeepSpeed does. A student is a folder of weights and config; the tokenizer is the backbone's.
+float32; where `training.precision` is `bf16`, or `auto` on a GPU, it computes and answers in bfloat16 and keeps float32
+masters, as DeepSpeed does. A student is a folder of weights and config; the tokenizer is the backbone's.
 
 Limits: one device, no packing, no LoRA, no micro-batches across devices; answers are greedy. Batches of other sizes
 round otherwise, so that an answer may differ from the student server's.
@@ -61,8 +61,8 @@ class Rate:
 
 
 def computes_in_bf16(precision: str, device: str) -> bool:
-    """Whether a training of this `training.precision` computes in bfloat16 here; a CPU never does."""
-    return device != "cpu" and precision != "fp32"
+    """Whether a training of this `training.precision` computes in bfloat16 here; a CPU only where it is asked to."""
+    return precision == "bf16" or (device != "cpu" and precision != "fp32")
 
 
 def load_student(folder: Path, device: str) -> Any:
