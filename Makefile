@@ -75,7 +75,7 @@ check: test-env ## format, lint, types, boundaries and unit tests: what every co
 format-check:
 	.venv/bin/ruff format --check .
 
-format: test-env ## format the code and mend what the linter can
+format: test-env ## format the code and fix what the linter can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 

@@ -20,7 +20,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "doctor": (
         "diagnosis.command:doctor",
-        "Check every part that a run needs, and say what mends each fault; ends with 1 when there is one.",
+        "Check every part that a run needs, and say what fixes each fault; ends with 1 when there is one.",
     ),
     "sweep": (
         "series:sweep",

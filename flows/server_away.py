@@ -6,7 +6,7 @@ tags, for child flows and concurrency limits, a worker for what tells it that a 
 with Prefect 3.8.8 and three tries, at an address where nobody listens: such a client gives up at its first try, in less
 than two seconds, one that has reached its server after 20. No setting of Prefect says which of the two a client is.
 
-``python -m flows.server_away …`` is Prefect's own command line with that mended; workers are started with it.
+``python -m flows.server_away …`` is Prefect's own command line with that fixed; workers are started with it.
 """
 
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient

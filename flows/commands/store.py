@@ -7,16 +7,22 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from flows.commands import AsJson, console, print_line, print_tables, print_words, say, words
+from flows.commands import AsJson, Overrides, console, print_line, print_tables, print_words, say, words
 from tapir_core import store_admin
-from tapir_core.calls import root_store_url, store_tables
-from tapir_core.errors import TapirError
+from tapir_core.calls import root_store_url, store_tables, store_url
+from tapir_core.config import RunConfig
+from tapir_core.config.load import load_config
+from tapir_core.data.readers import read_pool
+from tapir_core.errors import ConfigError, TapirError
+from tapir_core.estimate.evidence import plain_request
+from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.summary.formats import NOTHING, count, data_size, percent
 from tapir_core.text import shorten
@@ -83,12 +89,51 @@ def export_answers(
 
 
 @store_app.command("import")
-def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") -> None:
-    """Insert what an export has and the store lacks; nothing is overwritten. Makes the store where there is none."""
+def import_answers(
+    place: Place,
+    store: StoreUrl = None,
+    root: Root = "runs",
+    teacher_of: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CONFIG", help="URL is a file of instructions with answers that this configuration's teacher gave."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Insert what an export, or a file of a teacher's answers, has and the store lacks; nothing is overwritten.
+
+    Makes the store where there is none. With --teacher-of it is that configuration's, unless --store names another.
+    """
+    if teacher_of is not None:
+        _import_file(place, load_config(teacher_of, overrides or ()), store)
+        return
     archive = store_admin.Archive(place)
     archive.read_manifest()  # a wrong place must not leave an empty store behind
     with opened(store, root, make=True) as engine:
-        done = store_admin.import_answers(engine, archive)
+        _print_imported(store_admin.import_answers(engine, archive))
+
+
+def _import_file(place: str, config: RunConfig, store: str | None) -> None:
+    names = getattr(config.data.pool, "columns", {})
+    found = read_pool(
+        place, on_bad_row=config.data.on_bad_row, limit=None, rng=derive_rng(0), columns=names, answers=True
+    ).rows
+    if "answer" not in found.columns:
+        raise ConfigError(
+            f"{place!r} has no answers: neither `output` nor an assistant's last turn in any row; where the file has "
+            'another name for it: --set data.pool.columns.output="name"'
+        )
+    rows = found.drop_nulls("answer").to_dicts()
+    replies = [(plain_request(config, row), row["answer"]) for row in rows]
+    with opened(store or store_url(config), "", make=True) as engine:
+        done = store_admin.import_replies(engine, replies)
+    who, sampling = config.teacher.endpoint.in_words("teacher"), config.teacher.answering.in_words
+    print_words(console, "store", "taken_over", who=who, sampling=sampling, lacking=found.height - len(rows))
+    _print_imported(done)
+
+
+def _print_imported(done: store_admin.Imported) -> None:
     print_words(console, "store", "imported", done=done)
     print_tables(console, table_of("", _DIFFERENT, done.listed, text_columns=len(_DIFFERENT)))
 
@@ -199,7 +244,7 @@ _DIFFERENT: Sequence[tuple[str, Callable[[store_admin.OtherText], str]]] = [
     ("role", lambda each: each.role),
     ("model", lambda each: each.model),
     ("the store has, and keeps", lambda each: shorten(each.stored, _TEXT_CHARACTERS)),
-    ("the export has", lambda each: shorten(each.offered, _TEXT_CHARACTERS)),
+    ("this has", lambda each: shorten(each.offered, _TEXT_CHARACTERS)),
 ]
 _DAMAGED: Sequence[tuple[str, Callable[[store_admin.DamagedRow], str]]] = [
     ("key", lambda row: shorten(row.key, _KEY_CHARACTERS)),

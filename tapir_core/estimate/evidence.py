@@ -117,11 +117,14 @@ def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[
     """The requests for task type and plain answer of an instruction, as the stages `label` and `teach` make them."""
     teacher, label = config.teacher, _labelling(config)
     who, asked = teacher.endpoint.answers_as("teacher"), (Message("user", label.render(prompt, show_instruction(row))),)
-    plain = tuple(Message(*turn) for turn in messages_of(row))
-    return (
-        Request("label", asked, who.model, who.identity, teacher.labelling, schema=label.schema),
-        Request("teach", plain, who.model, who.identity, teacher.answering),
-    )
+    labelled = Request("label", asked, who.model, who.identity, teacher.labelling, schema=label.schema)
+    return labelled, plain_request(config, row)
+
+
+def plain_request(config: RunConfig, row: Instruction) -> Request:
+    """The request for the teacher's plain answer to an instruction, as the stage `teach` makes it."""
+    who, turns = config.teacher.endpoint.answers_as("teacher"), (Message(*turn) for turn in messages_of(row))
+    return Request("teach", tuple(turns), who.model, who.identity, config.teacher.answering)
 
 
 def measure_prompts(

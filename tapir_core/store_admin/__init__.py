@@ -24,4 +24,12 @@ from tapir_core.store_admin.rows import (
     read_moment,
     verify_store,
 )
-from tapir_core.store_admin.transfer import Archive, Exported, Imported, OtherText, export_answers, import_answers
+from tapir_core.store_admin.transfer import (
+    Archive,
+    Exported,
+    Imported,
+    OtherText,
+    export_answers,
+    import_answers,
+    import_replies,
+)

@@ -1,8 +1,8 @@
 """Answers of a store as files, and files back into a store.
 
 An export is a folder of Parquet parts, named by their content, and a manifest that is written last: a folder without
-one is no export. The parts hold the columns of table `answers` and read with any Parquet reader. An import never
-overwrites what the store has already.
+one is no export. The parts hold the columns of table `answers` and read with any Parquet reader. Answers that a model
+gave elsewhere come in beside their requests. An import never overwrites what the store has already.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ import polars as pl
 import sqlalchemy as sa
 
 from tapir_core.calls.store_rows import insert_rows
-from tapir_core.calls.types import Answer, Outcome
+from tapir_core.calls.store_tables import in_groups
+from tapir_core.calls.types import Answer, Outcome, Request
 from tapir_core.data.dataset import Part, write_part
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import MANIFEST, is_part, part_name
@@ -120,7 +121,7 @@ class Archive:
         Raises:
             ConfigError: there is no whole export, or not one that this version reads.
         """
-        own = 'answers of a file of your own are given with data.pool.answers = "use" (docs/own-data.md)'
+        own = "answers of a teacher in a file of instructions come in with --teacher-of CONFIG"
         text = self._read(MANIFEST, f" holds no whole export: there is no {MANIFEST}; {own}")
         try:
             fields = json.loads(text)
@@ -251,7 +252,7 @@ def import_answers(engine: sa.Engine, archive: Archive) -> Imported:
     """Insert what ``archive`` has and the store lacks.
 
     A part is checked before any of its rows is inserted; the parts before a damaged one stay inserted, and the same
-    import goes on once it is mended.
+    import goes on once it is fixed.
 
     Raises:
         ConfigError: there is no whole export, a part is damaged, or another version wrote it.
@@ -262,6 +263,26 @@ def import_answers(engine: sa.Engine, archive: Archive) -> Imported:
         for some in archive.read_part(part).iter_slices(ROWS_PER_COMMIT):
             _insert(engine, some.to_dicts(), done)
     return done
+
+
+def import_replies(engine: sa.Engine, replies: Iterable[tuple[Request, str]]) -> Imported:
+    """Insert texts as whole answers to their requests, as if the model had been asked: without cost, tokens and proof.
+
+    Raises:
+        TapirError: the store cannot be written; what was inserted before stays.
+    """
+    done = Imported()
+    for some in in_groups(replies, ROWS_PER_COMMIT):
+        _insert(engine, [_row_of(request, text) for request, text in some], done)
+    return done
+
+
+def _row_of(request: Request, text: str) -> StoredRow:
+    same = {name: getattr(request, name) for name in ("key", "role", "model", "identity", "sample_index")}
+    none = {"message": "", "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "raw": None}
+    asked = {"prompt_version": request.prompt_version, "run": request.run}
+    now = datetime.now(UTC).replace(tzinfo=None)
+    return {**same, **asked, **none, "status": "answer", "text": text, "finish_reason": "stop", "created": now}
 
 
 def _is_left_over(name: str) -> bool:

@@ -149,11 +149,11 @@ def test_judgments_that_failed_for_good_are_asked_again_and_no_others(
     tmp_path: Path, backbone: Path, student: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    mended = False
+    fixed = False
 
     def refuses_some(call: RecordedCall) -> FakeReply:
         asked.append(call.prompt)
-        return Text(None, refusal="No.") if len(asked) % 4 == 0 and not mended else Text("m")
+        return Text(None, refusal="No.") if len(asked) % 4 == 0 and not fixed else Text("m")
 
     with FakeProvider(refuses_some) as provider:
         run = make_run(tmp_path, backbone, student, ae={**ALPACA, "judge": annotator(provider), "top_logprobs": 0})
@@ -165,7 +165,7 @@ def test_judgments_that_failed_for_good_are_asked_again_and_no_others(
         assert "`tapir evaluate asked --benchmark ae --also terminal` asks it again" in told.message
         failed = figures(run, "ae")["win_rate"]["n_failed"]
         assert failed == len(asked) // 4 > 0
-        mended, answered = True, len(student.calls)
+        fixed, answered = True, len(student.calls)
         asked.clear()
         again = CliRunner().invoke(app, [*command, "--also", "terminal"])
         assert again.exit_code == 0, again.output
@@ -181,9 +181,9 @@ def test_an_annotator_that_refuses_log_probabilities_is_told_in_its_own_words_wi
     tmp_path: Path, backbone: Path, student: FakeProvider
 ) -> None:
     with FakeProvider(gives_no_logprobs) as provider:
-        refusing, mended = ({**ALPACA, "judge": annotator(provider), "top_logprobs": each} for each in (5, 0))
-        run = make_run(tmp_path, backbone, student, refusing=refusing, mended=mended)
-        evaluate_students(run.ref, [0], ["refusing", "mended"])
+        refusing, fixed = ({**ALPACA, "judge": annotator(provider), "top_logprobs": each} for each in (5, 0))
+        run = make_run(tmp_path, backbone, student, refusing=refusing, fixed=fixed)
+        evaluate_students(run.ref, [0], ["refusing", "fixed"])
     found = figures(run, "refusing")["win_rate"]
     assert (found["value"], found["n_failed"] + found["n"]) == (None, QUESTIONS), "equal outputs are a draw"
     said = (
@@ -197,7 +197,7 @@ def test_an_annotator_that_refuses_log_probabilities_is_told_in_its_own_words_wi
     for told in (found["note"], str(asked.exception), " ".join(state)):
         assert said in told
         assert remedy in told
-    assert (figures(run, "mended")["win_rate"]["note"], figures(run, "mended")["win_rate"]["n"]) == (
+    assert (figures(run, "fixed")["win_rate"]["note"], figures(run, "fixed")["win_rate"]["n"]) == (
         "by parsed choices",
         QUESTIONS,
     )

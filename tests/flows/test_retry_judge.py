@@ -37,16 +37,16 @@ UNPATIENT = {"max_attempts": 1, "shard_retries": 0, "max_missing_share": 0.5}
 
 
 class Judge:
-    """Fails on every ninth prompt, says nothing of use on every tenth, until it is mended."""
+    """Fails on every ninth prompt, says nothing of use on every tenth, until it is fixed."""
 
     def __init__(self) -> None:
-        self.mended = False
+        self.fixed = False
 
     def __call__(self, call: RecordedCall) -> FakeReply:
         place = sum(call.prompt.encode()) % 90
-        if not self.mended and place % 9 == 0:
+        if not self.fixed and place % 9 == 0:
             return Status(500)
-        return Text("I cannot say." if not self.mended and place % 10 == 1 else "Scores: [[4, 7]]")
+        return Text("I cannot say." if not self.fixed and place % 10 == 1 else "Scores: [[4, 7]]")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_only_what_is_missing_is_asked_again_and_the_stages_it_changes_are_named
     missing, unscored = counts(run)
     assert missing > 10
     assert unscored > 10
-    judge.mended = True
+    judge.fixed = True
     assert stages_to_retry(run, None, also_terminal=False) == [JUDGE]
     [told] = retry_judge(run.ref, [JUDGE])
     assert len(provider.calls) == missing
@@ -116,7 +116,7 @@ def test_unscored_verdicts_are_asked_again_only_when_that_is_wanted(
     run: RunFolder, judge: Judge, provider: FakeProvider
 ) -> None:
     missing, unscored = counts(run)
-    judge.mended = True
+    judge.fixed = True
     assert stages_to_retry(run, 1, also_terminal=True) == [JUDGE]
     retry_judge(run.ref, [JUDGE], also_terminal=True)
     assert counts(run) == (0, 0)
@@ -151,7 +151,7 @@ def test_a_retry_that_is_ended_midway_leaves_the_round_as_it_was_and_can_be_give
         return seal(ref, at, *given, **how)
 
     before = run.manifest(JUDGE)
-    judge.mended = True
+    judge.fixed = True
     with monkeypatch.context() as patch:
         patch.setattr("flows.steps.seal", end)
         with pytest.raises(RuntimeError, match="ended"):
@@ -167,7 +167,7 @@ def test_a_round_that_stopped_in_judging_is_judged_to_its_end(
     tmp_path: Path, backbone: Path, judge: Judge, provider: FakeProvider
 ) -> None:
     run = build(tmp_path, backbone, provider, StageAt("answer", 1))
-    judge.mended = True
+    judge.fixed = True
     assert stages_to_retry(run, None, also_terminal=True) == [JUDGE]
     [told] = retry_judge(run.ref, [JUDGE], also_terminal=True)
     assert told["missing_before"] == run.rows(JUDGE).height == len(provider.calls)
@@ -228,7 +228,7 @@ def lack_verdicts(run: RunFolder, at: StageAt, missing: int) -> None:
 def test_verdicts_on_the_held_out_set_are_asked_again_and_the_scores_follow(
     held_out: RunFolder, judge: Judge, provider: FakeProvider, standing_prefect: StandingServer
 ) -> None:
-    judge.mended, students = True, (BACKBONE, 0, 1)
+    judge.fixed, students = True, (BACKBONE, 0, 1)
     for number in students:
         lack_verdicts(held_out, StageAt("judge_heldout", number), 5)
     ended = tapir("retry-judge", held_out, PREFECT_API_URL=standing_prefect.api)
@@ -260,7 +260,7 @@ def test_a_student_that_will_be_trained_anew_is_not_judged_before(
     for at in (stages[0], stages[-1]):
         lack_verdicts(held_out, at, 5)
     assert stages_to_retry(held_out, None, also_terminal=False) == stages
-    judge.mended = True
+    judge.fixed = True
     told = retry_judge(held_out.ref, stages)
     assert [each["stage"] for each in told] == ["judge_heldout (backbone)", "judge (round 1)"]
     assert all(each["missing_after"] == 0 for each in told)
@@ -276,7 +276,7 @@ def test_unscored_verdicts_on_the_held_out_set_are_asked_again_where_that_is_wan
     missing, unscored = counts(held_out, at)
     assert missing
     assert unscored
-    judge.mended = True
+    judge.fixed = True
     provider.calls.clear()
     assert stages_to_retry(held_out, 0, also_terminal=True) == [at]
     retry_judge(held_out.ref, [at], also_terminal=True)
@@ -287,7 +287,7 @@ def test_unscored_verdicts_on_the_held_out_set_are_asked_again_where_that_is_wan
 def test_the_command_brings_its_own_prefect_and_leaves_nothing_in_the_home(
     run: RunFolder, judge: Judge, tmp_path: Path, lay_prefect_database: Callable[[Path], None]
 ) -> None:
-    judge.mended = True
+    judge.fixed = True
     lay_prefect_database(Path(run.ref.root))
     home = tmp_path / "home"
     home.mkdir()

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 class Teacher:
-    """A teacher that fails on some instructions until it is mended; its answers are task types too."""
+    """A teacher that fails on some instructions until it is fixed; its answers are task types too."""
 
     def __init__(self) -> None:
         self.failing: set[str] = set()

@@ -3,6 +3,7 @@
 The page as it stands, on real engines, is run by tests/operations/test_tutorial.py.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -55,23 +56,29 @@ def provider() -> Iterator[FakeProvider]:
         yield provider
 
 
+def tapir(*words: str) -> str:
+    done = CliRunner().invoke(app, [*words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
 def run_page(root: Path, provider: FakeProvider, *settings: str) -> RunFolder:
     """The page's configuration with fewer instructions, and with students that need no engine."""
     (root / "my_run.toml").write_text(CONFIG)
-    written = CliRunner().invoke(app, ["standin", "write", str(root / "my_instructions.json"), "--rows", "240"])
-    assert written.exit_code == 0, written.output
-    config = load_config(
-        root / "my_run.toml",
-        [
-            *(f"run.root={root / 'runs'}", f"data.pool.path={root / 'my_instructions.json'}"),
-            *(f"student.backbone={make_checkpoint(root / 'backbone')}", "student.engine.type=endpoint"),
-            *(f"{each}.base_url={provider.base_url}" for each in ("student.engine", "teacher.endpoint")),
-            *(f"judge.endpoint.base_url={provider.base_url}", "basic_tuning.examples=64", "rounds.default.examples=64"),
-            *("calls.max_backoff_seconds=0.1", *settings),
-        ],
-    )
+    tapir("standin", "write", str(root / "my_instructions.json"), "--rows", "240")
+    config = load_config(root / "my_run.toml", overrides(root, provider, *settings))
     drive(config, lambda run, until: distill(run.ref, until), count=BuiltRuns().count, say=lambda _: None)
     return RunFolder(RunRef(config.run.root, config.run.name))
+
+
+def overrides(root: Path, provider: FakeProvider, *settings: str) -> list[str]:
+    return [
+        *(f"run.root={root / 'runs'}", f"data.pool.path={root / 'my_instructions.json'}"),
+        *(f"student.backbone={make_checkpoint(root / 'backbone')}", "student.engine.type=endpoint"),
+        *(f"{each}.base_url={provider.base_url}" for each in ("student.engine", "teacher.endpoint")),
+        *(f"judge.endpoint.base_url={provider.base_url}", "basic_tuning.examples=64", "rounds.default.examples=64"),
+        *("calls.max_backoff_seconds=0.1", *settings),
+    ]
 
 
 def taught(provider: FakeProvider) -> int:
@@ -115,3 +122,26 @@ def test_with_the_answers_of_the_file_nobody_is_asked_for_a_plain_answer(
     assert taught(provider) == 0
     scores = run.rows(StageAt("evaluate", 1)).filter(metric="quality_retention", split="test", category="all")
     assert scores.height == 1
+
+
+def test_answers_that_were_imported_into_the_store_are_asked_of_nobody(
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
+    one_round = ("run.rounds=1", "rounds.1.alpha=0", "evaluation.baseline=none")
+    (tmp_path / "my_run.toml").write_text(CONFIG)
+    tapir("standin", "write", str(tmp_path / "answered.json"), "--rows", "240")
+    # What the provider refuses is known here: it belongs to the request under which an answer lies.
+    refused = (f"teacher.answering.{each}=provider" for each in ("temperature", "top_p"))
+    words = [word for each in overrides(tmp_path, provider, *one_round, *refused) for word in ("--set", each)]
+    said = tapir(
+        "store", "import", str(tmp_path / "answered.json"), "--teacher-of", str(tmp_path / "my_run.toml"), *words
+    )
+    assert "240 rows read: 240 added" in said
+    assert "standin-teacher" in said
+    assert "temperature of the provider" in said
+    run = run_page(tmp_path, provider, *one_round)
+    assert taught(provider) == 0
+    given = {each["instruction"]: each["output"] for each in json.loads((tmp_path / "answered.json").read_text())}
+    rows = run.rows(StageAt("teach")).join(run.rows(StageAt("pool")), on="instruction_id")
+    assert {row["instruction"]: row["response"] for row in rows.to_dicts()} == given

@@ -1,4 +1,4 @@
-"""A person at the browser: starts a run from its form, sees it through, looks at what it left, and mends an outage."""
+"""A person at the browser: starts a run from its form, sees it through, looks at what it left, and fixes an outage."""
 
 from collections.abc import Iterator
 from pathlib import Path

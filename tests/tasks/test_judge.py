@@ -30,18 +30,18 @@ def _closed() -> Iterator[None]:
 
 
 class Judges:
-    """Behind one address: `contrary` names the other winner; `silent` and `absent` have no verdict until mended."""
+    """Behind one address: `contrary` names the other winner; `silent` and `absent` have no verdict until fixed."""
 
     def __init__(self) -> None:
-        self.mended = False
+        self.fixed = False
         self.asked: list[str] = []
 
     def __call__(self, call: RecordedCall) -> FakeReply:
         model = call.body["model"]
         self.asked.append(model)
-        if model == "absent" and not self.mended:
+        if model == "absent" and not self.fixed:
             return Status(500)
-        if model == "silent" and not self.mended:
+        if model == "silent" and not self.fixed:
             return Text("Well …")
         return Text("Scores: [[9, 2]]" if model == "contrary" else "Scores: [[4, 7]]")
 
@@ -119,7 +119,7 @@ def test_a_silent_judge_leaves_the_others_scores_and_is_alone_asked_again(tmp_pa
         scored = difficulty.fn(run.ref, StageAt("difficulty", 1)).rows
         assert scored == run.rows(ANSWER).height, "one judge is enough"
         assert set(run.rows(JUDGE).filter(status="unscored")["judge"]) == {"silent"}
-        judges.mended = True
+        judges.fixed = True
         judges.asked.clear()
         assert forget_unscored(run, JUDGE) == run.rows(ANSWER).height * 2
         judge(run)
@@ -135,7 +135,7 @@ def test_a_judge_without_verdicts_is_not_asked_to_the_end_and_once_mended_for_th
             judge(run)
         paid, pairs = len(judges.asked), run.rows(ANSWER).height * 2
         assert paid <= 40 * 3 < pairs * 3, "its first replies are asked for again before the rest is asked at all"
-        judges.mended = True
+        judges.fixed = True
         assert forget_unscored(run, JUDGE) == paid, "what was in flight came in and is stored"
         close_all()
         judges.asked.clear()
@@ -149,14 +149,14 @@ def test_of_an_instruction_with_one_unscored_order_the_other_order_is_not_asked_
 
     def reply(call: RecordedCall) -> FakeReply:
         judges.asked.append(call.prompt)
-        return Text("Well …" if len(judges.asked) % 2 and not judges.mended else "Scores: [[4, 7]]")
+        return Text("Well …" if len(judges.asked) % 2 and not judges.fixed else "Scores: [[4, 7]]")
 
     with FakeProvider(reply) as provider:
         run = answered_run(tmp_path, endpoint(provider.base_url, "strict"))
         judge(run)
         unscored = run.rows(JUDGE).filter(status="unscored").height
         assert 0 < unscored < run.rows(JUDGE).height
-        judges.mended = True
+        judges.fixed = True
         assert forget_unscored(run, JUDGE) == unscored
         judges.asked.clear()
         judge_unsealed(run)
@@ -187,7 +187,7 @@ def test_a_judge_that_did_not_answer_is_alone_asked_by_the_same_command(tmp_path
         run = answered_run(tmp_path, *(endpoint(provider.base_url, name) for name in ("strict", "absent")))
         with pytest.raises(ShardIncomplete, match=r"judge \(round 1\), shard 0: .* server"):
             judge(run)
-        judges.mended = True
+        judges.fixed = True
         judges.asked.clear()
         made = judge(run)
     assert set(judges.asked) == {"absent"}

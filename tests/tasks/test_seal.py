@@ -21,16 +21,16 @@ INGREDIENTS = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NA
 
 
 class Teacher:
-    """Calls most requests wrong until it is mended; it never names a task type."""
+    """Calls most requests wrong until it is fixed; it never names a task type."""
 
     def __init__(self) -> None:
-        self.mended = False
+        self.fixed = False
         self.says = Text("an answer")
         self.pause = 0.0
 
     def __call__(self, call: RecordedCall) -> FakeReply:
         time.sleep(self.pause)
-        wrong = not self.mended and sum(call.prompt.encode()) % 4
+        wrong = not self.fixed and sum(call.prompt.encode()) % 4
         return Status(400, {"error": {"message": "no such template"}}) if wrong else self.says
 
 
@@ -69,7 +69,7 @@ def test_a_pool_that_is_called_wrong_is_not_sealed_and_its_failures_can_be_forgo
     with pytest.raises(ConfigError, match=r"teach: \d+ of 40 requests.* bad_request.*HTTP 400: no such template"):
         teach()
     assert run.holds(TEACH) is None
-    teacher.mended = True
+    teacher.fixed = True
     with pytest.raises(ConfigError):
         teach()
     assert len(provider.calls) == 40, "terminal failures are stored answers"
@@ -82,7 +82,7 @@ def test_a_pool_that_is_called_wrong_is_not_sealed_and_its_failures_can_be_forgo
 
 
 def test_a_teacher_that_names_no_task_types_stops_the_run_at_its_labels(run: RunFolder, teacher: Teacher) -> None:
-    teacher.mended = True
+    teacher.fixed = True
     with pytest.raises(ConfigError, match=r"label: \d+ of \d+ requests.*no more is asked.*'no task type: an answer'"):
         label_shard.fn(run.ref, LABEL, Piece(0, 1, 0, 80))
 
@@ -90,7 +90,7 @@ def test_a_teacher_that_names_no_task_types_stops_the_run_at_its_labels(run: Run
 def test_a_teacher_whose_answers_are_cut_off_is_not_asked_to_the_end_of_the_pool(
     run: RunFolder, teacher: Teacher, provider: FakeProvider
 ) -> None:
-    teacher.mended, teacher.says, teacher.pause = True, Text("I weigh …", finish_reason="length"), 0.02
+    teacher.fixed, teacher.says, teacher.pause = True, Text("I weigh …", finish_reason="length"), 0.02
     with pytest.raises(ConfigError, match=r"teach: \d+ of \d+ .* bad_reply.*no more is asked.*'cut_off: I weigh …'"):
         teach_shard.fn(run.ref, TEACH, Piece(0, 1, 0, 80))
     paid = len(provider.calls)
@@ -104,7 +104,7 @@ def test_a_teacher_whose_answers_are_cut_off_is_not_asked_to_the_end_of_the_pool
 def test_a_teacher_that_is_given_up_in_one_stage_is_not_asked_in_another(
     run: RunFolder, teacher: Teacher, provider: FakeProvider
 ) -> None:
-    teacher.mended, teacher.says = True, Text("I weigh …", finish_reason="length")
+    teacher.fixed, teacher.says = True, Text("I weigh …", finish_reason="length")
     with pytest.raises(ConfigError, match="teach: "):
         teach_shard.fn(run.ref, TEACH, Piece(0, 1, 0, 80))
     paid = len(provider.calls)
@@ -114,7 +114,7 @@ def test_a_teacher_that_is_given_up_in_one_stage_is_not_asked_in_another(
 
 
 def test_a_pool_of_which_most_answers_cannot_be_learnt_from_is_not_sealed(run: RunFolder, teacher: Teacher) -> None:
-    teacher.mended = True
+    teacher.fixed = True
     half = [teach_shard.fn(run.ref, TEACH, Piece(0, 2, 0, 15))]
     teacher.says = Text("I weigh …", finish_reason="length")
     half.append(teach_shard.fn(run.ref, TEACH, Piece(1, 2, 15, 40)))

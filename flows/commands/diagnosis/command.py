@@ -1,4 +1,4 @@
-"""`tapir doctor`: every part that a run needs, what was found of it, and the remedy for each fault. Mends nothing.
+"""`tapir doctor`: every part that a run needs, what was found of it, and the remedy for each fault. Fixes nothing.
 
 With `--try` one real request in each role: what is sent, what comes, what is read of it, its price. The first
 instruction of the pool is labelled, answered, expanded and refined, and every judge scores the teacher's answer against
@@ -89,7 +89,7 @@ def findings_json(findings: Sequence[Finding]) -> str:
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
-    """A row for each part; the remedy stands below what it mends."""
+    """A row for each part; the remedy stands below what it fixes."""
     columns = Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold")
     table = Table(*columns, box=None, show_header=False, padding=(0, 2, 0, 0))
     for each in findings:

@@ -12,6 +12,7 @@ from tapir_core.calls import root_store_url
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.paths import STORE
 from tapir_core.stages import StageAt
+from tests.harness.processes import REPOSITORY
 from tests.run_builder import build_run
 from tests.tapir_core.store_admin.store_rows import fill, numbered, refusal, reply_of, sql
 
@@ -177,3 +178,34 @@ def test_verify_of_a_damaged_file_says_how_to_save_what_is_left(root: Path):
     done = tapir_store("verify", "--root", root)
     assert "import the last export" in str(done.exception)
     assert "the database says" in done.output
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> list[object]:
+    """What names a configuration whose teacher is `gpt-x`, with its store under the test's folder."""
+    file = tmp_path / "mine.toml"
+    file.write_text((REPOSITORY / "configs/local_endpoints.toml").read_text())
+    return ["--teacher-of", file, "--set", f"run.root={tmp_path}", "--set", "teacher.endpoint.model=gpt-x"]
+
+
+def test_answers_of_a_file_get_into_the_store_as_the_teachers_once(tmp_path: Path, teacher: list[object]):
+    file = tmp_path / "answered.json"
+    rows = [{"instruction": f"Say {number}.", "output": f"{number}" if number else ""} for number in range(5)]
+    file.write_text(json.dumps(rows))
+    said = printed("import", file, *teacher)
+    assert "gpt-x" in said
+    assert "1 rows have none and are left out" in said
+    assert "4 rows read: 4 added" in said
+    assert "4 rows read: 0 added, 4 already there" in printed("import", file, *teacher)
+    file.write_text(json.dumps([{"instruction": "Say 1.", "output": "one"}]))
+    assert "1 different" in printed("import", file, *teacher)
+    found = sql(root_store_url(str(tmp_path)), "SELECT role, model, text, usd FROM answers ORDER BY text")
+    assert [tuple(each) for each in found] == [("teach", "gpt-x", str(number), 0) for number in range(1, 5)]
+    assert "0 of them damaged" in printed("verify", "--root", tmp_path)
+
+
+def test_a_file_without_answers_makes_no_store(tmp_path: Path, teacher: list[object]):
+    file = tmp_path / "bare.json"
+    file.write_text(json.dumps([{"instruction": "Say 1."}]))
+    assert "has no answers" in str(failed("import", file, *teacher))
+    assert not (tmp_path / STORE).exists()

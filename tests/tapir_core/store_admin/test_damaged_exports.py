@@ -142,5 +142,5 @@ def test_a_store_that_cannot_be_written_fails_the_import_with_the_reason(
 def test_a_file_of_own_answers_is_no_export_and_is_told_where_it_goes(tmp_path: Path) -> None:
     mine = tmp_path / "mine.json"
     mine.write_text('[{"instruction": "Sum 1 and 2.", "output": "3"}]')
-    with pytest.raises(ConfigError, match=r'no whole export: .*data.pool.answers = "use"'):
+    with pytest.raises(ConfigError, match=r"no whole export: .*--teacher-of CONFIG"):
         Archive(str(mine)).read_manifest()
