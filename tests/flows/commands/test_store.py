@@ -194,7 +194,7 @@ def test_answers_of_a_file_get_into_the_store_as_the_teachers_once(tmp_path: Pat
     file.write_text(json.dumps(rows))
     said = printed("import", file, *teacher)
     assert "gpt-x" in said
-    assert "1 rows have none and are left out" in said
+    assert "left out for want of an answer: 1" in said
     assert "4 rows read: 4 added" in said
     assert "4 rows read: 0 added, 4 already there" in printed("import", file, *teacher)
     file.write_text(json.dumps([{"instruction": "Say 1.", "output": "one"}]))
