@@ -61,6 +61,7 @@ def test_what_is_booked_is_spent_before_any_reply_comes(connection: Connection):
     fits(connection, want(1, 2))
     assert read_spend(connection, "a-run") == {"teach": Spend(2, 40, 20, 1.0)}
     assert read_unknown(connection, "a-run") == Spend(2, 40, 20, 1.0)
+    assert read_unknown(connection, "another-run") == Spend()
 
 
 def test_a_reply_replaces_the_reservation_by_what_it_says(connection: Connection):
@@ -132,6 +133,13 @@ def test_spending_adds_up_by_run_and_role(connection: Connection):
 
 def take_over(connection: Connection, run: str, *, since: datetime) -> None:
     adopt(connection, "me", False, name="quickstart", run=run, since=since)
+
+
+def test_an_answer_that_is_given_twice_counts_once_and_the_second_gets_the_first(connection: Connection):
+    request = make_request("twice")
+    row = make_row(request.key, request, Reply(Answer("fine", "stop", 1, 1)))
+    got = insert_rows(connection, [row, dict(row)])
+    assert {key: answer.text for key, answer in got.items() if isinstance(answer, Answer)} == {request.key: "fine"}
 
 
 def answered_at(connection: Connection, moment: datetime) -> None:
