@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request
-from tapir_core.calls.budget import DRIVING, Spend, cap_reached, reserve
-from tapir_core.calls.types import Endpoint
+from tapir_core.calls.budget import DRIVING, LiveSpend, Spend, cap_reached, reserve
+from tapir_core.calls.types import Endpoint, FailureKind
+from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
 from tests.doubles.provider import FakeProvider, Status, Text, make_request
 
@@ -161,3 +162,19 @@ def test_a_reservation_covers_the_longest_reply(text: str, max_tokens: int):
 def test_the_cap_is_passed_by_no_request_that_was_let_in(spent: int, cap: int, wanted: int):
     reason = cap_reached(BudgetConfig(tokens=cap), {"teach": Spend(1, spent)}, "judge", Spend(1, wanted))
     assert (reason is None) == (spent + wanted <= cap)
+
+
+def test_what_was_spent_since_is_the_difference_in_each_amount():
+    before, after = Spend(1, 20, 10, 0.5, 3.0), Spend(5, 60, 40, 2.0, 10.0)
+    assert after - before == Spend(4, 40, 30, 1.5, 7.0)
+    assert before + (after - before) == after
+
+
+def test_only_a_cap_is_told_as_the_cap_that_was_reached():
+    found = LiveSpend()
+    ends: list[FailureKind] = ["budget", "refused", "timeout", "bad_request"]
+    assert found.sent == 0
+    for kind in ends:
+        found.count_reply(Reply(Failure(kind, f"of {kind}")))
+    assert found.cap_reached == "of budget"
+    assert found.failures == dict.fromkeys(ends, 1)
