@@ -128,3 +128,12 @@ def test_a_ceiling_lowered_later_holds():
     simulation.limit.ceiling = 8
     simulation.run(10)
     assert simulation.limit.limit == 8
+
+
+@pytest.mark.parametrize(("in_flight", "grows"), [(5, False), (11, False), (12, True), (16, True)])
+def test_a_limit_grows_only_while_three_quarters_of_it_are_used(in_flight: int, grows: bool):
+    limit = AddressLimit(32)
+    assert limit.limit == 16
+    limit.in_flight = in_flight
+    limit.count(0, began=1.0, now=2.0)
+    assert (limit.limit > 16) is grows
