@@ -47,11 +47,18 @@ def open_batch_engine(store_url: str, config: CallsConfig = QUICK) -> CallEngine
 
 
 def plan_batch(
-    tag: str, base_url: str, rows: Mapping[str, Request], *, tokens: int = 0, budget: BudgetConfig | None = None
+    tag: str,
+    base_url: str,
+    rows: Mapping[str, Request],
+    *,
+    tokens: int = 0,
+    budget: BudgetConfig | None = None,
+    first: int = 1000,
 ) -> Change:
-    """The write that plans a batch, with an attempt of ``tokens`` for each row."""
+    """The write that plans a batch, with an attempt of ``tokens`` for each row, numbered from ``first``."""
     attempts = [
-        Attempt(1000 + place, "a-run", row.role, key, Spend(1, tokens)) for place, (key, row) in enumerate(rows.items())
+        Attempt(number, "a-run", row.role, key, Spend(1, tokens))
+        for number, (key, row) in enumerate(rows.items(), first)
     ]
     batch = OpenBatch(tag, base_url, rows, {each.key: each.id for each in attempts}, utc_now())
     return partial(store_writes.plan_batch, batch=batch, attempts=attempts, budget=budget or BudgetConfig())

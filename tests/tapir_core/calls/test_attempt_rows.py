@@ -142,9 +142,9 @@ def test_an_answer_that_is_given_twice_counts_once_and_the_second_gets_the_first
     assert {key: answer.text for key, answer in got.items() if isinstance(answer, Answer)} == {request.key: "fine"}
 
 
-def answered_at(connection: Connection, moment: datetime) -> None:
-    """An answer that a run called `quickstart` asked for first."""
-    request = make_request(str(moment), run="quickstart")
+def answered_at(connection: Connection, moment: datetime, run: str = "quickstart") -> None:
+    """An answer that a run of that name asked for first."""
+    request = make_request(str(moment), run=run)
     insert_rows(connection, [make_row(request.key, request, Reply(Answer("fine", "stop", 1, 1)))])
     connection.execute(answers.update().where(answers.c.key == request.key).values(created=moment))
 
@@ -161,6 +161,16 @@ def test_spending_by_name_goes_to_the_run_only_if_no_older_run_of_that_name_aske
     assert read_spend(connection, "an-id") == ({"teach": Spend(5, usd=1.0)} if taken else {})
     take_over(connection, "another-id", since=datetime(2026, 1, 1))
     assert read_spend(connection, "another-id") == ({} if taken else {"teach": Spend(5, usd=1.0)})
+
+
+def test_what_other_names_booked_and_asked_stays_theirs(connection: Connection):
+    for number, run in enumerate(("quick", "quickstart", "quickstart-2")):
+        fits(connection, want(number, run=run))
+    answered_at(connection, datetime(2026, 1, 20))
+    answered_at(connection, datetime(2026, 1, 1), run="quickstart-2")
+    take_over(connection, "an-id", since=datetime(2026, 1, 12))
+    booked = connection.execute(select(attempts.c.id, attempts.c.run)).tuples()
+    assert dict(booked.all()) == {0: "quick", 1: "an-id", 2: "quickstart-2"}
 
 
 def test_spending_by_name_is_added_to_what_the_run_has_spent_since(connection: Connection):

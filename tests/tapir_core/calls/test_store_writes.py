@@ -10,8 +10,9 @@ from sqlalchemy import Connection, Engine, select
 from tapir_core.calls import Answer, Spend
 from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement
 from tapir_core.calls.store_rows import make_row, read_known, read_reuse, read_spend
-from tapir_core.calls.store_tables import holders, open_engine, shards
+from tapir_core.calls.store_tables import batches, holders, open_engine, shards
 from tapir_core.calls.store_writes import (
+    LOST,
     Book,
     Change,
     Put,
@@ -20,10 +21,12 @@ from tapir_core.calls.store_writes import (
     beat,
     commit,
     count_reuse,
+    end_batch,
     forget,
     give_shard_back,
     leave,
     leave_batch,
+    read_batched,
     take_shard,
 )
 from tapir_core.calls.wire import Reply
@@ -153,6 +156,28 @@ def test_the_same_again_after_a_commit_whose_end_nobody_knows_changes_nothing(en
     for repeated in (False, True):
         ((adopted,),) = commit(engine, "you", [partial(adopt_batches, keys=("in a batch",))], repeated=repeated)
         assert (adopted.tag, list(adopted.rows)) == ("a-batch", ["in a batch"])
+
+
+def test_what_becomes_of_one_batch_touches_no_other(engine: Engine):
+    for number, tag in enumerate("abc"):
+        rows = {f"key {tag}": make_request(tag, role="teach")}
+        commit(engine, "me", [plan_batch(tag, "http://127.0.0.1:9/v1", rows, tokens=10, first=number)])
+
+    def standing() -> dict[str, tuple[str, str]]:
+        with engine.connect() as connection:
+            found = connection.execute(select(batches.c.tag, batches.c.state, batches.c.driver))
+            return {row.tag: (row.state, row.driver) for row in found}
+
+    commit(engine, "me", [partial(end_batch, tag="b", state="completed")])
+    assert spent(engine)["teach"] == Spend(2, 20), "what it owed is free"
+    with engine.connect() as connection:
+        assert read_batched(connection, ["key a", "key b", "key c"]) == {"key a", "key c"}
+    assert standing() == {"a": ("planned", "me"), "b": ("completed", ""), "c": ("planned", "me")}
+    commit(engine, "me", [partial(leave_batch, tag="c")])
+    commit(engine, "you", [partial(leave_batch, tag="a")])
+    assert standing() == {"a": ("planned", "me"), "b": ("completed", ""), "c": ("planned", "")}
+    commit(engine, "me", [partial(end_batch, tag="a", state=LOST)])
+    assert spent(engine)["teach"] == Spend(2, 20), "what a lost batch cost stays unknown"
 
 
 def test_who_leaves_holds_nothing_any_more(engine: Engine):
