@@ -113,13 +113,14 @@ def test_whatever_happens_the_limit_stays_between_one_and_the_ceiling(ceiling: i
         assert 1 <= limit.limit <= ceiling
 
 
-def test_time_outs_of_more_than_a_quarter_lower_the_limit():
+@pytest.mark.parametrize(("one_of", "lowered"), [(3, True), (5, False)])
+def test_time_outs_of_more_than_a_quarter_lower_the_limit(one_of: int, lowered: bool):
     simulation = Simulation(steady)
     simulation.run(5)
-    for number in range(288):
-        kind = "timeout" if number % 3 == 0 else "answer"
+    for number in range(600):
+        kind = "timeout" if number % one_of == 0 else "answer"
         simulation.limit.count(TROUBLES[kind], began=simulation.now, now=simulation.now + 0.2)
-    assert simulation.limit.limit < 64
+    assert (simulation.limit.limit < 64) is lowered
 
 
 def test_a_ceiling_lowered_later_holds():
