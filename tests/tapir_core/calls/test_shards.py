@@ -216,6 +216,15 @@ def test_who_is_gone_loses_its_lists_and_who_is_here_keeps_them(connection: Conn
     assert (take(connection, "a"), take(connection, "b")) == (False, True)
 
 
+def test_when_nobody_could_beat_only_who_is_known_to_be_gone_loses_its_lists(connection: Connection) -> None:
+    for holder in ("me", "you", "gone"):
+        assert take(connection, holder, holder)
+    die(connection, "gone")
+    connection.execute(update(holders).values(heartbeat=datetime(2026, 1, 1)))
+    take(connection, "another")
+    assert {*connection.execute(select(holders.c.id)).scalars()} == {"me", "you"}
+
+
 def test_who_was_taken_for_dead_and_goes_on_can_die_again(connection: Connection) -> None:
     assert take(connection, "a", "you")
     leave(connection, "you")
