@@ -1,7 +1,7 @@
 """The base of every configuration section, of everything that a `type` tells apart, and types that keep secrets out.
 
 Sections are closed, frozen, strict (text is no number) and documented by the string under each field. TOML has no
-null: the empty text `""` means nothing for every field that may be nothing. A table that sets some fields of a section
+null: the empty text `""` leaves every field unset that may be. A table that sets some fields of a section
 leaves the others as the field's own default has them: `[teacher.expanding]` with a length keeps its temperature.
 
 A family of kinds (`class SelectionRule(Kind)`) is open: each subclass registers itself by its `type` when it is
@@ -92,7 +92,7 @@ def _shaping(value: Any) -> Any:
 
 
 def _complete_value(field: FieldInfo, value: Any) -> Any:
-    """Nothing for an empty text where nothing is allowed; a table completed from the field's default."""
+    """None for an empty text where None is allowed; a table completed from the field's default."""
     if value == "" and type(None) in get_args(field.annotation):
         return None
     default = field.default.model_dump() if isinstance(field.default, Section) else {}

@@ -39,7 +39,7 @@ class RunBaseline(Section):
     """Its student: 0 is S_0, -1 the untouched backbone. It must have answered already."""
 
     benchmark: str | None = None
-    """What the benchmark is called there; nothing: the same as here."""
+    """What the benchmark is called there; unset: the same as here."""
 
 
 Baseline = Annotated[Annotated[str, TEXT] | Annotated[RunBaseline, OTHER], BY_FORM]
@@ -58,10 +58,10 @@ ModelName = Annotated[
 
 
 File = Annotated[T, "free", "file"]
-"""Names a file, or nothing; a file is known by what it holds."""
+"""Names a file, or unset; a file is known by what it holds."""
 
 Folder = Annotated[T, "free", "folder"]
-"""Names a folder, or nothing; known by what it holds."""
+"""Names a folder, or unset; known by what it holds."""
 
 OfAnswers = Annotated[T, "answers"]
 """Says how the student's answers are drawn, and changes no question."""
@@ -162,7 +162,7 @@ class JudgedBenchmark(AskedBenchmark, ABC):
     """What every benchmark has that a judge is asked about."""
 
     judge: Apart[EndpointConfig | None] = None
-    """Who judges the answers; nothing: the judge of `[judge]`, of a panel the first one."""
+    """Who judges the answers; unset: the judge of `[judge]`, of a panel the first one."""
 
     sampling: OfReplies[Sampling] = Sampling(max_tokens=2048)
     """Sampling of the judge's replies."""
@@ -200,7 +200,7 @@ class MarkedBenchmark(AskedBenchmark, ABC):
     """What every benchmark has that marks the answers itself, and asks nobody."""
 
     answering: OfAnswers[Sampling | None] = None
-    """Sampling of the student's answers; nothing: that of `[student.sampling]`."""
+    """Sampling of the student's answers; unset: that of `[student.sampling]`."""
 
     @property
     @abstractmethod
@@ -224,7 +224,7 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
     """Judgments of the anchor models, which hold the effect of length; without both, lengths alone are controlled."""
 
     answering: OfAnswers[Sampling | None] = None
-    """Sampling of the student's outputs; nothing: that of `[student.sampling]`."""
+    """Sampling of the student's outputs; unset: that of `[student.sampling]`."""
 
     sampling: OfReplies[Sampling] = Sampling(temperature=1.0, max_tokens=1)
     """Sampling of the annotator's choices, as published."""
@@ -371,7 +371,7 @@ class EvaluationConfig(Section):
 
     baseline: Free[Later[Literal["sft", "none"] | None]] = None
     """`"sft"`: beside the run a plain fine-tune on as many tokens as all its rounds, as run `NAME-sft`; the report says
-    what the curriculum added over it (docs/compare.md). `"none"`: without. Nothing: with it where a held-out set scores
+    what the curriculum added over it (docs/compare.md). `"none"`: without. Unset: with it where a held-out set scores
     it and, by the run's first estimate, it costs under a tenth of the whole, in USD and in hours, training included;
     where the hours are not known yet, it is left out. A run that began before there were baselines has none."""
 

@@ -43,7 +43,7 @@ class SelectionRule(Kind):
         return getattr(self, "share", None)
 
     def delta(self, seeds: list[float]) -> float | None:
-        """δ as it was used: the least MFD of the seeds, 0 without any; nothing for a rule that knows no difficulty."""
+        """δ as it was used: the least MFD of the seeds, 0 without any; None for a rule that knows no difficulty."""
         return float(min(seeds, default=0.0)) if self.reads_difficulty else None
 
 
@@ -292,7 +292,7 @@ class RoundConfig(Section):
     """Which instructions are seeds: those above a `"threshold"`, the `"hard_share"`, or `"random"` ones."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
-    """α_r: hard share of this round's mixture; nothing means the schedule's."""
+    """α_r: hard share of this round's mixture; unset: the schedule's."""
 
     epochs: PositiveFloat = 2.0
     """Passes over the mixture."""
@@ -301,7 +301,7 @@ class RoundConfig(Section):
     """Peak learning rate."""
 
     batch_size: PositiveInt | None = None
-    """Examples that one optimizer step of this round sees; nothing means `training.batch_size`. Any number will do:
+    """Examples that one optimizer step of this round sees; unset: `training.batch_size`. Any number will do:
     it is held in as few micro batches as `training.micro_batch_size` allows, of like size."""
 
 

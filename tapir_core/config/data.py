@@ -56,7 +56,7 @@ class PoolConfig(_FromFile, Kind):
 
     @property
     def most_rows(self) -> int | None:
-        """Instructions that it has at most; nothing: as many as there are."""
+        """Instructions that it has at most; unset: as many as there are."""
         return getattr(self, self.size_field, None)
 
 
@@ -72,7 +72,7 @@ class FilePool(PoolConfig):
     """Alpaca JSON (instruction/input/output), JSONL of messages or ShareGPT conversations, Parquet or CSV."""
 
     limit: PositiveInt | None = None
-    """Take a random sample of this many instructions; nothing takes all."""
+    """Take a random sample of this many instructions; unset: all."""
 
     columns: Later[dict[FieldName, str]] = Field({})
     """Field → its name in the file, where that is another: `{ instruction = "question", output = "answer" }`."""
@@ -208,7 +208,7 @@ class DataConfig(Section):
 
     heldout: HeldoutConfig | None = Field(
         default_factory=lambda values: _default_heldout(values.get("pool")),
-        json_schema_extra={"default_in_words": 'default `type = "judged"` for a pool of a file, else nothing'},
+        json_schema_extra={"default_in_words": 'default `type = "judged"` for a pool of a file, else unset'},
     )
     """The held-out set; without one no score is reported and the stop rule sees only the seeds."""
 

@@ -30,7 +30,7 @@ class ArmEntry(Section):
     """What one arm has of its own."""
 
     like: ArmName | None = None
-    """The ready arm that it begins with; nothing: the one of its own name, else the configuration as it is."""
+    """The ready arm that it begins with; unset: the one of its own name, else the configuration as it is."""
 
     label: str | None = None
     """What it is called in tables; the ready arm's when left out."""
@@ -84,7 +84,7 @@ class ComparisonConfig(Section):
     """Arms with the first run seed only, without a verdict."""
 
     equal_usd_at_most: Annotated[float, Field(gt=1)] | None = None
-    """How many times random's examples `equal_usd` trains on at most; nothing: as many as equal USD buys."""
+    """How many times random's examples `equal_usd` trains on at most; unset: as many as equal USD buys."""
 
     verdict: bool = True
     """Say in words what the intervals show; `false` where runs are too small to carry a conclusion."""

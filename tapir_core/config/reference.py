@@ -83,11 +83,11 @@ class Description:
                     yield from self.tables(option, f"{path}.")
 
     def in_words(self, field: Schema) -> str:
-        """What a field may hold: `integer ≥ 1`, `"stop" or "skip"`, `text, or nothing`."""
+        """What a field may hold: `integer ≥ 1`, `"stop" or "skip"`, `text, or unset`."""
         options, kinds = self.options(field), self.kinds(field)
         held = [option for option in options if option.get("type") != "null"]
         words = [f"table with type = {_either(kinds)}"] if kinds else map(self._option_in_words, held)
-        return " or ".join(words) + (", or nothing" if len(held) < len(options) else "")
+        return " or ".join(words) + (", or unset" if len(held) < len(options) else "")
 
     def _option_in_words(self, option: Schema) -> str:
         if "const" in option or "enum" in option:
@@ -237,7 +237,7 @@ def _value_in_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value_in_words, value))}]"
     quoted = json.dumps(value, ensure_ascii=False) if isinstance(value, bool | str) else str(value)
-    return "nothing" if value is None else quoted
+    return "unset" if value is None else quoted
 
 
 def _either(values: Iterable[Any]) -> str:

@@ -138,7 +138,7 @@ class EndpointConfig(Kind):
 
     @property
     def in_batches(self) -> BatchConfig | None:
-        """How a Batch API is used; nothing where it is asked live."""
+        """How a Batch API is used; None where it is asked live."""
         return getattr(self, "batch", None) if getattr(self, "mode", "live") == "batch" else None
 
 
@@ -164,10 +164,10 @@ class OpenAIEndpoint(EndpointConfig):
     """Model name as the server knows it."""
 
     identity: Annotated[str, Field(min_length=1)] | None = None
-    """Under which answers are re-used, such as `openai-2026-10`; nothing: the provider's host and the model."""
+    """Under which answers are re-used, such as `openai-2026-10`; unset: the provider's host and the model."""
 
     api_key_env: Free[EnvironmentName | None] = "OPENAI_API_KEY"
-    """Environment variable that holds the key, which is never stored; nothing (`""`) for a server without keys."""
+    """Environment variable that holds the key, which is never stored; `""` for a server without keys."""
 
     api_key_file: Free[str | None] = None
     """File that holds the key and nothing else, instead of the variable; for machines where secrets are mounted."""
@@ -182,10 +182,10 @@ class OpenAIEndpoint(EndpointConfig):
     """What is added to every address, such as Azure's `api-version`."""
 
     proxy: Free[WebAddress | None] = None
-    """HTTP proxy of every request; nothing: that of the environment."""
+    """HTTP proxy of every request; unset: that of the environment."""
 
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
-    """How long a reasoning model thinks, in the provider's word; nothing leaves it out."""
+    """How long a reasoning model thinks, in the provider's word; unset: left out."""
 
     extra_body: dict[str, Any] = Field({})
     """More fields of every request, as the provider names them; in place of ours where they have the same name."""
@@ -194,7 +194,7 @@ class OpenAIEndpoint(EndpointConfig):
     """Whether thoughts that a reply begins with, between `<think>` and `</think>`, are taken out of the answer."""
 
     tokens_field: Free[Literal["max_tokens", "max_completion_tokens"] | None] = None
-    """What the provider calls the longest answer; nothing: found out before the first row is asked."""
+    """What the provider calls the longest answer; unset: found out before the first row is asked."""
 
     seed: Free[bool] = True
     """Whether a drawn sample carries its number as `seed`; false for providers that refuse the field."""
@@ -206,10 +206,10 @@ class OpenAIEndpoint(EndpointConfig):
     """Most prompt and completion tokens asked of one address in a minute; a prompt's are estimated from its length."""
 
     usd_per_million_prompt_tokens: Free[NonNegativeFloat | None] = None
-    """Price of 1,000,000 prompt tokens; nothing: the provider's list price, or free at a local address."""
+    """Price of 1,000,000 prompt tokens; unset: the provider's list price, or free at a local address."""
 
     usd_per_million_completion_tokens: Free[NonNegativeFloat | None] = None
-    """Price of 1,000,000 completion tokens; nothing: the provider's list price, or free at a local address."""
+    """Price of 1,000,000 completion tokens; unset: the provider's list price, or free at a local address."""
 
     mode: Free[Literal["live", "batch"]] = "live"
     """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""

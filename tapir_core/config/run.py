@@ -81,7 +81,7 @@ class TrainingConfig(Section):
     deployment *fine-tune* (docs/gpu-workers.md)."""
 
     processes: Free[PositiveInt | None] = None
-    """Ranks on this machine; nothing means one for each accelerator, or one on a CPU."""
+    """Ranks on this machine; unset: one for each accelerator, or one on a CPU."""
 
     save_minutes: Free[PositiveFloat] = 10.0
     """Minutes between two resumable checkpoints: what a kill can cost at most."""
@@ -159,7 +159,7 @@ class CallsConfig(Section):
     """Share of a stage's requests that may fail for good or get a reply of no use; refusals in waves do not count."""
 
     store_url: StoreUrl | None = None
-    """SQLAlchemy URL of the call store; nothing means `<root>/.tapir/store.sqlite`."""
+    """SQLAlchemy URL of the call store; unset: `<root>/.tapir/store.sqlite`."""
 
 
 class Caps(Section):
@@ -279,7 +279,7 @@ class RunConfig(Section):
         return (self.round(number).batch_size if number else None) or self.training.batch_size
 
     def verdict_round(self, number: int) -> int | None:
-        """The round whose verdicts say how hard the pool of round ``number`` is; nothing for random seeds, or for S_0.
+        """The round whose verdicts say how hard the pool of round ``number`` is; None for random seeds, or for S_0.
 
         It is the round itself, or without `curriculum.rejudge` the first one that is judged at all.
         """

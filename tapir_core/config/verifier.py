@@ -74,7 +74,7 @@ class VerifierConfig(Section):
 
     @property
     def source(self) -> str | None:
-        """File of the user's module, found without running any of it; nothing where there is none, or it is shipped."""
+        """File of the user's module, found without running any of it; None where there is none, or it is shipped."""
         if self.function in SHIPPED:
             return None
         # Each part of a dotted name is looked for where the one before it says.

@@ -1,4 +1,4 @@
-"""Upkeep of the call store: look at it, move it, shrink it, check it. Imports SQLAlchemy: import it when it is used."""
+"""Administration of the call store: look at it, move, shrink and check it. Imports SQLAlchemy: import it when used."""
 
 from tapir_core.store_admin.contents import (
     AnswerGroup,
