@@ -233,7 +233,7 @@ _DOOMED: Sequence[tuple[str, Callable[[store_admin.DoomedRows], str]]] = [
     ("role", lambda each: each.role),
     ("model", lambda each: each.model),
     ("identity", lambda each: shorten(each.identity, _IDENTITY_CHARACTERS)),
-    ("asked first by", lambda each: each.run),
+    ("asked first by", lambda each: each.run or NOTHING),
     ("rows", lambda each: count(each.rows)),
     ("text", lambda each: data_size(each.bytes)),
     ("tokens", lambda each: count(each.tokens)),
@@ -244,7 +244,7 @@ _DIFFERENT: Sequence[tuple[str, Callable[[store_admin.OtherText], str]]] = [
     ("role", lambda each: each.role),
     ("model", lambda each: each.model),
     ("the store has, and keeps", lambda each: shorten(each.stored, _TEXT_CHARACTERS)),
-    ("this has", lambda each: shorten(each.offered, _TEXT_CHARACTERS)),
+    ("given now", lambda each: shorten(each.offered, _TEXT_CHARACTERS)),
 ]
 _DAMAGED: Sequence[tuple[str, Callable[[store_admin.DamagedRow], str]]] = [
     ("key", lambda row: shorten(row.key, _KEY_CHARACTERS)),

@@ -56,7 +56,7 @@ class PoolConfig(_FromFile, Kind):
 
     @property
     def most_rows(self) -> int | None:
-        """Instructions that it has at most; unset: as many as there are."""
+        """Instructions that it has at most; None: as many as there are."""
         return getattr(self, self.size_field, None)
 
 
