@@ -257,3 +257,17 @@ def test_the_command_runs_on_its_own(made, experiment, tiny, tmp_path):
     done = subprocess.run([*command, *options], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "to" / "smoke-restarted-s2.json").read_text())["seed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "narrow"),
+    [
+        ("bf16", "cpu", True),
+        ("auto", "cpu", False),
+        ("fp32", "cpu", False),
+        ("auto", "cuda", True),
+        ("fp32", "cuda", False),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_only_where_it_is_asked_to(precision: str, device: str, narrow: bool):
+    assert student.computes_in_bf16(precision, device) is narrow
