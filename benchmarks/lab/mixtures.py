@@ -6,7 +6,7 @@ student's answers are. Nothing is stored, since rules cost nothing.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -27,6 +27,31 @@ from tapir_core.standin import rules
 
 _STOP = "stop"
 
+_LEAST_ERROR, _LEAST_GAIN, _FLOOR, _CAP = 0.05, 0.25, 0.25, 3.0
+"""Of `following_shares`: ε, g, and how far a share may go from its target, as factors."""
+
+
+def following_shares(
+    target: Mapping[str, float], mastered: Mapping[str, float], gained: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Target shares moved to where the student errs and learns.
+
+    share(t) ∝ π(t) · max(ε, 1 − a(t)) · max(g, what t gained an example of it, by the mean of all types), between a
+    quarter and three times π(t).
+
+    Args:
+        target: task type → π.
+        mastered: task type → a, the share of the pool's instructions that are not hard.
+        gained: task type → what a grew by in the round before for each example of it; nothing in the first round.
+    """
+    mean = sum(gained.values()) / len(gained) if gained else 0.0
+    weights = {}
+    for name, share in target.items():
+        gain = gained.get(name, mean) / mean if gained and mean > 0 else 1.0
+        weights[name] = share * max(_LEAST_ERROR, 1 - mastered.get(name, 0.0)) * max(_LEAST_GAIN, gain)
+    scale = sum(target.values()) / sum(weights.values())
+    return {name: min(_CAP * share, max(_FLOOR * share, weights[name] * scale)) for name, share in target.items()}
+
 
 def ask(endpoint: EndpointConfig, text: str, seed: int = 0) -> str | None:
     """What the stand-in says to one user message; nothing where it refuses."""
@@ -43,6 +68,8 @@ class Curriculum:
     """The data of one recipe, round by round. A round is made once the one before it is `kept`."""
 
     config: RunConfig
+    follow_shares: bool = False
+    """Whether target shares follow the student."""
     expansions: list[pl.DataFrame] = field(default_factory=list)
     """Accepted new instructions of each round kept, columns ``EXPANSION``."""
     mixtures: list[curriculum.Mixture] = field(default_factory=list)
@@ -91,6 +118,17 @@ class Curriculum:
 
         What has no answer has no MFD.
         """
+        self.difficulties[number] = self._judge(number, answers)
+
+    def measure_frontier(self, number: int, drawn: Sequence[Mapping[str, str | None]]) -> None:
+        """p(1 − p) in place of the MFD: p is the share of ``drawn`` answers that the judge puts no lower than the
+        teacher's."""
+        judged = pl.concat([self._judge(number, each) for each in drawn])
+        p = (pl.col("mfd") <= 0).mean()
+        found = judged.group_by("instruction_id").agg(pl.exclude("mfd").first(), mfd=p * (1 - p))
+        self.difficulties[number] = found.select(judged.columns).sort("instruction_id")
+
+    def _judge(self, number: int, answers: Mapping[str, str | None]) -> pl.DataFrame:
         judge, pool = self.config.judge, self.pool(number)
         mode, prompt, verdicts = mode_of(judge), self._prompt(judge.prompt), list[Verdict]()
         for row in pool.rename({"response": "teacher"}).iter_rows(named=True):
@@ -104,9 +142,23 @@ class Curriculum:
                 scores = [mode.parse(each) for each in said]
                 verdicts.append(mode.combine(row["instruction_id"], place, scores, said[0], "judge.endpoint"))
         labels = pool.select("instruction_id", "task_type")
-        self.difficulties[number] = curriculum.compute_difficulty(
-            verdict_rows(verdicts), labels, expected_orders(judge)
-        )
+        return curriculum.compute_difficulty(verdict_rows(verdicts), labels, expected_orders(judge))
+
+    def _shares_of(self, judged: int | None) -> Mapping[str, float]:
+        """Pr(task type) of the round whose pool was ``judged``."""
+        if judged is None or not self.follow_shares:
+            return self.shares
+        now, before = self._mastered(judged), self._mastered(judged - 1) if judged > 1 else None
+        if before is None:
+            return following_shares(self.shares, now)
+        trained = curriculum.supply_of(self.mixtures[-1].rows)
+        gained = {name: (a - before.get(name, 0.0)) / trained[name] for name, a in now.items() if name in trained}
+        return following_shares(self.shares, now, gained)
+
+    def _mastered(self, number: int) -> dict[str, float]:
+        """Task type → share of the first pool's instructions that were not hard in a round (MFD ≤ 2)."""
+        first = self.difficulties[number].join(self.examples, on="instruction_id", how="semi")
+        return dict(first.group_by("task_type").agg((pl.col("mfd") <= 2).mean()).sort("task_type").iter_rows())
 
     def make_round(self, number: int, settings: RoundConfig) -> "RoundMade":
         """The mixture of a round of these settings; its pool is measured, where its selection reads difficulty."""
@@ -116,16 +168,16 @@ class Curriculum:
             candidates = self.pool(number).with_columns(mfd=pl.lit(None, pl.Float64))
         else:
             candidates = curriculum.trusted(self.difficulties[judged], self.config.curriculum.teacher_floor)
-        rule = settings.selection
+        rule, shares = settings.selection, self._shares_of(judged)
         of_rule = () if rule.reads_difficulty else used
         chosen = curriculum.select_seeds(rule, candidates, derive_rng(seed, number, "select"), of_rule)
         easy_rows = curriculum.easy_of(candidates, chosen.seeds)
-        reach = curriculum.reach_of(easy_rows, self.shares)
+        reach = curriculum.reach_of(easy_rows, shares)
         size = curriculum.size_round(settings.examples, settings.alpha or 0.0, reach)
-        new = self._expand(number, chosen.seeds, size.hard)
+        new = self._expand(number, chosen.seeds, curriculum.quotas(size.hard, shares))
         rngs = {part: derive_rng(seed, number, part) for part in ("hard", "easy", "order")}
-        hard = curriculum.draw_hard(chosen.seeds, new, size.hard, self.shares, rngs["hard"], used)
-        easy = curriculum.draw_easy(easy_rows, size.easy, self.shares, rngs["easy"], used)
+        hard = curriculum.draw_hard(chosen.seeds, new, size.hard, shares, rngs["hard"], used)
+        easy = curriculum.draw_easy(easy_rows, size.easy, shares, rngs["easy"], used)
         texts = pl.concat([self.pool(number), new.drop("seed_id", "wave")], how="diagonal_relaxed")
         refined = self._refine(hard.rows, texts)
         mixture = curriculum.assemble([hard, easy], texts, refined, settings.examples, rngs["order"])
@@ -136,12 +188,12 @@ class Curriculum:
         self.mixtures.append(made.mixture)
         self.expansions.append(made.expansion)
 
-    def _expand(self, number: int, seeds: pl.DataFrame, hard: int) -> pl.DataFrame:
+    def _expand(self, number: int, seeds: pl.DataFrame, wanted: Mapping[str, int]) -> pl.DataFrame:
         """E_r, in waves."""
         settings, teacher, prompt = self.config.curriculum.expansion, self.config.teacher, self._prompt("expand")
         pool, held, accepted = self.pool(number), pl.DataFrame(schema=EXPANSION), pl.DataFrame(schema=EXPANSION)
         texts = {row["instruction_id"]: show_instruction(row) for row in pool.iter_rows(named=True)}
-        described, wanted = self.config.curriculum.types.described, curriculum.quotas(hard, self.shares)
+        described = self.config.curriculum.types.described
         for wave in range(1, settings.max_waves + 1):
             have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(accepted))
             lacks = curriculum.lacking(wanted, have) if seeds.height else {}

@@ -44,6 +44,11 @@ class LabArm(Section):
     """Warm-up of the rounds' schedules, in place of `training.warmup_ratio`, which S_0 keeps: arms share one S_0."""
     carry_adam: bool = False
     """Whether a round goes on with the moments and the step count of the training before, S_0's first."""
+    frontier: Annotated[int, Field(ge=0)] = 0
+    """Answers drawn for each instruction of the pool, p of which the judge puts no lower than the teacher's; p(1 − p)
+    then takes the place of the MFD. With 0 seeds are by MFD."""
+    follow_shares: bool = False
+    """Target shares follow the student's verdicts (`mixtures.following_shares`), in place of the configured ones."""
     next_from: Literal["last", "average"] = "last"
     """Where round r + 1 starts: at S_r, or at the mean of the weights of S_1..S_r."""
     schedule: Literal["round", "whole"] = "round"

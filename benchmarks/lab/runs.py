@@ -120,7 +120,7 @@ class _ArmRun:
 
     def __post_init__(self) -> None:
         self.config, self.arm = self.recipe.config, self.recipe.arm
-        self.curriculum = Curriculum(self.config)
+        self.curriculum = Curriculum(self.config, self.arm.follow_shares)
         self.own = self.place.work / self.recipe.file_name.removesuffix(".json")
         self.shared = self.place.work / "basic"
         self.steps_done = 0
@@ -188,9 +188,7 @@ class _ArmRun:
     def _round(self, number: int, made: Mapping[str, Made]) -> Made:
         before = made[str(number - 1)]
         if self.config.verdict_round(number) == number:
-            pool = self.curriculum.pool(number)
-            say = self._saying(f"round {number}, answers to its pool")
-            self.curriculum.measure(number, self._answers(before.folder, pool, say))
+            self._measure(number, before.folder)
         fitted, planned = self._fit(number)
         self.curriculum.keep(fitted)
         base = before.folder
@@ -201,6 +199,17 @@ class _ArmRun:
         rate = self._rate(planned, number)
         self.steps_done += planned.plan.steps
         return self._train(f"round {number}", self.own, base, planned, rate, carried=carried, keeps=keeps)
+
+    def _measure(self, number: int, folder: Path) -> None:
+        """Judge what the student in ``folder`` answers to the pool of a round."""
+        pool, what, drawn = self.curriculum.pool(number), f"round {number}, answers to its pool", self.arm.frontier
+        if not drawn:
+            self.curriculum.measure(number, self._answers(folder, pool, self._saying(what)))
+            return
+        samples = range(1, drawn + 1)
+        says = [self._saying(f"{what}, drawn {sample} of {drawn}") for sample in samples]
+        answers = [self._answers(folder, pool, say, sample) for sample, say in zip(samples, says, strict=True)]
+        self.curriculum.measure_frontier(number, answers)
 
     def _fit(self, number: int) -> tuple[RoundMade, PlannedTraining]:
         """The mixture of a round, sized to its target where it has one."""
@@ -331,11 +340,15 @@ class _ArmRun:
             )
         return found
 
-    def _answers(self, folder: Path, rows: pl.DataFrame, say: student.Say) -> dict[str, str]:
-        """instruction_id → the student's answer; what it has answered before is kept beside it."""
+    def _answers(self, folder: Path, rows: pl.DataFrame, say: student.Say, sample: int = 0) -> dict[str, str]:
+        """instruction_id → the student's answer; what it has answered before is kept beside it.
+
+        ``sample``: 0 for the greedy answer, else which of those that are drawn.
+        """
         most = self.config.student.sampling.max_tokens
         in_bf16 = student.computes_in_bf16(self.config.training.precision, self.place.device)
-        name = digest([rows["instruction_id"].to_list(), most, in_bf16])[:16]
+        of = [rows["instruction_id"].to_list(), most, in_bf16, *([sample] if sample else [])]
+        name = digest(of)[:16]
         file = folder / f"answers-{name}.json"
         if not file.exists():
             made = student.answer(
@@ -346,6 +359,7 @@ class _ArmRun:
                 device=self.place.device,
                 in_bf16=in_bf16,
                 say=say,
+                sample=sample,
             )
             unfinished = student.unfinished(file)
             unfinished.write_text(json.dumps(dict(zip(rows["instruction_id"], made, strict=True))))

@@ -5,7 +5,7 @@ order and batches. AdamW, its rate and the clipping are as the trainer sets them
 float32; where `training.precision` is `bf16`, or `auto` on a GPU, it computes and answers in bfloat16 and keeps float32
 masters, as DeepSpeed does. A student is a folder of weights and config; the tokenizer is the backbone's.
 
-Limits: one device, no packing, no LoRA, no micro-batches across devices; answers are greedy. Batches of other sizes
+Limits: one device, no packing, no LoRA, no micro-batches across devices. Batches of other sizes
 round otherwise, so that an answer may differ from the student server's.
 """
 
@@ -33,6 +33,8 @@ Say = Callable[[str], None]
 
 _OPTIMIZER, _RECORD, _WEIGHTS = "optimizer.pt", "training.json", "model.safetensors"
 _SAID_SECONDS = 30.0
+_TEMPERATURE = 0.7
+"""Of answers that are drawn."""
 _PROMPTS_AT_ONCE = 64
 _COMPACT_SHARE = 0.85
 """Rows that have ended leave the batch when no more than this share of it goes on."""
@@ -210,8 +212,12 @@ def answer(
     device: str,
     in_bf16: bool,
     say: Say,
+    sample: int = 0,
 ) -> list[str]:
-    """The student's greedy answers, in order; one that does not end is cut off after ``most_tokens``."""
+    """The student's answers, in order; one that does not end is cut off after ``most_tokens``.
+
+    Greedy, or with a ``sample`` from 1 drawn at temperature 0.7, each sample from a generator of its own.
+    """
     model = load_student(folder, device).eval()
     if in_bf16:
         model = copy.deepcopy(model).to(torch.bfloat16)
@@ -220,11 +226,12 @@ def answer(
     texts = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
     prompts: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    drawing = torch.Generator(device).manual_seed(sample) if sample else None
     answers, started, said = [""] * len(prompts), time.monotonic(), time.monotonic()
     size = _PROMPTS_AT_ONCE if device == "cpu" else 16 * _PROMPTS_AT_ONCE
     for first in range(0, len(prompts), size):
         places = by_length[first : first + size]
-        made = _decode(model, [prompts[place] for place in places], most_tokens, stops, device)
+        made = _decode(model, [prompts[place] for place in places], most_tokens, stops, drawing)
         texts = tokenizer.batch_decode(made, skip_special_tokens=True)
         for place, text in zip(places, texts, strict=True):
             answers[place] = text
@@ -237,9 +244,14 @@ def answer(
 
 @torch.inference_mode()
 def _decode(
-    model: Any, prompts: Sequence[Sequence[int]], most_tokens: int, stops: torch.Tensor, device: str
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    most_tokens: int,
+    stops: torch.Tensor,
+    drawing: torch.Generator | None,
 ) -> list[list[int]]:
-    """The likeliest next tokens of each prompt, without the one that stops it."""
+    """The next tokens of each prompt without the one that stops it: the likeliest, or drawn by the generator."""
+    device = stops.device
     longest = max(map(len, prompts))
     inputs = torch.tensor([[0] * (longest - len(each)) + [*each] for each in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts], device=device)
@@ -256,9 +268,9 @@ def _decode(
             use_cache=True,
             logits_to_keep=1,
         ).logits
-        likeliest = logits[:, -1].argmax(-1)
-        going &= ~torch.isin(likeliest, stops)
-        for row, token, goes_on in zip(rows.tolist(), likeliest.tolist(), going.tolist(), strict=True):
+        chosen = _choose(logits[:, -1], drawing)
+        going &= ~torch.isin(chosen, stops)
+        for row, token, goes_on in zip(rows.tolist(), chosen.tolist(), going.tolist(), strict=True):
             if goes_on:
                 made[row].append(token)
         left = int(going.sum())
@@ -266,12 +278,19 @@ def _decode(
             break
         if left <= _COMPACT_SHARE * len(rows):
             cache.batch_select_indices(going)
-            rows, mask, positions, likeliest = rows[going], mask[going], positions[going], likeliest[going]
+            rows, mask, positions, chosen = rows[going], mask[going], positions[going], chosen[going]
             going = torch.ones_like(rows, dtype=torch.bool)
-        inputs = likeliest[:, None]
+        inputs = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
         positions = positions[:, -1:] + 1
     return made
+
+
+def _choose(logits: torch.Tensor, drawing: torch.Generator | None) -> torch.Tensor:
+    """A token a row."""
+    if drawing is None:
+        return logits.argmax(-1)
+    return torch.multinomial((logits.float() / _TEMPERATURE).softmax(-1), 1, generator=drawing)[:, 0]
 
 
 def check_device(device: str) -> None:

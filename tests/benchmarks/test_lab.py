@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from benchmarks.lab import __main__ as lab
 from benchmarks.lab import student
-from benchmarks.lab.mixtures import Curriculum
+from benchmarks.lab.mixtures import Curriculum, following_shares
 from benchmarks.lab.recipe import Experiment, Recipe, load_experiment, recipe_of
 from benchmarks.lab.runs import Place, read_result, run
 from benchmarks.lab.table import show
@@ -125,6 +126,47 @@ def test_consolidation_trains_on_every_example_of_the_rounds(made):
     found = result_of(made, "consolidated")["trainings"]
     assert found["consolidated"]["examples"] <= found["1"]["examples"] + found["2"]["examples"]
     assert found["consolidated"]["examples"] > found["1"]["examples"]
+
+
+def test_seeds_of_the_frontier_are_what_the_student_answers_now_well_now_badly():
+    data = Curriculum(load_config("configs/test.toml", ["data.pool.rows=60"]))
+    right = dict(data.pool(1).select("instruction_id", "response").iter_rows())
+    wrong = dict.fromkeys(right, "I do not know.")
+    [always, never, *others] = right
+    once = {**wrong, **{each: right[each] for each in (*others, always)}}
+    data.measure_frontier(1, [once, {**wrong, always: right[always]}])
+    found = dict(data.difficulties[1].select("instruction_id", "mfd").iter_rows())
+    assert found == {always: 0.0, never: 0.0, **dict.fromkeys(others, 0.25)}
+
+
+def test_shares_follow_errors_and_gains_within_bounds():
+    target = {"Math": 0.5, "Music": 0.25, "Law": 0.25}
+    assert following_shares(target, dict.fromkeys(target, 0.5)) == pytest.approx(target)
+    shares = following_shares(target, {"Math": 1.0, "Music": 0.0, "Law": 0.5})
+    assert shares["Math"] == pytest.approx(0.125), "a quarter at least"
+    assert shares["Music"] == pytest.approx(2 * shares["Law"])
+    moved = following_shares(target, dict.fromkeys(target, 0.5), {"Math": 0.0, "Music": 0.02, "Law": 0.01})
+    assert moved["Music"] == pytest.approx(2 * moved["Law"])
+    assert moved["Math"] < target["Math"]
+    assert following_shares(target, dict.fromkeys(target, 0.5), dict.fromkeys(target, -0.1)) == pytest.approx(target)
+
+
+def test_answers_that_are_drawn_differ_by_sample_and_come_again(tiny):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+
+    def drawn(sample: int) -> list[str]:
+        return student.answer(
+            tiny,
+            tokenizer,
+            ["Add 1 and 2.", "Name a planet."],
+            most_tokens=8,
+            device="cpu",
+            in_bf16=False,
+            say=lambda _: None,
+            sample=sample,
+        )
+
+    assert drawn(1) == drawn(1) != drawn(2)
 
 
 def test_what_is_there_is_not_made_again_and_another_recipe_is_refused(made, experiment, monkeypatch):
@@ -242,7 +284,7 @@ def test_a_training_comes_to_the_weights_of_the_products_trainer(tiny, tmp_path)
         torch.testing.assert_close(mine[name], product[name], rtol=0, atol=0.02 * moved)
 
 
-@pytest.mark.parametrize("name", ["e1", "e2", "e3"])
+@pytest.mark.parametrize("name", ["e1", "e2", "e3", "e4_dev"])
 def test_the_shipped_experiments_are_whole(name):
     found = load_experiment(REPOSITORY / "benchmarks" / "lab" / f"{name}.toml")
     assert len(found.seeds) >= 4
