@@ -5,7 +5,7 @@ and judge are the stand-in's rules, called without a server. So a mixture is the
 student's answers are. Nothing is stored, since rules cost nothing.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +14,11 @@ import polars as pl
 
 from tapir_core import curriculum
 from tapir_core.config import RoundConfig, RunConfig, StandinEndpoint
-from tapir_core.config.roles import EndpointConfig
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REFINEMENT
 from tapir_core.data.decontamination import EvaluationQuestions, texts_asked
 from tapir_core.data.readers import heldout_questions
+from tapir_core.estimate.evidence import MESSAGE_TOKENS, estimate_tokens
 from tapir_core.judging import Verdict, expected_orders, mode_of, show_instruction, verdict_rows
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.randomness import derive_rng
@@ -53,16 +53,6 @@ def following_shares(
     return {name: min(_CAP * share, max(_FLOOR * share, weights[name] * scale)) for name, share in target.items()}
 
 
-def ask(endpoint: EndpointConfig, text: str, seed: int = 0) -> str | None:
-    """What the stand-in says to one user message; nothing where it refuses."""
-    assert isinstance(endpoint, StandinEndpoint)
-    behaviour = rules.Behaviour(endpoint.position_bias, endpoint.noise, endpoint.prefers, endpoint.logprobs)
-    try:
-        return str(rules.say(rules.read_ask([{"role": "user", "content": text}], seed), behaviour))
-    except rules.Refusal:
-        return None
-
-
 @dataclass
 class Curriculum:
     """The data of one recipe, round by round. A round is made once the one before it is `kept`."""
@@ -76,6 +66,36 @@ class Curriculum:
     """Of each round kept."""
     difficulties: dict[int, pl.DataFrame] = field(default_factory=dict)
     """Round → the MFD of its pool."""
+    replies: dict[str, dict[tuple[str, int], str | None]] = field(default_factory=lambda: defaultdict(dict))
+    """What a call is for (label, teach, judge, expand, refine) → its prompt and sample index → the reply; the same
+    question is asked once, as from the call store."""
+
+    def calls(self) -> dict[str, dict[str, int]]:
+        """What each kind of call came to, by the estimate's count of tokens."""
+        return {
+            what: {
+                "calls": len(of),
+                "prompt_tokens": sum(estimate_tokens(prompt) + MESSAGE_TOKENS for prompt, _ in of),
+                "completion_tokens": sum(estimate_tokens(reply) for reply in of.values() if reply),
+            }
+            for what, of in sorted(self.replies.items())
+        }
+
+    def _ask(self, what: str, text: str, sample: int = 0) -> str | None:
+        """What the stand-in says to one user message; nothing where it refuses."""
+        known = self.replies[what]
+        if (text, sample) not in known:
+            of = self.config.judge if what == "judge" else self.config.teacher
+            assert isinstance(of.endpoint, StandinEndpoint)
+            asked = rules.read_ask([{"role": "user", "content": text}], sample)
+            behaviour = rules.Behaviour(
+                of.endpoint.position_bias, of.endpoint.noise, of.endpoint.prefers, of.endpoint.logprobs
+            )
+            try:
+                known[text, sample] = str(rules.say(asked, behaviour))
+            except rules.Refusal:
+                known[text, sample] = None
+        return known[text, sample]
 
     @cached_property
     def heldout(self) -> pl.DataFrame:
@@ -85,10 +105,10 @@ class Curriculum:
     @cached_property
     def examples(self) -> pl.DataFrame:
         """The pool with task types and plain answers, by id."""
-        data, teacher = self.config.data, self.config.teacher.endpoint
+        data = self.config.data
         rows = read_pool_of(data.pool, data, self.config.run.seed).rows
         rows = rows.join(self._questions.find(rows), on="instruction_id", how="anti", maintain_order="left")
-        replies = [ask(teacher, text) for text in rows["instruction"]]
+        replies = [self._ask("teach", text) for text in rows["instruction"]]
         taught = rows.select("instruction_id").with_columns(
             response=pl.Series(replies, dtype=pl.String),
             finish_reason=pl.Series([_STOP if reply else "refused" for reply in replies]),
@@ -136,7 +156,7 @@ class Curriculum:
                 continue
             shown = {**row, "student": own}
             texts = {place: mode.render(prompt, shown, place) for place in mode.places(judge)}
-            replies = {place: ask(judge.endpoint, text) for place, text in texts.items()}
+            replies = {place: self._ask("judge", text) for place, text in texts.items()}
             for place in filter(mode.rests_on, replies):
                 said = [replies[each] for each in mode.rests_on(place)]
                 scores = [mode.parse(each) for each in said]
@@ -190,7 +210,7 @@ class Curriculum:
 
     def _expand(self, number: int, seeds: pl.DataFrame, wanted: Mapping[str, int]) -> pl.DataFrame:
         """E_r, in waves."""
-        settings, teacher, prompt = self.config.curriculum.expansion, self.config.teacher, self._prompt("expand")
+        settings, prompt = self.config.curriculum.expansion, self._prompt("expand")
         pool, held, accepted = self.pool(number), pl.DataFrame(schema=EXPANSION), pl.DataFrame(schema=EXPANSION)
         texts = {row["instruction_id"]: show_instruction(row) for row in pool.iter_rows(named=True)}
         described = self.config.curriculum.types.described
@@ -206,9 +226,7 @@ class Curriculum:
             messages = [
                 curriculum.render_expansion(prompt, texts[each.seed_id], described(each.task_type)) for each in asked
             ]
-            replies = [
-                ask(teacher.endpoint, text, each.sample_index) for text, each in zip(messages, asked, strict=True)
-            ]
+            replies = [self._ask("expand", text, each.sample_index) for text, each in zip(messages, asked, strict=True)]
             own = curriculum.candidate_rows(asked, list(map(curriculum.parse_expansion, replies)), wave)
             candidates = pl.concat([held.select(own.columns), own], how="vertical_relaxed")
             known = pl.concat(map(texts_asked, [self.pool(1), *self.expansions, accepted]))
@@ -228,7 +246,7 @@ class Curriculum:
         labels = self._labels(rows)
         needed = curriculum.needed_types(rows, labels["task_type"], lacks).to_list()
         texts = zip(rows["instruction"], needed, strict=True)
-        replies = [ask(self.config.teacher.endpoint, text) if wanted else None for text, wanted in texts]
+        replies = [self._ask("teach", text) if wanted else None for text, wanted in texts]
         endings = [_STOP if reply else None for reply in replies]
         return labels.with_columns(
             response=pl.Series(replies, dtype=pl.String), finish_reason=pl.Series(endings, dtype=pl.String)
@@ -243,7 +261,7 @@ class Curriculum:
             family = self.config.curriculum.types.family_of(row["task_type"])
             prompt = self._prompt(curriculum.refinement_prompt_name(family))
             text = curriculum.render_refinement(prompt, show_instruction(row), row["system"], row["response"])
-            refined = ask(self.config.teacher.endpoint, text)
+            refined = self._ask("refine", text)
             problem = curriculum.refinement_problem(row["response"], refined, family)
             table.append((row["instruction_id"], row["task_type"], row["response"], refined, problem is None, problem))
         return pl.DataFrame(table, schema=REFINEMENT, orient="row")
@@ -252,7 +270,7 @@ class Curriculum:
         """instruction_id and task_type, null where the teacher names none."""
         teacher, prompt = self.config.teacher, self._prompt("label")
         labelling = curriculum.Labelling(self.config.curriculum.types, teacher.label_replies)
-        replies = (ask(teacher.endpoint, labelling.render(prompt, text)) for text in rows["instruction"])
+        replies = (self._ask("label", labelling.render(prompt, text)) for text in rows["instruction"])
         parsed = [labelling.parse(reply) for reply in replies]
         names = [each if isinstance(each, str) else None for each in parsed]
         return rows.select("instruction_id").with_columns(task_type=pl.Series(names, dtype=pl.String))

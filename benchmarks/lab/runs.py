@@ -162,6 +162,7 @@ class _ArmRun:
             "loss_curves": {name: each.training["loss_curve"] for name, each in made.items()},
             "training_seconds": {name: each.training["seconds"] for name, each in made.items()},
             "distinct_instructions": trained["instruction_id"].n_unique(),
+            "calls": self.curriculum.calls(),
             "origins": [dict(Counter(rows["origin"])) for rows in mixtures],
             "refined": [int(rows["refined"].sum()) for rows in mixtures],
             "shortfalls": [each.shortfall for each in self.curriculum.mixtures],

@@ -35,7 +35,7 @@ _OPTIMIZER, _RECORD, _WEIGHTS = "optimizer.pt", "training.json", "model.safetens
 _SAID_SECONDS = 30.0
 _TEMPERATURE = 0.7
 """Of answers that are drawn."""
-_PROMPTS_AT_ONCE = 64
+_PROMPTS_AT_ONCE = 256
 _COMPACT_SHARE = 0.85
 """Rows that have ended leave the batch when no more than this share of it goes on."""
 
@@ -228,7 +228,7 @@ def answer(
     by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     drawing = torch.Generator(device).manual_seed(sample) if sample else None
     answers, started, said = [""] * len(prompts), time.monotonic(), time.monotonic()
-    size = _PROMPTS_AT_ONCE if device == "cpu" else 16 * _PROMPTS_AT_ONCE
+    size = _PROMPTS_AT_ONCE if device == "cpu" else 4 * _PROMPTS_AT_ONCE
     for first in range(0, len(prompts), size):
         places = by_length[first : first + size]
         made = _decode(model, [prompts[place] for place in places], most_tokens, stops, drawing)

@@ -113,6 +113,8 @@ def test_a_result_has_the_marks_of_each_student_and_what_it_took(made):
     assert found["trainings"]["1"]["loss_tokens"] > 0
     assert found["distinct_instructions"] > 16
     assert [sum(each.values()) for each in found["origins"]] == [16, 16]
+    assert {*found["calls"]} == {"label", "teach", "judge", "expand", "refine"}
+    assert found["calls"]["teach"]["calls"] >= 60, "the pool, and new instructions"
 
 
 def test_random_is_sized_to_the_arm_that_it_is_matched_to(made):
