@@ -22,7 +22,6 @@ from tapir_core.processes import Heart
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder
 from tasks.engines.keys import replica_key
-from tasks.engines.machine import visible_gpus
 from tasks.engines.student_server import HOST
 from tasks.engines.vllm import VllmServer
 from tasks.runtime import current
@@ -107,8 +106,7 @@ def _make_server(run: RunFolder, taken: Replica, log: Path, say: Callable[[str],
             f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
         )
     key = replica_key(run.ref.root, run.record.id, taken.id)
-    settings, gpus = run.config.student, len(visible_gpus())
-    return VllmServer(settings, log, say, host=host, api_key=key, gpus=gpus), student.folder
+    return VllmServer(run.config.student, log, say, host=host, api_key=key), student.folder
 
 
 class _Serving:

@@ -143,7 +143,6 @@ class StudentServer(Students):
         *,
         host: str = HOST,
         api_key: str | None = None,
-        gpus: int = 1,
     ) -> None:
         """As `Students`; nothing starts yet.
 
@@ -153,11 +152,9 @@ class StudentServer(Students):
             report: Told how a start gets on.
             host: The one address at which it listens, and at which it is asked.
             api_key: The only key that it takes; a random one for each start when there is none.
-            gpus: GPUs that it may use; a server built for the CPU ignores them.
         """
         super().__init__(student, log_path, report)
         self.host = host
-        self.gpus = gpus
         self._api_key = api_key
         self._following = ExitStack()
         self._child: supervisor.Child | None = None

@@ -79,7 +79,7 @@ class VllmServer(StudentServer):
     engine: VllmEngine
 
     def launch(self, port: int, key: str) -> Launch:
-        """How vLLM is started; on GPUs it balances over as many copies as fit.
+        """How vLLM is started; it balances over as many copies as the GPUs of this machine hold.
 
         Raises:
             ConfigError: neither the checkpoint nor the configuration has a chat template.
@@ -91,7 +91,8 @@ class VllmServer(StudentServer):
                 f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
             )
         environment = find_environment(engine)
-        copies = max(1, self.gpus // engine.tensor_parallel) if environment.device == "cuda" else 1
+        gpus = len(machine.visible_gpus()) if environment.device == "cuda" else 1
+        copies = max(1, gpus // engine.tensor_parallel)
         command = server_command(
             engine,
             environment,
@@ -200,8 +201,8 @@ def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -
         settings["VLLM_RPC_BASE_PATH"] = "/tmp"
     if environment.cache:
         settings |= {"VLLM_CACHE_ROOT": str(environment.cache), "VLLM_CONFIG_ROOT": str(environment.cache)}
-    if environment.device == "cpu":
-        settings |= _cpu_settings(engine)
+    # FlashInfer's sampler, for top-p and top-k on GPUs, is compiled at the first start, and most machines lack nvcc.
+    settings |= _cpu_settings(engine) if environment.device == "cpu" else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
     if environment.broken_amx:
         settings |= machine.WITHOUT_AMX
     return _base_env() | settings

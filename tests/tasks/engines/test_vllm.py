@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.config import VllmEngine
-from tasks.engines.vllm import VllmEnvironment, server_command, server_env
+from tapir_core.config import StudentConfig, VllmEngine
+from tasks.engines import vllm
+from tasks.engines.machine import GPUS_VARIABLE
+from tasks.engines.vllm import VllmEnvironment, VllmServer, server_command, server_env
+from tests.students import make_checkpoint
 
 
 def test_only_an_accelerator_gets_a_share_of_its_memory() -> None:
@@ -69,6 +72,29 @@ def test_a_server_balances_over_the_gpus_that_one_model_leaves() -> None:
     alone = server_command(engine, environment, Path("c"), 1, None)
     assert "--data-parallel-size" not in alone
     assert ("--host", "127.0.0.1") in list(itertools.pairwise(alone))
+
+
+@pytest.mark.parametrize(("tensor_parallel", "copies", "concurrency"), [(1, 8, 512), (4, 2, 128), (8, 1, 64)])
+def test_a_run_uses_every_gpu_of_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensor_parallel: int, copies: int, concurrency: int
+) -> None:
+    monkeypatch.setenv(GPUS_VARIABLE, "0,1,2,3,4,5,6,7")
+    monkeypatch.setattr(vllm, "find_environment", lambda _: VllmEnvironment("cuda", None))
+    student = StudentConfig(
+        engine=VllmEngine(tensor_parallel=tensor_parallel, concurrency=64), chat_template="chat.jinja"
+    )
+    server = VllmServer(student, tmp_path / "log", lambda _: None)
+    server.checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    launch = server.launch(1234, "key")
+    pairs = list(itertools.pairwise(launch.command))
+    assert (("--data-parallel-size", str(copies)) in pairs) == (copies > 1)
+    assert launch.concurrency == concurrency
+
+
+def test_a_server_on_gpus_compiles_no_sampler_at_its_start() -> None:
+    engine = VllmEngine()
+    assert server_env(engine, VllmEnvironment("cuda", None), "key")["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in server_env(engine, VllmEnvironment("cpu", None), "key")
 
 
 def test_a_processor_whose_amx_is_broken_gets_a_server_that_does_without() -> None:
