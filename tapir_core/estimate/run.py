@@ -28,7 +28,7 @@ from tapir_core.estimate import evidence
 from tapir_core.estimate.workload import Pool, Scenario, Work, is_repeated, priors_of, scenarios, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import Asked, asked_in_roles, lines
+from tapir_core.stages import TEACH, Asked, asked_in_roles, lines, lines_of_evaluation
 from tapir_core.summary.formats import student_name
 
 SAMPLE = 200
@@ -103,6 +103,16 @@ class BenchmarkFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class PlainAnswers:
+    """The other way to spend the money: more plain answers of the same teacher, to fine-tune on without a curriculum."""
+
+    usd: Span
+    """What the curriculum asks for: verdicts on the pools of the rounds, expansion, refinement."""
+    answers: Span
+    """As many plain answers cost the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run will take, as far as it can be known before it starts."""
 
@@ -125,6 +135,9 @@ class Estimate:
     """What a baseline takes: all rounds' trainings once more, and the scoring of one more student."""
     with_baseline: bool = False
     """Whether the run has one; then it is in the totals."""
+    pool_rows: int = 0
+    instead: PlainAnswers | None = None
+    """Nothing where the curriculum costs nothing, or a price is unknown."""
 
 
 _JSON = TypeAdapter(Estimate)
@@ -212,6 +225,8 @@ def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimat
         benchmarks=tuple(_benchmark(costs, runs, name) for name in found.benchmarks),
         baseline=_figures("baseline", "", beside),
         with_baseline=with_baseline,
+        pool_rows=pool.rows,
+        instead=_instead(runs),
     )
 
 
@@ -362,6 +377,18 @@ def _has_baseline(config: RunConfig, runs: Sequence[Sequence[Line]], beside: Seq
         return False
     seconds, whole = (sum(line.seconds or 0.0 for line in each[0]) for each in (beside, runs))
     return seconds < _CHEAP * whole
+
+
+def _instead(runs: Sequence[Sequence[Line]]) -> PlainAnswers | None:
+    scoring = lines_of_evaluation()
+    of_rounds = [[each for each in lines if each.model and each.work.round is not None] for lines in runs]
+    curriculum = [[each for each in lines if each.work.stage not in scoring] for lines in of_rounds]
+    plain = [next((line.usd for line in each if line.work.stage == TEACH.line), 0.0) for each in runs]
+    usd = _load(curriculum, lambda line: line.work.paid).usd
+    if usd is None or not usd.likely or not all(plain):
+        return None
+    spent = (sum(line.work.paid * line.usd for line in lines) for lines in curriculum)
+    return PlainAnswers(usd, _span([each / price for each, price in zip(spent, plain, strict=True)]))
 
 
 def _charged(runs: Sequence[Sequence[Line]]) -> Figures:

@@ -9,6 +9,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import KnownLength
 from tapir_core.estimate.run import Estimate, Figures, Span, estimate_json, forecast, load_estimate
 from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts
+from tapir_core.reporting import page
 from tests.estimates import measured
 from tests.run_config import make_config
 
@@ -259,6 +260,27 @@ def test_a_round_that_is_likely_smaller_than_asked_for_is_said_with_both_numbers
     assert "α = 0.40" in said
     enough = {"default": {"examples": 50, "alpha": 0.4, "selection": {"type": "hard_share", "share": 0.3}}}
     assert not [each for each in estimate(rounds=enough).assumptions if "takes about" in each]
+
+
+def test_the_money_of_the_curriculum_is_told_in_plain_answers_of_the_same_teacher() -> None:
+    found = paid_by(PRICED, PRICED)
+    assert found.instead is not None
+    usd = {each.name: each.paid.usd.likely for each in found.stages if each.paid.usd}
+    assert found.instead.usd.likely == pytest.approx(usd["judge"] + usd["expand"] + usd["refine"])
+    assert found.instead.answers.likely == pytest.approx(
+        found.instead.usd.likely / (usd["teach"] / stage(found, "teach").paid.calls.likely)
+    )
+    assert found.instead.answers.low < found.instead.answers.likely < found.instead.answers.high
+    free_judge = paid_by(PRICED, {**PRICED, "usd_per_million_prompt_tokens": 0, "usd_per_million_completion_tokens": 0})
+    assert free_judge.instead is not None
+    assert free_judge.instead.answers.likely < found.instead.answers.likely
+    assert f"{found.instead.answers.likely:,.0f}" in page.sentence("instead", found)
+
+
+def test_nothing_is_told_in_plain_answers_where_they_cost_nothing_or_a_price_is_unknown() -> None:
+    assert estimate().instead is None
+    assert paid_by(PRICED, UNPRICED).instead is None
+    assert not page.sentence("instead", estimate())
 
 
 def test_an_estimate_survives_being_written_and_read() -> None:
