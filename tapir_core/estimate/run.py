@@ -104,7 +104,7 @@ class BenchmarkFigures:
 
 @dataclass(frozen=True, slots=True)
 class PlainAnswers:
-    """The other way to spend the money: more plain answers of the same teacher, to fine-tune on without a curriculum."""
+    """What else the money buys: more plain answers of the same teacher, to fine-tune on without a curriculum."""
 
     usd: Span
     """What the curriculum asks for: verdicts on the pools of the rounds, expansion, refinement."""
