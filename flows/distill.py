@@ -28,7 +28,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     join_fleet(run)
     wanted = stages_until(run.config, until)
     if TRAIN.at(0) in wanted:
-        check_trainer(run.config)
+        check_trainer(run)
     with tell_gaps(ref, whole=until is None), live_spend(ref, list(plan(run.config)), whole=until is None):
         rounds = _distill(run, until)
     publish_run(ref)

@@ -28,11 +28,10 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from tapir_core.calls import store_url
 from tapir_core.comparison.outcome import Training
-from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, EngineError, RunBusy, RunChanged
 from tapir_core.leases import RunLease
-from tapir_core.paths import attempt_folder, log_file
+from tapir_core.paths import BACKBONE, attempt_folder, log_file
 from tapir_core.randomness import derive_seed
 from tapir_core.run_files import fetch_stage, link_file, publish_stage
 from tapir_core.run_folder import RunFolder, RunRef
@@ -41,9 +40,10 @@ from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
+from tasks.engines import machine
 from tasks.engines.backbone import matters
 from tasks.engines.logs import tell
-from tasks.engines.training import trainer
+from tasks.engines.training import memory, trainer
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -215,14 +215,19 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
             shutil.copy2(file, checkpoint / file.name)
 
 
-def check_trainer(config: RunConfig) -> None:
+def check_trainer(run: RunFolder) -> None:
     """Refuse a run whose trainings nobody would do, before anything is paid for.
 
     Raises:
-        MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*.
+        MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*; or here, where memory
+            does not suffice, or there are GPUs and torch is built for a CPU.
     """
-    if config.training.runs_on == "worker":
+    training = run.config.training
+    if training.runs_on == "worker":
         FINE_TUNE.check()
+    else:
+        machine.check_torch()
+        memory.look_ahead(training, current(run).checkpoint(BACKBONE))
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:

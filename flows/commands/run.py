@@ -28,16 +28,20 @@ from flows.driver import hold_known_run, is_done, read_config
 from flows.whole_run import drive, drive_baseline
 from tapir_core.calls import Failure
 from tapir_core.comparison import baseline
+from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, EngineError
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
-from tapir_core.paths import TASK_TYPES
+from tapir_core.paths import TASK_TYPES, backbone_cache
 from tapir_core.reporting import benchmarks, estimate_table, page
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, stages_to_retry
+from tapir_core.storage import on_this_machine
 from tapir_core.summary import summarise
 from tasks import asking, runtime
+from tasks.engines import backbone
+from tasks.engines.training import memory
 
 
 def estimate(
@@ -47,11 +51,26 @@ def estimate(
     as_json: AsJson = False,
 ) -> None:
     """`tapir estimate`."""
-    found = estimate_run(load_config(config, overrides or []), source=str(config), sample=sample)
+    settings = load_config(config, overrides or [])
+    found = estimate_run(settings, source=str(config), sample=sample)
     if as_json:
         typer.echo(estimate_json(found), nl=False)
-    else:
-        print_estimate(console, found)
+        return
+    print_estimate(console, found)
+    for line in _memory_lines(settings):
+        print_line(console, line)
+
+
+def _memory_lines(config: RunConfig) -> list[str]:
+    """What training takes of this machine's memory, where it trains and the backbone is here."""
+    root = on_this_machine(config.run.root)
+    folder = backbone.find_backbone(config.student, root.local(backbone_cache()))
+    if folder is None or config.training.runs_on == "worker":
+        return []
+    try:
+        return [f"Training memory: {line}" for line in memory.look_ahead(config.training, folder)]
+    except MissingPrerequisite as lacks:
+        return [f"Training memory: {lacks}"]
 
 
 def print_estimate(console: Console, estimate: Estimate) -> None:

@@ -10,10 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections import Counter
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 
+from tapir_core.errors import MissingPrerequisite
 from tasks.engines.keys import keyless_environment
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -28,10 +31,31 @@ def visible_gpus() -> list[str]:
     return _ask_nvidia("--query-gpu=index")
 
 
-def _gpu_names() -> list[str]:
+def gpu_memory() -> list[int]:
+    """Bytes of each GPU that may be used; none where they cannot be told."""
+    told = (line.split() for line in _of_visible_gpus("memory.total"))
+    return [int(words[0]) * 2**20 for words in told if words[0].isdigit()]
+
+
+def check_torch() -> None:
+    """Refuse to train on the processor of a machine with GPUs.
+
+    Raises:
+        MissingPrerequisite: this environment's torch is built for a CPU.
+    """
+    version = metadata.version("torch")
+    if version.endswith("+cpu") and (gpus := visible_gpus()):
+        raise MissingPrerequisite(
+            f"this machine has {len(gpus)} GPUs and {sys.prefix} holds torch {version}, which would train on the "
+            "processor; remove the environment and build it with `STUDENT=vllm-cuda make setup`, or hide the GPUs with "
+            f"{GPUS_VARIABLE}= in the environment"
+        )
+
+
+def _of_visible_gpus(what: str) -> list[str]:
     try:
         visible = visible_gpus()
-        return _ask_nvidia("--query-gpu=name", f"--id={','.join(visible)}") if visible else []
+        return _ask_nvidia(f"--query-gpu={what}", f"--id={','.join(visible)}") if visible else []
     except subprocess.TimeoutExpired:
         return []
 
@@ -50,7 +74,7 @@ def _ask_nvidia(*query: str) -> list[str]:
 def in_words() -> str:
     """The processor cores that this process may use, and the GPUs: `16 cores and 1 x NVIDIA H100 80GB HBM3`."""
     cores = len(os.sched_getaffinity(0))
-    gpus = Counter(_gpu_names())
+    gpus = Counter(_of_visible_gpus("name"))
     return " and ".join([f"{cores} core{'s' * (cores > 1)}", *(f"{n} x {name}" for name, n in gpus.items())])
 
 

@@ -50,6 +50,7 @@ from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
 from tasks.engines import backbone, keys, student_server, students, supervisor
+from tasks.engines.training import memory
 from tasks.engines.verifier import check_verifier
 
 if TYPE_CHECKING:
@@ -277,6 +278,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             "name a model folder, a hub id or a chat template that can be read",
             limit_seconds=_TEMPLATE_SECONDS + 10,
         ),
+        *([] if config.training.runs_on == "worker" else [_training_check(config, root)]),
     ]
 
 
@@ -351,6 +353,15 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     template = Path(config.student.chat_template) if config.student.chat_template else None
     chat = None if folder is None else backbone.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     return finding("backbone", name=name, is_embedded=name == EMBEDDED_STUDENT, folder=folder, chat=chat)
+
+
+def _training_check(config: RunConfig, root: str) -> Check:
+    def look() -> Finding:
+        folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
+        said = None if folder is None else memory.look_ahead(config.training, folder)
+        return finding("training", said=said)
+
+    return Check("training memory", look, "take a smaller student.backbone, or set [training.lora]")
 
 
 def server_parts(root: str) -> list[Check]:

@@ -34,7 +34,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
-from tasks.engines.training import data
+from tasks.engines.training import data, memory
 from tasks.engines.training.trainer import (
     Attempt,
     SaveRecord,
@@ -50,7 +50,6 @@ from tasks.engines.training.trainer import (
 _STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
 
-_GIB = 2**30
 _LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
 """Those that a training's numbers depend on."""
 
@@ -106,56 +105,22 @@ def _dataset(corpus: data.Corpus) -> Dataset:
     return Dataset.from_dict({"input_ids": [each.tokens for each in rows], "labels": [each.labels for each in rows]})
 
 
-def estimate_memory(job: TrainingJob, model: Any, *, longest: int, world_size: int) -> dict[str, int]:
-    """Rough bytes that one process needs, by what they hold: those for its fullest micro-batch are `activations`."""
-    training, text = job.training, model.config.get_text_config()
-    stage, width = training.zero_stage, 2 if training.precision == "bf16" else 4
-    # ZeRO-3 keeps the true size of a partitioned weight in `ds_numel`.
-    sizes = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in model.parameters()]
-    weights, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
-    tokens = training.micro_batch_size * (training.max_length if training.packing else longest)
-    # about 17 values of the hidden size a token and layer, or one where they are recomputed; logits and their gradient
-    held = text.num_hidden_layers * (1 if training.gradient_checkpointing else 17) + 17
-    return {
-        "weights": weights * width // (world_size if stage == 3 else 1),
-        "gradients": trained * width // (world_size if stage >= 2 else 1),
-        # AdamW's two moments and DeepSpeed's fp32 copy of the weights
-        "optimizer": trained * 12 // (world_size if stage >= 1 else 1),
-        "activations": tokens * (text.hidden_size * held * width + text.vocab_size * (width + 4)),
-    }
-
-
-def check_memory(job: TrainingJob, needed: dict[str, int], free: int) -> list[str]:
-    """What to say of an estimate: itself beside the free memory, and a warning when it exceeds that.
-
-    Raises:
-        EngineError: not even weights, gradients and optimizer fit.
-    """
-    total = sum(needed.values())
-    parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in needed.items())
-    estimate = f"{parts}; {total / _GIB:.2f} GiB"
-    lines = [f"{estimate} a process, {free / _GIB:.2f} GiB free"]
-    if total > free:
-        text = f"the training needs about {total / _GIB:.1f} GiB a process and {free / _GIB:.1f} GiB are free"
-        if total - needed["activations"] > free:
-            raise EngineError(f"{text} ({estimate}); {job.memory_remedy}")
-        lines.append(f"{text}; should it fail: {job.memory_remedy}")
-    return lines
-
-
 def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     """Print the pre-flight: what is trained, and whether memory will do."""
     job, world_size, device = planned.job, trainer.args.world_size, trainer.args.device.type
-    needed = estimate_memory(job, trainer.model, longest=max(planned.corpus.lengths), world_size=world_size)
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available // world_size
-    memory = check_memory(job, needed, free)
+    lines, size, in_bf16 = list[str](), memory.size_of(job.base), job.training.precision == "bf16"
+    if size is not None:
+        longest = max(planned.corpus.lengths)
+        needed = memory.estimate_memory(job.training, size, in_bf16=in_bf16, longest=longest, processes=world_size)
+        lines = memory.check_memory(job.training, needed, free)
     if trainer.is_world_process_zero():
-        print(_describe(planned, world_size, device, memory))
+        print(_describe(planned, world_size, device, lines))
         example = data.mark_trained(planned.tokenizer, planned.corpus.examples[0])
         print(f"  one example, trained between ⟦ and ⟧:\n{example}", flush=True)
 
 
-def _describe(planned: data.PlannedTraining, world_size: int, device: str, memory: list[str]) -> str:
+def _describe(planned: data.PlannedTraining, world_size: int, device: str, in_memory: list[str]) -> str:
     training, plan, count = planned.job.training, planned.plan, planned.count()
     lines = [
         f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
@@ -166,7 +131,7 @@ def _describe(planned: data.PlannedTraining, world_size: int, device: str, memor
         f"{training.max_length} tokens",
         f"steps         {count.steps}, {count.total_tokens} tokens, of what is computed "
         f"{planned.padding_share:.1%} is padding",
-        *(f"memory        {line}" for line in memory),
+        *(f"memory        {line}" for line in in_memory),
     ]
     return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
 

@@ -29,6 +29,7 @@ from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks.engines import keys, logs, machine, supervisor
+from tasks.engines.training import memory
 
 _POLL_SECONDS = 0.25
 
@@ -62,22 +63,6 @@ class TrainingJob:
         free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"}
         free: dict[str, Any] = {"output": True, "log_path": True, "training": free_of_training}
         return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=free))
-
-    @property
-    def memory_remedy(self) -> str:
-        """What to change when memory does not suffice."""
-        training = self.training
-        ways = [
-            (True, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
-            (True, f"lower training.max_length (now {training.max_length})"),
-            (not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
-            (training.lora is None, "set [training.lora]"),
-            (
-                training.zero_stage < 3,
-                f"raise training.zero_stage (now {training.zero_stage}) and give more processes",
-            ),
-        ]
-        return ", or ".join(way for helps, way in ways if helps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,11 +256,14 @@ def rank_environments(
 
 def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
     """The error that a failed training is raised as."""
+    remedy = memory.remedy(job.training)
     stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
-        reason = f"ran out of memory; {job.memory_remedy} (log: {job.log_path})"
+        reason = f"ran out of memory; {remedy} (log: {job.log_path})"
     elif code == -signal.SIGKILL:
-        reason = f"process was killed, most often for lack of memory; {job.memory_remedy} (log: {job.log_path})"
+        reason = (
+            f"process was killed, most often for lack of memory; {memory.remedy(job.training)} (log: {job.log_path})"
+        )
     elif stopped:
         reason = f"was {stopped[-1]} (log: {job.log_path})"
     else:

@@ -67,9 +67,10 @@ def test_a_run_that_trains_on_workers_is_refused_at_once_where_none_are(root: Pa
 
 def test_a_server_that_is_away_is_an_error_of_ours(root: Path) -> None:
     config = make_config(root / "runs", training={"runs_on": "worker"})
+    run = RunFolder(build_run(root / "runs", until=StageAt("pool"), config=config).ref)
     away = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
     with temporary_settings(away), pytest.raises(EngineError, match="the Prefect server does not do what is asked"):
-        check_trainer(config)
+        check_trainer(run)
 
 
 def test_driver_and_trainer_count_the_starts_of_a_flow_run_alike() -> None:

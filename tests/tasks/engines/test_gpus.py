@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tapir_core.errors import MissingPrerequisite
 from tasks.engines import machine
 from tasks.engines.machine import GPUS_VARIABLE, share_out, visible_gpus
 
@@ -47,6 +48,41 @@ def test_a_machine_in_words_has_its_cores_and_the_gpus_that_can_be_told(
     machine.in_words.cache_clear()
     assert machine.in_words() == f"3 cores{told}"
     machine.in_words.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (
+            'case "$*" in *memory.total*--id=0,1*) echo 81559 MiB; echo 24564 MiB;; *) echo 0; echo 1;; esac',
+            [81559, 24564],
+        ),
+        ('case "$*" in *memory.total*) echo "[N/A]";; *) echo 0;; esac', []),
+    ],
+)
+def test_the_driver_says_what_each_gpu_holds(
+    script: str, told: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(GPUS_VARIABLE, raising=False)
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.gpu_memory() == [each * 2**20 for each in told]
+
+
+@pytest.mark.parametrize(
+    ("version", "named", "refused"), [("2.13.0+cpu", "0,1", True), ("2.13.0+cpu", "", False), ("2.11.0", "0", False)]
+)
+def test_a_torch_for_cpus_trains_on_no_machine_with_gpus_unless_they_are_hidden(
+    version: str, named: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.engines.machine.metadata.version", lambda _: version)
+    monkeypatch.setenv(GPUS_VARIABLE, named)
+    if refused:
+        with pytest.raises(MissingPrerequisite, match="2 GPUs.*vllm-cuda make setup"):
+            machine.check_torch()
+    else:
+        machine.check_torch()
 
 
 def test_workers_share_all_gpus_and_none_twice() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tapir_core.config import TrainingConfig
-from tapir_core.errors import EngineError
 from tasks.engines.training.data import plan_batches
 from tasks.engines.training.trainer import TrainingJob
 
@@ -16,14 +15,6 @@ from tasks.engines.training.trainer import TrainingJob
 @pytest.fixture(scope="module")
 def rank() -> ModuleType:
     return import_module("tasks.engines.training.rank")
-
-
-@pytest.fixture(scope="module")
-def small() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    shape = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 8}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=100, pad_token_id=0, **shape))
 
 
 def make_job(**training: Any) -> TrainingJob:
@@ -82,21 +73,3 @@ def test_stage_0_in_bf16_runs_as_stage_1(rank: ModuleType) -> None:
 def test_warm_up_is_a_share_of_the_steps_and_constant_warms_up_too(rank: ModuleType) -> None:
     _, settings = settings_of(rank, make_job(batch_size=1, warmup_ratio=0.1, scheduler="constant"), 100)
     assert (settings["warmup_steps"], settings["lr_scheduler_type"]) == (10, "constant_with_warmup")
-
-
-def test_partitions_shrink_the_estimate_by_stage(rank: ModuleType, small: Any) -> None:
-    needed = [rank.estimate_memory(make_job(zero_stage=each), small, longest=10, world_size=4) for each in (0, 1, 2, 3)]
-    totals = [sum(each.values()) for each in needed]
-    assert totals == sorted(totals, reverse=True)
-    assert len(set(totals)) == 4
-
-
-def test_what_cannot_fit_is_refused_with_the_fields_to_lower(rank: ModuleType, small: Any) -> None:
-    job = make_job(micro_batch_size=4)
-    needed = rank.estimate_memory(job, small, longest=10, world_size=1)
-    total = sum(needed.values())
-    states = total - needed["activations"]
-    with pytest.raises(EngineError, match=r"training\.micro_batch_size \(now 4\)"):
-        rank.check_memory(job, needed, free=states - 1)
-    assert "should it fail" in rank.check_memory(job, needed, free=states + 1)[1]
-    assert len(rank.check_memory(job, needed, free=total)) == 1

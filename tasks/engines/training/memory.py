@@ -1,0 +1,136 @@
+"""Memory of a fine-tune: what one process takes, and what a machine has, before anything is paid or loaded.
+
+Sizes are read from the headers of a checkpoint's safetensors and from its config.json. The estimate is rough,
+activations most of all, and counts neither fragments nor what libraries hold for themselves. A training is refused only
+where weights, gradients and optimizer alone do not fit.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from safetensors import SafetensorError, safe_open
+
+from tapir_core.config import TrainingConfig
+from tapir_core.errors import MissingPrerequisite
+from tasks.engines import machine
+
+_GIB = 2**30
+
+_STATES = 12
+"""Bytes of optimizer a trained weight: AdamW's two moments and DeepSpeed's copy, in fp32."""
+
+_NOT_ADAPTED = ("embed", "lm_head", "wte")
+"""In the names of matrices that LoRA leaves alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What memory depends on."""
+
+    weights: int
+    adapted: int
+    """Rows and columns of all matrices that LoRA adapts: of each rank one weight."""
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+def size_of(checkpoint: Path) -> ModelSize | None:
+    """The size of the model in a folder; nothing where its files do not say."""
+    shapes: dict[str, list[int]] = {}
+    try:
+        for file in sorted(checkpoint.glob("*.safetensors")):
+            with safe_open(file, framework="numpy") as opened:
+                names = opened.keys()
+                shapes |= {name: opened.get_slice(name).get_shape() for name in names}
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        text = config.get("text_config", config)
+        layers, hidden, vocabulary = (text[each] for each in ("num_hidden_layers", "hidden_size", "vocab_size"))
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+    matrices = [each for name, each in shapes.items() if len(each) == 2 and not any(no in name for no in _NOT_ADAPTED)]
+    return ModelSize(sum(map(math.prod, shapes.values())), sum(map(sum, matrices)), layers, hidden, vocabulary)
+
+
+def estimate_memory(
+    training: TrainingConfig, size: ModelSize, *, in_bf16: bool, longest: int, processes: int
+) -> dict[str, int]:
+    """Bytes that one process needs, by what they hold: those for its fullest micro-batch are `activations`.
+
+    Args:
+        training: How it is trained.
+        size: Of the model.
+        in_bf16: Whether it computes in bfloat16, and not in float32.
+        longest: Tokens of the longest example.
+        processes: Over which ZeRO partitions.
+    """
+    stage, width = training.zero_stage, 2 if in_bf16 else 4
+    trained = size.weights if training.lora is None else training.lora.rank * size.adapted
+    tokens = training.micro_batch_size * (training.max_length if training.packing else longest)
+    # about 17 values of the hidden size a token and layer, or one where they are recomputed; logits and their gradient
+    held = size.layers * (1 if training.gradient_checkpointing else 17) + 17
+    return {
+        "weights": size.weights * width // (processes if stage == 3 else 1),
+        "gradients": trained * width // (processes if stage >= 2 else 1),
+        "optimizer": trained * _STATES // (processes if stage >= 1 else 1),
+        "activations": tokens * (size.hidden * held * width + size.vocabulary * (width + 4)),
+    }
+
+
+def check_memory(training: TrainingConfig, needed: Mapping[str, int], free: int) -> list[str]:
+    """What to say of an estimate: itself beside the free memory, and a warning when it exceeds that.
+
+    Raises:
+        MissingPrerequisite: not even weights, gradients and optimizer fit.
+    """
+    total = sum(needed.values())
+    parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in needed.items())
+    estimate = f"{parts}; {total / _GIB:.2f} GiB"
+    lines = [f"{estimate} a process, {free / _GIB:.2f} GiB free"]
+    if total > free:
+        text = f"the training needs about {total / _GIB:.1f} GiB a process and {free / _GIB:.1f} GiB are free"
+        if total - needed["activations"] > free:
+            raise MissingPrerequisite(f"{text} ({estimate}); {remedy(training, fits=False)}")
+        lines.append(f"{text}; should it fail: {remedy(training)}")
+    return lines
+
+
+def remedy(training: TrainingConfig, *, fits: bool = True) -> str:
+    """What to change when memory does not suffice; ``fits``: weights, gradients and optimizer do."""
+    ways = [
+        (fits, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
+        (fits, f"lower training.max_length (now {training.max_length})"),
+        (fits and not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
+        (training.lora is None, "set [training.lora], with a learning rate of about 2e-4"),
+        (training.zero_stage < 3, f"raise training.zero_stage (now {training.zero_stage}) and give more processes"),
+        (not fits, "take a smaller student.backbone"),
+    ]
+    return ", or ".join(way for helps, way in ways if helps)
+
+
+def look_ahead(training: TrainingConfig, backbone: Path) -> list[str]:
+    """What `check_memory` says of this machine when nothing else is on it, for examples of the greatest length.
+
+    Nothing where the model does not say how large it is, or the driver of the GPUs what they hold.
+
+    Raises:
+        MissingPrerequisite: as `check_memory`.
+    """
+    gpus, size = machine.visible_gpus(), size_of(backbone)
+    held = machine.gpu_memory() if gpus else [psutil.virtual_memory().total // (training.processes or 1)]
+    if size is None or not held:
+        return []
+    if gpus:
+        in_bf16 = training.precision != "fp32"
+    else:
+        in_bf16 = training.precision == "bf16" or (
+            training.precision == "auto" and machine.computes_in_bf16(broken_amx=machine.amx_is_broken(sys.executable))
+        )
+    processes = training.processes or len(gpus) or 1
+    needed = estimate_memory(training, size, in_bf16=in_bf16, longest=training.max_length, processes=processes)
+    return check_memory(training, needed, min(held))

@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tapir_core.config import TrainingConfig
+from tapir_core.errors import MissingPrerequisite
+from tasks.engines import machine
+from tasks.engines.training import memory
+from tests.students import make_checkpoint
+
+_7B = memory.ModelSize(weights=6_738_415_616, adapted=2_498_560, layers=32, hidden=4096, vocabulary=32000)
+_GIB = 2**30
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    weights = {
+        "model.embed_tokens.weight": np.zeros((100, 8), np.float32),
+        "model.layers.0.mlp.up_proj.weight": np.zeros((16, 8), np.float32),
+        "model.norm.weight": np.zeros(8, np.float32),
+    }
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 1, "hidden_size": 8, "vocab_size": 100}))
+    return tmp_path
+
+
+def needed(processes: int = 1, **training: Any) -> dict[str, int]:
+    return memory.estimate_memory(TrainingConfig(**training), _7B, in_bf16=True, longest=2048, processes=processes)
+
+
+def test_a_models_size_is_read_without_its_weights(checkpoint: Path) -> None:
+    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8, 16 + 8, 1, 8, 100)
+
+
+def test_the_parts_of_a_model_count_together_and_a_vision_models_text_part_says_its_shape(checkpoint: Path) -> None:
+    save_file({"lm_head.weight": np.zeros((100, 8), np.float32)}, checkpoint / "model-2.safetensors")
+    config = {"text_config": {"num_hidden_layers": 1, "hidden_size": 8, "vocab_size": 100}}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8 + 800, 16 + 8, 1, 8, 100)
+
+
+def test_what_says_nothing_of_its_size_is_not_looked_at(tmp_path: Path) -> None:
+    assert memory.size_of(make_checkpoint(tmp_path / "fake")) is None
+    assert memory.look_ahead(TrainingConfig(), tmp_path / "fake") == []
+
+
+def test_seven_billion_weights_take_over_a_hundred_gib_and_an_adapter_a_tenth() -> None:
+    whole, adapter = needed(), needed(lora={"rank": 16})
+    states = sum(whole.values()) - whole["activations"]
+    assert states == 6_738_415_616 * 16
+    assert sum(adapter.values()) - adapter["activations"] < 14 * _GIB
+
+
+def test_partitions_shrink_the_estimate_by_stage() -> None:
+    totals = [sum(needed(4, zero_stage=stage).values()) for stage in (0, 1, 2, 3)]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == 4
+
+
+def test_what_cannot_fit_is_refused_with_what_would_help_and_what_may_fit_is_warned_of() -> None:
+    training, parts = TrainingConfig(micro_batch_size=4), needed(micro_batch_size=4)
+    total = sum(parts.values())
+    states = total - parts["activations"]
+    with pytest.raises(
+        MissingPrerequisite, match=r"\[training\.lora\].*zero_stage \(now 2\).*smaller student"
+    ) as refused:
+        memory.check_memory(training, parts, free=states - 1)
+    assert "micro_batch_size" not in str(refused.value), "no smaller batch makes the weights smaller"
+    assert "micro_batch_size (now 4)" in memory.check_memory(training, parts, free=states + 1)[1]
+    assert len(memory.check_memory(training, parts, free=total)) == 1
+
+
+@pytest.mark.parametrize(("gib", "refused"), [(24, True), (80, True), (141, False)])
+def test_a_gpu_that_is_too_small_is_refused_before_anything_is_paid(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gib: int, refused: bool
+) -> None:
+    monkeypatch.setattr(machine, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr(machine, "gpu_memory", lambda: [gib * _GIB])
+    monkeypatch.setattr(memory, "size_of", lambda _: _7B)
+    try:
+        memory.look_ahead(TrainingConfig(), tmp_path)
+        assert not refused
+    except MissingPrerequisite:
+        assert refused
