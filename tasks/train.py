@@ -220,13 +220,13 @@ def check_trainer(run: RunFolder) -> None:
 
     Raises:
         MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*; or here, where memory
-            does not suffice, or there are GPUs and torch is built for a CPU.
+            does not suffice or its GPUs cannot be used.
     """
     training = run.config.training
     if training.runs_on == "worker":
         FINE_TUNE.check()
     else:
-        machine.check_torch()
+        machine.check_gpu_training()
         memory.look_ahead(training, current(run).checkpoint(BACKBONE))
 
 

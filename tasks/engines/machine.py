@@ -37,18 +37,26 @@ def gpu_memory() -> list[int]:
     return [int(words[0]) * 2**20 for words in told if words[0].isdigit()]
 
 
-def check_torch() -> None:
-    """Refuse to train on the processor of a machine with GPUs.
+def check_gpu_training() -> None:
+    """Refuse to train on a machine with GPUs that its training would not use, or not get far with.
 
     Raises:
-        MissingPrerequisite: this environment's torch is built for a CPU.
+        MissingPrerequisite: this environment's torch is built for a CPU, or there is no C compiler, with which Triton
+            makes its kernels at the first step.
     """
+    if not (gpus := visible_gpus()):
+        return
     version = metadata.version("torch")
-    if version.endswith("+cpu") and (gpus := visible_gpus()):
+    if version.endswith("+cpu"):
         raise MissingPrerequisite(
             f"this machine has {len(gpus)} GPUs and {sys.prefix} holds torch {version}, which would train on the "
             "processor; remove the environment and build it with `STUDENT=vllm-cuda make setup`, or hide the GPUs with "
             f"{GPUS_VARIABLE}= in the environment"
+        )
+    if not any(shutil.which(each) for each in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        raise MissingPrerequisite(
+            "training on GPUs compiles kernels at its first step (Triton), and there is no C compiler; install one "
+            "(Debian: `apt-get install gcc`), or name it in CC"
         )
 
 

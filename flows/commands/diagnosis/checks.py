@@ -49,7 +49,7 @@ from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file
 from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
-from tasks.engines import backbone, keys, student_server, students, supervisor
+from tasks.engines import backbone, keys, machine, student_server, students, supervisor
 from tasks.engines.training import memory
 from tasks.engines.verifier import check_verifier
 
@@ -357,11 +357,12 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
 
 def _training_check(config: RunConfig, root: str) -> Check:
     def look() -> Finding:
+        machine.check_gpu_training()
         folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
         said = None if folder is None else memory.look_ahead(config.training, folder)
         return finding("training", said=said)
 
-    return Check("training memory", look, "take a smaller student.backbone, or set [training.lora]")
+    return Check("training", look, "take a smaller student.backbone, or set [training.lora]")
 
 
 def server_parts(root: str) -> list[Check]:

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -71,18 +73,27 @@ def test_the_driver_says_what_each_gpu_holds(
 
 
 @pytest.mark.parametrize(
-    ("version", "named", "refused"), [("2.13.0+cpu", "0,1", True), ("2.13.0+cpu", "", False), ("2.11.0", "0", False)]
+    ("version", "named", "compiler", "refused"),
+    [
+        ("2.13.0+cpu", "0,1", "cc", r"2 GPUs.*vllm-cuda make setup"),
+        ("2.13.0+cpu", "", "cc", ""),
+        ("2.11.0", "0", "cc", ""),
+        ("2.11.0", "0", "clang", ""),
+        ("2.11.0", "0", "", "no C compiler"),
+        ("2.13.0+cpu", "", "", ""),
+    ],
 )
-def test_a_torch_for_cpus_trains_on_no_machine_with_gpus_unless_they_are_hidden(
-    version: str, named: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_machine_with_gpus_trains_on_them_or_says_what_lacks(
+    version: str, named: str, compiler: str, refused: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tasks.engines.machine.metadata.version", lambda _: version)
+    monkeypatch.setattr(metadata, "version", lambda _: version)
     monkeypatch.setenv(GPUS_VARIABLE, named)
-    if refused:
-        with pytest.raises(MissingPrerequisite, match="2 GPUs.*vllm-cuda make setup"):
-            machine.check_torch()
-    else:
-        machine.check_torch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if compiler:
+        (tmp_path / compiler).touch(0o755)
+    with pytest.raises(MissingPrerequisite, match=refused) if refused else nullcontext():
+        machine.check_gpu_training()
 
 
 def test_workers_share_all_gpus_and_none_twice() -> None:
