@@ -178,7 +178,7 @@ def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
         output=_attempt(run, at),
         training=config.training.model_copy(update={"batch_size": config.batch_size(number)}),
         epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
+        learning_rate=config.learning_rate(number),
         seed=derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=Path(config.student.chat_template) if config.student.chat_template else None,
         log_path=run.workplace.local(log_file(f"train-{number:02d}")),

@@ -181,7 +181,7 @@ class _ArmRun:
 
     def _basic(self) -> Made:
         settings = self.config.basic_tuning
-        job = self._job(0, self.curriculum.basic(), settings.epochs, settings.learning_rate)
+        job = self._job(0, self.curriculum.basic(), settings.epochs, self.config.learning_rate(0))
         planned = plan_training(job, 1)
         keeps = any(arm.carry_adam for arm in self.recipe.experiment.arms.values())
         return self._train("S_0", self.shared, self.backbone, planned, self._rate(planned, 0), keeps=keeps)
@@ -267,7 +267,7 @@ class _ArmRun:
     def _plan(
         self, number: int, mixture: Mixture, epochs: float, batch_size: int, name: str = "train"
     ) -> PlannedTraining:
-        job = self._job(number, mixture, epochs, self.config.round(number).learning_rate, batch_size, name)
+        job = self._job(number, mixture, epochs, self.config.learning_rate(number), batch_size, name)
         return plan_training(job, 1)
 
     def _job(

@@ -297,8 +297,8 @@ class RoundConfig(Section):
     epochs: PositiveFloat = 2.0
     """Passes over the mixture."""
 
-    learning_rate: PositiveFloat = 2e-5
-    """Peak learning rate."""
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate; unset: 2e-5, or 2e-4 for the adapters of `[training.lora]`."""
 
     batch_size: PositiveInt | None = None
     """Examples that one optimizer step of this round sees; unset: `training.batch_size`. Any number will do:

@@ -23,6 +23,10 @@ LONGEST_NAME = 80
 """Characters of a run's name."""
 
 
+_RATE, _ADAPTER_RATE = 2e-5, 2e-4
+"""The paper's, and ten times as much for the few weights of adapters, as is usual."""
+
+
 class LoraConfig(Section):
     """Low-rank adapters instead of all weights; they are merged into the checkpoint after training."""
 
@@ -99,8 +103,8 @@ class BasicTuningConfig(Section):
     epochs: PositiveFloat = 3.0
     """Passes over them."""
 
-    learning_rate: PositiveFloat = 2e-5
-    """Peak learning rate."""
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate; unset: 2e-5, or 2e-4 for the adapters of `[training.lora]`."""
 
 
 class RetriesConfig(Section):
@@ -277,6 +281,11 @@ class RunConfig(Section):
     def batch_size(self, number: int) -> int:
         """Examples that one optimizer step of round ``number`` (0: of S_0) sees."""
         return (self.round(number).batch_size if number else None) or self.training.batch_size
+
+    def learning_rate(self, number: int) -> float:
+        """Peak learning rate of round ``number`` (0: of S_0)."""
+        own = self.round(number).learning_rate if number else self.basic_tuning.learning_rate
+        return own or (_ADAPTER_RATE if self.training.lora else _RATE)
 
     def verdict_round(self, number: int) -> int | None:
         """The round whose verdicts say how hard the pool of round ``number`` is; None for random seeds, or for S_0.

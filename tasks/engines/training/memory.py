@@ -106,7 +106,7 @@ def remedy(training: TrainingConfig, *, fits: bool = True) -> str:
         (fits, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
         (fits, f"lower training.max_length (now {training.max_length})"),
         (fits and not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
-        (training.lora is None, "set [training.lora], with a learning rate of about 2e-4"),
+        (training.lora is None, "set [training.lora]"),
         (training.zero_stage < 3, f"raise training.zero_stage (now {training.zero_stage}) and give more processes"),
         (not fits, "take a smaller student.backbone"),
     ]

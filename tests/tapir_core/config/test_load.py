@@ -15,6 +15,7 @@ from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.errors import ConfigError
 from tapir_core.task_types import TARGET_SHARES
 from tests.harness.processes import REPOSITORY
+from tests.run_config import make_config
 
 SMALLEST = """
 [run]
@@ -395,3 +396,18 @@ def test_an_odd_value_anywhere_is_a_list_of_problems_or_a_configuration_that_sur
                 assert ".".join(path).startswith(named) or named.startswith(".".join(path)), (path, value, named)
             else:
                 assert load_resolved(resolved_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({}, [2e-5, 2e-5]),
+        ({"training": {"lora": {}}}, [2e-4, 2e-4]),
+        ({"training": {"lora": {}}, "rounds": {"default": {"learning_rate": 1e-4}}}, [2e-4, 1e-4]),
+        ({"basic_tuning": {"learning_rate": 3e-5}}, [3e-5, 2e-5]),
+    ],
+)
+def test_adapters_learn_at_ten_times_the_rate_unless_one_is_set(settings: dict, rates: list[float]) -> None:
+    bare = {"basic_tuning": {}, "rounds": {"default": {}}}
+    config = make_config("runs", **bare | settings)
+    assert [config.learning_rate(number) for number in (0, 1)] == rates
