@@ -131,7 +131,8 @@ lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir
 	.venv/bin/python requirements/lock.py dev tapir
 	.venv-vllm/bin/python requirements/lock.py vllm-cpu
-	.venv-vllm/bin/python requirements/lock.py vllm-cuda
+	.venv-vllm/bin/python requirements/lock.py vllm-cuda --python 3.11 --python 3.12 --python 3.13
+	.venv-vllm/bin/python requirements/lock.py vllm-cuda-torch-2.11
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
 	.venv/bin/python requirements/lock.py mutation
 	.venv/bin/python requirements/lock.py lm-eval

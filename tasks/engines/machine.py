@@ -6,7 +6,9 @@ believe the processor, so children that compute are told to do without.
 """
 
 import functools
+import importlib.util
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,9 @@ from tapir_core.errors import MissingPrerequisite
 from tasks.engines.keys import keyless_environment
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+_OLDEST_DRIVER = {12: 525, 13: 580}
+"""Major version of CUDA → the first NVIDIA driver on Linux that runs what is built for it (CUDA's release notes)."""
 
 
 def visible_gpus() -> list[str]:
@@ -41,8 +46,8 @@ def check_gpu_training() -> None:
     """Refuse to train on a machine with GPUs that its training would not use, or not get far with.
 
     Raises:
-        MissingPrerequisite: this environment's torch is built for a CPU, or there is no C compiler, with which Triton
-            makes its kernels at the first step.
+        MissingPrerequisite: this environment's torch is built for a CPU, or for a newer CUDA than the driver knows; or
+            there is no C compiler, with which Triton makes its kernels at the first step.
     """
     if not (gpus := visible_gpus()):
         return
@@ -53,11 +58,26 @@ def check_gpu_training() -> None:
             "processor; remove the environment and build it with `STUDENT=vllm-cuda make setup`, or hide the GPUs with "
             f"{GPUS_VARIABLE}= in the environment"
         )
+    drivers = {int(each.partition(".")[0]) for each in _of_visible_gpus("driver_version") if each[:1].isdigit()}
+    wanted = _OLDEST_DRIVER.get(_cuda_of_torch(), 0)
+    if drivers and min(drivers) < wanted:
+        raise MissingPrerequisite(
+            f"torch {version} is built for CUDA {_cuda_of_torch()}, which wants a driver from {wanted} on, and this "
+            f"machine has {min(drivers)}; update the driver, or build the environments from an index "
+            "of torch for an older CUDA (`make setup TORCH_INDEX=…`)"
+        )
     if not any(shutil.which(each) for each in (os.environ.get("CC", "cc"), "gcc", "clang")):
         raise MissingPrerequisite(
             "training on GPUs compiles kernels at its first step (Triton), and there is no C compiler; install one "
             "(Debian: `apt-get install gcc`), or name it in CC"
         )
+
+
+def _cuda_of_torch() -> int:
+    """Major version of CUDA that this environment's torch is built for, which is not imported; 0 where it says none."""
+    found = importlib.util.find_spec("torch")
+    build = runpy.run_path(str(Path(found.origin).with_name("version.py"))) if found and found.origin else {}
+    return int((build.get("cuda") or "0").partition(".")[0])
 
 
 def _of_visible_gpus(what: str) -> list[str]:

@@ -96,6 +96,21 @@ def test_a_machine_with_gpus_trains_on_them_or_says_what_lacks(
         machine.check_gpu_training()
 
 
+@pytest.mark.parametrize(("driver", "cuda", "refused"), [(570, 13, True), (580, 13, False), (535, 12, False)])
+def test_a_driver_older_than_torchs_cuda_is_told_before_training(
+    driver: int, cuda: int, refused: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho {driver}.65.06\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    (tmp_path / "cc").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv(GPUS_VARIABLE, "0")
+    monkeypatch.setattr(metadata, "version", lambda _: "2.13.0")
+    monkeypatch.setattr(machine, "_cuda_of_torch", lambda: cuda)
+    with pytest.raises(MissingPrerequisite, match=r"CUDA 13.*580.*570") if refused else nullcontext():
+        machine.check_gpu_training()
+
+
 def test_workers_share_all_gpus_and_none_twice() -> None:
     gpus = [str(number) for number in range(8)]
     assert share_out(gpus, 3) == [["0", "1", "2"], ["3", "4", "5"], ["6", "7"]]
