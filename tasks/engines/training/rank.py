@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,7 @@ import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from safetensors import safe_open
 from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -149,6 +151,8 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
         model.save_pretrained(adapter, state_dict=state)
         unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
         model, state = PeftModel.from_pretrained(_load_base(job), adapter).merge_and_unload(), None
+    if job.average_over > 1:
+        average_with_base(dict(model.named_parameters()) if state is None else state, job)
     _stop_at(model.generation_config, planned.corpus.closing)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
@@ -157,6 +161,26 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     (folder / attempt.summary_file.name).write_text(summary)
     sync_folder(folder)
     folder.rename(attempt.checkpoint)
+
+
+@torch.no_grad()
+def average_with_base(weights: Mapping[str, torch.Tensor], job: TrainingJob) -> None:
+    """Make ``weights`` the mean over all trainings so far, in place: m_r = m_{r−1} + (w_r − m_{r−1}) / r.
+
+    Computed in fp32 and rounded once. Weights that are tied stand in the base once.
+
+    Raises:
+        EngineError: the base lacks some of them.
+    """
+    left = {weight.data_ptr(): name for name, weight in weights.items() if weight.is_floating_point()}
+    for file in sorted(job.base.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in set(opened.keys()) & weights.keys():
+                before, weight = opened.get_tensor(name).to(weights[name].device).float(), weights[name]
+                weight.copy_(before.lerp(weight.float(), 1 / job.average_over))
+                left.pop(weight.data_ptr(), None)
+    if left:
+        raise EngineError(f"the mean of the rounds cannot be made: {job.base} lacks {', '.join(sorted(left.values()))}")
 
 
 def _stop_at(generation: Any, closing: int) -> None:
