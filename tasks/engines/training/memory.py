@@ -24,6 +24,9 @@ _GIB = 2**30
 _STATES = 12
 """Bytes of optimizer a trained weight: AdamW's two moments and DeepSpeed's copy, in fp32."""
 
+_GRADIENT = 4
+"""Bytes of gradient a trained weight: they are accumulated in fp32."""
+
 _NOT_ADAPTED = ("embed", "lm_head", "wte")
 """In the names of matrices that LoRA leaves alone."""
 
@@ -76,7 +79,7 @@ def estimate_memory(
     held = size.layers * (1 if training.gradient_checkpointing else 17) + 17
     return {
         "weights": size.weights * width // (processes if stage == 3 else 1),
-        "gradients": trained * width // (processes if stage >= 2 else 1),
+        "gradients": trained * _GRADIENT // (processes if stage >= 2 else 1),
         "optimizer": trained * _STATES // (processes if stage >= 1 else 1),
         "activations": tokens * (size.hidden * held * width + size.vocabulary * (width + 4)),
     }
