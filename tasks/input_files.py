@@ -45,9 +45,9 @@ def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
         RunChanged: the backbone or the chat template is another one here.
         MissingPrerequisite: the backbone cannot be had.
     """
-    template = run.config.student.chat_template
+    template = run.config.student.template
     for name in at.stage.files(run.config, at):
-        found = _backbone(run.config) if name == "backbone" else _sha256(template) if template else ""
+        found = _backbone(run.config) if name == "backbone" else _sha256(str(template)) if template else ""
         if found != run.record.ingredients.get(name, ""):
             raise RunChanged(
                 f"{name} on this worker is not the one that run {run.ref.name!r} was opened with; bring its files "
@@ -96,8 +96,8 @@ def gather_files(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
         if (student := baseline_student(config, name)) is not None:
             found[f"run:baseline:{name}"] = student.digest
         found |= {f"file:{field}:{name}": _folder_sha256(Path(path)) for field, path in asked.folders.items()}
-    if config.student.chat_template:
-        found["file:chat_template"] = _sha256(config.student.chat_template)
+    if template := config.student.template:
+        found["file:chat_template"] = _sha256(str(template))
     if config.judge.verifier and (verifier := source_digest(config.judge.verifier)):
         found["file:verifier"] = verifier
     return found

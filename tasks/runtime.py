@@ -174,8 +174,8 @@ class Runtime:
 
     def student_at(self, number: int) -> Student:
         """The student after round ``number``, wherever it is served."""
-        folder, template = self.checkpoint(number), self.config.student.chat_template
-        identity = checkpoint_digest(folder, Path(template) if template else None)
+        folder = self.checkpoint(number)
+        identity = checkpoint_digest(folder, self.config.student.template)
         return Student(number, folder, identity + self.config.student.engine.identity_suffix)
 
     def checkpoint(self, number: int) -> Path:

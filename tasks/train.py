@@ -180,7 +180,7 @@ def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
         epochs=settings.epochs,
         learning_rate=config.learning_rate(number),
         seed=derive_seed(config.run.seed, number, "train") % 2**31,
-        chat_template=Path(config.student.chat_template) if config.student.chat_template else None,
+        chat_template=config.student.template,
         log_path=run.workplace.local(log_file(f"train-{number:02d}")),
     )
 

@@ -72,8 +72,8 @@ def run(recipe: Recipe, place: Place, say: student.Say) -> bool:
         ConfigError: there is a result of another recipe, or the arm that it is matched to has none.
     """
     backbone = prepare_backbone(recipe.config.student, place.backbones)
-    template = recipe.config.student.chat_template
-    identity, file = checkpoint_digest(backbone, Path(template) if template else None), place.results / recipe.file_name
+    identity = checkpoint_digest(backbone, recipe.config.student.template)
+    file = place.results / recipe.file_name
     wanted = recipe.digest(identity)
     if file.exists():
         if read_result(file)["recipe"] != wanted:
@@ -284,7 +284,6 @@ class _ArmRun:
         config, file = self.config, self.own / f"mixture-{number}-{name}.parquet"
         file.parent.mkdir(parents=True, exist_ok=True)
         mixture.rows.write_parquet(file)
-        template = config.student.chat_template
         return TrainingJob(
             base=self.backbone,
             mixture=(file,),
@@ -293,7 +292,7 @@ class _ArmRun:
             epochs=epochs,
             learning_rate=learning_rate,
             seed=derive_seed(config.run.seed, number, name) % 2**31,
-            chat_template=Path(template) if template else None,
+            chat_template=config.student.template,
             log_path=self.own / "unused.log",
         )
 

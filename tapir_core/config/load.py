@@ -1,7 +1,7 @@
 """From a TOML file and `--set` to a checked configuration, and from a `RunConfig` to its resolved JSON and back.
 
 Every problem of a file is reported at once. What an earlier version of tapir resolved is translated on reading, so that
-its runs stay readable. Include files and variables are not supported: a configuration is one file.
+its runs stay readable. A configuration is one file, and may extend one preset; variables are not supported.
 
 A valid configuration may still be wrong on this machine: files, folders, keys, fields that contradict. `check_config`
 finds mistakes in the configuration (exit code 2), `missing_prerequisites` finds what this machine lacks for it (exit
@@ -30,6 +30,7 @@ from tapir_core.config import (
 )
 from tapir_core.config.reference import explain
 from tapir_core.config.run import LONGEST_NAME
+from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG, baseline_run
 from tapir_core.prompts import check_prompts
@@ -69,7 +70,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | Non
         ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
     """
     given = [*overrides, *([f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else [])]
-    return _located(validated(RunConfig, read_toml(Path(path)), str(path), given), Path(path).parent)
+    table = _extended(read_toml(Path(path)), Path(path).parent)
+    return _located(validated(RunConfig, table, str(path), given), Path(path).parent)
 
 
 def _located(config: RunConfig, folder: Path) -> RunConfig:
@@ -158,6 +160,42 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
         for translate in TRANSLATIONS[version - 1 :]:
             translate(table)
     return validated(RunConfig, table, blamed)
+
+
+def _extended(table: Table, folder: Path) -> Table:
+    """The table over the preset that its `extends` names: a shipped one (`presets/NAME`), or a file beside its own.
+
+    Raises:
+        ConfigError: there is no such preset, or it extends another one.
+    """
+    name = table.pop("extends", None)
+    if name is None:
+        return table
+    shipped = isinstance(name, str) and name.startswith("presets/")
+    path = PRESETS.parent / f"{name}.toml" if shipped else folder / str(name)
+    if not path.is_file():
+        names = ", ".join(f"presets/{each.stem}" for each in sorted(PRESETS.glob("*.toml")))
+        raise ConfigError(f"extends: value {name!r}: there is no such preset; shipped are {names}")
+    preset = read_toml(path)
+    if "extends" in preset:
+        raise ConfigError(f"extends: value {name!r}: {path} extends another one, and one level is the limit")
+    return _merged(preset, table)
+
+
+def _merged(below: Table, above: Table) -> Table:
+    """``above`` over ``below``, table by table; one of another `type` takes the place of all that is below it."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = below.get(name)
+        both = isinstance(value, dict) and isinstance(under, dict)
+        alike = both and value.get("type", under.get("type")) == under.get("type")
+        merged[name] = _merged(under, value) if alike else value
+    return merged
+
+
+def shipped_templates() -> list[str]:
+    """Names of the chat templates that `student.chat_template` knows."""
+    return sorted(each.stem for each in PRESETS.glob("*.jinja"))
 
 
 def read_toml(path: Path) -> Table:
@@ -323,7 +361,7 @@ def _check_baseline(config: RunConfig) -> list[str]:
 
 def check_student(student: StudentConfig) -> list[str]:
     """What is wrong with a student: its backbone, its chat template, its engine's room."""
-    backbone, folder, template = student.backbone, Path(student.backbone).expanduser(), student.chat_template
+    backbone, folder, template = student.backbone, Path(student.backbone).expanduser(), student.template
     is_embedded, has_model = backbone.startswith("embedded:"), (folder / "config.json").is_file()
     is_path = backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or folder.exists()
     longest, room = student.sampling.max_tokens, student.room
@@ -337,11 +375,12 @@ def check_student(student: StudentConfig) -> list[str]:
                 is_path and not is_embedded and not has_model
             ),
             f'student.backbone: value "{backbone}": has no chat template, as most base models have none; name a Jinja '
-            "file in student.chat_template (configs/chat_templates/ has one)": (
+            "file in student.chat_template, or `plain`": (
                 is_path and not is_embedded and has_model and template is None and not _has_chat_template(folder)
             ),
-            f'student.chat_template: value "{template}": there is no such file; name a Jinja file or leave it out': (
-                template is not None and not Path(template).is_file()
+            f'student.chat_template: value "{template}": there is no such file, and no such template is shipped (there '
+            f"are {', '.join(shipped_templates())}); name a Jinja file or leave it out": (
+                template is not None and not template.is_file()
             ),
             f"student.sampling.max_tokens: value {longest}: leaves no room for a prompt in "
             f"student.engine.max_model_length = {room}; lower the first or raise the second": (

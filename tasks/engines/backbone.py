@@ -129,7 +129,7 @@ def find_chat_template(folder: Path) -> str | None:
 
 
 def _check(folder: Path, student: StudentConfig) -> None:
-    where, template = f"student.backbone = {student.backbone!r}", student.chat_template
+    where, template = f"student.backbone = {student.backbone!r}", student.template
     names = {path.name for path in folder.iterdir()}
     checks = [
         (
@@ -143,8 +143,8 @@ def _check(folder: Path, student: StudentConfig) -> None:
         ),
         (names.isdisjoint(_TOKENIZERS), f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})"),
         (
-            template is not None and not Path(template).is_file(),
-            f"student.chat_template = {template!r}: no such file; give a Jinja file",
+            template is not None and not template.is_file(),
+            f"student.chat_template = {student.chat_template!r}: no such file; give a Jinja file",
         ),
         (
             template is None and find_chat_template(folder) is None,
@@ -265,7 +265,7 @@ def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seco
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ConfigError(
             f"the chat template of {chat_template or folder} renders no conversation ({said}); fix it, or set "
-            "student.chat_template to a Jinja file that does (configs/chat_templates/ has some)"
+            "student.chat_template to a Jinja file that does (docs/backbones.md names those that are shipped)"
         )
     return RenderedChat(**json.loads(done.stdout.splitlines()[-1]))
 

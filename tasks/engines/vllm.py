@@ -85,7 +85,7 @@ class VllmServer(StudentServer):
             ConfigError: neither the checkpoint nor the configuration has a chat template.
             MissingPrerequisite: the environment is missing.
         """
-        engine, template = self.engine, self.student.chat_template
+        engine, template = self.engine, self.student.template
         if template is None and backbone.find_chat_template(self.checkpoint) is None:
             raise ConfigError(
                 f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
@@ -98,7 +98,7 @@ class VllmServer(StudentServer):
             environment,
             self.checkpoint,
             port,
-            Path(template) if template else None,
+            template,
             host=self.host,
             copies=copies,
         )

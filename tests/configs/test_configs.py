@@ -8,6 +8,7 @@ import pytest
 from tapir_core.comparison.plan import open_comparison
 from tapir_core.config.load import check_config, load_config, load_resolved, missing_prerequisites, resolved_json
 from tapir_core.config.presets import load_backbones, settings_of
+from tapir_core.config.student import PRESETS
 from tapir_core.paths import BACKBONES
 from tapir_core.sources import read_pool_of
 from tapir_core.standin.families import FAMILIES, recognise
@@ -100,7 +101,7 @@ def test_the_paper_scale_configuration_has_the_papers_values() -> None:
 
 
 def test_the_shipped_chat_template_continues_a_prompt_with_the_answer_and_the_end_token() -> None:
-    source = (ROOT / "configs" / "chat_templates" / "plain.jinja").read_text(encoding="utf-8")
+    source = (PRESETS / "plain.jinja").read_text(encoding="utf-8")
     template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(source)
     question = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 3?"}]
     answer = {"role": "assistant", "content": "5"}

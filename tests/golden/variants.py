@@ -65,7 +65,7 @@ VARIANTS: dict[str, list[str]] = {
         "student.engine.api_key_env=STUDENT_KEY",
         "student.engine.concurrency=9",
     ],
-    "chat template": ["student.chat_template=configs/chat_templates/chatml.jinja"],
+    "chat template": ["student.chat_template=chatml"],
     "revision of the backbone": ["student.revision=r"],
     # teacher
     "teacher openai": [f"teacher.endpoint={{ {_OPENAI} }}"],

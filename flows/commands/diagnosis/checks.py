@@ -350,7 +350,7 @@ def _look_at_prices(config: RunConfig) -> Finding:
 def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     name = config.student.backbone
     folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
-    template = Path(config.student.chat_template) if config.student.chat_template else None
+    template = config.student.template
     chat = None if folder is None else backbone.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     return finding("backbone", name=name, is_embedded=name == EMBEDDED_STUDENT, folder=folder, chat=chat)
 

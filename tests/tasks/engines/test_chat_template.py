@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 from jinja2 import TemplateError
 
+from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
 from tasks.engines.backbone import render, render_chat
 from tests.tiny_student import CHAT_TEMPLATE
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_a_template_that_fails_is_named_with_its_remedy(folder: Path) -> None:
         render_chat(folder, broken, timeout_seconds=120)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs/chat_templates").glob("*.jinja")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("*.jinja")), ids=lambda file: file.stem)
 def test_the_shipped_templates_render(folder: Path, file: Path) -> None:
     assert "two plus two" in str(render(folder, file)["text"])
 
