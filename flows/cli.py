@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 INTERRUPTED = 130
 
 COMMANDS = {
+    "init": ("init:init", "Ask five questions and write a configuration to begin with."),
     "doctor": (
         "diagnosis.command:doctor",
         "Check every part that a run needs, and say what fixes each fault; ends with 1 when there is one.",

@@ -1,0 +1,134 @@
+"""`tapir init`: five questions, and a configuration to begin with."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from flows.commands import console, print_words, told
+from tapir_core.calls.types import is_local
+from tapir_core.config import EMBEDDED_STUDENT
+from tapir_core.config.load import load_config, read_toml
+from tapir_core.config.student import PRESETS
+from tapir_core.errors import ConfigError
+from tapir_core.sources import read_pool_of
+
+STANDIN = "standin"
+_EMBEDDED = "embedded"
+_ROWS = 600
+"""Of a generated pool: enough to show something in minutes."""
+_FEWEST_STEPS = 24
+"""An epoch should have, before a larger batch is worth more."""
+_BATCHES = (8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The five answers."""
+
+    instructions: str
+    student: str
+    teacher: str
+    address: str = ""
+    usd: float = 0.0
+
+    @property
+    def own(self) -> bool:
+        """Whether the instructions are a file, and not generated."""
+        return self.instructions != STANDIN
+
+    @property
+    def standin(self) -> bool:
+        """Whether the stand-in teaches and judges."""
+        return self.teacher == STANDIN
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the student is the one that comes from a Python package."""
+        return self.student == _EMBEDDED
+
+    @property
+    def preset(self) -> str:
+        """The preset of the student's family, as far as its name tells one; empty for none."""
+        if self.embedded:
+            return "smollm2"
+        plain = self.student.lower().replace("-", "").replace("_", "")
+        found = [each for each in _presets() if all(part in plain for part in each.split("-"))]
+        return max(found, key=len, default="")
+
+    @property
+    def backbone(self) -> str:
+        """As `student.backbone`."""
+        if self.embedded:
+            return EMBEDDED_STUDENT
+        if self.student in _presets():
+            return str(read_toml(PRESETS / f"{self.student}.toml")["student"]["backbone"])
+        return self.student
+
+    @property
+    def key(self) -> str:
+        """Environment variable for the key, after the provider: none for the stand-in and for a local address."""
+        host = urlsplit(self.address).hostname or ""
+        if self.standin or is_local(self.address):
+            return ""
+        return re.sub(r"\W", "_", [*host.split(".")[-2:-1], host][0]).upper() + "_API_KEY"
+
+
+def _presets() -> list[str]:
+    return sorted(each.stem for each in PRESETS.glob("*.toml"))
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("my_run.toml"),
+    instructions: Annotated[str | None, typer.Option(help="A file, or `standin` for generated ones.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="`embedded`, a preset (qwen2.5, …), a model folder or a hub id.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="A model's name, or `standin`.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of the teacher's OpenAI-compatible API.")] = None,
+    usd: Annotated[float | None, typer.Option(help="The most to spend.")] = None,
+) -> None:
+    """`tapir init`."""
+    if file.exists():
+        raise ConfigError(f"{file} is there already; give another name, or remove it")
+    asked = _ask(instructions, student, teacher, address, usd)
+    rows = _ROWS
+    try:
+        if asked.own:
+            file.write_text(_text(asked, file, rows), encoding="utf-8")
+            config = load_config(file)
+            rows = read_pool_of(config.data.pool, config.data, config.run.seed).rows.height
+        file.write_text(_text(asked, file, rows), encoding="utf-8")
+        load_config(file)
+    except ConfigError:
+        file.unlink()
+        raise
+    print_words(console, "init", "written", asked=asked, file=file)
+
+
+def _ask(
+    instructions: str | None, student: str | None, teacher: str | None, address: str | None, usd: float | None
+) -> Asked:
+    """What was not given, asked at the terminal."""
+    where = instructions or typer.prompt("Instructions: a file, or `standin` for generated ones", default=STANDIN)
+    families = ", ".join(_presets())
+    small = student or typer.prompt(
+        f"Student: `{_EMBEDDED}` (135M, for a laptop), a family ({families}), a model folder or a hub id",
+        default=_EMBEDDED,
+    )
+    strong = teacher or typer.prompt("Teacher and judge: a model's name, or `standin`", default=STANDIN)
+    if strong == STANDIN:
+        return Asked(where, small, strong)
+    at = address or typer.prompt("Address of its OpenAI-compatible API", default="https://api.openai.com/v1")
+    most = typer.prompt("The most to spend, in USD", default=20.0, type=float) if usd is None else usd
+    return Asked(where, small, strong, at, most)
+
+
+def _text(asked: Asked, file: Path, rows: int) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem).lstrip("-._") or "mine"
+    batches = [each for each in _BATCHES if each * _FEWEST_STEPS <= rows]
+    facts = {"asked": asked, "name": name, "file": file, "rows": rows, "batch_size": max(batches, default=_BATCHES[0])}
+    return told("init", "config", **facts) + "\n"

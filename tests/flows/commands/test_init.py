@@ -1,0 +1,103 @@
+"""`tapir init`: what is answered is what stands in the file, which is short and can be run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.commands.init import Asked
+from tapir_core.config import EMBEDDED_STUDENT, OpenAIEndpoint, StandinEndpoint
+from tapir_core.config.load import check_config, load_config
+
+ROWS = 500
+
+
+@pytest.fixture
+def instructions(tmp_path: Path) -> Path:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps([{"instruction": f"Say {number} in words."} for number in range(ROWS)]))
+    return file
+
+
+def asked(file: Path, answers: list[str], *words: str) -> Result:
+    return CliRunner().invoke(app, ["init", str(file), *words], input="".join(f"{each}\n" for each in answers))
+
+
+def test_return_five_times_is_a_run_for_a_laptop_that_needs_nobody(tmp_path: Path) -> None:
+    done = asked(tmp_path / "try-out.toml", [""] * 3)
+    assert done.exit_code == 0, done.output
+    config = load_config(tmp_path / "try-out.toml")
+    assert check_config(config) == []
+    assert (config.run.name, config.student.backbone) == ("try-out", EMBEDDED_STUDENT)
+    assert isinstance(config.teacher.endpoint, StandinEndpoint)
+    assert isinstance(config.judge.endpoint, StandinEndpoint)
+    assert f"tapir run {tmp_path / 'try-out.toml'}" in done.output
+
+
+def test_own_data_and_an_api_are_asked_for_in_five_questions(tmp_path: Path, instructions: Path) -> None:
+    file = tmp_path / "run.toml"
+    done = asked(
+        file, [str(instructions), "Qwen/Qwen2.5-7B-Instruct", "big-model", "https://api.example.com/v1", "7.5"]
+    )
+    assert done.exit_code == 0, done.output
+    config = load_config(file)
+    teacher = config.teacher.endpoint
+    assert isinstance(teacher, OpenAIEndpoint)
+    assert config.judge.endpoint == teacher
+    assert (teacher.model, teacher.base_urls, teacher.api_key_env) == (
+        "big-model",
+        ("https://api.example.com/v1",),
+        "EXAMPLE_API_KEY",
+    )
+    assert config.student.chat_template == "chatml"
+    assert (config.budget.usd, config.training.batch_size) == (7.5, 16)
+    assert "for 500 instructions" in file.read_text()
+    assert "export EXAMPLE_API_KEY=…" in done.output
+    assert len(file.read_text().splitlines()) <= 30
+
+
+def test_what_is_given_on_the_command_line_is_not_asked(tmp_path: Path, instructions: Path) -> None:
+    words = ["--instructions", str(instructions), "--student", "qwen3", "--teacher", "standin"]
+    done = asked(tmp_path / "run.toml", [], *words)
+    assert done.exit_code == 0, done.output
+    assert load_config(tmp_path / "run.toml").student.backbone == "Qwen/Qwen3-1.7B"
+
+
+def test_a_file_that_is_there_stays_and_one_of_wrong_instructions_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("kept")
+    assert "is there already" in str(asked(tmp_path / "mine.toml", [""] * 3).exception)
+    assert (tmp_path / "mine.toml").read_text() == "kept"
+    (tmp_path / "bad.json").write_text("no json")
+    done = asked(tmp_path / "new.toml", [str(tmp_path / "bad.json"), "", ""])
+    assert done.exit_code != 0
+    assert not (tmp_path / "new.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("student", "preset"),
+    [
+        ("meta-llama/Llama-3.2-1B-Instruct", "llama3.2"),
+        ("meta-llama/Llama-2-7b-chat-hf", "llama2-chat"),
+        ("meta-llama/Llama-2-13b-hf", "llama2"),
+        ("google/gemma-3-270m-it", "gemma3"),
+        ("Qwen/Qwen1.5-0.5B", "qwen1.5"),
+        ("some/other-model", ""),
+    ],
+)
+def test_the_preset_follows_the_models_name(student: str, preset: str) -> None:
+    assert Asked("standin", student, "standin").preset == preset
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+        ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+        ("http://127.0.0.1:8041/v1", ""),
+    ],
+)
+def test_the_key_is_looked_for_under_the_providers_name(address: str, key: str) -> None:
+    assert Asked("standin", "embedded", "a-model", address).key == key
