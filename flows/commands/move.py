@@ -13,7 +13,7 @@ from flows.commands import Root, RunName, console, print_line, run_ref, say
 from flows.driver import Say, run_lease
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import export_folder
 from tapir_core.reporting import report, run_progress
 from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
@@ -92,6 +92,11 @@ def export(
         str | None,
         typer.Option(metavar="FOLDER", help="Where to, or s3://…; exports/RUN-S_N when left out.", show_default=False),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub too; private, unless it is there."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="What is made by --push is public.")] = False,
     root: Root = "runs",
 ) -> None:
     """`tapir export`."""
@@ -99,6 +104,32 @@ def export(
     run = RunFolder(run_ref(name, root))
     number = run_progress.find_student(run, which)
     folder = Storage(to or export_folder(run.ref.name, number))
+    if push and "://" in folder.url:
+        raise ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
     written = export_student(run, number, folder, report.model_card(run, number, use), on_file=say)
     say(f"{len(written)} files, all verified")
-    print_line(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")
+    of = f"{student_name(number)} of run {run.ref.name}"
+    print_line(console, f"{of} is in {folder.url}")
+    if push:
+        print_line(console, f"{of} is at {push_folder(Path(folder.url), push, of, private=not public)}")
+
+
+def push_folder(folder: Path, repository: str, what: str, *, private: bool) -> str:
+    """Upload an exported student to the Hugging Face hub; gives the address of what was uploaded.
+
+    Raises:
+        MissingPrerequisite: the hub cannot be reached, or takes nothing from whoever is logged in here.
+    """
+    from huggingface_hub import HfApi  # loads for a while, and only this needs it
+
+    try:
+        api = HfApi()
+        made = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=what)
+    # All of the library's own errors, and those of the network below it, are one of these.
+    except (OSError, ValueError) as exc:
+        raise MissingPrerequisite(
+            f"--push {repository}: the hub refuses ({type(exc).__name__}: {str(exc).strip().splitlines()[0]}); check "
+            "the name, give a token that may write (HF_TOKEN, or `hf auth login`), and try again: the folder is whole"
+        ) from exc
+    return str(made)
