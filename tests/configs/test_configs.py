@@ -61,8 +61,14 @@ def test_every_arm_of_a_shipped_comparison_fits_the_parts_it_names(path: Path, m
     assert [problem for each in plan.runs for problem in check_config(plan.config(each))] == []
 
 
-def test_four_configurations_are_shipped() -> None:
-    assert [path.stem for path in CONFIGS] == ["alpaca_llama2", "local_endpoints", "quickstart", "test"]
+def test_five_configurations_are_shipped() -> None:
+    assert [path.stem for path in CONFIGS] == [
+        "alpaca_llama2",
+        "alpaca_qwen1.5",
+        "local_endpoints",
+        "quickstart",
+        "test",
+    ]
 
 
 def test_the_quickstart_aims_at_exactly_the_task_types_of_the_stand_in() -> None:
