@@ -131,8 +131,10 @@ lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir
 	.venv/bin/python requirements/lock.py dev tapir
 	.venv-vllm/bin/python requirements/lock.py vllm-cpu
-	.venv-vllm/bin/python requirements/lock.py vllm-cuda --python 3.11 --python 3.12 --python 3.13
 	.venv-vllm/bin/python requirements/lock.py vllm-cuda-torch-2.11
+	.venv/bin/python -m pip install --quiet uv
+	(echo "# Resolved from vllm-cuda.in by \`make lock\`, for Python 3.11 and newer."; .venv/bin/python -m uv pip compile --quiet --universal \
+		--python-version 3.11 --no-header --no-annotate requirements/vllm-cuda.in) > requirements/vllm-cuda.txt
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
 	.venv/bin/python requirements/lock.py mutation
 	.venv/bin/python requirements/lock.py lm-eval

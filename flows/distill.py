@@ -27,7 +27,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     run = RunFolder(ref)
     join_fleet(run)
     wanted = stages_until(run.config, until)
-    if TRAIN.at(0) in wanted:
+    if any(at.name == TRAIN.name and run.holds(at) is None for at in wanted):
         check_trainer(run)
     with tell_gaps(ref, whole=until is None), live_spend(ref, list(plan(run.config)), whole=until is None):
         rounds = _distill(run, until)

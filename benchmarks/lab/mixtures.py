@@ -36,8 +36,8 @@ def following_shares(
 ) -> dict[str, float]:
     """Target shares moved to where the student errs and learns.
 
-    share(t) ∝ π(t) · max(ε, 1 − a(t)) · max(g, what t gained an example of it, by the mean of all types), between a
-    quarter and three times π(t).
+    share(t) ∝ π(t) · max(ε, 1 − a(t)) · max(g, what t gained an example of it, by the mean of all types), held between
+    a quarter and three times π(t); the shares then need not sum to 1, as quotas scale them.
 
     Args:
         target: task type → π.
@@ -168,7 +168,7 @@ class Curriculum:
         """Pr(task type) of the round whose pool was ``judged``."""
         if judged is None or not self.follow_shares:
             return self.shares
-        now, before = self._mastered(judged), self._mastered(judged - 1) if judged > 1 else None
+        now, before = self._mastered(judged), self._mastered(judged - 1) if judged - 1 in self.difficulties else None
         if before is None:
             return following_shares(self.shares, now)
         trained = curriculum.supply_of(self.mixtures[-1].rows)

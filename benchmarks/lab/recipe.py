@@ -116,7 +116,8 @@ class Recipe:
     def digest(self, backbone: str) -> str:
         """Of all that a result follows from, but for the libraries; ``backbone`` is its identity."""
         own = self.config.model_dump(mode="json", exclude={"run": {"name", "root"}, "calls": True, "budget": True})
-        arm = self.arm.model_dump(mode="json", exclude={"label", "against"})
+        # Without defaults: a field that is added changes no recipe that lacks it.
+        arm = self.arm.model_dump(mode="json", exclude={"label", "against"}, exclude_defaults=True)
         test, to = self.experiment.test_each_round, self.matched_to
         matched = to.digest(backbone) if to else None
         parts = [FORMAT, own, arm, test, matched, self.seed, backbone, STANDIN_VERSION, POOL_VERSION]
@@ -172,6 +173,7 @@ def recipe_of(experiment: Experiment, name: str, seed: int) -> Recipe:
         "training.packing": config.training.packing,
         "curriculum.expansion.check_difficulty": config.curriculum.expansion.check_difficulty,
         "student answers that are drawn (student.sampling.temperature)": config.student.sampling.temperature != 0,
+        "shares that follow the student where seeds are by frontier": arm.follow_shares and arm.frontier > 0,
     }
     if wrong := [f"arm {name}: the lab does not know {what}" for what, there in lacking.items() if there]:
         raise ConfigError(wrong)

@@ -20,6 +20,8 @@ STANDIN = "standin"
 _EMBEDDED = "embedded"
 _ROWS = 600
 """Of a generated pool: enough to show something in minutes."""
+_OTHER_KINDS = {"vl", "vision", "omni", "audio", "coder", "math", "embedding", "reranker"}
+"""Words in the names of models of a family that its preset is not for."""
 _FEWEST_STEPS = 24
 """An epoch should have, before a larger batch is worth more."""
 _BATCHES = (8, 16, 32, 64, 128)
@@ -55,9 +57,11 @@ class Asked:
         """The preset of the student's family, as far as its name tells one; empty for none."""
         if self.embedded:
             return "smollm2"
-        plain = self.student.lower().replace("-", "").replace("_", "")
-        found = [each for each in _presets() if all(part in plain for part in each.split("-"))]
-        return max(found, key=len, default="")
+        words = re.split(r"[-_]", Path(self.student).name.lower())
+        # A name may be one word (Qwen2.5) or two (Llama-3.2); what follows another word (Qwen3-VL) is another family.
+        begins = [words[0], "".join(words[:2])]
+        found = [each for each in _presets() if each.split("-")[0] in begins and {*each.split("-")[1:]} <= {*words}]
+        return "" if _OTHER_KINDS & {*words} else max(found, key=len, default="")
 
     @property
     def backbone(self) -> str:
@@ -74,7 +78,8 @@ class Asked:
         host = urlsplit(self.address).hostname or ""
         if self.standin or is_local(self.address):
             return ""
-        return re.sub(r"\W", "_", [*host.split(".")[-2:-1], host][0]).upper() + "_API_KEY"
+        name = re.sub(r"\W", "_", [*host.split(".")[-2:-1], host][0]).upper()
+        return f"{name}_API_KEY" if name[:1].isalpha() else "API_KEY"
 
 
 def _presets() -> list[str]:
@@ -94,6 +99,8 @@ def init(
     """`tapir init`."""
     if file.exists():
         raise ConfigError(f"{file} is there already; give another name, or remove it")
+    if not file.parent.is_dir():
+        raise ConfigError(f"{file}: there is no folder {file.parent}; make it, or give another name")
     asked = _ask(instructions, student, teacher, address, usd)
     rows = _ROWS
     try:
@@ -103,8 +110,8 @@ def init(
             rows = read_pool_of(config.data.pool, config.data, config.run.seed).rows.height
         file.write_text(_text(asked, file, rows), encoding="utf-8")
         load_config(file)
-    except ConfigError:
-        file.unlink()
+    except BaseException:
+        file.unlink(missing_ok=True)
         raise
     print_words(console, "init", "written", asked=asked, file=file)
 

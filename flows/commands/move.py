@@ -104,6 +104,8 @@ def export(
     run = RunFolder(run_ref(name, root))
     number = run_progress.find_student(run, which)
     folder = Storage(to or export_folder(run.ref.name, number))
+    if public and not push:
+        raise ConfigError("--public says how --push uploads, and there is no --push; give it, or leave --public out")
     if push and "://" in folder.url:
         raise ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
     written = export_student(run, number, folder, report.model_card(run, number, use), on_file=say)
@@ -120,16 +122,19 @@ def push_folder(folder: Path, repository: str, what: str, *, private: bool) -> s
     Raises:
         MissingPrerequisite: the hub cannot be reached, or takes nothing from whoever is logged in here.
     """
-    from huggingface_hub import HfApi  # loads for a while, and only this needs it
+    # They load for a while, and only this needs them.
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
 
     try:
         api = HfApi()
         made = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=what)
-    # All of the library's own errors, and those of the network below it, are one of these.
-    except (OSError, ValueError) as exc:
+    # The library's own errors are of the first two kinds, those of the network below it of the third.
+    except (OSError, ValueError, HTTPError) as exc:
+        why = " ".join(f"{type(exc).__name__} {exc}".split())
         raise MissingPrerequisite(
-            f"--push {repository}: the hub refuses ({type(exc).__name__}: {str(exc).strip().splitlines()[0]}); check "
-            "the name, give a token that may write (HF_TOKEN, or `hf auth login`), and try again: the folder is whole"
+            f"--push {repository}: the hub refuses, or is not to be reached ({why}); check network and name, give a "
+            "token that may write (HF_TOKEN, or `hf auth login`), and try again: the folder is whole"
         ) from exc
     return str(made)

@@ -30,7 +30,7 @@ from tapir_core.calls import Failure
 from tapir_core.comparison import baseline
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.paths import TASK_TYPES, backbone_cache
 from tapir_core.reporting import benchmarks, estimate_table, page
@@ -57,19 +57,18 @@ def estimate(
         typer.echo(estimate_json(found), nl=False)
         return
     print_estimate(console, found)
-    for line in _memory_lines(settings):
+    for line in memory_lines(settings):
         print_line(console, line)
 
 
-def _memory_lines(config: RunConfig) -> list[str]:
+def memory_lines(config: RunConfig) -> list[str]:
     """What training takes of this machine's memory, where it trains and the backbone is here."""
-    root = on_this_machine(config.run.root)
-    folder = backbone.find_backbone(config.student, root.local(backbone_cache()))
-    if folder is None or config.training.runs_on == "worker":
+    if config.training.runs_on == "worker":
         return []
     try:
-        return [f"Training memory: {line}" for line in memory.look_ahead(config.training, folder)]
-    except MissingPrerequisite as lacks:
+        folder = backbone.find_backbone(config.student, on_this_machine(config.run.root).local(backbone_cache()))
+        return [f"Training memory: {line}" for line in memory.look_ahead(config.training, folder)] if folder else []
+    except TapirError as lacks:
         return [f"Training memory: {lacks}"]
 
 

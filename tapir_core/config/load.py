@@ -51,7 +51,18 @@ def _name_standin(table: Table, version: str = _FIRST_STANDIN) -> None:
                 _name_standin(inner, version)
 
 
-TRANSLATIONS: list[Callable[[Table], None]] = [_name_standin]
+def _name_defaults(table: Table) -> None:
+    """Version 3 names its chat templates, and has adapters learn at a rate of their own where none is set."""
+    if isinstance(student := table.get("student"), dict):
+        template = student.get("chat_template")
+        if template in ("configs/chat_templates/chatml.jinja", "configs/chat_templates/plain.jinja"):
+            student["chat_template"] = Path(template).stem
+    if isinstance(training := table.get("training"), dict) and training.get("lora") is not None:
+        for section in (table.setdefault("basic_tuning", {}), table.setdefault("rounds", {}).setdefault("default", {})):
+            section.setdefault("learning_rate", 2e-5)
+
+
+TRANSLATIONS: list[Callable[[Table], None]] = [_name_standin, _name_defaults]
 """Each makes a resolved configuration of version 1, 2, … one of the next version, in place.
 
 Whoever renames or removes a field appends what moves or drops it. It bears tables that lack the field.

@@ -132,6 +132,7 @@ def conditions_of(
         prompts=[(name.removeprefix("prompt:"), version) for name, version in used if name.startswith("prompt:")],
         files={name: files.get(f"file:{name}", "")[:_DIGITS] for name in ("chat_template", "pool", "heldout")},
         rounds=rounds,
+        rates=[config.learning_rate(number) for number in config.round_numbers],
         examples=[count(each.examples) for each in rounds],
         count=count,
         # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.

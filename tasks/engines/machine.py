@@ -51,18 +51,18 @@ def check_gpu_training() -> None:
     """
     if not (gpus := visible_gpus()):
         return
-    version = metadata.version("torch")
-    if version.endswith("+cpu"):
+    version, cuda = metadata.version("torch"), _cuda_of_torch()
+    if not cuda:
         raise MissingPrerequisite(
-            f"this machine has {len(gpus)} GPUs and {sys.prefix} holds torch {version}, which would train on the "
-            "processor; remove the environment and build it with `STUDENT=vllm-cuda make setup`, or hide the GPUs with "
-            f"{GPUS_VARIABLE}= in the environment"
+            f"this machine has {len(gpus)} GPUs and {sys.prefix} holds torch {version} for processors, on which "
+            "it would train; remove the environment and build it with `STUDENT=vllm-cuda make setup`, or hide the GPUs "
+            f"with {GPUS_VARIABLE}= in the environment"
         )
     drivers = {int(each.partition(".")[0]) for each in _of_visible_gpus("driver_version") if each[:1].isdigit()}
-    wanted = _OLDEST_DRIVER.get(_cuda_of_torch(), 0)
+    wanted = _OLDEST_DRIVER.get(cuda, 0)
     if drivers and min(drivers) < wanted:
         raise MissingPrerequisite(
-            f"torch {version} is built for CUDA {_cuda_of_torch()}, which wants a driver from {wanted} on, and this "
+            f"torch {version} is built for CUDA {cuda}, which wants a driver from {wanted} on, and this "
             f"machine has {min(drivers)}; update the driver, or build the environments from an index "
             "of torch for an older CUDA (`make setup TORCH_INDEX=…`)"
         )
@@ -84,17 +84,27 @@ def _of_visible_gpus(what: str) -> list[str]:
     try:
         visible = visible_gpus()
         return _ask_nvidia(f"--query-gpu={what}", f"--id={','.join(visible)}") if visible else []
-    except subprocess.TimeoutExpired:
+    except MissingPrerequisite:
         return []
 
 
 def _ask_nvidia(*query: str) -> list[str]:
-    """Its lines, one a GPU; none where there is no such program or it cannot say."""
+    """Its lines, one a GPU; none where there is no such program or it cannot say.
+
+    Raises:
+        MissingPrerequisite: it does not answer.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     command = [program, *query, "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except subprocess.TimeoutExpired as exc:
+        raise MissingPrerequisite(
+            "nvidia-smi does not answer: its driver may hang; restart the machine, or hide the GPUs with "
+            f"{GPUS_VARIABLE}= in the environment"
+        ) from exc
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
 

@@ -96,7 +96,7 @@ class LlamaServer(StudentServer):
         return Installed(f"{shutil.which(engine.program)} with {engine.gguf}", device=None)
 
     def _command(self, file: str, port: int) -> list[str]:
-        engine, template = self.engine, self.student.chat_template
+        engine, template = self.engine, self.student.template
         options: dict[str, object] = {
             "--model": file,
             "--alias": SERVED_NAME,
@@ -107,7 +107,7 @@ class LlamaServer(StudentServer):
             "--threads": engine.threads,
             "--top-k": 0,
             "--min-p": 0.0,
-            **({"--chat-template-file": Path(template).absolute()} if template else {}),
+            **({"--chat-template-file": template.absolute()} if template else {}),
         }
         program = shutil.which(engine.program) or engine.program
         return [str(Path(program).absolute()), "--jinja", *(str(word) for pair in options.items() for word in pair)]

@@ -359,8 +359,8 @@ def _training_check(config: RunConfig, root: str) -> Check:
     def look() -> Finding:
         machine.check_gpu_training()
         folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
-        said = None if folder is None else memory.look_ahead(config.training, folder)
-        return finding("training", said=said)
+        said = memory.look_ahead(config.training, folder) if folder else []
+        return finding("training", said=said, is_here=folder is not None)
 
     return Check("training", look, "take a smaller student.backbone, or set [training.lora]")
 

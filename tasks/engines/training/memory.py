@@ -21,8 +21,8 @@ from tasks.engines import machine
 
 _GIB = 2**30
 
-_STATES = 12
-"""Bytes of optimizer a trained weight: AdamW's two moments and DeepSpeed's copy, in fp32."""
+_MOMENTS, _STATES = 8, 12
+"""Bytes of optimizer a trained weight: AdamW's two moments, and with DeepSpeed's copy, in fp32."""
 
 _GRADIENT = 4
 """Bytes of gradient a trained weight: they are accumulated in fp32."""
@@ -47,7 +47,7 @@ def size_of(checkpoint: Path) -> ModelSize | None:
     """The size of the model in a folder; nothing where its files do not say."""
     shapes: dict[str, list[int]] = {}
     try:
-        for file in sorted(checkpoint.glob("*.safetensors")):
+        for file in _weight_files(checkpoint):
             with safe_open(file, framework="numpy") as opened:
                 names = opened.keys()
                 shapes |= {name: opened.get_slice(name).get_shape() for name in names}
@@ -58,6 +58,15 @@ def size_of(checkpoint: Path) -> ModelSize | None:
         return None
     matrices = [each for name, each in shapes.items() if len(each) == 2 and not any(no in name for no in _NOT_ADAPTED)]
     return ModelSize(sum(map(math.prod, shapes.values())), sum(map(sum, matrices)), layers, hidden, vocabulary)
+
+
+def _weight_files(checkpoint: Path) -> list[Path]:
+    """Those that transformers loads: some models bring the same weights in another layout beside them."""
+    index = checkpoint / "model.safetensors.index.json"
+    if not index.exists():
+        return [checkpoint / "model.safetensors"]
+    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [checkpoint / name for name in sorted(set(named))]
 
 
 def estimate_memory(
@@ -72,7 +81,8 @@ def estimate_memory(
         longest: Tokens of the longest example.
         processes: Over which ZeRO partitions.
     """
-    stage, width = training.zero_stage, 2 if in_bf16 else 4
+    # In bf16 stage 0 is trained as stage 1; without it, fp32 weights need no copy.
+    stage, width = max(1, training.zero_stage) if in_bf16 else training.zero_stage, 2 if in_bf16 else 4
     trained = size.weights if training.lora is None else training.lora.rank * size.adapted
     tokens = training.micro_batch_size * (training.max_length if training.packing else longest)
     # about 17 values of the hidden size a token and layer, or one where they are recomputed; logits and their gradient
@@ -80,7 +90,7 @@ def estimate_memory(
     return {
         "weights": size.weights * width // (processes if stage == 3 else 1),
         "gradients": trained * _GRADIENT // (processes if stage >= 2 else 1),
-        "optimizer": trained * _STATES // (processes if stage >= 1 else 1),
+        "optimizer": trained * _STATES // processes if stage >= 1 else trained * _MOMENTS,
         "activations": tokens * (size.hidden * held * width + size.vocabulary * (width + 4)),
     }
 
@@ -93,7 +103,7 @@ def check_memory(training: TrainingConfig, needed: Mapping[str, int], free: int)
     """
     total = sum(needed.values())
     parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in needed.items())
-    estimate = f"{parts}; {total / _GIB:.2f} GiB"
+    estimate = f"{parts} = {total / _GIB:.2f} GiB"
     lines = [f"{estimate} a process, {free / _GIB:.2f} GiB free"]
     if total > free:
         text = f"the training needs about {total / _GIB:.1f} GiB a process and {free / _GIB:.1f} GiB are free"

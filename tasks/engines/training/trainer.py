@@ -263,9 +263,7 @@ def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
         reason = f"ran out of memory; {remedy} (log: {job.log_path})"
     elif code == -signal.SIGKILL:
-        reason = (
-            f"process was killed, most often for lack of memory; {memory.remedy(job.training)} (log: {job.log_path})"
-        )
+        reason = f"process was killed, most often for lack of memory; {remedy} (log: {job.log_path})"
     elif stopped:
         reason = f"was {stopped[-1]} (log: {job.log_path})"
     else:

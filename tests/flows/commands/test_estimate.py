@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.commands.run import print_estimate
+from flows.commands.run import memory_lines, print_estimate
 from tapir_core.calls import Answer, AnswerStore, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig
@@ -17,6 +17,7 @@ from tapir_core.prompts import load_prompt
 from tapir_core.run_folder import open_run
 from tapir_core.sources import standin_pool
 from tests.run_config import make_config
+from tests.students import make_checkpoint
 
 UNPRICED = {
     "endpoint": {
@@ -27,6 +28,18 @@ UNPRICED = {
         "api_key_env": "",
     }
 }
+
+
+def test_the_memory_of_training_is_told_below_and_no_fault_of_it_ends_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path, student={"backbone": str(make_checkpoint(tmp_path / "backbone"))})
+    monkeypatch.setattr("tasks.engines.training.memory.look_ahead", lambda *_: ["1.00 GiB a process"])
+    assert memory_lines(config) == ["Training memory: 1.00 GiB a process"]
+    for wrong in ({"student": {"backbone": "nobody/no-model"}}, {"training": {"runs_on": "worker"}}):
+        assert memory_lines(make_config(tmp_path, **wrong)) == []
+    bare = {"backbone": str(make_checkpoint(tmp_path / "bare", chat_template__jinja=None))}
+    assert "has no chat template" in memory_lines(make_config(tmp_path, student=bare))[0]
 
 
 def stage(found: Estimate, name: str) -> Figures:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from httpx2 import ConnectError
 from huggingface_hub import RepoUrl
 from typer.testing import CliRunner
 
@@ -116,9 +117,12 @@ def test_a_student_is_uploaded_private_unless_it_is_told_to_be_public(
     assert "S_1 of run example is at https://huggingface.co/me/student" in said
 
 
-def test_a_hub_that_refuses_leaves_the_folder_and_says_what_to_do(run: RunFolder, tmp_path: Path, hub: FakeHub) -> None:
-    hub.wrong = OSError("401 Client Error")
-    with pytest.raises(MissingPrerequisite, match=r"401 Client Error.*HF_TOKEN"):
+@pytest.mark.parametrize("wrong", [OSError("401 Client Error"), ConnectError("401 Client Error"), ValueError("")])
+def test_a_hub_that_refuses_or_is_away_leaves_the_folder_and_says_what_to_do(
+    run: RunFolder, tmp_path: Path, hub: FakeHub, wrong: Exception
+) -> None:
+    hub.wrong = wrong
+    with pytest.raises(MissingPrerequisite, match=rf"{wrong}.*HF_TOKEN"):
         export(run, "--round", "1", "--to", str(tmp_path / "s"), "--push", "me/student")
     assert (tmp_path / "s" / "model.safetensors").exists()
 
@@ -127,3 +131,5 @@ def test_only_a_folder_of_this_machine_is_uploaded(run: RunFolder, hub: FakeHub)
     with pytest.raises(ConfigError, match="name a folder here"):
         export(run, "--round", "1", "--to", "s3://bucket/s", "--push", "me/student")
     assert hub.made == []
+    with pytest.raises(ConfigError, match="there is no --push"):
+        export(run, "--round", "1", "--public")

@@ -70,6 +70,7 @@ def test_a_file_that_is_there_stays_and_one_of_wrong_instructions_is_not_written
     (tmp_path / "mine.toml").write_text("kept")
     assert "is there already" in str(asked(tmp_path / "mine.toml", [""] * 3).exception)
     assert (tmp_path / "mine.toml").read_text() == "kept"
+    assert "there is no folder" in str(asked(tmp_path / "no" / "run.toml", []).exception)
     (tmp_path / "bad.json").write_text("no json")
     done = asked(tmp_path / "new.toml", [str(tmp_path / "bad.json"), "", ""])
     assert done.exit_code != 0
@@ -85,6 +86,10 @@ def test_a_file_that_is_there_stays_and_one_of_wrong_instructions_is_not_written
         ("google/gemma-3-270m-it", "gemma3"),
         ("Qwen/Qwen1.5-0.5B", "qwen1.5"),
         ("some/other-model", ""),
+        ("Qwen/Qwen3-VL-2B-Instruct", ""),
+        ("Qwen/Qwen3.5-2B", ""),
+        ("google/gemma-3n-E2B-it", ""),
+        ("/models/qwen3/my-llama", ""),
     ],
 )
 def test_the_preset_follows_the_models_name(student: str, preset: str) -> None:
@@ -97,6 +102,7 @@ def test_the_preset_follows_the_models_name(student: str, preset: str) -> None:
         ("https://api.openai.com/v1", "OPENAI_API_KEY"),
         ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
         ("http://127.0.0.1:8041/v1", ""),
+        ("https://8.8.8.8/v1", "API_KEY"),
     ],
 )
 def test_the_key_is_looked_for_under_the_providers_name(address: str, key: str) -> None:

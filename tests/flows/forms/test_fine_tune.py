@@ -65,6 +65,13 @@ def test_a_run_that_trains_on_workers_is_refused_at_once_where_none_are(root: Pa
     assert run.holds(StageAt("label")) is None
 
 
+def test_a_run_whose_students_are_all_there_needs_nobody_to_train(root: Path) -> None:
+    config = make_config(root / "runs", training={"runs_on": "worker"})
+    run = RunFolder(build_run(root / "runs", config=config).ref)
+    assert distill(run.ref)["run"] == run.ref.name
+    close_all()
+
+
 def test_a_server_that_is_away_is_an_error_of_ours(root: Path) -> None:
     config = make_config(root / "runs", training={"runs_on": "worker"})
     run = RunFolder(build_run(root / "runs", until=StageAt("pool"), config=config).ref)

@@ -333,6 +333,18 @@ def test_a_configuration_that_e8df512_resolved_is_read_whole() -> None:
     assert load_resolved(resolved_json(config)) == config
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_earlier_run_keeps_its_learning_rate_and_its_chat_template(version: int) -> None:
+    of_then = make_config("runs", training={"lora": {}}, rounds={"2": {"epochs": 1.0}}, basic_tuning={})
+    table = json.loads(resolved_json(of_then)) | {"version": version}
+    table["student"]["chat_template"] = "configs/chat_templates/plain.jinja"
+    table["basic_tuning"]["learning_rate"] = 2e-5  # was written with its default; what is set of rounds alone was
+    config = load_resolved(json.dumps(table))
+    assert [config.learning_rate(number) for number in (0, 1, 2)] == [2e-5, 2e-5, 2e-5]
+    assert config.student.chat_template == "plain"
+    assert of_then.learning_rate(1) == 2e-4
+
+
 def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
     """Moves a field of `[calls]`."""
 
@@ -365,7 +377,7 @@ def test_a_configuration_of_a_newer_tapir_is_refused_with_the_field_and_the_reme
     with pytest.raises(ConfigError, match=r"a newer version of tapir wrote it(.|\n)*calls\.cleverness: unknown field"):
         load_resolved(json.dumps(table))
     del table["calls"]["cleverness"]
-    with pytest.raises(ConfigError, match=r"go on with the version that wrote it(.|\n)*version: value 99: .* up to 2"):
+    with pytest.raises(ConfigError, match=r"go on with the version that wrote it(.|\n)*version: value 99: .* up to 3"):
         load_resolved(json.dumps({**table, "version": 99}))
 
 

@@ -1,5 +1,5 @@
+import subprocess
 from contextlib import nullcontext
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -73,20 +73,20 @@ def test_the_driver_says_what_each_gpu_holds(
 
 
 @pytest.mark.parametrize(
-    ("version", "named", "compiler", "refused"),
+    ("cuda", "named", "compiler", "refused"),
     [
-        ("2.13.0+cpu", "0,1", "cc", r"2 GPUs.*vllm-cuda make setup"),
-        ("2.13.0+cpu", "", "cc", ""),
-        ("2.11.0", "0", "cc", ""),
-        ("2.11.0", "0", "clang", ""),
-        ("2.11.0", "0", "", "no C compiler"),
-        ("2.13.0+cpu", "", "", ""),
+        (0, "0,1", "cc", r"2 GPUs.*vllm-cuda make setup"),
+        (0, "", "cc", ""),
+        (13, "0", "cc", ""),
+        (13, "0", "clang", ""),
+        (13, "0", "", "no C compiler"),
+        (0, "", "", ""),
     ],
 )
 def test_a_machine_with_gpus_trains_on_them_or_says_what_lacks(
-    version: str, named: str, compiler: str, refused: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cuda: int, named: str, compiler: str, refused: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(metadata, "version", lambda _: version)
+    monkeypatch.setattr(machine, "_cuda_of_torch", lambda: cuda)
     monkeypatch.setenv(GPUS_VARIABLE, named)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
@@ -105,10 +105,24 @@ def test_a_driver_older_than_torchs_cuda_is_told_before_training(
     (tmp_path / "cc").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv(GPUS_VARIABLE, "0")
-    monkeypatch.setattr(metadata, "version", lambda _: "2.13.0")
     monkeypatch.setattr(machine, "_cuda_of_torch", lambda: cuda)
     with pytest.raises(MissingPrerequisite, match=r"CUDA 13.*580.*570") if refused else nullcontext():
         machine.check_gpu_training()
+
+
+def test_a_driver_that_hangs_is_told_and_no_machine_without_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def hang(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("nvidia-smi", 30)
+
+    (tmp_path / "nvidia-smi").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(GPUS_VARIABLE, raising=False)
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(MissingPrerequisite, match="may hang"):
+        visible_gpus()
+    assert machine.gpu_memory() == []
 
 
 def test_workers_share_all_gpus_and_none_twice() -> None:

@@ -11,6 +11,7 @@ import pytest
 from flows.commands.diagnosis import Finding, examine
 from flows.commands.diagnosis.checks import read_run, run_checks
 from tapir_core.config import RunConfig
+from tapir_core.errors import MissingPrerequisite
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider, Status
 from tests.run_config import make_config
@@ -130,6 +131,34 @@ def test_a_backbone_that_was_not_fetched_yet_is_a_warning(tmp_path: Path) -> Non
     found = look(make_config(tmp_path, student={"backbone": "nobody/no-model"}), tmp_path, "backbone")
     assert found.level == "warning"
     assert "first run" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("ahead", "level", "said"),
+    [
+        (["weights 1.00 = 2.00 GiB a process, 3.00 GiB free"], "ok", "3.00 GiB free"),
+        (["…", "the training needs about 4.0 GiB; should it fail: lower it"], "warning", "needs about 4.0 GiB"),
+        ([], "ok", "not told by the backbone's files"),
+        (MissingPrerequisite("the training needs 9 GiB (a = 9 GiB); set [training.lora]"), "fault", "(a = 9 GiB)"),
+    ],
+)
+def test_what_training_takes_of_memory_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: list[str] | Exception, level: str, said: str
+) -> None:
+    def look_ahead(*_: object) -> list[str]:
+        if isinstance(ahead, Exception):
+            raise ahead
+        return ahead
+
+    monkeypatch.setattr("tasks.engines.training.memory.look_ahead", look_ahead)
+    student = {"backbone": str(make_checkpoint(tmp_path / "backbone"))}
+    found = look(make_config(tmp_path, student=student), tmp_path, "training")
+    assert (found.level, said in found.found) == (level, True)
+    assert found.remedy in ("", "should it fail: lower it", "set [training.lora]")
+    later = look(make_config(tmp_path, student={"backbone": "nobody/no-model"}), tmp_path, "training")
+    assert "once the backbone is here" in later.found
+    worker = make_config(tmp_path, student=student, training={"runs_on": "worker"})
+    assert "training" not in {each.part for each in run_checks(worker, str(tmp_path))}
 
 
 def test_every_problem_of_a_configuration_is_a_finding(tmp_path: Path) -> None:
