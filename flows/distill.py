@@ -27,7 +27,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     run = RunFolder(ref)
     join_fleet(run)
     wanted = stages_until(run.config, until)
-    if any(at.name == TRAIN.name and run.holds(at) is None for at in wanted):
+    if any(at.name == TRAIN.name and run.holds(at) is None and not _ended_before(run, at.number) for at in wanted):
         check_trainer(run)
     with tell_gaps(ref, whole=until is None), live_spend(ref, list(plan(run.config)), whole=until is None):
         rounds = _distill(run, until)
@@ -35,6 +35,11 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     if until is None and (beside := run_beside(run)) is not None:
         publish_run(beside.ref)
     return {"run": ref.name, "rounds": rounds}
+
+
+def _ended_before(run: RunFolder, number: int) -> bool:
+    """Whether the stop rule ended the run before round ``number``."""
+    return any(stop_reason(run, earlier) for earlier in range(1, number))
 
 
 def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:

@@ -130,8 +130,8 @@ def push_folder(folder: Path, repository: str, what: str, *, private: bool) -> s
         api = HfApi()
         made = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=what)
-    # The library's own errors are of the first two kinds, those of the network below it of the third.
-    except (OSError, ValueError, HTTPError) as exc:
+    # The library's own errors are of the first three kinds, those of the network below it of the last.
+    except (OSError, ValueError, RuntimeError, HTTPError) as exc:
         why = " ".join(f"{type(exc).__name__} {exc}".split())
         raise MissingPrerequisite(
             f"--push {repository}: the hub refuses, or is not to be reached ({why}); check network and name, give a "

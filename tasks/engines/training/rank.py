@@ -27,7 +27,6 @@ import psutil
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from safetensors import safe_open
 from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -152,7 +151,10 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
         unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
         model, state = PeftModel.from_pretrained(_load_base(job), adapter).merge_and_unload(), None
     if job.average_over > 1:
-        average_with_base(dict(model.named_parameters()) if state is None else state, job)
+        unset_hf_deepspeed_config()
+        trained = dict(model.named_parameters()) if state is None else state
+        state = average_with_base(trained, _load_base(job, torch.float32), job.average_over)
+        model.config.dtype = torch.float32
     _stop_at(model.generation_config, planned.corpus.closing)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
@@ -163,24 +165,27 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     folder.rename(attempt.checkpoint)
 
 
-@torch.no_grad()
-def average_with_base(weights: Mapping[str, torch.Tensor], job: TrainingJob) -> None:
-    """Make ``weights`` the mean over all trainings so far, in place: m_r = m_{r−1} + (w_r − m_{r−1}) / r.
+def average_with_base(weights: Mapping[str, torch.Tensor], base: Any, over: int) -> dict[str, torch.Tensor]:
+    """The mean of the weights of ``over`` trainings, in fp32: m_r = m_{r−1} + (w_r − m_{r−1}) / r.
 
-    Computed in fp32 and rounded once. Weights that are tied stand in the base once.
+    It stays in fp32: rounded to bf16, what a later round adds would be less than a weight's resolution.
+
+    Args:
+        weights: Of the last training, by name.
+        base: The model with the mean of those before it; tied weights stand in it once.
+        over: Trainings, this one's included.
 
     Raises:
-        EngineError: the base lacks some of them.
+        EngineError: some weights are missing.
     """
-    left = {weight.data_ptr(): name for name, weight in weights.items() if weight.is_floating_point()}
-    for file in sorted(job.base.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in set(opened.keys()) & weights.keys():
-                before, weight = opened.get_tensor(name).to(weights[name].device).float(), weights[name]
-                weight.copy_(before.lerp(weight.float(), 1 / job.average_over))
-                left.pop(weight.data_ptr(), None)
-    if left:
-        raise EngineError(f"the mean of the rounds cannot be made: {job.base} lacks {', '.join(sorted(left.values()))}")
+    before = dict(base.named_parameters())
+    if lacking := sorted(before.keys() - weights.keys()):
+        raise EngineError(f"the mean of the rounds cannot be made: the training left no {', '.join(lacking)}")
+    with torch.no_grad():
+        return {
+            name: weight.float().lerp(weights[name].to(weight.device).float(), 1 / over)
+            for name, weight in before.items()
+        }
 
 
 def _stop_at(generation: Any, closing: int) -> None:
@@ -399,11 +404,11 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     return replace(job, training=job.training.model_copy(update={"precision": precision}))
 
 
-def _load_base(job: TrainingJob) -> Any:
-    """The base's weights in the job's precision."""
+def _load_base(job: TrainingJob, dtype: torch.dtype | None = None) -> Any:
+    """The base's weights, in the job's precision unless another is given."""
     return AutoModelForCausalLM.from_pretrained(
         job.base,
-        dtype=torch.bfloat16 if job.training.precision == "bf16" else torch.float32,
+        dtype=dtype or (torch.bfloat16 if job.training.precision == "bf16" else torch.float32),
         trust_remote_code=False,
         use_safetensors=True,
         attn_implementation="flash_attention_2" if job.training.packing else "sdpa",
