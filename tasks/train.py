@@ -1,8 +1,5 @@
 """Stage `train`: S_r ← fine-tune(S_{r−1}, mixture_r). The trainer works in an attempt folder; the manifest promotes.
 
-The paper has S_r as its round trained it. With `training.average` it is the mean of the weights of all rounds so far,
-against the cold start of a new optimizer in every round (docs/LOG.md, E1).
-
 The driver trains itself, or follows a worker that does (``training.runs_on``). Whoever trains holds the lease of this
 training, and promotes only while it has it and the run still asks for what it made.
 
@@ -119,7 +116,7 @@ def make_student(
         TapirError: as `train_student`.
     """
     started, key = time.monotonic(), run.key(at)
-    job = job_of(run, at)
+    job = _job(run, at)
     summary = trainer.train_student(job, on_progress=_told(on_progress))
     tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
@@ -141,7 +138,7 @@ def count_round(run: RunFolder, number: int) -> Training:
     Raises:
         ConfigError: it cannot be trained with.
     """
-    [found] = trainer.count_trainings([job_of(run, StageAt("train", number))])
+    [found] = trainer.count_trainings([_job(run, StageAt("train", number))])
     return Training(found.examples, found.total_tokens, found.trained_tokens, found.steps, found.epochs)
 
 
@@ -164,12 +161,7 @@ def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) 
     check_wanted(run, at, key)
 
 
-def job_of(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
-    """The training of a round whose mixture and whose student before hold.
-
-    Raises:
-        ConfigError: the mixture is empty.
-    """
+def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
     config, number, mix = run.config, at.number, MIX.at(at.round)
     mixture = run.sealed(mix)
     if not mixture.rows:
@@ -190,7 +182,6 @@ def job_of(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
         seed=derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=config.student.template,
         log_path=run.workplace.local(log_file(f"train-{number:02d}")),
-        average_over=config.averaged_rounds(number),
     )
 
 

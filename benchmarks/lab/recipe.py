@@ -171,7 +171,6 @@ def recipe_of(experiment: Experiment, name: str, seed: int) -> Recipe:
         "judge.verifier": config.judge.verifier is not None,
         "training.lora": config.training.lora is not None,
         "training.packing": config.training.packing,
-        "training.average (next_from and exports say it)": config.training.average,
         "curriculum.expansion.check_difficulty": config.curriculum.expansion.check_difficulty,
         "student answers that are drawn (student.sampling.temperature)": config.student.sampling.temperature != 0,
         "shares that follow the student where seeds are by frontier": arm.follow_shares and arm.frontier > 0,

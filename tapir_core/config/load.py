@@ -52,17 +52,14 @@ def _name_standin(table: Table, version: str = _FIRST_STANDIN) -> None:
 
 
 def _name_defaults(table: Table) -> None:
-    """Version 3 names its chat templates, may average the rounds, and has adapters learn at a rate of their own."""
+    """Version 3 names its chat templates, and has adapters learn at a rate of their own where none is set."""
     if isinstance(student := table.get("student"), dict):
         template = student.get("chat_template")
         if template in ("configs/chat_templates/chatml.jinja", "configs/chat_templates/plain.jinja"):
             student["chat_template"] = Path(template).stem
-    if isinstance(training := table.get("training"), dict):
-        training.setdefault("average", False)
-        if training.get("lora") is not None:
-            rounds = table.setdefault("rounds", {}).setdefault("default", {})
-            for section in (table.setdefault("basic_tuning", {}), rounds):
-                section.setdefault("learning_rate", 2e-5)
+    if isinstance(training := table.get("training"), dict) and training.get("lora") is not None:
+        for section in (table.setdefault("basic_tuning", {}), table.setdefault("rounds", {}).setdefault("default", {})):
+            section.setdefault("learning_rate", 2e-5)
 
 
 TRANSLATIONS: list[Callable[[Table], None]] = [_name_standin, _name_defaults]

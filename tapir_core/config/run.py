@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import Free, Later, Section, StoreUrl
+from tapir_core.config._base import Free, Section, StoreUrl
 from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
@@ -73,10 +73,6 @@ class TrainingConfig(Section):
 
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
-
-    average: Later[bool] = False
-    """S_r is the mean of the weights that rounds 1 to r trained, kept in fp32, and the next round starts from it, so
-    that a new optimizer's cold start in every round weighs less (docs/training.md)."""
 
     gradient_checkpointing: Free[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -290,10 +286,6 @@ class RunConfig(Section):
         """Peak learning rate of round ``number`` (0: of S_0)."""
         own = self.round(number).learning_rate if number else self.basic_tuning.learning_rate
         return own or (_ADAPTER_RATE if self.training.lora else _RATE)
-
-    def averaged_rounds(self, number: int) -> int:
-        """Trainings whose mean weights the student after round ``number`` has."""
-        return number if self.training.average and number else 1
 
     def verdict_round(self, number: int) -> int | None:
         """The round whose verdicts say how hard the pool of round ``number`` is; None for random seeds, or for S_0.

@@ -56,9 +56,7 @@ def tuning_fields(config: RunConfig, number: int) -> Json:
     """How a round's mixture (0: S_0's) is trained on."""
     settings = config.round(number) if number else config.basic_tuning
     shared = config.training.shaping() | {"batch_size": config.batch_size(number)}
-    # No part of a student that is no mean, and of no student before there were means.
-    averaged = [number] if shared.pop("average", False) and number > 1 else []
-    return [config.run.seed, settings.epochs, config.learning_rate(number), shared, *averaged]
+    return [config.run.seed, settings.epochs, config.learning_rate(number), shared]
 
 
 def wave_fields(config: RunConfig, number: int) -> Json:

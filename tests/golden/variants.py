@@ -144,7 +144,6 @@ VARIANTS: dict[str, list[str]] = {
     "linear": ["training.scheduler=linear"],
     "constant": ["training.scheduler=constant"],
     "lora": ["training.lora={}"],
-    "rounds that are averaged": ["training.average=true"],
     "learning rates": ["basic_tuning.learning_rate=1e-4", "rounds.default.learning_rate=1e-4"],
     "trained elsewhere, with other memory": [
         "training.runs_on=worker",

@@ -9,11 +9,10 @@ from tapir_core.errors import RunBusy, RunChanged
 from tapir_core.run_folder import open_run
 from tapir_core.stages import StageAt
 from tasks.engines.backbone import checkpoint_digest
-from tasks.runtime import close_all, current
-from tasks.train import count_round, job_of, make_student, training_lease
+from tasks.runtime import close_all
+from tasks.train import count_round, make_student, training_lease
 from tests.run_builder import build_run
 from tests.run_config import make_config
-from tests.students import make_checkpoint
 from tests.tasks.trained_run import make_trained_run
 from tests.tiny_student import tiny_student
 
@@ -55,19 +54,6 @@ def test_a_training_that_was_taken_over_is_not_promoted(tmp_path: Path) -> None:
         make_student(run, AT, lost, lambda _: None)
     lost.release()
     assert run.holds(AT) is None
-
-
-@pytest.mark.parametrize(("average", "over"), [(True, [1, 1, 2]), (False, [1, 1, 1])])
-def test_a_round_is_averaged_with_those_before_it_where_the_run_says_so(
-    tmp_path: Path, average: bool, over: list[int]
-) -> None:
-    student = {"backbone": str(make_checkpoint(tmp_path / "backbone"))}
-    config = make_config(tmp_path / "runs", training={"average": average}, student=student)
-    run = build_run(tmp_path / "runs", until=StageAt("mix", 2), config=config)
-    jobs = [job_of(run, StageAt("train", number)) for number in (0, 1, 2)]
-    assert [each.average_over for each in jobs] == over
-    assert jobs[2].base == current(run).checkpoint(1)
-    close_all()
 
 
 @pytest.mark.slow

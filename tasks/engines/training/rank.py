@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -150,11 +149,6 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
         model.save_pretrained(adapter, state_dict=state)
         unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
         model, state = PeftModel.from_pretrained(_load_base(job), adapter).merge_and_unload(), None
-    if job.average_over > 1:
-        unset_hf_deepspeed_config()
-        trained = dict(model.named_parameters()) if state is None else state
-        state = average_with_base(trained, _load_base(job, torch.float32), job.average_over)
-        model.config.dtype = torch.float32
     _stop_at(model.generation_config, planned.corpus.closing)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
@@ -163,29 +157,6 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     (folder / attempt.summary_file.name).write_text(summary)
     sync_folder(folder)
     folder.rename(attempt.checkpoint)
-
-
-def average_with_base(weights: Mapping[str, torch.Tensor], base: Any, over: int) -> dict[str, torch.Tensor]:
-    """The mean of the weights of ``over`` trainings, in fp32: m_r = m_{r−1} + (w_r − m_{r−1}) / r.
-
-    It stays in fp32: rounded to bf16, what a later round adds would be less than a weight's resolution.
-
-    Args:
-        weights: Of the last training, by name.
-        base: The model with the mean of those before it; tied weights stand in it once.
-        over: Trainings, this one's included.
-
-    Raises:
-        EngineError: some weights are missing.
-    """
-    before = dict(base.named_parameters())
-    if lacking := sorted(before.keys() - weights.keys()):
-        raise EngineError(f"the mean of the rounds cannot be made: the training left no {', '.join(lacking)}")
-    with torch.no_grad():
-        return {
-            name: weight.float().lerp(weights[name].to(weight.device).float(), 1 / over)
-            for name, weight in before.items()
-        }
 
 
 def _stop_at(generation: Any, closing: int) -> None:
@@ -404,11 +375,11 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     return replace(job, training=job.training.model_copy(update={"precision": precision}))
 
 
-def _load_base(job: TrainingJob, dtype: torch.dtype | None = None) -> Any:
-    """The base's weights, in the job's precision unless another is given."""
+def _load_base(job: TrainingJob) -> Any:
+    """The base's weights in the job's precision."""
     return AutoModelForCausalLM.from_pretrained(
         job.base,
-        dtype=dtype or (torch.bfloat16 if job.training.precision == "bf16" else torch.float32),
+        dtype=torch.bfloat16 if job.training.precision == "bf16" else torch.float32,
         trust_remote_code=False,
         use_safetensors=True,
         attn_implementation="flash_attention_2" if job.training.packing else "sdpa",

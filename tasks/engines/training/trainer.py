@@ -52,8 +52,6 @@ class TrainingJob:
     log_path: AbsolutePath
     chat_template: AbsolutePath | None = None
     """Jinja file that replaces the base's chat template."""
-    average_over: int = 1
-    """Trainings whose mean weights the student has: this one's, and in ``base`` the mean of those before it."""
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON, which the constructor takes as keywords."""

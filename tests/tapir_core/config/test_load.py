@@ -343,7 +343,6 @@ def test_an_earlier_run_keeps_its_learning_rate_and_its_chat_template(version: i
     assert [config.learning_rate(number) for number in (0, 1, 2)] == [2e-5, 2e-5, 2e-5]
     assert config.student.chat_template == "plain"
     assert of_then.learning_rate(1) == 2e-4
-    assert not config.training.average
 
 
 def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:

@@ -35,8 +35,6 @@ def test_student_teacher_judge_prompts_sizes_and_run_seeds_are_named(tmp_path: P
     assert told["Student"] == "org/model, revision r1, chat template cccccccccccc"
     assert told["Answers"] == "temperature 0.5, top_p 1, 64 tokens, by vLLM in float16"
     assert told["Training"].startswith("precision fp32, ")
-    assert "averaged" not in told["Training"]
-    assert found(tmp_path, training={"average": True})["Training"].endswith("an example, rounds averaged")
     assert f"(standin-{STANDIN_VERSION}; rules, no LLM)" in told["Teacher"]
     assert f"standin-judge (standin-{STANDIN_VERSION}-bias" in told["Judge"]
     assert told["Judge"].endswith("; pairwise, teacher first and student first")

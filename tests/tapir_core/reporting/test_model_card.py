@@ -153,12 +153,6 @@ def test_decontamination_is_counted_and_its_absence_is_said(run: RunFolder, tmp_
     assert "This student was not scored." in card
 
 
-def test_a_student_that_is_a_mean_is_said_to_be_one(tmp_path: Path) -> None:
-    run = build_run(tmp_path, config=make_config(tmp_path, training={"average": True}))
-    assert "| Weights | the mean of what rounds 1 to 2 trained |" in model_card(run, 2, USE)
-    assert "| Weights |" not in model_card(run, 1, USE)
-
-
 def test_no_place_of_this_machine_is_in_the_card(run: RunFolder) -> None:
     card = model_card(run, 2, USE)
     assert run.ref.root not in card

@@ -34,7 +34,6 @@ def test_a_job_survives_the_way_through_its_file(tmp_path: Path) -> None:
         {"epochs": 2.0},
         {"learning_rate": 1e-5},
         {"seed": 8},
-        {"average_over": 2},
         {"base": Path("other")},
         {"mixture": (Path("other"),)},
         {"chat_template": Path("other")},

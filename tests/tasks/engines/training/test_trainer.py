@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import psutil
 import pytest
@@ -216,32 +215,16 @@ def test_two_ranks_with_zero_3_and_lora_leave_a_whole_merged_student(ground: Pat
 
 
 @pytest.mark.slow
-def test_every_stage_in_bf16_learns_as_fp32_does_and_leaves_the_mean_of_the_rounds(
-    ground: Path, tmp_path: Path
-) -> None:
-    def trained(name: str, average_over: int = 1, **settings: Any) -> tuple[list[float], dict[str, np.ndarray]]:
+def test_every_stage_in_bf16_learns_as_fp32_does(ground: Path, tmp_path: Path) -> None:
+    def losses(name: str, **settings: Any) -> list[float]:
         training = TrainingConfig(batch_size=8, micro_batch_size=2, **settings)
         places = {"output": tmp_path / name, "log_path": tmp_path / f"{name}.log"}
-        summary = train_student(make_job(ground, training=training, average_over=average_over, **places))
-        return [each["loss"] for each in summary.loss_curve], weights_in(tmp_path / name / "checkpoint")
+        return [each["loss"] for each in train_student(make_job(ground, training=training, **places)).loss_curve]
 
-    before = weights_in(ground / "base")
-    expected, alone = trained("fp32", precision="fp32", zero_stage=2)
-    for stage in (0, 1, 2):
-        losses, _ = trained(f"stage-{stage}", precision="bf16", zero_stage=stage)
-        assert losses == pytest.approx(expected, abs=0.05)
-    losses, mean = trained("stage-3", 4, precision="bf16", zero_stage=3, processes=2)
-    assert losses == pytest.approx(expected, abs=0.05)
-    assert mean.keys() == alone.keys()
-    for name, weight in mean.items():
-        moved = alone[name] - before[name]
-        assert np.abs(weight - before[name] - moved / 4).max() <= 0.02 * np.abs(before[name]).max() + 1e-3, name
-
-
-def weights_in(checkpoint: Path) -> dict[str, np.ndarray]:
-    from safetensors.torch import load_file
-
-    return {name: weight.float().numpy() for name, weight in load_file(checkpoint / "model.safetensors").items()}
+    expected = losses("fp32", precision="fp32")
+    for stage, processes in ((0, 1), (1, 1), (2, 1), (3, 2)):
+        found = losses(f"stage-{stage}", precision="bf16", zero_stage=stage, processes=processes)
+        assert found == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.slow
