@@ -198,9 +198,14 @@ def _merged(below: Table, above: Table) -> Table:
     merged = dict(below)
     for name, value in above.items():
         under = below.get(name)
-        both = isinstance(value, dict) and isinstance(under, dict)
-        alike = both and value.get("type", under.get("type")) == under.get("type")
-        merged[name] = _merged(under, value) if alike else value
+        if (
+            isinstance(value, dict)
+            and isinstance(under, dict)
+            and value.get("type", under.get("type")) == under.get("type")
+        ):
+            merged[name] = _merged(under, value)
+        else:
+            merged[name] = value
     return merged
 
 
