@@ -84,7 +84,7 @@ def run(recipe: Recipe, place: Place, say: student.Say) -> bool:
     result = {"recipe": wanted, **arm_run.result()}
     place.results.mkdir(parents=True, exist_ok=True)
     unfinished = student.unfinished(file)
-    unfinished.write_text(json.dumps(result, indent=1) + "\n")
+    unfinished.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     unfinished.rename(file)
     shutil.rmtree(arm_run.own, ignore_errors=True)
     return True

@@ -12,11 +12,11 @@ from flows.commands import console, print_words, told
 from tapir_core.calls.types import is_local
 from tapir_core.config import EMBEDDED_STUDENT
 from tapir_core.config.load import load_config, read_toml
-from tapir_core.config.student import PRESETS
+from tapir_core.config.student import PRESETS, shipped
 from tapir_core.errors import ConfigError
 from tapir_core.sources import read_pool_of
 
-STANDIN = "standin"
+_STANDIN = "standin"
 _EMBEDDED = "embedded"
 _ROWS = 600
 """Of a generated pool: enough to show something in minutes."""
@@ -40,12 +40,12 @@ class Asked:
     @property
     def own(self) -> bool:
         """Whether the instructions are a file, and not generated."""
-        return self.instructions != STANDIN
+        return self.instructions != _STANDIN
 
     @property
     def standin(self) -> bool:
         """Whether the stand-in teaches and judges."""
-        return self.teacher == STANDIN
+        return self.teacher == _STANDIN
 
     @property
     def embedded(self) -> bool:
@@ -60,7 +60,9 @@ class Asked:
         words = re.split(r"[-_]", Path(self.student).name.lower())
         # A name may be one word (Qwen2.5) or two (Llama-3.2); what follows another word (Qwen3-VL) is another family.
         begins = [words[0], "".join(words[:2])]
-        found = [each for each in _presets() if each.split("-")[0] in begins and {*each.split("-")[1:]} <= {*words}]
+        found = [
+            each for each in shipped("toml") if each.split("-")[0] in begins and {*each.split("-")[1:]} <= {*words}
+        ]
         return "" if _OTHER_KINDS & {*words} else max(found, key=len, default="")
 
     @property
@@ -68,7 +70,7 @@ class Asked:
         """As `student.backbone`."""
         if self.embedded:
             return EMBEDDED_STUDENT
-        if self.student in _presets():
+        if self.student in shipped("toml"):
             return str(read_toml(PRESETS / f"{self.student}.toml")["student"]["backbone"])
         return self.student
 
@@ -80,10 +82,6 @@ class Asked:
             return ""
         name = re.sub(r"\W", "_", [*host.split(".")[-2:-1], host][0]).upper()
         return f"{name}_API_KEY" if name[:1].isalpha() else "API_KEY"
-
-
-def _presets() -> list[str]:
-    return sorted(each.stem for each in PRESETS.glob("*.toml"))
 
 
 def init(
@@ -120,14 +118,14 @@ def _ask(
     instructions: str | None, student: str | None, teacher: str | None, address: str | None, usd: float | None
 ) -> Asked:
     """What was not given, asked at the terminal."""
-    where = instructions or typer.prompt("Instructions: a file, or `standin` for generated ones", default=STANDIN)
-    families = ", ".join(_presets())
+    where = instructions or typer.prompt("Instructions: a file, or `standin` for generated ones", default=_STANDIN)
+    families = ", ".join(shipped("toml"))
     small = student or typer.prompt(
         f"Student: `{_EMBEDDED}` (135M, for a laptop), a family ({families}), a model folder or a hub id",
         default=_EMBEDDED,
     )
-    strong = teacher or typer.prompt("Teacher and judge: a model's name, or `standin`", default=STANDIN)
-    if strong == STANDIN:
+    strong = teacher or typer.prompt("Teacher and judge: a model's name, or `standin`", default=_STANDIN)
+    if strong == _STANDIN:
         return Asked(where, small, strong)
     at = address or typer.prompt("Address of its OpenAI-compatible API", default="https://api.openai.com/v1")
     most = typer.prompt("The most to spend, in USD", default=20.0, type=float) if usd is None else usd

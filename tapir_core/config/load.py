@@ -30,7 +30,7 @@ from tapir_core.config import (
 )
 from tapir_core.config.reference import explain
 from tapir_core.config.run import LONGEST_NAME
-from tapir_core.config.student import PRESETS
+from tapir_core.config.student import PRESETS, shipped
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG, baseline_run
 from tapir_core.prompts import check_prompts
@@ -182,10 +182,10 @@ def _extended(table: Table, folder: Path) -> Table:
     name = table.pop("extends", None)
     if name is None:
         return table
-    shipped = isinstance(name, str) and name.startswith("presets/")
-    path = PRESETS.parent / f"{name}.toml" if shipped else folder / str(name)
+    is_shipped = isinstance(name, str) and name.startswith("presets/")
+    path = PRESETS.parent / f"{name}.toml" if is_shipped else folder / str(name)
     if not path.is_file():
-        names = ", ".join(f"presets/{each.stem}" for each in sorted(PRESETS.glob("*.toml")))
+        names = ", ".join(f"presets/{each}" for each in shipped("toml"))
         raise ConfigError(f"extends: value {name!r}: there is no such preset; shipped are {names}")
     preset = read_toml(path)
     if "extends" in preset:
@@ -207,11 +207,6 @@ def _merged(below: Table, above: Table) -> Table:
         else:
             merged[name] = value
     return merged
-
-
-def shipped_templates() -> list[str]:
-    """Names of the chat templates that `student.chat_template` knows."""
-    return sorted(each.stem for each in PRESETS.glob("*.jinja"))
 
 
 def read_toml(path: Path) -> Table:
@@ -395,7 +390,7 @@ def check_student(student: StudentConfig) -> list[str]:
                 is_path and not is_embedded and has_model and template is None and not _has_chat_template(folder)
             ),
             f'student.chat_template: value "{template}": there is no such file, and no such template is shipped (there '
-            f"are {', '.join(shipped_templates())}); name a Jinja file or leave it out": (
+            f"are {', '.join(shipped('jinja'))}); name a Jinja file or leave it out": (
                 template is not None and not template.is_file()
             ),
             f"student.sampling.max_tokens: value {longest}: leaves no room for a prompt in "

@@ -23,6 +23,12 @@ EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 PRESETS = Path(__file__).parents[1] / "presets"
 """Chat templates, and a preset for each family of backbones."""
 
+
+def shipped(kind: Literal["toml", "jinja"]) -> list[str]:
+    """Names of the shipped presets, or chat templates."""
+    return sorted(each.stem for each in PRESETS.glob(f"*.{kind}"))
+
+
 SERVED_NAME = "student"
 """The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
 

@@ -51,7 +51,7 @@ def check_gpu_training() -> None:
     """
     if not (gpus := visible_gpus()):
         return
-    version, cuda = metadata.version("torch"), _cuda_of_torch()
+    version, cuda = metadata.version("torch"), cuda_of_torch()
     if not cuda:
         raise MissingPrerequisite(
             f"this machine has {len(gpus)} GPUs and {sys.prefix} holds torch {version} for processors, on which "
@@ -73,7 +73,7 @@ def check_gpu_training() -> None:
         )
 
 
-def _cuda_of_torch() -> int:
+def cuda_of_torch() -> int:
     """Major version of CUDA that this environment's torch is built for, which is not imported; 0 where it says none."""
     found = importlib.util.find_spec("torch")
     build = runpy.run_path(str(Path(found.origin).with_name("version.py"))) if found and found.origin else {}
@@ -81,6 +81,7 @@ def _cuda_of_torch() -> int:
 
 
 def _of_visible_gpus(what: str) -> list[str]:
+    """A line a GPU; none where the driver does not answer: what is asked here is told or compared, and no need."""
     try:
         visible = visible_gpus()
         return _ask_nvidia(f"--query-gpu={what}", f"--id={','.join(visible)}") if visible else []

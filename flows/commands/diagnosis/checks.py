@@ -173,7 +173,7 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
         program=program,
         failure=failure,
         gpus=gpus,
-        torch_is_cpu=(_version("torch") or "").endswith("+cpu"),
+        torch_is_cpu=_version("torch") is not None and not machine.cuda_of_torch(),
         student_is_cpu=student is not None and student.device == "cpu",
     )
 

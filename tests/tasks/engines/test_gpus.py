@@ -86,7 +86,7 @@ def test_the_driver_says_what_each_gpu_holds(
 def test_a_machine_with_gpus_trains_on_them_or_says_what_lacks(
     cuda: int, named: str, compiler: str, refused: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(machine, "_cuda_of_torch", lambda: cuda)
+    monkeypatch.setattr(machine, "cuda_of_torch", lambda: cuda)
     monkeypatch.setenv(GPUS_VARIABLE, named)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
@@ -105,7 +105,7 @@ def test_a_driver_older_than_torchs_cuda_is_told_before_training(
     (tmp_path / "cc").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv(GPUS_VARIABLE, "0")
-    monkeypatch.setattr(machine, "_cuda_of_torch", lambda: cuda)
+    monkeypatch.setattr(machine, "cuda_of_torch", lambda: cuda)
     with pytest.raises(MissingPrerequisite, match=r"CUDA 13.*580.*570") if refused else nullcontext():
         machine.check_gpu_training()
 
