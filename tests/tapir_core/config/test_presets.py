@@ -71,7 +71,9 @@ def test_a_preset_of_ones_own_lies_beside_the_configuration(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ['"presets/gpt-5"', '"nothing.toml"', "3"])
 def test_a_preset_that_is_not_there_is_told_with_those_that_are(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"no such preset; shipped are presets/gemma3, presets/llama2-chat, "):
+    with pytest.raises(
+        ConfigError, match=r"no such preset; shipped are presets/gemma3, presets/llama2, presets/llama2-chat, "
+    ):
         load_config(written(tmp_path, f"extends = {name}\n"))
 
 
