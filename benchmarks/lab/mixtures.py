@@ -71,15 +71,30 @@ class Curriculum:
     question is asked once, as from the call store."""
 
     def calls(self) -> dict[str, dict[str, int]]:
-        """What each kind of call came to, by the estimate's count of tokens."""
+        """What each kind of call that the recipe needs came to, by the estimate's count of tokens.
+
+        Where nothing is chosen by difficulty, the pool's plain answers are needed of what is trained on only; and no
+        label, where natural shares are taken and nothing is expanded.
+        """
         return {
             what: {
                 "calls": len(of),
                 "prompt_tokens": sum(estimate_tokens(prompt) + MESSAGE_TOKENS for prompt, _ in of),
                 "completion_tokens": sum(estimate_tokens(reply) for reply in of.values() if reply),
             }
-            for what, of in sorted(self.replies.items())
+            for what, of in sorted(self._needed().items())
         }
+
+    def _needed(self) -> dict[str, dict[tuple[str, int], str | None]]:
+        needed = dict(self.replies)
+        if not self.difficulties:
+            mixtures = [self.basic(), *self.mixtures]
+            trained = {identity for each in mixtures for identity in each.rows["instruction_id"]}
+            unread = self.examples.filter(~pl.col("instruction_id").is_in(trained))["instruction"].to_list()
+            needed["teach"] = {key: reply for key, reply in needed["teach"].items() if key[0] not in {*unread}}
+            if self.config.curriculum.target_shares == "natural" and "expand" not in needed:
+                del needed["label"]
+        return needed
 
     def _ask(self, what: str, text: str, sample: int = 0) -> str | None:
         """What the stand-in says to one user message; nothing where it refuses."""

@@ -1,15 +1,18 @@
 """Results beside each other: accuracy of each arm and its difference to another, with intervals, and what it took.
 
-Intervals are those of the product's comparisons (`tapir_core.evaluation.statistics.resample`): 90 %, over seeds and
-items, as wide as Student's t asks for so few seeds. A difference is shown where its interval excludes 0.
+Calls are priced by the sheets of prices.toml. Intervals are those of the product's comparisons
+(`tapir_core.evaluation.statistics.resample`): 90 %, over seeds and items, as wide as Student's t asks for so few seeds.
+A difference is shown where its interval excludes 0.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.lab.runs import AVERAGE, read_result
+from tapir_core.config.load import read_toml
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import Resampled, Values, at_weights, paired_values, resample
 from tapir_core.randomness import derive_rng
@@ -18,6 +21,8 @@ Results = Mapping[int, Mapping[str, Any]]
 """Seed → result of one arm."""
 
 _BASIC, _EXPORTED = "0", ""
+
+_PRICES = read_toml(Path(__file__).with_name("prices.toml"))
 
 
 def read_results(folders: Sequence[Path]) -> dict[str, dict[int, dict[str, Any]]]:
@@ -54,7 +59,14 @@ def show(folders: Sequence[Path], split: str = "test") -> str:
             row = [f"{name}, averaged", *_scores(results, AVERAGE, split, name)]
             rows.append([*row, *_differences(arms, name, against, split, AVERAGE), *_costs({})])
     heads = ["arm", "seeds", split, "natural shares", "against", "difference", "at natural shares"]
-    heads += ["answer tokens", "tokens", "steps", "instructions", "minutes"]
+    heads += [
+        "answer tokens",
+        "tokens",
+        "steps",
+        "instructions",
+        "minutes",
+        *(f"USD, {name}" for name in _PRICES["sheets"]),
+    ]
     widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heads, *rows]]
     return "\n".join([*(line.rstrip() for line in lines), "", _NOTE, *_mixed(arms)])
@@ -115,12 +127,26 @@ def _in_words(found: Resampled | None, *, signed: bool = False) -> str:
 
 def _costs(results: Results) -> list[str]:
     if not results:
-        return [""] * 5
+        return [""] * (5 + len(_PRICES["sheets"]))
     after = [[training for name, training in each["trainings"].items() if name != _BASIC] for each in results.values()]
     sums = [fmean(sum(one[what] for one in each) for each in after) for what in ("loss_tokens", "tokens", "steps")]
     instructions = fmean(each["distinct_instructions"] for each in results.values())
     minutes = fmean(each["seconds"] for each in results.values()) / 60
-    return [*(f"{each:,.0f}" for each in sums), f"{instructions:,.0f}", f"{minutes:.1f}"]
+    paid = [f"{fmean(usd_of(each, name) for each in results.values()):.2f}" for name in _PRICES["sheets"]]
+    return [*(f"{each:,.0f}" for each in sums), f"{instructions:,.0f}", f"{minutes:.1f}", *paid]
+
+
+def usd_of(result: Mapping[str, Any], sheet: str) -> float:
+    """What its calls cost by a sheet of prices.toml, S_0's answers among them; nan where they were not counted."""
+    if "calls" not in result:
+        return math.nan
+    usd = 0.0
+    for what, of in result["calls"].items():
+        prices = _PRICES["sheets"][sheet]["judge" if what == "judge" else "teacher"]
+        usd += of["calls"] * sum(
+            tokens * price / 1e6 for tokens, price in zip(_PRICES["tokens"][what], prices, strict=True)
+        )
+    return usd
 
 
 def _mixed(arms: Mapping[str, Results]) -> list[str]:

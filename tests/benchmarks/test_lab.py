@@ -15,7 +15,7 @@ from benchmarks.lab import student
 from benchmarks.lab.mixtures import Curriculum, following_shares
 from benchmarks.lab.recipe import Experiment, Recipe, load_experiment, recipe_of
 from benchmarks.lab.runs import Place, read_result, run
-from benchmarks.lab.table import show
+from benchmarks.lab.table import show, usd_of
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
 from tapir_core.stages import StageAt
@@ -115,6 +115,16 @@ def test_a_result_has_the_marks_of_each_student_and_what_it_took(made):
     assert [sum(each.values()) for each in found["origins"]] == [16, 16]
     assert {*found["calls"]} == {"label", "teach", "judge", "expand", "refine"}
     assert found["calls"]["teach"]["calls"] >= 60, "the pool, and new instructions"
+
+
+def test_random_data_needs_no_label_and_only_the_answers_that_it_trains_on(made):
+    found = result_of(made, "random")
+    trained = found["trainings"]["0"]["examples"] + found["distinct_instructions"]
+    assert {*found["calls"]} == {"teach"}
+    assert found["distinct_instructions"] <= found["calls"]["teach"]["calls"] <= trained
+    dear = result_of(made, "averaged")
+    assert usd_of(dear, "mini") > 3 * usd_of(found, "mini")
+    assert usd_of(found, "large") == pytest.approx(usd_of(found, "mini") * 8 / 0.6)
 
 
 def test_random_is_sized_to_the_arm_that_it_is_matched_to(made):
