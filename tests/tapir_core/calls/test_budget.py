@@ -139,12 +139,13 @@ def test_who_waits_for_room_asks_the_store_only_when_an_attempt_has_ended(
 
 
 def test_what_waits_for_room_is_not_sent_once_the_run_stops(store_url: str, quick: CallsConfig):
-    with FakeProvider(latency_seconds=0.5) as provider, open_capped(store_url, quick, tokens=60) as engine:
-        thread = threading.Timer(0.2, engine.stop_sending)
-        thread.start()
+    def stop_the_run(_: object) -> Text:
+        engine.stop_sending()
+        return Text("x")
+
+    with FakeProvider(stop_the_run) as provider, open_capped(store_url, quick, tokens=60) as engine:
         dear = [make_request(f"question {n}", sampling=Sampling(max_tokens=40)) for n in range(6)]
         outcomes = engine.ask(dear, lambda: provider.endpoint(concurrency=8))
-        thread.join()
     assert kinds(outcomes) == {"answer": 1, "stopped": 5}
     assert len(provider.calls) == 1
 
