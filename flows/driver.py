@@ -16,6 +16,7 @@ from tapir_core.calls.sending import STOPPED
 from tapir_core.config import RunConfig
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError
+from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.leases import RunLease
 from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
 from tapir_core.prices import missing_prices
@@ -37,10 +38,21 @@ def worker_root() -> str:
     return os.environ.get(ROOT_VARIABLE, "runs")
 
 
+def _quiet(_: str) -> None:
+    """Tells nobody: where a configuration is only tried."""
+
+
 def read_config(
-    config: str | Path, overrides: Sequence[str] = (), name: str | None = None, *, until: str | None = None
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    *,
+    until: str | None = None,
+    say: Say = _quiet,
 ) -> RunConfig:
     """Read what a run is to be, and find everything that is wrong with it before anything starts.
+
+    ``say`` is told what sizes that are left to the pool became.
 
     Raises:
         ConfigError: fields, files, folders or the stage ``until`` are wrong; every one of them.
@@ -50,7 +62,10 @@ def read_config(
     if until is not None:
         find_stage(settings, until)
     check_settings(settings, source=str(config))
-    return settings
+    sized, said = settle_sizes(settings)
+    for line in said:
+        say(line)
+    return sized
 
 
 def check_settings(settings: RunConfig, *, source: str) -> None:

@@ -206,7 +206,7 @@ def distill_from_form(
     given = {"run.root": worker_root(), "student.backbone": backbone, "run.rounds": rounds, "budget.usd": budget_usd}
     settings = [f"{field}={json.dumps(value)}" for field, value in given.items() if value]
     source, last = config_file or _PRESETS / f"{preset}.toml", until or None
-    config = read_config(source, [*settings, *overrides], run, until=last)
+    config = read_config(source, [*settings, *overrides], run, until=last, say=get_run_logger().info)
 
     summary = drive(config, _distil_alone, say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)

@@ -308,7 +308,7 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
     outcome: Outcome = "finished before"
     try:
-        config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
+        config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name, say=say)
         if lacks_run(config, input_files.gather_files(config)) or lacks_baseline(RunFolder(run)):
             drive(config, distil, say=say)
             outcome = "finished"

@@ -66,9 +66,8 @@ def draw(run: RunFolder, at: stages.StageAt) -> Worked:
 
 def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:
     """How large the parts of a round's mixture are, as far as what its selection left reaches."""
-    settings = run.config.round(at.number)
     reach = curriculum.reach_of(_easy_rows(run, at), mixture_shares(run))
-    return curriculum.size_round(settings.examples, settings.alpha or 0.0, reach)
+    return curriculum.size_round(run.config.examples(at.number), run.config.round(at.number).alpha or 0.0, reach)
 
 
 @read_once
@@ -167,13 +166,13 @@ def used_before(run: RunFolder, number: int) -> frozenset[str]:
 
 
 def _mix_basic(run: RunFolder) -> curriculum.Mixture:
-    pool, count, seed = round_pool(run, 0), run.config.basic_tuning.examples, run.config.run.seed
+    pool, count, seed = round_pool(run, 0), run.config.examples(0), run.config.run.seed
     drawn = curriculum.draw_basic(pool, count, derive_rng(seed, 0, "mix"))
     return curriculum.assemble([drawn], pool, pl.DataFrame(schema=REFINEMENT), count, derive_rng(seed, 0, "order"))
 
 
 def _mix_round(run: RunFolder, at: stages.StageAt) -> curriculum.Mixture:
-    counts, wanted = run.sealed(stages.DRAW.at(at.round)).counts, run.config.round(at.number).examples
+    counts, wanted = run.sealed(stages.DRAW.at(at.round)).counts, run.config.examples(at.number)
     lacking = {
         name.removeprefix(_SHORTFALL): int(count) for name, count in counts.items() if name.startswith(_SHORTFALL)
     }

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from tapir_core.comparison.plan import READY, Match, spell_out_rounds
+from tapir_core.comparison.plan import READY, Match
 from tapir_core.config import RunConfig, StandinEndpoint, StandinHeldout, StandinPool
 from tapir_core.config._base import Section
-from tapir_core.config.load import load_config, read_toml, replace_values, validated
+from tapir_core.config.load import load_config, read_toml, replace_values, spell_out_rounds, validated
 from tapir_core.errors import ConfigError
 from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
 from tapir_core.text import digest

@@ -102,7 +102,7 @@ def run(
     ] = False,
 ) -> None:
     """`tapir run`."""
-    settings = read_config(config, overrides or [], name, until=until)
+    settings = read_config(config, overrides or [], name, until=until, say=say)
     with connect_when_needed(RunRef(settings.run.root, settings.run.name)) as connect:
 
         def distil(opened: RunFolder, last: str | None) -> None:

@@ -17,8 +17,9 @@ from dataclasses import replace
 from tapir_core import paths, randomness, stages
 from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
 from tapir_core.comparison.outcome import read_trainings, total
-from tapir_core.comparison.plan import READY, Arm, spell_out_rounds
+from tapir_core.comparison.plan import READY, Arm
 from tapir_core.config import RunConfig, load
+from tapir_core.config.load import spell_out_rounds
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import rerun_sd, resample
 from tapir_core.run_folder import RunFolder, RunRef

@@ -127,9 +127,7 @@ class MatchedRun:
         if not run.storage.exists(paths.RUN_RECORD):
             return {}
         config = run.config
-        return {
-            number: Size(config.round(number).examples, config.batch_size(number)) for number in config.round_numbers
-        }
+        return {number: Size(config.examples(number), config.batch_size(number)) for number in config.round_numbers}
 
     @property
     def sizes(self) -> dict[int, Size]:
@@ -142,9 +140,9 @@ class MatchedRun:
             return {}
         kept, reference = self.kept, RunFolder(self.needed[0])
         rounds = {at: reference.config.round(at) for at in reference.trained_rounds if at}
-        first = {at: each.examples for at, each in rounds.items()}
+        first = {at: reference.config.examples(at) for at in rounds}
         if self.arm.match == "whole":
-            passes = sum(each.examples * each.epochs for each in rounds.values())
+            passes = sum(first[at] * each.epochs for at, each in rounds.items())
             first = {1: max(1, round(passes / self.config.round(1).epochs))}
         return {at: kept.get(at) or Size(first[at], self.config.batch_size(at)) for at in self.targets}
 

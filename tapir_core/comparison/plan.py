@@ -14,9 +14,10 @@ from statistics import fmean
 from typing import Literal
 
 from tapir_core.config import RunConfig
-from tapir_core.config.load import load_config, replace_values
+from tapir_core.config.load import load_config, replace_values, spell_out_rounds
 from tapir_core.config.presets import ArmEntry, ComparisonConfig, load_comparison
 from tapir_core.errors import ConfigError
+from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.run_folder import RunRef
 
 Match = Literal["reference", "rounds", "whole", "usd"]
@@ -176,7 +177,8 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
     """
     entry = comparison.arms.get(arm.name, ArmEntry())
     own = [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"]
-    config = spell_out_rounds(load_config(comparison.config, own, comparison.run_name(arm.name, run_seed)))
+    read = load_config(comparison.config, own, comparison.run_name(arm.name, run_seed))
+    config = spell_out_rounds(settle_sizes(read)[0])
     settings = _begins_with(comparison, arm.name).settings(config)
     made = replace_values(config, settings, source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
@@ -212,12 +214,6 @@ def _problem(comparison: ComparisonConfig, name: str) -> str:
     if name == comparison.reference and not _begins_with(comparison, name).is_curriculum:
         return f"reference: {name!r} is no curriculum of several rounds, and others are matched to it round by round"
     return ""
-
-
-def spell_out_rounds(config: RunConfig) -> RunConfig:
-    """The same with an entry for each round, so that one can be changed without touching those after it."""
-    entries = {str(number): config.round(number).model_dump(mode="json") for number in config.round_numbers}
-    return RunConfig.model_validate({**config.model_dump(mode="json"), "rounds": entries})
 
 
 def _each_round(config: RunConfig, *settings: str) -> list[str]:

@@ -289,3 +289,9 @@ TEXT, OTHER = pydantic.Tag("(text)"), pydantic.Tag("(other)")
 
 BY_FORM = pydantic.Discriminator(lambda value: TEXT.tag if isinstance(value, str) else OTHER.tag)
 """Tells the two apart, so that an error speaks of the form that was written, and of no other."""
+
+AutoSize: TypeAlias = Annotated[
+    Annotated[pydantic.PositiveInt, OTHER] | Annotated[Literal["auto"], TEXT],
+    BY_FORM,
+]
+"""Examples, or what `tapir_core.estimate.sizes` makes of the pool before a run is opened."""

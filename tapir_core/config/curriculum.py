@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import BY_FORM, OTHER, TEXT, Free, Kind, Later, Section, matching
+from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Later, Section, matching
 from tapir_core.task_types import (
     DEFINED,
     OTHERS,
@@ -285,8 +285,9 @@ class CurriculumConfig(Section):
 class RoundConfig(Section):
     """One round, resolved: `[rounds.default]`, then `[rounds.N]`, then the command line."""
 
-    examples: PositiveInt = 70000
-    """N: examples of the round's mixture."""
+    examples: AutoSize = 70000
+    """N: examples of the round's mixture; `"auto"`: as many as the pool is likely to fill at the round's α
+    (docs/own-data.md#sizes-from-the-pool)."""
 
     selection: SelectionRule = Threshold()
     """Which instructions are seeds: those above a `"threshold"`, the `"hard_share"`, or `"random"` ones."""

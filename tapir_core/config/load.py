@@ -119,6 +119,12 @@ def with_changes(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     return validated(RunConfig, table, RESOLVED_CONFIG)
 
 
+def spell_out_rounds(config: RunConfig) -> RunConfig:
+    """The same with an entry for each round, so that one can be changed without touching those after it."""
+    entries = {str(number): config.round(number).model_dump(mode="json") for number in config.round_numbers}
+    return RunConfig.model_validate({**config.model_dump(mode="json"), "rounds": entries})
+
+
 def validated(root: type[AnySection], table: Table, source: str, overrides: Sequence[str] = ()) -> AnySection:
     """What a table, with the overrides written into it, says.
 

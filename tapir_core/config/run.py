@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import Free, Section, StoreUrl
+from tapir_core.config._base import AutoSize, Free, Section, StoreUrl
 from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
@@ -97,8 +97,9 @@ class TrainingConfig(Section):
 class BasicTuningConfig(Section):
     """S_0: basic instruction following, from a sample of the pool with the teacher's plain answers."""
 
-    examples: PositiveInt = 52000
-    """Examples drawn from the usable pool by its natural shares (all of it when it has fewer)."""
+    examples: AutoSize = 52000
+    """Examples drawn from the usable pool by its natural shares (all of it when it has fewer); `"auto"`: a quarter of
+    the pool (docs/own-data.md#sizes-from-the-pool)."""
 
     epochs: PositiveFloat = 3.0
     """Passes over them."""
@@ -277,6 +278,12 @@ class RunConfig(Section):
             scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
             fields["alpha"] = min(1.0, round(scheduled, 9))
         return RoundConfig.model_validate(fields)
+
+    def examples(self, number: int) -> int:
+        """Examples that are asked for in round ``number`` (0: of S_0)."""
+        asked = self.round(number).examples if number else self.basic_tuning.examples
+        assert asked != "auto", "`tapir_core.estimate.sizes.settle_sizes` comes before whatever asks for a size"
+        return asked
 
     def batch_size(self, number: int) -> int:
         """Examples that one optimizer step of round ``number`` (0: of S_0) sees."""

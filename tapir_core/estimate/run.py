@@ -25,6 +25,7 @@ from tapir_core.config.load import check_config, may_have_baseline
 from tapir_core.curriculum import RoundSize
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
+from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.estimate.workload import Pool, Scenario, Work, is_repeated, priors_of, scenarios, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
@@ -168,6 +169,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     """
     if problems := check_config(config):
         raise ConfigError(problems, source=source)
+    config, sized = settle_sizes(config)
     prompts, url = {name: load_prompt(name, config.run.prompts) for name in PROMPT_NAMES}, store_url(config)
     rows, pool = evidence.read_pool(config, prompts["label"], url)
     sampled = randomness.derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))
@@ -182,7 +184,8 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
         seconds=evidence.past_seconds(config),
         verified=evidence.past_verified(config),
     )
-    return forecast(config, pool, found)
+    found_out = forecast(config, pool, found)
+    return replace(found_out, assumptions=(*sized, *found_out.assumptions))
 
 
 def save_estimate(run: RunFolder) -> None:

@@ -313,7 +313,7 @@ class _Run:
         self.seeds = self.scored * (self.scenario["hard_share"] if share is None else share)
         is_judged = self.config.verdict_round(at.number) is not None
         easy = (self.scored - self.seeds) * (self.scenario["easy_share"] if is_judged else 1.0)
-        self.size = curriculum.size_round(settings.examples, settings.alpha or 0.0, int(easy))
+        self.size = curriculum.size_round(self.config.examples(at.number), settings.alpha or 0.0, int(easy))
         wanted = curriculum.quotas(self.size.hard, self.wanted)
         lacks = {name: self._lacking(name, quota) for name, quota in wanted.items()}
         passing, keeps = self.scenario["passes_share"], self.scenario["keeps_type_share"]
@@ -341,7 +341,7 @@ class _Run:
             self.refined += self.hard - known
 
     def train(self, at: StageAt) -> Iterator[Work]:
-        drawn, epochs = min(self.config.basic_tuning.examples, self.rows), self.config.basic_tuning.epochs
+        drawn, epochs = min(self.config.examples(0), self.rows), self.config.basic_tuning.epochs
         if at.number:
             drawn, epochs = self.hard + self.size.easy, self.config.round(at.number).epochs
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))

@@ -133,7 +133,7 @@ def conditions_of(
         files={name: files.get(f"file:{name}", "")[:_DIGITS] for name in ("chat_template", "pool", "heldout")},
         rounds=rounds,
         rates=[config.learning_rate(number) for number in config.round_numbers],
-        examples=[count(each.examples) for each in rounds],
+        examples=[count(config.examples(number)) for number in config.round_numbers],
         count=count,
         # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.
         settings=text.digest(settings)[:_DIGITS],

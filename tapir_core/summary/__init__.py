@@ -268,7 +268,7 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
     wanted = curriculum.target_shares(configured.target_shares, curriculum.shares_of(labels))
     return types.MixtureSummary(
         rows.height,
-        config.round(number).examples if number else config.basic_tuning.examples,
+        config.examples(number),
         config.round(number).alpha if number else None,
         None if reduced_to is None else int(reduced_to),
         int(manifest.counts.get("missing_examples", 0)),

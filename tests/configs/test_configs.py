@@ -1,15 +1,20 @@
 """Every shipped configuration loads, says what it is, and fits the parts it names."""
 
+import json
+import re
 from pathlib import Path
 
 import jinja2
 import pytest
 
 from tapir_core.comparison.plan import open_comparison
+from tapir_core.config import VllmEngine
 from tapir_core.config.load import check_config, load_config, load_resolved, missing_prerequisites, resolved_json
 from tapir_core.config.presets import load_backbones, settings_of
 from tapir_core.config.student import PRESETS
+from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.paths import BACKBONES
+from tapir_core.prices import missing_prices
 from tapir_core.sources import read_pool_of
 from tapir_core.standin.families import FAMILIES, recognise
 
@@ -61,14 +66,48 @@ def test_every_arm_of_a_shipped_comparison_fits_the_parts_it_names(path: Path, m
     assert [problem for each in plan.runs for problem in check_config(plan.config(each))] == []
 
 
-def test_five_configurations_are_shipped() -> None:
+def test_seven_configurations_are_shipped() -> None:
     assert [path.stem for path in CONFIGS] == [
         "alpaca_llama2",
         "alpaca_qwen1.5",
         "local_endpoints",
+        "local_teacher",
+        "openai_one_gpu",
         "quickstart",
         "test",
     ]
+
+
+@pytest.mark.parametrize("name", ["local_teacher", "openai_one_gpu"])
+def test_a_configuration_for_own_instructions_is_sized_by_them(name: str, tmp_path: Path) -> None:
+    path, file = ROOT / "configs" / f"{name}.toml", tmp_path / "mine.json"
+    file.write_text(json.dumps([{"instruction": f"Say {number} in words."} for number in range(3000)]))
+    found, said = settle_sizes(load_config(path, [f"data.pool.path={file}"]))
+    assert [found.examples(number) for number in (0, 1, 2)] == [635, 2159, 3023]
+    assert len(said) == 3
+    assert found.data.judged is not None
+
+
+def test_one_gpu_has_adapters_with_a_rate_of_theirs_and_a_cap_that_can_be_held() -> None:
+    path = ROOT / "configs" / "openai_one_gpu.toml"
+    config = load_config(path)
+    assert len(path.read_text().splitlines()) <= 40
+    assert config.training.lora is not None
+    assert [config.learning_rate(number) for number in (0, 1)] == [2e-4, 2e-4]
+    assert config.budget.usd is not None
+    assert missing_prices(config) == []
+    assert config.judge.identities != (config.teacher.endpoint.answers_as("teacher"),)
+    assert "OPENAI_API_KEY" in missing_prerequisites(config, {})[0]
+
+
+def test_a_local_teacher_needs_no_key_and_leaves_the_student_room_on_the_card() -> None:
+    path = ROOT / "configs" / "local_teacher.toml"
+    config, engine = load_config(path), load_config(path).student.engine
+    assert isinstance(engine, VllmEngine)
+    taken = re.search(r"--gpu-memory-utilization ([\d.]+)", path.read_text())
+    assert taken is not None
+    assert float(taken[1]) + engine.gpu_memory_utilization < 0.9
+    assert [line for line in missing_prerequisites(config, {}) if "environment variable" in line] == []
 
 
 def test_the_quickstart_aims_at_exactly_the_task_types_of_the_stand_in() -> None:

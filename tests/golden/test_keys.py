@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from tapir_core.config import Kind, RunConfig
 from tapir_core.config.load import load_config
+from tapir_core.estimate.sizes import settle_sizes
 from tests.golden.adapter import keys_of, stages_in_none
 from tests.golden.recorded import check_keys
 from tests.golden.variants import VARIANTS, overrides
@@ -37,7 +38,7 @@ def test_every_key_is_as_recorded() -> None:
     found = {}
     for variant in VARIANTS:
         with TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-            found[variant] = keys_of(config_of(variant), Path(folder))
+            found[variant] = keys_of(settle_sizes(config_of(variant))[0], Path(folder))
     check_keys(found)
 
 

@@ -132,6 +132,7 @@ VARIANTS: dict[str, list[str]] = {
     "random share": ['rounds.default.selection={ type = "random", share = 0.2 }'],
     "random share: first round only": ["rounds.2.selection={}"],
     "new instructions are checked: by hard share": ['rounds.default.selection={ type = "hard_share" }'],
+    "sizes from the pool": ["basic_tuning.examples=auto", "rounds.default.examples=auto"],
     "alpha of a round": ["rounds.2.alpha=0.9"],
     "batch size of a round": ["rounds.2.batch_size=64"],
     # training

@@ -44,6 +44,7 @@ from tapir_core.config import (
 )
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite
+from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
 from tapir_core.prices import UnknownPrice, missing_prices, price_of
@@ -236,8 +237,16 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
         problems = [*error.problems]
     found = [fault_of(each, "see docs/configuration.md") for each in problems]
     if read is not None and not found:
-        found = [Finding("", "ok", f"{config}: {read.run.rounds} rounds of {read.student.backbone}")]
+        found = [Finding("", "ok", f"{config}: {read.run.rounds} rounds of {read.student.backbone}"), *_sizes(read)]
     return read, [replace(each, part="configuration") for each in found]
+
+
+def _sizes(config: RunConfig) -> list[Finding]:
+    """What sizes that are left to the pool become, or why they cannot be told."""
+    try:
+        return [Finding("", "ok", said) for said in settle_sizes(config)[1]]
+    except ConfigError as error:
+        return [fault_of(each, "see docs/own-data.md") for each in error.problems]
 
 
 def run_checks(config: RunConfig, root: str) -> list[Check]:

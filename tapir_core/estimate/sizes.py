@@ -1,0 +1,66 @@
+"""Sizes that a configuration leaves to its pool: what `"auto"` becomes, before a run is opened, and why.
+
+S_0 takes a quarter of the instructions that can be trained on: in the one trial of it, 16 % left the rounds something
+to teach, and 32 % did not (docs/LOG.md, "sizes of the quickstart"). A round takes as many examples as its two parts are
+likely to be filled with at its α: the easy part by the easy instructions, the hard part by the seeds and a new
+instruction for each of them; the paper's first round has 21,000 hard examples of 11,000 seeds. How many are seeds and
+easy is what the estimate takes to be likely.
+
+Limits: which instructions the teacher answers, and of which task types they are, is not known yet. A round shrinks
+further where its easy part turns out to lack rows. Held-out sizes have no `"auto"`: a judged held-out set is a share of
+the pool already.
+"""
+
+from tapir_core import curriculum
+from tapir_core.config import RunConfig
+from tapir_core.config.load import spell_out_rounds, with_changes
+from tapir_core.estimate.workload import Scenario, priors_of, scenarios
+from tapir_core.sources import read_pool_of
+
+_OF_THE_POOL = 4
+"""S_0 takes one of so many instructions."""
+
+
+def settle_sizes(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
+    """The configuration with numbers for `"auto"`, and a sentence for each; where there is none, nothing is read.
+
+    Raises:
+        ConfigError: the pool cannot be read, or has bad rows.
+    """
+    rounds = [number for number in config.round_numbers if config.round(number).examples == "auto"]
+    is_basic = config.basic_tuning.examples == "auto"
+    if not (rounds or is_basic):
+        return config, ()
+    rows, likely = read_pool_of(config.data.pool, config.data, config.run.seed).rows.height, _likely(config)
+    usable = int(rows * likely["usable_share"])
+    left = max(1, usable - (sum(config.data.judged.sizes(usable).values()) if config.data.judged else 0))
+    changes, said = dict[str, int](), list[str]()
+    if is_basic:
+        changes["basic_tuning.examples"] = basic = max(1, left // _OF_THE_POOL)
+        said.append(
+            f"basic_tuning.examples = auto: {basic:,} for S_0, a quarter of the {left:,} instructions that are likely "
+            "to be usable, since the rounds need something left to teach"
+        )
+    for number in rounds:
+        size, why = _size_of(config, number, left, likely)
+        changes[f"rounds.{number}.examples"] = size
+        said.append(f"rounds.{number}.examples = auto: {size:,}, since of {left:,} instructions some {why}")
+    return with_changes(spell_out_rounds(config) if rounds else config, changes), tuple(said)
+
+
+def _likely(config: RunConfig) -> Scenario:
+    return next(scenarios(priors_of(config.teacher.endpoint)))
+
+
+def _size_of(config: RunConfig, number: int, left: int, likely: Scenario) -> tuple[int, str]:
+    """Examples of a round, of ``left`` instructions, and what limits them."""
+    settings, waves = config.round(number), config.curriculum.expansion.max_waves
+    alpha, share = settings.alpha or 0.0, settings.selection.fixed_share
+    seeds = int(left * (likely["hard_share"] if share is None else share))
+    easy = int((left - seeds) * (likely["easy_share"] if config.verdict_round(number) is not None else 1.0))
+    filled = round(seeds * (2 if waves else 1) / alpha) if alpha else left
+    examples = max(1, curriculum.size_round(filled, alpha, easy).examples)
+    if examples < filled or not alpha:
+        return examples, f"{easy:,} are likely to be easy, which reaches no further at α = {alpha:g}"
+    new = ", and as many new instructions are written" if waves else ""
+    return examples, f"{seeds:,} are likely to be seeds{new}, which reaches no further at α = {alpha:g}"
