@@ -29,6 +29,9 @@ EXPORT_RECORD = "tapir_export.json"
 MODEL_CARD = "README.md"
 """In the folder of an exported student, where model hubs look for it."""
 
+MODELFILE = "Modelfile"
+"""There too, where Ollama is told of it."""
+
 ROOT_VARIABLE = "TAPIR_ROOT"
 """Environment variable of a worker: the folder of all runs that it works on."""
 

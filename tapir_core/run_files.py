@@ -9,10 +9,11 @@ makes is uploaded before the stage is sealed, and what it reads is downloaded on
 the machine that began it; another one begins anew.
 """
 
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -234,9 +235,9 @@ def _upload(run: RunFolder, folder: str) -> None:
 
 
 def export_student(
-    run: RunFolder, number: int, to: Storage, card: str, *, on_file: Callable[[str], None]
+    run: RunFolder, number: int, to: Storage, texts: Mapping[str, str], *, on_file: Callable[[str], None]
 ) -> dict[str, str]:
-    """Write the student after round ``number`` with its model card to ``to``; gives name → sha256 of its files.
+    """Write the student after round ``number`` with its model card to ``to``; gives name → sha256 of the checkpoint.
 
     What an earlier export left there is replaced; a file that is the same is not copied again. The folder says what it
     is in a record, which is written first and made complete last: what a broken export left is known for that and goes
@@ -246,7 +247,7 @@ def export_student(
         run: The run; it may be on S3.
         number: The round; its training must hold.
         to: The folder: empty, absent or an export.
-        card: The model card.
+        texts: Name → text of what stands beside the checkpoint: the model card, maybe a Modelfile.
         on_file: Told each file's name when it is there.
 
     Raises:
@@ -255,19 +256,21 @@ def export_student(
     """
     at = StageAt("train", number)
     manifest, before = run.sealed(at), _exported_before(to)
-    files = _listed(manifest)
+    files, own = _listed(manifest), {name: text.encode() for name, text in texts.items()}
+    listed = files | {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
     record = {"run": run.ref.name, "run_id": run.record.id, "round": number, "checkpoint": manifest.digest}
     # Until they are removed, the files of the export before are named as this one's: a removal may break off too.
-    _write_record(to, {**record, "files": before | files, "complete": False})
-    for name in before.keys() - files.keys():
+    _write_record(to, {**record, "files": before | listed, "complete": False})
+    for name in before.keys() - listed.keys():
         to.remove(name)
     checkpoint, there = Storage(f"{run.storage.url}/{at.folder}"), to.files()
     for name, sha256 in files.items():
         if name not in there or to.sha256(name) != sha256:
             copy_file(checkpoint, to, name, sha256)
         on_file(name)
-    to.write_bytes(paths.MODEL_CARD, card.encode())
-    _write_record(to, {**record, "files": files, "complete": True})
+    for name, content in own.items():
+        to.write_bytes(name, content)
+    _write_record(to, {**record, "files": listed, "complete": True})
     return files
 
 

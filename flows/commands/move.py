@@ -14,10 +14,12 @@ from flows.driver import Say, run_lease
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite
-from tapir_core.paths import export_folder
+from tapir_core.modelfile import write_modelfile
+from tapir_core.paths import MODEL_CARD, MODELFILE, export_folder
 from tapir_core.reporting import report, run_progress
 from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count, student_name
 
@@ -108,8 +110,12 @@ def export(
         raise ConfigError("--public says how --push uploads, and there is no --push; give it, or leave --public out")
     if push and "://" in folder.url:
         raise ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
-    written = export_student(run, number, folder, report.model_card(run, number, use), on_file=say)
+    checkpoint = Storage(f"{run.storage.url}/{StageAt('train', number).folder}")
+    modelfile = write_modelfile(checkpoint, run.config.student)
+    texts = {MODEL_CARD: report.model_card(run, number, use)} | ({MODELFILE: modelfile.text} if modelfile.text else {})
+    written = export_student(run, number, folder, texts, on_file=say)
     say(f"{len(written)} files, all verified")
+    say("Modelfile for Ollama: " + (f"none, for {modelfile.why}" if modelfile.why else "never run with it"))
     of = f"{student_name(number)} of run {run.ref.name}"
     print_line(console, f"{of} is in {folder.url}")
     if push:

@@ -25,9 +25,9 @@ def run(tmp_path: Path) -> RunFolder:
     return build_run(tmp_path / "runs", until=StageAt("train", 0), student=model)
 
 
-def export(run: RunFolder, to: Storage, card: str = "# A card") -> list[str]:
+def export(run: RunFolder, to: Storage, card: str = "# A card", **more: str) -> list[str]:
     told: list[str] = []
-    export_student(run, 0, to, card, on_file=told.append)
+    export_student(run, 0, to, {MODEL_CARD: card, **more}, on_file=told.append)
     return told
 
 
@@ -60,6 +60,17 @@ def test_an_export_on_another_leaves_nothing_of_that_and_everything_of_the_users
     assert to.read_bytes(MODEL_CARD) == b"# Another card"
     assert to.exists("my-notes.txt")
     assert not to.exists("model-00002.safetensors")
+
+
+def test_a_modelfile_goes_when_the_next_student_has_none(run: RunFolder, tmp_path: Path) -> None:
+    to = Storage(tmp_path / "there")
+    export(run, to, Modelfile="FROM .")
+    assert to.read_bytes("Modelfile") == b"FROM ."
+    export(run, to)
+    assert not to.exists("Modelfile")
+    to.write_bytes("Modelfile", b"FROM the user")
+    export(run, to)
+    assert to.read_bytes("Modelfile") == b"FROM the user"
 
 
 def test_what_is_no_export_is_left_as_it_is(run: RunFolder, tmp_path: Path) -> None:

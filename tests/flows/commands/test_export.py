@@ -12,6 +12,7 @@ from huggingface_hub import RepoUrl
 from typer.testing import CliRunner
 
 from flows.cli import app
+from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -60,6 +61,23 @@ def test_the_best_student_loads_in_transformers_and_is_asked_by_its_chat_templat
 def test_a_round_is_exported_by_its_number_to_a_folder_by_name(run: RunFolder, tmp_path: Path) -> None:
     assert "S_1 of run example is in" in export(run, "--round", "1", "--to", str(tmp_path / "mine"))
     assert "# example, S_1\n" in (tmp_path / "mine" / "README.md").read_text()
+
+
+def test_a_student_of_a_known_family_has_a_modelfile_and_another_is_told_why_not(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    said = export(run, "--round", "1", "--to", str(tmp_path / "mine"))
+    assert "Modelfile for Ollama: none, for its chat template is not `llama3.2`" in said
+    assert not (tmp_path / "mine/Modelfile").exists()
+    model = tmp_path / "qwen"
+    model.mkdir()
+    (model / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
+    (model / "tokenizer.json").write_text('{"added_tokens": [{"id": 1, "content": "<|im_end|>"}]}')
+    (model / "generation_config.json").write_text('{"eos_token_id": 1}')
+    (model / "chat_template.jinja").write_text((PRESETS / "chatml.jinja").read_text())
+    qwen = build_run(tmp_path / "runs", until=StageAt("train", 0), student=model)
+    assert "Modelfile for Ollama: never run with it" in export(qwen, "--round", "0", "--to", str(tmp_path / "mine"))
+    assert 'PARAMETER stop "<|im_end|>"' in (tmp_path / "mine/Modelfile").read_text()
 
 
 @pytest.mark.parametrize("which", ["3", "backbone", "all"])

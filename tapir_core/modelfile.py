@@ -1,0 +1,75 @@
+"""The Modelfile of an exported student, for Ollama: chat template in Go's form, tokens that end an answer, sampling.
+
+Only for families whose safetensors Ollama converts, and only with the chat template that is shipped for the family:
+with another one the student would be asked otherwise than it was trained. Limits: written from Ollama's documentation
+and never run with it; the token that begins a text is left to Ollama, which puts it first.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from tapir_core.config import StudentConfig
+from tapir_core.config.student import PRESETS
+from tapir_core.storage import Storage
+
+_FAMILIES = {
+    "Qwen2ForCausalLM": "chatml",
+    "LlamaForCausalLM": "llama3.2",
+    "Gemma3ForCausalLM": "gemma3",
+}
+"""Architecture → the chat template that its preset names."""
+
+
+class Modelfile(NamedTuple):
+    """What a student has of one."""
+
+    text: str
+    """Empty where it has none."""
+    why: str
+    """Why it has none; else empty."""
+
+
+def write_modelfile(checkpoint: Storage, student: StudentConfig) -> Modelfile:
+    """The Modelfile of the student in ``checkpoint``, or why there is none."""
+    there = checkpoint.files()
+
+    def read(name: str) -> dict[str, Any]:
+        return dict(json.loads(checkpoint.read_bytes(name))) if name in there else {}
+
+    [architecture, *_] = read("config.json").get("architectures") or [""]
+    if architecture not in _FAMILIES:
+        known = ", ".join(_FAMILIES)
+        return Modelfile("", f"the architecture {architecture or 'of its config.json'} is none of {known}")
+    family = _FAMILIES[architecture]
+    own = checkpoint.read_bytes("chat_template.jinja").decode() if "chat_template.jinja" in there else ""
+    if own.strip() != (PRESETS / f"{family}.jinja").read_text(encoding="utf-8").strip():
+        return Modelfile("", f"its chat template is not `{family}`, for which alone one is written of {architecture}")
+    stops = _ending(read("generation_config.json"), read("tokenizer.json"))
+    if not stops:
+        return Modelfile("", "no token that ends an answer stands in its generation_config.json and tokenizer.json")
+    template = (PRESETS / f"{family}.gotmpl").read_text(encoding="utf-8")
+    return Modelfile("\n".join(_lines(template, stops, student)) + "\n", "")
+
+
+def _lines(template: str, stops: list[str], student: StudentConfig) -> list[str]:
+    sampling = student.sampling
+    parameters = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "num_predict": sampling.max_tokens,
+        "num_ctx": student.room,
+    }
+    return [
+        "# Never run with Ollama: written from its documentation. In this folder: ollama create NAME -f Modelfile",
+        "FROM .",
+        f'TEMPLATE """{template}"""',
+        *(f'PARAMETER stop "{each}"' for each in stops),
+        *(f"PARAMETER {name} {value:g}" for name, value in parameters.items() if isinstance(value, int | float)),
+    ]
+
+
+def _ending(generation: dict[str, Any], tokenizer: dict[str, Any]) -> list[str]:
+    """The tokens that end an answer, as text."""
+    ids = generation.get("eos_token_id", [])
+    texts = {each["id"]: each["content"] for each in tokenizer.get("added_tokens", [])}
+    return [texts[each] for each in (ids if isinstance(ids, list) else [ids]) if each in texts]
