@@ -99,7 +99,13 @@ def init(
         raise ConfigError(f"{file} is there already; give another name, or remove it")
     if not file.parent.is_dir():
         raise ConfigError(f"{file}: there is no folder {file.parent}; make it, or give another name")
-    asked = _ask(instructions, student, teacher, address, usd)
+    try:
+        asked = _ask(instructions, student, teacher, address, usd)
+    except typer.Abort as exc:
+        raise ConfigError(
+            f"{file} is not written, for a question has no answer; give it at the terminal, or as --instructions, "
+            "--student, --teacher, --address and --usd"
+        ) from exc
     rows = _ROWS
     try:
         if asked.own:

@@ -77,6 +77,12 @@ def test_a_file_that_is_there_stays_and_one_of_wrong_instructions_is_not_written
     assert not (tmp_path / "new.toml").exists()
 
 
+def test_a_question_without_an_answer_writes_nothing_and_says_how_to_answer(tmp_path: Path) -> None:
+    done = asked(tmp_path / "run.toml", [""])
+    assert "no answer; give it at the terminal, or as --instructions" in str(done.exception)
+    assert not (tmp_path / "run.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("student", "preset"),
     [
