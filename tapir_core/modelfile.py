@@ -64,7 +64,7 @@ def _lines(template: str, stops: list[str], student: StudentConfig) -> list[str]
         "FROM .",
         f'TEMPLATE """{template}"""',
         *(f'PARAMETER stop "{each}"' for each in stops),
-        *(f"PARAMETER {name} {value:g}" for name, value in parameters.items() if isinstance(value, int | float)),
+        *(f"PARAMETER {name} {value}" for name, value in parameters.items() if isinstance(value, int | float)),
     ]
 
 

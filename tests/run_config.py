@@ -22,7 +22,7 @@ def make_config(root: Path | str, **sections: Any) -> RunConfig:
         },
         "teacher": {"endpoint": {"type": "standin"}},
         "judge": {"endpoint": {"type": "standin"}},
-        "curriculum": {"target_shares": target, "alpha_start": 0.5, "expansion": {"max_waves": 2}},
+        "curriculum": {"target_shares": target, "alpha_start": 0.5, "expansion": {"max_waves": 2}, "refine": True},
         "basic_tuning": {"examples": 64},
         "rounds": {"default": {"examples": 96, "selection": {"type": "hard_share", "share": 0.3}}},
     }

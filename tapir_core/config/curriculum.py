@@ -76,8 +76,8 @@ class RandomShare(SelectionRule):
 
     type: Literal["random"] = "random"
 
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share q of the pool; with 0 and `alpha = 0` the whole mixture is drawn from the pool by the target shares."""
+    share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share q of the pool; with 0 and `alpha = 0` the whole mixture is drawn from the pool, and nothing is expanded."""
 
 
 class ExpansionConfig(Section):
@@ -173,13 +173,6 @@ def _check_shares(shares: Mapping[str, float], known: TaskTypes) -> dict[str, fl
     return {task_type: shares[task_type] for task_type in in_order(shares)}
 
 
-def _default_shares(others: Mapping[str, Any]) -> TargetShares:
-    """The recipe for the paper's task types. For your own the natural shares: a support desk's student meets what the
-    desk meets, and equal shares would pay for as many new instructions of the rarest kind as of the commonest.
-    """
-    return "natural" if _has_own(others) else dict(TARGET_SHARES)
-
-
 def _has_own(others: Mapping[str, Any]) -> bool:
     return others.get("task_types", "paper") not in ("paper", "defined")
 
@@ -206,13 +199,13 @@ class CurriculumConfig(Section):
     target_shares: Annotated[
         Annotated[dict[str, NonNegativeFloat], OTHER] | Annotated[Literal["natural", "equal"], TEXT],
         BY_FORM,
-    ] = Field(default_factory=_default_shares, json_schema_extra={"default": "recipe"})
-    """Task type → share of a mixture, Pr(task type); checked to sum to 1. `"recipe"` has the paper's shares, for its
-    task types; `"natural"` those of the first pool, as it was labelled, which balances nothing; `"equal"` the same for
-    each task type that the first pool has. Left out: the recipe; with task types of your own, natural."""
+    ] = "natural"
+    """Task type → share of a mixture, Pr(task type); checked to sum to 1. `"natural"` has the shares of the first pool,
+    as it was labelled, which balances nothing; `"equal"` the same for each task type that the first pool has;
+    `"recipe"` the paper's, for its task types."""
 
-    alpha_start: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """α_1: share of the first round's mixture that is hard."""
+    alpha_start: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """α_1: share of the first round's mixture that is seeds and new instructions like them; the paper's is 0.3."""
 
     alpha_step: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Δα: what α grows by each round, up to 1."""
@@ -228,8 +221,8 @@ class CurriculumConfig(Section):
     expansion: ExpansionConfig = ExpansionConfig()
     """New instructions."""
 
-    refine: bool = True
-    """Rewrite the answers of the hard part in the style that their task type needs."""
+    refine: bool = False
+    """Rewrite the answers of the hard part in the style that their task type needs, as the paper does."""
 
     stop: Free[StopConfig] = StopConfig()
     """Early stop."""
@@ -285,12 +278,12 @@ class CurriculumConfig(Section):
 class RoundConfig(Section):
     """One round, resolved: `[rounds.default]`, then `[rounds.N]`, then the command line."""
 
-    examples: AutoSize = 70000
-    """N: examples of the round's mixture; `"auto"`: as many as the pool is likely to fill at the round's α
-    (docs/own-data.md#sizes-from-the-pool)."""
+    examples: AutoSize = "auto"
+    """N: examples of the round's mixture; `"auto"`: what the pool suggests (docs/own-data.md#sizes-from-the-pool)."""
 
-    selection: SelectionRule = Threshold()
-    """Which instructions are seeds: those above a `"threshold"`, the `"hard_share"`, or `"random"` ones."""
+    selection: SelectionRule = RandomShare()
+    """Which instructions are seeds: those above a `"threshold"`, as in the paper, the `"hard_share"`, or `"random"`
+    ones, by default the whole pool."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """α_r: hard share of this round's mixture; unset: the schedule's."""

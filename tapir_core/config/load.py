@@ -445,6 +445,7 @@ def _contradictions(config: RunConfig) -> list[str]:
     first = {who: name for name, who in reversed(judges)}
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
+    full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
     held = training.micro_batch_size * (training.processes or 1)
     of_all = f" × processes = {training.processes}" if training.processes else ""
     return problems(
@@ -464,6 +465,8 @@ def _contradictions(config: RunConfig) -> list[str]:
             "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
             f"rounds.{barren.partition(',')[0]}.selection.share: value 0: there are no seeds in the rounds {barren}, "
             "and their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
+            f"rounds.{full.partition(',')[0]}.selection.share: value 1: the whole pool are seeds in the rounds {full}, "
+            "and their easy part (alpha below 1) has nothing to be drawn from; set a lower share, or alpha = 1": full,
             f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
             "set data.heldout, or patience = 0": (
                 stop.patience and (config.data.heldout is None or not config.data.heldout.may_have_dev)

@@ -97,7 +97,7 @@ class TrainingConfig(Section):
 class BasicTuningConfig(Section):
     """S_0: basic instruction following, from a sample of the pool with the teacher's plain answers."""
 
-    examples: AutoSize = 52000
+    examples: AutoSize = "auto"
     """Examples drawn from the usable pool by its natural shares (all of it when it has fewer); `"auto"`: a quarter of
     the pool (docs/own-data.md#sizes-from-the-pool)."""
 
@@ -202,7 +202,7 @@ class RunSection(Section):
     seed: int = 1
     """Every draw of the run derives from it."""
 
-    rounds: Annotated[int, Field(ge=1, le=49)] = 3
+    rounds: Annotated[int, Field(ge=1, le=49)] = 1
     """R: most rounds; the stop rule may end sooner."""
 
     prompts: Free[str | None] = None

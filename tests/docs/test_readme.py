@@ -13,7 +13,6 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 
@@ -22,7 +21,6 @@ import typer
 
 from flows.cli import app
 from tapir_core.config import BudgetConfig, RunConfig
-from tapir_core.config.load import load_config
 from tapir_core.prices import missing_prices
 from tapir_core.standin.families import FAMILIES, draw_problem
 from tests.conftest import StandingServer
@@ -37,7 +35,7 @@ from tests.tiny_student import tiny_student
 README = (REPOSITORY / "README.md").read_text()
 MOST_WORDS = 900
 COPIED = REPOSITORY / "configs/local_endpoints.toml"
-"""What step 2 of *Your own data* copies."""
+"""What docs/own-data.md copies."""
 OUTPUT = re.compile(r"^ *```text\n(.*?)```$", re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line.strip() for block in re.findall(r"^ *```sh\n(.*?)^ *```$", README, re.M | re.S) for line in block.splitlines()
@@ -119,22 +117,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my_instructions.json").write_text(json.dumps(rows))
     student = tiny_student(folder / "tiny")
     build_run("", config=make_config(folder / "runs", run={"name": "quickstart"}), student=student)
-    no_score = {"pool": {"type": "standin", "rows": 240}, "heldout": None}
-    build_run("", config=make_config(folder / "runs", run={"name": "mine"}, data=no_score), student=student)
+    build_run("", config=make_config(folder / "runs", run={"name": "mine"}), student=student)
     return folder
-
-
-@pytest.fixture(scope="module")
-def own_data(folder: Path) -> Iterator[None]:
-    """Step 2 of *Your own data*: the copy is edited as the README says."""
-    text = COPIED.read_text()
-    with StandinServer() as standin:
-        text = text.replace("http://127.0.0.1:8041/v1", standin.base_url)
-        text = text.replace("data/instructions.json", "my_instructions.json").replace(
-            "embedded:smollm2-135m-instruct", "tiny"
-        )
-        (folder / "my_run.toml").write_text(re.sub(r"^\[data\.heldout\]\n(.+\n)+", "", text, flags=re.MULTILINE))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +132,21 @@ def run(folder: Path, forked: Forked) -> Run:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="module")
+def own_data(folder: Path, run: Run) -> Iterator[None]:
+    """Step 2 of *Your own data*: the questions are answered for the stand-in behind an address."""
+    with StandinServer() as standin:
+        answers = {
+            "--instructions": "my_instructions.json",
+            "--student": "tiny",
+            "--teacher": "standin-teacher",
+            "--address": standin.base_url,
+            "--usd": "20",
+        }
+        run("tapir init my_run.toml", *(word for answer in answers.items() for word in answer))
+        yield
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(("tapir export", "tapir estimate"))])
@@ -166,20 +165,6 @@ def test_instructions_of_ones_own_are_labelled_and_taught(
     [line] = [line for line in COMMANDS if line.startswith("tapir run")]
     run(line, *TAUGHT_ONLY, api=standing_prefect.api)
     assert sorted(path.name for path in (folder / "taught/mine").glob("*er*")) == ["teacher"]
-
-
-def settings(line: str) -> list[str]:
-    return [word for option, word in pairwise(shlex.split(line)) if option == "--set"]
-
-
-def test_the_first_run_is_one_round_on_hard_data_as_large_as_all_rounds_of_the_file() -> None:
-    estimated, ran = (
-        settings(line) for word in ("estimate", "run") for line in COMMANDS if line.startswith(f"tapir {word}")
-    )
-    assert ran == [*estimated, "budget.usd=20"]
-    loop, hard = load_config(COPIED), load_config(COPIED, ran)
-    assert (hard.run.rounds, hard.round(1).alpha) == (1, 1.0)
-    assert hard.round(1).examples == sum(loop.round(number).examples for number in loop.round_numbers)
 
 
 def test_the_example_for_an_api_key_loads_in_the_copy_and_its_price_is_known() -> None:

@@ -26,6 +26,7 @@ teacher.endpoint.type = "standin"
 judge.endpoint.type = "standin"
 curriculum.target_shares = { Math = 0.4, Reasoning = 0.3, Others = 0.3 }
 curriculum.alpha_start = 0.5
+curriculum.refine = true
 curriculum.stop.min_seeds = 0
 basic_tuning.examples = 64
 rounds.default = { examples = 64, epochs = 1.0, selection = { type = "hard_share", share = 0.3 } }

@@ -82,7 +82,12 @@ def make_run(folder: Path, provider: FakeProvider, backbone: Path, **pool: Any) 
         student={"backbone": str(backbone), "engine": {"type": "endpoint", "base_url": provider.base_url}},
         teacher={"endpoint": {**endpoint, "model": "a-teacher"}},
         judge={"endpoint": {**endpoint, "model": "a-judge"}},
-        curriculum={"target_shares": {"Writing": 1.0}, "alpha_start": 0.5, "expansion": {"max_waves": 1}},
+        curriculum={
+            "target_shares": {"Writing": 1.0},
+            "alpha_start": 0.5,
+            "refine": True,
+            "expansion": {"max_waves": 1},
+        },
         basic_tuning={"examples": 99},
         rounds={"default": {"examples": 20, "selection": {"type": "hard_share", "share": 0.3}}},
     )

@@ -32,6 +32,7 @@ PROMPTS = OLD.parent / "prompts"
 RUN = (
     *("run", "config.toml"),
     *("--set", "curriculum.expansion.oversample=1.25"),
+    *("--set", "curriculum.refine=true"),
     *("--set", f"run.prompts={PROMPTS}"),
     *("--set", "teacher.endpoint.version=c77237e37faa"),
     *("--set", "judge.endpoint.version=c77237e37faa"),

@@ -109,7 +109,13 @@ def make_desk(root: Path, provider: FakeProvider, **curriculum: object) -> RunCo
         },
         teacher={"endpoint": endpoint},
         judge={"endpoint": endpoint},
-        curriculum={"task_types": TYPES, "alpha_start": 0.5, "expansion": {"max_rouge_l": 1.0}, **curriculum},
+        curriculum={
+            "task_types": TYPES,
+            "alpha_start": 0.5,
+            "refine": True,
+            "expansion": {"max_rouge_l": 1.0},
+            **curriculum,
+        },
         basic_tuning={"examples": 8},
         rounds={"default": {"examples": 24, "selection": {"type": "hard_share", "share": 0.2}}},
     )

@@ -39,7 +39,7 @@ def make_small(root: Path, provider: FakeProvider, backbone: Path) -> RunConfig:
         student={"backbone": str(backbone)},
         teacher={"endpoint": {**endpoint, "model": "a-teacher"}, "label_replies": "json"},
         judge={"endpoint": {**endpoint, "model": "a-judge"}, "replies": "json"},
-        curriculum={"target_shares": "natural", "stop": {"patience": 0}},
+        curriculum={"alpha_start": 0.3, "refine": True, "stop": {"patience": 0}},
         basic_tuning={"examples": 16},
     )
 

@@ -27,6 +27,7 @@ data.heldout = { type = "standin", dev = 20, test = 40 }
 teacher.endpoint.type = "standin"
 judge.endpoint.type = "standin"
 curriculum.target_shares = { Math = 0.5, Reasoning = 0.5 }
+curriculum.refine = true
 basic_tuning.examples = 64
 rounds.default = { examples = 32, selection = { type = "hard_share", share = 0.3 } }
 student.engine = { type = "endpoint", base_url = "http://127.0.0.1:9/v1" }

@@ -96,7 +96,7 @@ def usable_ids(run: RunFolder) -> list[str]:
 
 def test_random_seeds_are_expanded_and_refined_without_an_mfd_or_a_check(tmp_path: Path) -> None:
     target = make_config(tmp_path).curriculum.target_shares
-    curriculum = {"target_shares": target, "expansion": {"max_waves": 1, "check_difficulty": True}}
+    curriculum = {"target_shares": target, "refine": True, "expansion": {"max_waves": 1, "check_difficulty": True}}
     run = make_run(tmp_path, StageAt("evaluate", 0), share=0.3, alpha=0.5, curriculum=curriculum)
     distill(run.ref, until="mix")
     seeds = run.rows(StageAt("select", 1))

@@ -57,7 +57,11 @@ BASES = {
     ],
     "engine of others, random, pointwise": [
         'student.engine={ type = "endpoint", base_url = "http://127.0.0.1:1/v1", api_key_env = "KEY" }',
-        *('rounds.default.selection={ type = "random" }', "rounds.default.alpha=0.5", "judge.mode=pointwise"),
+        *(
+            'rounds.default.selection={ type = "random", share = 0.5 }',
+            "rounds.default.alpha=0.5",
+            "judge.mode=pointwise",
+        ),
         "data.heldout.dev=1",
     ],
     "judged held-out set": ['data.heldout={ type = "judged", references = "h" }'],

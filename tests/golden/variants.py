@@ -130,7 +130,7 @@ VARIANTS: dict[str, list[str]] = {
     # rounds
     "hard share": ['rounds.default.selection={ type = "hard_share" }'],
     "random share": ['rounds.default.selection={ type = "random", share = 0.2 }'],
-    "random share: first round only": ["rounds.2.selection={}"],
+    "random share: first round only": ['rounds.2.selection={ type = "threshold" }'],
     "new instructions are checked: by hard share": ['rounds.default.selection={ type = "hard_share" }'],
     "sizes from the pool": ["basic_tuning.examples=auto", "rounds.default.examples=auto"],
     "alpha of a round": ["rounds.2.alpha=0.9"],

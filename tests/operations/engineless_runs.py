@@ -37,6 +37,7 @@ endpoint = {teacher}
 endpoint = {judge}
 [curriculum]
 alpha_start = 0.5
+refine = true
 target_shares = {{ Math = 0.5, Reasoning = 0.5 }}
 [basic_tuning]
 examples = 32

@@ -23,6 +23,9 @@ def make_config(root, **changes) -> RunConfig:
         "data": {"pool": {"type": "standin"}, "heldout": {"type": "standin"}},
         "teacher": {"endpoint": {"type": "openai", "model": "t", "identity": "t-1"}},
         "judge": {"endpoint": {"type": "openai", "model": "j", "identity": "j-1"}},
+        "curriculum": {"target_shares": "recipe", "alpha_start": 0.3, "refine": True},
+        "basic_tuning": {"examples": 100},
+        "rounds": {"default": {"examples": 100, "selection": {"type": "threshold"}}, **changes.pop("rounds", {})},
     }
     for path, value in changes.items():
         *sections, field = path.split("__")

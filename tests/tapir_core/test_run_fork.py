@@ -88,7 +88,7 @@ def test_another_alpha_shares_all_up_to_the_seeds_of_round_one_and_nothing_after
 
 
 def test_a_round_that_draws_at_random_shares_all_up_to_the_scores_of_s0_and_nothing_after(whole: RunFolder) -> None:
-    at_random = {"examples": 96, "alpha": 0.0, "selection": {"type": "random"}}
+    at_random = {"examples": 96, "alpha": 0.0, "selection": {"type": "random", "share": 0.0}}
     assert taken(whole, open_next(whole.ref.root, rounds={"default": at_random}))[-1] == StageAt("evaluate", 0)
 
 

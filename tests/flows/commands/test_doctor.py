@@ -78,7 +78,9 @@ def write_config(folder: Path, provider: FakeProvider) -> str:
     file = folder / "mine.toml"
     endpoint = f'type = "openai"\nmodel = "a-teacher"\nbase_url = "{provider.base_url}"\napi_key_env = ""\n'
     pool = '[data.pool]\ntype = "standin"\nrows = 20\n'
-    file.write_text(f'[run]\nname = "mine"\nroot = "{folder}"\n{pool}[teacher.endpoint]\n{endpoint}')
+    file.write_text(
+        f'curriculum.refine = true\n[run]\nname = "mine"\nroot = "{folder}"\n{pool}[teacher.endpoint]\n{endpoint}'
+    )
     return str(file)
 
 

@@ -17,7 +17,8 @@ data.pool = { type = "standin", rows = 200 }
 data.heldout = { type = "standin", dev = 20, test = 40 }
 teacher.endpoint.type = "standin"
 judge.endpoint.type = "standin"
-curriculum = { alpha_start = 0.5, alpha_step = 0.2 }
+curriculum = { target_shares = "recipe", alpha_start = 0.5, alpha_step = 0.2, refine = true }
+basic_tuning.examples = 32
 rounds.default = { examples = 64, selection = { type = "hard_share", share = 0.3 } }
 rounds.1.learning_rate = 1e-4
 rounds.2.learning_rate = 5e-5
@@ -131,7 +132,7 @@ def test_what_is_wrong_with_a_comparison_is_told_with_the_remedy(tmp_path: Path,
     [
         ("no_mfd", CONFIG.replace('type = "hard_share", share = 0.3', 'type = "threshold"'), "use selection ="),
         ("constant_alpha", CONFIG.replace("alpha_step = 0.2", "alpha_step = 0.0"), "is this already"),
-        ("no_refinement", CONFIG.replace("alpha_step = 0.2", "alpha_step = 0.2, refine = false"), "is this already"),
+        ("no_refinement", CONFIG.replace("refine = true", "refine = false"), "is this already"),
         ("no_mfd", CONFIG.replace("data.heldout", "# data.heldout"), 'missing; .*: data.heldout = { type = "file", '),
         ("no_mfd", re.sub("data.heldout.*", 'data.heldout.type = "judged"', CONFIG), "set data.heldout.references = "),
     ],

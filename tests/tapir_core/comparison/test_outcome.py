@@ -25,7 +25,7 @@ BENCHMARKS = {
         "baseline": str(SAMPLES / "alpaca_eval_baseline.json"),
     }
 }
-AT_RANDOM = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random"}}}
+AT_RANDOM = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random", "share": 0.0}}}
 PRICES = RolePrices(
     **{
         role: TokenPrices(usd_per_million_prompt_tokens=1.0, usd_per_million_completion_tokens=1.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.config import HardShare, RunConfig, StandinEndpoint, VllmEngine
+from tapir_core.config import HardShare, RandomShare, RunConfig, StandinEndpoint, VllmEngine
 from tapir_core.config import load as loading
 from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.errors import ConfigError
@@ -42,10 +42,12 @@ def problems(folder: Path, text: str = SMALLEST, *overrides: str) -> list[str]:
     return caught.value.problems
 
 
-def test_the_smallest_file_gives_the_defaults_of_the_paper(tmp_path: Path) -> None:
+def test_the_smallest_file_gives_the_recommended_recipe(tmp_path: Path) -> None:
+    """One round on the whole pool and new instructions like it, by natural shares, with plain answers (LOG.md, E4)."""
     config = load(tmp_path)
-    assert config.run.rounds == 3
-    assert [config.round(number).alpha for number in (1, 2, 3)] == [0.3, 0.5, 0.7]
+    assert (config.run.rounds, config.round(1).alpha, config.round(1).selection) == (1, 1.0, RandomShare(share=1.0))
+    assert (config.curriculum.target_shares, config.curriculum.refine) == ("natural", False)
+    assert (config.basic_tuning.examples, config.round(1).examples) == ("auto", "auto")
     assert config.teacher.endpoint == StandinEndpoint()
 
 
@@ -99,7 +101,7 @@ def test_all_problems_are_reported_at_once_in_one_line_each(tmp_path: Path) -> N
         ("training.lora={rank = 0}", "training.lora.rank: value 0"),
         ("curriculum.alpha_start=1.5", "expected number ≥ 0 and ≤ 1"),
         ("rounds.2.alpha=x", 'rounds.2.alpha: value "x" (from the command line: rounds.2.alpha): expected number ≥ 0'),
-        ("rounds.2.selection.threshold=x", "rounds.2.selection.threshold: value"),
+        ("rounds.2.selection={type='threshold', threshold='x'}", "rounds.2.selection.threshold: value"),
         ("rounds.0.alpha=0.5", "rounds.0 (from the command line: rounds.0.alpha): is no round; use `default` or"),
         ("curriculum.target_shares={Math = 0.5}", "shares sum to 0.500000, not 1; scale each by 2.000000"),
         ("curriculum.target_shares={Maths = 1.0}", "unknown task type 'Maths'; did you mean 'Math'? the 32 are: Math"),
@@ -213,7 +215,7 @@ def test_overrides_are_toml_values_or_else_text_and_the_last_one_wins(tmp_path: 
     )
     assert (config.run.rounds, config.run.root, config.judge.orders) == (5, "a=b", ("student_first",))
     assert config.student.revision == "2026-10-01"
-    assert (config.round(1).alpha, config.round(2).alpha) == (0.3, 0.25)
+    assert (config.round(1).alpha, config.round(2).alpha) == (1.0, 0.25)
     assert config.round(1).selection == HardShare(share=0.2)
 
 
@@ -310,9 +312,11 @@ def test_own_task_types_are_read_back_in_their_order(tmp_path: Path) -> None:
     assert again.curriculum.types.names == config.curriculum.types.names
 
 
-def test_the_recipe_is_a_table_and_the_default_for_the_papers_task_types(tmp_path: Path) -> None:
-    plain, defined = load(tmp_path, SMALLEST), load(tmp_path, SMALLEST, "curriculum.task_types=defined")
-    assert plain == load(tmp_path, SMALLEST, "curriculum.target_shares=recipe")
+def test_the_recipe_is_a_table_for_the_papers_task_types(tmp_path: Path) -> None:
+    recipe = "curriculum.target_shares=recipe"
+    plain, defined = (
+        load(tmp_path, SMALLEST, recipe, f"curriculum.task_types={each}") for each in ("paper", "defined")
+    )
     assert plain.curriculum.target_shares == defined.curriculum.target_shares == TARGET_SHARES
     assert "task_types" not in resolved_json(plain), "a run of before has the same file"
 

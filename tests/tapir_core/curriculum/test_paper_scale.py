@@ -11,7 +11,7 @@ from functools import cache
 import polars as pl
 import pytest
 
-from tapir_core.config.curriculum import CurriculumConfig, RoundConfig
+from tapir_core.config.curriculum import CurriculumConfig, Threshold
 from tapir_core.curriculum import (
     RoundSize,
     draw_easy,
@@ -29,7 +29,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.task_types import TARGET_SHARES, TASK_TYPES
 from tests.builders import make_expansion
 
-POOL, ASKED, ALPHA = 52_000, RoundConfig().examples, CurriculumConfig.model_fields["alpha_start"].default
+POOL, ASKED, ALPHA = 52_000, 70_000, 0.3
 SETTINGS = CurriculumConfig().expansion
 NAMES = (*(name for name in TASK_TYPES if name != "Math"), "Math")
 """By frequency in the pool: one of the two that a mixture has most of is the rarest."""
@@ -72,7 +72,7 @@ def make_pool(hard_share: float, rng: random.Random) -> pl.DataFrame:
 def run_round(hard_share: float, acceptance: float, seed: int = 1) -> Round:
     """A first round; S_0 was trained on the whole pool, which makes no difference to it."""
     rng = derive_rng(seed, "pool")
-    parts = select_seeds(RoundConfig().selection, make_pool(hard_share, rng), rng)
+    parts = select_seeds(Threshold(), make_pool(hard_share, rng), rng)
     size = size_round(ASKED, ALPHA, reach_of(parts.easy, TARGET_SHARES))
     wanted, new, asked = quotas(size.hard, TARGET_SHARES), dict[str, str](), 0
     for wave in range(1, SETTINGS.max_waves + 1):

@@ -244,8 +244,9 @@ def test_assumptions_are_said_in_words() -> None:
     said = " ".join(paid_by(PRICED, PRICED).assumptions)
     for word in ("instructions", "store", "usable", "rounds", "Price of the teacher"):
         assert word in said
-    assert "above δ" in " ".join(paid_by(PRICED, PRICED, rounds={}).assumptions)
-    at_random = {"default": {"alpha": 0.0, "selection": {"type": "random"}}}
+    by_threshold = {"default": {"examples": 96, "selection": {"type": "threshold"}}}
+    assert "above δ" in " ".join(paid_by(PRICED, PRICED, rounds=by_threshold).assumptions)
+    at_random = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random", "share": 0.0}}}
     unjudged = " ".join(paid_by(PRICED, PRICED, rounds=at_random).assumptions)
     assert "nothing is judged in the rounds 1, 2." in unjudged
     assert "A verdict" not in unjudged

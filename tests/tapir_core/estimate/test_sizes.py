@@ -17,7 +17,8 @@ ROWS = 3000
 TRAINED = 2540
 """Of the 98 % that are likely to be usable, without the 200 instructions each of the judged held-out set."""
 ROUND: dict[str, Any] = {"examples": "auto"}
-AUTO: dict[str, Any] = {"basic_tuning": {"examples": "auto"}, "rounds": {"default": {"examples": "auto"}}}
+RECOMMENDED: dict[str, Any] = {"basic_tuning": {}, "rounds": {"default": ROUND}}
+AUTO: dict[str, Any] = {"basic_tuning": {}, "rounds": {"default": {**ROUND, "selection": {"type": "threshold"}}}}
 TEACHER = {"endpoint": {"type": "openai", "model": "m", "base_url": "https://llm.example.com/v1"}}
 
 
@@ -28,7 +29,14 @@ def own(folder: Path, rows: int = ROWS) -> dict[str, Any]:
 
 
 def auto(folder: Path, rows: int = ROWS, **sections: Any) -> RunConfig:
-    given = {"data": own(folder, rows), "curriculum": {}, "teacher": TEACHER, "judge": TEACHER, **AUTO, **sections}
+    given = {
+        "data": own(folder, rows),
+        "curriculum": {"alpha_start": 0.3},
+        "teacher": TEACHER,
+        "judge": TEACHER,
+        **AUTO,
+        **sections,
+    }
     return make_config(folder, **given)
 
 
@@ -54,11 +62,21 @@ def test_each_size_is_what_the_pool_is_likely_to_fill(tmp_path: Path) -> None:
             {"rounds": {"default": {**ROUND, "selection": {"type": "hard_share", "share": 0.1}, "alpha": 1.0}}},
             2 * 254,
         ),
-        ({"rounds": {"default": {**ROUND, "selection": {"type": "random"}, "alpha": 0.0}}}, TRAINED),
+        ({"rounds": {"default": {**ROUND, "selection": {"type": "random", "share": 0.0}, "alpha": 0.0}}}, TRAINED),
+        ({**RECOMMENDED, "curriculum": {}}, TRAINED),
     ],
 )
 def test_a_round_follows_its_selection_and_its_alpha(tmp_path: Path, sections: dict[str, Any], first: int) -> None:
     assert sizes(auto(tmp_path, **sections))[1] == first
+
+
+@pytest.mark.parametrize(("rows", "waves", "examples"), [(128, 3, 512), (128, 0, 101), (900, 3, 706)])
+def test_the_recommended_round_has_new_instructions_written_where_the_pool_is_small(
+    tmp_path: Path, rows: int, waves: int, examples: int
+) -> None:
+    found = auto(tmp_path, rows, **RECOMMENDED, curriculum={"expansion": {"max_waves": waves}})
+    assert sizes(found)[1] == examples
+    assert (f"written up to {examples}" in settle_sizes(found)[1][1]) is (examples == 512)
 
 
 def test_a_tiny_pool_leaves_something_to_train_on(tmp_path: Path) -> None:

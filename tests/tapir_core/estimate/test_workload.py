@@ -124,6 +124,7 @@ def test_a_round_that_draws_at_random_asks_no_student_and_no_judge() -> None:
     curriculum = {
         "target_shares": make_config("runs").curriculum.target_shares,
         "expansion": {"check_difficulty": True},
+        "refine": True,
     }
     at_random = {"default": {"examples": 96, "selection": {"type": "random", "share": 0.3}}, "2": {}}
     rounds = {**at_random, "2": {"selection": {"type": "hard_share", "share": 0.3}}}
@@ -140,7 +141,7 @@ def test_a_round_that_draws_at_random_asks_no_student_and_no_judge() -> None:
 def test_natural_shares_want_what_the_pool_has_and_so_little_expansion(known: dict[str, float] | None) -> None:
     pool = Pool(5000, natural_shares=known)
     wide = {"selection": {"type": "hard_share", "share": 0.9}, "examples": 96}
-    natural = works(pool, rounds={"default": wide}, curriculum={"target_shares": "natural"})
+    natural = works(pool, rounds={"default": wide}, curriculum={"refine": True})
     table = works(pool, rounds={"default": wide}, curriculum={"target_shares": {"Law": 0.5, "Art": 0.5}})
     assert needed(only(natural, "expand")) == 0
     if known is not None:
@@ -159,7 +160,7 @@ def test_without_rejudging_only_the_first_round_is_judged_and_its_seeds_are_all_
 
 
 def test_a_mixture_drawn_at_random_from_the_pool_asks_nobody() -> None:
-    at_random = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random"}}}
+    at_random = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random", "share": 0.0}}}
     found = works(Pool(240, natural_shares={"Math": 1.0}), rounds=at_random)
     assert all(
         each.needed == 0 for each in found if each.round and each.round > 0 and each.role and each.stage != "evaluate"

@@ -46,8 +46,12 @@ def rows(card: str, heading: str) -> list[list[str]]:
     ("number", "rounds", "words"),
     [
         (0, {}, "after basic fine-tuning with TAPIR"),
-        (1, {}, "after basic fine-tuning and 1 round of curriculum with TAPIR"),
-        (1, {"alpha": 0.0, "selection": {"type": "random"}}, "and 1 round in which nothing was judged with TAPIR"),
+        (1, {"selection": {"type": "hard_share"}}, "after basic fine-tuning and 1 round of curriculum with TAPIR"),
+        (
+            1,
+            {"alpha": 0.0, "selection": {"type": "random", "share": 0.0}},
+            "and 1 round in which nothing was judged with TAPIR",
+        ),
     ],
 )
 def test_the_card_names_a_judge_and_a_curriculum_only_where_there_was_one(
