@@ -104,7 +104,7 @@ def time_theirs(student: StudentConfig, checkpoint: Path, prompts: list[str], fo
     env = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     env |= {name: value for name, value in server_env(engine, environment, "").items() if name in _EQUAL}
     script = Path(__file__).with_name("student_offline.py")
-    argv = [os.path.abspath(engine.python), str(script), str(job), str(result)]
+    argv = [str(engine.interpreter), str(script), str(job), str(result)]
     began = time.perf_counter()
     with start_child(argv, env=env, log_path=folder / "theirs.log", name="offline vLLM") as child:
         code = child.wait()

@@ -18,6 +18,10 @@ from typer.core import TyperGroup
 INTERRUPTED = 130
 
 COMMANDS = {
+    "setup": (
+        "setup:setup",
+        "Build the environment of the student's server, once for all runs; nothing is done where it stands already.",
+    ),
     "init": ("init:init", "Ask five questions and write a configuration to begin with."),
     "doctor": (
         "diagnosis.command:doctor",

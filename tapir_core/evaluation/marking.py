@@ -32,13 +32,14 @@ from tapir_core.evaluation.benchmark import (
 )
 from tapir_core.evaluation.scores import REPLIES, ItemValues, Judgment, Place, Score, failures_in_words, score
 from tapir_core.evaluation.statistics import ALL, SHARE, in_percent, mean_value, ratio_figure
+from tapir_core.installation import harness_setup
 from tapir_core.prompts import Prompt
 
 UNKNOWN = "marks"
 """Metric of answers of which none could be marked, so that nothing named one."""
 
 _M = TypeVar("_M", bound=MarkedBenchmark)
-_REMEDY = "run `make lm-eval-env`, or let its `python` name an interpreter that has lm-evaluation-harness"
+_REMEDY = f"run `{harness_setup()}`, or let its `python` name an interpreter that has lm-evaluation-harness"
 _LAST_LINES = 8
 _NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
 _VERSION = "from importlib import metadata; print(metadata.version('lm_eval'))"

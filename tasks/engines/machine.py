@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from tapir_core.errors import MissingPrerequisite
+from tapir_core.installation import gpu_setup
 from tasks.engines.keys import keyless_environment
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -55,16 +56,15 @@ def check_gpu_training() -> None:
     if not cuda:
         raise MissingPrerequisite(
             f"this machine has {len(gpus)} GPUs and {sys.prefix} holds torch {version} for processors, on which "
-            "it would train; remove the environment and build it with `STUDENT=vllm-cuda make setup`, or hide the GPUs "
-            f"with {GPUS_VARIABLE}= in the environment"
+            f"it would train; run `{gpu_setup(version)}`, or hide the GPUs with {GPUS_VARIABLE}= in the environment"
         )
     drivers = {int(each.partition(".")[0]) for each in _of_visible_gpus("driver_version") if each[:1].isdigit()}
     wanted = _OLDEST_DRIVER.get(cuda, 0)
     if drivers and min(drivers) < wanted:
         raise MissingPrerequisite(
             f"torch {version} is built for CUDA {cuda}, which wants a driver from {wanted} on, and this "
-            f"machine has {min(drivers)}; update the driver, or build the environments from an index "
-            "of torch for an older CUDA (`make setup TORCH_INDEX=…`)"
+            f"machine has {min(drivers)}; update the driver, or take torch for an older CUDA "
+            "(docs/engines.md)"
         )
     if not any(shutil.which(each) for each in (os.environ.get("CC", "cc"), "gcc", "clang")):
         raise MissingPrerequisite(

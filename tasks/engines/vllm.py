@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tapir_core.config import SERVED_NAME, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
+from tapir_core.installation import STUDENT_SETUP
 from tasks.engines import backbone, keys, machine
 from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
 
@@ -112,8 +113,8 @@ class VllmServer(StudentServer):
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
         broken_amx = f"; {machine.BROKEN_AMX}" if found.broken_amx else ""
         device = "GPUs" if found.device == "cuda" else "the CPU"
-        said = f"{engine.python}: {versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx}"
-        return Installed(said, found.device)
+        said = f"{versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx}"
+        return Installed(f"{engine.python or engine.interpreter}: {said}", found.device)
 
 
 def find_environment(engine: VllmEngine) -> VllmEnvironment:
@@ -123,21 +124,22 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
         MissingPrerequisite: there is no such interpreter, or it has no vLLM.
     """
     remedy = (
-        "run `make student-env`, let student.engine.python name an interpreter with vLLM, "
+        f"run `{STUDENT_SETUP}`, let student.engine.python name an interpreter with vLLM, "
         'or use student.engine.type = "endpoint"'
     )
-    command = [_python(engine), "-c", _PROBE]
+    where = f"student.engine.python = {engine.python or str(engine.interpreter)!r}"
+    command = [str(engine.interpreter), "-c", _PROBE]
     try:
         reply = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_base_env())
     except OSError as exc:
-        raise MissingPrerequisite(f"student.engine.python = {engine.python!r}: {exc.strerror}; {remedy}") from exc
+        raise MissingPrerequisite(f"{where}: {exc.strerror}; {remedy}") from exc
     found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}
     if not found["found"]:
-        raise MissingPrerequisite(f"student.engine.python = {engine.python!r} has no vLLM; {remedy}")
+        raise MissingPrerequisite(f"{where} has no vLLM; {remedy}")
     cache = Path(found["folder"], "vllm-cache") if found["folder"] else None
     if found["device"] != "cpu":
         return VllmEnvironment(found["device"], cache, found["versions"])
-    broken_amx = machine.amx_is_broken(_python(engine))
+    broken_amx = machine.amx_is_broken(str(engine.interpreter))
     auto_dtype = "bfloat16" if machine.computes_in_bf16(broken_amx=broken_amx) else "float32"
     return VllmEnvironment("cpu", cache, found["versions"], broken_amx, auto_dtype)
 
@@ -184,7 +186,13 @@ def server_command(
     }
     words = [str(word) for option in options.items() if option[1] is not None for word in option]
     flags = ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
-    return [_python(engine), *module, *words, *flags, *(["--enforce-eager"] if environment.is_eager(engine) else [])]
+    return [
+        str(engine.interpreter),
+        *module,
+        *words,
+        *flags,
+        *(["--enforce-eager"] if environment.is_eager(engine) else []),
+    ]
 
 
 def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -> dict[str, str]:
@@ -221,11 +229,6 @@ def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
             "OMP_WAIT_POLICY": "PASSIVE",
         }
     return settings
-
-
-def _python(engine: VllmEngine) -> str:
-    """The interpreter as an absolute path, links kept: resolved, it would leave its environment."""
-    return os.path.abspath(os.path.expanduser(engine.python))
 
 
 def _base_env() -> dict[str, str]:

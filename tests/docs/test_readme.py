@@ -108,7 +108,7 @@ def test_a_command_that_is_none_is_noticed(wrong: str, message: str) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands are given in: a clone after the quickstart and after a run on instructions of one's own."""
     folder = tmp_path_factory.mktemp("clone")
-    for name in ("configs", "benchmarks", ".venv-vllm"):
+    for name in ("configs", "benchmarks"):
         (folder / name).symlink_to(REPOSITORY / name)
     problems = [
         draw_problem(family, 2, "pool", random.Random(seed)) for family in FAMILIES.values() for seed in range(5)

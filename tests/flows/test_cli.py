@@ -95,7 +95,7 @@ def test_a_cap_on_usd_needs_every_price(run):
 
 
 def test_a_missing_student_environment_names_the_command_that_builds_it(run):
-    refused(run("--set", "student.engine.python=.venv-nowhere/bin/python"), 1, ".venv-nowhere", "make")
+    refused(run("--set", "student.engine.python=.venv-nowhere/bin/python"), 1, ".venv-nowhere", "tapir setup")
 
 
 def test_a_student_without_chat_template_is_refused(run, backbone):

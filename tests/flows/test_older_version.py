@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from tapir_core.config import load
 from tapir_core.errors import ConfigError, RunChanged
+from tapir_core.installation import STUDENT_ENVIRONMENT_VARIABLE, interpreter
 from tapir_core.paths import RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, StageAt, plan
@@ -81,10 +82,12 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OldRun]:
     """The run in a folder of its own, which is the working folder; its vLLM only says that it was started."""
     with tarfile.open(OLD) as archive:
         archive.extractall(tmp_path, filter="data")
-    interpreter = tmp_path / ".venv-vllm" / "bin" / "python"
-    interpreter.parent.mkdir(parents=True)
-    interpreter.write_text(f"#!/bin/sh\ntouch {tmp_path}/engine-was-started\nexit 1\n")
-    interpreter.chmod(0o755)
+    environment = tmp_path / ".venv-vllm"  # where the run's own configuration looks
+    python = interpreter(environment)
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\ntouch {tmp_path}/engine-was-started\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setenv(STUDENT_ENVIRONMENT_VARIABLE, str(environment))
     monkeypatch.chdir(tmp_path)
     yield OldRun(tmp_path)
     close_all()

@@ -50,7 +50,7 @@ class StandingRoot:
         exported: Mapping[str, str] | None = None,
         patience_seconds: float = 240,
     ) -> None:
-        """Lay out the folder that commands are typed in: it has the presets and the student's environment.
+        """Lay out the folder that commands are typed in: it has the presets.
 
         ``root`` is named to `tapir up`; without it the root is the folder's `runs`. ``patience_seconds`` is how long
         a flow run may take to come to the state that a test waits for.
@@ -62,8 +62,7 @@ class StandingRoot:
         self._exported = dict(exported or {})
         self._begun: list[subprocess.Popen[bytes]] = []
         self.home.mkdir()
-        for name in ("configs", ".venv-vllm"):
-            (folder / name).symlink_to(REPOSITORY / name)
+        (folder / "configs").symlink_to(REPOSITORY / "configs")
 
     def __enter__(self) -> Self:
         return self

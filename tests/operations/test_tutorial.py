@@ -29,7 +29,6 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, str(free_port())
-        (folder / ".venv-vllm").symlink_to(REPOSITORY / ".venv-vllm")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
 

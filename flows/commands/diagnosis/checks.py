@@ -3,7 +3,7 @@
 Of the machine: both environments with the versions of their engines, accelerators, memory. Of a configuration: itself,
 its endpoints and their prices, the backbone and its chat template. Nothing heavy is loaded, and no root and no store is
 made. Limits: of accelerators only NVIDIA's are seen, as `nvidia-smi` shows them; of GPU workers only process workers
-(`--type process`) that were started in this folder, where they look for the student's environment.
+(`--type process`) that were started in this folder.
 
 Imports no Prefect before a server is looked at: its settings must stand in the environment before.
 """
@@ -46,6 +46,7 @@ from tapir_core.config.load import check_config, load_config, missing_prerequisi
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.evaluation.benchmark import benchmark_of
+from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
 from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
@@ -90,11 +91,11 @@ def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
     engine, is_remote = config.student.engine if config else None, "://" in root
     # A cold disk takes long to give what the Python of an environment imports.
     student = Check(
-        "student environment", lambda: _look_at_student(engine), "`make student-env` builds it anew", limit_seconds=60
+        "student environment", lambda: _look_at_student(engine), f"`{STUDENT_SETUP}` builds it anew", limit_seconds=60
     )
     disk = Check("disk", lambda: _look_at_disk(root), "look whether the file system of the root answers")
     return [
-        Check("environment", _look_at_environment, "`make setup` builds it"),
+        Check("environment", _look_at_environment, f"`{package_setup()}` builds it"),
         *([student] if engine is None or engine.served_by != "others" else []),
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
@@ -122,6 +123,7 @@ def _look_at_environment() -> Finding:
         where=f"Python {sys.version.split()[0]} in {sys.prefix}",
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
         missing=[name for name, version in versions.items() if version is None],
+        remedy=package_setup(),
     )
 
 
@@ -142,7 +144,7 @@ def _look_at_student(engine: StudentEngine | None) -> Finding:
             raise
         why, _, remedy = str(error).partition("; ")
     about = {"has_worker": _has_worker(GPU_POOL), "is_configured": engine is not None}
-    return finding("no_student", why=why, remedy=remedy, pool=GPU_POOL, **about)
+    return finding("no_student", why=why, remedy=remedy, builder=STUDENT_SETUP, pool=GPU_POOL, **about)
 
 
 def _installed(engine: StudentEngine | None) -> student_server.Installed | None:
@@ -166,6 +168,7 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         failure = str(lines[0] if lines else done.returncode) if done.returncode else ""
         gpus = [] if failure else ["{}, {}, {} in use, driver {}".format(*line.split(", ")) for line in lines]
+    torch = _version("torch")
     # That an environment is missing has a check of its own.
     with suppress(MissingPrerequisite):
         student = _installed(engine) if gpus else None
@@ -174,8 +177,10 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
         program=program,
         failure=failure,
         gpus=gpus,
-        torch_is_cpu=_version("torch") is not None and not machine.cuda_of_torch(),
+        torch_is_cpu=torch is not None and not machine.cuda_of_torch(),
+        torch_remedy=gpu_setup(torch or ""),
         student_is_cpu=student is not None and student.device == "cpu",
+        student_remedy=f"{STUDENT_SETUP} --student vllm-cuda",
     )
 
 

@@ -51,7 +51,7 @@ def test_a_fault_ends_with_one_and_looking_makes_nothing(tmp_path: Path, doctor:
     done = doctor("configs/test.toml", *place, "--set", "student.engine.python=.venv-nowhere/bin/python", "--json")
     assert done.returncode == 1, done.stdout + done.stderr
     found = {each["part"]: each for each in json.loads(done.stdout)["findings"]}
-    assert "make student-env" in found["student environment"]["remedy"]
+    assert "tapir setup" in found["student environment"]["remedy"]
     assert "student.chat_template" in found["backbone"]["remedy"]
     assert found["storage"]["level"] == "ok"
     assert not (tmp_path / "runs").exists()

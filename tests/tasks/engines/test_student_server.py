@@ -30,7 +30,7 @@ from tasks.engines.vllm import VllmServer
 from tests.tiny_student import tiny_student
 
 REPOSITORY = Path(__file__).parents[3]
-VLLM_PYTHON = REPOSITORY / VllmEngine().python
+VLLM_PYTHON = VllmEngine().interpreter
 
 FAKE_PYTHON = '''\
 #!{python}
@@ -161,12 +161,12 @@ def test_each_start_has_a_key_of_its_own_that_no_argument_shows(tmp_path: Path) 
 
 
 def test_a_missing_interpreter_says_how_to_make_the_environment(tmp_path: Path) -> None:
-    with pytest.raises(MissingPrerequisite, match=r"'/no/python': No such file or directory; run `make student-env`"):
+    with pytest.raises(MissingPrerequisite, match=r"'/no/python': No such file or directory; run `tapir setup`"):
         make_server(tmp_path, "/no/python").start(make_checkpoint(tmp_path))
 
 
 def test_an_interpreter_without_vllm_says_how_to_make_the_environment(tmp_path: Path) -> None:
-    with pytest.raises(MissingPrerequisite, match="has no vLLM; run `make student-env`"):
+    with pytest.raises(MissingPrerequisite, match="has no vLLM; run `tapir setup`"):
         make_server(tmp_path, sys.executable).start(make_checkpoint(tmp_path))
 
 

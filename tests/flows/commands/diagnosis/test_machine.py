@@ -11,6 +11,7 @@ from flows.commands.diagnosis import Check, Finding, examine
 from flows.commands.diagnosis.checks import checks_of
 from tapir_core.config import StudentEngine, VllmEngine
 from tapir_core.config.student import EndpointEngine, ReplicasEngine
+from tapir_core.installation import STUDENT_ENVIRONMENT_VARIABLE
 from tests.run_config import make_config
 
 
@@ -43,14 +44,14 @@ def test_a_student_environment_that_is_not_there_names_the_command_that_builds_i
     found = look("student environment", VllmEngine(python=".venv-nowhere/bin/python"))
     assert found.level == "fault"
     assert ".venv-nowhere" in found.found
-    assert "make student-env" in found.remedy
+    assert "tapir setup" in found.remedy
 
 
 def test_an_environment_without_vllm_is_none_for_a_student() -> None:
     found = look("student environment", VllmEngine(python=sys.executable))
     assert found.level == "fault"
     assert "no vLLM" in found.found
-    assert "make student-env" in found.remedy
+    assert "tapir setup" in found.remedy
 
 
 def test_a_student_of_another_server_needs_no_environment() -> None:
@@ -60,7 +61,8 @@ def test_a_student_of_another_server_needs_no_environment() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a command, without any environment."""
+    """The folder of a command on a machine where no student's environment was built."""
+    monkeypatch.setenv(STUDENT_ENVIRONMENT_VARIABLE, str(tmp_path / "none"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -86,7 +88,7 @@ def test_without_a_configuration_a_missing_student_environment_may_be_as_wanted(
     found = look("student environment")
     assert found.level == "warning"
     assert "replicas" in found.found
-    assert "make student-env" in found.remedy
+    assert "tapir setup" in found.remedy
     assert "tapir doctor CONFIG" in found.remedy
 
 
@@ -96,7 +98,7 @@ def test_where_a_gpu_worker_works_a_missing_student_environment_is_a_fault(engin
     found = look("student environment", engine)
     assert found.level == "fault"
     assert "a worker of tapir-gpu that works here can serve no student" in found.found
-    assert "make student-env" in found.remedy
+    assert "tapir setup" in found.remedy
 
 
 @pytest.mark.usefixtures("gpu_worker")
