@@ -43,7 +43,7 @@ from tasks._task import cached, does, project_task
 from tasks.engines import machine
 from tasks.engines.backbone import matters
 from tasks.engines.logs import tell
-from tasks.engines.training import memory, trainer
+from tasks.engines.training import memory, prerequisites, trainer
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -220,13 +220,14 @@ def check_trainer(run: RunFolder) -> None:
 
     Raises:
         MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*; or here, where memory
-            does not suffice or its GPUs cannot be used.
+            does not suffice, its GPUs cannot be used, or a package lacks.
     """
     training = run.config.training
     if training.runs_on == "worker":
         FINE_TUNE.check()
     else:
         machine.check_gpu_training()
+        prerequisites.check_packages(training)
         memory.look_ahead(training, current(run).checkpoint(BACKBONE))
 
 

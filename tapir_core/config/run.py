@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -12,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import AutoSize, Free, Section, StoreUrl
+from tapir_core.config._base import DIFFERENT, AutoSize, Free, Later, Section, StoreUrl
 from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
@@ -25,6 +26,15 @@ LONGEST_NAME = 80
 
 _RATE, _ADAPTER_RATE = 2e-5, 2e-4
 """The paper's, and ten times as much for the few weights of adapters, as is usual."""
+
+
+Reporters = Annotated[
+    tuple[Literal["tensorboard", "wandb"], ...],
+    Field(strict=False),
+    DIFFERENT,
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) and given else given or ()),
+]
+"""Several, or one by its name."""
 
 
 class LoraConfig(Section):
@@ -86,6 +96,10 @@ class TrainingConfig(Section):
 
     processes: Free[PositiveInt | None] = None
     """Ranks on this machine; unset: one for each accelerator, or one on a CPU."""
+
+    report_to: Free[Later[Reporters]] = ()
+    """Who is told of each step too, one or several: TensorBoard, whose files lie in the run's `logs/`, or Weights &
+    Biases, whose key is read from `WANDB_API_KEY` (docs/training.md)."""
 
     save_minutes: Free[PositiveFloat] = 10.0
     """Minutes between two resumable checkpoints: what a kill can cost at most."""

@@ -151,6 +151,7 @@ VARIANTS: dict[str, list[str]] = {
         "training.processes=2",
         "training.micro_batch_size=1",
         "training.gradient_checkpointing=true",
+        'training.report_to=["tensorboard", "wandb"]',
         "training.save_minutes=1.0",
         "training.grace_seconds=1.0",
     ],

@@ -52,7 +52,7 @@ from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
 from tasks.engines import backbone, keys, machine, student_server, students, supervisor
-from tasks.engines.training import memory
+from tasks.engines.training import memory, prerequisites
 from tasks.engines.verifier import check_verifier
 
 if TYPE_CHECKING:
@@ -372,6 +372,7 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
 def _training_check(config: RunConfig, root: str) -> Check:
     def look() -> Finding:
         machine.check_gpu_training()
+        prerequisites.check_packages(config.training)
         folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
         said = memory.look_ahead(config.training, folder) if folder else []
         return finding("training", said=said, is_here=folder is not None)

@@ -241,6 +241,9 @@ def sft_settings(job: TrainingJob, plan: data.BatchPlan, *, on_cpu: bool) -> dic
         "deepspeed": deepspeed_config(job, plan),
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
+        "report_to": list(training.report_to),
+        # The run and the training: `mine train-01`.
+        "run_name": f"{job.log_path.parent.parent.name} {job.log_path.stem}",
         "save_strategy": "no",
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,

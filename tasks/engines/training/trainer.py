@@ -29,7 +29,7 @@ from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks.engines import keys, logs, machine, supervisor
-from tasks.engines.training import memory
+from tasks.engines.training import memory, prerequisites
 
 _POLL_SECONDS = 0.25
 
@@ -60,7 +60,7 @@ class TrainingJob:
     @property
     def identity(self) -> str:
         """Digest of all that can change the weights; a checkpoint of another identity is never resumed from."""
-        free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"}
+        free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing", "report_to"}
         free: dict[str, Any] = {"output": True, "log_path": True, "training": free_of_training}
         return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=free))
 
@@ -169,6 +169,7 @@ def train_student(
     done = attempt.summary()
     if done is not None:
         return done
+    prerequisites.check_packages(job.training)
     clear_unfinished(attempt.saves)
     command = [sys.executable, "-u", "-m", "tasks.engines.training.rank", str(attempt.job_file)]
     ranks: list[supervisor.Child] = []
@@ -176,6 +177,7 @@ def train_student(
     # Kept until they have met: a rank loads for seconds, on a busy machine for a minute.
     with supervisor.reserved_port("127.0.0.1") as port, logs.follow_log("trainer", job.log_path):
         environments = rank_environments(job, keys.keyless_environment(), machine.visible_gpus(), port)
+        environments[0] |= report_environment(job, os.environ)
         try:
             for environment in environments:
                 ranks.append(supervisor.start_child(command, env=environment, log_path=job.log_path, name="trainer"))
@@ -252,6 +254,21 @@ def rank_environments(
         if machine.amx_is_broken(sys.executable):
             values |= machine.WITHOUT_AMX
     return [{**values, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def report_environment(job: TrainingJob, environment: Mapping[str, str]) -> dict[str, str]:
+    """What the first rank, who reports, sees beside: the folders of its reports, and the key of Weights & Biases.
+
+    Other children get no key; this one gets that one where it reports there.
+    """
+    folder = job.log_path.parent
+    values = {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / job.log_path.stem)}
+    if "wandb" in job.training.report_to:
+        values |= {"WANDB_PROJECT": "tapir", "WANDB_DIR": str(folder)}
+        values |= {
+            name: environment[name] for name in ("WANDB_PROJECT", prerequisites.WANDB_KEY) if name in environment
+        }
+    return values
 
 
 def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:

@@ -47,7 +47,13 @@ def test_what_can_change_the_weights_changes_the_identity(tmp_path: Path, change
 
 
 def test_how_often_and_where_it_is_saved_does_not_change_the_identity(tmp_path: Path) -> None:
-    how = {"runs_on": "worker", "save_minutes": 1, "grace_seconds": 1, "gradient_checkpointing": True}
+    how = {
+        "runs_on": "worker",
+        "save_minutes": 1,
+        "grace_seconds": 1,
+        "gradient_checkpointing": True,
+        "report_to": "wandb",
+    }
     training = TrainingConfig(lora=LoraConfig(), **how)
     other = make_job(tmp_path, training=training, output=tmp_path / "x", log_path=tmp_path / "y")
     assert other.identity == make_job(tmp_path).identity

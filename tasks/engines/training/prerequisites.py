@@ -1,0 +1,38 @@
+"""What a training's settings need of this machine beside memory: looked at before anything is paid for or loaded."""
+
+import importlib.util
+import os
+import sys
+
+from tapir_core.config import TrainingConfig
+from tapir_core.errors import MissingPrerequisite
+
+WANDB_KEY = "WANDB_API_KEY"
+
+_REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+"""Who can be reported to → the packages that do it, any of them."""
+
+
+def check_packages(training: TrainingConfig) -> None:
+    """Refuse settings that this environment cannot follow.
+
+    Raises:
+        MissingPrerequisite: a package lacks, or the key of Weights & Biases.
+    """
+    for reporter in training.report_to:
+        _need(_REPORTERS[reporter], f'training.report_to = "{reporter}"', "leave it out")
+    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if "wandb" in training.report_to and not offline and not os.environ.get(WANDB_KEY):
+        raise MissingPrerequisite(
+            f'training.report_to = "wandb" needs a key, and {WANDB_KEY} is not set; run `export {WANDB_KEY}=…`, '
+            "or `export WANDB_MODE=offline` to report into the run's logs/ alone"
+        )
+
+
+def _need(packages: tuple[str, ...], setting: str, otherwise: str) -> None:
+    """One of the ``packages``, the first of which is to be installed."""
+    if not any(map(importlib.util.find_spec, packages)):
+        raise MissingPrerequisite(
+            f"{setting} needs the package {packages[0]}, which {sys.prefix} lacks; run `{sys.executable} -m pip "
+            f"install {packages[0]}`, or {otherwise}"
+        )
