@@ -474,6 +474,8 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
             f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
             f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held,
+            'training.attention: value "flash_attention_2" computes in bf16 only, and training.precision is "fp32"; '
+            "leave one of the two out": training.attention == "flash_attention_2" and training.precision == "fp32",
         }
     )
 

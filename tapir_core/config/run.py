@@ -70,7 +70,12 @@ class TrainingConfig(Section):
     """Longest example in tokens; a longer one is left out and counted, never cut."""
 
     packing: bool = False
-    """Fill sequences of `max_length` with several examples; needs FlashAttention, which keeps them apart."""
+    """No padding: a micro-batch is one row of at most `micro_batch_size` × `max_length` tokens, of whole examples
+    that do not see each other."""
+
+    attention: Free[Later[Literal["auto", "sdpa", "flash_attention_2"]]] = "auto"
+    """What computes attention: torch's SDPA, or FlashAttention 2, which needs its package, a GPU and bf16. `auto` is
+    the latter where it can be; the log's pre-flight says which it was."""
 
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate."""

@@ -6,6 +6,7 @@ import sys
 
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import MissingPrerequisite
+from tasks.engines import machine
 
 WANDB_KEY = "WANDB_API_KEY"
 
@@ -17,8 +18,13 @@ def check_packages(training: TrainingConfig) -> None:
     """Refuse settings that this environment cannot follow.
 
     Raises:
-        MissingPrerequisite: a package lacks, or the key of Weights & Biases.
+        MissingPrerequisite: a package lacks, a GPU, or the key of Weights & Biases.
     """
+    if training.attention == "flash_attention_2":
+        setting, otherwise = 'training.attention = "flash_attention_2"', 'set it to "auto"'
+        if not machine.visible_gpus():
+            raise MissingPrerequisite(f"{setting} needs an NVIDIA GPU, and this machine has none; {otherwise}")
+        _need(("flash_attn",), setting, otherwise)
     for reporter in training.report_to:
         _need(_REPORTERS[reporter], f'training.report_to = "{reporter}"', "leave it out")
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")

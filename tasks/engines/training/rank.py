@@ -32,7 +32,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_flash_attn_2_available, logging
 from trl import SFTConfig, SFTTrainer
 
-from tapir_core.errors import EngineError, MissingPrerequisite
+from tapir_core.config import TrainingConfig
+from tapir_core.errors import EngineError
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training import data, memory
 from tasks.engines.training.trainer import (
@@ -70,11 +71,6 @@ def main(job_file: Path) -> int:
 
 def _train(job: TrainingJob) -> int:
     attempt, world_size = Attempt(job.output), int(os.environ["WORLD_SIZE"])
-    if job.training.packing and not is_flash_attn_2_available():
-        raise MissingPrerequisite(
-            "training.packing = true needs FlashAttention 2 (package flash-attn and an NVIDIA GPU), or packed examples "
-            "would see each other; install it, or set training.packing = false"
-        )
     planned = data.plan_training(job, world_size)
     save = newest_save(attempt.saves, world_size=world_size)
     # Before the model: ZeRO-3 loads it in parts.
@@ -124,7 +120,8 @@ def _describe(planned: data.PlannedTraining, world_size: int, device: str, in_me
     training, plan, count = planned.job.training, planned.plan, planned.count()
     lines = [
         f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
-        + (f", LoRA rank {training.lora.rank}" if training.lora else ""),
+        + (f", LoRA rank {training.lora.rank}" if training.lora else "")
+        + f", {attention_of(training)}",
         f"batch         {training.batch_size} examples = {plan.accumulation} x {plan.micro_batch_size} x {world_size}"
         " (accumulated x micro-batch x processes)",
         f"examples      {count.examples}, {count.epochs:g} epochs; {count.left_out} left out, longer than "
@@ -385,8 +382,15 @@ def _load_base(job: TrainingJob) -> Any:
         dtype=torch.bfloat16 if job.training.precision == "bf16" else torch.float32,
         trust_remote_code=False,
         use_safetensors=True,
-        attn_implementation="flash_attention_2" if job.training.packing else "sdpa",
+        attn_implementation=attention_of(job.training),
     )
+
+
+def attention_of(training: TrainingConfig) -> str:
+    """What computes attention, the precision being settled. Both keep the examples of a packed row apart."""
+    if training.attention != "auto":
+        return training.attention
+    return "flash_attention_2" if training.precision == "bf16" and is_flash_attn_2_available() else "sdpa"
 
 
 def _lora_config(job: TrainingJob) -> LoraConfig | None:

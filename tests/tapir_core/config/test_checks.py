@@ -165,6 +165,13 @@ def test_a_batch_is_whole_micro_batches_of_all_processes() -> None:
     assert "× processes = 3" in the_problem(training={"batch_size": 16, "micro_batch_size": 4, "processes": 3})
 
 
+def test_flash_attention_has_no_fp32() -> None:
+    assert "leave one of the two out" in the_problem(
+        training={"attention": "flash_attention_2", "precision": "fp32", "packing": True}
+    )
+    assert check_config(make_config(training={"precision": "fp32", "packing": True})) == []
+
+
 def test_a_missing_key_names_the_variable_and_everything_that_needs_it() -> None:
     config = make_config(teacher={"endpoint": OPENAI}, judge={"endpoint": OPENAI}, student={"engine": {"python": "sh"}})
     found = [line for line in missing_prerequisites(config, {"MY_KEY": ""}) if "environment variable" in line]

@@ -229,9 +229,9 @@ def test_every_stage_in_bf16_learns_as_fp32_does(ground: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_what_a_rank_finds_wrong_is_raised_as_it_said_it(ground: Path, tmp_path: Path) -> None:
-    packed = TrainingConfig(packing=True)
-    with pytest.raises(MissingPrerequisite, match=r"set training\.packing = false"):
-        train_student(make_job(ground, training=packed, output=tmp_path / "attempt", log_path=tmp_path / "train.log"))
+    short = TrainingConfig(max_length=3)
+    with pytest.raises(ConfigError, match=r"none of the 60 examples fits training\.max_length = 3; .*\(log: "):
+        train_student(make_job(ground, training=short, output=tmp_path / "attempt", log_path=tmp_path / "train.log"))
 
 
 @pytest.mark.slow
