@@ -447,6 +447,7 @@ def _contradictions(config: RunConfig) -> list[str]:
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
     held = training.micro_batch_size * (training.processes or 1)
+    least_stage = {"none": 0, "optimizer": 2, "all": 3}[training.offload]
     of_all = f" × processes = {training.processes}" if training.processes else ""
     return problems(
         {
@@ -474,6 +475,10 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
             f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
             f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held,
+            f'training.offload: value "{training.offload}": cannot be with zero_stage = {training.zero_stage}, which '
+            f"does not partition what would be moved; set training.zero_stage = {least_stage}": (
+                training.zero_stage < least_stage
+            ),
             'training.attention: value "flash_attention_2" computes in bf16 only, and training.precision is "fp32"; '
             "leave one of the two out": training.attention == "flash_attention_2" and training.precision == "fp32",
         }

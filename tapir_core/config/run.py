@@ -92,6 +92,10 @@ class TrainingConfig(Section):
     gradient_checkpointing: Free[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    offload: Free[Later[Literal["none", "optimizer", "all"]]] = "none"
+    """What a GPU leaves to the machine's memory: gradients and optimizer, whose step the CPU then computes, from
+    `zero_stage` 2 on; with 3 also the weights (`all`), fetched layer by layer. Slower; on a CPU it saves nothing."""
+
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
 

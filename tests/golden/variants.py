@@ -152,11 +152,16 @@ VARIANTS: dict[str, list[str]] = {
         "training.micro_batch_size=1",
         "training.gradient_checkpointing=true",
         "training.attention=sdpa",
+        "training.offload=optimizer",
         'training.report_to=["tensorboard", "wandb"]',
         "training.save_minutes=1.0",
         "training.grace_seconds=1.0",
     ],
-    "trained elsewhere, with other memory: by FlashAttention": ["training.attention=flash_attention_2"],
+    "trained elsewhere, with other memory: by FlashAttention": [
+        "training.attention=flash_attention_2",
+        "training.offload=all",
+        "training.zero_stage=3",
+    ],
     # evaluation
     "questions": ['evaluation.benchmarks.mine={ questions = "q.jsonl" }'],
     "questions: no held-out set": ["data.heldout="],

@@ -27,6 +27,9 @@ _MOMENTS, _STATES = 8, 12
 _GRADIENT = 4
 """Bytes of gradient a trained weight: they are accumulated in fp32."""
 
+_OFFLOADED = {"none": (), "optimizer": ("gradients", "optimizer"), "all": ("weights", "gradients", "optimizer")}
+"""`training.offload` → what a GPU leaves to the machine's memory; what it fetches of that is not counted."""
+
 _NOT_ADAPTED = ("embed", "lm_head", "wte")
 """In the names of matrices that LoRA leaves alone."""
 
@@ -95,32 +98,56 @@ def estimate_memory(
     }
 
 
-def check_memory(training: TrainingConfig, needed: Mapping[str, int], free: int) -> list[str]:
+def check_memory(
+    training: TrainingConfig, needed: Mapping[str, int], free: int, beside: int | None = None
+) -> list[str]:
     """What to say of an estimate: itself beside the free memory, and a warning when it exceeds that.
+
+    Args:
+        training: How it is trained.
+        needed: As `estimate_memory` says.
+        free: Bytes for a process where it computes.
+        beside: Bytes for a process in the machine's memory, to which a GPU can leave some; none where there is no GPU.
 
     Raises:
         MissingPrerequisite: not even weights, gradients and optimizer fit.
     """
+    moved = () if beside is None else _OFFLOADED[training.offload]
+    lines = _check_one(training, {name: size for name, size in needed.items() if name not in moved}, free)
+    if beside is not None and moved:
+        offloaded = _check_one(training, {name: needed[name] for name in moved}, beside)
+        lines += [f"offloaded to the machine: {line}" for line in offloaded]
+    return lines
+
+
+def _check_one(training: TrainingConfig, needed: Mapping[str, int], free: int) -> list[str]:
+    """Of one kind of memory."""
     total = sum(needed.values())
     parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in needed.items())
     estimate = f"{parts} = {total / _GIB:.2f} GiB"
     lines = [f"{estimate} a process, {free / _GIB:.2f} GiB free"]
     if total > free:
         text = f"the training needs about {total / _GIB:.1f} GiB a process and {free / _GIB:.1f} GiB are free"
-        if total - needed["activations"] > free:
+        if total - needed.get("activations", 0) > free:
             raise MissingPrerequisite(f"{text} ({estimate}); {remedy(training, fits=False)}")
         lines.append(f"{text}; should it fail: {remedy(training)}")
     return lines
 
 
 def remedy(training: TrainingConfig, *, fits: bool = True) -> str:
-    """What to change when memory does not suffice; ``fits``: weights, gradients and optimizer do."""
+    """What to change when memory does not suffice, the cheapest first.
+
+    ``fits``: weights, gradients and optimizer do.
+    """
+    on_gpu = bool(machine.visible_gpus())
     ways = [
         (fits, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
         (fits, f"lower training.max_length (now {training.max_length})"),
-        (fits and not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
         (training.lora is None, "set [training.lora]"),
+        (fits and not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
         (training.zero_stage < 3, f"raise training.zero_stage (now {training.zero_stage}) and give more processes"),
+        (on_gpu and training.offload == "none", 'set training.offload = "optimizer"'),
+        (on_gpu and training.offload != "all", 'set training.offload = "all" with training.zero_stage = 3'),
         (not fits, "take a smaller student.backbone"),
     ]
     return ", or ".join(way for helps, way in ways if helps)
@@ -135,7 +162,9 @@ def look_ahead(training: TrainingConfig, backbone: Path) -> list[str]:
         MissingPrerequisite: as `check_memory`.
     """
     gpus, size = machine.visible_gpus(), size_of(backbone)
-    held = machine.gpu_memory() if gpus else [psutil.virtual_memory().total // (training.processes or 1)]
+    processes = training.processes or len(gpus) or 1
+    of_machine = psutil.virtual_memory().total // processes
+    held = machine.gpu_memory() if gpus else [of_machine]
     if size is None or not held:
         return []
     if gpus:
@@ -144,6 +173,5 @@ def look_ahead(training: TrainingConfig, backbone: Path) -> list[str]:
         in_bf16 = training.precision == "bf16" or (
             training.precision == "auto" and machine.computes_in_bf16(broken_amx=machine.amx_is_broken(sys.executable))
         )
-    processes = training.processes or len(gpus) or 1
     needed = estimate_memory(training, size, in_bf16=in_bf16, longest=training.max_length, processes=processes)
-    return check_memory(training, needed, min(held))
+    return check_memory(training, needed, min(held), of_machine if gpus else None)

@@ -58,6 +58,9 @@ _LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
 
+_OFFLOADED = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_optimizer", "offload_param")}
+"""`training.offload` → DeepSpeed's sections."""
+
 
 def main(job_file: Path) -> int:
     """Train; returns the exit code."""
@@ -104,12 +107,13 @@ def _dataset(corpus: data.Corpus) -> Dataset:
 def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     """Print the pre-flight: what is trained, and whether memory will do."""
     job, world_size, device = planned.job, trainer.args.world_size, trainer.args.device.type
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available // world_size
+    beside = psutil.virtual_memory().available // world_size
+    free, beside = (torch.cuda.mem_get_info()[0], beside) if device == "cuda" else (beside, None)
     lines, size, in_bf16 = list[str](), memory.size_of(job.base), job.training.precision == "bf16"
     if size is not None:
         longest = max(planned.corpus.lengths)
         needed = memory.estimate_memory(job.training, size, in_bf16=in_bf16, longest=longest, processes=world_size)
-        lines = memory.check_memory(job.training, needed, free)
+        lines = memory.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
         print(_describe(planned, world_size, device, lines))
         example = data.mark_trained(planned.tokenizer, planned.corpus.examples[0])
@@ -208,7 +212,10 @@ def deepspeed_config(job: TrainingJob, plan: data.BatchPlan) -> dict[str, Any]:
             "reduce_bucket_size": _BUCKET_ELEMENTS,
             "allgather_bucket_size": _BUCKET_ELEMENTS,
             "stage3_gather_16bit_weights_on_model_save": True,
+            **{part: {"device": "cpu"} for part in _OFFLOADED[training.offload]},
         },
+        # Torch's AdamW steps on a CPU too; DeepSpeed's own for it would be compiled.
+        "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
     }

@@ -165,6 +165,13 @@ def test_a_batch_is_whole_micro_batches_of_all_processes() -> None:
     assert "× processes = 3" in the_problem(training={"batch_size": 16, "micro_batch_size": 4, "processes": 3})
 
 
+def test_what_zero_does_not_partition_is_not_offloaded() -> None:
+    assert "set training.zero_stage = 2" in the_problem(training={"offload": "optimizer", "zero_stage": 1})
+    assert "set training.zero_stage = 3" in the_problem(training={"offload": "all"})
+    for stage, offload in ((2, "optimizer"), (3, "optimizer"), (3, "all")):
+        assert check_config(make_config(training={"offload": offload, "zero_stage": stage})) == []
+
+
 def test_flash_attention_has_no_fp32() -> None:
     assert "leave one of the two out" in the_problem(
         training={"attention": "flash_attention_2", "precision": "fp32", "packing": True}

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,34 @@ def test_a_gpu_that_is_too_small_is_refused_before_anything_is_paid(
         assert not refused
     except MissingPrerequisite:
         assert refused
+
+
+def test_what_a_gpu_offloads_is_compared_with_the_machines_memory() -> None:
+    parts = needed(zero_stage=3)
+    moved = parts["gradients"] + parts["optimizer"]
+    training = TrainingConfig(zero_stage=3, offload="optimizer")
+    on_gpu = sum(parts.values()) - moved
+    here, there = memory.check_memory(training, parts, free=on_gpu, beside=moved)
+    assert here.startswith("weights 12.55, activations")
+    assert there.startswith("offloaded to the machine: gradients 25.10, optimizer 75.31")
+    with pytest.raises(MissingPrerequisite, match=r"gradients 25\.10, optimizer 75\.31 = "):
+        memory.check_memory(training, parts, free=on_gpu, beside=moved - 1)
+    with pytest.raises(MissingPrerequisite, match=r"weights 12\.55, gradients"):
+        memory.check_memory(training, parts, free=on_gpu, beside=None)
+    both = memory.check_memory(
+        TrainingConfig(zero_stage=3, offload="all"), parts, parts["activations"], sum(parts.values())
+    )
+    assert [line.partition(" ")[0] for line in both] == ["activations", "offloaded"]
+
+
+def test_the_remedies_are_told_the_cheapest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(**training: Any) -> list[str]:
+        return re.findall(
+            r"lora|checkpointing|zero_stage \(|offload = \"\w+\"|backbone", memory.remedy(TrainingConfig(**training))
+        )
+
+    assert told() == ["lora", "checkpointing", "zero_stage ("]
+    monkeypatch.setattr(machine, "visible_gpus", lambda: ["0"])
+    assert told() == ["lora", "checkpointing", "zero_stage (", 'offload = "optimizer"', 'offload = "all"']
+    assert told(offload="optimizer", zero_stage=3) == ["lora", "checkpointing", 'offload = "all"']
+    assert told(offload="all", zero_stage=3, lora={}, gradient_checkpointing=True) == []

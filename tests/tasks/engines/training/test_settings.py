@@ -70,6 +70,18 @@ def test_stage_0_in_bf16_runs_as_stage_1(rank: ModuleType) -> None:
     assert config["zero_optimization"]["stage"] == 1
 
 
+def test_what_is_offloaded_goes_to_deepspeed_and_its_optimizer_stays_torchs(rank: ModuleType) -> None:
+    def sections(**training: Any) -> dict[str, Any]:
+        config, _ = settings_of(rank, make_job(**training))
+        assert config["zero_force_ds_cpu_optimizer"] is False
+        return {name: each for name, each in config["zero_optimization"].items() if name.startswith("offload")}
+
+    to_cpu = {"device": "cpu"}
+    assert sections() == {}
+    assert sections(offload="optimizer") == {"offload_optimizer": to_cpu}
+    assert sections(offload="all", zero_stage=3) == {"offload_optimizer": to_cpu, "offload_param": to_cpu}
+
+
 def test_warm_up_is_a_share_of_the_steps_and_constant_warms_up_too(rank: ModuleType) -> None:
     _, settings = settings_of(rank, make_job(batch_size=1, warmup_ratio=0.1, scheduler="constant"), 100)
     assert (settings["warmup_steps"], settings["lr_scheduler_type"]) == (10, "constant_with_warmup")

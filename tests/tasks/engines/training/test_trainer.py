@@ -228,6 +228,18 @@ def test_every_stage_in_bf16_learns_as_fp32_does(ground: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_what_is_offloaded_learns_as_what_is_not(ground: Path, tmp_path: Path) -> None:
+    def losses(name: str, **settings: Any) -> list[float]:
+        training = TrainingConfig(precision="bf16", batch_size=12, micro_batch_size=6, **settings)
+        places = {"output": tmp_path / name, "log_path": tmp_path / f"{name}.log"}
+        return [each["loss"] for each in train_student(make_job(ground, training=training, **places)).loss_curve]
+
+    expected = losses("none")
+    assert losses("optimizer", offload="optimizer") == pytest.approx(expected, abs=0.02)
+    assert losses("all", offload="all", zero_stage=3) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.slow
 def test_what_a_rank_finds_wrong_is_raised_as_it_said_it(ground: Path, tmp_path: Path) -> None:
     short = TrainingConfig(max_length=3)
     with pytest.raises(ConfigError, match=r"none of the 60 examples fits training\.max_length = 3; .*\(log: "):
