@@ -148,7 +148,7 @@ def _steps(planned: PlannedTraining) -> Iterator[list[list[Example]]]:
     """The micro-batches of each optimizer step."""
     groups, size = planned.plan.groups, planned.plan.accumulation
     for start in range(0, len(groups), size):
-        yield [[planned.corpus.examples[index] for index in cell] for [cell] in groups[start : start + size] if cell]
+        yield [[planned.corpus.example(index) for index in cell] for [cell] in groups[start : start + size] if cell]
 
 
 def _loss(model: Any, cell: Sequence[Example], device: str) -> torch.Tensor:

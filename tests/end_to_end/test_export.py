@@ -64,9 +64,8 @@ def test_transformers_asks_an_export_in_the_tokens_it_was_trained_on_and_gets_th
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     run, mixture = project.folder("first"), StageAt("mix", ROUND)
-    conversations = read_conversations(
-        [project.root / "first" / mixture.folder / part.name for part in run.manifest(mixture).parts]
-    )
+    parts = [project.root / "first" / mixture.folder / part.name for part in run.manifest(mixture).parts]
+    conversations = list(read_conversations(parts))
     trainers = AutoTokenizer.from_pretrained(project.student)
     trainers.chat_template = own_template.read_text()
     corpus = encode(trainers, conversations, max_length=run.config.training.max_length)
@@ -74,10 +73,11 @@ def test_transformers_asks_an_export_in_the_tokens_it_was_trained_on_and_gets_th
     training = json.loads((project.root / "first" / StageAt("train", ROUND).folder / "training.json").read_text())
     assert sum(corpus.lengths) == training["total_tokens"]
     log = (project.root / "first" / log_file(f"train-{ROUND:02d}")).read_text()
-    assert mark_trained(trainers, corpus.examples[0]) in log
+    assert mark_trained(trainers, corpus.example(0)) in log
 
     tokenizer = AutoTokenizer.from_pretrained(exported)
-    for conversation, example in zip(conversations, corpus.examples, strict=True):
+    examples = [corpus.example(index) for index in range(len(corpus.lengths))]
+    for conversation, example in zip(conversations, examples, strict=True):
         assert prompt_ids(tokenizer, conversation[:-1]) == example.tokens[: example.prompt_length]
         whole = tokenizer.apply_chat_template(conversation, return_dict=True)["input_ids"]
         assert whole[: len(example.tokens)] == example.tokens

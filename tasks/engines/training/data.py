@@ -15,12 +15,16 @@ input, counts as one line on its output), which loads the tokenizer.
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
+import pyarrow.compute as pc
 
 from tapir_core import errors, randomness
 from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
@@ -30,7 +34,7 @@ IGNORED = -100
 
 Conversation = list[dict[str, str]]
 
-_BATCH = 1024
+_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +52,21 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The examples that fit, and how many did not."""
+    """The examples that fit, in memory-mapped files, and how many did not."""
 
-    examples: list[Example]
+    rows: Any
+    """A data set of Hugging Face: `input_ids` and `labels` of each example, and last a filler without labels."""
+    lengths: list[int]
+    """Tokens of each example."""
+    prompt_lengths: list[int]
+    """Those of them that are not trained."""
     left_out: int
     closing: int
     """Id of the token that ends an answer."""
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each example."""
-        return [len(example.tokens) for example in self.examples]
+    def example(self, index: int) -> Example:
+        """One of them, from 0."""
+        return Example(self.rows[index]["input_ids"], self.prompt_lengths[index])
 
 
 def load_tokenizer(job: TrainingJob) -> Any:
@@ -81,14 +89,14 @@ def load_tokenizer(job: TrainingJob) -> Any:
     return tokenizer
 
 
-def read_conversations(files: Sequence[Path]) -> list[Conversation]:
-    """The ``messages`` of every row, in order.
+def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
+    """The ``messages`` of every row, in order; nothing is read before the first is asked for.
 
     Raises:
         ConfigError: a conversation does not end with an answer.
     """
-    tables = [pl.read_parquet(file, columns=["messages"]) for file in files]
-    rows: list[Conversation] = pl.concat(tables)["messages"].to_list() if tables else []
+    tables = (pl.read_parquet(file, columns=["messages"]) for file in files)
+    rows = (row for table in tables for part in table.iter_slices(_BATCH) for row in part["messages"].to_list())
     for number, messages in enumerate(rows):
         roles = [message["role"] for message in messages or []]
         if len(roles) < 2 or roles[-1] != "assistant":
@@ -96,7 +104,7 @@ def read_conversations(files: Sequence[Path]) -> list[Conversation]:
                 f"row {number} of the mixture ({files[0].parent}) has the roles {roles}; a training example is a "
                 "prompt and, last, an assistant message"
             )
-    return rows
+        yield messages
 
 
 def closing_token(tokenizer: Any) -> int:
@@ -111,7 +119,7 @@ def closing_token(tokenizer: Any) -> int:
             "set student.chat_template to a Jinja file"
         )
     prompt = [{"role": "user", "content": "a"}]
-    prompt_ids, whole_ids = _render(tokenizer, [[*prompt, {"role": "assistant", "content": "b"}]])[0]
+    prompt_ids, whole_ids = next(_render(tokenizer, [[*prompt, {"role": "assistant", "content": "b"}]]))
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     after = whole_ids[_shared_length(prompt_ids, whole_ids) :]
     closing = next((token for token in reversed(after) if token in special), tokenizer.eos_token_id)
@@ -123,28 +131,70 @@ def closing_token(tokenizer: Any) -> int:
     return int(closing)
 
 
-def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length: int) -> Corpus:
+def encode(
+    tokenizer: Any, conversations: Iterable[Conversation], *, max_length: int, folder: Path | None = None
+) -> Corpus:
     """Tokenize; an example longer than ``max_length`` is left out and counted, never cut.
+
+    Args:
+        tokenizer: With a chat template.
+        conversations: Read by the process that tokenizes, and by no other.
+        max_length: Most tokens of an example.
+        folder: Where the tokens lie. The first process that comes writes them; the others wait, and map the same files.
+            Without it they lie in a file of this process, which leaves nothing behind.
 
     Raises:
         ConfigError: no example is left, or one has no answer to train.
     """
     closing = closing_token(tokenizer)
-    examples = [_example(prompt, whole, closing) for prompt, whole in _render(tokenizer, conversations)]
-    kept = [example for example in examples if len(example.tokens) <= max_length]
+
+    def examples() -> Iterator[Example]:
+        yield from (_example(prompt, whole, closing) for prompt, whole in _render(tokenizer, conversations))
+        yield Example([closing] * 2, prompt_length=2)
+
+    # A mapped file can be read when it has no name any more.
+    with nullcontext(folder) if folder else TemporaryDirectory() as place:
+        rows = _mapped(examples, Path(place))
+    lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
+    prompt_lengths = rows.data.column("prompt_length").to_pylist()
+    kept = [number for number, length in enumerate(lengths) if length <= max_length]
     if not kept:
-        shortest = min((len(example.tokens) for example in examples), default=0)
         raise errors.ConfigError(
-            f"none of the {len(examples)} examples fits training.max_length = {max_length}; "
-            f"the shortest has {shortest} tokens"
+            f"none of the {len(lengths)} examples fits training.max_length = {max_length}; "
+            f"the shortest has {min(lengths, default=0)} tokens"
         )
-    for number, example in enumerate(kept):
-        if len(example.tokens) == example.prompt_length + 1:
+    for number, row in enumerate(kept):
+        if lengths[row] == prompt_lengths[row] + 1:
             raise errors.ConfigError(
                 f"example {number} trains 1 tokens, the closing token {closing}, and no answer before it; look at its "
                 "messages and at the chat template"
             )
-    return Corpus(kept, len(examples) - len(kept), closing)
+    return Corpus(
+        rows=rows.select([*kept, len(lengths)]).select_columns(["input_ids", "labels"]),
+        lengths=[lengths[row] for row in kept],
+        prompt_lengths=[prompt_lengths[row] for row in kept],
+        left_out=len(lengths) - len(kept),
+        closing=closing,
+    )
+
+
+def _mapped(examples: Callable[[], Iterator[Example]], folder: Path) -> Any:
+    """The examples in Arrow files of ``folder``, four bytes a token and four a label; written unless they are there."""
+    import datasets  # only here: it loads for seconds, and the driver reads batches
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for each in examples():
+            yield {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
+
+    numbers = datasets.List(datasets.Value("int32"))
+    features = {"input_ids": numbers, "labels": numbers, "prompt_length": datasets.Value("int32")}
+    datasets.disable_progress_bars()
+    try:
+        return datasets.Dataset.from_generator(
+            rows, features=datasets.Features(features), cache_dir=str(folder), fingerprint="corpus"
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise (error.__cause__ or error) from None
 
 
 def mark_trained(tokenizer: Any, example: Example) -> str:
@@ -153,19 +203,17 @@ def mark_trained(tokenizer: Any, example: Example) -> str:
     return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(answer)}⟧"
 
 
-def _render(tokenizer: Any, conversations: Sequence[Conversation]) -> list[tuple[list[int], list[int]]]:
+def _render(tokenizer: Any, conversations: Iterable[Conversation]) -> Iterator[tuple[list[int], list[int]]]:
     """Token ids of each prompt and of each whole conversation."""
-    pairs: list[tuple[list[int], list[int]]] = []
-    for start in range(0, len(conversations), _BATCH):
-        batch = conversations[start : start + _BATCH]
+    remaining = iter(conversations)
+    while batch := list(islice(remaining, _BATCH)):
         prompts = tokenizer.apply_chat_template(
             [each[:-1] for each in batch], tokenize=False, add_generation_prompt=True
         )
-        wholes = tokenizer.apply_chat_template(list(batch), tokenize=False)
+        wholes = tokenizer.apply_chat_template(batch, tokenize=False)
         # The template writes the beginning-of-sequence token itself; the tokenizer must not add a second one.
         ids = tokenizer([*prompts, *wholes], add_special_tokens=False)["input_ids"]
-        pairs += zip(ids[: len(batch)], ids[len(batch) :], strict=True)
-    return pairs
+        yield from zip(ids[: len(batch)], ids[len(batch) :], strict=True)
 
 
 def _example(prompt_ids: list[int], whole_ids: list[int], closing: int) -> Example:
@@ -322,26 +370,29 @@ class PlannedTraining:
 
     def count(self) -> TrainingCount:
         """What it comes to."""
-        answers = [len(example.tokens) - example.prompt_length for example in self.corpus.examples]
+        corpus = self.corpus
+        answers = [whole - prompt for whole, prompt in zip(corpus.lengths, corpus.prompt_lengths, strict=True)]
         return TrainingCount(
             steps=self.plan.steps,
             batch_size=self.job.training.batch_size,
             epochs=self.job.epochs,
-            examples=len(self.corpus.examples),
-            left_out=self.corpus.left_out,
+            examples=len(corpus.lengths),
+            left_out=corpus.left_out,
             trained_tokens=sum(self.plan.tokens_by_step(answers)),
-            total_tokens=sum(self.plan.tokens_by_step(self.corpus.lengths)),
+            total_tokens=sum(self.plan.tokens_by_step(corpus.lengths)),
         )
 
 
-def plan_training(job: TrainingJob, world_size: int) -> PlannedTraining:
+def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None) -> PlannedTraining:
     """The examples and batches of a job; ``world_size`` changes neither the examples of a batch nor its number.
+
+    The tokens lie in ``folder``, as `encode` says.
 
     Raises:
         ConfigError: the base or the mixture cannot be trained with.
     """
     tokenizer, training = load_tokenizer(job), job.training
-    corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length)
+    corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length, folder=folder)
     common: dict[str, Any] = {
         "epochs": job.epochs,
         "batch_size": training.batch_size,

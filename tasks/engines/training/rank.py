@@ -24,7 +24,6 @@ from typing import Any
 import deepspeed
 import psutil
 import torch
-from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -74,7 +73,7 @@ def main(job_file: Path) -> int:
 
 def _train(job: TrainingJob) -> int:
     attempt, world_size = Attempt(job.output), int(os.environ["WORLD_SIZE"])
-    planned = data.plan_training(job, world_size)
+    planned = data.plan_training(job, world_size, attempt.corpus)
     save = newest_save(attempt.saves, world_size=world_size)
     # Before the model: ZeRO-3 loads it in parts.
     settings = SFTConfig(**sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
@@ -83,7 +82,7 @@ def _train(job: TrainingJob) -> int:
         watch=Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), save),
         model=_load_base(job),
         args=settings,
-        train_dataset=_dataset(planned.corpus),
+        train_dataset=planned.corpus.rows,
         processing_class=planned.tokenizer,
         peft_config=_lora_config(job),
     )
@@ -98,12 +97,6 @@ def _train(job: TrainingJob) -> int:
     return 0
 
 
-def _dataset(corpus: data.Corpus) -> Dataset:
-    """All examples, and last the filler without labels."""
-    rows = [*corpus.examples, data.Example([corpus.closing] * 2, prompt_length=2)]
-    return Dataset.from_dict({"input_ids": [each.tokens for each in rows], "labels": [each.labels for each in rows]})
-
-
 def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     """Print the pre-flight: what is trained, and whether memory will do."""
     job, world_size, device = planned.job, trainer.args.world_size, trainer.args.device.type
@@ -116,7 +109,7 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
         lines = memory.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
         print(_describe(planned, world_size, device, lines))
-        example = data.mark_trained(planned.tokenizer, planned.corpus.examples[0])
+        example = data.mark_trained(planned.tokenizer, planned.corpus.example(0))
         print(f"  one example, trained between ⟦ and ⟧:\n{example}", flush=True)
 
 

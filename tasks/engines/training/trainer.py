@@ -138,6 +138,8 @@ class Attempt:
         self.unfinished_checkpoint = folder / "checkpoint.unfinished"
         self.saves = folder / "saves"
         """Periodic, resumable checkpoints."""
+        self.corpus = folder / "corpus"
+        """The tokens, which all ranks of one start map."""
 
     def open(self, job: TrainingJob) -> None:
         """Make the folder this job's: what another job left in it goes."""
@@ -171,6 +173,7 @@ def train_student(
         return done
     prerequisites.check_packages(job.training)
     clear_unfinished(attempt.saves)
+    shutil.rmtree(attempt.corpus, ignore_errors=True)
     command = [sys.executable, "-u", "-m", "tasks.engines.training.rank", str(attempt.job_file)]
     ranks: list[supervisor.Child] = []
     grace_seconds = job.training.grace_seconds
@@ -191,7 +194,8 @@ def train_student(
     done = attempt.summary()
     if done is None:
         raise explain(job, code, ranks[0].output())
-    shutil.rmtree(attempt.saves, ignore_errors=True)
+    for folder in (attempt.saves, attempt.corpus):
+        shutil.rmtree(folder, ignore_errors=True)
     return done
 
 
