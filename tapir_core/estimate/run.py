@@ -29,7 +29,7 @@ from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.estimate.workload import Pool, Scenario, Work, is_repeated, priors_of, scenarios, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import TEACH, Asked, asked_in_roles, lines, lines_of_evaluation
+from tapir_core.stages import EXPAND, TEACH, Asked, asked_in_roles, lines, lines_of_evaluation
 from tapir_core.summary.formats import student_name
 
 SAMPLE = 200
@@ -111,6 +111,9 @@ class PlainAnswers:
     """What the curriculum asks for: verdicts on the pools of the rounds, expansion, refinement."""
     answers: Span
     """As many plain answers cost the same."""
+    prompt_usd: Span | None = None
+    """What a new instruction costs beyond its plain answer: a prompt of your own that costs less is the better buy.
+    Nothing where no new ones are likely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +394,16 @@ def _instead(runs: Sequence[Sequence[Line]]) -> PlainAnswers | None:
     if usd is None or not usd.likely or not all(plain):
         return None
     spent = (sum(line.work.paid * line.usd for line in lines) for lines in curriculum)
-    return PlainAnswers(usd, _span([each / price for each, price in zip(spent, plain, strict=True)]))
+    answers = _span([each / price for each, price in zip(spent, plain, strict=True)])
+    beyond = [each - price for each, price in zip(map(_usd_of_new, runs), plain, strict=True) if each]
+    return PlainAnswers(usd, answers, _span(beyond) if len(beyond) == len(runs) else None)
+
+
+def _usd_of_new(lines: Sequence[Line]) -> float:
+    """What one new instruction costs with its label and its plain answer, and what the gates take; 0 without any."""
+    of_expansion = [line for line in lines if line.work.stage == EXPAND.line and line.model]
+    new = sum(line.work.needed for line in of_expansion if line.work.role == "teach")
+    return sum(line.work.needed * line.usd for line in of_expansion) / new if new else 0.0
 
 
 def _charged(runs: Sequence[Sequence[Line]]) -> Figures:

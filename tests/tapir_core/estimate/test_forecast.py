@@ -278,6 +278,21 @@ def test_the_money_of_the_curriculum_is_told_in_plain_answers_of_the_same_teache
     assert f"{found.instead.answers.likely:,.0f}" in page.sentence("instead", found)
 
 
+def test_the_break_even_is_the_price_of_a_prompt_that_a_new_instruction_costs_as_much_as() -> None:
+    recommended = {"rounds": {"default": {"examples": 400}}, "curriculum": {}}
+    found = paid_by(PRICED, PRICED, **recommended)
+    assert found.instead is not None
+    assert found.instead.prompt_usd is not None
+    pool, expand = stage(found, "teach").needed, stage(found, "expand").needed
+    plain = pool.usd.likely / pool.calls.likely
+    new = next(each for each in found.roles if each.name == "teach").needed.calls.likely - pool.calls.likely
+    assert found.instead.prompt_usd.likely == pytest.approx(expand.usd.likely / new - plain)
+    assert f"USD {found.instead.prompt_usd.likely:,.5f}" in page.sentence("instead", found)
+    none_new = paid_by(PRICED, PRICED, **{**recommended, "curriculum": {"expansion": {"max_waves": 0}, "refine": True}})
+    assert none_new.instead is not None
+    assert none_new.instead.prompt_usd is None
+
+
 def test_nothing_is_told_in_plain_answers_where_they_cost_nothing_or_a_price_is_unknown() -> None:
     assert estimate().instead is None
     assert paid_by(PRICED, UNPRICED).instead is None
