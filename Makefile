@@ -17,7 +17,7 @@ INSTALL = $(PYTHON) requirements/install.py
 export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup main-env test-env student-env lm-eval-env quickstart compare compare-smoke test test-lm-eval test-operations check format lint types unit docs lock \
+.PHONY: help setup main-env test-env student-env lm-eval-env quickstart compare compare-smoke test test-lm-eval test-operations test-architectures check format lint types unit docs lock \
 	clean bench-student bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
 
 help: ## print this list
@@ -32,8 +32,8 @@ quickstart: ## distil a small real student for two rounds into runs/quickstart: 
 # By file, in the order of their names: what takes long, in tests/end_to_end, begins early.
 IN_TWO = -n 2 --no-loadscope-reorder
 
-test: test-env student-env ## run all tests but those of operations, the end-to-end runs on real engines included
-	.venv/bin/python -m pytest $(IN_TWO) -m "not operations"
+test: test-env student-env ## run all tests but those of operations and architectures, the end-to-end runs on real engines included
+	.venv/bin/python -m pytest $(IN_TWO) -m "not operations and not architectures"
 
 test-lm-eval: test-env lm-eval-env ## run the tests that need lm-evaluation-harness, which `make test` skips without it
 	.venv/bin/python -m pytest -m lm_eval
@@ -41,11 +41,14 @@ test-lm-eval: test-env lm-eval-env ## run the tests that need lm-evaluation-harn
 test-operations: test-env student-env ## run the tests of a whole system: workers, replicas, browser, faults
 	.venv/bin/python -m pytest -m operations
 
+test-architectures: test-env student-env ## take tiny models of the presets' architectures through vLLM, training and export: 4 to 15 minutes
+	.venv/bin/python -m pytest -m architectures tests/presets
+
 compare: setup ## does the curriculum pay? four arms with three run seeds, then the exploratory ones, on the embedded student; hours on 2 cores
 	.venv/bin/tapir compare configs/compare_quickstart.toml $(RUN_OPTIONS)
 
 compare-smoke: setup ## the smallest comparison of arms, on a tiny student: shows that it works, at most 15 minutes
-	.venv/bin/python -m tests.tiny_student build/tiny-student
+	.venv/bin/python -m tasks.engines.tiny_student build/tiny-student
 	.venv/bin/tapir compare configs/compare_smoke.toml --set student.backbone=build/tiny-student $(RUN_OPTIONS)
 
 screenshots: test-env student-env ## take the pictures of docs/images anew: the browser test, which looks at what it shows
@@ -87,7 +90,7 @@ types:
 	.venv/bin/mypy
 
 unit:
-	.venv/bin/python -m pytest $(IN_TWO) -m "not slow and not operations"
+	.venv/bin/python -m pytest $(IN_TWO) -m "not slow and not operations and not architectures"
 
 coverage: test-env ## lines and branches of calls and judging that their tests reach: at least 95 % each
 	@rm -f build/coverage*

@@ -27,6 +27,7 @@ COMMANDS = {
         "diagnosis.command:doctor",
         "Check every part that a run needs, and say what fixes each fault; ends with 1 when there is one.",
     ),
+    "smoke": ("smoke:smoke", "Prove this machine: a tiny student through every stage on the real engines, offline."),
     "sweep": (
         "series:sweep",
         "Distil every backbone of a list that has no finished run of a curriculum; then put them side by side.",

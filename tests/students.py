@@ -44,6 +44,6 @@ def make_tiny_students(folder: Path, count: int) -> list[Path]:
     """Backbones of different weights, `tiny-1` and on, made in processes of their own: this one loads no torch."""
     students = [folder / f"tiny-{seed}" for seed in range(1, count + 1)]
     for seed, student in enumerate(students, start=1):
-        command = [sys.executable, "-m", "tests.tiny_student", str(student), str(seed)]
+        command = [sys.executable, "-m", "tasks.engines.tiny_student", str(student), str(seed)]
         subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True)
     return students

@@ -23,6 +23,7 @@ from flows.cli import app
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.prices import missing_prices
 from tapir_core.standin.families import FAMILIES, draw_problem
+from tasks.engines.tiny_student import tiny_student
 from tests.conftest import StandingServer
 from tests.doubles.standin import StandinServer
 from tests.harness.forked import Forked
@@ -30,7 +31,6 @@ from tests.harness.processes import REPOSITORY
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.students import needs_student_env
-from tests.tiny_student import tiny_student
 
 README = (REPOSITORY / "README.md").read_text()
 MOST_WORDS = 900

@@ -4,11 +4,11 @@ import pytest
 
 from tapir_core.standin.rules import Behaviour, judge, read_ask
 from tapir_core.standin.server import parse_chat
+from tasks.engines.tiny_student import CHAT_TEMPLATE
 from tests.doubles.provider import FakeProvider, Text
 from tests.end_to_end.project import Project
 from tests.harness.stand_ins import endpoint
 from tests.students import make_tiny_students, needs_student_env
-from tests.tiny_student import CHAT_TEMPLATE
 
 
 def pytest_collection_modifyitems(items):

@@ -9,12 +9,12 @@ from tapir_core.errors import RunBusy, RunChanged
 from tapir_core.run_folder import open_run
 from tapir_core.stages import StageAt
 from tasks.engines.backbone import checkpoint_digest
+from tasks.engines.tiny_student import tiny_student
 from tasks.runtime import close_all
 from tasks.train import count_round, make_student, training_lease
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.tasks.trained_run import make_trained_run
-from tests.tiny_student import tiny_student
 
 AT = StageAt("train", 0)
 

@@ -17,9 +17,9 @@ from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
+from tasks.engines.tiny_student import tiny_student
 from tests.run_builder import build_run
 from tests.run_config import make_config
-from tests.tiny_student import tiny_student
 
 CHAT = [{"role": "user", "content": "Name three rivers."}]
 

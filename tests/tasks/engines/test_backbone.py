@@ -10,8 +10,8 @@ import pytest
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines.backbone import checkpoint_digest, find_backbone, find_chat_template, prepare_backbone
+from tasks.engines.tiny_student import tiny_student
 from tests.students import CHECKPOINT, make_checkpoint
-from tests.tiny_student import tiny_student
 
 
 def prepare(backbone: Path | str, cache: Path, **fields: str) -> Path:

@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
 from tasks.engines.backbone import render, render_chat
-from tests.tiny_student import CHAT_TEMPLATE
+from tasks.engines.tiny_student import CHAT_TEMPLATE
 
 
 @pytest.fixture

@@ -26,8 +26,8 @@ from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.logs import told_to
 from tasks.engines.student_server import Student
 from tasks.engines.students import serving
+from tasks.engines.tiny_student import tiny_student
 from tasks.engines.vllm import VllmServer
-from tests.tiny_student import tiny_student
 
 REPOSITORY = Path(__file__).parents[3]
 VLLM_PYTHON = VllmEngine().interpreter

@@ -11,10 +11,10 @@ import pytest
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines import machine
+from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.prerequisites import check_packages
 from tasks.engines.training.trainer import train_student
 from tests.tasks.engines.training.test_trainer import EXAMPLES, make_job, write_mixture
-from tests.tiny_student import tiny_student
 
 
 def settings(**fields: Any) -> TrainingConfig:

@@ -12,6 +12,7 @@ import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, TapirError
+from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.trainer import (
     TrainingCount,
     TrainingJob,
@@ -23,7 +24,6 @@ from tasks.engines.training.trainer import (
     train_student,
 )
 from tests.harness.watches import ListenWatch
-from tests.tiny_student import tiny_student
 
 EXAMPLES = 60
 

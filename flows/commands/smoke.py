@@ -1,0 +1,133 @@
+"""`tapir smoke`: proves a machine. A tiny random student goes through the stages of a run, on the real engines.
+
+It is a run like any other, with the stand-in as teacher and judge, in a temporary folder: no key, no network. It ends
+with the training of round 1, when every kind of stage has been at work. Limits: the student learns nothing, and no
+score is looked at.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows.commands import Overrides, console, print_line
+from flows.commands.live import connect_when_needed, distil_shown
+from flows.driver import check_settings
+from flows.whole_run import drive
+from tapir_core.config import RunConfig
+from tapir_core.config.load import validated
+from tapir_core.errors import EngineError
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import state_of
+from tapir_core.summary.formats import duration
+from tasks.engines import keys, logs, supervisor
+
+_UNTIL = "train@1"
+_TUNING = {"examples": 32, "epochs": 1.0, "learning_rate": 1e-3}
+_MAX_LENGTH = 1024
+"""Tokens: a small vocabulary needs many for a prompt."""
+
+
+def smoke(overrides: Overrides = None) -> None:
+    """`tapir smoke`."""
+    folder, began = Path(tempfile.mkdtemp(prefix="tapir-smoke-")), time.monotonic()
+    try:
+        prove(folder, overrides or [])
+    except Exception:
+        print_line(console, f"FAIL after {duration(time.monotonic() - began)}; logs and run: {folder}")
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder)
+    print_line(console, f"PASS: {duration(time.monotonic() - began)}")
+
+
+def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
+    """Take a tiny student, made in ``folder``, through a run.
+
+    Raises:
+        ConfigError: an override is wrong.
+        TapirError: this machine lacks something, or an engine failed.
+    """
+    with _told("tiny student"):
+        make_student(folder / "student")
+    with _told("configuration"):
+        config = smoke_config(folder, overrides)
+        check_settings(config, source="tapir smoke")
+    with connect_when_needed(RunRef(config.run.root, config.run.name)) as connect:
+
+        def distil(run: RunFolder, until: str | None) -> None:
+            with _told("Prefect server"):
+                connect()
+            try:
+                distil_shown(run, console, until)
+            except Exception:
+                print_line(console, f"{state_of(run).next_stage}: failed")
+                raise
+
+        with _told("run"):
+            drive(config, distil, say=lambda _: None, until=_UNTIL)
+
+
+@contextmanager
+def _told(step: str) -> Iterator[None]:
+    """A line when the block ends: how long it took, or that it failed."""
+    began, end = time.monotonic(), "failed"
+    try:
+        yield
+        end = duration(time.monotonic() - began)
+    finally:
+        print_line(console, f"{step}: {end}")
+
+
+def make_student(folder: Path) -> None:
+    """Write a tiny random student to ``folder``, in a child.
+
+    Raises:
+        EngineError: torch or transformers cannot do it here.
+    """
+    command = [sys.executable, "-m", "tasks.engines.tiny_student", str(folder)]
+    env, log_path, name = keys.offline_environment(), folder.with_suffix(".log"), "the maker of a tiny student"
+    with supervisor.start_child(command, env=env, log_path=log_path, cwd=supervisor.SOURCES, name=name) as child:
+        if code := child.wait():
+            raise EngineError(f"{name} ended with exit code {code}:\n{logs.last_words(child.output())}")
+
+
+def smoke_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """One round on some dozen instructions of the stand-in; precision and processes are the machine's own.
+
+    Raises:
+        ConfigError: an override is wrong.
+    """
+    standin = {"endpoint": {"type": "standin"}}
+    table: dict[str, Any] = {
+        "run": {"name": "smoke", "root": str(folder / "runs"), "rounds": 1},
+        "data": {
+            "pool": {"type": "standin", "rows": 60, "max_level": 1},
+            "heldout": {"type": "standin", "dev": 10, "test": 10, "max_level": 1},
+        },
+        "student": {
+            "backbone": str(folder / "student"),
+            "engine": {"cpu_kv_cache_gib": 1, "max_model_length": _MAX_LENGTH, "concurrency": 32},
+            "sampling": {"max_tokens": 16},
+        },
+        "teacher": standin,
+        "judge": standin,
+        "curriculum": {
+            "alpha_start": 0.5,
+            "refine": True,
+            "target_shares": "equal",
+            "expansion": {"max_waves": 1, "max_rouge_l": 0.9},
+            "stop": {"min_seeds": 0},
+        },
+        "basic_tuning": _TUNING,
+        "rounds": {"default": {**_TUNING, "selection": {"type": "hard_share"}}},
+        "training": {"batch_size": 16, "micro_batch_size": 4, "max_length": _MAX_LENGTH},
+        "evaluation": {"baseline": "none"},
+    }
+    return validated(RunConfig, table, "tapir smoke", overrides)
