@@ -1,4 +1,4 @@
-"""GPU workers as a run uses them: flow runs of *serve-student*, known again by a tag."""
+"""GPU workers as a run uses them: flow runs of *serve-student* and *fine-tune*, known again by a tag."""
 
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled
@@ -8,6 +8,7 @@ from tapir_core.run_folder import RunFolder
 from tasks.engines.replicas import Ended, How, replicas_of
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
+from tasks.train import FINE_TUNE
 
 SERVE_STUDENT = "serve-student/serve-student"
 
@@ -32,42 +33,53 @@ def join_fleet(run: RunFolder) -> None:
         MissingPrerequisite: this Prefect server has no such workers to start.
     """
     if run.config.student.engine.served_by == "workers":
-        fleet, runtime = PrefectFleet(run), current(run)
+        fleet, runtime = serving_fleet(run), current(run)
         fleet.check()
         runtime.use_students(lambda: replicas_of(run, fleet, runtime.progress.note_current))
 
 
-class PrefectFleet:
-    """Starts replicas of one run."""
+def serving_fleet(run: RunFolder) -> "PrefectFleet":
+    """Starts replicas."""
+    serving = Deployment(SERVE_STUDENT, _LACKING, "see that it runs")
+    return PrefectFleet(run, serving, round_field="after_round", field="replica")
 
-    def __init__(self, run: RunFolder) -> None:
-        self._name = run.ref.name
-        self._serving = Deployment(SERVE_STUDENT, _LACKING, "see that it runs")
+
+def training_fleet(run: RunFolder) -> "PrefectFleet":
+    """Starts nodes that join a training."""
+    return PrefectFleet(run, FINE_TUNE, round_field="round_number", field="node")
+
+
+class PrefectFleet:
+    """Starts what one run asks for under ids of its own: replicas, or nodes of a training."""
+
+    def __init__(self, run: RunFolder, deployment: Deployment, *, round_field: str, field: str) -> None:
+        """Parameters of the deployment's flow: the round in ``round_field``, the id in ``field``."""
+        self._name, self._deployment = run.ref.name, deployment
+        self._round_field, self._field = round_field, field
 
     def check(self) -> None:
         """Raise MissingPrerequisite when nothing could be started."""
-        self._serving.check()
+        self._deployment.check()
 
-    def ask(self, number: int, replica: str) -> None:
+    def ask(self, number: int, asked: str) -> None:
         """Start a flow run; asking again under the same id starts no other."""
-        tag = _tag(replica)
-        parameters = {"run": self._name, "after_round": number, "replica": replica}
-        self._serving.start(tag, parameters, run_name=self._name, tags=[TAG, f"run-{self._name}", tag])
+        tag = self._tag(asked)
+        parameters = {"run": self._name, self._round_field: number, self._field: asked}
+        self._deployment.start(tag, parameters, run_name=self._name, tags=[TAG, f"run-{self._name}", tag])
 
-    def ended(self, replica: str) -> Ended | None:
+    def ended(self, asked: str) -> Ended | None:
         """How its flow run ended; one that was deleted counts as cancelled."""
-        found = self._serving.find(_tag(replica))
+        found = self._deployment.find(self._tag(asked))
         if found is None:
             return Ended("cancelled", "there is no flow run of it")
         state = found.state
         return Ended(_ENDS[state.type], state.message or "") if state is not None and state.type in _ENDS else None
 
-    def withdraw(self, replica: str) -> None:
+    def withdraw(self, asked: str) -> None:
         """Cancel a flow run that waits for a worker."""
-        found = self._serving.find(_tag(replica))
+        found = self._deployment.find(self._tag(asked))
         if found is not None and found.state is not None and found.state.is_scheduled():
-            self._serving.set_state(str(found.id), Cancelled(message="The run does not need it any more."))
+            self._deployment.set_state(str(found.id), Cancelled(message="The run does not need it any more."))
 
-
-def _tag(replica: str) -> str:
-    return f"replica-{replica}"
+    def _tag(self, asked: str) -> str:
+        return f"{self._field}-{asked}"

@@ -22,7 +22,7 @@ from prefect import get_client, get_run_logger, runtime, tags
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Crashed, Failed
 from pydantic import Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -30,6 +30,7 @@ from flows.arm_run import drive_run
 from flows.distill import distill
 from flows.driver import hold_known_run, is_done, read_config, worker_root
 from flows.evaluate import evaluate_students
+from flows.fleet import training_fleet
 from flows.prefect_server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from flows.retry_judge import retry_judge
@@ -39,7 +40,7 @@ from tapir_core.comparison.baseline import with_baseline
 from tapir_core.comparison.figures import verdicts
 from tapir_core.comparison.plan import PlannedRun
 from tapir_core.config import RunConfig
-from tapir_core.errors import ConfigError, NoFigure, RunBusy, TapirError
+from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONES, RUN_RECORD
@@ -59,7 +60,15 @@ from tasks.engines.training.trainer import TrainingProgress
 from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica
-from tasks.train import check_wanted, count_round, lease_token, make_student, training_lease
+from tasks.train import (
+    check_wanted,
+    count_round,
+    join_student,
+    lease_token,
+    make_student,
+    meeting_place,
+    training_lease,
+)
 
 MAX_ROUNDS = 49
 
@@ -302,13 +311,16 @@ def evaluate_from_form(
 @form_flow("fine-tune", run_name="{run} round-{round_number}")
 @of_one_run
 def fine_tune_from_form(
-    run: RunName, round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0
-) -> str:
+    run: RunName,
+    round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0,
+    node: Annotated[str, Field(pattern="^[0-9a-f]*$"), shown("Node")] = "",
+) -> Any:
     """Train the student of one round on this worker; a killed training goes on from its last save.
 
     Args:
         run: Name of a run in the worker's root. Its configuration says how it is trained.
         round_number: The round whose mixture is trained on. 0: basic tuning, which makes S_0.
+        node: Filled in by the first worker of several that train together, to know again which one it asked for.
     """
     opened, at = RunFolder(RunRef(worker_root(), run)), StageAt("train", round_number)
     if at not in plan(opened.config):
@@ -318,16 +330,47 @@ def fine_tune_from_form(
             f"round_number: value {round_number}: run {run!r} has no mixture of it yet; *distill* makes it"
         )
     check_training_ingredients(opened, at)
-    lease = training_lease(opened, at, lease_token(str(runtime.flow_run.id), runtime.flow_run.run_count))
     try:
-        with _hold(lease):
-            if opened.holds(at) is not None:
-                return f"S_{round_number} is there already; nothing was done."
-            summary = make_student(opened, at, lease, _watch(opened, at))
+        return _join(opened, at, node) if node else _fine_tune(opened, at)
+    except NodeLost as lost:
+        # No fault of this node: whoever follows it starts the training again, and others do not.
+        return Crashed(message=f"{lost}; the next attempt goes on from the last save")
     finally:
         close_all()
         publish_logs(opened)
-    return f"S_{round_number}: {summary.in_words()}."
+
+
+def _fine_tune(run: RunFolder, at: StageAt) -> str:
+    attempt = lease_token(str(runtime.flow_run.id), runtime.flow_run.run_count)
+    lease = training_lease(run, at, attempt)
+    with _hold(lease):
+        if run.holds(at) is not None:
+            return f"S_{at.number} is there already; nothing was done."
+        meet = meeting_place(run, at, training_fleet(run), attempt, _noted(run, at))
+        summary = make_student(run, at, lease, _watch(run, at), meet)
+    return f"S_{at.number}: {summary.in_words()}."
+
+
+def _join(run: RunFolder, at: StageAt, node: str) -> str:
+    try:
+        join_student(run, at, node, _noted(run, at))
+    except Stopped as stopped:
+        return f"Ended: {stopped}."
+    return f"Node {node} of S_{at.number} is done."
+
+
+def _noted(run: RunFolder, at: StageAt) -> Callable[[str], None]:
+    """Logs what is waited for when it changes, and ends the wait of what is suspended."""
+    last = ""
+
+    def note(text: str) -> None:
+        nonlocal last
+        current(run).check_stop(at)
+        if text != last:
+            get_run_logger().info(text)
+            last = text
+
+    return note
 
 
 @form_flow("serve-student")

@@ -7,6 +7,7 @@ The tree::
     │   └── RunChanged        exit 2   this run folder belongs to another configuration
     ├── MissingPrerequisite   exit 1   something that must be there is not: environment, key, server, package
     ├── EngineError           exit 1   the student server or the trainer failed
+    │   └── NodeLost          exit 1   a machine of several that train together is gone
     ├── RunBusy               exit 1   another driver holds this run
     ├── Stopped               exit 1   the run was suspended or cancelled before this was done
     ├── IncompleteBatch       exit 4   some outcomes are still retryable; the same command goes on
@@ -53,6 +54,10 @@ class MissingPrerequisite(TapirError):
 
 class EngineError(TapirError):
     """Raised when a child process (student server, trainer) failed; names its log file."""
+
+
+class NodeLost(EngineError):
+    """Raised when a machine of several that train together is gone: whoever starts again goes on from the last save."""
 
 
 class RunBusy(TapirError):

@@ -1,18 +1,14 @@
 """What a GPU worker does for a run: one replica of its student, from its start until it has to leave.
 
 It leaves when it is asked to, when nobody drives the run, when its server dies or when this process is interrupted;
-then its GPUs are free. It listens at one address of its machine, at which the driver asks it: nothing listens beyond
-127.0.0.1 unless the worker's environment says so. Limits: it holds no lease and writes nothing of the run but its log.
+then its GPUs are free. It listens at one address of its machine, at which the driver asks it (`tasks.engines.address`).
+Limits: it holds no lease and writes nothing of the run but its log.
 """
 
-import ipaddress
 import logging
-import os
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from tapir_core.calls import run_key, store_url
 from tapir_core.errors import ConfigError, EngineError, TapirError
@@ -21,17 +17,13 @@ from tapir_core.paths import log_file
 from tapir_core.processes import Heart
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder
+from tasks.engines.address import own_host
 from tasks.engines.keys import replica_key
-from tasks.engines.student_server import HOST
 from tasks.engines.vllm import VllmServer
 from tasks.runtime import current
 
 ASKED_NOW = -2
 """In place of a round: the student that the run asks for now."""
-
-HOST_VARIABLE = "TAPIR_REPLICA_HOST"
-"""Environment variable of a worker: the name or address of its machine at which drivers reach its replicas; `auto` is
-the one from which it reaches the Prefect server, for containers, which know theirs only when they run."""
 
 LOOK_SECONDS = 1.0
 
@@ -48,7 +40,7 @@ def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[s
         say: Told how it gets on.
 
     Raises:
-        ConfigError: there is no such run, it asks no replicas, or `TAPIR_REPLICA_HOST` is no address of this machine.
+        ConfigError: there is no such run, it asks no replicas, or its address cannot be told, or listened at.
         TapirError: the checkpoint on this machine is another one than the driver's.
         EngineError: the server did not start, or died.
     """
@@ -99,7 +91,7 @@ def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Calla
 
 
 def _make_server(run: RunFolder, taken: Replica, log: Path, say: Callable[[str], None]) -> tuple[VllmServer, Path]:
-    student, host = current(run).student_at(taken.round), replica_host()
+    student, host = current(run).student_at(taken.round), own_host(store_url(run.config))
     if student.identity != taken.checkpoint:
         raise TapirError(
             f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
@@ -152,33 +144,3 @@ class _Serving:
             if self._reason:
                 self._server.abort()
                 self._over.set()
-
-
-def replica_host() -> str:
-    """The address of this worker's replicas.
-
-    Raises:
-        ConfigError: the environment names none that a driver could ask.
-    """
-    host = os.environ.get(HOST_VARIABLE) or HOST
-    if host == "auto":
-        return _address_towards(urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname or HOST)
-    try:
-        unspecified = ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host  # a name
-    if unspecified:
-        raise ConfigError(f"{HOST_VARIABLE} = {host!r} is no address that a driver can ask; name this machine's own")
-    return host
-
-
-def _address_towards(other: str) -> str:
-    """This machine's address on the way to another one; nothing is sent."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((other, 9))
-            return str(probe.getsockname()[0])
-    except OSError as exc:
-        raise ConfigError(
-            f"{HOST_VARIABLE} = 'auto': no way to {other!r} ({exc}); name this machine's address"
-        ) from exc

@@ -16,9 +16,9 @@ or a pod it is lost only when Prefect says so, for its image may be on its way.
 
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from logging import INFO
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from tapir_core.calls import store_url
 from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, EngineError, RunBusy, RunChanged
-from tapir_core.leases import RunLease
+from tapir_core.leases import ReplicaRegistry, RunLease
 from tapir_core.paths import BACKBONE, attempt_folder, log_file
 from tapir_core.randomness import derive_seed
 from tapir_core.run_files import fetch_stage, link_file, publish_stage
@@ -41,9 +41,11 @@ from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
 from tasks.engines import machine
+from tasks.engines.address import own_host
 from tasks.engines.backbone import matters
 from tasks.engines.logs import tell
-from tasks.engines.training import memory, prerequisites, trainer
+from tasks.engines.replicas import Fleet
+from tasks.engines.training import memory, nodes, prerequisites, trainer
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -102,22 +104,27 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
 
 def training_lease(run: RunFolder, at: StageAt, token: str | None = None) -> RunLease:
     """The right to make this student, under a name that every machine knows, wherever it finds the root."""
-    return RunLease(store_url(run.config), f"{run.ref.name}/{at.folder} ({run.record.id[:12]})", token=token)
+    return RunLease(store_url(run.config), _name_of_training(run, at), token=token)
 
 
 def make_student(
-    run: RunFolder, at: StageAt, lease: RunLease, on_progress: Callable[[trainer.TrainingProgress], None]
+    run: RunFolder,
+    at: StageAt,
+    lease: RunLease,
+    on_progress: Callable[[trainer.TrainingProgress], None],
+    meet: trainer.Meet = trainer.alone,
 ) -> trainer.TrainingSummary:
     """Train in this process's child and promote what came of it; ``lease`` is held by the caller.
 
     Raises:
+        NodeLost: another node of the training is gone.
         RunChanged: the run asks for another training by now.
         RunBusy: another process trains, or drives the run, because this one gave no sign of life for too long.
         TapirError: as `train_student`.
     """
     started, key = time.monotonic(), run.key(at)
     job = _job(run, at)
-    summary = trainer.train_student(job, on_progress=_told(on_progress))
+    summary = trainer.train_student(job, on_progress=_told(on_progress), meet=meet)
     tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
     checkpoint = run.workplace.local(at.folder)
@@ -130,6 +137,50 @@ def make_student(
     run.seal(at, [Part(name, 0, file_sha256(checkpoint / name)) for name in names], counts={"seconds": seconds})
     shutil.rmtree(job.output)
     return summary
+
+
+def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note: nodes.Note) -> trainer.Meet:
+    """Where the ranks of this process, the first node of the training, meet with those that ``fleet`` starts.
+
+    Args:
+        run: The run.
+        at: Its training.
+        fleet: Asked for the other nodes, where `training.nodes` wants some.
+        attempt: Tells this attempt from every other.
+        note: Gets what is waited for.
+    """
+    wanted = run.config.training.nodes
+
+    @contextmanager
+    def meet(ranks: int) -> Iterator[trainer.Node]:
+        folder, host = _attempt(run, at), own_host(store_url(run.config))
+        with closing(_registry(run, at)) as registry:
+            first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
+            with first.meet(ranks) as node:
+                yield node
+
+    return meet if wanted > 1 else trainer.alone
+
+
+def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> None:
+    """Train along, as the node that was asked for under this id; the first node makes the student.
+
+    Raises:
+        Stopped: the node is not asked for, or not any more.
+        TapirError: as `make_student`.
+    """
+    log = run.workplace.local(log_file(f"train-{at.number:02d}-node-{node}"))
+    with closing(_registry(run, at)) as registry:
+        here = nodes.OtherNode(registry, node, _attempt(run, at), own_host(store_url(run.config)), note)
+        trainer.join_training(replace(_job(run, at), log_path=log), here.meet)
+
+
+def _registry(run: RunFolder, at: StageAt) -> ReplicaRegistry:
+    return ReplicaRegistry(store_url(run.config), _name_of_training(run, at))
+
+
+def _name_of_training(run: RunFolder, at: StageAt) -> str:
+    return f"{run.ref.name}/{at.folder} ({run.record.id[:12]})"
 
 
 def count_round(run: RunFolder, number: int) -> Training:

@@ -446,9 +446,10 @@ def _contradictions(config: RunConfig) -> list[str]:
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
-    held = training.micro_batch_size * (training.processes or 1)
+    held = training.micro_batch_size * (training.processes or 1) * training.nodes
     least_stage = {"none": 0, "optimizer": 2, "all": 3}[training.offload]
     of_all = f" × processes = {training.processes}" if training.processes else ""
+    of_all += f" × nodes = {training.nodes}" if training.nodes > 1 else ""
     return problems(
         {
             'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; leave it out or '
@@ -481,6 +482,8 @@ def _contradictions(config: RunConfig) -> list[str]:
             ),
             'training.attention: value "flash_attention_2" computes in bf16 only, and training.precision is "fp32"; '
             "leave one of the two out": training.attention == "flash_attention_2" and training.precision == "fp32",
+            f"training.nodes: value {training.nodes}: a driver trains on its own machine alone; set "
+            'training.runs_on = "worker", or leave nodes out': training.nodes > 1 and training.runs_on == "driver",
         }
     )
 

@@ -104,7 +104,11 @@ class TrainingConfig(Section):
     deployment *fine-tune* (docs/gpu-workers.md)."""
 
     processes: Free[PositiveInt | None] = None
-    """Ranks on this machine; unset: one for each accelerator, or one on a CPU."""
+    """Ranks on a machine; unset: one for each accelerator, or one on a CPU."""
+
+    nodes: Free[Later[PositiveInt]] = 1
+    """Workers of the pool `tapir-gpu` that train together; more than one need `runs_on = "worker"` and a folder that
+    all of them see (docs/gpu-workers.md)."""
 
     report_to: Free[Later[Reporters]] = ()
     """Who is told of each step too, one or several: TensorBoard, whose files lie in the run's `logs/`, or Weights &

@@ -46,15 +46,15 @@ class Ended:
 
 
 class Fleet(Protocol):
-    """Starts flow runs that serve replicas. A method raises TapirError when it cannot be done."""
+    """Starts flow runs that serve replicas, or are nodes of a training. A method raises TapirError when it cannot."""
 
-    def ask(self, number: int, replica: str) -> None:
-        """Start a flow run that serves the student after round ``number`` under this id."""
+    def ask(self, number: int, asked: str, /) -> None:
+        """Start a flow run under this id: for the student after round ``number``, or the training of that round."""
 
-    def ended(self, replica: str) -> Ended | None:
+    def ended(self, asked: str, /) -> Ended | None:
         """How its flow run ended; nothing while it has not."""
 
-    def withdraw(self, replica: str) -> None:
+    def withdraw(self, asked: str, /) -> None:
         """Cancel its flow run, which no worker has begun."""
 
 

@@ -12,12 +12,13 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Crashed, Failed, Pending
 
 from flows import fleet as fleet_module
-from flows.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
+from flows.fleet import SERVE_STUDENT, join_fleet, serving_fleet, training_fleet
 from flows.forms import serve_student_from_form
 from flows.prefect_server import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run
 from tasks.engines.replicas import Ended, ReplicaStudents, replicas_of
+from tasks.flow_runs import Deployment
 from tasks.runtime import close_all, current
 from tests.run_config import make_config
 
@@ -89,7 +90,7 @@ def test_a_run_that_has_joined_asks_its_workers_and_opens_their_registry_then(
 
 @pytest.mark.usefixtures("deployed")
 def test_a_replica_is_one_flow_run_however_often_it_is_asked_for(run: RunFolder, client: SyncPrefectClient) -> None:
-    fleet = PrefectFleet(run)
+    fleet = serving_fleet(run)
     fleet.check()
     for _ in range(2):
         fleet.ask(2, "0a1b")
@@ -102,9 +103,24 @@ def test_a_replica_is_one_flow_run_however_often_it_is_asked_for(run: RunFolder,
         assert fleet.ended("0a1b") == end
 
 
+def test_a_node_of_a_training_is_started_for_its_round_under_its_id(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[Any, ...]] = []
+
+    def start(_: object, key: str, parameters: dict[str, Any], *, run_name: str, tags: list[str]) -> None:
+        started.append((key, parameters, run_name, tags))
+
+    monkeypatch.setattr(Deployment, "start", start)
+    training_fleet(run).ask(3, "0a1b")
+    parameters = {"run": "example", "round_number": 3, "node": "0a1b"}
+    # Without the tags of an attempt, which the driver follows.
+    assert started == [("node-0a1b", parameters, "example", ["tapir", "run-example", "node-0a1b"])]
+
+
 @pytest.mark.usefixtures("deployed")
 def test_only_what_no_worker_has_begun_is_cancelled(run: RunFolder, client: SyncPrefectClient) -> None:
-    fleet = PrefectFleet(run)
+    fleet = serving_fleet(run)
     for replica in ("0c", "0d"):
         fleet.ask(1, replica)
     (begun,) = [each for each in client.read_flow_runs() if "replica-0d" in each.tags]
@@ -123,4 +139,4 @@ def test_a_server_that_is_away_is_an_error_of_ours(run: RunFolder) -> None:
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}),
         pytest.raises(EngineError, match="does not do what is asked"),
     ):
-        PrefectFleet(run).ended("0a1b")
+        serving_fleet(run).ended("0a1b")

@@ -22,9 +22,10 @@ from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tasks import serving
+from tasks.engines.address import HOST_VARIABLE
 from tasks.engines.keys import replica_key
 from tasks.runtime import close_all, current
-from tasks.serving import ASKED_NOW, HOST_VARIABLE, serve_replica
+from tasks.serving import ASKED_NOW, serve_replica
 from tests import waiting
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -205,7 +206,7 @@ def test_another_checkpoint_than_the_drivers_is_not_served(run: RunFolder, regis
 
 
 @pytest.mark.usefixtures("driver")
-@pytest.mark.parametrize(("host", "reason"), [("0.0.0.0", "no address that a driver can ask"), ("192.0.2.1", "listen")])
+@pytest.mark.parametrize(("host", "reason"), [("0.0.0.0", "no address that others can ask"), ("192.0.2.1", "listen")])
 def test_a_host_that_is_no_address_of_this_machine_is_refused(
     run: RunFolder, registry: ReplicaRegistry, monkeypatch: pytest.MonkeyPatch, host: str, reason: str
 ) -> None:

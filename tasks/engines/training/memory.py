@@ -173,5 +173,7 @@ def look_ahead(training: TrainingConfig, backbone: Path) -> list[str]:
         in_bf16 = training.precision == "bf16" or (
             training.precision == "auto" and machine.computes_in_bf16(broken_amx=machine.amx_is_broken(sys.executable))
         )
-    needed = estimate_memory(training, size, in_bf16=in_bf16, longest=training.max_length, processes=processes)
+    needed = estimate_memory(
+        training, size, in_bf16=in_bf16, longest=training.max_length, processes=processes * training.nodes
+    )
     return check_memory(training, needed, min(held), of_machine if gpus else None)

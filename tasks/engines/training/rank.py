@@ -100,7 +100,7 @@ def _train(job: TrainingJob) -> int:
 def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     """Print the pre-flight: what is trained, and whether memory will do."""
     job, world_size, device = planned.job, trainer.args.world_size, trainer.args.device.type
-    beside = psutil.virtual_memory().available // world_size
+    beside = psutil.virtual_memory().available // int(os.environ["LOCAL_SIZE"])
     free, beside = (torch.cuda.mem_get_info()[0], beside) if device == "cuda" else (beside, None)
     lines, size, in_bf16 = list[str](), memory.size_of(job.base), job.training.precision == "bf16"
     if size is not None:
@@ -404,15 +404,15 @@ def _lora_config(job: TrainingJob) -> LoraConfig | None:
 def _rendezvous() -> TCPStore | None:
     """What serves the address at which all ranks are to meet, for as long as it lives; the first of them has it.
 
-    On 127.0.0.1: what torch would make listens on every address. The process group itself is made by DeepSpeed.
+    At that address only: what torch would make listens on every one. The process group itself is made by DeepSpeed.
     """
     # So torch connects in every rank and serves in none.
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     if os.environ["RANK"] != "0":
         return None
-    port, ranks = int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
-    listening = socket.create_server(("127.0.0.1", port))
-    return TCPStore("127.0.0.1", port, ranks, True, wait_for_workers=False, master_listen_fd=listening.detach())
+    host, port, ranks = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
+    listening = socket.create_server((host, port))
+    return TCPStore(host, port, ranks, True, wait_for_workers=False, master_listen_fd=listening.detach())
 
 
 if __name__ == "__main__":

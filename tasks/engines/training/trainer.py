@@ -13,8 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +31,7 @@ from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks.engines import keys, logs, machine, supervisor
+from tasks.engines.address import LOOPBACK, interface_of
 from tasks.engines.training import memory, prerequisites
 
 _POLL_SECONDS = 0.25
@@ -60,7 +63,14 @@ class TrainingJob:
     @property
     def identity(self) -> str:
         """Digest of all that can change the weights; a checkpoint of another identity is never resumed from."""
-        free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing", "report_to"}
+        free_of_training = {
+            "runs_on",
+            "nodes",
+            "save_minutes",
+            "grace_seconds",
+            "gradient_checkpointing",
+            "report_to",
+        }
         free: dict[str, Any] = {"output": True, "log_path": True, "training": free_of_training}
         return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=free))
 
@@ -154,12 +164,46 @@ class Attempt:
         return TrainingSummary(**json.loads(self.summary_file.read_text()))
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The place of this machine's ranks among all that train together."""
+
+    meeting: tuple[str, int]
+    """Address and port at which all of them meet; the first one listens there."""
+    interface: str
+    """Through which those of this machine talk to the others."""
+    first_rank: int
+    world_size: int
+    """Ranks of all machines."""
+    check: Callable[[], None] = lambda: None
+    """Called while they train; what it raises ends them: they would wait for those that are gone."""
+
+
+Meet = Callable[[int], AbstractContextManager[Node]]
+"""Brings so many ranks of this machine together with those of others, until the block ends."""
+
+
+@contextmanager
+def alone(ranks: int) -> Iterator[Node]:
+    """The one machine that trains: its ranks meet at an address that no other reaches."""
+    with supervisor.reserved_port(LOOPBACK) as port:
+        yield Node((LOOPBACK, port), interface_of(LOOPBACK), 0, ranks)
+
+
 def train_student(
-    job: TrainingJob, *, on_progress: Callable[[TrainingProgress], object] = lambda _: None
+    job: TrainingJob,
+    *,
+    on_progress: Callable[[TrainingProgress], object] = lambda _: None,
+    meet: Meet = alone,
 ) -> TrainingSummary:
     """Train ``job.base`` on ``job.mixture``; the student is then in ``checkpoint/`` of ``job.output``.
 
     When this is interrupted, the ranks are asked for one more save, for at most ``grace_seconds``.
+
+    Args:
+        job: What is trained.
+        on_progress: Told each step.
+        meet: Where the ranks of this machine, the first one among them, meet; others call `join_training`.
 
     Raises:
         EngineError: the training failed.
@@ -174,29 +218,59 @@ def train_student(
     prerequisites.check_packages(job.training)
     clear_unfinished(attempt.saves)
     shutil.rmtree(attempt.corpus, ignore_errors=True)
-    command = [sys.executable, "-u", "-m", "tasks.engines.training.rank", str(attempt.job_file)]
+    _run_ranks(job, attempt.job_file, on_progress, meet, lambda _: attempt.summary() is not None)
+    done = attempt.summary()
+    assert done is not None
+    for folder in (attempt.saves, attempt.corpus):
+        shutil.rmtree(folder, ignore_errors=True)
+    return done
+
+
+def join_training(job: TrainingJob, meet: Meet) -> None:
+    """Train along with the machine that calls `train_student`, on one that sees its folder; there the student arises.
+
+    Raises:
+        TapirError: as `train_student`.
+    """
+    with tempfile.TemporaryDirectory(prefix="tapir-node-") as folder:
+        # Its own: the same files may have other paths here.
+        job_file = Path(folder, "job.json")
+        job_file.write_text(json.dumps(job.to_json()))
+        _run_ranks(job, job_file, lambda _: None, meet, lambda code: code == 0)
+
+
+def _run_ranks(
+    job: TrainingJob,
+    job_file: Path,
+    on_progress: Callable[[TrainingProgress], object],
+    meet: Meet,
+    is_done: Callable[[int], bool],
+) -> None:
+    """Have this machine's ranks train, and see to it that none is left; ``is_done`` is asked with their exit code.
+
+    Raises:
+        TapirError: as `train_student`.
+    """
+    command = [sys.executable, "-u", "-m", "tasks.engines.training.rank", str(job_file)]
     ranks: list[supervisor.Child] = []
-    grace_seconds = job.training.grace_seconds
-    # Kept until they have met: a rank loads for seconds, on a busy machine for a minute.
-    with supervisor.reserved_port("127.0.0.1") as port, logs.follow_log("trainer", job.log_path):
-        environments = rank_environments(job, keys.keyless_environment(), machine.visible_gpus(), port)
-        environments[0] |= report_environment(job, os.environ)
+    grace_seconds, accelerators = job.training.grace_seconds, machine.visible_gpus()
+    # Together until they have met: a rank loads for seconds, on a busy machine for a minute.
+    with meet(count_ranks(job, accelerators)) as node, logs.follow_log("trainer", job.log_path):
+        environments = rank_environments(job, keys.keyless_environment(), accelerators, node)
+        if node.first_rank == 0:
+            environments[0] |= report_environment(job, os.environ)
         try:
             for environment in environments:
                 ranks.append(supervisor.start_child(command, env=environment, log_path=job.log_path, name="trainer"))
-            code = _follow(ranks, attempt.progress_file, on_progress)
+            code = _follow(ranks, Attempt(job.output).progress_file, on_progress, node.check)
             grace_seconds = 0.0
         finally:
             for rank in ranks:
                 rank.terminate(grace_seconds)
                 # They save and stop together: what is not done when the first has ended never will be.
                 grace_seconds = 0.0
-    done = attempt.summary()
-    if done is None:
-        raise explain(job, code, ranks[0].output())
-    for folder in (attempt.saves, attempt.corpus):
-        shutil.rmtree(folder, ignore_errors=True)
-    return done
+        if not is_done(code):
+            raise explain(job, code, ranks[0].output())
 
 
 def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
@@ -220,10 +294,8 @@ def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
     return [TrainingCount(**each) for each in json.loads(done.stdout.splitlines()[-1])]
 
 
-def rank_environments(
-    job: TrainingJob, environment: Mapping[str, str], accelerators: Sequence[str], port: int
-) -> list[dict[str, str]]:
-    """What each rank sees: its place among them, the ``port`` at which they meet, no network, no telemetry.
+def count_ranks(job: TrainingJob, accelerators: Sequence[str]) -> int:
+    """How many ranks of this machine train.
 
     Raises:
         ConfigError: more processes are asked for than there are accelerators.
@@ -234,17 +306,26 @@ def rank_environments(
             f"training.processes = {processes}, and this machine has {len(accelerators)} accelerators; "
             "lower it, or leave it out to use each"
         )
+    return processes
+
+
+def rank_environments(
+    job: TrainingJob, environment: Mapping[str, str], accelerators: Sequence[str], node: Node
+) -> list[dict[str, str]]:
+    """What each rank of this machine sees: its place among all, where they meet, no other network, no telemetry."""
+    processes, (meeting, port) = count_ranks(job, accelerators), node.meeting
     values = {
         **environment,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(supervisor.SOURCES), environment.get("PYTHONPATH")])),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_OFFLINE": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-        "MASTER_ADDR": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": node.interface,
+        # As it stands: NCCL takes a bare name for the beginning of one.
+        "NCCL_SOCKET_IFNAME": f"={node.interface}",
+        "MASTER_ADDR": meeting,
         "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(processes),
+        "WORLD_SIZE": str(node.world_size),
         "LOCAL_SIZE": str(processes),
     }
     if accelerators:
@@ -257,7 +338,7 @@ def rank_environments(
             values.setdefault("GOMP_SPINCOUNT", "3000")
         if machine.amx_is_broken(sys.executable):
             values |= machine.WITHOUT_AMX
-    return [{**values, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return [{**values, "RANK": str(node.first_rank + each), "LOCAL_RANK": str(each)} for each in range(processes)]
 
 
 def report_environment(job: TrainingJob, environment: Mapping[str, str]) -> dict[str, str]:
@@ -297,15 +378,19 @@ def read_progress(path: Path, offset: int) -> tuple[list[TrainingProgress], int]
 
 
 def _follow(
-    ranks: Sequence[supervisor.Child], progress_file: Path, on_progress: Callable[[TrainingProgress], object]
+    ranks: Sequence[supervisor.Child],
+    progress_file: Path,
+    on_progress: Callable[[TrainingProgress], object],
+    check: Callable[[], None],
 ) -> int:
-    """Until all ranks have ended, or one has failed; its exit code."""
+    """Until all ranks of this machine have ended, or one has failed; its exit code."""
     offset = progress_file.stat().st_size if progress_file.exists() else 0
     while True:
         codes = [rank.poll() for rank in ranks]
         rows, offset = read_progress(progress_file, offset)
         for row in rows:
             on_progress(row)
+        check()
         if any(codes) or None not in codes:
             # The others of a killed rank fail in its wake.
             return -signal.SIGKILL if -signal.SIGKILL in codes else next((code for code in codes if code), 0)

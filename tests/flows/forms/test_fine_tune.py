@@ -7,10 +7,11 @@ from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows import forms
 from flows.distill import distill
 from flows.forms import fine_tune_from_form
 from flows.prefect_server import DEPLOYMENTS
-from tapir_core.errors import EngineError, MissingPrerequisite
+from tapir_core.errors import EngineError, MissingPrerequisite, NodeLost
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all
@@ -53,6 +54,25 @@ def test_a_worker_with_another_backbone_trains_nothing(root: Path) -> None:
     assert state.is_failed()
     assert "backbone on this worker is not the one" in state.message
     assert run.holds(StageAt("train", 0)) is None
+
+
+def test_a_training_that_lost_a_node_counts_as_killed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_trained_run(root)
+
+    def lose(*_: object) -> None:
+        raise NodeLost("node 0a1b of this training is gone")
+
+    monkeypatch.setattr(forms, "make_student", lose)
+    state = fine_tune_from_form("example", 0, return_state=True)
+    assert state.is_crashed(), "so that its driver starts another attempt"
+    assert state.message.startswith("node 0a1b of this training is gone; the next attempt goes on from the last save")
+
+
+def test_a_node_that_its_training_no_longer_asks_for_ends(root: Path) -> None:
+    make_trained_run(root)
+    state = fine_tune_from_form("example", 0, "0a1b", return_state=True)
+    assert state.is_completed(), state.message
+    assert state.message == "Ended: no training asks for this node now."
 
 
 def test_a_run_that_trains_on_workers_is_refused_at_once_where_none_are(root: Path) -> None:

@@ -163,6 +163,12 @@ def test_an_easy_part_is_refused_where_the_whole_pool_are_seeds() -> None:
 def test_a_batch_is_whole_micro_batches_of_all_processes() -> None:
     assert "set 12 or" in the_problem(training={"batch_size": 10, "micro_batch_size": 4})
     assert "× processes = 3" in the_problem(training={"batch_size": 16, "micro_batch_size": 4, "processes": 3})
+    nodes = {"nodes": 2, "runs_on": "worker"}
+    assert "× nodes = 2" in the_problem(training={"batch_size": 12, "micro_batch_size": 4, **nodes})
+
+
+def test_a_driver_trains_on_its_own_machine_alone() -> None:
+    assert the_problem(training={"nodes": 2}).startswith("training.nodes: value 2: a driver trains on its own machine")
 
 
 def test_what_zero_does_not_partition_is_not_offloaded() -> None:

@@ -49,6 +49,7 @@ def test_what_can_change_the_weights_changes_the_identity(tmp_path: Path, change
 def test_how_often_and_where_it_is_saved_does_not_change_the_identity(tmp_path: Path) -> None:
     how = {
         "runs_on": "worker",
+        "nodes": 2,
         "save_minutes": 1,
         "grace_seconds": 1,
         "gradient_checkpointing": True,

@@ -87,15 +87,15 @@ def test_what_cannot_fit_is_refused_with_what_would_help_and_what_may_fit_is_war
     assert len(memory.check_memory(training, parts, free=total)) == 1
 
 
-@pytest.mark.parametrize(("gib", "refused"), [(24, True), (80, True), (140, False)])
+@pytest.mark.parametrize(("gib", "nodes", "refused"), [(24, 1, True), (80, 1, True), (140, 1, False), (80, 4, False)])
 def test_a_gpu_that_is_too_small_is_refused_before_anything_is_paid(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gib: int, refused: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gib: int, nodes: int, refused: bool
 ) -> None:
     monkeypatch.setattr(machine, "visible_gpus", lambda: ["0"])
     monkeypatch.setattr(machine, "gpu_memory", lambda: [gib * _GIB])
     monkeypatch.setattr(memory, "size_of", lambda _: _7B)
     try:
-        memory.look_ahead(TrainingConfig(), tmp_path)
+        memory.look_ahead(TrainingConfig(nodes=nodes), tmp_path)
         assert not refused
     except MissingPrerequisite:
         assert refused

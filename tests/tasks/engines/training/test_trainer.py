@@ -2,7 +2,8 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import psutil
 import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
-from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, TapirError
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, NodeLost, TapirError
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.trainer import (
+    Node,
     TrainingCount,
     TrainingJob,
     TrainingProgress,
+    alone,
+    count_ranks,
     count_trainings,
     explain,
     rank_environments,
@@ -61,11 +65,16 @@ def test_the_driver_side_imports_no_torch() -> None:
     assert out.stdout.strip() == "[]"
 
 
+def here(ranks: int) -> Node:
+    return Node(("127.0.0.1", 4321), "lo", 0, ranks)
+
+
 def test_one_rank_starts_for_each_accelerator_or_as_many_as_are_asked_for(tmp_path: Path) -> None:
     def ranks(processes: int | None, *accelerators: str) -> list[tuple[str, ...]]:
         job = make_job(tmp_path, training=TrainingConfig(processes=processes))
+        node = here(count_ranks(job, accelerators))
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
-        return [tuple(each.get(name, "") for name in names) for each in rank_environments(job, {}, accelerators, 4321)]
+        return [tuple(each.get(name, "") for name in names) for each in rank_environments(job, {}, accelerators, node)]
 
     assert ranks(None, "2", "5") == [("0", "0", "2", "2,5"), ("1", "1", "2", "2,5")]
     assert ranks(1, "2", "5") == [("0", "0", "1", "2")]
@@ -73,19 +82,32 @@ def test_one_rank_starts_for_each_accelerator_or_as_many_as_are_asked_for(tmp_pa
     assert [rank for rank, *_ in ranks(3)] == ["0", "1", "2"]
 
 
-def test_the_ranks_meet_at_one_address_of_this_machine(tmp_path: Path) -> None:
-    one, other = rank_environments(make_job(tmp_path, training=TrainingConfig(processes=2)), {}, [], 4321)
+def test_the_ranks_meet_at_one_address_that_only_this_machine_reaches(tmp_path: Path) -> None:
+    job = make_job(tmp_path, training=TrainingConfig(processes=2))
+    with alone(2) as node:
+        one, other = rank_environments(job, {}, [], node)
     assert one["MASTER_ADDR"] == "127.0.0.1"
+    assert one["GLOO_SOCKET_IFNAME"] == "lo"
     assert one["MASTER_PORT"] == other["MASTER_PORT"]
+    assert [each["WORLD_SIZE"] for each in (one, other)] == ["2", "2"]
+
+
+def test_the_ranks_of_a_later_node_are_counted_on_and_talk_through_its_own_interface(tmp_path: Path) -> None:
+    job = make_job(tmp_path, training=TrainingConfig(processes=2))
+    environments = rank_environments(job, {}, [], Node(("10.0.0.7", 29500), "eth1", first_rank=8, world_size=10))
+    assert [(each["RANK"], each["LOCAL_RANK"]) for each in environments] == [("8", "0"), ("9", "1")]
+    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "LOCAL_SIZE", "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    expected = ["10.0.0.7", "29500", "10", "2", "eth1", "=eth1"]
+    assert all([each[name] for name in names] == expected for each in environments)
 
 
 def test_the_ranks_stay_off_the_network_and_keep_what_the_user_set(tmp_path: Path) -> None:
     job = make_job(tmp_path)
-    [values] = rank_environments(job, {"PYTHONPATH": "mine", "OMP_WAIT_POLICY": "active"}, [], 4321)
+    [values] = rank_environments(job, {"PYTHONPATH": "mine", "OMP_WAIT_POLICY": "active"}, [], here(1))
     assert values["HF_HUB_OFFLINE"] == "1"
     assert values["PYTHONPATH"].endswith("mine")
     assert "GOMP_SPINCOUNT" not in values
-    assert "DS_ACCELERATOR" not in rank_environments(job, {}, ["0"], 4321)[0]
+    assert "DS_ACCELERATOR" not in rank_environments(job, {}, ["0"], here(1))[0]
 
 
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
@@ -134,6 +156,25 @@ def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.Monkey
 def ranks() -> list[psutil.Process]:
     found = psutil.Process().children(recursive=True)
     return [child for child in found if "tasks.engines.training.rank" in child.cmdline()[:4]]
+
+
+def test_ranks_that_would_wait_for_those_of_a_lost_machine_are_ended(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def miss() -> None:
+        seen.append(len(ranks()))
+        raise NodeLost("another machine is gone")
+
+    @contextmanager
+    def meet(count: int) -> Iterator[Node]:
+        with alone(count) as node:
+            yield dataclasses.replace(node, check=miss)
+
+    training = TrainingConfig(processes=2, grace_seconds=0.1)
+    with pytest.raises(NodeLost, match="another machine is gone"):
+        train_student(make_job(tmp_path, training=training), meet=meet)
+    assert seen == [2]
+    assert ranks() == []
 
 
 def at_step(step: int, act: Callable[[], None]) -> Callable[[TrainingProgress], None]:

@@ -1,0 +1,312 @@
+"""One training on several GPU workers: how its nodes find each other, and that none outlives the others for long.
+
+The first node is the worker that holds the training's lease. It asks for the others as a run asks for replicas, by rows
+of the same registry and flow runs of the same pool. In its row stand its address and the port at which all ranks meet;
+the others add theirs. Once each row says how many ranks its node has, each node knows its place and starts them; the
+rest is torch's rendezvous. While they train each node looks at the rows. When another one is dead, or the first one has
+asked it to leave, it ends its ranks, which would wait for what never comes.
+
+All nodes work in one attempt folder: a save is whole only with the part of every rank, and whichever workers come next
+go on from it. By a mark in it they find out whether they see the same one. Limit: no node of a training is replaced;
+the next attempt asks for new ones.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tapir_core.errors import EngineError, NodeLost, Stopped, TapirError
+from tapir_core.leases import Replica, ReplicaRegistry
+from tapir_core.processes import HEARTBEAT_SECONDS, LAPSE_SECONDS, Heart
+from tapir_core.storage import Storage
+from tasks.engines import supervisor
+from tasks.engines.address import interface_of
+from tasks.engines.replicas import Ended, Fleet
+from tasks.engines.training.trainer import Node
+
+LOOK_SECONDS = 1.0
+
+MEET_SECONDS = 1800.0
+"""Longest wait for the other nodes: a pod's machine may have to be made, and an image of several GB pulled."""
+
+LEAVE_SECONDS = LAPSE_SECONDS + 30
+"""Longest wait until the others have ended: one whose machine went silent is dead after `LAPSE_SECONDS`."""
+
+STATE_SECONDS = 15.0
+"""In which the flow run of a node that ended by itself says why."""
+
+SEEN_SECONDS = 60.0
+"""In which a shared folder shows one machine what another has written: NFS remembers for so long what was there."""
+
+_MARK = "meeting"
+"""File of the attempt folder that names the attempt at work there."""
+
+Note = Callable[[str], None]
+"""Gets what is waited for, at each look; what it raises ends the wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstNode:
+    """The node that asks for the others; `meet` is for `train_student`."""
+
+    registry: ReplicaRegistry
+    """Of this training."""
+    fleet: Fleet
+    """Starts the others."""
+    number: int
+    """The round that is trained."""
+    nodes: int
+    """How many train, this one included."""
+    attempt: str
+    """Tells this attempt at the training from every other."""
+    folder: Path
+    """Of the attempt, which all nodes see."""
+    host: str
+    """This machine's address for the others."""
+    note: Note
+
+    @contextmanager
+    def meet(self, ranks: int) -> Iterator[Node]:
+        """Ask for the others and wait for them; however the block ends, they end.
+
+        Raises:
+            NodeLost: one of them is gone.
+            EngineError: they did not come, or one failed; the error of the block otherwise.
+        """
+        self._end_earlier()
+        with supervisor.reserved_port(self.host) as port:
+            row = self.registry.ask(self.number, self.attempt)
+            with _taken(self.registry, row) as rows:
+                self.registry.serve(row, f"tcp://{self.host}:{port}", ranks)
+                Storage(self.folder).write_bytes(_MARK, self.attempt.encode())
+                others: list[str] = []
+                try:
+                    # All rows before the first node looks at them: they say how many it waits for.
+                    others += [self.registry.ask(self.number, self.attempt) for _ in range(self.nodes - 1)]
+                    for each in others:
+                        self.fleet.ask(self.number, each)
+                    self._wait(rows, others)
+                    yield rows.place()
+                except Exception as error:
+                    if (explained := self._explained(error, others)) is error:
+                        raise
+                    raise explained from error
+                except BaseException:
+                    with suppress(TapirError):
+                        self._dismiss()
+                    raise
+        self._forget_dead()
+
+    def _wait(self, rows: "_Rows", others: Sequence[str]) -> None:
+        deadline = time.monotonic() + MEET_SECONDS
+        while not rows.all_came():
+            late = [each for each in others if each not in rows.came]
+            for each in late:
+                if ended := self.fleet.ended(each):
+                    raise EngineError(_in_words(each, ended))
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"{len(rows.came)} of training.nodes = {self.nodes} came within {MEET_SECONDS:g} s; nothing is "
+                    f"heard of {', '.join(late)} (flow runs of fine-tune with tags node-…): start more workers of the "
+                    "pool tapir-gpu, or lower training.nodes"
+                )
+            self.note(f"{len(rows.came)} of {self.nodes} nodes are there, waiting for workers of tapir-gpu")
+            time.sleep(LOOK_SECONDS)
+
+    def _end_earlier(self) -> None:
+        """Have what an earlier attempt left end, before this one works in its folder."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        self._dismiss()
+        while left := self._forget_dead():
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"nodes of an earlier attempt do not leave ({', '.join(left)}); cancel their flow runs of fine-tune"
+                )
+            self.note("an earlier attempt at this training ends")
+            time.sleep(LOOK_SECONDS)
+
+    def _dismiss(self) -> list[str]:
+        """Ask every node to leave; gives those that no worker had taken, which never come."""
+        untaken = self.registry.dismiss()
+        for each in untaken:
+            self.fleet.withdraw(each)
+        return untaken
+
+    def _forget_dead(self) -> list[str]:
+        """Remove the rows of dead nodes; gives those that live."""
+        there = self.registry.all()
+        for each in there:
+            if each.is_dead():
+                self.registry.remove(each.id)
+        return [each.id for each in there if not each.is_dead()]
+
+    def _explained(self, error: Exception, others: list[str]) -> Exception:
+        """End the others, and say what became of them where that may be why."""
+        try:
+            ends = self._ends(others)
+            for each in self.registry.all():
+                self.registry.remove(each.id)
+        except TapirError:
+            return error
+        told = [_in_words(each, ended) for each, ended in ends.items() if ended.how != "completed"]
+        if not told or not isinstance(error, EngineError):
+            return error
+        is_lost = any(ended.how == "crashed" for ended in ends.values())
+        return (NodeLost if is_lost else EngineError)("; ".join([str(error), *told]))
+
+    def _ends(self, others: list[str]) -> dict[str, Ended]:
+        """How each that a worker had taken has ended, once it has."""
+        began, ends = time.monotonic(), dict[str, Ended]()
+        taken = set(others) - set(self._dismiss())
+        while open_ones := taken - ends.keys():
+            waited = time.monotonic() - began
+            living = {each.id for each in self.registry.all() if not each.is_dead()}
+            for each in sorted(open_ones):
+                is_gone = waited > (LEAVE_SECONDS if each in living else STATE_SECONDS)
+                ended = self.fleet.ended(each) or (Ended("crashed", "its worker is gone") if is_gone else None)
+                if ended is not None:
+                    ends[each] = ended
+            time.sleep(LOOK_SECONDS)
+        return ends
+
+
+@dataclass(frozen=True, slots=True)
+class OtherNode:
+    """A node that was asked for; `meet` is for `join_training`."""
+
+    registry: ReplicaRegistry
+    row: str
+    """The id under which it was asked for."""
+    folder: Path
+    host: str
+    note: Note
+
+    @contextmanager
+    def meet(self, ranks: int) -> Iterator[Node]:
+        """Say that this node is there and wait for all of them.
+
+        Raises:
+            Stopped: it is not asked for any more.
+            NodeLost: another node is gone.
+            EngineError: it sees another folder than the first one, or not all came.
+        """
+        with _taken(self.registry, self.row) as rows:
+            self._find_mark(rows)
+            self.registry.serve(self.row, f"tcp://{self.host}", ranks)
+            deadline = time.monotonic() + MEET_SECONDS
+            while not rows.all_came():
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"{len(rows.came)} of {len(rows.last)} nodes came within {MEET_SECONDS:g} s; look at the flow "
+                        "runs of fine-tune and at the workers of the pool tapir-gpu"
+                    )
+                self.note(f"{len(rows.came)} of {len(rows.last)} nodes are there")
+                time.sleep(LOOK_SECONDS)
+            yield rows.place()
+
+    def _find_mark(self, rows: "_Rows") -> None:
+        mark, deadline = self.folder / _MARK, time.monotonic() + SEEN_SECONDS
+        while not mark.exists() or mark.read_text() != rows.attempt:
+            rows.check_now()
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"{self.folder} is not the folder that the first node of this training works in: nodes need one "
+                    "folder that all of them see, on a shared disk; put the root on one, or, with a root on S3, "
+                    "TAPIR_SCRATCH"
+                )
+            self.note("waiting for the first node's folder")
+            time.sleep(LOOK_SECONDS)
+
+
+class _Rows:
+    """The rows of one attempt, as the node that holds the row ``own`` sees them."""
+
+    def __init__(self, registry: ReplicaRegistry, taken: Replica) -> None:
+        self._registry, self._own = registry, taken.id
+        self.attempt = taken.checkpoint
+        self.last: list[Replica] = [taken]
+        """As they were last read: the first node, whose address has a port, then the others by their ids."""
+        self._next_look = 0.0
+        self._was_away = False
+
+    @property
+    def came(self) -> list[str]:
+        """Those that have said how many ranks they have."""
+        return [each.id for each in self.last if each.base_url]
+
+    def all_came(self) -> bool:
+        """Look whether all are there; raises what `check_now` does."""
+        self.check_now()
+        return len(self.came) == len(self.last)
+
+    def check(self) -> None:
+        """As `check_now`, once in `LOOK_SECONDS`."""
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            self.check_now()
+
+    def check_now(self) -> None:
+        """See that all of them live.
+
+        One that has left no row is done. Who came to no sign of life while the database was away gets time for one.
+
+        Raises:
+            Stopped: this one is to end.
+            NodeLost: another node is dead.
+        """
+        if not self._read():
+            self._was_away = True
+            return
+        if self._was_away:
+            self._was_away, self._next_look = False, time.monotonic() + 2 * HEARTBEAT_SECONDS
+            return
+        mine = next((each for each in self.last if each.id == self._own), None)
+        if mine is None or mine.leaving:
+            raise Stopped("the first node has ended this training; its flow run says why")
+        if dead := [each.id for each in self.last if each.is_dead()]:
+            raise NodeLost(f"node {', '.join(dead)} of this training is gone")
+
+    def place(self) -> Node:
+        """Where the ranks of this node stand among all."""
+        mine = next(place for place, each in enumerate(self.last) if each.id == self._own)
+        urls = [urlsplit(each.base_url) for each in self.last]
+        meeting, own = urls[0], urls[mine]
+        assert meeting.hostname
+        assert meeting.port
+        assert own.hostname
+        ranks = [each.concurrency for each in self.last]
+        place = (meeting.hostname, meeting.port), interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
+        return Node(*place, check=self.check)
+
+    def _read(self) -> bool:
+        """Read them anew; false while the database is away, when all of them go on."""
+        with suppress(TapirError):
+            rows = [each for each in self._registry.all() if each.checkpoint == self.attempt]
+            self.last = sorted(rows, key=lambda each: (urlsplit(each.base_url).port is None, each.id))
+            return True
+        return False
+
+
+@contextmanager
+def _taken(registry: ReplicaRegistry, row: str) -> Iterator[_Rows]:
+    """Hold a row with signs of life for the block; only a block that ends well is no death of the node."""
+    taken = registry.take(row)
+    if taken is None:
+        raise Stopped("no training asks for this node now")
+    heart = Heart(f"node {row}", lambda: registry.beat(row))
+    heart.begin()
+    leave = registry.abandon
+    try:
+        yield _Rows(registry, taken)
+        leave = registry.remove
+    finally:
+        heart.stop()
+        with suppress(TapirError):  # without a word it is dead after `LAPSE_SECONDS`
+            leave(row)
+
+
+def _in_words(node: str, ended: Ended) -> str:
+    return f"node {node} {ended.how}: {(ended.message.splitlines() or [''])[0]}".rstrip(": ")
