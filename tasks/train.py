@@ -17,7 +17,7 @@ or a pod it is lost only when Prefect says so, for its image may be on its way.
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from logging import INFO
 from pathlib import Path
@@ -43,6 +43,7 @@ from tasks._task import cached, does, project_task
 from tasks.engines import machine
 from tasks.engines.address import own_host
 from tasks.engines.backbone import matters
+from tasks.engines.gpu_lease import hold_gpus
 from tasks.engines.logs import tell
 from tasks.engines.replicas import Fleet
 from tasks.engines.training import memory, nodes, prerequisites, trainer
@@ -124,7 +125,8 @@ def make_student(
     """
     started, key = time.monotonic(), run.key(at)
     job = _job(run, at)
-    summary = trainer.train_student(job, on_progress=_told(on_progress), meet=meet)
+    with _gpus(run, at):
+        summary = trainer.train_student(job, on_progress=_told(on_progress), meet=meet)
     tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
     checkpoint = run.workplace.local(at.folder)
@@ -166,13 +168,25 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
     """Train along, as the node that was asked for under this id; the first node makes the student.
 
     Raises:
-        Stopped: the node is not asked for, or not any more.
+        Stopped: the node is not asked for, or not any more; or it was told to stop.
         TapirError: as `make_student`.
     """
     log = run.workplace.local(log_file(f"train-{at.number:02d}-node-{node}"))
     with closing(_registry(run, at)) as registry:
         here = nodes.OtherNode(registry, node, _attempt(run, at), own_host(store_url(run.config)), note)
-        trainer.join_training(replace(_job(run, at), log_path=log), here.meet)
+        with _gpus(run, at):
+            trainer.join_training(replace(_job(run, at), log_path=log), here.meet)
+
+
+def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
+    """This machine's GPUs for a training, which is stopped also while it waits for them."""
+    runtime = current(run)
+
+    def say(text: str) -> None:
+        tell(INFO, text)
+        runtime.progress.note_current(text)
+
+    return hold_gpus(say, lambda: runtime.check_stop(at))
 
 
 def _registry(run: RunFolder, at: StageAt) -> ReplicaRegistry:

@@ -37,6 +37,11 @@ def visible_gpus() -> list[str]:
     return _ask_nvidia("--query-gpu=index")
 
 
+def gpu_names() -> list[str]:
+    """What names each GPU that may be used alike in every process of this machine, whichever of them each one sees."""
+    return _of_visible_gpus("uuid") or visible_gpus()
+
+
 def gpu_memory() -> list[int]:
     """Bytes of each GPU that may be used; none where they cannot be told."""
     told = (line.split() for line in _of_visible_gpus("memory.total"))

@@ -22,6 +22,7 @@ from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import SERVED_NAME, StudentConfig
 from tapir_core.errors import EngineError, TapirError
 from tasks.engines import logs, machine, supervisor
+from tasks.engines.gpu_lease import hold_gpus
 
 HOST = "127.0.0.1"
 
@@ -156,7 +157,7 @@ class StudentServer(Students):
         super().__init__(student, log_path, report)
         self.host = host
         self._api_key = api_key
-        self._following = ExitStack()
+        self._gpus, self._following = ExitStack(), ExitStack()
         self._child: supervisor.Child | None = None
         self._endpoint: Endpoint | None = None
         self._aborted = False
@@ -208,7 +209,7 @@ class StudentServer(Students):
                 raise
 
     def start(self, checkpoint: Path) -> Endpoint:
-        """Start a server for ``checkpoint``, wait until it answers, warm it up.
+        """Start a server for ``checkpoint`` once no other run has the GPUs, wait until it answers, warm it up.
 
         Raises:
             TapirError: as `launch`.
@@ -216,18 +217,19 @@ class StudentServer(Students):
         """
         self.checkpoint = checkpoint
         key = self._api_key or secrets.token_urlsafe(32)
-        with supervisor.reserved_port(self.host) as port:
-            url, launch = f"http://{self.host}:{port}", self.launch(port, key)
-            self._following.enter_context(logs.follow_log("student server", self._log_path))
-            self._child = supervisor.start_child(
-                launch.command, env=launch.env, log_path=self._log_path, name="student server"
-            )
-            try:
+        try:
+            self._gpus.enter_context(hold_gpus(self._report, self._check_aborted))
+            with supervisor.reserved_port(self.host) as port:
+                url, launch = f"http://{self.host}:{port}", self.launch(port, key)
+                self._following.enter_context(logs.follow_log("student server", self._log_path))
+                self._child = supervisor.start_child(
+                    launch.command, env=launch.env, log_path=self._log_path, name="student server"
+                )
                 self._wait_until_healthy(self._child, url, launch.start_timeout_seconds)
                 self._warm_up(url, key)
-            except BaseException:
-                self._end()
-                raise
+        except BaseException:
+            self._end()
+            raise
         self._endpoint = Endpoint(
             base_url=f"{url}/v1", concurrency=launch.concurrency, api_key=key, timeout_seconds=ANSWER_SECONDS
         )
@@ -251,12 +253,16 @@ class StudentServer(Students):
             if (child := self._child) is not None:
                 child.terminate()
                 self._child = None
+            self._gpus.close()
+
+    def _check_aborted(self) -> None:
+        if self._aborted:
+            raise EngineError("the student server was told to stop before it was ready")
 
     def _wait_until_healthy(self, child: supervisor.Child, url: str, timeout_seconds: float) -> None:
         waited = reported = 0.0
         for waited in waits_until_healthy(url):
-            if self._aborted:
-                raise EngineError("the student server was told to stop before it was ready")
+            self._check_aborted()
             code = child.poll()
             if code is not None:
                 raise EngineError(
