@@ -13,7 +13,7 @@ from tapir_core.errors import MissingPrerequisite
 from tasks.engines import keys
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.prerequisites import check_packages
-from tasks.engines.training.trainer import TrainingJob, rank_environments, report_environment, train_student
+from tasks.engines.training.trainer import Node, TrainingJob, rank_environments, report_environment, train_student
 from tests.tasks.engines.training.test_trainer import make_job, write_mixture
 
 FAKE = """
@@ -82,7 +82,7 @@ def test_the_key_of_weights_and_biases_goes_to_who_reports_there_and_no_other_ke
     monkeypatch.setenv("OPENAI_API_KEY", "sesame")
 
     def secrets(job: TrainingJob) -> list[str]:
-        ranks = rank_environments(job, keys.keyless_environment(), [], 4321)
+        ranks = rank_environments(job, keys.keyless_environment(), [], Node(("127.0.0.1", 4321), "lo", 0, 2))
         ranks[0] |= report_environment(job, os.environ)
         return [name for rank in ranks for name, value in rank.items() if value == "sesame"]
 
