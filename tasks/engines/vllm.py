@@ -22,8 +22,8 @@ from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
 
-_LONGEST_SOCKET_FOLDER = 70
-"""Characters: a socket's path has at most 107, and vLLM adds a name of 37."""
+_LONGEST_SOCKET_FOLDER = 55
+"""Characters: a socket's path has at most 107; the supervisor's scratch folder adds 15 and vLLM a name of 37."""
 
 _WITHOUT_AMX_MAIN = Path(__file__).with_name("vllm_without_amx.py")
 

@@ -7,7 +7,7 @@ from tests.harness.forked import Forked
 
 def smoke(forked: Forked, folder: Path, *more: str) -> tuple[int, str]:
     done = forked.tapir("smoke", *more, folder=folder, environment={"TMPDIR": str(folder), "PREFECT_API_URL": ""})
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stderr + done.stdout
 
 
 def test_a_machine_that_can_do_it_passes_with_a_line_a_stage_and_leaves_nothing(forked: Forked, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, NamedTuple, NoReturn
 
 from tests.harness.processes import REPOSITORY
@@ -66,7 +66,7 @@ def main() -> None:
         import_module(name)
     for line in sys.stdin:
         asked = json.loads(line)
-        with TemporaryFile() as out, TemporaryFile() as err:
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = os.fork()
             if child == 0:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -84,6 +84,7 @@ def _become(program: str, words: list[str], folder: str, environment: dict[str, 
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
+        tempfile.tempdir = None  # remembered from the parent's TMPDIR
         sys.argv = ["tapir", *words]
         exec(program, {"__name__": "__main__"})
         code = 0
