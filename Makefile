@@ -44,8 +44,8 @@ test-operations: test-env student-env ## run the tests of a whole system: worker
 test-architectures: test-env student-env ## take tiny models of the presets' architectures through vLLM, training and export: 4 to 15 minutes
 	.venv/bin/python -m pytest -m architectures tests/presets
 
-compare: setup ## does the curriculum pay? four arms with three run seeds, then the exploratory ones, on the embedded student; hours on 2 cores
-	.venv/bin/tapir compare configs/compare_quickstart.toml $(RUN_OPTIONS)
+compare: setup ## does the recommended recipe pay? four arms with three run seeds on the embedded student: two hours on 2 cores
+	.venv/bin/tapir compare configs/compare_recommended.toml $(RUN_OPTIONS)
 
 compare-smoke: setup ## the smallest comparison of arms, on a tiny student: shows that it works, at most 15 minutes
 	.venv/bin/python -m tasks.engines.tiny_student build/tiny-student

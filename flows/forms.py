@@ -420,7 +420,7 @@ def _watch(run: RunFolder, at: StageAt) -> Callable[[TrainingProgress], None]:
 
 @form_flow("compare", run_name="compare")
 def compare_from_form(
-    preset: Annotated[str, shown("Preset", **presets(comparisons=True))] = "compare_quickstart",
+    preset: Annotated[str, shown("Preset", **presets(comparisons=True))] = "compare_recommended",
     comparison_file: Annotated[str, shown("Comparison file")] = "",
     only: Annotated[str, shown("Arms")] = "",
     run_seeds: Annotated[str, shown("Run seeds")] = "",

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.lab run EXPERIMENT.toml --to FOLDER` and `… show FOLDER…` (docs/lab.md)."""
+"""`python -m benchmarks.lab run`, `show`, `agree` and `plot` (docs/lab.md)."""
 
 import argparse
 import os
@@ -53,6 +53,21 @@ def _show(given: argparse.Namespace) -> int:
     return 0
 
 
+def _agree(given: argparse.Namespace) -> int:
+    from benchmarks.lab.agreement import agreement
+
+    table, agrees = agreement(given.folders, given.comparison, given.results)
+    print(table)
+    return 0 if agrees else 1
+
+
+def _plot(given: argparse.Namespace) -> int:
+    from benchmarks.lab.plot import plot
+
+    given.to.write_text(plot(given.folders, given.sheet), encoding="utf-8")
+    return 0
+
+
 def _say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
 
@@ -73,6 +88,16 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("folders", type=Path, nargs="+", help="folders of results")
     show.add_argument("--split", choices=["dev", "test"], default="test", help="dev chooses, test reports (test)")
     show.set_defaults(work=_show)
+    agree = commands.add_parser("agree", help="the lab's differences beside the product's; exit code 1 where they part")
+    agree.add_argument("folders", type=Path, nargs="+", help="folders of the lab's results")
+    agree.add_argument("--comparison", type=Path, required=True, help="a TOML file of `tapir compare`, same arm names")
+    agree.add_argument("--results", type=Path, required=True, help="what its finished runs came to")
+    agree.set_defaults(work=_agree)
+    plot = commands.add_parser("plot", help="accuracy at natural shares by what the arms cost")
+    plot.add_argument("folders", type=Path, nargs="+", help="folders of results")
+    plot.add_argument("--sheet", default="mini", help="of prices.toml (mini)")
+    plot.add_argument("--to", type=Path, required=True, help="SVG file")
+    plot.set_defaults(work=_plot)
     return parser
 
 

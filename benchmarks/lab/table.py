@@ -67,9 +67,14 @@ def show(folders: Sequence[Path], split: str = "test") -> str:
         "minutes",
         *(f"USD, {name}" for name in _PRICES["sheets"]),
     ]
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    return "\n".join([laid_out(heads, rows), "", _NOTE, *_mixed(arms)])
+
+
+def laid_out(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as text, its columns as wide as what stands in them."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [heads, *rows]]
-    return "\n".join([*(line.rstrip() for line in lines), "", _NOTE, *_mixed(arms)])
+    return "\n".join(line.rstrip() for line in lines)
 
 
 _NOTE = (
@@ -104,7 +109,7 @@ def _scores(results: Results, student: str, split: str, name: str) -> list[str]:
         resample(values_of(results, student, split, natural=natural), rng=derive_rng(0, "lab", name, split))
         for natural in (False, True)
     ]
-    return [str(len(results)), *map(_in_words, found)]
+    return [str(len(results)), *map(in_words, found)]
 
 
 def _differences(arms: Mapping[str, Results], name: str, against: str, split: str, student: str = "") -> list[str]:
@@ -114,11 +119,12 @@ def _differences(arms: Mapping[str, Results], name: str, against: str, split: st
     for natural in (False, True):
         found = difference(arms[name], arms[against], split, student, natural=natural)
         shown = found is None or found.low90 > 0 or found.high90 < 0
-        told.append(_in_words(found, signed=True) + ("" if shown else " not shown"))
+        told.append(in_words(found, signed=True) + ("" if shown else " not shown"))
     return [against, *told]
 
 
-def _in_words(found: Resampled | None, *, signed: bool = False) -> str:
+def in_words(found: Resampled | None, *, signed: bool = False) -> str:
+    """A value in points with its 90 % interval."""
     if found is None:
         return "-"
     form = "+.1f" if signed else ".1f"

@@ -220,8 +220,8 @@ DRAWS = 10_000
 RERUN_SD = 0.0207
 """Standard deviation of a trained student's accuracy (0-1) when its run is made again with the same run seed.
 
-Of the last students of eight runs of `configs/compare_quickstart.toml`, made on two machines, on the same 600
-instructions (docs/LOG.md, 2026-11-21): the two differ by 2.9 points (root mean square), which is √2 of it.
+Of the last students of eight runs of an earlier comparison, of rounds of 64 steps, made on two machines, on the same
+600 instructions (docs/LOG.md, 2026-11-21): the two differ by 2.9 points (root mean square), which is √2 of it.
 """
 
 Covers = Literal["items", "items and reruns", "items and run seeds"]

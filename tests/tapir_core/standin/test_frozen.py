@@ -39,7 +39,7 @@ def test_the_shares_of_pool_dev_and_test_are_frozen() -> None:
     ],
 )
 def test_pools_and_held_out_sets_are_frozen(run_seed: int, pool: str, dev: str, test: str) -> None:
-    """Of the sizes and levels of configs/compare_quickstart.toml."""
+    """Of sizes and levels such as experiments have."""
     heldout = standin_heldout(120, 600, 3, run_seed)
     found = {
         "pool": standin_pool(2000, 3, run_seed),
