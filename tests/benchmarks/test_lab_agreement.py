@@ -1,6 +1,8 @@
 """The lab beside the product: differences of arms that both made, and the plot of what arms cost."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,12 @@ def test_the_plot_has_every_arm_by_its_label(tmp_path: Path) -> None:
     drawn = file.read_text()
     assert drawn.startswith("<svg ")
     assert (REPOSITORY / "docs/images/when-it-pays.svg").read_text() == drawn, "docs/when-it-pays.md shows it"
+
+
+@pytest.mark.slow
+def test_the_recorded_results_are_of_the_recipes_as_they_are(tmp_path: Path) -> None:
+    words = ["run", "benchmarks/lab/e4.toml", "--to", "benchmarks/results/lab-e4", "--work-folder", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.lab", *words, "--seed", "601"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, f"README's results are of another recipe: {done.stderr}"
+    assert done.stdout.count("is there") == 4
