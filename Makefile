@@ -134,11 +134,11 @@ lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir
 	.venv/bin/python requirements/lock.py dev tapir
 	.venv-vllm/bin/python requirements/lock.py vllm-cpu
-	.venv-vllm/bin/python requirements/lock.py vllm-cuda-torch-2.11
 	@mkdir -p build
 	.venv/bin/python -m pip install --quiet uv==0.13.9
-	.venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate requirements/vllm-cuda.in > build/vllm-cuda.txt
-	(echo "# Resolved from vllm-cuda.in by \`make lock\`, for Python 3.11 and newer."; cat build/vllm-cuda.txt) > requirements/vllm-cuda.txt
+	for name in vllm-cuda vllm-cuda-torch-2.11; do \
+		.venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate requirements/$$name.in > build/$$name.txt && \
+		(echo "# Resolved from $$name.in by \`make lock\`, for Python 3.11 and newer."; cat build/$$name.txt) > requirements/$$name.txt || exit 1; done
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
 	.venv/bin/python requirements/lock.py mutation
 	.venv/bin/python requirements/lock.py lm-eval
