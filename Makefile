@@ -24,7 +24,7 @@ help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 quickstart: ## distil a small real student for two rounds into runs/quickstart: no key, no GPU
-	@echo "make quickstart needs about 8 GB of disk and, on 2 cores, 3-8 minutes for its two environments (once)"
+	@echo "make quickstart needs about 16 GB of disk (8 with TORCH_INDEX, CPU builds of torch) and, on 2 cores, 3-8 minutes for its two environments (once)"
 	@echo "and 5-14 minutes for its run. It needs no key and no GPU, and downloads nothing but packages."
 	@$(MAKE) --no-print-directory setup
 	.venv/bin/tapir run configs/quickstart.toml $(RUN_OPTIONS)

@@ -19,7 +19,8 @@ from flows.cli import COMMANDS, app, load_command
 from tests.students import needs_student_env
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted({*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "LOG.md"})
+"""The log tells of the past, with the commit: files and options may be gone."""
 
 FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^(?: {4,}\S.*\n?)+", re.MULTILINE)
