@@ -204,6 +204,7 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
 
 def _of_hub(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import httpx2
     from huggingface_hub import snapshot_download
 
     # Who keeps a hub cache has models in it already.
@@ -213,11 +214,12 @@ def _of_hub(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
         return Path(fetch(local_files_only=True))
     try:
         return Path(fetch(allow_patterns=list(_MATTERS)))
-    # All of the library's own errors, and those of the network below it, are one of these.
-    except (OSError, ValueError) as exc:
+    # All of the library's own errors are one of the first two; a connection that breaks on the way is the third.
+    except (OSError, ValueError, httpx2.HTTPError) as exc:
+        said = str(exc).strip().partition("\n")[0]
         raise MissingPrerequisite(
             f"student.backbone = {student.backbone!r} is no folder here and cannot be fetched from the model hub "
-            f"({type(exc).__name__}: {str(exc).strip().splitlines()[0]}): check the name and the network, log in for "
+            f"({type(exc).__name__}: {said}): check the name and the network, log in for "
             f"a gated model (HF_TOKEN), or give a local folder or {EMBEDDED_STUDENT}"
         ) from exc
 

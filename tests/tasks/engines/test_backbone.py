@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
@@ -85,6 +86,17 @@ def test_a_path_that_does_not_exist_is_no_hub_id(tmp_path: Path, backbone: str) 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(MissingPrerequisite, match="'owner/model' is no folder here and cannot be fetched"):
+        prepare("owner/model", tmp_path)
+
+
+def test_a_connection_to_the_hub_that_breaks_on_the_way_is_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(*_: object, **__: object) -> None:
+        raise httpx2.ReadTimeout("")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(MissingPrerequisite, match=r"cannot be fetched from the model hub \(ReadTimeout: \): check"):
         prepare("owner/model", tmp_path)
 
 
