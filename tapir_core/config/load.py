@@ -81,7 +81,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | Non
         ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
     """
     given = [*overrides, *([f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else [])]
-    table = _extended(read_toml(Path(path)), Path(path).parent)
+    table = _extended(read_toml(Path(path)), Path(path).parent, given)
     return _located(validated(RunConfig, table, str(path), given), Path(path).parent)
 
 
@@ -179,8 +179,11 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
     return validated(RunConfig, table, blamed)
 
 
-def _extended(table: Table, folder: Path) -> Table:
+def _extended(table: Table, folder: Path, overrides: Sequence[str]) -> Table:
     """The table over the preset that its `extends` names: a shipped one (`presets/NAME`), or a file beside its own.
+
+    A preset without adapters has learning rates for all weights, which those of the table or of ``overrides`` do not
+    take.
 
     Raises:
         ConfigError: there is no such preset, or it extends another one.
@@ -196,6 +199,10 @@ def _extended(table: Table, folder: Path) -> Table:
     preset = read_toml(path)
     if "extends" in preset:
         raise ConfigError(f"extends: value {name!r}: {path} extends another one, and one level is the limit")
+    own_adapters = "lora" in table.get("training", {}) or any(each.startswith("training.lora") for each in overrides)
+    if own_adapters and "lora" not in preset.get("training", {}):
+        for section in (preset.get("basic_tuning", {}), *preset.get("rounds", {}).values()):
+            section.pop("learning_rate", None)
     return _merged(preset, table)
 
 

@@ -56,6 +56,20 @@ def test_what_the_configuration_says_goes_before_the_preset_and_the_resolved_one
     assert "extends" not in found
 
 
+def test_adapters_do_not_take_the_presets_rates_for_all_weights(tmp_path: Path) -> None:
+    own, lora = 'extends = "presets/qwen2.5"\n', "[training]\nlora = { rank = 8 }\n"
+    for config in (
+        load_config(written(tmp_path, own + lora)),
+        load_config(written(tmp_path, own), ["training.lora={ rank = 8 }"]),
+    ):
+        assert [config.learning_rate(number) for number in (0, 1)] == [2e-4, 2e-4]
+    config = load_config(written(tmp_path, f"{own}{lora}[rounds.default]\nlearning_rate = 5e-5\n"))
+    assert [config.learning_rate(number) for number in (0, 1)] == [2e-4, 5e-5]
+    (tmp_path / "lab.toml").write_text(f"{lora}[basic_tuning]\nlearning_rate = 3e-4\n")
+    config = load_config(written(tmp_path, 'extends = "lab.toml"\n[training.lora]\nrank = 4\n'))
+    assert config.learning_rate(0) == 3e-4, "a preset with adapters has rates for them"
+
+
 def test_an_engine_of_another_type_takes_the_presets_place_whole(tmp_path: Path) -> None:
     own = 'extends = "presets/qwen2.5"\n[student.engine]\ntype = "endpoint"\nbase_url = "http://127.0.0.1:9/v1"\n'
     assert isinstance(load_config(written(tmp_path, own)).student.engine, EndpointEngine)
