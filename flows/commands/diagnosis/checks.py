@@ -107,7 +107,7 @@ def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
         *([] if is_remote else [disk]),
         Check(
             "store",
-            lambda: _look_at_store(root, config.calls.store_url if config else None),
+            lambda: _look_at_store(root, config),
             "`tapir store verify` looks for what is damaged; docs/store.md says how to save what is left",
             limit_seconds=30,
         ),
@@ -213,18 +213,22 @@ def _look_at_disk(root: str) -> Finding:
     return finding("disk", free=shutil.disk_usage(folder).free / 10**9, folder=folder.absolute())
 
 
-def _look_at_store(root: str, url: str | None) -> Finding:
+def _look_at_store(root: str, config: RunConfig | None) -> Finding:
+    named = config.calls.store_url if config else None
+    # Before a configuration's first run nothing lacks; a root that somebody typed may be the wrong one.
+    is_new = config is not None and named is None and not Path(root).exists()
     try:
-        url = url or root_store_url(root)
+        url = named or root_store_url(root)
     except ConfigError as error:
         return finding("unnamed_store", why=str(error).partition("; ")[0])
+    shown = store_tables.shown_url(url)
     if not is_there(url):
-        return finding("store", url=store_tables.shown_url(url), is_there=False, rows=0, version="")
+        return finding("store", url=shown, is_there=False, rows=0, version="", is_new=is_new)
     with opened(url, root) as engine, reading(engine) as connection:
         rows = connection.scalar(sa.select(sa.func.count()).select_from(store_tables.answers))
         noted = sa.select(store_tables.meta.c.value).where(store_tables.meta.c.name == "schema_version")
         version = connection.scalar(noted)
-    return finding("store", url=store_tables.shown_url(url), is_there=True, rows=rows, version=version)
+    return finding("store", url=shown, is_there=True, rows=rows, version=version, is_new=False)
 
 
 def _nearest(root: str) -> Path:

@@ -32,6 +32,8 @@ def test_a_root_that_is_not_there_yet_is_no_fault_and_is_not_made(tmp_path: Path
     assert found["storage"].level == "ok"
     assert found["store"].level == "warning"
     assert "--root" in found["store"].remedy
+    [of_config] = examine([each for each in checks_of(str(root), make_config(root)) if each.part == "store"])
+    assert of_config.level == "ok", "its first run makes it"
     assert not root.exists()
 
 
