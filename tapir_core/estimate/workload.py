@@ -315,7 +315,9 @@ class _Run:
         easy = (self.scored - self.seeds) * (self.scenario["easy_share"] if is_judged else 1.0)
         self.size = curriculum.size_round(self.config.examples(at.number), settings.alpha or 0.0, int(easy))
         wanted = curriculum.quotas(self.size.hard, self.wanted)
-        lacks = {name: self._lacking(name, quota) for name, quota in wanted.items()}
+        # Seeds that are chosen whatever their difficulty are of a task type as often as the pool is.
+        uneven = self.scenario["unevenness"] if settings.selection.reads_difficulty else 0.0
+        lacks = {name: self._lacking(name, quota, uneven) for name, quota in wanted.items()}
         passing, keeps = self.scenario["passes_share"], self.scenario["keeps_type_share"]
         # What gets another label is filed there where that type lacks.
         lacking = sum(share for name, share in self.wanted.items() if lacks[name] >= 1) / sum(self.wanted.values())
@@ -361,11 +363,11 @@ class _Run:
             asked, lacks = asked + wave, lacks - wave * accepted_share
         return asked
 
-    def _lacking(self, task_type: str, quota: int) -> float:
+    def _lacking(self, task_type: str, quota: int, uneven: float) -> float:
         """What the seeds of a task type lack to its quota, over the shares and the hardness that it may have."""
         rate, first = self.seeds / self.rows if self.rows else 0.0, self.rows - sum(self.added.values())
         rows = [first * share + self.added[task_type] for share in self._natural(task_type)]
-        hardness = (1 - self.scenario["unevenness"], 1.0, 1 + self.scenario["unevenness"])
+        hardness = (1 - uneven, 1.0, 1 + uneven)
         lacks = [max(0.0, quota - rate * factor * each) for each in rows for factor in hardness]
         return sum(lacks) / len(lacks)
 

@@ -149,6 +149,17 @@ def test_natural_shares_want_what_the_pool_has_and_so_little_expansion(known: di
     assert needed(only(natural, "refine")) > 0
 
 
+@pytest.mark.parametrize("unevenness", [0.0, 0.7, 1.0])
+def test_all_instructions_as_seeds_lack_only_what_the_pool_lacks(unevenness: float) -> None:
+    """The recommended recipe: a task type cannot have fewer seeds than instructions, however hard its own are."""
+    whole = {"selection": {"type": "random", "share": 1.0}, "alpha": 1.0, "examples": 512}
+    for height, new in ((128, 384), (400, 112), (512, 0), (5000, 0)):
+        config = make_config("runs", rounds={"default": whole}, curriculum={"target_shares": "natural"})
+        scenario = {**LIKELY, "unevenness": unevenness, "passes_share": 1.0, "keeps_type_share": 1.0}
+        found = [*workload(config, Pool(height, natural_shares={"Math": 0.7, "Law": 0.3}), scenario, 100)]
+        assert new <= needed(only(found, "expand", "expand", 1)) <= 1.05 * new
+
+
 def test_without_rejudging_only_the_first_round_is_judged_and_its_seeds_are_all_there_are() -> None:
     target = make_config("runs").curriculum.target_shares
     found = works(curriculum={"target_shares": target, "rejudge": False})
