@@ -18,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env lm-eval-env quickstart compare compare-smoke test test-lm-eval test-operations test-architectures check format lint types unit docs lock \
-	clean bench-student bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
+	clean bench-student bench-train bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -119,6 +119,9 @@ docs: main-env ## write docs/configuration.md from the models
 
 bench-student: setup ## student inference: our engine against vLLM's offline LLM.chat
 	.venv/bin/python benchmarks/student.py $(BENCH_OPTIONS)
+
+bench-train: main-env ## fine-tuning: our trainer against plain TRL under DeepSpeed, on the same rows
+	.venv/bin/python benchmarks/training.py $(BENCH_OPTIONS)
 
 bench-calls: main-env ## paid calls: our engine against curator, distilabel and Data Designer, on a mock server
 	@for peer in $(BENCH_PEERS); do $(INSTALL) .venv-bench-$$peer bench-$$peer || echo "$$peer is reported as failed"; done

@@ -12,7 +12,14 @@ from tests.doubles.standin import StandinServer
 from tests.harness.processes import REPOSITORY, overrides
 from tests.students import make_tiny_students, needs_student_env
 
-RUN_HERE = {"bench-calls", "bench-decontamination", "bench-orchestration", "bench-student", "compare-smoke"}
+RUN_HERE = {
+    "bench-calls",
+    "bench-decontamination",
+    "bench-orchestration",
+    "bench-student",
+    "bench-train",
+    "compare-smoke",
+}
 
 
 def make(target: str, **variables: str) -> str:
@@ -64,6 +71,15 @@ def test_the_student_is_measured_beside_offline_vllm(tmp_path) -> None:
     found = measure("bench-student", f"{options} --dtype float32")
     assert found["name"] == "student"
     assert found["ratio"] > 0
+
+
+@pytest.mark.operations
+def test_training_is_measured_beside_plain_trl_that_does_the_same_work(tmp_path) -> None:
+    [student] = make_tiny_students(tmp_path, 1)
+    found = measure("bench-train", f"--backbone {student} --root {tmp_path} --rows 32 --repeats 1 --precision fp32")
+    assert found["name"] == "training"
+    assert found["ratio"] > 0
+    assert found["loss"]["ours"] == pytest.approx(found["loss"]["plain"], rel=0.02)
 
 
 @pytest.mark.operations
