@@ -8,15 +8,19 @@ believe the processor, so children that compute are told to do without.
 import functools
 import importlib.util
 import os
+import resource
 import runpy
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+
+import psutil
 
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.installation import gpu_setup
@@ -178,3 +182,15 @@ def computes_in_bf16(*, broken_amx: bool, cpuinfo: Path = _CPUINFO) -> bool:
         return False
     said = set(cpuinfo.read_text().split())
     return "amx_bf16" in said or (_SLOW_BF16 not in said and not _BF16.isdisjoint(said))
+
+
+def held_memory() -> int:
+    """Bytes of memory that this process holds; from now on `peak_memory` is the most that it held since."""
+    with suppress(OSError):  # where the kernel does not let it, the most since its start
+        Path("/proc/self/clear_refs").write_text("5")
+    return psutil.Process().memory_info().rss
+
+
+def peak_memory() -> int:
+    """The most bytes that this process held since `held_memory`."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

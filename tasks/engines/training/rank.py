@@ -33,6 +33,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import EngineError
+from tasks.engines import machine
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training import data, memory
 from tasks.engines.training.trainer import (
@@ -68,10 +69,12 @@ def main(job_file: Path) -> int:
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
     _served = _rendezvous()
-    return exit_code(lambda: _train(job))
+    held = machine.held_memory()
+    return exit_code(lambda: _train(job, held))
 
 
-def _train(job: TrainingJob) -> int:
+def _train(job: TrainingJob, held: int) -> int:
+    """``held`` is the memory of this process before there was a model."""
     attempt, world_size = Attempt(job.output), int(os.environ["WORLD_SIZE"])
     planned = data.plan_training(job, world_size, attempt.corpus)
     save = newest_save(attempt.saves, world_size=world_size)
@@ -93,7 +96,7 @@ def _train(job: TrainingJob) -> int:
     if trainer.watch.stopped and trainer.state.global_step < trainer.state.max_steps:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}; the same command goes on", flush=True)
         return _STOPPED
-    _finish(planned, trainer)
+    _finish(planned, trainer, _peak_memory(trainer, held))
     return 0
 
 
@@ -130,7 +133,14 @@ def _describe(planned: data.PlannedTraining, world_size: int, device: str, in_me
     return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
 
 
-def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
+def _peak_memory(trainer: "PlannedTrainer", held: int) -> int:
+    """Bytes that training took at most where it computed: of the GPU, or of this process beyond what it ``held``."""
+    if trainer.args.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return machine.peak_memory() - held
+
+
+def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> None:
     """Write the student and its summary under a temporary name, then give it its place."""
     job, attempt = planned.job, Attempt(planned.job.output)
     # Only ZeRO-3 has no rank with whole weights; collecting them is collective. Otherwise the model keeps its ties.
@@ -147,7 +157,7 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
     planned.tokenizer.save_pretrained(folder)
-    summary = json.dumps(asdict(_summary(planned, trainer)), indent=1)
+    summary = json.dumps(asdict(_summary(planned, trainer, peak)), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
     sync_folder(folder)
     folder.rename(attempt.checkpoint)
@@ -161,7 +171,7 @@ def _stop_at(generation: Any, closing: int) -> None:
         generation.eos_token_id = [closing, *stops]
 
 
-def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> TrainingSummary:
+def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> TrainingSummary:
     training, count, seconds = planned.job.training, planned.count(), trainer.watch.seconds
     curve = [
         {name: entry[name] for name in ("step", "loss", "learning_rate", "grad_norm") if name in entry}
@@ -186,6 +196,7 @@ def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> Traini
         zero_stage=training.zero_stage,
         resumed_from_steps=list(trainer.watch.resumed_from_steps),
         versions={name: metadata.version(name) for name in _LIBRARIES},
+        peak_memory=peak,
     )
 
 

@@ -129,6 +129,8 @@ class TrainingSummary(TrainingCount):
     zero_stage: int
     resumed_from_steps: list[int]
     versions: dict[str, str]
+    peak_memory: int = 0
+    """Bytes that the first rank's training took at most where it computed; 0 in a file that does not say."""
 
     def in_words(self) -> str:
         """What came of it."""

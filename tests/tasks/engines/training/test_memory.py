@@ -13,7 +13,9 @@ from tasks.engines import machine
 from tasks.engines.training import memory
 from tests.students import make_checkpoint
 
-_7B = memory.ModelSize(weights=6_738_415_616, adapted=2_498_560, layers=32, hidden=4096, vocabulary=32000)
+_7B = memory.ModelSize(
+    weights=6_738_415_616, adapted=2_498_560, layers=32, hidden=4096, intermediate=11008, vocabulary=32000
+)
 _GIB = 2**30
 
 
@@ -34,7 +36,7 @@ def needed(processes: int = 1, **training: Any) -> dict[str, int]:
 
 
 def test_a_models_size_is_read_without_its_weights(checkpoint: Path) -> None:
-    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8, 16 + 8, 1, 8, 100)
+    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8, 16 + 8, 1, 8, 32, 100)
 
 
 def test_the_parts_of_a_model_count_together_and_a_vision_models_text_part_says_its_shape(checkpoint: Path) -> None:
@@ -42,9 +44,9 @@ def test_the_parts_of_a_model_count_together_and_a_vision_models_text_part_says_
     (checkpoint / "consolidated.safetensors").write_bytes(b"the same once more, in a layout that nobody loads")
     named = {"model.norm.weight": "model.safetensors", "lm_head.weight": "model-2.safetensors"}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
-    config = {"text_config": {"num_hidden_layers": 1, "hidden_size": 8, "vocab_size": 100}}
+    config = {"text_config": {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 16, "vocab_size": 100}}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8 + 800, 16 + 8, 1, 8, 100)
+    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8 + 800, 16 + 8, 1, 8, 16, 100)
 
 
 def test_what_says_nothing_of_its_size_is_not_looked_at(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_a_gpu_that_is_too_small_is_refused_before_anything_is_paid(
 
 
 def test_what_a_gpu_offloads_is_compared_with_the_machines_memory() -> None:
-    parts = needed(zero_stage=3)
+    parts = needed(zero_stage=3, micro_batch_size=1)
     moved = parts["gradients"] + parts["optimizer"]
     training = TrainingConfig(zero_stage=3, offload="optimizer")
     on_gpu = sum(parts.values()) - moved
