@@ -32,26 +32,28 @@ def agreement(folders: Sequence[Path], comparison: Path, results: Path) -> tuple
     """
     plan, lab = open_comparison(comparison), read_results(folders)
     product = as_results(ResultsFolder(results, plan, gather_files).read())
-    rows, apart = [], False
+    rows, apart = [], []
     for other, name in combinations([arm.name for arm in plan.arms if arm.name in lab.keys() & product.keys()], 2):
         seeds = set.intersection(*({*of[arm]} for of in (lab, product) for arm in (name, other)))
         row = [f"{name} − {other}", str(len(seeds))]
         for natural in (False, True):
-            found = [
+            made, there = (
                 difference(*({seed: of[arm][seed] for seed in seeds} for arm in (name, other)), "test", natural=natural)
                 for of in (lab, product)
-            ]
-            if None in found:
+            )
+            if made is None or there is None:
                 break
-            gap = found[1].value - found[0].value
-            row += [*(in_words(each, signed=True) for each in found), f"{100 * gap:+.1f}"]
-            apart |= abs(gap) > TOLERANCE
+            gap = there.value - made.value
+            row += [in_words(made, signed=True), in_words(there, signed=True), f"{100 * gap:+.1f}"]
+            if abs(gap) > TOLERANCE:
+                apart.append(f"{row[0]}{' at natural shares' if natural else ''} ({100 * gap:+.1f})")
         else:
             rows.append(row)
     if not rows:
         raise ConfigError(f"{results} and {', '.join(map(str, folders))} have no two arms with a seed in common")
     heads = ["difference", "seeds", "lab", "product", "gap", "lab, natural shares", "product, natural shares", "gap"]
-    verdict = f"{'Not all' if apart else 'All'} gaps are within {100 * TOLERANCE:g} points."
+    limit = f"{100 * TOLERANCE:g} points"
+    verdict = f"Apart by more than {limit}: {'; '.join(apart)}." if apart else f"All gaps are within {limit}."
     return f"{laid_out(heads, rows)}\n\nPoints, [90 % interval over seeds and items]. {verdict}", not apart
 
 

@@ -55,7 +55,8 @@ def test_a_difference_that_parts_by_more_is_told_with_an_exit_code(
 ) -> None:
     """Accuracies may part: only the difference counts."""
     assert lab.main(lay_both(tmp_path, {"multi_round": 0.45, "random": 0.45})) == 1
-    assert "Not all gaps are within 4 points" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Apart by more than 4 points: random − multi_round (-" in said
 
 
 def test_only_seeds_that_both_have_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,6 +68,15 @@ def test_nothing_in_common_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     code = lab.main(lay_both(tmp_path, {"multi_round": 0.6, "other": 0.5}))
     assert code == ConfigError.exit_code
     assert "have no two arms with a seed in common" in capsys.readouterr().err
+
+
+def test_the_table_of_the_docs_is_what_the_recorded_results_give(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    words = ["--comparison", "configs/compare_recommended.toml", "--results", "benchmarks/results/compare-recommended"]
+    lab.main(["agree", "benchmarks/results/lab-e4", *words])
+    assert f"```text\n{capsys.readouterr().out}```" in Path("docs/lab.md").read_text()
 
 
 def test_the_plot_has_every_arm_by_its_label(tmp_path: Path) -> None:
