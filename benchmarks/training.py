@@ -91,7 +91,7 @@ def time_plain(job: TrainingJob) -> Timing:
         "epochs": job.epochs,
         "learning_rate": job.learning_rate,
         "seed": job.seed,
-        **training.model_dump(include={"precision", "zero_stage", "batch_size", "micro_batch_size", "max_length"}),
+        **training.model_dump(include=_TOLD),
     }
     (folder / "job.json").write_text(json.dumps(told))
     accelerators, began = machine.visible_gpus()[:1], time.monotonic()
@@ -112,6 +112,9 @@ def time_plain(job: TrainingJob) -> Timing:
     return Timing(found["seconds"], round(found["tokens"]), found["steps"], _end(found["losses"]), whole_seconds)
 
 
+_TOLD = {
+    "precision", "zero_stage", "batch_size", "micro_batch_size", "max_length", "scheduler", "warmup_ratio",
+}  # fmt: skip
 _OUR_SPEED = ("GOMP_SPINCOUNT", "OMP_NUM_THREADS", *machine.KEEP_MEMORY)
 
 

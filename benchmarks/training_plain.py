@@ -1,8 +1,8 @@
 """Plain TRL under DeepSpeed, for `training.py`: what a user would write who has no more than their documentation.
 
 Run with the environment of one DeepSpeed rank: ``python training_plain.py JOB.json RESULT.json``. Rows, template,
-sizes, precision and ZeRO stage are those of the job; what it leaves out is left to TRL and DeepSpeed. A row's tokens
-are those that TRL makes of it. Seconds are those of the steps, so loading, tokenising and saving are not in them.
+sizes, rate, precision and ZeRO stage are those of the job; what it leaves out is left to TRL and DeepSpeed. A row's
+tokens are those that TRL makes of it. Seconds are those of the steps, without loading, tokenising and saving.
 """
 
 import json
@@ -41,6 +41,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
             per_device_train_batch_size=job["micro_batch_size"],
             gradient_accumulation_steps=job["batch_size"] // job["micro_batch_size"],
             learning_rate=job["learning_rate"],
+            lr_scheduler_type=job["scheduler"],
+            warmup_steps=job["warmup_ratio"],  # below 1 a share of all steps
             max_length=job["max_length"],
             bf16=in_bf16,
             use_cpu=on_cpu,
