@@ -18,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env lm-eval-env quickstart compare compare-smoke test test-lm-eval test-operations test-architectures check format lint types unit docs lock \
-	clean bench-student bench-train bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
+	clean bench-student bench-train gpu-check gpu-bundle bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -122,6 +122,12 @@ bench-student: setup ## student inference: our engine against vLLM's offline LLM
 
 bench-train: main-env ## fine-tuning: our trainer against plain TRL under DeepSpeed, on the same rows
 	.venv/bin/python benchmarks/training.py $(BENCH_OPTIONS)
+
+gpu-check: setup ## one GPU, about 20 minutes: student inference, training and memory, a JSON line each
+	.venv/bin/python -m benchmarks.gpu_check $(BENCH_OPTIONS)
+
+gpu-bundle: ## pack what `make gpu-check` needs on a machine without network: build/gpu-bundle; STUDENT=vllm-cuda
+	$(PYTHON) requirements/bundle.py build/gpu-bundle $(STUDENT)
 
 bench-calls: main-env ## paid calls: our engine against curator, distilabel and Data Designer, on a mock server
 	@for peer in $(BENCH_PEERS); do $(INSTALL) .venv-bench-$$peer bench-$$peer || echo "$$peer is reported as failed"; done

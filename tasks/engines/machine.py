@@ -46,9 +46,9 @@ def gpu_names() -> list[str]:
     return _of_visible_gpus("uuid") or visible_gpus()
 
 
-def gpu_memory() -> list[int]:
-    """Bytes of each GPU that may be used; none where they cannot be told."""
-    told = (line.split() for line in _of_visible_gpus("memory.total"))
+def gpu_memory(*, held: bool = False) -> list[int]:
+    """Bytes of each GPU that may be used, or those of them that are ``held``; none where they cannot be told."""
+    told = (line.split() for line in _of_visible_gpus("memory.used" if held else "memory.total"))
     return [int(words[0]) * 2**20 for words in told if words[0].isdigit()]
 
 

@@ -19,6 +19,7 @@ RUN_HERE = {
     "bench-student",
     "bench-train",
     "compare-smoke",
+    "gpu-check",
 }
 
 
@@ -38,7 +39,9 @@ def measure(target: str, options: str, **variables: str) -> dict[str, object]:
 
 
 def test_every_benchmark_of_the_makefile_is_run_here() -> None:
-    targets = re.findall(r"^(bench-[a-z]+|[a-z]+-smoke):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(
+        r"^(bench-[a-z]+|[a-z]+-smoke|gpu-check):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE
+    )
     assert set(targets) == RUN_HERE
 
 
@@ -71,6 +74,17 @@ def test_the_student_is_measured_beside_offline_vllm(tmp_path) -> None:
     found = measure("bench-student", f"{options} --dtype float32")
     assert found["name"] == "student"
     assert found["ratio"] > 0
+
+
+@pytest.mark.operations
+@needs_student_env
+def test_the_check_of_a_gpu_is_rehearsed_with_a_tiny_student(tmp_path) -> None:
+    lines = make("gpu-check", BENCH_OPTIONS=f"--rehearse --root {tmp_path}").splitlines()
+    found = {told["name"]: told for told in map(json.loads, (line for line in lines if line.startswith("{")))}
+    assert list(found) == ["machine", "student", "training-135M", "training-1.8B", "training-7B", "memory"]
+    assert [told for told in found.values() if "error" in told or "left_out" in told] == []
+    assert all(told["ratio"] > 0 for name, told in found.items() if name not in ("machine", "memory"))
+    assert all(told["packed"] > 0 for name, told in found.items() if name.startswith("training"))
 
 
 @pytest.mark.operations

@@ -1,0 +1,240 @@
+"""`make gpu-check`: what one GPU makes of this project, one JSON line a figure, in about 20 minutes.
+
+1. Student inference: our engine against vLLM's offline ``LLM.chat`` (`student.py`).
+2. Training of SmolLM2-135M and of two random models, of Qwen's shape at 1.8B and of Llama's at 7B. First ours as a run
+   on a GPU would do it, packed to rows of 2,048 tokens: tokens a second, peak memory, and the share of the card's
+   floating-point operations that the model needs. Then ours against plain TRL on the same rows without packing
+   (`training.py`). A model whose training does not fit by our own estimate is left out, and its line says so.
+3. Memory: what the card holds before, between and after these must go back to what it was.
+
+A part that fails has a line with `error`; the others go on, and the exit code is 1. ``--rehearse`` takes a tiny random
+student through all of it, on a CPU too.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+
+from benchmarks.training import compare, make_rows, time_ours
+from tapir_core.config import StudentConfig, TrainingConfig
+from tapir_core.paths import backbone_cache
+from tapir_core.storage import Storage
+from tasks.engines import machine
+from tasks.engines.backbone import prepare_backbone
+from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokenizer, tiny_student, write_random
+from tasks.engines.training.memory import ModelSize, estimate_memory, size_of
+from tasks.engines.training.trainer import Attempt, TrainingJob
+
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "1.8B": (
+        "Qwen2Config",
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 5504,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "vocab_size": 151936,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "7B": (
+        "LlamaConfig",
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "vocab_size": 32000,
+            "tie_word_embeddings": False,
+        },
+    ),
+}
+"""Of Qwen1.5-1.8B and of LLaMA2-7B."""
+
+_LENGTH = 2048
+"""Tokens of a packed row."""
+_LONGEST, _ROW_TOKENS = 512, 130
+"""Tokens of the longest row and of the mean one."""
+_STEP_SECONDS, _AIM = 40, 0.4
+"""About as long as the steps of one training take, at this share of the peak."""
+_ROOM = 0.9
+"""Share of the card that an estimate may take: no estimate was held against a GPU yet."""
+_KEPT = 256 * 2**20
+"""Bytes that a driver may keep."""
+
+
+def check_student(backbone: str, root: str, *, small: bool) -> dict[str, Any]:
+    """Output tokens a second, ours and theirs."""
+    sizes = "--prompts 16 --max-tokens 16 --concurrency 16" if small else "--prompts 4096 --max-tokens 256"
+    compiled = [] if small else ["--compile", "--concurrency", "512"]
+    command = [sys.executable, str(Path(__file__).with_name("student.py")), *sizes.split(), *compiled]
+    done = subprocess.run(
+        [*command, "--repeats", "1", "--backbone", backbone, "--root", root], stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"student.py ended with exit code {done.returncode}; what it said is above")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def check_training(base: Path, folder: Path, peak: float, *, small: bool) -> dict[str, Any]:
+    """Ours packed, with its share of ``peak`` floating-point operations a second; then ours against plain TRL."""
+    size = size_of(base)
+    if size is None:
+        raise RuntimeError(f"{base} does not say how large its model is")
+    packed, unpacked = (_training(size, packing=packing, small=small) for packing in (True, False))
+    if packed is None or unpacked is None:
+        return {"left_out": f"by its estimate a training of {size.weights} weights does not fit on this card"}
+    rows, count = folder / "rows.parquet", 64 if small else _count_rows(size, peak)
+    pl.DataFrame({"messages": make_rows(count, 7)}).write_parquet(rows)
+    job = TrainingJob(
+        base=base,
+        mixture=(rows,),
+        output=folder / "packed",
+        training=packed,
+        epochs=1,
+        learning_rate=1e-5,
+        seed=0,
+        log_path=folder / "packed.log",
+    )
+    rate = time_ours(job).rate
+    summary = json.loads(Attempt(job.output).summary_file.read_text())
+    return {
+        "packed": round(rate, 1),
+        "utilisation": round(rate * _flops(size) / peak, 3) if machine.visible_gpus() else None,
+        "packed_peak_memory": summary["peak_memory"],
+        "estimated_memory": _estimate(packed, size),
+        **{
+            name: {"packed": getattr(packed, name), "unpacked": getattr(unpacked, name)}
+            for name in ("micro_batch_size", "gradient_checkpointing")
+        },
+        "weights": size.weights,
+        "rows": count,
+        **compare(replace(job, training=unpacked), 1),
+    }
+
+
+def check_memory(held: Sequence[int]) -> dict[str, Any]:
+    """What the card held before, between and after."""
+    if held and max(held) - held[0] > _KEPT:
+        raise RuntimeError(
+            f"the card held {held[0]} bytes before and then {list(held[1:])}: memory was not handed back"
+        )
+    return {"held_bytes": list(held)}
+
+
+def write_base(name: str, folder: Path, *, small: bool) -> Path:
+    """A random model of one of `SHAPES`, or a ``small`` one of its family, with a small tokenizer."""
+    import transformers
+
+    family, shape = SHAPES[name]
+    tokens = {"pad_token": "<|pad|>", "bos_token": "<|start|>", "eos_token": "<|end|>"}
+    tokenizer = small_tokenizer(list(tokens.values()), 4096, model_max_length=_LENGTH, **tokens)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    told = small_shape(tokenizer, _LENGTH) | ({} if small else {"head_dim": 128} | shape)
+    return write_random(getattr(transformers, family)(**told), tokenizer, folder, 1)
+
+
+def _training(size: ModelSize, *, packing: bool, small: bool) -> TrainingConfig | None:
+    """The largest micro-batch that fits, without recomputing activations before with it; nothing where none fits."""
+    room = _ROOM * min(machine.gpu_memory() or [psutil.virtual_memory().total])
+    for checkpointing in (False, True):
+        for micro_batch in (32, 16, 8, 4, 2, 1):
+            training = TrainingConfig(
+                batch_size=16 if small else 64,
+                micro_batch_size=min(micro_batch, 8) if small else micro_batch,
+                max_length=_LENGTH,
+                packing=packing,
+                precision="bf16",
+                gradient_checkpointing=checkpointing,
+                processes=1,
+                # TRL's defaults, as `compare` asks for.
+                scheduler="linear",
+                warmup_ratio=0.0,
+            )
+            if _estimate(training, size) < room:
+                return training
+    return None
+
+
+def _estimate(training: TrainingConfig, size: ModelSize) -> int:
+    return sum(estimate_memory(training, size, in_bf16=True, longest=_LONGEST, processes=1).values())
+
+
+def _flops(size: ModelSize) -> int:
+    """Floating-point operations that a token needs, forward and back: 6 a weight, attention not counted."""
+    return 6 * size.weights
+
+
+def _count_rows(size: ModelSize, peak: float) -> int:
+    return min(max(round(_STEP_SECONDS * _AIM * peak / _flops(size) / _ROW_TOKENS), 256), 8192)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rehearse", action="store_true", help="a tiny random student, on a CPU too")
+    parser.add_argument(
+        "--peak-tflops", type=float, default=790, help="of the card in bf16; 790 was measured of an H200"
+    )
+    parser.add_argument("--root", default="runs", help="run root that keeps the converted student")
+    options = parser.parse_args()
+    small, peak, gpus = options.rehearse, options.peak_tflops * 1e12, machine.visible_gpus()
+    if not (gpus or small):
+        raise SystemExit("no GPU is visible here; --rehearse shows on a CPU that the check works")
+    # On one card, in this process and in its children.
+    os.environ[machine.GPUS_VARIABLE] = gpus[0] if gpus else ""
+    failed, held = False, machine.gpu_memory(held=True)
+
+    def tell(name: str, measure: Callable[[], dict[str, Any]]) -> None:
+        nonlocal failed
+        began = time.monotonic()
+        try:
+            found = measure()
+        except (Exception, SystemExit) as exc:
+            failed, found = True, {"error": f"{type(exc).__name__}: {exc}"}
+        held.extend(machine.gpu_memory(held=True))
+        print(json.dumps({**found, "name": name, "took_seconds": round(time.monotonic() - began)}), flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        tiny = str(tiny_student(here / "tiny")) if small else ""
+        student = StudentConfig(backbone=tiny or StudentConfig().backbone, chat_template="chatml")
+        embedded = prepare_backbone(student, Storage(options.root).local(backbone_cache()).absolute())
+        tell("machine", machine_in_words)
+        tell("student", lambda: check_student(student.backbone, options.root, small=small))
+        for name in ("135M", *SHAPES):
+            with tempfile.TemporaryDirectory(dir=here) as own:
+                place = Path(own)
+
+                def measure(name: str = name, place: Path = place) -> dict[str, Any]:
+                    base = write_base(name, place / "base", small=small) if name in SHAPES else embedded
+                    return check_training(base, place, peak, small=small)
+
+                tell(f"training-{name}", measure)
+    tell("memory", lambda: check_memory(held))
+    if failed:
+        raise SystemExit(1)
+
+
+def machine_in_words() -> dict[str, Any]:
+    """What the figures were measured on."""
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "deepspeed")}
+    return {"device": machine.in_words(), "python": sys.version.split()[0], "versions": versions}
+
+
+if __name__ == "__main__":
+    main()

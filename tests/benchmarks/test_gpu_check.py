@@ -1,0 +1,35 @@
+"""What `make gpu-check` leaves out, and when memory counts as handed back; no GPU is needed for that."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_check
+from tasks.engines import machine
+from tasks.engines.tiny_student import tiny_student
+
+GIB = 2**30
+
+
+def test_memory_that_a_stage_keeps_is_told():
+    assert gpu_check.check_memory([GIB, GIB + 2**20, GIB]) == {"held_bytes": [GIB, GIB + 2**20, GIB]}
+    with pytest.raises(RuntimeError, match="memory was not handed back"):
+        gpu_check.check_memory([GIB, 3 * GIB, GIB])
+
+
+def test_where_no_card_tells_its_memory_nothing_is_compared():
+    assert gpu_check.check_memory([]) == {"held_bytes": []}
+
+
+def test_a_model_too_large_for_the_card_is_left_out_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "gpu_memory", lambda: [GIB // 8])
+    found = gpu_check.check_training(tiny_student(tmp_path / "tiny"), tmp_path, 1e12, small=True)
+    assert "does not fit on this card" in found["left_out"]
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["tiny"]
+
+
+def test_a_machine_without_a_gpu_is_sent_to_the_rehearsal(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gpu_check"])
+    monkeypatch.setattr(machine, "visible_gpus", list)
+    with pytest.raises(SystemExit, match="--rehearse"):
+        gpu_check.main()
