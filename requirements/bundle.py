@@ -2,18 +2,18 @@
 
 The folder gets the committed files of this checkout, the wheels of both environments for the Python that runs this
 (the other machine needs the same one, make, and the same kind of processor), and `run.sh`, which builds the
-environments from them and runs the check. With CUDA some 8 GB. Standard library and pip only.
+environments from them and runs the check. With CUDA these are gigabytes. Standard library and pip only.
 """
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-from install import COMPLETE  # noqa: E402
+COMPLETE = runpy.run_path(str(HERE / "install.py"))["COMPLETE"]
 
 RUN = """\
 #!/bin/sh
