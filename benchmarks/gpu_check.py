@@ -99,7 +99,8 @@ def check_training(base: Path, folder: Path, peak: float, *, small: bool) -> dic
     packed, unpacked = (_training(size, packing=packing, small=small) for packing in (True, False))
     if packed is None or unpacked is None:
         return {"left_out": f"by its estimate a training of {size.weights} weights does not fit on this card"}
-    rows, count = folder / "rows.parquet", 64 if small else _count_rows(size, peak)
+    flops = flops_of(base, size)
+    rows, count = folder / "rows.parquet", 64 if small else _count_rows(flops, peak)
     pl.DataFrame({"messages": make_rows(count, 7)}).write_parquet(rows)
     job = TrainingJob(
         base=base,
@@ -115,7 +116,7 @@ def check_training(base: Path, folder: Path, peak: float, *, small: bool) -> dic
     summary = json.loads(Attempt(job.output).summary_file.read_text())
     return {
         "packed": round(rate, 1),
-        "utilisation": round(rate * _flops(size) / peak, 3) if machine.visible_gpus() else None,
+        "utilisation": round(rate * flops / peak, 3) if machine.visible_gpus() else None,
         "packed_peak_memory": summary["peak_memory"],
         "estimated_memory": _estimate(packed, size),
         **{
@@ -175,13 +176,17 @@ def _estimate(training: TrainingConfig, size: ModelSize) -> int:
     return sum(estimate_memory(training, size, in_bf16=True, longest=_LONGEST, processes=1).values())
 
 
-def _flops(size: ModelSize) -> int:
-    """Floating-point operations that a token needs, forward and back: 6 a weight, attention not counted."""
-    return 6 * size.weights
+def flops_of(base: Path, size: ModelSize) -> int:
+    """Floating-point operations that a token needs, forward and back: 6 a weight, attention not counted.
+
+    Looking up an embedding takes none; where it is tied, the same weights make the logits.
+    """
+    tied = json.loads((base / "config.json").read_text())["tie_word_embeddings"]
+    return 6 * (size.weights - (0 if tied else size.vocabulary * size.hidden))
 
 
-def _count_rows(size: ModelSize, peak: float) -> int:
-    return min(max(round(_STEP_SECONDS * _AIM * peak / _flops(size) / _ROW_TOKENS), 256), 8192)
+def _count_rows(flops: int, peak: float) -> int:
+    return min(max(round(_STEP_SECONDS * _AIM * peak / flops / _ROW_TOKENS), 256), 8192)
 
 
 def main() -> None:
@@ -197,7 +202,7 @@ def main() -> None:
         raise SystemExit("no GPU is visible here; --rehearse shows on a CPU that the check works")
     # On one card, in this process and in its children.
     os.environ[machine.GPUS_VARIABLE] = gpus[0] if gpus else ""
-    failed, held = False, machine.gpu_memory(held=True)
+    held, failed = machine.gpu_memory(held=True), False
 
     def tell(name: str, measure: Callable[[], dict[str, Any]]) -> None:
         nonlocal failed

@@ -1,5 +1,6 @@
 """What `make gpu-check` leaves out, and when memory counts as handed back; no GPU is needed for that."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from benchmarks import gpu_check
 from tasks.engines import machine
 from tasks.engines.tiny_student import tiny_student
+from tasks.engines.training.memory import ModelSize
 
 GIB = 2**30
 
@@ -26,6 +28,13 @@ def test_a_model_too_large_for_the_card_is_left_out_before_anything_is_trained(t
     found = gpu_check.check_training(tiny_student(tmp_path / "tiny"), tmp_path, 1e12, small=True)
     assert "does not fit on this card" in found["left_out"]
     assert [path.name for path in Path(tmp_path).iterdir()] == ["tiny"]
+
+
+def test_weights_that_are_only_looked_up_need_no_operations(tmp_path):
+    size = ModelSize(weights=1000, adapted=0, layers=1, hidden=4, intermediate=8, vocabulary=50)
+    for tied, flops in ((True, 6000), (False, 4800)):
+        (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": tied}))
+        assert gpu_check.flops_of(tmp_path, size) == flops
 
 
 def test_a_machine_without_a_gpu_is_sent_to_the_rehearsal(monkeypatch):
