@@ -487,6 +487,8 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"does not partition what would be moved; set training.zero_stage = {least_stage}": (
                 training.zero_stage < least_stage
             ),
+            f'training.lora.quantization: value "nf4": ZeRO-3 cannot partition weights of 4 bits (zero_stage = '
+            f"{training.zero_stage}); set training.zero_stage = 2": training.quantized and training.zero_stage == 3,
             'training.attention: value "flash_attention_2" computes in bf16 only, and training.precision is "fp32"; '
             "leave one of the two out": training.attention == "flash_attention_2" and training.precision == "fp32",
             f"training.nodes: value {training.nodes}: a driver trains on its own machine alone; set "

@@ -49,6 +49,11 @@ class LoraConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapters' input."""
 
+    quantization: Later[Literal["none", "nf4"]] = "none"
+    """How the weights are held that adapters leave as they are: in the training's precision, or in 4 bits (QLoRA,
+    arXiv 2305.14314), which needs the package bitsandbytes and `zero_stage` 0 to 2. The adapters are merged into whole
+    weights all the same."""
+
 
 class TrainingConfig(Section):
     """What all fine-tunes of a run share; epochs and learning rate stand in `rounds` and `basic_tuning`."""
@@ -119,6 +124,11 @@ class TrainingConfig(Section):
 
     grace_seconds: Free[NonNegativeFloat] = 10.0
     """Seconds that a stopped training has for one more checkpoint."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights under the adapters have 4 bits."""
+        return self.lora is not None and self.lora.quantization == "nf4"
 
 
 class BasicTuningConfig(Section):

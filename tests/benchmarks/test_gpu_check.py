@@ -31,7 +31,7 @@ def test_a_model_too_large_for_the_card_is_left_out_before_anything_is_trained(t
 
 
 def test_weights_that_are_only_looked_up_need_no_operations(tmp_path):
-    size = ModelSize(weights=1000, adapted=0, layers=1, hidden=4, intermediate=8, vocabulary=50)
+    size = ModelSize(weights=1000, adapted=0, under_adapters=0, layers=1, hidden=4, intermediate=8, vocabulary=50)
     for tied, flops in ((True, 6000), (False, 4800)):
         (tmp_path / "config.json").write_text(json.dumps({"tie_word_embeddings": tied}))
         assert gpu_check.flops_of(tmp_path, size) == flops

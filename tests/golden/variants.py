@@ -145,6 +145,7 @@ VARIANTS: dict[str, list[str]] = {
     "linear": ["training.scheduler=linear"],
     "constant": ["training.scheduler=constant"],
     "lora": ["training.lora={}"],
+    "lora on 4 bits": ["training.lora={ quantization = 'nf4' }"],
     "learning rates": ["basic_tuning.learning_rate=1e-4", "rounds.default.learning_rate=1e-4"],
     "trained elsewhere, with other memory": [
         "training.runs_on=worker",

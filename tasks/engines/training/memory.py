@@ -36,6 +36,9 @@ _OFFLOADED = {"none": (), "optimizer": ("gradients", "optimizer"), "all": ("weig
 _NOT_ADAPTED = ("embed", "lm_head", "wte")
 """In the names of matrices that LoRA leaves alone."""
 
+_NF4 = 0.516
+"""Bytes of a weight in 4 bits, with the scales of its block (arXiv 2305.14314, section 3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
@@ -44,6 +47,8 @@ class ModelSize:
     weights: int
     adapted: int
     """Rows and columns of all matrices that LoRA adapts: of each rank one weight."""
+    under_adapters: int
+    """Weights of these matrices."""
     layers: int
     hidden: int
     intermediate: int
@@ -65,8 +70,12 @@ def size_of(checkpoint: Path) -> ModelSize | None:
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
     matrices = [each for name, each in shapes.items() if len(each) == 2 and not any(no in name for no in _NOT_ADAPTED)]
-    weights, adapted = sum(map(math.prod, shapes.values())), sum(map(sum, matrices))
-    return ModelSize(weights, adapted, layers, hidden, intermediate, vocabulary)
+    weights, adapted, under = (
+        sum(map(math.prod, shapes.values())),
+        sum(map(sum, matrices)),
+        sum(map(math.prod, matrices)),
+    )
+    return ModelSize(weights, adapted, under, layers, hidden, intermediate, vocabulary)
 
 
 def _weight_files(checkpoint: Path) -> list[Path]:
@@ -104,8 +113,9 @@ def estimate_memory(
     activations = tokens * (held * width + size.vocabulary * (2 * width + 3 * _FP32))
     # In a step, when activations are gone, ZeRO flattens what is accumulated, beside the gradients as they came.
     step = trained * (width + (_FP32 if stage >= 1 else 0)) // (processes if stage >= 2 else 1)
+    saved = int(size.under_adapters * (width - _NF4)) if training.quantized else 0
     return {
-        "weights": size.weights * width // (processes if stage == 3 else 1),
+        "weights": (size.weights * width - saved) // (processes if stage == 3 else 1),
         "gradients": trained * _FP32 // (processes if stage >= 2 else 1),
         "optimizer": trained * _STATES // processes if stage >= 1 else trained * _MOMENTS,
         "activations": max(activations, step) + _LIBRARIES,
@@ -162,6 +172,10 @@ def remedy(training: TrainingConfig, *, fits: bool = True) -> str:
         (training.zero_stage < 3, f"raise training.zero_stage (now {training.zero_stage}) and give more processes"),
         (on_gpu and training.offload == "none", 'set training.offload = "optimizer"'),
         (on_gpu and training.offload != "all", 'set training.offload = "all" with training.zero_stage = 3'),
+        (
+            training.lora is not None and not training.quantized and training.zero_stage < 3,
+            'set training.lora.quantization = "nf4"',
+        ),
         (not fits, "take a smaller student.backbone"),
     ]
     return ", or ".join(way for helps, way in ways if helps)

@@ -25,6 +25,8 @@ def check_packages(training: TrainingConfig) -> None:
         if not machine.visible_gpus():
             raise MissingPrerequisite(f"{setting} needs an NVIDIA GPU, and this machine has none; {otherwise}")
         _need(("flash_attn",), setting, otherwise)
+    if training.quantized:
+        _need(("bitsandbytes",), 'training.lora.quantization = "nf4"', "leave it out")
     for reporter in training.report_to:
         _need(_REPORTERS[reporter], f'training.report_to = "{reporter}"', "leave it out")
     offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")

@@ -26,7 +26,14 @@ import psutil
 import torch
 from peft import LoraConfig, PeftModel
 from torch.distributed import TCPStore
-from transformers import AutoModelForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_flash_attn_2_available, logging
 from trl import SFTConfig, SFTTrainer
@@ -83,7 +90,7 @@ def _train(job: TrainingJob, held: int) -> int:
     trainer = PlannedTrainer(
         plan=planned.plan,
         watch=Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), save),
-        model=_load_base(job),
+        model=_load_base(job, quantized=job.training.quantized),
         args=settings,
         train_dataset=planned.corpus.rows,
         processing_class=planned.tokenizer,
@@ -121,6 +128,7 @@ def _describe(planned: data.PlannedTraining, world_size: int, device: str, in_me
     lines = [
         f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
         + (f", LoRA rank {training.lora.rank}" if training.lora else "")
+        + (" on 4 bits a weight" if training.quantized else "")
         + f", {attention_of(training)}",
         f"batch         {training.batch_size} examples = {plan.accumulation} x {plan.micro_batch_size} x {world_size}"
         " (accumulated x micro-batch x processes)",
@@ -386,11 +394,19 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     return replace(job, training=job.training.model_copy(update={"precision": precision}))
 
 
-def _load_base(job: TrainingJob) -> Any:
-    """The base's weights in the job's precision."""
+def _load_base(job: TrainingJob, *, quantized: bool = False) -> Any:
+    """The base's weights in the job's precision, or the matrices of its layers ``quantized`` to compute in it."""
+    dtype = torch.bfloat16 if job.training.precision == "bf16" else torch.float32
+    four_bits: dict[str, Any] = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": dtype,
+    }
     return AutoModelForCausalLM.from_pretrained(
         job.base,
-        dtype=torch.bfloat16 if job.training.precision == "bf16" else torch.float32,
+        dtype=dtype,
+        quantization_config=BitsAndBytesConfig(**four_bits) if quantized else None,
         trust_remote_code=False,
         use_safetensors=True,
         attn_implementation=attention_of(job.training),

@@ -41,7 +41,7 @@ def test_a_row_that_hangs_is_timed_out_and_tried_again_while_others_go_on(store_
             return Hang()
         return echo(call)
 
-    config = CallsConfig(timeout_seconds=0.3, backoff_seconds=0.001)
+    config = CallsConfig(timeout_seconds=1, backoff_seconds=0.001)
     order: list[int] = []
     with FakeProvider(script) as provider, open_engine(store_url, config) as engine:
         outcomes = engine.ask(prompts(9), provider.endpoint, on_outcome=lambda place, _: order.append(place))

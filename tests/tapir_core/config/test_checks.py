@@ -171,6 +171,12 @@ def test_a_driver_trains_on_its_own_machine_alone() -> None:
     assert the_problem(training={"nodes": 2}).startswith("training.nodes: value 2: a driver trains on its own machine")
 
 
+def test_weights_of_four_bits_are_not_partitioned() -> None:
+    four_bits = {"lora": {"quantization": "nf4"}}
+    assert "set training.zero_stage = 2" in the_problem(training={**four_bits, "zero_stage": 3})
+    assert check_config(make_config(training=four_bits)) == []
+
+
 def test_what_zero_does_not_partition_is_not_offloaded() -> None:
     assert "set training.zero_stage = 2" in the_problem(training={"offload": "optimizer", "zero_stage": 1})
     assert "set training.zero_stage = 3" in the_problem(training={"offload": "all"})

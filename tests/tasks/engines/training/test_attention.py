@@ -70,6 +70,13 @@ def test_flash_attention_that_cannot_be_is_refused(tmp_path: Path, monkeypatch: 
     check_packages(flash)
 
 
+def test_four_bits_without_their_package_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "bitsandbytes", raising=False)
+    with pytest.raises(MissingPrerequisite, match=r"quantization = \"nf4\" needs the package bitsandbytes"):
+        check_packages(settings(lora={"quantization": "nf4"}))
+
+
 @pytest.mark.slow
 def test_a_packed_step_is_the_step_of_the_same_examples_unpacked(tmp_path: Path) -> None:
     tiny_student(tmp_path / "base")

@@ -14,7 +14,13 @@ from tasks.engines.training import memory
 from tests.students import make_checkpoint
 
 _7B = memory.ModelSize(
-    weights=6_738_415_616, adapted=2_498_560, layers=32, hidden=4096, intermediate=11008, vocabulary=32000
+    weights=6_738_415_616,
+    adapted=2_498_560,
+    under_adapters=6_476_005_376,
+    layers=32,
+    hidden=4096,
+    intermediate=11008,
+    vocabulary=32000,
 )
 _GIB = 2**30
 
@@ -36,7 +42,7 @@ def needed(processes: int = 1, **training: Any) -> dict[str, int]:
 
 
 def test_a_models_size_is_read_without_its_weights(checkpoint: Path) -> None:
-    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8, 16 + 8, 1, 8, 32, 100)
+    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8, 16 + 8, 128, 1, 8, 32, 100)
 
 
 def test_the_parts_of_a_model_count_together_and_a_vision_models_text_part_says_its_shape(checkpoint: Path) -> None:
@@ -46,7 +52,7 @@ def test_the_parts_of_a_model_count_together_and_a_vision_models_text_part_says_
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
     config = {"text_config": {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 16, "vocab_size": 100}}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8 + 800, 16 + 8, 1, 8, 16, 100)
+    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8 + 800, 16 + 8, 128, 1, 8, 16, 100)
 
 
 def test_what_says_nothing_of_its_size_is_not_looked_at(tmp_path: Path) -> None:
@@ -59,6 +65,13 @@ def test_seven_billion_weights_take_over_a_hundred_gib_and_an_adapter_a_tenth() 
     states = sum(whole.values()) - whole["activations"]
     assert states == 6_738_415_616 * 18
     assert sum(adapter.values()) - adapter["activations"] < 14 * _GIB
+
+
+def test_an_adapter_of_seven_billion_weights_on_four_bits_takes_half_of_one_on_whole_weights() -> None:
+    training = {"lora": {"rank": 16, "quantization": "nf4"}, "gradient_checkpointing": True, "micro_batch_size": 2}
+    parts = needed(**training)
+    assert parts["weights"] == pytest.approx(6_476_005_376 * 0.516 + 262_410_240 * 2)
+    assert sum(parts.values()) + 8 * _GIB < sum(needed(**{**training, "lora": {"rank": 16}}).values())
 
 
 def test_partitions_shrink_the_estimate_by_stage() -> None:
@@ -124,11 +137,14 @@ def test_what_a_gpu_offloads_is_compared_with_the_machines_memory() -> None:
 def test_the_remedies_are_told_the_cheapest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(**training: Any) -> list[str]:
         return re.findall(
-            r"lora|checkpointing|zero_stage \(|offload = \"\w+\"|backbone", memory.remedy(TrainingConfig(**training))
+            r"lora\]|quantization|checkpointing|zero_stage \(|offload = \"\w+\"|backbone",
+            memory.remedy(TrainingConfig(**training)),
         )
 
-    assert told() == ["lora", "checkpointing", "zero_stage ("]
+    assert told() == ["lora]", "checkpointing", "zero_stage ("]
     monkeypatch.setattr(machine, "visible_gpus", lambda: ["0"])
-    assert told() == ["lora", "checkpointing", "zero_stage (", 'offload = "optimizer"', 'offload = "all"']
-    assert told(offload="optimizer", zero_stage=3) == ["lora", "checkpointing", 'offload = "all"']
+    assert told() == ["lora]", "checkpointing", "zero_stage (", 'offload = "optimizer"', 'offload = "all"']
+    assert told(offload="optimizer", zero_stage=3) == ["lora]", "checkpointing", 'offload = "all"']
     assert told(offload="all", zero_stage=3, lora={}, gradient_checkpointing=True) == []
+    assert told(offload="optimizer", lora={})[-2:] == ['offload = "all"', "quantization"]
+    assert "quantization" not in told(lora={"quantization": "nf4"})
