@@ -188,7 +188,9 @@ def test_a_run_is_served_and_trained_by_two_workers_of_which_one_is_killed_while
     [student], log = make_tiny_students(tmp_path, 1), tmp_path / "standin.jsonl"
     with StandinServer(log_path=log) as server:
         up(root, 2)
-        settings = {"run__rounds": "1", "student__sampling__max_tokens": "192"}
+        # So many that the first replica cannot answer all while the second starts.
+        settings = {"run__rounds": "1", "student__sampling__max_tokens": "192", "data__pool__rows": "800"}
+        settings |= {"data__pool__max_level": "3"}
         training = {"runs_on": '"worker"', "save_minutes": "1e-6"}
         settings |= {f"training__{field}": value for field, value in training.items()}
         run = ServedRun(root, student, server.base_url, **settings, rounds__default__epochs="20")
