@@ -17,7 +17,16 @@ from prefect.utilities.annotations import opaque
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import EXPAND, STAGES, WAVE, StageAt, asked_endpoints, inner_stages, with_steps
+from tapir_core.stages import (
+    EXPAND,
+    STAGES,
+    WAVE,
+    StageAt,
+    asked_endpoints,
+    inner_stages,
+    served_in_turn,
+    with_steps,
+)
 from tasks._task import Work, late_tags, seal, work_of
 from tasks.artifacts import publish_missing
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
@@ -33,7 +42,8 @@ def walk(
     """Do these stages, inputs first; gives each with its rows as soon as it holds.
 
     Shards of stages that do not read each other work at the same time. Shards of a stage that follows another's begin
-    one by one, each when its own predecessor is done. Those that are to be done ``again`` are done though they hold:
+    one by one, each when its own predecessor is done, and when all of it is where both ask models that this machine
+    serves in turn. Those that are to be done ``again`` are done though they hold:
     the old seal stays until the next one takes its place.
 
     Raises:
@@ -46,7 +56,7 @@ def walk(
         work = work_of(run.config, at)
         before = next((each for each in under_way if each.at == replace(at, name=at.stage.shards_of)), None)
         reads_open = {each.at for each in under_way}.intersection(at.stage.reads(run.config, at))
-        if not work.in_shards or (reads_open and before is None):
+        if not work.in_shards or (reads_open and before is None) or _waits_its_turn(run.config, at, under_way):
             yield from _seal_all(run, under_way)
         if run.holds(at) is None:
             for each in inner_stages(run.config, at):
@@ -79,6 +89,12 @@ class _Shards:
     shards: Sequence[Any]
     rows: int
     started: float | None = None
+
+
+def _waits_its_turn(config: RunConfig, at: StageAt, under_way: Sequence[_Shards]) -> bool:
+    """Whether it asks another model of this machine than shards that are under way."""
+    asked = served_in_turn(config, at)
+    return bool(asked) and bool({served_in_turn(config, each.at) for each in under_way} - {asked, ""})
 
 
 def _expand(run: RunFolder, at: StageAt) -> DatasetRef:

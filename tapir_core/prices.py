@@ -12,7 +12,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from tapir_core.calls.types import BATCH_FACTOR, is_local
-from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
+from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint, VllmEndpoint, by_kind
 
 _PROBE_TOKENS = 1000
 """Tokens that the library is asked to price: few, so that no surcharge for long prompts is in the price."""
@@ -67,6 +67,11 @@ def _(_endpoint: StandinEndpoint) -> Price | UnknownPrice:
 
 
 @price_of.register
+def _(_endpoint: VllmEndpoint) -> Price | UnknownPrice:
+    return Price(*_FREE, source="the run serves it itself")
+
+
+@price_of.register
 def _(endpoint: OpenAIEndpoint) -> Price | UnknownPrice:
     prompt, completion = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
     if prompt is not None and completion is not None:
@@ -84,8 +89,7 @@ def missing_prices(config: RunConfig) -> list[str]:
     caps = [config.budget, *config.budget.stages.values()]
     if all(each.usd is None for each in caps):
         return []
-    endpoints = {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints, **config.evaluation.judges}
-    prices = {name: price_of(endpoint) for name, endpoint in endpoints.items()}
+    prices = {name: price_of(endpoint) for name, endpoint in config.endpoints.items()}
     return [
         f"{name}: budget.usd cannot be kept, {price.reason}; {price.remedy}"
         for name, price in prices.items()

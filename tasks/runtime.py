@@ -8,7 +8,7 @@ import atexit
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
+from tasks.engines.turns import Turns
 from tasks.outcomes import Progress
 
 Key = TypeVar("Key", bound=Hashable)
@@ -52,7 +53,14 @@ class Runtime:
         self._calls: CallEngine | None = None
         self._students: Students | None = None
         self._make_students = self._serve_here
-        self._endpoints = Endpoints(run.config.calls.concurrency, run.workplace.local(log_file("standin")))
+        self._turns = Turns()
+        self._endpoints = Endpoints(
+            run.config.calls.concurrency,
+            lambda name: run.workplace.local(log_file(name)),
+            self._backbones,
+            turns=self._turns,
+            report=self.progress.note_current,
+        )
         self._tables: dict[Hashable, pl.DataFrame] = {}
         self._reading = threading.RLock()
         self.lease: RunLease | None = None
@@ -105,6 +113,7 @@ class Runtime:
         """End what others wait for, from any thread; `close` still has to follow."""
         if self._students is not None:
             self._students.abort()
+        self._endpoints.abort()
         if self.lease is not None:
             self.lease.hurry()
         if self._calls is not None:
@@ -170,7 +179,15 @@ class Runtime:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
         student = self.student_at(number)
         model = self.config.student.engine.model_name(student.folder)
-        return AskedModel(ModelIdentity(model, student.identity), self.students.source(student))
+        students, source = self.students, self.students.source(student)
+        if self.config.student.engine.served_by == "driver":
+            source = partial(self._turns.endpoint, students, student)
+        return AskedModel(ModelIdentity(model, student.identity), source)
+
+    def free_accelerators(self) -> None:
+        """End every server of this run, and return when its accelerators are free; each starts again when asked."""
+        self.students.stop()
+        self._turns.end()
 
     def student_at(self, number: int) -> Student:
         """The student after round ``number``, wherever it is served."""
@@ -181,7 +198,7 @@ class Runtime:
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""
         if number == BACKBONE:
-            return prepare_backbone(self.config.student, on_this_machine(self.run.ref.root).local(backbone_cache()))
+            return prepare_backbone(self.config.student, self._backbones)
         # Every shard asks for it; one downloads it.
         with self._reading:
             return fetch_stage(self.run, StageAt("train", number))
@@ -207,6 +224,10 @@ class Runtime:
         if self._calls is not None:
             self._calls.close()
         self._endpoints.close()
+
+    @property
+    def _backbones(self) -> Path:
+        return on_this_machine(self.run.ref.root).local(backbone_cache())
 
     def _serve_here(self) -> Students:
         student, log = self.config.student, self.run.workplace.local(log_file("student"))

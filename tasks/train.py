@@ -90,7 +90,7 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
 
     with runtime.progress.stage(at, shards=1):
         note("handing the accelerator over")
-        runtime.students.stop()
+        runtime.free_accelerators()
         lease = training_lease(run, at)
         if run.config.training.runs_on == "worker":
             return follow_training(run, at, FineTuneRuns(run, at), lease, note)

@@ -30,6 +30,7 @@ from tapir_core.config import (
 )
 from tapir_core.config.reference import explain
 from tapir_core.config.run import LONGEST_NAME
+from tapir_core.config.served import check_served
 from tapir_core.config.student import PRESETS, shipped
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG, baseline_run
@@ -278,6 +279,7 @@ def check_config(config: RunConfig) -> list[str]:
         *_check_baseline(config),
         *check_student(config.student),
         *_check_verifier(config),
+        *_check_served(config),
         *_contradictions(config),
     ]
 
@@ -293,6 +295,7 @@ def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list
     return [
         *_missing_keys(config, environ),
         *config.student.lacking(),
+        *(said for field, each in config.endpoints.items() for said in each.lacking(field)),
         *(f"evaluation.benchmarks.{name}{said}" for name, each in asked.items() for said in each.missing()),
     ]
 
@@ -440,6 +443,14 @@ def _has_chat_template(folder: Path) -> bool:
         return False
 
 
+def _check_served(config: RunConfig) -> list[str]:
+    teacher, judge = config.teacher, config.judge.sampling.max_tokens
+    answers = (teacher.answering, teacher.labelling, teacher.expanding, teacher.refining)
+    taught = max(each.max_tokens for each in answers)
+    longest = {field: taught if field == "teacher.endpoint" else judge for field in config.endpoints}
+    return check_served(config.endpoints, longest)
+
+
 def _contradictions(config: RunConfig) -> list[str]:
     """What fields of the judge, of the curriculum and of training say against each other."""
     judge, expansion, stop, training = (
@@ -498,9 +509,8 @@ def _contradictions(config: RunConfig) -> list[str]:
 
 
 def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str]:
-    asked = {"teacher.endpoint": config.teacher.endpoint} | config.judge.endpoints | config.evaluation.judges
     users: dict[str, list[str]] = {}
-    for name, part in (*asked.items(), ("student.engine", config.student.engine)):
+    for name, part in (*config.endpoints.items(), ("student.engine", config.student.engine)):
         file, variable = getattr(part, "api_key_file", None), getattr(part, "api_key_env", None)
         if file is not None:
             yield from _missing_key_file(f"{name}.api_key_file", Path(file))

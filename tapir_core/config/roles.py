@@ -1,6 +1,7 @@
 """The two roles that are paid for, teacher and judge, and where they answer: an OpenAI-compatible server or ours."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -105,6 +106,9 @@ class EndpointConfig(Kind):
     takes_all: ClassVar[bool] = False
     """Whether it refuses no field of a request that a role may ask with, so that nothing need be found out."""
 
+    takes_turns: ClassVar[bool] = False
+    """Whether the run serves it on the machine that serves and trains the student too."""
+
     @abstractmethod
     def model_for(self, role: str) -> str:
         """What the server calls the model that is `teacher` or `judge`."""
@@ -120,6 +124,10 @@ class EndpointConfig(Kind):
     def in_words(self, role: str) -> str:
         """Who answers, for a reader of figures."""
         return f"{self.model_for(role)} ({self.identity_for(role)})"
+
+    def lacking(self, field: str) -> Iterable[str]:
+        """What this machine lacks before a run may start, each with its remedy; ``field`` names it."""
+        return ()
 
     @property
     def name(self) -> str:

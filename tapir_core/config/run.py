@@ -301,6 +301,11 @@ class RunConfig(Section):
         return {name: entry.model_dump(mode="json", include=entry.model_fields_set) for name, entry in rounds.items()}
 
     @property
+    def endpoints(self) -> dict[str, EndpointConfig]:
+        """Where teacher and judges answer, those of benchmarks included, by field."""
+        return {"teacher.endpoint": self.teacher.endpoint} | self.judge.endpoints | self.evaluation.judges
+
+    @property
     def round_numbers(self) -> range:
         """The rounds that are planned: 1 to R."""
         return range(1, self.run.rounds + 1)

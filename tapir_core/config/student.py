@@ -85,12 +85,8 @@ class StudentEngine(Kind):
         return f"-{kind}-{canonical_json(shaping)}"
 
 
-class VllmEngine(StudentEngine):
-    """A vLLM server that the run starts for each checkpoint and stops before training."""
-
-    served_by: ClassVar[ServedBy] = "driver"
-
-    type: Literal["vllm"] = "vllm"
+class VllmSettings(Section):
+    """How a vLLM server of ours computes."""
 
     python: Free[str] = ""
     """Interpreter of an environment that holds vLLM; empty, of the one that `make setup` or `tapir setup` builds."""
@@ -121,25 +117,33 @@ class VllmEngine(StudentEngine):
     """Longest wait until the server is ready."""
 
     @property
-    def in_words(self) -> str:
-        """Its precision may change an answer."""
-        return f"vLLM in {self.dtype}"
-
-    @property
     def interpreter(self) -> Path:
         """The absolute path of its interpreter, links kept: resolved, it would leave its environment."""
         return Path(self.python).expanduser().absolute() if self.python else interpreter(student_environment())
 
-    def lacking(self) -> Iterable[str]:
-        """Its interpreter."""
+    def lacking(self, field: str = "student.engine") -> Iterable[str]:
+        """Its interpreter, if this machine lacks it; ``field`` is where these settings stand."""
         return problems(
             {
-                f"student.engine.python: {self.python or self.interpreter} is no interpreter, so that vLLM cannot "
+                f"{field}.python: {self.python or self.interpreter} is no interpreter, so that vLLM cannot "
                 f"start; `{STUDENT_SETUP}` builds its environment, or name the interpreter of one that holds vLLM": (
                     not os.access(self.interpreter, os.X_OK)
                 )
             }
         )
+
+
+class VllmEngine(VllmSettings, StudentEngine):
+    """A vLLM server that the run starts for each checkpoint and stops before training."""
+
+    served_by: ClassVar[ServedBy] = "driver"
+
+    type: Literal["vllm"] = "vllm"
+
+    @property
+    def in_words(self) -> str:
+        """Its precision may change an answer."""
+        return f"vLLM in {self.dtype}"
 
     @property
     def answers_as(self) -> tuple[str, Any]:
@@ -166,7 +170,7 @@ class ReplicasEngine(VllmEngine):
     wait_seconds: Free[PositiveFloat] = 1800.0
     """Longest wait for a replica while none serves."""
 
-    def lacking(self) -> Iterable[str]:
+    def lacking(self, field: str = "student.engine") -> Iterable[str]:
         """Nothing: its workers have environments of their own."""
         return ()
 

@@ -364,7 +364,7 @@ class _Costs:
         concurrency = self.config.calls.concurrency if endpoint else self.config.student.engine.concurrency
         if isinstance(endpoint, StandinEndpoint):
             return calls * (_STANDIN_SECONDS * pace + endpoint.latency_ms / 1000 / max(1.0, min(concurrency, calls)))
-        servers = len(endpoint.base_urls) if endpoint else 1
+        servers = max(1, len(endpoint.base_urls)) if endpoint else 1
         one = (FIRST_TOKEN_SECONDS[asks] + line.completion_tokens / TOKENS_PER_SECOND[asks]) * pace
         limits = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
         limited: list[tuple[int | None, float]] = [(getattr(endpoint, name, None), of) for name, of in limits.items()]

@@ -191,6 +191,13 @@ def asked_endpoints(config: RunConfig, at: StageAt) -> list[EndpointConfig]:
             return []
 
 
+def served_in_turn(config: RunConfig, at: StageAt) -> Asked:
+    """Which of the models a stage asks that the machine of the driver serves in turn; nobody where others serve it."""
+    if at.stage.asks == "student":
+        return "student" if config.student.engine.served_by == "driver" else ""
+    return "teacher" if any(each.takes_turns for each in asked_endpoints(config, at)) else ""
+
+
 def with_steps(config: RunConfig, at: StageAt, waves: Iterable[int] | None = None) -> list[StageAt]:
     """A stage after all its steps, inputs first: of an expansion those of ``waves`` (None: all that it may have)."""
     if at.name != EXPAND.name:

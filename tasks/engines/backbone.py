@@ -57,13 +57,16 @@ _SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
 _CHILD = (sys.executable, "-m", "tasks.engines.backbone")
 
 
-def prepare_backbone(student: StudentConfig, cache: Path, *, fetched: bool = True) -> Path:
+def prepare_backbone(
+    student: StudentConfig, cache: Path, *, fetched: bool = True, field: str = "student.backbone"
+) -> Path:
     """The folder of ``student.backbone``, made or fetched at first use, and checked.
 
     Args:
         student: Names the backbone, its revision and its chat template.
         cache: Folder for what is converted or downloaded; runs share it.
         fetched: Whether it may be made or fetched now.
+        field: Of the configuration, which names it; a field `chat_template` stands beside.
 
     Raises:
         ConfigError: a local folder is no checkpoint, or there is no chat template.
@@ -77,17 +80,17 @@ def prepare_backbone(student: StudentConfig, cache: Path, *, fetched: bool = Tru
     elif local.is_dir():
         folder = local.resolve()
     elif _HUB_ID.fullmatch(student.backbone):
-        folder = _of_hub(student, cache, fetched=fetched)
+        folder = _of_hub(student, cache, field, fetched=fetched)
     else:
         raise ConfigError(
-            f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
+            f"{field} = {student.backbone!r}: no such folder, and no hub id either; "
             f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
         )
-    _check(folder, student)
+    _check(folder, student, field)
     return folder
 
 
-def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
+def find_backbone(student: StudentConfig, cache: Path, *, field: str = "student.backbone") -> Path | None:
     """The folder that `prepare_backbone` would give, if it is here already: nothing is converted or fetched.
 
     Raises:
@@ -95,7 +98,7 @@ def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
         MissingPrerequisite: the embedded student's package is not installed.
     """
     try:
-        return prepare_backbone(student, cache, fetched=False)
+        return prepare_backbone(student, cache, fetched=False, field=field)
     except FileNotFoundError:
         return None
 
@@ -129,8 +132,9 @@ def find_chat_template(folder: Path) -> str | None:
     return None
 
 
-def _check(folder: Path, student: StudentConfig) -> None:
-    where, template = f"student.backbone = {student.backbone!r}", student.template
+def _check(folder: Path, student: StudentConfig, field: str) -> None:
+    where, template = f"{field} = {student.backbone!r}", student.template
+    template_field = f"{field.rpartition('.')[0]}.chat_template"
     names = {path.name for path in folder.iterdir()}
     checks = [
         (
@@ -145,11 +149,11 @@ def _check(folder: Path, student: StudentConfig) -> None:
         (names.isdisjoint(_TOKENIZERS), f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})"),
         (
             template is not None and not template.is_file(),
-            f"student.chat_template = {student.chat_template!r}: no such file; give a Jinja file",
+            f"{template_field} = {student.chat_template!r}: no such file; give a Jinja file",
         ),
         (
             template is None and find_chat_template(folder) is None,
-            f"{where} has no chat template; set student.chat_template to a Jinja file that holds one",
+            f"{where} has no chat template; set {template_field} to a Jinja file that holds one",
         ),
     ]
     problems = [problem for lacks, problem in checks if lacks]
@@ -202,7 +206,7 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
     return folder
 
 
-def _of_hub(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
+def _of_hub(student: StudentConfig, cache: Path, field: str, *, fetched: bool) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import httpx2
     from huggingface_hub import snapshot_download
@@ -218,7 +222,7 @@ def _of_hub(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
     except (OSError, ValueError, httpx2.HTTPError) as exc:
         said = str(exc).strip().partition("\n")[0]
         raise MissingPrerequisite(
-            f"student.backbone = {student.backbone!r} is no folder here and cannot be fetched from the model hub "
+            f"{field} = {student.backbone!r} is no folder here and cannot be fetched from the model hub "
             f"({type(exc).__name__}: {said}): check the name and the network, log in for "
             f"a gated model (HF_TOKEN), or give a local folder or {EMBEDDED_STUDENT}"
         ) from exc

@@ -1,12 +1,15 @@
-"""Where a run asks: providers and what a token costs there, stand-ins of its own, and a student that others serve."""
+"""Where a run asks: providers and what a token costs there, stand-ins and open models of its own, and a student that
+others serve.
+"""
 
 import functools
 import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -17,11 +20,14 @@ from tapir_core.config import (
     EndpointConfig,
     OpenAIEndpoint,
     StandinEndpoint,
+    VllmEndpoint,
     by_kind,
 )
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tapir_core.paths import BACKBONE
 from tapir_core.prices import Price, price_of
-from tasks.engines import keys, logs, student_server, supervisor
+from tasks.engines import backbone, keys, logs, student_server, supervisor, vllm
+from tasks.engines.turns import Turns
 
 _PAUSES_SECONDS = (0.0, 1.0, 1.0)
 """Before each look at an address."""
@@ -52,12 +58,30 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
 
 
 class Endpoints:
-    """What the endpoints of one run have in common: its stand-ins, and which addresses were looked at."""
+    """What the endpoints of one run have in common: its own servers, and which addresses were looked at."""
 
-    def __init__(self, concurrency: int, standin_log: Path) -> None:
-        """``concurrency`` is that of each endpoint; stand-ins are supervised children that write to ``standin_log``."""
+    def __init__(
+        self,
+        concurrency: int,
+        log_of: Callable[[str], Path],
+        cache: Path,
+        *,
+        turns: Turns | None = None,
+        report: student_server.Report = lambda _: None,
+    ) -> None:
+        """Nothing starts yet.
+
+        Args:
+            concurrency: Of each endpoint outside, and of stand-ins.
+            log_of: Where a server of this name writes.
+            cache: Folder for models that are converted or downloaded; runs share it.
+            turns: What it shares with the run's student.
+            report: Told how a start gets on.
+        """
         self.concurrency = concurrency
-        self._standin_log = standin_log
+        self._log_of, self._cache, self._report = log_of, cache, report
+        self._turns = turns or Turns()
+        self._models: dict[VllmEndpoint, tuple[vllm.VllmServer, student_server.Student]] = {}
         self._standins: dict[StandinEndpoint, tuple[supervisor.Child, str]] = {}
         self._started = ExitStack()
         self._look_for = functools.cache(look_for)
@@ -93,15 +117,42 @@ class Endpoints:
                 url = self._start(settings)
         return Endpoint(base_url=f"{url}/v1", concurrency=self.concurrency, batch=settings.in_batches)
 
-    def close(self) -> None:
-        """End every stand-in that was started."""
+    def model(self, settings: VllmEndpoint, field: str) -> Endpoint:
+        """The endpoint of an open model, served once it is its turn.
+
+        Raises:
+            TapirError: as `prepare_backbone` or `StudentServer.start`.
+        """
         with self._lock:
+            if settings not in self._models:
+                served, served_as = (
+                    settings.as_student,
+                    student_server.ServedAs(settings.model, "teacher's server", field),
+                )
+                folder = backbone.prepare_backbone(served, self._cache, field=f"{field}.model")
+                server = vllm.VllmServer(served, self._log_of("teacher"), self._report, served_as=served_as)
+                self._models[settings] = server, student_server.Student(BACKBONE, folder, "")
+        endpoint = self._turns.endpoint(*self._models[settings])
+        return replace(endpoint, body_fields=settings.extra_body, thinking=settings.thinking)
+
+    def abort(self) -> None:
+        """Make everybody who waits for an open model give up, from any thread."""
+        for server, _ in list(self._models.values()):
+            server.abort()
+
+    def close(self) -> None:
+        """End every server that was started."""
+        with self._lock:
+            for server, _ in self._models.values():
+                server.close()
+            self._models.clear()
             self._started.close()
             self._standins.clear()
 
     def _start(self, settings: StandinEndpoint) -> str:
+        log = self._log_of("standin")
         if not self._standins:
-            self._started.enter_context(logs.follow_log("stand-in", self._standin_log))
+            self._started.enter_context(logs.follow_log("stand-in", log))
         with supervisor.reserved_port(student_server.HOST) as port:
             arguments = {
                 "--port": port,
@@ -114,13 +165,13 @@ class Endpoints:
             argv += [str(word) for pair in arguments.items() for word in pair]
             argv += [] if settings.logprobs else ["--no-logprobs"]
             env, url = keys.keyless_environment(), f"http://{student_server.HOST}:{port}"
-            child = supervisor.start_child(argv, env=env, log_path=self._standin_log, name="stand-in")
+            child = supervisor.start_child(argv, env=env, log_path=log, name="stand-in")
             self._standins[settings] = child, url
             self._started.callback(child.terminate, grace_seconds=2)
             for waited in student_server.waits_until_healthy(url):
                 if child.poll() is not None or waited > _START_TIMEOUT_SECONDS:
                     child.terminate(grace_seconds=1)
-                    raise EngineError(f"the stand-in did not start; its log is {self._standin_log}")
+                    raise EngineError(f"the stand-in did not start; its log is {log}")
         return url
 
 
@@ -163,6 +214,11 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
 @endpoint_source.register
 def _(endpoint: StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
     return lambda: endpoints.standin(endpoint)
+
+
+@endpoint_source.register
+def _(endpoint: VllmEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
+    return lambda: endpoints.model(endpoint, field)
 
 
 _SAME = (

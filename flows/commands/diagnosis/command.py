@@ -28,6 +28,8 @@ from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Outcome, 
 from tapir_core.calls.wire import request_body
 from tapir_core.config import EndpointConfig, RunConfig, Sampling
 from tapir_core.errors import ConfigError
+from tapir_core.paths import backbone_cache
+from tapir_core.storage import on_this_machine
 from tapir_core.task_types import OTHERS
 from tapir_core.text import Unparsed, shorten
 from tasks.asking import chat, conversation
@@ -110,7 +112,8 @@ def try_roles(config: RunConfig) -> int:
         MissingPrerequisite: a key is not there, or nothing answers.
     """
     with TemporaryDirectory() as folder, ExitStack() as ended:
-        endpoints = Endpoints(config.calls.concurrency, Path(folder, "standin.log"))
+        cache = on_this_machine(config.run.root).local(backbone_cache())
+        endpoints = Endpoints(config.calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)
         ended.callback(endpoints.close)
         store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
         engine = ended.enter_context(CallEngine(store, config.calls, run="doctor", budget=config.budget))

@@ -102,7 +102,7 @@ def test_a_run_uses_every_gpu_of_its_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensor_parallel: int, copies: int, concurrency: int
 ) -> None:
     monkeypatch.setenv(GPUS_VARIABLE, "0,1,2,3,4,5,6,7")
-    monkeypatch.setattr(vllm, "find_environment", lambda _: VllmEnvironment("cuda", None))
+    monkeypatch.setattr(vllm, "find_environment", lambda *_: VllmEnvironment("cuda", None))
     student = StudentConfig(
         engine=VllmEngine(tensor_parallel=tensor_parallel, concurrency=64), chat_template="chat.jinja"
     )
