@@ -125,12 +125,11 @@ class Endpoints:
         """
         with self._lock:
             if settings not in self._models:
-                served, served_as = (
-                    settings.as_student,
-                    student_server.ServedAs(settings.model, "teacher's server", field),
-                )
-                folder = backbone.prepare_backbone(served, self._cache, field=f"{field}.model")
-                server = vllm.VllmServer(served, self._log_of("teacher"), self._report, served_as=served_as)
+                self._report(f"preparing {settings.model}")
+                student = settings.as_student
+                folder = backbone.prepare_backbone(student, self._cache, field=f"{field}.model")
+                served_as = student_server.ServedAs(settings.model, "teacher's server", field)
+                server = vllm.VllmServer(student, self._log_of("teacher"), self._report, served_as=served_as)
                 self._models[settings] = server, student_server.Student(BACKBONE, folder, "")
         endpoint = self._turns.endpoint(*self._models[settings])
         return replace(endpoint, body_fields=settings.extra_body, thinking=settings.thinking)
