@@ -14,7 +14,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 from tapir_core.calls import run_key, store_url
 from tapir_core.calls.sending import STOPPED
 from tapir_core.config import RunConfig
-from tapir_core.config.load import check_config, load_config, missing_prerequisites
+from tapir_core.config.checks import check_config, missing_prerequisites
+from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError
 from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.leases import RunLease

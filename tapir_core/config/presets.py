@@ -15,7 +15,8 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from tapir_core.config import DIFFERENT, Section, StudentConfig, matching, problems
-from tapir_core.config.load import check_student, read_toml, validated
+from tapir_core.config.checks import check_student
+from tapir_core.config.load import read_toml, validated
 from tapir_core.errors import ConfigError
 from tapir_core.storage import Storage
 

@@ -21,7 +21,7 @@ from tapir_core.config import (
     Sampling,
     StandinEndpoint,
 )
-from tapir_core.config.load import check_config, may_have_baseline
+from tapir_core.config.checks import check_config, may_have_baseline
 from tapir_core.curriculum import RoundSize
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence

@@ -7,7 +7,8 @@ import jinja2
 import pytest
 
 from tapir_core.comparison.plan import open_comparison
-from tapir_core.config.load import check_config, load_config, load_resolved, missing_prerequisites, resolved_json
+from tapir_core.config.checks import check_config, missing_prerequisites
+from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.config.presets import load_backbones, settings_of
 from tapir_core.config.student import PRESETS
 from tapir_core.estimate.sizes import settle_sizes

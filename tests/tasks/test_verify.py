@@ -10,7 +10,8 @@ import pytest
 from flows.commands.diagnosis import examine
 from flows.commands.diagnosis.checks import run_checks
 from tapir_core.config import RunConfig
-from tapir_core.config.load import check_config, load_config, missing_prerequisites
+from tapir_core.config.checks import check_config, missing_prerequisites
+from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import ANSWER, JUDGE, TEACH, VERIFY, plan

@@ -42,7 +42,8 @@ from tapir_core.config import (
     VllmEndpoint,
     VllmEngine,
 )
-from tapir_core.config.load import check_config, load_config, missing_prerequisites
+from tapir_core.config.checks import check_config, missing_prerequisites
+from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.evaluation.benchmark import benchmark_of

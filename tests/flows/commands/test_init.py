@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.commands.init import Asked
 from tapir_core.config import EMBEDDED_STUDENT, OpenAIEndpoint, StandinEndpoint
-from tapir_core.config.load import check_config, load_config
+from tapir_core.config.checks import check_config
+from tapir_core.config.load import load_config
 
 ROWS = 500
 

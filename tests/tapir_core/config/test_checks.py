@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tapir_core.config import RunConfig
-from tapir_core.config.load import check_config, missing_prerequisites
+from tapir_core.config.checks import check_config, missing_prerequisites
 
 OPENAI = {"type": "openai", "model": "m", "identity": "i", "api_key_env": "MY_KEY"}
 

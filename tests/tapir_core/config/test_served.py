@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapir_core.config import RunConfig
-from tapir_core.config.load import check_config, missing_prerequisites
+from tapir_core.config.checks import check_config, missing_prerequisites
 from tests.run_config import make_config
 
 SERVED: dict[str, Any] = {"type": "vllm", "model": "org/teacher", "max_model_length": 4096}

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tapir_core.config import RunConfig
-from tapir_core.config.load import check_config
+from tapir_core.config.checks import check_config
 from tapir_core.config.reference import explain
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import benchmark_of

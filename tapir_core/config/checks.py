@@ -1,0 +1,290 @@
+"""What is wrong with a configuration that can be read: files, folders, keys, fields that contradict each other.
+
+`check_config` finds mistakes in the configuration (exit code 2), `missing_prerequisites` finds what this machine lacks
+for it (exit code 1). No network is touched and no engine is loaded.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tapir_core.config import (
+    EMBEDDED_STUDENT,
+    SHIPPED,
+    AskedBenchmark,
+    JudgeConfig,
+    RunConfig,
+    StudentConfig,
+    problems,
+)
+from tapir_core.config.run import LONGEST_NAME
+from tapir_core.config.served import check_served
+from tapir_core.config.student import shipped
+from tapir_core.paths import baseline_run
+from tapir_core.prompts import check_prompts
+
+
+def check_config(config: RunConfig) -> list[str]:
+    """Everything that is wrong with a configuration beside its types, one line each, all at once."""
+    return [
+        *_check_root(config),
+        *([] if config.run.prompts is None else check_prompts(config.run.prompts)),
+        *_check_data(config),
+        *_check_benchmarks(config),
+        *_check_baseline(config),
+        *check_student(config.student),
+        *_check_verifier(config),
+        *_check_served(config),
+        *_contradictions(config),
+    ]
+
+
+def may_have_baseline(config: RunConfig) -> bool:
+    """Whether its run's name leaves room for that of a baseline."""
+    return len(baseline_run(config.run.name)) <= LONGEST_NAME
+
+
+def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
+    """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
+    asked = {name: each for name, each in config.evaluation.asked.items() if name in config.evaluation.each_round}
+    return [
+        *_missing_keys(config, environ),
+        *config.student.lacking(),
+        *(said for field, each in config.endpoints.items() for said in each.lacking(field)),
+        *(f"evaluation.benchmarks.{name}{said}" for name, each in asked.items() for said in each.missing()),
+    ]
+
+
+def _check_root(config: RunConfig) -> list[str]:
+    root, is_remote = config.run.root, "://" in config.run.root
+    folder = next(each for each in (Path(root), *Path(root).parents) if each.exists())
+    return problems(
+        {
+            f'run.root: value "{root}": its runs have no folder for the store of their answers; set calls.store_url = '
+            "postgresql://HOST/DATABASE (docs/storage.md)": is_remote and config.calls.store_url is None,
+            f'run.root: value "{root}": {folder} is a file; name a folder': not is_remote and not folder.is_dir(),
+            f'run.root: value "{root}": {folder} is not writable; allow it or name another folder': (
+                not is_remote and folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)
+            ),
+        }
+    )
+
+
+def _is_missing(path: str | None) -> bool:
+    """Whether a file is named that is not there; an address is not looked for."""
+    return path is not None and "://" not in path and not Path(path).is_file()
+
+
+def _check_data(config: RunConfig) -> list[str]:
+    of_heldout = "heldout.references" if config.data.judged else "heldout.path"
+    parts = {"pool.path": config.data.pool, of_heldout: config.data.heldout}
+    return problems(
+        {
+            f'data.{name}: value "{part.file}": there is no such file; bring it, or name yours with '
+            f"--set data.{name}=FILE (docs/own-data.md)": _is_missing(part.file)
+            for name, part in parts.items()
+            if part is not None
+        }
+    )
+
+
+def _check_benchmarks(config: RunConfig) -> Iterator[str]:
+    evaluation = config.evaluation
+    for name, benchmark in evaluation.benchmarks.items():
+        for field, path in benchmark.all_files.items():
+            at = f"evaluation.benchmarks.{name}.{field}"
+            yield from problems(
+                {
+                    f"{at}: an address with a user or password, which would stand in the run's folder; bring the file, "
+                    "or use an address without": "@" in urlsplit(path).netloc,
+                    f'{at}: value "{path}": there is no such file; bring it from where it is published '
+                    "(docs/evaluation.md), or leave the benchmark out": _is_missing(path),
+                }
+            )
+    for name, asked in evaluation.asked.items():
+        yield from (f"evaluation.benchmarks.{name}{said}" for said in _check_asked(asked, config))
+    known = ", ".join(evaluation.asked) or "none"
+    yield from problems(
+        {
+            f'evaluation.each_round: value "{name}": is no benchmark with a `type`, so it cannot be asked; there are: '
+            f"{known}": name not in evaluation.asked
+            for name in evaluation.each_round
+        }
+    )
+
+
+def _check_asked(asked: AskedBenchmark, config: RunConfig) -> list[str]:
+    """What is wrong with a benchmark that is asked, each to be put behind its name."""
+    longest, room = asked.drawn(config.student.sampling).max_tokens, config.student.room
+    baseline, name = asked.baseline_run, config.run.name
+    lacking = {
+        f'.{field}: value "{folder}": there is no such folder; name one that holds the YAML files of tasks, or leave '
+        "it out": not Path(folder).is_dir()
+        for field, folder in asked.folders.items()
+    }
+    others = {
+        f'.baseline.run: value "{name}": is this run itself, whose students have not answered when it starts; name '
+        "another run (S_0 and the last one are paired anyway)": baseline is not None and baseline.run == name,
+        f": answers of up to {longest} tokens leave no room for a question in student.engine.max_model_length = "
+        f"{room}; lower the first or raise the latter": room is not None and longest >= room,
+    }
+    return [*problems(lacking | others), *asked.contradictions()]
+
+
+def _check_baseline(config: RunConfig) -> list[str]:
+    name, is_scored = config.run.name, config.data.heldout is not None or config.evaluation.each_round
+    wrong = {
+        'evaluation.baseline: value "sft": nothing would score it; set data.heldout, or "none"': not is_scored,
+        f'run.name: value "{name}": that of its baseline, {baseline_run(name)}, has more than {LONGEST_NAME} '
+        'characters; shorten it, or set evaluation.baseline = "none"': not may_have_baseline(config),
+    }
+    return problems(wrong) if config.evaluation.baseline == "sft" else []
+
+
+def check_student(student: StudentConfig) -> list[str]:
+    """What is wrong with a student: its backbone, its chat template, its engine's room."""
+    backbone, folder, template = student.backbone, Path(student.backbone).expanduser(), student.template
+    is_embedded, has_model = backbone.startswith("embedded:"), (folder / "config.json").is_file()
+    is_path = backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or folder.exists()
+    longest, room = student.sampling.max_tokens, student.room
+    return problems(
+        {
+            f'student.backbone: value "{backbone}": unknown; the embedded student is "{EMBEDDED_STUDENT}"': (
+                is_embedded and backbone != EMBEDDED_STUDENT
+            ),
+            f'student.backbone: value "{backbone}": there is no model (no config.json in that folder); name a model '
+            f'folder, a hub id such as "org/name", or "{EMBEDDED_STUDENT}"': (
+                is_path and not is_embedded and not has_model
+            ),
+            f'student.backbone: value "{backbone}": has no chat template, as most base models have none; name a Jinja '
+            "file in student.chat_template, or `plain`": (
+                is_path and not is_embedded and has_model and template is None and not _has_chat_template(folder)
+            ),
+            f'student.chat_template: value "{template}": there is no such file, and no such template is shipped (there '
+            f"are {', '.join(shipped('jinja'))}); name a Jinja file or leave it out": (
+                template is not None and not template.is_file()
+            ),
+            f"student.sampling.max_tokens: value {longest}: leaves no room for a prompt in "
+            f"student.engine.max_model_length = {room}; lower the first or raise the second": (
+                room is not None and longest >= room
+            ),
+        }
+    )
+
+
+def _check_verifier(config: RunConfig) -> list[str]:
+    """What is wrong with the verifier, as far as its module is not imported."""
+    verifier = config.judge.verifier
+    if verifier is None:
+        return []
+    judged = [name for name, each in config.evaluation.judged.items() if each.judge is None]
+    return problems(
+        {
+            f'judge.verifier.function: value "{verifier.function}": there is no module {verifier.module!r} in '
+            f"{verifier.path[0]} or among the installed packages; bring it, or name its folder in "
+            "judge.verifier.folder": verifier.function not in SHIPPED and verifier.source is None,
+            f"judge.verifier.only: true: the benchmarks {', '.join(judged)} have no judge then; name one in "
+            f"evaluation.benchmarks.{', '.join(judged[:1])}.judge": verifier.only and judged,
+        }
+    )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template"))
+    except (OSError, ValueError):
+        return False
+
+
+def _check_served(config: RunConfig) -> list[str]:
+    teacher, judge = config.teacher, config.judge.sampling.max_tokens
+    answers = (teacher.answering, teacher.labelling, teacher.expanding, teacher.refining)
+    taught = max(each.max_tokens for each in answers)
+    longest = {field: taught if field == "teacher.endpoint" else judge for field in config.endpoints}
+    return check_served(config.endpoints, longest)
+
+
+def _contradictions(config: RunConfig) -> list[str]:
+    """What fields of the judge, of the curriculum and of training say against each other."""
+    judge, expansion, stop, training = (
+        config.judge,
+        config.curriculum.expansion,
+        config.curriculum.stop,
+        config.training,
+    )
+    judges = list(zip(judge.endpoints, judge.identities, strict=True))
+    first = {who: name for name, who in reversed(judges)}
+    rounds = {str(number): config.round(number) for number in config.round_numbers}
+    barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
+    full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
+    held = training.micro_batch_size * (training.processes or 1) * training.nodes
+    least_stage = {"none": 0, "optimizer": 2, "all": 3}[training.offload]
+    of_all = f" × processes = {training.processes}" if training.processes else ""
+    of_all += f" × nodes = {training.nodes}" if training.nodes > 1 else ""
+    return problems(
+        {
+            'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; leave it out or '
+            'set judge.mode = "pairwise"': (
+                judge.mode == "pointwise" and judge.orders != JudgeConfig.model_fields["orders"].default
+            ),
+            **{
+                f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first[who]} already, and "
+                "its replies would be the same ones; leave it out, or give it another model or identity": (
+                    name != first[who]
+                )
+                for name, who in judges
+            },
+            f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, so "
+            "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
+            f"rounds.{barren.partition(',')[0]}.selection.share: value 0: there are no seeds in the rounds {barren}, "
+            "and their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
+            f"rounds.{full.partition(',')[0]}.selection.share: value 1: the whole pool are seeds in the rounds {full}, "
+            "and their easy part (alpha below 1) has nothing to be drawn from; set a lower share, or alpha = 1": full,
+            f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
+            "set data.heldout, or patience = 0": (
+                stop.patience and (config.data.heldout is None or not config.data.heldout.may_have_dev)
+            ),
+            f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
+            f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
+            f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held,
+            f'training.offload: value "{training.offload}": cannot be with zero_stage = {training.zero_stage}, which '
+            f"does not partition what would be moved; set training.zero_stage = {least_stage}": (
+                training.zero_stage < least_stage
+            ),
+            f'training.lora.quantization: value "nf4": ZeRO-3 cannot partition weights of 4 bits (zero_stage = '
+            f"{training.zero_stage}); set training.zero_stage = 2": training.quantized and training.zero_stage == 3,
+            'training.attention: value "flash_attention_2" computes in bf16 only, and training.precision is "fp32"; '
+            "leave one of the two out": training.attention == "flash_attention_2" and training.precision == "fp32",
+            f"training.nodes: value {training.nodes}: a driver trains on its own machine alone; set "
+            'training.runs_on = "worker", or leave nodes out': training.nodes > 1 and training.runs_on == "driver",
+        }
+    )
+
+
+def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str]:
+    users: dict[str, list[str]] = {}
+    for name, part in (*config.endpoints.items(), ("student.engine", config.student.engine)):
+        file, variable = getattr(part, "api_key_file", None), getattr(part, "api_key_env", None)
+        if file is not None:
+            yield from _missing_key_file(f"{name}.api_key_file", Path(file))
+        elif variable is not None:
+            users.setdefault(variable, []).append(f"{name}.api_key_env")
+    yield from problems(
+        {
+            f"the environment variable {variable} is not set ({', '.join(fields)}); "
+            f'export {variable}=…, or set the field to "" if the server wants no key': not environ.get(variable)
+            for variable, fields in users.items()
+        }
+    )
+
+
+def _missing_key_file(field: str, file: Path) -> Iterator[str]:
+    try:
+        if not file.read_text().strip():
+            yield f'{field}: value "{file}": the file is empty; write the key into it'
+    except (OSError, UnicodeDecodeError) as exc:
+        yield f'{field}: value "{file}": the key cannot be read ({exc}); write it there, or use api_key_env'
