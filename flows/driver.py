@@ -108,6 +108,7 @@ def hold_run(
         run = open_run(as_known, ingredients, amend=amend, any_version=any_version)
         try:
             if probe and not is_done(run, None):
+                current(run).prepare_models(say)
                 as_found, found = settle(config, known, current(run).probe)
                 if found != known:
                     close_all()

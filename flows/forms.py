@@ -12,7 +12,7 @@ it holds a lease of its own, seals what it made, and leaves it when the run asks
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path
@@ -39,7 +39,7 @@ from flows.whole_run import drive, drive_baseline
 from tapir_core.comparison.baseline import with_baseline
 from tapir_core.comparison.figures import verdicts
 from tapir_core.comparison.plan import PlannedRun
-from tapir_core.config import RunConfig
+from tapir_core.config import EndpointConfig, RunConfig
 from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
@@ -137,14 +137,25 @@ def tag_flow_run(tag: str, *, name: str | None = None) -> None:
 
 
 def machine_to_distil(config: RunConfig) -> AbstractContextManager[None]:
-    """This machine for a run that serves its student or trains it here; nothing for one that does neither."""
-    serves = config.student.engine.served_by == "driver"
+    """This machine for a run that serves a model or trains its student here; nothing for one that does neither."""
+    serves = config.student.engine.served_by == "driver" or _serves_others(config.endpoints.values())
     return _whole_machine() if serves or config.training.runs_on == "driver" else nullcontext()
 
 
 def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
     """This machine for who serves students to score them, which replicas of a run do not; nothing for an endpoint."""
-    return nullcontext() if config.student.engine.served_by == "others" else _whole_machine()
+    serves = config.student.engine.served_by != "others" or _serves_others(config.endpoints.values())
+    return _whole_machine() if serves else nullcontext()
+
+
+def machine_to_judge(config: RunConfig) -> AbstractContextManager[None]:
+    """This machine for a run that serves a judge."""
+    return _whole_machine() if _serves_others(config.judge.endpoints.values()) else nullcontext()
+
+
+def _serves_others(endpoints: Iterable[EndpointConfig]) -> bool:
+    """Whether a run serves a teacher or a judge itself."""
+    return any(each.takes_turns for each in endpoints)
 
 
 def _progress_of(name: str) -> str:
@@ -258,7 +269,8 @@ def retry_judge_from_form(
     log = get_run_logger()
     with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
         again = stages_to_retry(opened, round_number or None, also_terminal=also_terminal)
-        counts = retry_judge.fn(opened.ref, again, also_terminal) if again else []
+        with machine_to_judge(opened.config) if again else nullcontext():
+            counts = retry_judge.fn(opened.ref, again, also_terminal) if again else []
         stale = changed_stages(opened)
         if go_on and (stale or not is_done(opened, None)):
             log.info("going on with the run")

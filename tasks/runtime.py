@@ -15,7 +15,7 @@ from typing import TypeVar
 import polars as pl
 
 from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, Failure, Outcome, Request, store_url
-from tapir_core.config import EndpointConfig, ModelIdentity
+from tapir_core.config import EndpointConfig, ModelIdentity, VllmEndpoint
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
@@ -45,8 +45,10 @@ class AskedModel:
 class Runtime:
     """The engines of one run in this process."""
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, *, root: str | None = None) -> None:
+        """``root`` has the models that are fetched; unset, that of the run."""
         self.run = run
+        self._root = root or run.ref.root
         self.config = run.config
         self.progress = Progress()
         self._making = threading.Lock()
@@ -163,10 +165,9 @@ class Runtime:
 
     def probe(self, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
         """What comes of a request that finds out what an endpoint takes: live, also where rows go in batches."""
-        live = endpoint.model_copy(update={"mode": "live"})
         try:
             [outcome] = self.calls.ask(
-                [replace(request, run=self.run.ref.name)], endpoint_source(live, self._endpoints, field)
+                [replace(request, run=self.run.ref.name)], endpoint_source(endpoint.live, self._endpoints, field)
             )
         except MissingPrerequisite as error:
             return Failure("connection", str(error))
@@ -175,12 +176,23 @@ class Runtime:
             self.calls.forget([request])
         return outcome
 
+    def prepare_models(self, say: Callable[[str], object]) -> None:
+        """Fetch what the run serves itself beside its student, before anything is paid for; ``say`` is told of each.
+
+        Raises:
+            ConfigError: a folder holds no model.
+            MissingPrerequisite: the hub cannot be reached.
+        """
+        for field, endpoint in self.config.endpoints.items():
+            if isinstance(endpoint, VllmEndpoint):
+                self._endpoints.prepare(endpoint, field, say)
+
     def student(self, number: int) -> AskedModel:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
         student = self.student_at(number)
         model = self.config.student.engine.model_name(student.folder)
         students, source = self.students, self.students.source(student)
-        if self.config.student.engine.served_by == "driver":
+        if self.config.student.engine.served_by != "others":
             source = partial(self._turns.endpoint, students, student)
         return AskedModel(ModelIdentity(model, student.identity), source)
 
@@ -227,7 +239,7 @@ class Runtime:
 
     @property
     def _backbones(self) -> Path:
-        return on_this_machine(self.run.ref.root).local(backbone_cache())
+        return on_this_machine(self._root).local(backbone_cache())
 
     def _serve_here(self) -> Students:
         student, log = self.config.student, self.run.workplace.local(log_file("student"))

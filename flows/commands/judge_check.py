@@ -120,14 +120,14 @@ def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
     drawn, balanced = build_pairs(pairs, derive_rng(_SEED, _NAME)), mode_of(config.judge).is_balanced(config.judge)
-    runtime = Runtime(_NoRun(_as_checked(config)))
+    runtime = Runtime(_NoRun(_as_checked(config)), root=config.run.root)
     try:
         settled, found = probing.settle(runtime.config, {}, runtime.probe, of="judge.")
         for line in probing.in_words(found):
             say(line)
         if settled != runtime.config:
             runtime.close()
-            runtime = Runtime(_NoRun(settled))
+            runtime = Runtime(_NoRun(settled), root=config.run.root)
         return [_check(runtime, name, drawn, balanced=balanced, say=say) for name in runtime.judges]
     finally:
         runtime.close()
@@ -149,7 +149,7 @@ def print_check(console: Console, found: Sequence[CheckedJudge]) -> None:
 
 def _as_checked(config: RunConfig) -> RunConfig:
     """The configuration in both orders, and without Batch APIs: who checks a judge waits for the result, not a day."""
-    endpoint, *panel = (each.model_copy(update={"mode": "live"}) for each in config.judge.endpoints.values())
+    endpoint, *panel = (each.live for each in config.judge.endpoints.values())
     changes = {"endpoint": endpoint, "panel": tuple(panel), "orders": _ORDERS}
     return config.model_copy(update={"judge": config.judge.model_copy(update=changes)})
 

@@ -88,13 +88,17 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         asking = _Asking(requests, take, lambda: self._stopping.is_set() or is_stopped())
         shard = digest(sorted(asking.waiting))
         self._look_up(asking)
-        if asking.waiting:
+        if asking.waiting and not asking.is_stopped():
+            role = next(iter(asking.waiting.values())).role
+            # Before the list is held: who has to wait for a GPU here keeps no list from who has it.
+            with self._clock.working(role):
+                endpoint = source()
             with self._holding(shard, asking):
                 # Who held it before may have answered meanwhile.
                 self._look_up(asking)
                 if asking.waiting and not asking.is_stopped():
-                    with self._clock.working(next(iter(asking.waiting.values())).role):
-                        self._ask_for_the_rest(shard, asking, source())
+                    with self._clock.working(role):
+                        self._ask_for_the_rest(shard, asking, endpoint)
         for key in list(asking.waiting):
             asking.deliver(key, STOPPED, shared=False)
         return [outcomes[place] for place in range(len(requests))]

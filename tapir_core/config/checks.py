@@ -205,7 +205,11 @@ def _check_served(config: RunConfig) -> list[str]:
     answers = (teacher.answering, teacher.labelling, teacher.expanding, teacher.refining)
     taught = max(each.max_tokens for each in answers)
     longest = {field: taught if field == "teacher.endpoint" else judge for field in config.endpoints}
-    return check_served(config.endpoints, longest)
+    for name, benchmark in config.evaluation.judged.items():
+        field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
+        longest[field] = max(longest[field], benchmark.sampling.max_tokens)
+    at_once = any(map(config.checks_expansion, config.round_numbers)) and config.student.engine.served_by != "others"
+    return check_served(config.endpoints, longest, asked_at_once=at_once)
 
 
 def _contradictions(config: RunConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -124,6 +124,11 @@ class EndpointConfig(Kind):
     def in_words(self, role: str) -> str:
         """Who answers, for a reader of figures."""
         return f"{self.model_for(role)} ({self.identity_for(role)})"
+
+    @property
+    def live(self) -> Self:
+        """The same, asked at once and not through a Batch API."""
+        return self.model_copy(update={"mode": "live"}) if "mode" in type(self).model_fields else self
 
     def lacking(self, field: str) -> Iterable[str]:
         """What this machine lacks before a run may start, each with its remedy; ``field`` names it."""

@@ -26,7 +26,8 @@ class VllmEndpoint(VllmSettings, EndpointConfig):
     """Revision of a hub id."""
 
     identity: Annotated[str, Field(min_length=1)] | None = None
-    """Under which answers are re-used; unset: the revision. Give it a new value when the files of a folder change."""
+    """Under which answers are re-used, with model, revision and what shapes answers. Give it a new value when the files
+    of a folder or of a chat template change, or name a `revision`: the main branch of a hub id may move."""
 
     chat_template: str | None = None
     """Jinja file, or the name of a shipped template, in place of the model's own."""
@@ -49,21 +50,33 @@ class VllmEndpoint(VllmSettings, EndpointConfig):
         shaping = {name: each for name, each in self.shaping().items() if name not in ("type", "model", "identity")}
         return f"{self.identity or 'vllm'} {canonical_json(shaping)}"
 
+    def in_words(self, role: str) -> str:
+        """Who answers, and from where."""
+        named = self.identity or self.revision
+        return f"{self.model} ({f'{named}, ' if named else ''}served by the run)"
+
+    @property
+    def as_vllm(self) -> VllmEngine:
+        """How its server computes."""
+        return VllmEngine(**{name: getattr(self, name) for name in VllmSettings.model_fields})
+
     @property
     def as_student(self) -> StudentConfig:
         """What a server of ours takes to serve it as it serves a student."""
-        engine = {name: getattr(self, name) for name in VllmSettings.model_fields}
         return StudentConfig(
-            backbone=self.model, revision=self.revision, chat_template=self.chat_template, engine=VllmEngine(**engine)
+            backbone=self.model, revision=self.revision, chat_template=self.chat_template, engine=self.as_vllm
         )
 
 
-def check_served(endpoints: Mapping[str, EndpointConfig], longest: Mapping[str, int]) -> list[str]:
+def check_served(
+    endpoints: Mapping[str, EndpointConfig], longest: Mapping[str, int], *, asked_at_once: bool
+) -> list[str]:
     """What is wrong with the models that a run is to serve.
 
     Args:
         endpoints: All that it asks, by field.
         longest: Tokens of the longest answer that is asked of each, by field.
+        asked_at_once: Whether a stage asks the student, too, so that they cannot have the machine in turn.
     """
     served = {field: each for field, each in endpoints.items() if isinstance(each, VllmEndpoint)}
     (first, one), *_ = [*served.items(), ("", None)]
@@ -72,6 +85,12 @@ def check_served(endpoints: Mapping[str, EndpointConfig], longest: Mapping[str, 
             f'{field}: type = "vllm" with other fields than {first}: a run serves one model beside its student; let '
             "both have the same fields, or serve one of them yourself": each != one
             for field, each in served.items()
+        }
+        | {
+            f'{first}: type = "vllm" cannot be with curriculum.expansion.check_difficulty, which asks teacher, student '
+            "and judge about each new instruction, while these have the machine in turn; leave one of the two out": (
+                one is not None and asked_at_once
+            )
         }
         | {
             f"{field}.max_model_length: value {each.max_model_length}: leaves no room for a prompt beside an answer of "

@@ -361,7 +361,7 @@ class _Costs:
         """Of paid calls of which no earlier run tells; no less than the limits of the configuration allow."""
         calls, tokens = line.work.paid, line.prompt_tokens + line.completion_tokens
         asks = line.model.asks if line.model else "student"
-        concurrency = self.config.calls.concurrency if endpoint else self.config.student.engine.concurrency
+        concurrency = getattr(endpoint or self.config.student.engine, "concurrency", self.config.calls.concurrency)
         if isinstance(endpoint, StandinEndpoint):
             return calls * (_STANDIN_SECONDS * pace + endpoint.latency_ms / 1000 / max(1.0, min(concurrency, calls)))
         servers = max(1, len(endpoint.base_urls)) if endpoint else 1

@@ -192,9 +192,9 @@ def asked_endpoints(config: RunConfig, at: StageAt) -> list[EndpointConfig]:
 
 
 def served_in_turn(config: RunConfig, at: StageAt) -> Asked:
-    """Which of the models a stage asks that the machine of the driver serves in turn; nobody where others serve it."""
+    """Which of the models a stage asks that have a machine in turn; nobody where others serve it anyway."""
     if at.stage.asks == "student":
-        return "student" if config.student.engine.served_by == "driver" else ""
+        return "" if config.student.engine.served_by == "others" else "student"
     return "teacher" if any(each.takes_turns for each in asked_endpoints(config, at)) else ""
 
 

@@ -81,7 +81,10 @@ class Endpoints:
         self.concurrency = concurrency
         self._log_of, self._cache, self._report = log_of, cache, report
         self._turns = turns or Turns()
-        self._models: dict[VllmEndpoint, tuple[vllm.VllmServer, student_server.Student]] = {}
+        self._models: dict[VllmEndpoint, vllm.VllmServer] = {}
+        self._folders: dict[VllmEndpoint, Path] = {}
+        self._preparing = threading.Lock()
+        self._aborted = False
         self._standins: dict[StandinEndpoint, tuple[supervisor.Child, str]] = {}
         self._started = ExitStack()
         self._look_for = functools.cache(look_for)
@@ -123,26 +126,37 @@ class Endpoints:
         Raises:
             TapirError: as `prepare_backbone` or `StudentServer.start`.
         """
+        folder = self.prepare(settings, field, self._report)
         with self._lock:
+            if self._aborted:
+                raise EngineError("the teacher's server was told to stop")
             if settings not in self._models:
-                self._report(f"preparing {settings.model}")
-                student = settings.as_student
-                folder = backbone.prepare_backbone(student, self._cache, field=f"{field}.model")
                 served_as = student_server.ServedAs(settings.model, "teacher's server", field)
-                server = vllm.VllmServer(student, self._log_of("teacher"), self._report, served_as=served_as)
-                self._models[settings] = server, student_server.Student(BACKBONE, folder, "")
-        endpoint = self._turns.endpoint(*self._models[settings])
+                log = self._log_of("teacher")
+                self._models[settings] = vllm.VllmServer(settings.as_student, log, self._report, served_as=served_as)
+            server = self._models[settings]
+        endpoint = self._turns.endpoint(server, student_server.Student(BACKBONE, folder, ""))
         return replace(endpoint, body_fields=settings.extra_body, thinking=settings.thinking)
+
+    def prepare(self, settings: VllmEndpoint, field: str, say: Callable[[str], object]) -> Path:
+        """The folder of an open model, converted or fetched at first use; raises what `prepare_backbone` does."""
+        with self._preparing:
+            if settings not in self._folders:
+                say(f"preparing {settings.model}")
+                found = backbone.prepare_backbone(settings.as_student, self._cache, field=f"{field}.model")
+                self._folders[settings] = found
+            return self._folders[settings]
 
     def abort(self) -> None:
         """Make everybody who waits for an open model give up, from any thread."""
-        for server, _ in list(self._models.values()):
+        self._aborted = True
+        for server in list(self._models.values()):
             server.abort()
 
     def close(self) -> None:
         """End every server that was started."""
         with self._lock:
-            for server, _ in self._models.values():
+            for server in self._models.values():
                 server.close()
             self._models.clear()
             self._started.close()

@@ -23,7 +23,8 @@ class Turns:
             if self._has_it is not students:
                 self._end()
             self._has_it = students
-        return students.endpoint(student)
+            # Nobody else starts meanwhile: the GPUs can be had once in a process too.
+            return students.endpoint(student)
 
     def end(self) -> None:
         """End what is served, and return when its accelerators are free."""

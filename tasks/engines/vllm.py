@@ -108,9 +108,9 @@ class VllmServer(StudentServer):
         return Launch(command, env, copies * engine.concurrency, engine.start_timeout_seconds)
 
     @classmethod
-    def installed(cls, engine: VllmEngine) -> Installed:
-        """Interpreter and versions of the environment."""
-        found = find_environment(engine)
+    def installed(cls, engine: VllmEngine, field: str = "student.engine") -> Installed:
+        """Interpreter and versions of the environment; ``field`` has the settings."""
+        found = find_environment(engine, field)
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
         broken_amx = f"; {machine.BROKEN_AMX}" if found.broken_amx else ""
         device = "GPUs" if found.device == "cuda" else "the CPU"

@@ -52,7 +52,7 @@ from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file
 from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
-from tasks.engines import backbone, keys, machine, student_server, students, supervisor
+from tasks.engines import backbone, keys, machine, student_server, students, supervisor, vllm
 from tasks.engines.training import memory, prerequisites
 from tasks.engines.verifier import check_verifier
 
@@ -316,11 +316,11 @@ def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
 
 def _look_at_model(field: str, endpoint: VllmEndpoint, root: str) -> Finding:
     """Whether the run can serve it, and whether it is here already."""
-    found = _installed(endpoint.as_student.engine)
+    found = vllm.VllmServer.installed(endpoint.as_vllm, field)
     cache = on_this_machine(root).local(backbone_cache())
     folder = backbone.find_backbone(endpoint.as_student, cache, field=f"{field}.model")
     where = f"is here ({folder})" if folder else "is fetched from the model hub when it is first asked"
-    return Finding("", "ok", f"{endpoint.model} {where}; {found.in_words if found else ''}")
+    return Finding("", "ok", f"{endpoint.model} {where}; {found.in_words}")
 
 
 def _look_at_serving(student: StudentConfig) -> Finding:

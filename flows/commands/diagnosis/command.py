@@ -156,8 +156,7 @@ class _Trials:
 
     def ask(self, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
         """What comes of one request to the endpoint that ``field`` sets, at once."""
-        live = endpoint.model_copy(update={"mode": "live"})
-        return self.engine.ask([request], endpoint_source(live, self.endpoints, field))[0]
+        return self.engine.ask([request], endpoint_source(endpoint.live, self.endpoints, field))[0]
 
     def attempt(
         self,

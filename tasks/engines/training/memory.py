@@ -163,15 +163,20 @@ def remedy(training: TrainingConfig, *, fits: bool = True) -> str:
 
     ``fits``: weights, gradients and optimizer do.
     """
-    on_gpu = bool(machine.visible_gpus())
+    on_gpu, offload = bool(machine.visible_gpus()), training.offload
+    # What ZeRO may partition, and a GPU leave elsewhere: no weights of 4 bits.
+    most_stage = 2 if training.quantized else 3
     ways = [
         (fits, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
         (fits, f"lower training.max_length (now {training.max_length})"),
         (training.lora is None, "set [training.lora]"),
         (fits and not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
-        (training.zero_stage < 3, f"raise training.zero_stage (now {training.zero_stage}) and give more processes"),
-        (on_gpu and training.offload == "none", 'set training.offload = "optimizer"'),
-        (on_gpu and training.offload != "all", 'set training.offload = "all" with training.zero_stage = 3'),
+        (
+            training.zero_stage < most_stage,
+            f"raise training.zero_stage (now {training.zero_stage}) and give more processes",
+        ),
+        (on_gpu and offload == "none", 'set training.offload = "optimizer"'),
+        (on_gpu and offload != "all" and most_stage == 3, 'set training.offload = "all" with training.zero_stage = 3'),
         (
             training.lora is not None and not training.quantized and training.zero_stage < 3,
             'set training.lora.quantization = "nf4"',

@@ -50,3 +50,22 @@ def test_what_shapes_its_answers_is_in_its_identity_and_the_rest_is_not(field: d
 
     assert identity(**field) != identity()
     assert identity(concurrency=3, tensor_parallel=2, gpu_memory_utilization=0.5) == identity()
+
+
+def test_a_stage_that_asks_all_of_them_at_once_is_refused() -> None:
+    checked = {"expansion": {"check_difficulty": True}}
+    config = make_config("runs", judge={"endpoint": SERVED}, curriculum=checked)
+    [problem] = check_config(config)
+    assert problem.startswith('judge.endpoint: type = "vllm" cannot be with curriculum.expansion.check_difficulty')
+
+
+def test_a_judge_of_a_benchmark_has_room_for_what_that_asks() -> None:
+    bench = {"type": "mt_bench", "questions": "q.jsonl", "sampling": {"max_tokens": 4096}}
+    config = make_config("runs", judge={"endpoint": SERVED}, evaluation={"benchmarks": {"mt": bench}})
+    assert [line for line in check_config(config) if line.startswith("judge.endpoint.max_model_length: value 4096")]
+
+
+def test_asked_live_it_is_the_same() -> None:
+    endpoint = configured().teacher.endpoint
+    assert endpoint.live == endpoint
+    assert endpoint.live.identity_for("teacher") == endpoint.identity_for("teacher")

@@ -147,4 +147,5 @@ def test_the_remedies_are_told_the_cheapest_first(monkeypatch: pytest.MonkeyPatc
     assert told(offload="optimizer", zero_stage=3) == ["lora]", "checkpointing", 'offload = "all"']
     assert told(offload="all", zero_stage=3, lora={}, gradient_checkpointing=True) == []
     assert told(offload="optimizer", lora={})[-2:] == ['offload = "all"', "quantization"]
-    assert "quantization" not in told(lora={"quantization": "nf4"})
+    assert told(lora={"quantization": "nf4"}) == ["checkpointing", 'offload = "optimizer"']
+    assert "quantization" not in told(lora={}, zero_stage=3)
