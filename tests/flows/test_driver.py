@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.driver import hold_known_run, run_lease
-from tapir_core.errors import RunBusy
+from flows.driver import hold_known_run, hold_run, run_lease
+from tapir_core.errors import ConfigError, RunBusy
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.input_files import gather_ingredients
@@ -59,3 +59,15 @@ def test_a_flow_run_that_is_resumed_waits_for_its_own_last_process(run: RunFolde
         assert opened.ref == run.ref
     waiting = [line for line in said if "waiting for an earlier process of this flow run" in line]
     assert [flow_run in line for line in waiting] == [True], "said once"
+
+
+def test_a_teacher_that_the_run_cannot_serve_is_refused_before_anything_is_asked(
+    tmp_path: Path, backbone: Path
+) -> None:
+    teacher = {"endpoint": {"type": "vllm", "model": "./nowhere", "max_model_length": 4096}}
+    config = make_config(tmp_path, student={"backbone": str(backbone)}, teacher=teacher)
+    said: list[str] = []
+    refused = pytest.raises(ConfigError, match=r"teacher\.endpoint\.model = './nowhere': no such folder")
+    with refused, hold_run(config, say=said.append):
+        pytest.fail("the run was opened")
+    assert said[-1] == "preparing ./nowhere"

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
-from flows.forms import machine_to_distil, machine_to_evaluate
+from flows.forms import machine_to_distil, machine_to_evaluate, machine_to_judge
 from tapir_core.config import RunConfig
 from tests.run_config import make_config
 
@@ -62,3 +62,10 @@ def test_a_run_takes_its_machine_when_it_serves_or_trains_there(
 @pytest.mark.parametrize(("engine", "taken"), [(VLLM, True), (REPLICAS, True), (ENDPOINT, False)])
 def test_scores_take_the_machine_that_serves_for_them(tmp_path: Path, engine: dict[str, Any], taken: bool) -> None:
     assert takes(machine_to_evaluate, make_config(tmp_path, student={"engine": engine})) is taken
+
+
+def test_a_judge_that_the_run_serves_takes_the_machine_too(tmp_path: Path) -> None:
+    judge = {"endpoint": {"type": "vllm", "model": "org/judge"}}
+    config = make_config(tmp_path, student={"engine": ENDPOINT}, judge=judge, training={"runs_on": "worker"})
+    assert [takes(each, config) for each in (machine_to_distil, machine_to_evaluate, machine_to_judge)] == [True] * 3
+    assert not takes(machine_to_judge, make_config(tmp_path))
