@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import Connection, insert, select, update
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Failure, Outcome
 from tapir_core.calls.budget import LOST_HOLD
 from tapir_core.calls.store_tables import database_time, holders, open_engine, shards, writing
 from tapir_core.calls.store_writes import beat, give_shard_back, leave, take_shard
@@ -77,6 +77,28 @@ def test_engines_that_ask_the_same_at_once_pay_once(store_url: str, quick: Calls
     assert texts[0] == texts[1] == texts[2]
     assert len(texts[0]) == 200
     assert sum(not each.stored for several in outcomes.values() for each in several) == 200
+
+
+def test_who_waits_for_an_endpoint_holds_no_list_that_another_waits_for(store_url: str, quick: CallsConfig) -> None:
+    """As a run does that waits for the GPU on which the other one serves its teacher."""
+    served, late = threading.Event(), list[Outcome]()
+
+    def wait_for_the_gpu() -> Endpoint:
+        assert served.wait(30)
+        return provider.endpoint()
+
+    def ask_late() -> None:
+        with engine_helpers.open_engine(store_url, quick) as engine:
+            late.extend(engine.ask(prompts(9), wait_for_the_gpu))
+
+    with FakeProvider() as provider, engine_helpers.open_engine(store_url, quick) as engine:
+        waiting = threading.Thread(target=ask_late)
+        waiting.start()
+        asked = engine.ask(prompts(9), provider.endpoint)
+        served.set()
+        waiting.join()
+        assert len(provider.calls) == 9
+    assert [each.stored for each in (*asked, *late)] == [False] * 9 + [True] * 9
 
 
 def test_threads_of_one_engine_that_ask_the_same_at_once_pay_once(engine: CallEngine) -> None:
