@@ -42,9 +42,9 @@ def walk(
     """Do these stages, inputs first; gives each with its rows as soon as it holds.
 
     Shards of stages that do not read each other work at the same time. Shards of a stage that follows another's begin
-    one by one, each when its own predecessor is done, and when all of it is where both ask models that this machine
-    serves in turn. Those that are to be done ``again`` are done though they hold:
-    the old seal stays until the next one takes its place.
+    one by one, each when its own predecessor is done, or when all are where the two ask models that a machine serves in
+    turn. Those that are to be done ``again`` are done though they hold: the old seal stays until the next one takes its
+    place.
 
     Raises:
         TooMuchMissing: more rows lack an outcome than a stage may go on without.

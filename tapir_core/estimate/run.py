@@ -361,7 +361,8 @@ class _Costs:
         """Of paid calls of which no earlier run tells; no less than the limits of the configuration allow."""
         calls, tokens = line.work.paid, line.prompt_tokens + line.completion_tokens
         asks = line.model.asks if line.model else "student"
-        concurrency = getattr(endpoint or self.config.student.engine, "concurrency", self.config.calls.concurrency)
+        # A teacher that the run serves is asked more at once, and each reply then takes longer.
+        concurrency = self.config.calls.concurrency if endpoint else self.config.student.engine.concurrency
         if isinstance(endpoint, StandinEndpoint):
             return calls * (_STANDIN_SECONDS * pace + endpoint.latency_ms / 1000 / max(1.0, min(concurrency, calls)))
         servers = max(1, len(endpoint.base_urls)) if endpoint else 1
