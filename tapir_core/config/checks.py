@@ -207,7 +207,7 @@ def _check_served(config: RunConfig) -> list[str]:
     longest = {field: taught if field == "teacher.endpoint" else judge for field in config.endpoints}
     for name, benchmark in config.evaluation.judged.items():
         field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
-        longest[field] = max(longest[field], benchmark.sampling.max_tokens)
+        longest[field] = max(longest.get(field, 0), benchmark.sampling.max_tokens)
     at_once = any(map(config.checks_expansion, config.round_numbers)) and config.student.engine.served_by != "others"
     return check_served(config.endpoints, longest, asked_at_once=at_once)
 

@@ -112,7 +112,7 @@ def test_a_result_has_the_marks_of_each_student_and_what_it_took(made):
     assert {len(splits[name]) for splits in found["students"].values() for name in splits} == {12}
     assert found["trainings"]["1"]["loss_tokens"] > 0
     assert found["distinct_instructions"] > 16
-    assert [sum(each.values()) for each in found["origins"]] == [16, 16]
+    assert [sum(each.values()) for each in found["origins"]] == [32, 32]
     assert {*found["calls"]} == {"label", "teach", "judge", "expand", "refine"}
     assert found["calls"]["teach"]["calls"] >= 60, "the pool, and new instructions"
 

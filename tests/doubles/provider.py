@@ -230,7 +230,12 @@ class FakeProvider:
 
     async def _stop(self) -> str:
         self._gone.set()
+        server = self._runner.server
         await self._runner.cleanup()
+        # Who connected while it ended.
+        await asyncio.sleep(0)
+        assert server is not None
+        await server.shutdown(0.1)
         return ""
 
     def _wait_for(self, work: "Awaitable[str]") -> str:
