@@ -319,7 +319,7 @@ def _look_at_model(field: str, endpoint: VllmEndpoint, root: str) -> Finding:
     found = vllm.VllmServer.installed(endpoint.as_vllm, field)
     cache = on_this_machine(root).local(backbone_cache())
     folder = backbone.find_backbone(endpoint.as_student, cache, field=f"{field}.model")
-    where = f"is here ({folder})" if folder else "is fetched from the model hub when it is first asked"
+    where = f"is here ({folder})" if folder else "is fetched from the model hub when a run begins"
     return Finding("", "ok", f"{endpoint.model} {where}; {found.in_words}")
 
 
