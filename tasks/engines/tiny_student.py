@@ -1,21 +1,25 @@
 """A tiny random student, made in seconds and without a download: what `tapir smoke` and tests take through the loop.
 
-A model of Llama's shape, a byte-level tokenizer trained on this project's own sources, a chat template. vLLM serves it
+A model of Llama's shape, a byte-level tokenizer trained on problems of the stand-in, a chat template. vLLM serves it
 and the trainer trains it; it knows nothing and answers noise. A child runs this module
 (``python -m tasks.engines.tiny_student FOLDER [SEED]``), so that who drives a run loads no torch.
 """
 
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.engines.supervisor import SOURCES
+from tapir_core.standin.families import sample_problems
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
+
+_PROBLEMS = 2000
+"""What the tokenizer is trained on: enough for a thousand tokens, drawn in a second."""
 
 
 def tiny_student(folder: Path, seed: int = 1, *, vocabulary: int = 1024, max_length: int = 2048) -> Path:
@@ -29,7 +33,7 @@ def tiny_student(folder: Path, seed: int = 1, *, vocabulary: int = 1024, max_len
 
 
 def small_tokenizer(special_tokens: Sequence[str], vocabulary: int, *, pieces: str = "", **settings: Any) -> Any:
-    """A byte-level tokenizer of ``vocabulary`` tokens, the special ones first.
+    """A byte-level tokenizer of ``vocabulary`` tokens, the special ones first; as fixed as the stand-in's version.
 
     No token reaches over the ends of ``pieces``, a regular expression; by default over those of GPT-2. ``settings`` are
     transformers' own.
@@ -48,8 +52,8 @@ def small_tokenizer(special_tokens: Sequence[str], vocabulary: int, *, pieces: s
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    sources = sorted(SOURCES.glob("tapir_core/**/*.py"))
-    tokenizer.train_from_iterator((path.read_text(encoding="utf-8") for path in sources), trainer)
+    problems = sample_problems(_PROBLEMS, max_level=5, rng=random.Random(0))
+    tokenizer.train_from_iterator((f"{each.instruction}\n{each.refined}" for each in problems), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
 
 

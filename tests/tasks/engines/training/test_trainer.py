@@ -261,11 +261,12 @@ def test_adapters_on_four_bits_learn_as_on_whole_weights(ground: Path, tmp_path:
             precision="bf16", batch_size=8, micro_batch_size=4, processes=2, lora=LoraConfig(rank=4, **lora)
         )
         places = {"output": tmp_path / name, "log_path": tmp_path / f"{name}.log"}
-        return train_student(make_job(ground, training=training, learning_rate=1e-2, **places))
+        return train_student(make_job(ground, training=training, learning_rate=2e-3, **places))
 
     whole, four_bits = trained("whole"), trained("four-bits", quantization="nf4")
-    assert four_bits.final_loss == pytest.approx(whole.final_loss, abs=0.1)
-    assert four_bits.final_loss < four_bits.loss_curve[0]["loss"] - 0.5
+    expected, found = ([each["loss"] for each in summary.loss_curve] for summary in (whole, four_bits))
+    assert found == pytest.approx(expected, abs=0.05)
+    assert found[-1] < found[0] - 0.5
     with safe_open(tmp_path / "four-bits" / "checkpoint" / "model.safetensors", "numpy") as student:
         assert not [name for name in sorted(student.keys()) if "quant" in name or "absmax" in name]
     assert "LoRA rank 4 on 4 bits a weight" in (tmp_path / "four-bits.log").read_text()
