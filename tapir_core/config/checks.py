@@ -244,10 +244,11 @@ def _contradictions(config: RunConfig) -> list[str]:
             },
             f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, so "
             "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
-            f"rounds.{barren.partition(',')[0]}.selection.share: value 0: there are no seeds in the rounds {barren}, "
-            "and their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
-            f"rounds.{full.partition(',')[0]}.selection.share: value 1: the whole pool are seeds in the rounds {full}, "
-            "and their easy part (alpha below 1) has nothing to be drawn from; set a lower share, or alpha = 1": full,
+            f"rounds.{barren.partition(',')[0]}.selection.share: value 0: without seeds (round {barren}) "
+            "the hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
+            f"rounds.{full.partition(',')[0]}.selection.share: value 1: where all instructions are "
+            f"seeds (round {full}) the easy part (alpha below 1) has nothing to be drawn from; set a lower share, or "
+            "alpha = 1": full,
             f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
             "set data.heldout, or patience = 0": (
                 stop.patience and (config.data.heldout is None or not config.data.heldout.may_have_dev)

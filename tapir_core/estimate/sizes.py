@@ -48,7 +48,7 @@ def settle_sizes(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
     for number in rounds:
         size, why = _size_of(config, number, left, likely)
         changes[f"rounds.{number}.examples"] = size
-        said.append(f"rounds.{number}.examples = auto: {size:,}, since of {left:,} instructions some {why}")
+        said.append(f"rounds.{number}.examples = auto: {size:,}, since of {left:,} instructions {why}")
     return with_changes(spell_out_rounds(config) if rounds else config, changes), tuple(said)
 
 
@@ -69,6 +69,6 @@ def _size_of(config: RunConfig, number: int, left: int, likely: Scenario) -> tup
     filled = round(seeds * (2 if waves else 1) / alpha) if alpha else left
     examples = max(1, curriculum.size_round(filled, alpha, easy).examples)
     if examples < filled or not alpha:
-        return examples, f"{easy:,} are likely to be easy, which reaches no further at α = {alpha:g}"
+        return examples, f"some {easy:,} are likely to be easy, which reaches no further at α = {alpha:g}"
     new = ", and as many new instructions are written" if waves else ""
-    return examples, f"{seeds:,} are likely to be seeds{new}, which reaches no further at α = {alpha:g}"
+    return examples, f"some {seeds:,} are likely to be seeds{new}, which reaches no further at α = {alpha:g}"

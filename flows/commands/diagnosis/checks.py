@@ -247,7 +247,14 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
         problems = [*error.problems]
     found = [fault_of(each, "see docs/configuration.md") for each in problems]
     if read is not None and not found:
-        found = [Finding("", "ok", f"{config}: {read.run.rounds} rounds of {read.student.backbone}"), *_sizes(read)]
+        found = [
+            Finding(
+                "",
+                "ok",
+                f"{config}: {read.run.rounds} round{'s' if read.run.rounds > 1 else ''} of {read.student.backbone}",
+            ),
+            *_sizes(read),
+        ]
     return read, [replace(each, part="configuration") for each in found]
 
 

@@ -12,8 +12,10 @@ from flows.commands.init import Asked
 from tapir_core.config import EMBEDDED_STUDENT, OpenAIEndpoint, StandinEndpoint
 from tapir_core.config.checks import check_config
 from tapir_core.config.load import load_config
+from tasks.engines.training.memory import ModelSize, estimate_memory
 
 ROWS = 500
+SMOLLM2_135M = ModelSize(134_515_008, 305_280, 106_168_320, 30, 576, 1536, 49152)
 
 
 @pytest.fixture
@@ -36,6 +38,18 @@ def test_return_five_times_is_a_run_for_a_laptop_that_needs_nobody(tmp_path: Pat
     assert isinstance(config.teacher.endpoint, StandinEndpoint)
     assert isinstance(config.judge.endpoint, StandinEndpoint)
     assert f"tapir run {tmp_path / 'try-out.toml'}" in done.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--teacher", "standin"], ["--teacher", "big-model", "--address", "https://api.example.com", "--usd", "1"]],
+)
+def test_the_embedded_student_is_trained_within_a_laptops_memory(tmp_path: Path, words: list[str]) -> None:
+    done = asked(tmp_path / "run.toml", [], "--instructions", "standin", "--student", "embedded", *words)
+    assert done.exit_code == 0, done.output
+    training = load_config(tmp_path / "run.toml").training
+    needed = estimate_memory(training, SMOLLM2_135M, in_bf16=True, longest=training.max_length, processes=1)
+    assert sum(needed.values()) < 12 * 2**30
 
 
 def test_own_data_and_an_api_are_asked_for_in_five_questions(tmp_path: Path, instructions: Path) -> None:

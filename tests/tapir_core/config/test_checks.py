@@ -149,14 +149,16 @@ def test_the_stop_rule_on_gains_needs_a_dev_split() -> None:
 
 def test_a_hard_part_without_seeds_is_named_with_its_rounds() -> None:
     at_random, three = {"default": {"selection": {"type": "random", "share": 0.0}}}, {"run": {"name": "r", "rounds": 3}}
-    assert "in the rounds 1, 2, 3" in the_problem(rounds=at_random, **three)
-    assert "in the rounds 2, 3" in the_problem(rounds={**at_random, "1": {"alpha": 0.0}, "2": {"alpha": 0.1}}, **three)
+    assert "without seeds (round 1, 2, 3)" in the_problem(rounds=at_random, **three)
+    assert "without seeds (round 2, 3)" in the_problem(
+        rounds={**at_random, "1": {"alpha": 0.0}, "2": {"alpha": 0.1}}, **three
+    )
     assert check_config(make_config(rounds={"default": {**at_random["default"], "alpha": 0.0}})) == []
 
 
 def test_an_easy_part_is_refused_where_the_whole_pool_are_seeds() -> None:
     assert "have seeds" not in the_problem(rounds={"default": {"alpha": 0.9}})
-    assert "the whole pool are seeds in the rounds 1," in the_problem(rounds={"default": {"alpha": 0.9}})
+    assert "all instructions are seeds (round 1)" in the_problem(rounds={"default": {"alpha": 0.9}})
     assert check_config(make_config()) == []
 
 

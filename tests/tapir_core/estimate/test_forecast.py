@@ -242,13 +242,13 @@ def test_limits_of_the_configuration_hold_back_and_more_addresses_help() -> None
 
 def test_assumptions_are_said_in_words() -> None:
     said = " ".join(paid_by(PRICED, PRICED).assumptions)
-    for word in ("instructions", "store", "usable", "rounds", "Price of the teacher"):
+    for word in ("instructions", "store", "usable", "Price of the teacher"):
         assert word in said
     by_threshold = {"default": {"examples": 96, "selection": {"type": "threshold"}}}
     assert "above δ" in " ".join(paid_by(PRICED, PRICED, rounds=by_threshold).assumptions)
     at_random = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random", "share": 0.0}}}
     unjudged = " ".join(paid_by(PRICED, PRICED, rounds=at_random).assumptions)
-    assert "nothing is judged in the rounds 1, 2." in unjudged
+    assert "nothing is judged in rounds 1, 2." in unjudged
     assert "A verdict" not in unjudged
     assert "nothing is judged" not in said
 
