@@ -44,7 +44,7 @@ test-operations: test-env student-env ## run the tests of a whole system: worker
 test-architectures: test-env student-env ## take tiny models of the presets' architectures through vLLM, training and export: 4 to 15 minutes
 	.venv/bin/python -m pytest -m architectures tests/presets
 
-compare: setup ## does the recommended recipe pay? four arms with three run seeds on the embedded student: two hours on 2 cores
+compare: setup ## does the recommended recipe pay? four arms with three run seeds on the embedded student: one to two hours on 2 cores
 	.venv/bin/tapir compare configs/compare_recommended.toml $(RUN_OPTIONS)
 
 compare-smoke: setup ## the smallest comparison of arms, on a tiny student: shows that it works, at most 15 minutes

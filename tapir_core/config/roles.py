@@ -348,8 +348,8 @@ class TeacherConfig(Section):
 class JudgeConfig(Section):
     """The LLM that scores student against teacher; may be the teacher with another prompt."""
 
-    endpoint: EndpointConfig
-    """Where it answers, of a panel the first judge; left out: where the teacher does."""
+    endpoint: EndpointConfig = Field(json_schema_extra={"default_in_words": "default the teacher's"})
+    """Where it answers, of a panel the first judge."""
 
     panel: Annotated[tuple[EndpointConfig, ...], Field(strict=False)] = ()
     """More judges, each with the fields of an endpoint in a `[[judge.panel]]`: every judge scores every pair."""
