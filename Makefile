@@ -3,8 +3,8 @@
 PYTHON ?= python3
 # Address of an index that holds CPU builds of torch. Empty means pip's usual index, whose Linux build brings CUDA.
 TORCH_INDEX ?=
-# The student's environment: vllm-cpu, or vllm-cuda on NVIDIA GPUs.
-STUDENT ?= vllm-cpu
+# The student's environment: vllm-cuda where a driver tells of NVIDIA GPUs, else vllm-cpu.
+STUDENT ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo vllm-cuda || echo vllm-cpu)
 # What `make bench-calls` compares with, each in .venv-bench-NAME, and anything else for the script of a bench-* target.
 BENCH_PEERS = curator distilabel data-designer
 BENCH_OPTIONS ?=

@@ -1,10 +1,11 @@
 """`make gpu-check`: what one GPU makes of this project, one JSON line a figure, in about 20 minutes.
 
 1. Student inference: our engine against vLLM's offline ``LLM.chat`` (`student.py`).
-2. Training of SmolLM2-135M and of two random models, of Qwen's shape at 1.8B and of Llama's at 7B. First ours as a run
-   on a GPU would do it, packed to rows of 2,048 tokens: tokens a second, peak memory, and the share of the card's
-   floating-point operations that the model needs. Then ours against plain TRL on the same rows without packing
-   (`training.py`). A model whose training does not fit by our own estimate is left out, and its line says so.
+2. Training of SmolLM2-135M and of two random models, of Qwen's shape at 1.8B and of Llama's at 7B. First ours as a
+   run on a GPU would do it, packed to rows of 2,048 tokens (with FlashAttention, several in one): tokens a second,
+   peak memory, and the share of the card's floating-point operations that the model needs. Then ours against plain
+   TRL on the same rows without packing (`training.py`). A model whose training does not fit by our own estimate is
+   left out, and its line says so.
 3. Memory: what the card holds before, between and after these must go back to what it was.
 
 A part that fails has a line with `error`; the others go on, and the exit code is 1. ``--rehearse`` takes a tiny random
@@ -20,15 +21,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import psutil
+from transformers.utils import is_flash_attn_2_available
 
 from benchmarks.training import compare, make_rows, time_ours
-from tapir_core.config import StudentConfig, TrainingConfig
+from tapir_core.config import StudentConfig, TrainingConfig, VllmEngine
 from tapir_core.paths import backbone_cache
 from tapir_core.storage import Storage
 from tasks.engines import machine
@@ -36,6 +39,7 @@ from tasks.engines.backbone import prepare_backbone
 from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokenizer, tiny_student, write_random
 from tasks.engines.training.memory import ModelSize, estimate_memory, size_of
 from tasks.engines.training.trainer import Attempt, TrainingJob
+from tasks.engines.vllm import find_environment
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "1.8B": (
@@ -98,7 +102,7 @@ def check_training(base: Path, folder: Path, peak: float, *, small: bool) -> dic
         raise RuntimeError(f"{base} does not say how large its model is")
     packed, unpacked = (_training(size, packing=packing, small=small) for packing in (True, False))
     if packed is None or unpacked is None:
-        return {"left_out": f"by its estimate a training of {size.weights} weights does not fit on this card"}
+        return _left_out(size)
     flops = flops_of(base, size)
     rows, count = folder / "rows.parquet", 64 if small else _count_rows(flops, peak)
     pl.DataFrame({"messages": make_rows(count, 7)}).write_parquet(rows)
@@ -138,6 +142,30 @@ def check_memory(held: Sequence[int]) -> dict[str, Any]:
     return {"held_bytes": list(held)}
 
 
+def check_shape(name: str, folder: Path, peak: float, *, small: bool) -> dict[str, Any]:
+    """`check_training` of a random model of one of `SHAPES`, which is not even written where it does not fit."""
+    size = shape_of(name)
+    if not small and None in [_training(size, packing=packing, small=small) for packing in (True, False)]:
+        return _left_out(size)
+    return check_training(write_base(name, folder / "base", small=small), folder, peak, small=small)
+
+
+def shape_of(name: str) -> ModelSize:
+    """The size of a model of one of `SHAPES` with all weights trained."""
+    import torch
+    import transformers
+
+    family, shape = SHAPES[name]
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, family)(**shape))
+    sizes = (shape[each] for each in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size"))
+    return ModelSize(model.num_parameters(), 0, 0, *sizes)
+
+
+def _left_out(size: ModelSize) -> dict[str, Any]:
+    return {"left_out": f"by its estimate a training of {size.weights} weights does not fit on this card"}
+
+
 def write_base(name: str, folder: Path, *, small: bool) -> Path:
     """A random model of one of `SHAPES`, or a ``small`` one of its family, with a small tokenizer."""
     import transformers
@@ -153,8 +181,10 @@ def write_base(name: str, folder: Path, *, small: bool) -> Path:
 def _training(size: ModelSize, *, packing: bool, small: bool) -> TrainingConfig | None:
     """The largest micro-batch that fits, without recomputing activations before with it; nothing where none fits."""
     room = _ROOM * min(machine.gpu_memory() or [psutil.virtual_memory().total])
+    # Without FlashAttention a packed row costs its square.
+    one_row = packing and machine.visible_gpus() and not is_flash_attn_2_available()
     for checkpointing in (False, True):
-        for micro_batch in (32, 16, 8, 4, 2, 1):
+        for micro_batch in (1,) if one_row else (32, 16, 8, 4, 2, 1):
             training = TrainingConfig(
                 batch_size=16 if small else 64,
                 micro_batch_size=min(micro_batch, 8) if small else micro_batch,
@@ -173,7 +203,9 @@ def _training(size: ModelSize, *, packing: bool, small: bool) -> TrainingConfig 
 
 
 def _estimate(training: TrainingConfig, size: ModelSize) -> int:
-    return sum(estimate_memory(training, size, in_bf16=True, longest=_LONGEST, processes=1).values())
+    on_gpu = bool(machine.visible_gpus())
+    needed = estimate_memory(training, size, in_bf16=True, longest=_LONGEST, processes=1, on_gpu=on_gpu)
+    return sum(needed.values())
 
 
 def flops_of(base: Path, size: ModelSize) -> int:
@@ -200,6 +232,10 @@ def main() -> None:
     small, peak, gpus = options.rehearse, options.peak_tflops * 1e12, machine.visible_gpus()
     if not (gpus or small):
         raise SystemExit("no GPU is visible here; --rehearse shows on a CPU that the check works")
+    if gpus:
+        machine.check_gpu_training()
+        if find_environment(VllmEngine()).device == "cpu":
+            raise SystemExit("vLLM is built for the CPU here; run `make setup STUDENT=vllm-cuda`")
     # On one card, in this process and in its children.
     os.environ[machine.GPUS_VARIABLE] = gpus[0] if gpus else ""
     held, failed = machine.gpu_memory(held=True), False
@@ -226,8 +262,8 @@ def main() -> None:
                 place = Path(own)
 
                 def measure(name: str = name, place: Path = place) -> dict[str, Any]:
-                    base = write_base(name, place / "base", small=small) if name in SHAPES else embedded
-                    return check_training(base, place, peak, small=small)
+                    check = partial(check_shape, name) if name in SHAPES else partial(check_training, embedded)
+                    return check(place, peak, small=small)
 
                 tell(f"training-{name}", measure)
     tell("memory", lambda: check_memory(held))

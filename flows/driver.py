@@ -27,6 +27,7 @@ from tapir_core.run_folder import RunFolder, RunRef, Settled, keep_without_heldo
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
+from tasks.engines import machine
 from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current
 
@@ -97,6 +98,7 @@ def hold_run(
         RunBusy: another process drives the run.
         RunChanged: finished stages would be made otherwise now, and `amend` is not set.
     """
+    machine.allow_open_files()
     # A root that cannot be reached is said before a backbone is converted or fetched.
     Storage(config.run.root).exists("")
     config = keep_without_heldout(config)

@@ -52,7 +52,7 @@ def package_setup() -> str:
 def gpu_setup(torch: str) -> str:
     """The command that puts the build for GPUs of this version of torch in the place of one for processors."""
     build = f"torch=={torch.partition('+')[0]}"
-    return "rm -r .venv && STUDENT=vllm-cuda make setup" if is_checkout() else _pip_install("--force-reinstall", build)
+    return "rm -r .venv && make setup STUDENT=vllm-cuda" if is_checkout() else _pip_install("--force-reinstall", build)
 
 
 def embedded_student_setup() -> str:

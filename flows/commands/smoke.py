@@ -113,7 +113,12 @@ def smoke_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
         },
         "student": {
             "backbone": str(folder / "student"),
-            "engine": {"cpu_kv_cache_gib": 1, "max_model_length": _MAX_LENGTH, "concurrency": 32},
+            "engine": {
+                "cpu_kv_cache_gib": 1,
+                "gpu_memory_utilization": 0.3,
+                "max_model_length": _MAX_LENGTH,
+                "concurrency": 32,
+            },
             "sampling": {"max_tokens": 16},
         },
         "teacher": standin,

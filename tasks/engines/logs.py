@@ -138,7 +138,7 @@ def _parse(line: str) -> tuple[str, int | None, str]:
     return speaker, None, line
 
 
-_ERROR = re.compile(r"\s*([\w.]*(Error|Exception)\b.*|Value error, .*|.*: error: .*)$")
+_ERROR = re.compile(r"\s*([\w.]*(Error|Exception)\b.*|Value error, .*|.*: (fatal )?error: .*)$")
 # What vLLM raises around the error that matters.
 _WRAPPER = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|VLLM Init failed")
 

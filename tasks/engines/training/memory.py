@@ -27,6 +27,9 @@ _MOMENTS, _STATES = 8, 12
 _FP32 = 4
 """Bytes of gradient a trained weight: they are accumulated in fp32."""
 
+_TILE = 4096, 32768
+"""Positions and tokens whose logits TRL holds at a time on a GPU (`trl.kernels.chunked_logprob`)."""
+
 _LIBRARIES = int(0.2 * _GIB)
 """What they come to hold by training."""
 
@@ -88,7 +91,7 @@ def _weight_files(checkpoint: Path) -> list[Path]:
 
 
 def estimate_memory(
-    training: TrainingConfig, size: ModelSize, *, in_bf16: bool, longest: int, processes: int
+    training: TrainingConfig, size: ModelSize, *, in_bf16: bool, longest: int, processes: int, on_gpu: bool = False
 ) -> dict[str, int]:
     """Bytes that one process needs, by what they hold: `activations` are those of its fullest micro-batch or of a step.
 
@@ -98,6 +101,7 @@ def estimate_memory(
         in_bf16: Whether it computes in bfloat16, and not in float32.
         longest: Tokens of the longest example.
         processes: Over which ZeRO partitions.
+        on_gpu: Whether the loss is computed in tiles, with the model's last matrix, and no logits are held.
     """
     # In bf16 stage 0 is trained as stage 1; without it, fp32 weights need no copy.
     stage, width = max(1, training.zero_stage) if in_bf16 else training.zero_stage, 2 if in_bf16 else 4
@@ -110,7 +114,12 @@ def estimate_memory(
         layer += (6 * size.hidden + size.intermediate) * _FP32 // width
     held = size.layers * size.hidden + layer if training.gradient_checkpointing else size.layers * layer
     # Logits, those of them that have a loss, in fp32, their softmax and its gradient.
-    activations = tokens * (held * width + size.vocabulary * (2 * width + 3 * _FP32))
+    logits = tokens * size.vocabulary * (2 * width + 3 * _FP32)
+    if on_gpu:
+        # The last matrix's gradient in fp32, where it is trained.
+        head = 0 if training.lora else size.vocabulary * size.hidden * _FP32
+        logits = min(tokens, _TILE[0]) * min(size.vocabulary, _TILE[1]) * (width + _FP32) + head
+    activations = tokens * held * width + logits
     # In a step, when activations are gone, ZeRO flattens what is accumulated, beside the gradients as they came.
     step = trained * (width + (_FP32 if stage >= 1 else 0)) // (processes if stage >= 2 else 1)
     saved = int(size.under_adapters * (width - _NF4)) if training.quantized else 0
@@ -207,6 +216,11 @@ def look_ahead(training: TrainingConfig, backbone: Path) -> list[str]:
             training.precision == "auto" and machine.computes_in_bf16(broken_amx=machine.amx_is_broken(sys.executable))
         )
     needed = estimate_memory(
-        training, size, in_bf16=in_bf16, longest=training.max_length, processes=processes * training.nodes
+        training,
+        size,
+        in_bf16=in_bf16,
+        longest=training.max_length,
+        processes=processes * training.nodes,
+        on_gpu=bool(gpus),
     )
     return check_memory(training, needed, min(held), of_machine if gpus else None)

@@ -111,11 +111,17 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
     """Print the pre-flight: what is trained, and whether memory will do."""
     job, world_size, device = planned.job, trainer.args.world_size, trainer.args.device.type
     beside = psutil.virtual_memory().available // int(os.environ["LOCAL_SIZE"])
-    free, beside = (torch.cuda.mem_get_info()[0], beside) if device == "cuda" else (beside, None)
+    if device == "cuda":
+        # Weights may be there already: with ZeRO-3, and those of 4 bits.
+        free, beside = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated(), beside
+    else:
+        free, beside = beside, None
     lines, size, in_bf16 = list[str](), memory.size_of(job.base), job.training.precision == "bf16"
     if size is not None:
         longest = max(planned.corpus.lengths)
-        needed = memory.estimate_memory(job.training, size, in_bf16=in_bf16, longest=longest, processes=world_size)
+        needed = memory.estimate_memory(
+            job.training, size, in_bf16=in_bf16, longest=longest, processes=world_size, on_gpu=device == "cuda"
+        )
         lines = memory.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
         print(_describe(planned, world_size, device, lines))

@@ -330,11 +330,12 @@ def rank_environments(
         "WORLD_SIZE": str(node.world_size),
         "LOCAL_SIZE": str(processes),
     }
+    # On GPUs too: offloaded, the optimizer steps on the processor.
+    values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
     if accelerators:
         values[machine.GPUS_VARIABLE] = ",".join(accelerators[:processes])
     else:
-        values |= {"DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
-        values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
+        values |= {machine.GPUS_VARIABLE: "", "DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
         if "OMP_WAIT_POLICY" not in environment:
             # Threads spin long at barriers by default: beside another busy process a step took 3 to 8 times as long.
             values.setdefault("GOMP_SPINCOUNT", "3000")

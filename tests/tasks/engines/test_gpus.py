@@ -1,4 +1,6 @@
 import subprocess
+import sys
+import sysconfig
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,7 +20,8 @@ def test_the_environment_says_which_gpus_a_process_may_use(
 
 
 @pytest.mark.parametrize(
-    ("script", "seen"), [("printf '0\\n1\\n2\\n'", ["0", "1", "2"]), ("echo broken; exit 9", []), (None, [])]
+    ("script", "seen"),
+    [("printf '0\\n1\\n2\\n'", ["0", "1", "2"]), ("echo No devices were found; exit 6", []), (None, [])],
 )
 def test_without_it_the_driver_says_which_there_are(
     script: str | None, seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,11 +78,12 @@ def test_the_driver_says_what_each_gpu_holds(
 @pytest.mark.parametrize(
     ("cuda", "named", "compiler", "refused"),
     [
-        (0, "0,1", "cc", r"2 GPUs.*vllm-cuda make setup"),
-        (0, "", "cc", ""),
-        (13, "0", "cc", ""),
+        (0, "0,1", "gcc", r"2 GPUs.*make setup STUDENT=vllm-cuda"),
+        (0, "", "gcc", ""),
+        (13, "0", "gcc", ""),
         (13, "0", "clang", ""),
         (13, "0", "", "no C compiler"),
+        (13, "0", "cc", "no C compiler"),
         (0, "", "", ""),
     ],
 )
@@ -102,11 +106,19 @@ def test_a_driver_older_than_torchs_cuda_is_told_before_training(
 ) -> None:
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho {driver}.65.06\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
-    (tmp_path / "cc").touch(0o755)
+    (tmp_path / "gcc").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv(GPUS_VARIABLE, "0")
     monkeypatch.setattr(machine, "cuda_of_torch", lambda: cuda)
     with pytest.raises(MissingPrerequisite, match=r"CUDA 13.*580.*570") if refused else nullcontext():
+        machine.check_gpu_training()
+
+
+def test_a_machine_with_gpus_lacks_the_headers_of_its_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "cuda_of_torch", lambda: 13)
+    monkeypatch.setenv(GPUS_VARIABLE, "0")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    with pytest.raises(MissingPrerequisite, match=r"Python\.h; install the headers.*python3-dev"):
         machine.check_gpu_training()
 
 
@@ -123,6 +135,29 @@ def test_a_driver_that_hangs_is_told_and_no_machine_without_gpus(
     with pytest.raises(MissingPrerequisite, match="may hang"):
         visible_gpus()
     assert machine.gpu_memory() == []
+
+
+def test_a_driver_that_fails_is_told_and_no_machine_without_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\necho Failed to initialize NVML: Driver/library version mismatch; exit 18"
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(GPUS_VARIABLE, raising=False)
+    with pytest.raises(MissingPrerequisite, match=r"fails \(Failed to initialize NVML.*mend the driver"):
+        visible_gpus()
+    monkeypatch.setenv(GPUS_VARIABLE, "")
+    assert visible_gpus() == []
+
+
+def test_a_run_may_hold_more_files_open_than_the_usual_thousand() -> None:
+    code = "from tasks.engines.machine import allow_open_files as go; import resource; go(); go()"
+    told = f"{code}; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    command = ["sh", "-c", f'ulimit -Sn 256; exec "$0" -c "{told}"', sys.executable]
+    soft, hard = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(soft) == min(int(hard), 65536)
 
 
 def test_workers_share_all_gpus_and_none_twice() -> None:

@@ -91,9 +91,11 @@ def test_a_server_balances_over_the_gpus_that_one_model_leaves() -> None:
     command = server_command(engine, environment, Path("c"), 1, None, host="10.0.0.7", copies=4)
     pairs = list(itertools.pairwise(command))
     assert ("--data-parallel-size", "4") in pairs
+    assert ("serve", "c") in pairs
     assert ("--host", "10.0.0.7") in pairs
     alone = server_command(engine, environment, Path("c"), 1, None)
     assert "--data-parallel-size" not in alone
+    assert ("--model", "c") in list(itertools.pairwise(alone))
     assert ("--host", "127.0.0.1") in list(itertools.pairwise(alone))
 
 
@@ -112,6 +114,25 @@ def test_a_run_uses_every_gpu_of_its_machine(
     pairs = list(itertools.pairwise(launch.command))
     assert (("--data-parallel-size", str(copies)) in pairs) == (copies > 1)
     assert launch.concurrency == concurrency
+    server.stop()
+
+
+def test_each_checkpoint_has_the_same_path_for_its_server_so_that_vllm_finds_what_it_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vllm, "find_environment", lambda *_: VllmEnvironment("cpu", None))
+    server = VllmServer(StudentConfig(chat_template="chat.jinja"), tmp_path / "log", lambda _: None)
+    server.checkpoint = make_checkpoint(tmp_path / "round-1")
+    first = server.launch(1234, "key")
+    assert first.folder is not None
+    assert (first.folder / first.command[first.command.index("--model") + 1]).resolve() == tmp_path / "round-1"
+    assert str(tmp_path / "chat.jinja") in first.command, "a relative path is no path of the server's folder"
+    server.stop()
+    assert not first.folder.exists()
+    server.checkpoint = make_checkpoint(tmp_path / "round-2")
+    assert server.launch(1234, "key").command == first.command
+    server.stop()
 
 
 def test_a_server_on_gpus_compiles_no_sampler_at_its_start() -> None:
