@@ -42,7 +42,7 @@ def visible_gpus() -> list[str]:
     if named is not None:
         # CUDA stops at the first that is no device.
         return [each for each in named.split(",") if each.strip() not in ("", "-1")]
-    return _ask_nvidia("--query-gpu=index")
+    return ask_nvidia("--query-gpu=index")
 
 
 def gpu_names() -> list[str]:
@@ -83,7 +83,7 @@ def check_gpu_training() -> None:
         raise MissingPrerequisite(
             f"{compiles} C compiler; install one (Debian: `apt-get install gcc`), or name it in CC"
         )
-    if not (headers := Path(sysconfig.get_paths()["include"], "Python.h")).exists():
+    if not (headers := Path(sysconfig.get_path("include", _TRITONS_SCHEME), "Python.h")).exists():
         raise MissingPrerequisite(
             f"{compiles} {headers}; install the headers of this Python (Debian: `apt-get install python3-dev`)"
         )
@@ -100,12 +100,12 @@ def _of_visible_gpus(what: str) -> list[str]:
     """A line a GPU; none where the driver does not answer: what is asked here is told or compared, and no need."""
     try:
         visible = visible_gpus()
-        return _ask_nvidia(f"--query-gpu={what}", f"--id={','.join(visible)}") if visible else []
+        return ask_nvidia(f"--query-gpu={what}", f"--id={','.join(visible)}") if visible else []
     except MissingPrerequisite:
         return []
 
 
-def _ask_nvidia(*query: str) -> list[str]:
+def ask_nvidia(*query: str) -> list[str]:
     """Its lines, one a GPU; none where there is no such program, or it finds no device.
 
     Raises:
@@ -123,10 +123,11 @@ def _ask_nvidia(*query: str) -> list[str]:
             f"{GPUS_VARIABLE}= in the environment"
         ) from exc
     if done.returncode and _NO_DEVICES not in done.stdout:
-        said = [*done.stdout.splitlines(), *done.stderr.splitlines(), f"exit code {done.returncode}"][0]
+        said = [each.strip() for each in (done.stdout + done.stderr).splitlines() if each.strip()]
+        why = said[-1] if said else f"exit code {done.returncode}"
         raise MissingPrerequisite(
-            f"nvidia-smi fails ({said.strip()}); mend the driver, after an update by a restart of the machine, or hide "
-            f"the GPUs with {GPUS_VARIABLE}= in the environment"
+            f"nvidia-smi fails ({why}); mend the driver, after an update by a restart of the machine, or hide the GPUs "
+            f"with {GPUS_VARIABLE}= in the environment"
         )
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
@@ -158,6 +159,9 @@ KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 Given back to the system, each step faults them in page by page; where a virtual machine's memory comes from its host
 only then, a training took 1.3 times as long (docs/LOG.md).
 """
+
+_TRITONS_SCHEME = "posix_prefix"
+"""Where Triton looks for Python's headers, on Debian's Python too."""
 
 _OPEN_FILES = 65536
 """More than the calls of any run."""

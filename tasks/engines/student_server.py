@@ -137,8 +137,6 @@ class Launch:
     concurrency: int
     """Requests that it takes at once."""
     start_timeout_seconds: float
-    folder: Path | None = None
-    """In which it works; None is this process's own."""
 
 
 class StudentServer(Students):
@@ -174,8 +172,7 @@ class StudentServer(Students):
         self.host = host
         self.served_as = served_as
         self._api_key = api_key
-        self._held, self._following = ExitStack(), ExitStack()
-        """What it has until it has ended, GPUs among it; and who reads its log."""
+        self._gpus, self._following = ExitStack(), ExitStack()
         self._child: supervisor.Child | None = None
         self._endpoint: Endpoint | None = None
         self._aborted = False
@@ -236,13 +233,13 @@ class StudentServer(Students):
         self.checkpoint = checkpoint
         key = self._api_key or secrets.token_urlsafe(32)
         try:
-            self._held.enter_context(hold_gpus(self._report, self._check_aborted))
+            self._gpus.enter_context(hold_gpus(self._report, self._check_aborted))
             with supervisor.reserved_port(self.host) as port:
                 url, launch = f"http://{self.host}:{port}", self.launch(port, key)
                 title = self.served_as.title
                 self._following.enter_context(logs.follow_log(title, self._log_path))
                 self._child = supervisor.start_child(
-                    launch.command, env=launch.env, log_path=self._log_path, cwd=launch.folder, name=title
+                    launch.command, env=launch.env, log_path=self._log_path, name=title
                 )
                 self._wait_until_healthy(self._child, url, launch.start_timeout_seconds)
                 self._warm_up(url, key)
@@ -272,7 +269,7 @@ class StudentServer(Students):
             if (child := self._child) is not None:
                 child.terminate()
                 self._child = None
-            self._held.close()
+            self._gpus.close()
 
     def _check_aborted(self) -> None:
         if self._aborted:

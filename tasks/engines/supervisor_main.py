@@ -143,7 +143,11 @@ def _keep(line: int, guarded: int, command: list[str]) -> None:
 
 def _obey(line: int, guarded: int, child: _Watched) -> None:
     """Wait for the order to end the child, and end it."""
-    first, *_ = select.select([line, guarded], [], [])[0]
+    # `select.select` takes no descriptor above 1023, and the line keeps the number that the driver gave it.
+    waiting = select.poll()
+    for each in (line, guarded):
+        waiting.register(each, select.POLLIN)
+    first, _ = waiting.poll()[0]
     order = b""
     with contextlib.suppress(ConnectionResetError):  # from a driver that died before it read what was reported
         order = os.read(first, 4096)

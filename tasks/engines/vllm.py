@@ -26,7 +26,13 @@ _LONGEST_SOCKET_FOLDER = 55
 """Characters: a socket's path has at most 107; the supervisor's scratch folder adds 15 and vLLM a name of 37."""
 
 _SERVED = "student"
-"""What the folder of the checkpoint is called where its server works."""
+"""The path of every checkpoint for its server, in the folder where that works."""
+
+_AT_ONE_PATH = f'ln -s "$0" "$TMPDIR/{_SERVED}" && cd "$TMPDIR" && exec "$@"'
+"""vLLM keeps a compiled model by the path of its checkpoint, and would compile the student of each round anew.
+
+The folder for the child's temporary files goes with it (`supervisor`).
+"""
 
 _WITHOUT_AMX_MAIN = Path(__file__).with_name("vllm_without_amx.py")
 
@@ -85,9 +91,6 @@ class VllmServer(StudentServer):
     def launch(self, port: int, key: str) -> Launch:
         """How vLLM is started; it balances over as many copies as the GPUs of this machine hold.
 
-        The checkpoint has the same relative path for every server: vLLM keeps a compiled model by its path, and would
-        compile the student of each round anew.
-
         Raises:
             ConfigError: neither the checkpoint nor the configuration has a chat template.
             MissingPrerequisite: the environment is missing.
@@ -111,9 +114,8 @@ class VllmServer(StudentServer):
             served_name=self.served_as.model,
         )
         env = server_env(engine, environment, key)
-        folder = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="tapir-served-")))
-        (folder / _SERVED).symlink_to(self.checkpoint.absolute())
-        return Launch(command, env, copies * engine.concurrency, engine.start_timeout_seconds, folder)
+        at_one_path = ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute())]
+        return Launch([*at_one_path, *command], env, copies * engine.concurrency, engine.start_timeout_seconds)
 
     @classmethod
     def installed(cls, engine: VllmEngine, field: str = "student.engine") -> Installed:
@@ -246,6 +248,7 @@ def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
 
 def _base_env() -> dict[str, str]:
     """Our variables without those that would bring our packages into another interpreter."""
-    return {
-        name: value for name, value in keys.keyless_environment().items() if name not in ("PYTHONPATH", "PYTHONHOME")
-    }
+    ours = ("PYTHONPATH", "PYTHONHOME")
+    own = {name: value for name, value in keys.keyless_environment().items() if name not in ours}
+    # Neither the folder of a script of ours, which has a `vllm.py`, nor the working folder.
+    return own | {"PYTHONSAFEPATH": "1"}

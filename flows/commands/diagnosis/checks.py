@@ -12,7 +12,6 @@ import asyncio
 import difflib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -161,14 +160,11 @@ def _has_worker(pool: str) -> bool:
 
 
 def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
-    program, failure, student = shutil.which("nvidia-smi"), "", None
-    gpus: list[str] = []
-    if program is not None:
-        asked = ["--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader"]
-        done = subprocess.run([program, *asked], capture_output=True, text=True, timeout=10, check=False)
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        failure = str(lines[0] if lines else done.returncode) if done.returncode else ""
-        gpus = [] if failure else ["{}, {}, {} in use, driver {}".format(*line.split(", ")) for line in lines]
+    program, student = shutil.which("nvidia-smi"), None
+    lines = (
+        machine.ask_nvidia("--query-gpu=name,memory.total,memory.used,driver_version") if machine.visible_gpus() else []
+    )
+    gpus = ["{}, {}, {} in use, driver {}".format(*line.split(", ")) for line in lines]
     torch = _version("torch")
     # That an environment is missing has a check of its own.
     with suppress(MissingPrerequisite):
@@ -176,7 +172,6 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
     return finding(
         "accelerators",
         program=program,
-        failure=failure,
         gpus=gpus,
         torch_is_cpu=torch is not None and not machine.cuda_of_torch(),
         torch_remedy=gpu_setup(torch or ""),

@@ -116,9 +116,9 @@ def estimate_memory(
     # Logits, those of them that have a loss, in fp32, their softmax and its gradient.
     logits = tokens * size.vocabulary * (2 * width + 3 * _FP32)
     if on_gpu:
-        # The last matrix's gradient in fp32, where it is trained.
-        head = 0 if training.lora else size.vocabulary * size.hidden * _FP32
-        logits = min(tokens, _TILE[0]) * min(size.vocabulary, _TILE[1]) * (width + _FP32) + head
+        # The last matrix's gradient, where it is trained: summed in fp32, then handed on as wide as the weights.
+        head = 0 if training.lora else size.vocabulary * size.hidden * (_FP32 + width)
+        logits = min(tokens, _TILE[0]) * min(size.vocabulary, _TILE[1]) * width + head
     activations = tokens * held * width + logits
     # In a step, when activations are gone, ZeRO flattens what is accumulated, beside the gradients as they came.
     step = trained * (width + (_FP32 if stage >= 1 else 0)) // (processes if stage >= 2 else 1)

@@ -361,11 +361,11 @@ def report_environment(job: TrainingJob, environment: Mapping[str, str]) -> dict
 
 def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
     """The error that a failed training is raised as."""
-    remedy = memory.remedy(job.training)
     stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
-        reason = f"ran out of memory; {remedy} (log: {job.log_path})"
+        reason = f"ran out of memory; {memory.remedy(job.training)} (log: {job.log_path})"
     elif code == -signal.SIGKILL:
+        remedy = memory.remedy(job.training)
         reason = f"process was killed, most often for lack of memory; {remedy} (log: {job.log_path})"
     elif stopped:
         reason = f"was {stopped[-1]} (log: {job.log_path})"

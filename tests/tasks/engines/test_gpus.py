@@ -117,7 +117,7 @@ def test_a_driver_older_than_torchs_cuda_is_told_before_training(
 def test_a_machine_with_gpus_lacks_the_headers_of_its_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "cuda_of_torch", lambda: 13)
     monkeypatch.setenv(GPUS_VARIABLE, "0")
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
     with pytest.raises(MissingPrerequisite, match=r"Python\.h; install the headers.*python3-dev"):
         machine.check_gpu_training()
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from tapir_core.errors import EngineError
-from tasks.engines import supervisor_main
+from tasks.engines import machine, supervisor_main
 from tasks.engines.supervisor import Child, start_child
 from tests import waiting
 
@@ -123,6 +124,15 @@ def test_the_child_gets_exactly_the_given_environment_and_folder(tmp_path: Path)
     child = start_child(python(code), env={"ONLY": "this"}, log_path=tmp_path / "log", cwd=tmp_path, name="test child")
     assert child.wait() == 0
     assert child.log_path.read_text().strip() == f"['ONLY'] {tmp_path}"
+
+
+def test_a_child_ends_when_it_is_told_also_where_a_thousand_files_are_open(tmp_path: Path) -> None:
+    with ExitStack() as held:
+        machine.allow_open_files()
+        for _ in range(1100):
+            held.enter_context(Path(os.devnull).open())
+        child = start("import time; time.sleep(600)", tmp_path)
+        assert child.terminate(1) == -signal.SIGTERM
 
 
 def test_temporary_files_go_with_the_child(tmp_path: Path) -> None:

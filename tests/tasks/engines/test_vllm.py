@@ -1,7 +1,10 @@
 import itertools
+import os
+import subprocess
 import sysconfig
 import tempfile
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from tapir_core.config import StudentConfig, VllmEngine
 from tasks.engines import vllm
 from tasks.engines.machine import GPUS_VARIABLE
 from tasks.engines.vllm import VllmEnvironment, VllmServer, find_environment, server_command, server_env
-from tests.students import make_checkpoint
+from tests.students import make_checkpoint, needs_student_env
 
 
 def test_only_an_accelerator_gets_a_share_of_its_memory() -> None:
@@ -114,7 +117,6 @@ def test_a_run_uses_every_gpu_of_its_machine(
     pairs = list(itertools.pairwise(launch.command))
     assert (("--data-parallel-size", str(copies)) in pairs) == (copies > 1)
     assert launch.concurrency == concurrency
-    server.stop()
 
 
 def test_each_checkpoint_has_the_same_path_for_its_server_so_that_vllm_finds_what_it_compiled(
@@ -123,16 +125,28 @@ def test_each_checkpoint_has_the_same_path_for_its_server_so_that_vllm_finds_wha
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vllm, "find_environment", lambda *_: VllmEnvironment("cpu", None))
     server = VllmServer(StudentConfig(chat_template="chat.jinja"), tmp_path / "log", lambda _: None)
-    server.checkpoint = make_checkpoint(tmp_path / "round-1")
-    first = server.launch(1234, "key")
-    assert first.folder is not None
-    assert (first.folder / first.command[first.command.index("--model") + 1]).resolve() == tmp_path / "round-1"
-    assert str(tmp_path / "chat.jinja") in first.command, "a relative path is no path of the server's folder"
-    server.stop()
-    assert not first.folder.exists()
-    server.checkpoint = make_checkpoint(tmp_path / "round-2")
-    assert server.launch(1234, "key").command == first.command
-    server.stop()
+    commands = []
+    for name in ("round-1", "round-2"):
+        server.checkpoint = make_checkpoint(Path(name), config__json=f'"{name}"')
+        commands.append(server.launch(1234, "key").command)
+        path = commands[-1][commands[-1].index("--model") + 1]
+        (tmp_path / f"at-{name}").mkdir()
+        looks = [*commands[-1][:4], "cat", f"{path}/config.json"]
+        seen = subprocess.run(looks, env={**os.environ, "TMPDIR": str(tmp_path / f"at-{name}")}, capture_output=True)
+        assert seen.stdout.decode() == f'"{name}"'
+    assert commands[0][4:] == commands[1][4:]
+    assert str(tmp_path / "chat.jinja") in commands[0], "a relative path is no path of the server's folder"
+
+
+@pytest.mark.slow
+@needs_student_env
+def test_the_server_that_does_without_amx_finds_vllm_and_not_our_module_of_that_name() -> None:
+    environment = find_environment(VllmEngine())
+    broken = replace(environment, broken_amx=True)
+    command = server_command(VllmEngine(), broken, Path("c"), 1, None)
+    done = subprocess.run([*command[:2], "--help"], env=server_env(VllmEngine(), broken, "key"), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"--served-model-name" in done.stdout or b"usage" in done.stdout
 
 
 def test_a_server_on_gpus_compiles_no_sampler_at_its_start() -> None:
