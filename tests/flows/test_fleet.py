@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed, Failed, Pending
 
@@ -88,13 +89,17 @@ def test_a_run_that_has_joined_asks_its_workers_and_opens_their_registry_then(
         close_all()
 
 
+def tagged(tag: str) -> FlowRunFilter:
+    return FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
+
+
 @pytest.mark.usefixtures("deployed")
 def test_a_replica_is_one_flow_run_however_often_it_is_asked_for(run: RunFolder, client: SyncPrefectClient) -> None:
     fleet = serving_fleet(run)
     fleet.check()
     for _ in range(2):
         fleet.ask(2, "0a1b")
-    (started,) = [each for each in client.read_flow_runs() if "replica-0a1b" in each.tags]
+    (started,) = client.read_flow_runs(flow_run_filter=tagged("replica-0a1b"))
     assert started.parameters == {"run": "example", "after_round": 2, "replica": "0a1b"}
     assert {"tapir", "run-example"} <= set(started.tags)
     assert fleet.ended("0a1b") is None
@@ -123,7 +128,7 @@ def test_only_what_no_worker_has_begun_is_cancelled(run: RunFolder, client: Sync
     fleet = serving_fleet(run)
     for replica in ("0c", "0d"):
         fleet.ask(1, replica)
-    (begun,) = [each for each in client.read_flow_runs() if "replica-0d" in each.tags]
+    (begun,) = client.read_flow_runs(flow_run_filter=tagged("replica-0d"))
     client.set_flow_run_state(begun.id, Pending(), force=True)
     for replica in ("0c", "0d", "unknown"):
         fleet.withdraw(replica)

@@ -5,7 +5,8 @@ import sys
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Failed, Scheduled
 
 from flows.forms import form_flow, of_one_run
@@ -15,11 +16,17 @@ from tapir_core.errors import ConfigError, EngineError
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-def state_of_last(name: str) -> State:
+def flow_run_of(name: str) -> FlowRun:
+    named = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
     with get_client(sync_client=True) as client:
-        (last,) = [run for run in client.read_flow_runs() if run.name == name]
-        assert last.state is not None
-        return last.state
+        (flow_run,) = client.read_flow_runs(flow_run_filter=named)
+        return flow_run
+
+
+def state_of_last(name: str) -> State:
+    state = flow_run_of(name).state
+    assert state is not None
+    return state
 
 
 def test_a_run_of_the_command_line_that_fails_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +70,8 @@ def test_a_run_that_was_retried_meanwhile_stays_retried() -> None:
         return Failed(message="the server died")
 
     failed = retried(return_state=True)
+    run = flow_run_of("retried")
     with get_client(sync_client=True) as client:
-        (run,) = [run for run in client.read_flow_runs() if run.name == "retried"]
         client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
     tell_remedy(retried, run, failed.model_copy(update={"type": StateType.CRASHED}))
     assert state_of_last("retried").name == "AwaitingRetry"

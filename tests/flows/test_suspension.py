@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
@@ -111,7 +112,8 @@ def test_what_is_in_flight_ends_nothing_more_is_sent_and_a_resumed_run_asks_for_
         assert (state.type, state.name, state.state_details.pause_reschedule) == (StateType.PAUSED, "Suspended", True)
         assert "Next stage:" in state.message
         assert "Resume goes on from there until 20" in state.message
-        (child,) = [each for each in client.read_flow_runs() if each.name == f"child-of-{run.ref.name}"]
+        named = FlowRunFilter(name=FlowRunFilterName(any_=[f"child-of-{run.ref.name}"]))
+        (child,) = client.read_flow_runs(flow_run_filter=named)
         assert child.state_name == "Cancelled"
 
         client.resume_flow_run(flow_run.id)
