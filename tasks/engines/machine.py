@@ -109,7 +109,7 @@ def ask_nvidia(*query: str) -> list[str]:
     """Its lines, one a GPU; none where there is no such program, or it finds no device.
 
     Raises:
-        MissingPrerequisite: it does not answer, or fails: there may be GPUs that nothing can use until it is mended.
+        MissingPrerequisite: it does not answer, or fails: there may be GPUs that nothing can use until that is fixed.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -126,7 +126,7 @@ def ask_nvidia(*query: str) -> list[str]:
         said = [each.strip() for each in (done.stdout + done.stderr).splitlines() if each.strip()]
         why = said[-1] if said else f"exit code {done.returncode}"
         raise MissingPrerequisite(
-            f"nvidia-smi fails ({why}); mend the driver, after an update by a restart of the machine, or hide the GPUs "
+            f"nvidia-smi fails ({why}); fix the driver, after an update by a restart of the machine, or hide the GPUs "
             f"with {GPUS_VARIABLE}= in the environment"
         )
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []

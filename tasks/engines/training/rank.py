@@ -110,12 +110,10 @@ def _train(job: TrainingJob, held: int) -> int:
 def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     """Print the pre-flight: what is trained, and whether memory will do."""
     job, world_size, device = planned.job, trainer.args.world_size, trainer.args.device.type
-    beside = psutil.virtual_memory().available // int(os.environ["LOCAL_SIZE"])
+    free, beside = psutil.virtual_memory().available // int(os.environ["LOCAL_SIZE"]), None
     if device == "cuda":
         # Weights may be there already: with ZeRO-3, and those of 4 bits.
-        free, beside = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated(), beside
-    else:
-        free, beside = beside, None
+        free, beside = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated(), free
     lines, size, in_bf16 = list[str](), memory.size_of(job.base), job.training.precision == "bf16"
     if size is not None:
         longest = max(planned.corpus.lengths)

@@ -146,7 +146,7 @@ def test_a_driver_that_fails_is_told_and_no_machine_without_gpus(
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv(GPUS_VARIABLE, raising=False)
-    with pytest.raises(MissingPrerequisite, match=r"fails \(Failed to initialize NVML.*mend the driver"):
+    with pytest.raises(MissingPrerequisite, match=r"fails \(Failed to initialize NVML.*fix the driver"):
         visible_gpus()
     monkeypatch.setenv(GPUS_VARIABLE, "")
     assert visible_gpus() == []
