@@ -2,14 +2,15 @@
 
 1. Student inference: our engine against vLLM's offline ``LLM.chat`` (`student.py`).
 2. Training of SmolLM2-135M and of two random models, of Qwen's shape at 1.8B and of Llama's at 7B. First ours as a
-   run on a GPU would do it, packed to rows of 2,048 tokens (with FlashAttention, several in one): tokens a second,
-   peak memory, and the share of the card's floating-point operations that the model needs. Then ours against plain
-   TRL on the same rows without packing (`training.py`). A model whose training does not fit by our own estimate is
-   left out, and its line says so.
+   run on a GPU would do it, packed to rows of 2,048 tokens, several of them in one: tokens a second, peak memory, and
+   the share of the card's floating-point operations that the model needs. Then ours against plain TRL on the same rows
+   without packing (`training.py`). A model whose training does not fit by our own estimate is left out, and its line
+   says so.
 3. Memory: what the card holds before, between and after these must go back to what it was.
 
-A part that fails has a line with `error`; the others go on, and the exit code is 1. ``--rehearse`` takes a tiny random
-student through all of it, on a CPU too.
+A part that fails has a line with `error`; the others go on, and the exit code is 1. ``--only`` names the parts to
+run, ``--seconds`` makes trainings longer or shorter. ``--rehearse`` takes a tiny random student through all of it, on a
+CPU too.
 """
 
 import argparse
@@ -20,15 +21,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import psutil
-from transformers.utils import is_flash_attn_2_available
 
 from benchmarks.training import compare, make_rows, time_ours
 from tapir_core.config import StudentConfig, TrainingConfig, VllmEngine
@@ -69,12 +71,15 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Of Qwen1.5-1.8B and of LLaMA2-7B."""
 
+STUDENT = "student"
+PARTS = (STUDENT, "135M", *SHAPES)
+
 _LENGTH = 2048
 """Tokens of a packed row."""
 _LONGEST, _ROW_TOKENS = 512, 130
 """Tokens of the longest row and of the mean one."""
-_STEP_SECONDS, _AIM = 40, 0.4
-"""About as long as the steps of one training take, at this share of the peak."""
+_AIM = 0.4
+"""Share of the peak at which the steps of a training take as long as is asked for."""
 _ROOM = 0.9
 """Share of the card that an estimate may take: no estimate was held against a GPU yet."""
 _KEPT = 256 * 2**20
@@ -95,8 +100,11 @@ def check_student(backbone: str, root: str, *, small: bool) -> dict[str, Any]:
     return found
 
 
-def check_training(base: Path, folder: Path, peak: float, *, small: bool) -> dict[str, Any]:
-    """Ours packed, with its share of ``peak`` floating-point operations a second; then ours against plain TRL."""
+def check_training(base: Path, folder: Path, peak: float, seconds: float, *, small: bool) -> dict[str, Any]:
+    """Ours packed, with its share of ``peak`` floating-point operations a second; then ours against plain TRL.
+
+    Each of the three takes about so many ``seconds``.
+    """
     size = size_of(base)
     if size is None:
         raise RuntimeError(f"{base} does not say how large its model is")
@@ -104,7 +112,7 @@ def check_training(base: Path, folder: Path, peak: float, *, small: bool) -> dic
     if packed is None or unpacked is None:
         return _left_out(size)
     flops = flops_of(base, size)
-    rows, count = folder / "rows.parquet", 64 if small else _count_rows(flops, peak)
+    rows, count = folder / "rows.parquet", 64 if small else _count_rows(flops, peak, seconds)
     pl.DataFrame({"messages": make_rows(count, 7)}).write_parquet(rows)
     job = TrainingJob(
         base=base,
@@ -142,12 +150,15 @@ def check_memory(held: Sequence[int]) -> dict[str, Any]:
     return {"held_bytes": list(held)}
 
 
-def check_shape(name: str, folder: Path, peak: float, *, small: bool) -> dict[str, Any]:
+def check_shape(name: str, folder: Path, peak: float, seconds: float, *, small: bool) -> dict[str, Any]:
     """`check_training` of a random model of one of `SHAPES`, which is not even written where it does not fit."""
     size = shape_of(name)
     if not small and None in [_training(size, packing=packing, small=small) for packing in (True, False)]:
         return _left_out(size)
-    return check_training(write_base(name, folder / "base", small=small), folder, peak, small=small)
+    # In a process of its own: this one must hold no memory of the card.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as child:
+        base = child.submit(write_base, name, folder / "base", small=small).result()
+    return check_training(base, folder, peak, seconds, small=small)
 
 
 def shape_of(name: str) -> ModelSize:
@@ -167,7 +178,8 @@ def _left_out(size: ModelSize) -> dict[str, Any]:
 
 
 def write_base(name: str, folder: Path, *, small: bool) -> Path:
-    """A random model of one of `SHAPES`, or a ``small`` one of its family, with a small tokenizer."""
+    """A random model of one of `SHAPES`, or a ``small`` one of its family, with a small tokenizer; made on the card."""
+    import torch
     import transformers
 
     family, shape = SHAPES[name]
@@ -175,16 +187,15 @@ def write_base(name: str, folder: Path, *, small: bool) -> Path:
     tokenizer = small_tokenizer(list(tokens.values()), 4096, model_max_length=_LENGTH, **tokens)
     tokenizer.chat_template = CHAT_TEMPLATE
     told = small_shape(tokenizer, _LENGTH) | ({} if small else {"head_dim": 128} | shape)
-    return write_random(getattr(transformers, family)(**told), tokenizer, folder, 1)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return write_random(getattr(transformers, family)(**told), tokenizer, folder, 1)
 
 
 def _training(size: ModelSize, *, packing: bool, small: bool) -> TrainingConfig | None:
     """The largest micro-batch that fits, without recomputing activations before with it; nothing where none fits."""
     room = _ROOM * min(machine.gpu_memory() or [psutil.virtual_memory().total])
-    # Without FlashAttention a packed row costs its square.
-    one_row = packing and machine.visible_gpus() and not is_flash_attn_2_available()
     for checkpointing in (False, True):
-        for micro_batch in (1,) if one_row else (32, 16, 8, 4, 2, 1):
+        for micro_batch in (32, 16, 8, 4, 2, 1):
             training = TrainingConfig(
                 batch_size=16 if small else 64,
                 micro_batch_size=min(micro_batch, 8) if small else micro_batch,
@@ -217,8 +228,8 @@ def flops_of(base: Path, size: ModelSize) -> int:
     return 6 * (size.weights - (0 if tied else size.vocabulary * size.hidden))
 
 
-def _count_rows(flops: int, peak: float) -> int:
-    return min(max(round(_STEP_SECONDS * _AIM * peak / flops / _ROW_TOKENS), 256), 8192)
+def _count_rows(flops: int, peak: float, seconds: float) -> int:
+    return min(max(round(seconds * _AIM * peak / flops / _ROW_TOKENS), 256), 8192)
 
 
 def main() -> None:
@@ -227,6 +238,8 @@ def main() -> None:
     parser.add_argument(
         "--peak-tflops", type=float, default=790, help="of the card in bf16; 790 was measured of an H200"
     )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run, memory beside them")
+    parser.add_argument("--seconds", type=float, default=40, help="about as long as the steps of one training take")
     parser.add_argument("--root", default="runs", help="run root that keeps the converted student")
     options = parser.parse_args()
     small, peak, gpus = options.rehearse, options.peak_tflops * 1e12, machine.visible_gpus()
@@ -234,7 +247,7 @@ def main() -> None:
         raise SystemExit("no GPU is visible here; --rehearse shows on a CPU that the check works")
     if gpus:
         machine.check_gpu_training()
-        if find_environment(VllmEngine()).device == "cpu":
+        if STUDENT in options.only and find_environment(VllmEngine()).device == "cpu":
             raise SystemExit("vLLM is built for the CPU here; run `make setup STUDENT=vllm-cuda`")
     # On one card, in this process and in its children.
     os.environ[machine.GPUS_VARIABLE] = gpus[0] if gpus else ""
@@ -254,18 +267,19 @@ def main() -> None:
         here = Path(folder)
         tiny = str(tiny_student(here / "tiny")) if small else ""
         student = StudentConfig(backbone=tiny or StudentConfig().backbone, chat_template="chatml")
-        embedded = prepare_backbone(student, Storage(options.root).local(backbone_cache()).absolute())
+
+        def measure(part: str, place: Path) -> dict[str, Any]:
+            if part in SHAPES:
+                return check_shape(part, place, peak, options.seconds, small=small)
+            embedded = prepare_backbone(student, Storage(options.root).local(backbone_cache()).absolute())
+            if part == STUDENT:
+                return check_student(student.backbone, options.root, small=small)
+            return check_training(embedded, place, peak, options.seconds, small=small)
+
         tell("machine", machine_in_words)
-        tell("student", lambda: check_student(student.backbone, options.root, small=small))
-        for name in ("135M", *SHAPES):
+        for part in options.only:
             with tempfile.TemporaryDirectory(dir=here) as own:
-                place = Path(own)
-
-                def measure(name: str = name, place: Path = place) -> dict[str, Any]:
-                    check = partial(check_shape, name) if name in SHAPES else partial(check_training, embedded)
-                    return check(place, peak, small=small)
-
-                tell(f"training-{name}", measure)
+                tell(part if part == STUDENT else f"training-{part}", partial(measure, part, Path(own)))
     tell("memory", lambda: check_memory(held))
     if failed:
         raise SystemExit(1)

@@ -80,7 +80,8 @@ class TrainingConfig(Section):
 
     attention: Free[Later[Literal["auto", "sdpa", "flash_attention_2"]]] = "auto"
     """What computes attention: torch's SDPA, or FlashAttention 2, which needs its package, a GPU and bf16. `auto` is
-    the latter where it can be; the log's pre-flight says which it was."""
+    the latter where it can be, and for packed rows on a GPU without it torch's own kernel for sequences of any length;
+    the log's pre-flight says which it was."""
 
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate."""

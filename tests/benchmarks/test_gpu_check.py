@@ -26,14 +26,14 @@ def test_where_no_card_tells_its_memory_nothing_is_compared():
 
 def test_a_model_too_large_for_the_card_is_left_out_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "gpu_memory", lambda: [GIB // 8])
-    found = gpu_check.check_training(tiny_student(tmp_path / "tiny"), tmp_path, 1e12, small=True)
+    found = gpu_check.check_training(tiny_student(tmp_path / "tiny"), tmp_path, 1e12, 40, small=True)
     assert "does not fit on this card" in found["left_out"]
     assert [path.name for path in Path(tmp_path).iterdir()] == ["tiny"]
 
 
 def test_a_shape_too_large_for_the_card_is_not_even_written(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "gpu_memory", lambda: [80 * GIB])
-    found = gpu_check.check_shape("7B", tmp_path, 1e12, small=False)
+    found = gpu_check.check_shape("7B", tmp_path, 1e12, 40, small=False)
     assert found["left_out"].startswith("by its estimate a training of 6738415616 weights")
     assert [*tmp_path.iterdir()] == []
 

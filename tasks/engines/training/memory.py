@@ -2,7 +2,8 @@
 
 Sizes are read from the headers of a checkpoint's safetensors and from its config.json. What DeepSpeed, AdamW and a
 layer hold was measured on a CPU, with one process: estimates lie within 20 % of the peak, and a test holds them to it.
-On GPUs nothing was measured. A training is refused only where weights, gradients and optimizer alone do not fit.
+On GPUs only what layers keep for the way back was measured, of packed rows, and it is as estimated (docs/LOG.md). A
+training is refused only where weights, gradients and optimizer alone do not fit.
 """
 
 import json

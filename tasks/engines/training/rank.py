@@ -42,7 +42,7 @@ from tapir_core.config import TrainingConfig
 from tapir_core.errors import EngineError
 from tasks.engines import machine
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
-from tasks.engines.training import data, memory
+from tasks.engines.training import attention, data, memory
 from tasks.engines.training.trainer import (
     Attempt,
     SaveRecord,
@@ -75,6 +75,7 @@ def main(job_file: Path) -> int:
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
+    attention.prepare()
     _served = _rendezvous()
     held = machine.held_memory()
     return exit_code(lambda: _train(job, held))
@@ -418,10 +419,12 @@ def _load_base(job: TrainingJob, *, quantized: bool = False) -> Any:
 
 
 def attention_of(training: TrainingConfig) -> str:
-    """What computes attention, the precision being settled. Both keep the examples of a packed row apart."""
+    """What computes attention, the precision being settled. All of them keep the examples of a packed row apart."""
     if training.attention != "auto":
         return training.attention
-    return "flash_attention_2" if training.precision == "bf16" and is_flash_attn_2_available() else "sdpa"
+    if training.precision == "bf16" and is_flash_attn_2_available():
+        return "flash_attention_2"
+    return attention.VARLEN if training.packing and torch.cuda.is_available() else "sdpa"
 
 
 def _lora_config(job: TrainingJob) -> LoraConfig | None:
