@@ -78,6 +78,8 @@ _LENGTH = 2048
 """Tokens of a packed row."""
 _LONGEST, _ROW_TOKENS = 512, 130
 """Tokens of the longest row and of the mean one."""
+_PACKED_BATCH = 256
+"""Examples of a step that is packed: some 25 rows, as many tokens as such trainings have."""
 _AIM = 0.4
 """Share of the peak at which the steps of a training take as long as is asked for."""
 _ROOM = 0.9
@@ -197,7 +199,7 @@ def _training(size: ModelSize, *, packing: bool, small: bool) -> TrainingConfig 
     for checkpointing in (False, True):
         for micro_batch in (32, 16, 8, 4, 2, 1):
             training = TrainingConfig(
-                batch_size=16 if small else 64,
+                batch_size=16 if small else _PACKED_BATCH if packing else 64,
                 micro_batch_size=min(micro_batch, 8) if small else micro_batch,
                 max_length=_LENGTH,
                 packing=packing,
