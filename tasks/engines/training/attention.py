@@ -1,4 +1,4 @@
-"""Attention on a GPU, by what torch brings: nothing has to be installed for it.
+"""What computes attention: FlashAttention 2 where it is installed, else what torch brings.
 
 Packed rows go to torch's kernel for sequences of any length, which takes from TRL's collator (`padding_free`) where the
 examples of a row end. They do not see each other and no mask is made, so that time and memory grow with each example's
@@ -9,22 +9,40 @@ from typing import Any
 
 import torch
 from torch.nn.attention import varlen
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.utils import is_flash_attn_2_available
 
-VARLEN = "torch_varlen"
-"""What transformers calls it (`attn_implementation`)."""
+from tapir_core.config import TrainingConfig
+from tapir_core.errors import ConfigError
+
+VARLEN = "sdpa_varlen"
+"""What transformers calls torch's kernel; with `sdpa` in it, models that have no SDPA are refused this as well."""
 
 
-def prepare() -> None:
-    """Let models be loaded with `VARLEN`, and keep SDPA from cuDNN.
+_LARGEST_HEAD = 256
+"""Of torch's kernel, which wants a multiple of 8."""
+
+
+def attention_of(training: TrainingConfig) -> str:
+    """What a model is loaded with, the precision being settled."""
+    if training.attention != "auto":
+        return training.attention
+    return "flash_attention_2" if training.precision == "bf16" and is_flash_attn_2_available() else "sdpa"
+
+
+def prepare(model: PreTrainedModel, training: TrainingConfig) -> None:
+    """Have ``model`` attend in packed rows by torch's kernel, where both can; and keep SDPA from cuDNN.
 
     On Hopper torch prefers cuDNN's attention, which is compiled anew for each length that a batch is padded to.
     """
-    AttentionInterface.register(VARLEN, _attend)
-    AttentionMaskInterface.register(VARLEN, lambda *_, **__: None)
     torch.backends.cuda.enable_cudnn_sdp(False)
+    in_bf16 = training.precision == "bf16" and torch.cuda.is_available()
+    has_kernel = in_bf16 and torch.cuda.is_bf16_supported(including_emulation=False)
+    packed_by_sdpa = training.packing and training.attention == "auto" and attention_of(training) == "sdpa"
+    if packed_by_sdpa and has_kernel and model._supports_attention_backend:
+        AttentionInterface.register(VARLEN, _attend)
+        model.set_attn_implementation(VARLEN)
 
 
 def _attend(
@@ -34,10 +52,13 @@ def _attend(
     value: torch.Tensor,
     attention_mask: None,
     *,
+    dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    cu_seq_lens_q: torch.Tensor,
-    max_length_q: int,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention in one row of examples.
@@ -48,14 +69,27 @@ def _attend(
         key: The same, or with fewer heads, each for as many of the query's.
         value: As ``key``.
         attention_mask: None.
+        dropout: Nothing else than 0 can be had, and neither ``softcap`` nor ``s_aux``.
         scaling: Of the products, before their softmax.
         sliding_window: Tokens that one sees, itself among them; unset: all before it.
+        softcap: Largest product.
+        s_aux: Sinks of attention.
         cu_seq_lens_q: Where each example begins, and where the last one ends.
         max_length_q: Tokens of the longest.
 
     Returns:
         (1, tokens, heads, head size), and no weights.
+
+    Raises:
+        ConfigError: the layer attends in another way, or does not hand on where examples end.
     """
+    size = query.shape[-1]
+    unknown = dropout or softcap or s_aux is not None or size > _LARGEST_HEAD or size % 8 or value.shape[-1] != size
+    if unknown or cu_seq_lens_q is None or max_length_q is None:
+        raise ConfigError(
+            f"{type(module).__name__} attends in a way that torch's kernel for packed rows does not know; "
+            'set training.attention = "sdpa"'
+        )
     share = query.shape[1] // key.shape[1]
     parts = (query, repeat_kv(key, share), repeat_kv(value, share))
     rows = [part[0].transpose(0, 1).contiguous() for part in parts]

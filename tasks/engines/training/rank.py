@@ -35,10 +35,9 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.utils import is_flash_attn_2_available, logging
+from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from tapir_core.config import TrainingConfig
 from tapir_core.errors import EngineError
 from tasks.engines import machine
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
@@ -75,7 +74,6 @@ def main(job_file: Path) -> int:
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
-    attention.prepare()
     _served = _rendezvous()
     held = machine.held_memory()
     return exit_code(lambda: _train(job, held))
@@ -88,10 +86,12 @@ def _train(job: TrainingJob, held: int) -> int:
     save = newest_save(attempt.saves, world_size=world_size)
     # Before the model: ZeRO-3 loads it in parts.
     settings = SFTConfig(**sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
+    model = _load_base(job, quantized=job.training.quantized)
+    attention.prepare(model, job.training)
     trainer = PlannedTrainer(
         plan=planned.plan,
         watch=Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), save),
-        model=_load_base(job, quantized=job.training.quantized),
+        model=model,
         args=settings,
         train_dataset=planned.corpus.rows,
         processing_class=planned.tokenizer,
@@ -123,18 +123,21 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
         )
         lines = memory.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
-        print(_describe(planned, world_size, device, lines))
+        attends_by = trainer.model.config._attn_implementation
+        print(_describe(planned, world_size, device, attends_by, lines))
         example = data.mark_trained(planned.tokenizer, planned.corpus.example(0))
         print(f"  one example, trained between ⟦ and ⟧:\n{example}", flush=True)
 
 
-def _describe(planned: data.PlannedTraining, world_size: int, device: str, in_memory: list[str]) -> str:
+def _describe(
+    planned: data.PlannedTraining, world_size: int, device: str, attends_by: str, in_memory: list[str]
+) -> str:
     training, plan, count = planned.job.training, planned.plan, planned.count()
     lines = [
         f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
         + (f", LoRA rank {training.lora.rank}" if training.lora else "")
         + (" on 4 bits a weight" if training.quantized else "")
-        + f", {attention_of(training)}",
+        + f", {attends_by}",
         f"batch         {training.batch_size} examples = {plan.accumulation} x {plan.micro_batch_size} x {world_size}"
         " (accumulated x micro-batch x processes)",
         f"examples      {count.examples}, {count.epochs:g} epochs; {count.left_out} left out, longer than "
@@ -414,17 +417,8 @@ def _load_base(job: TrainingJob, *, quantized: bool = False) -> Any:
         quantization_config=BitsAndBytesConfig(**four_bits) if quantized else None,
         trust_remote_code=False,
         use_safetensors=True,
-        attn_implementation=attention_of(job.training),
+        attn_implementation=attention.attention_of(job.training),
     )
-
-
-def attention_of(training: TrainingConfig) -> str:
-    """What computes attention, the precision being settled. All of them keep the examples of a packed row apart."""
-    if training.attention != "auto":
-        return training.attention
-    if training.precision == "bf16" and is_flash_attn_2_available():
-        return "flash_attention_2"
-    return attention.VARLEN if training.packing and torch.cuda.is_available() else "sdpa"
 
 
 def _lora_config(job: TrainingJob) -> LoraConfig | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tapir_core.config import TrainingConfig
-from tapir_core.errors import MissingPrerequisite
+from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines import machine
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.prerequisites import check_packages
@@ -45,20 +45,21 @@ def test_packed_examples_have_the_logits_that_they_have_alone(tmp_path: Path, pr
     assert (seen - alone).abs().max() > 10 * near, "the model would show it if they saw each other"
 
 
-@pytest.mark.parametrize("window", [None, 3])
-def test_on_a_gpu_packed_examples_are_handed_to_torch_one_by_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int | None
-) -> None:
+PACKED = {"precision": "bf16", "packing": True}
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU as far as the choice of attention looks, and what its kernel computes."""
     import torch
     from torch.nn.attention import varlen
-    from transformers import AutoModelForCausalLM
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from tasks.engines.training import attention
-
-    def kernel(query: Any, key: Any, value: Any, begins: Any, _: Any, longest: int, *__: Any, **told: Any) -> Any:
-        """What the GPU's does: (tokens, heads, head size), each example by itself."""
-        assert longest == max(begins.diff().tolist())
+    def kernel(
+        query: Any, key: Any, value: Any, begins: Any, key_begins: Any, longest: int, key_longest: int, **told: Any
+    ) -> Any:
+        """Of (tokens, heads, head size), each example by itself."""
+        assert begins is key_begins
+        assert longest == key_longest == max(begins.diff().tolist())
         back, ahead = told["window_size"]
         outputs = []
         for begin, end in pairwise(begins.tolist()):
@@ -70,40 +71,83 @@ def test_on_a_gpu_packed_examples_are_handed_to_torch_one_by_one(
         return torch.cat(outputs)
 
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
-    attention.prepare()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.usefixtures("on_gpu")
+def test_on_a_gpu_packed_examples_are_handed_to_torch_one_by_one(tmp_path: Path, window: int | None) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    from tasks.engines.training import attention
+
     base = tiny_student(tmp_path / "base")
-    row, alone = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True), []
+    packing, alone = (
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=name).train()
+        for name in ("sdpa", "eager")
+    )
+    attention.prepare(packing, settings(**PACKED))
+    packing.activation_checkpointing_enable()
     texts = [[5, 9, 200, 17, 4], [31, 8, 8], [700, 2, 450, 1, 77, 6, 90]]
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=attention.VARLEN)
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
-    with torch.no_grad():
-        told = {name: each for name, each in row([{"input_ids": text} for text in texts]).items() if name != "labels"}
-        packed = model(**told, sliding_window=window, use_cache=False).logits[0]
-        for text in texts:
-            near = torch.arange(len(text))[:, None] - torch.arange(len(text))
-            seen = (near >= 0) & (near < (window or len(text)))
-            mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
-            told = {"input_ids": torch.tensor([text]), "attention_mask": mask[None, None]}
-            alone.append(plain(**told, use_cache=False).logits[0])
-    torch.testing.assert_close(packed, torch.cat(alone), rtol=0, atol=1e-5)
-    assert not torch.backends.cuda.cudnn_sdp_enabled(), "it would be compiled for each length"
+    row = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([{"input_ids": text} for text in texts])
+    del row["labels"]
+    packed = packing(**row, sliding_window=window, use_cache=False).logits[0]
+    each = []
+    for text in texts:
+        back = torch.arange(len(text))[:, None] - torch.arange(len(text))
+        seen = (back >= 0) & (back < (window or len(text)))
+        mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[None, None]
+        each.append(alone(torch.tensor([text]), attention_mask=mask, use_cache=False).logits[0])
+    torch.testing.assert_close(packed, torch.cat(each), rtol=0, atol=1e-5)
+    for logits in (packed, torch.cat(each)):
+        logits.pow(2).sum().backward()
+    for (name, one), other in zip(packing.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-3, msg=name)
 
 
-def test_what_computes_attention_is_the_fastest_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    rank = import_module("tasks.engines.training.rank")
+@pytest.mark.usefixtures("on_gpu")
+def test_a_model_that_attends_in_another_way_than_torchs_kernel_is_refused(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    from tasks.engines.training import attention
+
+    shape = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32, attn_pdrop=0.1)
+    model = AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa").train()
+    attention.prepare(model, settings(**PACKED))
+    begins = torch.tensor([0, 3], dtype=torch.int32)
+    with pytest.raises(ConfigError, match=r"GPT2Attention attends in a way.*training.attention = \"sdpa\""):
+        model(torch.tensor([[1, 2, 3]]), cu_seq_lens_q=begins, max_length_q=3, use_cache=False)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_what_computes_attention_is_the_fastest_that_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tasks.engines.training import attention
+
+    base = tiny_student(tmp_path / "base")
 
     def chosen(**fields: Any) -> str:
-        return rank.attention_of(settings(**fields))
+        model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="sdpa")
+        attention.prepare(model, settings(**fields))
+        return str(model.config._attn_implementation)
 
-    assert chosen(precision="bf16") == chosen(precision="bf16", packing=True) == "sdpa"
-    with monkeypatch.context() as on_gpu:
-        on_gpu.setattr("torch.cuda.is_available", lambda: True)
-        assert chosen(precision="bf16") == "sdpa"
-        assert chosen(precision="bf16", packing=True) == "torch_varlen"
-        assert chosen(precision="bf16", packing=True, attention="sdpa") == "sdpa"
-    monkeypatch.setattr(rank, "is_flash_attn_2_available", lambda: True)
-    assert chosen(precision="bf16") == "flash_attention_2"
-    assert chosen(precision="fp32") == chosen(precision="bf16", attention="sdpa") == "sdpa"
+    assert chosen(**PACKED) == "sdpa_varlen"
+    assert not torch.backends.cuda.cudnn_sdp_enabled(), "it would be compiled for each length"
+    assert chosen(precision="bf16") == chosen(**PACKED, attention="sdpa") == "sdpa"
+    assert chosen(packing=True, precision="fp32") == "sdpa", "the kernel has no fp32"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen(**PACKED) == "sdpa"
+    assert attention.attention_of(settings(**PACKED)) == "sdpa"
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
+    assert attention.attention_of(settings(**PACKED)) == "flash_attention_2"
+    others = settings(precision="fp32"), settings(precision="bf16", attention="sdpa")
+    assert {attention.attention_of(each) for each in others} == {"sdpa"}
 
 
 def test_flash_attention_that_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
