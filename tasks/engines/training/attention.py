@@ -19,7 +19,6 @@ from tapir_core.errors import ConfigError
 VARLEN = "sdpa_varlen"
 """What transformers calls torch's kernel; with `sdpa` in it, models that have no SDPA are refused this as well."""
 
-
 _LARGEST_HEAD = 256
 """Of torch's kernel, which wants a multiple of 8."""
 
