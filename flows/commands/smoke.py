@@ -37,7 +37,7 @@ def smoke(overrides: Overrides = None) -> None:
     folder, began = Path(tempfile.mkdtemp(prefix="tapir-smoke-")), time.monotonic()
     try:
         prove(folder, overrides or [])
-    except Exception:
+    except Exception:  # told here, and raised again
         print_line(console, f"FAIL after {duration(time.monotonic() - began)}; logs and run: {folder}")
         raise
     except BaseException:
@@ -66,7 +66,7 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
                 connect()
             try:
                 distil_shown(run, console, until)
-            except Exception:
+            except Exception:  # as above: only now is it known which stage failed
                 print_line(console, f"{state_of(run).next_stage}: failed")
                 raise
 
