@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from tasks.engines import machine
 from tasks.engines.backbone import prepare_backbone
 from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokenizer, tiny_student, write_random
 from tasks.engines.training.memory import ModelSize, estimate_memory, size_of
+from tasks.engines.training.prerequisites import library_versions
 from tasks.engines.training.trainer import Attempt, TrainingJob
 from tasks.engines.vllm import find_environment
 
@@ -289,8 +289,7 @@ def main() -> None:
 
 def machine_in_words() -> dict[str, Any]:
     """What the figures were measured on."""
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "trl", "deepspeed")}
-    return {"device": machine.in_words(), "python": sys.version.split()[0], "versions": versions}
+    return {"device": machine.in_words(), "python": sys.version.split()[0], "versions": library_versions()}
 
 
 if __name__ == "__main__":

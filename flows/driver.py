@@ -5,7 +5,7 @@ deployments begin here alike, so that both refuse the same things in the same wo
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -50,11 +50,18 @@ def read_config(
     name: str | None = None,
     *,
     until: str | None = None,
+    look: Callable[[RunConfig, Mapping[str, str]], list[str]] = missing_prerequisites,
     say: Say = _quiet,
 ) -> RunConfig:
     """Read what a run is to be, and find everything that is wrong with it before anything starts.
 
-    ``say`` is told what sizes that are left to the pool became.
+    Args:
+        config: A TOML file.
+        overrides: Its `section.field=value`.
+        name: Of the run, in place of the file's.
+        until: The last stage that is wanted.
+        look: What is lacking on this machine, given its environment.
+        say: Told what sizes that are left to the pool became.
 
     Raises:
         ConfigError: fields, files, folders or the stage ``until`` are wrong; every one of them.
@@ -63,15 +70,20 @@ def read_config(
     settings = load_config(config, overrides, name)
     if until is not None:
         find_stage(settings, until)
-    check_settings(settings, source=str(config))
+    check_settings(settings, source=str(config), look=look)
     sized, said = settle_sizes(settings)
     for line in said:
         say(line)
     return sized
 
 
-def check_settings(settings: RunConfig, *, source: str) -> None:
-    """Find what is wrong with a configuration on this machine.
+def check_settings(
+    settings: RunConfig,
+    *,
+    source: str,
+    look: Callable[[RunConfig, Mapping[str, str]], list[str]] = missing_prerequisites,
+) -> None:
+    """Find what is wrong with a configuration on this machine, and by ``look`` what that lacks.
 
     Raises:
         ConfigError: fields, files or folders are wrong; every one of them.
@@ -80,7 +92,7 @@ def check_settings(settings: RunConfig, *, source: str) -> None:
     problems = [*check_config(settings), *missing_prices(settings)]
     if problems:
         raise ConfigError(problems, source=source)
-    lacking = missing_prerequisites(settings, os.environ)
+    lacking = look(settings, os.environ)
     if lacking:
         raise MissingPrerequisite("\n".join(lacking))
 

@@ -50,10 +50,17 @@ def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list
     """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
     asked = {name: each for name, each in config.evaluation.asked.items() if name in config.evaluation.each_round}
     return [
-        *_missing_keys(config, environ),
+        *missing_for_calls(config, environ),
         *config.student.lacking(),
-        *(said for field, each in config.endpoints.items() for said in each.lacking(field)),
         *(f"evaluation.benchmarks.{name}{said}" for name, each in asked.items() for said in each.missing()),
+    ]
+
+
+def missing_for_calls(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
+    """What this machine lacks to ask teacher and judges: keys, and what serves them where the run does."""
+    return [
+        *_missing_keys(config, environ),
+        *(said for field, each in config.endpoints.items() for said in each.lacking(field)),
     ]
 
 

@@ -27,6 +27,7 @@ from tapir_core import curriculum, judging, probing, prompts, sources
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Outcome, Request, Role
 from tapir_core.calls.wire import request_body
 from tapir_core.config import EndpointConfig, RunConfig, Sampling
+from tapir_core.config.checks import missing_for_calls
 from tapir_core.errors import ConfigError
 from tapir_core.paths import backbone_cache
 from tapir_core.storage import on_this_machine
@@ -59,7 +60,7 @@ def doctor(
         raise ConfigError(f"{asks} configuration names; name its file: `tapir doctor CONFIG …`")
     if attempt:
         assert config is not None
-        raise typer.Exit(min(1, try_roles(read_config(config, overrides or []))))
+        raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
     found = diagnose(config, overrides or [], root)
     if as_json:
         typer.echo(findings_json(found))

@@ -1,8 +1,12 @@
-"""What a training's settings need of this machine beside memory: looked at before anything is paid for or loaded."""
+"""What a training needs of this machine beside memory, looked at before anything is paid for, and what it finds there.
+
+Loads no torch.
+"""
 
 import importlib.util
 import os
 import sys
+from importlib import metadata
 
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import MissingPrerequisite
@@ -12,6 +16,15 @@ WANDB_KEY = "WANDB_API_KEY"
 
 _REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 """Who can be reported to → the packages that do it, any of them."""
+
+
+_LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft", "flash_attn", "liger_kernel")
+"""Those that a training's numbers depend on; the last two are the user's to install."""
+
+
+def library_versions() -> dict[str, str]:
+    """Of the libraries that a training's numbers depend on, as far as they are installed."""
+    return {name: metadata.version(name) for name in _LIBRARIES if importlib.util.find_spec(name)}
 
 
 def check_packages(training: TrainingConfig) -> None:

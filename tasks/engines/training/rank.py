@@ -17,7 +17,6 @@ import socket
 import sys
 import time
 from dataclasses import asdict, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,8 @@ from trl import SFTConfig, SFTTrainer
 from tapir_core.errors import EngineError
 from tasks.engines import machine
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
-from tasks.engines.training import attention, data, memory
+from tasks.engines.training import data, kernels, memory
+from tasks.engines.training.prerequisites import library_versions
 from tasks.engines.training.trainer import (
     Attempt,
     SaveRecord,
@@ -56,10 +56,6 @@ from tasks.engines.training.trainer import (
 
 _STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
-
-_LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
-"""Those that a training's numbers depend on."""
-
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
@@ -87,7 +83,7 @@ def _train(job: TrainingJob, held: int) -> int:
     # Before the model: ZeRO-3 loads it in parts.
     settings = SFTConfig(**sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
     model = _load_base(job, quantized=job.training.quantized)
-    attention.prepare(model, job.training)
+    kernels.prepare(model, job.training)
     trainer = PlannedTrainer(
         plan=planned.plan,
         watch=Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), save),
@@ -123,21 +119,20 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
         )
         lines = memory.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
-        attends_by = trainer.model.config._attn_implementation
-        print(_describe(planned, world_size, device, attends_by, lines))
+        print(_describe(planned, world_size, device, kernels.in_words(trainer.model), lines))
         example = data.mark_trained(planned.tokenizer, planned.corpus.example(0))
         print(f"  one example, trained between ⟦ and ⟧:\n{example}", flush=True)
 
 
 def _describe(
-    planned: data.PlannedTraining, world_size: int, device: str, attends_by: str, in_memory: list[str]
+    planned: data.PlannedTraining, world_size: int, device: str, computed_by: str, in_memory: list[str]
 ) -> str:
     training, plan, count = planned.job.training, planned.plan, planned.count()
     lines = [
         f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
         + (f", LoRA rank {training.lora.rank}" if training.lora else "")
         + (" on 4 bits a weight" if training.quantized else "")
-        + f", {attends_by}",
+        + f", {computed_by}",
         f"batch         {training.batch_size} examples = {plan.accumulation} x {plan.micro_batch_size} x {world_size}"
         " (accumulated x micro-batch x processes)",
         f"examples      {count.examples}, {count.epochs:g} epochs; {count.left_out} left out, longer than "
@@ -211,7 +206,7 @@ def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int
         precision=training.precision,
         zero_stage=training.zero_stage,
         resumed_from_steps=list(trainer.watch.resumed_from_steps),
-        versions={name: metadata.version(name) for name in _LIBRARIES},
+        versions=library_versions(),
         peak_memory=peak,
     )
 
@@ -417,7 +412,7 @@ def _load_base(job: TrainingJob, *, quantized: bool = False) -> Any:
         quantization_config=BitsAndBytesConfig(**four_bits) if quantized else None,
         trust_remote_code=False,
         use_safetensors=True,
-        attn_implementation=attention.attention_of(job.training),
+        attn_implementation=kernels.attention_of(job.training),
     )
 
 

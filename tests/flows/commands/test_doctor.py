@@ -74,10 +74,10 @@ def test_where_all_is_well_it_ends_with_nought(tmp_path: Path, doctor: Callable[
 
 
 def write_config(folder: Path, provider: FakeProvider) -> str:
-    """The smallest one for a provider: no identity, no judge."""
+    """The smallest one for a provider: no identity, no judge, and nothing that could serve a student."""
     file = folder / "mine.toml"
     endpoint = f'type = "openai"\nmodel = "a-teacher"\nbase_url = "{provider.base_url}"\napi_key_env = ""\n'
-    pool = '[data.pool]\ntype = "standin"\nrows = 20\n'
+    pool = '[data.pool]\ntype = "standin"\nrows = 20\n[student.engine]\npython = "no/python"\n'
     file.write_text(
         f'curriculum.refine = true\n[run]\nname = "mine"\nroot = "{folder}"\n{pool}[teacher.endpoint]\n{endpoint}'
     )

@@ -1,10 +1,11 @@
-"""Examples that share a row do not see each other, whatever computes attention."""
+"""What computes a student on a GPU; examples that share a row do not see each other, whatever computes attention."""
 
 import sys
 from collections.abc import Mapping
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from types import MethodType, ModuleType
 from typing import Any
 
 import pytest
@@ -82,14 +83,14 @@ def test_on_a_gpu_packed_examples_are_handed_to_torch_one_by_one(tmp_path: Path,
     from transformers import AutoModelForCausalLM
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from tasks.engines.training import attention
+    from tasks.engines.training import kernels
 
     base = tiny_student(tmp_path / "base")
     packing, alone = (
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation=name).train()
         for name in ("sdpa", "eager")
     )
-    attention.prepare(packing, settings(**PACKED))
+    kernels.prepare(packing, settings(**PACKED))
     packing.activation_checkpointing_enable()
     texts = [[5, 9, 200, 17, 4], [31, 8, 8], [700, 2, 450, 1, 77, 6, 90]]
     row = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([{"input_ids": text} for text in texts])
@@ -113,11 +114,11 @@ def test_a_model_that_attends_in_another_way_than_torchs_kernel_is_refused(tmp_p
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config
 
-    from tasks.engines.training import attention
+    from tasks.engines.training import kernels
 
     shape = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32, attn_pdrop=0.1)
     model = AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa").train()
-    attention.prepare(model, settings(**PACKED))
+    kernels.prepare(model, settings(**PACKED))
     begins = torch.tensor([0, 3], dtype=torch.int32)
     with pytest.raises(ConfigError, match=r"GPT2Attention attends in a way.*training.attention = \"sdpa\""):
         model(torch.tensor([[1, 2, 3]]), cu_seq_lens_q=begins, max_length_q=3, use_cache=False)
@@ -128,13 +129,13 @@ def test_what_computes_attention_is_the_fastest_that_can(tmp_path: Path, monkeyp
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tasks.engines.training import attention
+    from tasks.engines.training import kernels
 
     base = tiny_student(tmp_path / "base")
 
     def chosen(**fields: Any) -> str:
         model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="sdpa")
-        attention.prepare(model, settings(**fields))
+        kernels.prepare(model, settings(**fields))
         return str(model.config._attn_implementation)
 
     assert chosen(**PACKED) == "sdpa_varlen"
@@ -143,11 +144,43 @@ def test_what_computes_attention_is_the_fastest_that_can(tmp_path: Path, monkeyp
     assert chosen(packing=True, precision="fp32") == "sdpa", "the kernel has no fp32"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert chosen(**PACKED) == "sdpa"
-    assert attention.attention_of(settings(**PACKED)) == "sdpa"
-    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: True)
-    assert attention.attention_of(settings(**PACKED)) == "flash_attention_2"
+    assert kernels.attention_of(settings(**PACKED)) == "sdpa"
+    monkeypatch.setattr(kernels, "is_flash_attn_2_available", lambda: True)
+    assert kernels.attention_of(settings(**PACKED)) == "flash_attention_2"
     others = settings(precision="fp32"), settings(precision="bf16", attention="sdpa")
-    assert {attention.attention_of(each) for each in others} == {"sdpa"}
+    assert {kernels.attention_of(each) for each in others} == {"sdpa"}
+
+
+def test_where_liger_is_installed_it_computes_the_layers_on_a_gpu_and_leaves_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: None
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import liger
+
+    from tasks.engines.training import kernels
+
+    def norm(self: Any, states: Any) -> Any:
+        return self.weight * torch.nn.functional.rms_norm(states, states.shape[-1:], eps=self.variance_epsilon)
+
+    def apply(model: Any, **told: bool) -> None:
+        assert told == {"cross_entropy": False, "fused_linear_cross_entropy": False}
+        model.model.norm.forward = MethodType(norm, model.model.norm)
+
+    norm.__module__ = "liger_kernel.transformers.rms_norm"
+    package, part = ModuleType("liger_kernel"), ModuleType("liger_kernel.transformers")
+    monkeypatch.setitem(sys.modules, "liger_kernel", package)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", part)
+    monkeypatch.setattr(part, "_apply_liger_kernel_to_instance", apply, raising=False)
+    for each in (kernels, liger):
+        monkeypatch.setattr(each, "is_liger_kernel_available", lambda: True)
+    model = AutoModelForCausalLM.from_pretrained(tiny_student(tmp_path / "base"), attn_implementation="sdpa")
+    assert kernels.in_words(model) == "sdpa"
+    kernels.prepare(model, settings(**PACKED))
+    assert kernels.in_words(model) == "sdpa_varlen, kernels of Liger"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delitem(sys.modules, "liger_kernel.transformers")
+    kernels.prepare(model, settings(**PACKED))
 
 
 def test_flash_attention_that_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""What computes attention: FlashAttention 2 where it is installed, else what torch brings.
+"""What computes the layers of a student on a GPU: faster kernels than a model's own, where there are any.
 
-Packed rows go to torch's kernel for sequences of any length, which takes from TRL's collator (`padding_free`) where the
-examples of a row end. They do not see each other and no mask is made, so that time and memory grow with each example's
-length: on an H200 rows of 8,192 tokens took a third of SDPA's time (docs/LOG.md).
+Norms, activations and positions are Liger's where it is installed. Attention is FlashAttention 2 where it is installed,
+else what torch brings. Packed rows go to torch's kernel for sequences of any length, which takes from TRL's collator
+(`padding_free`) where the examples of a row end. They do not see each other and no mask is made: time and memory
+grow with the length of each. On an H200 rows of 8,192 tokens took a third of SDPA's time (docs/LOG.md).
 """
 
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import torch
 from torch.nn.attention import varlen
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
 from transformers.integrations.sdpa_attention import repeat_kv
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
 
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import ConfigError
@@ -31,17 +33,26 @@ def attention_of(training: TrainingConfig) -> str:
 
 
 def prepare(model: PreTrainedModel, training: TrainingConfig) -> None:
-    """Have ``model`` attend in packed rows by torch's kernel, where both can; and keep SDPA from cuDNN.
+    """Have ``model`` computed by Liger, and attend in packed rows by torch's kernel, where they can.
 
-    On Hopper torch prefers cuDNN's attention, which is compiled anew for each length that a batch is padded to.
+    SDPA is kept from cuDNN: on Hopper torch prefers its attention, which is compiled anew for each length that a batch
+    is padded to. Liger's losses are left out: TRL's is fused as well.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
+    if torch.cuda.is_available() and is_liger_kernel_available():
+        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
     in_bf16 = training.precision == "bf16" and torch.cuda.is_available()
     has_kernel = in_bf16 and torch.cuda.is_bf16_supported(including_emulation=False)
     packed_by_sdpa = training.packing and training.attention == "auto" and attention_of(training) == "sdpa"
     if packed_by_sdpa and has_kernel and model._supports_attention_backend:
         AttentionInterface.register(VARLEN, _attend)
         model.set_attn_implementation(VARLEN)
+
+
+def in_words(model: torch.nn.Module) -> str:
+    """What computes a prepared ``model``."""
+    by_liger = any(module.forward.__module__.startswith("liger_kernel") for module in model.modules())
+    return f"{model.config._attn_implementation}{', kernels of Liger' if by_liger else ''}"
 
 
 def _attend(
