@@ -50,18 +50,22 @@ def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list
     """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
     asked = {name: each for name, each in config.evaluation.asked.items() if name in config.evaluation.each_round}
     return [
-        *missing_for_calls(config, environ),
+        *_missing_keys({**config.endpoints, "student.engine": config.student.engine}, environ),
         *config.student.lacking(),
+        *_missing_servers(config),
         *(f"evaluation.benchmarks.{name}{said}" for name, each in asked.items() for said in each.missing()),
     ]
 
 
 def missing_for_calls(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
-    """What this machine lacks to ask teacher and judges: keys, and what serves them where the run does."""
-    return [
-        *_missing_keys(config, environ),
-        *(said for field, each in config.endpoints.items() for said in each.lacking(field)),
-    ]
+    """What this machine lacks to ask teacher and judges alone."""
+    return [*_missing_keys(config.endpoints, environ), *_missing_servers(config)]
+
+
+def _missing_servers(config: RunConfig) -> Iterator[str]:
+    """What would serve teacher and judges, where the run does."""
+    for field, each in config.endpoints.items():
+        yield from each.lacking(field)
 
 
 def _check_root(config: RunConfig) -> list[str]:
@@ -277,9 +281,10 @@ def _contradictions(config: RunConfig) -> list[str]:
     )
 
 
-def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str]:
+def _missing_keys(parts: Mapping[str, object], environ: Mapping[str, str]) -> Iterator[str]:
+    """Of whoever is asked, by the field that sets it."""
     users: dict[str, list[str]] = {}
-    for name, part in (*config.endpoints.items(), ("student.engine", config.student.engine)):
+    for name, part in parts.items():
         file, variable = getattr(part, "api_key_file", None), getattr(part, "api_key_env", None)
         if file is not None:
             yield from _missing_key_file(f"{name}.api_key_file", Path(file))

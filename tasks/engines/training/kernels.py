@@ -1,16 +1,16 @@
 """What computes the layers of a student on a GPU: faster kernels than a model's own, where there are any.
 
-Norms, activations and positions are Liger's where it is installed. Attention is FlashAttention 2 where it is installed,
-else what torch brings. Packed rows go to torch's kernel for sequences of any length, which takes from TRL's collator
-(`padding_free`) where the examples of a row end. They do not see each other and no mask is made: time and memory
-grow with the length of each. On an H200 rows of 8,192 tokens took a third of SDPA's time (docs/LOG.md).
+Norms, activations and positions are Liger's where it is installed and knows the model. Attention is FlashAttention 2
+where it is installed, else what torch brings. Packed rows go to torch's kernel for sequences of any length, which takes
+from TRL's collator (`padding_free`) where the examples of a row end. They do not see each other and no mask is made:
+time and memory grow with the length of each. On an H200 rows of 8,192 tokens took a third of SDPA's time (docs/LOG.md).
 """
 
 from typing import Any
 
 import torch
 from torch.nn.attention import varlen
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.utils import is_flash_attn_2_available, is_liger_kernel_available
@@ -20,6 +20,9 @@ from tapir_core.errors import ConfigError
 
 VARLEN = "sdpa_varlen"
 """What transformers calls torch's kernel; with `sdpa` in it, models that have no SDPA are refused this as well."""
+
+_LIGER = {"llama": "silu", "qwen2": "silu", "qwen3": "silu", "gemma3_text": "gelu_pytorch_tanh"}
+"""Families whose layers Liger's were compared with (docs/LOG.md) → the activation that it computes for them."""
 
 _LARGEST_HEAD = 256
 """Of torch's kernel, which wants a multiple of 8."""
@@ -39,7 +42,7 @@ def prepare(model: PreTrainedModel, training: TrainingConfig) -> None:
     is padded to. Liger's losses are left out: TRL's is fused as well.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
-    if torch.cuda.is_available() and is_liger_kernel_available():
+    if torch.cuda.is_available() and is_liger_kernel_available() and _suits_liger(model.config):
         apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
     in_bf16 = training.precision == "bf16" and torch.cuda.is_available()
     has_kernel = in_bf16 and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -49,9 +52,16 @@ def prepare(model: PreTrainedModel, training: TrainingConfig) -> None:
         model.set_attn_implementation(VARLEN)
 
 
+def _suits_liger(config: PreTrainedConfig) -> bool:
+    """Whether its layers are the model's; itself it looks at neither activation nor biases."""
+    told = config.to_dict()
+    activation = told.get("hidden_act") or told.get("hidden_activation")
+    return _LIGER.get(told["model_type"], "none") == activation and not told.get("mlp_bias")
+
+
 def in_words(model: torch.nn.Module) -> str:
     """What computes a prepared ``model``."""
-    by_liger = any(module.forward.__module__.startswith("liger_kernel") for module in model.modules())
+    by_liger = any(str(module.forward.__module__).startswith("liger_kernel") for module in model.modules())
     return f"{model.config._attn_implementation}{', kernels of Liger' if by_liger else ''}"
 
 

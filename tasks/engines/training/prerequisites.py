@@ -6,6 +6,7 @@ Loads no torch.
 import importlib.util
 import os
 import sys
+from contextlib import suppress
 from importlib import metadata
 
 from tapir_core.config import TrainingConfig
@@ -17,14 +18,17 @@ WANDB_KEY = "WANDB_API_KEY"
 _REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 """Who can be reported to → the packages that do it, any of them."""
 
-
 _LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft", "flash_attn", "liger_kernel")
 """Those that a training's numbers depend on; the last two are the user's to install."""
 
 
 def library_versions() -> dict[str, str]:
     """Of the libraries that a training's numbers depend on, as far as they are installed."""
-    return {name: metadata.version(name) for name in _LIBRARIES if importlib.util.find_spec(name)}
+    found = {}
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def check_packages(training: TrainingConfig) -> None:

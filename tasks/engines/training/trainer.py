@@ -334,9 +334,6 @@ def rank_environments(
     values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
     if accelerators:
         values[machine.GPUS_VARIABLE] = ",".join(accelerators[:processes])
-        # Each step's tensors have sizes of their own, and would leave gaps in memory.
-        if "PYTORCH_CUDA_ALLOC_CONF" not in environment:
-            values.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     else:
         values |= {machine.GPUS_VARIABLE: "", "DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
         if "OMP_WAIT_POLICY" not in environment:

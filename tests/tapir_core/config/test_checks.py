@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tapir_core.config import RunConfig
-from tapir_core.config.checks import check_config, missing_prerequisites
+from tapir_core.config.checks import check_config, missing_for_calls, missing_prerequisites
 
 OPENAI = {"type": "openai", "model": "m", "identity": "i", "api_key_env": "MY_KEY"}
 
@@ -221,6 +221,17 @@ def test_an_engine_that_already_runs_needs_no_interpreter() -> None:
 def test_replicas_use_the_interpreters_of_their_workers() -> None:
     engine = {"type": "replicas", "python": "nowhere/bin/python"}
     assert missing_prerequisites(make_config(student={"engine": engine, "backbone": "org/model"}), {}) == []
+
+
+def test_to_ask_teacher_and_judges_alone_nothing_of_the_student_is_missing() -> None:
+    engine = {"type": "endpoint", "base_url": "http://127.0.0.1:1/v1", "api_key_env": "STUDENT_KEY"}
+    config = make_config(teacher={"endpoint": OPENAI}, student={"engine": engine, "backbone": "org/model"})
+    own = "\n".join(missing_prerequisites(config, {"MY_KEY": "hush"}))
+    assert "STUDENT_KEY is not set (student.engine.api_key_env)" in own
+    assert missing_for_calls(config, {"MY_KEY": "hush"}) == []
+    [line] = missing_for_calls(config, {})
+    assert line.startswith("the environment variable MY_KEY is not set (teacher.endpoint.api_key_env")
+    assert missing_for_calls(make_config(student={"engine": {"python": "nowhere/bin/python"}}), {}) == []
 
 
 def test_two_judges_of_a_panel_with_the_same_voice_are_named() -> None:

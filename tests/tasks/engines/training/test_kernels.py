@@ -155,7 +155,7 @@ def test_where_liger_is_installed_it_computes_the_layers_on_a_gpu_and_leaves_the
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_gpu: None
 ) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
     from transformers.integrations import liger
 
     from tasks.engines.training import kernels
@@ -178,9 +178,18 @@ def test_where_liger_is_installed_it_computes_the_layers_on_a_gpu_and_leaves_the
     assert kernels.in_words(model) == "sdpa"
     kernels.prepare(model, settings(**PACKED))
     assert kernels.in_words(model) == "sdpa_varlen, kernels of Liger"
+
+    def untouched(shape: PreTrainedConfig) -> None:
+        other = AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa")
+        kernels.prepare(other, settings(**PACKED))
+        assert "Liger" not in kernels.in_words(other)
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32}
+    untouched(LlamaConfig(**small, hidden_act="relu"))
+    untouched(LlamaConfig(**small, mlp_bias=True))
+    untouched(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=32))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delitem(sys.modules, "liger_kernel.transformers")
-    kernels.prepare(model, settings(**PACKED))
+    untouched(model.config)
 
 
 def test_flash_attention_that_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
