@@ -82,8 +82,8 @@ _PACKED_BATCH = 256
 """Examples of a step that is packed: nearly 50,000 tokens."""
 _AIM = 0.4
 """Share of the peak at which the steps of a training take as long as is asked for."""
-_ROOM = 0.9
-"""Share of the card that an estimate may take: no estimate was held against a GPU yet."""
+_ROOM = 0.95
+"""Share of the card that an estimate may take."""
 _KEPT = 256 * 2**20
 """Bytes that a driver may keep."""
 

@@ -8,6 +8,7 @@ with each repeat, so that a busy or warm machine favours neither. Greedy, natura
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -147,7 +148,8 @@ def main() -> None:
             print(
                 f"{name}: {timing.tokens} tokens in {timing.seconds:.1f} s, "
                 f"{timing.tokens / timing.seconds:.0f} a second; started in {timing.start_seconds:.1f} s",
-                flush=True,
+                # `gpu_check.py` reads the output.
+                file=sys.stderr,
             )
     rate = {
         name: sum(timing.tokens for timing in runs) / sum(timing.seconds for timing in runs)

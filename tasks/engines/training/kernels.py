@@ -3,7 +3,8 @@
 Norms, activations and positions are Liger's where it is installed and knows the model. Attention is FlashAttention 2
 where it is installed, else what torch brings. Packed rows go to torch's kernel for sequences of any length, which takes
 from TRL's collator (`padding_free`) where the examples of a row end. They do not see each other and no mask is made:
-time and memory grow with the length of each. On an H200 rows of 8,192 tokens took a third of SDPA's time (docs/LOG.md).
+time and memory grow with the length of each. On an H200 rows of 8,192 tokens took a third of SDPA's time, and a 1.8B
+student with Liger three quarters of the time without (docs/LOG.md).
 """
 
 from typing import Any
@@ -59,10 +60,13 @@ def _suits_liger(config: PreTrainedConfig) -> bool:
     return _LIGER.get(told["model_type"], "none") == activation and not told.get("mlp_bias")
 
 
-def in_words(model: torch.nn.Module) -> str:
-    """What computes a prepared ``model``."""
+def in_words(model: PreTrainedModel) -> str:
+    """What computes a prepared ``model``, and what would do it faster."""
     by_liger = any(str(module.forward.__module__).startswith("liger_kernel") for module in model.modules())
-    return f"{model.config._attn_implementation}{', kernels of Liger' if by_liger else ''}"
+    more = ", kernels of Liger" if by_liger else ""
+    if torch.cuda.is_available() and not is_liger_kernel_available() and _suits_liger(model.config):
+        more = "; liger-kernel is not installed, whose layers are faster"
+    return f"{model.config._attn_implementation}{more}"
 
 
 def _attend(

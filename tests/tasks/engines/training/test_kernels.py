@@ -176,13 +176,17 @@ def test_where_liger_is_installed_it_computes_the_layers_on_a_gpu_and_leaves_the
         monkeypatch.setattr(each, "is_liger_kernel_available", lambda: True)
     model = AutoModelForCausalLM.from_pretrained(tiny_student(tmp_path / "base"), attn_implementation="sdpa")
     assert kernels.in_words(model) == "sdpa"
+    with monkeypatch.context() as without:
+        without.setattr(kernels, "is_liger_kernel_available", lambda: False)
+        kernels.prepare(model, settings(precision="bf16"))
+        assert kernels.in_words(model) == "sdpa; liger-kernel is not installed, whose layers are faster"
     kernels.prepare(model, settings(**PACKED))
     assert kernels.in_words(model) == "sdpa_varlen, kernels of Liger"
 
     def untouched(shape: PreTrainedConfig) -> None:
         other = AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa")
         kernels.prepare(other, settings(**PACKED))
-        assert "Liger" not in kernels.in_words(other)
+        assert "iger" not in kernels.in_words(other)
 
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 32}
     untouched(LlamaConfig(**small, hidden_act="relu"))

@@ -74,6 +74,23 @@ def test_an_adapter_of_seven_billion_weights_on_four_bits_takes_half_of_one_on_w
     assert sum(parts.values()) + 8 * _GIB < sum(needed(**{**training, "lora": {"rank": 16}}).values())
 
 
+@pytest.mark.parametrize(
+    ("size", "row", "peak"),
+    [
+        (memory.ModelSize(1_836_828_672, 0, 0, 24, 2048, 5504, 151_936), 25_100, 87.7),
+        (_7B, 2048, 121.6),
+        (_7B, 4096, 129.4),
+    ],
+)
+def test_the_estimate_of_a_gpu_is_at_most_a_tenth_above_what_an_h200_took(
+    size: memory.ModelSize, row: int, peak: float
+) -> None:
+    """GiB, measured 2026-11-26 (docs/LOG.md); ``row``: tokens of the fullest packed row."""
+    training = TrainingConfig(micro_batch_size=1, precision="bf16")
+    parts = memory.estimate_memory(training, size, in_bf16=True, longest=row, processes=1, on_gpu=True)
+    assert peak < sum(parts.values()) / _GIB < 1.1 * peak
+
+
 def test_partitions_shrink_the_estimate_by_stage() -> None:
     totals = [sum(needed(4, zero_stage=stage).values()) for stage in (0, 1, 2, 3)]
     assert totals == sorted(totals, reverse=True)
