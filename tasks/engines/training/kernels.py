@@ -61,11 +61,11 @@ def _suits_liger(config: PreTrainedConfig) -> bool:
 
 
 def in_words(model: PreTrainedModel) -> str:
-    """What computes a prepared ``model``, and what would do it faster."""
+    """What computes a prepared ``model``, and what might do it faster."""
     by_liger = any(str(module.forward.__module__).startswith("liger_kernel") for module in model.modules())
     more = ", kernels of Liger" if by_liger else ""
     if torch.cuda.is_available() and not is_liger_kernel_available() and _suits_liger(model.config):
-        more = "; liger-kernel is not installed, whose layers are faster"
+        more = "; liger-kernel is not installed (docs/training.md)"
     return f"{model.config._attn_implementation}{more}"
 
 

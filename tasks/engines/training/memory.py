@@ -1,9 +1,9 @@
 """Memory of a fine-tune: what one process takes, and what a machine has, before anything is paid or loaded.
 
 Sizes are read from the headers of a checkpoint's safetensors and from its config.json. What DeepSpeed, AdamW and a
-layer hold was measured on a CPU, with one process: estimates lie within 20 % of the peak, and a test holds them to it.
-On GPUs only what layers keep for the way back was measured, of packed rows, and it is as estimated (docs/LOG.md). A
-training is refused only where weights, gradients and optimizer alone do not fit.
+layer hold was measured with one process: on a CPU estimates lie within 20 % of the peak, on an H200 3 to 7 % above it,
+or more where Liger's layers take less (docs/LOG.md); tests hold them to both. A training is refused only where weights,
+gradients and optimizer alone do not fit.
 """
 
 import json
@@ -121,9 +121,9 @@ def estimate_memory(
         head = 0 if training.lora else size.vocabulary * size.hidden * (_FP32 + width)
         logits = min(tokens, _TILE[0]) * min(size.vocabulary, _TILE[1]) * width + head
     activations = tokens * held * width + logits
-    # In a step, when activations are gone, ZeRO flattens what is accumulated, beside the gradients as they came. In
-    # bf16, up to stage 2, it is flat already; a CPU's process was seen to grow all the same.
-    is_flat = on_gpu and in_bf16 and stage < 3
+    # In a step, when activations are gone, ZeRO flattens what is accumulated, beside the gradients as they came. Stage 2
+    # in bf16 has it flat already; a CPU's process was seen to grow all the same.
+    is_flat = on_gpu and in_bf16 and stage == 2
     step = 0 if is_flat else trained * (width + (_FP32 if stage >= 1 else 0)) // (processes if stage >= 2 else 1)
     saved = int(size.under_adapters * (width - _NF4)) if training.quantized else 0
     return {

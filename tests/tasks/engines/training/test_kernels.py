@@ -179,7 +179,7 @@ def test_where_liger_is_installed_it_computes_the_layers_on_a_gpu_and_leaves_the
     with monkeypatch.context() as without:
         without.setattr(kernels, "is_liger_kernel_available", lambda: False)
         kernels.prepare(model, settings(precision="bf16"))
-        assert kernels.in_words(model) == "sdpa; liger-kernel is not installed, whose layers are faster"
+        assert kernels.in_words(model) == "sdpa; liger-kernel is not installed (docs/training.md)"
     kernels.prepare(model, settings(**PACKED))
     assert kernels.in_words(model) == "sdpa_varlen, kernels of Liger"
 
