@@ -121,8 +121,8 @@ def estimate_memory(
         head = 0 if training.lora else size.vocabulary * size.hidden * (_FP32 + width)
         logits = min(tokens, _TILE[0]) * min(size.vocabulary, _TILE[1]) * width + head
     activations = tokens * held * width + logits
-    # In a step, when activations are gone, ZeRO flattens what is accumulated, beside the gradients as they came. Stage 2
-    # in bf16 has it flat already; a CPU's process was seen to grow all the same.
+    # In a step, when activations are gone, ZeRO flattens what is accumulated, beside the gradients as they came. In
+    # bf16 stage 2 has it flat already; a CPU's process was seen to grow all the same.
     is_flat = on_gpu and in_bf16 and stage == 2
     step = 0 if is_flat else trained * (width + (_FP32 if stage >= 1 else 0)) // (processes if stage >= 2 else 1)
     saved = int(size.under_adapters * (width - _NF4)) if training.quantized else 0
