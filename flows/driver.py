@@ -34,6 +34,9 @@ from tasks.runtime import close_all, current
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
 
+Look = Callable[[RunConfig, Mapping[str, str]], list[str]]
+"""Finds what a configuration lacks on this machine, given the environment's variables; a line each."""
+
 
 def worker_root() -> str:
     """Folder of all runs of the worker that this process belongs to."""
@@ -50,7 +53,7 @@ def read_config(
     name: str | None = None,
     *,
     until: str | None = None,
-    look: Callable[[RunConfig, Mapping[str, str]], list[str]] = missing_prerequisites,
+    look: Look = missing_prerequisites,
     say: Say = _quiet,
 ) -> RunConfig:
     """Read what a run is to be, and find everything that is wrong with it before anything starts.
@@ -60,7 +63,7 @@ def read_config(
         overrides: Its `section.field=value`.
         name: Of the run, in place of the file's.
         until: The last stage that is wanted.
-        look: What is lacking on this machine, given its environment.
+        look: Finds what this machine lacks.
         say: Told what sizes that are left to the pool became.
 
     Raises:
@@ -77,12 +80,7 @@ def read_config(
     return sized
 
 
-def check_settings(
-    settings: RunConfig,
-    *,
-    source: str,
-    look: Callable[[RunConfig, Mapping[str, str]], list[str]] = missing_prerequisites,
-) -> None:
+def check_settings(settings: RunConfig, *, source: str, look: Look = missing_prerequisites) -> None:
     """Find what is wrong with a configuration on this machine, and by ``look`` what that lacks.
 
     Raises:
