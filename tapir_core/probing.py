@@ -166,6 +166,8 @@ def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:
 
 def _refuse(probe: _Probe, failure: Failure) -> None:
     """Raise ConfigError where every row would fail as the probe did."""
+    if failure.refuses_all:
+        raise ConfigError(f"{probe.where}: {failure.message}")
     if failure.kind == "used_up":
         raise ConfigError(f"{probe.how}.max_tokens: value {probe.sampling.max_tokens}: {failure.message}")
     if failure.kind == "bad_request":

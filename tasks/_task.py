@@ -208,9 +208,9 @@ def shard_task(
                 worked = function(run, at, rows)
                 table = in_columns(worked.rows, stage.columns, stage.some_have)
                 part = write_part(run.storage, at.folder, table)
+                if worked.missing and (why := progress.given_up.get(stage.asks)):
+                    raise ConfigError(why)
                 if "stopped" in worked.missing:
-                    if why := progress.given_up.get(stage.asks):
-                        raise ConfigError(why)
                     raise Stopped(f"{part.rows} rows are done and stored; the next start asks for the rest")
                 outcome: outcomes.ShardOutcome = replace(worked, rows=part)  # type: ignore[arg-type, assignment]
                 if outcome.missing:

@@ -1,14 +1,17 @@
 """From rows to requests and back: what the stages that call a model share, and `tapir judge-check`; no Prefect."""
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, islice, product, zip_longest
 from typing import Any, TypeVar
 
 import polars as pl
 
 from tapir_core import calls, turns
+from tapir_core.calls.thoughts import unknown_mark
 from tapir_core.calls.timing import timing_counts
 from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
 from tapir_core.curriculum import unusable_reason
@@ -20,6 +23,8 @@ from tapir_core.stages import StageAt
 from tapir_core.text import Unparsed, shorten
 from tasks.outcomes import FEWEST_ASKED, Sample, Worked, can_be_given_up, why_lost
 from tasks.runtime import AskedModel, Runtime, current
+
+logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
@@ -91,6 +96,8 @@ class Watch:
     def on_outcome(self, place: int, outcome: calls.Outcome) -> None:
         """Count the row; where it failed for good, look whether the stage is lost (`tasks.outcomes`)."""
         settled = self._settle(outcome)
+        if isinstance(settled, calls.Failure) and settled.refuses_all:
+            self._progress.given_up.setdefault(self._at.stage.asks, settled.message)
         if not isinstance(settled, calls.Failure) or settled.retryable:
             self._count(missing=isinstance(settled, calls.Failure), place=place)
             return
@@ -146,7 +153,18 @@ def ask_plainly(
     requests = [
         make_request(run, role, model.identity, conversation(row), sampling) for row in rows.iter_rows(named=True)
     ]
-    return Watch(run, at, settle).ask(model, requests)
+    outcomes = Watch(run, at, settle).ask(model, requests)
+    texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
+    for mark, count in Counter(map(unknown_mark, texts)).most_common(1):
+        if mark and len(texts) >= FEWEST_ASKED and 2 * count > len(texts):
+            _say_of_mark(str(at), mark)
+    return outcomes
+
+
+@cache
+def _say_of_mark(at: str, mark: str) -> None:
+    text = "%s: most answers begin with %s: if thoughts stand behind it, have the server put them apart from the answer"
+    logger.warning(text, at, mark)
 
 
 def demand_whole(outcome: calls.Outcome) -> calls.Outcome:

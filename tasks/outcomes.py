@@ -184,13 +184,17 @@ def _too_much(at: StageAt, failed: Counter[str], asked: int, config: RunConfig, 
 
     A benchmark has a limit of its own; of a stage that asks in several roles gates reject what it did not get.
     """
-    accepted, is_checked = config.calls.max_failed_share, at.benchmark is None and len(at.stage.roles) == 1
-    if not is_checked or asked < FEWEST_ASKED or failed.total() <= (accepted + doubt) * asked:
+    if at.benchmark is not None or len(at.stage.roles) != 1 or asked < FEWEST_ASKED:
         return ""
-    return (
-        f"{at}: {failed.total()} of {asked} requests failed for good ({failed.total() / asked:.1%}; "
-        f"{_by_kind(failed)}), more than calls.max_failed_share = {accepted:g} accepts"
-    )
+    unanswered = failed.total() - failed["bad_reply"]
+    limits = {"max_unanswered_share": unanswered, "max_failed_share": failed.total()}
+    for name, count in limits.items():
+        if count > ((accepted := getattr(config.calls, name)) + doubt) * asked:
+            return (
+                f"{at}: {count} of {asked} requests failed for good ({count / asked:.1%}; {_by_kind(failed)}), more "
+                f"than calls.{name} = {accepted:g} accepts"
+            )
+    return ""
 
 
 def _said(made: StageOutcome, counts: Counter[str]) -> str:
@@ -221,16 +225,15 @@ def _ways_on(at: StageAt, failed: Counter[str], config: RunConfig) -> str:
             f"If the server was at fault and is fixed, forget its failures with `tapir store prune {store} --role "
             f"{at.stage.roles[0]} {chosen} --yes` and run the same command: it asks for these again."
         )
-    ways.append("If so much is to be expected, raise calls.max_failed_share.")
+    ways.append("If so much is to be expected, raise that share.")
     return " ".join(ways)
 
 
 def _prunable(at: StageAt, failed: Counter[str]) -> str:
     """What selects the failures in the store; a reply that was of no use is an answer there."""
-    kinds = sorted(set(failed) - {"bad_reply"})
-    if kinds:
-        return " ".join(f"--status {kind}" for kind in kinds)
-    return "--finish-reason length" if at.stage.roles[0] in ("teach", "refine") else ""
+    if "bad_reply" in failed and at.stage.roles[0] in ("teach", "refine"):
+        return "--unusable"
+    return " ".join(f"--status {kind}" for kind in sorted(set(failed) - {"bad_reply"}))
 
 
 _SHARD: ContextVar[int | None] = ContextVar("shard", default=None)

@@ -148,6 +148,9 @@ def prune(
     roles: Roles = None,
     statuses: Statuses = None,
     endings: Endings = None,
+    unusable: Annotated[
+        bool, typer.Option("--unusable", help="Only failures, and answers that are empty or cut off.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it nothing is changed.")] = False,
     keep_room: Annotated[
         bool, typer.Option("--keep-room", help="Leave the file as it is: new answers fill it.")
@@ -161,6 +164,7 @@ def prune(
         tuple(identities or ()),
         statuses=tuple(statuses or ()),
         finish_reasons=tuple(endings or ()),
+        unusable=unusable,
         before=before,
     )
     with opened(store, root) as engine:

@@ -117,6 +117,10 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
         )
         return self._writer.submit(partial(self._writes.count_reuse, counts=counts))
 
+    def count_useless(self, key: str, reply: str, more: int) -> Future[int]:
+        """Count replies to a request that brought no answer; the future holds how many in a row were the same."""
+        return self._writer.submit(partial(self._writes.count_useless, key=key, reply=reply, more=more))
+
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
         """Add working time to what ``run`` has spent."""
         return self._writer.submit(partial(self._writes.add_seconds, run=run, role=role, seconds=seconds))

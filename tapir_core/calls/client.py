@@ -7,11 +7,12 @@ values: these cost more processor time than the request itself, and refuse what 
 
 import asyncio
 import json
+import logging
 import os
 import re
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,14 +22,28 @@ import httpx2
 import openai
 
 from tapir_core.calls.limits import read_rate_limits
-from tapir_core.calls.types import Endpoint, Failure, Request
-from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
+from tapir_core.calls.types import Answer, Endpoint, Failure, Request
+from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, replied_at, request_body
+from tapir_core.calls.words import is_known_ending
 from tapir_core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection; a server that is there accepts within this."""
+
+LARGEST_REPLY_BYTES = 16 << 20
+"""No answer of a model is that large."""
+
+_SHOWN_CHARACTERS = 500
+"""Of a body, in a warning."""
+
+_STOOD_STILL_SECONDS = 1.0
+"""A timer that is later than this says that the whole process was stopped."""
+_READING_SECONDS = 10.0
+"""Time to read what came meanwhile."""
 
 _SHORTEST_SECRET = 8
 """A shorter key, such as `none` or `x`, is no secret, and its letters may stand in any reply."""
@@ -49,6 +64,7 @@ class Client:
         _check_secrets(endpoint)
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
+        self._unknown_endings = set[str]()
         key = endpoint.api_key or "none"
         in_bearer = endpoint.key_header == "Authorization"
         headers: dict[str, Any] = {"Authorization": f"Bearer {key}"}
@@ -86,15 +102,17 @@ class Client:
         stream = httpx2.ByteStream(body)
         asked = httpx2.Request("POST", self._chat, headers=self._headers, stream=stream, extensions=self._timeouts)
         asked.read()
-        got = await self.get(self._http.send(asked))
+        got = await self.get(self._read_bounded(asked))
         if isinstance(got, Reply):
             return got
         raw = self.text(got)
         if got.status_code == 200:
-            reply = read_completion(raw, self._endpoint)
+            reply = read_completion(raw, self._endpoint, request)
+            if isinstance(reply.outcome, Answer) and not is_known_ending(reply.outcome.finish_reason):
+                self._say_once(reply.outcome.finish_reason, raw)
         else:
             reply = read_error(got.status_code, json_or_text(raw), raw=raw, headers=got.headers)
-        limits = read_rate_limits(got.headers, now=datetime.now(UTC))
+        limits = read_rate_limits(got.headers, now=replied_at(got.headers))
         return replace(reply, rate_limits=limits) if limits else reply
 
     async def list_models(self) -> list[str] | Failure | None:
@@ -119,12 +137,35 @@ class Client:
         One that is ``patient`` may take as long as it takes, as long as something moves.
         """
         try:
-            async with asyncio.timeout(None if patient else self._timeout_seconds):
+            async with _deadline(None if patient else self._timeout_seconds):
                 return await asked
         except openai.APIStatusError as error:
             return error.response
         except FOREIGN_ERRORS as error:
             return self._read_foreign(error)
+
+    async def _read_bounded(self, asked: httpx2.Request) -> httpx2.Response:
+        """The response to ``asked``, of which no more is read than any answer has."""
+        response = await self._http.send(asked, stream=True)
+        chunks, size = list[bytes](), 0
+        try:
+            async for chunk in response.aiter_bytes():
+                size += len(chunk)
+                if size > LARGEST_REPLY_BYTES:
+                    chunks = [f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MiB".encode()]
+                    break
+                chunks.append(chunk)
+        finally:
+            await response.aclose()
+        read = httpx2.Response(response.status_code, content=b"".join(chunks))
+        read.headers = response.headers
+        return read
+
+    def _say_once(self, ending: str, raw: str) -> None:
+        if ending not in self._unknown_endings:
+            self._unknown_endings.add(ending)
+            text = "%s ends answers with an unknown finish_reason %r; they count as whole: %s"
+            logger.warning(text, self._endpoint.base_url, ending, raw[:_SHOWN_CHARACTERS])
 
     def text(self, response: httpx2.Response) -> str:
         """The body, clean and without the key."""
@@ -133,6 +174,35 @@ class Client:
     def _read_foreign(self, error: Exception) -> Reply:
         key, where = self._endpoint.api_key, self._endpoint.base_url
         return read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
+
+
+@asynccontextmanager
+async def _deadline(seconds: float | None) -> AsyncIterator[None]:
+    """Break off after ``seconds``, but not at once where this process stood still meanwhile.
+
+    A process that was stopped (Ctrl-Z, a paused container, a snapshot) wakes behind its deadlines, with the replies
+    waiting in its sockets: they are read first.
+    """
+    loop = asyncio.get_running_loop()
+
+    def expire(due: float) -> None:
+        if loop.time() - due > _STOOD_STILL_SECONDS:
+            wait(_READING_SECONDS)
+        elif not limit.expired():
+            limit.reschedule(due)
+
+    def wait(longest: float) -> None:
+        timers.append(loop.call_later(longest, expire, loop.time() + longest))
+
+    timers = list[asyncio.TimerHandle]()
+    async with asyncio.timeout(None) as limit:
+        if seconds is not None:
+            wait(seconds)
+        try:
+            yield
+        finally:
+            for each in timers:
+                each.cancel()
 
 
 def read_foreign_error(error: BaseException, *, where: str, key: str | None, timeout_seconds: float) -> Reply:

@@ -13,7 +13,7 @@ until one comes or they are given up. One event loop owns it all. Importing this
 import asyncio
 import random
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -23,7 +23,16 @@ from tapir_core.calls.client import Client
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
 from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.timing import Stopwatch, Timing
-from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, LiveAddress, Request, unsupported_remedy
+from tapir_core.calls.types import (
+    MOST_USELESS,
+    Answer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    LiveAddress,
+    Request,
+    unsupported_remedy,
+)
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 
@@ -32,7 +41,7 @@ _FAILING_STREAK = 5
 """Failures in a row after which an address is in trouble: another one should be asked, if there is one."""
 _LEAST_SILENT = 3
 """Attempts in a row that must have had no reply: one slow row alone gives no endpoint up."""
-_MOST_REFUSALS = 10
+_MOST_REFUSALS = 3
 """Refusals in a row after which an endpoint that did answer before counts as refusing everybody."""
 FIRST_OUT_SECONDS = 1.0
 _LONGEST_OUT_SECONDS = 60.0
@@ -55,6 +64,10 @@ class Address:
         """Whether it has ever answered anybody."""
         self.out_seconds = 0.0
         """How long it stays out of service until the next probe; 0 while it is in service."""
+        self.good_since = float("-inf")
+        """When the last call began that it answered."""
+        self.passing = set[str]()
+        """Useless replies after which the same request was answered: they say nothing about a row."""
         self.is_probed = False
         """Of one that is out: whether a call is let through."""
         self._own = {"base_url": base_url, "more_base_urls": (), **own}
@@ -87,6 +100,8 @@ class Address:
         """Learn from the reply to an attempt; gives the reason once the address is gone."""
         failure = reply.outcome
         trouble = TROUBLES.get("answer" if isinstance(failure, Answer) else failure.kind)
+        if isinstance(failure, Answer):
+            self.good_since = max(self.good_since, began)
         if trouble is not None and not reply.shows_spent_account:
             self.calls.count(trouble, began=began, now=now)
         if isinstance(failure, Failure) and reply.endpoint_at_fault:
@@ -122,8 +137,8 @@ class Address:
             return None
         remedies = {"unauthorized": endpoint.key_remedy, "unsupported": unsupported_remedy(failure.parameter)}
         remedy = remedies.get(failure.kind, "Check base_url (up to and with /v1) and the model name")
-        said = f"{self._where} refuses every request ({failure.message}). {remedy}; then the same command goes on."
-        self.trouble = replace(failure, message=said, said=failure.message)
+        said = f"{failure.message}: so {self._where} refuses every request. {remedy}; then the same command goes on."
+        self.trouble = replace(failure, message=said, said=failure.message, refuses_all=True)
         return self.trouble
 
     def _count_silence(self, failure: Failure, began: float, now: float) -> Failure | None:
@@ -154,6 +169,18 @@ class Slot:
             self.at.calls.in_flight -= 1
             self.at = None
             self.line.hand_out()
+
+
+@dataclass(slots=True)
+class _Useless:
+    """Replies without an answer to one request, in this process."""
+
+    last: str = ""
+    since: float = 0.0
+    """When the first in a row like the last one came."""
+    uncounted: int = 0
+    """Of these, those that are not in the books yet."""
+    seen: set[str] = field(default_factory=set)
 
 
 class Line:
@@ -215,7 +242,7 @@ class Line:
 
         ``slot`` is given back while a next attempt is waited for, and held with the reply: the caller releases it.
         """
-        attempts, failed, before = 0, Counter[FailureKind](), Spend()
+        attempts, failed, before, useless = 0, Counter[FailureKind](), Spend(), _Useless()
         until_given_up = asyncio.timeout(None)
         try:
             async with until_given_up:
@@ -223,6 +250,7 @@ class Line:
                 while slot.at is not None and not self._given_up:
                     attempts, address = attempts + 1, slot.at
                     reply = await self._attempt(key, request, endpoint, address)
+                    reply = await self._count_useless(key, reply, address, useless)
                     pause = self._pause_after(reply, failed, address)
                     if pause is None:
                         return _of_all(reply, attempts, before) if failed else reply
@@ -280,6 +308,29 @@ class Line:
         rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
         return self._observe(address, _timed(reply, timing), began=began, endpoint=endpoint)
 
+    async def _count_useless(self, key: str, reply: Reply, address: Address, useless: "_Useless") -> Reply:
+        """The reply; a terminal one once the row got the same one without an answer three times, over all starts.
+
+        A server that fails everybody, or fails now and then, says nothing about a row: what is no chat completion
+        counts where the address answers others meanwhile, and never answered a row after the same reply.
+        """
+        if isinstance(reply.outcome, Answer):
+            address.passing |= useless.seen
+        if not reply.useless or isinstance(reply.outcome, Answer):
+            return reply
+        if useless.last != reply.useless:
+            useless.last, useless.uncounted, useless.since = reply.useless, 0, self._loop.time()
+        useless.seen.add(reply.useless)
+        useless.uncounted += 1
+        is_healthy = address.good_since > useless.since and reply.useless not in address.passing
+        if not reply.is_completion and not is_healthy:
+            return reply
+        more, useless.uncounted = useless.uncounted, 0
+        if not await self._books.is_terminal(key, reply.useless, more):
+            return reply
+        said = f"{reply.outcome.message} (the same reply {MOST_USELESS} times)"
+        return replace(reply, outcome=Failure("no_answer", said))
+
     def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint) -> Reply:
         """Learn from a reply whether its address stays in service and the endpoint is given up; what its row gets."""
         if address not in self._left:
@@ -293,7 +344,9 @@ class Line:
             if gone is not None and not another:
                 said = [gone.message, *(each.trouble.message for each in others if each.trouble)]
                 if others:
-                    gone = replace(gone, message=f"none of the {len(said)} addresses answers: {'; '.join(said)}")
+                    refused = gone.refuses_all and all(each.trouble and each.trouble.refuses_all for each in others)
+                    said_all = f"none of the {len(said)} addresses answers: {'; '.join(said)}"
+                    gone = replace(gone, message=said_all, refuses_all=refused)
                 # One that answered before may charge what is in flight: credit ran out, or a model is gone.
                 ever_answered = any(each.answered for each in self.addresses.values())
                 self._give_up(gone, is_free=reply.endpoint_at_fault and not ever_answered)

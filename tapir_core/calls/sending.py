@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.budget import LOST_HOLD, Attempt, LiveSpend, make_attempt, settlement
-from tapir_core.calls.types import Endpoint, Failure, Outcome, Request
+from tapir_core.calls.types import MOST_USELESS, Endpoint, Failure, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
+from tapir_core.text import digest
 
 STOPPED = Failure("stopped", "the run was told to stop before this was sent")
 """Of a request that was not sent."""
@@ -91,6 +92,11 @@ class Books:
     def settle(self, attempt: Attempt, reply: Reply) -> None:
         """Write down what ``reply`` says that an attempt cost."""
         self.store.settle(settlement(attempt.id, reply))
+
+    async def is_terminal(self, key: str, reply: str, more: int) -> bool:
+        """Count ``more`` of the same useless ``reply`` to ``key``; whether another try would bring the same again."""
+        counted = self.store.count_useless(key, digest(reply), more)
+        return await asyncio.wrap_future(counted) >= MOST_USELESS
 
     def end(self, attempt: Attempt) -> None:
         """An attempt is over, with a reply or without."""

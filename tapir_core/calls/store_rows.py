@@ -31,6 +31,7 @@ from tapir_core.calls.store_tables import (
 )
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply, read_logprobs
+from tapir_core.calls.words import read_ending
 from tapir_core.config import BudgetConfig
 
 _OUTCOME_COLUMNS = (
@@ -134,7 +135,7 @@ def _outcome(row: Sequence[Any]) -> Outcome:
     if status != "answer":
         return Failure(cast(FailureKind, status), message, attempts, stored=True)
     found = read_logprobs(raw)
-    return Answer(text, finish_reason, prompt_tokens, completion_tokens, usd, stored=True, logprobs=found)
+    return Answer(text, read_ending(finish_reason), prompt_tokens, completion_tokens, usd, stored=True, logprobs=found)
 
 
 def book(

@@ -147,6 +147,15 @@ attempts = sa.Table(
 `answer` or the kind of failure. While `unknown`, tokens and USD are the most that it can cost: no reply has come, or
 one that does not say. `sent` is UTC."""
 
+useless = sa.Table(
+    "useless",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("reply", sa.String(64), nullable=False),
+    sa.Column("replies", sa.Integer, nullable=False),
+)
+"""One row per request whose last replies brought no answer, with how many of them in a row were the same, by digest."""
+
 spending = sa.Table(
     "spending",
     metadata,

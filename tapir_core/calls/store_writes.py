@@ -31,11 +31,12 @@ from tapir_core.calls.store_tables import (
     reuse,
     shards,
     spending,
+    useless,
     utc_now,
     with_silence,
     writing,
 )
-from tapir_core.calls.types import Outcome, Request
+from tapir_core.calls.types import MOST_USELESS, Outcome, Request
 from tapir_core.config import BudgetConfig, Sampling
 from tapir_core.processes import LAPSE, Holder, is_free
 
@@ -151,6 +152,19 @@ def forget(connection: sa.Connection, _holder: str, _repeated: bool, *, keys: Se
     return sum(
         connection.execute(sa.delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys)
     )
+
+
+def count_useless(connection: sa.Connection, _holder: str, _repeated: bool, *, key: str, reply: str, more: int) -> int:
+    """Count ``more`` replies without an answer, all with the digest ``reply``; gives how many came in a row.
+
+    Where that is enough the count begins anew: who forgets the outcome asks as often again.
+    """
+    row = connection.execute(sa.select(useless).where(useless.c.key == key)).first()
+    replies = more + (row.replies if row is not None and row.reply == reply else 0)
+    connection.execute(sa.delete(useless).where(useless.c.key == key))
+    if replies < MOST_USELESS:
+        connection.execute(sa.insert(useless).values(key=key, reply=reply, replies=replies))
+    return replies
 
 
 def adopt(connection: sa.Connection, _holder: str, _repeated: bool, *, name: str, run: str, since: datetime) -> None:

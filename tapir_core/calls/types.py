@@ -22,6 +22,7 @@ FailureKind = Literal[
     "too_long",  # terminal: the prompt does not fit the model's context
     "bad_request",  # terminal: the provider calls the request itself wrong (400, 404, 422)
     "used_up",  # terminal: the model spent all its tokens on thinking, and none on an answer
+    "no_answer",  # terminal: the same reply without an answer three times, or thoughts alone
     "bad_reply",  # terminal, never stored: no parsable reply after every re-ask, or cut off where it must be whole
     "unauthorized",  # retryable: the key is wrong or lacks rights (401, 403)
     "rate_limited",  # retryable: 429 until the attempts ran out
@@ -32,10 +33,15 @@ FailureKind = Literal[
     "budget",  # retryable: the cap is reached, nothing was sent
     "stopped",  # retryable: this process was told to send nothing more
 ]
+MOST_USELESS = 3
+"""Replies in a row, over all starts, that are the same and bring no answer: then a row has its outcome."""
+
 BATCH_FACTOR = 0.5
 """Share of the list price that a Batch API charges."""
 
-TERMINAL: frozenset[FailureKind] = frozenset({"refused", "too_long", "bad_request", "used_up", "bad_reply"})
+TERMINAL: frozenset[FailureKind] = frozenset(
+    {"refused", "too_long", "bad_request", "used_up", "no_answer", "bad_reply"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ class Failure:
     """Of what is `unsupported`, the field of the request that the endpoint names."""
     said: str = ""
     """The provider's own words, where the message says more."""
+    refuses_all: bool = False
+    """Whether the endpoint was given up because it refuses every request: nothing is gained by another try."""
 
     @property
     def retryable(self) -> bool:

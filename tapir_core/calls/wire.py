@@ -7,51 +7,35 @@ returned: lone surrogates and NUL characters, which databases refuse, become U+F
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from tapir_core.calls.limits import RateLimit, read_number, read_seconds
-from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request
+from tapir_core.calls.thoughts import strip_thoughts
+from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request, Role
+from tapir_core.calls.words import (
+    BROKE_OFF,
+    CUT_OFF,
+    REFUSED,
+    find_block,
+    read_ending,
+    read_error_words,
+    unsupported_field,
+)
 
-_TOO_LONG_PHRASES = (
-    "context length",
-    "context size",
-    "context window",
-    "context_length",
-    "exceeds the maximum number of tokens",
-    "maximum context",
-    "prompt is too long",
+_USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
+_ONLY_THOUGHTS = (
+    "the reply has thoughts (reasoning_content) and no answer; where the server's reasoning parser takes answers for "
+    "thoughts, switch it off"
 )
-_TOO_LONG_CODES = ("context_length_exceeded", "string_above_max_length")
-_REFUSED_CODES = ("content_filter", "content_policy_violation")
-_UNSUPPORTED_CODES = ("unsupported_parameter", "unsupported_value")
-_UNSUPPORTED_PHRASES = (
-    *("unsupported", "not supported", "does not support", "unknown name", "cannot both be specified", "deprecated"),
-    *("not permitted", "not allowed", "not enabled", "unrecognized", "can't be used at the same time"),
-)
-"""What a message says of a field that the endpoint refuses, where no code does."""
-_PARAMETERS = (
-    *("top_p", "temperature", "max_tokens", "max_completion_tokens", "seed", "top_logprobs", "logprobs"),
-    *("response_format", "reasoning_effort", "thinking", "extra_body"),
-)
-"""Fields that a message may name; of several the first is what does without the least."""
+_MORE_ROOM = "Raise max_tokens of this sampling, or lower reasoning_effort"
 _ASKED_BY_FEW = ("logprobs", "top_logprobs")
 """Fields that some requests have: who refuses one answers the others."""
-_USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
-_MORE_ROOM = "Raise max_tokens of this sampling, or lower reasoning_effort"
-_USED_UP_PHRASE = "could not finish the message because max_tokens"
-_ENDPOINT_CODES = ("model_not_found", *_UNSUPPORTED_CODES, "unknown_url")
-"""Codes under which the endpoint would refuse every row alike: storing them as terminal would poison the store."""
-_WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
-"""How the message of a 400 begins where a provider words a wrong key so: as a row's own failure it would be stored."""
-_UNPAID_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "arrearage")
-_UNPAID_BEGINNINGS = ("your credit balance is too low", "insufficient balance")
-"""How the message of a 400 begins where an account is empty; topped up, the same row is answered."""
-_INTERRUPTED = ("abort", "error", "insufficient_system_resource")
-"""Finish reasons of replies that broke off in the server: what stands there is no answer; another try brings one."""
+TRAINED_ON: tuple[Role, ...] = ("teach", "refine")
+"""Of these an answer that is as long as it may be counts as cut off, whatever its finish reason says."""
 
 _CUT_OFF_STATUSES = frozenset({408, 504, 524})
 """What a server or gateway says that gave up waiting: the model may have answered, and the provider charges for it."""
@@ -78,8 +62,17 @@ class Reply:
     """The server's own wish for the pause before the next attempt."""
     endpoint_at_fault: bool = False
     """True when every other request to this endpoint would fail the same way."""
+    is_completion: bool = False
+    """True when the provider took the request for answered: it will charge for it."""
     rate_limits: tuple[RateLimit, ...] = ()
     """The limits per minute that the reply's headers show."""
+
+    @property
+    def useless(self) -> str:
+        """A reply that came and brought nothing, without what differs between two of the same; else empty."""
+        if not isinstance(self.outcome, Failure) or self.outcome.kind != "server" or self.raw is None:
+            return ""
+        return re.sub(r"\S*\d\S*", "#", self.outcome.message)
 
     @property
     def shows_spent_account(self) -> bool:
@@ -110,31 +103,44 @@ def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     return {**body, **endpoint.body_fields}
 
 
-def read_completion(raw: str, endpoint: Endpoint) -> Reply:
-    """What a body under status 200 means: an answer, a typed refusal, or a server failure."""
+def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None) -> Reply:
+    """What a body under status 200 means: an answer, a typed refusal, or a failure.
+
+    With the ``request`` an answer to be trained on that took all its tokens is cut off, whatever its finish reason.
+    """
     try:
         body = json.loads(raw)
     except ValueError:
         return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     if not isinstance(body, dict):
         return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
+    choices = body.get("choices")
+    choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
     usage = _mapping(body.get("usage"))
     prompt_tokens, said = _integer(usage.get("prompt_tokens")), _integer(usage.get("completion_tokens"))
     # Some leave thoughts out of the completion and charge for them all the same.
     completion_tokens = max(said, _integer(usage.get("total_tokens")) - prompt_tokens)
     prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
     usd = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
-    if body.get("error"):
-        error = read_error(_integer(_mapping(body["error"]).get("code")) or 500, body, raw=raw)
-        return replace(error, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, usd=usd)
+    if error := body.get("error") or choice.get("error") or _failed_call(body):
+        status = _integer(_mapping(error).get("code"))
+        failed = read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw)
+        return replace(failed, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, usd=usd)
     details = _mapping(usage.get("completion_tokens_details"))
-    thought = completion_tokens > said or _integer(details.get("reasoning_tokens")) > 0
     outcome = _read_choice(
-        body,
+        choice,
         Answer("", "", prompt_tokens, completion_tokens, usd),
-        thought=thought,
+        thought=completion_tokens > said or _integer(details.get("reasoning_tokens")) > 0,
         strip=endpoint.thinking == "strip",
     )
+    if outcome is None:
+        blocked = find_block(body)
+        outcome = Failure("refused", f"blocked: {blocked}: {_clip(raw)}") if blocked else _no_answer(raw)
+    elif body.get("amazon-bedrock-guardrailAction", "NONE") != "NONE":
+        outcome = Failure("refused", "stopped by the provider's guardrail")
+    elif isinstance(outcome, Answer) and request is not None and request.role in TRAINED_ON:
+        is_full = outcome.finish_reason != CUT_OFF and said >= request.sampling.max_tokens
+        outcome = replace(outcome, finish_reason=CUT_OFF) if is_full else outcome
     return Reply(
         outcome,
         prompt_tokens=prompt_tokens,
@@ -142,6 +148,7 @@ def read_completion(raw: str, endpoint: Endpoint) -> Reply:
         usd=usd,
         cost_unknown=not prompt_tokens + completion_tokens,
         raw=raw,
+        is_completion="choices" in body,
     )
 
 
@@ -157,17 +164,20 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     # Some wrap the error in a list.
     whole = _mapping(body[0] if isinstance(body, list) and body else body)
     error = _mapping(whole.get("error")) or whole
-    code = str(error.get("code") or error.get("type") or "").lower()
+    more = _mapping(error.get("metadata"))
     said = error.get("message") or error.get("detail") or whole.get("error") or body
     text = said if isinstance(said, str) else json.dumps(said, default=str)
-    parameter = _unsupported(status, code, str(error.get("param") or ""), text)
+    # A gateway's own message may say no more than that its provider failed.
+    text += f" {more['raw']}" if isinstance(more.get("raw"), str) else ""
+    codes = frozenset({*_codes(error), *(["content_filter"] if more.get("reasons") else [])})
+    parameter = unsupported_field(status, codes, str(error.get("param") or ""), text)
     if parameter in _ASKED_BY_FEW:
         kind: FailureKind = "bad_request"
     else:
-        kind = "unsupported" if parameter else _kind_of(status, code, text.lower())
+        kind = "unsupported" if parameter else read_error_words(status, codes, text.lower())
     message = f"HTTP {status}: {_clip(text)}" if text else f"HTTP {status}"
     message += f" {_MORE_ROOM}" if kind == "used_up" else ""
-    retry_after = read_retry_after(headers or {}, now=datetime.now(UTC))
+    retry_after = read_retry_after(headers or {}, now=replied_at(headers or {}))
     return Reply(
         Failure(kind, message, parameter=parameter),
         cost_unknown=status in _CUT_OFF_STATUSES,
@@ -185,78 +195,78 @@ def read_retry_after(headers: Mapping[str, str], *, now: datetime) -> float | No
     return read_seconds(headers.get("retry-after", ""), parsedate_to_datetime, now=now)
 
 
+def replied_at(headers: Mapping[str, str]) -> datetime:
+    """When a reply was sent, by the clock that its dates go by: the server's; ours where it does not say."""
+    try:
+        date = parsedate_to_datetime(headers.get("date", ""))
+    except ValueError:
+        return datetime.now(UTC)
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
 def clean_text(text: str) -> str:
     """``text`` as every database takes it: no lone surrogates, no NUL."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "�")
 
 
-def _unsupported(status: int, code: str, parameter: str, text: str) -> str:
-    """The field of every request that the endpoint refuses; empty where the error is about something else.
-
-    OpenAI names it in ``param``; others quote it, or several of them, in the message alone.
-    """
-    if status not in {400, 403, 422} or any(phrase in text.lower() for phrase in _TOO_LONG_PHRASES):
-        return ""
-    if code in _UNSUPPORTED_CODES and parameter:
-        return parameter
-    if not any(phrase in text.lower() for phrase in _UNSUPPORTED_PHRASES):
-        return ""
-    return next((name for name in _PARAMETERS if re.search(rf"\b{name}\b", text)), "")
-
-
-def _kind_of(status: int, code: str, text: str) -> FailureKind:
-    if code in _REFUSED_CODES:
-        return "refused"
-    if _USED_UP_PHRASE in text:
-        return "used_up"
-    wrong_key = status == 400 and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
-    if wrong_key or code in _UNPAID_CODES or status in {401, 402, 403}:
-        return "unauthorized"
-    # 404 and 405 say that the address or the model is wrong, not the row: the same row is fine once that is set right.
-    if code in _ENDPOINT_CODES or status in {404, 405}:
-        return "connection"
-    if (
-        status == 413
-        or code in _TOO_LONG_CODES
-        or (status < 500 and any(phrase in text for phrase in _TOO_LONG_PHRASES))
-    ):
-        return "too_long"
-    if status == 429:
-        return "rate_limited"
-    if status == 408:
-        return "timeout"
-    return "bad_request" if 400 <= status < 500 and status not in {409, 425} else "server"
-
-
-def _read_choice(body: dict[str, Any], empty: Answer, *, thought: bool, strip: bool) -> Outcome:
-    choices = body.get("choices")
-    if not isinstance(choices, list) or not choices:
-        return Failure("server", "the reply has no choices")
-    choice = _mapping(choices[0])
-    message, finish_reason = _mapping(choice.get("message")), str(choice.get("finish_reason") or "")
+def _read_choice(choice: dict[str, Any], empty: Answer, *, thought: bool, strip: bool) -> Outcome | None:
+    """What a choice says; None where it has no message with text."""
+    message, ending = _mapping(choice.get("message")), _ending_of(choice)
     if message.get("refusal"):
         return Failure("refused", _clip(str(message["refusal"])))
-    if finish_reason == "content_filter":
-        return Failure("refused", "stopped by the provider's content filter")
-    if finish_reason in _INTERRUPTED:
-        return Failure("server", f"the reply broke off ({finish_reason})")
+    if ending == REFUSED:
+        return Failure("refused", f"stopped by the provider's content filter ({_said_ending(choice)})")
+    if ending == BROKE_OFF:
+        return Failure("server", f"the reply broke off ({_said_ending(choice)})")
     content = _text_of(message.get("content"))
-    if not isinstance(content, str | None) or "message" not in choice:
-        return Failure("server", "the reply has no text")
+    if not isinstance(content, str | None) or not message:
+        return None
     text = clean_text(content or "")
-    answer = strip_thoughts(text) if strip else text
-    thought = thought or answer != text or bool(message.get("reasoning") or message.get("reasoning_content"))
-    if finish_reason == "length" and thought and not answer.strip():
-        return Failure("used_up", _USED_UP.format(tokens=empty.completion_tokens, remedy=_MORE_ROOM))
-    return replace(empty, text=answer, finish_reason=finish_reason, logprobs=_read_logprobs(choice))
+    apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
+    answer = strip_thoughts(text) if strip and not apart else text
+    if not answer.strip():
+        if ending == CUT_OFF and (thought or answer != text or apart):
+            return Failure("used_up", _USED_UP.format(tokens=empty.completion_tokens, remedy=_MORE_ROOM))
+        if ending == CUT_OFF and empty.prompt_tokens and not empty.completion_tokens:
+            return Failure("too_long", f"the prompt of {empty.prompt_tokens} tokens left no room for an answer")
+        if apart:
+            return Failure("no_answer", f"{_ONLY_THOUGHTS}: {_clip(str(apart))}")
+    return replace(empty, text=answer, finish_reason=ending, logprobs=_read_logprobs(choice))
 
 
-def strip_thoughts(text: str) -> str:
-    """``text`` without the thoughts before it, also where the opening tag stood in the prompt, or the closing lacks."""
-    thoughts, closing, answer = text.partition("</think>")
-    if closing:
-        return answer.lstrip() if thoughts.count("<think>") <= 1 else text
-    return "" if text.lstrip().startswith("<think>") else text
+def _ending_of(choice: dict[str, Any]) -> str:
+    """How a reply ended, in our words: a gateway's word, unless its provider's says that the answer is not whole."""
+    said = [_said(choice.get(name)) for name in ("finish_reason", "native_finish_reason")]
+    said.append(_said(_mapping(choice.get("provider_specific_fields")).get("native_finish_reason")))
+    ending, *natives = map(read_ending, said if said[0] else [_said(choice.get("done_reason")), *said[1:]])
+    return next((each for each in natives if each in (CUT_OFF, REFUSED, BROKE_OFF)), ending)
+
+
+def _said_ending(choice: dict[str, Any]) -> str:
+    return ", ".join(str(choice[name]) for name in ("finish_reason", "native_finish_reason") if choice.get(name))
+
+
+def _said(reason: object) -> str:
+    """A finish reason, which some wrap in an object with a `type`."""
+    return str((reason.get("type") if isinstance(reason, dict) else reason) or "")
+
+
+def _no_answer(raw: str) -> Failure:
+    return Failure("server", f"the reply has no answer: {_clip(raw)}")
+
+
+def _failed_call(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The error that MiniMax wraps in a body of its own."""
+    said = _mapping(body.get("base_resp"))
+    return {"code": str(said["status_code"]), "message": said.get("status_msg")} if said.get("status_code") else None
+
+
+def _codes(error: dict[str, Any]) -> Iterator[str]:
+    """Every code of an error, in lower case, and of the error that it wraps."""
+    for name in ("code", "type", "status"):
+        yield from [str(error[name]).lower()] if error.get(name) else []
+    for name in ("innererror", "provider_specific_fields"):
+        yield from _codes(error[name]) if isinstance(error.get(name), dict) else ()
 
 
 def _text_of(content: object) -> object:
@@ -290,4 +300,9 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _integer(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    """A count, also where it comes as a text or a float; 0 where it is none."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
+    except (ValueError, OverflowError):
+        return 0
+    return int(number) if 0 < number < 1e15 else 0

@@ -201,6 +201,9 @@ class CallsConfig(Section):
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of a stage's requests that may fail for good or get a reply of no use; refusals in waves do not count."""
 
+    max_unanswered_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of a stage's requests to which the provider may give no answer for good; refusals in waves do not count."""
+
     store_url: StoreUrl | None = None
     """SQLAlchemy URL of the call store; unset: `<root>/.tapir/store.sqlite`."""
 

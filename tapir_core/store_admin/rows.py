@@ -19,8 +19,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from tapir_core.calls.store_tables import answers, explained, in_groups, open_engine, read_url, shown_url, writing
+from tapir_core.calls.thoughts import strip_thoughts
 from tapir_core.calls.types import TERMINAL, Answer, Endpoint
-from tapir_core.calls.wire import clean_text, read_completion, strip_thoughts
+from tapir_core.calls.wire import TRAINED_ON, clean_text, read_completion
+from tapir_core.calls.words import CUT_OFF, read_ending, words_of
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
 _ROWS_PER_FETCH = 100
@@ -70,6 +72,8 @@ class RowFilter:
     """`answer`, or kinds of terminal failures."""
     finish_reasons: tuple[str, ...] = ()
     """Why answers ended: `stop`, or `length` where they were cut off."""
+    unusable: bool = False
+    """Only failures, and answers that are empty or cut off: nothing is trained on them."""
     since: datetime | None = None
     """UTC; rows of this moment or later."""
     before: datetime | None = None
@@ -84,9 +88,12 @@ class RowFilter:
             columns.identity: self.identities,
             columns.run: self.runs,
             columns.status: self.statuses,
-            columns.finish_reason: self.finish_reasons,
+            columns.finish_reason: tuple(word for ending in self.finish_reasons for word in words_of(ending)),
         }
         found: list[sa.ColumnElement[bool]] = [column.in_(values) for column, values in listed.items() if values]
+        if self.unusable:
+            is_empty = sa.func.trim(columns.text, " \t\r\n") == ""
+            found.append(sa.or_(columns.status != "answer", is_empty, columns.finish_reason.in_(words_of(CUT_OFF))))
         if self.since is not None:
             found.append(columns.created >= self.since)
         if self.before is not None:
@@ -329,7 +336,11 @@ def _gives_again(row: StoredRow) -> bool:
         read = read_completion(row["raw"], _AS_IT_CAME).outcome
     except RecursionError:
         return False  # nested deeper than any reply that was ever read
-    if not isinstance(read, Answer) or read.finish_reason != row["finish_reason"]:
+    if not isinstance(read, Answer):
+        return False
+    # That an answer to be trained on took all its tokens is not in the reply alone.
+    endings = {read.finish_reason, *([CUT_OFF] if row["role"] in TRAINED_ON else [])}
+    if read_ending(row["finish_reason"]) not in endings:
         return False
     return row["text"] in (read.text, strip_thoughts(read.text))
 

@@ -225,6 +225,7 @@ VARIANTS: dict[str, list[str]] = {
         "calls.rows_per_shard=9",
         "calls.max_missing_share=0.5",
         "calls.max_failed_share=0.9",
+        "calls.max_unanswered_share=0.9",
         "calls.store_url=sqlite:///elsewhere.sqlite",
     ],
     "budget": [

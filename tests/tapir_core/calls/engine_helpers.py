@@ -37,5 +37,8 @@ class UnbookedAttempts:
     def settle(self, _: Attempt, reply: Reply) -> None:
         self.settled.append(reply)
 
+    async def is_terminal(self, key: str, reply: str, more: int) -> bool:
+        return False
+
     def end(self, attempt: Attempt) -> None:
         """Nobody waits for room."""

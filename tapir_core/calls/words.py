@@ -1,0 +1,200 @@
+"""What providers say and what it means here: finish reasons, block reasons, error codes and phrases, in one table.
+
+Every provider has words of its own for an answer that was cut off, a prompt that was blocked or does not fit, a key
+that is wrong; gateways pass them on as they are. All of them are translated here and nowhere else.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from tapir_core.calls.types import FailureKind
+
+WHOLE, CUT_OFF, REFUSED, BROKE_OFF, TOOL_CALLS = "stop", "length", "content_filter", "error", "tool_calls"
+"""The words in which we keep how a reply ended: OpenAI's. A reply that broke off is asked for again."""
+
+_FINISH_REASONS = {
+    WHOLE: (
+        *("stop", "stop_sequence", "stop_token", "stop_word", "stop_words", "stop_str", "stop_string", "eos", "word"),
+        *("eos_token", "eos_found", "stop_string_found", "matched_stop", "end_id", "end_turn", "end_of_turn"),
+        *("complete", "completed", "finish", "finished", "done", "normal", "success", "reason_stop", "null", "none"),
+    ),
+    TOOL_CALLS: ("tool_calls", "tool_call", "tool_use", "function_call", "reason_tool_calls"),
+    CUT_OFF: (
+        *("length", "limit", "token_limit", "length_limit", "length_capped", "max_length", "max_tokens", "max_token"),
+        *("max_new_tokens", "max_output_tokens", "max_completion_tokens", "max_tokens_reached", "model_length"),
+        *("max_predicted_tokens_reached", "context_length_reached", "context_length", "context_length_exceeded"),
+        *("max_context", "max_context_length", "model_context_window_exceeded", "context_window_exceeded"),
+        *("reason_max_len", "reason_max_context", "error_limit", "not_finished", "not_complete", "incomplete"),
+        *("truncated", "is_truncated", "continuation", "compaction", "pause_turn", "repetition"),
+    ),
+    REFUSED: (
+        *("content_filter", "content_filtered", "filtered", "filter", "refusal", "refused", "safety", "recitation"),
+        *("blocklist", "blocked", "prohibited_content", "spii", "language", "jailbreak", "escalation", "model_armor"),
+        *("image_safety", "image_prohibited_content", "image_recitation", "image_other", "no_image", "error_toxic"),
+        *("guardrail", "guardrails", "guardrail_intervened", "intervened", "sensitive", "moderation", "risk_control"),
+        *("content_policy_violation", "data_inspection_failed"),
+    ),
+    BROKE_OFF: (
+        *("error", "abort", "aborted", "cancel", "cancelled", "canceled", "user_cancel", "user_stopped", "failed"),
+        *("network_error", "server_error", "internal_error", "connection_error", "insufficient_system_resource"),
+        *("timeout", "time_limit", "reason_time_limit", "rate_limit_exceeded", "load", "unload", "model_unloaded"),
+        *("malformed_response", "malformed_model_output", "malformed_function_call", "malformed_tool_use"),
+        *("unexpected_tool_call", "too_many_tool_calls", "missing_thought_signature", "other", "unknown"),
+        *("unspecified", "engine_overloaded", "overloaded", "pup_limited_disabled"),
+    ),
+}
+"""Our word → those of OpenAI, Azure, Anthropic, Gemini, Bedrock, Mistral, Cohere, xAI, DeepSeek, GLM, vLLM, SGLang,
+TGI, TensorRT-LLM, LM Studio, Ollama, llama.cpp, and of gateways such as LiteLLM and OpenRouter, in `_plain` form."""
+_OURS = {word: ours for ours, words in _FINISH_REASONS.items() for word in words}
+
+_ENDING_FIELDS = ("finish_reason", "native_finish_reason", "stop_reason", "done_reason")
+_BLOCK_FIELDS = ("block_reason", "blocked_reason", "amazon_bedrock_guardrail_action")
+_NO_BLOCK = ("", "none", "null")
+
+_REFUSED_CODES = {
+    *("content_filter", "content_policy_violation", "responsibleaipolicyviolation", "invalid_prompt", "bio_policy"),
+    *("data_inspection_failed", "datainspectionfailed", "guardrail_intervened", "1301", "1026", "1027", "refusal"),
+}
+_REFUSED_PHRASES = (
+    *("content management policy", "content policy", "content filtering policy", "content_policy_violation"),
+    *("usage policy", "usage policies", "safety system", "was flagged", "been flagged", "requires moderation"),
+    *("inappropriate content", "considered high risk", "content exists risk", "blocked by our content filter"),
+    *("response was blocked", "prompt was blocked", "prohibited_content", "responsible ai", "by guardrail"),
+    *("sensitive content", "data_inspection_failed", "敏感内容"),
+)
+"""What the message of an error says where the prompt, or the answer to it, is not allowed."""
+_OF_ACCOUNT = ("your account", "organization", "api key")
+"""Beside these a refusal is no row's own."""
+
+_DOES_NOT_FIT = re.compile(
+    r"""maximum\ (?:model|context|prompt|input|sequence|allowed|allowed\ input)\ (?:length|limit)
+    | (?:longer|greater)\ than\ the\ (?:model's\ )?(?:maximum\ )?(?:context|model|prompt|input)
+    | exceed(?:s|ed)?\ (?:the\ |model's\ )?(?:maximum\ |available\ |max\ |max_)?(?:number\ of\ tokens|context)
+    | exceeded\ model\ token\ limit
+    | exceeds\ (?:the\ )?maximum\ (?:input|sequence|allowed)\ length | exceeds\ the\ kv\ memory\ budget
+    | exceed\ the\ configured\ limit | exceed\ context\ limit | context\ (?:window|length)\ exceed | context_length_
+    | (?:prompt|input)\ (?:is\ )?too\ long | too\ many\ input\ tokens | prompt\ has\ too\ many\ tokens
+    | too\ large\ for\ model\ with | prompt\ exceeds
+    | (?:prompt|input)\ token\ (?:count|length)\b.{0,40}(?:exceed|too\ long)
+    | tokens\ to\ keep\ from\ the\ initial\ prompt | keep\ the\ first\ \d+\ tokens\ when\ context
+    | tokens`?\ \+\ `?max_new_tokens`?\ must\ be\ <= | inputs`?\ must\ have\ less\ than | range\ of\ input\ length
+    | prompt\ tokens\ too\ long | tokens_too_long | characters_too_long | prompt\ 超长 | length\ limit\ exceeded
+    | tokens\ in\ request\ more\ than\ max | configured\ context\ size | current\ length\ is\ \d+\ while\ limit
+    | max(?:imum)?[_ ](?:num[_ ]tokens|input[_ ]length|seq[_ ]len|model[_ ]len)""",
+    re.VERBOSE,
+)
+"""What a message says of a prompt that does not fit, under any status: of vLLM, SGLang, TGI, TensorRT-LLM, llama.cpp,
+LM Studio, Ollama, OpenAI, Anthropic, Gemini, Bedrock, Mistral, xAI, DashScope, GLM, Moonshot, Qianfan and gateways."""
+_ABOUT_LENGTH = ("context length", "context size", "context window", "maximum context")
+"""The same where the status says that the request is at fault."""
+_TOO_LONG_CODES = {
+    *("context_length_exceeded", "context_length_error", "string_above_max_length", "exceed_context_size_error"),
+    *("request_too_large", "1261"),
+}
+_PER_MINUTE = ("rate limit", "rate_limit", "per minute", "tokens per min", "too many requests", "per day")
+_NEVER_FITS = re.compile(r"limit:? ([\d,]+).{0,20}requested:? ([\d,]+)")
+"""Of a limit per minute: one request that is larger than the minute."""
+_USED_UP_PHRASE = "could not finish the message because max_tokens"
+
+_UNSUPPORTED_CODES = ("unsupported_parameter", "unsupported_value")
+_UNSUPPORTED_PHRASES = (
+    *("unsupported", "not supported", "does not support", "unknown name", "cannot both be specified", "deprecated"),
+    *("not permitted", "not allowed", "not enabled", "unrecognized", "can't be used at the same time"),
+)
+"""What a message says of a field that the endpoint refuses, where no code does."""
+_PARAMETERS = (
+    *("top_p", "temperature", "max_tokens", "max_completion_tokens", "seed", "top_logprobs", "logprobs"),
+    *("response_format", "reasoning_effort", "thinking", "extra_body"),
+)
+"""Fields that a message may name; of several the first is what does without the least."""
+_ENDPOINT_CODES = {"model_not_found", *_UNSUPPORTED_CODES, "unknown_url"}
+"""Codes under which the endpoint would refuse every row alike: storing them as terminal would poison the store."""
+_WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
+"""How the message of a 400 begins where a provider words a wrong key so: as a row's own failure it would be stored."""
+_UNPAID_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "arrearage"}
+_UNPAID_BEGINNINGS = ("your credit balance is too low", "insufficient balance")
+"""How the message of a 400 begins where an account is empty; topped up, the same row is answered."""
+
+
+@lru_cache(maxsize=1024)
+def read_ending(said: str) -> str:
+    """How a reply ended, in our words; a word that is in no table as it is."""
+    return _OURS.get(_plain(said), said)
+
+
+def words_of(ending: str) -> tuple[str, ...]:
+    """Every way in which stored answers spell one of our words: stores of version 0.1 kept the providers' own."""
+    return (ending, *(spelt for word in _FINISH_REASONS.get(ending, ()) for spelt in (word, word.upper())))
+
+
+@lru_cache(maxsize=1024)
+def is_known_ending(said: str) -> bool:
+    """Whether the table has the word, or nothing is said."""
+    return not said or _plain(said) in _OURS
+
+
+def find_block(body: object) -> str:
+    """The provider's word for why it blocked a prompt or an answer, wherever it stands in a body; else empty."""
+    return next(_blocks(body), "")
+
+
+def _blocks(body: object) -> Iterator[str]:
+    for name, value in body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ():
+        field = _plain(str(name))
+        if isinstance(value, str):
+            is_block = field in _BLOCK_FIELDS and _plain(value) not in _NO_BLOCK
+            yield from [value] if is_block or (field in _ENDING_FIELDS and read_ending(value) == REFUSED) else []
+        elif isinstance(value, dict) and value.get("filtered") is True:
+            yield str(name)
+        else:
+            yield from _blocks(value)
+
+
+def read_error_words(status: int, codes: frozenset[str], text: str) -> FailureKind:
+    """What an error means by its status, its codes and its message, all in lower case."""
+    fits_not = bool(_DOES_NOT_FIT.search(text)) or (status < 500 and any(each in text for each in _ABOUT_LENGTH))
+    is_of_account = any(each in text for each in _OF_ACCOUNT) or status in {401, 402, 404, 405, 408, 429}
+    if codes & _REFUSED_CODES or (
+        not fits_not and not is_of_account and any(phrase in text for phrase in _REFUSED_PHRASES)
+    ):
+        return "refused"
+    if _USED_UP_PHRASE in text:
+        return "used_up"
+    wrong_key = status == 400 and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
+    if wrong_key or codes & _UNPAID_CODES or status in {401, 402, 403}:
+        return "unauthorized"
+    # 404 and 405 say that the address or the model is wrong, not the row: the same row is fine once that is set right.
+    if codes & _ENDPOINT_CODES or status in {404, 405}:
+        return "connection"
+    if status == 429 or (status == 413 and any(each in text for each in _PER_MINUTE)):
+        asked = _NEVER_FITS.search(text)
+        limit, requested = (int(each.replace(",", "") or 0) for each in asked.groups()) if asked else (0, 0)
+        # However long one waits, it never fits; a limit of calls has no number that large.
+        return "too_long" if requested > limit > 0 else "rate_limited"
+    if status == 413 or codes & _TOO_LONG_CODES or fits_not:
+        return "too_long"
+    if status == 408:
+        return "timeout"
+    return "bad_request" if 400 <= status < 500 and status not in {409, 425} else "server"
+
+
+def unsupported_field(status: int, codes: frozenset[str], parameter: str, text: str) -> str:
+    """The field of every request that the endpoint refuses; empty where the error is about something else.
+
+    OpenAI names it as ``parameter``; others quote it, or several of them, in the message alone.
+    """
+    said = text.lower()
+    if status not in {400, 403, 422} or _DOES_NOT_FIT.search(said) or any(each in said for each in _ABOUT_LENGTH):
+        return ""
+    if parameter and not codes.isdisjoint(_UNSUPPORTED_CODES):
+        return parameter
+    if not any(phrase in said for phrase in _UNSUPPORTED_PHRASES):
+        return ""
+    return next((name for name in _PARAMETERS if re.search(rf"\b{name}\b", text)), "")
+
+
+def _plain(word: str) -> str:
+    """A word in lower case with `_` between its parts, without the name of the enumeration that some put before it."""
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word)
+    return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_").removeprefix("finish_reason_")
