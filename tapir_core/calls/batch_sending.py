@@ -193,7 +193,11 @@ class BatchSending:
         pauses = [0.0]
         for key in failed.keys() & self._missing.keys():
             reply, counts = failed[key], self._failed.setdefault(key, Counter())
+            if reply.is_completion and reply.useless:
+                reply = await self._books.count_useless(key, reply)
             assert isinstance(reply.outcome, Failure)
+            if not reply.outcome.retryable:
+                await asyncio.wrap_future(self._books.store.put(key, self._missing[key], reply))
             kind = reply.outcome.kind
             counts[kind] += 1
             pause = self._pause_before_retry(kind=kind, failed=counts, retry_after_seconds=reply.retry_after_seconds)

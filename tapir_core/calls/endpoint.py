@@ -24,7 +24,6 @@ from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_
 from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.timing import Stopwatch, Timing
 from tapir_core.calls.types import (
-    MOST_USELESS,
     Answer,
     Endpoint,
     Failure,
@@ -326,10 +325,7 @@ class Line:
         if not reply.is_completion and not is_healthy:
             return reply
         more, useless.uncounted = useless.uncounted, 0
-        if not await self._books.is_terminal(key, reply.useless, more):
-            return reply
-        said = f"{reply.outcome.message} (the same reply {MOST_USELESS} times)"
-        return replace(reply, outcome=Failure("no_answer", said))
+        return await self._books.count_useless(key, reply, more)
 
     def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint) -> Reply:
         """Learn from a reply whether its address stays in service and the endpoint is given up; what its row gets."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.budget import LOST_HOLD, Attempt, LiveSpend, make_attempt, settlement
@@ -93,10 +93,14 @@ class Books:
         """Write down what ``reply`` says that an attempt cost."""
         self.store.settle(settlement(attempt.id, reply))
 
-    async def is_terminal(self, key: str, reply: str, more: int) -> bool:
-        """Count ``more`` of the same useless ``reply`` to ``key``; whether another try would bring the same again."""
-        counted = self.store.count_useless(key, digest(reply), more)
-        return await asyncio.wrap_future(counted) >= MOST_USELESS
+    async def count_useless(self, key: str, reply: Reply, more: int = 1) -> Reply:
+        """Count ``more`` of a useless ``reply`` to ``key``; a terminal one once another try would bring it again."""
+        assert isinstance(reply.outcome, Failure), "an answer is of use"
+        counted = self.store.count_useless(key, digest(reply.useless), more)
+        if await asyncio.wrap_future(counted) < MOST_USELESS:
+            return reply
+        said = f"{reply.outcome.message} (the same reply {MOST_USELESS} times)"
+        return replace(reply, outcome=Failure("no_answer", said))
 
     def end(self, attempt: Attempt) -> None:
         """An attempt is over, with a reply or without."""

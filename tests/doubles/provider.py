@@ -6,6 +6,7 @@ It knows no instruction; the stand-in (`tapir_core/standin`) is the one that doe
 """
 
 import asyncio
+import gzip
 import json
 import threading
 import time
@@ -74,6 +75,18 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """A body of its own, sent with gzip."""
+
+    body: str
+
+    def to_response(self, _: RecordedCall) -> web.Response:
+        """The HTTP response."""
+        packed = gzip.compress(self.body.encode())
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"}, content_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
 class Hang:
     """No reply until the client or the server goes away."""
 
@@ -89,7 +102,7 @@ def make_request(prompt: str = "Say something.", *, sampling: Sampling | None = 
     return Request(messages=(Message("user", prompt),), sampling=sampling or Sampling(), **{**defaults, **fields})
 
 
-FakeReply = Text | Status | Hang | Drop
+FakeReply = Text | Status | Packed | Hang | Drop
 Script = Callable[[RecordedCall], FakeReply]
 
 

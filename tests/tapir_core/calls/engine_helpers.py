@@ -37,8 +37,8 @@ class UnbookedAttempts:
     def settle(self, _: Attempt, reply: Reply) -> None:
         self.settled.append(reply)
 
-    async def is_terminal(self, key: str, reply: str, more: int) -> bool:
-        return False
+    async def count_useless(self, key: str, reply: Reply, more: int = 1) -> Reply:
+        return reply
 
     def end(self, attempt: Attempt) -> None:
         """Nobody waits for room."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Message, Outcome
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Failure, Message, Outcome, batch_client
 from tapir_core.calls.store_tables import answers, open_engine
+from tapir_core.calls.wire import Reply, read_completion
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import ConfigError, TapirError
 from tests.doubles.batches import BatchRules
@@ -171,3 +172,19 @@ def test_an_address_with_a_password_is_refused_before_anything_is_claimed(store_
     with open_batch_engine(store_url) as engine, pytest.raises(ConfigError, match="password"):
         engine.ask(sums(1), lambda: batch_endpoint("http://me:pass@127.0.0.1:9/v1"))
     assert batch_states(store_url) == []
+
+
+def test_a_row_that_three_batches_bring_no_answer_to_is_put_into_no_other(store_url: str, monkeypatch):
+    read = batch_client.read_line
+
+    def blocked(line: bytes, endpoint: Endpoint) -> tuple[str, Reply] | None:
+        key, reply = read(line, endpoint) or ("", None)
+        body = json.dumps({"choices": [], "note": "not that one"})
+        return key, read_completion(body, endpoint) if key == sums(1)[0].key else reply
+
+    monkeypatch.setattr(batch_client, "read_line", blocked)
+    with StandinServer(batches=FAST) as server, open_batch_engine(store_url) as engine:
+        outcomes = engine.ask(sums(4), lambda: batch_endpoint(server))
+        assert texts(outcomes) == ["no_answer", *expected(4)[1:]]
+        assert [rows for _, rows in batch_states(store_url)] == [4, 1, 1]
+        assert texts(engine.ask(sums(4), never)) == texts(outcomes)

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from tapir_core.calls.limits import RateLimit
 from tapir_core.calls.wire import Reply, request_body
 from tapir_core.config import Sampling
 from tapir_core.errors import ConfigError
-from tests.doubles.provider import Drop, FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
+from tests.doubles.provider import Drop, FakeProvider, FakeReply, Hang, Packed, RecordedCall, Status, Text, make_request
 
 KEY = "sk-very-secret-0123456789"
 
@@ -249,3 +250,55 @@ def test_openai_itself_is_told_who_pays(monkeypatch: pytest.MonkeyPatch):
         (call,) = proxy.calls
     assert call.headers["OpenAI-Organization"] == "org-1"
     assert "OpenAI-Project" not in call.headers
+
+
+def test_a_reply_that_is_larger_than_any_answer_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tapir_core.calls.client.LARGEST_REPLY_BYTES", 1 << 20)
+    reply, _ = send(Text("x" * (3 << 20)))
+    assert (failed(reply).kind, len(reply.raw or "") < 100) == ("server", True)
+    assert "the reply is larger than 1 MiB" in failed(reply).message
+
+
+def test_a_small_reply_that_unpacks_to_a_large_one_is_not_read_either(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tapir_core.calls.client.LARGEST_REPLY_BYTES", 1 << 20)
+    whole = json.dumps({"choices": [{"message": {"content": "x" * (3 << 20)}}]})
+    reply, _ = send(Packed(whole))
+    assert "larger than 1 MiB" in failed(reply).message
+    monkeypatch.undo()
+    assert len(send(Packed(whole))[0].outcome.text) == 3 << 20
+
+
+def test_a_date_to_wait_for_is_read_by_the_servers_clock():
+    slow = Status(429, {}, {"Date": "Thu, 01 Jan 2026 12:00:00 GMT", "Retry-After": "Thu, 01 Jan 2026 12:00:07 GMT"})
+    reply, _ = send(slow)
+    assert reply.retry_after_seconds == 7
+
+
+def test_a_process_that_stood_still_reads_the_replies_that_wait_for_it():
+    async def run(stood_still_seconds: float) -> Reply:
+        client = Client(provider.endpoint(), timeout_seconds=1.0)
+        asyncio.get_running_loop().call_later(0.1, time.sleep, stood_still_seconds)
+        try:
+            return await client.send(make_request())
+        finally:
+            await client.close()
+
+    with FakeProvider(latency_seconds=0.3) as provider:
+        assert isinstance(asyncio.run(run(2.5)).outcome, Answer)
+        provider.script = lambda _: Hang()
+        assert failed(asyncio.run(run(0.0))).kind == "timeout"
+
+
+def test_an_unknown_finish_reason_is_told_once_with_its_body(caplog: pytest.LogCaptureFixture):
+    async def run() -> list[Reply]:
+        client = Client(provider.endpoint(), timeout_seconds=5)
+        try:
+            return [await client.send(make_request(f"question {number}")) for number in range(3)]
+        finally:
+            await client.close()
+
+    with FakeProvider(lambda call: Text(call.prompt, finish_reason="sundown")) as provider:
+        replies = asyncio.run(run())
+    assert {reply.outcome.finish_reason for reply in replies} == {"sundown"}
+    [told] = [record.getMessage() for record in caplog.records if "sundown" in record.getMessage()]
+    assert "question 0" in told
