@@ -17,7 +17,7 @@ from typing import IO, Any
 from httpx2 import Response
 from openai.types import Batch
 
-from tapir_core.calls.client import Client, hide_key, json_or_text
+from tapir_core.calls.client import Client, hide_keys, json_or_text
 from tapir_core.calls.store_tables import utc_now
 from tapir_core.calls.store_writes import LOST, OpenBatch
 from tapir_core.calls.types import TERMINAL, Endpoint, Failure, FailureKind, Request, is_local
@@ -252,12 +252,12 @@ def read_line(line: bytes, endpoint: Endpoint) -> tuple[str, Reply] | None:
         return None
     response, error = row.get("response"), row.get("error")
     if isinstance(response, dict) and response.get("status_code"):
-        raw = hide_key(clean_text(json.dumps(response.get("body"), ensure_ascii=False)), endpoint.api_key)
+        raw = hide_keys(clean_text(json.dumps(response.get("body"), ensure_ascii=False)), endpoint)
         if response["status_code"] == 200:
             return row["custom_id"], read_completion(raw, endpoint)
         return row["custom_id"], read_error(int(response["status_code"]), json.loads(raw), raw=raw)
     error = error if isinstance(error, dict) else {}
     said = f"{error.get('code') or ''} {error.get('message') or 'no reply and no reason'}"
-    message = hide_key(clean_text(f"the batch did not make this request: {said}"), endpoint.api_key)
+    message = hide_keys(clean_text(f"the batch did not make this request: {said}"), endpoint)
     kind: FailureKind = "timeout" if error.get("code") == "batch_expired" else "server"
     return row["custom_id"], Reply(Failure(kind, message), attempts=0)

@@ -169,11 +169,10 @@ class Client:
 
     def text(self, response: httpx2.Response) -> str:
         """The body, clean and without the key."""
-        return hide_key(clean_text(response.content.decode("utf-8", "replace")), self._endpoint.api_key)
+        return hide_keys(clean_text(response.content.decode("utf-8", "replace")), self._endpoint)
 
     def _read_foreign(self, error: Exception) -> Reply:
-        key, where = self._endpoint.api_key, self._endpoint.base_url
-        return read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
+        return read_foreign_error(error, self._endpoint, timeout_seconds=self._timeout_seconds)
 
 
 @asynccontextmanager
@@ -205,11 +204,11 @@ async def _deadline(seconds: float | None) -> AsyncIterator[None]:
                 each.cancel()
 
 
-def read_foreign_error(error: BaseException, *, where: str, key: str | None, timeout_seconds: float) -> Reply:
+def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seconds: float) -> Reply:
     """What an error of the SDK or of the layers below it means; the layer at the bottom says the most."""
     while isinstance(error, openai.OpenAIError | httpx2.HTTPError) and error.__cause__ is not None:
         error = error.__cause__
-    said = hide_key(str(error) or type(error).__name__, key)
+    said, where = hide_keys(str(error) or type(error).__name__, endpoint), endpoint.base_url
     if isinstance(
         error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | httpx2.InvalidURL | httpx2.UnsupportedProtocol
     ):
@@ -221,6 +220,13 @@ def read_foreign_error(error: BaseException, *, where: str, key: str | None, tim
     if isinstance(error, TimeoutError) and not never_sent:
         return Reply(Failure("timeout", f"{where} gave no reply within {timeout_seconds:g} s"), cost_unknown=True)
     return Reply(Failure("connection", f"no connection to {where}: {said}"), cost_unknown=not never_sent)
+
+
+def hide_keys(text: str, endpoint: Endpoint) -> str:
+    """``text`` without the secrets of an endpoint."""
+    for secret in (endpoint.api_key, *endpoint.more_secrets):
+        text = hide_key(text, secret)
+    return text
 
 
 def hide_key(text: str, key: str | None) -> str:

@@ -223,15 +223,17 @@ class Endpoint:
     """Most prompt and completion tokens that one address is asked for in a minute."""
     batch: BatchConfig | None = None
     """How its Batch API is used; nothing where each request is a call of its own. Then prices are a batch's."""
+    more_secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What headers, query and body carry that is kept out of replies as the key is."""
     key_header: str = "Authorization"
     """Header that carries the key."""
-    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
     """More headers of every request."""
-    query: Mapping[str, str] = field(default_factory=dict, hash=False)
+    query: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
     """What is added to every address."""
     proxy: str | None = None
     """HTTP proxy; nothing: that of the environment."""
-    body_fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    body_fields: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     """More fields of every request, in place of ours of the same name."""
     tokens_field: str = "max_tokens"
     """What it calls the longest answer."""

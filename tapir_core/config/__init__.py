@@ -1,6 +1,17 @@
 """Configuration: closed, frozen models; TOML in, resolved JSON out."""
 
-from tapir_core.config._base import DIFFERENT, Free, Kind, Later, Section, by_kind, listed, matching, problems
+from tapir_core.config._base import (
+    DIFFERENT,
+    Free,
+    Kind,
+    Later,
+    Section,
+    by_kind,
+    environment_name,
+    listed,
+    matching,
+    problems,
+)
 from tapir_core.config.benchmarks import HELDOUT, AskedBenchmark, BenchmarkConfig
 from tapir_core.config.curriculum import (
     ExpansionConfig,

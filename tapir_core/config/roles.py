@@ -28,7 +28,9 @@ from tapir_core.config._base import (
     Section,
     T,
     WebAddress,
+    check_no_key,
     check_web_address,
+    environment_name,
     secret,
 )
 from tapir_core.config.verifier import SHIPPED, VerifierConfig, VerifierUse
@@ -155,14 +157,27 @@ class EndpointConfig(Kind):
         return getattr(self, "batch", None) if getattr(self, "mode", "live") == "batch" else None
 
 
-def _check_headers(headers: dict[str, str]) -> dict[str, str]:
+def _check_texts(texts: dict[str, Any]) -> dict[str, Any]:
+    """Texts by name, none of which is a key; each may be the name of an environment variable in its place."""
+    for name, value in texts.items():
+        if not isinstance(value, str) and environment_name(value) is None:
+            raise ValueError(f'{name} is no text; write it in quotes, or as {{ env = "NAME" }}')
+    return check_no_key(texts)
+
+
+def _check_headers(headers: dict[str, Any]) -> dict[str, Any]:
     """The headers, none of which carries a key: they stand in the run's folder."""
-    if named := [name for name in headers if name.lower() in ("authorization", "api-key", "x-api-key", "cookie")]:
+    in_text = (name for name, value in headers.items() if isinstance(value, str))
+    if named := [name for name in in_text if name.lower() in ("authorization", "api-key", "x-api-key", "cookie")]:
         raise secret(
             f"{named[0]} carries a key, and is not kept; name the key's variable in api_key_env, and its header in "
             "key_header"
         )
-    return headers
+    return _check_texts(headers)
+
+
+ExtraBody = Annotated[dict[str, Any], AfterValidator(check_no_key)]
+"""More fields of a request; a text in them may be `{ env = "NAME" }`."""
 
 
 class OpenAIEndpoint(EndpointConfig):
@@ -188,11 +203,11 @@ class OpenAIEndpoint(EndpointConfig):
     key_header: Free[HeaderName] = "Authorization"
     """Header that carries the key: as `Bearer` in `Authorization`, else alone, as in Azure's `api-key`."""
 
-    headers: Free[Annotated[dict[HeaderName, str], AfterValidator(_check_headers)]] = Field({})
-    """More headers of every request. They are no secrets: they stand in the run's folder."""
+    headers: Free[Annotated[dict[HeaderName, Any], AfterValidator(_check_headers)]] = Field({})
+    """More headers of every request. They stand in the run's folder; a secret is written `{ env = "NAME" }`."""
 
-    query: Free[dict[str, str]] = Field({})
-    """What is added to every address, such as Azure's `api-version`."""
+    query: Free[Annotated[dict[str, Any], AfterValidator(_check_texts)]] = Field({})
+    """What is added to every address, such as Azure's `api-version`; a secret is written `{ env = "NAME" }`."""
 
     proxy: Free[WebAddress | None] = None
     """HTTP proxy of every request; unset: that of the environment."""
@@ -200,8 +215,9 @@ class OpenAIEndpoint(EndpointConfig):
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
     """How long a reasoning model thinks, in the provider's word; unset: left out."""
 
-    extra_body: dict[str, Any] = Field({})
-    """More fields of every request, as the provider names them; in place of ours where they have the same name."""
+    extra_body: ExtraBody = Field({})
+    """More fields of every request, as the provider names them; in place of ours where they have the same name. A
+    secret is written `{ env = "NAME" }`: the name alone is kept, and enters keys."""
 
     thinking: Literal["strip", "keep"] = "strip"
     """Whether thoughts that a reply begins with, between `<think>` and `</think>`, are taken out of the answer."""

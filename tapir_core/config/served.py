@@ -1,12 +1,12 @@
 """A teacher or judge that is an open model, served by the run itself on the machine that drives it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from tapir_core.config._base import problems
-from tapir_core.config.roles import EndpointConfig
+from tapir_core.config.roles import EndpointConfig, ExtraBody
 from tapir_core.config.student import StudentConfig, VllmEngine, VllmSettings
 from tapir_core.text import canonical_json
 
@@ -32,7 +32,7 @@ class VllmEndpoint(VllmSettings, EndpointConfig):
     chat_template: str | None = None
     """Jinja file, or the name of a shipped template, in place of the model's own."""
 
-    extra_body: dict[str, Any] = Field({})
+    extra_body: ExtraBody = Field({})
     """More fields of every request, such as `chat_template_kwargs = { enable_thinking = false }`."""
 
     thinking: Literal["strip", "keep"] = "strip"

@@ -136,7 +136,9 @@ class Endpoints:
                 self._models[settings] = vllm.VllmServer(settings.as_student, log, self._report, served_as=served_as)
             server = self._models[settings]
         endpoint = self._turns.endpoint(server, student_server.Student(BACKBONE, folder, ""))
-        return replace(endpoint, body_fields=settings.extra_body, thinking=settings.thinking)
+        secrets = list[str]()
+        body = keys.with_environment(settings.extra_body, f"{field}.extra_body", secrets)
+        return replace(endpoint, body_fields=body, thinking=settings.thinking, more_secrets=tuple(secrets))
 
     def prepare(self, settings: VllmEndpoint, field: str, say: Callable[[str], object]) -> Path:
         """The folder of an open model, converted or fetched at first use; raises what `prepare_backbone` does."""
@@ -204,6 +206,8 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
     # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
     per_million = price.in_mode(endpoint.mode) if isinstance(price, Price) else None
 
+    secrets = list[str]()
+    sent = {each: keys.with_environment(getattr(endpoint, each), f"{field}.{each}", secrets) for each in _SENT}
     # What OpenAI's own models call the longest answer, and what most other servers know alone.
     of_openai = urlsplit(endpoint.base_urls[0]).hostname == "api.openai.com"
 
@@ -218,6 +222,8 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
             usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
             usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
             batch=endpoint.in_batches,
+            more_secrets=tuple(secrets),
+            **sent,
             **{name: getattr(endpoint, name) for name in _SAME},
         )
 
@@ -235,10 +241,12 @@ def _(endpoint: VllmEndpoint, endpoints: Endpoints, field: str) -> EndpointSourc
 
 
 _SAME = (
-    *("api_key_env", "api_key_file", "key_header", "headers", "query", "proxy", "body_fields", "seed", "thinking"),
+    *("api_key_env", "api_key_file", "key_header", "proxy", "seed", "thinking"),
     *("requests_per_minute", "tokens_per_minute"),
 )
 """Fields that an endpoint has as its configuration has them."""
+_SENT = ("headers", "query", "body_fields")
+"""Fields that go out with every request, in which environment variables may be named."""
 
 
 class EndpointStudents(student_server.Students):

@@ -11,9 +11,12 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tapir_core import errors, paths, storage
+from tapir_core.config import environment_name
 
 SECRET_VARIABLE = "TAPIR_FLEET_SECRET"
 
@@ -75,6 +78,26 @@ def api_key(variable: str | None, field: str, *, file: str | None = None) -> str
             f'run `export {variable}=…`, or set the field to "" for a server without keys'
         )
     return key
+
+
+def with_environment(value: Any, field: str, found: list[str]) -> Any:
+    """``value`` with what the variables hold that stand in it as ``{ env = "NAME" }``; adds those texts to ``found``.
+
+    Raises:
+        MissingPrerequisite: a variable is not set.
+    """
+    variable = environment_name(value)
+    if variable is not None:
+        _named.add(variable)
+        if not (text := os.environ.get(variable)):
+            raise errors.MissingPrerequisite(
+                f"{field} names the environment variable {variable!r}, which is not set; run `export {variable}=…`"
+            )
+        found.append(text)
+        return text
+    if isinstance(value, Mapping):
+        return {name: with_environment(each, f"{field}.{name}", found) for name, each in value.items()}
+    return [with_environment(each, field, found) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _key_in(file: Path, field: str) -> str:

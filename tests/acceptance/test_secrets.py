@@ -139,7 +139,7 @@ def test_a_run_that_meets_nothing_but_errors_with_the_key_shows_it_to_nobody(
         out, err = driver.communicate(timeout=DEADLINE_SECONDS)
         (tmp_path / "output.txt").write_text(out + err)
     assert driver.returncode != 0
-    assert ("max_failed_share" in err) == (status == 400), "a wrong request is its row's own failure, and all fail"
+    assert ("max_unanswered_share" in err) == (status == 400), "a wrong request is its row's own failure, and all fail"
     assert find_leaks(tmp_path, KEYS) == []
     assert find_leaks(standing_prefect.root, [str(project.root)]), "what is searched holds the run"
     assert find_leaks(standing_prefect.root, KEYS) == []

@@ -55,8 +55,8 @@ def test_an_incomplete_shard_travels_with_what_it_wrote():
 @pytest.mark.parametrize(
     "outcomes",
     [
-        [shard(200, refused=70)],
-        [shard(10, refused=10), shard(30, bad_request=10)],
+        [shard(200, refused=40)],
+        [shard(10, refused=8), shard(30, bad_request=0, bad_reply=12)],
         [shard(19, bad_request=19)],
         [],
     ],
@@ -70,7 +70,7 @@ def test_a_stage_that_failed_for_good_says_kinds_a_sample_and_the_ways_on(config
     with pytest.raises(
         ConfigError,
         match=r"teach: 21 of 40 requests failed for good \(52\.5%; 19 bad_request, 2 refused\), more than "
-        r"calls\.max_failed_share = 0\.5.*id-of-bad_request came 'bad_request was said'.*\[teacher\].*--amend"
+        r"calls\.max_unanswered_share = 0\.2.*id-of-bad_request came 'bad_request was said'.*\[teacher\].*--amend"
         rf".*`tapir store prune --root {config.run.root} --role teach --status bad_request --status refused --yes`",
     ):
         check_failed(TEACH, total([shard(20, refused=2), shard(20, bad_request=19)]), config)
@@ -107,16 +107,17 @@ def test_a_stage_names_the_section_and_the_role_of_its_calls(stage, words, confi
     ("failed", "asked"), [(20, 20), (29, 30), (60, 80), (640, 1000)], ids=["all", "nearly all", "many", "more of many"]
 )
 def test_a_stage_that_is_lost_is_asked_no_more(failed: int, asked: int, config: RunConfig):
-    told = rf"teach: {failed} of {asked} requests failed.*max_failed_share = 0\.5 .*no more is asked. One came to 'no'"
-    assert re.match(told, why_lost(TEACH, {"bad_request": failed}, asked, "no", config))
+    for kind, limit in (("bad_reply", r"max_failed_share = 0\.5"), ("no_answer", r"max_unanswered_share = 0\.2")):
+        told = rf"teach: {failed} of {asked} requests failed.*{limit} .*no more is asked. One came to 'no'"
+        assert re.match(told, why_lost(TEACH, {kind: failed}, asked, "no", config))
 
 
 @pytest.mark.parametrize(
     ("at", "kind", "failed", "asked"),
     [
         (TEACH, "bad_request", 19, 19),
-        (TEACH, "bad_request", 15, 20),
-        (TEACH, "bad_request", 550, 1000),
+        (TEACH, "bad_request", 10, 20),
+        (TEACH, "bad_request", 250, 1000),
         (StageAt("wave_candidates", 1, 2), "bad_reply", 100, 100),
         (StageAt("wave_examined", 1, 2), "bad_request", 100, 100),
         (StageAt("benchmark_replies", 1, None, "alpaca_eval"), "bad_reply", 100, 100),
@@ -149,6 +150,6 @@ def test_batches_and_panels_are_left_to_the_seal(tmp_path):
 
 def test_replies_that_were_cut_off_can_be_forgotten_in_the_store_those_of_a_judge_by_asking_it_again(config):
     cut = why_lost(TEACH, {"bad_reply": 40}, 40, "cut_off: I", config)
-    assert f"`tapir store prune --root {config.run.root} --role teach --finish-reason length --yes`" in cut
+    assert f"`tapir store prune --root {config.run.root} --role teach --unusable --yes`" in cut
     silent = why_lost(StageAt("judge", 1), {"bad_reply": 40}, 40, "no scores", config)
     assert f"`tapir retry-judge example --root {config.run.root} --also terminal`" in silent

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tapir_core.calls import Failure
+from tapir_core.calls import Endpoint, Failure
 from tapir_core.calls.client import FOREIGN_ERRORS, read_foreign_error
 from tapir_core.calls.wire import Reply
 
@@ -65,7 +65,7 @@ LIBRARY_ERRORS = sorted(set(subclasses(aiohttp.ClientError)), key=lambda kind: k
 def test_every_error_of_the_library_becomes_a_typed_failure(kind: type[Exception]):
     error = make_error(kind)
     assert isinstance(error, FOREIGN_ERRORS)
-    reply = read_foreign_error(error, where="http://h/v1", key=None, timeout_seconds=5)
+    reply = read_foreign_error(error, Endpoint("http://h/v1", 1), timeout_seconds=5)
     assert failed(reply).kind in {"connection", "timeout"}
     assert failed(reply).message
 
@@ -83,9 +83,9 @@ def test_every_error_of_the_library_becomes_a_typed_failure(kind: type[Exception
     ],
 )
 def test_errors_of_each_layer_have_their_kind(error: Exception, kind: str):
-    assert failed(read_foreign_error(error, where="http://h/v1", key=None, timeout_seconds=5)).kind == kind
+    assert failed(read_foreign_error(error, Endpoint("http://h/v1", 1), timeout_seconds=5)).kind == kind
 
 
 def test_an_error_text_with_the_key_shows_it_not():
     error = aiohttp.ClientError(f"bad header {KEY}")
-    assert KEY not in failed(read_foreign_error(error, where="http://h/v1", key=KEY, timeout_seconds=5)).message
+    assert KEY not in failed(read_foreign_error(error, Endpoint("http://h/v1", 1, KEY), timeout_seconds=5)).message

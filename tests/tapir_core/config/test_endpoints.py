@@ -93,3 +93,57 @@ def test_live_calls_are_the_default_and_batches_stay_within_what_providers_allow
     for wrong in ("mode=later", "batch.max_rows=50001", "batch.max_bytes=200000001", "batch.completion_window=soon"):
         with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
             load(tmp_path, f"teacher.endpoint.{wrong}")
+
+
+KEYS = [
+    ("extra_body", "api_key", "sk-proj-0123456789abcdef"),
+    ("extra_body", "provider.token", "0123456789-secret"),
+    ("extra_body", "metadata.note", "hf_ABCDEFGHIJKLMNOPQRST"),
+    ("extra_body", "anything", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"),
+    ("extra_body", "anything", "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cE1gI"),
+    ("query", "key", "AIzaSyA0123456789abcdefghij"),
+    ("query", "sig", "c2lnbmF0dXJl0123"),
+    ("query", "code", "0123456789abcdef0123456789abcdef"),
+    ("headers", "X-Team-Token", "team-0123456789"),
+    ("headers", "X-Any", "Bearer 0123456789"),
+    ("headers", "Authorization", "Bearer x"),
+]
+
+
+@pytest.mark.parametrize(("field", "name", "key"), KEYS)
+def test_a_text_that_looks_like_a_key_is_refused_and_not_shown(field: str, name: str, key: str, tmp_path: Path):
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, f"teacher.endpoint.{field}.{name}={key}")
+    assert key not in str(refused.value)
+    assert name.rpartition(".")[2] in str(refused.value)
+    assert "env" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("query", '{ api-version = "2024-10-21" }'),
+        ("headers", '{ X-Title = "a study of teachers" }'),
+        ("extra_body", "{ chat_template_kwargs = { enable_thinking = false } }"),
+        ("extra_body", '{ prompt_cache_key = "experiment-2026-11", eos_token = "<|im_end|>", max_tokens = 9 }'),
+        ("extra_body", '{ provider = { order = ["meta-llama/Llama-3.3-70B-Instruct-Turbo"] }, stop = ["\\n\\n"] }'),
+    ],
+)
+def test_what_only_sounds_like_a_key_is_taken(field: str, value: str, tmp_path: Path):
+    assert load(tmp_path, f"teacher.endpoint.{field}={value}")
+
+
+def test_of_a_variable_the_name_alone_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEAM_KEY", "hush-hush-hush")
+    config = load(tmp_path, 'teacher.endpoint.extra_body={ who = [{ env = "TEAM_KEY" }], key = { env = "TEAM_KEY" } }')
+    assert '"env":"TEAM_KEY"' in resolved_json(config).replace(" ", "")
+    assert "TEAM_KEY" in teacher(config).identity_for("teacher")
+    assert "hush" not in resolved_json(config) + teacher(config).identity_for("teacher")
+    assert load_resolved(resolved_json(config)) == config
+
+
+@pytest.mark.parametrize("wrong", ["sk-0123456789abcdef", "no name", ""])
+def test_what_stands_for_a_variable_has_to_be_its_name(wrong: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match="names no environment variable") as refused:
+        load(tmp_path, f'teacher.endpoint.query={{ key = {{ env = "{wrong}" }} }}')
+    assert not wrong or wrong not in str(refused.value)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.config import VllmEndpoint
-from tapir_core.errors import ConfigError
+from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource
+from tapir_core.config import CallsConfig, OpenAIEndpoint, VllmEndpoint
+from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines.endpoints import Endpoints, endpoint_source
+from tests.doubles.provider import FakeProvider, RecordedCall, Text, make_request
 
 
 def test_a_model_that_cannot_be_served_is_named_by_the_field_of_its_endpoint(tmp_path: Path) -> None:
@@ -19,3 +21,44 @@ def test_a_model_that_cannot_be_served_is_named_by_the_field_of_its_endpoint(tmp
     assert "set judge.endpoint.chat_template" in str(raised.value)
     assert said == [f"preparing {tmp_path / 'empty'}"]
     endpoints.close()
+
+
+def openai_source(base_url: str, tmp_path: Path) -> EndpointSource:
+    endpoint = OpenAIEndpoint(
+        base_url=base_url,
+        model="m",
+        api_key_env=None,
+        query={"sig": {"env": "A_SIGNATURE"}, "api-version": "1"},
+        headers={"X-Team": {"env": "A_TEAM"}},
+        extra_body={"user": {"id": [{"env": "A_USER"}], "plain": True}},
+    )
+    return endpoint_source(endpoint, Endpoints(8, lambda name: tmp_path / name, tmp_path), "teacher.endpoint")
+
+
+def test_what_variables_hold_goes_out_with_each_request_and_into_nothing_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = {"A_SIGNATURE": "signed/0123+456", "A_TEAM": "team-secret-9", "A_USER": "user-secret-7"}
+    for name, value in held.items():
+        monkeypatch.setenv(name, value)
+
+    def blab(call: RecordedCall) -> Text:
+        return Text(f"{call.body['user']} of {call.headers['X-Team']} has {held['A_SIGNATURE']}")
+
+    query = {"sig": held["A_SIGNATURE"], "api-version": "1"}
+    with FakeProvider(blab, query=query) as provider:
+        source = openai_source(provider.base_url, tmp_path)
+        url = f"sqlite:///{tmp_path}/store.sqlite"
+        with CallEngine(AnswerStore(url), CallsConfig(), run="a-run") as engine:
+            [outcome] = engine.ask([make_request()], source)
+        assert provider.calls[0].body["user"] == {"id": ["user-secret-7"], "plain": True}
+    assert isinstance(outcome, Answer)
+    assert outcome.text == "{'id': ['[key]'], 'plain': True} of [key] has [key]"
+    kept = b"".join(each.read_bytes() for each in tmp_path.iterdir() if each.is_file())
+    assert not [value for value in held.values() if value.encode() in kept]
+    assert not [value for value in held.values() if value in repr(source())]
+
+
+def test_a_variable_that_is_not_set_is_named_with_its_field(tmp_path: Path) -> None:
+    with pytest.raises(MissingPrerequisite, match=r"teacher\.endpoint\.headers\.X-Team names .*'A_TEAM', which is not"):
+        openai_source("http://127.0.0.1:9/v1", tmp_path)
