@@ -220,7 +220,7 @@ class OpenAIEndpoint(EndpointConfig):
     secret is written `{ env = "NAME" }`: the name alone is kept, and enters keys."""
 
     thinking: Literal["strip", "keep"] = "strip"
-    """Whether thoughts that a reply begins with, between `<think>` and `</think>`, are taken out of the answer."""
+    """Whether the thoughts that a reply begins with are taken out of the answer."""
 
     tokens_field: Free[Literal["max_tokens", "max_completion_tokens"] | None] = None
     """What the provider calls the longest answer; unset: found out before the first row is asked."""

@@ -36,7 +36,7 @@ class VllmEndpoint(VllmSettings, EndpointConfig):
     """More fields of every request, such as `chat_template_kwargs = { enable_thinking = false }`."""
 
     thinking: Literal["strip", "keep"] = "strip"
-    """Whether thoughts that a reply begins with, between `<think>` and `</think>`, are taken out of the answer."""
+    """Whether the thoughts that a reply begins with are taken out of the answer."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

@@ -5,6 +5,7 @@ A command stands in a code block (fenced, or indented by four spaces) or between
 that it has.
 """
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -84,6 +85,26 @@ def problem(command: Command) -> str | None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_of_a_page_is_one_that_the_command_line_takes(page: Path) -> None:
     assert [*filter(None, map(problem, commands_of(page.read_text())))] == []
+
+
+def texts_of(module: Path) -> Iterator[str]:
+    """Every text of a module, with RUN for what is filled in."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "RUN" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_every_command_that_a_message_names_is_there_with_its_options() -> None:
+    modules = [each for room in ("tapir_core", "tasks", "flows") for each in (ROOT / room).rglob("*.py")]
+    texts = [text for module in modules for text in texts_of(module)]
+    pages = [page.read_text() for room in ("tapir_core", "flows") for page in (ROOT / room).rglob("*.jinja2")]
+    texts += [re.sub(r"\{\{.*?\}\}", "RUN", re.sub(r"\{%.*?%\}", " ", page)) for page in pages]
+    spoken = [f"{said} …" for text in texts for said in SPOKEN.findall(text) if not re.search("<|--help", said)]
+    named = [Command(" ".join(said.replace("…", "RUN…").split()), in_block=False) for said in spoken]
+    assert len(named) > 100
+    assert [*filter(None, map(problem, named))] == []
 
 
 @pytest.mark.parametrize(
