@@ -40,6 +40,9 @@ LARGEST_REPLY_BYTES = 16 << 20
 _SHOWN_CHARACTERS = 500
 """Of a body, in a warning."""
 
+_NAME_PARTS = re.compile(r"[^a-z0-9]")
+"""Of a model's name: what an alias may spell otherwise."""
+
 _STOOD_STILL_SECONDS = 1.0
 """A timer that is later than this says that the whole process was stopped."""
 _READING_SECONDS = 10.0
@@ -64,7 +67,7 @@ class Client:
         _check_secrets(endpoint)
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
-        self._unknown_endings = set[str]()
+        self._said = set[str]()
         key = endpoint.api_key or "none"
         in_bearer = endpoint.key_header == "Authorization"
         headers: dict[str, Any] = {"Authorization": f"Bearer {key}"}
@@ -108,8 +111,7 @@ class Client:
         raw = self.text(got)
         if got.status_code == 200:
             reply = read_completion(raw, self._endpoint, request)
-            if isinstance(reply.outcome, Answer) and not is_known_ending(reply.outcome.finish_reason):
-                self._say_once(reply.outcome.finish_reason, raw)
+            self._say_what_is_odd(reply, request)
         else:
             reply = read_error(got.status_code, json_or_text(raw), raw=raw, headers=got.headers)
         limits = read_rate_limits(got.headers, now=replied_at(got.headers))
@@ -161,11 +163,21 @@ class Client:
         read.headers = response.headers
         return read
 
-    def _say_once(self, ending: str, raw: str) -> None:
-        if ending not in self._unknown_endings:
-            self._unknown_endings.add(ending)
+    def _say_what_is_odd(self, reply: Reply, request: Request) -> None:
+        """Warn of an unknown finish reason, and of an answer by another model; of each once."""
+        ending = reply.outcome.finish_reason if isinstance(reply.outcome, Answer) else ""
+        if not is_known_ending(ending) and ending not in self._said:
+            self._said.add(ending)
             text = "%s ends answers with an unknown finish_reason %r; they count as whole: %s"
-            logger.warning(text, self._endpoint.base_url, ending, raw[:_SHOWN_CHARACTERS])
+            logger.warning(text, self._endpoint.base_url, ending, (reply.raw or "")[:_SHOWN_CHARACTERS])
+        if reply.model and reply.model not in self._said:
+            self._said.add(reply.model)
+            asked, answered = (
+                _NAME_PARTS.sub("", name.lower().rpartition("/")[2]) for name in (request.model, reply.model)
+            )
+            if asked not in answered and answered not in asked:
+                text = "%s was asked for %r and answers as %r: check the model and the gateway's fallbacks"
+                logger.warning(text, self._endpoint.base_url, request.model, reply.model)
 
     def text(self, response: httpx2.Response) -> str:
         """The body, clean and without the key."""

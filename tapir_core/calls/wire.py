@@ -27,6 +27,7 @@ from tapir_core.calls.words import (
 )
 
 _USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
+_WEB_PAGE = "a web page came in place of a reply"
 _ONLY_THOUGHTS = (
     "the reply has thoughts (reasoning_content) and no answer; where the server's reasoning parser takes answers for "
     "thoughts, switch it off"
@@ -62,6 +63,8 @@ class Reply:
     """The server's own wish for the pause before the next attempt."""
     endpoint_at_fault: bool = False
     """True when every other request to this endpoint would fail the same way."""
+    model: str = ""
+    """The model that the provider says has answered."""
     is_completion: bool = False
     """True when the provider took the request for answered: it will charge for it."""
     rate_limits: tuple[RateLimit, ...] = ()
@@ -108,6 +111,8 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
 
     With the ``request`` an answer to be trained on that took all its tokens is cut off, whatever its finish reason.
     """
+    if raw.lstrip().startswith("<"):
+        return Reply(Failure("connection", f"{_WEB_PAGE}: {_clip(raw)!r}"), raw=raw, endpoint_at_fault=True)
     try:
         body = json.loads(raw)
     except ValueError:
@@ -117,20 +122,17 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
     choices = body.get("choices")
     choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
     usage = _mapping(body.get("usage"))
-    prompt_tokens, said = _integer(usage.get("prompt_tokens")), _integer(usage.get("completion_tokens"))
-    # Some leave thoughts out of the completion and charge for them all the same.
-    completion_tokens = max(said, _integer(usage.get("total_tokens")) - prompt_tokens)
+    prompt_tokens, completion_tokens, said = _read_usage(usage)
     prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
     usd = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
     if error := body.get("error") or choice.get("error") or _failed_call(body):
         status = _integer(_mapping(error).get("code"))
         failed = read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw)
         return replace(failed, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, usd=usd)
-    details = _mapping(usage.get("completion_tokens_details"))
     outcome = _read_choice(
         choice,
         Answer("", "", prompt_tokens, completion_tokens, usd),
-        thought=completion_tokens > said or _integer(details.get("reasoning_tokens")) > 0,
+        thought=completion_tokens > said or _details(usage, "completion", "reasoning") > 0,
         strip=endpoint.thinking == "strip",
     )
     if outcome is None:
@@ -149,7 +151,22 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
         cost_unknown=not prompt_tokens + completion_tokens,
         raw=raw,
         is_completion="choices" in body,
+        model=str(body.get("model") or ""),
     )
+
+
+def _read_usage(usage: dict[str, Any]) -> tuple[int, int, int]:
+    """Prompt tokens, all tokens that were generated, and those that the provider calls the completion."""
+    prompt, said = _integer(usage.get("prompt_tokens")), _integer(usage.get("completion_tokens"))
+    cached, thoughts = _details(usage, "prompt", "cached"), _details(usage, "completion", "reasoning")
+    # What is more than the whole that it should be part of was left out of it, and is charged all the same.
+    prompt += cached if cached > prompt else 0
+    completion = said + thoughts if thoughts > said else said
+    return prompt, max(completion, _integer(usage.get("total_tokens")) - prompt), said
+
+
+def _details(usage: dict[str, Any], of: str, name: str) -> int:
+    return _integer(_mapping(usage.get(f"{of}_tokens_details")).get(f"{name}_tokens"))
 
 
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:

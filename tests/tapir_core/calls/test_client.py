@@ -289,6 +289,26 @@ def test_a_process_that_stood_still_reads_the_replies_that_wait_for_it():
         assert failed(asyncio.run(run(0.0))).kind == "timeout"
 
 
+@pytest.mark.parametrize(
+    ("asked", "answered", "is_told"),
+    [
+        ("gpt-4o", "gpt-4o-2024-08-06", False),
+        ("openai/gpt-4o", "gpt-4o", False),
+        ("models/gemini-2.0", "gemini_2.0", False),
+        ("my-alias", "", False),
+        ("gpt-4o", "gpt-3.5-turbo-0125", True),
+        ("Qwen2.5-7B-Instruct", "/srv/models/llama.gguf", True),
+    ],
+)
+def test_an_answer_by_another_model_is_told_once(
+    asked: str, answered: str, is_told: bool, caplog: pytest.LogCaptureFixture
+):
+    body = {"model": answered, "choices": [{"message": {"content": "Yes"}, "finish_reason": "stop"}]}
+    with FakeProvider(lambda _: Status(200, body)) as provider:
+        assert isinstance(send_to(provider.endpoint(), make_request(model=asked)).outcome, Answer)
+    assert len([record for record in caplog.records if "answers as" in record.getMessage()]) == is_told
+
+
 def test_an_unknown_finish_reason_is_told_once_with_its_body(caplog: pytest.LogCaptureFixture):
     async def run() -> list[Reply]:
         client = Client(provider.endpoint(), timeout_seconds=5)

@@ -56,7 +56,7 @@ def test_an_answer_cut_off_keeps_its_finish_reason():
         ("null", "server"),
         ("[]", "server"),
         ('{"choices": [{"message": {"content": "cut of', "server"),
-        ("<html>Bad gateway</html>", "server"),
+        ("\n<html>Sign in</html>", "connection"),
         ("", "server"),
         ({"error": {"code": 429, "message": "slow down"}}, "rate_limited"),
         ({"error": {"message": "upstream broke"}}, "server"),
@@ -87,6 +87,29 @@ def test_a_reply_that_spent_its_tokens_on_reasoning_is_an_empty_answer():
 )
 def test_of_a_reply_in_parts_the_text_is_the_answer(parts: list[dict[str, Any]], text: str):
     assert read(completion(parts)).outcome == Answer(text, "stop", 1000, 500, usd=0.006)
+
+
+@pytest.mark.parametrize(
+    ("usage", "more", "tokens"),
+    [
+        ({"prompt_tokens": 20, "completion_tokens": 12, "total_tokens": 132}, {}, (20, 112)),
+        ({"prompt_tokens": 20, "completion_tokens": 112}, {"completion": {"reasoning_tokens": 100}}, (20, 112)),
+        ({"prompt_tokens": 20, "completion_tokens": 12}, {"completion": {"reasoning_tokens": 100}}, (20, 112)),
+        ({"prompt_tokens": 20, "completion_tokens": 0, "total_tokens": 81}, {}, (20, 61)),
+        ({"prompt_tokens": 20, "completion_tokens": 12, "total_tokens": 5}, {}, (20, 12)),
+        ({"prompt_tokens": 1000, "completion_tokens": 12}, {"prompt": {"cached_tokens": 990}}, (1000, 12)),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 12, "total_tokens": 1022},
+            {"prompt": {"cached_tokens": 1000}},
+            (1010, 12),
+        ),
+    ],
+)
+def test_thoughts_and_cached_tokens_are_counted_once_wherever_they_stand(usage: Any, more: Any, tokens: Any):
+    details = {f"{of}_tokens_details": counts for of, counts in more.items()}
+    outcome = read(completion("fine") | {"usage": usage | details}).outcome
+    assert isinstance(outcome, Answer)
+    assert (outcome.prompt_tokens, outcome.completion_tokens) == tokens
 
 
 def test_missing_or_odd_usage_counts_as_nothing():
