@@ -24,11 +24,15 @@ from tapir_core.calls.limits import read_rate_limits
 from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.errors import ConfigError
+from tapir_core.proxies import proxy_before, through
 
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection; a server that is there accepts within this."""
+
+_DIRECT: dict[str, Any] = dict.fromkeys(("http://", "https://", "all://"))
+"""None of the environment's proxies."""
 
 _SHORTEST_SECRET = 8
 """A shorter key, such as `none` or `x`, is no secret, and its letters may stand in any reply."""
@@ -45,9 +49,12 @@ class Client:
 
         Raises:
             ConfigError: the address holds a user name or password, or the key cannot be sent.
+            MissingPrerequisite: a proxy stands before the address that is no HTTP proxy.
         """
         _check_secrets(endpoint)
         self._endpoint = endpoint
+        self._where = endpoint.base_url + through(endpoint.base_url, endpoint.proxy)
+        proxy = proxy_before(endpoint.base_url, endpoint.proxy)
         self._timeout_seconds = timeout_seconds
         key = endpoint.api_key or "none"
         in_bearer = endpoint.key_header == "Authorization"
@@ -61,7 +68,7 @@ class Client:
             # A redirect is refused: the key would go along to where it leads.
             follow_redirects=False,
             event_hooks={} if in_bearer else {"request": [_without_bearer]},
-            proxy=endpoint.proxy,
+            **({"proxy": proxy.url} if proxy else {"mounts": _DIRECT}),
         )
         self.sdk = openai.AsyncOpenAI(
             base_url=endpoint.base_url,
@@ -93,7 +100,7 @@ class Client:
         if got.status_code == 200:
             reply = read_completion(raw, self._endpoint)
         else:
-            reply = read_error(got.status_code, json_or_text(raw), raw=raw, headers=got.headers)
+            reply = self._read_error(got, json_or_text(raw), raw=raw)
         limits = read_rate_limits(got.headers, now=datetime.now(UTC))
         return replace(reply, rate_limits=limits) if limits else reply
 
@@ -107,7 +114,7 @@ class Client:
         if isinstance(rows, list):
             return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
         lists_none = got.status_code < 400 or got.status_code in {404, 405, 501}
-        return None if lists_none else _failure(read_error(got.status_code, body, raw=None))
+        return None if lists_none else _failure(self._read_error(got, body, raw=None))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -130,9 +137,15 @@ class Client:
         """The body, clean and without the key."""
         return hide_key(clean_text(response.content.decode("utf-8", "replace")), self._endpoint.api_key)
 
+    def _read_error(self, got: httpx2.Response, body: object, *, raw: str | None) -> Reply:
+        reply = read_error(got.status_code, body, raw=raw, headers=got.headers)
+        # APIs say in JSON what is wrong: a text is the proxy's own, if there is one.
+        by = self._where.removeprefix(self._endpoint.base_url) if isinstance(body, str) else ""
+        return replace(reply, outcome=replace(_failure(reply), message=_failure(reply).message + by))
+
     def _read_foreign(self, error: Exception) -> Reply:
-        key, where = self._endpoint.api_key, self._endpoint.base_url
-        return read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
+        key, seconds = self._endpoint.api_key, self._timeout_seconds
+        return read_foreign_error(error, where=self._where, key=key, timeout_seconds=seconds)
 
 
 def read_foreign_error(error: BaseException, *, where: str, key: str | None, timeout_seconds: float) -> Reply:

@@ -212,8 +212,8 @@ def _kind_of(status: int, code: str, text: str) -> FailureKind:
     wrong_key = status == 400 and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
     if wrong_key or code in _UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
-    # 404 and 405 say that the address or the model is wrong, not the row: the same row is fine once that is set right.
-    if code in _ENDPOINT_CODES or status in {404, 405}:
+    # 404 and 405 say that the address or the model is wrong, 407 that a proxy wants a password: not the row's fault.
+    if code in _ENDPOINT_CODES or status in {404, 405, 407}:
         return "connection"
     if (
         status == 413
