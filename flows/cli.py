@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from tapir_core.proxies import spare_this_machine
+
 INTERRUPTED = 130
 
 COMMANDS = {
@@ -117,6 +119,7 @@ def load_command(name: str) -> Any:
 
 def main() -> None:
     """Run the command line; every error a user can meet ends in one message and its exit code."""
+    spare_this_machine()
     if COMMANDS.keys() & {*sys.argv}:
         # Polars puts a handler of its own before Python's when it is imported, with which a main thread that waits for
         # tasks sleeps through Ctrl-C. So it comes first, and SIGINT is set anew though it looks set.

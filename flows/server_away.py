@@ -11,6 +11,8 @@ than two seconds, one that has reached its server after 20. No setting of Prefec
 
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 
+from tapir_core.proxies import spare_this_machine
+
 
 def outlast_server() -> None:
     """Let every client of this process take the server for reached before, which it was: a flow or a worker runs."""
@@ -22,5 +24,6 @@ def outlast_server() -> None:
 if __name__ == "__main__":
     from prefect.cli import app
 
+    spare_this_machine()
     outlast_server()
     app()

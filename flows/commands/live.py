@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flows.commands import print_tables, say, words
-from flows.prefect_server import TAG, connect_prefect
+from flows.prefect_server import TAG, connect_prefect, ignore_settings
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
 from tapir_core.reporting import page, tables
@@ -45,6 +45,7 @@ class Snapshot:
 @contextmanager
 def connected(ref: RunRef) -> Iterator[None]:
     """Connect like `connect_prefect` for as long as the block lasts, and say so."""
+    ignore_settings(ref.root, say)
     say("connecting to Prefect")
     with connect_prefect(ref) as address:
         say(f"Prefect UI {address} while it runs")

@@ -11,7 +11,7 @@ from rich.console import Console
 from flows.arm_run import drive_run
 from flows.commands import Root, console, errors, print_line, print_tables, say
 from flows.commands.live import connect_when_needed, distil_shown
-from flows.prefect_server import enter_server, find_server, standing_server
+from flows.prefect_server import enter_server, find_server, ignore_settings, standing_server
 from flows.series import (
     not_finished,
     open_sweep,
@@ -186,6 +186,7 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
         entry: The new backbone.
         file: The list that it was added to.
     """
+    ignore_settings(root, say)
     enter_server(api, root)
     # Not before: Prefect reads its settings when it is imported.
     from prefect.events import Event, Resource

@@ -29,6 +29,7 @@ def up(
     ] = None,
 ) -> None:
     """`tapir up`."""
+    prefect_server.ignore_settings(root, say, database=True)
     stood = prefect_server.living_server(root)
     posts = staff(gpu_workers or (stood.gpu_workers if stood else 1))
     server = stood or prefect_server.start_server(root, port, postgres=postgres, gpu_workers=gpu_workers or 1)
@@ -52,6 +53,7 @@ def down(root: Root = "runs") -> None:
 
 def apply_deployments(root: Root = "runs") -> None:
     """`tapir deploy`."""
+    prefect_server.ignore_settings(root, say)
     prefect_server.enter_server(prefect_server.standing_server(root), root)
     # Not before: Prefect reads its settings when it is imported.
     from flows.deploy import deploy

@@ -15,13 +15,16 @@ Imports no Prefect: the settings must stand in the environment before it is impo
 import base64
 import json
 import os
+import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -30,10 +33,11 @@ import psutil
 from tapir_core import paths
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.processes import Holder
+from tapir_core.proxies import through
 from tapir_core.run_folder import RunRef
 from tapir_core.storage import Patience, client_settings, on_this_machine
 from tapir_core.text import digest
-from tasks.engines import keys, supervisor
+from tasks.engines import keys, logs, supervisor
 
 TAG = "tapir"
 """Of every deployment, and so of every flow run that the server looks after for us."""
@@ -48,6 +52,12 @@ DEPLOYMENTS = (
     "serve-student/serve-student",
 )
 """Flow and deployment of each entry of `deployments/prefect.yaml`."""
+
+_COUNTED = re.compile(
+    r"PREFECT_(_.*|UI_URL|CLIENT_CUSTOM_HEADERS|API_(URL|KEY|AUTH_STRING|SSL_CERT_FILE|TLS_INSECURE_SKIP_VERIFY)"
+    r"|SERVER_(ENCRYPTION_KEY|API_(AUTH_STRING|(CSRF|CORS)_\w+)))"
+)
+"""Settings of Prefect that a user's environment may hold for us; `tapir up` takes those of a database, too."""
 
 DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 """Where a server finds its database; holds a password, so that no argument and no file does."""
@@ -64,6 +74,17 @@ _HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run; Prefect takes no less. An automation waits for ten of them."""
 
 _START_TIMEOUT_SECONDS = 120.0
+_NOT_STARTED = "the Prefect server did not start"
+_UNWRITABLE = "readonly database|Read-only|Permission denied|unable to open database"
+_MOVE = "move {home} away: the next start makes it anew, and runs lose nothing by it"
+_REMEDIES = {
+    "Can't locate revision": f"a newer Prefect made the database; {_MOVE}",
+    "not a database|malformed": f"the database is damaged; {_MOVE}",
+    "disk is full|No space left": "free some space where {home} is",
+    _UNWRITABLE: "let this user write to {home}",
+}
+"""What to do about an error of Prefect's database."""
+
 _END_SECONDS = 60.0
 
 
@@ -121,10 +142,10 @@ def find_server(root: str) -> str | None:
     if api is not None and is_healthy(api):
         check_entry(api)
         return api
-    if os.environ.get("PREFECT_API_URL"):
+    if api is not None and os.environ.get("PREFECT_API_URL"):
         raise MissingPrerequisite(
-            f"PREFECT_API_URL is {api} and nothing answers there; start that server, or unset the variable and the "
-            "run brings its own"
+            f"PREFECT_API_URL is {api} and nothing answers there{through(api)}; start that server, or unset the "
+            "variable and the run brings its own"
         )
     return None
 
@@ -226,11 +247,35 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
     }
 
 
+def ignore_settings(root: str, say: Callable[[str], object], *, database: bool = False) -> None:
+    """Take settings of Prefect that are meant for other servers out of our environment, and say which.
+
+    ``database``: whether those of a server's database count.
+    """
+    ours, others = own_settings(root), []
+    for name, value in sorted(os.environ.items()):
+        counts = _COUNTED.fullmatch(name) or (database and name.startswith("PREFECT_SERVER_DATABASE_"))
+        # A password that is set and empty shuts everybody out.
+        if name.startswith("PREFECT_") and not (counts and value) and os.environ.pop(name) not in ("", ours.get(name)):
+            others.append(name)
+    if others:
+        say(f"ignoring {', '.join(others)}: meant for another Prefect server (docs/operating.md)")
+
+
 def prepare_prefect(root: str, *, results: str | None = None) -> None:
-    """Put `own_settings` into the environment of this process, which has not imported Prefect yet."""
+    """Put `own_settings` into the environment of this process, which has not imported Prefect yet.
+
+    Raises:
+        EngineError: Prefect's home cannot be made.
+    """
     os.environ.update(own_settings(root, results=results))
     # Prefect makes its home, but not the folders above it.
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    home = Path(os.environ["PREFECT_HOME"])
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        remedy = _REMEDIES[_UNWRITABLE].format(home=home)
+        raise EngineError(f"{home} cannot be made ({exc.strerror}); {remedy}") from exc
 
 
 def enter_server(api: str, root: str) -> None:
@@ -305,16 +350,57 @@ def check_own_password() -> None:
 
 
 def wait_until_healthy(address: str, log: Path, is_alive: Callable[[], bool]) -> None:
-    """Wait for a server that was started.
+    """Wait for a server that was just started.
 
     Raises:
-        EngineError: its process ended, or two minutes did not do.
+        EngineError: its process ended, or two minutes did not do; has its last words and what to do.
     """
-    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    began, deadline = log.stat().st_size if log.exists() else 0, time.monotonic() + _START_TIMEOUT_SECONDS
     while not (is_alive() and is_healthy(f"{address}/api")):
         if not is_alive() or time.monotonic() > deadline:
-            raise EngineError(f"the Prefect server did not start at {address}; its log is {log}")
+            said = log.read_bytes()[began:].decode("utf-8", "replace")
+            # A caretaker says it of the server that it keeps.
+            if told := re.search(rf"{_NOT_STARTED}.*", said, re.DOTALL):
+                raise EngineError(told[0].strip())
+            words = logs.last_words(said)
+            remedy = _remedy(words, os.environ.get("PREFECT_HOME", ""))
+            raise EngineError(f"{_NOT_STARTED} at {address}:\n{words}\nits log is {log}{remedy and '; '}{remedy}")
         time.sleep(0.2)
+
+
+def check_database(root: str) -> None:
+    """Whether Prefect here can use the database of a root, if there is one; changes nothing.
+
+    Raises:
+        EngineError: it is damaged, or a newer Prefect made it.
+    """
+    file = Path(own_settings(root)["PREFECT_HOME"], "prefect.db")
+    if not file.exists():
+        return
+    said = ""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
+            (version,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        if not any(version in each.read_text() for each in _migrations()):
+            said = f"Can't locate revision identified by {version!r}"
+    except sqlite3.Error as error:
+        said = str(error)
+    if remedy := _remedy(said, file.parent):
+        raise EngineError(f"the Prefect server cannot use {file} ({said}); {remedy}")
+
+
+def _migrations() -> list[Path]:
+    """What the Prefect that is installed here can make of a database, without importing it."""
+    package = find_spec("prefect")
+    assert package is not None
+    assert package.origin is not None
+    return [*Path(package.origin).parent.glob("server/database/_migrations/versions/sqlite/*.py")]
+
+
+def _remedy(words: str, home: str | Path) -> str:
+    """What to do about an error of the database in Prefect's home; nothing where it is about something else."""
+    found = (remedy for pattern, remedy in _REMEDIES.items() if re.search(pattern, words))
+    return next(found, "").format(home=home)
 
 
 def results_setting(root: str) -> dict[str, str]:
@@ -350,9 +436,10 @@ def _own_server(ref: RunRef) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address, command = f"http://127.0.0.1:{port}", server_command(port)
-    child = supervisor.start_child(
-        command, env=server_environment(ref.root, address), log_path=log, name="Prefect server"
-    )
+    environment = server_environment(ref.root, address)
+    # Said outright: a `.env` or `prefect.toml` of the working folder may name another one.
+    database = {DATABASE_VARIABLE: f"sqlite+aiosqlite:///{environment['PREFECT_HOME']}/prefect.db"}
+    child = supervisor.start_child(command, env=environment | database, log_path=log, name="Prefect server")
     try:
         wait_until_healthy(address, log, lambda: child.poll() is None)
         yield f"{address}/api"

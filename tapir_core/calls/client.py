@@ -26,6 +26,7 @@ from tapir_core.calls.types import Answer, Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, replied_at, request_body
 from tapir_core.calls.words import is_known_ending
 from tapir_core.errors import ConfigError
+from tapir_core.proxies import proxy_before, through
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ _STOOD_STILL_SECONDS = 1.0
 _READING_SECONDS = 10.0
 """Time to read what came meanwhile."""
 
+_DIRECT: dict[str, Any] = dict.fromkeys(("http://", "https://", "all://"))
+"""None of the environment's proxies."""
+
 _SHORTEST_SECRET = 8
 """A shorter key, such as `none` or `x`, is no secret, and its letters may stand in any reply."""
 
@@ -63,9 +67,11 @@ class Client:
 
         Raises:
             ConfigError: the address holds a user name or password, or the key cannot be sent.
+            MissingPrerequisite: a proxy stands before the address that is no HTTP proxy.
         """
         _check_secrets(endpoint)
         self._endpoint = endpoint
+        proxy = proxy_before(endpoint.base_url, endpoint.proxy)
         self._timeout_seconds = timeout_seconds
         self._said = set[str]()
         key = endpoint.api_key or "none"
@@ -80,7 +86,7 @@ class Client:
             # A redirect is refused: the key would go along to where it leads.
             follow_redirects=False,
             event_hooks={} if in_bearer else {"request": [_without_bearer]},
-            proxy=endpoint.proxy,
+            **({"proxy": proxy.url} if proxy else {"mounts": _DIRECT}),
         )
         self.sdk = openai.AsyncOpenAI(
             base_url=endpoint.base_url,
@@ -113,7 +119,7 @@ class Client:
             reply = read_completion(raw, self._endpoint, request)
             self._say_what_is_odd(reply, request)
         else:
-            reply = read_error(got.status_code, json_or_text(raw), raw=raw, headers=got.headers)
+            reply = self._read_error(got, json_or_text(raw), raw=raw)
         limits = read_rate_limits(got.headers, now=replied_at(got.headers))
         return replace(reply, rate_limits=limits) if limits else reply
 
@@ -127,7 +133,7 @@ class Client:
         if isinstance(rows, list):
             return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
         lists_none = got.status_code < 400 or got.status_code in {404, 405, 501}
-        return None if lists_none else _failure(read_error(got.status_code, body, raw=None))
+        return None if lists_none else _failure(self._read_error(got, body, raw=None))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -183,6 +189,12 @@ class Client:
         """The body, clean and without the key."""
         return hide_keys(clean_text(response.content.decode("utf-8", "replace")), self._endpoint)
 
+    def _read_error(self, got: httpx2.Response, body: object, *, raw: str | None) -> Reply:
+        reply = read_error(got.status_code, body, raw=raw, headers=got.headers)
+        # APIs say in JSON what is wrong: a text is the proxy's own, if there is one.
+        by = through(self._endpoint.base_url, self._endpoint.proxy) if isinstance(body, str) else ""
+        return replace(reply, outcome=replace(_failure(reply), message=_failure(reply).message + by))
+
     def _read_foreign(self, error: Exception) -> Reply:
         return read_foreign_error(error, self._endpoint, timeout_seconds=self._timeout_seconds)
 
@@ -220,7 +232,8 @@ def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seco
     """What an error of the SDK or of the layers below it means; the layer at the bottom says the most."""
     while isinstance(error, openai.OpenAIError | httpx2.HTTPError) and error.__cause__ is not None:
         error = error.__cause__
-    said, where = hide_keys(str(error) or type(error).__name__, endpoint), endpoint.base_url
+    said = hide_keys(str(error) or type(error).__name__, endpoint)
+    where = endpoint.base_url + through(endpoint.base_url, endpoint.proxy)
     if isinstance(
         error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | httpx2.InvalidURL | httpx2.UnsupportedProtocol
     ):

@@ -232,7 +232,7 @@ class Endpoint:
     query: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
     """What is added to every address."""
     proxy: str | None = None
-    """HTTP proxy; nothing: that of the environment."""
+    """HTTP proxy; nothing: that of the environment; empty: none, whatever the environment says."""
     body_fields: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     """More fields of every request, in place of ours of the same name."""
     tokens_field: str = "max_tokens"

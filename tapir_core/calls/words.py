@@ -164,8 +164,8 @@ def read_error_words(status: int, codes: frozenset[str], text: str) -> FailureKi
     wrong_key = status == 400 and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
     if wrong_key or codes & _UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
-    # 404 and 405 say that the address or the model is wrong, not the row: the same row is fine once that is set right.
-    if codes & _ENDPOINT_CODES or status in {404, 405}:
+    # 404 and 405 say that the address or the model is wrong, 407 that a proxy wants a password: not the row's fault.
+    if codes & _ENDPOINT_CODES or status in {404, 405, 407}:
         return "connection"
     if status == 429 or (status == 413 and any(each in text for each in _PER_MINUTE)):
         asked = _NEVER_FITS.search(text)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from tapir_core.calls import Endpoint, EndpointSource
 from tapir_core.config import (
@@ -26,6 +26,7 @@ from tapir_core.config import (
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
 from tapir_core.prices import Price, price_of
+from tapir_core.proxies import proxy_before
 from tasks.engines import backbone, keys, logs, student_server, supervisor, vllm
 from tasks.engines.turns import Turns
 
@@ -34,14 +35,16 @@ _PAUSES_SECONDS = (0.0, 1.0, 1.0)
 _START_TIMEOUT_SECONDS = 60.0
 
 
-def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
-    """Why nothing can be asked at an address, if nothing listens there; behind a proxy nothing is looked at.
+def look_for(base_url: str, field: str, own_proxy: str | None = None) -> MissingPrerequisite | None:
+    """Why nothing can be asked at an address, if nothing listens there; of one behind a proxy the proxy is looked at.
 
     Makes a wrong address one clear error and not a thousand failures.
+
+    Raises:
+        MissingPrerequisite: the proxy is no HTTP proxy.
     """
-    address = urlsplit(base_url)
-    if getproxies().get(address.scheme):
-        return None
+    proxy = proxy_before(base_url, own_proxy)
+    address = urlsplit(proxy.url if proxy else base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     reason = ""
     for pause in _PAUSES_SECONDS:
@@ -51,8 +54,15 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
                 return None
         except OSError as exc:
             reason = str(exc)
+    found = f"{field}.base_url = {base_url!r}"
+    if proxy:
+        directly = "" if own_proxy else f", or name {urlsplit(base_url).hostname} in no_proxy"
+        return MissingPrerequisite(
+            f"{found} is asked through the proxy {proxy}, and nothing answers there ({reason}); start or correct that "
+            f"proxy, or unset {proxy.source}{directly}"
+        )
     return MissingPrerequisite(
-        f"{field}.base_url = {base_url!r}: nothing answers there ({reason}); start that server or correct the address, "
+        f"{found}: nothing answers there ({reason}); start that server or correct the address, "
         "then run the same command again"
     )
 
@@ -90,14 +100,14 @@ class Endpoints:
         self._look_for = functools.cache(look_for)
         self._lock = threading.Lock()
 
-    def reach(self, addresses: Sequence[str], field: str) -> None:
-        """Look once whether anything listens.
+    def reach(self, addresses: Sequence[str], field: str, proxy: str | None = None) -> None:
+        """Look once whether anything listens, or the proxy does.
 
         Raises:
             MissingPrerequisite: nothing does, at none of them.
         """
         with self._lock:
-            refusals = [self._look_for(address, field) for address in addresses]
+            refusals = [self._look_for(address, field, proxy) for address in addresses]
         if all(refusals) and refusals[0]:
             raise refusals[0]
 
@@ -190,6 +200,17 @@ class Endpoints:
         return url
 
 
+def as_configured(endpoint: OpenAIEndpoint, field: str) -> dict[str, Any]:
+    """What an endpoint is called with as its configuration says, with what environment variables hold in it.
+
+    Raises:
+        MissingPrerequisite: a variable is not set.
+    """
+    secrets = list[str]()
+    sent = {each: keys.with_environment(getattr(endpoint, each), f"{field}.{each}", secrets) for each in _SENT}
+    return {name: getattr(endpoint, name) for name in _SAME} | sent | {"more_secrets": tuple(secrets)}
+
+
 @by_kind(EndpointConfig)
 def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) -> EndpointSource:
     """What gives an endpoint of the configuration when a call must be made; ``field`` names it in messages.
@@ -206,13 +227,12 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
     # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
     per_million = price.in_mode(endpoint.mode) if isinstance(price, Price) else None
 
-    secrets = list[str]()
-    sent = {each: keys.with_environment(getattr(endpoint, each), f"{field}.{each}", secrets) for each in _SENT}
+    configured = as_configured(endpoint, field)
     # What OpenAI's own models call the longest answer, and what most other servers know alone.
     of_openai = urlsplit(endpoint.base_urls[0]).hostname == "api.openai.com"
 
     def source() -> Endpoint:
-        endpoints.reach(endpoint.base_urls, field)
+        endpoints.reach(endpoint.base_urls, field, endpoint.proxy)
         return Endpoint(
             base_url=endpoint.base_urls[0],
             more_base_urls=endpoint.base_urls[1:],
@@ -222,9 +242,7 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
             usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
             usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
             batch=endpoint.in_batches,
-            more_secrets=tuple(secrets),
-            **sent,
-            **{name: getattr(endpoint, name) for name in _SAME},
+            **configured,
         )
 
     return source

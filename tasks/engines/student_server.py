@@ -247,7 +247,11 @@ class StudentServer(Students):
             self._end()
             raise
         self._endpoint = Endpoint(
-            base_url=f"{url}/v1", concurrency=launch.concurrency, api_key=key, timeout_seconds=ANSWER_SECONDS
+            base_url=f"{url}/v1",
+            concurrency=launch.concurrency,
+            api_key=key,
+            timeout_seconds=ANSWER_SECONDS,
+            proxy="",
         )
         return self._endpoint
 

@@ -49,9 +49,11 @@ from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
 from tapir_core.prices import UnknownPrice, missing_prices, price_of
+from tapir_core.proxies import proxy_before
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
 from tasks.engines import backbone, keys, machine, student_server, students, supervisor, vllm
+from tasks.engines.endpoints import as_configured
 from tasks.engines.training import memory, prerequisites
 from tasks.engines.verifier import check_verifier
 
@@ -311,8 +313,8 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
 def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
     """The worst of its addresses."""
     key = keys.api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
-    whose = partial(Endpoint, api_key_env=endpoint.api_key_env, api_key_file=endpoint.api_key_file)
-    found = [_ask(whose(address, 1, key), endpoint.model) for address in endpoint.base_urls]
+    configured = as_configured(endpoint, field)
+    found = [_ask(Endpoint(address, 1, key, **configured), endpoint.model) for address in endpoint.base_urls]
     return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
 
 
@@ -352,6 +354,7 @@ def _ask(endpoint: Endpoint, model: str | None) -> Finding:
     return finding(
         "endpoint",
         where=endpoint.base_url,
+        proxy=proxy_before(endpoint.base_url, endpoint.proxy),
         key_remedy=endpoint.key_remedy,
         has_key=bool(endpoint.api_key),
         model=model,
@@ -421,6 +424,7 @@ def _look_at_server(root: str) -> Finding:
     if _is_own(root) and prefect_server.living_server(root) is None:
         return fault_of(f"the one that `tapir up` started does not answer; `tapir up` starts it again; {_LOGS}")
     if not _is_own(root) and not _is_named():
+        prefect_server.check_database(root)
         return Finding("", "ok", "none stands: `tapir run` brings its own, `tapir up` starts one that stays")
     api = prefect_server.standing_server(root)
     return _ask_server(root, lambda client, _: Finding("", "ok", f"{api}, Prefect {client.api_version()}"))

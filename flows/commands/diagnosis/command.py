@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands import AsJson, Overrides, console
+from flows import prefect_server
+from flows.commands import AsJson, Overrides, console, say
 from flows.commands.diagnosis import Finding, checks, examine
 from flows.driver import read_config
 from tapir_core import curriculum, judging, probing, prompts, sources
@@ -79,6 +80,7 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
     """
     read, said = (None, []) if config is None else checks.read_run(config, overrides)
     place = root or (read.run.root if read else "runs")
+    prefect_server.ignore_settings(place, say, database=True)
     *found, server = examine(checks.checks_of(place, read))
     # What is on a server is only asked of one that answers.
     parts = [] if server.level == "fault" else examine(checks.server_parts(place))

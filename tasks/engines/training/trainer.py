@@ -36,6 +36,12 @@ from tasks.engines.training import memory, prerequisites
 
 _POLL_SECONDS = 0.25
 
+_OF_ANOTHER_JOB = re.compile(
+    r"(ACCELERATE|TORCHELASTIC|SLURM|OMPI|PMIX?|MV2|KUBEFLOW_TRAINER)_"
+    r"|((LOCAL_|NODE_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|DS_ACCELERATOR)$"
+)
+"""Names of variables that say which process of which job this is, or that libraries take over what a job sets."""
+
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 
 
@@ -314,10 +320,13 @@ def count_ranks(job: TrainingJob, accelerators: Sequence[str]) -> int:
 def rank_environments(
     job: TrainingJob, environment: Mapping[str, str], accelerators: Sequence[str], node: Node
 ) -> list[dict[str, str]]:
-    """What each rank of this machine sees: its place among all, where they meet, no other network, no telemetry."""
+    """What each rank of this machine sees: its place among all, where they meet, no other network, no telemetry.
+
+    What launchers and schedulers tell the processes of a job of their own is left out.
+    """
     processes, (meeting, port) = count_ranks(job, accelerators), node.meeting
     values = {
-        **environment,
+        **{name: value for name, value in environment.items() if not _OF_ANOTHER_JOB.match(name)},
         "PYTHONPATH": os.pathsep.join(filter(None, [str(supervisor.SOURCES), environment.get("PYTHONPATH")])),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -211,6 +211,35 @@ def test_a_proxy_of_the_configuration_is_used_in_place_of_the_environments(monke
     assert isinstance(reply.outcome, Answer)
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
+def test_what_goes_wrong_at_a_proxy_names_it_and_not_its_password(monkeypatch: pytest.MonkeyPatch, variable: str):
+    monkeypatch.setenv(variable, "http://me:hush@127.0.0.1:9")
+    there = Endpoint("http://model.invalid/v1", 1)
+    failure = failed(send_to(there))
+    assert failure.kind == "connection"
+    assert f"through the proxy http://127.0.0.1:9 ({variable})" in failure.message
+    with FakeProvider(lambda _: Status(407, "<html>Who are you?</html>")) as proxy:
+        monkeypatch.setenv(variable, proxy.base_url.removesuffix("/v1").replace("//", "//me:hush@"))
+        reply = send_to(there)
+    assert failed(reply).kind == "connection"
+    assert reply.endpoint_at_fault, "no row is to blame"
+    assert f"({variable})" in failed(reply).message
+    assert "hush" not in failure.message + failed(reply).message
+
+
+def test_what_a_provider_says_in_json_is_not_laid_to_the_proxy(monkeypatch: pytest.MonkeyPatch):
+    with FakeProvider(lambda _: Status(500, {"error": {"message": "it broke"}})) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1"))
+        assert failed(send_to(Endpoint("http://model.invalid/v1", 1))).message == "HTTP 500: it broke"
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_our_own_servers_and_this_machine_are_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch, proxy: str):
+    monkeypatch.setenv("all_proxy", proxy)
+    assert isinstance(send(Text("fine"))[0].outcome, Answer)
+    assert "127.0.0.1" not in failed(send_to(Endpoint("http://model.invalid/v1", 1, proxy=""))).message
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_refused_because_the_key_would_go_along(status: int):
     with FakeProvider() as elsewhere:

@@ -89,6 +89,18 @@ def test_an_address_where_nothing_listens_is_one_clear_error(monkeypatch):
     assert "judge.endpoint.base_url" in str(gone)
 
 
+@pytest.mark.parametrize(("variable", "own"), [("https_proxy", None), ("ALL_PROXY", None), ("A", "http://127.0.0.1:9")])
+def test_where_a_proxy_stands_before_an_address_the_proxy_is_looked_at(monkeypatch, variable, own):
+    monkeypatch.setenv(variable, "http://me:hush@127.0.0.1:9")
+    gone = str(look_for("https://model.invalid/v1", "judge.endpoint", own))
+    assert "through the proxy http://127.0.0.1:9" in gone
+    assert (f"unset {variable}" in gone, "no_proxy" in gone) == (own is None, own is None)
+    assert "hush" not in gone
+    with StandinServer() as server:
+        assert look_for(server.base_url, "judge.endpoint") is None
+        assert look_for("https://model.invalid/v1", "judge.endpoint", server.base_url) is None
+
+
 def test_a_key_in_a_file_is_read_without_its_line_break_and_comes_before_the_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "other")
     (tmp_path / "key").write_text("sk-in-a-file\n")

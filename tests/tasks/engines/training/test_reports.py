@@ -105,6 +105,9 @@ def test_the_loss_of_each_step_is_reported_beside_the_log(tmp_path: Path, monkey
     package(tmp_path, "tensorboardX", FAKE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    # Of a job that the driver is part of: on a processor fp16 would end the training.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", "http://127.0.0.1:9")
     training = settings("tensorboard", precision="fp32", batch_size=20, micro_batch_size=20)
     summary = train_student(make_job(tmp_path, training=training, log_path=tmp_path / "logs" / "train-01.log"))
     lines = (tmp_path / "logs" / "tensorboard" / "train-01" / "scalars").read_text().splitlines()

@@ -65,6 +65,24 @@ def test_bf16_and_stage_go_to_deepspeed_by_name(rank: ModuleType) -> None:
     assert config["zero_optimization"]["stage"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "field", "becomes"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "mixed_precision", "fp16"),
+        ("KUBEFLOW_TRAINER_SERVER_URL", "http://127.0.0.1:9", "report_to", ["kubeflow"]),
+    ],
+)
+def test_a_variable_that_is_kept_from_ranks_would_take_over_a_setting(
+    rank: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, field: str, becomes: Any
+) -> None:
+    def made() -> Any:
+        return getattr(rank.TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]), field)
+
+    assert made() != becomes
+    monkeypatch.setenv(name, value)
+    assert made() == becomes
+
+
 def test_stage_0_in_bf16_runs_as_stage_1(rank: ModuleType) -> None:
     config, _ = settings_of(rank, make_job(zero_stage=0, precision="bf16"))
     assert config["zero_optimization"]["stage"] == 1

@@ -112,6 +112,24 @@ def test_the_ranks_stay_off_the_network_and_keep_what_the_user_set(tmp_path: Pat
     assert "DS_ACCELERATOR" not in rank_environments(job, {}, ["0"], here(1))[0]
 
 
+OF_ANOTHER_JOB = """RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_WORLD_SIZE NODE_RANK MASTER_ADDR
+    MASTER_PORT SLURM_PROCID SLURM_NTASKS SLURM_JOB_ID OMPI_COMM_WORLD_RANK PMI_RANK PMIX_RANK MV2_COMM_WORLD_SIZE
+    ACCELERATE_MIXED_PRECISION ACCELERATE_USE_FSDP ACCELERATE_GRADIENT_ACCUMULATION_STEPS ACCELERATE_DYNAMO_BACKEND
+    TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT DS_ACCELERATOR KUBEFLOW_TRAINER_SERVER_URL"""
+OF_THE_MACHINE = """NCCL_DEBUG NCCL_IB_DISABLE NCCL_P2P_DISABLE CUDA_HOME PYTORCH_CUDA_ALLOC_CONF DS_SKIP_CUDA_CHECK
+    DEEPSPEED_TIMEOUT TORCH_NCCL_TRACE_BUFFER_SIZE TRITON_CACHE_DIR LD_LIBRARY_PATH WANDB_MODE WANDB_PROJECT HF_HOME
+    MY_RANK LINEAR_RANKING"""
+
+
+@pytest.mark.parametrize("accelerators", [[], ["0"]])
+def test_a_rank_knows_nothing_of_the_job_that_the_driver_is_part_of(tmp_path: Path, accelerators: list[str]) -> None:
+    theirs = dict.fromkeys(OF_ANOTHER_JOB.split(), "of-another")
+    machines = dict.fromkeys(OF_THE_MACHINE.split(), "kept")
+    [values] = rank_environments(make_job(tmp_path), theirs | machines, accelerators, here(1))
+    assert "of-another" not in values.values()
+    assert {name for name, value in values.items() if value == "kept"} == machines.keys()
+
+
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
     row = TrainingProgress(1, 4, 2.5, 100, 50.0, 6.0)
     line = json.dumps(dataclasses.asdict(row)) + "\n"
