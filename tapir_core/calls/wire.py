@@ -27,6 +27,8 @@ from tapir_core.calls.words import (
 )
 
 _USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
+_SENT_BEFORE = re.compile(r"\A(?:[\s\ufeff]|:.*\n)+")
+"""What some send before a body, so that a connection stays open: blank lines and comments; and a byte order mark."""
 _WEB_PAGE = "a web page came in place of a reply"
 _ONLY_THOUGHTS = (
     "the reply has thoughts (reasoning_content) and no answer; where the server's reasoning parser takes answers for "
@@ -111,10 +113,11 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
 
     With the ``request`` an answer to be trained on that took all its tokens is cut off, whatever its finish reason.
     """
-    if raw.lstrip().startswith("<"):
+    sent = _SENT_BEFORE.sub("", raw, count=1)
+    if sent.startswith("<"):
         return Reply(Failure("connection", f"{_WEB_PAGE}: {_clip(raw)!r}"), raw=raw, endpoint_at_fault=True)
     try:
-        body = json.loads(raw)
+        body = json.loads(sent)
     except ValueError:
         return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     if not isinstance(body, dict):
@@ -171,7 +174,7 @@ def _details(usage: dict[str, Any], of: str, name: str) -> int:
 
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
     """What a kept body says of its first token; nothing where it says nothing, or was not kept."""
-    body = _mapping(json.loads(raw)) if raw else {}
+    body = _mapping(json.loads(_SENT_BEFORE.sub("", raw, count=1))) if raw else {}
     choices = body.get("choices")
     return _read_logprobs(_mapping(choices[0])) if isinstance(choices, list) and choices else ()
 

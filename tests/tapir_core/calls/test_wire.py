@@ -36,6 +36,11 @@ def test_a_completion_becomes_an_answer_with_tokens_and_price():
     assert json.loads(reply.raw or "") == completion("fine")
 
 
+@pytest.mark.parametrize("before", ["\n\n   ", "\ufeff", ": PROCESSING\n\n: PROCESSING\n\n"])
+def test_what_keeps_a_connection_open_before_a_body_is_left_aside(before: str):
+    assert read(before + json.dumps(completion("fine"))).outcome == Answer("fine", "stop", 1000, 500, usd=0.006)
+
+
 def test_an_answer_cut_off_keeps_its_finish_reason():
     assert read(completion("half a sen", finish_reason="length")).outcome.finish_reason == "length"
 
