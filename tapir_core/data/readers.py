@@ -94,6 +94,15 @@ _NO_TEXT = ("nan", "<NA>")
 """A missing cell of any field, as pandas writes it out as text."""
 
 
+_NOTED = {
+    "bad_rows": "broken rows that are skipped: {}",
+    "duplicates": "rows with the instruction of another, merged with it: {}",
+    "placeholder_input": 'rows whose input or system text is a word for none ("<noinput>"), taken as empty: {}',
+    "answer_not_to_be_learnt": "rows whose answer is not to be learnt (weight 0), so that the teacher is asked: {}",
+}
+"""What reading counts, in words."""
+
+
 class Row(NamedTuple):
     """One instruction."""
 
@@ -110,7 +119,7 @@ class Row(NamedTuple):
     answer: str | None = None
     """To the instruction, where it is to be used."""
     noted: tuple[str, ...] = ()
-    """What of the record was left out, in words to count."""
+    """What of the record was left out, as `_NOTED` names it."""
 
 
 _ROW = dict.fromkeys(Row._fields[:-1], pl.String())
@@ -164,8 +173,8 @@ class Found:
 
     @property
     def noted(self) -> list[str]:
-        """What is worth a word of what was left out."""
-        return [f"{int(count):,} rows: {name.replace('_', ' ')}" for name, count in self.counts.items() if count]
+        """Each count that is not 0, in a sentence."""
+        return [_NOTED[name].format(f"{int(count):,}") for name, count in self.counts.items() if count]
 
 
 def read_pool(

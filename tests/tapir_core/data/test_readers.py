@@ -191,7 +191,7 @@ def test_what_was_left_out_of_rows_is_counted(tmp_path: Path) -> None:
     rows = [{"instruction": "A?", "input": "nan"}, {"instruction": "B?", "input": "<noinput>"}, {"instruction": "A?"}]
     found = read(tmp_path, rows)
     assert found.counts == {"bad_rows": 0, "duplicates": 1, "placeholder_input": 2}
-    assert found.noted == ["1 rows: duplicates", "2 rows: placeholder input"]
+    assert [said.rpartition(": ")[2] for said in found.noted] == ["1", "2"]
 
 
 def test_a_heldout_set_has_the_columns_of_its_contract(tmp_path: Path) -> None:
