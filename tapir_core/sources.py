@@ -98,7 +98,7 @@ def _(_source: config.JudgedHeldout, run: config.RunConfig) -> Found:
     return Found(pl.DataFrame(schema=HELDOUT_SCHEMA)) if references is None else read_heldout_of(references, run)
 
 
-QUESTION, HELD_OUT = "an evaluation question", "an instruction of a judged held-out set, as one may be drawn of it"
+QUESTION, HELD_OUT = "an evaluation question", "an instruction that the judged held-out set may draw"
 
 
 class CleanPool(NamedTuple):

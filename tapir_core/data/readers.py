@@ -95,10 +95,10 @@ _NO_TEXT = ("nan", "<NA>")
 
 
 _NOTED = {
-    "bad_rows": "broken rows that are skipped: {}",
-    "duplicates": "rows with the instruction of another, merged with it: {}",
-    "placeholder_input": 'rows whose input or system text is a word for none ("<noinput>"), taken as empty: {}',
-    "answer_not_to_be_learnt": "rows whose answer is not to be learnt (weight 0), so that the teacher is asked: {}",
+    "bad_rows": "broken rows that are skipped",
+    "duplicates": "rows with the instruction of another, merged with it",
+    "placeholder_input": 'rows whose input or system text is a word for none ("<noinput>"), taken as empty',
+    "answer_not_to_be_learnt": "rows whose answer is not to be learnt (weight 0), so that the teacher is asked",
 }
 """What reading counts, in words."""
 
@@ -174,7 +174,8 @@ class Found:
     @property
     def noted(self) -> list[str]:
         """Each count that is not 0, in a sentence."""
-        return [_NOTED[name].format(f"{int(count):,}") for name, count in self.counts.items() if count]
+        counted = {name: int(count) for name, count in self.counts.items() if count}
+        return [f"{_NOTED.get(name, name.replace('_', ' '))}: {count:,}" for name, count in counted.items()]
 
 
 def read_pool(
