@@ -43,7 +43,8 @@ def drive(
     """
     with hold_run(config, say=say, amend=amend) as run:
         if not is_done(run, until):
-            save_estimate(run)
+            for note in save_estimate(run):
+                say(f"data.pool: {note}")
             distil(run, until)
         else:
             say(f"run {run.ref.name} has nothing left to do")

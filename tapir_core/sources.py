@@ -4,11 +4,21 @@ A kind of your own registers what reads it with `read_pool_of.register` or `read
 """
 
 from collections import Counter
+from typing import NamedTuple
 
 import polars as pl
 
 from tapir_core import config
-from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, Found, read_heldout, read_pool
+from tapir_core.data.decontamination import EvaluationQuestions, check_left, loss_in_words
+from tapir_core.data.readers import (
+    HELDOUT_SCHEMA,
+    POOL_SCHEMA,
+    Found,
+    heldout_questions,
+    read_heldout,
+    read_pool,
+    read_questions,
+)
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import DEV_SHARES, EQUAL_SHARES, NATURAL_SHARES, recognise, sample_problems
 from tapir_core.standin.family import Stream
@@ -86,6 +96,56 @@ def _(_source: config.JudgedHeldout, run: config.RunConfig) -> Found:
     # Its own instructions are drawn from the pool, once the teacher has answered: stage `judged_heldout`.
     references = run.data.references
     return Found(pl.DataFrame(schema=HELDOUT_SCHEMA)) if references is None else read_heldout_of(references, run)
+
+
+QUESTION, HELD_OUT = "an evaluation question", "an instruction that the judged held-out set may draw"
+
+
+class CleanPool(NamedTuple):
+    """The pool without what holds an evaluation question."""
+
+    rows: pl.DataFrame
+    heldout_rows: int
+    """Of the held-out set with references."""
+    notes: tuple[str, ...]
+    """What its reading left out."""
+    lost: str
+    """A warning where much of it holds evaluation questions, or instructions of a judged held-out set; else empty."""
+
+
+def clean_pool(run: config.RunConfig) -> CleanPool:
+    """The pool that a run will work on.
+
+    Raises:
+        ConfigError: a file cannot be read, has bad rows, or nothing of the pool is left.
+    """
+    data = run.data
+    read = read_pool_of(data.pool, data, run.run.seed)
+    heldout = [] if data.references is None else [read_heldout_of(data.references, run).rows]
+    questions = pl.concat([*map(heldout_questions, heldout), read_questions(run.evaluation.benchmarks)])
+    found = EvaluationQuestions(questions, run.evaluation.decontamination, read.rows).find(read.rows)
+    check_left(found, read.rows.height, QUESTION)
+    rows = read.rows.join(found, on="instruction_id", how="anti", maintain_order="left")
+    lost = loss_in_words(found, read.rows.height, QUESTION) or rehearse_heldout(rows, run)
+    return CleanPool(rows, sum(map(len, heldout)), tuple(read.noted), lost)
+
+
+def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
+    """A warning where much of a pool holds an instruction of a judged held-out set, if one were drawn by lot.
+
+    The set itself is drawn by task types from what the teacher answered, and so after that is paid.
+
+    Raises:
+        ConfigError: nothing of the pool would be left.
+    """
+    if run.data.judged is None:
+        return ""
+    size, rng = sum(run.data.judged.sizes(rows.height).values()), derive_rng(run.run.seed, "rehearsal")
+    drawn = rows[sorted(rng.sample(range(rows.height), min(size, rows.height)))]
+    rest = rows.join(drawn, on="instruction_id", how="anti", maintain_order="left")
+    found = EvaluationQuestions(heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)
+    check_left(found, rest.height, HELD_OUT)
+    return loss_in_words(found, rest.height, HELD_OUT)
 
 
 def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:

@@ -16,14 +16,14 @@ from tapir_core.curriculum import Labelling, Usable, discovery, draw_splits, sha
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
-from tapir_core.data.decontamination import EvaluationQuestions
+from tapir_core.data.decontamination import EvaluationQuestions, check_left, remedy_of
 from tapir_core.errors import ConfigError
 from tapir_core.judging import show_instruction
 from tapir_core.paths import TASK_TYPES
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import not_held_out, pool_of
-from tapir_core.sources import read_heldout_of, read_pool_of
+from tapir_core.sources import QUESTION, read_heldout_of, read_pool_of, rehearse_heldout
 from tapir_core.stages import StageAt
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
@@ -49,25 +49,23 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
     """List the instructions that hold an evaluation question: of the pool as it comes, or of a round's candidates."""
     if at.round is None:
         rows = _read_pool(run).rows
-    else:
-        rejected = run.rows(StageAt("expansion_rejected", at.round))
-        # A candidate may have been asked for in several waves.
-        rows = rejected.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
-    return _overlap(evaluation_questions(run, of_round=at.round is not None), rows)
+        return _overlap(evaluation_questions(run, first=rows), rows)
+    rejected = run.rows(StageAt("expansion_rejected", at.round))
+    # A candidate may have been asked for in several waves.
+    rows = rejected.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
+    return _overlap(evaluation_questions(run), rows)
 
 
 @stage_task(stages.POOL)
 def pool(run: RunFolder, _: StageAt) -> Worked:
-    """Read or generate the pool, without what holds an evaluation question."""
+    """Read or generate the pool, without what holds an evaluation question; refuse it before anything is paid."""
     read = _read_pool(run)
     rows = read.rows
     if run.holds(StageAt("contaminated")):
-        rows = rows.join(run.rows(StageAt("contaminated")), on="instruction_id", how="anti", maintain_order="left")
-    if not rows.height:
-        raise ConfigError(
-            f"data.pool: each of its {read.rows.height} instructions holds an evaluation question "
-            f"({run.ref.name}/{StageAt('contaminated').folder}/ lists them); give another pool"
-        )
+        found = run.rows(StageAt("contaminated"))
+        check_left(found, rows.height, f"{QUESTION} ({run.ref.name}/{StageAt('contaminated').folder}/ lists them)")
+        rows = rows.join(found, on="instruction_id", how="anti", maintain_order="left")
+    rehearse_heldout(rows, run.config)
     return Worked(rows, read.counts)
 
 
@@ -156,24 +154,25 @@ def heldout_overlap(run: RunFolder, _: StageAt) -> Worked:
     return _overlap(_questions_of(run, [readers.heldout_questions(drawn)]), rest)
 
 
-def evaluation_questions(run: RunFolder, *, of_round: bool = True) -> EvaluationQuestions:
+def evaluation_questions(run: RunFolder, *, first: pl.DataFrame | None = None) -> EvaluationQuestions:
     """All questions that expansions must not hold, those of the benchmarks and of the held-out sets.
 
-    The pool as it comes (not ``of_round``) is looked through before a judged held-out set is drawn from it.
+    The pool as it comes (``first``) is looked through before a judged held-out set is drawn from it.
     """
     data, tables = run.config.data, []
     if data.references is not None:
         tables.append(readers.heldout_questions(run.rows(stages.HELDOUT.at())))
-    if data.judged is not None and of_round:
+    if data.judged is not None and first is None:
         tables.append(readers.heldout_questions(run.rows(stages.JUDGED_HELDOUT.at())))
     if run.config.evaluation.benchmarks:
         tables.append(run.rows(stages.QUESTIONS.at()))
-    return _questions_of(run, tables)
+    return _questions_of(run, tables, first)
 
 
-def _questions_of(run: RunFolder, tables: list[pl.DataFrame]) -> EvaluationQuestions:
+def _questions_of(run: RunFolder, tables: list[pl.DataFrame], first: pl.DataFrame | None = None) -> EvaluationQuestions:
     questions = pl.concat([pl.DataFrame(schema=readers.QUESTIONS), *tables])
-    return EvaluationQuestions(questions, run.config.evaluation.decontamination)
+    pool = run.rows(stages.POOL.at()) if first is None else first
+    return EvaluationQuestions(questions, run.config.evaluation.decontamination, pool)
 
 
 def _overlap(asked: EvaluationQuestions, rows: pl.DataFrame) -> Worked:
@@ -216,8 +215,8 @@ def check_pool(run: RunFolder) -> None:
         raise ConfigError(
             f"data.heldout: of {usable.examples.height} usable instructions none is left to train on: each is one of "
             f"the judged held-out set or holds one ({stages.JUDGED_HELDOUT.folder}/ and "
-            f"{stages.HELDOUT_OVERLAP.folder}/ list them); give a larger pool, a smaller data.heldout.max_share, or a "
-            "held-out set of your own"
+            f"{stages.HELDOUT_OVERLAP.folder}/ list them); {remedy_of(run.rows(stages.HELDOUT_OVERLAP.at()))}, a "
+            "smaller data.heldout.max_share, or a held-out set of your own"
         )
     if not examples.height:
         reasons = ", ".join(f"{count} {reason}" for reason, count in usable.dropped.items())

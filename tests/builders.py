@@ -101,11 +101,15 @@ def rouge_l(one: str, other: str) -> float:
 
 
 def make_questions(
-    *questions: str, benchmark: str = "alpaca_eval", overlap_words: int = 13, max_rouge_l: float = 0.8
+    *questions: str,
+    benchmark: str = "alpaca_eval",
+    overlap_words: int = 13,
+    max_rouge_l: float = 0.8,
+    pool: pl.DataFrame | None = None,
 ) -> EvaluationQuestions:
     rows = [(benchmark, str(number), 1, text) for number, text in enumerate(questions, start=1)]
     settings = DecontaminationConfig(overlap_words=overlap_words, max_rouge_l=max_rouge_l)
-    return EvaluationQuestions(pl.DataFrame(rows, schema=QUESTIONS, orient="row"), settings)
+    return EvaluationQuestions(pl.DataFrame(rows, schema=QUESTIONS, orient="row"), settings, pool)
 
 
 def make_expansion_config(**fields: object) -> ExpansionConfig:
@@ -122,3 +126,16 @@ def shuffled(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
 def numbered(task_types: Iterable[str], prefix: str = "i") -> dict[str, str]:
     """Instruction id → task type, for builders that take such a mapping."""
     return {f"{prefix}{number:04d}": task_type for number, task_type in enumerate(task_types)}
+
+
+FOOTER = "This message is meant only for the person named above. If you received it in error, delete it and tell us so."
+GOODS = ["lamp", "kettle", "chair", "printer", "jacket", "cable", "table", "phone", "laptop", "screen"]
+
+
+def mails(count: int, footer: str = FOOTER, first: int = 0) -> list[str]:
+    """Each of other words, all with the footer; many end in the same word before it."""
+    rng = random.Random(first)
+    return [
+        f"Order {number}: {' '.join(f'{rng.choice(GOODS)}{rng.randrange(99)}' for _ in range(14))} {end}. {footer}"
+        for number, end in enumerate(rng.choices(GOODS, k=count), start=first)
+    ]

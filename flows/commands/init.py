@@ -1,7 +1,8 @@
 """`tapir init`: five questions, and a configuration to begin with."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from tapir_core.calls.types import is_local
 from tapir_core.config import EMBEDDED_STUDENT
 from tapir_core.config.load import load_config, read_toml
 from tapir_core.config.student import PRESETS, shipped
+from tapir_core.data.records import UnknownLayout
 from tapir_core.errors import ConfigError
 from tapir_core.sources import read_pool_of
 
@@ -36,6 +38,8 @@ class Asked:
     teacher: str
     address: str = ""
     usd: float = 0.0
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Field of an instruction → its name in the file, where that is another."""
 
     @property
     def own(self) -> bool:
@@ -93,6 +97,7 @@ def init(
     teacher: Annotated[str | None, typer.Option(help="A model's name, or `standin`.")] = None,
     address: Annotated[str | None, typer.Option(help="Of the teacher's OpenAI-compatible API.")] = None,
     usd: Annotated[float | None, typer.Option(help="The most to spend.")] = None,
+    column: Annotated[str | None, typer.Option(help="Of the file's columns the one with the instructions.")] = None,
 ) -> None:
     """`tapir init`."""
     if file.exists():
@@ -106,12 +111,16 @@ def init(
             f"{file} is not written, for a question has no answer; give it at the terminal, or as --instructions, "
             "--student, --teacher, --address and --usd"
         ) from exc
+    if column is not None:
+        asked = replace(asked, columns={"instruction": column})
     rows = _ROWS
     try:
         if asked.own:
-            file.write_text(_text(asked, file, rows), encoding="utf-8")
-            config = load_config(file)
-            rows = read_pool_of(config.data.pool, config.data, config.run.seed).rows.height
+            try:
+                rows = _count(asked, file)
+            except UnknownLayout as unknown:
+                asked = replace(asked, columns=unknown.likely or {"instruction": _ask_column(unknown)})
+                rows = _count(asked, file)
         file.write_text(_text(asked, file, rows), encoding="utf-8")
         load_config(file)
     except BaseException:
@@ -136,6 +145,20 @@ def _ask(
     at = address or typer.prompt("Address of its OpenAI-compatible API", default="https://api.openai.com/v1")
     most = typer.prompt("The most to spend, in USD", default=20.0, type=float) if usd is None else usd
     return Asked(where, small, strong, at, most)
+
+
+def _count(asked: Asked, file: Path) -> int:
+    """How many instructions there are, read as the file to write says it."""
+    file.write_text(_text(asked, file, _ROWS), encoding="utf-8")
+    config = load_config(file)
+    return read_pool_of(config.data.pool, config.data, config.run.seed).rows.height
+
+
+def _ask_column(unknown: UnknownLayout) -> str:
+    try:
+        return str(typer.prompt(f"Column with the instructions ({', '.join(unknown.found)})"))
+    except typer.Abort as exc:
+        raise ConfigError(f"{unknown}; or give --column NAME") from exc
 
 
 def _text(asked: Asked, file: Path, rows: int) -> str:

@@ -82,6 +82,8 @@ def print_estimate(console: Console, estimate: Estimate) -> None:
     )
     for line in estimate.unknown_prices:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for note in estimate.notes:
+        console.print(f"data.pool: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if instead := page.sentence("instead", estimate):
         print_line(console, instead)
     console.print("Assumptions", style="bold")

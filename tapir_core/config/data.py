@@ -27,9 +27,13 @@ class _FromFile(ABC):
         """Which it is, for a reader of figures; ``digest`` is its file's, empty without one."""
 
 
-_FIELDS = "instruction|input|output|messages|conversations|system|reference|source|task_type|split"
+FIELDS = (
+    *("instruction", "input", "output", "messages", "conversations"),
+    *("system", "reference", "source", "task_type", "split"),
+)
+"""What is read of a row of the pool or the held-out set."""
 
-FieldName = Annotated[str, matching(_FIELDS, f"is no field that is read; they are {_FIELDS.replace('|', ', ')}")]
+FieldName = Annotated[str, matching("|".join(FIELDS), f"is no field that is read; they are {', '.join(FIELDS)}")]
 """A field of a row of the pool or the held-out set."""
 
 

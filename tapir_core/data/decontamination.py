@@ -10,6 +10,13 @@ that, but of at least 8 words, counts when all of it stands in a row in the inst
 `max_rouge_l`, for questions of at least 5 words. Held-out instructions are exempt from that: they come from where the
 pool comes from, and may differ in a figure by design.
 
+**Boilerplate**, such as the footer of every mail, gives no question away: `overlap_words` words in a row that stand in
+more than 5 % of the pool's instructions (and in 10 at least), and in one question of a benchmark at most. Of the
+held-out set in any number, for it comes from where the pool comes from. It is cut out of a question, and what is left
+is looked for: words that run into a footer are no hit either. A question of which too little is left is held by what
+has it whole; one of the held-out set only where it is half of that text, since it may be such a footer itself. So
+copies of a benchmark are found however many they are: each has words of its own, or holds the question whole.
+
 Candidates are found by hashes, and each is compared by its words: what is found is so, and nothing that is so is
 missed. Two texts of m and n words, L of them in common, share at least 3L − 1 − (m + n) pairs of neighbouring words,
 which is one or more where their ROUGE-L F1 is above 0.8: only the rarest pairs of a question must be looked for.
@@ -23,7 +30,8 @@ import bisect
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 import polars as pl
@@ -33,6 +41,8 @@ from rapidfuzz.distance import Indel
 
 from tapir_core.config import HELDOUT
 from tapir_core.config.benchmarks import DecontaminationConfig
+from tapir_core.errors import ConfigError
+from tapir_core.text import shorten
 from tapir_core.turns import EARLIER, user_texts
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -109,6 +119,7 @@ def _code(number: int) -> str:
 
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+_NO_RUNS = pl.DataFrame(schema={"size": pl.Int64, "hash": pl.UInt64, "row": pl.UInt32})
 _MANY = 2**32
 """More than there are questions."""
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -167,6 +178,15 @@ FEWEST_WORDS = 8
 FEWEST_NEAR = 5
 """A shorter question has no near-duplicates: one word makes another question of it."""
 
+COMMON_SHARE, COMMON_ROWS = 0.05, 10
+"""A run of words is boilerplate in more than this share of the pool, and in so many instructions at least."""
+
+MUCH = 0.1
+"""Share of a pool that is lost to evaluation questions, above which that is worth a warning."""
+
+_LOOKED_AT, _SHOWN = 200, 200
+"""Hits of which the shared words are taken, and characters of these that are shown."""
+
 _PAIR = 2
 _BATCH_CHARACTERS = 1_000_000
 
@@ -180,8 +200,13 @@ _HIT = pl.Schema(
 class EvaluationQuestions:
     """Evaluation questions, ready to be looked for in any number of instructions."""
 
-    def __init__(self, questions: pl.DataFrame, settings: DecontaminationConfig) -> None:
-        """``questions`` has the columns `tapir_core.data.readers.QUESTIONS`."""
+    def __init__(
+        self, questions: pl.DataFrame, settings: DecontaminationConfig, pool: pl.DataFrame | None = None
+    ) -> None:
+        """``questions`` has the columns `tapir_core.data.readers.QUESTIONS`, ``pool`` those that `find` takes.
+
+        What is boilerplate of the pool gives no question away; without a pool nothing is.
+        """
         self._names = questions.select("benchmark", "question_id", "question")
         self._limit = settings.max_rouge_l
         self._words = Vocabulary()
@@ -190,7 +215,7 @@ class EvaluationQuestions:
         self._equal = defaultdict[str, list[int]](list)
         for place, text in enumerate(self._texts):
             self._equal[text].append(place)
-        self._runs = self._index_runs(settings.overlap_words)
+        self._runs = self._index_runs(settings.overlap_words, pool)
         self._rare_pairs = self._index_rarest_pairs()
 
     def find(self, instructions: pl.DataFrame) -> pl.DataFrame:
@@ -201,9 +226,7 @@ class EvaluationQuestions:
         """
         searched = _searched(instructions).with_row_index("place")
         hits: list[Hit] = []
-        # In batches, which bound the memory.
-        batch = pl.col("instruction").str.len_chars().cum_sum() // _BATCH_CHARACTERS
-        for some in searched.with_columns(batch=batch).partition_by("batch"):
+        for some in _batches(searched):
             hits += self._find(some["place"].to_list(), some["instruction"].to_list())
         rows = pl.DataFrame(hits, schema=_HIT, orient="row")
         texts = searched[rows["place"]].drop("place")
@@ -232,9 +255,14 @@ class EvaluationQuestions:
         """Texts and questions that share as many words in a row as give the question away."""
         for size, runs in runs_of(encoded, self._runs):
             for place, question in _in_common(runs, self._runs[size]).tolist():
-                own = self._texts[question]
-                if any(own[start : start + size] in encoded[place] for start in range(len(own) - size + 1)):
+                if self._gives_away(question, encoded[place], size):
                     yield place, question
+
+    def _gives_away(self, question: int, text: str, size: int) -> bool:
+        own = self._texts[question]
+        if question not in self._whole:
+            return any(own[start : start + size] in text for start in range(len(own) - size + 1))
+        return own in text and (self._names["benchmark"][question] != HELDOUT or 2 * len(own) >= len(text))
 
     def _near(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Texts and questions whose ROUGE-L F1 is above the limit."""
@@ -253,22 +281,66 @@ class EvaluationQuestions:
             )
             yield from map(tuple, pairs[similar > self._limit + ROUNDING].tolist())
 
-    def _index_runs(self, overlap_words: int) -> dict[int, pl.DataFrame]:
+    def _index_runs(self, overlap_words: int, pool: pl.DataFrame | None) -> dict[int, pl.DataFrame]:
         """Words in a row → the runs of that many words that give a question away.
 
-        A run that several questions of a benchmark have stands for the first of them.
+        A run that several questions of a benchmark have stands for the first of them. A question of which boilerplate
+        leaves too little is in ``_whole``, and found by its first run.
         """
-        whole = np.where(self._lengths >= FEWEST_WORDS, self._lengths, 0)
-        words = np.where(self._lengths >= overlap_words, overlap_words, whole)
-        questions = self._names.select("benchmark", words=words).with_row_index("question")
+        covered = self._boilerplate(overlap_words, pool)
+        cut = [(question, each) for question, text in enumerate(self._texts) for each in _cut(text, covered[question])]
+        pieces = [
+            each for each, size in zip(cut, _sizes([text for _, text in cut], overlap_words), strict=True) if size
+        ]
+        self._whole = {question for question, words in covered.items() if words} - {question for question, _ in pieces}
+        pieces += [(question, self._texts[question]) for question in sorted(self._whole)]
+        texts = [text for _, text in pieces]
+        of = pl.DataFrame({"question": [question for question, _ in pieces]}, schema={"question": pl.Int64})
+        of = of.with_columns(self._names["benchmark"].gather(of["question"])).with_row_index("text")
+        of = of.with_columns(pl.col("text").cast(pl.Int64), whole=pl.col("question").is_in(self._whole))
         indices = {}
-        for size, runs in runs_of(self._texts, set(words[words > 0].tolist())):
-            own = runs.rename({"text": "question"}).join(
-                questions.filter(words=size).cast({"question": pl.Int64}), on="question", maintain_order="left"
-            )
-            first = own.unique(["hash", "benchmark"], keep="first", maintain_order=True)
-            indices[size] = first.select("hash", "question")
+        for size, runs in self._runs_in(texts, overlap_words):
+            own = runs.join(of, on="text", maintain_order="left")
+            first = own.filter(~pl.col("whole")).unique(["hash", "benchmark"], keep="first", maintain_order=True)
+            whole = own.filter("whole").unique("question", keep="first")
+            indices[size] = pl.concat([first, whole]).select("hash", "question")
         return indices
+
+    @staticmethod
+    def _runs_in(texts: Sequence[str], overlap_words: int) -> Iterator[tuple[int, pl.DataFrame]]:
+        """`runs_of` the texts, of each only those of the size that gives it away."""
+        wanted = _sizes(texts, overlap_words)
+        for size, runs in runs_of(texts, {*wanted} - {0}):
+            yield size, runs.filter(pl.Series(wanted, dtype=pl.Int64).gather(runs["text"]) == size)
+
+    def _boilerplate(self, overlap_words: int, pool: pl.DataFrame | None) -> defaultdict[int, set[int]]:
+        """Question → places of its words that are boilerplate of the pool."""
+        covered = defaultdict[int, set[int]](set)
+        if pool is None or not self._texts:
+            return covered
+        own = dict(self._runs_in(self._texts, overlap_words))
+        common = self._common_runs(own, pool)
+        for size, runs in own.items():
+            few = (pl.col("question").n_unique().over("hash", "benchmark") == 1) | (pl.col("benchmark") == HELDOUT)
+            named = runs.select("hash", question="text", benchmark=self._names["benchmark"].gather(runs["text"]))
+            placed = named.with_columns(start=pl.int_range(pl.len()).over("question"), few=few)
+            ignored = placed.filter("few").join(common.filter(size=size), on="hash", how="semi")
+            for question, start in ignored.select("question", "start").iter_rows():
+                covered[question].update(range(start, start + size))
+        return covered
+
+    def _common_runs(self, own: Mapping[int, pl.DataFrame], pool: pl.DataFrame) -> pl.DataFrame:
+        """Those of the questions' ``own`` runs that so many instructions have that they are boilerplate: size, hash."""
+        searched, found = _searched(pool), []
+        for some in _batches(searched.with_columns(row=pl.col("instruction_id").rank("dense"))):
+            encoded = [self._words.encode(text) for text in some["instruction"]]
+            for size, runs in runs_of(encoded, own):
+                held = runs.join(own[size], on="hash", how="semi")
+                rows = held.select(size=pl.lit(size, pl.Int64), hash="hash", row=some["row"].gather(held["text"]))
+                found.append(rows.unique())
+        least = max(COMMON_ROWS, int(COMMON_SHARE * pool.height) + 1)
+        counted = pl.concat(found or [_NO_RUNS]).unique().group_by("size", "hash").len()
+        return counted.filter(pl.col("len") >= least)
 
     def _index_rarest_pairs(self) -> pl.DataFrame:
         """So many pairs of neighbouring words of each question, the rarest, that a near text has one of them."""
@@ -287,6 +359,63 @@ def _pairs_to_look_for(words: int, limit: float) -> int:
     common = np.floor(limit * (words + lengths) / 2 - ROUNDING) + 1
     shared = int((3 * common - 1 - words - lengths).min(initial=words))
     return words - max(1, shared)
+
+
+def _sizes(texts: Sequence[str], overlap_words: int) -> list[int]:
+    """How many words in a row give each text away; 0 where it is too short."""
+    lengths = (min(len(text), overlap_words) for text in texts)
+    return [length if length >= min(FEWEST_WORDS, overlap_words) else 0 for length in lengths]
+
+
+def _cut(text: str, covered: Collection[int]) -> list[str]:
+    """What is left of a text without the words at the places ``covered``."""
+    kept = "".join(_UNKNOWN if place in covered else word for place, word in enumerate(text)) if covered else text
+    return kept.split(_UNKNOWN)
+
+
+def shared_words(found: pl.DataFrame) -> list[str]:
+    """The words in a row that most rows of ``found`` (``CONTAMINATED``) share with their question."""
+    longest = Counter[tuple[str, ...]]()
+    for text, question in found.head(_LOOKED_AT).select("instruction", "question").iter_rows():
+        words, asked = words_of(text), words_of(question)
+        match = SequenceMatcher(None, words, asked, autojunk=False).find_longest_match()
+        longest[tuple(words[match.a : match.a + match.size])] += 1
+    return [*max(longest, key=lambda words: (longest[words], words), default=())]
+
+
+def remedy_of(found: pl.DataFrame) -> str:
+    """What to do where ``found`` takes too much of a pool."""
+    words = shared_words(found)
+    setting = f"evaluation.decontamination.overlap_words = {max(len(words) + 1, 5)}"
+    shown = shorten(" ".join(words), _SHOWN)
+    return (
+        f'most share the {len(words)} words "{shown}" with a question: set {setting} where these give none away, or '
+        "give another pool"
+    )
+
+
+def check_left(found: pl.DataFrame, rows: int, where: str) -> None:
+    """Refuse a pool of ``rows`` instructions of which ``found`` leaves none.
+
+    Raises:
+        ConfigError: it leaves none; ``where`` says which questions they hold.
+    """
+    if rows and found["instruction_id"].n_unique() >= rows:
+        raise ConfigError(f"data.pool: each of its {rows:,} instructions holds {where}; {remedy_of(found)}")
+
+
+def loss_in_words(found: pl.DataFrame, rows: int, where: str) -> str:
+    """A warning where ``found`` takes much of a pool of ``rows`` instructions; else empty."""
+    lost = found["instruction_id"].n_unique()
+    if lost <= MUCH * rows:
+        return ""
+    return f"{lost:,} of {rows:,} instructions leave the pool, since they hold {where}; {remedy_of(found)}"
+
+
+def _batches(searched: pl.DataFrame) -> list[pl.DataFrame]:
+    """Texts in batches, which bound the memory."""
+    batch = pl.col("instruction").str.len_chars().cum_sum() // _BATCH_CHARACTERS
+    return searched.with_columns(batch=batch).partition_by("batch", maintain_order=True)
 
 
 def texts_asked(instructions: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,11 @@
 A record is Alpaca, messages or ShareGPT (method.md, Identity and Turns): of a conversation all up to the last user turn
 is the instruction. Texts are kept in their normal form, so that equal ids are equal instructions. The answer after it,
 or what the file calls `output`, is read only where it is to be used: else the student is judged against what the
-teacher is asked for. A reference is only what a field of that name gives.
+teacher is asked for. A reference is only what a field of that name gives. What a record gives in two ways, such as an
+instruction and a conversation, must agree: nothing tells which is meant.
+
+Words that stand for no input ("<noinput>", "nan", "N/A") are an empty input, and counted. A question about such a word
+has to have it in the instruction.
 
 Pool and held-out set are sorted by instruction id, so the order of a file's rows changes nothing. Rows with one id are
 merged: of several references, answers or sources the first in alphabetical order stays, and one row in dev puts all in
@@ -14,9 +18,10 @@ of its own, since an instruction that holds any of them gives it away. Only the 
 and outputs belong to who scores the benchmark.
 """
 
-import json
 import random
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -24,9 +29,22 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from tapir_core.config import HELDOUT, BenchmarkConfig
+from tapir_core.config.data import FIELDS
 from tapir_core.data.dataset import in_columns
 from tapir_core.data.decontamination import whole_questions
-from tapir_core.data.records import MARKS, NO_NAMES, BadRecordError, Fields, Names, indented, read_each
+from tapir_core.data.records import (
+    MARKS,
+    NO_NAMES,
+    BadRecordError,
+    Fields,
+    Names,
+    SaidTwiceError,
+    UnknownLayout,
+    indented,
+    read_each,
+    read_json,
+    read_records,
+)
 from tapir_core.errors import ConfigError
 from tapir_core.task_types import TASK_TYPES, unknown_type
 from tapir_core.text import instruction_id, normalise
@@ -53,13 +71,36 @@ QUESTIONS = pl.Schema(
 _NO_REFERENCE = "no `reference`, and a held-out row is scored by it"
 
 _QUESTION_IDS = ("question_id", "instruction_id", "id", "key")
+_QUESTION_MARKS = (*MARKS, "turns", "prompt", "question")
+"""Fields of a benchmark that may hold its question."""
 _ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model"), "assistant"),
 }
-"""Who speaks, as files call it → the role."""
-_CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "value")}
-"""Field of a conversation → where its turns say who speaks, and what."""
+"""Who speaks, as files call it in small letters → the role."""
+_CONVERSATIONS = ("messages", "conversations")
+_SPEAKER, _CONTENT = ("role", "from"), ("content", "value")
+"""Where a turn says who speaks, and what."""
+_NOT_LEARNT = ("weight", "loss", "train", "training")
+"""Fields of an assistant's turn that is shown and not to be learnt where one of them is 0 or false."""
+_NO_INPUT = re.compile(
+    r"<na>|[<\[(]?(?:no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?|n/a|nan|none|null"
+    r"|not applicable)[>\])]?\.?",
+    re.IGNORECASE,
+)
+"""What stands in an `input` that is empty."""
+_NO_TEXT = ("nan", "<NA>")
+"""A missing cell of any field, as pandas writes it out as text."""
+
+
+_NOTED = {
+    "bad_rows": "broken rows that are skipped",
+    "duplicates": "rows with the instruction of another, merged with it",
+    "placeholder_input": 'rows whose input or system text is a word for none ("<noinput>"), taken as empty',
+    "answer_not_to_be_learnt": "rows whose answer is not to be learnt (weight 0), so that the teacher is asked",
+}
+"""What reading counts, in words."""
 
 
 class Row(NamedTuple):
@@ -77,9 +118,47 @@ class Row(NamedTuple):
     """The turns before the instruction, as `tapir_core.turns` packs them."""
     answer: str | None = None
     """To the instruction, where it is to be used."""
+    noted: tuple[str, ...] = ()
+    """What of the record was left out, as `_NOTED` names it."""
 
 
-_ROW = dict.fromkeys(Row._fields, pl.String())
+_ROW = dict.fromkeys(Row._fields[:-1], pl.String())
+
+
+class _Said(NamedTuple):
+    """A turn of a conversation as a file has it."""
+
+    where: str
+    """In words."""
+    speaker: str
+    role: str
+    content: Any
+
+    @property
+    def text(self) -> str | None:
+        """What is said; of a content of parts, the parts together.
+
+        Raises:
+            BadRecordError: it is no text.
+        """
+        parts = self.content
+        if isinstance(parts, list) and all(isinstance(each, dict) and each.get("type") == "text" for each in parts):
+            return _text({"content": "".join(str(each.get("text")) for each in parts)}, "content")
+        try:
+            return _text({"content": parts}, "content")
+        except BadRecordError as exc:
+            raise BadRecordError(f"{self.where}: {exc}") from exc
+
+
+class _Asked(NamedTuple):
+    """What one layout of a record asks."""
+
+    instruction: str | None
+    system: str | None = None
+    earlier: tuple[Turn, ...] = ()
+    answer: _Said | None = None
+    is_learnt: bool = True
+    """Whether the answer may be learnt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +168,14 @@ class Found:
     rows: pl.DataFrame
     """`POOL_SCHEMA` or `HELDOUT_SCHEMA`, and of `SOME_HAVE` what some row has."""
     counts: dict[str, float] = field(default_factory=dict)
-    """What reading left out or merged: `bad_rows`, and `duplicates` (rows with the instruction id of another)."""
+    """What reading left out or merged: `bad_rows`, `duplicates` (rows with the instruction id of another), and what
+    else rows had noted."""
+
+    @property
+    def noted(self) -> list[str]:
+        """Each count that is not 0, in a sentence."""
+        counted = {name: int(count) for name, count in self.counts.items() if count}
+        return [f"{_NOTED.get(name, name.replace('_', ' '))}: {count:,}" for name, count in counted.items()]
 
 
 def read_pool(
@@ -173,22 +259,29 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
     """One instruction of a pool, with its answer where ``answers`` are to be used.
 
     Raises:
-        BadRecordError: the record is no instruction.
+        BadRecordError: the record is no instruction, or says different things in two places.
     """
-    fields, earlier = _as_alpaca(fields)
-    system, instruction, given = (_text(fields, name) for name in ("system", "instruction", "input"))
-    if instruction is None:
+    stand_ins = [name for name in ("input", "system") if _stands_for_nothing(fields.get(name))]
+    fields = {**fields, **dict.fromkeys(stand_ins)}
+    layouts = _layouts(fields)
+    asked = next(iter(layouts.values()))
+    if asked.instruction is None:
         raise BadRecordError("the instruction is empty")
-    if given is not None:
-        instruction = f"{instruction}\n\n{given}"
+    _agree(layouts)
+    system = _same("system texts", _text(fields, "system"), *(each.system for each in layouts.values()))
+    is_learnt = all(each.is_learnt for each in layouts.values())
+    is_used = answers and is_learnt
+    given = [each.answer.text for each in layouts.values() if is_used and each.answer]
+    noted = {"placeholder_input": bool(stand_ins), "answer_not_to_be_learnt": answers and not is_learnt}
     return Row(
-        instruction_id=instruction_id(instruction, system, earlier),
-        instruction=instruction,
+        instruction_id=instruction_id(asked.instruction, system, asked.earlier),
+        instruction=asked.instruction,
         system=system,
         source=_text(fields, "source") or "file",
         reference=_text(fields, "reference"),
-        earlier_turns=pack_turns(earlier),
-        answer=_text(fields, "output") if answers else None,
+        earlier_turns=pack_turns(asked.earlier),
+        answer=_same("answers", _text(fields, "output") if is_used else None, *given),
+        noted=tuple(name for name, holds in noted.items() if holds),
     )
 
 
@@ -214,17 +307,23 @@ def _read(
     path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, columns: Names, way_out: str = ""
 ) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
-    found, bad = read_each(path, read_one, columns=columns)
+    records = read_records(path, columns=columns, fields=FIELDS)
+    names = dict.fromkeys(name for record in records if isinstance(record.item, dict) for name in record.item)
+    if names and not {*MARKS} & names.keys():
+        raise UnknownLayout(path, names)
+    found, bad = read_each(records, read_one)
     if bad and (on_bad_row == "stop" or not found):
         raise ConfigError(_bad_rows_in_words(path, bad, len(found) + len(bad), way_out))
     if not found:
         raise ConfigError(f"{path!r} holds no instruction; bring a file with at least one row")
-    rows = pl.DataFrame([row for _, row in found], schema=_ROW, orient="row")
+    noted = Counter(each for _, row in found for each in row.noted)
+    rows = pl.DataFrame([row[:-1] for _, row in found], schema=_ROW, orient="row")
     merged = rows.group_by("instruction_id").agg(
         pl.col("instruction", "system", EARLIER).first(),
         pl.col("source", "reference", "task_type", "split", "answer").min(),
     )
-    return Found(merged.sort("instruction_id"), {"bad_rows": len(bad), "duplicates": rows.height - merged.height})
+    counts = {"bad_rows": len(bad), "duplicates": rows.height - merged.height}
+    return Found(merged.sort("instruction_id"), {**counts, **noted})
 
 
 def _bad_rows_in_words(path: str, bad_rows: list[str], total: int, way_out: str) -> str:
@@ -242,7 +341,8 @@ def _bad_rows_in_words(path: str, bad_rows: list[str], total: int, way_out: str)
 
 
 def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
-    found, bad = read_each(path, _turns_of)
+    records = read_records(path, fields=(*FIELDS, *_QUESTION_IDS, *_QUESTION_MARKS), marks=_QUESTION_MARKS)
+    found, bad = read_each(records, _turns_of)
     if bad or not found:
         shown = indented(bad) or ["  there is no record in it"]
         said = f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(bad)} rows hold no question:"
@@ -258,69 +358,143 @@ def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
 
 def _turns_of(fields: Fields) -> list[str]:
     """The turns of one record of a benchmark."""
-    turns = fields.get("turns", fields.get("prompt"))
-    if turns is None and not fields.keys() & set(MARKS):
-        turns = fields.get("question")
-    if turns is None:
-        return user_texts(read_row(fields)._asdict())
-    found = [turns] if isinstance(turns, str) else turns
+    own = [name for name in _QUESTION_MARKS if name not in MARKS and not _is_absent(fields.get(name))]
+    is_record = not all(_is_absent(fields.get(name)) for name in MARKS)
+    if "question" in own and (is_record or len(own) > 1):
+        own.remove("question")
+    asked = {name: _texts_of(name, fields[name]) for name in own}
+    if is_record or not asked:
+        asked["instruction"] = user_texts(read_row(fields)._asdict())
+    longest = max(asked.values(), key=len)
+    if not all({*texts} <= {*longest} for texts in asked.values()):
+        raise SaidTwiceError(f"{_in_words(asked)} disagree; keep the one that is the question")
+    return longest
+
+
+def _texts_of(name: str, value: Any) -> list[str]:
+    found = [value] if isinstance(value, str) else value
     if not isinstance(found, list) or not found or not all(isinstance(turn, str) and turn.strip() for turn in found):
-        raise BadRecordError("`turns`, `prompt` or `question` is neither a text nor a list of texts")
+        raise BadRecordError(f"`{name}` is neither a text nor a list of texts")
     return [normalise(turn) for turn in found]
 
 
-def _as_alpaca(fields: Fields) -> tuple[Fields, list[Turn]]:
-    """A record of any shape with its last user turn as `system`, `instruction`, `input` and `output`; earlier turns."""
-    for name, (speaker, content) in _CONVERSATIONS.items():
-        if fields.get(name) not in (None, ""):
-            return _read_turns(fields, _conversation(name, fields[name]), name, speaker, content)
-    if "instruction" not in fields:
-        known = ", ".join(sorted(map(str, fields))[:10]) or "no field"
-        raise BadRecordError(f"none of `instruction`, `messages` and `conversations` (it has {known})")
-    return fields, []
+def _layouts(fields: Fields) -> dict[str, _Asked]:
+    """Each layout in which the record has something, the conversations first."""
+    found = {name: _read_turns(name, turns) for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}
+    instruction, given = _text(fields, "instruction"), _text(fields, "input")
+    if instruction is not None or not found:
+        if not {*MARKS} & fields.keys():
+            known = ", ".join(sorted(map(str, fields))[:10]) or "no field"
+            raise BadRecordError(f"none of `instruction`, `messages` and `conversations` (it has {known})")
+        found["instruction"] = _Asked(f"{instruction}\n\n{given}" if instruction and given else instruction)
+    return found
 
 
-def _conversation(name: str, value: Any) -> list[Any]:
-    """The turns of a conversation; a CSV cell or Parquet text holds them as JSON."""
-    if isinstance(value, str):
+def _turns_in(fields: Fields, name: str) -> list[Any]:
+    """The turns of a conversation, none where it is absent; a CSV cell or Parquet text holds them as JSON."""
+    value = fields.get(name)
+    if isinstance(value, str) and not _is_absent(value):
         try:
-            value = json.loads(value)
+            value = read_json(value)
         except (ValueError, RecursionError) as exc:
             raise BadRecordError(f"`{name}` is text but no JSON list: {exc}") from exc
+    if _is_absent(value):
+        return []
+    if isinstance(value, SaidTwiceError):
+        raise value
     if not isinstance(value, list):
         raise BadRecordError(f"`{name}` is no list of turns")
     return value
 
 
-def _read_turns(fields: Fields, turns: list[Any], name: str, speaker: str, content: str) -> tuple[Fields, list[Turn]]:
+def _read_turns(name: str, given: list[Any]) -> _Asked:
     """An optional system turn, and user and assistant in turn; what an assistant says last is the answer."""
-    said = [str(turn.get(speaker)) if isinstance(turn, dict) else "" for turn in turns]
-    first = 1 if said[:1] == ["system"] else 0
-    roles = [_ROLES.get(each) for each in said]
-    if roles[first : first + 1] != ["user"]:
-        raise BadRecordError(f"`{name}` does not start with a user turn (after at most one system turn)")
-    for place in range(first, len(turns)):
-        if roles[place] != ("user", "assistant")[(place - first) % 2]:
-            raise BadRecordError(f"`{name}`: turn {place + 1} is of {said[place]!r}; user and assistant take turns")
-    last = len(turns) - 1 - (roles[-1] == "assistant")
-    earlier = []
-    for place in range(first, last):
-        if (text := _text(turns[place], content)) is None:
-            raise BadRecordError(f"`{name}`: turn {place + 1} is empty")
-        earlier.append(Turn("user" if roles[place] == "user" else "assistant", text))
-    alone = {
-        "system": (_text(turns[0], content) if first else None) or fields.get("system"),
-        "instruction": _text(turns[last], content),
-        "input": None,
-        "output": (turns[-1].get(content) if last < len(turns) - 1 else None) or fields.get("output"),
-    }
-    return {**fields, **alone}, earlier
+    said = [_said(f"`{name}`: turn {place}", each) for place, each in enumerate(given, start=1)]
+    first = 1 if said[0].role == "system" else 0
+    for place, turn in enumerate(said[first:]):
+        if turn.role != ("user", "assistant")[place % 2]:
+            raise BadRecordError(
+                f"{turn.where} is of {turn.speaker!r}; user and assistant take turns and a user begins, after at most "
+                "one system turn"
+            )
+    if len(said) == first:
+        raise BadRecordError(f"`{name}` has no user turn")
+    *before, asked = said[: len(said) - (said[-1].role == "assistant")]
+    earlier = [(turn, turn.text) for turn in before[first:]]
+    if empty := [turn for turn, text in earlier if text is None]:
+        raise BadRecordError(f"{empty[0].where} is empty")
+    answer = said[-1] if said[-1].role == "assistant" else None
+    return _Asked(
+        instruction=asked.text,
+        system=said[0].text if first else None,
+        earlier=tuple(Turn("user" if turn.role == "user" else "assistant", text or "") for turn, text in earlier),
+        answer=answer,
+        is_learnt=not (answer and any(_is_zero(given[-1].get(each)) for each in _NOT_LEARNT)),
+    )
+
+
+def _said(where: str, turn: Any) -> _Said:
+    if isinstance(turn, SaidTwiceError):
+        raise turn
+    if not isinstance(turn, dict):
+        raise BadRecordError(f"{where} is {type(turn).__name__}, and no object with a role and a text")
+    speaker, content = (_one_of(where, turn, names) for names in (_SPEAKER, _CONTENT))
+    if speaker is None:
+        raise BadRecordError(f"{where} has neither `role` nor `from` (it has {', '.join(map(str, turn))})")
+    if (role := _ROLES.get(str(speaker).strip().casefold())) is None:
+        raise BadRecordError(f"{where} is of {speaker!r}, which is none of {', '.join(_ROLES)}")
+    return _Said(where, speaker, role, content)
+
+
+def _one_of(where: str, fields: Fields, names: tuple[str, ...]) -> Any:
+    """What the only one of ``names`` that has something holds, or all that do."""
+    given = {name: fields[name] for name in names if not _is_absent(fields.get(name))}
+    if len({str(value) for value in given.values()}) > 1:
+        raise SaidTwiceError(f"{where}: {_in_words(given)} disagree; keep one of them")
+    return next(iter(given.values()), None)
+
+
+def _agree(layouts: Mapping[str, _Asked]) -> None:
+    """Refuse a record whose layouts ask different things; an instruction may be the last turn of a conversation."""
+    asked = {" ".join((each.instruction or "").split()) for each in layouts.values()}
+    before = {each.earlier for name, each in layouts.items() if name in _CONVERSATIONS}
+    if len(asked) > 1 or len(before) > 1:
+        name = next(iter(layouts))
+        raise SaidTwiceError(
+            f'{_in_words(layouts)} disagree; leave one out, or say which is meant: columns = {{ {name} = "{name}" }}'
+        )
+
+
+def _same(what: str, *texts: str | None) -> str | None:
+    """The one text among ``texts``."""
+    if len(given := dict.fromkeys(filter(None, texts))) > 1:
+        raise SaidTwiceError(f"it has {len(given)} different {what}; keep one")
+    return next(iter(given), None)
+
+
+def _in_words(names: Iterable[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a field has nothing in it: null, blank, an empty list or object, not a number."""
+    if isinstance(value, str):
+        return not value.strip() or value.strip() in _NO_TEXT
+    return value is None or value in ([], {}) or value != value
+
+
+def _stands_for_nothing(value: Any) -> bool:
+    return isinstance(value, str) and _NO_INPUT.fullmatch(value.strip()) is not None
+
+
+def _is_zero(value: Any) -> bool:
+    return str(value).strip().casefold() in ("0", "0.0", "false")
 
 
 def _text(fields: Fields, name: str) -> str | None:
     """A field's text in its normal form; nothing where it is absent or blank."""
     value = fields.get(name)
-    if value is None:
+    if _is_absent(value):
         return None
     if not isinstance(value, str):
         raise BadRecordError(f"`{name}` is {type(value).__name__}, not text")

@@ -1,26 +1,35 @@
-"""Records of a user's file, as they come: JSON, JSON lines, CSV or Parquet, told apart by content.
+"""Records of a user's file, as they come: JSON, JSON lines, CSV, Parquet or Arrow, told apart by content.
 
-A file is read whole into memory. A damaged line of JSON lines or CSV is one broken record; a damaged JSON or Parquet
-file is an error, since nothing after the damage can be trusted.
+A file is read whole into memory, and unpacked where it is compressed. A damaged line of JSON lines or CSV is one broken
+record; a damaged JSON or Parquet file is an error, since nothing after the damage can be trusted. A name that stands
+twice in an object breaks the record, and one that names two columns is an error: nothing tells which is meant.
 """
 
+import bz2
+import codecs
 import csv
+import gzip
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+import lzma
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
-
-import polars as pl
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tapir_core.errors import ConfigError
 from tapir_core.text import first_few
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Fields = Mapping[str, Any]
 T = TypeVar("T")
 
-_ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, or Parquet"
+_ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, Parquet or Arrow"
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 """Longest wait for a web server to take a connection, and for its next bytes."""
 
@@ -30,9 +39,52 @@ _LISTED = 20
 MARKS = ("instruction", "messages", "conversations")
 """Columns of which a CSV or Parquet file must have one."""
 
+_LIKELY = {
+    "messages": ("messages", "conversations", "conversation", "dialogue", "dialog", "chat"),
+    "instruction": ("instruction", "question", "prompt", "query", "problem", "task", "user", "human", "input", "text"),
+    "input": ("input", "context"),
+    "system": ("system", "system_prompt", "system_message"),
+}
+"""Field → what files call it, the likeliest first."""
+
+_LONGEST_CELL = 2**31 - 1
+"""Characters of a CSV cell; the limit of Python's csv module is 131,072 unless it is told another."""
+
 
 class BadRecordError(ValueError):
     """Raised when a record is no instruction, or cannot be read at all; the message says why."""
+
+
+class SaidTwiceError(BadRecordError):
+    """Raised when a record gives one thing twice."""
+
+
+class UnknownLayout(ConfigError):
+    """Raised when a file has no field of an instruction; ``likely`` says which it has under other names."""
+
+    def __init__(self, path: str, found: Collection[str], marks: Collection[str] = MARKS) -> None:
+        self.found, self.likely = tuple(found), likely_names(found)
+        *others, last = marks
+        there = first_few([*map(repr, found)], _LISTED) or "nothing"
+        what = f"{path!r} is of an unknown format: no column {', '.join(others)} or {last} (found {there}); "
+        remedy = f"expected {_ACCEPTED}"
+        if marks == MARKS:
+            meant = ", ".join(f"{name} = {json.dumps(theirs)}" for name, theirs in self.likely.items())
+            shown = meant or 'instruction = "NAME"'
+            where = "data.pool.columns (of a held-out set in data.heldout.columns)"
+            named = f"name yours in {where}: columns = {{ {shown} }}"
+            remedy = named if self.likely else f"{remedy}; or {named}"
+        super().__init__(what + remedy)
+
+
+def likely_names(found: Collection[str]) -> dict[str, str]:
+    """Fields that ``found`` most likely are, though of another name: field → name; none without an instruction."""
+    known, likely = {name.strip().casefold().replace(" ", "_"): name for name in reversed([*found])}, dict[str, str]()
+    for field, theirs in _LIKELY.items():
+        named = next((known[each] for each in theirs if each in known and known[each] not in likely.values()), field)
+        if named != field and not (field == "instruction" and "messages" in likely):
+            likely[field] = named
+    return likely if {"instruction", "messages"} & likely.keys() else {}
 
 
 class Record(NamedTuple):
@@ -67,28 +119,70 @@ Names = Mapping[str, str]
 NO_NAMES: Names = MappingProxyType({})
 
 
-def read_records(path: str, *, tables: bool = True, columns: Names = NO_NAMES) -> list[Record]:
-    """All records of a file or of anything else that fsspec opens (`s3://…`); without ``tables``, it is one of JSON.
+def read_records(
+    path: str,
+    *,
+    tables: bool = True,
+    columns: Names = NO_NAMES,
+    fields: Collection[str] = (),
+    marks: Collection[str] = MARKS,
+) -> list[Record]:
+    """All records of a file or of anything else that fsspec opens (`s3://…`).
+
+    Args:
+        path: the file.
+        tables: whether it may be another format than JSON.
+        columns: what it calls otherwise.
+        fields: those that are read; columns of a table that are none of them are not converted. Empty: all.
+        marks: of which a table must have one.
 
     Raises:
-        ConfigError: the file is missing, not UTF-8, damaged, of an unknown format, or lacks one of ``columns``.
+        ConfigError: the file is missing, damaged, of an unknown format, lacks one of ``columns``, or has one twice.
     """
-    content = read_content(path)
-    if tables and content.startswith(b"PAR1"):
-        items = _parquet_rows(content, path, columns)
+    content = _unpacked(read_content(path), path)
+    wanted = _Wanted(path, columns, {*fields, *columns.values()} if fields else None, marks)
+    if tables and content.startswith((b"PAR1", *_ARROW)):
+        items = _table_rows(content, wanted)
     else:
         text = decode(content, path)
         first = text.lstrip()[:1]
         if tables and first not in ("[", "{"):
-            items = _csv_rows(text, path, columns)
+            items = _csv_rows(text, wanted)
         else:
             items = (_json_list if first == "[" else _json_lines)(text, path)
     return [Record(*each) for each in (_renamed(items, path, columns) if columns else items)]
 
 
+class _Wanted(NamedTuple):
+    """What is read of a table."""
+
+    path: str
+    names: Names
+    columns: Collection[str] | None
+    """None: all."""
+    marks: Collection[str]
+
+    def columns_of(self, found: Sequence[str]) -> list[str]:
+        """Those that are read of the ones that are there.
+
+        Raises:
+            ConfigError: one is there twice, or an expected one is not.
+        """
+        _check_names(found, self.path, self.names)
+        if not {*self.marks}.intersection([*found, *self.names]):
+            raise UnknownLayout(self.path, found, self.marks)
+        wanted = [name for name in found if self.columns is None or name in self.columns]
+        if twice := [name for name, count in Counter(wanted).items() if count > 1]:
+            raise ConfigError(f"{self.path!r} has several columns {twice[0]!r}; rename all but one, or leave them out")
+        return wanted
+
+
 def _renamed(items: Items, path: str, columns: Names) -> Items:
-    """Items in which ``columns`` have our names; a field of such a name that is not meant is left out."""
-    listed, taken = list(items), {*columns, *columns.values()}
+    """Items in which ``columns`` have our names; a field of such a name that is not meant is left out.
+
+    So is every other instruction or conversation, where ``columns`` say which one is meant.
+    """
+    listed, taken = list(items), {*columns, *columns.values(), *(MARKS if {*MARKS} & columns.keys() else ())}
     _check_names({name: None for _, item in listed if isinstance(item, dict) for name in item}, path, columns)
     for number, item in listed:
         if isinstance(item, dict):
@@ -136,29 +230,113 @@ def _read_remote(url: str) -> bytes:
         raise ConfigError(f"{public!r} cannot be read: {str(exc).replace(url, public)}") from exc
 
 
-def decode(content: bytes, path: str) -> str:
-    """The text of a file.
+_PACKED: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
+    b"\x1f\x8b": ("gzip", gzip.decompress),
+    b"BZh": ("bzip2", bz2.decompress),
+    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+    b"\x28\xb5\x2f\xfd": ("zstd", lambda content: _arrow_unpacked(content, "zstd")),
+    b"\x04\x22\x4d\x18": ("lz4", lambda content: _arrow_unpacked(content, "lz4")),
+    b"PK\x03\x04": ("zip", lambda content: _only_file(content)),
+}
+"""First bytes of a compressed file → what it is, and what unpacks it."""
+_DAMAGED = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_ARROW = (b"ARROW1", b"\xff\xff\xff\xff")
+"""First bytes of Arrow's two formats, file and stream."""
+_ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order mark → encoding; the longer mark of those that begin alike stands first."""
+_TAR = slice(257, 262)
+
+
+def _unpacked(content: bytes, path: str) -> bytes:
+    for mark, (name, unpack) in _PACKED.items():
+        if content.startswith(mark):
+            try:
+                content = unpack(content)
+            except _DAMAGED as exc:
+                raise ConfigError(
+                    f"{path!r} is compressed ({name}) and cannot be read: {exc}; fetch it again, or unpack it and name "
+                    "the file in it"
+                ) from exc
+            break
+    if content[_TAR] == b"ustar":
+        raise ConfigError(f"{path!r} is a tar archive; unpack it, and name the file in it")
+    return content
+
+
+def _arrow_unpacked(content: bytes, name: str) -> bytes:
+    import pyarrow as pa  # takes long to import, and JSON and CSV do without
+
+    return bytes(pa.input_stream(pa.BufferReader(content), compression=name).read())
+
+
+def _only_file(content: bytes) -> bytes:
+    """The file in a zip archive.
 
     Raises:
-        ConfigError: it is not UTF-8.
+        ValueError: it has several, as a workbook of Excel has.
     """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = [each for each in archive.namelist() if not each.endswith("/") and not each.startswith("__MACOSX/")]
+        if "xl/workbook.xml" in names:
+            raise ValueError("it is a workbook of Excel, save the sheet as CSV")
+        if len(names) != 1:
+            raise ValueError(f"it has {len(names)} files ({first_few(names, 3)}), name one of them")
+        return archive.read(names[0])
+
+
+def decode(content: bytes, path: str) -> str:
+    """The text of a file in UTF-8, or in what its byte order mark says.
+
+    Raises:
+        ConfigError: it is in another encoding, or no text.
+    """
+    encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode(encoding)
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
-        raise ConfigError(f"{path!r} is not UTF-8 (line {line}, byte {exc.start}); save it as UTF-8") from exc
+        name = encoding.removesuffix("-sig").upper()
+        raise ConfigError(f"{path!r} is not {name} (line {line}, byte {exc.start}); save it as UTF-8") from exc
+    if "\0" in text:
+        raise ConfigError(f"{path!r} is no text: it has a zero byte (character {text.index(chr(0))}); save it as UTF-8")
+    return text
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Any:
+    """An object of JSON; the error in its place where a name stands in it twice, or in an object in it."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        return SaidTwiceError(f"`{twice}` stands twice in one object; leave one out")
+    inside = (each for value in found.values() for each in (value if isinstance(value, list) else [value]))
+    return next((each for each in inside if isinstance(each, SaidTwiceError)), found)
+
+
+def read_json(text: str) -> Any:
+    """What a text of JSON holds; `SaidTwiceError` in place of an object that says something twice.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+    """
+    return json.loads(text, object_pairs_hook=_once)
 
 
 def _json_list(text: str, path: str) -> Items:
     try:
-        return enumerate(json.loads(text), start=1)
+        return enumerate(read_json(text), start=1)
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{path!r} is damaged JSON: {exc}; repair it or write the file again") from exc
 
 
 def _json_lines(text: str, path: str) -> Items:
     items = [(number, _json_line(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not any(isinstance(item, dict) for _, item in items):
+    if not any(isinstance(item, dict | SaidTwiceError) for _, item in items):
         raise ConfigError(
             f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; "
             "write a list of objects, or an object a line"
@@ -168,62 +346,74 @@ def _json_lines(text: str, path: str) -> Items:
 
 def _json_line(line: str) -> Any:
     try:
-        return json.loads(line)
+        return read_json(line)
     except json.JSONDecodeError as exc:
         return BadRecordError(f"damaged JSON: {exc.msg} (column {exc.colno})")
     except (ValueError, RecursionError) as exc:
         return BadRecordError(f"damaged JSON: {exc}")
 
 
-def _csv_rows(text: str, path: str, columns: Names) -> Items:
+def _csv_rows(text: str, wanted: _Wanted) -> Items:
+    csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        _check_columns(header, path, columns)
+        columns = {*wanted.columns_of(header)}
         start = reader.line_num + 1
         for cells in reader:
             if len(cells) == len(header):
-                yield start, dict(zip(header, cells, strict=True))
+                yield start, {name: cell for name, cell in zip(header, cells, strict=True) if name in columns}
             elif cells:
                 yield start, BadRecordError(f"{len(cells)} cells, but the header names {len(header)}")
             start = reader.line_num + 1
     except csv.Error as exc:
         raise ConfigError(
-            f"{path!r} is damaged CSV: {exc} (line {reader.line_num}); quote cells that hold commas, quotes or line "
-            "breaks, or save the file as JSON lines"
+            f"{wanted.path!r} is damaged CSV: {exc} (line {reader.line_num}); quote cells that hold commas, quotes or "
+            "line breaks, or save the file as JSON lines"
         ) from exc
 
 
-def _parquet_rows(content: bytes, path: str, columns: Names) -> Items:
+def _table_rows(content: bytes, wanted: _Wanted) -> Items:
+    """Rows of Parquet or Arrow; columns that are not wanted may hold what Python has no value for."""
+    import pyarrow as pa
+
+    kind = "Parquet" if content.startswith(b"PAR1") else "Arrow"
     try:
-        table = pl.read_parquet(io.BytesIO(content))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as exc:
-        raise ConfigError(f"{path!r} is damaged Parquet: {exc}; write the file again") from exc
-    _check_columns(table.columns, path, columns)
-    return enumerate(table.iter_rows(named=True), start=1)
+        table = _arrow_table(content, wanted)
+    except (pa.ArrowException, OSError) as exc:
+        raise ConfigError(f"{wanted.path!r} is damaged {kind}: {exc}; write the file again") from exc
+    columns = {}
+    for name in table.column_names:
+        try:
+            columns[name] = table.column(name).to_pylist()
+        except (pa.ArrowException, ValueError, OverflowError) as exc:
+            raise ConfigError(
+                f"{wanted.path!r}: column {name!r} ({table.schema.field(name).type}) cannot be read: {exc}; "
+                "write it as text"
+            ) from exc
+    return (
+        (number, dict(zip(columns, row, strict=True)))
+        for number, row in enumerate(zip(*columns.values(), strict=True), start=1)
+    )
 
 
-def _check_columns(columns: list[str], path: str, names: Names) -> None:
-    _check_names(columns, path, names)
-    if not set(MARKS).intersection([*columns, *names]):
-        found = ", ".join(map(repr, columns[:10])) or "nothing"
-        raise ConfigError(
-            f"{path!r} is of an unknown format: no column {', '.join(MARKS[:-1])} or {MARKS[-1]} (found {found}); "
-            f"expected {_ACCEPTED}"
-        )
+def _arrow_table(content: bytes, wanted: _Wanted) -> "pa.Table":
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if content.startswith(b"PAR1"):
+        file = parquet.ParquetFile(pa.BufferReader(content))
+        return file.read(columns=wanted.columns_of(file.schema_arrow.names))
+    read = pa.ipc.open_file if content.startswith(_ARROW[0]) else pa.ipc.open_stream
+    table = read(pa.BufferReader(content)).read_all()
+    return table.select(wanted.columns_of(table.column_names))
 
 
-def read_each(
-    path: str, read_one: Callable[[Fields], T], *, tables: bool = True, columns: Names = NO_NAMES
-) -> tuple[list[tuple[Record, T]], list[str]]:
-    """Every record of a file with what it holds; and in words those that hold nothing, with their numbers.
-
-    Raises:
-        ConfigError: as `read_records`.
-    """
+def read_each(records: Iterable[Record], read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[str]]:
+    """Every record with what it holds; and in words those that hold nothing, with their numbers."""
     found: list[tuple[Record, T]] = []
     bad: list[str] = []
-    for record in read_records(path, tables=tables, columns=columns):
+    for record in records:
         try:
             found.append((record, read_one(record.fields)))
         except BadRecordError as exc:

@@ -28,7 +28,7 @@ import polars as pl
 from tapir_core import curriculum, paths, sources, stages
 from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
 from tapir_core.config import ModelIdentity, RunConfig
-from tapir_core.data import decontamination, readers
+from tapir_core.data import readers
 from tapir_core.errors import TapirError
 from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts, Unknown, expected_shares
 from tapir_core.evaluation.benchmark import exchanges_of, judging
@@ -234,14 +234,8 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     Raises:
         ConfigError: a file cannot be read, or has bad rows.
     """
-    data, seed = config.data, config.run.seed
-    rows = sources.read_pool_of(data.pool, data, seed).rows
-    heldout = [] if data.references is None else [sources.read_heldout_of(data.references, config).rows]
-    questions = pl.concat(
-        [*map(readers.heldout_questions, heldout), readers.read_questions(config.evaluation.benchmarks)]
-    )
-    contaminated = decontamination.EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
-    rows = rows.join(contaminated, on="instruction_id", how="anti", maintain_order="left")
+    found = sources.clean_pool(config)
+    rows = found.rows
     pool: list[Instruction] = [*rows.drop("instruction_id", "source").iter_rows(named=True)]
     requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
     if store_exists(url):
@@ -260,7 +254,17 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
     own, given = (sum(bool(row.get(name)) for row in pool) for name in ("answer", "reference"))
-    return pool, Pool(len(pool), sum(map(len, heldout)), natural, usable_share, len(labels), len(answered), own, given)
+    stored = (len(labels), len(answered))
+    return pool, Pool(
+        len(pool),
+        found.heldout_rows,
+        natural,
+        usable_share,
+        *stored,
+        own,
+        given,
+        tuple(filter(None, (*found.notes, found.lost))),
+    )
 
 
 def store_exists(url: str) -> bool:

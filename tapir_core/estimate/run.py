@@ -142,6 +142,8 @@ class Estimate:
     pool_rows: int = 0
     instead: PlainAnswers | None = None
     """Nothing where the curriculum costs nothing, or a price is unknown."""
+    notes: tuple[str, ...] = ()
+    """Of the pool: what its reading left out, and whether much of it holds evaluation questions."""
 
 
 _JSON = TypeAdapter(Estimate)
@@ -191,12 +193,13 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     return replace(found_out, assumptions=(*sized, *found_out.assumptions))
 
 
-def save_estimate(run: RunFolder) -> None:
-    """Keep in the run's folder what is expected of it, for the report; what was expected first stays."""
-    if not run.storage.exists(paths.ESTIMATE):
-        run.storage.write_bytes(
-            paths.ESTIMATE, estimate_json(estimate_run(run.kept_config, source=run.ref.name)).encode()
-        )
+def save_estimate(run: RunFolder) -> tuple[str, ...]:
+    """Keep in the run's folder what is expected of it, for the report; what was expected first stays. Its notes."""
+    if run.storage.exists(paths.ESTIMATE):
+        return ()
+    estimate = estimate_run(run.kept_config, source=run.ref.name)
+    run.storage.write_bytes(paths.ESTIMATE, estimate_json(estimate).encode())
+    return estimate.notes
 
 
 def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimate:
@@ -233,6 +236,7 @@ def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimat
         with_baseline=with_baseline,
         pool_rows=pool.rows,
         instead=_instead(runs),
+        notes=pool.notes,
     )
 
 

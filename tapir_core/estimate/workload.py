@@ -171,6 +171,8 @@ class Pool:
     """Rows that bring their plain answer with them; the teacher is not asked for it."""
     references: int = 0
     """Rows with a reference."""
+    notes: tuple[str, ...] = ()
+    """What its reading left out."""
 
 
 @dataclass(frozen=True, slots=True)

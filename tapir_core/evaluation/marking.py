@@ -21,7 +21,7 @@ import polars as pl
 
 from tapir_core.config import RunConfig
 from tapir_core.config.benchmarks import LmEvalBenchmark, MarkedBenchmark
-from tapir_core.data.records import read_each
+from tapir_core.data.records import read_each, read_records
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import (
     Benchmark,
@@ -212,7 +212,7 @@ class LmEval(Marking[LmEvalBenchmark]):
         return python
 
     def _records(self, field: str, path: str) -> list[dict[str, Any]]:
-        found, broken = read_each(path, dict)
+        found, broken = read_each(read_records(path), dict)
         if broken:
             raise ConfigError([f"{self.where}.{field}: {path!r}, {each}" for each in broken[:20]])
         return [fields for _, fields in found]

@@ -15,7 +15,7 @@ import polars as pl
 from tapir_core.config import RunConfig
 from tapir_core.config.benchmarks import RunBaseline
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.data.records import BadRecordError, Fields, T, first_of, read_each
+from tapir_core.data.records import BadRecordError, Fields, T, first_of, read_each, read_records
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import BACKBONE, RESOLVED_CONFIG
@@ -36,7 +36,7 @@ def read_rows(path: str, read_one: Callable[[Fields], T], what: str) -> list[T]:
     Raises:
         ConfigError: the file cannot be read or holds nothing, or ``read_one`` raised `BadRecordError`.
     """
-    found, bad = read_each(path, read_one, tables=False)
+    found, bad = read_each(read_records(path, tables=False), read_one)
     if bad:
         raise ConfigError(first_of(bad), source=path)
     if not found:

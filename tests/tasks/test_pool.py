@@ -1,6 +1,7 @@
 """Evaluation questions leave the pool and the expansion, are listed, and redo no more than they change."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
+from tapir_core.estimate.run import estimate_run
 from tapir_core.run_folder import RunFolder, open_run, stages_to_redo
 from tapir_core.stages import StageAt
 from tasks.input_files import gather_files
 from tasks.pool import contaminated, pool, questions
 from tasks.runtime import close_all
+from tests.builders import mails
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
@@ -103,3 +106,41 @@ def test_candidates_of_a_round_that_hold_a_question_are_listed_too(tmp_path: Pat
     assert set(accepted["instruction_id"].head(3)) <= set(built["instruction_id"])
     assert not set(built["instruction_id"]) & set(run.rows(StageAt("expand", 1))["instruction_id"])
     close_all()
+
+
+def mail_config(folder: Path, texts: list[str], **evaluation: object) -> RunConfig:
+    (folder / "mails.json").write_text(json.dumps([{"instruction": text, "input": "<noinput>"} for text in texts]))
+    data = {"pool": {"type": "file", "path": str(folder / "mails.json")}, "heldout": {"type": "judged"}}
+    return make_config(folder, data=data, evaluation=evaluation)
+
+
+def test_mails_with_one_footer_are_a_pool_of_which_a_held_out_set_can_be_drawn(tmp_path: Path) -> None:
+    config = mail_config(tmp_path, mails(60))
+    assert work(config, pool).rows(POOL).height == 60
+    assert estimate_run(config, source="it").notes == (
+        'rows whose input or system text is a word for none ("<noinput>"), taken as empty: 60',
+    )
+    close_all()
+
+
+def test_a_pool_that_a_held_out_set_would_empty_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    config = mail_config(tmp_path, mails(8))
+    with pytest.raises(ConfigError, match=r'the \d+ words ".*person named above.*overlap_words = \d+ where') as said:
+        work(config, pool)
+    with pytest.raises(ConfigError, match="person named above"):
+        estimate_run(config, source="it")
+    [words] = re.findall(r"overlap_words = (\d+)", str(said.value))
+    close_all()
+    mended = mail_config(tmp_path, mails(8), decontamination={"overlap_words": int(words)})
+    assert work(mended, pool).rows(POOL).height == 8
+    close_all()
+
+
+def test_a_loss_of_more_than_a_tenth_is_noted(tmp_path: Path) -> None:
+    texts = [text.partition(".")[0] for text in mails(20)]
+    ask(tmp_path, "own", *(text.upper() for text in texts[:3]))
+    config = mail_config(tmp_path, texts, benchmarks={"own": {"questions": str(tmp_path / "own.json")}})
+    [*_, note] = estimate_run(config, source="it").notes
+    assert note.startswith(
+        "3 of 20 instructions leave the pool, since they hold an evaluation question; most share the"
+    )

@@ -47,11 +47,14 @@ from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
+from tapir_core.judging import show_instruction
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
 from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.proxies import proxy_before
+from tapir_core.sources import clean_pool
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
+from tapir_core.text import shorten
 from tasks.engines import backbone, keys, machine, student_server, students, supervisor, vllm
 from tasks.engines.endpoints import as_configured
 from tasks.engines.training import memory, prerequisites
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
 _PACKAGES = ("prefect", "openai", "torch", "transformers", "trl", "deepspeed")
 _GIB = 2**30
 _PROBE = b"tapir doctor"
+_SHOWN = 80
+"""Characters of an instruction."""
 _REPLY_SECONDS = 10.0
 _TEMPLATE_SECONDS = 60.0
 _SERVER_SECONDS = 45.0
@@ -273,6 +278,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
         "start that server, or correct student.engine.base_url",
     )
     return [
+        Check("data.pool", lambda: _look_at_pool(config), "see docs/own-data.md", limit_seconds=60),
         *(
             Check(
                 field,
@@ -308,6 +314,17 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
         ),
         *([] if config.training.runs_on == "worker" else [_training_check(config, root)]),
     ]
+
+
+def _look_at_pool(config: RunConfig) -> Finding:
+    """How it is read: its size, its first instruction, and what is left out of it."""
+    pool = clean_pool(config)
+    first = shorten(show_instruction(pool.rows.row(0, named=True)), _SHOWN)
+    said = "; ".join([f'{pool.rows.height:,} instructions, the first is "{first}"', *pool.notes])
+    if not pool.lost:
+        return Finding("", "ok", said)
+    lost = fault_of(pool.lost)
+    return replace(lost, level="warning", found=f"{said}; {lost.found}")
 
 
 def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.commands.init import Asked
-from tapir_core.config import EMBEDDED_STUDENT, OpenAIEndpoint, StandinEndpoint
+from tapir_core.config import EMBEDDED_STUDENT, FilePool, OpenAIEndpoint, StandinEndpoint
 from tapir_core.config.checks import check_config
 from tapir_core.config.load import load_config
 from tasks.engines.training.memory import ModelSize, estimate_memory
@@ -95,6 +95,37 @@ def test_a_file_that_is_there_stays_and_one_of_wrong_instructions_is_not_written
 def test_a_question_without_an_answer_writes_nothing_and_says_how_to_answer(tmp_path: Path) -> None:
     done = asked(tmp_path / "run.toml", [""])
     assert "no answer; give it at the terminal, or as --instructions" in str(done.exception)
+    assert not (tmp_path / "run.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("header", "answers", "words", "columns"),
+    [
+        ("question,answer", [], [], {"instruction": "question"}),
+        ("Prompt,context", [], [], {"instruction": "Prompt", "input": "context"}),
+        ("frage,antwort", ["frage"], [], {"instruction": "frage"}),
+        ("frage,prompt", [], ["--column", "frage"], {"instruction": "frage"}),
+    ],
+    ids=str,
+)
+def test_columns_of_other_names_are_guessed_asked_for_or_given(
+    tmp_path: Path, header: str, answers: list[str], words: list[str], columns: dict[str, str]
+) -> None:
+    (tmp_path / "mine.csv").write_text(f"{header}\nName a fruit.,apple\n")
+    own = ["--instructions", str(tmp_path / "mine.csv"), "--student", "embedded", "--teacher", "standin"]
+    done = asked(tmp_path / "run.toml", answers, *own, *words)
+    assert done.exit_code == 0, done.output
+    pool = load_config(tmp_path / "run.toml").data.pool
+    assert isinstance(pool, FilePool)
+    assert pool.columns == columns
+
+
+def test_columns_that_nobody_can_name_are_told_and_no_file_is_left(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("frage,antwort\nName a fruit.,apple\n")
+    own = ["--instructions", str(tmp_path / "mine.csv"), "--student", "embedded", "--teacher", "standin"]
+    said = str(asked(tmp_path / "run.toml", [], *own).exception)
+    assert "found 'frage', 'antwort'" in said
+    assert "give --column NAME" in said
     assert not (tmp_path / "run.toml").exists()
 
 

@@ -1,5 +1,6 @@
 import math
 import random
+import re
 
 import polars as pl
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import strategies as st
 
 from tapir_core.config import HELDOUT
 from tapir_core.config.benchmarks import DecontaminationConfig
-from tapir_core.data.decontamination import CONTAMINATED, EvaluationQuestions
+from tapir_core.data.decontamination import CONTAMINATED, EvaluationQuestions, check_left, loss_in_words
 from tapir_core.data.readers import heldout_questions
+from tapir_core.errors import ConfigError
 from tapir_core.turns import Turn, pack_turns
-from tests.builders import make_pool, make_questions, rouge_l
+from tests.builders import FOOTER, GOODS, mails, make_pool, make_questions, rouge_l
 
 BAKER = "A baker sells twelve rolls in the morning and thirty in the afternoon. How many rolls is that?"
 FORTY = "How many rolls does a baker sell who bakes forty and eats three?"
@@ -157,3 +159,65 @@ def test_a_held_out_conversation_is_one_question_so_that_its_short_turns_strike_
     assert questions.find(conversation("Name three rivers.", "Please go on.")).height == 0
     assert questions.find(heldout)["rule"].to_list() == ["equal"]
     assert questions.find(make_pool(f"Tell me: {AIRSPEED} Please go on, and do not stop.")).height == 1
+
+
+@pytest.mark.parametrize("footer", [FOOTER, " ".join(FOOTER.split()[:13]), f"{FOOTER} {FOOTER.upper()}"])
+def test_a_footer_of_every_row_is_no_question_though_every_held_out_mail_has_it(footer: str) -> None:
+    pool, held_out = make_pool(*mails(60, footer)), mails(8, footer, first=900)
+    assert make_questions(*held_out, benchmark=HELDOUT).find(pool).height == 60, "without the pool nobody knows"
+    questions = make_questions(*held_out, benchmark=HELDOUT, pool=pool)
+    assert questions.find(pool).height == 0
+    new = f"Hello! {held_out[3]} Thank you."
+    assert questions.find(make_pool(*mails(5, footer, first=500), new))["instruction"].to_list() == [new]
+
+
+def test_boilerplate_may_stand_in_one_question_of_a_benchmark_and_not_in_two() -> None:
+    pool = make_pool(*mails(40))
+    others = [BAKER, AIRSPEED]
+    assert make_questions(*mails(1, first=900), *others, pool=pool).find(pool).height == 0
+    assert make_questions(*mails(2, first=900), *others, pool=pool).find(pool).height == 40
+
+
+def test_a_rare_run_and_any_run_of_a_small_pool_gives_a_question_away() -> None:
+    held_out = mails(3, first=900)
+    for with_footer, others in ((9, 0), (9, 91), (10, 200)):
+        pool = make_pool(*mails(with_footer), *mails(others, "Yours, Anna", first=300))
+        found = make_questions(*held_out, benchmark=HELDOUT, pool=pool).find(pool)
+        assert found.height == with_footer
+
+
+@pytest.mark.parametrize("benchmark", ["alpaca_eval", HELDOUT])
+@pytest.mark.parametrize("count", [1, 3, 30])
+def test_a_pool_of_copies_is_found_however_often_each_question_is_copied(benchmark: str, count: int) -> None:
+    template = "You are given a task of the exam below. Read it with care and write the answer to it in one sentence."
+    asked = [f"{template} Why does the {GOODS[number % 10]} number {number} not work?" for number in range(count)]
+    pool = make_pool(*(f"Variant {copy}. {text} Please." for text in asked for copy in range(12)), *asked)
+    questions = make_questions(*asked, benchmark=benchmark, pool=pool)
+    assert questions.find(pool)["instruction_id"].n_unique() == pool.height
+
+
+def test_a_held_out_mail_of_nothing_but_the_footer_leaves_longer_mails_alone() -> None:
+    pool = make_pool(*mails(60, f"Kind regards from all of us. {FOOTER} {FOOTER}"))
+    assert make_questions(f"{FOOTER}", benchmark=HELDOUT, pool=pool).find(pool).height == 0
+    assert make_questions(f"{FOOTER}", pool=pool).find(pool).height == 60, "of a benchmark it is the question"
+
+
+@given(st.lists(WORDS, min_size=1, max_size=4), st.lists(WORDS, min_size=1, max_size=9))
+def test_a_pool_without_boilerplate_changes_nothing(questions: list[list[str]], texts: list[list[str]]) -> None:
+    pool, asked = make_pool(*{" ".join(text) for text in texts}), [" ".join(question) for question in questions]
+    assert make_questions(*asked, pool=pool).find(pool).equals(make_questions(*asked).find(pool))
+
+
+def test_what_is_lost_is_told_with_the_words_and_a_setting_that_helps() -> None:
+    pool, held_out = make_pool(*mails(8)), mails(3, first=900)
+    found = make_questions(*held_out, benchmark=HELDOUT, pool=pool).find(pool)
+    with pytest.raises(
+        ConfigError, match=r'each of its 8 instructions holds .* the \d+ words ".*this message is meant'
+    ) as said:
+        check_left(found, pool.height, "an evaluation question")
+    [size] = re.findall(r"evaluation\.decontamination\.overlap_words = (\d+)", str(said.value))
+    assert make_questions(*held_out, benchmark=HELDOUT, overlap_words=int(size)).find(pool).height < 8
+    assert loss_in_words(found.head(2), 20, "it") == ""
+    assert loss_in_words(found.head(3), 20, "it").startswith(
+        "3 of 20 instructions leave the pool, since they hold it; most"
+    )

@@ -1,21 +1,54 @@
 """Formats are told apart by content, records are numbered, damage is located."""
 
+import bz2
+import codecs
+import gzip
 import io
 import json
+import lzma
+import zipfile
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tapir_core.data.records import Record, read_each, read_records
 from tapir_core.errors import ConfigError
 from tests.harness.processes import free_port
 
+TEXT = b"instruction\nA?\nB?\n"
+
 
 def write(folder: Path, content: str | bytes, name: str = "pool") -> str:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return str(path)
+
+
+def zipped(*names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in (*names, "__MACOSX/._a"):
+            archive.writestr(name, TEXT)
+    return buffer.getvalue()
+
+
+def arrow(*, named: list[str] | None = None, stream: bool = False, **columns: Any) -> bytes:
+    table, buffer = pa.table(columns), pa.BufferOutputStream()
+    table = table.rename_columns(named) if named else table
+    with (pa.ipc.new_stream if stream else pa.ipc.new_file)(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(buffer.getvalue())
+
+
+def of_pyarrow(table: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    return bytes(buffer.getvalue())
 
 
 def parquet(**columns: list[object]) -> bytes:
@@ -31,6 +64,17 @@ def parquet(**columns: list[object]) -> bytes:
         '{"instruction": "A?"}\n{"instruction": "B?"}\n',
         "instruction\nA?\nB?\n",
         parquet(instruction=["A?", "B?"]),
+        arrow(instruction=["A?", "B?"]),
+        arrow(instruction=pa.array(["A?", "B?"]).dictionary_encode(), stream=True),
+        gzip.compress(TEXT),
+        gzip.compress(TEXT[:12]) + gzip.compress(TEXT[12:]),
+        gzip.compress(parquet(instruction=["A?", "B?"])),
+        bz2.compress(TEXT),
+        lzma.compress(TEXT),
+        pa.Codec("zstd").compress(TEXT, asbytes=True),
+        zipped("pool.csv"),
+        TEXT.decode().encode("utf-16"),
+        codecs.BOM_UTF16_BE + TEXT.decode().encode("utf-16-be"),
     ],
 )
 @pytest.mark.parametrize("name", ["pool.json", "pool.csv", "pool"])
@@ -49,7 +93,7 @@ def test_json_lines_are_numbered_by_line_and_blank_lines_pass(tmp_path: Path) ->
 
 
 def test_a_damaged_line_is_one_broken_record(tmp_path: Path) -> None:
-    found, broken = read_each(write(tmp_path, '{"a": \n{"a": 2}\n[1]\n7\n{"a": 3'), dict)
+    found, broken = read_each(read_records(write(tmp_path, '{"a": \n{"a": 2}\n[1]\n7\n{"a": 3')), dict)
     assert [each.partition(":")[0] for each in broken] == ["row 1", "row 3", "row 4", "row 5"]
     assert broken[1] == "row 3: expected an object with fields, got list"
     assert found == [(Record(2, {"a": 2}), {"a": 2})]
@@ -61,7 +105,7 @@ def test_csv_is_numbered_by_the_line_a_row_starts_on(tmp_path: Path) -> None:
 
 
 def test_a_csv_row_with_another_number_of_cells_is_broken(tmp_path: Path) -> None:
-    _, broken = read_each(write(tmp_path, "instruction,input\nA?\nB?,y\nC?,y,z\n"), dict)
+    _, broken = read_each(read_records(write(tmp_path, "instruction,input\nA?\nB?,y\nC?,y,z\n")), dict)
     assert broken == [f"row {row}: {cells} cells, but the header names 2" for row, cells in ((2, 1), (4, 3))]
 
 
@@ -88,7 +132,22 @@ def test_a_url_is_opened_through_fsspec(tmp_path: Path) -> None:
         (parquet(instruction=["A?"])[:-9], "damaged Parquet"),
         (parquet(question=["A?"]), "unknown format"),
         (("[" * 200_000).encode(), "damaged JSON"),
-        (b"\x1f\x8b\x08\x00gzip", "is not UTF-8"),
+        (b"\x1f\x8b\x08\x00gzip", "is compressed (gzip) and cannot be read"),
+        (gzip.compress(b"instruction\nA?\n")[:-9], "is compressed (gzip) and cannot be read"),
+        (b"\x28\xb5\x2f\xfd zstd", "is compressed (zstd) and cannot be read"),
+        (b"PK\x03\x04 zip", "is compressed (zip) and cannot be read"),
+        (zipped("a.csv", "b.csv"), "(zip) and cannot be read: it has 2 files (a.csv, b.csv), name one of them"),
+        (zipped("xl/workbook.xml"), "it is a workbook of Excel, save the sheet as CSV"),
+        (gzip.compress(bytes(257) + b"ustar" + bytes(250)), "is a tar archive; unpack it"),
+        (b"ARROW1\0\0 is not enough", "damaged Arrow"),
+        ("instruction\nA?".encode("utf-16-le"), "is no text: it has a zero byte (character 1); save it as UTF-8"),
+        (codecs.BOM_UTF16_LE + b"odd", "is not UTF-16"),
+        (b"instruction,instruction\nA?,B?\n", "has several columns 'instruction'; rename all but one"),
+        (arrow(instruction=["A?"], again=["B?"], named=["instruction"] * 2), "has several columns 'instruction'"),
+        (
+            arrow(instruction=pa.array([10**12], pa.timestamp("s"))),
+            "column 'instruction' (timestamp[s]) cannot be read",
+        ),
     ],
 )
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes, message: str) -> None:
@@ -118,5 +177,51 @@ def test_a_folder_and_an_unknown_protocol_are_no_files(tmp_path: Path) -> None:
 
 def test_a_number_too_long_for_python_is_a_broken_line(tmp_path: Path) -> None:
     lines = [json.dumps({"instruction": "A?"}), '{"n": ' + "9" * 5000 + "}"]
-    _, [broken] = read_each(write(tmp_path, "\n".join(lines)), dict)
+    _, [broken] = read_each(read_records(write(tmp_path, "\n".join(lines))), dict)
     assert broken.startswith("row 2: damaged JSON")
+
+
+@pytest.mark.parametrize("name", ["conversations", "instruction"])
+def test_a_csv_cell_may_be_as_long_as_a_conversation(tmp_path: Path, name: str) -> None:
+    long = "word " * 200_000
+    [record] = read_records(write(tmp_path, f'{name}\n"{long}"\n'))
+    assert record.fields == {name: long}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pa.array([10**12], pa.timestamp("s")),
+        pa.array([10**15], pa.date64()),
+        pa.array([Decimal(7)], pa.decimal256(60, 2)),
+        pa.array([{"at": [10**12]}], pa.struct({"at": pa.list_(pa.timestamp("s"))})),
+        pa.array([10**18 + 1], pa.duration("ns")),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_a_column_that_is_not_read_may_hold_anything_and_have_any_name(tmp_path: Path, odd: pa.Array) -> None:
+    table = pa.table({"instruction": ["A?"], "crawled": odd, "again": odd}).rename_columns(
+        ["instruction", *["odd"] * 2]
+    )
+    assert read_records(write(tmp_path, of_pyarrow(table)), fields=["instruction"]) == [
+        Record(1, {"instruction": "A?"})
+    ]
+
+
+def test_only_the_columns_that_are_read_must_have_names_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path, "instruction,note,note\nA?,x,y\n")
+    assert read_records(path, fields=["instruction"]) == [Record(2, {"instruction": "A?"})]
+    with pytest.raises(ConfigError, match="has several columns 'note'"):
+        read_records(path, fields=["instruction", "note"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"instruction": "A?"}\n{"instruction": "A?", "instruction": "B?"}\n',
+        '[{"instruction": "A?"}, {"instruction": "A?", "more": [{"instruction": 1, "instruction": 1}]}]',
+    ],
+)
+def test_a_name_that_stands_twice_in_an_object_breaks_the_record(tmp_path: Path, content: str) -> None:
+    found, broken = read_each(read_records(write(tmp_path, content)), dict)
+    assert (len(found), broken) == (1, ["row 2: `instruction` stands twice in one object; leave one out"])

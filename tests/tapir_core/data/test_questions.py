@@ -25,6 +25,12 @@ def read(tmp_path: Path, content: str) -> list[tuple[object, ...]]:
             '{"question_id": 81, "category": "writing", "turns": ["Write.", "Rewrite."]}\n',
             [("81", 1, "Write."), ("81", 2, "Rewrite.")],
         ),
+        ("key,prompt,answer\n7,Why?,So.\n", [("7", 1, "Why?")]),
+        (
+            '{"prompt": "A?", "messages": [{"from": "human", "value": "A?"}, {"from": "gpt", "value": "B."}, '
+            '{"from": "human", "value": "C?"}]}\n',
+            [("1", 1, "A?"), ("1", 2, "C?")],
+        ),
         ('{"key": 1000, "prompt": "Write in capitals."}\n', [("1000", 1, "Write in capitals.")]),
         ('{"prompt": "One."}\n\n{"prompt": "Two."}\n', [("1", 1, "One."), ("3", 1, "Two.")]),
         (json.dumps([{"id": "a", "instruction": "Sum.", "input": "2, 3"}]), [("a", 1, "Sum.\n\n2, 3")]),
@@ -43,10 +49,12 @@ def test_a_question_is_read_where_there_is_nothing_else_that_is_asked(tmp_path: 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"turns": []}\n', r"row 1: `turns`, `prompt` or `question` is neither"),
-        ('{"prompt": 3}\n', r"row 1: `turns`, `prompt` or `question` is neither"),
+        ('{"turns": []}\n', r"row 1: none of `instruction`"),
+        ('{"prompt": 3}\n', r"row 1: `prompt` is neither a text nor a list of texts"),
+        ('{"prompt": "Well?", "instruction": "How?"}\n', r"row 1: `prompt` and `instruction` disagree"),
+        ('{"prompt": "Well?", "turns": ["How?", "Why?"]}\n', r"row 1: `turns` and `prompt` disagree"),
         ('{"turns": ["Well?", " "]}\n', r"row 1: `turns`"),
-        ('{"question": 3}\n', r"row 1: `turns`, `prompt` or `question` is neither"),
+        ('{"question": 3}\n', r"row 1: `question` is neither a text nor a list of texts"),
         ('{"query": "Well?"}\n', r"row 1: none of `instruction`"),
         ('{"prompt": "Well?"}\n{"prompt"\n', r"1 rows hold no question:\n  row 2: damaged JSON"),
         ("[]", "there is no record in it"),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def write(folder: Path, rows: list[Any]) -> str:
     path = folder / "pool.json"
     path.write_text(json.dumps(rows), encoding="utf-8")
     return str(path)
+
+
+def write_as(kind: str, file: Path, rows: pl.DataFrame) -> str:
+    {"json": rows.write_json, "jsonl": rows.write_ndjson, "csv": rows.write_csv, "parquet": rows.write_parquet}[kind](
+        file
+    )
+    return str(file)
 
 
 def read(folder: Path, rows: list[Any], *, on_bad_row: Any = "stop", limit: int | None = None, seed: int = 1) -> Found:
@@ -83,15 +91,12 @@ OTHERS = {"instruction": "question", "output": "answer", "system": "input"}
 
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
 def test_fields_may_have_other_names_in_every_format(tmp_path: Path, kind: str) -> None:
-    file, rows = tmp_path / "pool", pl.DataFrame({"question": ["A?"], "answer": ["B."], "input": ["S"]})
-    {"json": rows.write_json, "jsonl": rows.write_ndjson, "csv": rows.write_csv, "parquet": rows.write_parquet}[kind](
-        file
-    )
+    file = write_as(kind, tmp_path / "pool", pl.DataFrame({"question": ["A?"], "answer": ["B."], "input": ["S"]}))
     settings: Any = {"on_bad_row": "stop", "limit": None, "rng": random.Random(1), "answers": True}
-    [row] = read_pool(str(file), columns=OTHERS, **settings).rows.iter_rows(named=True)
+    [row] = read_pool(file, columns=OTHERS, **settings).rows.iter_rows(named=True)
     assert (row["instruction"], row["answer"], row["system"]) == ("A?", "B.", "S")
     with pytest.raises(ConfigError, match=r"no such column: reference = 'gold' .found 'question', 'answer', 'input'."):
-        read_pool(str(file), columns=OTHERS | {"reference": "gold"}, **settings)
+        read_pool(file, columns=OTHERS | {"reference": "gold"}, **settings)
 
 
 def test_a_held_out_set_has_other_names_too(tmp_path: Path) -> None:
@@ -145,7 +150,48 @@ def test_a_pool_without_instructions_is_an_error(tmp_path: Path, on_bad_row: str
     with pytest.raises(ConfigError, match="holds no instruction"):
         read(tmp_path, [], on_bad_row=on_bad_row)
     with pytest.raises(ConfigError, match="No row is an instruction"):
-        read(tmp_path, [{"prompt": "A?"}], on_bad_row=on_bad_row)
+        read(tmp_path, [{"instruction": ""}], on_bad_row=on_bad_row)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"question": "A?", "answer": "B."}, '{ instruction = "question" }'),
+        ({"Instruction": "A?", "Context": "2, 3"}, '{ instruction = "Instruction", input = "Context" }'),
+        ({"prompt": "A?", "input": "2, 3"}, '{ instruction = "prompt" }'),
+        ({"input": "A?", "output": "B."}, '{ instruction = "input" }'),
+        (
+            {"conversation": "[]", "prompt": "A?", "System Prompt": "S"},
+            '{ messages = "conversation", system = "System Prompt" }',
+        ),
+        ({"frage": "A?"}, '{ instruction = "NAME" }'),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
+def test_a_file_of_other_names_is_told_the_likely_columns(
+    tmp_path: Path, kind: str, row: dict[str, str], columns: str
+) -> None:
+    file = write_as(kind, tmp_path / "pool", pl.DataFrame([row]))
+    with pytest.raises(ConfigError, match=re.escape(f"data.heldout.columns): columns = {columns}")):
+        read_pool(file, on_bad_row="skip", limit=None, rng=random.Random(1))
+
+
+def test_the_column_that_is_meant_counts_where_rows_have_two_layouts(tmp_path: Path) -> None:
+    rows = [{"instruction": "A?", "messages": [{"role": "user", "content": "B?"}]}]
+    with pytest.raises(ConfigError, match=re.escape('columns = { messages = "messages" }')):
+        read(tmp_path, rows)
+    settings: Any = {"on_bad_row": "stop", "limit": None, "rng": random.Random(1)}
+    for name, text in (("instruction", "A?"), ("messages", "B?")):
+        found = read_pool(write(tmp_path, rows), columns={name: name}, **settings)
+        assert found.rows["instruction"].to_list() == [text]
+
+
+def test_what_was_left_out_of_rows_is_counted(tmp_path: Path) -> None:
+    rows = [{"instruction": "A?", "input": "nan"}, {"instruction": "B?", "input": "<noinput>"}, {"instruction": "A?"}]
+    found = read(tmp_path, rows)
+    assert found.counts == {"bad_rows": 0, "duplicates": 1, "placeholder_input": 2}
+    assert [said.rpartition(": ")[2] for said in found.noted] == ["1", "2"]
 
 
 def test_a_heldout_set_has_the_columns_of_its_contract(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_sharegpt_conversations_give_the_same_row_as_messages() -> None:
 
 def test_a_system_field_beside_the_conversation_counts_when_the_conversation_has_none() -> None:
     assert read_row({"system": "S", "messages": turns(("user", "A?"))}).system == "S"
-    assert read_row({"system": "S", "messages": turns(("system", "T"), ("user", "A?"))}).system == "T"
+    assert read_row({"system": "S", "messages": turns(("system", "S "), ("user", "A?"))}).system == "S"
 
 
 def test_messages_in_a_cell_of_text_are_read_as_json() -> None:
@@ -108,18 +108,35 @@ def test_a_lone_surrogate_becomes_a_text_that_can_be_written() -> None:
         ({"instruction": "A?", "input": ["x"]}, "`input` is list, not text"),
         ({"messages": "hello"}, "`messages` is text but no JSON list"),
         ({"messages": {"role": "user"}}, "`messages` is no list of turns"),
-        ({"messages": []}, "does not start with a user turn"),
-        ({"messages": ["A?"]}, "does not start with a user turn"),
-        ({"messages": turns(("assistant", "B."), ("user", "A?"))}, "does not start with a user turn"),
-        ({"messages": turns(("system", "S"), ("system", "T"), ("user", "A?"))}, "does not start with a user turn"),
+        ({"messages": []}, "the instruction is empty"),
+        ({"messages": ["A?"]}, "`messages`: turn 1 is str, and no object with a role and a text"),
+        (
+            {"messages": turns(("assistant", "B."), ("user", "A?"))},
+            "turn 1 is of 'assistant'; user and assistant take turns",
+        ),
+        ({"messages": turns(("system", "S"), ("developer", "T"), ("user", "A?"))}, "turn 2 is of 'developer'"),
         ({"messages": turns(("user", " "))}, "the instruction is empty"),
+        ({"instruction": "nan"}, "the instruction is empty"),
+        (
+            {"messages": [{"speaker": "user", "text": "A?"}]},
+            "turn 1 has neither `role` nor `from` (it has speaker, text)",
+        ),
+        ({"messages": [{"role": "user", "from": "gpt", "value": "A?"}]}, "turn 1: `role` and `from` disagree"),
+        ({"messages": [{"role": "user", "content": "A?", "value": "B?"}]}, "turn 1: `content` and `value` disagree"),
+        ({"messages": '[{"role": "user", "role": "user", "content": "A?"}]'}, "`role` stands twice in one object"),
+        ({"instruction": "A?", "messages": LONG}, "`messages` and `instruction` disagree; leave one out, or say which"),
+        ({"messages": LONG, "conversations": LONG[3:]}, "`messages` and `conversations` disagree"),
+        ({"system": "T", "messages": LONG}, "it has 2 different system texts; keep one"),
         ({"messages": [*LONG, *LONG[2:]]}, "`messages`: turn 6 is of 'assistant'; user and assistant take turns"),
         ({"messages": turns(("user", "A?"), ("user", "B?"))}, "`messages`: turn 2 is of 'user'"),
         ({"messages": turns(("user", "A?"), ("tool", "B"), ("user", "C?"))}, "`messages`: turn 2 is of 'tool'"),
         ({"messages": turns(("user", "A?"), ("assistant", " "), ("user", "C?"))}, "`messages`: turn 2 is empty"),
-        ({"messages": [*LONG, "A?"]}, "`messages`: turn 6 is of ''"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "`content` is list, not text"),
-        ({"conversations": [{"from": "gpt", "value": "B."}]}, "`conversations` does not start with a user turn"),
+        ({"messages": [*LONG, "A?"]}, "`messages`: turn 6 is str"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "`messages`: turn 1: `content` is list, not text",
+        ),
+        ({"conversations": turns(("system", "S"))}, "`conversations` has no user turn"),
     ],
 )
 def test_a_broken_record_says_why(fields: dict[str, Any], reason: str) -> None:
@@ -153,3 +170,106 @@ def test_a_heldout_record_needs_a_reference_and_known_names(fields: dict[str, st
     with pytest.raises(BadRecordError) as caught:
         read_heldout_row({"instruction": "A?", **fields})
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["messages", "conversations"])
+@pytest.mark.parametrize(
+    "keys", [{}, {"speaker": "from", "content": "value"}, {"speaker": "from"}, {"content": "value"}], ids=str
+)
+@pytest.mark.parametrize(
+    "who",
+    [
+        ("system", "user", "assistant"),
+        ("developer", "User", "ASSISTANT"),
+        ("System", "HUMAN", "GPT"),
+        ("system", " human", "model"),
+    ],
+    ids=str,
+)
+def test_a_conversation_of_either_name_has_either_pair_of_keys_and_roles_in_any_letters(
+    name: str, keys: dict[str, str], who: tuple[str, str, str]
+) -> None:
+    row = read_row({name: turns((who[0], "S"), (who[1], "A?"), (who[2], "B."), **keys)}, answers=True)
+    assert (row.system, row.instruction, row.answer) == ("S", "A?", "B.")
+
+
+def test_keys_that_are_there_without_a_value_say_nothing() -> None:
+    turn = {"role": None, "content": None, "from": "human", "value": "A?"}
+    assert read_row({"conversations": [turn]}).instruction == "A?"
+
+
+@pytest.mark.parametrize("nothing", [None, "", " ", [], {}, "[]", "null", "nan", float("nan")], ids=str)
+def test_a_layout_with_nothing_in_it_is_absent(nothing: Any) -> None:
+    assert read_row({"instruction": "A?", "conversations": nothing, "messages": nothing}).instruction == "A?"
+    if isinstance(nothing, str | None):
+        assert (
+            read_row({"instruction": nothing if nothing not in ("[]", "null") else "", "messages": LONG}).instruction
+            == "C?"
+        )
+
+
+def test_layouts_that_agree_are_one_instruction() -> None:
+    assert read_row({"instruction": "C?", "system": "S", "messages": LONG}) == read_row({"messages": LONG})
+    alpaca = {"instruction": "Sum.", "input": "2, 3"}
+    assert read_row({**alpaca, "conversations": turns(("user", "Sum.\n2, 3"))}).instruction == "Sum.\n2, 3"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "<noinput>",
+        "noinput",
+        "No input",
+        "<no input>",
+        "[No Input]",
+        "no input required.",
+        "N/A",
+        "nan",
+        "<NA>",
+        "None",
+    ],
+)
+def test_words_for_no_input_are_an_empty_input_and_noted(words: str) -> None:
+    row = read_row({"instruction": "Name a fruit.", "input": words, "system": words})
+    assert row._replace(noted=()) == read_row({"instruction": "Name a fruit."})
+    assert row.noted == ("placeholder_input",)
+
+
+@pytest.mark.parametrize("words", ["no", "NA", "nano", "No input was received.", "0", "None of them came.", "nil"])
+def test_an_input_that_only_looks_like_them_is_kept(words: str) -> None:
+    assert read_row({"instruction": "Classify it.", "input": words}).instruction == f"Classify it.\n\n{words}"
+
+
+@pytest.mark.parametrize(
+    ("marked", "is_learnt"),
+    [
+        ({"weight": 0}, False),
+        ({"weight": 0.0}, False),
+        ({"loss": False}, False),
+        ({"train": "false"}, False),
+        ({"training": False}, False),
+        ({"weight": 1}, True),
+        ({"weight": None}, True),
+        ({"loss": True, "weight": 0.5}, True),
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_not_to_be_learnt_is_lacking_and_noted(marked: dict[str, Any], is_learnt: bool) -> None:
+    *before, last = LONG
+    fields = {"messages": [*before, {**last, **marked}], "output": None if is_learnt else "D."}
+    row = read_row(fields, answers=True)
+    assert row.answer == ("D." if is_learnt else None)
+    assert row.noted == (() if is_learnt else ("answer_not_to_be_learnt",))
+    assert read_row(fields).noted == ()
+
+
+def test_answers_that_disagree_matter_only_where_they_are_used() -> None:
+    fields = {"messages": LONG, "output": "E."}
+    assert read_row(fields).answer is None
+    with pytest.raises(BadRecordError, match="it has 2 different answers"):
+        read_row(fields, answers=True)
+
+
+def test_a_content_of_text_parts_is_the_parts_together() -> None:
+    parts = [{"type": "text", "text": "What is "}, {"type": "text", "text": "a tapir?"}]
+    assert read_row({"messages": [{"role": "user", "content": parts}]}).instruction == "What is a tapir?"

@@ -12,6 +12,7 @@ from flows.commands.diagnosis import Finding, examine
 from flows.commands.diagnosis.checks import read_run, run_checks
 from tapir_core.config import RunConfig
 from tapir_core.errors import MissingPrerequisite
+from tests.builders import mails
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider, Status
 from tests.run_config import make_config
@@ -47,6 +48,27 @@ def ask(provider: FakeProvider, root: Path, **fields: Any) -> Finding:
     assert provider.calls == [], "no token is paid for"
     assert KEY not in str(found)
     return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "level", "found"),
+    [
+        (
+            [{"instruction": f"Name {number} rivers.", "input": "No input"} for number in range(30)],
+            "ok",
+            "as empty: 30",
+        ),
+        ([{"instruction": text} for text in mails(60)], "ok", '60 instructions, the first is "Order'),
+        ([{"instruction": text} for text in mails(9)], "fault", "person named above"),
+        ([{"question": "Name a river."}], "fault", "found 'question'"),
+    ],
+)
+def test_the_pool_is_read_and_shown(tmp_path: Path, rows: list[dict[str, str]], level: str, found: str) -> None:
+    (tmp_path / "pool.json").write_text(json.dumps(rows))
+    config = make_config(tmp_path, data={"pool": {"type": "file", "path": str(tmp_path / "pool.json")}})
+    pool = look(config, tmp_path, "data.pool")
+    assert pool.level == level, pool
+    assert found in f"{pool.found} {pool.remedy}"
 
 
 def test_an_endpoint_that_takes_the_key_and_has_the_model_is_well(tmp_path: Path) -> None:
