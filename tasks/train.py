@@ -40,9 +40,8 @@ from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
-from tasks.engines import machine
+from tasks.engines import backbone, machine
 from tasks.engines.address import own_host
-from tasks.engines.backbone import matters
 from tasks.engines.gpu_lease import hold_gpus
 from tasks.engines.logs import tell
 from tasks.engines.replicas import Fleet
@@ -63,6 +62,9 @@ FINE_TUNE = Deployment(
 
 MOST_LOST = 3
 """Attempts that one drive of the run may lose: what kills three in a row kills the fourth too."""
+
+_TEMPLATE_SECONDS = 300.0
+"""A cold disk takes long to give what a tokenizer needs."""
 
 _POLL_SECONDS = 1.0
 _CANCEL_SECONDS = 45.0
@@ -135,7 +137,7 @@ def make_student(
     seconds = round(time.monotonic() - started, 1)
     _check_right(run, at, lease, key)
     # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
-    names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
+    names = sorted(file.name for file in checkpoint.iterdir() if backbone.matters(file.name))
     run.seal(at, [Part(name, 0, file_sha256(checkpoint / name)) for name in names], counts={"seconds": seconds})
     shutil.rmtree(job.output)
     return summary
@@ -280,10 +282,11 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
             shutil.copy2(file, checkpoint / file.name)
 
 
-def check_trainer(run: RunFolder) -> None:
-    """Refuse a run whose trainings nobody would do, before anything is paid for.
+def check_trainer(run: RunFolder) -> backbone.RenderedChat:
+    """Refuse a run whose trainings nobody would do, before anything is paid for; gives what its student is asked.
 
     Raises:
+        ConfigError: its student cannot be trained with its chat template or its tokenizer.
         MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*; or here, where memory
             does not suffice, its GPUs cannot be used, or a package lacks.
     """
@@ -294,6 +297,8 @@ def check_trainer(run: RunFolder) -> None:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
         memory.look_ahead(training, current(run).checkpoint(BACKBONE))
+    base, template = current(run).checkpoint(BACKBONE), run.config.student.template
+    return backbone.render_chat(base, template, timeout_seconds=_TEMPLATE_SECONDS)
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:

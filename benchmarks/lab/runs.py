@@ -369,7 +369,8 @@ class _ArmRun:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return load_tokenizer(self._job(0, self.curriculum.basic(), 1.0, 0.0))
+        job = self._job(0, self.curriculum.basic(), 1.0, 0.0)
+        return load_tokenizer(job.base, job.chat_template)
 
     def _saying(self, what: str) -> student.Say:
         return lambda line: self.say(f"{self.recipe.name}, seed {self.recipe.seed}: {what}: {line}")

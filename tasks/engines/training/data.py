@@ -1,8 +1,9 @@
 """What is trained, and in which step: from messages to tokens with their loss mask, and to batches. Loads no torch.
 
 The loss is on the last assistant message and its closing token. What stands before that message is the prompt,
-rendered as the student server renders it. Text that a chat template puts after the closing token is left off: the
-student never writes it.
+rendered and tokenized as the student server does it. A thought that only the generation prompt opens is closed empty
+before the answer. Text that a chat template puts after the closing token is left off: the student never writes it. An
+answer's text becomes no special token. In a prompt the server would read it as one: such an example is left out.
 
 The examples of all epochs are one stream in a seeded order; every batch is full but the last, and no example is lost or
 cut. A batch is made of a few *bundles* of examples of like length, drawn at random: bundles make padding small, and
@@ -14,9 +15,10 @@ input, counts as one line on its output), which loads the tokenizer.
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,7 @@ import polars as pl
 import pyarrow.compute as pc
 
 from tapir_core import errors, randomness
+from tapir_core.config.student import PRESETS, shipped
 from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
@@ -69,21 +72,21 @@ class Corpus:
         return Example(self.rows[index]["input_ids"], self.prompt_lengths[index])
 
 
-def load_tokenizer(job: TrainingJob) -> Any:
-    """The base's tokenizer, with the job's chat template if it has one.
+def load_tokenizer(base: Path, chat_template: Path | None = None) -> Any:
+    """The base's tokenizer, with ``chat_template`` in place of its own if there is one.
 
     Raises:
         ConfigError: the base is no checkpoint.
     """
-    if not (job.base / "config.json").exists():
+    if not (base / "config.json").exists():
         raise errors.ConfigError(
-            f"{job.base} holds no config.json; a student is a folder of config, safetensors and tokenizer"
+            f"{base} holds no config.json; a student is a folder of config, safetensors and tokenizer"
         )
     from transformers import AutoTokenizer  # only here: the driver reads batches, and loads none of it
 
-    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=False)
-    if job.chat_template is not None:
-        tokenizer.chat_template = job.chat_template.read_text()
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template.read_text()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -118,10 +121,9 @@ def closing_token(tokenizer: Any) -> int:
             f"{tokenizer.name_or_path} has no chat template, so an instruction cannot be shown to it; "
             "set student.chat_template to a Jinja file"
         )
-    prompt = [{"role": "user", "content": "a"}]
-    prompt_ids, whole_ids = next(_render(tokenizer, [[*prompt, {"role": "assistant", "content": "b"}]]))
+    [(_, written)] = render(tokenizer, [EXCHANGE])
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    after = whole_ids[_shared_length(prompt_ids, whole_ids) :]
+    after = _ids(tokenizer, written.rpartition(EXCHANGE[-1]["content"])[2])
     closing = next((token for token in reversed(after) if token in special), tokenizer.eos_token_id)
     if closing is None:
         raise errors.ConfigError(
@@ -134,7 +136,7 @@ def closing_token(tokenizer: Any) -> int:
 def encode(
     tokenizer: Any, conversations: Iterable[Conversation], *, max_length: int, folder: Path | None = None
 ) -> Corpus:
-    """Tokenize; an example longer than ``max_length`` is left out and counted, never cut.
+    """Tokenize; an example longer than ``max_length``, or with a special token's text in its prompt, is left out.
 
     Args:
         tokenizer: With a chat template.
@@ -144,12 +146,12 @@ def encode(
             Without it they lie in a file of this process, which leaves nothing behind.
 
     Raises:
-        ConfigError: no example is left, or one has no answer to train.
+        ConfigError: no example is left, one has no answer to train, or the chat template renders it otherwise.
     """
     closing = closing_token(tokenizer)
 
     def examples() -> Iterator[Example]:
-        yield from (_example(prompt, whole, closing) for prompt, whole in _render(tokenizer, conversations))
+        yield from _examples(tokenizer, conversations, closing)
         yield Example([closing] * 2, prompt_length=2)
 
     # A mapped file can be read when it has no name any more.
@@ -157,11 +159,12 @@ def encode(
         rows = _mapped(examples, Path(place))
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
     prompt_lengths = rows.data.column("prompt_length").to_pylist()
-    kept = [number for number, length in enumerate(lengths) if length <= max_length]
+    kept = [number for number, length in enumerate(lengths) if 0 < length <= max_length]
     if not kept:
         raise errors.ConfigError(
             f"none of the {len(lengths)} examples fits training.max_length = {max_length}; "
-            f"the shortest has {min(lengths, default=0)} tokens"
+            f"the shortest has {min(filter(None, lengths), default=0)} tokens, and {lengths.count(0)} have the text "
+            "of a special token in their prompt"
         )
     for number, row in enumerate(kept):
         if lengths[row] == prompt_lengths[row] + 1:
@@ -203,31 +206,136 @@ def mark_trained(tokenizer: Any, example: Example) -> str:
     return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(answer)}⟧"
 
 
-def _render(tokenizer: Any, conversations: Iterable[Conversation]) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids of each prompt and of each whole conversation."""
+EXCHANGE: Conversation = [
+    {"role": "user", "content": "What is two plus two?"},
+    {"role": "assistant", "content": "It is four."},
+]
+"""A question and its answer, by which a chat template is judged."""
+
+_THOUGHT = "(think(?:ing)?|thought|reasoning)"
+_OPENED = re.compile(rf"<(?:{_THOUGHT}>\s*(?:</\1>\s*)?|\|channel>thought\s*<channel\|>\s*)\Z")
+"""The thought at the end of a generation prompt: to be written, or empty."""
+_EMPTY = re.compile(rf"\s*(?:<{_THOUGHT}>\s*)?</{_THOUGHT}>\s*")
+"""The thought at the beginning of an answer."""
+
+
+_MARK = re.compile(r"<[^<>\s]+>|\[/?INST\]")
+
+
+def render(tokenizer: Any, conversations: Sequence[Conversation]) -> list[tuple[str, str]]:
+    """Each prompt as the student server renders it, and what the student is to write after it.
+
+    Raises:
+        ConfigError: what the template makes of an example does not begin with the prompt.
+    """
+    prompts = tokenizer.apply_chat_template(
+        [each[:-1] for each in conversations], tokenize=False, add_generation_prompt=True
+    )
+    wholes = tokenizer.apply_chat_template(conversations, tokenize=False)
+    rendered = []
+    for conversation, prompt, whole in zip(conversations, prompts, wholes, strict=True):
+        written = _written(prompt, whole)
+        if written is None and len(conversation) > 2:
+            # Some templates move the system text to whichever turn of the user is last. An answer stays what it is.
+            [(_, written)] = render(tokenizer, [conversation[-2:]])
+        if written is None:
+            at = next(
+                place for place, (one, other) in enumerate(zip(prompt, whole + "\0", strict=False)) if one != other
+            )
+            asked, trained = (f"{text[max(0, at - 20) : at + 60]!r}" for text in (prompt, whole))
+            raise errors.ConfigError(
+                f"the chat template of {tokenizer.name_or_path} renders an example otherwise than the prompt that the "
+                f"student is asked: asked …{asked}, trained …{trained}; {other_template(tokenizer)}"
+            )
+        rendered.append((prompt, written))
+    return rendered
+
+
+def _written(prompt: str, whole: str) -> str | None:
+    """What follows ``prompt`` in ``whole``; nothing where that goes another way."""
+    if whole.startswith(prompt):
+        return whole.removeprefix(prompt)
+    thought = _OPENED.search(prompt)
+    if thought is None or not whole.startswith(prompt[: thought.start()]):
+        return None
+    answer = whole[thought.start() :]
+    answer = answer[empty.end() :] if (empty := _EMPTY.match(answer)) else answer
+    # What is left open is closed empty: the student is asked to think, and there are no thoughts to train it on.
+    return f"\n</{thought[1]}>\n\n{answer}" if thought[1] and "</" not in thought[0] else answer
+
+
+def check_student(tokenizer: Any, base: Path) -> None:
+    """Refuse a student that would be asked otherwise than it is trained, or has tokens without a weight.
+
+    Raises:
+        ConfigError: its chat template cannot be trained with, or its tokenizer is larger than its model.
+    """
+    closing_token(tokenizer)
+    [(prompt, written)] = render(tokenizer, [EXCHANGE])
+    head = written.partition(EXCHANGE[-1]["content"])[0]
+    if head.strip() and prompt == tokenizer.apply_chat_template(EXCHANGE[:-1], tokenize=False):
+        raise errors.ConfigError(
+            f"the chat template of {tokenizer.name_or_path} has no generation prompt, so that the student would write "
+            f"{head!r} before each answer; {other_template(tokenizer)}"
+        )
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config", config)
+    size, ids = config.get("vocab_size", math.inf), set(tokenizer.get_vocab().values())
+    used = {*_ids(tokenizer, prompt + written), tokenizer.eos_token_id, tokenizer.pad_token_id}
+    # Gemma 3 1B has one that only its larger sisters use.
+    unused = {token for token, each in tokenizer.added_tokens_decoder.items() if each.special} - used
+    if beyond := [token for token in sorted((ids | used) - unused - {None}) if token >= size]:
+        raise errors.ConfigError(
+            f"the tokenizer of {base} has {max(ids) + 1:,} tokens, the model {size:,} embeddings, and none for "
+            f"{tokenizer.convert_ids_to_tokens(beyond[0])!r} ({beyond[0]}); resize them "
+            "(`model.resize_token_embeddings(len(tokenizer))` of transformers, and save both), or give the tokenizer "
+            "that the model was trained with"
+        )
+
+
+def other_template(tokenizer: Any) -> str:
+    """The remedy: the shipped templates that suit the tokenizer, those that use its own tokens first."""
+    from jinja2 import TemplateError
+
+    own, suiting = tokenizer.chat_template, list[tuple[bool, str]]()
+    tokens = {each.content for each in tokenizer.added_tokens_decoder.values()}
+    for name in shipped("jinja"):
+        tokenizer.chat_template = (PRESETS / f"{name}.jinja").read_text()
+        with suppress(TemplateError):  # without a token that ends an answer
+            marks = {*_MARK.findall(tokenizer.apply_chat_template(EXCHANGE, tokenize=False))}
+            suiting += [(marks <= {tokenizer.bos_token, tokenizer.eos_token}, name)] if marks <= tokens else []
+    tokenizer.chat_template = own
+    names = " or ".join(f'"{name}"' for _, name in sorted(suiting))
+    return f"set student.chat_template to {names or 'a Jinja file that does not'} (docs/backbones.md)"
+
+
+def _examples(tokenizer: Any, conversations: Iterable[Conversation], closing: int) -> Iterator[Example]:
+    """One example a conversation; without tokens where the server would take a prompt's text for a special token."""
+    names = [each.content for each in tokenizer.added_tokens_decoder.values() if each.special]
+    special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
     remaining = iter(conversations)
     while batch := list(islice(remaining, _BATCH)):
-        prompts = tokenizer.apply_chat_template(
-            [each[:-1] for each in batch], tokenize=False, add_generation_prompt=True
-        )
-        wholes = tokenizer.apply_chat_template(batch, tokenize=False)
-        # The template writes the beginning-of-sequence token itself; the tokenizer must not add a second one.
-        ids = tokenizer([*prompts, *wholes], add_special_tokens=False)["input_ids"]
-        yield from zip(ids[: len(batch)], ids[len(batch) :], strict=True)
+        rendered = render(tokenizer, batch)
+        ids = _ids(tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered])
+        for messages, (_, written), prompt_ids, whole_ids in zip(batch, rendered, ids, ids[len(batch) :], strict=False):
+            said = messages[-1]["content"].strip()
+            if any(special.search(message["content"]) for message in messages[:-1]):
+                yield Example([], prompt_length=0)
+                continue
+            answer_ids = whole_ids[len(prompt_ids) :]
+            # Tokens may merge across the boundary, where the server's prompt ends; and the answer's text stays text.
+            if whole_ids[: len(prompt_ids)] != prompt_ids or special.search(said):
+                before, found, after = written.partition(said or written)
+                plain = _ids(tokenizer, found, split_special_tokens=bool(said))
+                answer_ids = _ids(tokenizer, before) + plain + _ids(tokenizer, after)
+            ends = [place for place, token in enumerate(answer_ids, start=1) if token == closing]
+            answer_ids = answer_ids[: ends[-1]] if ends else [*answer_ids, closing]
+            yield Example(prompt_ids + answer_ids, len(prompt_ids))
 
 
-def _example(prompt_ids: list[int], whole_ids: list[int], closing: int) -> Example:
-    # Tokens may merge across the boundary; then the answer begins where the two part.
-    prompt_length = _shared_length(prompt_ids, whole_ids)
-    answer = whole_ids[prompt_length:]
-    ends = [place for place, token in enumerate(answer, start=1) if token == closing]
-    answer = answer[: ends[-1]] if ends else [*answer, closing]
-    return Example(whole_ids[:prompt_length] + answer, prompt_length)
-
-
-def _shared_length(first: list[int], second: list[int]) -> int:
-    differing = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
-    return next(differing, min(len(first), len(second)))
+def _ids(tokenizer: Any, text: str | list[str], **settings: bool) -> Any:
+    # The template writes the beginning-of-sequence token itself; the tokenizer must not add a second one.
+    return tokenizer(text, add_special_tokens=False, **settings)["input_ids"] if text else []
 
 
 _WINDOW_BATCHES = 8
@@ -391,7 +499,7 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     Raises:
         ConfigError: the base or the mixture cannot be trained with.
     """
-    tokenizer, training = load_tokenizer(job), job.training
+    tokenizer, training = load_tokenizer(job.base, job.chat_template), job.training
     corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length, folder=folder)
     common: dict[str, Any] = {
         "epochs": job.epochs,

@@ -1,5 +1,7 @@
 """A chat template is proved by rendering a conversation."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,20 +10,26 @@ from jinja2 import TemplateError
 from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
 from tasks.engines.backbone import render, render_chat
-from tasks.engines.tiny_student import CHAT_TEMPLATE
+from tasks.engines.tiny_student import CHAT_TEMPLATE, small_tokenizer
+
+SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|start|>", "eos_token": "<|end|>"}
+LOOP = "{% for m in messages %}"
+ASKING = "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+
+
+def save_tokenizer(folder: Path, *more_tokens: str, is_special: bool = True, **config: int) -> Path:
+    """As much of a checkpoint as a conversation needs, for a model of 512 embeddings."""
+    tokenizer = small_tokenizer([*SPECIAL.values()], 512, **SPECIAL)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.add_tokens([*more_tokens], special_tokens=is_special)
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 512, **config}))
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """As much of a checkpoint as a conversation needs."""
-    # Seconds, which processes that only collect these tests need not spend.
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), eos_token="<|end|>")
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path
+    return save_tokenizer(tmp_path)
 
 
 def template(folder: Path, text: str) -> Path:
@@ -58,9 +66,63 @@ def test_a_template_may_refuse_system_messages(folder: Path) -> None:
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{{ m['content'] }}{% endfor %}"
     )
-    assert render(folder, template(folder, refusing))["takes_system"] is False
+    chat = render(folder, template(folder, refusing))
+    assert (chat["takes_system"], chat["other"]) == (
+        False,
+        'set student.chat_template to "alpaca" or "plain" (docs/backbones.md)',
+    )
 
 
 def test_a_template_that_refuses_everything_fails(folder: Path) -> None:
     with pytest.raises(TemplateError, match="never"):
         render(folder, template(folder, "{{ raise_exception('never') }}"))
+
+
+def test_a_template_that_asks_otherwise_than_it_trains_is_refused_with_templates_that_do_not(tmp_path: Path) -> None:
+    folder = save_tokenizer(tmp_path, "<|im_start|>", "<|im_end|>", vocab_size=514)
+    asking = template(folder, LOOP + "<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}" + ASKING)
+    with pytest.raises(ConfigError, match=r"asked ….*assistant\\n', trained ….*assistant: It is.*; set") as caught:
+        render_chat(folder, asking, timeout_seconds=120)
+    named = re.findall('"(.+?)"', str(caught.value).partition("; set ")[2])
+    assert named == ["chatml", "alpaca", "plain"]
+    for name in named:
+        render(folder, PRESETS / f"{name}.jinja")
+
+
+@pytest.mark.parametrize(
+    "written", ["<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n", "{{ m.role }}: {{ m.content }}<|end|>\n"]
+)
+def test_a_template_without_a_generation_prompt_is_refused_where_answers_begin_with_it(
+    folder: Path, written: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"no generation prompt, .* would write '.*assistant.*'"):
+        render(folder, template(folder, LOOP + written + "{% endfor %}"))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "is_special", "config"),
+    [
+        (["<|im_start|>", "<|im_end|>"], True, {}),
+        (["a word of its own"], False, {}),
+        (["<|im_end|>"], True, {"vocab_size": 500}),
+    ],
+    ids=["template", "text", "fewer embeddings"],
+)
+def test_a_tokenizer_that_is_larger_than_its_model_is_refused(
+    tmp_path: Path, tokens: list[str], is_special: bool, config: dict[str, int]
+) -> None:
+    folder = save_tokenizer(tmp_path, *tokens, is_special=is_special, **config)
+    size, have = config.get("vocab_size", 512), 512 + len(tokens)
+    chatml = PRESETS / "chatml.jinja" if is_special else None
+    with pytest.raises(ConfigError, match=rf"has {have} tokens, the model {size} embeddings, and none for '.+' \("):
+        render(folder, chatml)
+
+
+def test_a_special_token_that_nothing_uses_needs_no_embedding(tmp_path: Path) -> None:
+    assert render(save_tokenizer(tmp_path, "<image_soft_token>"))["takes_system"]
+
+
+def test_a_model_that_does_not_say_its_size_is_not_compared(tmp_path: Path) -> None:
+    folder = save_tokenizer(tmp_path, "word", is_special=False)
+    (folder / "config.json").write_text("{}")
+    assert render(folder)["takes_system"]
