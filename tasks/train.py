@@ -40,8 +40,9 @@ from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
-from tasks.engines import backbone, machine
+from tasks.engines import machine
 from tasks.engines.address import own_host
+from tasks.engines.backbone import matters
 from tasks.engines.gpu_lease import hold_gpus
 from tasks.engines.logs import tell
 from tasks.engines.replicas import Fleet
@@ -62,9 +63,6 @@ FINE_TUNE = Deployment(
 
 MOST_LOST = 3
 """Attempts that one drive of the run may lose: what kills three in a row kills the fourth too."""
-
-_TEMPLATE_SECONDS = 300.0
-"""A cold disk takes long to give what a tokenizer needs."""
 
 _POLL_SECONDS = 1.0
 _CANCEL_SECONDS = 45.0
@@ -137,7 +135,7 @@ def make_student(
     seconds = round(time.monotonic() - started, 1)
     _check_right(run, at, lease, key)
     # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
-    names = sorted(file.name for file in checkpoint.iterdir() if backbone.matters(file.name))
+    names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
     run.seal(at, [Part(name, 0, file_sha256(checkpoint / name)) for name in names], counts={"seconds": seconds})
     shutil.rmtree(job.output)
     return summary
@@ -282,7 +280,7 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
             shutil.copy2(file, checkpoint / file.name)
 
 
-def check_trainer(run: RunFolder) -> backbone.RenderedChat:
+def check_trainer(run: RunFolder) -> trainer.RenderedChat:
     """Refuse a run whose trainings nobody would do, before anything is paid for; gives what its student is asked.
 
     Raises:
@@ -297,8 +295,7 @@ def check_trainer(run: RunFolder) -> backbone.RenderedChat:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
         memory.look_ahead(training, current(run).checkpoint(BACKBONE))
-    base, template = current(run).checkpoint(BACKBONE), run.config.student.template
-    return backbone.render_chat(base, template, timeout_seconds=_TEMPLATE_SECONDS)
+    return trainer.render_chat(current(run).checkpoint(BACKBONE), run.config.student.template)
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:

@@ -33,7 +33,8 @@ from tapir_core.sources import natural_weights
 from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
 from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
-from tasks.engines.training.data import PlannedTraining, load_tokenizer, plan_training
+from tasks.engines.training.chat import load_tokenizer
+from tasks.engines.training.data import PlannedTraining, plan_training
 from tasks.engines.training.trainer import TrainingJob
 
 AVERAGE, CONSOLIDATED = "average", "consolidated"

@@ -10,15 +10,15 @@ cut. A batch is made of a few *bundles* of examples of like length, drawn at ran
 several of them keep a batch from being of one length, and so of one kind of task, whose gradient serves that kind only.
 A *group* is what all ranks hold at one time. The trainer counts steps and tokens by these batches, and so does who
 wants to know before: they agree to the token. For the latter a child runs this module (jobs as JSON on its standard
-input, counts as one line on its output), which loads the tokenizer.
+input, counts as one line on its output), which loads the tokenizer. Given a checkpoint, and maybe
+a chat template, the child renders a conversation for the student instead (`chat.render_sample`).
 """
 
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,13 +29,19 @@ import polars as pl
 import pyarrow.compute as pc
 
 from tapir_core import errors, randomness
-from tapir_core.config.student import PRESETS, shipped
+from tasks.engines.training.chat import (
+    Conversation,
+    closing_token,
+    load_tokenizer,
+    render,
+    render_sample,
+    special_texts,
+    token_ids,
+)
 from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
 """The label of a token without loss."""
-
-Conversation = list[dict[str, str]]
 
 _BATCH = 256
 
@@ -72,26 +78,6 @@ class Corpus:
         return Example(self.rows[index]["input_ids"], self.prompt_lengths[index])
 
 
-def load_tokenizer(base: Path, chat_template: Path | None = None) -> Any:
-    """The base's tokenizer, with ``chat_template`` in place of its own if there is one.
-
-    Raises:
-        ConfigError: the base is no checkpoint.
-    """
-    if not (base / "config.json").exists():
-        raise errors.ConfigError(
-            f"{base} holds no config.json; a student is a folder of config, safetensors and tokenizer"
-        )
-    from transformers import AutoTokenizer  # only here: the driver reads batches, and loads none of it
-
-    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template.read_text()
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
     """The ``messages`` of every row, in order; nothing is read before the first is asked for.
 
@@ -108,29 +94,6 @@ def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
                 "prompt and, last, an assistant message"
             )
         yield messages
-
-
-def closing_token(tokenizer: Any) -> int:
-    """The token that ends an answer: the template's last special token after one, else the end-of-sequence token.
-
-    Raises:
-        ConfigError: there is no chat template, or neither token exists.
-    """
-    if not tokenizer.chat_template:
-        raise errors.ConfigError(
-            f"{tokenizer.name_or_path} has no chat template, so an instruction cannot be shown to it; "
-            "set student.chat_template to a Jinja file"
-        )
-    [(_, written)] = render(tokenizer, [EXCHANGE])
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    after = _ids(tokenizer, written.rpartition(EXCHANGE[-1]["content"])[2])
-    closing = next((token for token in reversed(after) if token in special), tokenizer.eos_token_id)
-    if closing is None:
-        raise errors.ConfigError(
-            f"the chat template of {tokenizer.name_or_path} puts no special token after an answer and its tokenizer "
-            "has no end-of-sequence token, so the student could not learn to stop; give one of the two"
-        )
-    return int(closing)
 
 
 def encode(
@@ -206,117 +169,15 @@ def mark_trained(tokenizer: Any, example: Example) -> str:
     return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(answer)}⟧"
 
 
-EXCHANGE: Conversation = [
-    {"role": "user", "content": "What is two plus two?"},
-    {"role": "assistant", "content": "It is four."},
-]
-"""A question and its answer, by which a chat template is judged."""
-
-_THOUGHT = "(think(?:ing)?|thought|reasoning)"
-_OPENED = re.compile(rf"<(?:{_THOUGHT}>\s*(?:</\1>\s*)?|\|channel>thought\s*<channel\|>\s*)\Z")
-"""The thought at the end of a generation prompt: to be written, or empty."""
-_EMPTY = re.compile(rf"\s*(?:<{_THOUGHT}>\s*)?</{_THOUGHT}>\s*")
-"""The thought at the beginning of an answer."""
-
-
-_MARK = re.compile(r"<[^<>\s]+>|\[/?INST\]")
-
-
-def render(tokenizer: Any, conversations: Sequence[Conversation]) -> list[tuple[str, str]]:
-    """Each prompt as the student server renders it, and what the student is to write after it.
-
-    Raises:
-        ConfigError: what the template makes of an example does not begin with the prompt.
-    """
-    prompts = tokenizer.apply_chat_template(
-        [each[:-1] for each in conversations], tokenize=False, add_generation_prompt=True
-    )
-    wholes = tokenizer.apply_chat_template(conversations, tokenize=False)
-    rendered = []
-    for conversation, prompt, whole in zip(conversations, prompts, wholes, strict=True):
-        written = _written(prompt, whole)
-        if written is None and len(conversation) > 2:
-            # Some templates move the system text to whichever turn of the user is last. An answer stays what it is.
-            [(_, written)] = render(tokenizer, [conversation[-2:]])
-        if written is None:
-            at = next(
-                place for place, (one, other) in enumerate(zip(prompt, whole + "\0", strict=False)) if one != other
-            )
-            asked, trained = (f"{text[max(0, at - 20) : at + 60]!r}" for text in (prompt, whole))
-            raise errors.ConfigError(
-                f"the chat template of {tokenizer.name_or_path} renders an example otherwise than the prompt that the "
-                f"student is asked: asked …{asked}, trained …{trained}; {other_template(tokenizer)}"
-            )
-        rendered.append((prompt, written))
-    return rendered
-
-
-def _written(prompt: str, whole: str) -> str | None:
-    """What follows ``prompt`` in ``whole``; nothing where that goes another way."""
-    if whole.startswith(prompt):
-        return whole.removeprefix(prompt)
-    thought = _OPENED.search(prompt)
-    if thought is None or not whole.startswith(prompt[: thought.start()]):
-        return None
-    answer = whole[thought.start() :]
-    answer = answer[empty.end() :] if (empty := _EMPTY.match(answer)) else answer
-    # What is left open is closed empty: the student is asked to think, and there are no thoughts to train it on.
-    return f"\n</{thought[1]}>\n\n{answer}" if thought[1] and "</" not in thought[0] else answer
-
-
-def check_student(tokenizer: Any, base: Path) -> None:
-    """Refuse a student that would be asked otherwise than it is trained, or has tokens without a weight.
-
-    Raises:
-        ConfigError: its chat template cannot be trained with, or its tokenizer is larger than its model.
-    """
-    closing_token(tokenizer)
-    [(prompt, written)] = render(tokenizer, [EXCHANGE])
-    head = written.partition(EXCHANGE[-1]["content"])[0]
-    if head.strip() and prompt == tokenizer.apply_chat_template(EXCHANGE[:-1], tokenize=False):
-        raise errors.ConfigError(
-            f"the chat template of {tokenizer.name_or_path} has no generation prompt, so that the student would write "
-            f"{head!r} before each answer; {other_template(tokenizer)}"
-        )
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    size, ids = config.get("vocab_size", math.inf), set(tokenizer.get_vocab().values())
-    used = {*_ids(tokenizer, prompt + written), tokenizer.eos_token_id, tokenizer.pad_token_id}
-    # Gemma 3 1B has one that only its larger sisters use.
-    unused = {token for token, each in tokenizer.added_tokens_decoder.items() if each.special} - used
-    if beyond := [token for token in sorted((ids | used) - unused - {None}) if token >= size]:
-        raise errors.ConfigError(
-            f"the tokenizer of {base} has {max(ids) + 1:,} tokens, the model {size:,} embeddings, and none for "
-            f"{tokenizer.convert_ids_to_tokens(beyond[0])!r} ({beyond[0]}); resize them "
-            "(`model.resize_token_embeddings(len(tokenizer))` of transformers, and save both), or give the tokenizer "
-            "that the model was trained with"
-        )
-
-
-def other_template(tokenizer: Any) -> str:
-    """The remedy: the shipped templates that suit the tokenizer, those that use its own tokens first."""
-    from jinja2 import TemplateError
-
-    own, suiting = tokenizer.chat_template, list[tuple[bool, str]]()
-    tokens = {each.content for each in tokenizer.added_tokens_decoder.values()}
-    for name in shipped("jinja"):
-        tokenizer.chat_template = (PRESETS / f"{name}.jinja").read_text()
-        with suppress(TemplateError):  # without a token that ends an answer
-            marks = {*_MARK.findall(tokenizer.apply_chat_template(EXCHANGE, tokenize=False))}
-            suiting += [(marks <= {tokenizer.bos_token, tokenizer.eos_token}, name)] if marks <= tokens else []
-    tokenizer.chat_template = own
-    names = " or ".join(f'"{name}"' for _, name in sorted(suiting))
-    return f"set student.chat_template to {names or 'a Jinja file that does not'} (docs/backbones.md)"
-
-
 def _examples(tokenizer: Any, conversations: Iterable[Conversation], closing: int) -> Iterator[Example]:
     """One example a conversation; without tokens where the server would take a prompt's text for a special token."""
-    names = [each.content for each in tokenizer.added_tokens_decoder.values() if each.special]
-    special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+    special = special_texts(tokenizer)
     remaining = iter(conversations)
     while batch := list(islice(remaining, _BATCH)):
         rendered = render(tokenizer, batch)
-        ids = _ids(tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered])
+        ids = token_ids(
+            tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered]
+        )
         for messages, (_, written), prompt_ids, whole_ids in zip(batch, rendered, ids, ids[len(batch) :], strict=False):
             said = messages[-1]["content"].strip()
             if any(special.search(message["content"]) for message in messages[:-1]):
@@ -326,16 +187,11 @@ def _examples(tokenizer: Any, conversations: Iterable[Conversation], closing: in
             # Tokens may merge across the boundary, where the server's prompt ends; and the answer's text stays text.
             if whole_ids[: len(prompt_ids)] != prompt_ids or special.search(said):
                 before, found, after = written.partition(said or written)
-                plain = _ids(tokenizer, found, split_special_tokens=bool(said))
-                answer_ids = _ids(tokenizer, before) + plain + _ids(tokenizer, after)
+                plain = token_ids(tokenizer, found, split_special_tokens=bool(said))
+                answer_ids = token_ids(tokenizer, before) + plain + token_ids(tokenizer, after)
             ends = [place for place, token in enumerate(answer_ids, start=1) if token == closing]
             answer_ids = answer_ids[: ends[-1]] if ends else [*answer_ids, closing]
             yield Example(prompt_ids + answer_ids, len(prompt_ids))
-
-
-def _ids(tokenizer: Any, text: str | list[str], **settings: bool) -> Any:
-    # The template writes the beginning-of-sequence token itself; the tokenizer must not add a second one.
-    return tokenizer(text, add_special_tokens=False, **settings)["input_ids"] if text else []
 
 
 _WINDOW_BATCHES = 8
@@ -522,5 +378,13 @@ def _count() -> int:
     return 0
 
 
+def _render(*paths: str) -> int:
+    """Print what a student of a folder, with a template of its own or another, is asked, in the child."""
+    # A tokenizer needs no torch, which takes longer to load than everything else.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    print(json.dumps(render_sample(*map(Path, paths))))
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code(_count))
+    sys.exit(exit_code(lambda: _render(*sys.argv[1:]) if sys.argv[1:] else _count()))

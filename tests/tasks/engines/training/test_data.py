@@ -7,7 +7,8 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.training.data import closing_token, encode, mark_trained, read_conversations
+from tasks.engines.training.chat import closing_token
+from tasks.engines.training.data import encode, mark_trained, read_conversations
 
 QUESTION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 plus 2?"}]
 ANSWER = {"role": "assistant", "content": "2 plus 2 is 4."}

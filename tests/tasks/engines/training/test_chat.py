@@ -1,35 +1,23 @@
 """A chat template is proved by rendering a conversation."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from jinja2 import TemplateError
 
 from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
-from tasks.engines.backbone import render, render_chat
-from tasks.engines.tiny_student import CHAT_TEMPLATE, small_tokenizer
+from tasks.engines.training.chat import render_sample
+from tasks.engines.training.trainer import render_chat
+from tests.students import make_checkpoint, make_tokenized
 
-SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|start|>", "eos_token": "<|end|>"}
 LOOP = "{% for m in messages %}"
 ASKING = "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 
 
-def save_tokenizer(folder: Path, *more_tokens: str, is_special: bool = True, **config: int) -> Path:
-    """As much of a checkpoint as a conversation needs, for a model of 512 embeddings."""
-    tokenizer = small_tokenizer([*SPECIAL.values()], 512, **SPECIAL)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.add_tokens([*more_tokens], special_tokens=is_special)
-    tokenizer.save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps({"vocab_size": 512, **config}))
-    return folder
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return save_tokenizer(tmp_path)
+    return make_tokenized(tmp_path)
 
 
 def template(folder: Path, text: str) -> Path:
@@ -53,12 +41,12 @@ def test_a_template_that_fails_is_named_with_its_remedy(folder: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(PRESETS.glob("*.jinja")), ids=lambda file: file.stem)
 def test_the_shipped_templates_render(folder: Path, file: Path) -> None:
-    assert "two plus two" in str(render(folder, file)["text"])
+    assert "two plus two" in str(render_sample(folder, file)["text"])
 
 
 def test_a_template_that_leaves_words_out_is_no_template(folder: Path) -> None:
-    with pytest.raises(ValueError, match="leaves out"):
-        render(folder, template(folder, "hello"))
+    with pytest.raises(ConfigError, match="leaves out 'What is"):
+        render_sample(folder, template(folder, "hello"))
 
 
 def test_a_template_may_refuse_system_messages(folder: Path) -> None:
@@ -66,7 +54,7 @@ def test_a_template_may_refuse_system_messages(folder: Path) -> None:
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{{ m['content'] }}{% endfor %}"
     )
-    chat = render(folder, template(folder, refusing))
+    chat = render_sample(folder, template(folder, refusing))
     assert (chat["takes_system"], chat["other"]) == (
         False,
         'set student.chat_template to "alpaca" or "plain" (docs/backbones.md)',
@@ -74,19 +62,19 @@ def test_a_template_may_refuse_system_messages(folder: Path) -> None:
 
 
 def test_a_template_that_refuses_everything_fails(folder: Path) -> None:
-    with pytest.raises(TemplateError, match="never"):
-        render(folder, template(folder, "{{ raise_exception('never') }}"))
+    with pytest.raises(ConfigError, match="never"):
+        render_sample(folder, template(folder, "{{ raise_exception('never') }}"))
 
 
 def test_a_template_that_asks_otherwise_than_it_trains_is_refused_with_templates_that_do_not(tmp_path: Path) -> None:
-    folder = save_tokenizer(tmp_path, "<|im_start|>", "<|im_end|>", vocab_size=514)
+    folder = make_tokenized(tmp_path, "<|im_start|>", "<|im_end|>", vocab_size=514)
     asking = template(folder, LOOP + "<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}" + ASKING)
     with pytest.raises(ConfigError, match=r"asked ….*assistant\\n', trained ….*assistant: It is.*; set") as caught:
         render_chat(folder, asking, timeout_seconds=120)
     named = re.findall('"(.+?)"', str(caught.value).partition("; set ")[2])
     assert named == ["chatml", "alpaca", "plain"]
     for name in named:
-        render(folder, PRESETS / f"{name}.jinja")
+        render_sample(folder, PRESETS / f"{name}.jinja")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +84,7 @@ def test_a_template_without_a_generation_prompt_is_refused_where_answers_begin_w
     folder: Path, written: str
 ) -> None:
     with pytest.raises(ConfigError, match=r"no generation prompt, .* would write '.*assistant.*'"):
-        render(folder, template(folder, LOOP + written + "{% endfor %}"))
+        render_sample(folder, template(folder, LOOP + written + "{% endfor %}"))
 
 
 @pytest.mark.parametrize(
@@ -111,18 +99,26 @@ def test_a_template_without_a_generation_prompt_is_refused_where_answers_begin_w
 def test_a_tokenizer_that_is_larger_than_its_model_is_refused(
     tmp_path: Path, tokens: list[str], is_special: bool, config: dict[str, int]
 ) -> None:
-    folder = save_tokenizer(tmp_path, *tokens, is_special=is_special, **config)
+    folder = make_tokenized(tmp_path, *tokens, is_special=is_special, **config)
     size, have = config.get("vocab_size", 512), 512 + len(tokens)
     chatml = PRESETS / "chatml.jinja" if is_special else None
     with pytest.raises(ConfigError, match=rf"has {have} tokens, the model {size} embeddings, and none for '.+' \("):
-        render(folder, chatml)
+        render_sample(folder, chatml)
 
 
 def test_a_special_token_that_nothing_uses_needs_no_embedding(tmp_path: Path) -> None:
-    assert render(save_tokenizer(tmp_path, "<image_soft_token>"))["takes_system"]
+    assert render_sample(make_tokenized(tmp_path, "<image_soft_token>"))["takes_system"]
+
+
+@pytest.mark.parametrize("file", ["tokenizer.model", "tokenizer.json"])
+def test_a_tokenizer_that_cannot_be_read_is_named_as_such(tmp_path: Path, file: str) -> None:
+    folder = make_checkpoint(tmp_path, config__json='{"model_type": "llama"}', tokenizer__json=None)
+    (folder / file).write_bytes(b"\x0a\x05spiece")
+    with pytest.raises(ConfigError, match=r"the tokenizer of .* cannot be loaded \(.*; give a folder with a tokenizer"):
+        render_sample(folder)
 
 
 def test_a_model_that_does_not_say_its_size_is_not_compared(tmp_path: Path) -> None:
-    folder = save_tokenizer(tmp_path, "word", is_special=False)
+    folder = make_tokenized(tmp_path, "word", is_special=False)
     (folder / "config.json").write_text("{}")
-    assert render(folder)["takes_system"]
+    assert render_sample(folder)["takes_system"]
