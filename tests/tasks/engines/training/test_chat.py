@@ -1,5 +1,6 @@
 """A chat template is proved by rendering a conversation."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
-from tasks.engines.training.chat import render_sample
+from tasks.engines.training.chat import EXCHANGE, load_tokenizer, render, render_sample
 from tasks.engines.training.trainer import render_chat
 from tests.students import make_checkpoint, make_tokenized
 
@@ -75,6 +76,26 @@ def test_a_template_that_asks_otherwise_than_it_trains_is_refused_with_templates
     assert named == ["chatml", "alpaca", "plain"]
     for name in named:
         render_sample(folder, PRESETS / f"{name}.jinja")
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("deepseek_r1_distill", "<｜end▁of▁sentence｜>"),
+        ("qwen3_5_think", "<|im_end|>\n"),
+        ("nemotron_3_nano", "<|im_end|>\n"),
+    ],
+)
+def test_a_student_that_always_thinks_learns_to_close_its_thought(folder: Path, name: str, end: str) -> None:
+    trl = importlib.util.find_spec("trl")
+    assert trl is not None
+    assert trl.origin is not None
+    tokenizer = load_tokenizer(folder, Path(trl.origin).parent / "chat_templates" / f"{name}.jinja")
+    more = {"role": "user", "content": "And one more?"}
+    for talk in (EXCHANGE, [{"role": "system", "content": "Be brief."}, EXCHANGE[0], EXCHANGE[1], more, EXCHANGE[1]]):
+        [(prompt, written)] = render(tokenizer, [talk])
+        assert prompt.endswith("<think>\n")
+        assert written == f"\n</think>\n\nIt is four.{end}"
 
 
 @pytest.mark.parametrize(
