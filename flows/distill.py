@@ -4,6 +4,8 @@ Order only, and that of the stages stands in `tapir_core.stages`: what a stage d
 `tapir_core/`.
 """
 
+from itertools import takewhile
+
 from prefect import tags
 
 from flows.driver import stages_until
@@ -17,7 +19,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import stop_reason
 from tapir_core.stages import JUDGE, MIX, SELECT, TRAIN, plan, stages_of
 from tasks.artifacts import publish_judge, publish_round, publish_run
-from tasks.pool import check_discovered, check_pool
+from tasks.pool import check_discovered, check_pool, check_system_texts
 from tasks.train import check_trainer
 
 
@@ -28,7 +30,12 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     join_fleet(run)
     wanted = stages_until(run.config, until)
     if any(at.name == TRAIN.name and run.holds(at) is None and not _ended_before(run, at.number) for at in wanted):
-        check_trainer(run)
+        chat = check_trainer(run)
+        if not chat.takes_system:
+            # The pool costs nothing; what it asks comes after.
+            unpaid = takewhile(lambda at: not at.stage.asks, stages_of(run.config, None))
+            run_stages(ref, [at for at in unpaid if at in wanted])
+            check_system_texts(run, chat.other)
     with tell_gaps(ref, whole=until is None), live_spend(ref, list(plan(run.config)), whole=until is None):
         rounds = _distill(run, until)
     publish_run(ref)

@@ -202,6 +202,20 @@ def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome
     return ask_plainly(run, at, "teach", teacher, sampling, rows, demand_whole)
 
 
+def check_system_texts(run: RunFolder, remedy: str) -> None:
+    """Refuse a pool that a student whose chat template takes no system text cannot be asked; ``remedy`` helps.
+
+    Raises:
+        ConfigError: an instruction has one.
+    """
+    rows = run.rows(stages.POOL.at())
+    if count := rows.filter(pl.col("system").fill_null("") != "").height:
+        raise ConfigError(
+            f"data.pool: {count} of {rows.height} instructions have a system text, which the student's chat template "
+            f"does not take; {remedy}, or move these texts into the instructions"
+        )
+
+
 def check_pool(run: RunFolder) -> None:
     """Refuse a pool that nothing can be learnt from or balanced in.
 

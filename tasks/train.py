@@ -280,10 +280,11 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
             shutil.copy2(file, checkpoint / file.name)
 
 
-def check_trainer(run: RunFolder) -> None:
-    """Refuse a run whose trainings nobody would do, before anything is paid for.
+def check_trainer(run: RunFolder) -> trainer.RenderedChat:
+    """Refuse a run whose trainings nobody would do, before anything is paid for; gives what its student is asked.
 
     Raises:
+        ConfigError: its student cannot be trained with its chat template or its tokenizer.
         MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*; or here, where memory
             does not suffice, its GPUs cannot be used, or a package lacks.
     """
@@ -294,6 +295,7 @@ def check_trainer(run: RunFolder) -> None:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
         memory.look_ahead(training, current(run).checkpoint(BACKBONE))
+    return trainer.render_chat(current(run).checkpoint(BACKBONE), run.config.student.template)
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:

@@ -1,5 +1,6 @@
 """Backbones for tests: folders that pass for one as long as nothing loads them, and tiny ones that engines load."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,14 @@ import pytest
 
 from tests.harness.processes import REPOSITORY
 
-__all__ = ["CHECKPOINT", "make_checkpoint", "make_tiny_students", "needs_harness", "needs_student_env"]
+__all__ = [
+    "CHECKPOINT",
+    "make_checkpoint",
+    "make_tiny_students",
+    "make_tokenized",
+    "needs_harness",
+    "needs_student_env",
+]
 
 CHECKPOINT = {
     "config.json": "{}",
@@ -37,6 +45,19 @@ def make_checkpoint(folder: Path, **changes: str | None) -> Path:
     for name, text in files.items():
         if text is not None:
             (folder / name).write_text(text)
+    return folder
+
+
+def make_tokenized(folder: Path, *more_tokens: str, is_special: bool = True, **config: int) -> Path:
+    """A checkpoint with a real tokenizer, of 512 tokens and ``more_tokens``, for a model of 512 embeddings."""
+    from tasks.engines.tiny_student import CHAT_TEMPLATE, small_tokenizer
+
+    special = {"pad_token": "<|pad|>", "bos_token": "<|start|>", "eos_token": "<|end|>"}
+    tokenizer = small_tokenizer([*special.values()], 512, **special)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.add_tokens([*more_tokens], special_tokens=is_special)
+    make_checkpoint(folder, config__json=json.dumps({"vocab_size": 512, **config}))
+    tokenizer.save_pretrained(folder)
     return folder
 
 

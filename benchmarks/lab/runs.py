@@ -33,7 +33,8 @@ from tapir_core.sources import natural_weights
 from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
 from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
-from tasks.engines.training.data import PlannedTraining, load_tokenizer, plan_training
+from tasks.engines.training.chat import load_tokenizer
+from tasks.engines.training.data import PlannedTraining, plan_training
 from tasks.engines.training.trainer import TrainingJob
 
 AVERAGE, CONSOLIDATED = "average", "consolidated"
@@ -369,7 +370,8 @@ class _ArmRun:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        return load_tokenizer(self._job(0, self.curriculum.basic(), 1.0, 0.0))
+        job = self._job(0, self.curriculum.basic(), 1.0, 0.0)
+        return load_tokenizer(job.base, job.chat_template)
 
     def _saying(self, what: str) -> student.Say:
         return lambda line: self.say(f"{self.recipe.name}, seed {self.recipe.seed}: {what}: {line}")

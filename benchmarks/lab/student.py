@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, get_scheduler
 from transformers.utils import logging
 
 from tapir_core.errors import ConfigError
-from tasks.engines.training.data import IGNORED, Example, PlannedTraining, closing_token
+from tasks.engines.training.chat import closing_token
+from tasks.engines.training.data import IGNORED, Example, PlannedTraining
 
 logging.disable_progress_bar()
 

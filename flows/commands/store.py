@@ -149,7 +149,8 @@ def prune(
     statuses: Statuses = None,
     endings: Endings = None,
     unusable: Annotated[
-        bool, typer.Option("--unusable", help="Only failures, and answers that are empty or cut off.")
+        bool,
+        typer.Option("--unusable", help="Only failures, and answers that are empty, cut off or hold control tokens."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it nothing is changed.")] = False,
     keep_room: Annotated[

@@ -30,7 +30,7 @@ import polars as pl
 
 from tapir_core.config import ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, REJECTED, in_order
-from tapir_core.curriculum.teacher import unusable_reason
+from tapir_core.curriculum.teacher import holds_control_token, unusable_reason
 from tapir_core.data.decontamination import NearDuplicates, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
@@ -190,9 +190,11 @@ def text_gates(
         return config.min_chars <= len(row["instruction"].strip()) <= config.max_chars
 
     def has_own_words(row: Row) -> bool:
-        """Neither our tags nor a run of words from the text of the prompt."""
+        """Neither our tags, a chat template's tokens nor a run of words from the text of the prompt."""
         text = row["instruction"]
-        return not _OWN_WORDS.search(text) and echoes.isdisjoint(word_runs(text, _ECHO_WORDS))
+        return not (_OWN_WORDS.search(text) or holds_control_token(text)) and echoes.isdisjoint(
+            word_runs(text, _ECHO_WORDS)
+        )
 
     def is_new(row: Row) -> bool:
         return row["instruction_id"] not in known_ids and not known_texts.contains_like(row["instruction"])

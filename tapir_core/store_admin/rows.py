@@ -23,6 +23,7 @@ from tapir_core.calls.thoughts import strip_thoughts
 from tapir_core.calls.types import TERMINAL, Answer, Endpoint
 from tapir_core.calls.wire import TRAINED_ON, clean_text, read_completion
 from tapir_core.calls.words import CUT_OFF, read_ending, words_of
+from tapir_core.curriculum.teacher import CONTROL_TOKEN
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
 _ROWS_PER_FETCH = 100
@@ -73,7 +74,7 @@ class RowFilter:
     finish_reasons: tuple[str, ...] = ()
     """Why answers ended: `stop`, or `length` where they were cut off."""
     unusable: bool = False
-    """Only failures, and answers that are empty or cut off: nothing is trained on them."""
+    """Only failures, and answers that are empty, cut off or hold control tokens: nothing is trained on them."""
     since: datetime | None = None
     """UTC; rows of this moment or later."""
     before: datetime | None = None
@@ -92,8 +93,14 @@ class RowFilter:
         }
         found: list[sa.ColumnElement[bool]] = [column.in_(values) for column, values in listed.items() if values]
         if self.unusable:
-            is_empty = sa.func.trim(columns.text, " \t\r\n") == ""
-            found.append(sa.or_(columns.status != "answer", is_empty, columns.finish_reason.in_(words_of(CUT_OFF))))
+            closes_turn = columns.text.contains("</s>") & ~columns.text.contains("<s>")
+            found.append(
+                (columns.status != "answer")
+                | (sa.func.trim(columns.text, " \t\r\n") == "")
+                | columns.finish_reason.in_(words_of(CUT_OFF))
+                | columns.text.regexp_match(CONTROL_TOKEN.pattern)
+                | closes_turn
+            )
         if self.since is not None:
             found.append(columns.created >= self.since)
         if self.before is not None:

@@ -4,9 +4,8 @@ Three sources: the embedded student (converted once from its Python package), a 
 is), a hub id (downloaded). Taken are weights in safetensors alone, and no model that brings code of its own: pickled
 weights and such code would run as us.
 
-The driver loads neither weights nor tokenizer. What needs them is done by a child, which runs this module
-(``python -m tasks.engines.backbone convert FILE.gguf FOLDER`` or ``… render FOLDER [TEMPLATE]``); its memory goes back
-when it ends.
+The driver loads no weights. A child converts them: it runs this module (``python -m tasks.engines.backbone FILE.gguf
+FOLDER``), and its memory goes back when it ends.
 """
 
 import fnmatch
@@ -14,12 +13,8 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -53,8 +48,6 @@ _MATTERS = (
 
 _SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
 """Files that name a model's own Python code, where it has some."""
-
-_CHILD = (sys.executable, "-m", "tasks.engines.backbone")
 
 
 def prepare_backbone(
@@ -190,7 +183,7 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
     # Two runs may convert at once: each in a folder of its own, and the first to finish names its result.
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{folder.name}.", suffix=".unfinished") as unfinished:
         made = Path(unfinished, "checkpoint").absolute()
-        argv = [*_CHILD, "convert", str(files[0]), str(made)]
+        argv = [sys.executable, "-m", "tasks.engines.backbone", str(files[0]), str(made)]
         name = "conversion of the backbone"
         with supervisor.start_child(
             argv, env=keys.offline_environment(), log_path=log_path, cwd=supervisor.SOURCES, name=name
@@ -244,69 +237,5 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-@dataclass(frozen=True, slots=True)
-class RenderedChat:
-    """A conversation as the student sees it."""
-
-    text: str
-    takes_system: bool
-    """Whether it may begin with a system message."""
-
-
-def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seconds: float) -> RenderedChat:
-    """Render a short conversation with the template of a checkpoint, or with the file that replaces it.
-
-    Raises:
-        ConfigError: the template cannot be rendered, or leaves out what was said.
-        EngineError: the tokenizer was not loaded in time.
-    """
-    argv = [*_CHILD, "render", str(folder.absolute()), *([str(chat_template.absolute())] if chat_template else [])]
-    env = keys.offline_environment()
-    try:
-        done = subprocess.run(
-            argv, env=env, cwd=supervisor.SOURCES, capture_output=True, text=True, timeout=timeout_seconds
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise EngineError(f"the tokenizer of {folder} was not loaded within {timeout_seconds:g} s") from exc
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ConfigError(
-            f"the chat template of {chat_template or folder} renders no conversation ({said}); fix it, or set "
-            "student.chat_template to a Jinja file that does (docs/backbones.md names those that are shipped)"
-        )
-    return RenderedChat(**json.loads(done.stdout.splitlines()[-1]))
-
-
-_SYSTEM = {"role": "system", "content": "Be brief."}
-_CONVERSATION = [
-    {"role": "user", "content": "What is two plus two?"},
-    {"role": "assistant", "content": "It is four."},
-    {"role": "user", "content": "And one more?"},
-]
-
-
-def render(folder: Path, template: Path | None = None) -> dict[str, object]:
-    """The fields of a `RenderedChat`; in a child.
-
-    Raises:
-        ValueError: the template leaves out what was said.
-    """
-    from jinja2 import TemplateError
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if template is not None:
-        tokenizer.chat_template = template.read_text()
-    text = tokenizer.apply_chat_template(_CONVERSATION, tokenize=False, add_generation_prompt=True)
-    lost = [each["content"] for each in _CONVERSATION if each["content"] not in text]
-    if lost:
-        raise ValueError(f"the template leaves out {lost[0]!r}")
-    with_system = ""
-    with suppress(TemplateError):  # how a template refuses a role
-        with_system = tokenizer.apply_chat_template([_SYSTEM, *_CONVERSATION], tokenize=False)
-    return {"text": text, "takes_system": _SYSTEM["content"] in with_system}
-
-
 if __name__ == "__main__":
-    _works: dict[str, Callable[..., object]] = {"convert": _convert, "render": render}
-    print(json.dumps(_works[sys.argv[1]](*map(Path, sys.argv[2:]))))
+    _convert(*map(Path, sys.argv[1:]))

@@ -66,4 +66,4 @@ def test_every_load_of_a_checkpoint_refuses_its_code_and_its_pickled_weights():
             assert given.get("trust_remote_code") == "False", f"{path}: {ast.unparse(call)}"
             if "Model" in ast.unparse(call.func):
                 assert given.get("use_safetensors") == "True", f"{path}: {ast.unparse(call)}"
-    assert loads >= 3
+    assert loads >= 2

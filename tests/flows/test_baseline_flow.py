@@ -17,7 +17,6 @@ from tapir_core.reporting.page import sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
-from tasks.engines.training import trainer
 from tasks.runtime import close_all
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider
@@ -39,7 +38,7 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
     tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
+    fakes.replace_trainer(monkeypatch, fakes.train_counted)
     models = [
         f"{each}.base_url={provider.base_url}" for each in ("student.engine", "teacher.endpoint", "judge.endpoint")
     ]
@@ -81,7 +80,7 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
 def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what_neither_run_trained_on(
     tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
+    fakes.replace_trainer(monkeypatch, fakes.train_counted)
     with FakeProvider(answer) as provider:
         said = {"evaluation": {"baseline": "sft"}, "training": {"batch_size": 8}}
         config = desk_config(tmp_path, provider, backbone, **said)

@@ -16,7 +16,6 @@ from flows.driver import read_config
 from flows.whole_run import drive
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tasks.engines.training import trainer
 from tests.doubles.provider import FakeProvider
 from tests.flows.built_comparison import BuiltRuns
 from tests.golden import fakes
@@ -47,7 +46,7 @@ def tapir(*words: str) -> Result:
 def test_the_file_of_init_is_well_is_estimated_and_runs_with_the_sizes_that_were_said(
     tmp_path: Path, file: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
+    fakes.replace_trainer(monkeypatch, fakes.train_counted)
     engine = f'{{ type = "endpoint", base_url = "{provider.base_url}" }}'
     settings = {"run.root": str(tmp_path / "runs"), "data.pool.rows": "160", "student.engine": engine}
     doctor = tapir("doctor", str(file), "--json", *overrides(settings))

@@ -116,10 +116,12 @@ def test_rows_that_the_provider_blocks_are_listed_and_left_out(tmp_path: Path, b
         (BLOCKED, "PROHIBITED_CONTENT"),
         (Text("Half an ans", finish_reason="max_tokens"), "cut_off: Half an ans"),
         (Text(""), "empty"),
+        (Text("Yes.<|im_end|>\n<|im_start|>user\nAnd?"), "control_token"),
+        (Text("Yes.</s>"), "control_token"),
         (Status(200, {"choices": [{"message": {"content": None, "reasoning_content": "Hm."}}]}), "reasoning_content"),
         (Status(400, {"error": {"message": "what?"}}), "what?"),
     ],
-    ids=["closed", "blocked", "cut off", "empty", "thoughts alone", "wrong"],
+    ids=["closed", "blocked", "cut off", "empty", "goes on", "ends twice", "thoughts alone", "wrong"],
 )
 def test_where_too_many_have_no_answer_the_run_stops_with_the_providers_words_and_its_remedy_works(
     reply: FakeReply, said: str, tmp_path: Path, backbone: Path

@@ -16,10 +16,9 @@ from tapir_core.errors import ConfigError
 from tapir_core.reporting.tables import shares_table
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
-from tasks.engines.training import trainer
 from tasks.runtime import close_all
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
-from tests.golden.fakes import train
+from tests.golden.fakes import replace_trainer, train
 from tests.run_config import make_config
 from tests.students import make_checkpoint
 
@@ -124,7 +123,7 @@ def make_desk(root: Path, provider: FakeProvider, **curriculum: object) -> RunCo
 def test_own_task_types_reach_the_teacher_and_are_balanced_over(
     tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "train_student", train)
+    replace_trainer(monkeypatch, train)
     with FakeProvider(desk.reply) as provider:
         config = make_desk(tmp_path, provider, target_shares="equal")
         with hold_run(config, say=lambda _: None) as run:

@@ -23,7 +23,6 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.standin.families import recognise
 from tapir_core.text import digest
-from tasks.engines.training import trainer
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status
 from tests.doubles.shapes import openai_reasoning
 from tests.flows.built_comparison import BuiltRuns
@@ -92,7 +91,7 @@ def test_the_configuration_of_the_page_leads_to_judged_scores_and_a_baseline(
     tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(CONFIG.splitlines()) <= MOST_LINES
-    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
+    fakes.replace_trainer(monkeypatch, fakes.train_counted)
     run = run_page(tmp_path, provider)
     assert taught(provider) >= 240
     assert not any("temperature" in call.body for call in provider.calls[-50:] if "/" not in call.body["model"])
@@ -114,7 +113,7 @@ def test_the_configuration_of_the_page_leads_to_judged_scores_and_a_baseline(
 def test_with_the_answers_of_the_file_nobody_is_asked_for_a_plain_answer(
     tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
+    fakes.replace_trainer(monkeypatch, fakes.train_counted)
     settings = re.findall(r"--set (data\.pool\.\S+)", PAGE)
     assert len(settings) == 2
     no_expansion = ("run.rounds=1", "rounds.1.alpha=0", "evaluation.baseline=none")
@@ -127,7 +126,7 @@ def test_with_the_answers_of_the_file_nobody_is_asked_for_a_plain_answer(
 def test_answers_that_were_imported_into_the_store_are_asked_of_nobody(
     tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "train_student", fakes.train_counted)
+    fakes.replace_trainer(monkeypatch, fakes.train_counted)
     one_round = ("run.rounds=1", "rounds.1.alpha=0", "evaluation.baseline=none")
     (tmp_path / "my_run.toml").write_text(CONFIG)
     tapir("standin", "write", str(tmp_path / "answered.json"), "--rows", "240")

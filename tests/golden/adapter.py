@@ -26,11 +26,10 @@ from tapir_core.stages import STAGES, Compared, StageAt, asked_apart, plan, stag
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks._task import work_of
-from tasks.engines.training import trainer
 from tasks.engines.verifier import source_digest
 from tasks.outcomes import Piece, ShardOutcome
 from tasks.runtime import close_all, current
-from tests.golden.fakes import train
+from tests.golden.fakes import replace_trainer, train
 from tests.students import make_checkpoint
 
 __all__ = ["drive", "keys_of", "rows_of", "stage_keys_of", "stages_in_none"]
@@ -89,7 +88,7 @@ def drive(
     benchmarks: Sequence[str] = (),
 ) -> RunFolder:
     """A run from its beginning to its end, with a fixed id and a fake trainer; then ``benchmarks`` of ``compared``."""
-    monkeypatch.setattr(trainer, "train_student", train)
+    replace_trainer(monkeypatch, train)
     with hold_run(config, say=lambda _: None) as run:
         record = json.loads(run.storage.read_bytes(RUN_RECORD))
         run.storage.write_bytes(RUN_RECORD, json.dumps({**record, "id": RUN_ID}).encode())

@@ -1,10 +1,12 @@
 """Teacher, judge, student and trainer of the golden runs: what they give depends on nothing but what they get."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import polars as pl
+import pytest
 
 from tapir_core.comparison.matching import steps_of
 from tapir_core.paths import TRAINING_SUMMARY
@@ -13,14 +15,21 @@ from tapir_core.standin.rules import Behaviour
 from tapir_core.standin.server import reply_to
 from tapir_core.storage import file_sha256
 from tapir_core.text import canonical_json, digest
+from tasks.engines.training import trainer
 from tasks.engines.training.trainer import TrainingJob, TrainingSummary
 from tests.doubles.provider import FakeReply, RecordedCall, Status, Text
 from tests.students import make_checkpoint
 
-__all__ = ["reply", "train", "train_counted"]
+__all__ = ["replace_trainer", "reply", "train", "train_counted"]
 
 SKILL = {"backbone": 0.1, "round_00": 0.3, "round_01": 0.5, "round_02": 0.7}
 """Share of right answers, by a word of the folder that a student lies in."""
+
+
+def replace_trainer(monkeypatch: pytest.MonkeyPatch, train: Callable[..., TrainingSummary]) -> None:
+    """Have ``train`` train, on a backbone whose tokenizer nothing loads."""
+    monkeypatch.setattr(trainer, "train_student", train)
+    monkeypatch.setattr(trainer, "render_chat", lambda *_, **__: trainer.RenderedChat("", takes_system=True))
 
 
 def reply(call: RecordedCall) -> FakeReply:

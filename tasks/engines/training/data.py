@@ -1,15 +1,17 @@
 """What is trained, and in which step: from messages to tokens with their loss mask, and to batches. Loads no torch.
 
 The loss is on the last assistant message and its closing token. What stands before that message is the prompt,
-rendered as the student server renders it. Text that a chat template puts after the closing token is left off: the
-student never writes it.
+rendered and tokenized as the student server does it. A thought that only the generation prompt opens is closed empty
+before the answer. Text that a chat template puts after the closing token is left off: the student never writes it. An
+answer's text becomes no special token. In a prompt the server would read it as one: such an example is left out.
 
 The examples of all epochs are one stream in a seeded order; every batch is full but the last, and no example is lost or
 cut. A batch is made of a few *bundles* of examples of like length, drawn at random: bundles make padding small, and
 several of them keep a batch from being of one length, and so of one kind of task, whose gradient serves that kind only.
 A *group* is what all ranks hold at one time. The trainer counts steps and tokens by these batches, and so does who
 wants to know before: they agree to the token. For the latter a child runs this module (jobs as JSON on its standard
-input, counts as one line on its output), which loads the tokenizer.
+input, counts as one line on its output), which loads the tokenizer. Given a checkpoint, and maybe
+a chat template, the child renders a conversation for the student instead (`chat.render_sample`).
 """
 
 import json
@@ -27,12 +29,19 @@ import polars as pl
 import pyarrow.compute as pc
 
 from tapir_core import errors, randomness
+from tasks.engines.training.chat import (
+    Conversation,
+    closing_token,
+    load_tokenizer,
+    render,
+    render_sample,
+    special_texts,
+    token_ids,
+)
 from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
 """The label of a token without loss."""
-
-Conversation = list[dict[str, str]]
 
 _BATCH = 256
 
@@ -69,26 +78,6 @@ class Corpus:
         return Example(self.rows[index]["input_ids"], self.prompt_lengths[index])
 
 
-def load_tokenizer(job: TrainingJob) -> Any:
-    """The base's tokenizer, with the job's chat template if it has one.
-
-    Raises:
-        ConfigError: the base is no checkpoint.
-    """
-    if not (job.base / "config.json").exists():
-        raise errors.ConfigError(
-            f"{job.base} holds no config.json; a student is a folder of config, safetensors and tokenizer"
-        )
-    from transformers import AutoTokenizer  # only here: the driver reads batches, and loads none of it
-
-    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=False)
-    if job.chat_template is not None:
-        tokenizer.chat_template = job.chat_template.read_text()
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
     """The ``messages`` of every row, in order; nothing is read before the first is asked for.
 
@@ -107,34 +96,10 @@ def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
         yield messages
 
 
-def closing_token(tokenizer: Any) -> int:
-    """The token that ends an answer: the template's last special token after one, else the end-of-sequence token.
-
-    Raises:
-        ConfigError: there is no chat template, or neither token exists.
-    """
-    if not tokenizer.chat_template:
-        raise errors.ConfigError(
-            f"{tokenizer.name_or_path} has no chat template, so an instruction cannot be shown to it; "
-            "set student.chat_template to a Jinja file"
-        )
-    prompt = [{"role": "user", "content": "a"}]
-    prompt_ids, whole_ids = next(_render(tokenizer, [[*prompt, {"role": "assistant", "content": "b"}]]))
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    after = whole_ids[_shared_length(prompt_ids, whole_ids) :]
-    closing = next((token for token in reversed(after) if token in special), tokenizer.eos_token_id)
-    if closing is None:
-        raise errors.ConfigError(
-            f"the chat template of {tokenizer.name_or_path} puts no special token after an answer and its tokenizer "
-            "has no end-of-sequence token, so the student could not learn to stop; give one of the two"
-        )
-    return int(closing)
-
-
 def encode(
     tokenizer: Any, conversations: Iterable[Conversation], *, max_length: int, folder: Path | None = None
 ) -> Corpus:
-    """Tokenize; an example longer than ``max_length`` is left out and counted, never cut.
+    """Tokenize; an example longer than ``max_length``, or with a special token's text in its prompt, is left out.
 
     Args:
         tokenizer: With a chat template.
@@ -144,12 +109,12 @@ def encode(
             Without it they lie in a file of this process, which leaves nothing behind.
 
     Raises:
-        ConfigError: no example is left, or one has no answer to train.
+        ConfigError: no example is left, one has no answer to train, or the chat template renders it otherwise.
     """
     closing = closing_token(tokenizer)
 
     def examples() -> Iterator[Example]:
-        yield from (_example(prompt, whole, closing) for prompt, whole in _render(tokenizer, conversations))
+        yield from _examples(tokenizer, conversations, closing)
         yield Example([closing] * 2, prompt_length=2)
 
     # A mapped file can be read when it has no name any more.
@@ -157,11 +122,12 @@ def encode(
         rows = _mapped(examples, Path(place))
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
     prompt_lengths = rows.data.column("prompt_length").to_pylist()
-    kept = [number for number, length in enumerate(lengths) if length <= max_length]
+    kept = [number for number, length in enumerate(lengths) if 0 < length <= max_length]
     if not kept:
         raise errors.ConfigError(
             f"none of the {len(lengths)} examples fits training.max_length = {max_length}; "
-            f"the shortest has {min(lengths, default=0)} tokens"
+            f"the shortest has {min(filter(None, lengths), default=0)} tokens, and {lengths.count(0)} have the text "
+            "of a special token in their prompt"
         )
     for number, row in enumerate(kept):
         if lengths[row] == prompt_lengths[row] + 1:
@@ -203,31 +169,29 @@ def mark_trained(tokenizer: Any, example: Example) -> str:
     return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(answer)}⟧"
 
 
-def _render(tokenizer: Any, conversations: Iterable[Conversation]) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids of each prompt and of each whole conversation."""
+def _examples(tokenizer: Any, conversations: Iterable[Conversation], closing: int) -> Iterator[Example]:
+    """One example a conversation; without tokens where the server would take a prompt's text for a special token."""
+    special = special_texts(tokenizer)
     remaining = iter(conversations)
     while batch := list(islice(remaining, _BATCH)):
-        prompts = tokenizer.apply_chat_template(
-            [each[:-1] for each in batch], tokenize=False, add_generation_prompt=True
+        rendered = render(tokenizer, batch)
+        ids = token_ids(
+            tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered]
         )
-        wholes = tokenizer.apply_chat_template(batch, tokenize=False)
-        # The template writes the beginning-of-sequence token itself; the tokenizer must not add a second one.
-        ids = tokenizer([*prompts, *wholes], add_special_tokens=False)["input_ids"]
-        yield from zip(ids[: len(batch)], ids[len(batch) :], strict=True)
-
-
-def _example(prompt_ids: list[int], whole_ids: list[int], closing: int) -> Example:
-    # Tokens may merge across the boundary; then the answer begins where the two part.
-    prompt_length = _shared_length(prompt_ids, whole_ids)
-    answer = whole_ids[prompt_length:]
-    ends = [place for place, token in enumerate(answer, start=1) if token == closing]
-    answer = answer[: ends[-1]] if ends else [*answer, closing]
-    return Example(whole_ids[:prompt_length] + answer, prompt_length)
-
-
-def _shared_length(first: list[int], second: list[int]) -> int:
-    differing = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
-    return next(differing, min(len(first), len(second)))
+        for messages, (_, written), prompt_ids, whole_ids in zip(batch, rendered, ids, ids[len(batch) :], strict=False):
+            said = messages[-1]["content"].strip()
+            if any(special.search(message["content"]) for message in messages[:-1]):
+                yield Example([], prompt_length=0)
+                continue
+            answer_ids = whole_ids[len(prompt_ids) :]
+            # Tokens may merge across the boundary, where the server's prompt ends; and the answer's text stays text.
+            if whole_ids[: len(prompt_ids)] != prompt_ids or special.search(said):
+                before, found, after = written.partition(said or written)
+                plain = token_ids(tokenizer, found, split_special_tokens=bool(said))
+                answer_ids = token_ids(tokenizer, before) + plain + token_ids(tokenizer, after)
+            ends = [place for place, token in enumerate(answer_ids, start=1) if token == closing]
+            answer_ids = answer_ids[: ends[-1]] if ends else [*answer_ids, closing]
+            yield Example(prompt_ids + answer_ids, len(prompt_ids))
 
 
 _WINDOW_BATCHES = 8
@@ -391,7 +355,7 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     Raises:
         ConfigError: the base or the mixture cannot be trained with.
     """
-    tokenizer, training = load_tokenizer(job), job.training
+    tokenizer, training = load_tokenizer(job.base, job.chat_template), job.training
     corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length, folder=folder)
     common: dict[str, Any] = {
         "epochs": job.epochs,
@@ -414,5 +378,13 @@ def _count() -> int:
     return 0
 
 
+def _render(*paths: str) -> int:
+    """Print what a student of a folder, with a template of its own or another, is asked, in the child."""
+    # A tokenizer needs no torch, which takes longer to load than everything else.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    print(json.dumps(render_sample(*map(Path, paths))))
+    return 0
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code(_count))
+    sys.exit(exit_code(lambda: _render(*sys.argv[1:]) if sys.argv[1:] else _count()))

@@ -111,7 +111,7 @@ class TrainingCount:
     examples: int
     """Different examples of an epoch."""
     left_out: int
-    """Examples longer than ``max_length``."""
+    """Examples longer than ``max_length``, or with the text of a special token in their prompt."""
     trained_tokens: int
     """Tokens with a loss: answers and their closing tokens, over all epochs."""
     total_tokens: int
@@ -288,18 +288,52 @@ def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
         ConfigError: a base or a mixture cannot be trained with, as `train_student` would say.
         EngineError: the count failed.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks.engines.training.data"],
-        input=json.dumps([job.to_json() for job in jobs]),
-        env=keys.offline_environment(),
-        cwd=supervisor.SOURCES,
-        capture_output=True,
-        text=True,
-    )
+    counted = _ask_child("the tokens of a training could not be counted", json.dumps([job.to_json() for job in jobs]))
+    return [TrainingCount(**each) for each in counted]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A conversation as the student sees it."""
+
+    text: str
+    takes_system: bool
+    """Whether it may begin with a system message."""
+    other: str = ""
+    """What to do where it has to, and may not."""
+
+
+def render_chat(base: Path, chat_template: Path | None = None, *, timeout_seconds: float = 300.0) -> RenderedChat:
+    """Render a short conversation for a student as its server would, with ``chat_template`` if its own is replaced.
+
+    Raises:
+        ConfigError: a student could not be trained with this template or this tokenizer.
+        EngineError: the tokenizer was not loaded in time.
+    """
+    paths = [str(path.absolute()) for path in (base, chat_template) if path]
+    what = f"no conversation could be rendered for {base}"
+    return RenderedChat(**_ask_child(what, "", *paths, timeout_seconds=timeout_seconds))
+
+
+def _ask_child(what: str, given: str, *words: str, timeout_seconds: float | None = None) -> Any:
+    """What a child of `data` prints, which loads a tokenizer; ``what`` says that it failed."""
+    command = [sys.executable, "-m", "tasks.engines.training.data", *words]
+    try:
+        done = subprocess.run(
+            command,
+            input=given,
+            env=keys.offline_environment(),
+            cwd=supervisor.SOURCES,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise errors.EngineError(f"{what} within {timeout_seconds:g} s") from late
     if done.returncode:
         last = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-8:])
-        raise child_error(done.stderr) or errors.EngineError(f"the tokens of a training could not be counted:\n{last}")
-    return [TrainingCount(**each) for each in json.loads(done.stdout.splitlines()[-1])]
+        raise child_error(done.stderr) or errors.EngineError(f"{what}:\n{last}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def count_ranks(job: TrainingJob, accelerators: Sequence[str]) -> int:

@@ -45,6 +45,7 @@ def run_text_gates(*instructions: str, pool: pl.DataFrame = POOL, **fields: obje
         ("<task_type>Math</task_type> Add 3 and 4.", "echo"),
         ("Here is a new_instruction: add 3 and 4.", "echo"),
         ("<user_turn>\nAdd 3 and 4.\n</user_turn>", "echo"),
+        ("Add 3 and 4.<|im_end|>", "echo"),
         ("Write a poem that can be done from its own text alone.", "echo"),
         ("Name the three longest rivers of Europe!", "near_duplicate"),
         ("Name the three longest rivers of Asia.", "near_duplicate"),

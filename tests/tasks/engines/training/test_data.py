@@ -7,7 +7,8 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.training.data import closing_token, encode, mark_trained, read_conversations
+from tasks.engines.training.chat import closing_token
+from tasks.engines.training.data import encode, mark_trained, read_conversations
 
 QUESTION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 plus 2?"}]
 ANSWER = {"role": "assistant", "content": "2 plus 2 is 4."}
@@ -65,6 +66,83 @@ def test_the_closing_token_is_the_templates_or_else_the_eos(folder: Path, templa
     corpus = encode(tokenizer, [[*QUESTION, ANSWER]], max_length=500)
     assert tokenizer.decode([corpus.closing]) == closing
     assert corpus.example(0).tokens[-1] == corpus.closing
+
+
+TURN = "<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n"
+
+
+def thinking(asked: str, answered: str) -> str:
+    """A template whose generation prompt and whose answer go on in these ways."""
+    return (
+        f"{{% for m in messages %}}{{% if m.role == 'assistant' %}}<|start|>assistant\n{answered}<|end|>\n"
+        f"{{% else %}}{TURN}{{% endif %}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}<|start|>assistant\n{asked}{{% endif %}}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "trained"),
+    [
+        pytest.param("<think>\n", "{{ m.content.split('</think>')[-1] }}", "\n</think>\n\n{}", id="dropped thoughts"),
+        pytest.param("<think>\n", "<think>\n\n</think>\n\n{{ m.content }}", "\n</think>\n\n{}", id="empty thoughts"),
+        pytest.param("<think>", "</think>{{ m.content }}", "\n</think>\n\n{}", id="closed thoughts"),
+        pytest.param("<thought>\n", "{{ m.content }}", "\n</thought>\n\n{}", id="another tag"),
+        pytest.param("<think>\n\n</think>\n\n", "{{ m.content }}", "{}", id="no thinking"),
+        pytest.param("<|channel>thought\n<channel|>", "{{ m.content }}", "{}", id="no thinking in a channel"),
+        pytest.param("", "<think>\n\n</think>\n\n{{ m.content }}", "<think>\n\n</think>\n\n{}", id="either"),
+    ],
+)
+@pytest.mark.parametrize("talk", [QUESTION, [*QUESTION, ANSWER, QUESTION[-1]]], ids=["one turn", "two turns"])
+def test_a_student_is_trained_on_the_prompt_as_it_is_served_and_closes_its_thought(
+    folder: Path, talk: list[dict[str, str]], asked: str, answered: str, trained: str
+) -> None:
+    tokenizer = load(folder, thinking(asked, answered))
+    tokenizer.add_tokens(["\n\n"])  # as in many vocabularies: it merges what the prompt ends and the answer begins with
+    example = encode(tokenizer, [[*talk, ANSWER]], max_length=500).example(0)
+    served = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+    assert example.tokens[: example.prompt_length] == tokenizer(served, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(example.tokens[example.prompt_length :]) == trained.format(ANSWER["content"]) + "<|end|>"
+
+
+def test_a_system_text_that_moves_to_the_last_turn_stands_where_the_server_has_it(folder: Path) -> None:
+    moving = (
+        "{% set system = messages[0].content %}{% for m in messages[1:] %}<|start|>{{ m.role }}\n"
+        "{{ system if loop.last and m.role == 'user' }}{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+    )
+    bare = "{% if messages[0].role != 'system' %}{% set messages = [{'content': ''}] + messages %}{% endif %}"
+    tokenizer = load(folder, bare + moving)
+    example = encode(tokenizer, [[*QUESTION, ANSWER]], max_length=500).example(0)
+    assert mark_trained(tokenizer, example) == (
+        "<|start|>user\nBe brief.What is 2 plus 2?<|end|>\n<|start|>assistant\n⟦2 plus 2 is 4.<|end|>⟧"
+    )
+
+
+def test_a_prompt_that_goes_another_way_than_the_example_is_shown_where_they_part(folder: Path) -> None:
+    tokenizer = load(folder, thinking("Let me see: ", "{{ m.content }}"))
+    with pytest.raises(ConfigError, match=r"asked …'.*assistant\\nLet me see: ', trained …'.*assistant\\nIt is four"):
+        encode(tokenizer, [[*QUESTION, ANSWER]], max_length=500)
+
+
+@pytest.mark.parametrize(
+    "said", ["<|start|>", "An answer ends with <|end|>, not with <|pad|>.", "<|end|>\n<|start|>user\nHi"]
+)
+def test_an_answer_that_names_special_tokens_is_trained_as_text(folder: Path, said: str) -> None:
+    tokenizer = load(folder)
+    example = encode(tokenizer, [[*QUESTION, {"role": "assistant", "content": said}]], max_length=500).example(0)
+    trained = example.tokens[example.prompt_length :]
+    assert tokenizer.decode(trained) == f"{said}<|end|>"
+    assert set(tokenizer.all_special_ids) & set(trained[:-1]) == set()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_example_whose_prompt_names_a_special_token_is_left_out_and_counted(folder: Path, place: int) -> None:
+    talk = [*QUESTION, ANSWER]
+    talk[place] = {**talk[place], "content": "What does <|end|> mean?"}
+    corpus = encode(load(folder), [talk, [*QUESTION, ANSWER]], max_length=500)
+    assert (len(corpus.lengths), corpus.left_out) == (1, 1)
+    with pytest.raises(ConfigError, match="1 have the text of a special token in their prompt"):
+        encode(load(folder), [talk], max_length=500)
 
 
 def test_a_student_without_a_chat_template_is_refused_with_the_remedy(folder: Path) -> None:

@@ -1,0 +1,145 @@
+"""A chat template is proved by rendering a conversation."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from tapir_core.config.student import PRESETS
+from tapir_core.errors import ConfigError
+from tasks.engines.training.chat import EXCHANGE, load_tokenizer, render, render_sample
+from tasks.engines.training.trainer import render_chat
+from tests.students import make_checkpoint, make_tokenized
+
+LOOP = "{% for m in messages %}"
+ASKING = "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_tokenized(tmp_path)
+
+
+def template(folder: Path, text: str) -> Path:
+    file = folder / "other.jinja"
+    file.write_text(text)
+    return file
+
+
+def test_the_conversation_is_rendered_in_a_child(folder: Path) -> None:
+    chat = render_chat(folder, timeout_seconds=120)
+    assert chat.text.endswith("<|start|>assistant\n")
+    assert "two plus two" in chat.text
+    assert chat.takes_system
+
+
+def test_a_template_that_fails_is_named_with_its_remedy(folder: Path) -> None:
+    broken = template(folder, "{{ messages[0].content | no_such_filter }}")
+    with pytest.raises(ConfigError, match=r"other\.jinja.*no_such_filter.*; fix it, or set student\.chat_template"):
+        render_chat(folder, broken, timeout_seconds=120)
+
+
+@pytest.mark.parametrize("file", sorted(PRESETS.glob("*.jinja")), ids=lambda file: file.stem)
+def test_the_shipped_templates_render(folder: Path, file: Path) -> None:
+    assert "two plus two" in str(render_sample(folder, file)["text"])
+
+
+def test_a_template_that_leaves_words_out_is_no_template(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="leaves out 'What is"):
+        render_sample(folder, template(folder, "hello"))
+
+
+def test_a_template_may_refuse_system_messages(folder: Path) -> None:
+    refusing = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ m['content'] }}{% endfor %}"
+    )
+    chat = render_sample(folder, template(folder, refusing))
+    assert (chat["takes_system"], chat["other"]) == (
+        False,
+        'set student.chat_template to "alpaca" or "plain" (docs/backbones.md)',
+    )
+
+
+def test_a_template_that_refuses_everything_fails(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="never"):
+        render_sample(folder, template(folder, "{{ raise_exception('never') }}"))
+
+
+def test_a_template_that_asks_otherwise_than_it_trains_is_refused_with_templates_that_do_not(tmp_path: Path) -> None:
+    folder = make_tokenized(tmp_path, "<|im_start|>", "<|im_end|>", vocab_size=514)
+    asking = template(folder, LOOP + "<|start|>{{ m.role }}: {{ m.content }}<|end|>{% endfor %}" + ASKING)
+    with pytest.raises(ConfigError, match=r"asked ….*assistant\\n', trained ….*assistant: It is.*; set") as caught:
+        render_chat(folder, asking, timeout_seconds=120)
+    named = re.findall('"(.+?)"', str(caught.value).partition("; set ")[2])
+    assert named == ["chatml", "alpaca", "plain"]
+    for name in named:
+        render_sample(folder, PRESETS / f"{name}.jinja")
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("deepseek_r1_distill", "<｜end▁of▁sentence｜>"),
+        ("qwen3_5_think", "<|im_end|>\n"),
+        ("nemotron_3_nano", "<|im_end|>\n"),
+    ],
+)
+def test_a_student_that_always_thinks_learns_to_close_its_thought(folder: Path, name: str, end: str) -> None:
+    trl = importlib.util.find_spec("trl")
+    assert trl is not None
+    assert trl.origin is not None
+    tokenizer = load_tokenizer(folder, Path(trl.origin).parent / "chat_templates" / f"{name}.jinja")
+    more = {"role": "user", "content": "And one more?"}
+    for talk in (EXCHANGE, [{"role": "system", "content": "Be brief."}, EXCHANGE[0], EXCHANGE[1], more, EXCHANGE[1]]):
+        [(prompt, written)] = render(tokenizer, [talk])
+        assert prompt.endswith("<think>\n")
+        assert written == f"\n</think>\n\nIt is four.{end}"
+
+
+@pytest.mark.parametrize(
+    "written", ["<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n", "{{ m.role }}: {{ m.content }}<|end|>\n"]
+)
+def test_a_template_without_a_generation_prompt_is_refused_where_answers_begin_with_it(
+    folder: Path, written: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"no generation prompt, .* would write '.*assistant.*'"):
+        render_sample(folder, template(folder, LOOP + written + "{% endfor %}"))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "is_special", "config"),
+    [
+        (["<|im_start|>", "<|im_end|>"], True, {}),
+        (["a word of its own"], False, {}),
+        (["<|im_end|>"], True, {"vocab_size": 500}),
+    ],
+    ids=["template", "text", "fewer embeddings"],
+)
+def test_a_tokenizer_that_is_larger_than_its_model_is_refused(
+    tmp_path: Path, tokens: list[str], is_special: bool, config: dict[str, int]
+) -> None:
+    folder = make_tokenized(tmp_path, *tokens, is_special=is_special, **config)
+    size, have = config.get("vocab_size", 512), 512 + len(tokens)
+    chatml = PRESETS / "chatml.jinja" if is_special else None
+    with pytest.raises(ConfigError, match=rf"has {have} tokens, the model {size} embeddings, and none for '.+' \("):
+        render_sample(folder, chatml)
+
+
+def test_a_special_token_that_nothing_uses_needs_no_embedding(tmp_path: Path) -> None:
+    assert render_sample(make_tokenized(tmp_path, "<image_soft_token>"))["takes_system"]
+
+
+@pytest.mark.parametrize("file", ["tokenizer.model", "tokenizer.json"])
+def test_a_tokenizer_that_cannot_be_read_is_named_as_such(tmp_path: Path, file: str) -> None:
+    folder = make_checkpoint(tmp_path, config__json='{"model_type": "llama"}', tokenizer__json=None)
+    (folder / file).write_bytes(b"\x0a\x05spiece")
+    with pytest.raises(ConfigError, match=r"the tokenizer of .* cannot be loaded \(.*; give a folder with a tokenizer"):
+        render_sample(folder)
+
+
+def test_a_model_that_does_not_say_its_size_is_not_compared(tmp_path: Path) -> None:
+    folder = make_tokenized(tmp_path, "word", is_special=False)
+    (folder / "config.json").write_text("{}")
+    assert render_sample(folder)["takes_system"]
