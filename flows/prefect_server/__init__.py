@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -63,6 +63,8 @@ _SERVER_PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 _HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run; Prefect takes no less. An automation waits for ten of them."""
 
+_CARETAKER = "flows.prefect_server.caretaker"
+
 _START_TIMEOUT_SECONDS = 120.0
 _END_SECONDS = 60.0
 
@@ -78,6 +80,8 @@ class PrefectServer:
     """Tells the process from a later one of the same number."""
     gpu_workers: int = 1
     """Workers of the pool `tapir-gpu` that it keeps."""
+    boot_id: str = ""
+    """Of the machine, since which the start counts; earlier versions did not note it."""
 
     @property
     def api(self) -> str:
@@ -172,15 +176,17 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_server.caretaker", root, str(port), str(gpu_workers)],
+            [sys.executable, "-m", _CARETAKER, root, str(port), str(gpu_workers)],
             env={**os.environ, **own_settings(root), **database},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    started = psutil.Process(process.pid).create_time()
-    server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, started, gpu_workers)
+    holder = Holder.of_process(process.pid)
+    server = PrefectServer(
+        f"http://127.0.0.1:{port}", process.pid, holder.process_started, gpu_workers, boot_id=holder.boot_id
+    )
     on_this_machine(root).write_bytes(paths.SERVER_RECORD, json.dumps(asdict(server)).encode())
     try:
         wait_until_healthy(server.address, log, lambda: process.poll() is None)
@@ -380,7 +386,14 @@ def _kept_server(root: str) -> PrefectServer | None:
 
 def _is_ours(server: PrefectServer) -> bool:
     """Whether the recorded process still is that caretaker, and no later process with its number."""
-    return not replace(Holder.this_process(), pid=server.pid, process_started=server.process_started).is_gone()
+    here = Holder.this_process()
+    caretaker = replace(
+        here, boot_id=server.boot_id or here.boot_id, pid=server.pid, process_started=server.process_started
+    )
+    with suppress(psutil.NoSuchProcess):
+        lives = caretaker.lives()
+        return _CARETAKER in psutil.Process(server.pid).cmdline() if lives is None else lives
+    return False
 
 
 def _asynchronous(url: str) -> str:
