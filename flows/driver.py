@@ -23,7 +23,7 @@ from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
 from tapir_core.prices import missing_prices
 from tapir_core.probing import in_words, settle
 from tapir_core.run_files import publish_logs
-from tapir_core.run_folder import RunFolder, RunRef, Settled, keep_without_heldout, open_run
+from tapir_core.run_folder import RunFolder, RunRef, Settled, forget_damaged, keep_without_heldout, open_run
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
@@ -119,6 +119,8 @@ def hold_run(
         as_known, _ = settle(config, known, lambda *_: STOPPED)
         run = open_run(as_known, ingredients, amend=amend, any_version=any_version)
         try:
+            for line in forget_damaged(run) if probe else ():
+                say(line)
             if probe and not is_done(run, None):
                 current(run).prepare_models(say)
                 as_found, found = settle(config, known, current(run).probe)
