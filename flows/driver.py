@@ -16,7 +16,7 @@ from tapir_core.calls.sending import STOPPED
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError
+from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError, told_by
 from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.leases import RunLease
 from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
@@ -132,11 +132,15 @@ def hold_run(
             current(run).lease = lease
             run.storage.remove(RUN_ERROR)
             yield run
-        except TapirError as error:
+        except Exception as error:
+            if (told := told_by(error)) is None:
+                raise
             # Where the folder itself cannot be written the terminal alone says so.
             with suppress(TapirError, OSError):
-                run.storage.write_bytes(RUN_ERROR, str(error).encode())
-            raise
+                run.storage.write_bytes(RUN_ERROR, str(told).encode())
+            if told is error:
+                raise
+            raise told from error
         finally:
             close_all()
             publish_logs(run)

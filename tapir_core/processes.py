@@ -122,7 +122,7 @@ class Heart(threading.Thread):
             try:
                 self._beat()
             except Exception as error:  # what is held lapses by itself when this lasts, and its holder is told then
-                logger.warning("no heartbeat for %s: %s", self._what, error)
+                logger.warning("no heartbeat for %s: %s", self._what, getattr(error, "orig", error))
 
     def stop(self) -> None:
         """Beat no more; when this returns no beat is under way."""

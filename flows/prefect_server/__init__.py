@@ -15,9 +15,11 @@ Imports no Prefect: the settings must stand in the environment before it is impo
 import base64
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -64,6 +66,13 @@ _HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run; Prefect takes no less. An automation waits for ten of them."""
 
 _CARETAKER = "flows.prefect_server.caretaker"
+
+HURRY = threading.Event()
+"""Set when this process is to end: from then on a server that does not answer is hardly waited for."""
+
+_LOOK_SECONDS = 2.0
+_SILENT_SECONDS, _HURRIED_SECONDS = 150.0, 5.0
+"""After which an own server that does not answer is ended; the second once this process is to end."""
 
 _START_TIMEOUT_SECONDS = 120.0
 _END_SECONDS = 60.0
@@ -223,6 +232,8 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        # Else each event that a server does not take is a page on the terminal.
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_SECONDS),
@@ -346,7 +357,7 @@ def save_results_storage(root: str) -> None:
 
 @contextmanager
 def _own_server(ref: RunRef) -> Iterator[str]:
-    """The API of a server that stands as long as the block lasts.
+    """The API of a server that stands as long as the block lasts; when it dies, so does the block.
 
     The one that Prefect's own client starts where no address is set does not do: it has no pages, is given every key
     that we have, and outlives a process that is killed.
@@ -361,11 +372,58 @@ def _own_server(ref: RunRef) -> Iterator[str]:
     )
     try:
         wait_until_healthy(address, log, lambda: child.poll() is None)
-        yield f"{address}/api"
+        with ends_with(child, f"{address}/api"):
+            yield f"{address}/api"
     finally:
-        _send_last_logs()
+        if child.poll() is None:
+            _send_last_logs()
         child.terminate(grace_seconds=5)
         os.environ.pop("PREFECT_API_URL", None)
+
+
+@contextmanager
+def ends_with(server: supervisor.Child, api: str, *, silent_seconds: float = _SILENT_SECONDS) -> Iterator[None]:
+    """A block that is interrupted, in the main thread, when its server dies: it would repeat every request for minutes.
+
+    A server that lives and gives no answer for ``silent_seconds`` is ended.
+
+    Raises:
+        EngineError: the server ended, or had to be ended because it did not answer.
+    """
+    over = threading.Event()
+    watch = threading.Thread(
+        target=_watch, args=(server, api, silent_seconds, over), name="tapir-prefect-server", daemon=True
+    )
+    HURRY.clear()
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        if server.poll() is None:
+            raise
+        last = next((line for line in reversed(server.output().splitlines()) if line.strip()), "it is empty")
+        raise EngineError(
+            "the Prefect server of this run died or stopped answering, and the run ended with it; the end of its log "
+            f"{server.log_path}: {last}. What was received is stored: the same command starts a new server and goes on"
+        ) from error
+    finally:
+        over.set()
+        watch.join()
+
+
+def _watch(server: supervisor.Child, api: str, silent_seconds: float, over: threading.Event) -> None:
+    """End the block of `ends_with` when its server is dead, or as good as that."""
+    answered = time.monotonic()
+    while not over.wait(_LOOK_SECONDS):
+        if server.poll() is None:
+            answered = time.monotonic() if is_healthy(api) else answered
+            if time.monotonic() - answered < (_HURRIED_SECONDS if HURRY.is_set() else silent_seconds):
+                continue
+            server.terminate(0)
+        if not HURRY.is_set():
+            HURRY.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        return
 
 
 def _send_last_logs() -> None:
