@@ -5,11 +5,12 @@ in modules of `flows.commands`, which are imported when one of theirs is given: 
 """
 
 import importlib
+import logging
 import pkgutil
 import signal
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import typer
 from rich.console import Console
@@ -126,6 +127,12 @@ def main() -> None:
         importlib.import_module("polars")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
+    logging.raiseExceptions = (
+        False  # by which Prefect tells the terminal of each log record that a server does not take
+    )
+    for package in ("tapir_core", "tasks"):
+        # Prefect has a handler at the root for what libraries warn of, and we keep that one off the terminal.
+        logging.getLogger(package).addHandler(cast(logging.Handler, logging.lastResort))
     say = partial(Console(stderr=True).print, markup=False, highlight=False, soft_wrap=True)
     try:
         # typer gives an interrupt back as its exit code; a command gives back nothing.

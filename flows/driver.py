@@ -16,14 +16,14 @@ from tapir_core.calls.sending import STOPPED
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError
+from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError, told_by
 from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.leases import RunLease
 from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
 from tapir_core.prices import missing_prices
 from tapir_core.probing import in_words, settle
 from tapir_core.run_files import publish_logs
-from tapir_core.run_folder import RunFolder, RunRef, Settled, keep_without_heldout, open_run
+from tapir_core.run_folder import RunFolder, RunRef, Settled, forget_damaged, keep_without_heldout, open_run
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
@@ -119,6 +119,8 @@ def hold_run(
         as_known, _ = settle(config, known, lambda *_: STOPPED)
         run = open_run(as_known, ingredients, amend=amend, any_version=any_version)
         try:
+            for line in forget_damaged(run) if probe else ():
+                say(line)
             if probe and not is_done(run, None):
                 current(run).prepare_models(say)
                 as_found, found = settle(config, known, current(run).probe)
@@ -130,11 +132,15 @@ def hold_run(
             current(run).lease = lease
             run.storage.remove(RUN_ERROR)
             yield run
-        except TapirError as error:
+        except Exception as error:
+            if (told := told_by(error)) is None:
+                raise
             # Where the folder itself cannot be written the terminal alone says so.
             with suppress(TapirError, OSError):
-                run.storage.write_bytes(RUN_ERROR, str(error).encode())
-            raise
+                run.storage.write_bytes(RUN_ERROR, str(told).encode())
+            if told is error:
+                raise
+            raise told from error
         finally:
             close_all()
             publish_logs(run)

@@ -15,12 +15,13 @@ Limits: a batch that a Batch API works on is left `GRACE_SECONDS` after *Suspend
 """
 
 import contextvars
+import logging
 import shlex
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC
 from functools import wraps
 from pathlib import Path
@@ -34,6 +35,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 
+from flows.prefect_server import HURRY
 from flows.server_away import outlast_server
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.calls.budget import DRIVING, UNPAID
@@ -75,7 +77,8 @@ def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[
         @wraps(function)
         def body(*args: Any, **kwargs: Any) -> Any:
             outlast_server()
-            with _prompt_interrupts(), told_to(get_run_logger().log):
+            log = get_run_logger().log
+            with _prompt_interrupts(), told_to(log), nullcontext() if child else _warnings_in(log):
                 return function(*args, **kwargs)
 
         return flow(
@@ -141,6 +144,30 @@ def tell_remedy(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     _reword(flow_run, lambda now: now.type == state.type, lambda _: said)
 
 
+class _Warnings(logging.Handler):
+    """Tells a flow run's log what our modules warn of, from whichever thread."""
+
+    def __init__(self, log: Callable[[int, str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._log, self._context = log, contextvars.copy_context()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it."""
+        self._context.copy().run(self._log, record.levelno, record.getMessage())
+
+
+@contextmanager
+def _warnings_in(log: Callable[[int, str], None]) -> Iterator[None]:
+    loggers, handler = [logging.getLogger(name) for name in ("tapir_core", "tasks")], _Warnings(log)
+    for each in loggers:
+        each.addHandler(handler)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeHandler(handler)
+
+
 @contextmanager
 def _prompt_interrupts() -> Iterator[None]:
     """End the work of every thread when the block is interrupted; every flow needs it, or it waits for its tasks.
@@ -156,6 +183,7 @@ def _prompt_interrupts() -> Iterator[None]:
         # `Pause`, KeyboardInterrupt, or what Prefect raises for SIGTERM.
         is_suspended, context = isinstance(raised, Pause), _context()
         if not is_suspended:
+            HURRY.set()
             _abort_all()
         # Before what they use is closed: a task that comes to it later would open it anew, and ask. Those that have not
         # begun never do.

@@ -28,6 +28,15 @@ class TapirError(Exception):
     exit_code = 1
 
 
+def told_by(error: Exception) -> TapirError | None:
+    """The error of ours on which ``error`` came: one of Prefect, to whose server ours could not be told."""
+    while not isinstance(error, TapirError):
+        if not type(error).__module__.startswith(("prefect.", "httpx")) or not isinstance(error.__context__, Exception):
+            return None
+        error = error.__context__
+    return error
+
+
 class ConfigError(TapirError):
     """Raised when a configuration, a flag or an input file is wrong; carries every problem found, not the first."""
 

@@ -6,6 +6,7 @@ seen by the other. Limit: addresses only; the key of a server is derived by both
 this imports SQLAlchemy.
 """
 
+import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +23,15 @@ from tapir_core.calls.store_tables import (
     leases,
     open_engine,
     own_process,
+    reason_of,
     replicas,
     with_silence,
     writing,
 )
 from tapir_core.calls.store_writer import Patience
 from tapir_core.processes import LAPSE, Heart, Holder, busy, is_free
+
+logger = logging.getLogger(__name__)
 
 _UNREACHABLE = "the call store cannot be reached: {}; check that its server runs"
 
@@ -95,12 +99,18 @@ class RunLease:
         self._patience.close()
 
     def release(self) -> None:
-        """Give the lease back, or stop looking at it. Releasing twice is the same as once."""
+        """Give the lease back, or stop looking at it. Releasing twice is the same as once.
+
+        A database that cannot be written is no error: it stays this process's, and is free when that is gone.
+        """
         self.hurry()
         try:
             if self._heart.is_alive():
                 self._heart.stop()
                 self._patience.try_until_back(self._drop)
+        except sa.exc.SQLAlchemyError as error:
+            text = "the lease of run %s could not be given back (%s): it is free when this process has ended"
+            logger.warning(text, self._named["run_key"], reason_of(error))
         finally:
             self._engine.dispose()
 

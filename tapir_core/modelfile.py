@@ -5,11 +5,11 @@ with another one the student would be asked otherwise than it was trained. Limit
 and never run with it; the token that begins a text is left to Ollama, which puts it first.
 """
 
-import json
 from typing import Any, NamedTuple
 
 from tapir_core.config import StudentConfig
 from tapir_core.config.student import PRESETS
+from tapir_core.data.dataset import TRAIN_AGAIN, read_json
 from tapir_core.storage import Storage
 
 _FAMILIES = {
@@ -34,7 +34,7 @@ def write_modelfile(checkpoint: Storage, student: StudentConfig) -> Modelfile:
     there = checkpoint.files()
 
     def read(name: str) -> dict[str, Any]:
-        return dict(json.loads(checkpoint.read_bytes(name))) if name in there else {}
+        return read_json(checkpoint, name, TRAIN_AGAIN) if name in there else {}
 
     [architecture, *_] = read("config.json").get("architectures") or [""]
     if architecture not in _FAMILIES:

@@ -1,7 +1,8 @@
 """Processes that hold something in a database: told apart, kept alive by a heartbeat, and seen to be gone.
 
 A process of this machine that is gone loses what it holds at once. One of another machine, which cannot be looked at
-from here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock.
+from here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock. A process
+is known by when it started after the boot, which stays when somebody sets the clock.
 """
 
 import logging
@@ -24,6 +25,11 @@ HEARTBEAT_SECONDS = 10.0
 LAPSE_SECONDS = 60.0
 LAPSE = timedelta(seconds=LAPSE_SECONDS)
 
+_SAME_START = 0.05
+"""Two readings of one process's start differ by rounding only, its successor's by far more."""
+_SINCE_1970 = 1e9
+"""No start after a boot is as large: 31 years."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -33,11 +39,17 @@ class Holder:
     boot_id: str
     pid: int
     process_started: float
+    """Seconds after the boot. Seconds since 1970 where there is no `/proc`, and in rows of earlier versions."""
 
     @classmethod
     def this_process(cls) -> "Holder":
         """The process that asks."""
-        return cls(_host(), _boot_id(), os.getpid(), psutil.Process().create_time())
+        return cls.of_process(os.getpid())
+
+    @classmethod
+    def of_process(cls, pid: int) -> "Holder":
+        """The process of this machine that has the number now; one that has ended is gone."""
+        return cls(_host(), _boot_id(), pid, read_start(pid) or 0.0)
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> "Holder":
@@ -48,17 +60,45 @@ class Holder:
         """True of a process of this machine, whether it still runs or not."""
         return self.host == _host()
 
+    def lives(self) -> bool | None:
+        """Whether it still runs; None where that cannot be seen: on another machine, or after a step of the clock.
+
+        The clock matters only to a row of an earlier version.
+        """
+        if not self.is_here():
+            return None
+        started = read_start(self.pid)
+        if started is None or _boot_id() not in ("", self.boot_id):
+            return False
+        if started < _SINCE_1970 < self.process_started:
+            return abs(_read_clock_start(self.pid) - self.process_started) < _SAME_START or None
+        return abs(started - self.process_started) < _SAME_START
+
     def is_gone(self) -> bool:
         """True when it ran on this machine and does not any more; never true of another machine's process."""
-        if not self.is_here():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            # Two readings of one process's start differ by rounding only, its successor's by far more.
-            same = self.boot_id == _boot_id() and abs(process.create_time() - self.process_started) < 0.05
-            return not same or process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
-        except psutil.NoSuchProcess:
-            return True
+        return self.lives() is False
+
+
+def read_start(pid: int, proc: Path = Path("/proc")) -> float | None:
+    """When the process of this machine with that number started, as `Holder` has it; None when none lives."""
+    if not (proc / "self").exists():
+        return _read_clock_start(pid) or None
+    try:
+        # The name, in parentheses, may itself hold spaces and parentheses.
+        fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZXx" else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _read_clock_start(pid: int) -> float:
+    """When a process started by the clock, which may have been set since; 0 when none lives."""
+    try:
+        process = psutil.Process(pid)
+        is_dead = process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+        return 0.0 if is_dead else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 class Heart(threading.Thread):
@@ -82,7 +122,7 @@ class Heart(threading.Thread):
             try:
                 self._beat()
             except Exception as error:  # what is held lapses by itself when this lasts, and its holder is told then
-                logger.warning("no heartbeat for %s: %s", self._what, error)
+                logger.warning("no heartbeat for %s: %s", self._what, getattr(error, "orig", error))
 
     def stop(self) -> None:
         """Beat no more; when this returns no beat is under way."""
@@ -92,9 +132,9 @@ class Heart(threading.Thread):
 
 def is_free(row: Mapping[Any, Any]) -> bool:
     """Whether the lease in ``row``, which was `silent` for some time, may be taken from its holder."""
-    holder = Holder.of(row)
+    lives = Holder.of(row).lives()
     # A process of this machine that lives but is silent is only suspended: taking its run would make two drivers.
-    return holder.is_gone() or (not holder.is_here() and row["silent"] >= LAPSE)
+    return lives is False or (lives is None and row["silent"] >= LAPSE)
 
 
 def busy(row: Mapping[Any, Any]) -> RunBusy:
@@ -118,4 +158,4 @@ def _host() -> str:
 
 def _boot_id() -> str:
     file = Path("/proc/sys/kernel/random/boot_id")
-    return file.read_text().strip() if file.exists() else f"{psutil.boot_time():.0f}"
+    return file.read_text().strip() if file.exists() else ""

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from tapir_core import paths
 from tapir_core.calls import timing
-from tapir_core.data.dataset import Manifest, read_manifest
+from tapir_core.data.dataset import Manifest, damaged, read_json, read_manifest
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.stages import StageAt, inner_stages, plan, with_steps
@@ -120,7 +120,8 @@ def _in_order(source: Storage) -> dict[str, int]:
 def _check_target(source: Storage, target: Storage, sizes: dict[str, int], there: dict[str, int]) -> bool:
     """Whether the target is this very run, whole; an error where it can be neither that nor a part of it."""
     if paths.RUN_RECORD in there:
-        ours, theirs = (json.loads(each.read_bytes(paths.RUN_RECORD))["id"] for each in (source, target))
+        remedy = "put back a copy of it"
+        ours, theirs = (read_json(each, paths.RUN_RECORD, remedy).get("id") for each in (source, target))
         if ours != theirs:
             raise ConfigError(f"{target.url} holds another run of this name; name another root")
         return True
@@ -199,14 +200,14 @@ def fetch_stage(run: RunFolder, at: StageAt) -> Path:
     Raises:
         TapirError: a file is not what the manifest says.
     """
-    folder = run.workplace.local(at.folder)
-    if run.storage.is_local:
-        return folder
+    folder, is_copy = run.workplace.local(at.folder), not run.storage.is_local
     listed, there = _listed(run.sealed(at)), run.workplace.names(at.folder)
-    for name in set(there) - listed.keys():
+    for name in set(there) - listed.keys() if is_copy else ():
         run.workplace.remove(f"{at.folder}/{name}")
     for name, sha256 in listed.items():
         if name not in there or file_sha256(folder / name) != sha256:
+            if not is_copy:
+                raise damaged(str(folder / name))
             copy_file(run.storage, run.workplace, f"{at.folder}/{name}", sha256)
     return folder
 
@@ -280,7 +281,8 @@ def _exported_before(to: Storage) -> dict[str, str]:
         raise ConfigError(f"{to.url} is a file; name a folder")
     there = to.files()
     if paths.EXPORT_RECORD in there:
-        return dict(json.loads(to.read_bytes(paths.EXPORT_RECORD))["files"])
+        remedy = f"remove the folder {to.url}, and export again"
+        return dict(read_json(to, paths.EXPORT_RECORD, remedy).get("files", {}))
     if there:
         first = next(iter(there))
         raise ConfigError(

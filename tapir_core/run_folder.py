@@ -25,7 +25,16 @@ from tapir_core.data import dataset
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_ERROR, RUN_RECORD, is_part, manifest_file
-from tapir_core.stages import EVALUATION, StageAt, asked_apart, inner_stages, own_digest, plan, stage_key
+from tapir_core.stages import (
+    EVALUATION,
+    StageAt,
+    asked_apart,
+    inner_stages,
+    own_digest,
+    plan,
+    stage_key,
+    with_steps,
+)
 from tapir_core.storage import Storage, on_this_machine
 
 _LISTED = 10
@@ -118,13 +127,16 @@ class RunFolder:
         """`run.json`.
 
         Raises:
-            ConfigError: there is no such run, or another version of tapir wrote it.
+            ConfigError: there is no such run, its file is damaged, or another version of tapir wrote it.
         """
+        remedy = "put back a copy of it, or start the run under another --name: stored answers are re-used"
         try:
-            record = json.loads(self._own_file(RUN_RECORD))
+            record = dataset.read_json(self.storage, RUN_RECORD, remedy)
             settled = {name: Settled(**each) for name, each in record.pop("settled", {}).items()}
             return RunRecord(**record, settled=settled)
-        except TypeError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ConfigError(_no_such_run(self.ref)) from error
+        except (TypeError, AttributeError) as error:
             raise ConfigError(dataset.unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
 
     @property
@@ -140,9 +152,13 @@ class RunFolder:
         """The resolved configuration that the run belongs to, with the place where its folder lies now.
 
         Raises:
-            ConfigError: there is no such run.
+            ConfigError: there is no such run, or its file is damaged.
         """
-        written = load_resolved(self._own_file(RESOLVED_CONFIG))
+        try:
+            content = self.storage.read_bytes(RESOLVED_CONFIG)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ConfigError(_no_such_run(self.ref)) from error
+        written = load_resolved(content, source=f"{self.storage.root}/{RESOLVED_CONFIG}")
         here = written.run.model_copy(update={"root": self.ref.root, "name": self.ref.name})
         return written.model_copy(update={"run": here})
 
@@ -221,17 +237,12 @@ class RunFolder:
             raise MissingPrerequisite(_not_done(self.ref, at))
         return manifest
 
-    def _own_file(self, name: str) -> bytes:
-        try:
-            return self.storage.read_bytes(name)
-        except (FileNotFoundError, NotADirectoryError) as exc:
-            raise ConfigError(_no_such_run(self.ref)) from exc
-
     def rows(self, at: StageAt) -> pl.DataFrame:
         """All rows of a stage that holds.
 
         Raises:
             MissingPrerequisite: it is not done, or a file of it is gone.
+            TapirError: a file of it is damaged.
         """
         try:
             return dataset.read_rows(self.storage, at.folder)
@@ -329,6 +340,22 @@ def open_run(
     kept = folder.record.settled if settled is None else dict(settled)
     _write_record(folder, replace(folder.record, ingredients=ingredients, settled=kept), config)
     return RunFolder(folder.ref)
+
+
+def forget_damaged(folder: RunFolder) -> Iterator[str]:
+    """Let the stages whose rows have a damaged file be made again; gives each such file, in words.
+
+    Checkpoints are compared when they are read: it takes long, and a training costs more than stored answers.
+    """
+    config, storage = folder.config, folder.storage
+    planned = (each for at in plan(config) for each in (*inner_stages(config, at), *with_steps(config, at)))
+    for at in dict.fromkeys(each for each in planned if not each.stage.trains):
+        manifest = folder.manifest(at)
+        for part in manifest.parts if manifest else ():
+            path = f"{at.folder}/{part.name}"
+            if storage.exists(path) and storage.sha256(path) != part.sha256:
+                storage.remove(manifest_file(at.folder))
+                yield f"{storage.url}/{path} is damaged: {at} is made anew, from the stored answers"
 
 
 def _shipped_then(folder: RunFolder, config: RunConfig) -> dict[str, str]:

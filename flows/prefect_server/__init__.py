@@ -16,13 +16,15 @@ import base64
 import json
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,6 +75,15 @@ _SERVER_PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 _HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run; Prefect takes no less. An automation waits for ten of them."""
 
+_CARETAKER = "flows.prefect_server.caretaker"
+
+HURRY = threading.Event()
+"""Set when this process is to end: from then on a server that does not answer is hardly waited for."""
+
+_LOOK_SECONDS = 2.0
+_SILENT_SECONDS, _HURRIED_SECONDS = 150.0, 5.0
+"""After which an own server that does not answer is ended; the second once this process is to end."""
+
 _START_TIMEOUT_SECONDS = 120.0
 _NOT_STARTED = "the Prefect server did not start"
 _UNWRITABLE = "readonly database|Read-only|Permission denied|unable to open database"
@@ -99,6 +110,8 @@ class PrefectServer:
     """Tells the process from a later one of the same number."""
     gpu_workers: int = 1
     """Workers of the pool `tapir-gpu` that it keeps."""
+    boot_id: str = ""
+    """Of the machine, since which the start counts; earlier versions did not note it."""
 
     @property
     def api(self) -> str:
@@ -193,15 +206,17 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_server.caretaker", root, str(port), str(gpu_workers)],
+            [sys.executable, "-m", _CARETAKER, root, str(port), str(gpu_workers)],
             env={**os.environ, **own_settings(root), **database},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    started = psutil.Process(process.pid).create_time()
-    server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, started, gpu_workers)
+    holder = Holder.of_process(process.pid)
+    server = PrefectServer(
+        f"http://127.0.0.1:{port}", process.pid, holder.process_started, gpu_workers, boot_id=holder.boot_id
+    )
     on_this_machine(root).write_bytes(paths.SERVER_RECORD, json.dumps(asdict(server)).encode())
     try:
         wait_until_healthy(server.address, log, lambda: process.poll() is None)
@@ -238,6 +253,8 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        # Else each event that a server does not take is a page on the terminal.
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_SECONDS),
@@ -426,7 +443,7 @@ def save_results_storage(root: str) -> None:
 
 @contextmanager
 def _own_server(ref: RunRef) -> Iterator[str]:
-    """The API of a server that stands as long as the block lasts.
+    """The API of a server that stands as long as the block lasts; when it dies, so does the block.
 
     The one that Prefect's own client starts where no address is set does not do: it has no pages, is given every key
     that we have, and outlives a process that is killed.
@@ -442,11 +459,58 @@ def _own_server(ref: RunRef) -> Iterator[str]:
     child = supervisor.start_child(command, env=environment | database, log_path=log, name="Prefect server")
     try:
         wait_until_healthy(address, log, lambda: child.poll() is None)
-        yield f"{address}/api"
+        with ends_with(child, f"{address}/api"):
+            yield f"{address}/api"
     finally:
-        _send_last_logs()
+        if child.poll() is None:
+            _send_last_logs()
         child.terminate(grace_seconds=5)
         os.environ.pop("PREFECT_API_URL", None)
+
+
+@contextmanager
+def ends_with(server: supervisor.Child, api: str, *, silent_seconds: float = _SILENT_SECONDS) -> Iterator[None]:
+    """A block that is interrupted, in the main thread, when its server dies: it would repeat every request for minutes.
+
+    A server that lives and gives no answer for ``silent_seconds`` is ended.
+
+    Raises:
+        EngineError: the server ended, or had to be ended because it did not answer.
+    """
+    over = threading.Event()
+    watch = threading.Thread(
+        target=_watch, args=(server, api, silent_seconds, over), name="tapir-prefect-server", daemon=True
+    )
+    HURRY.clear()
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        if server.poll() is None:
+            raise
+        last = next((line for line in reversed(server.output().splitlines()) if line.strip()), "it is empty")
+        raise EngineError(
+            "the Prefect server of this run died or stopped answering, and the run ended with it; the end of its log "
+            f"{server.log_path}: {last}. What was received is stored: the same command starts a new server and goes on"
+        ) from error
+    finally:
+        over.set()
+        watch.join()
+
+
+def _watch(server: supervisor.Child, api: str, silent_seconds: float, over: threading.Event) -> None:
+    """End the block of `ends_with` when its server is dead, or as good as that."""
+    answered = time.monotonic()
+    while not over.wait(_LOOK_SECONDS):
+        if server.poll() is None:
+            answered = time.monotonic() if is_healthy(api) else answered
+            if time.monotonic() - answered < (_HURRIED_SECONDS if HURRY.is_set() else silent_seconds):
+                continue
+            server.terminate(0)
+        if not HURRY.is_set():
+            HURRY.set()
+            os.kill(os.getpid(), signal.SIGINT)
+        return
 
 
 def _send_last_logs() -> None:
@@ -467,7 +531,14 @@ def _kept_server(root: str) -> PrefectServer | None:
 
 def _is_ours(server: PrefectServer) -> bool:
     """Whether the recorded process still is that caretaker, and no later process with its number."""
-    return not replace(Holder.this_process(), pid=server.pid, process_started=server.process_started).is_gone()
+    here = Holder.this_process()
+    caretaker = replace(
+        here, boot_id=server.boot_id or here.boot_id, pid=server.pid, process_started=server.process_started
+    )
+    with suppress(psutil.NoSuchProcess):
+        lives = caretaker.lives()
+        return _CARETAKER in psutil.Process(server.pid).cmdline() if lives is None else lives
+    return False
 
 
 def _asynchronous(url: str) -> str:

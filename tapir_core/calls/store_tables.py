@@ -232,8 +232,8 @@ def open_engine(url: str) -> sa.Engine:
             _migrate(connection, shown)
     except (SQLAlchemyError, OSError) as error:
         raise MissingPrerequisite(
-            f"the call store {shown} cannot be opened: {reason_of(error)}. Check the path, its rights and that the "
-            "server runs."
+            f"the call store {shown} cannot be opened: {reason_of(error)}. Check the path, its rights, the room on its "
+            "disk, and that the server runs."
         ) from error
     return engine
 

@@ -95,8 +95,8 @@ class GroupWriter:
             results = self._commit(writes)
         except Exception as error:  # whatever the database raises goes to those who wait for the commit
             failed = TapirError(
-                f"the call store cannot be written: {error}. Nothing that was stored is lost; free the disk or start "
-                "the database, then the same command goes on."
+                f"the call store cannot be written: {reason_of(error)}. Nothing that was stored is lost; free the disk "
+                "or start the database, then the same command goes on."
             )
             failed.__cause__ = error
             for committed in futures:

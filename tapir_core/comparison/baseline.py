@@ -20,6 +20,7 @@ from tapir_core.comparison.outcome import read_trainings, total
 from tapir_core.comparison.plan import READY, Arm
 from tapir_core.config import RunConfig, load
 from tapir_core.config.load import spell_out_rounds
+from tapir_core.data.dataset import read_json
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import rerun_sd, resample
 from tapir_core.run_folder import RunFolder, RunRef
@@ -46,7 +47,7 @@ def is_wanted(run: RunFolder) -> bool:
     said = run.config.evaluation.baseline
     if said is None and run.storage.exists(paths.ESTIMATE):
         # One field of it: estimates need not be known here, and those of before have none.
-        return bool(json.loads(run.storage.read_bytes(paths.ESTIMATE)).get("with_baseline"))
+        return bool(read_json(run.storage, paths.ESTIMATE, "remove it: the run writes it anew").get("with_baseline"))
     return said == "sft"
 
 

@@ -23,6 +23,7 @@ from tapir_core import paths, standin, storage
 from tapir_core.calls.budget import Spend
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig, StandinEndpoint, load, presets
+from tapir_core.data.dataset import TRAIN_AGAIN, read_json
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
@@ -198,7 +199,7 @@ def _shipped_prompts(config: RunConfig, files: Mapping[str, str]) -> dict[str, s
 
 def read_training(run: RunFolder, number: int) -> Training:
     """How much the training of a round (0: of S_0) was, once it is done."""
-    told = json.loads(run.storage.read_bytes(paths.training_file(StageAt("train", number).folder)))
+    told = read_json(run.storage, paths.training_file(StageAt("train", number).folder), TRAIN_AGAIN)
     return Training(told["examples"], told["total_tokens"], told["trained_tokens"], told["steps"], told["epochs"])
 
 

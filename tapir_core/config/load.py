@@ -150,7 +150,10 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
     try:
         table = json.loads(content)
     except ValueError as exc:
-        raise ConfigError(f"{source} is no JSON ({exc}); it was edited or damaged") from exc
+        raise ConfigError(
+            f"{source} is no JSON ({exc}): it was edited or damaged; put back a copy of it, or start the run "
+            "under another --name: stored answers are re-used"
+        ) from exc
     blamed = f"{source} (a newer version of tapir wrote it, or it was edited: go on with the version that wrote it)"
     if isinstance(table, dict):
         version = table.pop("version", 1)

@@ -9,13 +9,17 @@ import io
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import manifest_file, part_name
 from tapir_core.storage import Storage
 from tapir_core.text import digest
+
+TRAIN_AGAIN = "put back a copy of it, or remove its folder, and `tapir run` trains again"
+"""What to do about a damaged file of a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def in_columns(rows: pl.DataFrame, columns: Iterable[str], some_have: Iterable[s
 
 
 def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
-    """Write one part, named by its content; writing the same rows again changes nothing.
+    """Write one part, named by its content; writing the same rows again changes nothing but a damaged file.
 
     An empty ``folder`` is the root of the storage.
     """
@@ -81,7 +85,7 @@ def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
     sha256 = hashlib.sha256(content).hexdigest()
     part = Part(part_name(sha256), rows.height, sha256)
     path = f"{folder}/{part.name}".removeprefix("/")
-    if not storage.exists(path):
+    if not storage.exists(path) or storage.sha256(path) != sha256:
         storage.write_bytes(path, content)
     return part
 
@@ -99,8 +103,8 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
         ConfigError: it is no manifest that this version of tapir knows.
     """
     try:
-        fields = json.loads(storage.read_bytes(manifest_file(folder)))
-    except (FileNotFoundError, json.JSONDecodeError):
+        fields = dict(json.loads(storage.read_bytes(manifest_file(folder))))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
     try:
         parts = tuple(Part(**part) for part in fields.pop("parts"))
@@ -115,9 +119,37 @@ def unknown_file(path: str, error: Exception) -> str:
     return f"{path} cannot be read ({error}): another version of tapir wrote it, most likely a later one; use that one"
 
 
+def read_json(storage: Storage, path: str, remedy: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: it is damaged; ``remedy`` says what to do then.
+    """
+    try:
+        return dict(json.loads(storage.read_bytes(path)))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{storage.url}/{path} is damaged ({error}); {remedy}") from error
+
+
 def read_part(storage: Storage, folder: str, part: Part) -> pl.DataFrame:
-    """Rows of one part."""
-    return pl.read_parquet(io.BytesIO(storage.read_bytes(f"{folder}/{part.name}")))
+    """Rows of one part.
+
+    Raises:
+        TapirError: its content is not what was written.
+    """
+    content = storage.read_bytes(f"{folder}/{part.name}")
+    if hashlib.sha256(content).hexdigest() != part.sha256:
+        raise damaged(f"{storage.url}/{folder}/{part.name}")
+    return pl.read_parquet(io.BytesIO(content))
+
+
+def damaged(path: str) -> TapirError:
+    """The error that names a file whose content is not what its manifest says."""
+    return TapirError(
+        f"{path} is damaged: its sha256 is not the one in the manifest beside it. Remove it, then give the command "
+        "that made it again (`tapir run`, or `tapir evaluate`): its stage is made anew, rows from the stored answers"
+    )
 
 
 def read_rows(storage: Storage, folder: str) -> pl.DataFrame:

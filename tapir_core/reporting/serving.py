@@ -245,8 +245,11 @@ def _parameters(storage: Storage, path: str, size_bytes: int) -> int | None:
     length = int.from_bytes(storage.read_bytes(path, 0, 8), "little")
     if not 0 < length <= size_bytes - 8:
         return None
-    header: dict[str, dict[str, list[int]]] = json.loads(storage.read_bytes(path, 8, 8 + length))
-    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    try:
+        header: dict[str, dict[str, list[int]]] = json.loads(storage.read_bytes(path, 8, 8 + length))
+        return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    except (ValueError, TypeError, KeyError, AttributeError):  # damaged: said when it is served or exported
+        return None
 
 
 def _served_teacher(reader: RunReader) -> _Served:

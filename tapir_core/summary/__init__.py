@@ -7,7 +7,6 @@ Limits: a stage that does not hold (another configuration, a missing part) count
 those of a stage's last start; what a killed start had spent shows as answers from the store.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -18,7 +17,7 @@ import polars as pl
 from tapir_core import curriculum, stages
 from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
-from tapir_core.data.dataset import DatasetRef, Manifest
+from tapir_core.data.dataset import TRAIN_AGAIN, DatasetRef, Manifest, read_json
 from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
@@ -73,7 +72,7 @@ class RunReader:
     def training(self, number: int) -> dict[str, Any]:
         """What the trainer wrote of a round's training; empty where that is gone, since no stage needs it."""
         file = training_file(StageAt("train", number).folder)
-        return dict(json.loads(self.run.storage.read_bytes(file))) if self.run.storage.exists(file) else {}
+        return read_json(self.run.storage, file, TRAIN_AGAIN) if self.run.storage.exists(file) else {}
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
         """The lines of ``names`` of which something is done; the steps of a stage count as one."""

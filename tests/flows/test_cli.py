@@ -180,3 +180,24 @@ def test_an_interrupt_ends_a_run_at_work_soon_and_the_same_command_goes_on(
         assert alive == []
         answered = server.stats()["requests"]
     assert answered < 80, "80 labels and 80 answers were wanted, and the run was ended early"
+
+
+WARNS = """
+import logging, sys
+sys.argv = ["tapir", "status", "--help"]
+from flows.cli import main
+try:
+    main()
+except SystemExit:
+    import prefect.logging
+    prefect.logging.configuration.setup_logging()
+    logging.getLogger("tapir_core.calls.store_writer").warning("the database is away")
+"""
+
+
+def test_what_our_modules_warn_of_is_on_the_terminal_once_though_prefect_is_silenced():
+    environment = {**os.environ, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    done = subprocess.run(
+        [sys.executable, "-c", WARNS], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.stderr.count("the database is away") == 1, done.stderr

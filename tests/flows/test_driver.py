@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.driver import hold_known_run, hold_run, run_lease
-from tapir_core.errors import ConfigError, RunBusy
+from tapir_core.errors import ConfigError, RunBusy, TapirError
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.input_files import gather_ingredients
@@ -71,3 +71,42 @@ def test_a_teacher_that_the_run_cannot_serve_is_refused_before_anything_is_asked
     with refused, hold_run(config, say=said.append):
         pytest.fail("the run was opened")
     assert said[-1] == "preparing ./nowhere"
+
+
+class OfPrefect(Exception):
+    """As Prefect raises it when its server does not take the state of a flow run."""
+
+    __module__ = "prefect.exceptions"
+
+
+@pytest.mark.parametrize("wrappings", [0, 1, 2])
+def test_the_error_that_ended_a_run_is_told_though_its_server_takes_no_state(run: RunFolder, wrappings: int) -> None:
+    def fail(times: int) -> None:
+        try:
+            if not times:
+                raise TapirError("the call store cannot be written; free the disk")
+            fail(times - 1)
+        except Exception:
+            if not times:
+                raise
+            raise OfPrefect("Server error '500 Internal Server Error'")  # noqa: B904  # as Prefect does
+
+    with pytest.raises(TapirError, match="free the disk"), hold_known_run(run.ref, say=print) as opened:
+        fail(wrappings)
+    assert opened.error == "the call store cannot be written; free the disk"
+
+
+def test_a_fault_of_our_own_is_no_error_of_the_user(run: RunFolder) -> None:
+    def fail() -> None:
+        try:
+            raise TapirError("handled")
+        except TapirError:
+            {}["a bug"]
+
+    with pytest.raises(KeyError), hold_known_run(run.ref, say=print):
+        fail()
+
+
+def test_what_prefect_says_of_itself_is_told_as_it_is(run: RunFolder) -> None:
+    with pytest.raises(OfPrefect), hold_known_run(run.ref, say=print):
+        raise OfPrefect

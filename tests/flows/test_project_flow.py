@@ -1,6 +1,7 @@
 """What a flow of ours tells Prefect of the children that work for it."""
 
 import logging
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,22 @@ def test_the_log_of_a_child_is_in_the_log_of_the_flow_run_that_was_at_work(tmp_p
     runs = outer(str(log))
     assert told(runs["inner"]) == [(logging.ERROR, f"student server ({log}): of the inner flow's time")]
     assert (logging.INFO, "told by a task") in told(runs["outer"])
+
+
+@project_flow("warned", run_name="warned")
+def warned() -> dict[str, str]:
+    text = "the database is away, told by a thread without a flow run"
+    thread = threading.Thread(target=lambda: logging.getLogger("tapir_core.calls.store_writer").warning(text))
+    thread.start()
+    thread.join()
+    return {"id": str(get_run_context().flow_run.id)}
+
+
+def test_what_our_modules_warn_of_is_in_the_log_of_the_flow_run_that_was_at_work() -> None:
+    handlers = list(logging.getLogger("tapir_core").handlers)
+    run = warned()["id"]
+    assert told(run) == [(logging.WARNING, "the database is away, told by a thread without a flow run")]
+    assert logging.getLogger("tapir_core").handlers == handlers
 
 
 def told(flow_run_id: str) -> list[tuple[int, str]]:

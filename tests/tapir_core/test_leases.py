@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.errors import RunBusy
+from tapir_core.errors import RunBusy, TapirError
 from tapir_core.leases import Holding, RunLease
 from tests.tapir_core.store_admin.store_rows import sql
 
@@ -166,3 +166,15 @@ def test_a_heart_that_cannot_beat_says_so_and_beats_on(
         while sql(store_url, "SELECT julianday('now') - julianday(heartbeat) > 0.5 FROM leases") == [(1,)]:
             time.sleep(0.01)
         assert lease.holds()
+
+
+def test_a_lease_that_cannot_be_given_back_hides_no_error_of_its_block(
+    store_url: str, caplog: pytest.LogCaptureFixture
+):
+    def fail() -> None:
+        sql(store_url, "ALTER TABLE leases RENAME TO away")
+        raise TapirError("free the disk")
+
+    with pytest.raises(TapirError, match="free the disk"), RunLease(store_url, "a-run"):
+        fail()
+    assert "the lease of run a-run could not be given back (no such table: leases)" in caplog.text

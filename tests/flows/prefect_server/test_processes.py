@@ -1,9 +1,13 @@
+import json
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import psutil
 import pytest
 
 from flows.prefect_server import (
@@ -15,11 +19,13 @@ from flows.prefect_server import (
     prepare_prefect,
     server_command,
     server_environment,
+    stop_server,
     wait_until_healthy,
 )
 from flows.prefect_server.caretaker import Post, worker_environment
 from tapir_core.errors import EngineError, MissingPrerequisite
-from tapir_core.paths import prefect_home
+from tapir_core.paths import SERVER_RECORD, prefect_home
+from tapir_core.processes import Holder
 from tasks.engines.supervisor import start_child
 from tests.harness.processes import free_port
 
@@ -233,3 +239,34 @@ def test_an_empty_password_shuts_nobody_out(shell, tmp_path):
     ignore_settings(str(tmp_path), said.append)
     assert said == []
     assert "PREFECT_SERVER_API_AUTH_STRING" not in server_environment(str(tmp_path), "http://127.0.0.1:1")
+
+
+def start_and_record(root, words, **changed):
+    """A process that sleeps and has ``words`` in its command line, in the record of the root's server."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", words])
+    holder = Holder.of_process(process.pid)
+    fields = {"pid": process.pid, "process_started": holder.process_started, "boot_id": holder.boot_id, **changed}
+    (root / SERVER_RECORD).parent.mkdir()
+    (root / SERVER_RECORD).write_text(json.dumps({"address": "http://127.0.0.1:1", "gpu_workers": 1, **fields}))
+    return process
+
+
+@pytest.mark.parametrize(
+    ("words", "changed", "is_ended"),
+    [
+        ("flows.prefect_server.caretaker", {}, True),
+        ("something else", {"boot_id": "an earlier boot"}, False),
+        # As an earlier version wrote it, before the clock was set.
+        ("flows.prefect_server.caretaker", {"process_started": 1.7e9, "boot_id": ""}, True),
+        ("something else", {"process_started": 1.7e9, "boot_id": ""}, False),
+    ],
+)
+def test_down_ends_the_caretaker_whatever_the_clock_says_and_nobody_else(
+    tmp_path, monkeypatch, words, changed, is_ended
+):
+    with start_and_record(tmp_path, words, **changed) as process:
+        true_start = psutil.Process.create_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda each: true_start(each) + 1)
+        assert (stop_server(str(tmp_path)) is not None) == is_ended
+        assert (process.poll() is not None) == is_ended
+        process.kill()
