@@ -33,7 +33,7 @@ def zipped(*names: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in (*names, "__MACOSX/._a"):
-            archive.writestr(name, TEXT)
+            archive.writestr(zipfile.ZipInfo(name), TEXT)
     return buffer.getvalue()
 
 
@@ -66,9 +66,9 @@ def parquet(**columns: list[object]) -> bytes:
         parquet(instruction=["A?", "B?"]),
         arrow(instruction=["A?", "B?"]),
         arrow(instruction=pa.array(["A?", "B?"]).dictionary_encode(), stream=True),
-        gzip.compress(TEXT),
-        gzip.compress(TEXT[:12]) + gzip.compress(TEXT[12:]),
-        gzip.compress(parquet(instruction=["A?", "B?"])),
+        gzip.compress(TEXT, mtime=0),
+        gzip.compress(TEXT[:12], mtime=0) + gzip.compress(TEXT[12:], mtime=0),
+        gzip.compress(parquet(instruction=["A?", "B?"]), mtime=0),
         bz2.compress(TEXT),
         lzma.compress(TEXT),
         pa.Codec("zstd").compress(TEXT, asbytes=True),
@@ -133,12 +133,12 @@ def test_a_url_is_opened_through_fsspec(tmp_path: Path) -> None:
         (parquet(question=["A?"]), "unknown format"),
         (("[" * 200_000).encode(), "damaged JSON"),
         (b"\x1f\x8b\x08\x00gzip", "is compressed (gzip) and cannot be read"),
-        (gzip.compress(b"instruction\nA?\n")[:-9], "is compressed (gzip) and cannot be read"),
+        (gzip.compress(b"instruction\nA?\n", mtime=0)[:-9], "is compressed (gzip) and cannot be read"),
         (b"\x28\xb5\x2f\xfd zstd", "is compressed (zstd) and cannot be read"),
         (b"PK\x03\x04 zip", "is compressed (zip) and cannot be read"),
         (zipped("a.csv", "b.csv"), "(zip) and cannot be read: it has 2 files (a.csv, b.csv), name one of them"),
         (zipped("xl/workbook.xml"), "it is a workbook of Excel, save the sheet as CSV"),
-        (gzip.compress(bytes(257) + b"ustar" + bytes(250)), "is a tar archive; unpack it"),
+        (gzip.compress(bytes(257) + b"ustar" + bytes(250), mtime=0), "is a tar archive; unpack it"),
         (b"ARROW1\0\0 is not enough", "damaged Arrow"),
         ("instruction\nA?".encode("utf-16-le"), "is no text: it has a zero byte (character 1); save it as UTF-8"),
         (codecs.BOM_UTF16_LE + b"odd", "is not UTF-16"),
