@@ -244,6 +244,9 @@ def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seco
     )
     if isinstance(error, TimeoutError) and not never_sent:
         return Reply(Failure("timeout", f"{where} gave no reply within {timeout_seconds:g} s"), cost_unknown=True)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        # As dear as one that was not waited for, so it is tried as often.
+        return Reply(Failure("timeout", f"{where} broke a reply off: {said}"), cost_unknown=True)
     return Reply(Failure("connection", f"no connection to {where}: {said}"), cost_unknown=not never_sent)
 
 

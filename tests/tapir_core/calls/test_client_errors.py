@@ -74,7 +74,7 @@ def test_every_error_of_the_library_becomes_a_typed_failure(kind: type[Exception
     ("error", "kind"),
     [
         (aiohttp.ServerDisconnectedError(), "connection"),
-        (aiohttp.ClientPayloadError("cut off"), "connection"),
+        (aiohttp.ClientPayloadError("cut off"), "timeout"),
         (aiohttp.ServerTimeoutError(), "timeout"),
         (aiohttp.ConnectionTimeoutError(), "connection"),
         (aiohttp.InvalidURL("nowhere"), "connection"),
