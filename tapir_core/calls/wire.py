@@ -292,9 +292,9 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
 def _text_of(content: object) -> object:
     """Of a list of parts with text or reasoning (models that show theirs give one) the text; anything else as it is."""
     parts = [_mapping(each) for each in content] if isinstance(content, list) else []
-    if not {"text", "thinking", "reasoning"} & {each.get("type") for each in parts}:
+    if not {"text", "output_text", "thinking", "reasoning"} & {each.get("type") for each in parts}:
         return content
-    return "".join(str(each.get("text") or "") for each in parts if each.get("type") == "text")
+    return "".join(str(each.get("text") or "") for each in parts if each.get("type") in ("text", "output_text"))
 
 
 def _read_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:

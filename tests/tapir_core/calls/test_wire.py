@@ -88,6 +88,7 @@ def test_a_reply_that_spent_its_tokens_on_reasoning_is_an_empty_answer():
         ([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "7"}], "7"),
         ([{"type": "text", "text": "It is "}, {"type": "text", "text": "7."}], "It is 7."),
         ([{"type": "thinking", "thinking": []}], ""),
+        ([{"type": "output_text", "text": "7"}], "7"),
     ],
 )
 def test_of_a_reply_in_parts_the_text_is_the_answer(parts: list[dict[str, Any]], text: str):
