@@ -171,7 +171,7 @@ class Runtime:
             )
         except MissingPrerequisite as error:
             return Failure("connection", str(error))
-        if isinstance(outcome, Failure) and outcome.kind in ("bad_request", "used_up"):
+        if isinstance(outcome, Failure) and outcome.kind in ("bad_request", "used_up", "no_answer"):
             # Whoever corrects it is to be probed again, and not to be told from the store.
             self.calls.forget([request])
         return outcome

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 import aiohttp
 import httpx2
@@ -37,6 +37,8 @@ CONNECT_SECONDS = 10.0
 
 LARGEST_REPLY_BYTES = 16 << 20
 """No answer of a model is that large."""
+
+_LONG_WORD = 16
 
 _SHOWN_CHARACTERS = 500
 """Of a body, in a warning."""
@@ -252,8 +254,11 @@ def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seco
 
 def hide_keys(text: str, endpoint: Endpoint) -> str:
     """``text`` without the secrets of an endpoint."""
-    for secret in (endpoint.api_key, *endpoint.more_secrets):
-        text = hide_key(text, secret)
+    # A longer one first: it may begin with a shorter one. What is a plain word stands in answers, too.
+    more = [each for each in endpoint.more_secrets if len(each) >= _LONG_WORD or not each.isalpha()]
+    for secret in sorted([endpoint.api_key or "", *more], key=len, reverse=True):
+        for spelt in dict.fromkeys((secret, quote(secret, safe=""), quote(secret), quote_plus(secret))):
+            text = hide_key(text, spelt)
     return text
 
 
@@ -282,11 +287,12 @@ def _check_secrets(endpoint: Endpoint) -> None:
             "base_url holds a user name or password, which would end up in logs. Write the address without it and "
             "name the environment variable of the key in api_key_env, or its file in api_key_file."
         )
-    if endpoint.api_key and not (endpoint.api_key.isascii() and endpoint.api_key.isprintable()):
-        raise ConfigError(
-            f"the key from {endpoint.key_place or 'api_key_env'} holds a line break or another character that no "
-            "header can carry; give it again without"
-        )
+    sent = {f"the key from {endpoint.key_place or 'api_key_env'}": endpoint.api_key or ""}
+    for what, value in (sent | {f"the header {name}": value for name, value in endpoint.headers.items()}).items():
+        if not (value.isascii() and value.isprintable()):
+            raise ConfigError(
+                f"{what} holds a line break or another character that no header can carry; give it again without"
+            )
 
 
 def _without_the_environments() -> dict[str, openai.Omit]:
@@ -310,5 +316,5 @@ def json_or_text(raw: str) -> object:
     """What JSON says, or the text that is none."""
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return raw

@@ -40,8 +40,9 @@ _FAILING_STREAK = 5
 """Failures in a row after which an address is in trouble: another one should be asked, if there is one."""
 _LEAST_SILENT = 3
 """Attempts in a row that must have had no reply: one slow row alone gives no endpoint up."""
-_MOST_REFUSALS = 3
-"""Refusals in a row after which an endpoint that did answer before counts as refusing everybody."""
+_MOST_REFUSALS, _MOST_CLEAR_REFUSALS = 10, 3
+"""Refusals in a row after which an endpoint that did answer before counts as refusing everybody; the second of those
+that say so themselves: the key or the model is wrong."""
 FIRST_OUT_SECONDS = 1.0
 _LONGEST_OUT_SECONDS = 60.0
 """Time until an address that is out is probed with one call; it doubles from the first to the longest."""
@@ -72,7 +73,11 @@ class Address:
         self._own = {"base_url": base_url, "more_base_urls": (), **own}
         self._where = base_url
         self._config = config
-        self._streak = self._silent = self._refusals = 0
+        self._streak = self._silent = 0
+        self._refused: dict[str, float] = {}
+        """Requests that were refused in a row, and when that came."""
+        self._refused_alone = set[str]()
+        """Requests that were refused while others were answered: their refusal is their own."""
         self._silent_since = float("-inf")
         self._clients: list[Client] = []
         self.client = cache(self._open)
@@ -95,8 +100,8 @@ class Address:
         self.out_seconds, self.is_probed = min(_LONGEST_OUT_SECONDS, 2 * self.out_seconds or FIRST_OUT_SECONDS), False
         return self.out_seconds
 
-    def observe(self, reply: Reply, *, began: float, now: float, endpoint: Endpoint) -> Failure | None:
-        """Learn from the reply to an attempt; gives the reason once the address is gone."""
+    def observe(self, reply: Reply, *, began: float, now: float, endpoint: Endpoint, key: str = "") -> Failure | None:
+        """Learn from the reply to an attempt at the request of ``key``; gives the reason once the address is gone."""
         failure = reply.outcome
         trouble = TROUBLES.get("answer" if isinstance(failure, Answer) else failure.kind)
         if isinstance(failure, Answer):
@@ -104,7 +109,7 @@ class Address:
         if trouble is not None and not reply.shows_spent_account:
             self.calls.count(trouble, began=began, now=now)
         if isinstance(failure, Failure) and reply.endpoint_at_fault:
-            return self._count_refusal(failure, endpoint)
+            return self._count_refusal(reply, failure, endpoint, key, began, now)
         if isinstance(failure, Failure) and failure.kind in _FAILING:
             self._streak += 1
             if self._streak >= _FAILING_STREAK:
@@ -114,7 +119,9 @@ class Address:
                 return self._count_silence(failure, began, now)
         else:
             self.trouble, self._streak = None, 0
-        self.answered, self._silent_since, self._silent, self._refusals = True, now, 0, 0
+        self.answered, self._silent_since, self._silent = True, now, 0
+        self._refused_alone |= self._refused.keys()
+        self._refused.clear()
         return None
 
     async def close(self) -> None:
@@ -130,14 +137,22 @@ class Address:
         self._clients.append(client)
         return client
 
-    def _count_refusal(self, failure: Failure, endpoint: Endpoint) -> Failure | None:
-        self._refusals += 1
-        if self.answered and self._refusals < _MOST_REFUSALS:
-            return None
+    def _count_refusal(
+        self, reply: Reply, failure: Failure, endpoint: Endpoint, key: str, began: float, now: float
+    ) -> Failure | None:
+        is_clear = reply.refuses_everybody
+        if self.answered:
+            # What was under way when the first one came says no more than that one.
+            is_news = not self._refused or began >= min(self._refused.values())
+            if key in self._refused_alone or not is_news:
+                return None
+            self._refused[key or str(len(self._refused))] = now
+            if len(self._refused) < (_MOST_CLEAR_REFUSALS if is_clear else _MOST_REFUSALS):
+                return None
         remedies = {"unauthorized": endpoint.key_remedy, "unsupported": unsupported_remedy(failure.parameter)}
         remedy = remedies.get(failure.kind, "Check base_url (up to and with /v1) and the model name")
         said = f"{failure.message}: so {self._where} refuses every request. {remedy}; then the same command goes on."
-        self.trouble = replace(failure, message=said, said=failure.message, refuses_all=True)
+        self.trouble = replace(failure, message=said, said=failure.message, refuses_all=is_clear)
         return self.trouble
 
     def _count_silence(self, failure: Failure, began: float, now: float) -> Failure | None:
@@ -305,7 +320,7 @@ class Line:
         used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
         rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
-        return self._observe(address, _timed(reply, timing), began=began, endpoint=endpoint)
+        return self._observe(address, _timed(reply, timing), began=began, endpoint=endpoint, key=key)
 
     async def _count_useless(self, key: str, reply: Reply, address: Address, useless: "_Useless") -> Reply:
         """The reply; a terminal one once the row got the same one without an answer three times, over all starts.
@@ -327,10 +342,10 @@ class Line:
         more, useless.uncounted = useless.uncounted, 0
         return await self._books.count_useless(key, reply, more)
 
-    def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint) -> Reply:
+    def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint, key: str) -> Reply:
         """Learn from a reply whether its address stays in service and the endpoint is given up; what its row gets."""
         if address not in self._left:
-            gone = address.observe(reply, began=began, now=self._loop.time(), endpoint=endpoint)
+            gone = address.observe(reply, began=began, now=self._loop.time(), endpoint=endpoint, key=key)
             others = [each for each in self.addresses.values() if each is not address]
             another = any(not each.out_seconds for each in others)
             if address.trouble is None:

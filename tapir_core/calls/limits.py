@@ -259,7 +259,7 @@ def read_seconds(text: str, read_date: Callable[[str], datetime], *, now: dateti
         return sum(float(amount) * _SECONDS[unit] for amount, unit in _PART.findall(text))
     try:
         date = read_date(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
 

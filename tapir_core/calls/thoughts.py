@@ -1,15 +1,16 @@
 """The thoughts that a reply begins with, and the marks that models put around them.
 
 Thoughts stand before the answer and nowhere else: a mark further on is what the answer is about. Limits: where a reply
-closes thoughts that it never opened (the opening mark stood in the prompt), the first closing mark counts unless it
-stands in code or in the middle of a sentence.
+closes thoughts that it never opened (the opening mark stood in the prompt), the first closing mark counts that begins
+a line, ends a sentence or ends a line, and stands in no code.
 """
 
 import re
+from itertools import islice
 
 _PAIRS = (
-    *((f"<{each}>", f"</{each}>") for each in ("think", "thinking", "thought", "thoughts", "reasoning", "reason")),
-    *((f"<{each}>", f"</{each}>") for each in ("reflection", "seed:think", "mm:think", "longcat_think", "scratchpad")),
+    *((f"<{each}>", f"</{each}>") for each in ("think", "thinking", "thought", "reasoning")),
+    *((f"<{each}>", f"</{each}>") for each in ("seed:think", "mm:think", "longcat_think")),
     *((f"<ifm|{each}>", f"</ifm|{each}>") for each in ("think", "think_fast", "think_faster")),
     *((f"<|{each}|>", f"</|{each}|>") for each in ("thinking", "thought")),
     ("[THINK]", "[/THINK]"),
@@ -38,34 +39,49 @@ _WRAPPERS = (
     *(("", each) for each in ("[END FINAL RESPONSE]", "<|return|>", "<|end|>")),
 )
 """What some of them put around the answer that follows their thoughts."""
-_BY_OPENING = {opening.lower(): closing for opening, closing in _PAIRS}
-_OPENING = re.compile("|".join(map(re.escape, sorted(_BY_OPENING, key=len, reverse=True))), re.IGNORECASE)
+_CLOSING = {opening.lower(): re.compile(re.escape(closing), re.IGNORECASE) for opening, closing in _PAIRS}
+_OPENING = re.compile("|".join(map(re.escape, sorted(_CLOSING, key=len, reverse=True))), re.IGNORECASE)
 _LEFT_OPEN = re.compile(
     r"(</think>|\[/THINK\]|</thinking>|</thought>|</seed:think>|◁/think▷|</longcat_think>|<\|think:end\|>)"
 )
 """Closing marks of models whose chat template opens the thoughts."""
-_BEFORE, _BEHIND = re.compile(r"[\w,;:(][ \t]+$|[`'\"“]$"), re.compile(r"[ \t]+\w|[,;.`'\"”)]")
-"""Around a mark in the middle of a sentence, which closes nothing."""
+_WORDS = ("<thinking>", "<thought>", "<reasoning>")
+"""Openings that may as well be elements of an answer, which then has nothing else."""
+_BEFORE = re.compile(r"(?:\A|\n) {0,3}\Z|(?<!\d)[.!?…][\"')\]]?[ \t]*\Z")
+"""Before a mark that closes thoughts: the beginning of a line, or the end of a sentence."""
+_MOST_MARKS, _SEEN_BEFORE = 20, 80
+"""Closing marks that are looked at, and characters before each."""
 _MARK = re.compile(r"\s*(<[|/]?[\w:|-]{2,30}\|?>|\[[A-Z_ ]{4,30}\]|◁\w{2,20}▷)")
 
 
 def strip_thoughts(text: str) -> str:
     """``text`` without the thoughts before the answer; empty where they are never closed."""
-    rest, found = text.lstrip(), False
-    while opening := _OPENING.match(rest):
-        closing = _BY_OPENING[opening[0].lower()]
-        thoughts, closed, after = rest[opening.end() :].partition(closing)
-        if (not closed and opening[0][0].isalpha()) or (opening[0] in thoughts and "\n" not in thoughts):
-            break  # words and no mark, or a sentence about the mark
-        rest, found = after.lstrip(), True
-    if found:
-        return _unwrapped(rest)
-    for mark in _LEFT_OPEN.finditer(text):
-        thoughts, answer = text[: mark.start()], text[mark.end() :]
-        opened = mark[1].replace("/", "", 1).replace("end", "start") in thoughts
-        in_sentence = _BEFORE.search(thoughts) and _BEHIND.match(answer)
-        if not opened and not in_sentence and thoughts.count("```") % 2 == 0:
-            return _unwrapped(answer.lstrip())
+    start = end = len(text) - len(text.lstrip())
+    while opening := _OPENING.match(text, end):
+        closing = _CLOSING[opening[0].lower()].search(text, opening.end())
+        if closing is None and opening[0][0].isalpha():
+            break  # words, and no mark
+        last = closing.start() if closing else len(text)
+        if text.find(opening[0], opening.end(), last) >= 0 and text.find("\n", opening.end(), last) < 0:
+            break  # a sentence about the mark
+        end = closing.end() if closing else len(text)
+        end += len(text[end:]) - len(text[end:].lstrip())
+    if end > start:
+        is_element = end == len(text) and text[start:].lower().startswith(_WORDS) and text.rstrip().endswith(">")
+        return text if is_element else _unwrapped(text[end:])
+    return _after_left_open(text)
+
+
+def _after_left_open(text: str) -> str:
+    """``text`` behind thoughts that the prompt has opened; all of it where there are none."""
+    fences = seen = 0
+    for mark in islice(_LEFT_OPEN.finditer(text), _MOST_MARKS):
+        fences, seen = fences + text.count("```", seen, mark.start()), mark.start()
+        opened = text.find(mark[1].replace("/", "", 1).replace("end", "start"), 0, mark.start()) >= 0
+        before, follows = text[max(0, mark.start() - _SEEN_BEFORE) : mark.start()], text[mark.end() : mark.end() + 1]
+        is_alone = bool(_BEFORE.search(before)) or (follows in ("", "\n") and before[-1:].isalnum())
+        if not opened and is_alone and fences % 2 == 0:
+            return _unwrapped(text[mark.end() :].lstrip())
     return text
 
 
@@ -77,6 +93,6 @@ def unknown_mark(text: str) -> str:
 
 def _unwrapped(answer: str) -> str:
     for opening, closing in _WRAPPERS:
-        if answer.startswith(opening) and answer.rstrip().endswith(closing):
+        if answer.startswith(opening) and answer.rstrip().endswith(closing) and answer.count(closing) == 1:
             return answer.rstrip()[len(opening) : -len(closing)].strip()
     return answer

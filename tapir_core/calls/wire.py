@@ -19,16 +19,22 @@ from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outco
 from tapir_core.calls.words import (
     BROKE_OFF,
     CUT_OFF,
+    CUT_OFF_STATUSES,
     REFUSED,
     find_block,
     read_ending,
     read_error_words,
+    refuses_everybody,
     unsupported_field,
 )
 
 _USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
-_SENT_BEFORE = re.compile(r"\A(?:[\s\ufeff]|:.*\n)+")
+_SENT_BEFORE = re.compile(r"\A(?:[\s\ufeff]+|:.*\n)+")
 """What some send before a body, so that a connection stays open: blank lines and comments; and a byte order mark."""
+_MINIMAX = {"1002": 429, "1039": 429, "1004": 401, "1008": 402}
+"""Its own codes → the statuses that mean the same."""
+_OVERLOADED = ("HTTP 503", "HTTP 529")
+"""How the failure begins of a server that says itself that another time will do."""
 _WEB_PAGE = "a web page came in place of a reply"
 _ONLY_THOUGHTS = (
     "the reply has thoughts (reasoning_content) and no answer; where the server's reasoning parser takes answers for "
@@ -39,9 +45,6 @@ _ASKED_BY_FEW = ("logprobs", "top_logprobs")
 """Fields that some requests have: who refuses one answers the others."""
 TRAINED_ON: tuple[Role, ...] = ("teach", "refine")
 """Of these an answer that is as long as it may be counts as cut off, whatever its finish reason says."""
-
-_CUT_OFF_STATUSES = frozenset({408, 504, 524})
-"""What a server or gateway says that gave up waiting: the model may have answered, and the provider charges for it."""
 
 _LONGEST_MESSAGE = 500
 """Characters of a provider's error text that are kept."""
@@ -64,7 +67,9 @@ class Reply:
     retry_after_seconds: float | None = None
     """The server's own wish for the pause before the next attempt."""
     endpoint_at_fault: bool = False
-    """True when every other request to this endpoint would fail the same way."""
+    """True when every other request to this endpoint would fail the same way, as far as one reply can say."""
+    refuses_everybody: bool = False
+    """True when the reply itself says so: the key or the model is wrong."""
     model: str = ""
     """The model that the provider says has answered."""
     is_completion: bool = False
@@ -76,6 +81,8 @@ class Reply:
     def useless(self) -> str:
         """A reply that came and brought nothing, without what differs between two of the same; else empty."""
         if not isinstance(self.outcome, Failure) or self.outcome.kind != "server" or self.raw is None:
+            return ""
+        if self.retry_after_seconds is not None or self.outcome.message.startswith(_OVERLOADED):
             return ""
         return re.sub(r"\S*\d\S*", "#", self.outcome.message)
 
@@ -118,7 +125,7 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
         return Reply(Failure("connection", f"{_WEB_PAGE}: {_clip(raw)!r}"), raw=raw, endpoint_at_fault=True)
     try:
         body = json.loads(sent)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     if not isinstance(body, dict):
         return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
@@ -141,10 +148,12 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
     if outcome is None:
         blocked = find_block(body)
         outcome = Failure("refused", f"blocked: {blocked}: {_clip(raw)}") if blocked else _no_answer(raw)
-    elif body.get("amazon-bedrock-guardrailAction", "NONE") != "NONE":
+    elif (body.get("amazon-bedrock-guardrailAction") or "NONE") != "NONE":
         outcome = Failure("refused", "stopped by the provider's guardrail")
     elif isinstance(outcome, Answer) and request is not None and request.role in TRAINED_ON:
-        is_full = outcome.finish_reason != CUT_OFF and said >= request.sampling.max_tokens
+        most = _integer(endpoint.body_fields.get(endpoint.tokens_field)) or request.sampling.max_tokens
+        # Of some the limit covers thoughts, of others it does not.
+        is_full = most == said or said - _details(usage, "completion", "reasoning") >= most
         outcome = replace(outcome, finish_reason=CUT_OFF) if is_full else outcome
     return Reply(
         outcome,
@@ -200,10 +209,11 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     retry_after = read_retry_after(headers or {}, now=replied_at(headers or {}))
     return Reply(
         Failure(kind, message, parameter=parameter),
-        cost_unknown=status in _CUT_OFF_STATUSES,
+        cost_unknown=status in CUT_OFF_STATUSES,
         raw=raw,
         retry_after_seconds=retry_after,
         endpoint_at_fault=kind in {"unauthorized", "connection", "unsupported"},
+        refuses_everybody=refuses_everybody(status, codes, text.lower()),
     )
 
 
@@ -219,7 +229,7 @@ def replied_at(headers: Mapping[str, str]) -> datetime:
     """When a reply was sent, by the clock that its dates go by: the server's; ours where it does not say."""
     try:
         date = parsedate_to_datetime(headers.get("date", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         return datetime.now(UTC)
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
@@ -278,7 +288,8 @@ def _no_answer(raw: str) -> Failure:
 def _failed_call(body: dict[str, Any]) -> dict[str, Any] | None:
     """The error that MiniMax wraps in a body of its own."""
     said = _mapping(body.get("base_resp"))
-    return {"code": str(said["status_code"]), "message": said.get("status_msg")} if said.get("status_code") else None
+    code = str(said.get("status_code") or "")
+    return {"code": _MINIMAX.get(code, code), "message": said.get("status_msg")} if code else None
 
 
 def _codes(error: dict[str, Any]) -> Iterator[str]:

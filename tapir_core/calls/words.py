@@ -40,8 +40,8 @@ _FINISH_REASONS = {
         *("network_error", "server_error", "internal_error", "connection_error", "insufficient_system_resource"),
         *("timeout", "time_limit", "reason_time_limit", "rate_limit_exceeded", "load", "unload", "model_unloaded"),
         *("malformed_response", "malformed_model_output", "malformed_function_call", "malformed_tool_use"),
-        *("unexpected_tool_call", "too_many_tool_calls", "missing_thought_signature", "other", "unknown"),
-        *("unspecified", "engine_overloaded", "overloaded", "pup_limited_disabled"),
+        *("unexpected_tool_call", "too_many_tool_calls", "missing_thought_signature"),
+        *("engine_overloaded", "overloaded", "pup_limited_disabled"),
     ),
 }
 """Our word → those of OpenAI, Azure, Anthropic, Gemini, Bedrock, Mistral, Cohere, xAI, DeepSeek, GLM, vLLM, SGLang,
@@ -64,8 +64,10 @@ _REFUSED_PHRASES = (
     *("sensitive content", "data_inspection_failed", "敏感内容"),
 )
 """What the message of an error says where the prompt, or the answer to it, is not allowed."""
-_OF_ACCOUNT = ("your account", "organization", "api key")
+_OF_ACCOUNT = ("account", "organization", "api key", "resource", "access", "project", "subscription", "your ip")
 """Beside these a refusal is no row's own."""
+_OF_PROMPT = re.compile(r"your (?:input|prompt|request|message)|flagged")
+"""Without these a 403 is about rights."""
 
 _DOES_NOT_FIT = re.compile(
     r"""maximum\ (?:model|context|prompt|input|sequence|allowed|allowed\ input)\ (?:length|limit)
@@ -73,28 +75,32 @@ _DOES_NOT_FIT = re.compile(
     | exceed(?:s|ed)?\ (?:the\ |model's\ )?(?:maximum\ |available\ |max\ |max_)?(?:number\ of\ tokens|context)
     | exceeded\ model\ token\ limit
     | exceeds\ (?:the\ )?maximum\ (?:input|sequence|allowed)\ length | exceeds\ the\ kv\ memory\ budget
-    | exceed\ the\ configured\ limit | exceed\ context\ limit | context\ (?:window|length)\ exceed | context_length_
+    | tokens\ exceed\ the\ configured\ limit | exceed\ context\ limit | context\ (?:window|length)\ exceed
+    | context_length_
     | (?:prompt|input)\ (?:is\ )?too\ long | too\ many\ input\ tokens | prompt\ has\ too\ many\ tokens
     | too\ large\ for\ model\ with | prompt\ exceeds
     | (?:prompt|input)\ token\ (?:count|length)\b.{0,40}(?:exceed|too\ long)
     | tokens\ to\ keep\ from\ the\ initial\ prompt | keep\ the\ first\ \d+\ tokens\ when\ context
     | tokens`?\ \+\ `?max_new_tokens`?\ must\ be\ <= | inputs`?\ must\ have\ less\ than | range\ of\ input\ length
-    | prompt\ tokens\ too\ long | tokens_too_long | characters_too_long | prompt\ 超长 | length\ limit\ exceeded
-    | tokens\ in\ request\ more\ than\ max | configured\ context\ size | current\ length\ is\ \d+\ while\ limit
-    | max(?:imum)?[_ ](?:num[_ ]tokens|input[_ ]length|seq[_ ]len|model[_ ]len)""",
+    | prompt\ tokens\ too\ long | tokens_too_long | characters_too_long | prompt\ 超长
+    | tokens\ in\ request\ more\ than\ max | configured\ context\ size | current\ length\ is\ \d+\ while\ limit""",
     re.VERBOSE,
 )
 """What a message says of a prompt that does not fit, under any status: of vLLM, SGLang, TGI, TensorRT-LLM, llama.cpp,
 LM Studio, Ollama, OpenAI, Anthropic, Gemini, Bedrock, Mistral, xAI, DashScope, GLM, Moonshot, Qianfan and gateways."""
-_ABOUT_LENGTH = ("context length", "context size", "context window", "maximum context")
+_ABOUT_LENGTH = (
+    *("context length", "context size", "context window", "maximum context", "length limit exceeded"),
+    *("max_num_tokens", "max_input_length", "max_seq_len", "max_model_len"),
+)
 """The same where the status says that the request is at fault."""
 _TOO_LONG_CODES = {
     *("context_length_exceeded", "context_length_error", "string_above_max_length", "exceed_context_size_error"),
     *("request_too_large", "1261"),
 }
 _PER_MINUTE = ("rate limit", "rate_limit", "per minute", "tokens per min", "too many requests", "per day")
-_NEVER_FITS = re.compile(r"limit:? ([\d,]+).{0,20}requested:? ([\d,]+)")
+_NEVER_FITS = re.compile(r"(?:token|tpm|tpd).{0,40}limit:? ([\d,]+).{0,20}requested:? ([\d,]+)")
 """Of a limit per minute: one request that is larger than the minute."""
+CUT_OFF_STATUSES = frozenset({408, 504, 524})
 _USED_UP_PHRASE = "could not finish the message because max_tokens"
 
 _UNSUPPORTED_CODES = ("unsupported_parameter", "unsupported_value")
@@ -108,12 +114,17 @@ _PARAMETERS = (
     *("response_format", "reasoning_effort", "thinking", "extra_body"),
 )
 """Fields that a message may name; of several the first is what does without the least."""
-_ENDPOINT_CODES = {"model_not_found", *_UNSUPPORTED_CODES, "unknown_url"}
+_MODEL_CODES = {"model_not_found", "model_decommissioned", "invalid_model"}
+_ENDPOINT_CODES = {*_MODEL_CODES, *_UNSUPPORTED_CODES, "unknown_url"}
 """Codes under which the endpoint would refuse every row alike: storing them as terminal would poison the store."""
 _WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
 """How the message of a 400 begins where a provider words a wrong key so: as a row's own failure it would be stored."""
 _UNPAID_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "arrearage"}
-_UNPAID_BEGINNINGS = ("your credit balance is too low", "insufficient balance")
+_UNPAID_BEGINNINGS = (
+    *("your credit balance is too low", "insufficient balance", "you have reached your specified api usage limits"),
+    *("budget has been exceeded", "exceededbudget", "this organization has been disabled", "account "),
+    "user location is not supported",
+)
 """How the message of a 400 begins where an account is empty; topped up, the same row is answered."""
 
 
@@ -154,29 +165,39 @@ def _blocks(body: object) -> Iterator[str]:
 def read_error_words(status: int, codes: frozenset[str], text: str) -> FailureKind:
     """What an error means by its status, its codes and its message, all in lower case."""
     fits_not = bool(_DOES_NOT_FIT.search(text)) or (status < 500 and any(each in text for each in _ABOUT_LENGTH))
-    is_of_account = any(each in text for each in _OF_ACCOUNT) or status in {401, 402, 404, 405, 408, 429}
+    may_be_refused = status in {400, 422, 451} or (status == 403 and bool(_OF_PROMPT.search(text)))
     if codes & _REFUSED_CODES or (
-        not fits_not and not is_of_account and any(phrase in text for phrase in _REFUSED_PHRASES)
+        may_be_refused
+        and not fits_not
+        and not any(each in text for each in _OF_ACCOUNT)
+        and any(phrase in text for phrase in _REFUSED_PHRASES)
     ):
         return "refused"
     if _USED_UP_PHRASE in text:
         return "used_up"
-    wrong_key = status == 400 and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
+    wrong_key = status in {400, 412} and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
     if wrong_key or codes & _UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
     # 404 and 405 say that the address or the model is wrong, 407 that a proxy wants a password: not the row's fault.
     if codes & _ENDPOINT_CODES or status in {404, 405, 407}:
         return "connection"
-    if status == 429 or (status == 413 and any(each in text for each in _PER_MINUTE)):
+    is_rate = any(each in text for each in _PER_MINUTE)
+    if (status == 429 and (is_rate or not fits_not)) or (status == 413 and is_rate):
         asked = _NEVER_FITS.search(text)
         limit, requested = (int(each.replace(",", "") or 0) for each in asked.groups()) if asked else (0, 0)
         # However long one waits, it never fits; a limit of calls has no number that large.
         return "too_long" if requested > limit > 0 else "rate_limited"
     if status == 413 or codes & _TOO_LONG_CODES or fits_not:
         return "too_long"
-    if status == 408:
+    # What a server or gateway says that waited too long for the model: it may be charged.
+    if status in CUT_OFF_STATUSES:
         return "timeout"
     return "bad_request" if 400 <= status < 500 and status not in {409, 425} else "server"
+
+
+def refuses_everybody(status: int, codes: frozenset[str], text: str) -> bool:
+    """Whether an error says that the key or the model is wrong, whatever is asked; other refusals may be one row's."""
+    return status in {401, 402} or bool(codes & (_MODEL_CODES | _UNPAID_CODES)) or (status == 404 and "model" in text)
 
 
 def unsupported_field(status: int, codes: frozenset[str], parameter: str, text: str) -> str:

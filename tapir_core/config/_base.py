@@ -205,18 +205,24 @@ def secret(said: str) -> PydanticCustomError:
 
 
 _KEY = re.compile(
-    r"""(?i:bearer|basic)\ \S{8,} | [sprk]k-[\w-]{12,} | [spr]k_(?:live|test)_\w+ | gh[pousr]_\w{16,} | github_pat_\w+
-    | hf_\w{16,} | gsk_\w{16,} | r8_\w{16,} | xai-\w{16,} | nvapi-\S{16,} | pplx-\w{16,} | glpat-\S{16,} | xox[a-z]-\S+
-    | AIza[\w-]{20,} | ya29\.\S+ | AKIA[A-Z0-9]{12,} | eyJ[\w-]{10,}\.[\w-]+\.\S* | -----BEGIN\ .*
-    | [0-9a-f]{32,} | [0-9A-F]{32,} | (?=\S*[0-9])(?=\S*[a-z])(?=\S*[A-Z])[A-Za-z0-9+=]{32,}""",
+    r"""(?i:bearer|basic|token)\ (?=.*\d)[\w+/=.~-]{10,} | [sprk]k-[\w-]{12,} | [spr]k_(?:live|test)_\w+
+    | gh[pousr]_\w{16,} | github_pat_\w+ | hf_\w{16,} | gsk_\w{16,} | r8_\w{16,} | xai-\w{16,} | nvapi-\S{16,}
+    | pplx-\w{16,} | glpat-\S{16,} | xox[a-z]-\S+ | AIza[\w-]{20,} | ya29\.\S+ | AKIA[A-Z0-9]{12,}
+    | eyJ[\w-]{10,}\.[\w-]+\.\S* | -----BEGIN\ .*""",
     re.VERBOSE | re.DOTALL,
 )
-"""Keys as providers and clouds write them, and long texts that mean nothing."""
+"""Keys as providers and clouds write them."""
+_RANDOM = re.compile(r"[0-9a-f]{32,}|[0-9A-F]{32,}|(?=.*\d\D.*\d\D.*\d)(?=.*[a-z])(?=.*[A-Z])[A-Za-z0-9+/=%]{32,}")
+"""A long text that means nothing."""
 _NAMES_KEY = re.compile(
-    r"(?:key|token|secret|password|passwd|auth|authorization|credentials?|sig|signature|cookie)$", re.I
+    r"(?:key|token|secret|password|passwd|pwd|code|auth|authorization|credentials?|sig|signature|cookie)$",
+    re.IGNORECASE,
 )
-_NAMES_NONE = re.compile(r"cache|idempot|(?:eos|bos|pad|stop|tool)\w*$", re.I)
-_OPAQUE = re.compile(r"[\w+/=.:-]{12,}")
+_NAMES_NONE = re.compile(
+    r"cache|idempot|user|identifier|(?:rout|partition|sort)\w*key|hash|revision|commit|digest|(?:eos|bos|pad|stop)\w*$",
+    re.IGNORECASE,
+)
+_OPAQUE = re.compile(r"(?=.*\d)[\w+/=.:%~-]{12,}")
 
 
 def check_no_key(value: T, name: str = "") -> T:
@@ -227,19 +233,16 @@ def check_no_key(value: T, name: str = "") -> T:
     Raises:
         PydanticCustomError: a text looks like a key, by its form or by the ``name`` of its field.
     """
-    variable = environment_name(value)
-    if variable is not None:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-            raise secret(f'{name}: names no environment variable (the value is not shown); write {{ env = "NAME" }}')
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for each, inner in value.items():
-            check_no_key(inner, str(each))
+            check_no_key(inner, name if each == "env" else str(each))
     elif isinstance(value, list | tuple):
         for inner in value:
             check_no_key(inner, name)
     elif isinstance(value, str):
-        named = _NAMES_KEY.search(name) and not _NAMES_NONE.search(name) and _OPAQUE.fullmatch(value)
-        if named or _KEY.fullmatch(value):
+        is_named = bool(_NAMES_KEY.search(name) and _OPAQUE.fullmatch(value))
+        is_strange = (is_named or bool(_RANDOM.fullmatch(value))) and not _NAMES_NONE.search(name)
+        if _KEY.fullmatch(value) or is_strange:
             raise secret(
                 f"{name} looks like a key (the value is not shown), and the configuration is kept in the run folder; "
                 'export it, and write { env = "NAME" } in its place, which keeps the name of the variable alone'
@@ -248,10 +251,9 @@ def check_no_key(value: T, name: str = "") -> T:
 
 
 def environment_name(value: object) -> str | None:
-    """The variable that a table ``{ env = "NAME" }`` names; None for any other value."""
-    return (
-        value["env"] if isinstance(value, dict) and value.keys() == {"env"} and isinstance(value["env"], str) else None
-    )
+    """The variable that a table ``{ env = "NAME" }`` names, in capitals; None for any other value."""
+    name = value["env"] if isinstance(value, dict) and value.keys() == {"env"} else None
+    return name if isinstance(name, str) and re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) else None
 
 
 def check_different(values: tuple[T, ...]) -> tuple[T, ...]:

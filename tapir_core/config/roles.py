@@ -159,10 +159,10 @@ class EndpointConfig(Kind):
 
 def _check_texts(texts: dict[str, Any]) -> dict[str, Any]:
     """Texts by name, none of which is a key; each may be the name of an environment variable in its place."""
-    for name, value in texts.items():
+    for name, value in check_no_key(texts).items():
         if not isinstance(value, str) and environment_name(value) is None:
-            raise ValueError(f'{name} is no text; write it in quotes, or as {{ env = "NAME" }}')
-    return check_no_key(texts)
+            raise secret(f'{name} is no text; write it in quotes, or as {{ env = "NAME" }} with the name in capitals')
+    return texts
 
 
 def _check_headers(headers: dict[str, Any]) -> dict[str, Any]:

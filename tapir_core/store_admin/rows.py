@@ -22,7 +22,7 @@ from tapir_core.calls.store_tables import answers, explained, in_groups, open_en
 from tapir_core.calls.thoughts import strip_thoughts
 from tapir_core.calls.types import TERMINAL, Answer, Endpoint
 from tapir_core.calls.wire import TRAINED_ON, clean_text, read_completion
-from tapir_core.calls.words import CUT_OFF, read_ending, words_of
+from tapir_core.calls.words import CUT_OFF, REFUSED, read_ending, words_of
 from tapir_core.curriculum.teacher import CONTROL_TOKEN
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
@@ -97,7 +97,7 @@ class RowFilter:
             found.append(
                 (columns.status != "answer")
                 | (sa.func.trim(columns.text, " \t\r\n") == "")
-                | columns.finish_reason.in_(words_of(CUT_OFF))
+                | columns.finish_reason.in_((*words_of(CUT_OFF), *words_of(REFUSED)))
                 | columns.text.regexp_match(CONTROL_TOKEN.pattern)
                 | closes_turn
             )
@@ -111,7 +111,7 @@ class RowFilter:
         """The conditions that are set, for a manifest."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
-            name: value.isoformat() if isinstance(value, datetime) else list(value)
+            name: value.isoformat() if isinstance(value, datetime) else value if value is True else list(value)
             for name, value in values.items()
             if value
         }

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections import Counter
 from pathlib import Path
+from zlib import crc32
 
 import polars as pl
 import pytest
@@ -88,13 +89,33 @@ def test_a_key_that_is_withdrawn_stops_the_run_after_three_refusals_in_a_row(tmp
     assert "max_missing_share" not in str(stopped.value)
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [Status(403, "<html>blocked by the firewall</html>"), Status(404, {"error": {"message": "no such entry"}})],
+    ids=["firewall", "not found"],
+)
+def test_a_few_rows_that_are_refused_each_for_itself_are_missing_and_stop_no_start(
+    refusal: Status, tmp_path: Path, backbone: Path
+) -> None:
+    def some_refused(call: RecordedCall) -> FakeReply:
+        is_refused = is_plain(call) and crc32(call.prompt.encode()) % 100 == 7
+        refused.update([call.prompt] if is_refused else [])
+        return refusal if is_refused else answer(call)
+
+    refused = set[str]()
+    with FakeProvider(some_refused) as provider:
+        taught = run_to_answers(make_small(tmp_path, provider, backbone, 400))
+    assert 3 <= len(refused) <= 8
+    assert taught.height == 400 - len(refused)
+
+
 def test_rows_that_the_provider_blocks_are_listed_and_left_out(tmp_path: Path, backbone: Path) -> None:
     odd = Counter[str]()
 
     def some_blocked(call: RecordedCall) -> FakeReply:
         if is_plain(call) and len(odd.keys() | {call.prompt}) <= 8:
             odd[call.prompt] += 1
-            return (BLOCKED, CLOSED)[hash(call.prompt) % 2]
+            return (BLOCKED, CLOSED)[crc32(call.prompt.encode()) % 2]
         return answer(call)
 
     with FakeProvider(some_blocked) as provider:

@@ -52,7 +52,7 @@ def run(tmp_path, provider: FakeProvider) -> Iterator[RunFolder]:
         tmp_path,
         data={"pool": {"type": "standin", "rows": 80}},
         teacher={"endpoint": endpoint, "reasks": 0},
-        calls={"concurrency": 4},
+        calls={"concurrency": 4, "max_unanswered_share": 0.5},
     )
     run = open_run(config, INGREDIENTS)
     pool.fn(run.ref, StageAt("pool"))

@@ -12,8 +12,8 @@ ENDPOINT = Endpoint(WHERE, 8, "sk-1", "MY_KEY")
 GOOD = Reply(Answer("fine", "stop", 1, 1))
 
 
-def reply_of(kind: FailureKind, *, raw: str | None = None, at_fault: bool = False) -> Reply:
-    return Reply(Failure(kind, f"it was {kind}"), raw=raw, endpoint_at_fault=at_fault)
+def reply_of(kind: FailureKind, *, raw: str | None = None, at_fault: bool = False, clear: bool = False) -> Reply:
+    return Reply(Failure(kind, f"it was {kind}"), raw=raw, endpoint_at_fault=at_fault or clear, refuses_everybody=clear)
 
 
 def observe(address: Address, *replies: Reply, every: float = 1.0, start: float = 0.0) -> Failure | None:
@@ -56,13 +56,44 @@ def test_after_it_was_given_up_the_first_failure_says_so_again():
 
 
 def test_one_that_refuses_everybody_is_given_up_at_once_and_one_that_answered_only_after_three():
-    refusal = reply_of("unauthorized", raw="{}", at_fault=True)
+    refusal = reply_of("unauthorized", raw="{}", clear=True)
     given_up = observe(address_of(), refusal)
     assert given_up is not None
     assert "MY_KEY" in given_up.message
     address = address_of()
     assert observe(address, GOOD, *[refusal] * 2) is None
-    assert observe(address, refusal) is not None
+    assert observe(address, refusal, start=3.0) is not None
+
+
+def test_what_may_be_the_fault_of_one_row_is_waited_for_longer_and_stops_no_run():
+    refusal = reply_of("unauthorized", raw="{}", at_fault=True)
+    address = address_of()
+    assert observe(address, GOOD, *[refusal] * 9) is None
+    given_up = observe(address, refusal, start=10.0)
+    assert given_up is not None
+    assert not given_up.refuses_all
+
+
+def test_refusals_that_were_under_way_together_count_as_one():
+    address = address_of()
+    observe(address, GOOD)
+    refusal = reply_of("unauthorized", raw="{}", clear=True)
+    together = [
+        address.observe(refusal, began=1.0, now=2.0 + n / 100, endpoint=ENDPOINT, key=str(n)) for n in range(32)
+    ]
+    assert together == [None] * 32
+    assert address.observe(refusal, began=3.0, now=3.1, endpoint=ENDPOINT, key="a") is None
+    assert address.observe(refusal, began=3.0, now=3.1, endpoint=ENDPOINT, key="b") is not None
+
+
+def test_a_row_that_is_refused_while_others_are_answered_gives_nothing_up():
+    address = address_of()
+    refusal = reply_of("connection", raw="{}", clear=True)
+    for n in range(20):
+        observe(address, GOOD, start=2.0 * n)
+        assert address.observe(refusal, began=2.0 * n + 1, now=2.0 * n + 1.5, endpoint=ENDPOINT, key=f"{n % 4}") is None
+    for n in range(20):
+        assert address.observe(refusal, began=50.0 + n, now=50.5 + n, endpoint=ENDPOINT, key=f"{n % 4}") is None
 
 
 @pytest.mark.parametrize("kind", ["server", "connection", "timeout"])

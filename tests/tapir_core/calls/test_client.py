@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tapir_core.calls import Answer, Endpoint, Failure, Message, Request
-from tapir_core.calls.client import Client, hide_key
+from tapir_core.calls.client import Client, hide_key, hide_keys
 from tapir_core.calls.limits import RateLimit
 from tapir_core.calls.wire import Reply, request_body
 from tapir_core.config import Sampling
@@ -351,3 +351,22 @@ def test_an_unknown_finish_reason_is_told_once_with_its_body(caplog: pytest.LogC
     assert {reply.outcome.finish_reason for reply in replies} == {"sundown"}
     [told] = [record.getMessage() for record in caplog.records if "sundown" in record.getMessage()]
     assert "question 0" in told
+
+
+def test_a_secret_is_hidden_as_an_address_spells_it_too():
+    endpoint = Endpoint("http://h/v1", 1, "abcdefgh", more_secrets=("abcdefgh-longer/+==", "customer"))
+    assert hide_keys("?sig=abcdefgh-longer%2F%2B%3D%3D and abcdefgh-longer/+==", endpoint) == "?sig=[key] and [key]"
+    assert hide_keys("Dear customer", endpoint) == "Dear customer"
+
+
+def test_a_header_that_cannot_be_sent_is_named_without_its_value():
+    with pytest.raises(ConfigError, match="the header X-Team holds a line break") as refused:
+        Client(Endpoint("http://h/v1", 1, headers={"X-Team": "hush\n"}), timeout_seconds=1)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("date", ["Thu, 01 Jan 2026 12:00:00 +99999999999999", "soon", ""])
+def test_a_date_that_cannot_be_read_is_our_own(date: str):
+    assert isinstance(
+        send(Status(200, {"choices": [{"message": {"content": "Yes"}}]}, {"Date": date}))[0].outcome, Answer
+    )

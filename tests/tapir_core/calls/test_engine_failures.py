@@ -168,7 +168,7 @@ def test_credit_that_runs_out_midway_stops_the_calls(engine: CallEngine):
 
     with FakeProvider(script) as provider:
         outcomes = engine.ask(prompts(60), lambda: provider.endpoint(concurrency=1))
-        assert len(provider.calls) == 30
+        assert len(provider.calls) == 23
     assert Counter(texts(outcomes))["unauthorized"] == 40
 
 

@@ -14,7 +14,8 @@ from tapir_core.calls.wire import read_completion
     [
         "<think>\nHm.\n</think>\n\n42",
         "\n<think>Hm.</think>42",
-        "<Thinking>\nHm.\n</thinking>\n\n42".replace("<T", "<t"),
+        "<Thinking>\nHm.\n</Thinking>\n\n42",
+        "<think>Hm.</THINK>42",
         "<thought>Hm.</thought> 42",
         "<reasoning>Hm.</reasoning>\n42",
         "[THINK]Hm.[/THINK]42",
@@ -54,6 +55,13 @@ def test_thoughts_in_the_marks_of_the_known_families_are_no_part_of_the_answer(t
         "I think <thinking> is what cats do.",
         "<answer>42</answer>",
         "<div>thinking</div>",
+        "<reason>Missing stock</reason>\n<code>E42</code>",
+        "<thought>one</thought>\n<thought>two</thought>",
+        "<reasoning>because</reasoning>",
+        "Write:\n\n    </think>\n\nand go on.",
+        "| mark | meaning |\n| </think> | the end |",
+        "1. </think> ends them.",
+        "It is **</think>** that ends them.",
     ],
 )
 def test_what_only_speaks_of_thoughts_stays_as_it_is(text: str):
@@ -63,6 +71,18 @@ def test_what_only_speaks_of_thoughts_stays_as_it_is(text: str):
 @pytest.mark.parametrize("opening", ["<think>", "<thinking>\n", "[THINK]", "<|channel|>analysis<|message|>"])
 def test_thoughts_that_are_never_closed_leave_no_answer(opening: str):
     assert strip_thoughts(f"{opening}Hm. Six times seven") == ""
+
+
+def test_an_answer_in_several_elements_is_not_unwrapped():
+    assert (
+        strip_thoughts("<think>h</think><answer>A</answer>\n<answer>B</answer>")
+        == "<answer>A</answer>\n<answer>B</answer>"
+    )
+
+
+@pytest.mark.parametrize("text", ["so </think> b ", "</think>\n", "It. <think>a</think> ", "<think>a</think> "])
+def test_a_reply_of_nothing_but_marks_is_read_soon(text: str):
+    assert len(strip_thoughts("Hm " * (text[0] != "<") + text * 20_000)) < 20_000 * len(text) + 10
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "reasoning_details"])

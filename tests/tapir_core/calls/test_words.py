@@ -38,10 +38,7 @@ def ending(choice: dict[str, Any], **more: Any) -> str:
         *((word, "length") for word in ("REASON_MAX_LEN", "ERROR_LIMIT", "pause_turn", "contextLengthReached")),
         *((word, "refused") for word in ("SAFETY", "RECITATION", "PROHIBITED_CONTENT", "content-filter", "refusal")),
         *((word, "refused") for word in ("guardrail_intervened", "sensitive", "ERROR_TOXIC", "FINISH_REASON_SPII")),
-        *(
-            (word, "server")
-            for word in ("error", "abort", "network_error", "unload", "OTHER", "MALFORMED_FUNCTION_CALL")
-        ),
+        *((word, "server") for word in ("error", "abort", "network_error", "unload", "MALFORMED_FUNCTION_CALL")),
         *(
             (word, "stop")
             for word in ("stop", "STOP", "end_turn", "eos_token", "COMPLETE", "stop_sequence", "eosFound")
@@ -83,6 +80,20 @@ def test_a_gateways_stop_hides_no_word_of_its_provider(choice: dict[str, Any], o
 def test_an_answer_to_be_trained_on_that_took_all_its_tokens_is_cut_off(tokens: Any, role: str, ours: str):
     usage = {"prompt_tokens": 20, "completion_tokens": tokens}
     assert ending({"finish_reason": "stop"}, usage=usage, role=role) == ours
+
+
+def test_thoughts_and_a_limit_that_the_endpoint_sets_itself_cut_nothing_off():
+    details = {"completion_tokens_details": {"reasoning_tokens": 1980}}
+    assert (
+        ending({"finish_reason": "stop"}, usage={"prompt_tokens": 20, "completion_tokens": 2000, **details}) == "stop"
+    )
+    roomy = Endpoint("http://h/v1", 1, body_fields={"max_tokens": 4096})
+    body = {"choices": [{"message": {"content": "Whole."}, "finish_reason": "stop"}]}
+    for tokens, ours in ((200, "stop"), (4096, "length")):
+        raw = json.dumps(body | {"usage": {"prompt_tokens": 20, "completion_tokens": tokens}})
+        outcome = read_completion(raw, roomy, make_request(sampling=Sampling(max_tokens=64))).outcome
+        assert isinstance(outcome, Answer)
+        assert outcome.finish_reason == ours
 
 
 @pytest.mark.parametrize("tokens", [None, "many", -7, float("nan"), 10**30, True, [], {}])
@@ -214,6 +225,28 @@ def test_a_prompt_that_does_not_fit_is_its_rows_own_failure_under_any_status(sai
         (429, {"error": {"message": "Too many tokens, please wait before trying again."}}, "rate_limited"),
         (500, {"error": {"message": "the context window broke"}}, "server"),
         (500, {"error": {"message": "CUDA out of memory"}}, "server"),
+        (500, {"error": {"message": "CUDA out of memory. Try decreasing max_model_len"}}, "server"),
+        (503, {"error": {"message": "queue length limit exceeded, retry later"}}, "server"),
+        (503, {"error": {"message": "Number of waiting requests exceed the configured limit"}}, "server"),
+        (503, {"error": {"message": "The safety system is temporarily unavailable"}}, "server"),
+        (500, {"error": {"message": "Error while applying content policy: upstream timed out"}}, "server"),
+        (504, {"error": {"message": "upstream request timeout"}}, "timeout"),
+        (403, {"error": {"message": "Your resource was blocked: it may violate our content policy"}}, "unauthorized"),
+        (
+            403,
+            {"error": {"message": "Your access was disabled because of violations of our usage policies"}},
+            "unauthorized",
+        ),
+        (400, {"error": {"message": "You have reached your specified API usage limits."}}, "unauthorized"),
+        (
+            400,
+            {"error": {"message": "Budget has been exceeded! Current cost: 3", "type": "auth_error"}},
+            "unauthorized",
+        ),
+        (400, {"error": {"message": "gone", "code": "model_decommissioned"}}, "connection"),
+        (429, {"error": {"message": "Rate limit: 10, requested: 11"}}, "rate_limited"),
+        (429, {"error": {"message": "limit 60 per minute, requested 61"}}, "rate_limited"),
+        (429, {"error": {"message": "prompt is too long: 205301 tokens > 200000"}}, "too_long"),
     ],
 )
 def test_codes_and_messages_of_errors_are_told_apart(status: int, body: Any, kind: str):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.config import OpenAIEndpoint, RunConfig
+from tapir_core.config import OpenAIEndpoint, RunConfig, environment_name
 from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.errors import ConfigError
 
@@ -101,6 +101,8 @@ KEYS = [
     ("extra_body", "metadata.note", "hf_ABCDEFGHIJKLMNOPQRST"),
     ("extra_body", "anything", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"),
     ("extra_body", "anything", "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cE1gI"),
+    ("query", "sig", "abc%2Fdef%3D0123456"),
+    ("extra_body", "aws", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLE7KEY1"),
     ("query", "key", "AIzaSyA0123456789abcdefghij"),
     ("query", "sig", "c2lnbmF0dXJl0123"),
     ("query", "code", "0123456789abcdef0123456789abcdef"),
@@ -125,6 +127,8 @@ def test_a_text_that_looks_like_a_key_is_refused_and_not_shown(field: str, name:
         ("query", '{ api-version = "2024-10-21" }'),
         ("headers", '{ X-Title = "a study of teachers" }'),
         ("extra_body", "{ chat_template_kwargs = { enable_thinking = false } }"),
+        ("extra_body", f'{{ user = "{"0123456789abcdef" * 4}", routing_key = "eu-west-1-frankfurt" }}'),
+        ("extra_body", '{ system = "basic instructions", adapter = "MySupportMailAdapterVersion2024Final" }'),
         ("extra_body", '{ prompt_cache_key = "experiment-2026-11", eos_token = "<|im_end|>", max_tokens = 9 }'),
         ("extra_body", '{ provider = { order = ["meta-llama/Llama-3.3-70B-Instruct-Turbo"] }, stop = ["\\n\\n"] }'),
     ],
@@ -144,6 +148,11 @@ def test_of_a_variable_the_name_alone_is_kept(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("wrong", ["sk-0123456789abcdef", "no name", ""])
 def test_what_stands_for_a_variable_has_to_be_its_name(wrong: str, tmp_path: Path):
-    with pytest.raises(ConfigError, match="names no environment variable") as refused:
+    with pytest.raises(ConfigError, match="env") as refused:
         load(tmp_path, f'teacher.endpoint.query={{ key = {{ env = "{wrong}" }} }}')
     assert not wrong or wrong not in str(refused.value)
+
+
+def test_a_field_that_is_called_env_stays_a_field(tmp_path: Path):
+    config = load(tmp_path, 'teacher.endpoint.extra_body={ metadata = { env = "production" } }')
+    assert environment_name(teacher(config).extra_body["metadata"]) is None
