@@ -23,15 +23,7 @@ from tapir_core.calls.client import Client
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
 from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.timing import Stopwatch, Timing
-from tapir_core.calls.types import (
-    Answer,
-    Endpoint,
-    Failure,
-    FailureKind,
-    LiveAddress,
-    Request,
-    unsupported_remedy,
-)
+from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, LiveAddress, Request, unsupported_remedy
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 
