@@ -8,6 +8,7 @@ says what to change.
 `Progress` counts what a run is doing now; the terminal and the flow run show it. Thread-safe, knows no display.
 """
 
+import logging
 import math
 import threading
 import time
@@ -25,6 +26,8 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError, IncompleteBatch, TooMuchMissing
 from tapir_core.stages import StageAt, asked_endpoints
+
+logger = logging.getLogger(__name__)
 
 Rows = TypeVar("Rows")
 
@@ -148,6 +151,9 @@ def check_failed(at: StageAt, made: StageOutcome, config: RunConfig) -> None:
     failed = _counted(at, made.failed)
     if told := _too_much(at, failed, made.asked, config):
         raise ConfigError(f"{told}. {_said(made, failed)} {_ways_on(at, failed, config)}")
+    if failed:
+        text = "%s goes on without %d of %d: %s. %s"
+        logger.warning(text, at, failed.total(), made.asked, _by_kind(failed), _said(made, failed))
 
 
 def can_be_given_up(at: StageAt, config: RunConfig) -> bool:

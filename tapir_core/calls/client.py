@@ -75,7 +75,7 @@ class Client:
         self._endpoint = endpoint
         proxy = proxy_before(endpoint.base_url, endpoint.proxy)
         self._timeout_seconds = timeout_seconds
-        self._said = set[str]()
+        self._said = set[tuple[str, str]]()
         key = endpoint.api_key or "none"
         in_bearer = endpoint.key_header == "Authorization"
         headers: dict[str, Any] = {"Authorization": f"Bearer {key}"}
@@ -116,6 +116,13 @@ class Client:
         got = await self.get(self._read_bounded(asked))
         if isinstance(got, Reply):
             return got
+        if got is None:
+            # Another try would bring as much again, and be charged for it.
+            return Reply(
+                Failure("no_answer", f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MiB"),
+                cost_unknown=True,
+                raw="",
+            )
         raw = self.text(got)
         if got.status_code == 200:
             reply = read_completion(raw, self._endpoint, request)
@@ -154,16 +161,15 @@ class Client:
         except FOREIGN_ERRORS as error:
             return self._read_foreign(error)
 
-    async def _read_bounded(self, asked: httpx2.Request) -> httpx2.Response:
-        """The response to ``asked``, of which no more is read than any answer has."""
+    async def _read_bounded(self, asked: httpx2.Request) -> httpx2.Response | None:
+        """The response to ``asked``; None where it is larger than any answer, and read no further."""
         response = await self._http.send(asked, stream=True)
         chunks, size = list[bytes](), 0
         try:
             async for chunk in response.aiter_bytes():
                 size += len(chunk)
                 if size > LARGEST_REPLY_BYTES:
-                    chunks = [f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MiB".encode()]
-                    break
+                    return None
                 chunks.append(chunk)
         finally:
             await response.aclose()
@@ -174,12 +180,12 @@ class Client:
     def _say_what_is_odd(self, reply: Reply, request: Request) -> None:
         """Warn of an unknown finish reason, and of an answer by another model; of each once."""
         ending = reply.outcome.finish_reason if isinstance(reply.outcome, Answer) else ""
-        if not is_known_ending(ending) and ending not in self._said:
-            self._said.add(ending)
+        if not is_known_ending(ending) and ("ending", ending) not in self._said:
+            self._said.add(("ending", ending))
             text = "%s ends answers with an unknown finish_reason %r; they count as whole: %s"
             logger.warning(text, self._endpoint.base_url, ending, (reply.raw or "")[:_SHOWN_CHARACTERS])
-        if reply.model and reply.model not in self._said:
-            self._said.add(reply.model)
+        if reply.model and ("model", reply.model) not in self._said:
+            self._said.add(("model", reply.model))
             asked, answered = (
                 _NAME_PARTS.sub("", name.lower().rpartition("/")[2]) for name in (request.model, reply.model)
             )

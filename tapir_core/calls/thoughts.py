@@ -40,6 +40,7 @@ _WRAPPERS = (
 )
 """What some of them put around the answer that follows their thoughts."""
 _CLOSING = {opening.lower(): re.compile(re.escape(closing), re.IGNORECASE) for opening, closing in _PAIRS}
+_CLOSING |= dict.fromkeys(("<think>", "<thinking>"), re.compile("</think(?:ing)?>", re.IGNORECASE))
 _OPENING = re.compile("|".join(map(re.escape, sorted(_CLOSING, key=len, reverse=True))), re.IGNORECASE)
 _LEFT_OPEN = re.compile(
     r"(</think>|\[/THINK\]|</thinking>|</thought>|</seed:think>|◁/think▷|</longcat_think>|<\|think:end\|>)"
@@ -51,7 +52,7 @@ _BEFORE = re.compile(r"(?:\A|\n) {0,3}\Z|(?<!\d)[.!?…][\"')\]]?[ \t]*\Z")
 """Before a mark that closes thoughts: the beginning of a line, or the end of a sentence."""
 _MOST_MARKS, _SEEN_BEFORE = 20, 80
 """Closing marks that are looked at, and characters before each."""
-_MARK = re.compile(r"\s*(<[|/]?[\w:|-]{2,30}\|?>|\[[A-Z_ ]{4,30}\]|◁\w{2,20}▷)")
+_MARK = re.compile(r"\s*(<[|/]?[\w:|-]{2,30}\|?>|\[[A-Z_ ]{4,30}\]|◁\w{2,20}▷|【\w{1,20}】|<\w+ type=\"\w+\")")
 
 
 def strip_thoughts(text: str) -> str:
@@ -62,7 +63,8 @@ def strip_thoughts(text: str) -> str:
         if closing is None and opening[0][0].isalpha():
             break  # words, and no mark
         last = closing.start() if closing else len(text)
-        if text.find(opening[0], opening.end(), last) >= 0 and text.find("\n", opening.end(), last) < 0:
+        is_named_again = text.find(opening[0], opening.end(), last) >= 0 and text.find("\n", opening.end(), last) < 0
+        if is_named_again or text[opening.end() : last].strip() in ("and", "or", "to", "&", ",", "/", "…", "..."):
             break  # a sentence about the mark
         end = closing.end() if closing else len(text)
         end += len(text[end:]) - len(text[end:].lstrip())

@@ -169,7 +169,10 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
 
 def _read_usage(usage: dict[str, Any]) -> tuple[int, int, int]:
     """Prompt tokens, all tokens that were generated, and those that the provider calls the completion."""
-    prompt, said = _integer(usage.get("prompt_tokens")), _integer(usage.get("completion_tokens"))
+    prompt, said = (
+        _integer(usage.get(name)) or _integer(usage.get(other))
+        for name, other in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    )
     cached, thoughts = _details(usage, "prompt", "cached"), _details(usage, "completion", "reasoning")
     # What is more than the whole that it should be part of was left out of it, and is charged all the same.
     prompt += cached if cached > prompt else 0
@@ -268,7 +271,8 @@ def _ending_of(choice: dict[str, Any]) -> str:
     """How a reply ended, in our words: a gateway's word, unless its provider's says that the answer is not whole."""
     said = [_said(choice.get(name)) for name in ("finish_reason", "native_finish_reason")]
     said.append(_said(_mapping(choice.get("provider_specific_fields")).get("native_finish_reason")))
-    ending, *natives = map(read_ending, said if said[0] else [_said(choice.get("done_reason")), *said[1:]])
+    other = _said(choice.get("done_reason") or choice.get("stop_reason"))
+    ending, *natives = map(read_ending, said if said[0] else [other, *said[1:]])
     return next((each for each in natives if each in (CUT_OFF, REFUSED, BROKE_OFF)), ending)
 
 

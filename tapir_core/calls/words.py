@@ -16,7 +16,18 @@ WHOLE, CUT_OFF, REFUSED, BROKE_OFF, TOOL_CALLS = "stop", "length", "content_filt
 _FINISH_REASONS = {
     WHOLE: (
         *("stop", "stop_sequence", "stop_token", "stop_word", "stop_words", "stop_str", "stop_string", "eos", "word"),
-        *("eos_token", "eos_found", "stop_string_found", "matched_stop", "end_id", "end_turn", "end_of_turn"),
+        *(
+            "end_of_text",
+            "endoftext",
+            "stop_criteria_met",
+            "eos_token",
+            "eos_found",
+            "stop_string_found",
+            "matched_stop",
+            "end_id",
+            "end_turn",
+            "end_of_turn",
+        ),
         *("complete", "completed", "finish", "finished", "done", "normal", "success", "reason_stop", "null", "none"),
     ),
     TOOL_CALLS: ("tool_calls", "tool_call", "tool_use", "function_call", "reason_tool_calls"),
@@ -48,6 +59,10 @@ _FINISH_REASONS = {
 TGI, TensorRT-LLM, LM Studio, Ollama, llama.cpp, and of gateways such as LiteLLM and OpenRouter, in `_plain` form."""
 _OURS = {word: ours for ours, words in _FINISH_REASONS.items() for word in words}
 
+_OF_LIMIT = re.compile(r"trunc|max(?:imum)?_|_limit|_length|too_long")
+_OF_FILTER = re.compile(r"filter|blacklist|safety|censor|prohibited|moderat")
+"""What an unknown word may have in it."""
+
 _ENDING_FIELDS = ("finish_reason", "native_finish_reason", "stop_reason", "done_reason")
 _BLOCK_FIELDS = ("block_reason", "blocked_reason", "amazon_bedrock_guardrail_action")
 _NO_BLOCK = ("", "none", "null")
@@ -76,7 +91,8 @@ _DOES_NOT_FIT = re.compile(
     | exceeded\ model\ token\ limit
     | exceeds\ (?:the\ )?maximum\ (?:input|sequence|allowed)\ length | exceeds\ the\ kv\ memory\ budget
     | tokens\ exceed\ the\ configured\ limit | exceed\ context\ limit | context\ (?:window|length)\ exceed
-    | context_length_
+    | context_length_ | input\ tokens\ \d+\ cannot\ exceed
+    | tokens?\ (?:\(\d+\)\ |\d+\ )?exceeds?\ (?:the\ )?(?:model|total|\d)
     | (?:prompt|input)\ (?:is\ )?too\ long | too\ many\ input\ tokens | prompt\ has\ too\ many\ tokens
     | too\ large\ for\ model\ with | prompt\ exceeds
     | (?:prompt|input)\ token\ (?:count|length)\b.{0,40}(?:exceed|too\ long)
@@ -89,6 +105,7 @@ _DOES_NOT_FIT = re.compile(
 """What a message says of a prompt that does not fit, under any status: of vLLM, SGLang, TGI, TensorRT-LLM, llama.cpp,
 LM Studio, Ollama, OpenAI, Anthropic, Gemini, Bedrock, Mistral, xAI, DashScope, GLM, Moonshot, Qianfan and gateways."""
 _ABOUT_LENGTH = (
+    *("size limit exceeded", "string with maximum length", "more than n_ctx"),
     *("context length", "context size", "context window", "maximum context", "length limit exceeded"),
     *("max_num_tokens", "max_input_length", "max_seq_len", "max_model_len"),
 )
@@ -130,8 +147,11 @@ _UNPAID_BEGINNINGS = (
 
 @lru_cache(maxsize=1024)
 def read_ending(said: str) -> str:
-    """How a reply ended, in our words; a word that is in no table as it is."""
-    return _OURS.get(_plain(said), said)
+    """How a reply ended, in our words; a word that is in no table as it is, unless it speaks of a limit or a filter."""
+    plain = _plain(said)
+    if plain in _OURS:
+        return _OURS[plain]
+    return CUT_OFF if _OF_LIMIT.search(plain) else REFUSED if _OF_FILTER.search(plain) else said
 
 
 def words_of(ending: str) -> tuple[str, ...]:

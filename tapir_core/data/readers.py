@@ -82,8 +82,13 @@ _ROLES = {
 _CONVERSATIONS = ("messages", "conversations")
 _SPEAKER, _CONTENT = ("role", "from"), ("content", "value")
 """Where a turn says who speaks, and what."""
-_NOT_LEARNT = ("weight", "loss", "train", "training")
+_NOT_LEARNT = (
+    *("weight", "loss", "train", "training", "trainable"),
+    *("loss_weight", "loss_scale", "loss_mask", "train_on_turn"),
+)
 """Fields of an assistant's turn that is shown and not to be learnt where one of them is 0 or false."""
+_MASKED = ("mask", "masked")
+"""The same where one of them is true."""
 _NO_INPUT = re.compile(
     r"<na>|[<\[(]?(?:no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?|n/a|nan|none|null"
     r"|not applicable)[>\])]?\.?",
@@ -429,7 +434,7 @@ def _read_turns(name: str, given: list[Any]) -> _Asked:
         system=said[0].text if first else None,
         earlier=tuple(Turn("user" if turn.role == "user" else "assistant", text or "") for turn, text in earlier),
         answer=answer,
-        is_learnt=not (answer and any(_is_zero(given[-1].get(each)) for each in _NOT_LEARNT)),
+        is_learnt=not (answer and _is_masked(given[-1])),
     )
 
 
@@ -487,8 +492,11 @@ def _stands_for_nothing(value: Any) -> bool:
     return isinstance(value, str) and _NO_INPUT.fullmatch(value.strip()) is not None
 
 
-def _is_zero(value: Any) -> bool:
-    return str(value).strip().casefold() in ("0", "0.0", "false")
+def _is_masked(turn: Fields) -> bool:
+    said = {name: str(turn.get(name)).strip().casefold() for name in (*_NOT_LEARNT, *_MASKED)}
+    return any(said[name] in ("0", "0.0", "false") for name in _NOT_LEARNT) or any(
+        said[name] in ("1", "1.0", "true") for name in _MASKED
+    )
 
 
 def _text(fields: Fields, name: str) -> str | None:

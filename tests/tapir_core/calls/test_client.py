@@ -284,7 +284,7 @@ def test_openai_itself_is_told_who_pays(monkeypatch: pytest.MonkeyPatch):
 def test_a_reply_that_is_larger_than_any_answer_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tapir_core.calls.client.LARGEST_REPLY_BYTES", 1 << 20)
     reply, _ = send(Text("x" * (3 << 20)))
-    assert (failed(reply).kind, len(reply.raw or "") < 100) == ("server", True)
+    assert (failed(reply).kind, len(reply.raw or "") < 100) == ("no_answer", True)
     assert "the reply is larger than 1 MiB" in failed(reply).message
 
 

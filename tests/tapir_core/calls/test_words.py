@@ -43,6 +43,9 @@ def ending(choice: dict[str, Any], **more: Any) -> str:
             (word, "stop")
             for word in ("stop", "STOP", "end_turn", "eos_token", "COMPLETE", "stop_sequence", "eosFound")
         ),
+        ("ALTERNATIVE_STATUS_TRUNCATED_FINAL", "length"),
+        ("maximum_tokens", "length"),
+        ("ALTERNATIVE_STATUS_CONTENT_FILTER", "refused"),
         ("tool_use", "tool_calls"),
         ("", ""),
         ("a word of tomorrow", "a word of tomorrow"),
@@ -50,7 +53,7 @@ def ending(choice: dict[str, Any], **more: Any) -> str:
 )
 def test_every_providers_word_for_how_a_reply_ended_becomes_ours(said: str, ours: str):
     assert ending({"finish_reason": said}) == ours
-    assert is_known_ending(said) == (said != "a word of tomorrow")
+    assert is_known_ending(read_ending(said)) == (said != "a word of tomorrow")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,7 @@ def test_every_providers_word_for_how_a_reply_ended_becomes_ours(said: str, ours
         ({"finish_reason": "stop", "provider_specific_fields": {"native_finish_reason": "SAFETY"}}, "refused"),
         ({"finish_reason": "stop", "native_finish_reason": "some word of its own"}, "stop"),
         ({"finish_reason": None, "done_reason": "length"}, "length"),
+        ({"finish_reason": None, "stop_reason": "max_tokens"}, "length"),
         ({"finish_reason": {"type": "length", "length": 64}}, "length"),
     ],
 )
@@ -184,6 +188,9 @@ TOO_LONG = [
     "Prompt length (5301) exceeds maximum input length (4096). Set log level to info",
     "Input tokens exceed the configured limit of 4096 tokens.",
     "input length and `max_tokens` exceed context limit: 5301 + 64 > 4096",
+    "the number of input tokens 5301 cannot exceed the total tokens limit 4096 for this model",
+    "prompt tokens (5301) exceed model limit (4096)",
+    "total tokens 5301 exceeds 4096",
 ]
 
 

@@ -245,6 +245,10 @@ def test_an_input_that_only_looks_like_them_is_kept(words: str) -> None:
     [
         ({"weight": 0}, False),
         ({"weight": 0.0}, False),
+        ({"loss_weight": 0}, False),
+        ({"trainable": False}, False),
+        ({"masked": True}, False),
+        ({"mask": False}, True),
         ({"loss": False}, False),
         ({"train": "false"}, False),
         ({"training": False}, False),
