@@ -39,6 +39,7 @@ LARGEST_REPLY_BYTES = 16 << 20
 """No answer of a model is that large."""
 
 _LONG_WORD = 16
+"""Letters of a secret that stands in no answer by chance."""
 
 _SHOWN_CHARACTERS = 500
 """Of a body, in a warning."""
@@ -263,9 +264,15 @@ def hide_keys(text: str, endpoint: Endpoint) -> str:
     # A longer one first: it may begin with a shorter one. What is a plain word stands in answers, too.
     more = [each for each in endpoint.more_secrets if len(each) >= _LONG_WORD or not each.isalpha()]
     for secret in sorted([endpoint.api_key or "", *more], key=len, reverse=True):
-        for spelt in dict.fromkeys((secret, quote(secret, safe=""), quote(secret), quote_plus(secret))):
-            text = hide_key(text, spelt)
+        for spelling in _spellings(secret):
+            text = hide_key(text, spelling)
     return text
+
+
+@lru_cache(maxsize=64)
+def _spellings(secret: str) -> tuple[str, ...]:
+    """A secret as it is, and as addresses spell it."""
+    return tuple(dict.fromkeys((secret, quote(secret, safe=""), quote(secret), quote_plus(secret))))
 
 
 def hide_key(text: str, key: str | None) -> str:

@@ -52,6 +52,7 @@ _BEFORE = re.compile(r"(?:\A|\n) {0,3}\Z|(?<!\d)[.!?…][\"')\]]?[ \t]*\Z")
 """Before a mark that closes thoughts: the beginning of a line, or the end of a sentence."""
 _MOST_MARKS, _SEEN_BEFORE = 20, 80
 """Closing marks that are looked at, and characters before each."""
+_NOT_BLANK = re.compile(r"\S")
 _MARK = re.compile(r"\s*(<[|/]?[\w:|-]{2,30}\|?>|\[[A-Z_ ]{4,30}\]|◁\w{2,20}▷|【\w{1,20}】|<\w+ type=\"\w+\")")
 
 
@@ -66,8 +67,8 @@ def strip_thoughts(text: str) -> str:
         is_named_again = text.find(opening[0], opening.end(), last) >= 0 and text.find("\n", opening.end(), last) < 0
         if is_named_again or text[opening.end() : last].strip() in ("and", "or", "to", "&", ",", "/", "…", "..."):
             break  # a sentence about the mark
-        end = closing.end() if closing else len(text)
-        end += len(text[end:]) - len(text[end:].lstrip())
+        rest = _NOT_BLANK.search(text, closing.end()) if closing else None
+        end = rest.start() if rest else len(text)
     if end > start:
         is_element = end == len(text) and text[start:].lower().startswith(_WORDS) and text.rstrip().endswith(">")
         return text if is_element else _unwrapped(text[end:])

@@ -48,7 +48,7 @@ _LIKELY = {
 """Field → what files call it, the likeliest first."""
 
 _LONGEST_CELL = 2**31 - 1
-"""Characters of a CSV cell; the limit of Python's csv module is 131,072 unless it is told another."""
+"""Characters of a CSV cell. Python's csv module stops at 131,072 by default."""
 
 
 class BadRecordError(ValueError):

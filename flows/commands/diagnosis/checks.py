@@ -317,7 +317,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
 
 
 def _look_at_pool(config: RunConfig) -> Finding:
-    """How it is read: its size, its first instruction, and what is left out of it."""
+    """The pool's size, its first instruction, and the rows that are skipped or merged."""
     pool = clean_pool(config)
     first = shorten(show_instruction(pool.rows.row(0, named=True)), _SHOWN)
     said = "; ".join([f'{pool.rows.height:,} instructions, the first is "{first}"', *pool.notes])
