@@ -13,6 +13,7 @@ until one comes or they are given up. One event loop owns it all. Importing this
 import asyncio
 import random
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from operator import attrgetter
@@ -23,7 +24,18 @@ from tapir_core.calls.client import Client
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
 from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.timing import Stopwatch, Timing
-from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, LiveAddress, Request, unsupported_remedy
+from tapir_core.calls.types import (
+    GREETING,
+    MOST_USELESS,
+    Answer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    LiveAddress,
+    Message,
+    Request,
+    unsupported_remedy,
+)
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 
@@ -62,6 +74,9 @@ class Address:
         """Useless replies after which the same request was answered: they say nothing about a row."""
         self.is_probed = False
         """Of one that is out: whether a call is let through."""
+        self.greeted = float("-inf")
+        """When it was last asked the question that any server at work answers."""
+        self.greeting = asyncio.Lock()
         self._own = {"base_url": base_url, "more_base_urls": (), **own}
         self._where = base_url
         self._config = config
@@ -256,7 +271,8 @@ class Line:
                 while slot.at is not None and not self._given_up:
                     attempts, address = attempts + 1, slot.at
                     reply = await self._attempt(key, request, endpoint, address)
-                    reply = await self._count_useless(key, reply, address, useless)
+                    if await self._is_own(reply, request, endpoint, address, useless):
+                        reply, useless.uncounted = await self._books.count_useless(key, reply, useless.uncounted), 0
                     pause = self._pause_after(reply, failed, address)
                     if pause is None:
                         return _of_all(reply, attempts, before) if failed else reply
@@ -314,25 +330,39 @@ class Line:
         rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
         return self._observe(address, _timed(reply, timing), began=began, endpoint=endpoint, key=key)
 
-    async def _count_useless(self, key: str, reply: Reply, address: Address, useless: "_Useless") -> Reply:
-        """The reply; a terminal one once the row got the same one without an answer three times, over all starts.
+    async def _is_own(
+        self, reply: Reply, request: Request, endpoint: Endpoint, address: Address, row: "_Useless"
+    ) -> bool:
+        """Whether a reply without an answer says something about its row, after which it gets its count in the books.
 
         A server that fails everybody, or fails now and then, says nothing about a row: what is no chat completion
-        counts where the address answers others meanwhile, and never answered a row after the same reply.
+        counts where the address answers others meanwhile, and never answered a row after the same reply. Where it has
+        no other to answer, it is greeted: a small pool, and what is left of a large one, come to their end too.
         """
         if isinstance(reply.outcome, Answer):
-            address.passing |= useless.seen
+            address.passing |= row.seen
         if not reply.useless or isinstance(reply.outcome, Answer):
-            return reply
-        if useless.last != reply.useless:
-            useless.last, useless.uncounted, useless.since = reply.useless, 0, self._loop.time()
-        useless.seen.add(reply.useless)
-        useless.uncounted += 1
-        is_healthy = address.good_since > useless.since and reply.useless not in address.passing
-        if not reply.is_completion and not is_healthy:
-            return reply
-        more, useless.uncounted = useless.uncounted, 0
-        return await self._books.count_useless(key, reply, more)
+            return False
+        if row.last != reply.useless:
+            row.last, row.uncounted, row.since = reply.useless, 0, self._loop.time()
+        row.seen.add(reply.useless)
+        row.uncounted += 1
+        if reply.is_completion or reply.useless in address.passing:
+            return reply.is_completion
+        if row.uncounted >= min(MOST_USELESS, self._config.max_attempts, self._config.retries.server):
+            async with address.greeting:
+                if max(address.greeted, address.good_since) <= row.since:
+                    await self._greet(request, endpoint, address)
+        return address.good_since > row.since
+
+    async def _greet(self, request: Request, endpoint: Endpoint, address: Address) -> None:
+        """Ask the address a question that any server at work answers; it learns from the reply as from any other."""
+        address.greeted = self._loop.time()
+        greeting = replace(
+            request, role="probe", messages=(Message("user", GREETING),), top_logprobs=0, schema="", prompt_version=""
+        )
+        with suppress(UnsentError):
+            await self._attempt(greeting.key, greeting, endpoint, address)
 
     def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint, key: str) -> Reply:
         """Learn from a reply whether its address stays in service and the endpoint is given up; what its row gets."""

@@ -35,6 +35,8 @@ FailureKind = Literal[
 ]
 MOST_USELESS = 3
 """Replies in a row, over all starts, that are the same and bring no answer: then a row has its outcome."""
+GREETING = "Say hello."
+"""What a server is asked that fails one request again and again: who answers it is at work."""
 
 BATCH_FACTOR = 0.5
 """Share of the list price that a Batch API charges."""

@@ -119,18 +119,19 @@ def test_no_more_calls_are_in_flight_than_the_endpoint_allows_over_all_threads(e
 
 
 def test_live_counters_and_the_runs_bill_agree(engine: CallEngine):
-    with FakeProvider(in_turn(SLOW_DOWN, Text("a"), Text(None, refusal="No."), *[Status(500)] * 4)) as provider:
+    with FakeProvider(in_turn(SLOW_DOWN, Text("a"), Text(None, refusal="No."), *[Status(500)] * 5)) as provider:
         paid = provider.endpoint(
             concurrency=1, usd_per_million_prompt_tokens=100.0, usd_per_million_completion_tokens=200.0
         )
         for prompt in ("a", "b", "c", "a"):
             engine.ask([make_request(prompt)], lambda: paid)
     live = engine.spend()
-    assert (live.sent, live.stored, live.answers) == (7, 1, 1)
+    assert (live.sent, live.stored, live.answers) == (8, 1, 1)
     assert live.failures == {"refused": 1, "server": 1}
     assert (live.prompt_tokens, live.completion_tokens, live.usd) == (20, 10, pytest.approx(0.004))
-    paid_by_role = engine.paid()["teach"]
-    assert replace(paid_by_role, seconds=0.0) == Spend(7, 20, 10, pytest.approx(0.004))
+    paid_by_role = engine.paid()
+    assert replace(paid_by_role["teach"], seconds=0.0) == Spend(7, 20, 10, pytest.approx(0.004))
+    assert paid_by_role["probe"].requests == 1
 
 
 def test_log_probabilities_come_from_the_store_as_they_came_from_the_endpoint(engine: CallEngine):

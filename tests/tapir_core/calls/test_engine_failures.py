@@ -84,12 +84,12 @@ def test_a_terminal_failure_is_stored_and_not_asked_again(engine: CallEngine, re
 
 def test_one_bad_row_loses_no_other(engine: CallEngine):
     def script(call: RecordedCall) -> FakeReply:
-        number = int(call.prompt.split()[1])
-        return {1: Text(None, refusal="No."), 2: Status(500), 3: Drop()}.get(number) or echo(call)
+        wrong = {"question 1": Text(None, refusal="No."), "question 2": Status(500), "question 3": Drop()}
+        return wrong.get(call.prompt) or echo(call)
 
     with FakeProvider(script) as provider:
         outcomes = engine.ask(prompts(6), provider.endpoint)
-    expected = ["echo: question 0", "refused", "server", "connection", "echo: question 4", "echo: question 5"]
+    expected = ["echo: question 0", "refused", "no_answer", "connection", "echo: question 4", "echo: question 5"]
     assert texts(outcomes) == expected
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls import CallEngine, Failure, Outcome
+from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome
+from tapir_core.calls.types import GREETING
 from tapir_core.config import CallsConfig
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text, echo
 from tests.tapir_core.calls.engine_helpers import never, open_engine, prompts, texts
@@ -104,3 +105,39 @@ def test_a_server_that_fails_now_and_then_ends_no_row(store_url: str):
         early = engine.ask(prompts(5), provider.endpoint)
         late = engine.ask(prompts(20), provider.endpoint)
     assert not {"no_answer", "server"} & {*texts(early), *texts(late)}
+
+
+@pytest.mark.parametrize("reply", [BROKEN, Status(502, "<html>Bad gateway</html>"), Status(200, "no JSON")])
+@pytest.mark.parametrize("attempts", [1, 2, 8])
+def test_rows_that_break_the_server_end_where_none_is_left_that_it_answers(
+    store_url: str, reply: Status, attempts: int
+):
+    def breaks(call: RecordedCall) -> FakeReply:
+        return reply if "question" in call.prompt else echo(call)
+
+    kinds = list[str]()
+    with FakeProvider(breaks) as provider:
+        for _ in range(4):
+            with open_engine(store_url, CallsConfig(backoff_seconds=0.001, max_attempts=attempts)) as engine:
+                kinds += texts(engine.ask(prompts(2), provider.endpoint))
+        assert kinds[-4:] == ["no_answer"] * 4
+        questions = [prompt for prompt in provider.prompts() if "question" in prompt]
+        assert 6 <= len(questions) <= 8
+        assert len(provider.calls) - len(questions) <= 6
+
+
+def test_a_server_that_is_down_is_greeted_seldom(store_url: str):
+    with FakeProvider(lambda _: BROKEN) as provider, open_engine(store_url, PATIENT) as engine:
+        assert set(texts(engine.ask(prompts(8), lambda: provider.endpoint(concurrency=8)))) == {"server"}
+        assert asked(provider)[GREETING] == 1
+
+
+def test_a_greeting_is_booked_as_a_probe(store_url: str):
+    def breaks(call: RecordedCall) -> FakeReply:
+        return BROKEN if "question" in call.prompt else echo(call)
+
+    with FakeProvider(breaks) as provider, open_engine(store_url, PATIENT) as engine:
+        assert texts(engine.ask(prompts(1), provider.endpoint)) == ["no_answer"]
+    with AnswerStore(store_url) as store:
+        spent = store.spend_by_role("a-run")
+    assert (spent["teach"].requests, spent["probe"].requests) == (3, 1)
