@@ -16,6 +16,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from flows.driver import find_stage, stages_until
 from flows.project_flow import project_flow
 from flows.steps import run_stage, run_stages
+from tapir_core.calls.types import GREETING
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -124,7 +125,8 @@ def test_too_much_missing_stops_the_stage_and_the_next_start_asks_only_for_it(
     with pytest.raises(TooMuchMissing, match=r"teach: 3 of 40 rows are missing .*3 server"):
         teach(run.ref)
     assert run.holds(TEACH) is None
-    assert len(provider.calls) == 40 + 3, "the incomplete shard was tried once more, for what it lacked"
+    asked = [prompt for prompt in provider.prompts() if prompt != GREETING]
+    assert len(asked) == 40 + 3, "the incomplete shard was tried once more, for what it lacked"
     [red, *green] = sorted(shards(), key=lambda shard: shard.state_type != StateType.FAILED)
     assert [shard.state_type for shard in green] == [StateType.COMPLETED] * 3
     [table] = tables_at(red)
