@@ -1,6 +1,5 @@
 """Who trains promotes what came of it, and only while the run still asks for it."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -61,8 +60,9 @@ def test_a_round_is_counted_with_its_own_batch_size_before_it_is_trained(tmp_pat
     base = tiny_student(tmp_path / "base")
     rounds = {"default": {"examples": 96, "selection": {"type": "hard_share"}, "epochs": 1.0}, "1": {"batch_size": 37}}
     config = make_config(tmp_path / "runs", student={"backbone": str(base)}, rounds=rounds)
-    run = build_run(tmp_path / "runs", until=StageAt("mix", 1), config=config, backbone=checkpoint_digest(base))
-    shutil.copytree(base, run.storage.local(AT.folder), dirs_exist_ok=True)
+    run = build_run(
+        tmp_path / "runs", until=StageAt("mix", 1), config=config, student=base, backbone=checkpoint_digest(base)
+    )
     first, second = (count_round(run, number) for number in (0, 1))
     assert (first.examples, first.steps, first.epochs) == (64, -(-3 * 64 // 128), 3.0)
     rows = run.rows(StageAt("mix", 1)).height
