@@ -18,11 +18,12 @@ of its own, since an instruction that holds any of them gives it away. Only the 
 and outputs belong to who scores the benchmark.
 """
 
+import json
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -34,10 +35,12 @@ from tapir_core.data.dataset import in_columns
 from tapir_core.data.decontamination import whole_questions
 from tapir_core.data.records import (
     MARKS,
+    MEDIA,
     NO_NAMES,
     BadRecordError,
     Fields,
     Names,
+    Record,
     SaidTwiceError,
     UnknownLayout,
     indented,
@@ -97,6 +100,22 @@ _NO_INPUT = re.compile(
 """What stands in an `input` that is empty."""
 _NO_TEXT = ("nan", "<NA>")
 """A missing cell of any field, as pandas writes it out as text."""
+
+
+_ASIDE = {
+    **dict.fromkeys(("input", "context", "passage", "prompt", "question", "query", "choices", "options"), "input"),
+    **dict.fromkeys(("system", "system_prompt", "system_message"), "system"),
+    "history": "history",
+    **dict.fromkeys(("tools", "functions", *MEDIA), "tools"),
+}
+"""What files call a column beside the instruction that changes what it asks → the field that it most likely is."""
+_OTHERWISE = {
+    "input": "write `{}` into the instruction (of a conversation into its last user turn)",
+    "system": "write `{}` into `system`",
+    "history": "give rows with `{}` as `messages`, the earlier turns first",
+    "tools": "leave out the rows that need `{}`, since models are sent text only",
+}
+"""What to do where the column cannot be taken as that field."""
 
 
 _NOTED = {
@@ -175,6 +194,8 @@ class Found:
     counts: dict[str, float] = field(default_factory=dict)
     """What reading left out or merged: `bad_rows`, `duplicates` (rows with the instruction id of another), and what
     else rows had noted."""
+    unread: str = ""
+    """A warning of columns that are not read and change what rows ask, the remedy after a semicolon; else empty."""
 
     @property
     def noted(self) -> list[str]:
@@ -209,7 +230,7 @@ def read_pool(
     rows = read.rows
     if limit is not None and limit < rows.height:
         rows = rows[sorted(rng.sample(range(rows.height), limit))]
-    return Found(in_columns(rows, POOL_SCHEMA, SOME_HAVE), read.counts)
+    return replace(read, rows=in_columns(rows, POOL_SCHEMA, SOME_HAVE))
 
 
 def read_heldout(
@@ -237,7 +258,7 @@ def read_heldout(
     read = _read(path, partial(read_heldout_row, types=types, bare=bare), on_bad_row, columns, way_out)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
-    return Found(in_columns(read.rows, HELDOUT_SCHEMA, SOME_HAVE), read.counts)
+    return replace(read, rows=in_columns(read.rows, HELDOUT_SCHEMA, SOME_HAVE))
 
 
 def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
@@ -312,7 +333,8 @@ def _read(
     path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, columns: Names, way_out: str = ""
 ) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
-    records = read_records(path, columns=columns, fields=FIELDS)
+    aside = (*_ASIDE, *map(str.capitalize, _ASIDE))
+    records = read_records(path, columns=columns, fields=(*FIELDS, *aside))
     names = dict.fromkeys(name for record in records if isinstance(record.item, dict) for name in record.item)
     if names and not {*MARKS} & names.keys():
         raise UnknownLayout(path, names)
@@ -328,7 +350,43 @@ def _read(
         pl.col("source", "reference", "task_type", "split", "answer").min(),
     )
     counts = {"bad_rows": len(bad), "duplicates": rows.height - merged.height}
-    return Found(merged.sort("instruction_id"), {**counts, **noted})
+    return Found(merged.sort("instruction_id"), {**counts, **noted}, _unread(path, found, names))
+
+
+def _unread(path: str, found: list[tuple[Record, Row]], names: Collection[str]) -> str:
+    """The warning of a file's columns, ``names``, that are not read and change what its rows ask."""
+    free = {name for name in ("input", "system") if all(_is_absent(record.fields.get(name)) for record, _ in found)}
+    read = {*FIELDS} if "instruction" in names else {*FIELDS} - {"input"}
+    columns, remedies = list[str](), list[str]()
+    for name in names:
+        meant = _ASIDE.get(str(name).strip().casefold().replace(" ", "_"), "")
+        given = [] if name in read or not meant else [value for each in found if (value := _more_in(name, *each))]
+        if not given:
+            continue
+        columns.append(f"`{name}` (in {len(given):,} of {len(found):,} rows)")
+        if meant in free & read and all(isinstance(value, str) for value in given):
+            free.remove(meant)
+            here = f"{meant} = {json.dumps(name, ensure_ascii=False)}"
+            remedies.append(
+                f"add {here} to data.pool.columns (of a held-out set to data.heldout.columns), or rename it"
+            )
+        else:
+            remedies.append(_OTHERWISE[meant].format(name))
+    what = f"{path!r}: columns that change what a row asks are not read: {', '.join(columns)}"
+    return f"{what}; {'; '.join(dict.fromkeys(remedies))}" if columns else ""
+
+
+def _more_in(name: str, record: Record, row: Row) -> Any:
+    """What a field says beyond the row that was read of its record; a prompt may hold the instruction in a template."""
+    value = record.fields.get(name)
+    if not isinstance(value, str):
+        return None if _is_absent(value) else value
+    text, *said = (
+        " ".join(each.split())
+        for each in (value, *user_texts(row._asdict()), row.system or "", str(record.fields.get("instruction") or ""))
+    )
+    is_said = any(text in each or (each and each in text) for each in said)
+    return None if is_said or _is_absent(text) or text in ("[]", "{}") or _stands_for_nothing(text) else value
 
 
 def _bad_rows_in_words(path: str, bad_rows: list[str], total: int, way_out: str) -> str:

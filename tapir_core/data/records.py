@@ -47,6 +47,9 @@ _LIKELY = {
 }
 """Field → what files call it, the likeliest first."""
 
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+"""Columns of which a row of a table says only whether they have something, since it may be large."""
+
 _LONGEST_CELL = 2**31 - 1
 """Characters of a CSV cell. Python's csv module stops at 131,072 by default."""
 
@@ -384,12 +387,15 @@ def _table_rows(content: bytes, wanted: _Wanted) -> Items:
         raise ConfigError(f"{wanted.path!r} is damaged {kind}: {exc}; write the file again") from exc
     columns = {}
     for name in table.column_names:
+        values = table.column(name)
+        if name.casefold() in MEDIA:
+            columns[name] = [each or None for each in values.is_valid().to_pylist()]
+            continue
         try:
-            columns[name] = table.column(name).to_pylist()
+            columns[name] = values.to_pylist()
         except (pa.ArrowException, ValueError, OverflowError) as exc:
             raise ConfigError(
-                f"{wanted.path!r}: column {name!r} ({table.schema.field(name).type}) cannot be read: {exc}; "
-                "write it as text"
+                f"{wanted.path!r}: column {name!r} ({values.type}) cannot be read: {exc}; write it as text"
             ) from exc
     return (
         (number, dict(zip(columns, row, strict=True)))

@@ -20,6 +20,7 @@ from tapir_core.data.records import Record, read_each, read_records
 from tapir_core.errors import ConfigError
 from tests.harness.processes import free_port
 
+SECONDS = pa.list_(pa.timestamp("s"))
 TEXT = b"instruction\nA?\nB?\n"
 
 
@@ -206,6 +207,12 @@ def test_a_column_that_is_not_read_may_hold_anything_and_have_any_name(tmp_path:
     assert read_records(write(tmp_path, of_pyarrow(table)), fields=["instruction"]) == [
         Record(1, {"instruction": "A?"})
     ]
+
+
+def test_of_images_in_a_table_only_whether_there_is_one_is_read(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": b"PNG", "at": [10**12]}, None], pa.struct({"bytes": pa.binary(), "at": SECONDS}))
+    path = write(tmp_path, of_pyarrow(pa.table({"instruction": ["A?", "B?"], "image": images})))
+    assert [record.fields["image"] for record in read_records(path)] == [True, None]
 
 
 def test_only_the_columns_that_are_read_must_have_names_of_their_own(tmp_path: Path) -> None:
