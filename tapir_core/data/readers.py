@@ -89,7 +89,7 @@ _NOT_LEARNT = (
     *("weight", "loss", "train", "training", "trainable"),
     *("loss_weight", "loss_scale", "loss_mask", "train_on_turn"),
 )
-"""Fields of an assistant's turn that is shown and not to be learnt where one of them is 0 or false."""
+"""Fields of an assistant's turn, or of a row, that is shown and not to be learnt where one of them is 0 or false."""
 _MASKED = ("mask", "masked")
 """The same where one of them is true."""
 _NO_INPUT = re.compile(
@@ -295,7 +295,7 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
         raise BadRecordError("the instruction is empty")
     _agree(layouts)
     system = _same("system texts", _text(fields, "system"), *(each.system for each in layouts.values()))
-    is_learnt = all(each.is_learnt for each in layouts.values())
+    is_learnt = all(each.is_learnt for each in layouts.values()) and not _is_masked(fields)
     is_used = answers and is_learnt
     given = [each.answer.text for each in layouts.values() if is_used and each.answer]
     noted = {"placeholder_input": bool(stand_ins), "answer_not_to_be_learnt": answers and not is_learnt}
@@ -333,8 +333,8 @@ def _read(
     path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, columns: Names, way_out: str = ""
 ) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
-    aside = (*_ASIDE, *map(str.capitalize, _ASIDE))
-    records = read_records(path, columns=columns, fields=(*FIELDS, *aside))
+    more = (*_NOT_LEARNT, *_MASKED, *_ASIDE, *map(str.capitalize, _ASIDE))
+    records = read_records(path, columns=columns, fields=(*FIELDS, *more))
     names = dict.fromkeys(name for record in records if isinstance(record.item, dict) for name in record.item)
     if names and not {*MARKS} & names.keys():
         raise UnknownLayout(path, names)
@@ -454,7 +454,10 @@ def _layouts(fields: Fields) -> dict[str, _Asked]:
 
 
 def _turns_in(fields: Fields, name: str) -> list[Any]:
-    """The turns of a conversation, none where it is absent; a CSV cell or Parquet text holds them as JSON."""
+    """The turns of a conversation, none where it is absent; a CSV cell or Parquet text holds them as JSON.
+
+    An object of lists holds the speakers in one list and the texts in another.
+    """
     value = fields.get(name)
     if isinstance(value, str) and not _is_absent(value):
         try:
@@ -465,8 +468,11 @@ def _turns_in(fields: Fields, name: str) -> list[Any]:
         return []
     if isinstance(value, SaidTwiceError):
         raise value
+    lists = {key: each for key, each in value.items() if isinstance(each, list)} if isinstance(value, dict) else {}
+    if len({*map(len, lists.values())}) == 1:
+        value = [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
     if not isinstance(value, list):
-        raise BadRecordError(f"`{name}` is no list of turns")
+        raise BadRecordError(f"`{name}` is no list of turns, and no object of lists of one length")
     return value
 
 

@@ -194,6 +194,23 @@ def test_what_was_left_out_of_rows_is_counted(tmp_path: Path) -> None:
     assert [said.rpartition(": ")[2] for said in found.noted] == ["1", "2"]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_an_answer_of_a_row_with_weight_0_is_not_used_in_any_format(tmp_path: Path, kind: str) -> None:
+    rows = pl.DataFrame({"instruction": ["A?", "B?"], "output": ["a", "b"], "weight": [0.0, 1.0]})
+    found = read_pool(
+        write_as(kind, tmp_path / "pool", rows), on_bad_row="stop", limit=None, rng=random.Random(1), answers=True
+    )
+    assert dict(found.rows.select("instruction", "answer").iter_rows()) == {"A?": None, "B?": "b"}
+    assert found.counts["answer_not_to_be_learnt"] == 1
+
+
+def test_an_object_of_lists_is_a_conversation_in_parquet_too(tmp_path: Path) -> None:
+    turns = {"role": ["user", "assistant"], "content": ["A?", "a"]}
+    path = write_as("parquet", tmp_path / "pool", pl.DataFrame({"messages": [turns]}))
+    found = read_pool(path, on_bad_row="stop", limit=None, rng=random.Random(1), answers=True)
+    assert found.rows.select("instruction", "answer").rows() == [("A?", "a")]
+
+
 INTO_THE_INSTRUCTION = "write `{}` into the instruction (of a conversation into its last user turn)"
 
 
