@@ -93,8 +93,9 @@ _NOT_LEARNT = (
 _MASKED = ("mask", "masked")
 """The same where one of them is true."""
 _NO_INPUT = re.compile(
-    r"<na>|[<\[(]?(?:no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?|n/a|nan|none|null"
-    r"|not applicable)[>\])]?\.?",
+    r"<na>|[<\[(] ?empty ?[>\])]"
+    r"|[<\[(]? ?(?:no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?"
+    r"|#?n/a|n\.a|nan|none|null|not applicable) ?[>\])]?\.?",
     re.IGNORECASE,
 )
 """What stands in an `input` that is empty."""
@@ -553,7 +554,7 @@ def _is_absent(value: Any) -> bool:
 
 
 def _stands_for_nothing(value: Any) -> bool:
-    return isinstance(value, str) and _NO_INPUT.fullmatch(value.strip()) is not None
+    return isinstance(value, str) and _NO_INPUT.fullmatch(" ".join(value.split())) is not None
 
 
 def _is_masked(turn: Fields) -> bool:

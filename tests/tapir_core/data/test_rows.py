@@ -229,6 +229,12 @@ def test_layouts_that_agree_are_one_instruction() -> None:
         "nan",
         "<NA>",
         "None",
+        "n.a.",
+        "#N/A",
+        "<empty>",
+        "<no  input>",
+        "( No input )",
+        "no input\nneeded",
     ],
 )
 def test_words_for_no_input_are_an_empty_input_and_noted(words: str) -> None:
@@ -237,7 +243,9 @@ def test_words_for_no_input_are_an_empty_input_and_noted(words: str) -> None:
     assert row.noted == ("placeholder_input",)
 
 
-@pytest.mark.parametrize("words", ["no", "NA", "nano", "No input was received.", "0", "None of them came.", "nil"])
+@pytest.mark.parametrize(
+    "words", ["no", "NA", "nano", "No input was received.", "0", "None of them came.", "nil", "empty", "#1", "n.b."]
+)
 def test_an_input_that_only_looks_like_them_is_kept(words: str) -> None:
     assert read_row({"instruction": "Classify it.", "input": words}).instruction == f"Classify it.\n\n{words}"
 
