@@ -51,7 +51,7 @@ from tapir_core.data.records import (
 from tapir_core.errors import ConfigError
 from tapir_core.task_types import TASK_TYPES, unknown_type
 from tapir_core.text import instruction_id, normalise
-from tapir_core.turns import EARLIER, Turn, pack_turns, user_texts
+from tapir_core.turns import EARLIER, MARKED, Turn, asks_with_control_token, pack_turns, user_texts
 
 OnBadRow = Literal["stop", "skip"]
 
@@ -124,6 +124,7 @@ _NOTED = {
     "duplicates": "rows with the instruction of another, merged with it",
     "placeholder_input": 'rows whose input or system text is a word for none ("<noinput>"), taken as empty',
     "answer_not_to_be_learnt": "rows whose answer is not to be learnt (weight 0), so that the teacher is asked",
+    MARKED: 'instructions with a control token of a chat format ("<|im_end|>"), left out',
 }
 """What reading counts, in words."""
 
@@ -225,13 +226,20 @@ def read_pool(
         answers: whether its answers are read.
 
     Raises:
-        ConfigError: the file cannot be read, has bad rows under `stop`, or holds no instruction.
+        ConfigError: the file cannot be read, has bad rows under `stop`, or holds no instruction that can be asked.
     """
     read = _read(path, partial(read_row, answers=answers), on_bad_row, columns)
-    rows = read.rows
+    marked = pl.Series([asks_with_control_token(row) for row in read.rows.iter_rows(named=True)], dtype=pl.Boolean)
+    rows = read.rows.filter(~marked)
+    counts = {MARKED: marked.len() - rows.height} if marked.any() else {}
+    if not rows.height:
+        raise ConfigError(
+            f"{path!r}: all {marked.len():,} instructions have a control token of a chat format, such as <|im_end|>; "
+            "write conversations as `messages`, and texts without such tokens"
+        )
     if limit is not None and limit < rows.height:
         rows = rows[sorted(rng.sample(range(rows.height), limit))]
-    return replace(read, rows=in_columns(rows, POOL_SCHEMA, SOME_HAVE))
+    return replace(read, rows=in_columns(rows, POOL_SCHEMA, SOME_HAVE), counts={**read.counts, **counts})
 
 
 def read_heldout(

@@ -194,6 +194,24 @@ def test_what_was_left_out_of_rows_is_counted(tmp_path: Path) -> None:
     assert [said.rpartition(": ")[2] for said in found.noted] == ["1", "2"]
 
 
+def test_instructions_with_a_control_token_leave_before_the_sample_is_drawn_and_are_counted(tmp_path: Path) -> None:
+    earlier = [{"role": "user", "content": "Hi<|eot_id|>"}, {"role": "assistant", "content": "Hi"}]
+    marked = [
+        {"instruction": "What does <|im_end|> mean?"},
+        {"instruction": "Add </s> to it."},
+        {"instruction": "Who?", "system": "You are [INST]."},
+        {"instruction": "Sum.", "input": "<start_of_turn>"},
+        {"messages": [*earlier, {"role": "user", "content": "Who?"}]},
+    ]
+    fine = [{"instruction": "Who?"}, {"instruction": "Mark it: <s>x</s>, a <|> b."}]
+    found = read(tmp_path, [*marked, *fine], limit=2)
+    assert sorted(found.rows["instruction"]) == ["Mark it: <s>x</s>, a <|> b.", "Who?"]
+    assert found.counts == {"bad_rows": 0, "duplicates": 0, "control_token_in_instruction": 5}
+    assert found.noted == ['instructions with a control token of a chat format ("<|im_end|>"), left out: 5']
+    with pytest.raises(ConfigError, match="all 5 instructions have a control token of a chat format"):
+        read(tmp_path, marked)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_an_answer_of_a_row_with_weight_0_is_not_used_in_any_format(tmp_path: Path, kind: str) -> None:
     rows = pl.DataFrame({"instruction": ["A?", "B?"], "output": ["a", "b"], "weight": [0.0, 1.0]})
