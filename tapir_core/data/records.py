@@ -266,7 +266,6 @@ _ENCODINGS = {
 """Byte order mark → encoding; the longer mark of those that begin alike stands first."""
 _HEAD = slice(200)
 """Bytes in which the zero bytes of UTF-16 are looked for: of ASCII, such as the names of columns, every other one."""
-_DELIMITERS = ",\t;|"
 
 
 def _unpacked(content: bytes, path: str) -> bytes:
@@ -377,7 +376,7 @@ def _json_line(line: str) -> Any:
 def _delimiter(text: str, wanted: _Wanted) -> str:
     """That with which the header of a table names a column that is looked for, or else the most columns."""
     line = io.StringIO(text, newline=None).readline()
-    names = {each: [*map(str.strip, next(csv.reader([line], delimiter=each), []))] for each in _DELIMITERS}
+    names = {each: [*map(str.strip, next(csv.reader([line], delimiter=each), []))] for each in ",\t;|"}
     marks = {*wanted.marks, *wanted.names.values()}
     return max(names, key=lambda each: (not marks.isdisjoint(names[each]), len(names[each])))
 
