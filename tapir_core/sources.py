@@ -110,7 +110,8 @@ class CleanPool(NamedTuple):
     notes: tuple[str, ...]
     """What its reading left out."""
     lost: str
-    """A warning where much of it holds evaluation questions, or instructions of a judged held-out set; else empty."""
+    """A warning where columns of a file are not read and change what it asks, or where much of the pool holds
+    evaluation questions, or instructions of a judged held-out set; else empty."""
 
 
 def clean_pool(run: config.RunConfig) -> CleanPool:
@@ -121,13 +122,15 @@ def clean_pool(run: config.RunConfig) -> CleanPool:
     """
     data = run.data
     read = read_pool_of(data.pool, data, run.run.seed)
-    heldout = [] if data.references is None else [read_heldout_of(data.references, run).rows]
-    questions = pl.concat([*map(heldout_questions, heldout), read_questions(run.evaluation.benchmarks)])
+    heldout = [] if data.references is None else [read_heldout_of(data.references, run)]
+    asked = [heldout_questions(each.rows) for each in heldout]
+    questions = pl.concat([*asked, read_questions(run.evaluation.benchmarks)])
     found = EvaluationQuestions(questions, run.evaluation.decontamination, read.rows).find(read.rows)
     check_left(found, read.rows.height, QUESTION)
     rows = read.rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     lost = loss_in_words(found, read.rows.height, QUESTION) or rehearse_heldout(rows, run)
-    return CleanPool(rows, sum(map(len, heldout)), tuple(read.noted), lost)
+    warnings = filter(None, (read.unread, *(each.unread for each in heldout), lost))
+    return CleanPool(rows, sum(len(each.rows) for each in heldout), tuple(read.noted), "; ".join(warnings))
 
 
 def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:

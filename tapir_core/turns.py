@@ -6,11 +6,20 @@ does not have the column.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 EARLIER = "earlier_turns"
 """Name of the column."""
+
+CONTROL_TOKEN = re.compile(
+    r"<([|｜])[\w▁.:/-]{1,64}\1>|<\|turn>|<turn\|>|<(?:start|end)_of_turn>|\[\|\w+\|\]|\[/?INST\]|<</?SYS>>"
+)
+"""In ChatML, Llama 3 and 4, Phi, GLM, gpt-oss, DeepSeek; Gemma 4 and older; EXAONE; Llama 2 and Mistral."""
+
+MARKED = "control_token_in_instruction"
+"""Why an instruction with one leaves the pool: a student's server would end a turn there."""
 
 Row = Mapping[str, Any]
 """An instruction: instruction, system, and maybe earlier_turns."""
@@ -42,3 +51,16 @@ def messages_of(row: Row) -> list[Turn]:
 def user_texts(row: Row) -> list[str]:
     """What the user says in it, in order; the turn to answer stands last."""
     return [*(turn.content for turn in earlier_turns(row) if turn.role == "user"), row["instruction"]]
+
+
+def holds_control_token(text: str) -> bool:
+    """Whether a text has a token with which a chat template ends or begins a turn; servers read it as one.
+
+    ``</s>`` is one unless ``<s>`` stands before it: those two are HTML.
+    """
+    return bool(CONTROL_TOKEN.search(text)) or "</s>" in text.partition("<s>")[0]
+
+
+def asks_with_control_token(row: Row) -> bool:
+    """Whether a student's server would end a turn within the conversation that it is asked."""
+    return any(holds_control_token(turn.content) for turn in messages_of(row))

@@ -30,11 +30,12 @@ import polars as pl
 
 from tapir_core.config import ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, REJECTED, in_order
-from tapir_core.curriculum.teacher import holds_control_token, unusable_reason
+from tapir_core.curriculum.teacher import unusable_reason
 from tapir_core.data.decontamination import NearDuplicates, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, instruction_id, normalise
+from tapir_core.turns import holds_control_token
 
 MAX_ROUNDS, MAX_WAVES, _REPEATS = 49, 19, 1000
 """Most rounds, waves a round, and requests a wave for one seed and task type: sample indices stay below 1,000,000,

@@ -29,7 +29,7 @@ from tapir_core.prompts import Prompt
 from tapir_core.replies import JsonReply
 from tapir_core.task_types import TASK_TYPES, RefinementFamily, TaskTypes, spelling
 from tapir_core.text import Unparsed
-from tapir_core.turns import EARLIER, messages_of
+from tapir_core.turns import EARLIER, MARKED, asks_with_control_token, holds_control_token
 from tapir_core.verifiable import final_result, normalise_result, states_result
 
 FROM_POOL = "from_pool"
@@ -40,11 +40,6 @@ UNVERIFIED = "failed_verifier"
 
 _UNUSABLE = {"refused": "refused", "content_filter": "refused", "length": "cut_off"}
 """Ending of a reply → why it is unusable, beside `failed:<kind>`, which says it itself."""
-
-CONTROL_TOKEN = re.compile(
-    r"<([|｜])[\w▁.:/-]{1,64}\1>|<\|turn>|<turn\|>|<(?:start|end)_of_turn>|\[\|\w+\|\]|\[/?INST\]|<</?SYS>>"
-)
-"""ChatML, Llama 3 and 4, Phi, GLM, gpt-oss, DeepSeek; Gemma 4 and older; EXAONE; Llama 2 and Mistral."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +66,14 @@ def unusable_reason(response: str | None, finish_reason: str | None) -> str | No
     return "control_token" if holds_control_token(text) else None
 
 
-def holds_control_token(text: str) -> bool:
-    """Whether a text has a token with which a chat template ends or begins a turn; servers read it as one.
-
-    ``</s>`` is one unless ``<s>`` stands before it: those two are HTML.
-    """
-    return bool(CONTROL_TOKEN.search(text)) or "</s>" in text.partition("<s>")[0]
-
-
 def split_usable(
     pool: pl.DataFrame, teacher: pl.DataFrame, labels: pl.DataFrame, verified: pl.DataFrame | None = None
 ) -> Usable:
     """Keep what the teacher answered usably and gave a task type.
 
     An instruction without a row in ``teacher`` counts as ``missing``; one without a task type as ``no_task_type``,
-    because nothing that follows can place it; one that has a chat template's token in its own text as
-    ``control_token_in_instruction``, because a student's server would end the turn there. ``verified`` is what a
-    verifier says of the answers, if there is one.
+    because nothing that follows can place it; one with a control token in its own text as ``MARKED``. ``verified`` is
+    what a verifier says of the answers, if there is one.
     """
     wrong = frozenset[str]() if verified is None else {*verified.filter(~pl.col("correct"))["instruction_id"]}
     answers = {row[0]: row[1:] for row in teacher.select("instruction_id", "response", "finish_reason").iter_rows()}
@@ -96,8 +82,8 @@ def split_usable(
     for row in pool.iter_rows(named=True):
         identity = row["instruction_id"]
         reason = unusable_reason(*answers[identity]) if identity in answers else "missing"
-        if any(holds_control_token(turn.content) for turn in messages_of(row)):
-            reason = "control_token_in_instruction"
+        if asks_with_control_token(row):  # a pool read by an earlier version has some
+            reason = MARKED
         reason = reason or (UNVERIFIED if identity in wrong else None)
         reasons.append(reason or (None if identity in labelled else "no_task_type"))
     kept = pool.filter(pl.Series([reason is None for reason in reasons], dtype=pl.Boolean))

@@ -18,11 +18,12 @@ of its own, since an instruction that holds any of them gives it away. Only the 
 and outputs belong to who scores the benchmark.
 """
 
+import json
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -34,10 +35,12 @@ from tapir_core.data.dataset import in_columns
 from tapir_core.data.decontamination import whole_questions
 from tapir_core.data.records import (
     MARKS,
+    MEDIA,
     NO_NAMES,
     BadRecordError,
     Fields,
     Names,
+    Record,
     SaidTwiceError,
     UnknownLayout,
     indented,
@@ -48,7 +51,7 @@ from tapir_core.data.records import (
 from tapir_core.errors import ConfigError
 from tapir_core.task_types import TASK_TYPES, unknown_type
 from tapir_core.text import instruction_id, normalise
-from tapir_core.turns import EARLIER, Turn, pack_turns, user_texts
+from tapir_core.turns import EARLIER, MARKED, Turn, asks_with_control_token, pack_turns, user_texts
 
 OnBadRow = Literal["stop", "skip"]
 
@@ -86,12 +89,13 @@ _NOT_LEARNT = (
     *("weight", "loss", "train", "training", "trainable"),
     *("loss_weight", "loss_scale", "loss_mask", "train_on_turn"),
 )
-"""Fields of an assistant's turn that is shown and not to be learnt where one of them is 0 or false."""
+"""Fields of an assistant's turn, or of a row, that is shown and not to be learnt where one of them is 0 or false."""
 _MASKED = ("mask", "masked")
 """The same where one of them is true."""
 _NO_INPUT = re.compile(
-    r"<na>|[<\[(]?(?:no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?|n/a|nan|none|null"
-    r"|not applicable)[>\])]?\.?",
+    r"<na>|[<\[(] ?empty ?[>\])]"
+    r"|[<\[(]? ?(?:no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?"
+    r"|#?n/a|n\.a|nan|none|null|not applicable) ?[>\])]?\.?",
     re.IGNORECASE,
 )
 """What stands in an `input` that is empty."""
@@ -99,11 +103,28 @@ _NO_TEXT = ("nan", "<NA>")
 """A missing cell of any field, as pandas writes it out as text."""
 
 
+_ASIDE = {
+    **dict.fromkeys(("input", "context", "passage", "prompt", "question", "query", "choices", "options"), "input"),
+    **dict.fromkeys(("system", "system_prompt", "system_message"), "system"),
+    "history": "history",
+    **dict.fromkeys(("tools", "functions", *MEDIA), "tools"),
+}
+"""What files call a column beside the instruction that changes what it asks → the field that it most likely is."""
+_OTHERWISE = {
+    "input": "write `{}` into the instruction (of a conversation into its last user turn)",
+    "system": "write `{}` into `system`",
+    "history": "give rows with `{}` as `messages`, the earlier turns first",
+    "tools": "leave out the rows that need `{}`, since models are sent text only",
+}
+"""What to do where the column cannot be taken as that field."""
+
+
 _NOTED = {
     "bad_rows": "broken rows that are skipped",
     "duplicates": "rows with the instruction of another, merged with it",
     "placeholder_input": 'rows whose input or system text is a word for none ("<noinput>"), taken as empty',
     "answer_not_to_be_learnt": "rows whose answer is not to be learnt (weight 0), so that the teacher is asked",
+    MARKED: 'instructions with a control token of a chat format ("<|im_end|>"), left out',
 }
 """What reading counts, in words."""
 
@@ -175,6 +196,8 @@ class Found:
     counts: dict[str, float] = field(default_factory=dict)
     """What reading left out or merged: `bad_rows`, `duplicates` (rows with the instruction id of another), and what
     else rows had noted."""
+    unread: str = ""
+    """A warning of columns that are not read and change what rows ask, the remedy after a semicolon; else empty."""
 
     @property
     def noted(self) -> list[str]:
@@ -203,13 +226,20 @@ def read_pool(
         answers: whether its answers are read.
 
     Raises:
-        ConfigError: the file cannot be read, has bad rows under `stop`, or holds no instruction.
+        ConfigError: the file cannot be read, has bad rows under `stop`, or holds no instruction that can be asked.
     """
     read = _read(path, partial(read_row, answers=answers), on_bad_row, columns)
-    rows = read.rows
+    marked = pl.Series([asks_with_control_token(row) for row in read.rows.iter_rows(named=True)], dtype=pl.Boolean)
+    rows = read.rows.filter(~marked)
+    counts = {MARKED: marked.len() - rows.height} if marked.any() else {}
+    if not rows.height:
+        raise ConfigError(
+            f"{path!r}: all {marked.len():,} instructions have a control token of a chat format, such as <|im_end|>; "
+            "write conversations as `messages`, and texts without such tokens"
+        )
     if limit is not None and limit < rows.height:
         rows = rows[sorted(rng.sample(range(rows.height), limit))]
-    return Found(in_columns(rows, POOL_SCHEMA, SOME_HAVE), read.counts)
+    return replace(read, rows=in_columns(rows, POOL_SCHEMA, SOME_HAVE), counts={**read.counts, **counts})
 
 
 def read_heldout(
@@ -237,7 +267,7 @@ def read_heldout(
     read = _read(path, partial(read_heldout_row, types=types, bare=bare), on_bad_row, columns, way_out)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
-    return Found(in_columns(read.rows, HELDOUT_SCHEMA, SOME_HAVE), read.counts)
+    return replace(read, rows=in_columns(read.rows, HELDOUT_SCHEMA, SOME_HAVE))
 
 
 def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
@@ -274,7 +304,7 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
         raise BadRecordError("the instruction is empty")
     _agree(layouts)
     system = _same("system texts", _text(fields, "system"), *(each.system for each in layouts.values()))
-    is_learnt = all(each.is_learnt for each in layouts.values())
+    is_learnt = all(each.is_learnt for each in layouts.values()) and not _is_masked(fields)
     is_used = answers and is_learnt
     given = [each.answer.text for each in layouts.values() if is_used and each.answer]
     noted = {"placeholder_input": bool(stand_ins), "answer_not_to_be_learnt": answers and not is_learnt}
@@ -312,7 +342,8 @@ def _read(
     path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, columns: Names, way_out: str = ""
 ) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
-    records = read_records(path, columns=columns, fields=FIELDS)
+    more = (*_NOT_LEARNT, *_MASKED, *_ASIDE, *map(str.capitalize, _ASIDE))
+    records = read_records(path, columns=columns, fields=(*FIELDS, *more))
     names = dict.fromkeys(name for record in records if isinstance(record.item, dict) for name in record.item)
     if names and not {*MARKS} & names.keys():
         raise UnknownLayout(path, names)
@@ -328,7 +359,43 @@ def _read(
         pl.col("source", "reference", "task_type", "split", "answer").min(),
     )
     counts = {"bad_rows": len(bad), "duplicates": rows.height - merged.height}
-    return Found(merged.sort("instruction_id"), {**counts, **noted})
+    return Found(merged.sort("instruction_id"), {**counts, **noted}, _unread(path, found, names))
+
+
+def _unread(path: str, found: list[tuple[Record, Row]], names: Collection[str]) -> str:
+    """The warning of a file's columns, ``names``, that are not read and change what its rows ask."""
+    free = {name for name in ("input", "system") if all(_is_absent(record.fields.get(name)) for record, _ in found)}
+    read = {*FIELDS} if "instruction" in names else {*FIELDS} - {"input"}
+    columns, remedies = list[str](), list[str]()
+    for name in names:
+        meant = _ASIDE.get(str(name).strip().casefold().replace(" ", "_"), "")
+        given = [] if name in read or not meant else [value for each in found if (value := _more_in(name, *each))]
+        if not given:
+            continue
+        columns.append(f"`{name}` (in {len(given):,} of {len(found):,} rows)")
+        if meant in free & read and all(isinstance(value, str) for value in given):
+            free.remove(meant)
+            here = f"{meant} = {json.dumps(name, ensure_ascii=False)}"
+            remedies.append(
+                f"add {here} to data.pool.columns (of a held-out set to data.heldout.columns), or rename it"
+            )
+        else:
+            remedies.append(_OTHERWISE[meant].format(name))
+    what = f"{path!r}: columns that change what a row asks are not read: {', '.join(columns)}"
+    return f"{what}; {'; '.join(dict.fromkeys(remedies))}" if columns else ""
+
+
+def _more_in(name: str, record: Record, row: Row) -> Any:
+    """What a field says beyond the row that was read of its record; a prompt may hold the instruction in a template."""
+    value = record.fields.get(name)
+    if not isinstance(value, str):
+        return None if _is_absent(value) else value
+    text, *said = (
+        " ".join(each.split())
+        for each in (value, *user_texts(row._asdict()), row.system or "", str(record.fields.get("instruction") or ""))
+    )
+    is_said = any(text in each or (each and each in text) for each in said)
+    return None if is_said or _is_absent(text) or text in ("[]", "{}") or _stands_for_nothing(text) else value
 
 
 def _bad_rows_in_words(path: str, bad_rows: list[str], total: int, way_out: str) -> str:
@@ -396,7 +463,10 @@ def _layouts(fields: Fields) -> dict[str, _Asked]:
 
 
 def _turns_in(fields: Fields, name: str) -> list[Any]:
-    """The turns of a conversation, none where it is absent; a CSV cell or Parquet text holds them as JSON."""
+    """The turns of a conversation, none where it is absent; a CSV cell or Parquet text holds them as JSON.
+
+    An object of lists holds the speakers in one list and the texts in another.
+    """
     value = fields.get(name)
     if isinstance(value, str) and not _is_absent(value):
         try:
@@ -407,8 +477,11 @@ def _turns_in(fields: Fields, name: str) -> list[Any]:
         return []
     if isinstance(value, SaidTwiceError):
         raise value
+    lists = {key: each for key, each in value.items() if isinstance(each, list)} if isinstance(value, dict) else {}
+    if len({*map(len, lists.values())}) == 1:
+        value = [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
     if not isinstance(value, list):
-        raise BadRecordError(f"`{name}` is no list of turns")
+        raise BadRecordError(f"`{name}` is no list of turns, and no object of lists of one length")
     return value
 
 
@@ -489,7 +562,7 @@ def _is_absent(value: Any) -> bool:
 
 
 def _stands_for_nothing(value: Any) -> bool:
-    return isinstance(value, str) and _NO_INPUT.fullmatch(value.strip()) is not None
+    return isinstance(value, str) and _NO_INPUT.fullmatch(" ".join(value.split())) is not None
 
 
 def _is_masked(turn: Fields) -> bool:

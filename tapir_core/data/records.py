@@ -47,6 +47,9 @@ _LIKELY = {
 }
 """Field → what files call it, the likeliest first."""
 
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+"""Columns of which a row of a table says only whether they have something, since it may be large."""
+
 _LONGEST_CELL = 2**31 - 1
 """Characters of a CSV cell. Python's csv module stops at 131,072 by default."""
 
@@ -234,11 +237,22 @@ _PACKED: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"\x1f\x8b": ("gzip", gzip.decompress),
     b"BZh": ("bzip2", bz2.decompress),
     b"\xfd7zXZ\x00": ("xz", lzma.decompress),
-    b"\x28\xb5\x2f\xfd": ("zstd", lambda content: _arrow_unpacked(content, "zstd")),
+    **dict.fromkeys(
+        (b"\x28\xb5\x2f\xfd", *(bytes([first, 0x2A, 0x4D, 0x18]) for first in range(0x50, 0x60))),  # skippable frames
+        ("zstd", lambda content: _arrow_unpacked(content, "zstd")),
+    ),
     b"\x04\x22\x4d\x18": ("lz4", lambda content: _arrow_unpacked(content, "lz4")),
-    b"PK\x03\x04": ("zip", lambda content: _only_file(content)),
+    **dict.fromkeys((b"PK\x03\x04", b"PK\x05\x06"), ("zip", lambda content: _only_file(content))),  # the latter: empty
 }
 """First bytes of a compressed file → what it is, and what unpacks it."""
+_LAYERS = 4
+"""Most times that a file is unpacked; one may hold itself."""
+_ARCHIVES = {
+    (0, b"7z\xbc\xaf\x27\x1c"): "a 7z archive",
+    (0, b"Rar!\x1a\x07"): "a RAR archive",
+    (257, b"ustar"): "a tar archive",
+}
+"""Place and bytes → what has them there, and is not unpacked."""
 _DAMAGED = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _ARROW = (b"ARROW1", b"\xff\xff\xff\xff")
 """First bytes of Arrow's two formats, file and stream."""
@@ -250,22 +264,23 @@ _ENCODINGS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Byte order mark → encoding; the longer mark of those that begin alike stands first."""
-_TAR = slice(257, 262)
+_HEAD = slice(200)
+"""Bytes in which the zero bytes of UTF-16 are looked for: of ASCII, such as the names of columns, every other one."""
 
 
 def _unpacked(content: bytes, path: str) -> bytes:
-    for mark, (name, unpack) in _PACKED.items():
-        if content.startswith(mark):
-            try:
-                content = unpack(content)
-            except _DAMAGED as exc:
-                raise ConfigError(
-                    f"{path!r} is compressed ({name}) and cannot be read: {exc}; fetch it again, or unpack it and name "
-                    "the file in it"
-                ) from exc
-            break
-    if content[_TAR] == b"ustar":
-        raise ConfigError(f"{path!r} is a tar archive; unpack it, and name the file in it")
+    for _ in range(_LAYERS):
+        name, unpack = next((each for mark, each in _PACKED.items() if content.startswith(mark)), ("", bytes))
+        try:
+            content = unpack(content)
+        except _DAMAGED as exc:
+            raise ConfigError(
+                f"{path!r} is compressed ({name}) and cannot be read: {exc}; fetch it again, or unpack it and name "
+                "the file in it"
+            ) from exc
+    known = [name for (start, mark), name in _ARCHIVES.items() if content.startswith(mark, start)]
+    if known or path.endswith(".br"):  # the content of brotli does not tell
+        raise ConfigError(f"{path!r} is {[*known, 'compressed (brotli)'][0]}; unpack it, and name the file in it")
     return content
 
 
@@ -282,11 +297,13 @@ def _only_file(content: bytes) -> bytes:
         ValueError: it has several, as a workbook of Excel has.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [each for each in archive.namelist() if not each.endswith("/") and not each.startswith("__MACOSX/")]
+        names = [each for each in archive.namelist() if not f"/{each}".startswith("/__MACOSX/")]
+        names = [each for each in names if each.rpartition("/")[2][:1] not in ("", ".")]
         if "xl/workbook.xml" in names:
             raise ValueError("it is a workbook of Excel, save the sheet as CSV")
         if len(names) != 1:
-            raise ValueError(f"it has {len(names)} files ({first_few(names, 3)}), name one of them")
+            several = f"{len(names)} files ({first_few(names, 3)}), name one of them"
+            raise ValueError(f"it has {several if names else 'no file'}")
         return archive.read(names[0])
 
 
@@ -297,6 +314,9 @@ def decode(content: bytes, path: str) -> str:
         ConfigError: it is in another encoding, or no text.
     """
     encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
+    fewer, more = sorted(content[_HEAD][side::2].count(0) for side in (0, 1))
+    if encoding == "utf-8" and not fewer and more > 1 + len(content[_HEAD]) / 20:
+        raise ConfigError(f"{path!r} seems to be UTF-16 without a byte order mark; save it as UTF-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as exc:
@@ -353,9 +373,17 @@ def _json_line(line: str) -> Any:
         return BadRecordError(f"damaged JSON: {exc}")
 
 
+def _delimiter(text: str, wanted: _Wanted) -> str:
+    """That with which the header of a table names a column that is looked for, or else the most columns."""
+    line = io.StringIO(text, newline=None).readline()
+    names = {each: [*map(str.strip, next(csv.reader([line], delimiter=each), []))] for each in ",\t;|"}
+    marks = {*wanted.marks, *wanted.names.values()}
+    return max(names, key=lambda each: (not marks.isdisjoint(names[each]), len(names[each])))
+
+
 def _csv_rows(text: str, wanted: _Wanted) -> Items:
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text, wanted))
     try:
         header = [name.strip() for name in next(reader, [])]
         columns = {*wanted.columns_of(header)}
@@ -368,8 +396,8 @@ def _csv_rows(text: str, wanted: _Wanted) -> Items:
             start = reader.line_num + 1
     except csv.Error as exc:
         raise ConfigError(
-            f"{wanted.path!r} is damaged CSV: {exc} (line {reader.line_num}); quote cells that hold commas, quotes or "
-            "line breaks, or save the file as JSON lines"
+            f"{wanted.path!r} is damaged CSV: {exc} (line {reader.line_num}); quote cells that hold delimiters, quotes "
+            "or line breaks, or save the file as JSON lines"
         ) from exc
 
 
@@ -384,12 +412,15 @@ def _table_rows(content: bytes, wanted: _Wanted) -> Items:
         raise ConfigError(f"{wanted.path!r} is damaged {kind}: {exc}; write the file again") from exc
     columns = {}
     for name in table.column_names:
+        values = table.column(name)
+        if name.casefold() in MEDIA:
+            columns[name] = [each or None for each in values.is_valid().to_pylist()]
+            continue
         try:
-            columns[name] = table.column(name).to_pylist()
+            columns[name] = values.to_pylist()
         except (pa.ArrowException, ValueError, OverflowError) as exc:
             raise ConfigError(
-                f"{wanted.path!r}: column {name!r} ({table.schema.field(name).type}) cannot be read: {exc}; "
-                "write it as text"
+                f"{wanted.path!r}: column {name!r} ({values.type}) cannot be read: {exc}; write it as text"
             ) from exc
     return (
         (number, dict(zip(columns, row, strict=True)))

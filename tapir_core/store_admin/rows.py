@@ -23,8 +23,8 @@ from tapir_core.calls.thoughts import strip_thoughts
 from tapir_core.calls.types import TERMINAL, Answer, Endpoint
 from tapir_core.calls.wire import TRAINED_ON, clean_text, read_completion
 from tapir_core.calls.words import CUT_OFF, REFUSED, read_ending, words_of
-from tapir_core.curriculum.teacher import CONTROL_TOKEN
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
+from tapir_core.turns import CONTROL_TOKEN
 
 _ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""

@@ -1,12 +1,15 @@
+import json
 from collections import Counter
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from tapir_core.config import DataConfig
-from tapir_core.sources import natural_weights, standin_heldout, standin_pool
+from tapir_core.sources import clean_pool, natural_weights, standin_heldout, standin_pool
 from tapir_core.standin.families import DEV_SHARES, FAMILIES, NATURAL_SHARES, NOT_IN_DEV, recognise
 from tapir_core.text import instruction_id
+from tests.run_config import make_config
 
 
 def test_the_pool_has_the_run_folders_columns_and_one_row_an_instruction() -> None:
@@ -29,6 +32,22 @@ def test_the_held_out_set_has_equal_shares_of_the_families_in_each_split() -> No
         families = [problem.family for problem in map(recognise, part["instruction"]) if problem]
         assert len(families) == rows
         assert Counter(families) == dict.fromkeys(wanted, rows // len(wanted))
+
+
+@pytest.mark.parametrize(
+    "heldout", [{"type": "judged", "references": "heldout.json"}, {"path": "heldout.json"}], ids=str
+)
+def test_columns_of_pool_and_held_out_set_that_are_not_read_are_a_warning(
+    tmp_path: Path, heldout: dict[str, str]
+) -> None:
+    for name in ("pool", "heldout"):
+        rows = [{"instruction": f"Who, in the {name}?", "context": "Ada wrote it.", "reference": "Ada"}] * 2
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    there = {name: str(tmp_path / file) if file.endswith(".json") else file for name, file in heldout.items()}
+    pool = {"type": "file", "path": str(tmp_path / "pool.json")}
+    config = make_config(tmp_path, data={"pool": pool, "heldout": {"type": "file"} | there})
+    lost = clean_pool(config).lost
+    assert [f"{name}.json': columns that change what a row asks" in lost for name in ("pool", "heldout")] == [True] * 2
 
 
 def test_dev_never_sees_four_task_types_and_a_phrasing_of_each_family_and_test_and_pool_do() -> None:

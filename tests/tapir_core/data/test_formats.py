@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zipfile
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,8 @@ from tapir_core.data.records import Record, read_each, read_records
 from tapir_core.errors import ConfigError
 from tests.harness.processes import free_port
 
+SKIPPED = b"\x5a\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
+SECONDS = pa.list_(pa.timestamp("s"))
 TEXT = b"instruction\nA?\nB?\n"
 
 
@@ -72,7 +75,12 @@ def parquet(**columns: list[object]) -> bytes:
         bz2.compress(TEXT),
         lzma.compress(TEXT),
         pa.Codec("zstd").compress(TEXT, asbytes=True),
+        gzip.compress(gzip.compress(TEXT, mtime=0), mtime=0),
+        gzip.compress(bz2.compress(lzma.compress(TEXT)), mtime=0),
+        SKIPPED + pa.Codec("zstd").compress(TEXT, asbytes=True),
         zipped("pool.csv"),
+        zipped(".DS_Store", "data/pool.csv", "data/.DS_Store", "data/._pool.csv", "__MACOSX/data/._pool.csv", "data/"),
+        'instruction\n"A?"\nB?\n',
         TEXT.decode().encode("utf-16"),
         codecs.BOM_UTF16_BE + TEXT.decode().encode("utf-16-be"),
     ],
@@ -109,6 +117,40 @@ def test_a_csv_row_with_another_number_of_cells_is_broken(tmp_path: Path) -> Non
     assert broken == [f"row {row}: {cells} cells, but the header names 2" for row, cells in ((2, 1), (4, 3))]
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("header", ["instruction{}input", '"instruction"{}"input"', "\ufeffinstruction {}input"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_header_tells_the_delimiter(tmp_path: Path, delimiter: str, header: str, end: str) -> None:
+    rows = [header.format(delimiter), f'"2, 3; 4."{delimiter}"x, y; z\t1|"', ""]
+    path = write(tmp_path, end.join(rows))
+    assert [each.fields for each in read_records(path)] == [{"instruction": "2, 3; 4.", "input": "x, y; z\t1|"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "found"),
+    [
+        ('instruction,"a;b;c;d"\nA?,x\n', {}, ["instruction", "a;b;c;d"]),
+        ("Frage;Text, lang\nA?;x\n", {"instruction": "Frage"}, ["instruction"]),
+        ("instruction\nSum 1; 2; 3.\n", {}, ["instruction"]),
+    ],
+)
+def test_a_delimiter_in_a_name_or_a_cell_is_no_delimiter(
+    tmp_path: Path, content: str, columns: dict[str, str], found: list[str]
+) -> None:
+    [record] = read_records(write(tmp_path, content), columns=columns)
+    assert [name for name in record.fields if name in found] == found
+
+
+def test_columns_of_other_names_are_found_behind_any_delimiter(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape('columns = { instruction = "question" }')):
+        read_records(write(tmp_path, "question;answer\nA?;B.\n"))
+
+
+def test_brotli_is_told_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"br' is compressed \(brotli\); unpack it"):
+        read_records(write(tmp_path, pa.Codec("brotli").compress(TEXT, asbytes=True), "pool.jsonl.br"))
+
+
 def test_parquet_keeps_lists_of_messages(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "A?"}]
     assert read_records(write(tmp_path, parquet(messages=[messages]))) == [Record(1, {"messages": messages})]
@@ -138,9 +180,17 @@ def test_a_url_is_opened_through_fsspec(tmp_path: Path) -> None:
         (b"PK\x03\x04 zip", "is compressed (zip) and cannot be read"),
         (zipped("a.csv", "b.csv"), "(zip) and cannot be read: it has 2 files (a.csv, b.csv), name one of them"),
         (zipped("xl/workbook.xml"), "it is a workbook of Excel, save the sheet as CSV"),
+        (zipped(), "is compressed (zip) and cannot be read: it has no file; fetch it again"),
+        (zipped(".DS_Store", "__MACOSX/._pool.csv"), "it has no file; fetch it again, or unpack it"),
+        (gzip.compress(b"\x1f\x8b\x08\x00gzip", mtime=0), "is compressed (gzip) and cannot be read"),
+        (b"7z\xbc\xaf\x27\x1c\0\4", "is a 7z archive; unpack it, and name the file in it"),
+        (gzip.compress(b"Rar!\x1a\x07\0", mtime=0), "is a RAR archive; unpack it"),
         (gzip.compress(bytes(257) + b"ustar" + bytes(250), mtime=0), "is a tar archive; unpack it"),
         (b"ARROW1\0\0 is not enough", "damaged Arrow"),
-        ("instruction\nA?".encode("utf-16-le"), "is no text: it has a zero byte (character 1); save it as UTF-8"),
+        ("instruction\nA?".encode("utf-16-le"), "seems to be UTF-16 without a byte order mark; save it as UTF-8"),
+        ("instruction\n字という字".encode("utf-16-be"), "seems to be UTF-16 without a byte order mark"),
+        (("instruction\n" + "字" * 900).encode("utf-16-le"), "seems to be UTF-16 without a byte order mark"),
+        (b"instruction\nA\0?", "is no text: it has a zero byte (character 13); save it as UTF-8"),
         (codecs.BOM_UTF16_LE + b"odd", "is not UTF-16"),
         (b"instruction,instruction\nA?,B?\n", "has several columns 'instruction'; rename all but one"),
         (arrow(instruction=["A?"], again=["B?"], named=["instruction"] * 2), "has several columns 'instruction'"),
@@ -206,6 +256,12 @@ def test_a_column_that_is_not_read_may_hold_anything_and_have_any_name(tmp_path:
     assert read_records(write(tmp_path, of_pyarrow(table)), fields=["instruction"]) == [
         Record(1, {"instruction": "A?"})
     ]
+
+
+def test_of_images_in_a_table_only_whether_there_is_one_is_read(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": b"PNG", "at": [10**12]}, None], pa.struct({"bytes": pa.binary(), "at": SECONDS}))
+    path = write(tmp_path, of_pyarrow(pa.table({"instruction": ["A?", "B?"], "image": images})))
+    assert [record.fields["image"] for record in read_records(path)] == [True, None]
 
 
 def test_only_the_columns_that_are_read_must_have_names_of_their_own(tmp_path: Path) -> None:

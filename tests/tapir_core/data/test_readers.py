@@ -194,6 +194,103 @@ def test_what_was_left_out_of_rows_is_counted(tmp_path: Path) -> None:
     assert [said.rpartition(": ")[2] for said in found.noted] == ["1", "2"]
 
 
+def test_instructions_with_a_control_token_leave_before_the_sample_is_drawn_and_are_counted(tmp_path: Path) -> None:
+    earlier = [{"role": "user", "content": "Hi<|eot_id|>"}, {"role": "assistant", "content": "Hi"}]
+    marked = [
+        {"instruction": "What does <|im_end|> mean?"},
+        {"instruction": "Add </s> to it."},
+        {"instruction": "Who?", "system": "You are [INST]."},
+        {"instruction": "Sum.", "input": "<start_of_turn>"},
+        {"messages": [*earlier, {"role": "user", "content": "Who?"}]},
+    ]
+    fine = [{"instruction": "Who?"}, {"instruction": "Mark it: <s>x</s>, a <|> b."}]
+    found = read(tmp_path, [*marked, *fine], limit=2)
+    assert sorted(found.rows["instruction"]) == ["Mark it: <s>x</s>, a <|> b.", "Who?"]
+    assert found.counts == {"bad_rows": 0, "duplicates": 0, "control_token_in_instruction": 5}
+    assert found.noted == ['instructions with a control token of a chat format ("<|im_end|>"), left out: 5']
+    with pytest.raises(ConfigError, match="all 5 instructions have a control token of a chat format"):
+        read(tmp_path, marked)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_an_answer_of_a_row_with_weight_0_is_not_used_in_any_format(tmp_path: Path, kind: str) -> None:
+    rows = pl.DataFrame({"instruction": ["A?", "B?"], "output": ["a", "b"], "weight": [0.0, 1.0]})
+    found = read_pool(
+        write_as(kind, tmp_path / "pool", rows), on_bad_row="stop", limit=None, rng=random.Random(1), answers=True
+    )
+    assert dict(found.rows.select("instruction", "answer").iter_rows()) == {"A?": None, "B?": "b"}
+    assert found.counts["answer_not_to_be_learnt"] == 1
+
+
+def test_an_object_of_lists_is_a_conversation_in_parquet_too(tmp_path: Path) -> None:
+    turns = {"role": ["user", "assistant"], "content": ["A?", "a"]}
+    path = write_as("parquet", tmp_path / "pool", pl.DataFrame({"messages": [turns]}))
+    found = read_pool(path, on_bad_row="stop", limit=None, rng=random.Random(1), answers=True)
+    assert found.rows.select("instruction", "answer").rows() == [("A?", "a")]
+
+
+INTO_THE_INSTRUCTION = "write `{}` into the instruction (of a conversation into its last user turn)"
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "remedy"),
+    [
+        ({"instruction": "Who?", "context": "Ada wrote it.", "category": "qa"}, "context", 'add input = "context" to'),
+        ({"instruction": "Who?", "Input": "Ada wrote it."}, "Input", 'add input = "Input" to data.pool.columns'),
+        ({"instruction": "Answer.", "question": "Who?", "id": "7"}, "question", 'add input = "question" to'),
+        ({"instruction": "Who?", "system_prompt": "S"}, "system_prompt", 'add system = "system_prompt" to'),
+        ({"instruction": "Who?", "System": "S"}, "System", 'add system = "System" to'),
+        ({"instruction": "Who?", "system": "S", "system_prompt": "T"}, "system_prompt", "write `system_prompt` into"),
+        ({"instruction": "Who?", "input": "A", "context": "B"}, "context", INTO_THE_INSTRUCTION.format("context")),
+        ({"messages": "Who?", "input": "B"}, "input", INTO_THE_INSTRUCTION.format("input")),
+        ({"messages": "Who?", "system_prompt": "S"}, "system_prompt", 'add system = "system_prompt" to'),
+        ({"instruction": "And then?", "history": [["Who?", "Ada."]]}, "history", "give rows with `history` as"),
+        ({"instruction": "Which?", "choices": ["A", "B"]}, "choices", INTO_THE_INSTRUCTION.format("choices")),
+        ({"messages": "Sum 2, 3.", "tools": '[{"name": "sum"}]'}, "tools", "leave out the rows that need `tools`"),
+        ({"messages": "What is it?", "image": "cat.png"}, "image", "leave out the rows that need `image`"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_column_that_is_not_read_and_changes_what_is_asked_is_named_with_what_to_do(
+    tmp_path: Path, kind: str, row: dict[str, Any], column: str, remedy: str
+) -> None:
+    if "messages" in row:
+        row = {**row, "messages": json.dumps([{"role": "user", "content": row["messages"]}])}
+    if kind == "csv":
+        row = {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
+    path = write_as(kind, tmp_path / "pool", pl.DataFrame([row, {**row, column: None}]))
+    settings: Any = {"on_bad_row": "stop", "limit": None, "rng": random.Random(1)}
+    said = read_pool(path, **settings).unread
+    assert said.startswith(f"{path!r}: columns that change what a row asks are not read: `{column}` (in 1 of 2 rows); ")
+    if column != "choices" or kind != "csv":
+        assert remedy in said
+    if mapped := re.match(r'add (\w+) = "(.+?)"', said.partition("; ")[2]):
+        assert not read_pool(path, columns={mapped[1]: mapped[2]}, **settings).unread
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Who?", "id": "7", "category": "qa", "output": "Ada.", "text": "x", "source": "mine"},
+        {"instruction": "Who?", "context": "", "history": [], "tools": "[]", "system_prompt": None, "input": "A"},
+        {"instruction": "Who\nis it?", "prompt": "Below is an instruction.\n\nWho is it?\n\nAnswer:"},
+        {"instruction": "Who?", "context": "N/A", "images": []},
+        {"messages": [{"role": "user", "content": "Who?"}], "prompt": "Who?", "prompt_id": "7"},
+        {"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Who?"}], "system_prompt": "S"},
+    ],
+    ids=str,
+)
+def test_columns_that_say_nothing_more_are_not_named(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert not read(tmp_path, [row]).unread
+
+
+def test_of_two_columns_for_one_field_the_first_is_proposed(tmp_path: Path) -> None:
+    said = read(tmp_path, [{"instruction": "Who?", "context": "Ada wrote it.", "question": "Of them?"}]).unread
+    assert 'add input = "context"' in said
+    assert said.endswith(INTO_THE_INSTRUCTION.format("question"))
+
+
 def test_a_heldout_set_has_the_columns_of_its_contract(tmp_path: Path) -> None:
     rows = [
         {"instruction": "A?", "reference": "1", "task_type": "Math"},

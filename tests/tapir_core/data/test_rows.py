@@ -1,5 +1,6 @@
 """One record as one instruction: shapes, turns, answers, what makes a record broken."""
 
+import json
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ def test_a_lone_surrogate_becomes_a_text_that_can_be_written() -> None:
         ({"instruction": "A?", "input": ["x"]}, "`input` is list, not text"),
         ({"messages": "hello"}, "`messages` is text but no JSON list"),
         ({"messages": {"role": "user"}}, "`messages` is no list of turns"),
+        ({"messages": {"role": ["user"], "content": []}}, "`messages` is no list of turns, and no object of lists of"),
         ({"messages": []}, "the instruction is empty"),
         ({"messages": ["A?"]}, "`messages`: turn 1 is str, and no object with a role and a text"),
         (
@@ -227,6 +229,12 @@ def test_layouts_that_agree_are_one_instruction() -> None:
         "nan",
         "<NA>",
         "None",
+        "n.a.",
+        "#N/A",
+        "<empty>",
+        "<no  input>",
+        "( No input )",
+        "no input\nneeded",
     ],
 )
 def test_words_for_no_input_are_an_empty_input_and_noted(words: str) -> None:
@@ -235,7 +243,9 @@ def test_words_for_no_input_are_an_empty_input_and_noted(words: str) -> None:
     assert row.noted == ("placeholder_input",)
 
 
-@pytest.mark.parametrize("words", ["no", "NA", "nano", "No input was received.", "0", "None of them came.", "nil"])
+@pytest.mark.parametrize(
+    "words", ["no", "NA", "nano", "No input was received.", "0", "None of them came.", "nil", "empty", "#1", "n.b."]
+)
 def test_an_input_that_only_looks_like_them_is_kept(words: str) -> None:
     assert read_row({"instruction": "Classify it.", "input": words}).instruction == f"Classify it.\n\n{words}"
 
@@ -265,6 +275,28 @@ def test_an_answer_that_is_not_to_be_learnt_is_lacking_and_noted(marked: dict[st
     assert row.answer == ("D." if is_learnt else None)
     assert row.noted == (() if is_learnt else ("answer_not_to_be_learnt",))
     assert read_row(fields).noted == ()
+
+
+@pytest.mark.parametrize("layout", [{"messages": LONG}, {"instruction": "C?", "output": "D."}], ids=str)
+@pytest.mark.parametrize(
+    ("mark", "is_learnt"), [({"weight": 0}, False), ({"train": "false"}, False), ({"weight": 2}, True)]
+)
+def test_a_row_that_is_not_to_be_learnt_has_no_answer(
+    layout: dict[str, Any], mark: dict[str, Any], is_learnt: bool
+) -> None:
+    row = read_row({**layout, **mark}, answers=True)
+    assert row.answer == ("D." if is_learnt else None)
+    assert row.noted == (() if is_learnt else ("answer_not_to_be_learnt",))
+
+
+@pytest.mark.parametrize(("speaker", "content"), [("role", "content"), ("from", "value")])
+def test_an_object_of_lists_is_a_conversation(speaker: str, content: str) -> None:
+    lists = {speaker: [turn["role"] for turn in LONG], content: [turn["content"] for turn in LONG]}
+    for given in (lists, json.dumps(lists), {**lists, "weight": None}, {**lists, "weight": [1] * len(LONG)}):
+        assert read_row({"messages": given}, answers=True) == read_row({"messages": LONG}, answers=True)
+    not_learnt = {**lists, "weight": [*[1] * (len(LONG) - 1), 0]}
+    assert read_row({"messages": not_learnt}, answers=True).answer is None
+    assert read_row({"messages": {speaker: [], content: []}, "instruction": "A?"}).instruction == "A?"
 
 
 def test_answers_that_disagree_matter_only_where_they_are_used() -> None:
