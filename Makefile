@@ -38,7 +38,7 @@ test: test-env student-env ## run all tests but those of operations and architec
 test-lm-eval: test-env lm-eval-env ## run the tests that need lm-evaluation-harness, which `make test` skips without it
 	.venv/bin/python -m pytest -m lm_eval
 
-test-operations: test-env student-env ## run the tests of a whole system: workers, replicas, browser, faults
+test-operations: test-env student-env ## run the tests of a whole system: workers, replicas, browser, kills and faults, benchmarks
 	.venv/bin/python -m pytest -m operations
 
 test-architectures: test-env student-env ## take tiny models of the presets' architectures through vLLM, training and export: 4 to 15 minutes

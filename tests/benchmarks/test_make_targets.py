@@ -45,7 +45,7 @@ def test_every_benchmark_of_the_makefile_is_run_here() -> None:
     assert set(targets) == RUN_HERE
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_paid_calls_are_measured_beside_the_ceiling() -> None:
     options = "--rows 64 --small-rows 64 --keys 200 --repeats 1"
     found = measure("bench-calls", options, BENCH_PEERS="")
@@ -59,7 +59,7 @@ def test_planted_questions_are_found() -> None:
     assert set(found["recall"].values()) == {1.0}
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_a_round_is_timed_beside_bare_prefect() -> None:
     found = measure("bench-orchestration", "--rows 64 --rows-per-shard 16 --pause-seconds 0")
     assert found["tasks"] > 8, "four shards each are answered and judged"

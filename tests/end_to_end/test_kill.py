@@ -10,6 +10,8 @@ from tests.harness.processes import kill, left_over
 from tests.harness.stand_ins import RequestLog, endpoints
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.operations
+
 CONCURRENCY = 2
 
 

@@ -5,11 +5,14 @@ import time
 from contextlib import closing
 
 import psutil
+import pytest
 
 from tapir_core.config import EMBEDDED_STUDENT
 from tapir_core.stages import StageAt
 from tests.end_to_end.project import DEADLINE_SECONDS, Project
 from tests.harness.processes import overrides
+
+pytestmark = pytest.mark.operations
 
 JUDGE = {
     "type": "vllm",

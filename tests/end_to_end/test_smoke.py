@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.harness.forked import Forked
 
 
@@ -10,6 +12,7 @@ def smoke(forked: Forked, folder: Path, *more: str) -> tuple[int, str]:
     return done.returncode, done.stderr + done.stdout
 
 
+@pytest.mark.operations
 def test_a_machine_that_can_do_it_passes_with_a_line_a_stage_and_leaves_nothing(forked: Forked, tmp_path: Path) -> None:
     code, said = smoke(forked, tmp_path)
     assert code == 0, said

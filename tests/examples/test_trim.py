@@ -27,6 +27,7 @@ print(trimmed(rows, 0.4)["instruction_id"].to_list(), trimmed(rows, 0.1).height)
     assert python("-c", code) == (0, "['a', 'c', 'e'] 5\n")
 
 
+@pytest.mark.operations
 def test_a_whole_run_goes_through_it() -> None:
     code, said = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/examples/trimmed_run.py")
     assert code == 0, said

@@ -6,13 +6,13 @@ import pytest
 from tasks.runtime import close_all
 from tests.benchmark_runs import Student
 from tests.doubles.provider import FakeProvider
-from tests.students import make_checkpoint
+from tests.students import make_tokenized
 
 
 @pytest.fixture
 def backbone(tmp_path: Path) -> Path:
     """Enough of a model folder to be taken for one before anything is loaded."""
-    return make_checkpoint(tmp_path / "backbone")
+    return make_tokenized(tmp_path / "backbone")
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def examine(root: StandingRoot, **exported: str) -> dict[str, dict[str, str]]:
     return {row["part"]: row for row in rows if row["part"] in parts}
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_a_guarded_server_serves_who_has_the_password_and_a_secret_block_reaches_the_provider_alone(
     root, tmp_path, monkeypatch
 ):

@@ -31,7 +31,7 @@ def gave_a_sign_of_life(root: StandingRoot, flow_run: FlowRun) -> bool:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_a_run_started_in_the_ui_is_done_by_a_worker_that_comes_back_and_nothing_is_left(
     root: StandingRoot, tmp_path: Path
 ) -> None:
