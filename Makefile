@@ -29,7 +29,7 @@ quickstart: ## distil a small real student for two rounds into runs/quickstart: 
 	@$(MAKE) --no-print-directory setup
 	.venv/bin/tapir run configs/quickstart.toml $(RUN_OPTIONS)
 
-# By file, in the order of their names: what takes long, in tests/end_to_end, begins early.
+# By file, in the order that tests/conftest.py gives them: what takes long begins first.
 IN_TWO = -n 2 --no-loadscope-reorder
 
 test: test-env student-env ## run all tests but those of operations and architectures, the end-to-end runs on real engines included

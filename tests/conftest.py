@@ -41,6 +41,8 @@ settings.load_profile("project")
 
 
 SHARES_A_RUN = "tests/end_to_end/"
+TAKES_LONG = (SHARES_A_RUN, "tests/tasks/engines/training/test_trainer.py")
+"""Begins first, so that at the end no process works alone for minutes."""
 
 
 class ByFile(LoadScopeScheduling):
@@ -167,7 +169,8 @@ def _prefect_environment(home: Path) -> dict[str, str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs flows on a Prefect server counts as slow."""
+    """What runs flows on a Prefect server counts as slow; what takes long begins first."""
     for item in items:
         if "standing_prefect" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: not item.nodeid.startswith(TAKES_LONG))
