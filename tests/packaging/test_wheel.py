@@ -118,6 +118,7 @@ def test_setup_builds_from_the_pins_of_the_wheel_where_a_run_looks(installed: In
     assert (installed.home / ".local/share/tapir/student-environment/bin/python").exists()
 
 
+@pytest.mark.operations
 def test_a_run_trains_a_student_in_an_empty_folder(installed: Installed) -> None:
     """The student's server is the stand-in's, told by hand: vLLM is started in other tests."""
     [backbone] = make_tiny_students(installed.folder, 1)

@@ -12,7 +12,7 @@ from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokeniz
 from tasks.engines.training import memory
 from tasks.engines.training.trainer import TrainingJob, train_student
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.operations
 
 SHAPES = {
     "8M": {"hidden_size": 256, "num_hidden_layers": 8, "intermediate_size": 704, "vocab_size": 4096},

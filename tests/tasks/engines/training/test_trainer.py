@@ -272,7 +272,7 @@ def test_two_ranks_with_zero_3_and_lora_leave_a_whole_merged_student(ground: Pat
     assert "world size    2 (cpu), ZeRO stage 3, bf16, LoRA rank 4" in log
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_adapters_on_four_bits_learn_as_on_whole_weights(ground: Path, tmp_path: Path) -> None:
     def trained(name: str, **lora: Any) -> TrainingSummary:
         training = TrainingConfig(
@@ -290,7 +290,7 @@ def test_adapters_on_four_bits_learn_as_on_whole_weights(ground: Path, tmp_path:
     assert "LoRA rank 4 on 4 bits a weight" in (tmp_path / "four-bits.log").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_every_stage_in_bf16_learns_as_fp32_does(ground: Path, tmp_path: Path) -> None:
     def losses(name: str, **settings: Any) -> list[float]:
         training = TrainingConfig(batch_size=8, micro_batch_size=2, **settings)
@@ -303,7 +303,7 @@ def test_every_stage_in_bf16_learns_as_fp32_does(ground: Path, tmp_path: Path) -
         assert found == pytest.approx(expected, abs=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_what_is_offloaded_learns_as_what_is_not(ground: Path, tmp_path: Path) -> None:
     def losses(name: str, **settings: Any) -> list[float]:
         training = TrainingConfig(precision="bf16", batch_size=12, micro_batch_size=6, **settings)
