@@ -12,7 +12,8 @@ from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokeniz
 from tasks.engines.training import memory
 from tasks.engines.training.trainer import TrainingJob, train_student
 
-pytestmark = pytest.mark.operations
+# A processor that has no bf16 takes minutes for two steps.
+pytestmark = [pytest.mark.operations, pytest.mark.timeout(2700)]
 
 SHAPES = {
     "8M": {"hidden_size": 256, "num_hidden_layers": 8, "intermediate_size": 704, "vocab_size": 4096},
