@@ -19,7 +19,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from tapir_core.calls.budget import Spend, reserve
+from tapir_core.calls.budget import UNPAID, Spend, reserve
 from tapir_core.calls.client import Client
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
 from tapir_core.calls.sending import Books, UnsentError
@@ -34,6 +34,7 @@ from tapir_core.calls.types import (
     LiveAddress,
     Message,
     Request,
+    Role,
     unsupported_remedy,
 )
 from tapir_core.calls.wire import Reply
@@ -358,9 +359,9 @@ class Line:
     async def _greet(self, request: Request, endpoint: Endpoint, address: Address) -> None:
         """Ask the address a question that any server at work answers; it learns from the reply as from any other."""
         address.greeted = self._loop.time()
-        greeting = replace(
-            request, role="probe", messages=(Message("user", GREETING),), top_logprobs=0, schema="", prompt_version=""
-        )
+        role: Role = UNPAID if request.role == UNPAID else "probe"
+        asked = (Message("user", GREETING),)
+        greeting = replace(request, role=role, messages=asked, top_logprobs=0, schema="", prompt_version="")
         with suppress(UnsentError):
             await self._attempt(greeting.key, greeting, endpoint, address)
 

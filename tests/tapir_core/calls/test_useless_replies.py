@@ -9,7 +9,7 @@ import pytest
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome
 from tapir_core.calls.types import GREETING
 from tapir_core.config import CallsConfig
-from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text, echo
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text, echo, make_request
 from tests.tapir_core.calls.engine_helpers import never, open_engine, prompts, texts
 
 PATIENT = CallsConfig(backoff_seconds=0.001)
@@ -132,12 +132,16 @@ def test_a_server_that_is_down_is_greeted_seldom(store_url: str):
         assert asked(provider)[GREETING] == 1
 
 
-def test_a_greeting_is_booked_as_a_probe(store_url: str):
+@pytest.mark.parametrize(("role", "greeted"), [("teach", {"teach": 3, "probe": 1}), ("answer", {"answer": 4})])
+def test_a_greeting_is_booked_as_a_probe_and_of_a_student_costs_nothing(
+    store_url: str, role: str, greeted: dict[str, int]
+):
     def breaks(call: RecordedCall) -> FakeReply:
         return BROKEN if "question" in call.prompt else echo(call)
 
     with FakeProvider(breaks) as provider, open_engine(store_url, PATIENT) as engine:
-        assert texts(engine.ask(prompts(1), provider.endpoint)) == ["no_answer"]
+        assert texts(engine.ask([make_request("question 0", role=role)], provider.endpoint)) == ["no_answer"]
     with AnswerStore(store_url) as store:
-        spent = store.spend_by_role("a-run")
-    assert (spent["teach"].requests, spent["probe"].requests) == (3, 1)
+        assert {
+            name: spend.requests for name, spend in store.spend_by_role("a-run").items() if spend.requests
+        } == greeted
