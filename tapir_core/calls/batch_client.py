@@ -158,7 +158,7 @@ class BatchClient(Client):
         if isinstance(got, Reply):
             raise ProviderError(got)
         response: Response = getattr(got, "http_response", got)
-        body = json_or_text(self.text(response))
+        body = json_or_text(self.text(response.content))
         if response.status_code == 200 and isinstance(body, dict):
             return body
         reply = read_error(response.status_code, body, raw=None, headers=response.headers)

@@ -8,7 +8,8 @@ store's transactions (store_rows.py): processes that share a run share its caps,
 spent. The student's own answers count against no cap.
 """
 
-import secrets
+import os
+import random
 import threading
 import time
 from collections import Counter
@@ -176,6 +177,11 @@ class Settlement:
     """What it cost, without a request if it was never sent; None where nobody says: it stays booked at the most."""
 
 
+_IDS = random.Random()
+"""Seeded by the system, which takes long to ask for each; a forked process seeds its own."""
+os.register_at_fork(after_in_child=_IDS.seed)
+
+
 def reserve(request: Request, endpoint: Endpoint) -> Spend:
     """The most that one attempt at ``request`` can cost at ``endpoint``."""
     text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
@@ -187,7 +193,7 @@ def reserve(request: Request, endpoint: Endpoint) -> Spend:
 
 def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> Attempt:
     """An attempt at ``request``, which has the key ``key``, by the run with the id ``run``."""
-    return Attempt(secrets.randbits(63), run, request.role, key, reserve(request, endpoint), SHARD.get())
+    return Attempt(_IDS.getrandbits(63), run, request.role, key, reserve(request, endpoint), SHARD.get())
 
 
 def settlement(attempt: int, reply: Reply | None) -> Settlement:

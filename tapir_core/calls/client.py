@@ -10,10 +10,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -117,20 +116,21 @@ class Client:
         got = await self.get(self._read_bounded(asked))
         if isinstance(got, Reply):
             return got
-        if got is None:
+        response, content = got if isinstance(got, tuple) else (got, got.content)
+        if content is None:
             # Another try would bring as much again, and be charged for it.
             return Reply(
                 Failure("no_answer", f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MiB"),
                 cost_unknown=True,
                 raw="",
             )
-        raw = self.text(got)
-        if got.status_code == 200:
+        raw = self.text(content)
+        if response.status_code == 200:
             reply = read_completion(raw, self._endpoint, request)
             self._say_what_is_odd(reply, request)
         else:
-            reply = self._read_error(got, json_or_text(raw), raw=raw)
-        limits = read_rate_limits(got.headers, now=replied_at(got.headers))
+            reply = self._read_error(response, json_or_text(raw), raw=raw)
+        limits = read_rate_limits(response.headers, now=partial(replied_at, response.headers))
         return replace(reply, rate_limits=limits) if limits else reply
 
     async def list_models(self) -> list[str] | Failure | None:
@@ -138,7 +138,7 @@ class Client:
         got = await self.get(self.sdk.get("/models", cast_to=httpx2.Response))
         if isinstance(got, Reply):
             return _failure(got)
-        body = json_or_text(self.text(got))
+        body = json_or_text(self.text(got.content))
         rows = body.get("data") if isinstance(body, dict) and got.status_code == 200 else None
         if isinstance(rows, list):
             return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
@@ -155,28 +155,31 @@ class Client:
         One that is ``patient`` may take as long as it takes, as long as something moves.
         """
         try:
-            async with _deadline(None if patient else self._timeout_seconds):
-                return await asked
+            async with asyncio.timeout(None) as limit:
+                deadline = None if patient else _Deadline(limit, self._timeout_seconds)
+                try:
+                    return await asked
+                finally:
+                    if deadline is not None:
+                        deadline.timer.cancel()
         except openai.APIStatusError as error:
             return error.response
         except FOREIGN_ERRORS as error:
             return self._read_foreign(error)
 
-    async def _read_bounded(self, asked: httpx2.Request) -> httpx2.Response | None:
-        """The response to ``asked``; None where it is larger than any answer, and read no further."""
+    async def _read_bounded(self, asked: httpx2.Request) -> tuple[httpx2.Response, bytes | None]:
+        """The response to ``asked`` with its body; None where that is larger than any answer, and read no further."""
         response = await self._http.send(asked, stream=True)
         chunks, size = list[bytes](), 0
         try:
             async for chunk in response.aiter_bytes():
                 size += len(chunk)
                 if size > LARGEST_REPLY_BYTES:
-                    return None
+                    return response, None
                 chunks.append(chunk)
         finally:
             await response.aclose()
-        read = httpx2.Response(response.status_code, content=b"".join(chunks))
-        read.headers = response.headers
-        return read
+        return response, b"".join(chunks)
 
     def _say_what_is_odd(self, reply: Reply, request: Request) -> None:
         """Warn of an unknown finish reason, and of an answer by another model; of each once."""
@@ -194,9 +197,9 @@ class Client:
                 text = "%s was asked for %r and answers as %r: check the model and the gateway's fallbacks"
                 logger.warning(text, self._endpoint.base_url, request.model, reply.model)
 
-    def text(self, response: httpx2.Response) -> str:
-        """The body, clean and without the key."""
-        return hide_keys(clean_text(response.content.decode("utf-8", "replace")), self._endpoint)
+    def text(self, content: bytes) -> str:
+        """A body, clean and without the key."""
+        return hide_keys(clean_text(content.decode("utf-8", "replace")), self._endpoint)
 
     def _read_error(self, got: httpx2.Response, body: object, *, raw: str | None) -> Reply:
         reply = read_error(got.status_code, body, raw=raw, headers=got.headers)
@@ -208,33 +211,26 @@ class Client:
         return read_foreign_error(error, self._endpoint, timeout_seconds=self._timeout_seconds)
 
 
-@asynccontextmanager
-async def _deadline(seconds: float | None) -> AsyncIterator[None]:
-    """Break off after ``seconds``, but not at once where this process stood still meanwhile.
+class _Deadline:
+    """Breaks a wait off after some seconds, but not at once where this process stood still meanwhile.
 
     A process that was stopped (Ctrl-Z, a paused container, a snapshot) wakes behind its deadlines, with the replies
     waiting in its sockets: they are read first.
     """
-    loop = asyncio.get_running_loop()
 
-    def expire(due: float) -> None:
-        if loop.time() - due > _STOOD_STILL_SECONDS:
-            wait(_READING_SECONDS)
-        elif not limit.expired():
-            limit.reschedule(due)
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._loop, self._limit = asyncio.get_running_loop(), limit
+        self._wait(seconds)
 
-    def wait(longest: float) -> None:
-        timers.append(loop.call_later(longest, expire, loop.time() + longest))
+    def _wait(self, seconds: float) -> None:
+        self._due = self._loop.time() + seconds
+        self.timer = self._loop.call_at(self._due, self._end)
 
-    timers = list[asyncio.TimerHandle]()
-    async with asyncio.timeout(None) as limit:
-        if seconds is not None:
-            wait(seconds)
-        try:
-            yield
-        finally:
-            for each in timers:
-                each.cancel()
+    def _end(self) -> None:
+        if self._loop.time() - self._due > _STOOD_STILL_SECONDS:
+            self._wait(_READING_SECONDS)
+        else:
+            self._limit.reschedule(self._due)
 
 
 def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seconds: float) -> Reply:

@@ -226,7 +226,7 @@ def pause_before_retry(
     return rng.uniform(0, longest)
 
 
-def read_rate_limits(headers: Mapping[str, str], *, now: datetime) -> tuple[RateLimit, ...]:
+def read_rate_limits(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> tuple[RateLimit, ...]:
     """The limits per minute that ``headers`` (looked up without regard to case, or lower-case) show.
 
     At most one a unit. A header that cannot be read counts as absent.
@@ -249,7 +249,7 @@ def read_number(text: str | None) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
-def read_seconds(text: str, read_date: Callable[[str], datetime], *, now: datetime) -> float | None:
+def read_seconds(text: str, read_date: Callable[[str], datetime], *, now: Callable[[], datetime]) -> float | None:
     """Seconds of a plain number, of a duration such as ``6m0s`` or ``120ms``, or until a date; of other text None."""
     text = text.strip()
     seconds = read_number(text)
@@ -261,7 +261,7 @@ def read_seconds(text: str, read_date: Callable[[str], datetime], *, now: dateti
         date = read_date(text)
     except (ValueError, OverflowError):
         return None
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
+    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now()).total_seconds())
 
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}

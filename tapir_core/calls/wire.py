@@ -7,10 +7,11 @@ returned: lone surrogates and NUL characters, which databases refuse, become U+F
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 from tapir_core.calls.limits import RateLimit, read_number, read_seconds
@@ -120,7 +121,7 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
 
     With the ``request`` an answer to be trained on that took all its tokens is cut off, whatever its finish reason.
     """
-    sent = _SENT_BEFORE.sub("", raw, count=1)
+    sent = _without_preamble(raw)
     if sent.startswith("<"):
         return Reply(Failure("connection", f"{_WEB_PAGE}: {_clip(raw)!r}"), raw=raw, endpoint_at_fault=True)
     try:
@@ -186,7 +187,7 @@ def _details(usage: dict[str, Any], of: str, name: str) -> int:
 
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
     """What a kept body says of its first token; nothing where it says nothing, or was not kept."""
-    body = _mapping(json.loads(_SENT_BEFORE.sub("", raw, count=1))) if raw else {}
+    body = _mapping(json.loads(_without_preamble(raw))) if raw else {}
     choices = body.get("choices")
     return _read_logprobs(_mapping(choices[0])) if isinstance(choices, list) and choices else ()
 
@@ -209,7 +210,7 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
         kind = "unsupported" if parameter else read_error_words(status, codes, text.lower())
     message = f"HTTP {status}: {_clip(text)}" if text else f"HTTP {status}"
     message += f" {_MORE_ROOM}" if kind == "used_up" else ""
-    retry_after = read_retry_after(headers or {}, now=replied_at(headers or {}))
+    retry_after = read_retry_after(headers or {}, now=partial(replied_at, headers or {}))
     return Reply(
         Failure(kind, message, parameter=parameter),
         cost_unknown=status in CUT_OFF_STATUSES,
@@ -220,7 +221,7 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     )
 
 
-def read_retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
+def read_retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> float | None:
     """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After`: seconds, a duration or a date."""
     milliseconds = read_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -239,7 +240,13 @@ def replied_at(headers: Mapping[str, str]) -> datetime:
 
 def clean_text(text: str) -> str:
     """``text`` as every database takes it: no lone surrogates, no NUL."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "�")
+    # Most replies are ASCII, and CPython knows that of a text without a look.
+    whole = text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\x00", "�")
+
+
+def _without_preamble(raw: str) -> str:
+    return raw if raw.startswith("{") else _SENT_BEFORE.sub("", raw, count=1)
 
 
 def _read_choice(choice: dict[str, Any], empty: Answer, *, thought: bool, strip: bool) -> Outcome | None:
@@ -269,11 +276,12 @@ def _read_choice(choice: dict[str, Any], empty: Answer, *, thought: bool, strip:
 
 def _ending_of(choice: dict[str, Any]) -> str:
     """How a reply ended, in our words: a gateway's word, unless its provider's says that the answer is not whole."""
-    said = [_said(choice.get(name)) for name in ("finish_reason", "native_finish_reason")]
-    said.append(_said(_mapping(choice.get("provider_specific_fields")).get("native_finish_reason")))
-    other = _said(choice.get("done_reason") or choice.get("stop_reason"))
-    ending, *natives = map(read_ending, said if said[0] else [other, *said[1:]])
-    return next((each for each in natives if each in (CUT_OFF, REFUSED, BROKE_OFF)), ending)
+    said = _said(choice.get("finish_reason")) or _said(choice.get("done_reason") or choice.get("stop_reason"))
+    for natives in (choice, _mapping(choice.get("provider_specific_fields"))):
+        native = natives.get("native_finish_reason")
+        if native and (read := read_ending(_said(native))) in (CUT_OFF, REFUSED, BROKE_OFF):
+            return read
+    return read_ending(said)
 
 
 def _said_ending(choice: dict[str, Any]) -> str:

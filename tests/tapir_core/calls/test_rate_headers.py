@@ -27,13 +27,13 @@ ANTHROPIC = {
 
 
 def test_openais_headers_are_read():
-    found = read_rate_limits(OPENAI, now=NOW)
+    found = read_rate_limits(OPENAI, now=lambda: NOW)
     assert found == (RateLimit("requests", 59, 60, 1), RateLimit("tokens", 149984, 150000, 360))
     assert found[0].per_second == 1
 
 
 def test_anthropics_headers_are_read_and_a_reset_in_the_past_is_now():
-    found = read_rate_limits(ANTHROPIC, now=NOW)
+    found = read_rate_limits(ANTHROPIC, now=lambda: NOW)
     assert found == (RateLimit("requests", 0, 4000, 30), RateLimit("tokens", 312000, 400000, 0))
     assert found[1].per_second == 0
 
@@ -59,7 +59,7 @@ def test_anthropics_headers_are_read_and_a_reset_in_the_past_is_now():
 )
 def test_a_reset_is_a_duration_a_number_or_a_date(text: str, seconds: float):
     headers = {"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": text}
-    (found,) = read_rate_limits(headers, now=NOW)
+    (found,) = read_rate_limits(headers, now=lambda: NOW)
     assert found.reset_seconds == pytest.approx(seconds)
 
 
@@ -73,7 +73,7 @@ def test_a_reset_is_a_duration_a_number_or_a_date(text: str, seconds: float):
     ],
 )
 def test_without_what_is_left_nothing_is_learned(headers: dict[str, str]):
-    assert read_rate_limits(headers, now=NOW) == ()
+    assert read_rate_limits(headers, now=lambda: NOW) == ()
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_a_providers_long_error_text_is_shortened():
     ],
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(headers: dict[str, str], seconds: float | None):
-    assert read_retry_after(headers, now=NOW) == seconds
+    assert read_retry_after(headers, now=lambda: NOW) == seconds
 
 
 def test_greedy_first_samples_send_no_seed_and_all_others_their_sample_index():
