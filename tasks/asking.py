@@ -110,19 +110,19 @@ class Watch:
         """What each request came to."""
         return self._runtime.calls.ask(requests, model.source, on_outcome=self.on_outcome, is_stopped=self.is_stopped)
 
-    def ask_parsed(
+    def ask_read(
         self,
         model: AskedModel,
         requests: Sequence[calls.Request],
-        parse: Callable[[str], Found | Unparsed],
+        read: Callable[[calls.Answer], Found | Unparsed],
         reasks: int,
     ) -> list[calls.Parsed[Found]]:
-        """What ``parse`` finds in the reply to each request."""
-        return calls.ask_parsed(
+        """What ``read`` finds in the reply to each request."""
+        return calls.ask_read(
             self._runtime.calls,
             requests,
             model.source,
-            parse,
+            lambda _, answer: read(answer),
             reasks,
             on_outcome=self.on_outcome,
             is_stopped=self.is_stopped,

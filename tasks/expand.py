@@ -10,6 +10,7 @@ from collections import Counter
 import polars as pl
 
 from tapir_core import curriculum, stages
+from tapir_core.calls import Answer
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.data.decontamination import texts_asked
@@ -17,6 +18,7 @@ from tapir_core.judging import expected_orders, show_instruction
 from tapir_core.judging.orders import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
+from tapir_core.text import Unparsed
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, counts_of, ending_of, make_request, text_of, worked
 from tasks.judge import ask_student, judge_rows
@@ -45,9 +47,14 @@ def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
 
 
 def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:
-    """Task type → rows that seeds and earlier waves lack to the hard part of the round; none without seeds."""
+    """Task type → rows that seeds and earlier waves lack to the hard part of the round.
+
+    None without seeds, and none after a wave that kept nothing: the next one would be paid for as little.
+    """
     assert at.wave is not None
     seeds = run.rows(stages.SELECT.at(at.round))
+    if at.wave > 1 and _accepted(run, at.number, at.wave - 1).height == _accepted(run, at.number, at.wave - 2).height:
+        return {}
     wanted = curriculum.quotas(round_size(run, at).hard, mixture_shares(run))
     have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(_accepted(run, at.number, at.wave - 1)))
     return curriculum.lacking(wanted, have) if seeds.height else {}
@@ -80,9 +87,13 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         )
         for each, seed in zip(wanted, seeds.iter_rows(named=True), strict=True)
     ]
-    asked = Watch(run, at).ask_parsed(runtime.teacher, requests, curriculum.parse_expansion, teacher.reasks)
+    asked = Watch(run, at).ask_read(runtime.teacher, requests, _read, teacher.reasks)
     candidates = curriculum.candidate_rows(wanted, [each.value for each in asked], at.wave)
     return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
+
+
+def _read(answer: Answer) -> str | Unparsed:
+    return curriculum.parse_expansion(answer.text, ended=answer.finish_reason != "length")
 
 
 @stage_task(stages.WAVE_SCREENED)

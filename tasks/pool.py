@@ -102,7 +102,9 @@ def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Work
     requests = [
         make_request(run, "label", asked.identity, chat(each), settings.answering, prompt=prompt) for each in texts
     ]
-    parsed = Watch(run, at).ask_parsed(asked, requests, discovery.parse_task_types, settings.reasks)
+    parsed = Watch(run, at).ask_read(
+        asked, requests, lambda reply: discovery.parse_task_types(reply.text), settings.reasks
+    )
     found = [pair for each in parsed for pair in (each.value or {}).items()]
     if found:
         run.storage.write_bytes(TASK_TYPES, discovery.task_types_toml(found).encode())
@@ -193,7 +195,7 @@ def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[s
         )
         for row in rows.iter_rows(named=True)
     ]
-    return Watch(run, at).ask_parsed(asked, requests, label.parse, settings.reasks)
+    return Watch(run, at).ask_read(asked, requests, lambda reply: label.parse(reply.text), settings.reasks)
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:

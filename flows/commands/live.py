@@ -159,7 +159,7 @@ def spend_line(spend: LiveSpend) -> str:
 def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     print_tables(console, tables.rounds_table(summary), tables.accuracy_table(summary), tables.seconds_table(summary))
-    said = [page.sentence(name, summary) for name in ("state", "gain", "caution")]
+    said = [page.sentence(name, summary) for name in ("state", "gain", "scarce", "caution")]
     said.insert(2, page.sentence("added", summary.baseline))
     for sentence in (*filter(None, said), f"Report: {summary.report_path}", page.sentence("ui", summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)

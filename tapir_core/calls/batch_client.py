@@ -17,7 +17,7 @@ from typing import IO, Any
 from httpx2 import Response
 from openai.types import Batch
 
-from tapir_core.calls.client import Client, hide_keys, json_or_text
+from tapir_core.calls.client import Client, hide_keys, json_or_text, timeout_of
 from tapir_core.calls.store_tables import utc_now
 from tapir_core.calls.store_writes import LOST, OpenBatch
 from tapir_core.calls.types import TERMINAL, Endpoint, Failure, FailureKind, Request, is_local
@@ -89,7 +89,7 @@ class BatchClient(Client):
         Raises:
             ConfigError: the address holds a user name or password, or the key cannot be sent.
         """
-        super().__init__(endpoint, timeout_seconds=config.timeout_seconds)
+        super().__init__(endpoint, timeout_seconds=timeout_of(endpoint, config))
         self._repeating = self.sdk.with_options(max_retries=config.max_attempts - 1)
         self._window = limits.completion_window
 

@@ -56,6 +56,8 @@ class LiveSpend:
     """Answers received."""
     failures: Counter[FailureKind] = field(default_factory=Counter)
     """Requests that ended without an answer, by kind."""
+    timeouts: int = 0
+    """Attempts that had no reply in time; most are tried again."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float = 0.0

@@ -24,12 +24,16 @@ from tapir_core.calls.limits import read_rate_limits
 from tapir_core.calls.types import Answer, Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, replied_at, request_body
 from tapir_core.calls.words import is_known_ending
+from tapir_core.config import CallsConfig
 from tapir_core.errors import ConfigError
 from tapir_core.proxies import proxy_before, through
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_REPLY_SECONDS, _SLOW_REPLY_SECONDS = 120.0, 900.0
+"""Longest wait for a reply where the configuration does not say; the second where it may be slow."""
 
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection; a server that is there accepts within this."""
@@ -59,6 +63,12 @@ _SHORTEST_SECRET = 8
 
 # Errors of aiohttp reach us bare where a reply is no HTTP; `asyncio.timeout` raises an `OSError` too.
 FOREIGN_ERRORS = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError)
+
+
+def timeout_of(endpoint: Endpoint, config: CallsConfig) -> float:
+    """Seconds to wait for one reply of ``endpoint``."""
+    longest = _SLOW_REPLY_SECONDS if endpoint.is_slow else _REPLY_SECONDS
+    return endpoint.timeout_seconds or config.timeout_seconds or longest
 
 
 class Client:

@@ -20,7 +20,7 @@ from operator import attrgetter
 from typing import Any
 
 from tapir_core.calls.budget import UNPAID, Spend, reserve
-from tapir_core.calls.client import Client
+from tapir_core.calls.client import Client, timeout_of
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
 from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.timing import Stopwatch, Timing
@@ -60,9 +60,14 @@ class Address:
     refuses everybody (a wrong key, a wrong address, no credit) before it has answered anyone.
     """
 
-    def __init__(self, base_url: str, ceiling: int, config: CallsConfig, **own: Any) -> None:
-        """Nothing is opened yet; ``own`` are more fields in which this address differs from its endpoint."""
-        self.calls = AddressLimit(ceiling)
+    def __init__(
+        self, base_url: str, ceiling: int, config: CallsConfig, *, slow_seconds: float | None = None, **own: Any
+    ) -> None:
+        """Nothing is opened yet; ``own`` are more fields in which this address differs from its endpoint.
+
+        One with ``slow_seconds`` may be slow: that is its longest wait for a reply.
+        """
+        self.calls = AddressLimit(ceiling, slow_seconds=slow_seconds)
         self.trouble: Failure | None = None
         """Why another address should be asked, if there is one."""
         self.answered = False
@@ -140,8 +145,8 @@ class Address:
         await asyncio.gather(*(each.close() for each in closing))
 
     def _open(self, endpoint: Endpoint) -> Client:
-        timeout_seconds = endpoint.timeout_seconds or self._config.timeout_seconds
-        client = Client(replace(endpoint, **self._own), timeout_seconds=timeout_seconds)
+        seconds = timeout_of(endpoint, self._config)
+        client = Client(replace(endpoint, **self._own), timeout_seconds=seconds)
         self._clients.append(client)
         return client
 
@@ -224,7 +229,10 @@ class Line:
         self._left: dict[Address, asyncio.Task[None]] = {}
         """Addresses that are no more, each with what closes it; calls that are under way there come back to it."""
         if self._live is None:
-            self.addresses |= {url: Address(url, endpoint.concurrency, config) for url in endpoint.base_urls}
+            slow = timeout_of(endpoint, config) if endpoint.is_slow else None
+            self.addresses |= {
+                url: Address(url, endpoint.concurrency, config, slow_seconds=slow) for url in endpoint.base_urls
+            }
         else:
             self._live.follow(self._notice)
 
@@ -326,6 +334,7 @@ class Line:
         finally:
             timing = self._stopwatch.end(begun)
             self._books.end(attempt)
+        self._books.meter.timeouts += isinstance(reply.outcome, Failure) and reply.outcome.kind == "timeout"
         used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
         rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)

@@ -24,6 +24,9 @@ _TROUBLED_SHARE = 0.5
 """Trouble in the mean of the last replies that is none yet: a provider may refuse some whatever the load."""
 TROUBLES: Mapping[FailureKind | Literal["answer"], int] = {"answer": 0, "rate_limited": 1, "timeout": 2}
 """What replies say about the load; a time-out counts twice, for it may be charged."""
+_FEW, _SOON_SHARE = 4, 0.25
+"""Of an address that may be slow: calls at once to begin with, and how much of the longest wait an answer may take for
+more to be tried: while one is under way, as many begin again as it saw beside it."""
 _LEAST_REPLIES = 16
 _REPLIES_PER_CALL = 3
 """The mean is over so many for each call in flight: refusals come before answers do, and must not outweigh them."""
@@ -40,16 +43,20 @@ Unit = Literal["requests", "tokens"]
 class AddressLimit:
     """How many calls one address takes at once.
 
-    The limit moves between 1 and the ceiling: up with the answers while it is used, down when more than half of the
-    last replies were 429s, or a quarter time-outs; only calls count that began since it last went down.
+    The limit moves between 1 and the ceiling: up with the answers while it is used and they come soon enough, down when
+    more than half of the last replies were 429s, or a quarter time-outs; only calls count that began since it last went
+    down.
     """
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, *, slow_seconds: float | None = None) -> None:
+        """Of an address that may be one processor ``slow_seconds`` is the longest wait for a reply: it begins low."""
         self.ceiling = ceiling
         """Most that are ever allowed in flight; may be lowered."""
         self.in_flight = 0
         # High enough to lose little time, low enough not to run into a small limit.
-        self._level = float(min(ceiling, max(16, ceiling // 2)))
+        self._level = float(min(ceiling, _FEW if slow_seconds else max(16, ceiling // 2)))
+        self._soon_seconds = slow_seconds * _SOON_SHARE if slow_seconds else float("inf")
+        """An answer that takes longer is no reason for more at once."""
         self._fast_until = float(ceiling)
         """Below this the limit doubles in a round trip: it was proven, or never disproven."""
         self._trouble = 0.0
@@ -66,7 +73,7 @@ class AddressLimit:
     def count(self, trouble: int, *, began: float, now: float) -> None:
         """A call that began at ``began`` came back with so much trouble (`TROUBLES`)."""
         # A limit that is not used says nothing about a higher one.
-        if not trouble and 4 * self.in_flight >= 3 * self.limit:
+        if not trouble and 4 * self.in_flight >= 3 * self.limit and now - began <= self._soon_seconds:
             step = max(1.0, self.ceiling / _STEPS_TO_CEILING) / self._level
             self._level += 1.0 if self._level < self._fast_until else step
         if began >= self._since:

@@ -245,6 +245,8 @@ class Endpoint:
     """What becomes of thoughts that an answer begins with."""
     timeout_seconds: float | None = None
     """Longest wait for one reply, where it is not that of `CallsConfig`."""
+    is_slow: bool = False
+    """Whether it may be one processor: it is asked little at first, and more while its answers come soon."""
     live: LiveAddresses | None = None
     """Addresses that come and go, each with its own key and concurrency; then `base_url` is only a name for them."""
 

@@ -225,8 +225,9 @@ class OpenAIEndpoint(EndpointConfig):
     tokens_field: Free[Literal["max_tokens", "max_completion_tokens"] | None] = None
     """What the provider calls the longest answer; unset: found out before the first row is asked."""
 
-    seed: Free[bool] = True
-    """Whether a drawn sample carries its number as `seed`; false for providers that refuse the field."""
+    seed: Free[bool | None] = None
+    """Whether a drawn sample carries its number as `seed`; false for providers that refuse the field. Left out: yes,
+    but not to a local address, for vLLM on a CPU ends of it."""
 
     requests_per_minute: Free[PositiveFloat | None] = None
     """Most requests sent to one address in a minute; what its response headers say holds in any case."""

@@ -168,8 +168,9 @@ class CallsConfig(Section):
     concurrency: PositiveInt = 64
     """Most requests in flight to one address. Fewer are, while it says 429 or calls time out."""
 
-    timeout_seconds: PositiveFloat = 120.0
-    """Longest wait for one reply; a student whose server the run starts has 15 minutes, for it may be slow."""
+    timeout_seconds: PositiveFloat | None = None
+    """Longest wait for one reply. Left out: 120, and 900 at a local address and from a server that the run starts, for
+    they may be slow."""
 
     max_attempts: PositiveInt = 12
     """Attempts for one request, whatever goes wrong, before its failure is kept as retryable."""

@@ -116,6 +116,10 @@ class VllmSettings(Section):
     start_timeout_seconds: Free[PositiveFloat] = 600.0
     """Longest wait until the server is ready."""
 
+    seed: Free[bool | None] = None
+    """Whether a drawn sample carries its number as `seed`. Left out: yes where the run serves on a GPU; no on a CPU,
+    where vLLM ends of it, and for replicas."""
+
     @property
     def interpreter(self) -> Path:
         """The absolute path of its interpreter, links kept: resolved, it would leave its environment."""
@@ -190,6 +194,9 @@ class EndpointEngine(StudentEngine):
 
     api_key_env: Free[EnvironmentName | None] = None
     """Environment variable that holds the key, if the server wants one."""
+
+    seed: Free[bool | None] = None
+    """Whether a drawn sample carries its number as `seed`. Left out: yes, but not to a local address."""
 
     @property
     def in_words(self) -> str:

@@ -31,7 +31,7 @@ import polars as pl
 from tapir_core.config import ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, REJECTED, in_order
 from tapir_core.curriculum.teacher import unusable_reason
-from tapir_core.data.decontamination import NearDuplicates, word_runs
+from tapir_core.data.decontamination import NearDuplicates, Vocabulary, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, instruction_id, normalise
@@ -42,6 +42,7 @@ MAX_ROUNDS, MAX_WAVES, _REPEATS = 49, 19, 1000
 which is where the indices of re-asks begin."""
 
 _NEW = re.compile(r"<new_instruction>(.*?)</new_instruction>", re.DOTALL | re.IGNORECASE)
+_LEFT_OPEN = re.compile(r"<new_instruction>((?:(?!</?new_instruction>).)*+)\Z", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,12 @@ def render_expansion(prompt: Prompt, seed: str, task_type: str) -> str:
     return prompt.render(seed=neutralise(seed), task_type=task_type)
 
 
-def parse_expansion(raw: str | None) -> str | Unparsed:
-    """The new instruction in the teacher's reply: the last one that is complete."""
-    found = _NEW.findall(raw or "")
+def parse_expansion(raw: str | None, *, ended: bool = False) -> str | Unparsed:
+    """The new instruction in the teacher's reply: the last one that is complete.
+
+    Where none is, and the reply ``ended`` by itself and was not cut off, one without its closing tag.
+    """
+    found = _NEW.findall(raw or "") or (_LEFT_OPEN.findall(raw or "") if ended else [])
     instruction = normalise(found[-1]) if found else ""
     return instruction or Unparsed("no new instruction")
 
@@ -186,6 +190,7 @@ def text_gates(
     echoes = word_runs(_TEMPLATE.sub("\n", prompt.text), _ECHO_WORDS)
     known_ids, known_texts = set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)
     before_ids, before = set[str](), NearDuplicates([], config.max_rouge_l)
+    texts = dict(known.select("instruction_id", "instruction").iter_rows())
 
     def has_length(row: Row) -> bool:
         return config.min_chars <= len(row["instruction"].strip()) <= config.max_chars
@@ -198,7 +203,11 @@ def text_gates(
         )
 
     def is_new(row: Row) -> bool:
-        return row["instruction_id"] not in known_ids and not known_texts.contains_like(row["instruction"])
+        text, words = row["instruction"], Vocabulary()
+        # A part of a long seed has little in common with the whole, and is nothing new.
+        own = words.learn(text)
+        is_piece = bool(own) and own in words.learn(texts.get(row["seed_id"], ""))
+        return row["instruction_id"] not in known_ids and not is_piece and not known_texts.contains_like(text)
 
     def is_first(row: Row) -> bool:
         return row["instruction_id"] not in before_ids and not before.contains_like(row["instruction"])

@@ -1,7 +1,8 @@
 r"""A judge's reply becomes scores. The last verdict in the reply counts; a score outside 1-10 is a parse failure.
 
-The form is ``[[a, b]]`` (``[[a]]`` pointwise), with decimals; ``8/10`` is read as 8. Nothing here raises, and nothing
-falls back on other numbers of the reply: a reply without a verdict is asked for again, then unscored.
+The form is ``[[a, b]]`` (``[[a]]`` pointwise), with decimals; ``8/10`` is read as 8. Small models write ``[ [a, b]]``,
+and after ``Scores:`` other brackets or none: on a line of its own that is a verdict too. Nothing here raises, and
+nothing falls back on other numbers of the reply: a reply without a verdict is asked for again, then unscored.
 
 Whose verdict it is matters: a reply may quote an answer that imitates ours. The last *own* verdict counts: a line that
 is nothing but ``Scores: [[a, b]]``, outside quotations. A reply without such a line has its last verdict in the
@@ -25,10 +26,13 @@ SCALE = (1.0, 10.0)
 """Lowest and highest score that a judge may give."""
 
 _NUMBER = r"\s{0,8}([-+]?[0-9]{1,8}(?:\.[0-9]{1,8})?)(?:\s?/\s?10)?\s{0,8}"
-_PAIR = re.compile(rf"\[\[{_NUMBER}[,;]{_NUMBER}\]\]")
-_POINT = re.compile(rf"\[\[{_NUMBER}\]\]")
+_PAIR = re.compile(rf"\[\s?\[{_NUMBER}[,;]{_NUMBER}\]\s?\]")
+_POINT = re.compile(rf"\[\s?\[{_NUMBER}\]\s?\]")
 
-_LABELLED = re.compile(r"(?:final |overall )?scores?[\s*_]{0,8}:[\s*_]{0,8}(\[\[[^\[\]]*+\]\])", re.IGNORECASE)
+_LABEL = r"(?:final |overall )?scores?[\s*_]{0,8}:[\s*_]{0,8}"
+_LABELLED = re.compile(rf"{_LABEL}(\[\s?\[[^\[\]]*+\]\s?\])", re.IGNORECASE)
+_LOOSE = re.compile(rf"{_LABEL}[\[(]?([^\[\]()]{{1,60}})[\])]?", re.IGNORECASE)
+"""A label with other brackets than ours, or none."""
 _DECORATION = " \t\r\f\v\u00a0*_#~|.-"
 """What may stand around a verdict line: blanks, Markdown, a full stop."""
 _FENCES = ("```", "~~~")
@@ -102,7 +106,7 @@ def _last_scores(form: re.Pattern[str], raw: str | None) -> list[float] | Unpars
 def _last_verdict(form: re.Pattern[str], reply: str) -> str:
     """The text of the verdict that counts; empty when there is none."""
     lines = _unquoted_lines(reply)
-    own = [verdict for line in lines if "[[" in line and (verdict := _own_verdict(form, line))]
+    own = [verdict for line in lines if (verdict := _own_verdict(form, line))]
     if own:
         return own[-1]
     said = "\n".join(lines)
@@ -120,12 +124,13 @@ def _unquoted_lines(reply: str) -> list[str]:
 
 
 def _own_verdict(form: re.Pattern[str], line: str) -> str:
-    """The verdict of a line that is nothing else: labelled in any state, bare only in the right form."""
+    """The verdict of a line that is nothing else: labelled in any state, otherwise only in the right form."""
     bare = line.strip(_DECORATION)
-    labelled = _LABELLED.fullmatch(bare)
-    if labelled is not None:
+    if labelled := _LABELLED.fullmatch(bare):
         return labelled[1]
-    return bare if form.fullmatch(bare) else ""
+    loose = _LOOSE.fullmatch(bare)
+    verdict = f"[[{loose[1].strip()}]]" if loose else bare
+    return verdict if form.fullmatch(verdict) else ""
 
 
 def _in_quotation_marks(text: str, found: re.Match[str]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tapir_core.calls import Endpoint, EndpointSource
+from tapir_core.calls.types import is_local
 from tapir_core.config import (
     STANDIN_VERSION,
     EndpointConfig,
@@ -148,7 +149,8 @@ class Endpoints:
         endpoint = self._turns.endpoint(server, student_server.Student(BACKBONE, folder, ""))
         secrets = list[str]()
         body = keys.with_environment(settings.extra_body, f"{field}.extra_body", secrets)
-        return replace(endpoint, body_fields=body, thinking=settings.thinking, more_secrets=tuple(secrets))
+        more = tuple(secrets)
+        return replace(endpoint, body_fields=body, thinking=settings.thinking, more_secrets=more, is_slow=True)
 
     def prepare(self, settings: VllmEndpoint, field: str, say: Callable[[str], object]) -> Path:
         """The folder of an open model, converted or fetched at first use; raises what `prepare_backbone` does."""
@@ -231,6 +233,9 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
     # What OpenAI's own models call the longest answer, and what most other servers know alone.
     of_openai = urlsplit(endpoint.base_urls[0]).hostname == "api.openai.com"
 
+    # It may be a model on one processor: slow, and ended by what vLLM takes on a GPU only.
+    local = is_local(endpoint.base_urls[0])
+
     def source() -> Endpoint:
         endpoints.reach(endpoint.base_urls, field, endpoint.proxy)
         return Endpoint(
@@ -238,6 +243,8 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
             more_base_urls=endpoint.base_urls[1:],
             concurrency=endpoints.concurrency,
             api_key=key,
+            seed=not local if endpoint.seed is None else endpoint.seed,
+            is_slow=local,
             tokens_field=endpoint.tokens_field or ("max_completion_tokens" if of_openai else "max_tokens"),
             usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
             usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
@@ -259,7 +266,7 @@ def _(endpoint: VllmEndpoint, endpoints: Endpoints, field: str) -> EndpointSourc
 
 
 _SAME = (
-    *("api_key_env", "api_key_file", "key_header", "proxy", "seed", "thinking"),
+    *("api_key_env", "api_key_file", "key_header", "proxy", "thinking"),
     *("requests_per_minute", "tokens_per_minute"),
 )
 """Fields that an endpoint has as its configuration has them."""
@@ -274,4 +281,5 @@ class EndpointStudents(student_server.Students):
         """As `Students.endpoint`; raises MissingPrerequisite when the server's key is not set."""
         url, variable = self.engine.base_url, self.engine.api_key_env
         key = keys.api_key(variable, "student.engine")
-        return Endpoint(url, self.engine.concurrency, api_key=key, api_key_env=variable)
+        seed = not is_local(url) if self.engine.seed is None else self.engine.seed
+        return Endpoint(url, self.engine.concurrency, api_key=key, api_key_env=variable, seed=seed)

@@ -148,6 +148,7 @@ class ReplicaStudents(student_server.Students):
             concurrency,
             api_key_env=keys.SECRET_VARIABLE,
             timeout_seconds=student_server.ANSWER_SECONDS,
+            seed=bool(self.engine.seed),
             proxy="",
             live=live,
         )

@@ -137,6 +137,8 @@ class Launch:
     concurrency: int
     """Requests that it takes at once."""
     start_timeout_seconds: float
+    seed: bool = True
+    """Whether it takes a seed."""
 
 
 class StudentServer(Students):
@@ -251,6 +253,7 @@ class StudentServer(Students):
             concurrency=launch.concurrency,
             api_key=key,
             timeout_seconds=ANSWER_SECONDS,
+            seed=launch.seed,
             proxy="",
         )
         return self._endpoint

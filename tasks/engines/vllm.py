@@ -115,7 +115,8 @@ class VllmServer(StudentServer):
         )
         env = server_env(engine, environment, key)
         at_one_path = ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute())]
-        return Launch([*at_one_path, *command], env, copies * engine.concurrency, engine.start_timeout_seconds)
+        seed = environment.device == "cuda" if engine.seed is None else engine.seed
+        return Launch([*at_one_path, *command], env, copies * engine.concurrency, engine.start_timeout_seconds, seed)
 
     @classmethod
     def installed(cls, engine: VllmEngine, field: str = "student.engine") -> Installed:

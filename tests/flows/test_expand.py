@@ -43,3 +43,14 @@ def test_the_flow_lists_what_it_kept_out_and_a_second_drive_redoes_nothing(run: 
     made = run.manifest(LISTED).created, run.manifest(EXPAND).created
     distill(run.ref, until="expand")
     assert (run.manifest(LISTED).created, run.manifest(EXPAND).created) == made
+
+
+def test_after_a_wave_that_kept_nothing_no_more_is_paid_for(tmp_path: Path) -> None:
+    curriculum = make_config(tmp_path).curriculum.model_dump() | {"expansion": {"max_waves": 3, "max_rouge_l": 0.01}}
+    config = make_config(tmp_path, run={"name": "alike"}, curriculum=curriculum)
+    run = build_run(tmp_path, config=config, until=StageAt("select", 1))
+    distill(run.ref, until="expand")
+    close_all()
+    assert run.rows(EXPAND).is_empty()
+    assert run.manifest(EXPAND).counts["waves"] == 1
+    assert run.rows(StageAt("wave_requests", 1, 2)).is_empty()

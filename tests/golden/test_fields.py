@@ -22,7 +22,7 @@ _OPENAI = (
     'type = "openai", model = "m", identity = "i", base_url = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"], '
     'api_key_env = "KEY", api_key_file = "f", requests_per_minute = 9.0, tokens_per_minute = 9.0, mode = "batch", '
     "usd_per_million_prompt_tokens = 1.0, usd_per_million_completion_tokens = 1.0, "
-    'proxy = "http://127.0.0.1:3", tokens_field = "max_tokens"'
+    'proxy = "http://127.0.0.1:3", tokens_field = "max_tokens", seed = true'
 )
 _FILES = 'questions = "q.jsonl", baseline = "b.jsonl"'
 _BENCHMARKS = [
@@ -43,7 +43,7 @@ BASES = {
         'data.heldout={ type = "file", path = "h", columns = { output = "a" } }',
         *(f"teacher.endpoint={{ {_OPENAI} }}", f"judge.endpoint={{ {_OPENAI} }}"),
         *("teacher.terms=MIT", "student.chat_template=t", "student.revision=r", "training.lora={}"),
-        "student.engine.enforce_eager=true",
+        *("student.engine.enforce_eager=true", "student.engine.seed=true", "calls.timeout_seconds=9.0"),
         *("training.processes=1", "rounds.default.selection={ type = 'threshold' }", "rounds.default.batch_size=9"),
         *("curriculum.expansion.check_difficulty=true", "run.prompts=p", "calls.store_url=sqlite:///a"),
         *("evaluation.baseline=sft", *_BENCHMARKS),
@@ -51,14 +51,14 @@ BASES = {
     "stand-ins, panel, share": [
         f'judge.panel=[{{ type = "standin", noise = 2.0 }}, {{ {_OPENAI} }}]',
         'judge.verifier={ function = "numeric", folder = "f" }',
-        *('student.engine={ type = "replicas" }', 'rounds.default.selection={ type = "hard_share" }'),
+        *('student.engine={ type = "replicas", seed = true }', 'rounds.default.selection={ type = "hard_share" }'),
         "budget={ usd = 1.0, requests = 1, tokens = 1, hours = 1.0, stages = { label = { usd = 1.0, requests = 1, "
         "tokens = 1, hours = 1.0 } } }",
     ],
     "engine of others, random, pointwise": [
-        'student.engine={ type = "endpoint", base_url = "http://127.0.0.1:1/v1", api_key_env = "KEY" }',
+        'student.engine={ type = "endpoint", base_url = "http://127.0.0.1:1/v1", api_key_env = "KEY", seed = true }',
         'teacher.endpoint={ type = "vllm", model = "m", revision = "r", identity = "i", chat_template = "t", '
-        "enforce_eager = true }",
+        "enforce_eager = true, seed = true }",
         *(
             'rounds.default.selection={ type = "random", share = 0.5 }',
             "rounds.default.alpha=0.5",

@@ -56,11 +56,17 @@ VARIANTS: dict[str, list[str]] = {
         "student.engine.start_timeout_seconds=9.0",
     ],
     "vllm, compiled": ["student.engine.enforce_eager=false"],
+    "vllm: seed": ["student.engine.seed=true"],
+    "vllm: no seed": ["student.engine.seed=false"],
     "replicas": ['student.engine={ type = "replicas", replicas = 2, wait_seconds = 9.0 }'],
     **{f"replicas: {each}": [f"student.engine.dtype={each}"] for each in ("bfloat16", "float16", "float32")},
     "replicas: eager": ["student.engine.enforce_eager=true"],
     "replicas: compiled": ["student.engine.enforce_eager=false"],
+    "replicas: seed": ["student.engine.seed=true"],
+    "replicas: no seed": ["student.engine.seed=false"],
     "student at an endpoint": ['student.engine={ type = "endpoint", base_url = "http://127.0.0.1:1/v1" }'],
+    "student at an endpoint: seed": ["student.engine.seed=true"],
+    "student at an endpoint: no seed": ["student.engine.seed=false"],
     "student at an endpoint: name": ["student.engine.model=tiny"],
     "student at an endpoint: key and concurrency": [
         "student.engine.api_key_env=STUDENT_KEY",
@@ -76,6 +82,7 @@ VARIANTS: dict[str, list[str]] = {
         'query = { api-version = "v" }, proxy = "http://127.0.0.1:3", tokens_field = "max_completion_tokens", '
         "seed = false }",
     ],
+    "teacher openai: seed": ["teacher.endpoint.seed=true"],
     "teacher openai: max_tokens": ["teacher.endpoint.tokens_field=max_tokens"],
     "teacher openai: thinks": [
         f'teacher.endpoint={{ {_OPENAI}, reasoning_effort = "high", thinking = "keep", '
@@ -94,6 +101,8 @@ VARIANTS: dict[str, list[str]] = {
     "teacher served by the run: in fp32": ["teacher.endpoint.dtype=float32"],
     "teacher served by the run: eager": ["teacher.endpoint.enforce_eager=true"],
     "teacher served by the run: compiled": ["teacher.endpoint.enforce_eager=false"],
+    "teacher served by the run: seed": ["teacher.endpoint.seed=true"],
+    "teacher served by the run: no seed": ["teacher.endpoint.seed=false"],
     "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
     "terms of the teacher": ["teacher.terms=MIT"],
     "labels by a schema": ["teacher.label_replies=json"],

@@ -109,6 +109,11 @@ def test_the_spend_line_counts_failures_by_kind() -> None:
     assert "failed" not in spend_line(LiveSpend())
 
 
+def test_the_spend_line_says_that_replies_did_not_come_in_time_before_a_row_fails() -> None:
+    assert spend_line(LiveSpend(sent=102, timeouts=57)).endswith("0 USD · timed out 57")
+    assert "timed out" not in spend_line(LiveSpend(sent=102))
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_display_tells_of_every_stage_before_it_leaves(terminal: bool) -> None:
     progress, console = Progress(), make_console(force_terminal=terminal)

@@ -20,13 +20,14 @@ class Simulation:
     serve: Serve
     ceiling: int = 64
     seed: int = 1
+    slow_seconds: float | None = None
     now: float = 0.0
     trace: list[tuple[float, int, int]] = field(default_factory=list)
     """Time, limit and accepted calls in the server, at each reply."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.limit = AddressLimit(self.ceiling)
+        self.limit = AddressLimit(self.ceiling, slow_seconds=self.slow_seconds)
         self._events: list[tuple[float, int, float, bool]] = []
         self._order = itertools.count()
         self._inside = 0

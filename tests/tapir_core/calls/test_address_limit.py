@@ -71,6 +71,22 @@ def test_calls_that_hang_do_not_lower_the_limit():
 
 
 @SEEDS
+@pytest.mark.parametrize("work", [0.2, 5, 20, 100])
+def test_one_processor_is_asked_no_more_than_it_answers_in_time(work: float, seed: int):
+    longest: list[float] = []
+
+    def serve(_: float, inside: int, rng: random.Random) -> tuple[float, bool]:
+        longest.append(work * (inside + 1) * rng.uniform(0.7, 1.4))
+        return longest[-1], True
+
+    simulation = Simulation(serve, seed=seed, slow_seconds=900)
+    assert simulation.limit.limit == 4
+    simulation.run(20_000)
+    assert max(longest) < 900
+    assert simulation.limit.limit >= min(64, 900 / 4 / work / 1.4), "and no less than it could be"
+
+
+@SEEDS
 def test_after_an_outage_of_30_seconds_it_is_back_within_seconds(seed: int):
     def serve(now: float, _: int, rng: random.Random) -> tuple[float, bool]:
         return (0.05, False) if 20 <= now < 50 else (seconds_of(rng), True)

@@ -110,6 +110,7 @@ def test_an_endpoint_that_hangs_for_everybody_is_given_up_with_what_is_in_flight
     config = CallsConfig(dead_after_seconds=0.3, timeout_seconds=0.2, backoff_seconds=0.01, max_attempts=1000)
     with FakeProvider(lambda _: Hang()) as provider, open_engine(store_url, config) as engine:
         assert set(texts(engine.ask(prompts(20), provider.endpoint))) == {"connection"}
+        assert engine.spend().timeouts > 2
 
 
 def test_an_endpoint_that_comes_back_is_used_again(store_url: str):

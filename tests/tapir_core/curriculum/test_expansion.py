@@ -93,6 +93,22 @@ def test_the_last_whole_instruction_of_a_reply_counts(raw: str | None, expected:
     assert parse_expansion(raw) == expected
 
 
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("<new_instruction>\nAdd 2 and 3.\n", "Add 2 and 3."),
+        ("Sure:\n<New_Instruction>Add 2\nand 3.", "Add 2\nand 3."),
+        ("<new_instruction>a</new_instruction> <new_instruction>b", "a"),
+        ("<new_instruction>a<new_instruction>b", "b"),
+        ("<new_instruction> ", NONE),
+        ("Add 2 and 3.</new_instruction>", NONE),
+        ("<new_instruction>" * 20_000 + "<", "<"),
+    ],
+)
+def test_a_tag_that_is_left_open_counts_where_the_reply_came_to_its_end(raw: str, expected: str | Unparsed) -> None:
+    assert parse_expansion(raw, ended=True) == expected
+
+
 def test_the_prompt_shows_seed_and_wanted_task_type() -> None:
     message = render_expansion(load_prompt("expand"), "Add 2 and 3.</seed>", "Math")
     assert "<seed>\nAdd 2 and 3.‹/seed>\n</seed>" in message

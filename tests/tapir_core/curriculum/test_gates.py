@@ -72,6 +72,22 @@ def test_a_row_is_counted_at_the_first_gate_that_rejects_it() -> None:
     assert gated.rejected["gate"].to_list() == ["near_duplicate"]
 
 
+@pytest.mark.parametrize(
+    ("instruction", "gate"),
+    [
+        ("A baker sells twelve rolls!", "near_duplicate"),
+        ("thirty in the afternoon", "near_duplicate"),
+        ("In the morning a baker sells rolls.", None),
+    ],
+)
+def test_a_piece_of_its_own_seed_is_nothing_new(instruction: str, gate: str | None) -> None:
+    """Of a long seed it is too short to be like the whole."""
+    seed = make_pool(f"{BAKER} How much does he earn in a week, if each costs forty cents, and what is left after tax?")
+    candidates = make_candidates(instruction).with_columns(seed_id=pl.lit(seed["instruction_id"][0]))
+    gates = text_gates(make_expansion_config(), load_prompt("expand"), seed, ())
+    assert apply_gates(candidates, gates).rejected["gate"].to_list() == ([gate] if gate else [])
+
+
 RISES = ("Explain why bread rises.", "Explain why bread rises!", "Explain why bread falls.")
 
 

@@ -30,6 +30,10 @@ NO_JSON = Unparsed("no JSON of the schema")
         ("", NONE),
         ("Answer 1 is better by 3 points.", NONE),
         ("Scores: [[a, b]]", NONE),
+        ("Scores: [a, b]", NONE),
+        ("Scores: both are good", NONE),
+        ("Scores: [[7, 9]]\nScores: as said above", PairScores(7, 9)),
+        ("Of 10 points [7, 9] are given", NONE),
         ("Scores: [[7., 9]]", NONE),
         ("Scores: [[7]]", NONE),
         ("Scores: [[7, 8, 9]]", NONE),
@@ -122,6 +126,15 @@ def test_the_last_own_verdict_counts_whatever_is_quoted_around_it(raw: str) -> N
         "overall score: [[4, 8]]",
         "**Scores** : [[4, 8]]",
         "[[4, 8]]",
+        # as small models write it
+        *(
+            "Score: [4, 8]",
+            "[ [4, 8]]",
+            "Scores: [ [4, 8] ]",
+            "Scores: (4, 8)",
+            "Scores: 4, 8",
+            "**Scores:** 4/10, 8/10",
+        ),
     ],
 )
 def test_a_line_of_its_own_is_known_in_every_spelling(line: str) -> None:
@@ -160,8 +173,6 @@ def test_what_stands_before_a_closing_quotation_mark_is_quoted(closing: str) -> 
         ("Scores: [[4_0, 8]]", NONE),
         ("Scores: [[" + "1" * 9 + ", 8]]", NONE),
         ("Scores: [[4." + "0" * 5000 + ", 8]]", NONE),
-        ("Scores: [ [4, 8]]", NONE),
-        ("Scores: (4, 8)", NONE),
     ],
 )
 def test_what_the_last_own_line_says_is_not_made_better(raw: str, expected: Unparsed) -> None:
@@ -185,6 +196,9 @@ def test_a_huge_reply_is_read_to_its_end(piece: str) -> None:
         ("[[2]] … Score: [[3]]", 3.0),
         ("Score: [[7, 8]]", NONE),
         ("Score: [[11]]", OUTSIDE),
+        ("Score: 7/10", 7.0),
+        ("Score: [7]", 7.0),
+        ("Score: 7 for its tone, and no more", NONE),
         (None, NONE),
     ],
 )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -28,6 +30,24 @@ def test_every_request_of_an_expansion_is_accepted_or_rejected_by_a_gate(whole: 
     for each in summarise(whole).rounds[2:]:
         assert each.expansion is not None
         assert each.expansion.accepted + sum(each.expansion.rejected.values()) == each.expansion.asked
+
+
+def test_an_expansion_that_brings_next_to_nothing_is_said_with_its_reason(whole: RunFolder) -> None:
+    summary = summarise(whole)
+    assert sentence("scarce", summary) == ""
+    last = summary.rounds[-1]
+    assert last.expansion is not None
+    assert last.mixture is not None
+    rejected = {"echo": 3, "near_duplicate": 384}
+    poor = replace(last, expansion=replace(last.expansion, asked=387, accepted=0, rejected=rejected))
+    said = sentence("scarce", replace(summary, rounds=(*summary.rounds[:-1], poor)))
+    assert said == (
+        "Round 2: 0 of 387 new instructions were kept; 384 were too similar (curriculum.expansion.max_rouge_l = 0.7); "
+        f"trained on {last.mixture.rows} of {last.mixture.asked}."
+    )
+    other = replace(poor, expansion=replace(poor.expansion, rejected={"task_type": 387}))
+    said = sentence("scarce", replace(summary, rounds=(*summary.rounds[:-1], other)))
+    assert "387 failed at the gate task_type; trained on" in said
 
 
 def test_the_pool_grows_by_what_the_expansions_accepted(whole: RunFolder) -> None:

@@ -1,10 +1,12 @@
 """What the endpoints of a run have in common."""
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource
+from tapir_core.calls.client import timeout_of
 from tapir_core.config import CallsConfig, OpenAIEndpoint, VllmEndpoint
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines.endpoints import Endpoints, endpoint_source
@@ -33,6 +35,33 @@ def openai_source(base_url: str, tmp_path: Path) -> EndpointSource:
         extra_body={"user": {"id": [{"env": "A_USER"}], "plain": True}},
     )
     return endpoint_source(endpoint, Endpoints(8, lambda name: tmp_path / name, tmp_path), "teacher.endpoint")
+
+
+@pytest.mark.parametrize(
+    ("address", "seed", "sent"),
+    [
+        ("127.0.0.1", None, False),
+        ("127.0.0.1", True, True),
+        ("a.provider.com", None, True),
+        ("a.provider.com", False, False),
+    ],
+)
+def test_what_may_be_one_processor_is_sent_no_seed_unless_told_and_little_at_first(
+    tmp_path: Path, address: str, seed: bool | None, sent: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        here = f"http://127.0.0.1:{there.getsockname()[1]}"
+        endpoint = OpenAIEndpoint(
+            base_url=f"{here}/v1" if address == "127.0.0.1" else f"https://{address}/v1",
+            proxy=None if address == "127.0.0.1" else here,
+            model="m",
+            api_key_env=None,
+            seed=seed,
+        )
+        given = endpoint_source(endpoint, Endpoints(64, lambda name: tmp_path / name, tmp_path), "teacher.endpoint")()
+    assert (given.seed, given.is_slow) == (sent, address == "127.0.0.1")
+    assert timeout_of(given, CallsConfig()) == (900 if given.is_slow else 120)
+    assert timeout_of(given, CallsConfig(timeout_seconds=7)) == 7
 
 
 def test_what_variables_hold_goes_out_with_each_request_and_into_nothing_that_is_kept(

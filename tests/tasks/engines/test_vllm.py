@@ -6,6 +6,7 @@ import tempfile
 import venv
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -117,6 +118,20 @@ def test_a_run_uses_every_gpu_of_its_machine(
     pairs = list(itertools.pairwise(launch.command))
     assert (("--data-parallel-size", str(copies)) in pairs) == (copies > 1)
     assert launch.concurrency == concurrency
+
+
+@pytest.mark.parametrize(
+    ("device", "seed", "sent"),
+    [("cuda", None, True), ("cpu", None, False), ("cuda", False, False), ("cpu", True, True)],
+)
+def test_a_server_on_a_processor_is_sent_no_seed_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Literal["cpu", "cuda"], seed: bool | None, sent: bool
+) -> None:
+    monkeypatch.setattr(vllm, "find_environment", lambda *_: VllmEnvironment(device, None))
+    student = StudentConfig(engine=VllmEngine(seed=seed), chat_template="chat.jinja")
+    server = VllmServer(student, tmp_path / "log", lambda _: None)
+    server.checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    assert server.launch(1234, "key").seed is sent
 
 
 def test_each_checkpoint_has_the_same_path_for_its_server_so_that_vllm_finds_what_it_compiled(
