@@ -38,6 +38,7 @@ class Asked:
     teacher: str
     address: str = ""
     usd: float = 0.0
+    """The most to spend; 0 where nothing is paid."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Field of an instruction → its name in the file, where that is another."""
 
@@ -79,10 +80,15 @@ class Asked:
         return self.student
 
     @property
+    def local(self) -> bool:
+        """Whether teacher and judge answer in the user's own network, where nothing is paid."""
+        return not self.standin and is_local(self.address)
+
+    @property
     def key(self) -> str:
         """Environment variable for the key, after the provider: none for the stand-in and for a local address."""
         host = urlsplit(self.address).hostname or ""
-        if self.standin or is_local(self.address):
+        if self.standin or self.local:
             return ""
         name = re.sub(r"\W", "_", [*host.split(".")[-2:-1], host][0]).upper()
         return f"{name}_API_KEY" if name[:1].isalpha() else "API_KEY"
@@ -143,8 +149,12 @@ def _ask(
     if strong == _STANDIN:
         return Asked(where, small, strong)
     at = address or typer.prompt("Address of its OpenAI-compatible API", default="https://api.openai.com/v1")
-    most = typer.prompt("The most to spend, in USD", default=20.0, type=float) if usd is None else usd
-    return Asked(where, small, strong, at, most)
+    asked = Asked(where, small, strong, at)
+    if usd is None:
+        usd = 0.0 if asked.local else typer.prompt("The most to spend, in USD", default=20.0, type=float)
+    if usd < 0 or not (usd or asked.local):
+        raise ConfigError(f"--usd {usd:g}: nothing could be asked; give the most to spend")
+    return replace(asked, usd=usd)
 
 
 def _count(asked: Asked, file: Path) -> int:

@@ -6,7 +6,7 @@ likely to be filled with at its α: the easy part by the easy instructions, the 
 instruction for each of them; the paper's first round has 21,000 hard examples of 11,000 seeds. How many are seeds and
 easy is what the estimate takes to be likely. A round that chooses nothing by difficulty takes the whole pool, and of a
 small one new instructions up to 512 examples: so far they were shown to help, and with 1,200 instructions they were not
-(docs/LOG.md, E2 and E5).
+(docs/LOG.md, E2 and E5). More than three for an instruction are hardly new.
 
 Limits: which instructions the teacher answers, and of which task types they are, is not known yet. A round shrinks
 further where its easy part turns out to lack rows. Held-out sizes have no `"auto"`: a judged held-out set is a share of
@@ -21,8 +21,8 @@ from tapir_core.sources import read_pool_of
 
 _OF_THE_POOL = 4
 """S_0 takes one of so many instructions."""
-_SMALL = 512
-"""Examples up to which a round without difficulty has new instructions written."""
+_SMALL, _MOST_NEW = 512, 3
+"""Examples up to which a round without difficulty has new instructions written, and how many for each instruction."""
 
 
 def settle_sizes(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
@@ -61,7 +61,7 @@ def _size_of(config: RunConfig, number: int, left: int, likely: Scenario) -> tup
     settings, waves = config.round(number), config.curriculum.expansion.max_waves
     alpha, share = settings.alpha or 0.0, settings.selection.fixed_share
     if share == 1:
-        examples = max(left, _SMALL if waves else 0)
+        examples = max(left, min(_SMALL, (1 + _MOST_NEW) * left) if waves else 0)
         new = "new ones are written up to" if examples > left else "no more than these are worth"
         return examples, f"all are trained on, and {new} {examples:,}"
     seeds = int(left * (likely["hard_share"] if share is None else share))

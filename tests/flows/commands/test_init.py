@@ -12,6 +12,7 @@ from flows.commands.init import Asked
 from tapir_core.config import EMBEDDED_STUDENT, FilePool, OpenAIEndpoint, StandinEndpoint
 from tapir_core.config.checks import check_config
 from tapir_core.config.load import load_config
+from tapir_core.errors import ConfigError
 from tasks.engines.training.memory import ModelSize, estimate_memory
 
 ROWS = 500
@@ -38,6 +39,27 @@ def test_return_five_times_is_a_run_for_a_laptop_that_needs_nobody(tmp_path: Pat
     assert isinstance(config.teacher.endpoint, StandinEndpoint)
     assert isinstance(config.judge.endpoint, StandinEndpoint)
     assert f"tapir run {tmp_path / 'try-out.toml'}" in done.output
+
+
+@pytest.mark.parametrize("words", [[], ["--usd", "0"]])
+def test_a_server_of_ones_own_costs_nothing_and_has_no_cap(tmp_path: Path, words: list[str]) -> None:
+    at = ["--teacher", "m", "--address", "http://127.0.0.1:8000/v1", *words]
+    done = asked(tmp_path / "run.toml", [], "--instructions", "standin", "--student", "embedded", *at)
+    assert done.exit_code == 0, done.output
+    config = load_config(tmp_path / "run.toml")
+    assert config.budget.usd is None
+    assert isinstance(config.teacher.endpoint, OpenAIEndpoint)
+    assert not config.teacher.endpoint.api_key_env
+    assert "without keys" in (tmp_path / "run.toml").read_text()
+
+
+@pytest.mark.parametrize("usd", ["0", "-1"])
+def test_nothing_to_spend_at_a_provider_is_refused(tmp_path: Path, usd: str) -> None:
+    at = ["--teacher", "m", "--address", "https://api.example.com", "--usd", usd]
+    done = asked(tmp_path / "run.toml", [], "--instructions", "standin", "--student", "embedded", *at)
+    assert isinstance(done.exception, ConfigError)
+    assert f"--usd {usd}: nothing could be asked" in str(done.exception)
+    assert not (tmp_path / "run.toml").exists()
 
 
 @pytest.mark.parametrize(
