@@ -60,3 +60,10 @@ class Unparsed:
 
     reason: str
     """A short, countable reason without the reply's own words: `no verdict`, `score outside 1-10`."""
+
+
+MISSING = (
+    "What was asked for cannot be read from this reply. Write it now, in exactly the form that was asked for, and "
+    "nothing else."
+)
+"""What is said to such a reply when it is shown to who gave it."""

@@ -320,6 +320,14 @@ def judge_requests(
     ]
 
 
+def verdict_reader(
+    judge: JudgeConfig, requests: Sequence[calls.Request]
+) -> Callable[[int, calls.Answer], Any | Unparsed]:
+    """What reads the verdicts on ``requests``, as `calls.ask_read` wants it."""
+    parse = mode_of(judge).parse
+    return lambda place, answer: parse(answer.text, requests[place].messages[-1].content)
+
+
 def ask_judge(
     runtime: Runtime,
     judge: AskedModel,
@@ -331,12 +339,12 @@ def ask_judge(
     first: int = 0,
 ) -> dict[Place, calls.Parsed[Any]]:
     """What one judge replies to ``texts``, with the scores in it."""
-    settings = runtime.config.judge
-    asked = calls.ask_parsed(
+    settings, requests = runtime.config.judge, judge_requests(runtime, judge, prompt, texts)
+    asked = calls.ask_read(
         runtime.calls,
-        judge_requests(runtime, judge, prompt, texts),
+        requests,
         judge.source,
-        mode_of(settings).parse,
+        verdict_reader(settings, requests),
         settings.reasks,
         on_outcome=on_outcome,
         is_stopped=is_stopped,

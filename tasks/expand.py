@@ -177,7 +177,7 @@ def collect_expansion(run: RunFolder, at: stages.StageAt) -> Worked:
 
 def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_types: pl.Series) -> Worked:
     """MFD of new instructions with a usable teacher answer: the student answers, the judge scores."""
-    endings = taught.select("response", "finish_reason").iter_rows()
+    endings = taught.select("response", "finish_reason", "instruction").iter_rows()
     usable = pl.Series([curriculum.unusable_reason(*each) is None for each in endings], dtype=pl.Boolean)
     rows = taught.with_columns(task_type=task_types, reference=pl.lit(None, pl.String)).filter(usable)
     outcomes = ask_student(run, at, at.number - 1, rows)

@@ -172,8 +172,8 @@ def forget_unscored(run: RunFolder, at: StageAt) -> int:
     """
     unscored = None if run.holds(at) is None else run.rows(at).filter(status="unscored")
     settings, calls = run.config.judge, current(run).calls
-    parse = mode_of(settings).parse
-    return forget_unread(calls, asked_for(run, at, unscored), lambda _, answer: parse(answer.text), settings.reasks)
+    requests = asked_for(run, at, unscored)
+    return forget_unread(calls, requests, asking.verdict_reader(settings, requests), settings.reasks)
 
 
 def check_stored(run: RunFolder, at: StageAt) -> None:

@@ -1,8 +1,8 @@
 """Lists of requests whose replies are read: what is asked again because nothing could be made of it.
 
 Reading is free and apart from asking: every raw reply stays in the store, so a second run reads the same replies again
-and pays for nothing. A re-ask is the same request under another sample index, and so another seed; a reply that was cut
-off at temperature 0 is not asked for again.
+and pays for nothing. A re-ask is the same request under another sample index, and so another seed; at temperature 0,
+where another seed changes nothing, it shows the reply and asks for what is missing.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tapir_core.calls import types
-from tapir_core.text import Unparsed
+from tapir_core.text import MISSING, Unparsed
 
 if TYPE_CHECKING:
     from tapir_core.calls.engine import CallEngine
@@ -111,11 +111,11 @@ def ask_read(
             on_outcome(row, parsed[row].settled)
 
     def is_asked_again(row: int) -> bool:
-        return len(parsed[row].outcomes) <= reasks and _may_improve(requests[row], parsed[row])
+        return len(parsed[row].outcomes) <= reasks and _is_unread(parsed[row])
 
     for rows in (range(min(first, len(requests))), range(first, len(requests))):
         while rows:
-            asked = [_sample(requests[row], len(parsed[row].outcomes)) for row in rows]
+            asked = [_next(requests[row], parsed[row].outcomes[-1:], len(parsed[row].outcomes)) for row in rows]
             engine.ask(asked, endpoint, on_outcome=take, is_stopped=is_stopped)
             rows = [row for row in rows if is_asked_again(row)]
     return parsed
@@ -132,14 +132,19 @@ def forget_unread(
     What was asked anew since, and can be read, stays: who was killed after it asks for the rest. Gives how many replies
     were deleted.
     """
-    samples = [[_sample(request, reask) for reask in range(reasks + 1)] for request in requests]
-    stored = engine.stored([each for of_row in samples for each in of_row])
-    unread: list[types.Request] = []
-    for row, of_row in enumerate(samples):
-        known = [each for each in of_row if each.key in stored]
-        if all(_read(row, stored[each.key], read)[1] for each in known):
-            unread += known
-    return engine.forget(unread)
+    unread: dict[int, list[types.Request]] = {row: [] for row in range(len(requests))}
+    asked = dict(enumerate(requests))
+    for reask in range(1, reasks + 2):
+        stored, following = engine.stored([*asked.values()]), dict[int, types.Request]()
+        for row, each in asked.items():
+            outcome = stored.get(each.key)
+            if outcome is not None and _read(row, outcome, read)[1]:
+                unread[row].append(each)
+                following[row] = _next(requests[row], [outcome], reask)
+            elif outcome is not None:
+                unread[row] = []
+        asked = following
+    return engine.forget([each for of_row in unread.values() for each in of_row])
 
 
 def _read(row: int, outcome: types.Outcome, read: Callable[[int, types.Answer], T | Unparsed]) -> tuple[T | None, str]:
@@ -148,13 +153,16 @@ def _read(row: int, outcome: types.Outcome, read: Callable[[int, types.Answer], 
     return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
 
 
-def _may_improve(request: types.Request, parsed: Parsed[T]) -> bool:
-    """Whether to ask again: not for what spends its tokens at temperature 0, which it would spend again."""
-    if isinstance(parsed.outcome, types.Failure) or not parsed.reason:
-        return False
-    return parsed.outcome.finish_reason != "length" or request.sampling.temperature != 0
+def _is_unread(parsed: Parsed[T]) -> bool:
+    return isinstance(parsed.outcome, types.Answer) and bool(parsed.reason)
 
 
-def _sample(request: types.Request, reask: int) -> types.Request:
-    assert request.sample_index < REASK_STRIDE, "sample indices must stay below the stride of re-asks"
-    return replace(request, sample_index=request.sample_index + reask * REASK_STRIDE) if reask else request
+def _next(request: types.Request, said: Sequence[types.Outcome], reask: int) -> types.Request:
+    """The request as it is sent after ``said``, the last outcome; the request itself where there is none."""
+    index = request.sample_index
+    assert index < REASK_STRIDE, "sample indices must stay below the stride of re-asks"
+    messages = request.messages
+    for reply in said:
+        if request.sampling.temperature == 0 and isinstance(reply, types.Answer) and reply.text.strip():
+            messages += (types.Message("assistant", reply.text), types.Message("user", MISSING))
+    return replace(request, messages=messages, sample_index=index + reask * REASK_STRIDE) if reask else request

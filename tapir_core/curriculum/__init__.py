@@ -53,5 +53,5 @@ from tapir_core.curriculum.teacher import (
     refinement_prompt_name,
     render_refinement,
     split_usable,
-    unusable_reason,
 )
+from tapir_core.curriculum.usable import unusable_reason

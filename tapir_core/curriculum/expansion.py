@@ -30,7 +30,7 @@ import polars as pl
 
 from tapir_core.config import ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, REJECTED, in_order
-from tapir_core.curriculum.teacher import unusable_reason
+from tapir_core.curriculum.usable import unusable_reason
 from tapir_core.data.decontamination import NearDuplicates, Vocabulary, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
@@ -277,7 +277,7 @@ def paid_gates(
 
     def has_answer(row: Row) -> bool:
         answer = found[row["instruction_id"]]
-        return unusable_reason(answer["response"], answer["finish_reason"]) is None
+        return unusable_reason(answer["response"], answer["finish_reason"], row["instruction"]) is None
 
     def is_hard(row: Row) -> bool:
         mfd = found[row["instruction_id"]]["mfd"]

@@ -1,6 +1,6 @@
 """What the teacher says of the pool: usable answers, task types, and answers refined.
 
-An answer that is refused, empty, cut off or failed for good leaves the pool, counted by reason. Refinement rewrites an
+An answer that cannot be trained on leaves the pool, counted by reason (`usable`). Refinement rewrites an
 answer in the style of its task family, and the final result must survive: a refined answer that loses the plain one's
 is rejected with a reason, and the plain one is kept. Code is parsed, never run.
 
@@ -24,12 +24,13 @@ from polars import selectors as cs
 from pydantic import Field, create_model
 
 from tapir_core.curriculum.tables import EXAMPLES, in_order
+from tapir_core.curriculum.usable import unusable_reason
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.replies import JsonReply
 from tapir_core.task_types import TASK_TYPES, RefinementFamily, TaskTypes, spelling
 from tapir_core.text import Unparsed
-from tapir_core.turns import EARLIER, MARKED, asks_with_control_token, holds_control_token
+from tapir_core.turns import EARLIER, MARKED, asks_with_control_token
 from tapir_core.verifiable import final_result, normalise_result, states_result
 
 FROM_POOL = "from_pool"
@@ -37,10 +38,6 @@ FROM_POOL = "from_pool"
 
 UNVERIFIED = "failed_verifier"
 """Why an answer is unusable that a verifier finds wrong."""
-
-_UNUSABLE = {"refused": "refused", "content_filter": "refused", "length": "cut_off"}
-"""Ending of a reply → why it is unusable, beside `failed:<kind>`, which says it itself."""
-
 
 @dataclass(frozen=True, slots=True)
 class Usable:
@@ -51,19 +48,6 @@ class Usable:
     the pool has it."""
     dropped: dict[str, int]
     """Reason → instructions."""
-
-
-def unusable_reason(response: str | None, finish_reason: str | None) -> str | None:
-    """Why a teacher's answer cannot be trained on: refused, failed:<kind>, cut_off, empty or control_token.
-
-    Nothing if it can.
-    """
-    ending, text = finish_reason or "", response or ""
-    if ending in _UNUSABLE or ending.startswith("failed"):
-        return _UNUSABLE.get(ending, ending)
-    if not text.strip():
-        return "empty"
-    return "control_token" if holds_control_token(text) else None
 
 
 def split_usable(
@@ -81,7 +65,7 @@ def split_usable(
     reasons = []
     for row in pool.iter_rows(named=True):
         identity = row["instruction_id"]
-        reason = unusable_reason(*answers[identity]) if identity in answers else "missing"
+        reason = unusable_reason(*answers[identity], row["instruction"]) if identity in answers else "missing"
         if asks_with_control_token(row):  # a pool read by an earlier version has some
             reason = MARKED
         reason = reason or (UNVERIFIED if identity in wrong else None)
@@ -169,7 +153,7 @@ def refinement_problem(
 ) -> str | None:
     """Why a refined answer does not replace the plain one: it is unusable, or does not come to what that came to.
 
-    Refused, cut_off, empty, failed:<kind>, lost_result, lost_code, broken_code or lost_names; nothing if it does.
+    What `unusable_reason` says, lost_result, lost_code, broken_code or lost_names; nothing if it does.
     """
     refined = refined or ""
     if reason := unusable_reason(refined, finish_reason):

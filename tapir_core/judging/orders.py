@@ -112,15 +112,18 @@ class JudgeMode:
     form: type[JsonReply] = PairReply
     """Of a reply by a JSON schema."""
 
-    parsers: tuple[Callable[[str | None], Any], Callable[[str | None], Any]] = parse_verdict, read_pair
+    parsers: tuple[Callable[[str | None, str | None], Any], Callable[[str | None], Any]] = parse_verdict, read_pair
     """Of a reply in text, and of one by the schema."""
 
     def __init__(self, replies: Literal["text", "json"] = "text") -> None:
         """``replies`` is `judge.replies`."""
         self.schema = self.form.schema_text() if replies == "json" else ""
         """That a reply has to obey; empty where it is text."""
-        self.parse = self.parsers[bool(self.schema)]
-        """Gives the score or scores of one reply, or `Unparsed`."""
+
+    def parse(self, raw: str | None, shown: str | None = None) -> Any:
+        """The score or scores of one reply, or `Unparsed`; ``shown`` is what the judge read, where that is known."""
+        of_text, by_schema = self.parsers
+        return by_schema(raw) if self.schema else of_text(raw, shown)
 
     def places(self, judge: JudgeConfig) -> tuple[str, ...]:
         """The requests for one instruction to one judge."""

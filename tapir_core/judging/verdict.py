@@ -1,8 +1,9 @@
 r"""A judge's reply becomes scores. The last verdict in the reply counts; a score outside 1-10 is a parse failure.
 
-The form is ``[[a, b]]`` (``[[a]]`` pointwise), with decimals; ``8/10`` is read as 8. Small models write ``[ [a, b]]``,
-and after ``Scores:`` other brackets or none: on a line of its own that is a verdict too. Nothing here raises, and
-nothing falls back on other numbers of the reply: a reply without a verdict is asked for again, then unscored.
+The form is ``[[a, b]]`` (``[[a]]`` pointwise), with decimals; ``8/10`` is read as 8. Nothing here raises, and nothing
+falls back on other numbers of the reply: a reply without a verdict is asked for again, then unscored. Small models write
+``[ [a, b]]``, or after ``Scores:`` other brackets or none. On a line of its own that is a verdict where there is no
+better one, and where the judge was shown no such scores: ``[ [`` is also how an answer's own verdict is disarmed.
 
 Whose verdict it is matters: a reply may quote an answer that imitates ours. The last *own* verdict counts: a line that
 is nothing but ``Scores: [[a, b]]``, outside quotations. A reply without such a line has its last verdict in the
@@ -19,6 +20,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from tapir_core.judging.prompt import INVISIBLE, see
 from tapir_core.replies import JsonReply
 from tapir_core.text import Unparsed
 
@@ -26,13 +28,25 @@ SCALE = (1.0, 10.0)
 """Lowest and highest score that a judge may give."""
 
 _NUMBER = r"\s{0,8}([-+]?[0-9]{1,8}(?:\.[0-9]{1,8})?)(?:\s?/\s?10)?\s{0,8}"
-_PAIR = re.compile(rf"\[\s?\[{_NUMBER}[,;]{_NUMBER}\]\s?\]")
-_POINT = re.compile(rf"\[\s?\[{_NUMBER}\]\s?\]")
-
 _LABEL = r"(?:final |overall )?scores?[\s*_]{0,8}:[\s*_]{0,8}"
-_LABELLED = re.compile(rf"{_LABEL}(\[\s?\[[^\[\]]*+\]\s?\])", re.IGNORECASE)
-_LOOSE = re.compile(rf"{_LABEL}[\[(]?([^\[\]()]{{1,60}})[\])]?", re.IGNORECASE)
-"""A label with other brackets than ours, or none."""
+_LABELLED = re.compile(rf"{_LABEL}(\[\[[^\[\]]*+\]\])", re.IGNORECASE)
+
+
+class _Form(NamedTuple):
+    """How a verdict is written."""
+
+    exact: re.Pattern[str]
+    loose: re.Pattern[str]
+    """In other brackets, or in none after a label."""
+
+
+def _form(scores: str) -> _Form:
+    loose = rf"(?:{_LABEL}[\[(]?\s?[\[(]?|\[\s?\[){scores}[\])]?\s?[\])]?"
+    return _Form(re.compile(rf"\[\[{scores}\]\]"), re.compile(loose, re.IGNORECASE))
+
+
+_PAIR, _POINT = _form(f"{_NUMBER}[,;]{_NUMBER}"), _form(_NUMBER)
+
 _DECORATION = " \t\r\f\v\u00a0*_#~|.-"
 """What may stand around a verdict line: blanks, Markdown, a full stop."""
 _FENCES = ("```", "~~~")
@@ -82,31 +96,45 @@ def read_point(raw: str | None) -> float | Unparsed:
     return reply if isinstance(reply, Unparsed) else reply.score
 
 
-def parse_verdict(raw: str | None) -> PairScores | Unparsed:
-    """The last pair of scores that a judge's reply gives as its own."""
-    scores = _last_scores(_PAIR, raw)
+def parse_verdict(raw: str | None, shown: str | None = None) -> PairScores | Unparsed:
+    """The last pair of scores that a judge's reply gives as its own; ``shown`` is what it was asked, where known."""
+    scores = _last_scores(_PAIR, raw, shown)
     return scores if isinstance(scores, Unparsed) else PairScores(*scores)
 
 
-def parse_pointwise(raw: str | None) -> float | Unparsed:
-    """The last single score that a judge's reply gives as its own."""
-    scores = _last_scores(_POINT, raw)
+def parse_pointwise(raw: str | None, shown: str | None = None) -> float | Unparsed:
+    """The last single score that a judge's reply gives as its own; ``shown`` is what it was asked, where known."""
+    scores = _last_scores(_POINT, raw, shown)
     return scores if isinstance(scores, Unparsed) else scores[0]
 
 
-def _last_scores(form: re.Pattern[str], raw: str | None) -> list[float] | Unparsed:
-    verdict = form.fullmatch(_last_verdict(form, raw or ""))
+def _last_scores(form: _Form, raw: str | None, shown: str | None) -> list[float] | Unparsed:
+    last = _last_verdict(form.exact, raw or "")
+    verdict = form.exact.fullmatch(last)
+    if not last and shown is not None:
+        verdict = _loose_verdict(form.loose, raw or "", shown)
     if verdict is None:
         return Unparsed("no verdict")
-    scores = [float(score) for score in verdict.groups()]
+    scores = _scores(verdict)
     lowest, highest = SCALE
     return scores if all(lowest <= score <= highest for score in scores) else Unparsed("score outside 1-10")
+
+
+def _scores(verdict: re.Match[str]) -> list[float]:
+    return [float(score) for score in verdict.groups()]
+
+
+def _loose_verdict(form: re.Pattern[str], reply: str, shown: str) -> re.Match[str] | None:
+    """The last line of its own whose scores do not stand so in what the judge was shown, from which it may be copied."""
+    found = [found for line in _unquoted_lines(reply) if (found := form.fullmatch(line.strip(_DECORATION)))]
+    given = map(_scores, form.finditer(see(shown).replace(INVISIBLE, "")))
+    return found[-1] if found and _scores(found[-1]) not in given else None
 
 
 def _last_verdict(form: re.Pattern[str], reply: str) -> str:
     """The text of the verdict that counts; empty when there is none."""
     lines = _unquoted_lines(reply)
-    own = [verdict for line in lines if (verdict := _own_verdict(form, line))]
+    own = [verdict for line in lines if "[[" in line and (verdict := _own_verdict(form, line))]
     if own:
         return own[-1]
     said = "\n".join(lines)
@@ -124,13 +152,12 @@ def _unquoted_lines(reply: str) -> list[str]:
 
 
 def _own_verdict(form: re.Pattern[str], line: str) -> str:
-    """The verdict of a line that is nothing else: labelled in any state, otherwise only in the right form."""
+    """The verdict of a line that is nothing else: labelled in any state, bare only in the right form."""
     bare = line.strip(_DECORATION)
-    if labelled := _LABELLED.fullmatch(bare):
+    labelled = _LABELLED.fullmatch(bare)
+    if labelled is not None:
         return labelled[1]
-    loose = _LOOSE.fullmatch(bare)
-    verdict = f"[[{loose[1].strip()}]]" if loose else bare
-    return verdict if form.fullmatch(verdict) else ""
+    return bare if form.fullmatch(bare) else ""
 
 
 def _in_quotation_marks(text: str, found: re.Match[str]) -> bool:

@@ -4,13 +4,11 @@ Two tables: the untouched backbone, the reported student (the best one by the de
 teacher side by side; and that student as this run served it beside the teacher as it was called. What the run does not
 know has no row.
 
-Limits: that an answer refuses is known from how its endpoint ended it, else from its first words, in English alone. The
-teacher answered the test split of a judged held-out set, which is drawn from what it answered usably; of a run without
-one its answers are those to the pool. Lengths are in each model's own tokens.
+Limits: those of `unusable_reason`. The teacher answered the test split of a judged held-out set, which is drawn from
+what it answered usably; of a run without one its answers are those to the pool. Lengths are in each model's own tokens.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -26,21 +24,13 @@ from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import DIFFERS, headline_values, metric_label
 from tapir_core.reporting.page import Table, sentence
-from tapir_core.stages import HELDOUT, JUDGED_HELDOUT, TEACH, StageAt, benchmark_stages
+from tapir_core.stages import HELDOUT, JUDGED_HELDOUT, POOL, TEACH, StageAt, benchmark_stages
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, data_size, number, percent, student_name
 from tapir_core.summary.types import Usage
 
-_REFUSAL = re.compile(
-    r"\W*(?:(?:i(?:['’]m| am) sorry|sorry|i apologi[sz]e|unfortunately)\b[^.!?\n]{0,40}?)?"
-    r"(?:as an? (?:ai|artificial|language|large language)\b[^.!?\n]{0,40}?)?"
-    r"\bi(?: can(?:no|['’])t| can not| won['’]t| will not| must decline to|(?: am|['’]m) (?:not able|unable) to) "
-    r"(?:\w+ )?(?:answer|assist|complete|comply|create|discuss|engage|fulfil+|generate|give|help|produce|provide|"
-    r"respond|share|support|write)\b(?! but)",
-    re.IGNORECASE,
-)
-_ENDINGS = {"refused": "Refused", "empty": "Empty", "cut_off": "Cut off"}
+_ENDINGS = {"refused": "Refused", "empty": "Empty", "cut_off": "Cut off", "looped": "Looped", "copied": "Copied"}
 """Why an answer is of no use → its row; what failed altogether counts in none."""
 
 _Values = Mapping[str, float | None]
@@ -93,7 +83,7 @@ class _Row:
 
 
 def before_after_table(reader: RunReader, student: int) -> Table:
-    """Refused, empty and cut-off answers, their length, and the headlines of benchmarks that nobody judges."""
+    """Answers that are of no use, their length, and the headlines of benchmarks that nobody judges."""
     before, after = student_name(BACKBONE), student_name(student)
     answers = {before: _heldout(reader, BACKBONE), after: _heldout(reader, student), "teacher": _taught(reader)}
     known = {name: rows for name, rows in answers.items() if rows is not None and rows.height}
@@ -111,17 +101,14 @@ def before_after_table(reader: RunReader, student: int) -> Table:
 def _heldout(reader: RunReader, student: int) -> pl.DataFrame | None:
     """Its answers to the test split."""
     answers, test = reader.rows(StageAt("answer_heldout", student)), _test_split(reader)
-    if answers is None or test is None:
-        return None
-    return _with_ending(answers.join(test, on="instruction_id", how="semi", maintain_order="left"))
+    return None if answers is None or test is None else _with_ending(answers, test)
 
 
 def _taught(reader: RunReader) -> pl.DataFrame | None:
     """The teacher's answers to the test split of the judged set; to the pool, where there is none."""
-    rows, test = reader.rows(TEACH.at()), _test_split(reader)
-    if rows is not None and test is not None and reader.run.config.data.judged:
-        rows = rows.join(test, on="instruction_id", how="semi", maintain_order="left")
-    return None if rows is None else _with_ending(rows)
+    rows = reader.rows(TEACH.at())
+    asked = _test_split(reader) if reader.run.config.data.judged else reader.rows(POOL.at())
+    return None if rows is None or asked is None else _with_ending(rows, asked)
 
 
 def _test_split(reader: RunReader) -> pl.DataFrame | None:
@@ -130,15 +117,11 @@ def _test_split(reader: RunReader) -> pl.DataFrame | None:
     return None if rows is None else rows.filter(split="test")
 
 
-def _with_ending(rows: pl.DataFrame) -> pl.DataFrame:
-    """With `ending`: why an answer is of no use, or an empty text."""
-    endings = [ending_of(*row) for row in rows.select("response", "finish_reason").iter_rows()]
-    return rows.with_columns(ending=pl.Series(endings, dtype=pl.String))
-
-
-def ending_of(response: str | None, finish_reason: str | None) -> str:
-    """Why an answer is of no use: as `unusable_reason` says, or `refused` for its first words; else an empty text."""
-    return unusable_reason(response, finish_reason) or ("refused" if _REFUSAL.match(response or "") else "")
+def _with_ending(answers: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """The answers to what was ``asked``, with `ending`: why one is of no use, or an empty text."""
+    rows = answers.join(asked.select("instruction_id", "instruction"), on="instruction_id", maintain_order="left")
+    told = rows.select("response", "finish_reason", "instruction").iter_rows()
+    return rows.with_columns(ending=pl.Series([unusable_reason(*each) or "" for each in told], dtype=pl.String))
 
 
 def _of_answers(reader: RunReader, student: int, known: Mapping[str, pl.DataFrame]) -> Iterator[_Row]:

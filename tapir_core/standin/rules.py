@@ -27,6 +27,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import FAMILIES, draw_problem, recognise
 from tapir_core.standin.family import Problem
 from tapir_core.task_types import DEFINED, in_order
+from tapir_core.text import MISSING
 from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
 Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
@@ -97,9 +98,13 @@ _CLOSING = re.compile(r"</([a-z_0-9]+)>[ \t]*+$", re.MULTILINE)
 def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask:
     """Read a conversation of one user turn. A system message makes it another task, which no rule here covers.
 
+    Shown a reply of its own with the word that it cannot be read, the stand-in is asked the same again.
+
     Raises:
         Refusal: it is another conversation.
     """
+    if messages[-1].get("content") == MISSING:
+        messages = messages[:-2]
     users = [message for message in messages if message.get("role") == "user"]
     foreign = any(message.get("content") for message in messages if message.get("role") != "user")
     if len(users) != 1 or foreign or not isinstance(users[0].get("content"), str):

@@ -19,6 +19,7 @@ from aiohttp import web
 from tapir_core.calls.types import Endpoint, Message, Request
 from tapir_core.config import Sampling
 from tapir_core.probing import PROMPT as PROBE
+from tapir_core.text import MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,10 @@ class RecordedCall:
 
     @property
     def prompt(self) -> str:
-        """Content of the last message."""
-        return str(self.body["messages"][-1]["content"])
+        """Content of the last message; of a reply that is shown again, what it replied to."""
+        messages = self.body["messages"]
+        asked = messages[:-2] if messages[-1]["content"] == MISSING else messages
+        return str(asked[-1]["content"])
 
 
 @dataclass(frozen=True, slots=True)

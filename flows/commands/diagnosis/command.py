@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -146,7 +147,8 @@ def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
     shown = {**row, "teacher": taught, "student": _NO_ANSWER}
     for field, endpoint in judge.endpoints.items():
         asked = chat(mode.render(prompts.load_prompt(judge.prompt, own), shown, mode.places(judge)[0]))
-        attempt("judge", field, endpoint, judge.sampling, asked, mode.parse, mode.schema)
+        parse = partial(mode.parse, shown=asked[-1].content)
+        attempt("judge", field, endpoint, judge.sampling, asked, parse, mode.schema)
 
 
 @dataclass

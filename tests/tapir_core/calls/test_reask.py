@@ -1,11 +1,12 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, ask_parsed, forget_unread
 from tapir_core.calls.asking import REASK_STRIDE, Parsed
 from tapir_core.config import Sampling
-from tapir_core.text import Unparsed
+from tapir_core.text import MISSING, Unparsed
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text, echo, in_turn, make_request
 
 
@@ -136,23 +137,31 @@ def test_what_was_read_is_not_forgotten_whichever_reask_it_took(engine: CallEngi
     assert [each.value for each in ask_parsed(engine, requests[:1], never, parse_number, 2)] == [7]
 
 
-def test_a_greedy_reply_that_was_cut_off_is_not_asked_for_again(engine: CallEngine):
-    reported: list[int] = []
-    cut = Text("I weigh …", finish_reason="length")
-    sampled = replace(make_request("x"), sampling=Sampling(temperature=0.7, max_tokens=9))
-    greedy = replace(make_request("x"), sampling=Sampling(temperature=0.0, max_tokens=9))
-    with FakeProvider(lambda _: cut) as provider:
-        parsed = ask_parsed(
-            engine,
-            [greedy, sampled],
-            provider.endpoint,
-            parse_number,
-            2,
-            on_outcome=lambda row, _: reported.append(row),
-        )
-        assert len(provider.calls) == 1 + 3
-    assert [each.reason for each in parsed] == ["no number"] * 2
-    assert sorted(reported) == [0, 1]
+@pytest.mark.parametrize("ending", ["stop", "length"])
+def test_a_greedy_reply_is_shown_with_the_word_that_it_cannot_be_read(engine: CallEngine, ending: str):
+    request = replace(make_request("Which number?"), sampling=Sampling(temperature=0.0))
+    with FakeProvider(in_turn(Text("I weigh …", finish_reason=ending), Text("Nine."), Text("9"))) as provider:
+        parsed = ask_parsed(engine, [request], provider.endpoint, parse_number, 2)[0]
+        asked = [[message["content"] for message in call.body["messages"]] for call in provider.calls]
+    assert asked == [["Which number?"], ["Which number?", "I weigh …", MISSING], ["Which number?", "Nine.", MISSING]]
+    assert parsed.value == 9
+    assert ask_parsed(engine, [request], never, parse_number, 2)[0].value == 9
+
+
+@pytest.mark.parametrize("temperature", [0.7, "provider"])
+def test_a_reply_that_was_drawn_is_drawn_anew(engine: CallEngine, temperature: Any):
+    request = replace(make_request("x"), sampling=Sampling(temperature=temperature, max_tokens=9))
+    with FakeProvider(in_turn(Text("I weigh …", finish_reason="length"), Text("9"))) as provider:
+        assert ask_parsed(engine, [request], provider.endpoint, parse_number, 2)[0].value == 9
+        first, second = (call.body for call in provider.calls)
+    assert first["messages"] == second["messages"]
+    assert first.get("seed") != second["seed"]
+
+
+def test_an_empty_reply_is_not_shown(engine: CallEngine):
+    with FakeProvider(in_turn(Text(" "), Text("9"))) as provider:
+        ask_parsed(engine, [make_request("x")], provider.endpoint, parse_number, 2)
+        assert {len(call.body["messages"]) for call in provider.calls} == {1}
 
 
 def test_no_requests_give_no_results(engine: CallEngine):

@@ -43,6 +43,77 @@ def test_each_unusable_answer_has_one_reason(response: str | None, finish_reason
     assert unusable_reason(response, finish_reason) == reason
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_refusal"),
+    [
+        ("I'm sorry, but I can't assist with that.", True),
+        ("I’m sorry, but I cannot assist with this request.", True),
+        ("As an AI language model I am not able to answer this question.", True),
+        ("As an AI language model, I don't have personal opinions.", True),
+        ("I am just an AI, so I do not have access to the internet.", True),
+        ("Unfortunately, I'm unable to provide medical advice.", True),
+        ("I will not write that.", True),
+        ("I'm sorry to hear that. Here is what you can do: …", False),
+        ("I'm sorry that we cannot come. I can't help but feel that I let you down.", False),
+        ("Sorry, I am late! As an artist I do not own a watch.", False),
+        ("I can't help but admire this poem.", False),
+        ("I cannot wait to show you how this works.", False),
+        ("Dear team, I am unable to provide the report by Friday.", False),
+        ("The translation is: “I cannot answer you.”", False),
+        ("I do not know.", False),
+        ("I cannot give legal advice. " + "In general, a lease can be ended when both sides agree to it. " * 3, True),
+        ("I cannot give legal advice. In general: " + ", ".join(f"ground {each}" for each in range(90)), False),
+    ],
+)
+def test_an_answer_refuses_by_how_it_begins(answer: str, is_refusal: bool) -> None:
+    assert unusable_reason(answer, "stop") == ("refused" if is_refusal else None)
+
+
+LIST = "\n".join(f"{place}. The {name} is a bird of the north" for place, name in enumerate("ABCDEFGHIJKLMNOP"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "The cat sat. " * 40,
+        "Sure: " + "ha" * 300,
+        "哈" * 300,
+        "A beginning of its own.\n" + "- It is important to note the following facts\n" * 30 + "- It is imp",
+        "\n".join(f"{place}. The bird is one of the most common birds" for place in range(1, 12)) + "\nThat is all.",
+        ("a long paragraph, " * 3 + "which ends. ") * 5,
+    ],
+)
+def test_an_answer_loops_by_how_it_ends_or_by_its_one_line(answer: str) -> None:
+    assert unusable_reason(answer, "stop") == "looped"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LIST,
+        "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30",
+        "Row, row, row your boat\nGently down the stream\nMerrily, merrily, merrily, merrily\nLife is but a dream\n" * 2,
+        "<table>\n" + "<tr><td>1</td></tr>\n" * 9 + "</table>",
+        "ha " * 20,
+        "| a | b |\n" + "|---" * 40 + "|\n| 1 | 2 |",
+    ],
+)
+def test_lists_refrains_and_code_are_no_loops(answer: str) -> None:
+    assert unusable_reason(answer, "stop") is None
+
+
+def test_an_answer_copies_when_it_is_half_of_its_instruction() -> None:
+    text = "The old house by the river was sold last week to a family from the south"
+    asked = f"Rewrite this so that a child understands it:\n\n{text}."
+    assert unusable_reason(text, "stop", asked) == "copied"
+    assert unusable_reason(f"“{text.upper()}!”", "stop", asked) == "copied"
+    assert unusable_reason(asked, "stop", asked) == "copied"
+    assert unusable_reason("A family bought the old house by the river.", "stop", asked) is None
+    assert unusable_reason("was sold last week to a family from the south", "stop", asked) is None, "an extract"
+    assert unusable_reason("Yes", "stop", "Yes or no?") is None
+    assert unusable_reason(text, "stop") is None
+
+
 def test_what_cannot_be_used_leaves_the_pool_counted_by_reason() -> None:
     pool = make_pool("one", "two", "three", "four")
     one, two, three, four = (instruction_id(text) for text in ("one", "two", "three", "four"))

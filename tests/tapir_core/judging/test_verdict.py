@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.judging import mode_of
+from tapir_core.judging import mode_of, neutralise
 from tapir_core.judging.orders import MODES
 from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict, read_pair, read_point
 from tapir_core.prompts import load_prompt
@@ -30,10 +30,6 @@ NO_JSON = Unparsed("no JSON of the schema")
         ("", NONE),
         ("Answer 1 is better by 3 points.", NONE),
         ("Scores: [[a, b]]", NONE),
-        ("Scores: [a, b]", NONE),
-        ("Scores: both are good", NONE),
-        ("Scores: [[7, 9]]\nScores: as said above", PairScores(7, 9)),
-        ("Of 10 points [7, 9] are given", NONE),
         ("Scores: [[7., 9]]", NONE),
         ("Scores: [[7]]", NONE),
         ("Scores: [[7, 8, 9]]", NONE),
@@ -126,15 +122,6 @@ def test_the_last_own_verdict_counts_whatever_is_quoted_around_it(raw: str) -> N
         "overall score: [[4, 8]]",
         "**Scores** : [[4, 8]]",
         "[[4, 8]]",
-        # as small models write it
-        *(
-            "Score: [4, 8]",
-            "[ [4, 8]]",
-            "Scores: [ [4, 8] ]",
-            "Scores: (4, 8)",
-            "Scores: 4, 8",
-            "**Scores:** 4/10, 8/10",
-        ),
     ],
 )
 def test_a_line_of_its_own_is_known_in_every_spelling(line: str) -> None:
@@ -173,6 +160,8 @@ def test_what_stands_before_a_closing_quotation_mark_is_quoted(closing: str) -> 
         ("Scores: [[4_0, 8]]", NONE),
         ("Scores: [[" + "1" * 9 + ", 8]]", NONE),
         ("Scores: [[4." + "0" * 5000 + ", 8]]", NONE),
+        ("Scores: [ [4, 8]]", NONE),
+        ("Scores: (4, 8)", NONE),
     ],
 )
 def test_what_the_last_own_line_says_is_not_made_better(raw: str, expected: Unparsed) -> None:
@@ -196,9 +185,6 @@ def test_a_huge_reply_is_read_to_its_end(piece: str) -> None:
         ("[[2]] … Score: [[3]]", 3.0),
         ("Score: [[7, 8]]", NONE),
         ("Score: [[11]]", OUTSIDE),
-        ("Score: 7/10", 7.0),
-        ("Score: [7]", 7.0),
-        ("Score: 7 for its tone, and no more", NONE),
         (None, NONE),
     ],
 )
@@ -253,3 +239,32 @@ def test_what_is_asked_for_by_a_schema_names_every_field_of_it(mode: str) -> Non
     assert schema["required"] == list(schema["properties"])
     assert all(f"`{name}`" in text for name in schema["properties"])
     assert schema["additionalProperties"] is False
+
+
+LOOSE = ("Score: [4, 8]", "[ [4, 8]]", "Scores: [ [4, 8] ]", "Scores: (4, 8)", "Scores: 4, 8", "**Scores:** 4/10, 8/10")
+
+
+@pytest.mark.parametrize("line", LOOSE)
+def test_other_brackets_count_where_the_judge_was_shown_no_such_scores(line: str) -> None:
+    reply = f"Answer 2 is better.\n{line}\n"
+    assert parse_verdict(reply, "Compare [[1, 2]] and (3, 4).") == PairScores(4, 8)
+    assert parse_verdict(reply) == NONE, "what was shown is not known"
+    assert parse_verdict(f"{reply}[[5, 6]]", "") == PairScores(5, 6), "a better one stands there"
+    assert parse_verdict(f"> {line}", "") == NONE, "it is quoted"
+    assert parse_verdict(f"I give {line} to both", "") == NONE, "it is no line of its own"
+
+
+@pytest.mark.parametrize("line", LOOSE)
+@pytest.mark.parametrize("spelling", [*LOOSE, "[[4, 8]]", "scores: [[4.0, 8.0]]", "[[４, ８]]"])
+def test_scores_that_the_judge_may_have_copied_do_not_count(line: str, spelling: str) -> None:
+    shown = neutralise(f"Nothing.\nMy verdict {spelling}")
+    assert parse_verdict(f"As it says:\n{line}", shown) == NONE
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("Score: 7/10", 7.0), ("Score: [7]", 7.0), ("Score: 70", OUTSIDE), ("Score: 7 for its tone", NONE), ("7", NONE)],
+)
+def test_one_score_in_other_brackets(line: str, expected: float | Unparsed) -> None:
+    assert parse_pointwise(line, "An answer.") == expected
+    assert parse_pointwise(line, f"An answer.\n{line}") == NONE

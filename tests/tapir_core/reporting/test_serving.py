@@ -12,7 +12,7 @@ from tapir_core.evaluation.statistics import mean_figure
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.page import Table
 from tapir_core.reporting.report import run_card, write_report
-from tapir_core.reporting.serving import before_after_table, cost_table, ending_of, serving_tables
+from tapir_core.reporting.serving import before_after_table, cost_table, serving_tables
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, summarise
@@ -73,6 +73,8 @@ def test_the_figures_are_those_of_the_rows(tmp_path: Path) -> None:
         "Refused": f"{100 * 13 / 80:.1f} %",
         "Empty": f"{100 / 80:.1f} %",
         "Cut off": f"{100 * 2 / 80:.1f} %",
+        "Looped": "0.0 %",
+        "Copied": "0.0 %",
         "Tokens, mean": f"{fmean(tokens):.1f}",
         "Tokens, median": f"{median(tokens):.1f}",
     }
@@ -117,26 +119,6 @@ def test_fewer_refusals_than_the_backbone_are_no_regress(tmp_path: Path) -> None
     table = before_after_table(RunReader(run), LAST)
     assert table.note.startswith("In no row did S_2 get worse than the untouched backbone")
     assert cells(table)["Refused"]["S_2 less backbone"].startswith("-50.0 (")
-
-
-@pytest.mark.parametrize(
-    ("answer", "is_refusal"),
-    [
-        (SORRY, True),
-        ("I’m sorry, but I cannot assist with this request.", True),
-        ("As an AI language model I am not able to answer this question.", True),
-        ("Unfortunately, I'm unable to provide medical advice.", True),
-        ("I will not write that.", True),
-        ("I'm sorry to hear that. Here is what you can do: …", False),
-        ("I can't help but admire this poem.", False),
-        ("I cannot wait to show you how this works.", False),
-        ("Dear team, I am unable to provide the report by Friday.", False),
-        ("The translation is: “I cannot answer you.”", False),
-        ("I do not know.", False),
-    ],
-)
-def test_an_answer_refuses_by_how_it_begins(answer: str, is_refusal: bool) -> None:
-    assert ending_of(answer, "stop") == ("refused" if is_refusal else "")
 
 
 def test_what_it_costs_is_what_the_counts_of_the_run_say(tmp_path: Path) -> None:
