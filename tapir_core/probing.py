@@ -150,7 +150,7 @@ def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:
     name = _SAME.get(refusal.parameter, refusal.parameter)
     if name in ("temperature", "top_p") and getattr(probe.sampling, name) != "provider":
         return f"{probe.how}.{name}", "provider"
-    if name == "seed" and getattr(probe.endpoint, "seed", False):
+    if name == "seed" and getattr(probe.endpoint, "seed", False) is not False:
         return f"{probe.where}.seed", False
     if name == "response_format" and probe.replies:
         return probe.replies, "text"

@@ -3,6 +3,7 @@
 A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
 """
 
+import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -110,8 +111,8 @@ class CleanPool(NamedTuple):
     notes: tuple[str, ...]
     """What its reading left out."""
     lost: str
-    """A warning where columns of a file are not read and change what it asks, or where much of the pool holds
-    evaluation questions, or instructions of a judged held-out set; else empty."""
+    """A warning where columns of a file are not read and change what it asks, where much of the pool holds
+    evaluation questions, or instructions of a judged held-out set, or where it is small; else empty."""
 
 
 def clean_pool(run: config.RunConfig) -> CleanPool:
@@ -129,8 +130,23 @@ def clean_pool(run: config.RunConfig) -> CleanPool:
     check_left(found, read.rows.height, QUESTION)
     rows = read.rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     lost = loss_in_words(found, read.rows.height, QUESTION) or rehearse_heldout(rows, run)
-    warnings = filter(None, (read.unread, *(each.unread for each in heldout), lost))
+    warnings = filter(None, (read.unread, *(each.unread for each in heldout), lost, few_in_words(rows.height, run)))
     return CleanPool(rows, sum(len(each.rows) for each in heldout), tuple(read.noted), "; ".join(warnings))
+
+
+_FEW = 200
+"""Instructions; of fewer a tenth is a handful."""
+
+
+def few_in_words(rows: int, run: config.RunConfig) -> str:
+    """A warning where a judged held-out set out of so many instructions says little; else empty."""
+    if run.data.judged is None or rows >= _FEW:
+        return ""
+    test = run.data.judged.sizes(rows)["test"]
+    return (
+        f"{rows} instructions are few: {test} of them are held out as the test, so that a figure is right to "
+        f"{98 / math.sqrt(test):.0f} percentage points; give {_FEW} or more, which leave a round something to choose from"
+    )
 
 
 def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:

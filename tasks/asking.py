@@ -14,7 +14,7 @@ from tapir_core import calls, turns
 from tapir_core.calls.thoughts import unknown_mark
 from tapir_core.calls.timing import timing_counts
 from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
-from tapir_core.curriculum import unusable_reason
+from tapir_core.curriculum import broken_reason
 from tapir_core.errors import ConfigError
 from tapir_core.judging import JudgeMode, Verdict, mode_of
 from tapir_core.prompts import Prompt
@@ -172,7 +172,7 @@ def demand_whole(outcome: calls.Outcome) -> calls.Outcome:
 
     Only what counts as failed changes by it: the answer keeps its row, and leaves the pool later.
     """
-    reason = unusable_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, calls.Answer) else None
+    reason = broken_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, calls.Answer) else None
     return calls.Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
 
 

@@ -5,6 +5,7 @@
 s_teacher − s_student.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from polars import selectors as cs
 
 from tapir_core import stages
 from tapir_core.calls import Outcome, Parsed, Request, forget_unread
-from tapir_core.config import JudgeConfig
+from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.judged import judges_in_words, score_judged
@@ -36,6 +37,8 @@ from tasks.outcomes import FEWEST_ASKED, Worked
 from tasks.pool import round_pool
 from tasks.runtime import AskedModel, Runtime, current, read_once
 from tasks.verify import verify_answers
+
+logger = logging.getLogger(__name__)
 
 
 @read_once
@@ -99,13 +102,39 @@ def _demand_references(run: RunFolder, questions: pl.DataFrame) -> None:
 def _score_judged(run: RunFolder, at: StageAt, answers: pl.DataFrame, settings: str) -> pl.DataFrame:
     judge, judged, verdicts = run.config.judge, run.config.data.judged, run.rows(stages.JUDGE_HELDOUT.at(at.round))
     assert judged is not None
+    compared = compare_answers(judge, run.rows(stages.JUDGED_HELDOUT.at()), answers, verdicts)
+    _foretell(at, judged, compared, verdicts)
     return score_judged(
-        compare_answers(judge, run.rows(stages.JUDGED_HELDOUT.at()), answers, verdicts),
+        compared,
         judge=judges_in_words(run.config),
         prompt_version=current(run).prompt(judge.prompt).version,
         settings=f"{settings}; {mode_of(judge).in_words(judge)}",
         max_failed_share=judged.max_failed_share,
     )
+
+
+def _foretell(at: StageAt, judged: JudgedHeldout, compared: pl.DataFrame, verdicts: pl.DataFrame) -> None:
+    """Say of a student that gets no figure, when it is known, what lies before the reader at the end of the run.
+
+    Raises:
+        ConfigError: the run shall stop there.
+    """
+    for (split,), rows in compared.group_by("split", maintain_order=True):
+        lacking = rows[RETENTION].null_count()
+        if lacking <= judged.max_failed_share * rows.height:
+            continue
+        reasons = Counter(verdicts["reason"].drop_nulls()).most_common(3)
+        told = (
+            f"{at}: {lacking} of {rows.height} held-out instructions ({split}) have no verdict in every order "
+            f"({', '.join(f'{count} x {reason}' for reason, count in reasons)}), more than "
+            f"data.heldout.max_failed_share = {judged.max_failed_share:g} accepts: there is no figure here, and "
+            'likely none later. `tapir judge-check` measures the judge; another one, judge.replies = "auto" or more '
+            "judge.sampling.max_tokens may help, in the same command with --amend"
+        )
+        if judged.without_figure == "stop":
+            raise ConfigError(f'{told}. data.heldout.without_figure = "warn" goes on')
+        logger.warning("%s", told)
+        return
 
 
 def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:

@@ -10,6 +10,7 @@ says what to change.
 
 import logging
 import math
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -132,7 +133,9 @@ def check_missing(at: StageAt, made: StageOutcome, accepted_share: float) -> Non
     """
     missing = Counter(made.missing)
     lacking = missing.total()
-    rows = lacking + sum(part.rows for part in made.rows)
+    received = sum(part.rows for part in made.rows)
+    # A row may be there without all of its answers, and a row that nobody had to be asked for is no answer.
+    rows = max(received, made.asked) if made.asked else received + lacking
     if lacking > accepted_share * rows:
         raise TooMuchMissing(
             f"{at}: {lacking} of {rows} rows are missing ({lacking / rows:.1%}; {_by_kind(missing)}), more than "
@@ -368,7 +371,8 @@ class Progress:
         return replace(
             stage,
             shards_done=sum(tally.is_whole for tally in tallies),
-            rows_done=sum(tally.done for tally in tallies),
+            # A candidate is labelled and answered: two outcomes of one row.
+            rows_done=min(sum(tally.done for tally in tallies), stage.rows or sys.maxsize),
             missing=sum(tally.missing for tally in tallies),
         )
 

@@ -16,7 +16,7 @@ from tapir_core.config.load import load_config, read_toml
 from tapir_core.config.student import PRESETS, shipped
 from tapir_core.data.records import UnknownLayout
 from tapir_core.errors import ConfigError
-from tapir_core.sources import read_pool_of
+from tapir_core.sources import few_in_words, read_pool_of
 
 _STANDIN = "standin"
 _EMBEDDED = "embedded"
@@ -128,11 +128,11 @@ def init(
                 asked = replace(asked, columns=unknown.likely or {"instruction": _ask_column(unknown)})
                 rows = _count(asked, file)
         file.write_text(_text(asked, file, rows), encoding="utf-8")
-        load_config(file)
+        few = few_in_words(rows, load_config(file)) if asked.own else ""
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    print_words(console, "init", "written", asked=asked, file=file)
+    print_words(console, "init", "written", asked=asked, file=file, few=few)
 
 
 def _ask(

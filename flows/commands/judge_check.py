@@ -6,6 +6,7 @@ or written. Both orders are asked whatever `judge.orders` says, because a check 
 
 import itertools
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -40,7 +41,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import table_of
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
-from tapir_core.summary.formats import NOTHING, count
+from tapir_core.summary.formats import NOTHING, count, minutes
 from tapir_core.text import digest
 from tasks.asking import ask_judge, counts_of, missing_by_kind, read_verdicts, render_texts
 from tasks.runtime import Runtime
@@ -93,7 +94,9 @@ class _NoRun(RunFolder):
 
 def judge_check(
     config: ConfigPath,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of each kind; the hostile kind has one for each text.")] = 20,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="Pairs of each kind; from 20 on every hostile text has one, below as many fewer.")
+    ] = 20,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -112,7 +115,7 @@ def exit_code(found: Sequence[CheckedJudge]) -> int:
 
 
 def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -> list[CheckedJudge]:
-    """Ask every judge of ``config`` about ``pairs`` pairs of each kind, and about every hostile case.
+    """Ask every judge of ``config`` about ``pairs`` pairs of each kind, and about hostile cases (`build_pairs`).
 
     Raises:
         MissingPrerequisite: a key is not set, or nothing answers at an address.
@@ -185,13 +188,14 @@ def _as_row(pair: CheckPair) -> dict[str, Any]:
 
 
 def _saying(say: Callable[[str], None], texts: int) -> OnOutcome:
-    """Says how far it is, four times."""
-    done = itertools.count(1)
+    """Says how far it is, twenty times, and how long the rest takes at this pace."""
+    done, began = itertools.count(1), time.monotonic()
 
     def on_outcome(_: int, __: Outcome) -> None:
         number = next(done)
-        if number % max(1, texts // 4) == 0:
-            say(f"{number} of {texts} replies")
+        if number % max(1, texts // 20) == 0:
+            left = (time.monotonic() - began) * (texts - number) / number
+            say(f"{number} of {texts} replies{f', about {minutes(left)} left' if left >= 60 else ''}")
 
     return on_outcome
 

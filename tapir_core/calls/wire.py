@@ -105,6 +105,7 @@ def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
         body["temperature"] = sampling.temperature
     if sampling.top_p != "provider":
         body["top_p"] = sampling.top_p
+    body |= sampling.more_fields
     body[endpoint.tokens_field] = sampling.max_tokens
     if endpoint.seed and (sampling.temperature != 0 or request.sample_index > 0):
         body["seed"] = request.sample_index

@@ -180,6 +180,9 @@ class JudgedHeldout(HeldoutConfig):
     max_failed_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of instructions without a verdict above which there is no figure."""
 
+    without_figure: Free[Literal["warn", "stop"]] = "warn"
+    """What a run does where a student gets none: `stop` ends it before more is paid."""
+
     references: Free[str | None] = None
     """A held-out set with references beside it, as `type = "file"` takes one: its accuracy is reported too."""
 

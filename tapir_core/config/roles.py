@@ -56,6 +56,12 @@ class Sampling(Section):
     max_tokens: PositiveInt = 1024
     """Longest answer in tokens; a longer one is cut off (`finish_reason = length`)."""
 
+    top_k: Later[PositiveInt | None] = None
+    """Draws among so many tokens, where the server knows the field, as vLLM does; unset: left out."""
+
+    repetition_penalty: Later[PositiveFloat | None] = None
+    """Divides the weight of tokens that stood there before, as vLLM does; unset: left out."""
+
     @property
     def in_words(self) -> str:
         """For a reader of figures."""
@@ -63,7 +69,14 @@ class Sampling(Section):
             "of the provider" if isinstance(value, str) else f"{value:g}" for value in (self.temperature, self.top_p)
         )
         plural = "" if self.max_tokens == 1 else "s"
-        return f"temperature {temperature}, top_p {top_p}, {self.max_tokens} token{plural}"
+        more = "".join(f", {name} {value:g}" for name, value in self.more_fields.items())
+        return f"temperature {temperature}, top_p {top_p}{more}, {self.max_tokens} token{plural}"
+
+    @property
+    def more_fields(self) -> dict[str, float]:
+        """What OpenAI's API does not know, as vLLM calls it: only what is set."""
+        more = {"top_k": self.top_k, "repetition_penalty": self.repetition_penalty}
+        return {name: value for name, value in more.items() if value is not None}
 
 
 class BatchConfig(Section):
@@ -327,8 +340,9 @@ class StandinEndpoint(EndpointConfig):
 
 Order = Literal["teacher_first", "student_first"]
 
-ReplyForm = Literal["text", "json"]
-"""`json`: by a JSON schema (`response_format`), where the probe before the first row shows that it is obeyed."""
+ReplyForm = Annotated[Literal["text", "json"], BeforeValidator(lambda value: "json" if value == "auto" else value)]
+"""`json`: by a JSON schema (`response_format`), where the probe before the first row shows that it is obeyed; `auto` is
+another word for it."""
 
 PanelRule = Literal["mean", "majority"]
 """`mean`: of all who scored. `majority`: of those who named the winner that most named; of all when none leads."""
@@ -390,7 +404,8 @@ class JudgeConfig(Section):
     """Times that a verdict which cannot be parsed is asked for again with another seed before it is unscored."""
 
     replies: Later[ReplyForm] = "text"
-    """`json` asks for verdicts by a JSON schema; where a judge obeys none, the run has `text`, and says so."""
+    """`json` (or `auto`) asks for verdicts by a JSON schema; where a judge obeys none, the run has `text`, and says so.
+    Small models keep to a schema where they forget a last line."""
 
     verifier: Later[VerifierConfig | None] = None
     """A Python function that scores answers: `"module:function"`, a shipped one, or a table (docs/verifiers.md)."""

@@ -54,4 +54,4 @@ from tapir_core.curriculum.teacher import (
     render_refinement,
     split_usable,
 )
-from tapir_core.curriculum.usable import unusable_reason
+from tapir_core.curriculum.usable import broken_reason, unusable_reason

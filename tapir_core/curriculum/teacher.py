@@ -39,6 +39,7 @@ FROM_POOL = "from_pool"
 UNVERIFIED = "failed_verifier"
 """Why an answer is unusable that a verifier finds wrong."""
 
+
 @dataclass(frozen=True, slots=True)
 class Usable:
     """The instructions that stay, and why the others leave."""

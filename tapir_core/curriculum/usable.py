@@ -46,17 +46,21 @@ _COPIED_WORDS = 8
 def unusable_reason(response: str | None, finish_reason: str | None, asked: str = "") -> str | None:
     """Why an answer to ``asked`` cannot be trained on; nothing if it can.
 
-    refused, failed:<kind>, cut_off, empty, control_token, looped or copied.
+    What `broken_reason` says, refused, looped or copied.
     """
-    ending, text = finish_reason or "", (response or "").strip()
+    text = (response or "").strip()
+    found = {"refused": _refuses, "looped": _loops, "copied": lambda text: _is_copy(text, asked)}
+    return broken_reason(text, finish_reason) or next((reason for reason, holds in found.items() if holds(text)), None)
+
+
+def broken_reason(response: str | None, finish_reason: str | None) -> str | None:
+    """Why an answer is none, whatever it says: refused, failed:<kind>, cut_off, empty or control_token."""
+    ending, text = finish_reason or "", response or ""
     if ending in _UNUSABLE or ending.startswith("failed"):
         return _UNUSABLE.get(ending, ending)
-    if not text:
+    if not text.strip():
         return "empty"
-    if holds_control_token(text):
-        return "control_token"
-    found = {"refused": _refuses, "looped": _loops, "copied": lambda text: _is_copy(text, asked)}
-    return next((reason for reason, holds in found.items() if holds(text)), None)
+    return "control_token" if holds_control_token(text) else None
 
 
 def _refuses(text: str) -> bool:

@@ -10,6 +10,7 @@ interval and the limit that it misses. Limits: short instructions with one right
 against better prose is not measured. The words are rules of thumb with the figures beside them.
 """
 
+import math
 import random
 import re
 from collections import Counter
@@ -64,12 +65,20 @@ class CheckPair:
     """Of a hostile pair: the pair with the same wrong answer and nothing around it."""
 
 
+_ALL_CASES_FROM = 20
+"""Pairs of each plain kind beside which every hostile case has its pair."""
+
+
 def build_pairs(per_kind: int, rng: random.Random) -> list[CheckPair]:
-    """``per_kind`` pairs of each plain kind over all families in turn, and one for each hostile case."""
+    """``per_kind`` pairs of each plain kind over all families in turn, and one for each hostile case.
+
+    Of fewer than 20 pairs of a kind there are as many fewer hostile ones: so many calls as are asked for.
+    """
     problems = sample_problems(per_kind, max_level=_MAX_LEVEL, rng=rng, shares=EQUAL_SHARES)
     pairs = [pair for number, problem in enumerate(problems) for pair in _plain_pairs(number, problem, rng)]
     wrong = [pair for pair in pairs if pair.kind == "wrong"]
-    for place, case in enumerate(hostile_cases()):
+    cases = hostile_cases()
+    for place, case in enumerate(cases[: math.ceil(len(cases) * min(1.0, per_kind / _ALL_CASES_FROM))]):
         plain = wrong[place % len(wrong)]
         pairs.append(
             replace(

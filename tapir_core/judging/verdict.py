@@ -125,7 +125,7 @@ def _scores(verdict: re.Match[str]) -> list[float]:
 
 
 def _loose_verdict(form: re.Pattern[str], reply: str, shown: str) -> re.Match[str] | None:
-    """The last line of its own whose scores do not stand so in what the judge was shown, from which it may be copied."""
+    """The last line of its own; none where its scores stand so in what was shown, from which it may be copied."""
     found = [found for line in _unquoted_lines(reply) if (found := form.fullmatch(line.strip(_DECORATION)))]
     given = map(_scores, form.finditer(see(shown).replace(INVISIBLE, "")))
     return found[-1] if found and _scores(found[-1]) not in given else None

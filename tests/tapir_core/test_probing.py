@@ -19,7 +19,9 @@ UNKNOWN: dict[str, Settled] = {}
 
 
 def asked_at(provider: FakeProvider, *, replies: str = "text", **teacher: Any) -> RunConfig:
-    endpoint = {"type": "openai", "base_url": provider.base_url, "api_key_env": "", **teacher.pop("endpoint", {})}
+    # As for a provider far away: a local address gets no seed of itself.
+    endpoint = {"type": "openai", "base_url": provider.base_url, "api_key_env": "", "seed": True}
+    endpoint |= teacher.pop("endpoint", {})
     return make_config(
         "runs",
         teacher={"endpoint": {**endpoint, "model": "a-teacher"}, "label_replies": replies, **teacher},

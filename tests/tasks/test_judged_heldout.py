@@ -1,6 +1,7 @@
 """The judged held-out set through its tasks: what is drawn, what leaves with it, and what verdicts come to."""
 
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import product
@@ -113,10 +114,11 @@ def test_a_pool_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
         pool.check_pool(run)
 
 
-def judged_run(root: Path, provider: FakeProvider, **judge: Any) -> RunFolder:
+def judged_run(root: Path, provider: FakeProvider, without_figure: str = "warn", **judge: Any) -> RunFolder:
     """S_0 scored by a judge behind ``provider``."""
     endpoint = {"type": "openai", "base_url": provider.base_url, "model": "m", "identity": "i", "api_key_env": ""}
-    run = build_run(root, until=ANSWERS, config=judged_config(root, judge={"endpoint": endpoint, "reasks": 0, **judge}))
+    config = judged_config(root, judge={"endpoint": endpoint, "reasks": 0, **judge}, without_figure=without_figure)
+    run = build_run(root, until=ANSWERS, config=config)
     answers = run.manifest(ANSWERS)
     assert answers is not None
     shards = [judge_heldout_shard.fn(run.ref, VERDICTS, Piece(0, 1), ShardOutcome(answers.parts[0]))]
@@ -177,17 +179,29 @@ def test_figures_are_those_that_other_code_makes_of_the_verdicts(tmp_path: Path)
     assert found["test", "all", "quality_retention"]["low"] is not None
 
 
-def test_instructions_without_a_verdict_are_counted_and_above_a_share_there_is_no_figure(tmp_path: Path) -> None:
-    def sometimes_silent(call: RecordedCall) -> FakeReply:
-        return Text("Well …" if random.Random(call.prompt).random() < 0.3 else "Scores: [[7, 7]]")
+def sometimes_silent(call: RecordedCall) -> FakeReply:
+    return Text("Well …" if random.Random(call.prompt).random() < 0.3 else "Scores: [[7, 7]]")
 
+
+def test_instructions_without_a_verdict_are_counted_and_above_a_share_there_is_no_figure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with FakeProvider(sometimes_silent) as provider:
         run = judged_run(tmp_path, provider)
+    assert re.search(r"evaluate.*have no verdict .*x no verdict.*no figure here.*judge\.replies", caplog.text)
     row = figures(run)["test", "all", "quality_retention"]
     assert row["value"] is None
     assert row["n_failed"] > 0
     assert "instructions failed" in row["note"]
     assert "more than the 10.0% allowed" in row["note"]
+
+
+def test_a_run_stops_at_a_student_that_gets_no_figure_where_it_shall(tmp_path: Path) -> None:
+    with (
+        FakeProvider(sometimes_silent) as provider,
+        pytest.raises(ConfigError, match=r"no figure here.*without_figure = \"warn\" goes on"),
+    ):
+        judged_run(tmp_path, provider, without_figure="stop")
 
 
 @pytest.mark.parametrize("model", ["m", "another"])

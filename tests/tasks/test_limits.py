@@ -25,7 +25,7 @@ def config(tmp_path) -> RunConfig:
 
 def lacking(rows: int, **missing: int) -> ShardOutcome:
     samples = tuple(Sample(f"id-of-{kind}", kind, 1, f"{kind} was said", "Say something.") for kind in missing)
-    return ShardOutcome(Part("part", rows, "0"), missing=missing, asked=rows, samples=samples)
+    return ShardOutcome(Part("part", rows, "0"), missing=missing, asked=rows + sum(missing.values()), samples=samples)
 
 
 def test_a_stage_goes_on_within_its_accepted_share():
@@ -40,6 +40,16 @@ def test_more_is_refused_with_counts_by_kind_and_the_ways_on():
     ) as error:
         check_missing(StageAt("judge", 1), total([lacking(60, timeout=1), lacking(37, timeout=1, server=1)]), 0.02)
     assert error.value.exit_code == 4
+
+
+def test_a_row_that_is_there_without_its_answer_counts_once():
+    half = ShardOutcome(Part("part", 27, "0"), missing={"timeout": 27}, asked=27)
+    with pytest.raises(TooMuchMissing, match="27 of 27 rows are missing"):
+        check_missing(StageAt("wave_examined", 1, 1), total([half]), 0.02)
+
+
+def test_rows_that_nobody_had_to_be_asked_for_are_there():
+    check_missing(StageAt("teach"), total([ShardOutcome(Part("part", 99, "0"), missing={"timeout": 1}, asked=2)]), 0.02)
 
 
 def test_an_incomplete_shard_travels_with_what_it_wrote():

@@ -1,7 +1,7 @@
 """What the tests of the call engine share."""
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request
-from tapir_core.calls.budget import Attempt, make_attempt
+from tapir_core.calls.budget import Attempt, LiveSpend, make_attempt
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 from tests.doubles.provider import Status, make_request
@@ -30,6 +30,7 @@ class UnbookedAttempts:
 
     def __init__(self) -> None:
         self.settled: list[Reply] = []
+        self.meter = LiveSpend()
 
     async def book(self, key: str, request: Request, endpoint: Endpoint) -> Attempt:
         return make_attempt("a-run", key, request, endpoint)

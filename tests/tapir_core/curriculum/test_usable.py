@@ -92,7 +92,7 @@ def test_an_answer_loops_by_how_it_ends_or_by_its_one_line(answer: str) -> None:
     [
         LIST,
         "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30",
-        "Row, row, row your boat\nGently down the stream\nMerrily, merrily, merrily, merrily\nLife is but a dream\n" * 2,
+        "Row, row your boat\nGently down the stream\nMerrily, merrily, merrily, merrily\nLife is but a dream\n" * 2,
         "<table>\n" + "<tr><td>1</td></tr>\n" * 9 + "</table>",
         "ha " * 20,
         "| a | b |\n" + "|---" * 40 + "|\n| 1 | 2 |",

@@ -1,3 +1,4 @@
+import math
 import random
 from collections import Counter
 
@@ -64,4 +65,12 @@ def test_the_same_generator_gives_the_same_pairs() -> None:
 
 
 def test_one_pair_of_each_kind_will_do() -> None:
-    assert len(build_pairs(1, random.Random(0))) == 4 + len(hostile_cases())
+    assert len(build_pairs(1, random.Random(0))) == 4 + math.ceil(len(hostile_cases()) / 20)
+
+
+def test_fewer_pairs_have_fewer_hostile_ones_of_all_kinds_that_there_is_room_for() -> None:
+    names = {case.name: case.kind for case in hostile_cases()}
+    for per_kind, expected in ((10, len(names) // 2), (20, len(names))):
+        cases = [pair.case for pair in build_pairs(per_kind, random.Random(0)) if pair.kind == "hostile"]
+        assert len(cases) == expected
+        assert {names[case] for case in cases} == {*names.values()}
