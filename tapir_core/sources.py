@@ -145,7 +145,7 @@ def few_in_words(rows: int, run: config.RunConfig) -> str:
     test = run.data.judged.sizes(rows)["test"]
     return (
         f"{rows} instructions are few: {test} of them are held out as the test, so that a figure is right to "
-        f"{98 / math.sqrt(test):.0f} percentage points; give {_FEW} or more, which leave a round something to choose from"
+        f"{98 / math.sqrt(test):.0f} percentage points; give {_FEW} or more, which leave a round a choice"
     )
 
 

@@ -169,7 +169,7 @@ class JudgedBenchmark(AskedBenchmark, ABC):
     """Sampling of the judge's replies."""
 
     reasks: OfReplies[NonNegativeInt] = 2
-    """Times that a judgment which cannot be parsed is asked for again with another seed before it has failed."""
+    """Times that a judgment which cannot be parsed is asked for again before it has failed."""
 
     outputs: Free[dict[ModelName, str]] = Field({})
     """Models to compare the students with: name → file or URL with its answers, in the form of a baseline's.

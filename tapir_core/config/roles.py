@@ -370,7 +370,7 @@ class TeacherConfig(Section):
     """Licence or terms under which its answers may be trained on; stands in the model card of `tapir export`."""
 
     reasks: NonNegativeInt = 2
-    """Times that a reply which cannot be parsed (label, expansion) is asked for again with another seed."""
+    """Times that a reply which cannot be parsed (label, expansion) is asked for again."""
 
     label_replies: Later[ReplyForm] = "text"
     """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
@@ -401,7 +401,7 @@ class JudgeConfig(Section):
     """Sampling of verdicts."""
 
     reasks: NonNegativeInt = 2
-    """Times that a verdict which cannot be parsed is asked for again with another seed before it is unscored."""
+    """Times that a verdict which cannot be parsed is asked for again before it is unscored."""
 
     replies: Later[ReplyForm] = "text"
     """`json` (or `auto`) asks for verdicts by a JSON schema; where a judge obeys none, the run has `text`, and says so.

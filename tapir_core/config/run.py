@@ -311,6 +311,11 @@ class RunConfig(Section):
         return {"teacher.endpoint": self.teacher.endpoint} | self.judge.endpoints | self.evaluation.judges
 
     @property
+    def judges_itself(self) -> bool:
+        """Whether the teacher is among the judges."""
+        return self.teacher.endpoint.answers_as("teacher") in self.judge.identities
+
+    @property
     def round_numbers(self) -> range:
         """The rounds that are planned: 1 to R."""
         return range(1, self.run.rounds + 1)

@@ -52,6 +52,5 @@ def _figures(rows: pl.DataFrame, _category: str, limit: float) -> dict[str, Figu
 
 def judges_in_words(config: RunConfig) -> str:
     """Who judges; a judge that is the teacher itself is said to be."""
-    judge = config.judge
-    names, taught_by = " and ".join(judge.all_names), config.teacher.endpoint.answers_as("teacher")
-    return f"{names} (the teacher, which judges its own answers)" if taught_by in judge.identities else names
+    names = " and ".join(config.judge.all_names)
+    return f"{names} (the teacher, which judges its own answers)" if config.judges_itself else names

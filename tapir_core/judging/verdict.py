@@ -1,9 +1,9 @@
 r"""A judge's reply becomes scores. The last verdict in the reply counts; a score outside 1-10 is a parse failure.
 
 The form is ``[[a, b]]`` (``[[a]]`` pointwise), with decimals; ``8/10`` is read as 8. Nothing here raises, and nothing
-falls back on other numbers of the reply: a reply without a verdict is asked for again, then unscored. Small models write
-``[ [a, b]]``, or after ``Scores:`` other brackets or none. On a line of its own that is a verdict where there is no
-better one, and where the judge was shown no such scores: ``[ [`` is also how an answer's own verdict is disarmed.
+falls back on other numbers of the reply: a reply without a verdict is asked for again, then unscored. Small models
+write ``[ [a, b]]``, or after ``Scores:`` other brackets or none. On a line of its own that is a verdict where there is
+no better one, and where the judge was shown no such scores: ``[ [`` is also how an answer's own verdict is disarmed.
 
 Whose verdict it is matters: a reply may quote an answer that imitates ours. The last *own* verdict counts: a line that
 is nothing but ``Scores: [[a, b]]``, outside quotations. A reply without such a line has its last verdict in the

@@ -31,6 +31,7 @@ from flows.commands.store import opened
 from flows.prefect_server.caretaker import GPU_POOL, POOLS
 from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
+from tapir_core.calls.types import is_local
 from tapir_core.config import (
     EMBEDDED_STUDENT,
     OpenAIEndpoint,
@@ -293,6 +294,11 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             for field, endpoint in config.endpoints.items()
             if isinstance(endpoint, VllmEndpoint)
         ),
+        *(
+            [Check("judge", lambda: finding("own_judge", model=config.teacher.endpoint.model_for("judge")), "")]
+            if _is_own_judge(config)
+            else []
+        ),
         *([student] if config.student.engine.served_by == "others" else []),
         *(
             Check(
@@ -325,6 +331,15 @@ def _look_at_pool(config: RunConfig) -> Finding:
         return Finding("", "ok", said)
     lost = fault_of(pool.lost)
     return replace(lost, level="warning", found=f"{said}; {lost.found}")
+
+
+def _is_own_judge(config: RunConfig) -> bool:
+    """Whether a teacher that may be small, as it answers here, judges its own answers."""
+    endpoint = config.teacher.endpoint
+    is_here = isinstance(endpoint, VllmEndpoint) or (
+        isinstance(endpoint, OpenAIEndpoint) and is_local(endpoint.base_urls[0])
+    )
+    return is_here and config.judges_itself
 
 
 def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
