@@ -66,7 +66,8 @@ def split_usable(
     reasons = []
     for row in pool.iter_rows(named=True):
         identity = row["instruction_id"]
-        reason = unusable_reason(*answers[identity], row["instruction"]) if identity in answers else "missing"
+        response, ending = answers.get(identity, (None, None))
+        reason = unusable_reason(response, ending, row["instruction"]) if identity in answers else "missing"
         if asks_with_control_token(row):  # a pool read by an earlier version has some
             reason = MARKED
         reason = reason or (UNVERIFIED if identity in wrong else None)

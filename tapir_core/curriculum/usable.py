@@ -49,8 +49,13 @@ def unusable_reason(response: str | None, finish_reason: str | None, asked: str 
     What `broken_reason` says, refused, looped or copied.
     """
     text = (response or "").strip()
-    found = {"refused": _refuses, "looped": _loops, "copied": lambda text: _is_copy(text, asked)}
-    return broken_reason(text, finish_reason) or next((reason for reason, holds in found.items() if holds(text)), None)
+    if broken := broken_reason(text, finish_reason):
+        return broken
+    if _refuses(text):
+        return "refused"
+    if _loops(text):
+        return "looped"
+    return "copied" if _is_copy(text, asked) else None
 
 
 def broken_reason(response: str | None, finish_reason: str | None) -> str | None:
