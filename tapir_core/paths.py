@@ -51,6 +51,7 @@ COMPARE_PLACE = ".tapir/compare"
 """In a run's place, where a comparison in one process keeps Prefect's log and results."""
 
 STORE = ".tapir/store.sqlite"
+SPEEDS = ".tapir/speeds.json"
 FLEET_SECRET = ".tapir/fleet-secret"
 SERVER_RECORD = ".tapir/server.json"
 SERVER_LOG = ".tapir/logs/prefect-server.log"

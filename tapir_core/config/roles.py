@@ -165,6 +165,11 @@ class EndpointConfig(Kind):
         return ()
 
     @property
+    def place(self) -> str:
+        """Which model answers, and where: what a speed that was measured is of."""
+        return " ".join((self.name, *self.base_urls))
+
+    @property
     def in_batches(self) -> BatchConfig | None:
         """How a Batch API is used; None where it is asked live."""
         return getattr(self, "batch", None) if getattr(self, "mode", "live") == "batch" else None

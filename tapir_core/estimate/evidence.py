@@ -35,6 +35,7 @@ from tapir_core.evaluation.benchmark import exchanges_of, judging
 from tapir_core.judging import mode_of, show_instruction
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder, runs_of
+from tapir_core.speeds import EndpointSpeed
 from tapir_core.standin.families import recognise
 from tapir_core.summary import RunReader
 from tapir_core.turns import messages_of
@@ -105,6 +106,8 @@ class Evidence:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage → seconds of a call that an earlier run with the same models paid for, concurrency included; of `train`
     seconds of an example."""
+    speeds: Mapping[str, EndpointSpeed] = field(default_factory=dict)
+    """Place of an endpoint → how fast it answered when `tapir doctor --try` asked."""
     verified: Mapping[Unknown, float] = field(default_factory=dict)
     """`verified_share` and `verified_new_share` of earlier runs, as far as some tell."""
 

@@ -29,6 +29,7 @@ from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.estimate.workload import Pool, Scenario, Work, is_repeated, priors_of, scenarios, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
+from tapir_core.speeds import known_speeds
 from tapir_core.stages import EXPAND, TEACH, Asked, asked_in_roles, lines, lines_of_evaluation
 from tapir_core.summary.formats import student_name
 
@@ -187,6 +188,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
         lengths=evidence.stored_lengths(url, {each: versions.get(each[-1], []) for each in asked}),
         benchmarks=evidence.measure_benchmarks(config, prompts),
         seconds=evidence.past_seconds(config),
+        speeds=known_speeds(config.run.root),
         verified=evidence.past_verified(config),
     )
     found_out = forecast(config, pool, found)
@@ -370,11 +372,16 @@ class _Costs:
         if isinstance(endpoint, StandinEndpoint):
             return calls * (_STANDIN_SECONDS * pace + endpoint.latency_ms / 1000 / max(1.0, min(concurrency, calls)))
         servers = max(1, len(endpoint.base_urls)) if endpoint else 1
-        one = (FIRST_TOKEN_SECONDS[asks] + line.completion_tokens / TOKENS_PER_SECOND[asks]) * pace
+        at_once = float(concurrency * servers)
+        if endpoint and (speed := self.found.speeds.get(endpoint.place)):
+            one = speed.seconds(line.completion_tokens) * float(pace**_KNOWN_POWER)
+            at_once = min(at_once, speed.at_once or at_once)
+        else:
+            one = (FIRST_TOKEN_SECONDS[asks] + line.completion_tokens / TOKENS_PER_SECOND[asks]) * pace
         limits = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
         limited: list[tuple[int | None, float]] = [(getattr(endpoint, name, None), of) for name, of in limits.items()]
         allowed = [60 * calls * size / limit / servers for limit, size in limited if limit]
-        return max([calls * one / max(1.0, min(concurrency * servers, calls)), *allowed])
+        return max([calls * one / max(1.0, min(at_once, calls)), *allowed])
 
 
 def _has_baseline(config: RunConfig, runs: Sequence[Sequence[Line]], beside: Sequence[Sequence[Line]]) -> bool:
@@ -509,6 +516,11 @@ def _in_words(
         unjudged=[number for number in config.round_numbers if not config.judges(number)],
         has_baseline=has_baseline,
         priced=[each for each in dict.fromkeys(each for *_, each in asked) if isinstance(each.price, prices.Price)],
+        speeds=sorted(
+            (each.name, costs.found.speeds[each.endpoint.place].in_words)
+            for each in dict.fromkeys(each for *_, each in asked)
+            if each.endpoint.place in costs.found.speeds
+        ),
         first_token_seconds=FIRST_TOKEN_SECONDS["teacher"],
         tokens_per_second=TOKENS_PER_SECOND["teacher"],
     )

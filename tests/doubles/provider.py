@@ -138,6 +138,7 @@ class FakeProvider:
         script: Script = echo,
         *,
         latency_seconds: float = 0.0,
+        works_at: int = 1000,
         models: FakeReply | Sequence[str] = ("fake-model",),
         api_key: str | None = None,
         query: Mapping[str, str] | None = None,
@@ -148,6 +149,7 @@ class FakeProvider:
         Args:
             script: Says what each call is answered with.
             latency_seconds: Before each answer.
+            works_at: Answers that it works at; the others wait.
             models: What it lists, or what it answers instead of a list.
             api_key: The only key to which it lists them; without one it takes any.
             query: What has to stand behind every address.
@@ -162,7 +164,7 @@ class FakeProvider:
         self.most_at_once = 0
         """Most calls that were in the server at one moment."""
         self.base_url = ""
-        self._latency_seconds = latency_seconds
+        self._latency_seconds, self._lanes = latency_seconds, asyncio.Semaphore(works_at)
         self._at_once = 0
         self._script_errors: list[Exception] = []
         self._loop = asyncio.new_event_loop()
@@ -213,7 +215,8 @@ class FakeProvider:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
-            await asyncio.sleep(self._latency_seconds)
+            async with self._lanes:
+                await asyncio.sleep(self._latency_seconds)
             return await self._reply(request, call)
         finally:
             self._at_once -= 1

@@ -43,6 +43,7 @@ VARIANTS: dict[str, list[str]] = {
     "no held-out set": ["data.heldout="],
     "judged held-out set": ['data.heldout={ type = "judged" }'],
     "judged held-out set: references": ["data.heldout.references=h.jsonl"],
+    "judged held-out set: a student without a figure ends it": ["data.heldout.without_figure=stop"],
     "bad rows are skipped": ["data.on_bad_row=skip"],
     # student
     **{f"vllm {each}": [f"student.engine.dtype={each}"] for each in ("bfloat16", "float16", "float32")},
@@ -89,6 +90,7 @@ VARIANTS: dict[str, list[str]] = {
         "extra_body = { extra_body = { google = { thinking_config = { thinking_budget = 0 } } } } }",
     ],
     "teacher openai: its own sampling": ['teacher.answering={ temperature = "provider", top_p = "provider" }'],
+    "teacher openai: what else vLLM samples by": ["teacher.answering={ top_k = 20, repetition_penalty = 1.1 }"],
     "teacher openai: no identity": ['teacher.endpoint={ type = "openai", model = "m", api_key_env = "" }'],
     "teacher openai: key of a variable": ["teacher.endpoint.api_key_env=TEACHER_KEY"],
     "teacher openai: batch": [f"teacher.endpoint={{ {_OPENAI}, {_BATCH} }}"],

@@ -2,15 +2,16 @@
 
 With `--try` one real request in each role: what is sent, what comes, what is read of it, its price. The first
 instruction of the pool is labelled, answered, expanded and refined, and every judge scores the teacher's answer against
-an empty-handed one. A few requests, paid like those of a run; nothing of them is kept.
+an empty-handed one. A few requests, paid like those of a run; how fast they were answered is kept for the estimate,
+nothing else of them. A local server is asked some more at once, which shows how many it works at.
 """
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,12 +27,14 @@ from flows.commands import AsJson, Overrides, console, say
 from flows.commands.diagnosis import Finding, checks, examine
 from flows.driver import read_config
 from tapir_core import curriculum, judging, probing, prompts, sources
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Outcome, Request, Role
+from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource, Message, Outcome, Request, Role
+from tapir_core.calls.client import timeout_of
 from tapir_core.calls.wire import request_body
-from tapir_core.config import EndpointConfig, RunConfig, Sampling
+from tapir_core.config import CallsConfig, EndpointConfig, RunConfig, Sampling
 from tapir_core.config.checks import missing_for_calls
 from tapir_core.errors import ConfigError
 from tapir_core.paths import backbone_cache
+from tapir_core.speeds import EndpointSpeed, keep_speeds
 from tapir_core.storage import on_this_machine
 from tapir_core.task_types import OTHERS
 from tapir_core.text import Unparsed, shorten
@@ -41,6 +44,8 @@ from tasks.engines.endpoints import Endpoints, endpoint_source
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 _LONGEST = 400
 """Characters of a prompt or reply that are shown."""
+_AT_ONCE, _SHORT = 12, 128
+"""Plain answers that a local server is asked for at once, and their longest, in tokens."""
 _NO_ANSWER = "I do not know."
 """Of the student, whom nobody asks here."""
 
@@ -121,12 +126,29 @@ def try_roles(config: RunConfig) -> int:
         ended.callback(endpoints.close)
         store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
         engine = ended.enter_context(CallEngine(store, config.calls, run="doctor", budget=config.budget))
-        trials = _Trials(engine, endpoints)
+        trials = _Trials(engine, endpoints, config.calls)
         settled, found = probing.settle(config, {}, trials.ask)
         for line in probing.in_words(found):
             console.print(line, highlight=False)
         _try_each(settled, trials.attempt)
+        _keep_speeds(settled, trials)
     return trials.faults
+
+
+def _keep_speeds(config: RunConfig, trials: "_Trials") -> None:
+    """Of every endpoint that gave a reply."""
+    rows = sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.head(_AT_ONCE)
+    asked = [conversation(row) for row in rows.iter_rows(named=True)]
+    sampling = config.teacher.answering
+    short = sampling.model_copy(update={"max_tokens": min(_SHORT, sampling.max_tokens)})
+    speeds = {}
+    for where, endpoint in config.endpoints.items():
+        if replies := trials.timed[endpoint.place]:
+            speeds[endpoint.place] = trials.at_once(EndpointSpeed.fit(replies), where, endpoint, short, asked)
+            console.print(f"{where}: {speeds[endpoint.place].in_words}", highlight=False)
+    if speeds:
+        keep_speeds(config.run.root, speeds)
+        console.print("`tapir estimate` counts with it.", highlight=False)
 
 
 def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
@@ -157,11 +179,38 @@ class _Trials:
 
     engine: CallEngine
     endpoints: Endpoints
+    calls: CallsConfig
     faults: int = 0
+    timed: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    """Place of an endpoint → completion tokens and seconds of every reply that is shown."""
 
     def ask(self, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
         """What comes of one request to the endpoint that ``field`` sets, at once."""
-        return self.engine.ask([request], endpoint_source(endpoint.live, self.endpoints, field))[0]
+        return self.engine.ask([request], self._source(field, endpoint))[0]
+
+    def _source(self, where: str, endpoint: EndpointConfig) -> EndpointSource:
+        """As a run has it, but that a slow one is asked for more than a few at once; it has as long to answer."""
+        source = endpoint_source(endpoint.live, self.endpoints, where)
+        return lambda: replace(source(), is_slow=False, timeout_seconds=timeout_of(source(), self.calls))
+
+    def at_once(
+        self,
+        speed: EndpointSpeed,
+        where: str,
+        endpoint: EndpointConfig,
+        sampling: Sampling,
+        asked: Sequence[tuple[Message, ...]],
+    ) -> EndpointSpeed:
+        """With how many replies a local server works at, asked for some plain answers."""
+        if not endpoint_source(endpoint.live, self.endpoints, where)().is_slow:
+            return speed
+        who = endpoint.answers_as("teacher")
+        requests = [Request("teach", each, who.model, who.identity, sampling) for each in asked]
+        started = time.monotonic()
+        outcomes = self.engine.ask(requests, self._source(where, endpoint))
+        answers = [each.completion_tokens for each in outcomes if isinstance(each, Answer)]
+        took = time.monotonic() - started
+        return speed.beside_others(answers, took) if answers else speed
 
     def attempt(
         self,
@@ -183,6 +232,7 @@ class _Trials:
         prompt = sent.pop("messages")[-1]["content"]
         rows = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
         if isinstance(outcome, Answer):
+            self.timed[endpoint.place].append((outcome.completion_tokens, seconds))
             tokens = f"{outcome.prompt_tokens} + {outcome.completion_tokens} tokens"
             ended = f"{outcome.finish_reason}; {tokens}, {outcome.usd:.6f} USD, {seconds:.1f} s"
             rows |= {"came": shorten(outcome.text, _LONGEST), "ended": ended}

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from flows.commands.diagnosis import Finding
 from flows.commands.diagnosis.command import findings_json, print_findings
+from tapir_core.speeds import known_speeds
 from tests.doubles.provider import FakeProvider, Text
 from tests.doubles.shapes import SHAPES
 from tests.harness.forked import Ended, Forked
@@ -96,7 +97,18 @@ def test_one_request_in_each_role_is_shown_with_what_is_read_of_it(
         assert f"{role} · teacher.endpoint" in said
     assert "judge · judge.endpoint" in said
     assert "PairScores(" in said
-    assert list(tmp_path.iterdir()) == [tmp_path / "mine.toml"], "nothing is kept"
+    kept = [each.name for each in tmp_path.rglob("*") if each.is_file()]
+    assert sorted(kept) == ["mine.toml", "speeds.json"], "nothing else is kept"
+
+
+def test_how_many_replies_a_local_server_works_at_is_seen_and_kept(tmp_path: Path, doctor: Callable[..., Ended]) -> None:
+    with FakeProvider(latency_seconds=0.5, works_at=2) as provider:
+        found = doctor(write_config(tmp_path, provider), "--try")
+    assert "`tapir estimate` counts with it" in found.stdout
+    (speed,) = known_speeds(str(tmp_path)).values()
+    assert speed.first_seconds >= 0.5
+    assert speed.at_once is not None
+    assert 1 <= speed.at_once < 6
 
 
 def test_a_role_whose_reply_cannot_be_read_is_a_fault(tmp_path: Path, doctor: Callable[..., Ended]) -> None:

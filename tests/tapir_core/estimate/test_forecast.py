@@ -10,6 +10,7 @@ from tapir_core.estimate.evidence import KnownLength
 from tapir_core.estimate.run import Estimate, Figures, Span, estimate_json, forecast, load_estimate
 from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts
 from tapir_core.reporting import page
+from tapir_core.speeds import EndpointSpeed
 from tests.estimates import measured
 from tests.run_config import make_config
 
@@ -220,6 +221,18 @@ def test_hours_of_training_are_known_only_from_earlier_runs() -> None:
     assert training.hours.likely > 0
     assert labels.hours is not None
     assert labels.hours.likely == pytest.approx(240 * 3.0 / 3600)
+
+
+def test_hours_are_those_of_the_speed_that_was_measured() -> None:
+    teacher = PRICED | {"base_url": "http://127.0.0.1:8000/v1"}
+    config = make_config("runs", teacher={"endpoint": teacher}, judge={"endpoint": PRICED})
+    speeds = {config.teacher.endpoint.place: EndpointSpeed(20.0, 0.0, at_once=4.0)}
+    found = forecast(config, POOL, replace(measured(config), speeds=speeds))
+    labels = stage(found, "label").hours
+    assert labels is not None
+    assert labels.likely == pytest.approx(240 * 20 / 4 / 3600)
+    assert "of the teacher, as `tapir doctor --try` measured, 20.0 s" in " ".join(found.assumptions)
+    assert stage(found, "judge").hours == stage(paid_by(teacher, PRICED), "judge").hours
 
 
 def test_more_requests_in_flight_take_less_time() -> None:
