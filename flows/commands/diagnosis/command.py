@@ -167,10 +167,10 @@ def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
         attempt("refine", *at, teacher.refining, chat(curriculum.render_refinement(prompt, text, system, taught)), str)
     mode, judge = judging.mode_of(config.judge), config.judge
     shown = {**row, "teacher": taught, "student": _NO_ANSWER}
-    for field, endpoint in judge.endpoints.items():
+    for where, endpoint in judge.endpoints.items():
         asked = chat(mode.render(prompts.load_prompt(judge.prompt, own), shown, mode.places(judge)[0]))
         parse = partial(mode.parse, shown=asked[-1].content)
-        attempt("judge", field, endpoint, judge.sampling, asked, parse, mode.schema)
+        attempt("judge", where, endpoint, judge.sampling, asked, parse, mode.schema)
 
 
 @dataclass

@@ -101,7 +101,7 @@ def test_one_request_in_each_role_is_shown_with_what_is_read_of_it(
     assert sorted(kept) == ["mine.toml", "speeds.json"], "nothing else is kept"
 
 
-def test_how_many_replies_a_local_server_works_at_is_seen_and_kept(tmp_path: Path, doctor: Callable[..., Ended]) -> None:
+def test_how_many_replies_a_local_server_works_at_is_kept(tmp_path: Path, doctor: Callable[..., Ended]) -> None:
     with FakeProvider(latency_seconds=0.5, works_at=2) as provider:
         found = doctor(write_config(tmp_path, provider), "--try")
     assert "`tapir estimate` counts with it" in found.stdout

@@ -228,9 +228,9 @@ def test_hours_are_those_of_the_speed_that_was_measured() -> None:
     config = make_config("runs", teacher={"endpoint": teacher}, judge={"endpoint": PRICED})
     speeds = {config.teacher.endpoint.place: EndpointSpeed(20.0, 0.0, at_once=4.0)}
     found = forecast(config, POOL, replace(measured(config), speeds=speeds))
-    labels = stage(found, "label").hours
-    assert labels is not None
-    assert labels.likely == pytest.approx(240 * 20 / 4 / 3600)
+    labels = stage(found, "label")
+    assert labels.hours is not None
+    assert labels.hours.likely == pytest.approx(labels.paid.calls.likely * 20 / 4 / 3600)
     assert "of the teacher, as `tapir doctor --try` measured, 20.0 s" in " ".join(found.assumptions)
     assert stage(found, "judge").hours == stage(paid_by(teacher, PRICED), "judge").hours
 
