@@ -17,6 +17,7 @@ from statistics import fmean
 from flows.arm_run import Distil, find_finished, is_finished
 from flows.driver import Say, check_settings, read_config
 from flows.whole_run import drive, lacks_baseline
+from tapir_core.calls import AnswerStore, store_url
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.matching import is_matched, match_run, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
@@ -32,7 +33,7 @@ from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import duration
 from tapir_core.sweep import Outcome, Sweep, Swept, lacks_run
-from tasks import input_files, runtime
+from tasks import input_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +268,7 @@ def _now(stage: str) -> int | None:
 
 def _read(plan: ComparisonPlan, planned: PlannedRun) -> ArmOutcome:
     run = RunFolder(planned.ref)
-    with runtime.open_store(run) as store:
+    with AnswerStore(store_url(run.config)) as store:
         paid = store.spend_by_role(run.record.id)
     return read_outcome(run, planned.arm, planned.run_seed, paid=paid, prices=plan.comparison.prices)
 

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core.config import RunConfig
-from tapir_core.config.load import load_resolved, resolved_json
+from tapir_core.config.load import VERSION, load_resolved, resolved_json
 from tapir_core.data import dataset
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
@@ -75,11 +75,6 @@ class RunRecord:
     """Name → digest of every file and folder that goes into a stage beside the configuration."""
     settled: dict[str, Settled] = field(default_factory=dict)
     """What was found of each endpoint that takes not everything, and of those that do (`probing`)."""
-
-    @property
-    def made_at(self) -> datetime:
-        """`created` as the call store keeps times: UTC, without zone."""
-        return datetime.fromisoformat(self.created).astimezone(UTC).replace(tzinfo=None)
 
 
 def by_words(found: Mapping[str, Settled]) -> Iterator[tuple[str, str, str]]:
@@ -163,6 +158,11 @@ class RunFolder:
         return written.model_copy(update={"run": here})
 
     @cached_property
+    def version(self) -> int:
+        """Of its resolved configuration; below `VERSION` the run is read, and not gone on with."""
+        return int(json.loads(self.storage.read_bytes(RESOLVED_CONFIG)).get("version", 1))
+
+    @cached_property
     def kept_config(self) -> RunConfig:
         """`config`, with the kept file in place of each address of a benchmark: what stages read files by."""
         return with_kept_files(self.config, self.record.ingredients)
@@ -215,7 +215,8 @@ class RunFolder:
             whole = (
                 manifest is not None
                 and at.stage.when(self.config, at)
-                and manifest.key == self.key(at, seen, version=manifest.version)
+                # Of what a development version made, the key was put together otherwise.
+                and (self.version < VERSION or manifest.key == self.key(at, seen, version=manifest.version))
                 # No stage is finished from steps that another version made.
                 and (manifest.version == at.stage.version or at.whole == at or self.holds(at.whole, seen) is not None)
                 and {part.name for part in manifest.parts} <= {*self.storage.names(at.folder)}
@@ -315,7 +316,7 @@ def open_run(
         config: what the run is to be.
         ingredients: name → digest of what goes into it beside.
         amend: redo what is not as it would be made now; keep the rest.
-        any_version: leave finished stages as they are, whichever version of tapir made them, by which shipped prompts.
+        any_version: leave finished stages as they are, whichever version of tapir made them.
         settled: what was found of the endpoints; nothing keeps what the record says.
 
     Raises:
@@ -327,8 +328,8 @@ def open_run(
         record = RunRecord(uuid.uuid4().hex, config.run.name, datetime.now(UTC).isoformat("T", "seconds"), ingredients)
         _write_record(folder, record, config)
         return RunFolder(folder.ref)
-    if any_version and config.run.prompts is None and folder.config.run.prompts is None:
-        ingredients = ingredients | _shipped_then(folder, config)
+    if (version := folder.version) < VERSION:
+        raise RunChanged(_said("old_run", ref=folder.ref, version=version))
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
         same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
@@ -356,15 +357,6 @@ def forget_damaged(folder: RunFolder) -> Iterator[str]:
             if storage.exists(path) and storage.sha256(path) != part.sha256:
                 storage.remove(manifest_file(at.folder))
                 yield f"{storage.url}/{path} is damaged: {at} is made anew, from the stored answers"
-
-
-def _shipped_then(folder: RunFolder, config: RunConfig) -> dict[str, str]:
-    """The shipped prompts that the run was made with, but for those that an evaluation may be made with now."""
-    evaluations = {stage.name for stage in EVALUATION}
-    made_now = [*(at for at in plan(config) if at.name in evaluations or at.benchmark), *asked_apart(config)]
-    used = {name for at in made_now for name in at.stage.files(config, at)}
-    then = folder.record.ingredients.items()
-    return {name: digest for name, digest in then if name.startswith("prompt:") and name not in used}
 
 
 def stages_to_redo(

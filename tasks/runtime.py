@@ -75,7 +75,7 @@ class Runtime:
         with self._making:
             if self._calls is None:
                 of_run, calls, budget = self.run.record.id, self.config.calls, self.config.budget
-                self._calls = CallEngine(open_store(self.run), calls, run=of_run, budget=budget)
+                self._calls = CallEngine(AnswerStore(store_url(self.run.config)), calls, run=of_run, budget=budget)
                 if self._stopping.is_set():
                     self._calls.stop_sending()
             return self._calls
@@ -247,17 +247,6 @@ class Runtime:
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> AskedModel:
         return AskedModel(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))
-
-
-def open_store(run: RunFolder) -> AnswerStore:
-    """The store of a run's answers; what an earlier version booked by the run's name is the run's own from now on."""
-    store = AnswerStore(store_url(run.config))
-    try:
-        store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
-    except BaseException:
-        store.close()
-        raise
-    return store
 
 
 _runtimes: dict[RunRef, Runtime] = {}

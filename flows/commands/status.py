@@ -96,7 +96,6 @@ def _usd(run: RunFolder) -> tuple[float | None, str]:
         if not is_there(url):
             return None, ""
         with AnswerStore(url, patient=False) as store:
-            store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
             return sum(each.usd for each in store.spend_by_role(run.record.id).values()), ""
     except SQLAlchemyError as error:
         return None, f"the call store cannot be read: {getattr(error, 'orig', error)}"

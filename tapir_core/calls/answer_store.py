@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -128,11 +127,6 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
     def spend_by_role(self, run: str) -> Mapping[str, Spend]:
         """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
         return self._read(self._rows.read_spend, run)
-
-    def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
-        """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
-        if self.spend_by_role(name):
-            self._writer.submit(partial(self._writes.adopt, name=name, run=run, since=since)).result()
 
     def close(self) -> None:
         """Commit what has queued, hold nothing more, then close. Closing twice is the same as once."""

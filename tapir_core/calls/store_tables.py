@@ -416,8 +416,7 @@ def _address_flow_runs(connection: sa.Connection) -> None:
 def _leave_claims(connection: sa.Connection) -> None:
     """From 3 and 4 to 5: a process holds a list of requests and no single ones; what is reserved stands in `attempts`.
 
-    Of the old reservations those of batches at a provider are kept, by the names of their runs as all spending so far:
-    a run takes its own over when it is opened (store_writes.adopt).
+    Of the old reservations those of batches at a provider are kept, by the names of their runs.
 
     Raises:
         RunBusy: a process that knows only the old tables works on the store.

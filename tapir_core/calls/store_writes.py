@@ -15,10 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from tapir_core.calls.budget import Attempt, Settlement, Spend
-from tapir_core.calls.store_rows import add_spend, book, insert_rows, read_spend, settle
+from tapir_core.calls.store_rows import add_spend, book, insert_rows, settle
 from tapir_core.calls.store_tables import (
     answers,
-    attempts,
     batch_rows,
     batches,
     database_time,
@@ -30,7 +29,6 @@ from tapir_core.calls.store_tables import (
     read_column,
     reuse,
     shards,
-    spending,
     useless,
     utc_now,
     with_silence,
@@ -165,20 +163,6 @@ def count_useless(connection: sa.Connection, _holder: str, _repeated: bool, *, k
     if replies < MOST_USELESS:
         connection.execute(sa.insert(useless).values(key=key, reply=reply, replies=replies))
     return replies
-
-
-def adopt(connection: sa.Connection, _holder: str, _repeated: bool, *, name: str, run: str, since: datetime) -> None:
-    """Give the run with the id ``run``, made at ``since`` (UTC), what a version before schema 4 booked by its ``name``.
-
-    Only where the first answer of that name is no older than the run: an older one was another run's, deleted since,
-    and then nobody can say whose spending it is.
-    """
-    first = connection.scalar(sa.select(sa.func.min(answers.c.created)).where(answers.c.run == name))
-    if first is not None and first >= since:
-        for role, spent in read_spend(connection, name).items():
-            add_spend(connection, run, role, spent)
-        connection.execute(sa.delete(spending).where(spending.c.run == name))
-        connection.execute(sa.update(attempts).where(attempts.c.run == name).values(run=run))
 
 
 def count_reuse(

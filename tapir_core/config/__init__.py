@@ -8,7 +8,6 @@ from tapir_core.config._base import (
     Section,
     by_kind,
     environment_name,
-    listed,
     matching,
     problems,
 )

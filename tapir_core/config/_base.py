@@ -188,12 +188,6 @@ def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatch
     return wrap
 
 
-def listed(shaping: Mapping[str, Any], *names: str) -> list[Any]:
-    """Values as older keys list them: those of ``names``, then what a section got later, by name."""
-    rest = {name: value for name, value in shaping.items() if name not in names}
-    return [*(shaping[name] for name in names), *([rest] if rest else [])]
-
-
 def problems(said: Mapping[str, object]) -> list[str]:
     """Of sentences on what is wrong those that hold: each with whether it does."""
     return [sentence for sentence, holds in said.items() if holds]

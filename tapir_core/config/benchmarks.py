@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Later, Section, T, matching, problems
+from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Section, T, matching, problems
 from tapir_core.config.roles import EndpointConfig, Sampling
 from tapir_core.installation import harness_setup
 
@@ -370,7 +370,7 @@ class EvaluationConfig(Section):
     each_round: Free[Annotated[tuple[BenchmarkName, ...], Field(strict=False), DIFFERENT]] = ()
     """Benchmarks that backbone, S_0 and the student of every round are asked; the others wait for `tapir evaluate`."""
 
-    baseline: Free[Later[Literal["sft", "none"] | None]] = None
+    baseline: Free[Literal["sft", "none"] | None] = None
     """`"sft"`: beside the run a plain fine-tune on as many tokens as all its rounds, as run `NAME-sft`; the report says
     what the curriculum added over it (docs/compare.md). `"none"`: without. Unset: with it where a held-out set scores
     it and, by the run's first estimate, it costs under a tenth of the whole, in USD and in hours, training included;

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Later, Section, matching
+from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Section, matching
 from tapir_core.task_types import (
     DEFINED,
     OTHERS,
@@ -180,17 +180,15 @@ def _has_own(others: Mapping[str, Any]) -> bool:
 class CurriculumConfig(Section):
     """What holds for all rounds."""
 
-    task_types: Later[
+    task_types: Annotated[
         Annotated[
-            Annotated[
-                dict[TaskTypeName, TaskTypeConfig],
-                Field(min_length=1),
-                AfterValidator(_complete_types),
-                OTHER,
-            ]
-            | Annotated[Literal["paper", "defined", "discover"], TEXT],
-            BY_FORM,
+            dict[TaskTypeName, TaskTypeConfig],
+            Field(min_length=1),
+            AfterValidator(_complete_types),
+            OTHER,
         ]
+        | Annotated[Literal["paper", "defined", "discover"], TEXT],
+        BY_FORM,
     ] = "paper"
     """Kinds of instruction that labels, shares, new instructions, refinement and reports speak of: the `"paper"`'s 32
     by name, the same `"defined"` in a line each, or a table of your own, name → definition. `Others` is added. A
@@ -210,7 +208,7 @@ class CurriculumConfig(Section):
     alpha_step: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Δα: what α grows by each round, up to 1."""
 
-    teacher_floor: Later[Annotated[float, Field(ge=0, le=10)]] = 5.0
+    teacher_floor: Annotated[float, Field(ge=0, le=10)] = 5.0
     """Least score, of 10, that the judge gave the teacher's own answer to an instruction which a round may learn from:
     below it an instruction is neither a seed nor easy. 0 keeps all."""
 

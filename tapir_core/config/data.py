@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from tapir_core.config._base import Free, Kind, Later, Section, matching
+from tapir_core.config._base import Free, Kind, Section, matching
 
 ACCURACY, RETENTION = "accuracy", "quality_retention"
 """What students are scored by: on a held-out set with references, and on a judged one."""
@@ -78,14 +78,14 @@ class FilePool(PoolConfig):
     limit: PositiveInt | None = None
     """Take a random sample of this many instructions; unset: all."""
 
-    columns: Later[dict[FieldName, str]] = Field({})
+    columns: dict[FieldName, str] = Field({})
     """Field → its name in the file, where that is another: `{ instruction = "question", output = "answer" }`."""
 
-    answers: Later[Literal["ignore", "use"]] = "ignore"
+    answers: Literal["ignore", "use"] = "ignore"
     """`"use"` takes the answers in the file (what an assistant says last, or `output`) as the teacher's plain answers;
     the teacher is asked for those that lack."""
 
-    answered_by: Later[Annotated[str, Field(min_length=1)]] = "the pool file"
+    answered_by: Annotated[str, Field(min_length=1)] = "the pool file"
     """Whose answers these are, as tables and reports name them: the model that gave them."""
 
     @property
@@ -136,7 +136,7 @@ class FileHeldout(HeldoutConfig):
     """Same formats as the pool; may have `task_type` and `split` (dev|test). Each row needs a reference, unless
     `judge.verifier` is a function of your own."""
 
-    columns: Later[dict[FieldName, str]] = Field({})
+    columns: dict[FieldName, str] = Field({})
     """Field → its name in the file, where that is another, as of the pool."""
 
     def in_words(self, digest: str) -> str:

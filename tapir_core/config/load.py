@@ -1,12 +1,12 @@
 """From a TOML file and `--set` to a checked configuration, and from a `RunConfig` to its resolved JSON and back.
 
-Every problem of a file is reported at once. What an earlier version of tapir resolved is translated on reading, so that
-its runs stay readable. A configuration is one file, and may extend one preset; variables are not supported.
+Every problem of a file is reported at once. A configuration is one file, and may extend one preset; variables are not
+supported.
 """
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,35 +21,17 @@ from tapir_core.paths import RESOLVED_CONFIG
 Table = dict[str, Any]
 AnySection = TypeVar("AnySection", bound=Section)
 
-_FIRST_STANDIN = "c77237e37faa"
+VERSION = 4
+"""Of the resolved configurations that are written now; what a development version wrote has a lower one."""
 
 
-def _name_standin(table: Table, version: str = _FIRST_STANDIN) -> None:
-    """Version 2 says which stand-in answered: until then there was one."""
+def _name_standin(table: Table, version: str) -> None:
     if "position_bias" in table:
         table["version"] = version
     for value in table.values():
         for inner in value if isinstance(value, list) else [value]:
             if isinstance(inner, dict):
                 _name_standin(inner, version)
-
-
-def _name_defaults(table: Table) -> None:
-    """Version 3 names its chat templates, and has adapters learn at a rate of their own where none is set."""
-    if isinstance(student := table.get("student"), dict):
-        template = student.get("chat_template")
-        if template in ("configs/chat_templates/chatml.jinja", "configs/chat_templates/plain.jinja"):
-            student["chat_template"] = Path(template).stem
-    if isinstance(training := table.get("training"), dict) and training.get("lora") is not None:
-        for section in (table.setdefault("basic_tuning", {}), table.setdefault("rounds", {}).setdefault("default", {})):
-            section.setdefault("learning_rate", 2e-5)
-
-
-TRANSLATIONS: list[Callable[[Table], None]] = [_name_standin, _name_defaults]
-"""Each makes a resolved configuration of version 1, 2, … one of the next version, in place.
-
-Whoever renames or removes a field appends what moves or drops it. It bears tables that lack the field.
-"""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> RunConfig:
@@ -131,7 +113,7 @@ def resolved_json(config: RunConfig) -> str:
 
 def resolved_table(config: RunConfig) -> Table:
     """What `resolved_json` writes, with its version."""
-    return config.model_dump(mode="json") | {"version": _newest()}
+    return config.model_dump(mode="json") | {"version": VERSION}
 
 
 def answered_by(config: RunConfig, standin: str) -> RunConfig:
@@ -142,7 +124,7 @@ def answered_by(config: RunConfig, standin: str) -> RunConfig:
 
 
 def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> RunConfig:
-    """Read what `resolved_json` wrote, now or in an earlier version of tapir.
+    """Read what `resolved_json` wrote, or a development version of tapir.
 
     Raises:
         ConfigError: it is no JSON, or a later version of tapir wrote it.
@@ -157,11 +139,9 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
     blamed = f"{source} (a newer version of tapir wrote it, or it was edited: go on with the version that wrote it)"
     if isinstance(table, dict):
         version = table.pop("version", 1)
-        if version not in range(1, _newest() + 1):
-            problem = f"version: value {version!r}: this version of tapir reads up to {_newest()}"
+        if version not in range(1, VERSION + 1):
+            problem = f"version: value {version!r}: this version of tapir reads up to {VERSION}"
             raise ConfigError([problem], source=blamed)
-        for translate in TRANSLATIONS[version - 1 :]:
-            translate(table)
     return validated(RunConfig, table, blamed)
 
 
@@ -222,11 +202,6 @@ def read_toml(path: Path) -> Table:
         raise ConfigError(f"configuration {str(path)!r} cannot be read: {exc.strerror}") from exc
     except ValueError as exc:
         raise ConfigError(f"configuration {str(path)!r} is no TOML in UTF-8: {exc}; repair it") from exc
-
-
-def _newest() -> int:
-    """Version of the configurations that are written now."""
-    return 1 + len(TRANSLATIONS)
 
 
 def _apply(table: Table, override: str) -> Iterator[str]:

@@ -377,7 +377,7 @@ class TeacherConfig(Section):
     reasks: NonNegativeInt = 2
     """Times that a reply which cannot be parsed (label, expansion) is asked for again."""
 
-    label_replies: Later[ReplyForm] = "text"
+    label_replies: ReplyForm = "text"
     """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
 
 
@@ -408,11 +408,11 @@ class JudgeConfig(Section):
     reasks: NonNegativeInt = 2
     """Times that a verdict which cannot be parsed is asked for again before it is unscored."""
 
-    replies: Later[ReplyForm] = "text"
+    replies: ReplyForm = "text"
     """`json` (or `auto`) asks for verdicts by a JSON schema; where a judge obeys none, the run has `text`, and says so.
     Small models keep to a schema where they forget a last line."""
 
-    verifier: Later[VerifierConfig | None] = None
+    verifier: VerifierConfig | None = None
     """A Python function that scores answers: `"module:function"`, a shipped one, or a table (docs/verifiers.md)."""
 
     def verifies(self, use: VerifierUse) -> VerifierConfig | None:

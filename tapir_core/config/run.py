@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import DIFFERENT, AutoSize, Free, Later, Section, StoreUrl
+from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl
 from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
@@ -49,7 +49,7 @@ class LoraConfig(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapters' input."""
 
-    quantization: Later[Literal["none", "nf4"]] = "none"
+    quantization: Literal["none", "nf4"] = "none"
     """How the weights are held that adapters leave as they are: in the training's precision, or in 4 bits (QLoRA,
     arXiv 2305.14314), which needs the package bitsandbytes and `zero_stage` 0 to 2. The adapters are merged into whole
     weights all the same."""
@@ -78,7 +78,7 @@ class TrainingConfig(Section):
     """No padding: a micro-batch is one row of at most `micro_batch_size` × `max_length` tokens, of whole examples
     that do not see each other."""
 
-    attention: Free[Later[Literal["auto", "sdpa", "flash_attention_2"]]] = "auto"
+    attention: Free[Literal["auto", "sdpa", "flash_attention_2"]] = "auto"
     """What computes attention: torch's SDPA, or FlashAttention 2, which needs its package, a GPU and bf16. `auto` is
     the latter where it can be, and for packed rows on a GPU without it torch's own kernel for sequences of any length;
     the log's pre-flight says which it was."""
@@ -98,7 +98,7 @@ class TrainingConfig(Section):
     gradient_checkpointing: Free[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
-    offload: Free[Later[Literal["none", "optimizer", "all"]]] = "none"
+    offload: Free[Literal["none", "optimizer", "all"]] = "none"
     """What a GPU leaves to the machine's memory: gradients and optimizer, whose step the CPU then computes, from
     `zero_stage` 2 on; with 3 also the weights (`all`), fetched layer by layer. Slower; on a CPU it saves nothing."""
 
@@ -112,11 +112,11 @@ class TrainingConfig(Section):
     processes: Free[PositiveInt | None] = None
     """Ranks on a machine; unset: one for each accelerator, or one on a CPU."""
 
-    nodes: Free[Later[PositiveInt]] = 1
+    nodes: Free[PositiveInt] = 1
     """Workers of the pool `tapir-gpu` that train together; more than one need `runs_on = "worker"` and a folder that
     all of them see (docs/gpu-workers.md)."""
 
-    report_to: Free[Later[Reporters]] = ()
+    report_to: Free[Reporters] = ()
     """Who is told of each step too, one or several: TensorBoard, whose files lie in the run's `logs/`, or Weights &
     Biases, whose key is read from `WANDB_API_KEY` (docs/training.md)."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import EnvironmentName, Free, Kind, Section, WebAddress, listed, problems
+from tapir_core.config._base import EnvironmentName, Free, Kind, Section, WebAddress, problems
 from tapir_core.config.roles import Sampling
 from tapir_core.installation import STUDENT_SETUP, embedded_student_setup, interpreter, student_environment
 from tapir_core.text import canonical_json
@@ -73,7 +73,7 @@ class StudentEngine(Kind):
         return ()
 
     @property
-    def answers_as(self) -> tuple[str, Any]:
+    def answers_as(self) -> tuple[str, dict[str, Any]]:
         """The kind whose answers these are, and all that shapes them: what stands in stage keys."""
         shaping = self.shaping()
         return shaping.pop("type"), shaping
@@ -150,15 +150,14 @@ class VllmEngine(VllmSettings, StudentEngine):
         return f"vLLM in {self.dtype}"
 
     @property
-    def answers_as(self) -> tuple[str, Any]:
+    def answers_as(self) -> tuple[str, dict[str, Any]]:
         """Alike in one server and on GPU workers."""
-        _, shaping = super().answers_as
-        return "vllm", listed(shaping, "dtype", "max_model_length")
+        return "vllm", super().answers_as[1]
 
     @property
     def identity_suffix(self) -> str:
         """Without the kind, as answers were stored before there were others."""
-        return "".join(f"-{value}" for value in self.answers_as[1])
+        return "".join(f"-{value}" for value in self.answers_as[1].values())
 
 
 class ReplicasEngine(VllmEngine):
@@ -208,15 +207,9 @@ class EndpointEngine(StudentEngine):
         return self.model.replace("{checkpoint}", str(checkpoint))
 
     @property
-    def answers_as(self) -> tuple[str, Any]:
-        """The model's name first."""
-        kind, shaping = super().answers_as
-        return kind, listed(shaping, "model")
-
-    @property
     def identity_suffix(self) -> str:
-        """What there is beside the model's name, under which answers are stored anyway."""
-        return "".join(f"-{value}" for value in self.answers_as[1][1:])
+        """Nothing: answers are stored under the model's name anyway."""
+        return ""
 
 
 class StudentConfig(Section):

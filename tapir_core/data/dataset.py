@@ -108,7 +108,6 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
         return None
     try:
         parts = tuple(Part(**part) for part in fields.pop("parts"))
-        fields.setdefault("version", _FIRST_VERSIONS.get(fields["stage"], 1))
         return Manifest(**{**fields, "columns": tuple(fields["columns"]), "parts": parts})
     except (KeyError, TypeError) as error:
         raise ConfigError(unknown_file(f"{storage.root}/{manifest_file(folder)}", error)) from error
@@ -166,16 +165,3 @@ def read_rows(storage: Storage, folder: str) -> pl.DataFrame:
         return pl.DataFrame(schema=dict.fromkeys(manifest.columns, pl.String))
     # A part whose rows have nothing in a column may lack it.
     return pl.concat(frames, how="diagonal_relaxed")
-
-
-_FIRST_VERSIONS = {
-    "benchmark_items": 2,
-    "benchmark_replies": 2,
-    "benchmark_scores": 4,
-    "evaluate": 2,
-    "judge": 2,
-    "mix": 2,
-    "refine": 2,
-    "select": 2,
-}
-"""Stage → version of its code when manifests began to say it, of all that were not at their first. Never changed."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import pool, students
-from tapir_core.stages.stage import Json, Stage, StageAt, declare
+from tapir_core.stages.stage import Fields, Stage, StageAt, declare
 
 SCORE_COLUMNS = (
     *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
@@ -42,12 +42,12 @@ def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
     return [*heldout_stages(config), ANSWER_HELDOUT.at(at.round), *said]
 
 
-def _score_settings(config: RunConfig, _: StageAt) -> Json:
+def _score_settings(config: RunConfig, _: StageAt) -> Fields:
     """How answers are drawn; who marks them, where that is a verifier; of a judged set, whose verdicts make figures."""
-    sampling, judged = config.student.sampling.shaping(), config.data.judged
-    marks = pool.verifier_fields(config, "heldout") if config.data.references else []
-    verdicts = [students.judge_fields(config), students.score_fields(config), judged.max_failed_share] if judged else []
-    return [sampling, *verdicts, *marks] if judged or marks else sampling
+    judged, marks = config.data.judged, pool.verifier_fields(config, "heldout") if config.data.references else {}
+    verdicts = {"judge": students.judge_fields(config), "scores": students.score_fields(config)} if judged else {}
+    failed = {"max_failed_share": judged and judged.max_failed_share}
+    return {"sampling": config.student.sampling.shaping(), **failed, **verdicts, **marks}
 
 
 def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
@@ -63,16 +63,14 @@ def item_files(config: RunConfig, at: StageAt) -> list[str]:
     return [*named, *runs]
 
 
-def _answers(config: RunConfig, at: StageAt) -> Json:
+def _answers(config: RunConfig, at: StageAt) -> Fields:
     """How the student's answers are drawn; which student it is comes with the checkpoint.
 
     Nothing is known of how those of a file were drawn.
     """
-    return (
-        "outputs"
-        if at.model is not None
-        else [students.student_fields(config), _asked(config, at).shaping_of("answers")]
-    )
+    if at.model is not None:
+        return {"model": at.model}
+    return {**students.student_fields(config), "answering": _asked(config, at).shaping_of("answers")}
 
 
 def output_files(_: RunConfig, at: StageAt) -> list[str]:
@@ -80,13 +78,15 @@ def output_files(_: RunConfig, at: StageAt) -> list[str]:
     return [] if at.model is None else [f"file:outputs.{at.model}:{at.benchmark}"]
 
 
-def _replies(config: RunConfig, at: StageAt) -> Json:
+def _items(config: RunConfig, at: StageAt) -> Fields:
+    return {"benchmark": at.benchmark, "items": _asked(config, at).shaping_of("items")}
+
+
+def _replies(config: RunConfig, at: StageAt) -> Fields:
     """Who judges, and how; where nobody does, all that makes the questions and their marks."""
-    judged, shaping = config.evaluation.judged.get(at.benchmark_name), _asked(config, at).shaping_of("replies")
-    if judged is None:
-        return [at.benchmark, _asked(config, at).shaping_of("items") | shaping]
-    answering = config.judge_of(judged).answers_as("judge")
-    return [answering.model, answering.identity, shaping]
+    judged, how = config.evaluation.judged.get(at.benchmark_name), _asked(config, at).shaping_of("replies")
+    who = _items(config, at) if judged is None else {"judge": config.judge_of(judged).answers_as("judge")}
+    return {**who, "replies": how}
 
 
 def _prompts(config: RunConfig, at: StageAt) -> list[str]:
@@ -168,7 +168,7 @@ BENCHMARK_ITEMS = declare(
         columns=("question_id", "category", "turn", "question", "reference", "baseline"),
         row="a turn of a question",
         version=2,
-        settings=lambda c, at: [at.benchmark, _asked(c, at).shaping_of("items")],
+        settings=_items,
         files=item_files,
         shown=False,
     )
@@ -216,7 +216,11 @@ BENCHMARK_SCORES = declare(
         row="a figure: a category, a metric",
         version=4,
         reads=lambda _, at: _of_benchmark(at, "benchmark_answers", "benchmark_replies"),
-        settings=lambda c, at: [_asked(c, at).max_failed_share, _answers(c, at), _replies(c, at)],
+        settings=lambda c, at: {
+            "max_failed_share": _asked(c, at).max_failed_share,
+            "answers": _answers(c, at),
+            **_replies(c, at),
+        },
         files=lambda c, at: [*_prompts(c, at), *item_files(c, at), *output_files(c, at)],
         shown=False,
     )

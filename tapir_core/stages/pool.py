@@ -1,32 +1,27 @@
 """The stages that a run does once, before its students: held-out set, questions, pool, task types, labels, answers."""
 
 from tapir_core.config import RunConfig, VerifierUse
-from tapir_core.stages.stage import Json, Stage, StageAt, declare
+from tapir_core.stages.stage import Fields, Stage, StageAt, declare
 from tapir_core.turns import EARLIER
 
 ANSWER_COLUMNS = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
 VERIFIED_COLUMNS = ("instruction_id", "score", "correct", "reason")
 
 
-def pool_fields(config: RunConfig) -> Json:
+def pool_fields(config: RunConfig) -> Fields:
     """Which instructions are read or generated."""
-    return [config.run.seed, config.data.pool.shaping(), config.data.on_bad_row]
+    return {"seed": config.run.seed, "pool": config.data.pool.shaping(), "on_bad_row": config.data.on_bad_row}
 
 
-def searched_fields(config: RunConfig) -> Json:
-    """What of the pool is looked through for evaluation questions: system texts too, where it has some."""
-    return [*pool_fields(config), *(["system"] if config.data.pool.has_system_texts else [])]
-
-
-def teacher_fields(config: RunConfig) -> Json:
+def teacher_fields(config: RunConfig) -> Fields:
     """Who the teacher is."""
-    return config.teacher.endpoint.answers_as("teacher")
+    return {"teacher": config.teacher.endpoint.answers_as("teacher")}
 
 
-def verifier_fields(config: RunConfig, use: VerifierUse) -> list[Json]:
+def verifier_fields(config: RunConfig, use: VerifierUse) -> Fields:
     """What of a verifier shapes what it is used for; none without that use."""
     verifier = config.judge.verifies(use)
-    return [verifier.shaping()] if verifier else []
+    return {"verifier": verifier and verifier.shaping()}
 
 
 def verifier_files(config: RunConfig, use: VerifierUse) -> list[str]:
@@ -34,21 +29,16 @@ def verifier_files(config: RunConfig, use: VerifierUse) -> list[str]:
     return ["file:verifier"] if config.judge.verifies(use) else []
 
 
-def type_fields(config: RunConfig) -> Json:
-    """Which task types there are; nothing for the paper's by name, which keys have always meant."""
-    said = config.curriculum.shaping()
-    return {name: said[name] for name in ("task_types",) if name in said}
+def type_fields(config: RunConfig) -> Fields:
+    """Which task types there are."""
+    return {"task_types": config.curriculum.shaping()["task_types"]}
 
 
-def label_fields(config: RunConfig) -> Json:
+def label_fields(config: RunConfig) -> Fields:
     """How task types are asked for."""
-    by_schema = {"replies": "json"} if config.teacher.label_replies == "json" else {}
-    return config.teacher.labelling.shaping() | by_schema | type_fields(config)
-
-
-def if_any(fields: Json) -> list[Json]:
-    """The fields as one more entry of a list; no entry where there are none."""
-    return [fields] if fields else []
+    teacher = config.teacher
+    asked = {"labelling": teacher.labelling.shaping(), "replies": teacher.label_replies, "reasks": teacher.reasks}
+    return {**teacher_fields(config), **asked, **type_fields(config)}
 
 
 def question_stages(config: RunConfig) -> list[StageAt]:
@@ -70,7 +60,11 @@ HELDOUT = declare(
         some_have=(EARLIER,),
         row="an instruction of the held-out set",
         when=lambda c, _: c.data.references is not None,
-        settings=lambda c, _: [c.run.seed, c.data.references and c.data.references.shaping(), *if_any(type_fields(c))],
+        settings=lambda c, _: {
+            "seed": c.run.seed,
+            "heldout": c.data.references and c.data.references.shaping(),
+            **type_fields(c),
+        },
         files=lambda *_: ["file:heldout"],
     )
 )
@@ -95,7 +89,11 @@ CONTAMINATED = declare(
         when=lambda c, at: bool(_kept_apart(c, at)),
         # Of a round: the candidates of its expansion.
         reads=lambda c, at: [*_kept_apart(c, at), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
-        settings=lambda c, at: [c.evaluation.decontamination.shaping(), *([] if at.round else searched_fields(c))],
+        settings=lambda c, at: {
+            "decontamination": c.evaluation.decontamination.shaping(),
+            # Of the pool as it comes, system texts too, where it has some.
+            **({} if at.round else {**pool_fields(c), "system": c.data.pool.has_system_texts}),
+        },
         files=lambda _, at: [] if at.round else ["file:pool"],
     )
 )
@@ -121,7 +119,12 @@ DISCOVER = declare(
         row="a task type that the teacher found in a sample of the pool",
         when=lambda c, _: c.curriculum.task_types == "discover",
         reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [c.run.seed, teacher_fields(c), c.teacher.answering.shaping(), c.teacher.reasks],
+        settings=lambda c, _: {
+            "seed": c.run.seed,
+            **teacher_fields(c),
+            "answering": c.teacher.answering.shaping(),
+            "reasks": c.teacher.reasks,
+        },
         files=lambda *_: ["prompt:discover"],
         asks="teacher",
         roles=("label",),
@@ -135,7 +138,7 @@ LABEL = declare(
         columns=("instruction_id", "task_type"),
         row="an instruction of the pool",
         reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [teacher_fields(c), label_fields(c), c.teacher.reasks],
+        settings=lambda c, _: label_fields(c),
         files=lambda *_: ["prompt:label"],
         asks="teacher",
         roles=("label",),
@@ -151,10 +154,11 @@ TEACH = declare(
         some_have=("answered_by",),
         row="the teacher's plain answer to an instruction of the pool",
         reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [
-            *(teacher_fields(c), c.teacher.answering.shaping()),
-            *([c.data.pool.answers_of] if c.data.pool.answers_of else []),
-        ],
+        settings=lambda c, _: {
+            **teacher_fields(c),
+            "answering": c.teacher.answering.shaping(),
+            "answers_of": c.data.pool.answers_of,
+        },
         asks="teacher",
         roles=("teach",),
         calls_per_row=1,
@@ -170,7 +174,7 @@ JUDGED_HELDOUT = declare(
         row="an instruction of the judged held-out set, with the teacher's answer",
         when=lambda c, _: c.data.judged is not None,
         reads=lambda c, _: [POOL.at(), LABEL.at(), TEACH.at(), *verified(c)],
-        settings=lambda c, _: [c.run.seed, c.data.judged and c.data.judged.drawn_as],
+        settings=lambda c, _: {"seed": c.run.seed, "heldout": c.data.judged and c.data.judged.drawn_as},
     )
 )
 
@@ -195,7 +199,7 @@ HELDOUT_OVERLAP = declare(
         row="an instruction of the pool that holds one of the judged held-out set, with that one",
         when=lambda c, _: c.data.judged is not None,
         reads=lambda *_: [POOL.at(), JUDGED_HELDOUT.at()],
-        settings=lambda c, _: c.evaluation.decontamination.shaping(),
+        settings=lambda c, _: {"decontamination": c.evaluation.decontamination.shaping()},
     )
 )
 

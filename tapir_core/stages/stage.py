@@ -25,7 +25,8 @@ Asked = Literal["teacher", "judge", "student", ""]
 Compared = int | str
 """Who is compared on a benchmark: the student after a round (`BACKBONE`: untouched), or a model of a file, by name."""
 
-Json = Any
+Fields = Mapping[str, Any]
+"""Of the configuration, by name, as JSON has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Stage:
 
     reads: Callable[[RunConfig, StageAt], Sequence[StageAt]] = _nothing
     """The stages whose rows go into it, in the order of its key."""
-    settings: Callable[[RunConfig, StageAt], Json] = _nothing
+    settings: Callable[[RunConfig, StageAt], Fields] = lambda *_: {}
     """What of the configuration can change its rows. What is left out can be changed at any time."""
     files: Callable[[RunConfig, StageAt], Sequence[str]] = _nothing
     """Names of the files and folders that go into it: `prompt:judge`, `file:pool`, `backbone`."""

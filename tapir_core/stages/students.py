@@ -3,10 +3,10 @@
 Round 0 (S_0) has only the last two.
 """
 
-from tapir_core.config import RunConfig, listed
+from tapir_core.config import RunConfig
 from tapir_core.judging import verdicts_per_instruction
 from tapir_core.stages import pool
-from tapir_core.stages.stage import Json, Stage, StageAt, declare
+from tapir_core.stages.stage import Fields, Stage, StageAt, declare
 
 CHAT_TEMPLATE = "file:chat_template"
 
@@ -14,17 +14,16 @@ _CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id",
 _GATED = (*_CANDIDATE, "response", "gate")
 
 
-def judge_fields(config: RunConfig) -> Json:
+def judge_fields(config: RunConfig) -> Fields:
     """Who judges, and how; the order of a panel changes no verdict."""
     judge, who = config.judge, ("endpoint", "panel", "panel_rule", "verifier")
     how = {name: value for name, value in judge.shaping().items() if name not in who}
-    fields = [sorted(judge.identities), *listed(how, "mode", "orders", "sampling", "reasks")]
-    return [*fields, *pool.verifier_fields(config, "judge")]
+    return {"judges": sorted(judge.identities), **how, **pool.verifier_fields(config, "judge")}
 
 
-def score_fields(config: RunConfig) -> Json:
+def score_fields(config: RunConfig) -> Fields:
     """How verdicts become one MFD."""
-    return [config.judge.mode, config.judge.orders, config.judge.panel_rule]
+    return {name: config.judge.shaping()[name] for name in ("mode", "orders", "panel_rule")}
 
 
 def judge_prompts(config: RunConfig) -> list[str]:
@@ -32,45 +31,54 @@ def judge_prompts(config: RunConfig) -> list[str]:
     return [f"prompt:{config.judge.prompt}", *pool.verifier_files(config, "judge")]
 
 
-def student_fields(config: RunConfig) -> Json:
+def student_fields(config: RunConfig) -> Fields:
     """How the student's answers are drawn; which student it is comes with the checkpoint."""
-    return [config.student.sampling.shaping(), *config.student.engine.answers_as]
+    return {"sampling": config.student.sampling.shaping(), "engine": config.student.engine.answers_as}
 
 
-def size_fields(config: RunConfig, number: int) -> Json:
+def size_fields(config: RunConfig, number: int) -> Fields:
     """How many examples a round (0: S_0) has, and of which task types."""
     if number == 0:
-        return [config.run.seed, config.basic_tuning.examples]
-    settings = config.round(number)
-    size = [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
-    return [*size, *floor_fields(config)]
+        return {"seed": config.run.seed, "examples": config.basic_tuning.examples}
+    settings, curriculum = config.round(number), config.curriculum
+    return {
+        "seed": config.run.seed,
+        "examples": settings.examples,
+        "alpha": settings.alpha,
+        "target_shares": curriculum.target_shares,
+        "teacher_floor": curriculum.teacher_floor,
+    }
 
 
-def floor_fields(config: RunConfig) -> list[Json]:
-    """What a teacher's answer must be worth; nothing at the default."""
-    said = config.curriculum.shaping()
-    return [said[name] for name in ("teacher_floor",) if name in said]
-
-
-def tuning_fields(config: RunConfig, number: int) -> Json:
+def tuning_fields(config: RunConfig, number: int) -> Fields:
     """How a round's mixture (0: S_0's) is trained on."""
     settings = config.round(number) if number else config.basic_tuning
-    shared = config.training.shaping() | {"batch_size": config.batch_size(number)}
-    return [config.run.seed, settings.epochs, config.learning_rate(number), shared]
+    return {
+        **config.training.shaping(),
+        "seed": config.run.seed,
+        "epochs": settings.epochs,
+        "learning_rate": config.learning_rate(number),
+        "batch_size": config.batch_size(number),
+    }
 
 
-def wave_fields(config: RunConfig, number: int) -> Json:
+def wave_fields(config: RunConfig, number: int) -> Fields:
     """How a round's seeds are expanded."""
-    teacher, expansion = config.teacher, config.curriculum.expansion
-    sampling = [teacher.expanding.shaping(), pool.label_fields(config), teacher.answering.shaping()]
-    check = []
+    teacher, check = config.teacher, None
     if config.checks_expansion(number):
         selection = config.round(number).selection.shaping()
-        check = [judge_fields(config), score_fields(config), student_fields(config), selection]
-    apart = config.evaluation.decontamination.shaping()
-    size, who = size_fields(config, number), pool.teacher_fields(config)
-    gate = pool.verifier_fields(config, "filter")
-    return [size, expansion.shaping(), apart, who, teacher.reasks, sampling, check, *gate]
+        scores = {"judge": judge_fields(config), "scores": score_fields(config)}
+        check = {**scores, "student": student_fields(config), "selection": selection}
+    return {
+        **size_fields(config, number),
+        **pool.label_fields(config),
+        **pool.verifier_fields(config, "filter"),
+        "expansion": config.curriculum.expansion.shaping(),
+        "expanding": teacher.expanding.shaping(),
+        "answering": teacher.answering.shaping(),
+        "decontamination": config.evaluation.decontamination.shaping(),
+        "check": check,
+    }
 
 
 def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
@@ -206,7 +214,11 @@ SELECT = declare(
         version=3,
         when=_is_numbered,
         reads=lambda c, at: _measured(c, at) or _in_round(c, at),
-        settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping(), *floor_fields(c)],
+        settings=lambda c, at: {
+            "seed": c.run.seed,
+            "selection": c.round(at.number).selection.shaping(),
+            "teacher_floor": c.curriculum.teacher_floor,
+        },
     )
 )
 
@@ -299,14 +311,14 @@ REFINE = declare(
         when=_is_numbered,
         reads=lambda c, at: [*_in_round(c, at, "select", "expand"), *_in_place_of_draw(c, at)],
         reads_beside=_drawn_beside,
-        settings=lambda c, at: [
-            size_fields(c, at.number),
-            c.curriculum.refine,
-            pool.teacher_fields(c),
-            c.teacher.refining.shaping(),
-            *pool.if_any(pool.type_fields(c)),
-            *pool.verifier_fields(c, "filter"),
-        ],
+        settings=lambda c, at: {
+            **size_fields(c, at.number),
+            **pool.teacher_fields(c),
+            **pool.type_fields(c),
+            **pool.verifier_fields(c, "filter"),
+            "refine": c.curriculum.refine,
+            "refining": c.teacher.refining.shaping(),
+        },
         files=lambda c, _: [
             *("prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"),
             *pool.verifier_files(c, "filter"),
