@@ -1,7 +1,6 @@
 """Attempts booked before they are sent: what they reserve, what they cost in the end, and which caps have room."""
 
 from collections.abc import Iterator
-from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -19,8 +18,7 @@ from tapir_core.calls.store_rows import (
     read_unknown,
     settle,
 )
-from tapir_core.calls.store_tables import answers, attempts, metadata, open_engine, writing
-from tapir_core.calls.store_writes import adopt
+from tapir_core.calls.store_tables import attempts, metadata, open_engine, writing
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 from tests.doubles.provider import make_request
@@ -131,60 +129,11 @@ def test_spending_adds_up_by_run_and_role(connection: Connection):
     assert read_spend(connection, "c-run") == {}
 
 
-def take_over(connection: Connection, run: str, *, since: datetime) -> None:
-    adopt(connection, "me", False, name="quickstart", run=run, since=since)
-
-
 def test_an_answer_that_is_given_twice_counts_once_and_the_second_gets_the_first(connection: Connection):
     request = make_request("twice")
     row = make_row(request.key, request, Reply(Answer("fine", "stop", 1, 1)))
     got = insert_rows(connection, [row, dict(row)])
     assert {key: answer.text for key, answer in got.items() if isinstance(answer, Answer)} == {request.key: "fine"}
-
-
-def answered_at(connection: Connection, moment: datetime, run: str = "quickstart") -> None:
-    """An answer that a run of that name asked for first."""
-    request = make_request(str(moment), run=run)
-    insert_rows(connection, [make_row(request.key, request, Reply(Answer("fine", "stop", 1, 1)))])
-    connection.execute(answers.update().where(answers.c.key == request.key).values(created=moment))
-
-
-@pytest.mark.parametrize(("first_answer", "taken"), [(13, True), (12, True), (11, False)])
-def test_spending_by_name_goes_to_the_run_only_if_no_older_run_of_that_name_asked(
-    connection: Connection, first_answer: int, taken: bool
-):
-    add_spend(connection, "quickstart", "teach", Spend(5, usd=1.0))
-    answered_at(connection, datetime(2026, 1, 20))
-    answered_at(connection, datetime(2026, 1, first_answer))
-    for _ in range(2):
-        take_over(connection, "an-id", since=datetime(2026, 1, 12))
-    assert read_spend(connection, "an-id") == ({"teach": Spend(5, usd=1.0)} if taken else {})
-    take_over(connection, "another-id", since=datetime(2026, 1, 1))
-    assert read_spend(connection, "another-id") == ({} if taken else {"teach": Spend(5, usd=1.0)})
-
-
-def test_what_other_names_booked_and_asked_stays_theirs(connection: Connection):
-    for number, run in enumerate(("quick", "quickstart", "quickstart-2")):
-        fits(connection, want(number, run=run))
-    answered_at(connection, datetime(2026, 1, 20))
-    answered_at(connection, datetime(2026, 1, 1), run="quickstart-2")
-    take_over(connection, "an-id", since=datetime(2026, 1, 12))
-    booked = connection.execute(select(attempts.c.id, attempts.c.run)).tuples()
-    assert dict(booked.all()) == {0: "quick", 1: "an-id", 2: "quickstart-2"}
-
-
-def test_spending_by_name_is_added_to_what_the_run_has_spent_since(connection: Connection):
-    add_spend(connection, "quickstart", "run", Spend(seconds=60.0))
-    add_spend(connection, "an-id", "run", Spend(seconds=5.0))
-    answered_at(connection, datetime(2026, 1, 20))
-    take_over(connection, "an-id", since=datetime(2026, 1, 12))
-    assert read_spend(connection, "an-id") == {"run": Spend(seconds=65.0)}
-
-
-def test_spending_of_a_name_that_no_answer_shows_goes_to_nobody(connection: Connection):
-    add_spend(connection, "quickstart", "teach", Spend(5))
-    take_over(connection, "an-id", since=datetime(2026, 1, 12))
-    assert read_spend(connection, "an-id") == {}
 
 
 ATTEMPTED = st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans())

@@ -8,10 +8,8 @@ import pytest
 from sqlalchemy import insert, text
 
 from tapir_core.calls import AnswerStore, Spend
-from tapir_core.calls.budget import Attempt
 from tapir_core.calls.store_tables import leases, open_engine, writing
 from tapir_core.calls.store_writes import adopt_batches
-from tapir_core.config import BudgetConfig
 from tapir_core.errors import RunBusy
 from tapir_core.leases import RunLease
 from tapir_core.processes import Holder
@@ -70,14 +68,6 @@ def test_open_batches_of_schema_4_keep_what_they_owe(store_url: str):
     with AnswerStore(store_url) as store:
         assert store.batched(["in a batch", "answered since", "of a process"]) == {"in a batch"}
         assert store.spend_by_role("quickstart") == {"judge": Spend(5, 170, 50, 2.5, 60.0)}
-
-
-def test_spending_by_name_is_no_other_runs(store_url: str):
-    make_schema_3(store_url)
-    with AnswerStore(store_url) as store:
-        wanted = Attempt(1, "a-new-id", "judge", "key", Spend(1, 10))
-        store.adopt_spending("quickstart", "a-new-id", since=datetime(2026, 11, 22))
-        assert store.book([wanted], BudgetConfig(requests=1)).result(timeout=30) == [""]
 
 
 def test_a_store_that_an_earlier_version_works_on_is_left_alone(store_url: str):

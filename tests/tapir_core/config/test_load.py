@@ -1,7 +1,7 @@
 """Loading: every problem at once, in a user's words; overrides; the resolved JSON."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 
 from tapir_core.config import HardShare, RandomShare, RunConfig, StandinEndpoint, VllmEngine
-from tapir_core.config import load as loading
 from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.errors import ConfigError
 from tapir_core.task_types import TARGET_SHARES
-from tests.harness.processes import REPOSITORY
 from tests.run_config import make_config
 
 SMALLEST = """
@@ -330,49 +328,11 @@ def test_a_damaged_or_foreign_resolved_json_is_one_clear_error() -> None:
         load_resolved("[]")
 
 
-def test_a_configuration_that_e8df512_resolved_is_read_whole() -> None:
-    """Whoever renames a field translates it: this file never changes."""
-    config = load_resolved((REPOSITORY / "tests/data/e8df512/whole.resolved.json").read_bytes())
-    assert (config.run.seed, config.round(3).selection.type, config.judge.panel[0].type) == (3, "random", "openai")
-    assert load_resolved(resolved_json(config)) == config
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_an_earlier_run_keeps_its_learning_rate_and_its_chat_template(version: int) -> None:
-    of_then = make_config("runs", training={"lora": {}}, rounds={"2": {"epochs": 1.0}}, basic_tuning={})
-    table = json.loads(resolved_json(of_then)) | {"version": version}
-    table["student"]["chat_template"] = "configs/chat_templates/plain.jinja"
-    table["basic_tuning"]["learning_rate"] = 2e-5  # was written with its default; what is set of rounds alone was
-    config = load_resolved(json.dumps(table))
-    assert [config.learning_rate(number) for number in (0, 1, 2)] == [2e-5, 2e-5, 2e-5]
-    assert config.student.chat_template == "plain"
-    assert of_then.learning_rate(1) == 2e-4
-
-
-def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
-    """Moves a field of `[calls]`."""
-
-    def rename(table: dict[str, Any]) -> None:
-        calls = table.get("calls", {})
-        if old in calls:
-            calls[new] = calls.pop(old)
-
-    return rename
-
-
-def test_each_older_version_is_translated_by_what_came_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_development_version_resolved_is_read(tmp_path: Path) -> None:
     config = load(tmp_path, SMALLEST + "[calls]\nconcurrency = 7\n")
-    older = json.loads(resolved_json(config))
-    del older["version"]
-    monkeypatch.setattr(loading, "TRANSLATIONS", [renamed("threads", "parallel"), renamed("parallel", "concurrency")])
-    renamed("concurrency", "threads")(older)
-    assert load_resolved(json.dumps(older)) == config
-    renamed("threads", "parallel")(older)
-    assert load_resolved(json.dumps(older | {"version": 2})) == config
-    assert json.loads(resolved_json(config))["version"] == 3
-    assert load_resolved(resolved_json(config)) == config
+    table = json.loads(resolved_json(config)) | {"version": 3}
+    del table["judge"]["replies"]
+    assert load_resolved(json.dumps(table)) == config
 
 
 def test_a_configuration_of_a_newer_tapir_is_refused_with_the_field_and_the_remedy(tmp_path: Path) -> None:
@@ -381,7 +341,7 @@ def test_a_configuration_of_a_newer_tapir_is_refused_with_the_field_and_the_reme
     with pytest.raises(ConfigError, match=r"a newer version of tapir wrote it(.|\n)*calls\.cleverness: unknown field"):
         load_resolved(json.dumps(table))
     del table["calls"]["cleverness"]
-    with pytest.raises(ConfigError, match=r"go on with the version that wrote it(.|\n)*version: value 99: .* up to 3"):
+    with pytest.raises(ConfigError, match=r"go on with the version that wrote it(.|\n)*version: value 99: .* up to 4"):
         load_resolved(json.dumps({**table, "version": 99}))
 
 
