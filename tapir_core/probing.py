@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tapir_core.calls.types import Failure, Message, Outcome, Request, unsupported_remedy
-from tapir_core.config import EndpointConfig, RunConfig, Sampling
+from tapir_core.calls.types import Answer, Failure, Message, Outcome, Request, unsupported_remedy
+from tapir_core.config import EndpointConfig, ReplyForm, RunConfig, Sampling
 from tapir_core.config.load import with_changes
 from tapir_core.errors import ConfigError
 from tapir_core.replies import JsonReply
@@ -43,6 +43,8 @@ class _Probe:
     top_logprobs: int = 0
     replies: str = ""
     """Field that asks for replies by a JSON schema; empty where they are text."""
+    is_open: bool = False
+    """Whether that field is `auto`, and what it becomes shows only now."""
 
     @property
     def name(self) -> str:
@@ -92,20 +94,29 @@ def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
 def _probes(config: RunConfig) -> list[_Probe]:
     """Every sampling of every endpoint that may refuse it."""
     teacher, judge = config.teacher, config.judge
-    labels = "teacher.label_replies" if teacher.label_replies == "json" else ""
-    verdicts = "judge.replies" if judge.replies == "json" else ""
     probes: list[_Probe] = []
     for name in ("labelling", "answering", "expanding", "refining"):
-        replies, sampling = labels if name == "labelling" else "", getattr(teacher, name)
-        probes.append(_Probe("teacher.endpoint", f"teacher.{name}", teacher.endpoint, sampling, "teacher", 0, replies))
+        how = _by_schema(
+            "teacher.label_replies", teacher.label_replies if name == "labelling" else "text", teacher.endpoint
+        )
+        sampling = getattr(teacher, name)
+        probes.append(_Probe("teacher.endpoint", f"teacher.{name}", teacher.endpoint, sampling, "teacher", 0, *how))
     for where, endpoint in judge.endpoints.items():
-        probes.append(_Probe(where, "judge.sampling", endpoint, judge.sampling, "judge", 0, verdicts))
+        how = _by_schema("judge.replies", judge.replies, endpoint)
+        probes.append(_Probe(where, "judge.sampling", endpoint, judge.sampling, "judge", 0, *how))
     for name, benchmark in config.evaluation.judged.items():
         where = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
         how, endpoint = f"evaluation.benchmarks.{name}.sampling", config.judge_of(benchmark)
         probes.append(_Probe(where, how, endpoint, benchmark.sampling, "judge", benchmark.logprobs_asked))
     # The stand-in takes what we ask, but replies by no schema.
     return [each for each in probes if each.replies or not each.endpoint.takes_all]
+
+
+def _by_schema(field: str, wished: ReplyForm, endpoint: EndpointConfig) -> tuple[str, bool]:
+    """Which field asks for replies by a schema, if one does, and whether it waits for the probe."""
+    if wished == "text" or (wished == "auto" and endpoint.takes_all):
+        return "", False
+    return field, wished == "auto"
 
 
 def _named(config: RunConfig, name: str) -> _Probe | None:
@@ -117,8 +128,12 @@ def _settled(config: RunConfig, name: str, asked: str, ask: Ask) -> Settled | No
     changes: dict[str, Any] = {}
     said: list[str] = []
     while probe := _named(with_changes(config, changes), name):
-        refusal = _refusal(probe, ask(probe.where, probe.endpoint, _request(probe)))
+        outcome = ask(probe.where, probe.endpoint, _request(probe))
+        refusal = _refusal(probe, outcome)
         if refusal is None:
+            if probe.is_open and isinstance(outcome, Answer):
+                changes[probe.replies] = "json"
+                said.append(_replied(outcome.text))
             break
         if not refusal.parameter:
             _refuse(probe, refusal)
@@ -137,8 +152,11 @@ def _refusal(probe: _Probe, outcome: Outcome) -> Failure | None:
     text = outcome.message if isinstance(outcome, Failure) else outcome.text
     if not probe.replies or not isinstance(_Word.read(text), Unparsed):
         return None
-    said = f"to a request for JSON by a schema it replied {shorten(text, 80)!r}"
-    return Failure("unsupported", said, parameter="response_format")
+    return Failure("unsupported", _replied(text), parameter="response_format")
+
+
+def _replied(text: str) -> str:
+    return f"to a request for JSON by a schema it replied {shorten(text, 80)!r}"
 
 
 def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:

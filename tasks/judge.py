@@ -128,7 +128,7 @@ def _foretell(at: StageAt, judged: JudgedHeldout, compared: pl.DataFrame, verdic
             f"{at}: {lacking} of {rows.height} held-out instructions ({split}) have no verdict in every order "
             f"({', '.join(f'{count} x {reason}' for reason, count in reasons)}), more than "
             f"data.heldout.max_failed_share = {judged.max_failed_share:g} accepts: there is no figure here, and "
-            'likely none later. `tapir judge-check` measures the judge; another one, judge.replies = "auto" or more '
+            "likely none later. `tapir judge-check` measures the judge; another one or more "
             "judge.sampling.max_tokens may help, in the same command with --amend"
         )
         if judged.without_figure == "stop":

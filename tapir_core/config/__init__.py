@@ -44,6 +44,7 @@ from tapir_core.config.roles import (
     OpenAIEndpoint,
     Order,
     PanelRule,
+    ReplyForm,
     Sampling,
     StandinEndpoint,
 )

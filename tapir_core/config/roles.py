@@ -345,9 +345,9 @@ class StandinEndpoint(EndpointConfig):
 
 Order = Literal["teacher_first", "student_first"]
 
-ReplyForm = Annotated[Literal["text", "json"], BeforeValidator(lambda value: "json" if value == "auto" else value)]
-"""`json`: by a JSON schema (`response_format`), where the probe before the first row shows that it is obeyed; `auto` is
-another word for it."""
+ReplyForm = Literal["auto", "json", "text"]
+"""`json`: by a JSON schema (`response_format`), where the probe before the first row shows that it is obeyed, else `text`;
+`auto`: the same, but of a stand-in `text` without a probe."""
 
 PanelRule = Literal["mean", "majority"]
 """`mean`: of all who scored. `majority`: of those who named the winner that most named; of all when none leads."""
@@ -408,9 +408,9 @@ class JudgeConfig(Section):
     reasks: NonNegativeInt = 2
     """Times that a verdict which cannot be parsed is asked for again before it is unscored."""
 
-    replies: ReplyForm = "text"
-    """`json` (or `auto`) asks for verdicts by a JSON schema; where a judge obeys none, the run has `text`, and says so.
-    Small models keep to a schema where they forget a last line."""
+    replies: ReplyForm = "auto"
+    """Verdicts by a JSON schema where a judge obeys one (`json`, and `auto` but of the stand-in), else as `text`; the run
+    says and keeps which. Small models keep to a schema where they forget a last line."""
 
     verifier: VerifierConfig | None = None
     """A Python function that scores answers: `"module:function"`, a shipped one, or a table (docs/verifiers.md)."""

@@ -23,6 +23,7 @@ import polars as pl
 from polars import selectors as cs
 from pydantic import Field, create_model
 
+from tapir_core.config import ReplyForm
 from tapir_core.curriculum.tables import EXAMPLES, in_order
 from tapir_core.curriculum.usable import unusable_reason
 from tapir_core.judging import neutralise
@@ -91,7 +92,7 @@ _LINE = re.compile(r"task[ _-]?type\W{0,8}?[:=](.*)", re.IGNORECASE)
 class Labelling:
     """How the teacher is asked for the task type of an instruction."""
 
-    def __init__(self, types: TaskTypes, replies: Literal["text", "json"] = "text") -> None:
+    def __init__(self, types: TaskTypes, replies: ReplyForm = "text") -> None:
         """``types`` are those of the run, ``replies`` is `teacher.label_replies`."""
         self._types = types
         self._form = label_reply(types.names) if replies == "json" else None

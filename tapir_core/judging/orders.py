@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import polars as pl
 
-from tapir_core.config import JudgeConfig, PanelRule, VerifierConfig
+from tapir_core.config import JudgeConfig, PanelRule, ReplyForm, VerifierConfig
 from tapir_core.judging.prompt import render_pairwise, render_pointwise, show_instruction
 from tapir_core.judging.verdict import (
     SCALE,
@@ -115,8 +115,8 @@ class JudgeMode:
     parsers: tuple[Callable[[str | None, str | None], Any], Callable[[str | None], Any]] = parse_verdict, read_pair
     """Of a reply in text, and of one by the schema."""
 
-    def __init__(self, replies: Literal["text", "json"] = "text") -> None:
-        """``replies`` is `judge.replies`."""
+    def __init__(self, replies: ReplyForm = "text") -> None:
+        """``replies`` is `judge.replies`; what is open still counts as text."""
         self.schema = self.form.schema_text() if replies == "json" else ""
         """That a reply has to obey; empty where it is text."""
 

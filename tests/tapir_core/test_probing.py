@@ -134,6 +134,21 @@ def test_replies_by_a_schema_are_asked_for_where_the_endpoint_obeys_one(
     assert bool(said) != obeys
 
 
+@pytest.mark.parametrize(("shape", "replies"), [("vllm", "json"), ("anthropic", "text")])
+def test_what_is_left_open_is_found_out_once_and_said(
+    shape: str, replies: str, store_url: str, quick: CallsConfig
+) -> None:
+    with FakeProvider(SHAPES[shape], probed=True) as provider:
+        left_open = asked_at(provider, replies="auto")
+        config, found = settled(store_url, quick, left_open)
+        assert (config.judge.replies, config.teacher.label_replies) == (replies, replies)
+        assert any("judge.replies" in line and "by a schema it replied" in line for line in in_words(found))
+        asked = len(provider.calls)
+        again, _ = settle(left_open, found, lambda *_: pytest.fail("asked again"))
+        assert again == config
+        assert len(provider.calls) == asked
+
+
 def test_who_refuses_a_schema_is_asked_for_text(store_url: str, quick: CallsConfig) -> None:
     def refuse(call: RecordedCall) -> FakeReply:
         if "response_format" in call.body:
