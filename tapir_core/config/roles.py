@@ -346,8 +346,8 @@ class StandinEndpoint(EndpointConfig):
 Order = Literal["teacher_first", "student_first"]
 
 ReplyForm = Literal["auto", "json", "text"]
-"""`json`: by a JSON schema (`response_format`), where the probe before the first row shows that it is obeyed, else `text`;
-`auto`: the same, but of a stand-in `text` without a probe."""
+"""`json`: by a JSON schema (`response_format`) where the probe before the first row shows that it is obeyed, else as
+`text`; `auto`: the same, but of a stand-in `text` without a probe."""
 
 PanelRule = Literal["mean", "majority"]
 """`mean`: of all who scored. `majority`: of those who named the winner that most named; of all when none leads."""
@@ -409,8 +409,8 @@ class JudgeConfig(Section):
     """Times that a verdict which cannot be parsed is asked for again before it is unscored."""
 
     replies: ReplyForm = "auto"
-    """Verdicts by a JSON schema where a judge obeys one (`json`, and `auto` but of the stand-in), else as `text`; the run
-    says and keeps which. Small models keep to a schema where they forget a last line."""
+    """Verdicts by a JSON schema where a judge obeys one (`json`, and `auto` but of the stand-in), else as `text`; the
+    run says and keeps which. Small models keep to a schema where they forget a last line."""
 
     verifier: VerifierConfig | None = None
     """A Python function that scores answers: `"module:function"`, a shipped one, or a table (docs/verifiers.md)."""
