@@ -96,10 +96,8 @@ def _probes(config: RunConfig) -> list[_Probe]:
     teacher, judge = config.teacher, config.judge
     probes: list[_Probe] = []
     for name in ("labelling", "answering", "expanding", "refining"):
-        how = _by_schema(
-            "teacher.label_replies", teacher.label_replies if name == "labelling" else "text", teacher.endpoint
-        )
-        sampling = getattr(teacher, name)
+        sampling, replies = getattr(teacher, name), teacher.label_replies if name == "labelling" else "text"
+        how = _by_schema("teacher.label_replies", replies, teacher.endpoint)
         probes.append(_Probe("teacher.endpoint", f"teacher.{name}", teacher.endpoint, sampling, "teacher", 0, *how))
     for where, endpoint in judge.endpoints.items():
         how = _by_schema("judge.replies", judge.replies, endpoint)
