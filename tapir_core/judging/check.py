@@ -78,7 +78,9 @@ def build_pairs(per_kind: int, rng: random.Random) -> list[CheckPair]:
     pairs = [pair for number, problem in enumerate(problems) for pair in _plain_pairs(number, problem, rng)]
     wrong = [pair for pair in pairs if pair.kind == "wrong"]
     cases = hostile_cases()
-    for place, case in enumerate(cases[: math.ceil(len(cases) * min(1.0, per_kind / _ALL_CASES_FROM))]):
+    count = math.ceil(len(cases) * min(1.0, per_kind / _ALL_CASES_FROM))
+    # Of every kind some: they stand in groups.
+    for place, case in enumerate(cases[place * len(cases) // count] for place in range(count)):
         plain = wrong[place % len(wrong)]
         pairs.append(
             replace(

@@ -115,10 +115,10 @@ def mail_config(folder: Path, texts: list[str], **evaluation: object) -> RunConf
 
 
 def test_mails_with_one_footer_are_a_pool_of_which_a_held_out_set_can_be_drawn(tmp_path: Path) -> None:
-    config = mail_config(tmp_path, mails(60))
-    assert work(config, pool).rows(POOL).height == 60
+    config = mail_config(tmp_path, mails(240))
+    assert work(config, pool).rows(POOL).height == 240
     assert estimate_run(config, source="it").notes == (
-        'rows whose input or system text is a word for none ("<noinput>"), taken as empty: 60',
+        'rows whose input or system text is a word for none ("<noinput>"), taken as empty: 240',
     )
     close_all()
 

@@ -141,9 +141,10 @@ def _keep_speeds(config: RunConfig, trials: "_Trials") -> None:
     asked = [conversation(row) for row in rows.iter_rows(named=True)]
     sampling = config.teacher.answering
     short = sampling.model_copy(update={"max_tokens": min(_SHORT, sampling.max_tokens)})
-    speeds = {}
+    speeds: dict[str, EndpointSpeed] = {}
     for where, endpoint in config.endpoints.items():
-        if replies := trials.timed[endpoint.place]:
+        # One server may be teacher and judge: what it has answered by now would be looked up.
+        if (replies := trials.timed[endpoint.place]) and endpoint.place not in speeds:
             speeds[endpoint.place] = trials.at_once(EndpointSpeed.fit(replies), where, endpoint, short, asked)
             console.print(f"{where}: {speeds[endpoint.place].in_words}", highlight=False)
     if speeds:

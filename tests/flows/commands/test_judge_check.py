@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status
 from tests.doubles.standin import StandinServer
 from tests.run_config import make_config
 
-PAIRS = 10
+PAIRS = 20
 HOSTILE = len(hostile_cases())
+"""All of them, from so many pairs of a kind on."""
 
 
 def make_endpoint(base_url: str, identity: str = "one", **fields: Any) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def test_a_judge_without_verdicts_is_not_to_be_trusted_and_the_reasons_are_count
     with FakeProvider(lambda _: Text("Both are fine.")) as provider:
         found = check(config_of(tmp_path, make_endpoint(provider.base_url), reasks=0), pairs=1)
     assert code(found) == 1
-    assert found.check.reasons == {"no verdict": 2 * (4 + HOSTILE)}
+    assert found.check.reasons == {"no verdict": 2 * (4 + math.ceil(HOSTILE / PAIRS))}
     assert "no verdict" in shown(found)
 
 
@@ -141,10 +143,10 @@ def test_replies_that_do_not_come_leave_the_check_unfinished(tmp_path: Path) -> 
 def test_a_cap_ends_the_check_as_it_ends_a_run(tmp_path: Path) -> None:
     with StandinServer() as server:
         config = config_of(tmp_path, make_endpoint(server.base_url))
-        capped = config.model_copy(update={"budget": BudgetConfig(requests=20)})
+        capped = config.model_copy(update={"budget": BudgetConfig(requests=9)})
         with pytest.raises(BudgetReached, match="budget"):
             check(capped, pairs=1)
-        assert server.stats()["requests"] <= 20
+        assert server.stats()["requests"] <= 9
 
 
 def test_a_judge_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ def test_the_json_holds_every_figure_and_every_pair(tmp_path: Path) -> None:
     whole = json.loads(json.dumps(found.to_dict()))
     assert whole["judge"] == {"model": "standin-judge", "identity": "one", "mode": "pairwise"}
     assert (whole["word"], whole["objections"]) == (found.check.word, [said for _, said in found.check.objections])
-    assert len(whole["pairs"]) == 4 * 2 + HOSTILE
+    assert len(whole["pairs"]) == 4 * 2 + math.ceil(2 * HOSTILE / PAIRS)
     assert {"kinds", "task_types", "order_gap", "flipped", "moved", "unscored", "reasons", "cost"} <= whole.keys()
 
 

@@ -54,11 +54,12 @@ def ask(provider: FakeProvider, root: Path, **fields: Any) -> Finding:
     ("rows", "level", "found"),
     [
         (
-            [{"instruction": f"Name {number} rivers.", "input": "No input"} for number in range(30)],
+            [{"instruction": f"Name {number} rivers.", "input": "No input"} for number in range(240)],
             "ok",
-            "as empty: 30",
+            "as empty: 240",
         ),
-        ([{"instruction": text} for text in mails(60)], "ok", '60 instructions, the first is "Order'),
+        ([{"instruction": text} for text in mails(240)], "ok", '240 instructions, the first is "Order'),
+        ([{"instruction": text} for text in mails(60)], "warning", "60 instructions are few: 6 of them are held out"),
         ([{"instruction": text} for text in mails(9)], "fault", "person named above"),
         ([{"question": "Name a river."}], "fault", "found 'question'"),
     ],
