@@ -12,9 +12,9 @@ it holds a lease of its own, seals what it made, and leaves it when the run asks
 import json
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,32 +28,29 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from flows.arm_run import drive_run
 from flows.distill import distill
-from flows.driver import hold_known_run, is_done, read_config, worker_root
+from flows.driver import read_config, worker_root
 from flows.evaluate import evaluate_students
 from flows.fleet import training_fleet
 from flows.prefect_server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from flows.retry_judge import retry_judge
-from flows.series import not_finished, open_sweep, read_asked, read_comparison, run_comparison, run_sweep
-from flows.whole_run import drive, drive_baseline
-from tapir_core.comparison.baseline import with_baseline
-from tapir_core.comparison.figures import verdicts
+from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
+from flows.whole_run import Work, drive, evaluate_run, retry_run
+from tapir_core.comparison.figures import ComparedArms, verdicts
 from tapir_core.comparison.plan import PlannedRun
-from tapir_core.config import EndpointConfig, RunConfig
+from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONES, RUN_RECORD
 from tapir_core.reporting import page
-from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
-from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
-from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
-from tapir_core.reporting.side_by_side import write_sweep_report
+from tapir_core.reporting.arms_report import arms_card, arms_plots_card
+from tapir_core.reporting.benchmarks import benchmarks_sentence, require_round_figures
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import changed_stages, stages_to_retry
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import Compared, StageAt, plan
 from tapir_core.summary import summarise
+from tapir_core.summary.types import RunSummary
 from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_comparison, publish_sweep
 from tasks.engines.training.trainer import TrainingProgress
@@ -136,26 +133,26 @@ def tag_flow_run(tag: str, *, name: str | None = None) -> None:
         client.update_flow_run(runtime.flow_run.id, name=name, tags=sorted({*runtime.flow_run.tags, tag}))
 
 
-def machine_to_distil(config: RunConfig) -> AbstractContextManager[None]:
-    """This machine for a run that serves a model or trains its student here; nothing for one that does neither."""
-    serves = config.student.engine.served_by == "driver" or _serves_others(config.endpoints.values())
-    return _whole_machine() if serves or config.training.runs_on == "driver" else nullcontext()
+def machine_for(config: RunConfig, work: Work) -> AbstractContextManager[None]:
+    """This machine for work that serves a model or trains on it; nothing for work that does neither."""
+    if work == "show":
+        return nullcontext()
+    served_by = config.student.engine.served_by
+    endpoints = config.judge.endpoints if work == "judge" else config.endpoints
+    needed = {
+        "distil": served_by == "driver" or config.training.runs_on == "driver",
+        # The replicas of a run serve nobody who scores its students.
+        "evaluate": served_by != "others",
+    }
+    serves_others = any(each.takes_turns for each in endpoints.values())
+    return _whole_machine() if needed.get(work) or serves_others else nullcontext()
 
 
-def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
-    """This machine for who serves students to score them, which replicas of a run do not; nothing for an endpoint."""
-    serves = config.student.engine.served_by != "others" or _serves_others(config.endpoints.values())
-    return _whole_machine() if serves else nullcontext()
-
-
-def machine_to_judge(config: RunConfig) -> AbstractContextManager[None]:
-    """This machine for a run that serves a judge."""
-    return _whole_machine() if _serves_others(config.judge.endpoints.values()) else nullcontext()
-
-
-def _serves_others(endpoints: Iterable[EndpointConfig]) -> bool:
-    """Whether a run serves a teacher or a judge itself."""
-    return any(each.takes_turns for each in endpoints)
+def _do(work: Work, run: RunFolder, *given: Any) -> Any:
+    """In the form's own flow run, once the machine is free."""
+    flows = {"distil": distill, "judge": retry_judge, "evaluate": evaluate_students, "show": evaluate_students}
+    with machine_for(run.config, work):
+        return flows[work].fn(run.ref, *given)
 
 
 def _progress_of(name: str) -> str:
@@ -228,7 +225,7 @@ def distill_from_form(
     source, last = config_file or _PRESETS / f"{preset}.toml", until or None
     config = read_config(source, [*settings, *overrides], run, until=last, say=get_run_logger().info)
 
-    summary = drive(config, _distil_alone, say=get_run_logger().info, until=last, amend=amend)
+    summary = drive(config, partial(_do, "distil"), say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
     return " ".join(
@@ -242,12 +239,6 @@ def distill_from_form(
             ),
         )
     )
-
-
-def _distil_alone(run: RunFolder, until: str | None) -> None:
-    """In the form's own flow run, once the machine is free."""
-    with machine_to_distil(run.config):
-        distill.fn(run.ref, until)
 
 
 @form_flow("retry-judge")
@@ -266,26 +257,10 @@ def retry_judge_from_form(
         also_terminal: Forget the replies of unscored verdicts (refused, no scores in the reply) and pay for them anew.
         go_on: Redo the stages that the new verdicts change, and go on to the run's end. Off: they are only named.
     """
-    log = get_run_logger()
-    with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
-        again = stages_to_retry(opened, round_number or None, also_terminal=also_terminal)
-        with machine_to_judge(opened.config) if again else nullcontext():
-            counts = retry_judge.fn(opened.ref, again, also_terminal) if again else []
-        stale = changed_stages(opened)
-        if go_on and (stale or not is_done(opened, None)):
-            log.info("going on with the run")
-            _distil_alone(opened, None)
-    if go_on:
-        drive_baseline(opened, _distil_alone, say=log.info)
-    summary = with_baseline(summarise(opened), opened)
-    if go_on:
-        require_round_figures(summary, opened.config.evaluation.each_round)
-    reached = " ".join(filter(None, (page.sentence("state", summary), page.sentence("added", summary.baseline))))
-    if not again and not stale:
-        return f"{page.sentence('nothing', also_terminal)} {reached}"
-    return " ".join(
-        [*(page.sentence("retried", each) for each in counts), page.sentence("changes", stale, go_on), reached]
-    )
+    ref, say, told = RunRef(worker_root(), run), get_run_logger().info, list[str]()
+    number, tell = round_number or None, told.append
+    summary = retry_run(ref, number, _do, tell, say=say, also_terminal=also_terminal, go_on=go_on)
+    return " ".join([*told, page.sentence("state", summary)])
 
 
 @form_flow("evaluate")
@@ -305,19 +280,14 @@ def evaluate_from_form(
         benchmarks: names of benchmarks that the run's configuration has, with commas between them; none if empty.
         also_terminal: Forget the replies of judgments that failed (refused, not to be read) and pay for them anew.
     """
-    log = get_run_logger()
-    with hold_known_run(RunRef(worker_root(), run), say=log.info, any_version=True) as opened:
-        asked = find_benchmarks(opened, benchmarks)
-        compared = find_students(opened, students, asked)
-        numbers = [who for who in compared if isinstance(who, int)]
-        unscored = unscored_students(opened, compared, asked, also_terminal=also_terminal)
-        with machine_to_evaluate(opened.config) if unscored else nullcontext():
-            evaluate_students.fn(opened.ref, compared, asked, also_terminal)
-        summary = summarise(opened)
-        require_figures(summary, compared, asked)
-        return " ".join(
-            filter(None, (page.sentence("scores", summary, numbers), benchmarks_sentence(summary, compared, asked)))
-        )
+    ref, say = RunRef(worker_root(), run), get_run_logger().info
+    return evaluate_run(ref, students, benchmarks, _do, _scores, say=say, also_terminal=also_terminal)
+
+
+def _scores(_run: RunFolder, summary: RunSummary, compared: Sequence[Compared], asked: Sequence[str]) -> str:
+    numbers = [who for who in compared if isinstance(who, int)]
+    said = page.sentence("scores", summary, numbers), benchmarks_sentence(summary, compared, asked)
+    return " ".join(filter(None, said))
 
 
 @form_flow("fine-tune", run_name="{run} round-{round_number}")
@@ -461,16 +431,8 @@ def compare_from_form(
 
     tag_flow_run(f"comparison-{name}", name=name)
     with heed_suspension(lambda: "Runs that are finished stay finished."):
-        say = get_run_logger().info
-        failed = run_comparison(asked.plan, asked.chosen, drive_below, say=say, results=asked.results)
-    compared = read_comparison(asked.plan, asked.results, keep=True)
-    written = write_arms(compared, asked.plan.root) if compared.rows else ""
-    if written:
-        publish_comparison(name, arms_card(compared), arms_plots_card(compared))
-    if failed:
-        raise not_finished(failed)
-    said = [*verdicts(compared), f"Page: {written}"]
-    return " ".join(said) if written else "Nothing is finished yet, so there is nothing to compare."
+        shown = finish_comparison(asked, drive_below, _show_arms, say=get_run_logger().info)
+    return shown or "Nothing is finished yet, so there is nothing to compare."
 
 
 def _distil(run: RunFolder, until: str | None) -> None:
@@ -479,11 +441,16 @@ def _distil(run: RunFolder, until: str | None) -> None:
     distill.fn(run.ref, until)
 
 
+def _show_arms(compared: ComparedArms, written: str) -> str:
+    publish_comparison(compared.name, arms_card(compared), arms_plots_card(compared))
+    return " ".join([*verdicts(compared), f"Page: {written}"])
+
+
 def _in_flow_run(config: RunConfig, ref: RunRef, work: Callable[..., Any]) -> None:
     """Do the work on a run in a flow run of its own below the form's, once the machine is free."""
     # Made anew for each, for what a flow is given stands on its page.
     child = project_flow("distill", run_name="{ref.name}", child=True)(work)
-    with machine_to_distil(config), tags(TAG, f"run-{ref.name}"):
+    with machine_for(config, "distil"), tags(TAG, f"run-{ref.name}"):
         child(ref)
 
 
@@ -508,10 +475,8 @@ def sweep_from_form(
         _in_flow_run(run.config, run.ref, lambda ref: distill.fn(ref, until))
 
     with heed_suspension(lambda: "Backbones that are done stay done."):
-        swept = run_sweep(sweep, distil_below, say=get_run_logger().info)
-    written = write_sweep_report(sweep.curriculum, swept)
-    if written is not None:
-        publish_sweep(sweep.curriculum.name, *written)
+        show = partial(publish_sweep, sweep.curriculum.name)
+        swept = finish_sweep(sweep, distil_below, show, say=get_run_logger().info)
     failed = not all(each.is_well for each in swept)
     return (Failed if failed else Completed)(message=sweep_sentence(swept))
 

@@ -27,7 +27,8 @@ from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
 from tapir_core.reporting import benchmarks, page
-from tapir_core.reporting.arms_report import conditions_of
+from tapir_core.reporting.arms_report import conditions_of, write_arms
+from tapir_core.reporting.side_by_side import SideBySide, write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
@@ -282,6 +283,30 @@ def _time_left(left: Sequence[PlannedRun], took: Sequence[tuple[Arm, float]]) ->
     return f"about {duration(sum(fmean(seconds or [of_any]) for seconds in of_arms))} left"
 
 
+def finish_comparison(
+    asked: Asked,
+    drive: Callable[[PlannedRun], object],
+    show: Callable[[ComparedArms, str], str],
+    *,
+    say: Say,
+    keep: bool = True,
+) -> str:
+    """Finish the runs that are wanted, then ``show`` what all finished ones came to, and where their page is.
+
+    Gives what ``show`` returns, and the empty text where no run is finished. ``drive`` and ``say`` are as in
+    `run_comparison`, ``keep`` as in `read_comparison`.
+
+    Raises:
+        TapirError: runs failed, or `BudgetReached` where a cap ended one; what is finished is shown first.
+    """
+    failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
+    compared = read_comparison(asked.plan, asked.results, keep=keep)
+    shown = show(compared, write_arms(compared, asked.plan.root)) if compared.rows else ""
+    if failed:
+        raise not_finished(failed)
+    return shown
+
+
 def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequence[str]) -> Sweep:
     """Read the list and its curriculum; ``config`` stands in for the one that the list names.
 
@@ -302,6 +327,14 @@ def run_sweep(sweep: Sweep, distil: Distil, *, say: Say) -> list[Swept]:
         found.append(_sweep_backbone(sweep, entry, distil, say))
         say(f"backbone {entry.name}: {found[-1].outcome}")
     return found
+
+
+def finish_sweep(sweep: Sweep, distil: Distil, show: Callable[[SideBySide, str], object], *, say: Say) -> list[Swept]:
+    """As `run_sweep`; then ``show`` is told of all finished runs side by side, and where their page is."""
+    swept = run_sweep(sweep, distil, say=say)
+    if (written := write_sweep_report(sweep.curriculum, swept)) is not None:
+        show(*written)
+    return swept
 
 
 def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say) -> Swept:

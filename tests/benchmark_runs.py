@@ -15,7 +15,19 @@ from tests.doubles.standin import StandinServer
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
-__all__ = ["ALPACA", "HELDOUT", "MT_BENCH", "QUESTIONS", "SAMPLES", "VICUNA", "Student", "figures", "judge", "make_run"]
+__all__ = [
+    "ALPACA",
+    "HELDOUT",
+    "MT_BENCH",
+    "MT_BENCH_ANSWERS",
+    "QUESTIONS",
+    "SAMPLES",
+    "VICUNA",
+    "Student",
+    "figures",
+    "judge",
+    "make_run",
+]
 
 SAMPLES = Path(__file__).parents[1] / "configs" / "benchmarks"
 QUESTIONS = 20
@@ -29,9 +41,9 @@ MT_BENCH = {
     "type": "mt_bench",
     "questions": str(SAMPLES / "mt_bench_question.jsonl"),
     "references": str(SAMPLES / "mt_bench_reference.jsonl"),
-    "baseline": str(SAMPLES / "mt_bench_baseline.jsonl"),
-    "modes": ["single", "pairwise"],
 }
+MT_BENCH_ANSWERS = str(SAMPLES / "mt_bench_answers.jsonl")
+"""Of a model, in FastChat's form."""
 VICUNA = {
     "type": "vicuna",
     "questions": str(SAMPLES / "vicuna_question.jsonl"),

@@ -6,7 +6,6 @@ functions that need it: its settings must stand in the environment before.
 
 import os
 import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -85,13 +84,6 @@ def print_tables(console: Console, *tables: Table) -> None:
     """Those of the tables that have rows."""
     for table in filter(None, tables):
         print_table(console, table)
-
-
-def print_rows(
-    console: Console, columns: Sequence[str], rows: Iterable[tuple[str, ...]], *, text_columns: int = 1, title: str = ""
-) -> None:
-    """A table of which no report knows; ``text_columns`` as of a `Table`."""
-    print_table(console, Table(title, tuple(columns), tuple(rows), text_columns=text_columns))
 
 
 def print_table(console: Console, table: Table) -> None:

@@ -4,7 +4,7 @@ With `--annotations` it computes AlpacaEval's figures from judgments that are th
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -14,13 +14,14 @@ from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.evaluation import alpaca_eval
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.judging.estimates import Estimate, favoured_position
-from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
+from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables
 from tapir_core.reporting.page import Table, table_of
-from tapir_core.reporting.report import write_report
-from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.reporting.tables import students_table
-from tapir_core.summary import RunReader, summarise
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import Compared
+from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, number
+from tapir_core.summary.types import RunSummary
 
 
 def evaluate(
@@ -75,7 +76,7 @@ def evaluate(
     elif also and not benchmark:
         raise ConfigError(f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew")
     else:
-        _evaluate_run(name, which, root, benchmark or "", also_terminal=also is not None)
+        _evaluate_run(run_ref(name, root), which, benchmark or "", also_terminal=also is not None)
 
 
 def _check_alone(name: str | None, which: str, benchmark: str | None, also: str | None) -> None:
@@ -91,28 +92,21 @@ def _check_alone(name: str | None, which: str, benchmark: str | None, also: str 
             raise ConfigError(f"{what} and --annotations: {why}")
 
 
-def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_terminal: bool) -> None:
+def _evaluate_run(ref: RunRef, which: str, benchmark: str, *, also_terminal: bool) -> None:
     # Here: annotations are read without the engines, the store and Prefect.
-    from flows.commands.live import connected, shown_live
-    from flows.driver import hold_known_run
+    from flows.commands.live import shown_flows
+    from flows.whole_run import evaluate_run
 
-    with hold_known_run(run_ref(name, root), say=say, any_version=True) as run:
-        benchmarks = find_benchmarks(run, benchmark)
-        compared = find_students(run, which, benchmarks)
-        if unscored_students(run, compared, benchmarks, also_terminal=also_terminal):
-            with connected(run.ref), shown_live(run, console):
-                from flows.evaluate import evaluate_students
+    with shown_flows(ref, console) as shown:
+        evaluate_run(ref, which, benchmark, shown.do, _show, say=say, also_terminal=also_terminal)
 
-                evaluate_students(run.ref, compared, benchmarks, also_terminal)
-        else:
-            write_report(run)
-        summary = summarise(run)
-        numbers = [who for who in compared if isinstance(who, int)]
-        print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
-        if benchmarks:
-            print_tables(console, benchmark_gains_table(RunReader(run), numbers, summary.best))
-        say(f"report: {summary.report_path}")
-        require_figures(summary, compared, benchmarks)
+
+def _show(run: RunFolder, summary: RunSummary, compared: Sequence[Compared], benchmarks: Sequence[str]) -> None:
+    numbers = [who for who in compared if isinstance(who, int)]
+    print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
+    if benchmarks:
+        print_tables(console, benchmark_gains_table(RunReader(run), numbers, summary.best))
+    say(f"report: {summary.report_path}")
 
 
 def _score_annotations(

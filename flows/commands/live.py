@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,9 +21,11 @@ from rich.text import Text
 
 from flows.commands import print_tables, say, words
 from flows.prefect_server import TAG, connect_prefect, ignore_settings
+from flows.whole_run import Work
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
 from tapir_core.reporting import page, tables
+from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import count, duration
@@ -53,24 +56,35 @@ def connected(ref: RunRef) -> Iterator[None]:
 
 
 @contextmanager
-def connect_when_needed(ref: RunRef) -> Iterator[Callable[[], None]]:
-    """Gives what connects, once, for as long as the block lasts."""
+def shown_flows(ref: RunRef, console: Console) -> Iterator["ShownFlows"]:
+    """The flows of a command; the first one connects for as long as the block lasts."""
     with ExitStack() as servers:
-
-        @cache
-        def connect() -> None:
-            servers.enter_context(connected(ref))
-
-        yield connect
+        yield ShownFlows(cache(lambda: servers.enter_context(connected(ref))), console)
 
 
-def distil_shown(run: RunFolder, console: Console, until: str | None = None) -> None:
-    """Distil ``run`` to the end, or ``until`` a stage holds, with the live display."""
-    # Not before: Prefect reads its settings when it is imported.
-    from flows.distill import distill
+@dataclass(frozen=True, slots=True)
+class ShownFlows:
+    """Flow runs of our own, each with the live display."""
 
-    with shown_live(run, console):
-        distill(run.ref, until)
+    connect: Callable[[], None]
+    """Connects to Prefect, once."""
+    console: Console
+
+    def do(self, work: Work, run: RunFolder, *given: Any) -> Any:
+        """Begin the flow of this work; scores that stand are shown by the report."""
+        if work == "show":
+            return write_report(run)
+        self.connect()
+        # Not before: Prefect reads its settings when it is imported.
+        from flows import distill, evaluate, retry_judge
+
+        flows = {
+            "distil": distill.distill,
+            "judge": retry_judge.retry_judge,
+            "evaluate": evaluate.evaluate_students,
+        }
+        with shown_live(run, self.console):
+            return flows[work](run.ref, *given)
 
 
 @contextmanager
@@ -79,9 +93,12 @@ def shown_live(run: RunFolder, console: Console) -> Iterator[None]:
     from prefect import tags
 
     def look() -> Snapshot:
-        return Snapshot(live.progress.stages(), live.calls.spend())
+        stages = [each for each in live.progress.stages() if (each.at, each.started) not in before]
+        return Snapshot(stages, live.calls.spend())
 
     live = runtime.current(run)
+    # Shown by an earlier display of this start.
+    before = {(each.at, each.started) for each in live.progress.stages()}
     with tags(TAG, f"run-{run.ref.name}"), live_display(look, console):
         yield
 

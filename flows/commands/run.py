@@ -3,7 +3,7 @@
 `tapir estimate`, `run`, `report`, `retry-judge`; `ask`, one question outside any flow.
 """
 
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,16 +18,14 @@ from flows.commands import (
     RunName,
     console,
     print_line,
-    print_rows,
     print_tables,
     run_ref,
     say,
 )
-from flows.commands.live import connect_when_needed, distil_shown, print_summary, shown_live
-from flows.driver import hold_known_run, is_done, read_config
-from flows.whole_run import drive, drive_baseline
+from flows.commands.live import print_summary, shown_flows
+from flows.driver import read_config
+from flows.whole_run import drive, retry_run
 from tapir_core.calls import Failure
-from tapir_core.comparison import baseline
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError, TapirError
@@ -36,9 +34,7 @@ from tapir_core.paths import TASK_TYPES, backbone_cache
 from tapir_core.reporting import benchmarks, estimate_table, page
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import changed_stages, stages_to_retry
 from tapir_core.storage import on_this_machine
-from tapir_core.summary import summarise
 from tasks import asking, runtime
 from tasks.engines import backbone
 from tasks.engines.training import memory
@@ -105,13 +101,8 @@ def run(
 ) -> None:
     """`tapir run`."""
     settings = read_config(config, overrides or [], name, until=until, say=say)
-    with connect_when_needed(RunRef(settings.run.root, settings.run.name)) as connect:
-
-        def distil(opened: RunFolder, last: str | None) -> None:
-            connect()
-            distil_shown(opened, console, last)
-
-        summary = drive(settings, distil, say=say, until=until, amend=amend)
+    with shown_flows(RunRef(settings.run.root, settings.run.name), console) as shown:
+        summary = drive(settings, partial(shown.do, "distil"), say=say, until=until, amend=amend)
     print_summary(console, summary)
     if settings.curriculum.task_types == "discover" and until is None:
         file = f"{settings.run.root}/{settings.run.name}/{TASK_TYPES}"
@@ -144,65 +135,9 @@ def retry_judge(
 ) -> None:
     """`tapir retry-judge`."""
     ref = run_ref(name, root)
-    with connect_when_needed(ref) as connect:
-        with hold_known_run(ref, say=say) as opened:
-            ask_again(opened, round_number, connect, say=say, also_terminal=also is not None, go_on=go_on)
-        if not go_on:
-            return
-
-        def distil(run: RunFolder, until: str | None) -> None:
-            connect()
-            distil_shown(run, console, until)
-
-        drive_baseline(opened, distil, say=say)
-    if told := page.sentence("added", baseline.read_baseline(opened)):
-        print_line(console, told)
-    benchmarks.require_round_figures(summarise(opened), opened.config.evaluation.each_round)
-
-
-def ask_again(
-    run: RunFolder,
-    number: int | None,
-    connect: Callable[[], None],
-    *,
-    say: Callable[[str], None],
-    also_terminal: bool,
-    go_on: bool,
-) -> None:
-    """Ask again for what the judge left out; with ``go_on`` redo what that changes, and go on to the run's end.
-
-    ``connect`` brings Prefect, where there is something to do.
-
-    Raises:
-        ConfigError: nothing of round ``number`` is judged.
-    """
-    lacking = stages_to_retry(run, number, also_terminal=also_terminal)
-    if not (lacking or changed_stages(run) or (go_on and not is_done(run, None))):
-        console.print(page.sentence("nothing", also_terminal))
-        return
-    connect()
-    with shown_live(run, console):
-        # Not before: Prefect reads its settings when it is imported.
-        from flows.distill import distill
-        from flows.retry_judge import retry_judge
-
-        if lacking:
-            _print_counts(retry_judge(run.ref, lacking, also_terminal))
-        stale = changed_stages(run)
-        if go_on:
-            say("going on with the run")
-            distill(run.ref)
-        console.print(page.sentence("changes", stale, go_on), highlight=False)
-        if stale and not go_on:
-            console.print(
-                f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
-            )
-
-
-def _print_counts(counts: list[dict[str, int | str]]) -> None:
-    names = ("stage", "missing_before", "missing_after", "unscored_before", "unscored_after")
-    columns = ("stage", "missing before", "after", "unscored before", "after")
-    print_rows(console, columns, (tuple(str(each[name]) for name in names) for each in counts))
+    with shown_flows(ref, console) as shown:
+        tell = partial(print_line, console)
+        retry_run(ref, round_number, shown.do, tell, say=say, also_terminal=also is not None, go_on=go_on)
 
 
 def ask(

@@ -2,24 +2,17 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from flows.arm_run import drive_run
 from flows.commands import Root, console, errors, print_line, print_tables, say
-from flows.commands.live import connect_when_needed, distil_shown
+from flows.commands.live import ShownFlows, shown_flows
 from flows.prefect_server import enter_server, find_server, ignore_settings, standing_server
-from flows.series import (
-    not_finished,
-    open_sweep,
-    read_asked,
-    read_comparison,
-    run_comparison,
-    run_sweep,
-)
+from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
 from flows.whole_run import count_round
 from tapir_core.comparison.figures import ComparedArms, covers_sentence, verdicts
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
@@ -27,13 +20,12 @@ from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import BACKBONES, COMPARE_PLACE, SIDE_BY_SIDE, SWEEP_PLACE
-from tapir_core.reporting.arms_report import arms_card, arms_plots_card, narrow_tables, write_arms
+from tapir_core.reporting.arms_report import arms_card, arms_plots_card, narrow_tables
 from tapir_core.reporting.side_by_side import (
     SideBySide,
     put_side_by_side,
     side_by_side_tables,
     write_side_by_side,
-    write_sweep_report,
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
@@ -67,21 +59,16 @@ def compare(
 ) -> None:
     """`tapir compare`."""
     asked = read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results, show=show)
-    with connect_when_needed(RunRef(asked.plan.root, COMPARE_PLACE)) as connect:
-        drive = _drive(asked.plan, connect, errors if markdown else console)
-        failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
-        compared = read_comparison(asked.plan, asked.results, keep=not show)
-        if compared.rows:
-            _show(compared, asked.plan.root, connect, markdown=markdown)
-        else:
+    root = asked.plan.root
+    with shown_flows(RunRef(root, COMPARE_PLACE), errors if markdown else console) as shown:
+        show_all = partial(_show, root=root, connect=shown.connect, markdown=markdown)
+        if not finish_comparison(asked, _drive(asked.plan, shown), show_all, say=say, keep=not show):
             console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
-    if failed:
-        raise not_finished(failed)
 
 
-def _show(compared: ComparedArms, root: str, connect: Callable[[], None], *, markdown: bool) -> None:
-    """Write the page, print the tables, or the card alone, and show them in Prefect's UI where a server stands."""
-    page, card = write_arms(compared, root), arms_card(compared)
+def _show(compared: ComparedArms, page: str, *, root: str, connect: Callable[[], None], markdown: bool) -> str:
+    """Print the tables, or the card alone, and show them in Prefect's UI where a server stands; gives the card."""
+    card = arms_card(compared)
     if markdown:
         typer.echo(card, nl=False)
     else:
@@ -98,6 +85,7 @@ def _show(compared: ComparedArms, root: str, connect: Callable[[], None], *, mar
     if stands:
         connect()
         show_arms(compared.name, card, arms_plots_card(compared))
+    return card
 
 
 def show_arms(name: str, card: str, plots: str) -> None:
@@ -123,15 +111,8 @@ def sweep(
 ) -> None:
     """`tapir sweep`."""
     planned = open_sweep(backbones, config, overrides or [])
-    with connect_when_needed(RunRef(planned.curriculum.root, SWEEP_PLACE)) as connect:
-
-        def distil(run: RunFolder, until: str | None) -> None:
-            connect()
-            distil_shown(run, console, until)
-
-        swept = run_sweep(planned, distil, say=say)
-    if (written := write_sweep_report(planned.curriculum, swept)) is not None:
-        _print_side_by_side(*written)
+    with shown_flows(RunRef(planned.curriculum.root, SWEEP_PLACE), console) as shown:
+        swept = finish_sweep(planned, partial(shown.do, "distil"), _print_side_by_side, say=say)
     said = sweep_sentence(swept)
     if not all(each.is_well for each in swept):
         raise TapirError(said)
@@ -207,15 +188,15 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
     asyncio.run(send())
 
 
-def _drive(plan: ComparisonPlan, connect: Callable[[], None], shown_on: Console) -> Callable[[PlannedRun], None]:
+def _drive(plan: ComparisonPlan, shown: ShownFlows) -> Callable[[PlannedRun], None]:
     """Drives a run of a comparison with the live display."""
 
     def distil(run: RunFolder, until: str | None) -> None:
         save_estimate(run)
-        distil_shown(run, shown_on, until)
+        shown.do("distil", run, until)
 
     def drive(planned: PlannedRun) -> None:
-        connect()
+        shown.connect()
         drive_run(plan, planned, distil, count_round, say=say)
 
     return drive

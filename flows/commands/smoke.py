@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands import Overrides, console, print_line
-from flows.commands.live import connect_when_needed, distil_shown
+from flows.commands.live import shown_flows
 from flows.driver import check_settings
 from flows.whole_run import drive
 from tapir_core.config import RunConfig
@@ -59,13 +59,13 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
     with _told("configuration"):
         config = smoke_config(folder, overrides)
         check_settings(config, source="tapir smoke")
-    with connect_when_needed(RunRef(config.run.root, config.run.name)) as connect:
+    with shown_flows(RunRef(config.run.root, config.run.name), console) as shown:
 
         def distil(run: RunFolder, until: str | None) -> None:
             with _told("Prefect server"):
-                connect()
+                shown.connect()
             try:
-                distil_shown(run, console, until)
+                shown.do("distil", run, until)
             except Exception:  # as above: only now is it known which stage failed
                 print_line(console, f"{state_of(run).next_stage}: failed")
                 raise

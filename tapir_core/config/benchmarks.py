@@ -261,36 +261,21 @@ class FastChatBenchmark(JudgedBenchmark, ABC):
 
 
 class MTBenchBenchmark(FastChatBenchmark):
-    """MT-Bench: two turns a question; a judge rates the answers, or compares them with a baseline's in both orders."""
+    """MT-Bench: two turns a question; a judge rates each answer, 1-10."""
 
     type: Literal["mt_bench"] = "mt_bench"
 
     references: File[str | None] = None
     """Reference answers to questions on mathematics, reasoning and coding (`reference_answer/gpt-4.jsonl`)."""
 
-    baseline: File[Baseline | None] = None
-    """A baseline's answers in the same form, or the student of another run; `pairwise` needs them."""
-
-    modes: Annotated[
-        tuple[Literal["single", "pairwise"], ...], Field(min_length=1, max_length=2, strict=False), DIFFERENT
-    ] = ("single",)
-    """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
-
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Prompts of its judge."""
-        names = {"single": "mt_bench_single", "pairwise": "mt_bench_pair"}
-        return tuple(names[mode] for mode in self.modes)
+        """The prompt of its judge."""
+        return ("mt_bench_single",)
 
-    def contradictions(self) -> Iterable[str]:
-        """Pairs without a baseline."""
-        return problems(
-            {
-                ".baseline: missing; modes has pairwise, which compares with a baseline's answers": (
-                    "pairwise" in self.modes and self.baseline is None
-                )
-            }
-        )
+    def shaping_of(self, stage: Literal["items", "answers", "replies"]) -> dict[str, Any]:
+        """With the mode that stage keys name from when there was another."""
+        return super().shaping_of(stage) | ({"modes": ["single"]} if stage == "items" else {})
 
 
 class VicunaBenchmark(FastChatBenchmark):
@@ -299,7 +284,7 @@ class VicunaBenchmark(FastChatBenchmark):
     type: Literal["vicuna"] = "vicuna"
 
     baseline: File[Baseline]
-    """A baseline's answers, in the form of MT-Bench's, or the student of another run."""
+    """A baseline's answers in FastChat's form, or the student of another run."""
 
     sampling: OfReplies[Sampling] = Sampling(temperature=0.2, max_tokens=1024)
     """Sampling of the referee's replies, as published."""

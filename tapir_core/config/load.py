@@ -34,6 +34,12 @@ def _name_standin(table: Table, version: str) -> None:
                 _name_standin(inner, version)
 
 
+def _without_modes(table: Table) -> Table:
+    """MT-Bench without what development versions wrote: its mode, if that is the one there is now, and a baseline."""
+    gone = ("modes", "baseline") if table.get("type") == "mt_bench" and table.get("modes") == ["single"] else ()
+    return {name: value for name, value in table.items() if name not in gone}
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> RunConfig:
     """Read a configuration.
 
@@ -130,7 +136,7 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
         ConfigError: it is no JSON, or a later version of tapir wrote it.
     """
     try:
-        table = json.loads(content)
+        table = json.loads(content, object_hook=_without_modes)
     except ValueError as exc:
         raise ConfigError(
             f"{source} is no JSON ({exc}): it was edited or damaged; put back a copy of it, or start the run "

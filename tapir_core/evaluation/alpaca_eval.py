@@ -107,8 +107,6 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         "length_controlled_minimal": "win rate at equal lengths, %",
         "position_gap": "gain by standing first, points",
     }
-    headlines = ("win_rate",)
-    modes = (_MODE,)
 
     def items(self) -> pl.DataFrame:
         """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`)."""
@@ -154,7 +152,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         return chosen if isinstance(chosen, Unparsed) else Judgment(chosen, how=_CHOICE)
 
     def figures(
-        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+        self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
     ) -> dict[str, Figure]:
         """Win rates; of all questions also the length-controlled one, and what standing first is worth."""
         rows, limit = _annotations(exchanges, judged), self.settings.max_failed_share

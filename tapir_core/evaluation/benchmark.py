@@ -159,8 +159,6 @@ class Benchmark(ABC, Generic[_S]):
 
     labels: ClassVar[Mapping[str, str]] = {}
     """Metric → what a figure is called, with its unit; where it lacks, its own name and per cent."""
-    headlines: ClassVar[tuple[str, ...]] = ()
-    """Metrics that stand for it as a whole; where none is named, its first one does."""
 
     @property
     def where(self) -> str:
@@ -245,16 +243,11 @@ class Judging(Benchmark[_J]):
     def outputs_form(self) -> str:
         """The form of such a file, in words."""
 
-    @property
-    @abstractmethod
-    def modes(self) -> tuple[str, ...]:
-        """How a judge is asked: in each of them, about every question."""
-
     @abstractmethod
     def figures(
-        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+        self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
     ) -> dict[str, Figure]:
-        """What the judgments of one mode come to, by metric, the first one the headline.
+        """What the judgments come to, by metric, the first one the headline.
 
         ``whole`` says whether these are all questions, or those of one category.
         """
@@ -276,22 +269,17 @@ class Judging(Benchmark[_J]):
         """
 
     def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
-        """Of each mode the figures of all questions, then by category; the first one of a mode says what failed."""
+        """The figures of all questions, then by category; the first one says what failed."""
         names = dict.fromkeys(each.category for each in exchanges)
         categories = {ALL: exchanges, **{name: [each for each in exchanges if each.category == name] for name in names}}
         found: list[Score] = []
-        for mode in self.modes:
-            failures = failures_in_words(
-                judged,
-                mode,
-                field=self.where,
-                baseline=self.baseline_name,
-                logprobs=self.settings.logprobs_asked,
-            )
-            for name, of in categories.items():
-                for metric, figure in self.figures(mode, of, judged, whole=name == ALL).items():
-                    found.append(score(metric, figure, name, failures))
-                    failures = ""
+        failures = failures_in_words(
+            judged, field=self.where, baseline=self.baseline_name, logprobs=self.settings.logprobs_asked
+        )
+        for name, of in categories.items():
+            for metric, figure in self.figures(of, judged, whole=name == ALL).items():
+                found.append(score(metric, figure, name, failures))
+                failures = ""
         return withhold_categories(found)
 
     def given_answers(self, model: str, items: pl.DataFrame) -> pl.DataFrame:

@@ -1,23 +1,19 @@
-"""MT-Bench: two turns a question, ratings of a student's answers, or pairs with a baseline's; FastChat's files.
+"""MT-Bench: two turns a question, ratings of a student's answers; FastChat's files.
 
 `FastChat` is what Vicuna-Instructions shares with it. A question is a line with ``question_id``, ``category`` and
 ``turns``; an answer one with ``question_id`` and ``choices``, of which the first one's ``turns`` count. Answers of a
 model may have the form of 2023, in which ``text`` is the answer to the one turn. A question's own ``reference`` field
 is not read, as in the original.
 
-Grain: a rating is one judge reply on one turn of one question; a pair is one question and turn, and judged twice: each
-answer stands first once, and what the two games disagree on is a tie. A game is one call, in one order, and worth 1 to
-the model where it won, 0.5 for a tie, 0 where the baseline won. Source: FastChat (`fastchat/llm_judge`); the verdict of
-a reply is found by containment as there, ``[[A]]`` before ``[[B]]``. Its rule for a rating is kept, the absent check of
-the scale too: ``[[11]]`` is 11. Departures: a failed rating is None and not -1; ``[[08]]``, on which the original
-fails, is 8. The prompts are our own and each is one user message, so that figures are near published ones and not equal
-to them.
+Grain: a rating is one judge reply on one turn of one question. Source: FastChat (`fastchat/llm_judge`, single grading).
+Its rule for a rating is kept, the absent check of the scale too: ``[[11]]`` is 11. Departures: a failed rating is None
+and not -1; ``[[08]]``, on which the original fails, is 8. The prompt is our own and one user message, so that figures
+are near published ones and not equal to them.
 """
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 import polars as pl
@@ -29,35 +25,24 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation import scores
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
 from tapir_core.evaluation.rows import answer_of, check_category, read_rows, text_of
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, mean_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, encodable
 
-Shown = Literal["A", "B", "tie"]
-"""What a judge says of the answers it is shown: A stood first."""
-
 NUMBER = r"([0-9]{1,8}(?:\.[0-9]{0,8})?)"
 """A rating or a score as these judges write it: digits, perhaps a point, perhaps digits; no sign, no blank."""
 
-_VERDICTS: tuple[tuple[str, Shown], ...] = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
 WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
 """Categories in which the judge is shown a reference answer."""
 _TEMPERATURES = {"extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1, "humanities": 0.1}
 """At which a student answers, in MT-Bench and Vicuna-Instructions alike; in any other category at the next one."""
 _TEMPERATURE = 0.7
 _F = TypeVar("_F", bound=FastChatBenchmark)
-_SINGLE, _PAIR = "single", "pairwise"
-_PROMPTS = {_SINGLE: "mt_bench_single", _PAIR: "mt_bench_pair"}
-_BOTH: tuple[scores.Order, ...] = ("model_first", "baseline_first")
-
-_TAGS = (
-    *("question", "answer_a", "answer_b"),
-    *("follow_up", "follow_up_answer", "follow_up_answer_a", "follow_up_answer_b", "follow_up_reference"),
-)
-
-_QUOTED_VERDICT = re.compile(r"\[(?=\[[ABC]\]\])")
-"""A verdict of pairs in a text that is judged: a judge who quotes it would give it."""
+_MODE: Literal["single"] = "single"
+"""Of every judgment, and its order: one answer is shown."""
+_PROMPT = "mt_bench_single"
+_TAGS = ("question", "follow_up", "follow_up_answer", "follow_up_reference")
 
 _SCALE = (1.0, 10.0)
 """What the judge is asked for; not checked."""
@@ -100,22 +85,17 @@ class MTBench(FastChat[MTBenchBenchmark]):
         "rating": "rating, 1–10",
         "rating_turn_1": "rating of turn 1, 1–10",
         "rating_turn_2": "rating of turn 2, 1–10",
-        "pair_win_rate_adjusted": "pairs: wins and half of the ties, %",
-        "pair_win_rate": "pairs: wins, %",
-        "pair_loss_rate": "pairs: losses, %",
-        "pair_position_gap": "pairs: gain by standing first, points",
     }
-    headlines = ("rating", "pair_win_rate_adjusted")
 
     def items(self) -> pl.DataFrame:
-        """All turns, with references in the categories that have them, and with a baseline's answers for pairs."""
+        """All turns, with references in the categories that have them."""
         where, settings = self.where, self.settings
         questions = read_questions(settings.questions)
         if long := [each.question for each in questions if len(each.turns) > 2]:
             raise ConfigError(f"{where}.questions: question {', '.join(long)} has more than two turns")
         references = {} if settings.references is None else read_answers(settings.references)
         check_references(questions, references, f"{where}.references")
-        items = items_table(
+        return items_table(
             (
                 *(each.question, each.category, turn + 1, text),
                 references[each.question][turn] if each.category in WITH_REFERENCE else None,
@@ -124,76 +104,38 @@ class MTBench(FastChat[MTBenchBenchmark]):
             for each in questions
             for turn, text in enumerate(each.turns)
         )
-        return self.with_baseline(items) if _PAIR in settings.modes else items
 
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
-        """For each turn a rating, a pair in both orders, or all three."""
-        places = [(mode, order) for mode in self.settings.modes for order in (_BOTH if mode == _PAIR else ("single",))]
-        return [
-            self._game(exchange, turn, mode, order, prompts)
-            for turn, (mode, order) in product(range(1, len(exchange.turns) + 1), places)
-        ]
+        """A rating of each turn."""
+        return [self._game(exchange, turn, prompts[_PROMPT]) for turn in range(1, len(exchange.turns) + 1)]
 
-    def read(self, game: Game, text: str, _logprobs: Mapping[str, float]) -> scores.Judgment | Unparsed:
-        """A rating; of a pair 1 where the model won, 0.5 for a tie, 0 where the baseline did."""
-        if game.mode == _SINGLE:
-            rating = parse_rating(text)
-            return rating if isinstance(rating, Unparsed) else scores.Judgment(rating)
-        shown = parse_pair_verdict(text)
-        if isinstance(shown, Unparsed):
-            return shown
-        return scores.Judgment(win_of_game(shown, model_first=game.order == "model_first"))
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """Ratings first, then pairs."""
-        return tuple(mode for mode in (_SINGLE, _PAIR) if mode in self.settings.modes)
+    def read(self, _game: Game, text: str, _logprobs: Mapping[str, float]) -> scores.Judgment | Unparsed:
+        """The rating."""
+        rating = parse_rating(text)
+        return rating if isinstance(rating, Unparsed) else scores.Judgment(rating)
 
     def figures(
-        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment], *, whole: bool
+        self, exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment], *, whole: bool
     ) -> dict[str, Figure]:
-        """Mean ratings; or wins and losses, and of all questions what standing first is worth."""
-        limit = self.settings.max_failed_share
-        if mode == _SINGLE:
-            return measure_ratings(_values(exchanges, judged, _SINGLE, "single"), max_failed_share=limit)
-        found = measure_pairs(_pairs(exchanges, judged), max_failed_share=limit)
-        return found if whole else {name: each for name, each in found.items() if name != "pair_position_gap"}
+        """Mean ratings."""
+        return measure_ratings(_ratings(exchanges, judged), max_failed_share=self.settings.max_failed_share)
 
     def values(
         self, exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment]
     ) -> dict[str, scores.ItemValues]:
-        """Of both turns together: the mean rating, the share of a win in per cent."""
-        found: dict[str, scores.ItemValues] = {}
-        if _SINGLE in self.modes:
-            found["rating"] = scores.by_question(_values(exchanges, judged, _SINGLE, "single"))
-        if _PAIR in self.modes:
-            wins = {place: combine_games(*games) for place, games in _pairs(exchanges, judged).items()}
-            found["pair_win_rate_adjusted"] = scores.by_question(
-                {place: None if win is None else 100 * win for place, win in wins.items()}
-            )
-        return found
+        """The mean rating of both turns together."""
+        return {"rating": scores.by_question(_ratings(exchanges, judged))}
 
-    def _game(
-        self, exchange: Exchange, turn: int, mode: str, order: scores.Order, prompts: Mapping[str, Prompt]
-    ) -> Game:
+    def _game(self, exchange: Exchange, turn: int, prompt: Prompt) -> Game:
         shown = exchange.turns[:turn]
-        lacking = {each.lacking for each in shown}
-        for reason in (scores.NO_ANSWER, scores.NO_BASELINE) if mode == _PAIR else (scores.NO_ANSWER,):
-            if reason in lacking:
-                return exchange.game(turn, mode, order, None, reason=reason)
+        if any(each.response is None for each in shown):
+            return exchange.game(turn, _MODE, _MODE, None, reason=scores.NO_ANSWER)
         sections: dict[str, str | None] = {}
         for each, (question, prefix) in zip(shown, (("question", ""), ("follow_up", "follow_up_")), strict=False):
             sections |= {question: each.question, f"{prefix}reference": each.reference}
-            if mode == _SINGLE:
-                sections[f"{prefix}answer"] = each.response
-            else:
-                sections |= dict(zip((f"{prefix}answer_a", f"{prefix}answer_b"), each.shown(order), strict=True))
-        # A text that closes no section and gives no verdict.
-        safe = {
-            tag: _QUOTED_VERDICT.sub("[ ", neutralise(sections.get(tag) or "", _TAGS)) for tag in {*_TAGS, *sections}
-        }
-        text = prompts[_PROMPTS[mode]].render(**safe)
-        return exchange.game(turn, mode, order, text, prompt=_PROMPTS[mode])
+            sections[f"{prefix}answer"] = each.response
+        safe = {tag: neutralise(sections.get(tag) or "", _TAGS) for tag in {*_TAGS, *sections}}
+        return exchange.game(turn, _MODE, _MODE, prompt.render(**safe), prompt=_PROMPT)
 
 
 def read_questions(path: str) -> list[Question]:
@@ -267,58 +209,6 @@ def measure_ratings(
     return found
 
 
-def parse_pair_verdict(reply: str | None) -> Shown | Unparsed:
-    """The verdict that a reply contains: A before B before C (tie), wherever they stand."""
-    return next((shown for mark, shown in _VERDICTS if mark in (reply or "")), Unparsed("no verdict"))
-
-
-def win_of_game(shown: Shown, *, model_first: bool) -> float:
-    """What a verdict on the shown answers is worth to the model."""
-    return 0.5 if shown == "tie" else float((shown == "A") == model_first)
-
-
-def combine_games(model_first: float | None, baseline_first: float | None) -> float | None:
-    """What both games are worth; whatever they disagree on is a tie. None when one of them failed."""
-    if model_first is None or baseline_first is None:
-        return None
-    return model_first if model_first == baseline_first else 0.5
-
-
-def measure_pairs(
-    pairs: Mapping[tuple[str, int], tuple[float | None, float | None]], *, max_failed_share: float = MAX_FAILED_SHARE
-) -> dict[str, Figure]:
-    """The model against the baseline over all turns; intervals take questions as independent, not turns.
-
-    Args:
-        pairs: question and turn → what the game was worth in which the model's answer stood first, and the other one;
-            None where it failed.
-        max_failed_share: above this share of failed ones (0-1) there is no figure.
-    """
-    questions = [question for question, _ in pairs]
-    found = measure_outcomes([combine_games(*games) for games in pairs.values()], questions, max_failed_share)
-    gaps = [None if first is None or second is None else first - second for first, second in pairs.values()]
-    gap = mean_figure(gaps, clusters=questions, scale=(-1.0, 1.0), max_failed_share=max_failed_share)
-    figures = {f"pair_{name}": figure for name, figure in found.items()}
-    return {**figures, "pair_position_gap": replace(in_percent(gap), note=scores.position_note(gap.estimate))}
-
-
-def measure_outcomes(
-    outcomes: Sequence[float | None], questions: Sequence[Hashable], max_failed_share: float
-) -> dict[str, Figure]:
-    """How often the model wins against the baseline, in per cent: wins and half of the ties, wins, losses.
-
-    ``questions`` says which question each outcome belongs to. The first figure says the counts.
-    """
-    wins, losses = ([None if each is None else float(each == end) for each in outcomes] for end in (1.0, 0.0))
-    rates = {"win_rate_adjusted": outcomes, "win_rate": wins, "loss_rate": losses}
-    found = {
-        name: in_percent(mean_figure(of, clusters=questions, scale=SHARE, max_failed_share=max_failed_share))
-        for name, of in rates.items()
-    }
-    counts = f"{outcomes.count(1.0)} wins, {outcomes.count(0.0)} losses, {outcomes.count(0.5)} ties"
-    return {**found, "win_rate_adjusted": replace(found["win_rate_adjusted"], note=counts)}
-
-
 def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str | None, ...]]:
     if "choices" not in fields and "text" in fields:
         return _id(fields), (answer_of(fields["text"], "text"),)
@@ -345,17 +235,9 @@ def _user_turns(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(encodable, turns))
 
 
-def _values(
-    exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment], mode: str, order: scores.Order
-) -> dict[tuple[str, int], float | None]:
-    """Question and turn → what the judgment of this mode and order is worth to the model."""
-    turns = [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
-    return {turn: judged.get((*turn, mode, order), scores.Judgment()).value for turn in turns}
-
-
-def _pairs(
+def _ratings(
     exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment]
-) -> dict[tuple[str, int], tuple[float | None, float | None]]:
-    """What the game is worth to the model in which its answer stood first, and the other one."""
-    first, second = (_values(exchanges, judged, _PAIR, order) for order in _BOTH)
-    return {turn: (first[turn], second[turn]) for turn in first}
+) -> dict[tuple[str, int], float | None]:
+    """Question and turn → the rating."""
+    turns = [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
+    return {turn: judged.get((*turn, _MODE, _MODE), scores.Judgment()).value for turn in turns}

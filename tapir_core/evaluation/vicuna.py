@@ -21,9 +21,9 @@ import polars as pl
 
 from tapir_core.config.benchmarks import VicunaBenchmark
 from tapir_core.evaluation.benchmark import Exchange, Game, items_table, register
-from tapir_core.evaluation.mt_bench import NUMBER, FastChat, measure_outcomes, read_questions
+from tapir_core.evaluation.mt_bench import NUMBER, FastChat, read_questions
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, by_question, position_note
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, in_percent, mean_figure, ratio_figure
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure, ratio_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import Prompt
@@ -54,8 +54,6 @@ class Vicuna(FastChat[VicunaBenchmark]):
         "review_win_rate_adjusted": "reviews: wins and half of the ties, %",
         "review_position_gap": "reviews: gain by standing first, points of the scale",
     }
-    headlines = ("relative_quality",)
-    modes = (_MODE,)
 
     def items(self) -> pl.DataFrame:
         """The questions, one turn each, with the baseline's answers."""
@@ -76,7 +74,7 @@ class Vicuna(FastChat[VicunaBenchmark]):
         return Judgment(*(found if game.order == "model_first" else found[::-1]))
 
     def figures(
-        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+        self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
     ) -> dict[str, Figure]:
         """Relative quality and wins, and of all questions what standing first is worth."""
         found = measure_reviews(self._reviews(exchanges, judged), max_failed_share=self.settings.max_failed_share)
@@ -147,9 +145,11 @@ def measure_reviews(
     model, baseline = (math.fsum(each[side] for each in kept) for side in (0, 1))
     quality = in_percent(ratio_figure(means, max_failed_share=max_failed_share))
     winners = [None if each is None else 0.5 if each[0] == each[1] else float(each[0] > each[1]) for each in means]
+    wins = mean_figure(winners, clusters=[*reviews], scale=SHARE, max_failed_share=max_failed_share)
+    counts = f"{winners.count(1.0)} wins, {winners.count(0.0)} losses, {winners.count(0.5)} ties"
     found = {
         "relative_quality": replace(quality, note=f"sum of scores {model:.1f} to {baseline:.1f}"),
-        "review_win_rate_adjusted": measure_outcomes(winners, [*reviews], max_failed_share)["win_rate_adjusted"],
+        "review_win_rate_adjusted": replace(in_percent(wins), note=counts),
     }
     leads = [[_lead(of[order]) for order in _ORDERS["both"]] for of in reviews.values() if len(of) == 2]
     gaps = [None if first is None or second is None else first - second for first, second in leads]

@@ -25,10 +25,6 @@ _SECTIONS: dict[str, frozenset[str]] = {
     "judge": frozenset({"system", "instruction", "answer_1", "answer_2", "reference"}),
     "judge_pointwise": frozenset({"system", "instruction", "answer", "reference"}),
     "label": frozenset({"instruction", "task_types"}),
-    "mt_bench_pair": frozenset(
-        {"question", "answer_a", "answer_b", "reference"}
-        | {"follow_up", "follow_up_answer_a", "follow_up_answer_b", "follow_up_reference"}
-    ),
     "mt_bench_single": frozenset(
         {"question", "answer", "reference"} | {"follow_up", "follow_up_answer", "follow_up_reference"}
     ),

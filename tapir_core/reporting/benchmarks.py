@@ -142,10 +142,8 @@ def _headline_in_words(row: dict[str, Any]) -> str:
 
 
 def _of_headlines(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of one student's headlines."""
-    headlines = [metric for kind in registered().values() for metric in kind.headlines]
-    known, first = pl.col("metric").is_in(headlines), pl.col("metric") == pl.col("metric").first().over("benchmark")
-    return rows.filter(pl.when(known.any().over("benchmark")).then(known).otherwise(first))
+    """The rows of the metric that stands for each benchmark: its first one."""
+    return rows.filter(pl.col("metric") == pl.col("metric").first().over("benchmark"))
 
 
 def figures_side_by_side(rows: pl.DataFrame) -> Table:

@@ -229,8 +229,6 @@ _PART = re.compile(r"\w+")
 _LONGEST_COMPARED_CHARS = 200
 _SURE = 5.0
 """Points by which an answer to a benchmark's question is preferred for its place or length."""
-_TIE = 0.5
-"""A lead below this is a tie."""
 _MIDDLE = 5.5
 
 
@@ -283,26 +281,12 @@ def _review(ask: Ask, behaviour: Behaviour) -> str:
     return f"{said}\n({first:.1f}, {second:.1f})" if "(7, 8)" in ask.text else f"{first:.1f} {second:.1f}\n{said}"
 
 
-def _compare(ask: Ask, behaviour: Behaviour) -> str:
-    """MT-Bench, a pair."""
-    lead = _lead(ask, *_last_turn(ask, "answer_a", "answer_b"), behaviour)
-    verdict = "C" if abs(lead) < _TIE else "A" if lead > 0 else "B"
-    return f"Answer A leads by {lead:.1f} points.\nVerdict: [[{verdict}]]"
-
-
 def _rate(ask: Ask, behaviour: Behaviour) -> str:
-    """MT-Bench, one answer."""
-    question, (answer, _) = _last_turn(ask, "answer", "answer")
+    """MT-Bench: the answer to the follow-up, where there is one."""
+    question, answer = ("follow_up", "follow_up_answer") if "follow_up" in ask.sections else ("question", "answer")
     found = grade(ask.sections[answer], known(ask.sections[question]))
     noise = derive_rng(0, "benchmark", ask.text, question).gauss(0, behaviour.noise)
     return f"The answer is {found.reason}.\nRating: [[{_in_scale(found.points + noise):.1f}]]"
-
-
-def _last_turn(ask: Ask, first: str, second: str) -> tuple[str, tuple[str, str]]:
-    """The sections of the question and the answers that are judged: those of the follow-up, where there is one."""
-    if "follow_up" in ask.sections:
-        return "follow_up", (f"follow_up_{first}", f"follow_up_{second}")
-    return "question", (first, second)
 
 
 def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviour) -> float:
@@ -364,7 +348,6 @@ _RULES: tuple[Rule, ...] = (
     ("refine", {"instruction", "answer", "style"}, refine),
     ("benchmark", {"instruction", "output_1", "output_2"}, _choose),
     ("benchmark", {"question", "answer"}, _rate),
-    ("benchmark", {"question", "answer_a", "answer_b"}, _compare),
     ("benchmark", {"question", "response_1", "response_2"}, _review),
     ("judge", {"instruction", "answer_1", "answer_2"}, judge),
     ("judge", {"instruction", "answer"}, judge),

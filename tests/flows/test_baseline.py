@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 
@@ -151,8 +150,7 @@ def test_who_goes_on_with_a_run_by_retry_judge_has_its_baseline_made_too(
     with pytest.raises(KeyboardInterrupt):
         go(config, engines=Engines(ending=("q-sft", "mix@1", KeyboardInterrupt())))
     engines, run = Engines(), run_of(config)
-    monkeypatch.setattr("flows.commands.live.connected", lambda _: nullcontext())
-    monkeypatch.setattr("flows.commands.run.distil_shown", lambda made, _, until: engines.distil(made, until))
+    monkeypatch.setattr("flows.commands.live.ShownFlows.do", lambda _, work, made, until: engines.distil(made, until))
     monkeypatch.setattr("tasks.train.count_round", engines.count)
     command = ["retry-judge", "q", "--root", run.ref.root]
     assert CliRunner().invoke(app, command).exit_code == 0

@@ -98,8 +98,7 @@ def test_mt_bench_is_asked_in_two_turns_at_its_temperatures_with_the_students_ow
     found = figures(run, "mt")
     assert found["rating"]["n"] == 2 * QUESTIONS
     assert found["rating"]["value"] > 8
-    assert {"rating_turn_1", "rating_turn_2", "pair_win_rate", "pair_position_gap"} <= set(found)
-    assert found["pair_win_rate_adjusted"]["value"] > 60
+    assert set(found) == {"rating", "rating_turn_1", "rating_turn_2"}
     scores = run.rows(StageAt("benchmark_scores", 0, benchmark="mt"))
     assert scores.filter(metric="rating")["category"].to_list() == [
         "all",
@@ -113,7 +112,7 @@ def test_mt_bench_is_asked_in_two_turns_at_its_temperatures_with_the_students_ow
         "humanities",
     ]
     replies = run.rows(StageAt("benchmark_replies", 0, benchmark="mt"))
-    assert replies.height == 2 * QUESTIONS * 3
+    assert replies.height == 2 * QUESTIONS
 
 
 def test_vicuna_is_reviewed_by_category_mathematics_included(

@@ -21,7 +21,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise
 from tasks.runtime import close_all
-from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, SAMPLES, VICUNA, judge, make_run
+from tests.benchmark_runs import ALPACA, MT_BENCH, MT_BENCH_ANSWERS, QUESTIONS, SAMPLES, VICUNA, judge, make_run
 from tests.conftest import StandingServer
 from tests.doubles.faults import FaultScript, read_faults
 from tests.doubles.lm_eval import make_fake_harness
@@ -52,7 +52,6 @@ class Case(NamedTuple):
 
 
 TURNS = ("question_id", "turn")
-SINGLE, PAIRS = ({**MT_BENCH, "modes": [mode]} for mode in ("single", "pairwise"))
 IFEVAL = {
     "type": "lm_eval",
     "task": "ifeval",
@@ -61,16 +60,15 @@ IFEVAL = {
 }
 CASES = [
     pytest.param(Case(ALPACA, "win_rate", "benchmark"), id="alpaca_eval"),
-    pytest.param(Case(SINGLE, "rating", "answer", TURNS), id="mt_bench-ratings"),
-    pytest.param(Case(PAIRS, "pair_win_rate_adjusted", "benchmark", TURNS), id="mt_bench-pairs"),
+    pytest.param(Case(MT_BENCH, "rating", "answer", TURNS), id="mt_bench"),
     pytest.param(
-        Case({**SINGLE, "outputs": {"gpt": MT_BENCH["baseline"]}}, "rating", "benchmark", TURNS, "gpt"),
+        Case({**MT_BENCH, "outputs": {"gpt": MT_BENCH_ANSWERS}}, "rating", "benchmark", TURNS, "gpt"),
         id="mt_bench-outputs",
     ),
     pytest.param(Case(VICUNA, "relative_quality", "answer"), id="vicuna"),
     pytest.param(Case({"type": "lm_eval", "task": "numbers"}, "exact", "answer"), id="lm_eval-fake"),
 ]
-KILLED = ("alpaca_eval", "mt_bench-ratings", "lm_eval-fake")
+KILLED = ("alpaca_eval", "mt_bench", "lm_eval-fake")
 """At the judge, at the student, who answers in turns, and at another judge than ours; the others go the same ways."""
 REAL_HARNESS = pytest.param(
     Case(IFEVAL, "prompt_level_strict_acc", "answer"),

@@ -236,8 +236,9 @@ def test_verdicts_on_the_held_out_set_are_asked_again_and_the_scores_follow(
     said, asked = " ".join(ended.output.split()), len(provider.calls)
     assert 0 < asked <= 5 * len(students), "two students may give the same answer, and an answer that failed none"
     for at in ("backbone", "round 0", "round 1"):
-        assert f"judge_heldout ({at}) 5 0 " in said
+        assert f"judge_heldout ({at}): 5 verdicts missing before, 0 now; " in said
     assert "change: evaluate (backbone), evaluate (round 0), evaluate (round 1)" in said
+    assert "Redo them with `tapir retry-judge " in said
     ended = tapir("retry-judge", held_out, "--continue", PREFECT_API_URL=standing_prefect.api)
     assert ended.exit_code == 0, f"{ended.output}\n{ended.exception!r}"
     assert changed_stages(held_out) == []

@@ -29,7 +29,7 @@ _BENCHMARKS = [
     'evaluation.benchmarks.apart={ questions = "q.jsonl" }',
     f'evaluation.benchmarks.alpaca={{ type = "alpaca_eval", {_FILES}, difficulty = "d", anchors = "a", '
     f'answering = {{}}, judge = {{ {_OPENAI} }}, outputs = {{ gpt = "gpt.json" }} }}',
-    f'evaluation.benchmarks.mt={{ type = "mt_bench", {_FILES}, references = "r", modes = ["single", "pairwise"], '
+    'evaluation.benchmarks.mt={ type = "mt_bench", questions = "q.jsonl", references = "r", '
     'judge = { type = "standin" } }',
     'evaluation.benchmarks.vicuna={ type = "vicuna", questions = "q", baseline = { run = "r", round = 1, '
     'benchmark = "v" } }',

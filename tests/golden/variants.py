@@ -206,14 +206,6 @@ VARIANTS: dict[str, list[str]] = {
     "alpaca_eval: panel": ['judge.panel=[{ type = "standin", noise = 2.0 }]'],
     "mt_bench": _benchmark('type = "mt_bench", questions = "q.jsonl"'),
     "mt_bench: references": ["evaluation.benchmarks.mine.references=r.jsonl"],
-    "mt_bench: pairwise": [
-        'evaluation.benchmarks.mine.modes=["pairwise"]',
-        "evaluation.benchmarks.mine.baseline=b.jsonl",
-    ],
-    "mt_bench: baseline of a run": [
-        'evaluation.benchmarks.mine.modes=["single", "pairwise"]',
-        'evaluation.benchmarks.mine.baseline={ run = "other", round = -1 }',
-    ],
     "mt_bench: judge openai": [f"evaluation.benchmarks.mine.judge={{ {_OPENAI} }}"],
     "mt_bench: judge served by the run": [f"evaluation.benchmarks.mine.judge={{ {_SERVED} }}"],
     "mt_bench: judge stand-in": ['evaluation.benchmarks.mine.judge={ type = "standin", noise = 0.0 }'],

@@ -57,7 +57,7 @@ def test_tables_of_length_control_that_were_edited_since_the_run_was_opened_make
     assert run.manifest(of_backbone("scores")) is None
 
 
-@pytest.mark.parametrize(("settings", "judgments"), [(ALPACA, 1), (MT_BENCH, 6)], ids=["ae", "mt"])
+@pytest.mark.parametrize(("settings", "judgments"), [(ALPACA, 1), (MT_BENCH, 2)], ids=["ae", "mt"])
 def test_the_progress_of_judging_counts_questions_those_that_nobody_is_asked_about_too(
     tmp_path: Path, settings: dict[str, Any], judgments: int
 ) -> None:

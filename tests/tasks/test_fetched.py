@@ -81,10 +81,7 @@ def read(run: RunFolder) -> None:
 def test_what_an_address_holds_is_read_and_kept_and_a_run_goes_on_when_the_server_is_gone(
     tmp_path: Path, site: Site
 ) -> None:
-    by_address = {
-        **MT_BENCH,
-        **{name: site.publish(MT_BENCH[name]) for name in ("questions", "references", "baseline")},
-    }
+    by_address = {**MT_BENCH, **{name: site.publish(MT_BENCH[name]) for name in ("questions", "references")}}
     config = configured(tmp_path, by_address)
     run = opened(config)
     read(run)
@@ -92,14 +89,14 @@ def test_what_an_address_holds_is_read_and_kept_and_a_run_goes_on_when_the_serve
     assert run.rows(ITEMS).equals(of_files)
     assert run.rows(ASKED).height == 2 * QUESTIONS
     kept = sorted(file.name.partition("-")[2] for file in (tmp_path / "runs/.tapir/fetched").iterdir())
-    assert kept == sorted(Path(by_address[name]).name for name in ("questions", "references", "baseline"))
+    assert kept == sorted(Path(by_address[name]).name for name in ("questions", "references"))
 
     site.go()
     said: list[str] = []
     again = opened(config, said)
     assert again.holds(ITEMS)
     assert again.holds(ASKED)
-    assert len(said) == 3
+    assert len(said) == 2
     assert all("nothing can be read at" in line and "Going on with what was fetched before" in line for line in said)
     for at in (ITEMS, ASKED):
         again.storage.remove(at.folder)

@@ -2,6 +2,7 @@ import io
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,10 +13,12 @@ from flows.commands.live import (
     live_display,
     print_summary,
     render_snapshot,
+    shown_live,
     spend_line,
 )
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import ConfigError
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tasks.outcomes import Progress, StageProgress
@@ -126,6 +129,19 @@ def test_a_display_tells_of_every_stage_before_it_leaves(terminal: bool) -> None
     shown = text_of(console)
     assert shown.count("round 1 · answer: 2 rows in") == 1
     assert "calls 5" in shown
+
+
+def test_the_second_display_of_a_start_tells_of_no_stage_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress, console, run = Progress(), make_console(), RunFolder(RunRef("runs", "shown"))
+    live = SimpleNamespace(progress=progress, calls=SimpleNamespace(spend=LiveSpend))
+    monkeypatch.setattr("tasks.runtime.current", lambda _: live)
+    for at in (ANSWER, StageAt("judge", 1)):
+        with shown_live(run, console):
+            progress.begin(at, shards=1, rows=1)
+            progress.row_counter(at)()
+            progress.end(at)
+    for name in ("answer", "judge"):
+        assert text_of(console).count(f"round 1 · {name}: 1 rows in") == 1
 
 
 def test_a_display_leaves_when_the_run_fails() -> None:

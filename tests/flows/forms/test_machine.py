@@ -1,8 +1,6 @@
 """Who waits for a machine: a deployed run that serves or trains on it."""
 
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
-from flows.forms import machine_to_distil, machine_to_evaluate, machine_to_judge
+from flows.forms import machine_for
+from flows.whole_run import Work
 from tapir_core.config import RunConfig
 from tests.run_config import make_config
 
@@ -31,10 +30,10 @@ def is_taken() -> bool:
         return limit.active_slots == 1
 
 
-def takes(machine: Callable[[RunConfig], AbstractContextManager[None]], config: RunConfig) -> bool:
+def takes(work: Work, config: RunConfig) -> bool:
     @flow(name="takes the machine")
     def look() -> bool:
-        with machine(config):
+        with machine_for(config, work):
             return is_taken()
 
     return bool(look())
@@ -55,17 +54,21 @@ def test_a_run_takes_its_machine_when_it_serves_or_trains_there(
     tmp_path: Path, engine: dict[str, Any], trains_on: str, taken: bool
 ) -> None:
     config = make_config(tmp_path, student={"engine": engine}, training={"runs_on": trains_on})
-    assert takes(machine_to_distil, config) is taken
+    assert takes("distil", config) is taken
     assert not is_taken()
 
 
 @pytest.mark.parametrize(("engine", "taken"), [(VLLM, True), (REPLICAS, True), (ENDPOINT, False)])
 def test_scores_take_the_machine_that_serves_for_them(tmp_path: Path, engine: dict[str, Any], taken: bool) -> None:
-    assert takes(machine_to_evaluate, make_config(tmp_path, student={"engine": engine})) is taken
+    config = make_config(tmp_path, student={"engine": engine})
+    assert takes("evaluate", config) is taken
+    assert not takes("show", config), "all scores stand"
 
 
 def test_a_judge_that_the_run_serves_takes_the_machine_too(tmp_path: Path) -> None:
     judge = {"endpoint": {"type": "vllm", "model": "org/judge"}}
     config = make_config(tmp_path, student={"engine": ENDPOINT}, judge=judge, training={"runs_on": "worker"})
-    assert [takes(each, config) for each in (machine_to_distil, machine_to_evaluate, machine_to_judge)] == [True] * 3
-    assert not takes(machine_to_judge, make_config(tmp_path))
+    assert takes("distil", config)
+    assert takes("evaluate", config)
+    assert takes("judge", config)
+    assert not takes("judge", make_config(tmp_path))

@@ -284,8 +284,6 @@ def test_a_benchmark_of_each_round_is_one_that_can_be_asked(benchmark_file: str)
 def test_what_a_benchmark_needs_beside_its_questions_is_named(benchmark_file: str) -> None:
     alone = {"type": "alpaca_eval", "questions": benchmark_file, "baseline": benchmark_file, "anchors": benchmark_file}
     assert "one of difficulty and anchors alone" in the_problem(evaluation={"benchmarks": {"ae": alone}})
-    pairs = {"type": "mt_bench", "questions": benchmark_file, "modes": ["pairwise"]}
-    assert "evaluation.benchmarks.mt.baseline: missing" in the_problem(evaluation={"benchmarks": {"mt": pairs}})
 
 
 def test_answers_to_a_benchmark_must_fit_the_students_server(benchmark_file: str) -> None:

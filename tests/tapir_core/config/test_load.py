@@ -129,8 +129,8 @@ def test_all_problems_are_reported_at_once_in_one_line_each(tmp_path: Path) -> N
         ('evaluation.each_round=["vi", "vi"]', "evaluation.each_round: value"),
         ('evaluation.each_round=["vi", "vi"]', "names vi twice; each is named once"),
         (
-            "evaluation.benchmarks.mt={type = 'mt_bench', questions = 'q', modes = ['single', 'single']}",
-            "names single twice; each is named once",
+            "evaluation.benchmarks.mt={type = 'mt_bench', questions = 'q', modes = ['pairwise']}",
+            "evaluation.benchmarks.mt.modes: unknown field",
         ),
         ("judge.orders=student_first", 'expected list of "teacher_first" or "student_first"'),
         ('judge.orders=["first"]', 'judge.orders.0: value "first"'),
@@ -333,6 +333,17 @@ def test_what_a_development_version_resolved_is_read(tmp_path: Path) -> None:
     table = json.loads(resolved_json(config)) | {"version": 3}
     del table["judge"]["replies"]
     assert load_resolved(json.dumps(table)) == config
+
+
+def test_mt_bench_of_a_development_version_is_read_where_it_rated_single_answers(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALLEST + "[evaluation.benchmarks.mt]\ntype = 'mt_bench'\nquestions = 'q'\n")
+    table = json.loads(resolved_json(config)) | {"version": 3}
+    before = table["evaluation"]["benchmarks"]["mt"] | {"modes": ["single"], "baseline": None}
+    table["evaluation"]["benchmarks"]["mt"] = before
+    assert load_resolved(json.dumps(table)) == config
+    table["evaluation"]["benchmarks"]["mt"] = before | {"modes": ["pairwise"], "baseline": "b"}
+    with pytest.raises(ConfigError, match=r"evaluation\.benchmarks\.mt\.modes: unknown field"):
+        load_resolved(json.dumps(table))
 
 
 def test_a_configuration_of_a_newer_tapir_is_refused_with_the_field_and_the_remedy(tmp_path: Path) -> None:

@@ -56,8 +56,7 @@ def only(found: Estimate) -> BenchmarkFigures:
     ("settings", "questions", "answers", "judgments"),
     [
         (ALPACA, 20, 20, 20),
-        (MT_BENCH, 20, 40, 40 * 3),
-        (MT_BENCH | {"modes": ["single"]}, 20, 40, 40),
+        (MT_BENCH, 20, 40, 40),
         (VICUNA, 20, 20, 20 * 2),
         (VICUNA | {"orders": "baseline_first"}, 20, 20, 20),
     ],

@@ -1,4 +1,4 @@
-"""Every kind of benchmark that can be configured is asked by somebody, and says what its figures are called."""
+"""Every kind of benchmark that can be configured is asked by somebody, and says what its fields shape."""
 
 import pytest
 
@@ -13,16 +13,10 @@ def test_every_kind_that_is_asked_has_its_benchmark() -> None:
 
 
 @pytest.mark.parametrize("kind", ASKED, ids=lambda kind: kind.__name__)
-def test_what_stands_for_a_benchmark_has_a_name_with_a_unit(kind: type[AskedBenchmark]) -> None:
-    made = registered()[kind]
-    assert set(made.headlines) <= made.labels.keys()
-
-
-@pytest.mark.parametrize("kind", ASKED, ids=lambda kind: kind.__name__)
 def test_every_field_shapes_a_stage_of_the_benchmark_or_is_said_to_be_free(kind: type[AskedBenchmark]) -> None:
     marks = ("answers", "replies", "apart", "free")
     items = kind.model_fields.keys() - {name for mark in marks for name in kind.with_mark(mark)}
-    assert items <= {"type", "modes", "task"}, (
+    assert items <= {"type", "task"}, (
         f"{', '.join(sorted(items))} of {kind.__name__} would make a benchmark's questions anew where it is changed; "
         "mark it as OfAnswers, OfReplies, Apart or Free if it does less, and name it here if it does not"
     )

@@ -1,17 +1,11 @@
-"""MT-Bench and Vicuna against published gradings: every parse, average and pair result."""
+"""MT-Bench and Vicuna against published gradings: every parse, average and sum."""
 
 import math
 from collections import defaultdict
 
 import pytest
 
-from tapir_core.evaluation.mt_bench import (
-    WITH_REFERENCE,
-    measure_pairs,
-    measure_ratings,
-    parse_pair_verdict,
-    parse_rating,
-)
+from tapir_core.evaluation.mt_bench import WITH_REFERENCE, measure_ratings, parse_rating
 from tapir_core.evaluation.statistics import Figure
 from tapir_core.evaluation.vicuna import measure_reviews, parse_first_line
 from tapir_core.judging.verdict import PairScores
@@ -25,14 +19,10 @@ def value(figure: Figure) -> float:
 
 
 def test_every_made_up_reply_is_read_as_the_originals_read_it() -> None:
-    parsers = {
-        "single_rating": (parse_rating, -1),
-        "pair_verdict": (parse_pair_verdict, "error"),
-        "first_line_scores": (parse_first_line, [-1, -1]),
-    }
+    parsers = {"single_rating": (parse_rating, -1), "first_line_scores": (parse_first_line, [-1, -1])}
     cases = json_rows("mt_bench/parser_cases.jsonl")
-    # No prompt of ours asks for two scores in brackets.
-    for case in (each for each in cases if each["parser"] != "two_scores"):
+    # No prompt of ours asks for two scores in brackets, or for the better one of two answers.
+    for case in (each for each in cases if each["parser"] not in ("two_scores", "pair_verdict")):
         parse, failure = parsers[case["parser"]]
         found = parse(case["text"])
         read = [found.answer_1, found.answer_2] if isinstance(found, PairScores) else found
@@ -65,24 +55,6 @@ def test_averages_of_published_gradings() -> None:
         whole = math.fsum(value(each["rating"]) * each["rating"].estimate.n for each in of_category)
         assert whole / kept == pytest.approx(value(found["rating"]))
     assert len(expected) == 10
-
-
-def test_published_pairs() -> None:
-    worth = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5, "error": None}
-    rows = csv_rows("mt_bench/pairwise_third_party.csv")
-    pairs = {
-        (row["question_id"], place): tuple(worth[row[f"game_{game}_winner"]] for game in (1, 2))
-        for place, row in enumerate(rows)
-    }
-    found = measure_pairs(pairs)
-    adjusted = found["pair_win_rate_adjusted"]
-    assert (adjusted.note, adjusted.n_failed) == ("18 wins, 20 losses, 35 ties", 2)
-    assert value(found["pair_win_rate"]) == 100 * (18 / 73)
-    assert value(found["pair_loss_rate"]) == 100 * (20 / 73)
-    assert value(adjusted) == 100 * ((18 + 35 / 2) / 73)
-    assert found["pair_position_gap"].note.endswith("shown first"), (
-        "16 pairs went to whoever stood first, 2 to the other"
-    )
 
 
 def sums(figure: Figure) -> list[float]:

@@ -34,7 +34,7 @@ def judged(game: Game, place: int) -> Judgment:
         return Judgment(1 + of_three / 2, how="log-probabilities")
     if game.mode == "review":
         return Judgment(5.0 + of_three, 6.0)
-    return Judgment(5.0 + of_three if game.mode == "single" else of_three / 2)
+    return Judgment(5.0 + of_three)
 
 
 def scores_of(root: Path, settings: dict[str, Any], judge: Callable[[Game, int], Judgment], **more: Any) -> list[Score]:
@@ -88,28 +88,24 @@ def without_first(path: str, folder: Path) -> str:
     """The same answers, of which the first two have failed."""
     text, file = Path(path).read_text(), folder / "baseline"
     rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
-    failed = {"output": "$ERROR$", "choices": [{"turns": ["$ERROR$", "$ERROR$"]}]}
+    failed = {"output": "$ERROR$", "choices": [{"turns": ["$ERROR$"]}]}
     file.write_text(json.dumps([*({**row, **failed} for row in rows[:2]), *rows[2:]]))
     return str(file)
 
 
-@ALL_THREE
+@pytest.mark.parametrize("settings", [ALPACA, VICUNA], ids=["ae", "vi"])
 def test_a_baselines_answer_that_failed_is_neither_win_nor_loss_and_the_figure_says_whose_it_was(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     baseline = without_first(settings["baseline"], tmp_path)
     found = scores_of(tmp_path, settings, wins, baseline=baseline, max_failed_share=0.1)
-    pairwise = [each for each in found if each.category == "all" and not each.metric.startswith("rating")]
-    failed = 4 if settings is MT_BENCH else 2
-    for each in pairwise:
-        assert (each.n_failed, each.estimate.n + each.n_failed) == (failed, QUESTIONS * failed // 2), each
-    headline = pairwise[0]
+    of_all = [each for each in found if each.category == "all"]
+    for each in of_all:
+        assert (each.n_failed, each.estimate.n + each.n_failed) == (2, QUESTIONS), each
+    headline = of_all[0]
     assert headline.estimate.value in (100, pytest.approx(100 * 9 / 6)), "of what was judged all is won"
     told = f"failed: the baseline, {baseline!r}, has no answer to 2 questions (1, 2)"
     assert headline.note.endswith(told)
-    if settings is MT_BENCH:
-        [rating] = [each for each in found if (each.category, each.metric) == ("all", "rating")]
-        assert (rating.n_failed, rating.note) == (0, ""), "a rating needs no baseline"
     withheld = scores_of(tmp_path, settings, wins, baseline=baseline, max_failed_share=0.09)
     [none] = [each for each in withheld if (each.category, each.metric) == ("all", headline.metric)]
     assert none.estimate.value is None
@@ -118,9 +114,7 @@ def test_a_baselines_answer_that_failed_is_neither_win_nor_loss_and_the_figure_s
 
 def wins(game: Game, place: int) -> Judgment:
     """The student is better everywhere."""
-    if game.mode == "review":
-        return Judgment(9.0, 6.0)
-    return Judgment({"annotation": 2.0, "pairwise": 1.0, "single": 9.0}[game.mode])
+    return Judgment(9.0, 6.0) if game.mode == "review" else Judgment(2.0)
 
 
 @ALL_THREE

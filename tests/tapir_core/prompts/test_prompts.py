@@ -12,16 +12,6 @@ SECTIONS = {
     "judge": {"instruction": "ASK", "system": "", "answer_1": "ONE", "answer_2": "TWO", "reference": ""},
     "judge_pointwise": {"instruction": "ASK", "system": "", "answer": "ONE", "reference": ""},
     "label": {"instruction": "ASK", "task_types": "Math\nLaw"},
-    "mt_bench_pair": {
-        "question": "ASK",
-        "answer_a": "ONE",
-        "answer_b": "TWO",
-        "reference": "RIGHT",
-        "follow_up": "MORE",
-        "follow_up_reference": "SO",
-        "follow_up_answer_a": "THREE",
-        "follow_up_answer_b": "FOUR",
-    },
     "discover": {"instructions": "- ASK"},
     "mt_bench_single": {
         "question": "ASK",

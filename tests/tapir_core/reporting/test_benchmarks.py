@@ -31,7 +31,7 @@ from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.shown_plots import read_plots
 
-BENCHMARKS = {"ae": ALPACA, "mt": {**MT_BENCH, "modes": ["single"]}}
+BENCHMARKS = {"ae": ALPACA, "mt": MT_BENCH}
 
 
 def configured(root: Path, **changes: object) -> RunConfig:

@@ -41,18 +41,20 @@ def built(root: Path, name: str, *, rounds: int = 1, **benchmarks: dict[str, Any
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
-    """Alike but for one round more, another judge of `vi`, another baseline of `mt`, and the orders of `order`.
+    """Alike but for one round more, another judge of `vi`, another baseline of `against`, the orders of `order`, and
+    the kind of `kind`.
 
     The baseline of `ae` says the same in other bytes.
     """
     root = tmp_path_factory.mktemp("runs")
-    pairs = {**MT_BENCH, "modes": ["pairwise"]}
-    single = {**MT_BENCH, "modes": ["single"], "baseline": None}
-    first = built(root, "one", ae=ALPACA, vi=VICUNA, mt=pairs, order=VICUNA, only=single)
+    first = built(root, "one", ae=ALPACA, vi=VICUNA, against=VICUNA, order=VICUNA, kind=VICUNA, only=MT_BENCH)
     alone = VICUNA | {"orders": "baseline_first"}
     (root / "other-bytes.json").write_text(json.dumps(json.loads(Path(ALPACA["baseline"]).read_text())))
     alike = ALPACA | {"baseline": str(root / "other-bytes.json")}
-    return [first, built(root, "two", rounds=2, ae=alike, vi=VICUNA | NOISY, mt=single, order=alone)]
+    (root / "other.jsonl").write_text(Path(VICUNA["baseline"]).read_text().replace("Answer: number", "A number"))
+    other = VICUNA | {"baseline": str(root / "other.jsonl")}
+    changed = {"ae": alike, "vi": VICUNA | NOISY, "against": other, "order": alone, "kind": MT_BENCH}
+    return [first, built(root, "two", rounds=2, **changed)]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,8 @@ def test_judgments_in_both_orders_and_in_one_are_not_compared(shown: SideBySide)
 
 
 def test_other_questions_or_another_baseline_are_not_compared(shown: SideBySide) -> None:
-    note = paired(shown)["mt", "–"]["Note"]
+    assert paired(shown)["against", "–"]["Note"] == "not compared: other questions or another baseline"
+    note = paired(shown)["kind", "–"]["Note"]
     assert note.startswith("not compared: ")
     assert "another prompt" in note
     assert "other questions or another baseline" in note

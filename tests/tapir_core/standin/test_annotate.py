@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from tapir_core.evaluation.mt_bench import parse_pair_verdict, parse_rating
+from tapir_core.evaluation.mt_bench import parse_rating
 from tapir_core.evaluation.vicuna import parse_review, request_kind
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import load_prompt
@@ -61,11 +61,8 @@ def test_log_probabilities_that_cannot_be_had_are_a_wrong_request() -> None:
         ask(server, annotation(RIGHT, WRONG), logprobs=True, top_logprobs=21)
 
 
-PAIR = {"question": SUM, "answer_a": RIGHT, "answer_b": WRONG, "reference": ""}
 TURN_2 = {"follow_up": "Make plural: apple", "follow_up_reference": ""}
-NO_TURN_2 = dict.fromkeys(
-    ("follow_up", "follow_up_reference", "follow_up_answer", "follow_up_answer_a", "follow_up_answer_b"), ""
-)
+NO_TURN_2 = dict.fromkeys(("follow_up", "follow_up_reference", "follow_up_answer"), "")
 
 
 def test_an_answer_is_rated_and_of_two_turns_the_second() -> None:
@@ -77,17 +74,6 @@ def test_an_answer_is_rated_and_of_two_turns_the_second() -> None:
     ratings = [parse_rating(reply) for reply in replies]
     assert isinstance(ratings[1], float)
     assert ratings[0] == 9.0 > ratings[1]
-
-
-def test_a_pair_has_a_verdict_and_equal_answers_tie() -> None:
-    pair = load_prompt("mt_bench_pair")
-    texts = [
-        pair.render(**NO_TURN_2, **PAIR),
-        pair.render(**{**NO_TURN_2, **PAIR, "answer_a": WRONG, "answer_b": RIGHT}),
-        pair.render(**{**NO_TURN_2, **PAIR, "answer_b": RIGHT}),
-    ]
-    with StandinServer(noise=0.0, position_bias=0.0) as server:
-        assert [parse_pair_verdict(ask(server, text).message.content) for text in texts] == ["A", "B", "tie"]
 
 
 @pytest.mark.parametrize("category", ["generic", "coding", "math"])
