@@ -83,7 +83,7 @@ COMMANDS = {
         "Apply work pools and deployments to the server of PREFECT_API_URL, or to the one of `tapir up`.",
     ),
     "standin": ("server:standin_app", "The offline, rule-based teacher and judge. No LLM."),
-    "store": ("store:store_app", "The store of all paid answers: look, move, shrink, check."),
+    "store": ("store:store_app", "The store of all paid answers: statistics, copy, import, prune, check."),
     "backbone": ("series:backbone_app", "The list of backbones that a curriculum is run for."),
 }
 """Command → where it stands below `flows.commands`, as `module:name`, and its help."""

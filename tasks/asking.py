@@ -186,8 +186,8 @@ def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], 
     """
     if lacking := len(scored) - current(run).calls.count_stored(scored):
         raise ConfigError(
-            f"{at}: the store lacks {lacking} replies that have scores, so that they would be paid for again. Bring "
-            "them with `tapir store export` and `tapir store import` from the store that has them; or remove "
+            f"{at}: the store lacks {lacking} replies that have scores, so that they would be paid for again. Copy "
+            f"them from a store that has them: `tapir store copy FROM {calls.store_url(run.config)}`. Or remove "
             f"{run.ref.root}/{run.ref.name}/{at.folder}, and {otherwise} asks for all of them anew"
         )
 

@@ -15,7 +15,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.modelfile import write_modelfile
-from tapir_core.paths import MODEL_CARD, MODELFILE, export_folder
+from tapir_core.paths import MODEL_CARD, MODELFILE, STORE, export_folder
 from tapir_core.reporting import report, run_progress
 from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
@@ -60,8 +60,9 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
             remove_run(source)
     console.print(f"run {ref.name} is in {root}", highlight=False)
     console.print(f"{ref.root} has it no more" if remove else f"the original stays in {ref.root}", highlight=False)
-    if config.calls.store_url is None:
-        say(f"its paid answers stay in the store of {ref.root}; `tapir store export` and `import` take them along")
+    if config.calls.store_url is None and "://" not in ref.root:
+        here, there = f"{ref.root}/{STORE}", "postgresql://…" if "://" in root else f"{root}/{STORE}"
+        say(f"its paid answers stay in {here}; `tapir store copy {here} {there}` copies them")
 
 
 def _copy_kept(run: RunFolder, root: str, say: Say) -> None:

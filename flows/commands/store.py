@@ -1,4 +1,4 @@
-"""`tapir store …`: look at the call store, move it, shrink it, check it. Reading commands never make a store.
+"""`tapir store …`: statistics, copy, import, prune, check. Only `copy` and `import` make a store.
 
 Names come from providers and files, so they are printed as they are.
 """
@@ -14,10 +14,9 @@ import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from flows.commands import AsJson, Overrides, console, print_line, print_tables, print_words, say, words
+from flows.commands import AsJson, Overrides, console, errors, print_line, print_tables, print_words, words
 from tapir_core import store_admin
 from tapir_core.calls import root_store_url, store_tables, store_url
-from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.data.readers import read_pool
 from tapir_core.errors import ConfigError, TapirError
@@ -33,9 +32,9 @@ _TEXT_CHARACTERS, _KEY_CHARACTERS = 60, 16
 _IDENTITY_CHARACTERS = 24
 """A student's identity is a whole digest; `--json` has it in full."""
 
-StoreUrl = Annotated[
+Address = Annotated[
     str | None,
-    typer.Option("--store", metavar="URL", help="sqlite:///path/store.sqlite or postgresql://host/database."),
+    typer.Option("--store", metavar="ADDRESS", help="An SQLite file, or postgresql://host/database."),
 ]
 Root = Annotated[str, typer.Option(help="Folder of all runs; its own store is meant when --store is left out.")]
 Roles = Annotated[list[str] | None, typer.Option("--role", help="Only this role (label, teach, judge, …); repeatable.")]
@@ -49,18 +48,27 @@ Endings = Annotated[
     list[str] | None,
     typer.Option("--finish-reason", help="Only answers that ended so: stop, length (cut off); repeatable."),
 ]
-Runs = Annotated[list[str] | None, typer.Option("--run", help="Only what this run asked first; repeatable.")]
-Place = Annotated[str, typer.Argument(metavar="URL", help="Folder, or any fsspec URL: s3://…", show_default=False)]
 
 
 @store_app.command()
 def stats(
-    store: StoreUrl = None,
+    store: Address = None,
     root: Root = "runs",
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Read every row first, and check an SQLite file; ends with 1 if it is damaged."),
+    ] = False,
+    remove: Annotated[
+        bool, typer.Option("--delete", help="With --check: remove the damaged rows after listing them.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what the store holds and what it cost, and how often answers were re-used."""
+    if remove and not check:
+        raise ConfigError("--delete without --check: it removes the damaged rows that --check finds; give both")
     with opened(store, root) as engine:
+        if check:
+            _check(errors if as_json else console, engine, remove=remove)
         found = store_admin.gather_stats(engine)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
@@ -68,60 +76,65 @@ def stats(
         print_stats(console, found)
 
 
-@store_app.command("export")
-def export_answers(
-    place: Place,
-    store: StoreUrl = None,
-    root: Root = "runs",
-    roles: Roles = None,
-    models: Models = None,
-    runs: Runs = None,
-    since: Annotated[str | None, typer.Option(help="Only from then on: 2026-11-01, or 30d for days back.")] = None,
+def _check(console: Console, engine: sa.Engine, *, remove: bool) -> None:
+    """Print what is damaged.
+
+    Raises:
+        TapirError: something is, and stays so.
+    """
+    found = store_admin.check_store(engine)
+    print_words(console, "store", "checked", found=found)
+    faults = Table("", ("fault", "rows"), tuple((fault, count(rows)) for fault, rows in found.faults.most_common()))
+    print_tables(console, faults, table_of("", _DAMAGED, found.damaged, text_columns=len(_DAMAGED)))
+    if remove and found.places:
+        removed = store_admin.delete_rows(engine, found.places)
+        print_line(console, f"removed {removed:,} rows; a run that needs them asks again")
+    if wrong := words("store", "faults", found=found, may_remove=remove):
+        raise TapirError(wrong[0])
+
+
+@store_app.command("copy")
+def copy_answers(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="SQLite file or URL of a store.", show_default=False)],
+    target: Annotated[
+        str, typer.Argument(metavar="TO", help="Another; it is made if there is none.", show_default=False)
+    ],
 ) -> None:
-    """Write answers as Parquet, with a manifest that is written last."""
-    moment = store_admin.read_moment(since, now=datetime.now(UTC)) if since else None
-    chosen = store_admin.RowFilter(tuple(roles or ()), tuple(models or ()), runs=tuple(runs or ()), since=moment)
-    with opened(store, root) as engine:
-        done = store_admin.export_answers(
-            engine, store_admin.Archive(place), chosen, on_part=lambda rows: say(f"{rows:,} rows written")
-        )
-    print_words(console, "store", "exported", done=done, place=place)
+    """Copy the answers of one store into another; given again, it goes on.
+
+    What TO has stays as it is. Damaged rows are left out and listed.
+    """
+    with opened(source, "") as here, opened(target, "", make=True) as there:
+        done = store_admin.copy_answers(here, there)
+        _print_inserted(done)
+        if done.read.file_faults:
+            raise TapirError(
+                f"{store_tables.shown_url(here.url)}: {done.read.file_faults[0]}. The sound rows up to there are in "
+                f"{store_tables.shown_url(there.url)}; docs/store.md says how to save more of a damaged file"
+            )
 
 
 @store_app.command("import")
 def import_answers(
-    place: Place,
-    store: StoreUrl = None,
-    root: Root = "runs",
-    teacher_of: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CONFIG", help="URL is a file of instructions with answers that this configuration's teacher gave."
-        ),
-    ] = None,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Instructions with answers, in any pool format.", show_default=False)
+    ],
+    teacher_of: Annotated[Path, typer.Option(metavar="CONFIG", help="Configuration whose teacher gave the answers.")],
+    store: Address = None,
     overrides: Overrides = None,
 ) -> None:
-    """Insert what an export, or a file of a teacher's answers, has and the store lacks; nothing is overwritten.
+    """Insert answers that a configuration's teacher gave elsewhere; nothing is overwritten.
 
-    Makes the store where there is none. With --teacher-of it is that configuration's, unless --store names another.
+    They go into that configuration's store, or the one of --store, which is made if there is none.
     """
-    if teacher_of is not None:
-        _import_file(place, load_config(teacher_of, overrides or ()), store)
-        return
-    archive = store_admin.Archive(place)
-    archive.read_manifest()  # a wrong place must not leave an empty store behind
-    with opened(store, root, make=True) as engine:
-        _print_imported(store_admin.import_answers(engine, archive))
-
-
-def _import_file(place: str, config: RunConfig, store: str | None) -> None:
+    config = load_config(teacher_of, overrides or ())
     names = getattr(config.data.pool, "columns", {})
     found = read_pool(
-        place, on_bad_row=config.data.on_bad_row, limit=None, rng=derive_rng(0), columns=names, answers=True
+        file, on_bad_row=config.data.on_bad_row, limit=None, rng=derive_rng(0), columns=names, answers=True
     ).rows
     if "answer" not in found.columns:
         raise ConfigError(
-            f"{place!r} has no answers: neither `output` nor an assistant's last turn in any row; where the file has "
+            f"{file!r} has no answers: neither `output` nor an assistant's last turn in any row; where the file has "
             'another name for it: --set data.pool.columns.output="name"'
         )
     rows = found.drop_nulls("answer").to_dicts()
@@ -130,17 +143,18 @@ def _import_file(place: str, config: RunConfig, store: str | None) -> None:
         done = store_admin.import_replies(engine, replies)
     who, sampling = config.teacher.endpoint.in_words("teacher"), config.teacher.answering.in_words
     print_words(console, "store", "taken_over", who=who, sampling=sampling, lacking=found.height - len(rows))
-    _print_imported(done)
+    _print_inserted(done)
 
 
-def _print_imported(done: store_admin.Imported) -> None:
-    print_words(console, "store", "imported", done=done)
-    print_tables(console, table_of("", _DIFFERENT, done.listed, text_columns=len(_DIFFERENT)))
+def _print_inserted(done: store_admin.Inserted) -> None:
+    print_words(console, "store", "inserted", done=done)
+    different = table_of("", _DIFFERENT, done.listed, text_columns=len(_DIFFERENT))
+    print_tables(console, different, table_of("", _DAMAGED, done.read.damaged, text_columns=len(_DAMAGED)))
 
 
 @store_app.command()
 def prune(
-    store: StoreUrl = None,
+    store: Address = None,
     root: Root = "runs",
     older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Only rows older than this: 12h, 30d.")] = None,
     models: Models = None,
@@ -182,31 +196,12 @@ def prune(
             print_words(console, "store", "compacted", done=store_admin.compact(engine))
 
 
-@store_app.command()
-def verify(
-    store: StoreUrl = None,
-    root: Root = "runs",
-    remove: Annotated[
-        bool, typer.Option("--delete", help="Remove the damaged rows after listing them; they are asked again.")
-    ] = False,
-) -> None:
-    """Look for damaged rows, and of SQLite for a damaged file; ends with 1 when there is something."""
-    with opened(store, root) as engine:
-        found = store_admin.verify_store(engine)
-        print_words(console, "store", "verified", found=found)
-        faults = Table("", ("fault", "rows"), tuple((fault, count(rows)) for fault, rows in found.faults.most_common()))
-        print_tables(console, faults, table_of("", _DAMAGED, found.damaged, text_columns=len(_DAMAGED)))
-        if remove and found.places:
-            removed = store_admin.delete_rows(engine, found.places)
-            print_line(console, f"removed {removed:,} rows; who needs them asks again")
-    if wrong := words("store", "faults", found=found, may_remove=remove):
-        raise TapirError(wrong[0])
-
-
 @contextmanager
 def opened(store: str | None, root: str, *, make: bool = False) -> Iterator[sa.Engine]:
-    """The store that a user means; with ``make`` one is made where there is none."""
-    engine = (store_tables.open_engine if make else store_admin.open_existing)(store or root_store_url(root))
+    """The store at an SQLite file or URL, or else the root's; with ``make`` one is made where there is none."""
+    address = store or root_store_url(root)
+    url = address if "://" in address else f"sqlite:///{address}"
+    engine = (store_tables.open_engine if make else store_admin.open_existing)(url)
     try:
         yield engine
     finally:

@@ -75,16 +75,13 @@ def in_columns(rows: pl.DataFrame, columns: Iterable[str], some_have: Iterable[s
 
 
 def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
-    """Write one part, named by its content; writing the same rows again changes nothing but a damaged file.
-
-    An empty ``folder`` is the root of the storage.
-    """
+    """Write one part, named by its content; writing the same rows again changes nothing but a damaged file."""
     buffer = io.BytesIO()
     rows.write_parquet(buffer, compression="zstd", statistics=False)
     content = buffer.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()
     part = Part(part_name(sha256), rows.height, sha256)
-    path = f"{folder}/{part.name}".removeprefix("/")
+    path = f"{folder}/{part.name}"
     if not storage.exists(path) or storage.sha256(path) != sha256:
         storage.write_bytes(path, content)
     return part

@@ -1,4 +1,4 @@
-"""Administration of the call store: look at it, move, shrink and check it. Imports SQLAlchemy: import it when used."""
+"""Administration of the call store: statistics, copy, import, prune, check. Imports SQLAlchemy: import it when used."""
 
 from tapir_core.store_admin.contents import (
     AnswerGroup,
@@ -15,21 +15,12 @@ from tapir_core.store_admin.contents import (
     store_size,
 )
 from tapir_core.store_admin.rows import (
+    Checked,
     DamagedRow,
     RowFilter,
-    Verified,
+    check_store,
     delete_rows,
     open_existing,
     read_age,
-    read_moment,
-    verify_store,
 )
-from tapir_core.store_admin.transfer import (
-    Archive,
-    Exported,
-    Imported,
-    OtherText,
-    export_answers,
-    import_answers,
-    import_replies,
-)
+from tapir_core.store_admin.transfer import Inserted, OtherText, copy_answers, import_replies

@@ -10,20 +10,30 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from tapir_core.calls.store_tables import answers, explained, in_groups, open_engine, read_url, shown_url, writing
+from tapir_core.calls.store_tables import (
+    answers,
+    explained,
+    in_groups,
+    open_engine,
+    read_url,
+    reason_of,
+    shown_url,
+    writing,
+)
 from tapir_core.calls.thoughts import strip_thoughts
 from tapir_core.calls.types import TERMINAL, Answer, Endpoint
 from tapir_core.calls.wire import TRAINED_ON, clean_text, read_completion
 from tapir_core.calls.words import CUT_OFF, REFUSED, read_ending, words_of
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
+from tapir_core.paths import STORE
 from tapir_core.turns import CONTROL_TOKEN
 
 _ROWS_PER_FETCH = 100
@@ -50,7 +60,7 @@ Fault = Literal[
 
 _STATUSES = frozenset[str]({"answer", *TERMINAL})
 _TEXTS = ("key", "role", "model", "identity", "prompt_version", "run", "status", "text", "finish_reason", "message")
-_UNREADABLE = "the call store cannot be read: {}. `tapir store verify` looks for what is damaged."
+_UNREADABLE = "the call store cannot be read: {}. `tapir store stats --check` looks for damage."
 _UNWRITABLE = (
     "the call store cannot be written: {}. What was committed before stays; free the disk, or wait for the other "
     "process, and the same command goes on."
@@ -67,16 +77,12 @@ class RowFilter:
     roles: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     identities: tuple[str, ...] = ()
-    runs: tuple[str, ...] = ()
-    """Runs that asked first."""
     statuses: tuple[str, ...] = ()
     """`answer`, or kinds of terminal failures."""
     finish_reasons: tuple[str, ...] = ()
     """Why answers ended: `stop`, or `length` where they were cut off."""
     unusable: bool = False
     """Only failures, and answers that are empty, cut off or hold control tokens: nothing is trained on them."""
-    since: datetime | None = None
-    """UTC; rows of this moment or later."""
     before: datetime | None = None
     """UTC; rows before this moment."""
 
@@ -87,7 +93,6 @@ class RowFilter:
             columns.role: self.roles,
             columns.model: self.models,
             columns.identity: self.identities,
-            columns.run: self.runs,
             columns.status: self.statuses,
             columns.finish_reason: tuple(word for ending in self.finish_reasons for word in words_of(ending)),
         }
@@ -101,20 +106,9 @@ class RowFilter:
                 | columns.text.regexp_match(CONTROL_TOKEN.pattern)
                 | closes_turn
             )
-        if self.since is not None:
-            found.append(columns.created >= self.since)
         if self.before is not None:
             found.append(columns.created < self.before)
         return found
-
-    def as_json(self) -> dict[str, object]:
-        """The conditions that are set, for a manifest."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value if value is True else list(value)
-            for name, value in values.items()
-            if value
-        }
 
 
 def open_existing(url: str) -> sa.Engine:
@@ -126,8 +120,8 @@ def open_existing(url: str) -> sa.Engine:
     """
     if not is_there(url):
         raise MissingPrerequisite(
-            f"there is no call store at {shown_url(url)}; the first run of a root makes it. Name another root with "
-            "--root, or a store with --store sqlite:///path/store.sqlite"
+            f"there is no call store at {shown_url(url)}; the first run of a root makes it at ROOT/{STORE}. Name an "
+            "existing one with --root or --store, or as FROM of `tapir store copy`"
         )
     return open_engine(url)
 
@@ -169,10 +163,8 @@ def changing(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
-def read_rows(
-    connection: sa.Connection, *conditions: sa.ColumnElement[bool], by_key: bool = False
-) -> Iterator[StoredRow]:
-    """Every row that meets ``conditions``, as it was when the first is read; a row's columns, and its `place`.
+def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Iterator[tuple[Any, StoredRow]]:
+    """Every row that meets ``conditions``, as it was when the first is read, after its place.
 
     Bytes that are no UTF-8 come as lone surrogates, and SQLite's times as the text that they are stored as, so that a
     damaged row can be told and does not stop the others.
@@ -184,9 +176,10 @@ def read_rows(
     created = sa.type_coerce(answers.c.created, sa.Text).label("created")
     columns = [created if column.name == "created" else column for column in answers.columns]
     query = sa.select(place_column(connection).label("place"), *columns).where(*conditions)
-    ordered = query.order_by(answers.c.key) if by_key else query
-    with connection.execute(ordered, execution_options={"yield_per": _ROWS_PER_FETCH}) as found:
-        yield from map(dict, found.mappings())
+    with connection.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}) as found:
+        for each in found.mappings():
+            row = dict(each)
+            yield row.pop("place"), row
 
 
 def place_column(connection: sa.Connection) -> sa.ColumnElement[Any]:
@@ -206,26 +199,8 @@ def read_age(text: str) -> timedelta:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def read_moment(text: str, *, now: datetime) -> datetime:
-    """A date (`2026-11-01`), a date and time, or an age before ``now``; as UTC without a zone, as the store has it.
-
-    Raises:
-        ConfigError: it is none of them.
-    """
-    if re.fullmatch(r"\d+[hdw]", text.strip()):
-        return _as_stored(now - read_age(text))
-    try:
-        return _as_stored(datetime.fromisoformat(text.strip()))
-    except ValueError as exc:
-        raise ConfigError(f"{text!r} is no moment; write it as 2026-11-01, 2026-11-01T12:00 (UTC) or 30d") from exc
-
-
 def _decode(content: bytes) -> str:
     return content.decode("utf-8", "surrogateescape")
-
-
-def _as_stored(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +215,8 @@ class DamagedRow:
 
 
 @dataclass(slots=True)
-class Verified:
-    """What a look at every row found."""
+class Checked:
+    """What reading every row found."""
 
     rows: int = 0
     faults: Counter[Fault] = field(default_factory=Counter)
@@ -255,21 +230,40 @@ class Verified:
     file_faults: list[str] = field(default_factory=list)
     """What the database says of itself."""
 
+    def take(self, row: StoredRow, place: Any = None) -> bool:
+        """Count ``row``; gives whether it is sound."""
+        faults = row_faults(row)
+        self.rows += 1
+        self.without_reply += row["status"] == "answer" and row["raw"] is None
+        self.faults.update(faults)
+        self.places += [place] if faults else []
+        if faults and len(self.damaged) < LISTED:
+            key, role, model, run = (_shown(row[name]) for name in ("key", "role", "model", "run"))
+            self.damaged.append(DamagedRow(key, role, model, run, tuple(faults)))
+        return not faults
 
-def verify_store(engine: sa.Engine) -> Verified:
+
+def check_store(engine: sa.Engine) -> Checked:
     """Check every row, and of SQLite the file; nothing is changed."""
-    found = Verified(file_faults=_check_file(engine))
-    try:
-        with reading(engine) as connection:
-            for row in read_rows(connection):
-                _count(row, found)
-    except TapirError as error:
-        found.file_faults.append(f"reading stopped after {found.rows} rows: {error.__cause__ or error}")
+    found = Checked(file_faults=_check_file(engine))
+    for _ in sound_rows(engine, found):
+        pass
     return found
 
 
+def sound_rows(engine: sa.Engine, found: Checked) -> Iterator[StoredRow]:
+    """The sound rows, as far as the database can be read; ``found`` counts all rows and says why reading stopped."""
+    try:
+        with reading(engine) as connection:
+            for place, row in read_rows(connection):
+                if found.take(row, place):
+                    yield row | {"created": datetime.fromisoformat(str(row["created"]))}
+    except TapirError as error:
+        found.file_faults.append(f"reading stopped after {found.rows} rows: {reason_of(error.__cause__)}")
+
+
 def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
-    """Remove the rows that `verify_store` found and that are damaged still; gives how many went.
+    """Remove the rows that `check_store` found and that are damaged still; gives how many went.
 
     They are asked for again when they are needed.
 
@@ -279,10 +273,10 @@ def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
     removed = 0
     for some in in_groups(places, ROWS_PER_COMMIT):
         with changing(engine) as connection:
-            place = place_column(connection)
+            column = place_column(connection)
             # Looked at again: in the meantime another process may have rewritten the file, with other places.
-            damaged = [row["place"] for row in read_rows(connection, place.in_(some)) if row_faults(row)]
-            removed += connection.execute(sa.delete(answers).where(place.in_(damaged))).rowcount
+            damaged = [place for place, row in read_rows(connection, column.in_(some)) if row_faults(row)]
+            removed += connection.execute(sa.delete(answers).where(column.in_(damaged))).rowcount
     return removed
 
 
@@ -301,17 +295,6 @@ def row_faults(row: StoredRow) -> list[Fault]:
         "unreadable time": not _is_moment(row["created"]),
     }
     return [fault for fault, is_found in found.items() if is_found]
-
-
-def _count(row: StoredRow, found: Verified) -> None:
-    faults = row_faults(row)
-    found.rows += 1
-    found.without_reply += row["status"] == "answer" and row["raw"] is None
-    found.faults.update(faults)
-    found.places += [row["place"]] if faults else []
-    if faults and len(found.damaged) < LISTED:
-        key, role, model, run = (_shown(row[name]) for name in ("key", "role", "model", "run"))
-        found.damaged.append(DamagedRow(key, role, model, run, tuple(faults)))
 
 
 def _check_file(engine: sa.Engine) -> list[str]:

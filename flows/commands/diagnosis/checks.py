@@ -116,7 +116,7 @@ def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
         Check(
             "store",
             lambda: _look_at_store(root, config),
-            "`tapir store verify` looks for what is damaged; docs/store.md says how to save what is left",
+            "`tapir store stats --check` looks for damage; docs/store.md says how to save the rest",
             limit_seconds=30,
         ),
         *(run_checks(config, root) if config else []),

@@ -1,6 +1,7 @@
 """`tapir move`: what the user is told, what stays, who is kept away."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -9,10 +10,13 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.commands.move import move_run
 from flows.driver import run_lease
+from tapir_core.calls import root_store_url
 from tapir_core.errors import ConfigError, RunBusy
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
+from tapir_core.store_admin import gather_stats, open_existing
 from tests.run_builder import build_run
+from tests.tapir_core.store_admin.store_rows import fill, numbered
 
 
 @pytest.fixture
@@ -30,10 +34,16 @@ def test_the_original_stays_and_the_user_is_told_so(run, tmp_path):
     told = move(run, tmp_path / "there")
     assert "all are verified" in told
     assert f"the original stays in {run.ref.root}" in told
-    assert "tapir store export" in told
     assert run.holds(StageAt("label")) == RunFolder(RunRef(str(tmp_path / "there"), run.ref.name)).holds(
         StageAt("label")
     )
+
+
+def test_the_user_is_told_how_the_paid_answers_come_along(run, tmp_path):
+    fill(root_store_url(run.ref.root), numbered(3))
+    [command] = re.findall("`tapir (store copy .*?)`", move(run, tmp_path / "there"))
+    assert "3 added" in CliRunner().invoke(app, command.split()).output
+    assert gather_stats(open_existing(root_store_url(str(tmp_path / "there")))).rows == 3
 
 
 def test_the_same_command_again_copies_nothing_and_may_remove_the_original(run, tmp_path):

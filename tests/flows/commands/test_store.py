@@ -1,6 +1,9 @@
 """`tapir store …` as a user meets it: what is printed, the exit codes, and that nothing is changed without --yes."""
 
 import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,12 @@ from typer.testing import CliRunner, Result
 
 from flows.commands.store import store_app
 from tapir_core.calls import root_store_url
-from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
+from tapir_core.errors import MissingPrerequisite, TapirError
 from tapir_core.paths import STORE
 from tapir_core.stages import StageAt
 from tests.harness.processes import REPOSITORY
 from tests.run_builder import build_run
-from tests.tapir_core.store_admin.store_rows import fill, numbered, refusal, reply_of, sql
+from tests.tapir_core.store_admin.store_rows import damage_file, fill, numbered, refusal, reply_of, sql
 
 
 def tapir_store(*words: object) -> Result:
@@ -47,7 +50,7 @@ def rows(root: Path) -> int:
     return int(found)
 
 
-@pytest.mark.parametrize("words", [["stats"], ["export", "out"], ["prune", "--role", "judge"], ["verify"]])
+@pytest.mark.parametrize("words", [["stats"], ["stats", "--check"], ["prune", "--role", "judge"]])
 def test_a_store_that_is_not_there_is_not_made(words: list[str], tmp_path: Path):
     error = failed(*words, "--root", tmp_path / "runs")
     assert isinstance(error, MissingPrerequisite)
@@ -72,37 +75,44 @@ def test_another_store_is_named_by_its_url(root: Path, tmp_path: Path):
     assert "4 rows in" in printed("stats", "--store", f"sqlite:///{root / STORE}", "--root", tmp_path / "nowhere")
 
 
-def test_what_is_exported_from_one_root_is_imported_into_another(root: Path, tmp_path: Path):
-    place, other = tmp_path / "out", tmp_path / "other"
-    assert "exported 3 rows in 1 parts" in printed("export", place, "--root", root, "--role", "judge")
-    assert "3 added, 0 already there, 0 different" in printed("import", place, "--root", other)
-    assert "0 added, 3 already there, 0 different" in printed("import", place, "--root", other)
-    assert rows(other) == 3
+def test_a_store_is_copied_into_another_by_file_or_url(root: Path, tmp_path: Path):
+    other = tmp_path / "other" / STORE
+    assert "4 rows read: 4 added, 0 already there, 0 different, 0 damaged" in printed("copy", root / STORE, other)
+    assert "0 added, 4 already there" in printed("copy", f"sqlite:///{root / STORE}", f"sqlite:///{other}")
+    assert "4 rows in" in printed("stats", "--store", other)
 
 
-def test_an_export_chooses_by_date_run_and_model(root: Path, tmp_path: Path):
-    words = ("export", tmp_path / "out", "--root", root, "--since", "1d", "--run", "a-run", "--model", "fake-model")
-    assert "exported 3 rows" in printed(*words)
-    assert "exported 0 rows" in printed("export", tmp_path / "none", "--root", root, "--since", "2099-01-01")
-
-
-def test_an_export_says_what_it_left_out(root: Path, tmp_path: Path):
-    sql(root_store_url(str(root)), "UPDATE answers SET usd = -1 WHERE role = 'teach'")
-    assert "left out: 1 damaged rows" in printed("export", tmp_path / "out", "--root", root)
-
-
-def test_a_wrong_place_leaves_no_empty_store_behind(tmp_path: Path):
-    assert isinstance(failed("import", tmp_path / "nothing", "--root", tmp_path / "runs"), ConfigError)
+def test_a_copy_of_a_store_that_is_not_there_makes_none(tmp_path: Path):
+    error = failed("copy", tmp_path / "nothing.sqlite", tmp_path / "other" / "store.sqlite")
+    assert isinstance(error, MissingPrerequisite)
+    assert "nothing.sqlite" in str(error)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_copy_leaves_damaged_rows_out_and_names_them(root: Path, tmp_path: Path):
+    sql(root_store_url(str(root)), "UPDATE answers SET usd = -1 WHERE role = 'teach'")
+    shown = printed("copy", root / STORE, tmp_path / "other.sqlite")
+    assert "3 added, 0 already there, 0 different, 1 damaged and left out" in shown
+    assert "teach [red]loud[/red] a-run impossible count" in shown
+
+
 def test_rows_that_differ_are_listed(root: Path, tmp_path: Path):
-    printed("export", tmp_path / "out", "--root", root)
-    other = tmp_path / "other"
-    fill(root_store_url(str(other)), numbered(1), role="judge", make_reply=lambda _: reply_of("bad"))
-    shown = printed("import", tmp_path / "out", "--root", other)
+    other = f"sqlite:///{tmp_path}/other.sqlite"
+    fill(other, numbered(1), role="judge", make_reply=lambda _: reply_of("bad"))
+    shown = printed("copy", root / STORE, other)
     assert "3 added, 0 already there, 1 different" in shown
     assert "judge fake-model bad good" in shown
+
+
+def test_a_damaged_file_is_copied_as_far_as_it_can_be_read(root: Path, tmp_path: Path):
+    fill(root_store_url(str(root)), numbered(1000, start=10))
+    damage_file(root / STORE)
+    done = tapir_store("copy", root / STORE, tmp_path / "other.sqlite")
+    assert isinstance(done.exception, TapirError)
+    assert "reading stopped after" in str(done.exception)
+    assert "docs/store.md" in str(done.exception)
+    assert " added, 0 already there" in done.output
+    assert "of them damaged" in printed("stats", "--check", "--store", tmp_path / "other.sqlite")
 
 
 def test_prune_without_yes_says_what_would_go_and_changes_nothing(root: Path):
@@ -146,38 +156,65 @@ def test_prune_without_a_condition_is_a_usage_error(root: Path):
     assert rows(root) == 4
 
 
-def test_verify_says_that_a_sound_store_is_sound(root: Path):
-    assert "4 rows looked at, 0 of them damaged" in printed("verify", "--root", root)
+def test_a_check_says_that_a_sound_store_is_sound_before_what_it_holds(root: Path):
+    shown = printed("stats", "--check", "--root", root)
+    assert shown.index("4 rows read, 0 of them damaged") < shown.index("4 rows in")
 
 
-def test_verify_ends_with_1_and_a_table_of_damaged_rows(root: Path):
+def test_a_check_ends_with_1_and_a_table_of_damaged_rows(root: Path):
     sql(root_store_url(str(root)), "UPDATE answers SET text = 'forged' WHERE rowid = 2")
-    done = tapir_store("verify", "--root", root)
+    done = tapir_store("stats", "--check", "--root", root)
     assert isinstance(done.exception, TapirError)
     assert done.exception.exit_code == 1
-    assert "1 of 4 rows are damaged; `tapir store verify --delete`" in str(done.exception)
+    assert "1 of 4 rows are damaged; `tapir store stats --check --delete`" in str(done.exception)
     assert "judge fake-model a-run reply gives another text" in " ".join(done.output.split())
     assert rows(root) == 4
 
 
-def test_verify_with_delete_lists_and_removes(root: Path):
+def test_a_check_with_delete_lists_and_removes(root: Path):
     sql(root_store_url(str(root)), "UPDATE answers SET text = 'forged' WHERE rowid = 2")
-    shown = printed("verify", "--root", root, "--delete")
-    assert shown.index("reply gives another text") < shown.index("removed 1 rows")
+    shown = printed("stats", "--check", "--delete", "--root", root)
+    assert shown.index("reply gives another text") < shown.index("removed 1 rows") < shown.index("3 rows in")
     assert rows(root) == 3
-    assert "0 of them damaged" in printed("verify", "--root", root)
+    assert "0 of them damaged" in printed("stats", "--check", "--root", root)
 
 
-def test_verify_of_a_damaged_file_says_how_to_save_what_is_left(root: Path):
-    path = root / STORE
+def test_nothing_is_deleted_without_a_check(root: Path):
+    sql(root_store_url(str(root)), "UPDATE answers SET text = 'forged' WHERE rowid = 2")
+    error = failed("stats", "--delete", "--root", root)
+    assert error.exit_code == 2
+    assert "--check" in str(error)
+    assert rows(root) == 4
+
+
+def test_a_check_leaves_one_json_object(root: Path):
+    done = tapir_store("stats", "--check", "--json", "--root", root)
+    assert json.loads(done.stdout)["rows"] == 4
+    assert "0 of them damaged" in done.stderr
+
+
+def test_a_check_of_a_damaged_file_says_where_to_read_how_to_save_what_is_left(root: Path):
     fill(root_store_url(str(root)), numbered(300, start=10))
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 8 * 4096] = b"\xa5" * (8 * 4096)
-    path.write_bytes(content)
-    done = tapir_store("verify", "--root", root)
-    assert "import the last export" in str(done.exception)
+    damage_file(root / STORE)
+    done = tapir_store("stats", "--check", "--root", root)
+    assert "docs/store.md" in str(done.exception)
     assert "the database says" in done.output
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="SQLite's own program is not here")
+def test_the_recipe_of_the_docs_saves_what_is_left_of_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    fill(root_store_url("runs"), numbered(1000))
+    damage_file(Path("runs", STORE))
+    page = (REPOSITORY / "docs/store.md").read_text()
+    recipe = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[-1].splitlines()
+    assert [line.split()[0] for line in recipe] == ["mkdir", "sqlite3", "tapir"]
+    for line in recipe[:-1]:
+        subprocess.run(["bash", "-c", line], check=False, capture_output=True, timeout=60)
+    assert "already there" in printed(*recipe[-1].split()[2:])
+    checked = printed("stats", "--check")
+    saved = int(re.findall(r"([\d,]+) rows read, 0 of them damaged", checked)[0].replace(",", ""))
+    assert 500 < saved < 1000
 
 
 @pytest.fixture
@@ -201,7 +238,12 @@ def test_answers_of_a_file_get_into_the_store_as_the_teachers_once(tmp_path: Pat
     assert "1 different" in printed("import", file, *teacher)
     found = sql(root_store_url(str(tmp_path)), "SELECT role, model, text, usd FROM answers ORDER BY text")
     assert [tuple(each) for each in found] == [("teach", "gpt-x", str(number), 0) for number in range(1, 5)]
-    assert "0 of them damaged" in printed("verify", "--root", tmp_path)
+    assert "0 of them damaged" in printed("stats", "--check", "--root", tmp_path)
+
+
+def test_answers_of_a_file_come_with_the_configuration_of_their_teacher(tmp_path: Path):
+    assert tapir_store("import", tmp_path / "answered.json").exit_code == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_without_answers_makes_no_store(tmp_path: Path, teacher: list[object]):

@@ -5,11 +5,12 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tapir_core.calls import AnswerStore, Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, read_completion
-from tapir_core.store_admin import Verified
+from tapir_core.store_admin import Checked
 from tests.doubles.provider import make_request
 
 
@@ -21,7 +22,7 @@ def reply_of(text: str = "fine", *, usd: float = 0.0) -> Reply:
     return replace(read, usd=usd)
 
 
-def is_sound(found: Verified) -> bool:
+def is_sound(found: Checked) -> bool:
     return not found.places and not found.file_faults
 
 
@@ -58,3 +59,11 @@ def sql(url: str, statement: str, *values: object) -> list[tuple[Any, ...]]:
         found = database.execute(statement, values).fetchall()
         database.commit()
     return found
+
+
+def damage_file(store: Path) -> None:
+    """Overwrite eight pages in the middle of an SQLite store that nobody has open."""
+    content = bytearray(store.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 8 * 4096] = b"\xa5" * (8 * 4096)
+    store.write_bytes(content)

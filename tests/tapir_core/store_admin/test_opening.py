@@ -4,7 +4,7 @@ import pytest
 
 from tapir_core.calls import root_store_url
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
-from tapir_core.store_admin import gather_stats, open_existing, verify_store
+from tapir_core.store_admin import check_store, gather_stats, open_existing
 from tests.tapir_core.store_admin.store_rows import fill, numbered, sql
 
 
@@ -44,6 +44,6 @@ def test_a_store_that_cannot_be_read_names_the_command_that_looks_for_the_damage
     fill(store_url, numbered(1))
     engine = open_existing(store_url)
     sql(store_url, "ALTER TABLE answers RENAME COLUMN usd TO eur")
-    with pytest.raises(TapirError, match="tapir store verify"):
+    with pytest.raises(TapirError, match="tapir store stats --check"):
         gather_stats(engine)
-    assert "no such column" in verify_store(engine).file_faults[0]
+    assert "no such column" in check_store(engine).file_faults[0]

@@ -22,7 +22,7 @@ def test_a_root_with_a_store_is_well(tmp_path: Path) -> None:
     assert {each.level for each in found.values()} <= {"ok", "warning"}, "the disk may be small"
     assert found["storage"].level == "ok"
     assert "0 answers, schema" in found["store"].found
-    assert "tapir store verify" in found["store"].found
+    assert "tapir store stats --check" in found["store"].found
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -5,9 +5,9 @@ import pytest
 from tapir_core.calls import AnswerStore, CallEngine
 from tapir_core.config import CallsConfig
 from tapir_core.errors import TapirError
-from tapir_core.store_admin import delete_rows, gather_stats, open_existing, rows, verify_store
+from tapir_core.store_admin import check_store, delete_rows, gather_stats, open_existing, rows
 from tests.doubles.provider import FakeProvider, Text, make_request
-from tests.tapir_core.store_admin.store_rows import fill, is_sound, numbered, refusal, sql
+from tests.tapir_core.store_admin.store_rows import damage_file, fill, is_sound, numbered, refusal, sql
 
 
 def test_what_a_provider_said_is_sound_whatever_it_said(store_url: str):
@@ -16,7 +16,7 @@ def test_what_a_provider_said_is_sound_whatever_it_said(store_url: str):
         engine = CallEngine(AnswerStore(store_url), CallsConfig(), run="a-run")
         with engine:
             engine.ask([make_request(str(number)) for number in range(len(hostile))], provider.endpoint)
-    found = verify_store(open_existing(store_url))
+    found = check_store(open_existing(store_url))
     assert is_sound(found)
     assert (found.rows, found.without_reply, found.damaged) == (6, 0, [])
 
@@ -36,12 +36,12 @@ def test_a_row_that_was_damaged_is_found_and_only_that_one_is_removed(store_url:
     requests = fill(store_url, numbered(5))
     sql(store_url, damage)
     engine = open_existing(store_url)
-    found = verify_store(engine)
+    found = check_store(engine)
     assert not is_sound(found)
     assert found.faults == {fault: 1}
     assert [row.faults for row in found.damaged] == [(fault,)]
     assert delete_rows(engine, found.places) == 1
-    assert is_sound(verify_store(engine))
+    assert is_sound(check_store(engine))
     with AnswerStore(store_url) as store:
         assert store.known([request.key for request in requests]) == {request.key for request in requests[1:]}
 
@@ -50,7 +50,7 @@ def test_a_key_and_a_model_that_are_no_text_can_be_shown_and_removed(store_url: 
     fill(store_url, numbered(2))
     sql(store_url, "UPDATE answers SET key = x'ff00', model = CAST(x'41ff' AS TEXT) WHERE rowid = 2")
     engine = open_existing(store_url)
-    found = verify_store(engine)
+    found = check_store(engine)
     assert (found.damaged[0].key, found.damaged[0].model) == ("b'\\xff\\x00'", "A\\udcff")
     assert found.damaged[0].faults == ("key is no sha256", "undecodable text")
     assert delete_rows(engine, found.places) == 1
@@ -61,7 +61,7 @@ def test_a_removed_row_is_asked_again(store_url: str):
     requests = fill(store_url, numbered(3))
     sql(store_url, DAMAGE["reply gives another text"])
     engine = open_existing(store_url)
-    delete_rows(engine, verify_store(engine).places)
+    delete_rows(engine, check_store(engine).places)
     with FakeProvider() as provider, CallEngine(AnswerStore(store_url), CallsConfig(), run="a-run") as calls:
         calls.ask(requests, provider.endpoint)
         assert len(provider.calls) == 1
@@ -73,7 +73,7 @@ def test_all_damaged_rows_are_counted_and_the_first_are_listed(store_url: str, m
     fill(store_url, numbered(20))
     sql(store_url, "UPDATE answers SET usd = -1 WHERE rowid <= 10")
     engine = open_existing(store_url)
-    found = verify_store(engine)
+    found = check_store(engine)
     assert (len(found.places), len(found.damaged), found.rows) == (10, 4, 20)
     assert delete_rows(engine, found.places) == 10
 
@@ -82,21 +82,15 @@ def test_an_answer_without_its_raw_reply_is_counted_and_not_called_damaged(store
     fill(store_url, numbered(2))
     fill(store_url, ["refused"], make_reply=lambda _: refusal())
     sql(store_url, "UPDATE answers SET raw = NULL")
-    found = verify_store(open_existing(store_url))
+    found = check_store(open_existing(store_url))
     assert is_sound(found)
     assert found.without_reply == 2
 
 
 def test_a_damaged_file_is_told_with_the_rows_that_could_be_read(store_url: str, tmp_path: Path):
     fill(store_url, numbered(400))
-    engine = open_existing(store_url)
-    engine.dispose()
-    path = tmp_path / "store.sqlite"
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2 // 4096 * 4096
-    content[middle : middle + 8 * 4096] = b"\xa5" * (8 * 4096)
-    path.write_bytes(content)
-    found = verify_store(open_existing(store_url))
+    damage_file(tmp_path / "store.sqlite")
+    found = check_store(open_existing(store_url))
     assert not is_sound(found)
     assert found.file_faults
 
@@ -105,7 +99,7 @@ def test_a_row_that_was_replaced_meanwhile_is_not_removed(store_url: str):
     fill(store_url, numbered(3))
     sql(store_url, DAMAGE["impossible count"])
     engine = open_existing(store_url)
-    found = verify_store(engine)
+    found = check_store(engine)
     sql(store_url, "DELETE FROM answers WHERE rowid = 1")
     sql(store_url, "UPDATE answers SET rowid = rowid - 1")
     assert delete_rows(engine, found.places) == 0
@@ -118,4 +112,4 @@ def test_rows_that_cannot_be_removed_say_so(store_url: str):
     sql(store_url, "CREATE TRIGGER no BEFORE DELETE ON answers BEGIN SELECT RAISE(ABORT, 'keep out'); END")
     engine = open_existing(store_url)
     with pytest.raises(TapirError, match="keep out"):
-        delete_rows(engine, verify_store(engine).places)
+        delete_rows(engine, check_store(engine).places)
