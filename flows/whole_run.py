@@ -15,6 +15,7 @@ from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary
+from tasks.engines import machine
 
 
 def count_round(run: RunFolder, number: int) -> Training:
@@ -43,7 +44,7 @@ def drive(
     """
     with hold_run(config, say=say, amend=amend) as run:
         if not is_done(run, until):
-            for note in save_estimate(run):
+            for note in save_estimate(run, len(machine.gpu_memory())):
                 say(f"data.pool: {note}")
             distil(run, until)
         else:
