@@ -7,7 +7,6 @@ rest on stands in `_assumptions`, a sentence for each thing that could turn out 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import cached_property
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -49,12 +48,7 @@ HOURS, KNOWN_HOURS, BATCH_HOURS = (0.3, 3.0), (0.5, 2.0), (0.1, 12.0)
 _BATCH_SECONDS, _START_SECONDS = 7200.0, 30.0
 """Of a batch; of a server's start, and of a training's."""
 
-_SPEEDS = {
-    "teacher": EndpointSpeed(0.7, 1 / 60),
-    "judge": EndpointSpeed(0.7, 1 / 60),
-    "student": EndpointSpeed(0.5, 1 / 40),
-    "standin": EndpointSpeed(0.004, 0.0, at_once=1.0),
-}
+_OTHERS, _STUDENT, _STANDIN = EndpointSpeed(0.7, 1 / 60), EndpointSpeed(0.5, 1 / 40), EndpointSpeed(0.004, 0.0, 1.0)
 """Of one reply among as many as the configuration keeps in flight, where nobody measured."""
 _OPERATIONS = {"CPU": 2e11, "GPU": 1e14}
 """Floating-point operations a second of a device; a token takes 2 a weight, and 6 in training."""
@@ -195,7 +189,11 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: 
     rows, pool = evidence.read_pool(config, prompts["label"], url)
     sampled = randomness.derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))
     versions = {name: [prompts[each].version for each in of.prompts] for name, of in config.evaluation.judged.items()}
-    asked = [(role, each.identity, name) for (role, name), models in asked_by_role(config).items() for each in models]
+    asked = [
+        (role, identity_of(role, endpoint), name)
+        for (role, name), of in asked_by_role(config).items()
+        for endpoint in of.values()
+    ]
     training = config.training
     known = evidence.Evidence(
         prompts=evidence.measure_prompts(config, prompts, sampled, pool.natural_shares),
@@ -240,12 +238,12 @@ def forecast(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Estimat
         run=config.run.name,
         stages=tuple(each for each in stages if each.needed.calls.high or each.steps is not None),
         roles=tuple(each for each in roles if each.needed.calls.high),
-        charged=_figures("teacher and judge", "", [line for line in whole if line.model]),
+        charged=_figures("teacher and judge", "", [line for line in whole if line.endpoint]),
         total=_figures("all", "", whole),
         unknown_prices=tuple(
-            f"{each.field}: {each.price.reason}; {each.price.remedy}"
-            for each in costs.models
-            if isinstance(each.price, prices.UnknownPrice)
+            f"{field}: {price.reason}; {price.remedy}"
+            for field, endpoint in costs.endpoints.items()
+            if isinstance(price := _price_of(endpoint), prices.UnknownPrice)
         ),
         assumptions=_assumptions(costs, pool, planned, has_baseline=with_baseline),
         benchmarks=tuple(_benchmark(costs, planned, name) for name in known.benchmarks),
@@ -257,39 +255,31 @@ def forecast(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Estimat
     )
 
 
-@dataclass(frozen=True)
-class PricedModel:
-    """A teacher or judge that is asked at an endpoint, and may charge for it."""
-
-    asks: Asked
-    field: str
-    """Of the configuration."""
-    endpoint: EndpointConfig
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """Under which its answers are stored."""
-        return self.endpoint.answers_as(self.asks)
-
-    @cached_property
-    def price(self) -> prices.Price | prices.UnknownPrice:
-        """In the mode in which it is asked."""
-        price = prices.price_of(self.endpoint)
-        is_batched = isinstance(price, prices.Price) and self.endpoint.in_batches
-        return price.in_mode("batch") if is_batched else price
+Asking = dict[tuple[Role, str], dict[str, EndpointConfig]]
+"""Role, and of judgments the benchmark → who is asked, by the field of the configuration."""
 
 
-def asked_by_role(config: RunConfig) -> dict[tuple[Role, str], list[PricedModel]]:
-    """Role, and of judgments the benchmark of each round → who is asked: first the teacher, then the judges."""
-    teacher = PricedModel("teacher", "teacher.endpoint", config.teacher.endpoint)
-    judges = [PricedModel("judge", *of) for of in config.judge.endpoints.items()]
-    asked = {(role, ""): [teacher] for role, asks in asked_in_roles().items() if asks == "teacher"}
-    asked["judge", ""] = judges
+def asked_by_role(config: RunConfig) -> Asking:
+    """Teacher and judges, those of the benchmarks of each round included."""
+    teacher = {"teacher.endpoint": config.teacher.endpoint}
+    asked: Asking = {(role, ""): teacher for role, asks in asked_in_roles().items() if asks == "teacher"}
+    asked["judge", ""] = config.judge.endpoints
     for name in config.evaluation.each_round:
         if judged := config.evaluation.judged.get(name):
-            field = f"evaluation.benchmarks.{name}.judge"
-            asked["benchmark", name] = [PricedModel("judge", field, judged.judge)] if judged.judge else judges[:1]
+            own, first = f"evaluation.benchmarks.{name}.judge", dict([*config.judge.endpoints.items()][:1])
+            asked["benchmark", name] = {own: judged.judge} if judged.judge else first
     return asked
+
+
+def identity_of(role: Role, endpoint: EndpointConfig) -> ModelIdentity:
+    """Under which an endpoint's answers in a role are stored."""
+    return endpoint.answers_as("judge" if role in ("judge", "benchmark") else "teacher")
+
+
+def _price_of(endpoint: EndpointConfig) -> prices.Price | prices.UnknownPrice:
+    """In the mode in which it is asked."""
+    price = prices.price_of(endpoint)
+    return price.in_mode("batch") if isinstance(price, prices.Price) and endpoint.in_batches else price
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +287,9 @@ class Line:
     """One piece of work of one model, with the tokens of a call and the time of all its paid calls."""
 
     work: Work
-    model: PricedModel | None = None
+    endpoint: EndpointConfig | None = None
     """None for the student, whose answers cost time and no money, and for training."""
+    price: prices.Price | prices.UnknownPrice | None = None
     prompt_tokens: float = 0.0
     completion_tokens: float = 0.0
     longest: float = 0.0
@@ -311,8 +302,8 @@ class Line:
     @property
     def usd(self) -> float:
         """Price of one call; 0 where it is unknown."""
-        price = self.model.price if self.model else None
-        return price.usd(self.prompt_tokens, self.completion_tokens) if isinstance(price, prices.Price) else 0.0
+        tokens = self.prompt_tokens, self.completion_tokens
+        return self.price.usd(*tokens) if isinstance(self.price, prices.Price) else 0.0
 
     def at(self, end: int) -> "Line":
         """It at an end of the range: 0 is low, 1 is high."""
@@ -331,42 +322,46 @@ class _Costs:
 
     def __init__(self, config: RunConfig, known: evidence.Evidence) -> None:
         self.config, self.known, self.asked = config, known, asked_by_role(config)
-        self.models = list(dict.fromkeys(each for models in self.asked.values() for each in models))
+        self.teacher = config.teacher.endpoint
+        self.endpoints = {field: endpoint for of in self.asked.values() for field, endpoint in of.items()}
+        """Field of the configuration → who is asked there."""
         operations = _OPERATIONS["GPU" if known.gpus else "CPU"] * max(1, known.gpus)
         self.token_seconds = 2 * known.weights / operations if known.weights else 0.0
         """Of the student for a token that it reads or writes, when it is as busy as can be; 0 where it is unknown."""
-        plain, *_ = self._reply(Work("", role="teach"), self.models[0])
+        plain, *_ = self._reply(Work("", role="teach"), self.teacher)
         self.example_tokens = known.prompts["teach"].tokens + plain
 
     def lines(self, pool: Pool) -> Iterator[Line]:
         """The likely run: a line for each piece of work and each model that is asked."""
         for work in workload(self.config, pool, self.known.benchmarks):
-            asked: Sequence[PricedModel | None] = self.asked.get((work.role, work.benchmark), ()) if work.role else ()
-            for model in asked or [None]:
-                line = self._line(work, model)
+            asked = self.asked.get((work.role, work.benchmark), {}) if work.role else {}
+            for endpoint in asked.values() or [None]:
+                line = self._line(work, endpoint)
                 seconds, pace = self._seconds(line)
                 yield replace(line, seconds=seconds, pace=pace)
 
-    def _line(self, work: Work, model: PricedModel | None) -> Line:
+    def _line(self, work: Work, endpoint: EndpointConfig | None) -> Line:
         if work.role is None:
             return Line(work)
         prompts = (self.known.benchmarks[work.benchmark] if work.benchmark else self.known.prompts)[work.role]
         prompt = prompts.tokens
         for role, count in prompts.shows.items():
-            tokens, *_ = self._reply(replace(work, role=role), self.models[0] if role == "teach" else None)
+            tokens, *_ = self._reply(replace(work, role=role), self.teacher if role == "teach" else None)
             prompt += count * tokens
-        return Line(work, model, prompt, *self._reply(work, model))
+        price = _price_of(endpoint) if endpoint else None
+        return Line(work, endpoint, price, prompt, *self._reply(work, endpoint))
 
-    def _reply(self, work: Work, model: PricedModel | None) -> tuple[float, float, Ends]:
+    def _reply(self, work: Work, endpoint: EndpointConfig | None) -> tuple[float, float, Ends]:
         """Completion tokens of one reply, the most that the configuration allows, and the range of the first."""
-        role, teacher, longest = work.role or "answer", self.models[0], float(self._sampling(work).max_tokens)
-        if model is None and work.round == paths.BACKBONE:
+        role, longest = work.role or "answer", float(self._sampling(work).max_tokens)
+        if endpoint is None and work.round == paths.BACKBONE:
             return _BACKBONE_SHARE * longest, longest, KNOWN_TOKENS
         # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
-        key: evidence.Asked = (role, model.identity, work.benchmark) if model else ("teach", teacher.identity, "")
+        stored_as: Role = role if endpoint else "teach"
+        key = stored_as, identity_of(stored_as, endpoint or self.teacher), work.benchmark if endpoint else ""
         if (stored := self.known.lengths.get(key)) is not None:
             return min(longest, stored), longest, KNOWN_TOKENS
-        tokens = priors_of((model or teacher).endpoint).tokens[role]
+        tokens = priors_of(endpoint or self.teacher).tokens[role]
         return min(longest, tokens + (self.known.instruction if role == "expand" else 0.0)), longest, TOKENS
 
     def _sampling(self, work: Work) -> Sampling:
@@ -384,29 +379,29 @@ class _Costs:
         }
         return sampling.get(work.role or "", student)
 
-    def speed_of(self, model: PricedModel | None) -> tuple[EndpointSpeed, bool]:
-        """Of one reply of a model, or of the student, and whether it was measured."""
-        measured = self.known.speeds.get(model.endpoint.place) if model else None
-        kind = "student" if model is None else "standin" if model.endpoint.is_standin else model.asks
-        return measured or _SPEEDS[kind], measured is not None
+    def speed_of(self, endpoint: EndpointConfig | None) -> tuple[EndpointSpeed, bool]:
+        """Of one reply from an endpoint, or of the student, and whether it was measured."""
+        measured = self.known.speeds.get(endpoint.place) if endpoint else None
+        assumed = _STUDENT if endpoint is None else _STANDIN if endpoint.is_standin else _OTHERS
+        return measured or assumed, measured is not None
 
     def _seconds(self, line: Line) -> tuple[float | None, Ends]:
         """Of paid calls or of a training, with the starts, and their range; None where they are unknown."""
         work, starts = line.work, _START_SECONDS * line.work.starts
-        if line.model and line.model.endpoint.in_batches:
+        if line.endpoint and line.endpoint.in_batches:
             return _BATCH_SECONDS if work.paid else 0.0, BATCH_HOURS
         if (measured := self.known.seconds.get(work.stage)) is not None:
             return (work.paid or work.examples) * measured, KNOWN_HOURS
         if work.role is None:
             training = 3 * work.examples * self.example_tokens * self.token_seconds
             return training + starts if self.token_seconds else None, HOURS
-        speed, is_measured = self.speed_of(line.model)
+        speed, is_measured = self.speed_of(line.endpoint)
         return starts + self._asked_seconds(line, speed), KNOWN_HOURS if is_measured else HOURS
 
     def _asked_seconds(self, line: Line, speed: EndpointSpeed) -> float:
         """As many calls at once as the configuration keeps in flight and the server works at."""
         calls, tokens = line.work.paid, line.prompt_tokens + line.completion_tokens
-        endpoint, student = line.model.endpoint if line.model else None, self.config.student.engine
+        endpoint, student = line.endpoint, self.config.student.engine
         servers = max(1, len(endpoint.base_urls)) if endpoint else 1
         in_flight = (self.config.calls.concurrency if endpoint else student.concurrency) * servers
         at_once = max(1.0, min(in_flight, calls))
@@ -447,9 +442,9 @@ def _benchmark(costs: _Costs, planned: Sequence[Line], benchmark: str) -> Benchm
         for stage, asks in _stages().items()
         if stage in (BENCHMARK_ANSWERS.line, BENCHMARK_REPLIES.line)
     )
-    judges = costs.asked.get(("benchmark", benchmark))
-    judge = judges[0].identity.model if judges else costs.config.evaluation.marked[benchmark].marker
-    return BenchmarkFigures(benchmark, judge, answers, judgments)
+    judges = [identity_of("benchmark", each).model for each in costs.asked.get(("benchmark", benchmark), {}).values()]
+    marked = costs.config.evaluation.marked.get(benchmark)
+    return BenchmarkFigures(benchmark, marked.marker if marked else judges[0], answers, judgments)
 
 
 def _stages() -> dict[str, Asked]:
@@ -476,7 +471,7 @@ def _figures(name: str, asks: str, planned: Sequence[Line]) -> Figures:
 
 
 def _load(runs: Sequence[Sequence[Line]], calls: Callable[[Line], float]) -> Load:
-    unknown = any(line.model and isinstance(line.model.price, prices.UnknownPrice) for line in runs[1] if calls(line))
+    unknown = any(isinstance(line.price, prices.UnknownPrice) for line in runs[1] if calls(line))
     return Load(
         _span(runs, calls),
         _span(runs, lambda line: calls(line) * line.prompt_tokens),
@@ -492,7 +487,7 @@ def _span(runs: Sequence[Sequence[Line]], value: Callable[[Line], float]) -> Spa
 
 def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_baseline: bool) -> tuple[str, ...]:
     """What the figures rest on, a sentence or two for each thing that could turn out otherwise."""
-    config, known, priors = costs.config, costs.known, priors_of(costs.models[0].endpoint)
+    config, known, priors = costs.config, costs.known, priors_of(costs.teacher)
     evaluation, curriculum, verifier = config.evaluation, config.curriculum, config.judge.verifies("judge")
     unjudged = [str(number) for number in config.round_numbers if not config.judges(number)]
     by_threshold = any(config.round(number).selection.fixed_share is None for number in config.round_numbers)
@@ -502,7 +497,7 @@ def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_base
         f"{line.work.benchmark or line.work.role} {line.completion_tokens:.0f}"
         + " (stored)" * (line.length == KNOWN_TOKENS): True
         for line in planned
-        if line.model
+        if line.endpoint
     }
     sentences: dict[str, object] = {
         f"Range: calls that the models' answers decide {_factors(CALLS)}; tokens {_factors(TOKENS)}, of prompts and "
@@ -537,9 +532,10 @@ def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_base
         **_of_small_rounds(planned),
         **_of_hours(costs, planned),
     }
-    priced = (each for each in costs.models if isinstance(each.price, prices.Price))
-    prices_of = (f"Price of {each.field}: {each.price.source}." for each in priced)
-    return (*(sentence for sentence, holds in sentences.items() if holds), *prices_of)
+    for field, endpoint in costs.endpoints.items():
+        price = _price_of(endpoint)
+        sentences |= {f"Price of {field}: {price.source}.": True} if isinstance(price, prices.Price) else {}
+    return tuple(sentence for sentence, holds in sentences.items() if holds)
 
 
 def _of_small_rounds(planned: Sequence[Line]) -> dict[str, object]:
@@ -554,8 +550,9 @@ def _of_small_rounds(planned: Sequence[Line]) -> dict[str, object]:
 
 def _of_hours(costs: _Costs, planned: Sequence[Line]) -> dict[str, object]:
     known, rate = costs.known, 1 / (3 * costs.token_seconds) if costs.token_seconds else 0.0
-    speeds = [(model.field if model else "student", *costs.speed_of(model)) for model in (*costs.models, None)]
-    words = (f"{who} {speed.in_words}{' (measured)' * measured}" for who, speed, measured in speeds)
+    asked: dict[str, EndpointConfig | None] = {**costs.endpoints, "student": None}
+    speeds = ((field, *costs.speed_of(endpoint)) for field, endpoint in asked.items())
+    words = (f"{field} {speed.in_words}{' (measured)' * measured}" for field, speed, measured in speeds)
     starts = sum(line.work.starts for line in planned if line.work.stage not in known.seconds)
     return {
         f"Hours of {', '.join(sorted(known.seconds))} are those of earlier runs in this root.": known.seconds,
