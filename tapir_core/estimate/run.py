@@ -406,8 +406,10 @@ class _Costs:
         in_flight = (self.config.calls.concurrency if endpoint else student.concurrency) * servers
         at_once = max(1.0, min(in_flight, calls))
         each_takes = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
-        limits = {name: getattr(endpoint, name, None) for name in each_takes}
-        slowest = [60 * calls * each_takes[name] / limit / servers for name, limit in limits.items() if limit]
+        limits: dict[str, float | None] = {name: getattr(endpoint, name, None) for name in each_takes}
+        slowest: list[float] = [
+            60 * calls * each_takes[name] / limit / servers for name, limit in limits.items() if limit
+        ]
         slowest.append(calls * getattr(endpoint, "latency_ms", 0) / 1000 / at_once)
         if endpoint is None and student.served_by != "others":
             slowest.append(calls * tokens * self.token_seconds)
