@@ -17,7 +17,7 @@ half with an older one, and so can a single line.
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -293,12 +293,21 @@ def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked
 
 
 def past_seconds(config: RunConfig) -> dict[str, float]:
-    """Stage → seconds of a paid call (of `train`: of an example), over the latest runs of the root with its models."""
+    """Stage → seconds of a paid call (of `train`: of an example), over the latest runs of the root with its models.
+
+    What a run took over from another one does not count.
+    """
     seconds, units = defaultdict[str, float](float), defaultdict[str, float](float)
     for run in _runs_alike(config):
-        for name, took, done in _timed(run):
-            seconds[name] += took
-            units[name] += done
+        reader, its = RunReader(run), run.config
+        for number in (None, *range(paths.BACKBONE, its.run.rounds + 1)):
+            names = stages.lines_once() if number is None else stages.lines_of_round()
+            for stage in reader.summarise_stages(names, number):
+                done = float(stage.usage.calls) if stage.asks else 0.0
+                if mixture := reader.manifest(stages.MIX.at(number)) if stage.name == stages.TRAIN.name else None:
+                    done = mixture.rows * (its.round(number).epochs if number else its.basic_tuning.epochs)
+                seconds[stage.name] += stage.seconds if done else 0.0
+                units[stage.name] += done if stage.seconds else 0.0
     return {name: seconds[name] / done for name, done in units.items() if done >= _FEWEST}
 
 
@@ -313,27 +322,15 @@ def weights_of(backbone: str) -> float | None:
 
 def _runs_alike(config: RunConfig) -> list[RunFolder]:
     """The latest runs of the root with the same teacher, judges and backbone."""
+
+    def models(of: RunConfig) -> tuple[object, ...]:
+        teacher, student = of.teacher.endpoint.answers_as("teacher"), of.student
+        return teacher, of.judge.identities, student.backbone, student.engine.type
+
     runs = []
     for run in runs_of(config.run.root):
         # One of another version, or damaged, is passed over: `tapir status` says which.
         with suppress(TapirError, ValueError, TypeError):
-            if _models(run.config) == _models(config):
+            if models(run.config) == models(config):
                 runs.append((run.record.created, run.ref.name, run))
     return [run for *_, run in sorted(runs, key=lambda each: each[:2], reverse=True)[:_RUNS]]
-
-
-def _models(config: RunConfig) -> tuple[object, ...]:
-    student = config.student
-    return config.teacher.endpoint.answers_as("teacher"), config.judge.identities, student.backbone, student.engine.type
-
-
-def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:
-    """Stage, seconds and what was done in them: paid calls, or examples of a training; not what was taken over."""
-    look, config = RunReader(run), run.config
-    for number in (None, *range(paths.BACKBONE, config.run.rounds + 1)):
-        for stage in look.summarise_stages(stages.lines_once() if number is None else stages.lines_of_round(), number):
-            done = float(stage.usage.calls) if stage.asks else 0.0
-            if mixture := look.manifest(stages.StageAt("mix", number)) if stage.name == "train" else None:
-                done = mixture.rows * (config.round(number).epochs if number else config.basic_tuning.epochs)
-            if done and stage.seconds:
-                yield stage.name, stage.seconds, done

@@ -174,9 +174,8 @@ class _Counts:
         """Of the pool: instructions of the judged held-out set."""
         self.rows = max(0.0, usable - self.held_out)
         """Of the round's pool: usable answers that are not held out."""
-        self.judged = self.scored = self.new = self.hard = 0.0
-        """Rows that some round judged; rows that seeds and easy part are taken from; of the round, new instructions,
-        and rows of the hard part."""
+        self.judged = self.new = self.hard = 0.0
+        """Rows that some round judged; of the round, new instructions, and rows of the hard part."""
         self.size = curriculum.RoundSize(0, 0, 0)
         """Of the round: its mixture, as far as the easy rows reach."""
 
@@ -223,17 +222,14 @@ class _Counts:
 
     def _expand(self, number: int) -> Calls:
         """For each task type as many new instructions as it has too few seeds, of which a part passes the gates."""
-        settings, judged, priors = self.config.round(number), self.config.verdict_round(number), self.priors
-        self.scored = self.rows if judged in (number, None) else self.scored
-        share = settings.selection.fixed_share
-        seeds = self.scored * (priors.hard if share is None else share)
-        easy = (self.scored - seeds) * (1.0 if judged is None else priors.easy)
-        self.size = curriculum.size_round(self.config.examples(number), settings.alpha or 0.0, int(easy))
+        scored = self.rows if self.config.verdict_round(number) is None else self.judged
+        seeds, easy = likely_parts(self.config, number, scored)
+        self.size = curriculum.size_round(self.config.examples(number), self.config.round(number).alpha or 0.0, easy)
         wanted = expected_shares(self.config, self.pool.natural_shares)
-        natural = self.pool.natural_shares or wanted
+        natural, priors = self.pool.natural_shares or wanted, self.priors
         quotas = curriculum.quotas(self.size.hard, wanted)
         missing = sum(max(0.0, quota - seeds * natural.get(name, 0.0)) for name, quota in quotas.items())
-        self.new = missing if seeds >= 1 and self.config.curriculum.expansion.max_waves else 0.0
+        self.new = missing if seeds and self.config.curriculum.expansion.max_waves else 0.0
         self.hard = self.size.hard - missing + self.new
         checks = self.config.checks_expansion(number)
         asked = self.new / (priors.passing * priors.usable * (_NEW_ARE_HARD if checks else 1.0))
@@ -252,6 +248,13 @@ class _Counts:
         if judge.verifies("judge"):
             share *= 1 - (self.pool.references if references is None else references) / max(1, self.pool.rows)
         return judging.mode_of(judge).calls(judge, share * rows, share * fresh)
+
+
+def likely_parts(config: RunConfig, number: int, rows: float) -> tuple[int, int]:
+    """Of ``rows`` instructions the likely seeds of a round, and those that its easy part may take."""
+    priors, share = priors_of(config.teacher.endpoint), config.round(number).selection.fixed_share
+    seeds = int(rows * (priors.hard if share is None else share))
+    return seeds, int((rows - seeds) * (1.0 if config.verdict_round(number) is None else priors.easy))
 
 
 def expected_shares(config: RunConfig, natural: Mapping[str, float] | None) -> Mapping[str, float]:
