@@ -53,6 +53,7 @@ from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary
 from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_comparison, publish_sweep
+from tasks.engines import machine
 from tasks.engines.training.trainer import TrainingProgress
 from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
@@ -437,7 +438,7 @@ def compare_from_form(
 
 def _distil(run: RunFolder, until: str | None) -> None:
     """In the flow run of the run that is worked on."""
-    save_estimate(run)
+    save_estimate(run, len(machine.gpu_memory()))
     distill.fn(run.ref, until)
 
 

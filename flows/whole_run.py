@@ -24,6 +24,7 @@ from tapir_core.run_state import changed_stages, stages_to_retry
 from tapir_core.stages import Compared
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary
+from tasks.engines import machine
 
 T = TypeVar("T")
 Work: TypeAlias = Literal["distil", "judge", "evaluate", "show"]
@@ -58,7 +59,7 @@ def drive(
     """
     with hold_run(config, say=say, amend=amend) as run:
         if not is_done(run, until):
-            for note in save_estimate(run):
+            for note in save_estimate(run, len(machine.gpu_memory())):
                 say(f"data.pool: {note}")
             distil(run, until)
         else:

@@ -25,7 +25,7 @@ class EndpointSpeed:
     token_seconds: float
     """Of each token of a reply, while it is the only one."""
     at_once: float | None = None
-    """Replies that it works at; nothing where as many as were tried took no longer than one."""
+    """Replies that it works at; None where nobody tried."""
 
     @classmethod
     def fit(cls, replies: Sequence[tuple[float, float]]) -> "EndpointSpeed":
@@ -46,7 +46,7 @@ class EndpointSpeed:
     def beside_others(self, replies: Sequence[float], took: float) -> "EndpointSpeed":
         """With what replies that were asked for at once, each of so many tokens, took together, in seconds."""
         found = sum(map(self.seconds, replies)) / took
-        return replace(self, at_once=max(1.0, found) if found < _ALL_AT_ONCE * len(replies) else None)
+        return replace(self, at_once=max(1.0, found) if found < _ALL_AT_ONCE * len(replies) else _MAYBE * len(replies))
 
     @property
     def in_words(self) -> str:
@@ -55,8 +55,9 @@ class EndpointSpeed:
         return f"{self.first_seconds:.1f} s and {1000 * self.token_seconds:.0f} ms a token for a reply{together}"
 
 
-_ALL_AT_ONCE = 0.6
-"""Of the replies that were tried: a server that works at so many is taken to work at all, and maybe at more."""
+_ALL_AT_ONCE, _MAYBE = 0.6, 2.5
+"""Of the replies that were tried: a server that works at 0.6 of them works at all. It was not asked for more, and is
+taken to work at 2.5 times as many."""
 _JSON = TypeAdapter(dict[str, EndpointSpeed])
 
 

@@ -36,7 +36,7 @@ from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import on_this_machine
 from tasks import asking, runtime
-from tasks.engines import backbone
+from tasks.engines import backbone, machine
 from tasks.engines.training import memory
 
 
@@ -48,7 +48,7 @@ def estimate(
 ) -> None:
     """`tapir estimate`."""
     settings = load_config(config, overrides or [])
-    found = estimate_run(settings, source=str(config), sample=sample)
+    found = estimate_run(settings, source=str(config), sample=sample, gpus=len(machine.gpu_memory()))
     if as_json:
         typer.echo(estimate_json(found), nl=False)
         return

@@ -29,6 +29,7 @@ from tapir_core.reporting.side_by_side import (
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
+from tasks.engines import machine
 
 REGISTERED = "tapir.backbone.registered"
 """The event on which deployments/prefect.yaml starts a sweep."""
@@ -192,7 +193,7 @@ def _drive(plan: ComparisonPlan, shown: ShownFlows) -> Callable[[PlannedRun], No
     """Drives a run of a comparison with the live display."""
 
     def distil(run: RunFolder, until: str | None) -> None:
-        save_estimate(run)
+        save_estimate(run, len(machine.gpu_memory()))
         shown.do("distil", run, until)
 
     def drive(planned: PlannedRun) -> None:

@@ -359,7 +359,7 @@ class EvaluationConfig(Section):
     """`"sft"`: beside the run a plain fine-tune on as many tokens as all its rounds, as run `NAME-sft`; the report says
     what the curriculum added over it (docs/compare.md). `"none"`: without. Unset: with it where a held-out set scores
     it and, by the run's first estimate, it costs under a tenth of the whole, in USD and in hours, training included;
-    where the hours are not known yet, it is left out. A run that began before there were baselines has none."""
+    where no earlier run tells those hours, it is left out. A run that began before there were baselines has none."""
 
     decontamination: DecontaminationConfig = DecontaminationConfig()
     """What keeps their questions, and the held-out set, out of what is trained on."""

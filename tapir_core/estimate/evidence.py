@@ -17,11 +17,11 @@ half with an older one, and so can a single line.
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
@@ -30,7 +30,7 @@ from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data import readers
 from tapir_core.errors import TapirError
-from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts, Unknown, expected_shares
+from tapir_core.estimate.workload import Asks, Pool, Prompts, expected_shares
 from tapir_core.evaluation.benchmark import exchanges_of, judging
 from tapir_core.judging import mode_of, show_instruction
 from tapir_core.prompts import Prompt
@@ -68,26 +68,16 @@ _OTHERS = 0.5
 _BLANK = re.compile(r"\s+")
 _NEW_LINES = re.compile(r"\n+")
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bm])(?![a-z0-9])")
+"""Weights in a model's name, such as 135m or 1.5b."""
 _FEWEST_LABELS = 30
 """Known labels from which the shares of the pool are taken."""
 _LOOKED_AT = 2000
 """Stored answers that a mean length is taken of, at most."""
 _FEWEST = 20
 """Fewer say too little."""
-_JUDGED = (stages.JUDGE.name, stages.JUDGE_HELDOUT.name)
-_OF_POOL: Mapping[Unknown, Literal["semi", "anti"]] = {"verified_share": "semi", "verified_new_share": "anti"}
 _RUNS = 3
 """Earlier runs that are looked at, the latest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class KnownLength:
-    """How long a model's replies in a role were."""
-
-    tokens: float
-    """Completion tokens on average."""
-    answers: int
-    """Stored answers that were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +89,19 @@ class Evidence:
     """Tokens of an instruction alone."""
     sampled: int
     """Instructions of the pool that were rendered."""
-    lengths: Mapping[Asked, KnownLength] = field(default_factory=dict)
-    """Of the replies of one model in one role."""
-    benchmarks: Mapping[str, BenchmarkSize] = field(default_factory=dict)
+    lengths: Mapping[Asked, float] = field(default_factory=dict)
+    """Completion tokens of a reply of one model in one role, on average."""
+    benchmarks: Mapping[str, Asks] = field(default_factory=dict)
     """What the benchmarks of each round ask of one student, as their files say."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Stage → seconds of a call that an earlier run with the same models paid for, concurrency included; of `train`
-    seconds of an example."""
+    """Stage → seconds of a call that an earlier run with the same models paid for, concurrency and starts included; of
+    `train` seconds of an example."""
     speeds: Mapping[str, EndpointSpeed] = field(default_factory=dict)
     """Place of an endpoint → how fast it answered when `tapir doctor --try` asked."""
-    verified: Mapping[Unknown, float] = field(default_factory=dict)
-    """`verified_share` and `verified_new_share` of earlier runs, as far as some tell."""
+    weights: float | None = None
+    """Of the student."""
+    gpus: int = 0
+    """That train and serve the student; none for a CPU."""
 
 
 def _labelling(config: RunConfig) -> curriculum.Labelling:
@@ -137,7 +129,7 @@ def measure_prompts(
     natural: Mapping[str, float] | None = None,
 ) -> dict[Role, Prompts]:
     """Render every prompt of the run on a sample of its pool and count; ``natural`` are the pool's shares, if known."""
-    shares, judge, mode = expected_shares(config, natural, skew=0), config.judge, mode_of(config.judge)
+    shares, judge, mode = expected_shares(config, natural), config.judge, mode_of(config.judge)
     commonest, place = max(shares, key=shares.__getitem__), mode.places(judge)[0]
     asked = [pool_requests(config, prompts["label"], row) for row in sample]
     chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
@@ -146,7 +138,12 @@ def measure_prompts(
     wanted = types.described(commonest)
     expanded = [curriculum.render_expansion(prompts["expand"], show_instruction(row), wanted) for row in sample]
     refining = {task_type: curriculum.refinement_prompt_name(types.family_of(task_type)) for task_type in shares}
-    refined = {name: _one_message(_refinements(prompts[name], sample)) for name in {*refining.values()}}
+    refined = {
+        name: _one_message(
+            curriculum.render_refinement(prompts[name], show_instruction(row), row["system"], "") for row in sample
+        )
+        for name in {*refining.values()}
+    }
     return {
         "label": Prompts(_one_message(label.messages[0].content for label, _ in asked)),
         "teach": Prompts(_mean([sum(chat) for chat in chats])),
@@ -157,11 +154,7 @@ def measure_prompts(
     }
 
 
-def _refinements(prompt: Prompt, sample: Sequence[Instruction]) -> Iterator[str]:
-    return (curriculum.render_refinement(prompt, show_instruction(row), row["system"], "") for row in sample)
-
-
-def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict[str, BenchmarkSize]:
+def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict[str, Asks]:
     """Benchmark of each round → what it asks, read from its files.
 
     Raises:
@@ -174,7 +167,7 @@ def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict
     }
 
 
-def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> BenchmarkSize:
+def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> Asks:
     benchmark = judging(config, name)
     items = benchmark.items()
     # A placeholder stands for the student's answers.
@@ -188,19 +181,16 @@ def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> Ben
     ]
     # A judgment on a turn shows the answers to all turns up to it.
     shown: dict[Role, float] = {"answer": _mean([game.turn for game in games])}
-    return BenchmarkSize(
-        len(exchanges),
-        {
-            "answer": Prompts(_mean(asked), {"answer": _mean([number for number, _ in turns])}, items.height),
-            "benchmark": Prompts(_one_message(game.text or "" for game in games), shown, len(games)),
-        },
-    )
+    return {
+        "answer": Prompts(_mean(asked), {"answer": _mean([number for number, _ in turns])}, items.height),
+        "benchmark": Prompts(_one_message(game.text or "" for game in games), shown, len(games)),
+    }
 
 
-def _measure_marked(config: RunConfig, name: str) -> BenchmarkSize:
+def _measure_marked(config: RunConfig, name: str) -> Asks:
     """Of what is marked without a call: its prompts are taken to be the questions of its file."""
     asked = readers.read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
-    return BenchmarkSize(len(asked), {"answer": Prompts(_one_message(asked), calls=len(asked))})
+    return {"answer": Prompts(_one_message(asked), calls=len(asked))}
 
 
 def estimate_tokens(text: str) -> int:
@@ -275,8 +265,8 @@ def store_exists(url: str) -> bool:
     return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()
 
 
-def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked, KnownLength]:
-    """Mean completion tokens of stored answers, where there are enough of them; nothing where there is no store.
+def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked, float]:
+    """Mean completion tokens of stored answers, where there are enough of them; empty where there is no store.
 
     Args:
         url: the store.
@@ -288,7 +278,7 @@ def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked
 
     if not store_exists(url):
         return {}
-    engine, found = open_engine(url), {}
+    engine, lengths = open_engine(url), {}
     with engine.connect() as connection:
         for each, versions in asked.items():
             role, who, _ = each
@@ -297,74 +287,50 @@ def stored_lengths(url: str, asked: Mapping[Asked, Sequence[str]]) -> dict[Asked
             some = select(answers.c.completion_tokens).filter_by(**alike).where(*of_prompts).limit(_LOOKED_AT)
             count, mean = connection.execute(select(func.count(), func.avg(some.subquery().c[0]))).one()
             if count >= _FEWEST:
-                found[each] = KnownLength(float(mean), int(count))
+                lengths[each] = float(mean)
     engine.dispose()
-    return found
+    return lengths
 
 
 def past_seconds(config: RunConfig) -> dict[str, float]:
-    """Stage → seconds of a paid call (of `train`: of an example), over the latest runs of the root with its models."""
+    """Stage → seconds of a paid call (of `train`: of an example), over the latest runs of the root with its models.
+
+    What a run took over from another one does not count.
+    """
     seconds, units = defaultdict[str, float](float), defaultdict[str, float](float)
     for run in _runs_alike(config):
-        same_judges = _benchmark_judges(run.config) == _benchmark_judges(config)
-        for name, took, done in _timed(run):
-            if same_judges or name != "benchmark_replies":
-                seconds[name] += took
-                units[name] += done
-    return {name: seconds[name] / units[name] for name in seconds}
+        reader, its = RunReader(run), run.config
+        for number in (None, *range(paths.BACKBONE, its.run.rounds + 1)):
+            names = stages.lines_once() if number is None else stages.lines_of_round()
+            for stage in reader.summarise_stages(names, number):
+                done = float(stage.usage.calls) if stage.asks else 0.0
+                if mixture := reader.manifest(stages.MIX.at(number)) if stage.name == stages.TRAIN.name else None:
+                    done = mixture.rows * (its.round(number).epochs if number else its.basic_tuning.epochs)
+                seconds[stage.name] += stage.seconds if done else 0.0
+                units[stage.name] += done if stage.seconds else 0.0
+    return {name: seconds[name] / done for name, done in units.items() if done >= _FEWEST}
 
 
-def past_verified(config: RunConfig) -> dict[Unknown, float]:
-    """What the verifier scored in earlier runs on the same pool, of the instructions that were judged there.
-
-    A run that is begun is one of them itself. What nothing was judged of is left out.
-    """
-    judged, scored = Counter[Unknown](), Counter[Unknown]()
-    verifier = config.judge.verifies("judge")
-    if verifier is None:
-        return {}
-    for run in _runs_alike(config):
-        its, same_pool = run.config.judge.verifies("judge"), run.config.data.pool == config.data.pool
-        if its is None or its.shaping() != verifier.shaping() or not same_pool or run.holds(stages.POOL.at()) is None:
-            continue
-        pool = run.rows(stages.POOL.at()).select("instruction_id")
-        for at in (each for each in stages.plan(run.config) if each.name in _JUDGED and run.holds(each)):
-            rows = run.rows(at).filter(status="scored").select("instruction_id", "judge")
-            for name, how in _OF_POOL.items():
-                some = rows.join(pool, on="instruction_id", how=how)
-                judged[name] += some["instruction_id"].n_unique()
-                scored[name] += some.filter(judge=verifier.function)["instruction_id"].n_unique()
-    return {name: scored[name] / count for name, count in judged.items() if count}
+def weights_of(backbone: str) -> float | None:
+    """About how many weights a model has: by the files of its folder, taken to be in 16 bits, or by its name."""
+    files = [each.stat().st_size for each in Path(backbone).glob("*.safetensors")]
+    named = _SIZE.search(Path(backbone).name.lower())
+    if files or named is None:
+        return sum(files) / 2 or None
+    return float(named[1]) * (1e9 if named[2] == "b" else 1e6)
 
 
 def _runs_alike(config: RunConfig) -> list[RunFolder]:
     """The latest runs of the root with the same teacher, judges and backbone."""
+
+    def models(of: RunConfig) -> tuple[object, ...]:
+        teacher, student = of.teacher.endpoint.answers_as("teacher"), of.student
+        return teacher, of.judge.identities, student.backbone, student.engine.type
+
     runs = []
     for run in runs_of(config.run.root):
         # One of another version, or damaged, is passed over: `tapir status` says which.
         with suppress(TapirError, ValueError, TypeError):
-            if _models(run.config) == _models(config):
+            if models(run.config) == models(config):
                 runs.append((run.record.created, run.ref.name, run))
     return [run for *_, run in sorted(runs, key=lambda each: each[:2], reverse=True)[:_RUNS]]
-
-
-def _models(config: RunConfig) -> tuple[object, ...]:
-    student = config.student
-    return config.teacher.endpoint.answers_as("teacher"), config.judge.identities, student.backbone, student.engine.type
-
-
-def _benchmark_judges(config: RunConfig) -> set[ModelIdentity]:
-    judged = (each for name, each in config.evaluation.judged.items() if name in config.evaluation.each_round)
-    return {config.judge_of(each).answers_as("judge") for each in judged}
-
-
-def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:
-    """Stage, seconds and what was done in them: paid calls, or examples of a training; not what was taken over."""
-    look, config = RunReader(run), run.config
-    for number in (None, *range(paths.BACKBONE, config.run.rounds + 1)):
-        for stage in look.summarise_stages(stages.lines_once() if number is None else stages.lines_of_round(), number):
-            done = float(stage.usage.calls) if stage.asks else 0.0
-            if mixture := look.manifest(stages.StageAt("mix", number)) if stage.name == "train" else None:
-                done = mixture.rows * (config.round(number).epochs if number else config.basic_tuning.epochs)
-            if done and stage.seconds:
-                yield stage.name, stage.seconds, done

@@ -1,61 +1,68 @@
 """The estimate of one run: from its configuration, a sample of its pool, the store and earlier runs. Asks nobody.
 
-A line is one piece of the run's work with who is asked, the tokens of a call and the time of all of them. The lines of
-every scenario are summed by stage, by role and in all. What they rest on is said in words: there is a paragraph of
-assumptions.txt.jinja2 for each thing that could turn out otherwise.
+A line is one piece of the run's likely work with who is asked, the tokens of a call and the time of all of them. The
+lines are summed by stage, by role and in all; `CALLS`, `TOKENS` and `HOURS` are the range around them. What the figures
+rest on stands in `_assumptions`, a sentence for each thing that could turn out otherwise.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import astuple, dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from tapir_core import paths, prices, randomness, sentences
+from tapir_core import paths, prices, randomness
 from tapir_core.calls import Role, store_url
-from tapir_core.config import (
-    EndpointConfig,
-    ModelIdentity,
-    RunConfig,
-    Sampling,
-    StandinEndpoint,
-)
+from tapir_core.config import EndpointConfig, ModelIdentity, RunConfig, Sampling
 from tapir_core.config.checks import check_config, may_have_baseline
-from tapir_core.curriculum import RoundSize
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
 from tapir_core.estimate.sizes import settle_sizes
-from tapir_core.estimate.workload import Pool, Scenario, Work, is_repeated, priors_of, scenarios, workload
+from tapir_core.estimate.workload import Pool, Work, is_repeated, priors_of, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.speeds import known_speeds
-from tapir_core.stages import EXPAND, TEACH, Asked, asked_in_roles, lines, lines_of_evaluation
+from tapir_core.speeds import EndpointSpeed, known_speeds
+from tapir_core.stages import (
+    BENCHMARK_ANSWERS,
+    BENCHMARK_REPLIES,
+    TEACH,
+    Asked,
+    asked_in_roles,
+    lines,
+    lines_of_evaluation,
+)
 from tapir_core.summary.formats import student_name
 
 SAMPLE = 200
 """Instructions that are put into the real prompts."""
 
+Ends = tuple[float, float]
+"""The range around a likely figure, as factors: low, high."""
+
+CALLS: Ends = (0.6, 1.5)
+"""Of calls whose number the models' answers decide; others are counted."""
+TOKENS, KNOWN_TOKENS = (0.5, 2.0), (0.7, 1.4)
+"""Of an assumed length of a reply; of one that the store knows, and of prompts."""
+HOURS, KNOWN_HOURS, BATCH_HOURS = (0.3, 3.0), (0.5, 2.0), (0.1, 12.0)
+"""Of a rough speed; of one that was measured; of the two hours that a batch takes: providers promise 24."""
+
+_BATCH_SECONDS, _START_SECONDS = 7200.0, 30.0
+"""Of a batch; of a server's start, and of a training's."""
+
+_OTHERS, _STUDENT, _STANDIN = EndpointSpeed(0.7, 1 / 60), EndpointSpeed(0.5, 1 / 40), EndpointSpeed(0.004, 0.0, 1.0)
+"""Of one reply among as many as the configuration keeps in flight, where nobody measured."""
+_OPERATIONS = {"CPU": 2e11, "GPU": 1e14}
+"""Floating-point operations a second of a device; a token takes 2 a weight, and 6 in training."""
+
 _BACKBONE_SHARE = 0.75
 """Of the student's `max_tokens` that an untouched backbone uses on average: it has not learnt to stop."""
-
-_KNOWN_POWER = 0.4
-"""What the store or an earlier run shows is less open: its factor counts to this power."""
-
-_STANDIN_SECONDS = 0.004
-"""The stand-in's work for one reply; it works at one at a time."""
 
 _CHEAP = 0.1
 """Share of the whole under which a run has a baseline without being told."""
 
-FIRST_TOKEN_SECONDS = {"teacher": 0.7, "judge": 0.7, "student": 0.5}
-TOKENS_PER_SECOND = {"teacher": 60.0, "judge": 60.0, "student": 40.0}
-"""Of one reply among as many as the configuration keeps in flight."""
-
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A figure that is not known yet: at least ``low``, at most ``high``, as far as the assumptions hold."""
+    """A likely figure and its range."""
 
     low: float
     likely: float
@@ -70,7 +77,7 @@ class Load:
     prompt_tokens: Span
     completion_tokens: Span
     usd: Span | None
-    """Nothing where a price is unknown."""
+    """None where a price is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +90,9 @@ class Figures:
     needed: Load
     """Every answer that it needs, wherever it comes from."""
     paid: Load
-    """The answers that neither the store nor an equal request before gives: what the run still has to ask for."""
+    """The answers that the run still has to ask for."""
     hours: Span | None
-    """Of the paid calls; nothing where it is unknown."""
+    """Of the paid calls, of trainings and of starts; None where all of them are unknown."""
     steps: Span | None = None
     """Optimizer steps, of training."""
 
@@ -97,7 +104,6 @@ class BenchmarkFigures:
     name: str
     judge: str
     """Model that judges it, or what marks its answers and asks nobody."""
-    questions: int
     answers: tuple[Figures, ...]
     """What the student is asked, every turn counted."""
     judgments: tuple[Figures, ...]
@@ -112,9 +118,6 @@ class PlainAnswers:
     """What the curriculum asks for: verdicts on the pools of the rounds, expansion, refinement."""
     answers: Span
     """As many plain answers cost the same."""
-    prompt_usd: Span | None = None
-    """What a new instruction costs beyond its plain answer: a prompt of your own that costs less is the better buy.
-    Nothing where no new ones are likely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class Estimate:
     charged: Figures
     """Of teacher and judge together: what money can be asked for."""
     total: Figures
-    """Of teacher, judge and student; hours of training are in it where they are known."""
+    """Of teacher, judge, student and training."""
     unknown_prices: tuple[str, ...]
     """Who has no price, why, and what to set."""
     assumptions: tuple[str, ...]
@@ -142,7 +145,7 @@ class Estimate:
     """Whether the run has one; then it is in the totals."""
     pool_rows: int = 0
     instead: PlainAnswers | None = None
-    """Nothing where the curriculum costs nothing, or a price is unknown."""
+    """None where the curriculum costs nothing, or a price is unknown."""
     notes: tuple[str, ...] = ()
     """Of the pool: what its reading left out, and whether much of it holds evaluation questions."""
 
@@ -167,11 +170,17 @@ def load_estimate(content: bytes | str) -> Estimate:
         raise ConfigError(f"{paths.ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
 
 
-def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Estimate:
-    """What the run will take; ``source`` names the configuration in errors.
+def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: int = 0) -> Estimate:
+    """What the run will take.
+
+    Args:
+        config: the run.
+        source: names the configuration in errors.
+        sample: instructions that are put into the real prompts.
+        gpus: those of this machine; trainings on workers have GPUs in any case.
 
     Raises:
-        ConfigError: the configuration is wrong, or a file of the pool or of a benchmark is not there or wrong.
+        ConfigError: the configuration is wrong, or a file of the pool or of a benchmark is missing or wrong.
     """
     if problems := check_config(config):
         raise ConfigError(problems, source=source)
@@ -180,8 +189,13 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     rows, pool = evidence.read_pool(config, prompts["label"], url)
     sampled = randomness.derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))
     versions = {name: [prompts[each].version for each in of.prompts] for name, of in config.evaluation.judged.items()}
-    asked = [(role, each.identity, name) for (role, name), models in asked_by_role(config).items() for each in models]
-    found = evidence.Evidence(
+    asked = [
+        (role, identity_of(role, endpoint), name)
+        for (role, name), of in asked_by_role(config).items()
+        for endpoint in of.values()
+    ]
+    training = config.training
+    known = evidence.Evidence(
         prompts=evidence.measure_prompts(config, prompts, sampled, pool.natural_shares),
         instruction=evidence.mean_tokens(each["instruction"] for each in sampled),
         sampled=len(sampled),
@@ -189,251 +203,250 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
         benchmarks=evidence.measure_benchmarks(config, prompts),
         seconds=evidence.past_seconds(config),
         speeds=known_speeds(config.run.root),
-        verified=evidence.past_verified(config),
+        weights=evidence.weights_of(config.student.backbone),
+        gpus=gpus if training.runs_on == "driver" else training.nodes * (training.processes or 1),
     )
-    found_out = forecast(config, pool, found)
-    return replace(found_out, assumptions=(*sized, *found_out.assumptions))
+    estimate = forecast(config, pool, known)
+    return replace(estimate, assumptions=(*sized, *estimate.assumptions))
 
 
-def save_estimate(run: RunFolder) -> tuple[str, ...]:
-    """Keep in the run's folder what is expected of it, for the report; what was expected first stays. Its notes."""
+def save_estimate(run: RunFolder, gpus: int = 0) -> tuple[str, ...]:
+    """Keep the estimate in the run's folder, for the report; the first one stays. Gives its notes."""
     if run.storage.exists(paths.ESTIMATE):
         return ()
-    estimate = estimate_run(run.kept_config, source=run.ref.name)
+    estimate = estimate_run(run.kept_config, source=run.ref.name, gpus=gpus)
     run.storage.write_bytes(paths.ESTIMATE, estimate_json(estimate).encode())
     return estimate.notes
 
 
-def forecast(config: RunConfig, pool: Pool, found: evidence.Evidence) -> Estimate:
+def forecast(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Estimate:
     """What the run will take.
 
     Args:
         config: the run.
         pool: what is known of its pool.
-        found: what was measured on a sample and on benchmarks, or found in the store.
+        known: what was measured on a sample and on benchmarks, or stands in the store and in earlier runs.
     """
-    costs = _Costs(config, found)
-    known = _likely_verified(pool, found)
-    runs = [list(costs.lines(pool, each)) for each in scenarios(priors_of(config.teacher.endpoint), known)]
-    beside = [[line for line in lines if is_repeated(config, line.work)] for lines in runs]
-    with_baseline = _has_baseline(config, runs, beside)
-    whole = [[*lines, *more] for lines, more in zip(runs, beside, strict=True)] if with_baseline else runs
-    stages = [_figures(name, asks, _chosen(runs, "stage", name)) for name, asks in _stages().items()]
-    roles = [_figures(role, asks, _chosen(runs, "role", role)) for role, asks in asked_in_roles().items()]
-    models = dict.fromkeys(each for models in costs.asked.values() for each in models)
+    costs = _Costs(config, known)
+    planned = list(costs.lines(pool))
+    beside = [line for line in planned if is_repeated(config, line.work)]
+    with_baseline = _has_baseline(config, known, planned, beside)
+    whole = [*planned, *(beside if with_baseline else ())]
+    stages = [_figures(name, asks, _chosen(planned, "stage", name)) for name, asks in _stages().items()]
+    roles = [_figures(role, asks, _chosen(planned, "role", role)) for role, asks in asked_in_roles().items()]
     return Estimate(
         run=config.run.name,
         stages=tuple(each for each in stages if each.needed.calls.high or each.steps is not None),
         roles=tuple(each for each in roles if each.needed.calls.high),
-        charged=_charged(whole),
+        charged=_figures("teacher and judge", "", [line for line in whole if line.endpoint]),
         total=_figures("all", "", whole),
         unknown_prices=tuple(
-            f"{each.field}: {each.price.reason}; {each.price.remedy}"
-            for each in models
-            if isinstance(each.price, prices.UnknownPrice)
+            f"{field}: {price.reason}; {price.remedy}"
+            for field, endpoint in costs.endpoints.items()
+            if isinstance(price := _price_of(endpoint), prices.UnknownPrice)
         ),
-        assumptions=_in_words(pool, costs, _reduced(runs), has_baseline=with_baseline),
-        benchmarks=tuple(_benchmark(costs, runs, name) for name in found.benchmarks),
+        assumptions=_assumptions(costs, pool, planned, has_baseline=with_baseline),
+        benchmarks=tuple(_benchmark(costs, planned, name) for name in known.benchmarks),
         baseline=_figures("baseline", "", beside),
         with_baseline=with_baseline,
         pool_rows=pool.rows,
-        instead=_instead(runs),
+        instead=_instead(planned),
         notes=pool.notes,
     )
 
 
-def _likely_verified(pool: Pool, found: evidence.Evidence) -> Scenario:
-    """What a verifier scores: as in earlier runs, else what has a reference, which new instructions have not."""
-    return {"verified_share": pool.references / max(1, pool.rows), "verified_new_share": 0.0, **found.verified}
+Asking = dict[tuple[Role, str], dict[str, EndpointConfig]]
+"""Role, and of judgments the benchmark → who is asked, by the field of the configuration."""
 
 
-@dataclass(frozen=True, slots=True)
-class PricedModel:
-    """A teacher or judge that is asked at an endpoint, and may charge for it."""
-
-    asks: Asked
-    name: str
-    """In words: `teacher`, `judge`, of a panel `judge NAME`, `judge of BENCHMARK`."""
-    field: str
-    """Of the configuration."""
-    endpoint: EndpointConfig
-    identity: ModelIdentity
-    price: prices.Price | prices.UnknownPrice
-    """In the mode in which it is asked."""
-
-
-def asked_by_role(config: RunConfig) -> dict[tuple[Role, str], list[PricedModel]]:
-    """Role, and of judgments the benchmark of each round → who is asked: first the teacher, then the judges."""
-    teacher = _priced("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)
-    names = [f"judge {name}" for name in config.judge.names] if config.judge.panel else ["judge"]
-    # Without a judge's endpoint, a verifier scores alone.
-    judges = [_priced("judge", name, *of) for name, of in zip(names, config.judge.endpoints.items(), strict=False)]
-    asked = {(role, ""): [teacher] for role, asks in asked_in_roles().items() if asks == "teacher"}
-    asked["judge", ""] = judges
+def asked_by_role(config: RunConfig) -> Asking:
+    """Teacher and judges, those of the benchmarks of each round included."""
+    teacher = {"teacher.endpoint": config.teacher.endpoint}
+    asked: Asking = {(role, ""): teacher for role, asks in asked_in_roles().items() if asks == "teacher"}
+    asked["judge", ""] = config.judge.endpoints
     for name in config.evaluation.each_round:
         if judged := config.evaluation.judged.get(name):
-            field = f"evaluation.benchmarks.{name}.judge"
-            own = _priced("judge", f"judge of {name}", field, judged.judge) if judged.judge else judges[0]
-            asked["benchmark", name] = [own]
+            own, first = f"evaluation.benchmarks.{name}.judge", dict([*config.judge.endpoints.items()][:1])
+            asked["benchmark", name] = {own: judged.judge} if judged.judge else first
     return asked
 
 
-def _priced(asks: Asked, name: str, field: str, endpoint: EndpointConfig) -> PricedModel:
+def identity_of(role: Role, endpoint: EndpointConfig) -> ModelIdentity:
+    """Under which an endpoint's answers in a role are stored."""
+    return endpoint.answers_as("judge" if role in ("judge", "benchmark") else "teacher")
+
+
+def _price_of(endpoint: EndpointConfig) -> prices.Price | prices.UnknownPrice:
+    """In the mode in which it is asked."""
     price = prices.price_of(endpoint)
-    if isinstance(price, prices.Price):
-        price = price.in_mode("batch" if endpoint.in_batches else "live")
-    return PricedModel(asks, name, field, endpoint, endpoint.answers_as(asks), price)
+    return price.in_mode("batch") if isinstance(price, prices.Price) and endpoint.in_batches else price
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One piece of work of one who is asked, with the tokens of a call and the time of all its paid calls."""
+    """One piece of work of one model, with the tokens of a call and the time of all its paid calls."""
 
     work: Work
-    model: PricedModel | None = None
-    """Nothing for the student, whose answers cost time and no money, and for training."""
+    endpoint: EndpointConfig | None = None
+    """None for the student, whose answers cost time and no money, and for training."""
+    price: prices.Price | prices.UnknownPrice | None = None
     prompt_tokens: float = 0.0
     completion_tokens: float = 0.0
+    longest: float = 0.0
+    """Completion tokens that the configuration allows."""
+    length: Ends = TOKENS
     seconds: float | None = None
+    """None where they are unknown."""
+    pace: Ends = HOURS
 
     @property
     def usd(self) -> float:
         """Price of one call; 0 where it is unknown."""
-        price = self.model.price if self.model else None
-        return price.usd(self.prompt_tokens, self.completion_tokens) if isinstance(price, prices.Price) else 0.0
+        tokens = self.prompt_tokens, self.completion_tokens
+        return self.price.usd(*tokens) if isinstance(self.price, prices.Price) else 0.0
+
+    def at(self, end: int) -> "Line":
+        """It at an end of the range: 0 is low, 1 is high."""
+        calls = CALLS[end] if self.work.is_open else 1.0
+        return replace(
+            self,
+            work=replace(self.work, needed=self.work.needed * calls, paid=self.work.paid * calls),
+            prompt_tokens=self.prompt_tokens * KNOWN_TOKENS[end],
+            completion_tokens=min(self.longest, self.completion_tokens * self.length[end]),
+            seconds=None if self.seconds is None else self.seconds * self.pace[end],
+        )
 
 
 class _Costs:
     """Who is asked in a run, and the tokens and the time of each piece of its work."""
 
-    def __init__(self, config: RunConfig, found: evidence.Evidence) -> None:
-        self.config, self.found, self.asked = config, found, asked_by_role(config)
-        self.teacher = self.asked["teach", ""][0]
+    def __init__(self, config: RunConfig, known: evidence.Evidence) -> None:
+        self.config, self.known, self.asked = config, known, asked_by_role(config)
+        self.teacher = config.teacher.endpoint
+        self.endpoints = {field: endpoint for of in self.asked.values() for field, endpoint in of.items()}
+        """Field of the configuration → who is asked there."""
+        operations = _OPERATIONS["GPU" if known.gpus else "CPU"] * max(1, known.gpus)
+        self.token_seconds = 2 * known.weights / operations if known.weights else 0.0
+        """Of the student for a token that it reads or writes, when it is as busy as can be; 0 where it is unknown."""
+        plain, *_ = self._reply(Work("", role="teach"), self.teacher)
+        self.example_tokens = known.prompts["teach"].tokens + plain
 
-    def lines(self, pool: Pool, scenario: Scenario) -> Iterator[Line]:
-        """The whole run under one scenario: a line for each piece of work and each who is asked."""
-        length = scenario["length"]
-        answer = self._reply_tokens("answer", Work("answer", "answer"), None, length)
-        for work in workload(self.config, pool, scenario, answer, self.found.benchmarks):
-            for line in self._asked_lines(work.role, work, length) if work.role else [Line(work)]:
-                yield replace(line, seconds=self._seconds(line, scenario))
+    def lines(self, pool: Pool) -> Iterator[Line]:
+        """The likely run: a line for each piece of work and each model that is asked."""
+        for work in workload(self.config, pool, self.known.benchmarks):
+            asked = self.asked.get((work.role, work.benchmark), {}) if work.role else {}
+            for endpoint in asked.values() or [None]:
+                line = self._line(work, endpoint)
+                seconds, pace = self._seconds(line)
+                yield replace(line, seconds=seconds, pace=pace)
 
-    def _asked_lines(self, role: Role, work: Work, length: float) -> Iterator[Line]:
-        prompts = (self.found.benchmarks[work.benchmark].asks if work.benchmark else self.found.prompts)[role]
+    def _line(self, work: Work, endpoint: EndpointConfig | None) -> Line:
+        if work.role is None:
+            return Line(work)
+        prompts = (self.known.benchmarks[work.benchmark] if work.benchmark else self.known.prompts)[work.role]
         prompt = prompts.tokens
-        for shown, count in prompts.shows.items():
-            prompt += count * self._reply_tokens(shown, work, self.teacher if shown == "teach" else None, length)
-        models: Sequence[PricedModel | None] = self.asked.get((role, work.benchmark)) or [None]
-        for model in models:
-            yield Line(work, model, prompt, self._reply_tokens(role, work, model, length))
+        for role, count in prompts.shows.items():
+            tokens, *_ = self._reply(replace(work, role=role), self.teacher if role == "teach" else None)
+            prompt += count * tokens
+        price = _price_of(endpoint) if endpoint else None
+        return Line(work, endpoint, price, prompt, *self._reply(work, endpoint))
 
-    def _reply_tokens(self, role: Role, work: Work, model: PricedModel | None, length: float) -> float:
-        """Completion tokens of one reply, at most what the configuration allows; ``length`` is an open factor."""
-        longest = float(self._sampling(role, work.benchmark).max_tokens)
-        if model is None and work.round == paths.BACKBONE:
-            return _BACKBONE_SHARE * longest
+    def _reply(self, work: Work, endpoint: EndpointConfig | None) -> tuple[float, float, Ends]:
+        """Completion tokens of one reply, the most that the configuration allows, and the range of the first."""
+        role, longest = work.role or "answer", float(self._sampling(work).max_tokens)
+        if endpoint is None and work.round == paths.BACKBONE:
+            return _BACKBONE_SHARE * longest, longest, KNOWN_TOKENS
         # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
-        key: evidence.Asked = (role, model.identity, work.benchmark) if model else ("teach", self.teacher.identity, "")
-        if known := self.found.lengths.get(key):
-            return min(longest, known.tokens * float(length**_KNOWN_POWER))
-        assumed = priors_of((model or self.teacher).endpoint).completion_tokens[role]
-        return min(longest, (assumed + (self.found.instruction if role == "expand" else 0.0)) * length)
+        stored_as: Role = role if endpoint else "teach"
+        key = stored_as, identity_of(stored_as, endpoint or self.teacher), work.benchmark if endpoint else ""
+        if (stored := self.known.lengths.get(key)) is not None:
+            return min(longest, stored), longest, KNOWN_TOKENS
+        tokens = priors_of(endpoint or self.teacher).tokens[role]
+        return min(longest, tokens + (self.known.instruction if role == "expand" else 0.0)), longest, TOKENS
 
-    def _sampling(self, role: Role, benchmark: str) -> Sampling:
+    def _sampling(self, work: Work) -> Sampling:
         teacher, student, evaluation = self.config.teacher, self.config.student.sampling, self.config.evaluation
-        if role == "benchmark":
-            return evaluation.judged[benchmark].sampling
-        sampling: dict[Role, Sampling] = {
+        if work.role == "benchmark":
+            return evaluation.judged[work.benchmark].sampling
+        if work.benchmark:
+            return evaluation.asked[work.benchmark].drawn(student)
+        sampling = {
             "label": teacher.labelling,
             "teach": teacher.answering,
-            "answer": evaluation.asked[benchmark].drawn(student) if benchmark else student,
             "judge": self.config.judge.sampling,
             "expand": teacher.expanding,
             "refine": teacher.refining,
         }
-        return sampling[role]
+        return sampling.get(work.role or "", student)
 
-    def _seconds(self, line: Line, scenario: Scenario) -> float | None:
-        """Of its paid calls, as many at once as the configuration keeps in flight; of a training where it is known."""
-        calls, endpoint = line.work.paid, line.model.endpoint if line.model else None
-        if endpoint is not None and endpoint.in_batches:
-            return scenario["batch_hours"] * 3600 if calls else 0.0
-        known = self.found.seconds.get(line.work.stage)
-        if known is not None:
-            return (calls or line.work.examples) * known * float(scenario["pace"] ** _KNOWN_POWER)
-        return self._seconds_asked(line, endpoint, scenario["pace"]) if line.work.role else None
+    def speed_of(self, endpoint: EndpointConfig | None) -> tuple[EndpointSpeed, bool]:
+        """Of one reply from an endpoint, or of the student, and whether it was measured."""
+        measured = self.known.speeds.get(endpoint.place) if endpoint else None
+        assumed = _STUDENT if endpoint is None else _STANDIN if endpoint.is_standin else _OTHERS
+        return measured or assumed, measured is not None
 
-    def _seconds_asked(self, line: Line, endpoint: EndpointConfig | None, pace: float) -> float:
-        """Of paid calls of which no earlier run tells; no less than the limits of the configuration allow."""
+    def _seconds(self, line: Line) -> tuple[float | None, Ends]:
+        """Of paid calls or of a training, with the starts, and their range; None where they are unknown."""
+        work, starts = line.work, _START_SECONDS * line.work.starts
+        if line.endpoint and line.endpoint.in_batches:
+            return _BATCH_SECONDS if work.paid else 0.0, BATCH_HOURS
+        if (measured := self.known.seconds.get(work.stage)) is not None:
+            return (work.paid or work.examples) * measured, KNOWN_HOURS
+        if work.role is None:
+            training = 3 * work.examples * self.example_tokens * self.token_seconds
+            return training + starts if self.token_seconds else None, HOURS
+        speed, is_measured = self.speed_of(line.endpoint)
+        return starts + self._asked_seconds(line, speed), KNOWN_HOURS if is_measured else HOURS
+
+    def _asked_seconds(self, line: Line, speed: EndpointSpeed) -> float:
+        """As many calls at once as the configuration keeps in flight and the server works at."""
         calls, tokens = line.work.paid, line.prompt_tokens + line.completion_tokens
-        asks = line.model.asks if line.model else "student"
-        # A teacher that the run serves is asked more at once, and each reply then takes longer.
-        concurrency = self.config.calls.concurrency if endpoint else self.config.student.engine.concurrency
-        if isinstance(endpoint, StandinEndpoint):
-            return calls * (_STANDIN_SECONDS * pace + endpoint.latency_ms / 1000 / max(1.0, min(concurrency, calls)))
+        endpoint, student = line.endpoint, self.config.student.engine
         servers = max(1, len(endpoint.base_urls)) if endpoint else 1
-        at_once = float(concurrency * servers)
-        if endpoint and (speed := self.found.speeds.get(endpoint.place)):
-            one = speed.seconds(line.completion_tokens) * float(pace**_KNOWN_POWER)
-            at_once = min(at_once, speed.at_once or at_once)
-        else:
-            one = (FIRST_TOKEN_SECONDS[asks] + line.completion_tokens / TOKENS_PER_SECOND[asks]) * pace
-        limits = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
-        limited: list[tuple[int | None, float]] = [(getattr(endpoint, name, None), of) for name, of in limits.items()]
-        allowed = [60 * calls * size / limit / servers for limit, size in limited if limit]
-        return max([calls * one / max(1.0, min(at_once, calls)), *allowed])
+        in_flight = (self.config.calls.concurrency if endpoint else student.concurrency) * servers
+        at_once = max(1.0, min(in_flight, calls))
+        each_takes = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
+        limits: dict[str, float | None] = {name: getattr(endpoint, name, None) for name in each_takes}
+        slowest: list[float] = [
+            60 * calls * each_takes[name] / limit / servers for name, limit in limits.items() if limit
+        ]
+        slowest.append(calls * getattr(endpoint, "latency_ms", 0) / 1000 / at_once)
+        if endpoint is None and student.served_by != "others":
+            slowest.append(calls * tokens * self.token_seconds)
+        return max(calls * speed.seconds(line.completion_tokens) / min(at_once, speed.at_once or at_once), *slowest)
 
 
-def _has_baseline(config: RunConfig, runs: Sequence[Sequence[Line]], beside: Sequence[Sequence[Line]]) -> bool:
-    """As the configuration says, else whether it costs under a tenth of the whole, in USD and in hours."""
-    said = config.evaluation.baseline
-    if said is not None or config.data.heldout is None or not may_have_baseline(config):
-        return said == "sft"
-    more, of_all = (_charged(each).needed.usd for each in (beside, runs))
-    is_dear = more is not None and of_all is not None and of_all.likely and more.likely >= _CHEAP * of_all.likely
-    if is_dear or any(line.seconds is None for line in beside[0]):
-        return False
-    seconds, whole = (sum(line.seconds or 0.0 for line in each[0]) for each in (beside, runs))
-    return seconds < _CHEAP * whole
+def _has_baseline(config: RunConfig, known: evidence.Evidence, planned: Sequence[Line], beside: Sequence[Line]) -> bool:
+    """As configured, else whether it costs under a tenth of the whole in USD, and in hours that earlier runs tell."""
+    asked = config.evaluation.baseline
+    if asked is not None or config.data.heldout is None or not may_have_baseline(config):
+        return asked == "sft"
+    more, whole = (_figures("", "", lines_of) for lines_of in (beside, planned))
+    costs = [(more.hours, whole.hours), (more.needed.usd, whole.needed.usd)]
+    is_cheap = all(part.likely < _CHEAP * of.likely for part, of in costs if part and of and of.likely)
+    return is_cheap and "train" in known.seconds
 
 
-def _instead(runs: Sequence[Sequence[Line]]) -> PlainAnswers | None:
+def _instead(planned: Sequence[Line]) -> PlainAnswers | None:
     scoring = lines_of_evaluation()
-    of_rounds = [[each for each in lines if each.model and each.work.round is not None] for lines in runs]
-    curriculum = [[each for each in lines if each.work.stage not in scoring] for lines in of_rounds]
-    plain = [next((line.usd for line in each if line.work.stage == TEACH.line), 0.0) for each in runs]
-    usd = _load(curriculum, lambda line: line.work.paid).usd
-    if usd is None or not usd.likely or not all(plain):
-        return None
-    spent = (sum(line.work.paid * line.usd for line in lines) for lines in curriculum)
-    answers = _span([each / price for each, price in zip(spent, plain, strict=True)])
-    beyond = [each - price for each, price in zip(map(_usd_of_new, runs), plain, strict=True) if each]
-    return PlainAnswers(usd, answers, _span(beyond) if len(beyond) == len(runs) else None)
+    of_rounds = [line for line in planned if line.work.round is not None and line.work.stage not in scoring]
+    usd = _figures("", "", of_rounds).paid.usd
+    plain = next((line.usd for line in planned if line.work.stage == TEACH.line), 0.0)
+    return PlainAnswers(usd, Span(*(end / plain for end in astuple(usd)))) if usd and usd.likely and plain else None
 
 
-def _usd_of_new(lines: Sequence[Line]) -> float:
-    """What one new instruction costs with its label and its plain answer, and what the gates take; 0 without any."""
-    of_expansion = [line for line in lines if line.work.stage == EXPAND.line and line.model]
-    new = sum(line.work.needed for line in of_expansion if line.work.role == "teach")
-    return sum(line.work.needed * line.usd for line in of_expansion) / new if new else 0.0
-
-
-def _charged(runs: Sequence[Sequence[Line]]) -> Figures:
-    return _figures("teacher and judge", "", [[line for line in lines if line.model] for lines in runs])
-
-
-def _benchmark(costs: _Costs, runs: Sequence[Sequence[Line]], benchmark: str) -> BenchmarkFigures:
-    found = _chosen(runs, "benchmark", benchmark)
-    numbers = dict.fromkeys(line.work.round for line in found[0] if line.work.round is not None)
-    students = {student_name(number): _chosen(found, "round", number) for number in numbers} | {"all": found}
+def _benchmark(costs: _Costs, planned: Sequence[Line], benchmark: str) -> BenchmarkFigures:
+    asked = _chosen(planned, "benchmark", benchmark)
+    numbers = dict.fromkeys(line.work.round for line in asked if line.work.round is not None)
+    students = {student_name(number): _chosen(asked, "round", number) for number in numbers} | {"all": asked}
     answers, judgments = (
-        tuple(_figures(name, asks, _chosen(lines, "stage", stage)) for name, lines in students.items())
+        tuple(_figures(name, asks, _chosen(of, "stage", stage)) for name, of in students.items())
         for stage, asks in _stages().items()
-        if stage in ("benchmark_answers", "benchmark_replies")
+        if stage in (BENCHMARK_ANSWERS.line, BENCHMARK_REPLIES.line)
     )
-    judges = costs.asked.get(("benchmark", benchmark))
-    judged_by = judges[0].identity.model if judges else costs.config.evaluation.marked[benchmark].marker
-    return BenchmarkFigures(benchmark, judged_by, costs.found.benchmarks[benchmark].questions, answers, judgments)
+    judges = [identity_of("benchmark", each).model for each in costs.asked.get(("benchmark", benchmark), {}).values()]
+    marked = costs.config.evaluation.marked.get(benchmark)
+    return BenchmarkFigures(benchmark, marked.marker if marked else judges[0], answers, judgments)
 
 
 def _stages() -> dict[str, Asked]:
@@ -441,87 +454,119 @@ def _stages() -> dict[str, Asked]:
     return {name: line.asks for name, line in lines().items() if line.asks or line.trains}
 
 
-def _chosen(runs: Sequence[Sequence[Line]], what: str, wanted: object) -> list[list[Line]]:
-    return [[line for line in lines if getattr(line.work, what) == wanted] for lines in runs]
+def _chosen(planned: Sequence[Line], what: str, wanted: object) -> list[Line]:
+    return [line for line in planned if getattr(line.work, what) == wanted]
 
 
-def _figures(name: str, asks: str, runs: Sequence[Sequence[Line]]) -> Figures:
-    """Sums over the lines of each scenario, the likely one first."""
-    seconds = [[line.seconds for line in lines if line.seconds is not None] for lines in runs]
-    training = any(line.work.steps for line in runs[0])
+def _figures(name: str, asks: str, planned: Sequence[Line]) -> Figures:
+    """The sums of some lines."""
+    runs = ([line.at(0) for line in planned], planned, [line.at(1) for line in planned])
+    is_timed = any(line.seconds is not None for line in planned)
     return Figures(
         name,
         asks,
         needed=_load(runs, lambda line: line.work.needed),
         paid=_load(runs, lambda line: line.work.paid),
-        hours=_span([sum(each) / 3600 for each in seconds]) if seconds[0] else None,
-        steps=_sum(runs, lambda line: line.work.steps) if training else None,
+        hours=_span(runs, lambda line: (line.seconds or 0.0) / 3600) if is_timed else None,
+        steps=_span(runs, lambda line: line.work.steps) if any(line.work.steps for line in planned) else None,
     )
 
 
 def _load(runs: Sequence[Sequence[Line]], calls: Callable[[Line], float]) -> Load:
-    unknown = any(line.model and isinstance(line.model.price, prices.UnknownPrice) for line in runs[0] if calls(line))
+    unknown = any(isinstance(line.price, prices.UnknownPrice) for line in runs[1] if calls(line))
     return Load(
-        _sum(runs, calls),
-        _sum(runs, lambda line: calls(line) * line.prompt_tokens),
-        _sum(runs, lambda line: calls(line) * line.completion_tokens),
-        None if unknown else _sum(runs, lambda line: calls(line) * line.usd),
+        _span(runs, calls),
+        _span(runs, lambda line: calls(line) * line.prompt_tokens),
+        _span(runs, lambda line: calls(line) * line.completion_tokens),
+        None if unknown else _span(runs, lambda line: calls(line) * line.usd),
     )
 
 
-def _sum(runs: Sequence[Sequence[Line]], value: Callable[[Line], float]) -> Span:
-    return _span([sum(value(line) for line in lines) for lines in runs])
+def _span(runs: Sequence[Sequence[Line]], value: Callable[[Line], float]) -> Span:
+    """The sum over some lines at their low ends, as they are, and at their high ends."""
+    return Span(*(float(sum(map(value, run))) for run in runs))
 
 
-def _span(values: Sequence[float]) -> Span:
-    return Span(min(values), values[0], max(values))
-
-
-def _reduced(runs: Sequence[Sequence[Line]]) -> list[tuple[int, Span, RoundSize]]:
-    """The rounds that are likely smaller than they are asked to be: examples, and the likely parts."""
-    found = [{line.work.round: size for line in lines if (size := line.work.size)} for lines in runs]
-    spans = {number: _span([sizes[number].examples for sizes in found]) for number in found[0]}
-    return [
-        (number, spans[number], size)
-        for number, size in found[0].items()
-        if number is not None and size.examples < size.asked
-    ]
-
-
-def _in_words(
-    pool: Pool, costs: _Costs, reduced: Sequence[tuple[int, Span, RoundSize]], *, has_baseline: bool
-) -> tuple[str, ...]:
-    """The assumptions of an estimate; a range is its likely value and the two ends."""
-    config, evaluation, teacher = costs.config, costs.config.evaluation, costs.teacher
-    asked = [(*key, each) for key, models in costs.asked.items() for each in models]
-    said = sentences.Sentences(Path(__file__).parent).paragraphs(
-        "assumptions.txt.jinja2",
-        config=config,
-        pool=pool,
-        evidence=costs.found,
-        open=priors_of(teacher.endpoint).ranges,
-        replies=[
-            {
-                "name": benchmark or (each.name if role == "judge" else role),
-                "benchmark": benchmark,
-                "known": costs.found.lengths.get((role, each.identity, benchmark)),
-                "assumed": priors_of(each.endpoint).completion_tokens[role],
-                "longest": evaluation.judged[benchmark].sampling.max_tokens if benchmark else math.inf,
-            }
-            for role, benchmark, each in asked
-        ],
-        verified=_likely_verified(pool, costs.found),
-        open_shares=any(config.round(number).selection.fixed_share is None for number in config.round_numbers),
-        reduced=reduced,
-        unjudged=[number for number in config.round_numbers if not config.judges(number)],
-        has_baseline=has_baseline,
-        priced=[each for each in dict.fromkeys(each for *_, each in asked) if isinstance(each.price, prices.Price)],
-        speeds=sorted(
-            (each.name, costs.found.speeds[each.endpoint.place].in_words)
-            for each in dict.fromkeys(each for *_, each in asked)
-            if each.endpoint.place in costs.found.speeds
+def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_baseline: bool) -> tuple[str, ...]:
+    """What the figures rest on, a sentence or two for each thing that could turn out otherwise."""
+    config, known, priors = costs.config, costs.known, priors_of(costs.teacher)
+    evaluation, curriculum, verifier = config.evaluation, config.curriculum, config.judge.verifies("judge")
+    unjudged = [str(number) for number in config.round_numbers if not config.judges(number)]
+    by_threshold = any(config.round(number).selection.fixed_share is None for number in config.round_numbers)
+    marked = [name for name in evaluation.each_round if name in evaluation.marked]
+    later = [name for name in evaluation.asked if name not in evaluation.each_round]
+    replies = {
+        f"{line.work.benchmark or line.work.role} {line.completion_tokens:.0f}"
+        + " (stored)" * (line.length == KNOWN_TOKENS): True
+        for line in planned
+        if line.endpoint
+    }
+    sentences: dict[str, object] = {
+        f"Range: calls that the models' answers decide {_factors(CALLS)}; tokens {_factors(TOKENS)}, of prompts and "
+        f"known replies {_factors(KNOWN_TOKENS)}; hours {_factors(HOURS)}, measured {_factors(KNOWN_HOURS)}.": True,
+        f"{known.sampled:,} of {pool.rows:,} instructions were put into the real prompts; tokens are counted by "
+        "characters, which is right within about 20 % for English and code.": True,
+        f"Tokens of a reply: {', '.join(replies)}. The student answers as long as the teacher, the backbone "
+        f"{_BACKBONE_SHARE:.0%} of the longest answer.": True,
+        f"The store holds {pool.stored_labels:,} of the labels and {pool.stored_answers:,} of the plain answers. "
+        "What it holds for later stages is not known.": True,
+        f"{pool.own_answers:,} instructions bring their plain answer, which is not asked for.": pool.own_answers,
+        f"{priors.usable:.0%} of the teacher's answers are usable.": True,
+        f"{priors.hard:.0%} of the scored instructions lie above δ; fewer mean more expansions.": by_threshold,
+        "The share of seeds is the configured one.": not by_threshold,
+        f"No student is asked about the pool and nothing is judged in round {', '.join(unjudged)}.": unjudged,
+        f"{priors.easy:.0%} of the scored instructions that are no seeds may be in an easy part: the teacher's answer "
+        f"is worth {curriculum.teacher_floor:g} of 10 or more, and the student's is no better.": (
+            len(unjudged) < config.run.rounds
         ),
-        first_token_seconds=FIRST_TOKEN_SECONDS["teacher"],
-        tokens_per_second=TOKENS_PER_SECOND["teacher"],
-    )
-    return tuple(said)
+        f"The verifier {verifier and verifier.function} scores the {pool.references:,} instructions with a reference "
+        "in the judge's place, and no new ones.": verifier,
+        f"Expansion: {priors.passing:.0%} of new instructions pass the gates. The pool's task types are "
+        f"{'known' if pool.natural_shares else 'not known, and taken to be those of the mixtures'}.": (
+            curriculum.expansion.max_waves
+        ),
+        f"All {config.run.rounds} rounds are counted; the stop rule may end sooner.": curriculum.stop.patience,
+        "A baseline follows (evaluation.baseline) and counts in the totals: the steps of all rounds once more, and "
+        "one more student to be scored.": has_baseline,
+        "Benchmarks are asked of backbone, S_0 and the student of every round.": known.benchmarks,
+        f"{', '.join(marked)}: marked without a call; the prompts count as the questions.": marked,
+        f"Not counted: {', '.join(later)}; `tapir evaluate --benchmark` asks what is not of each round.": later,
+        **_of_small_rounds(planned),
+        **_of_hours(costs, planned),
+    }
+    for field, endpoint in costs.endpoints.items():
+        price = _price_of(endpoint)
+        sentences |= {f"Price of {field}: {price.source}.": True} if isinstance(price, prices.Price) else {}
+    return tuple(sentence for sentence, holds in sentences.items() if holds)
+
+
+def _of_small_rounds(planned: Sequence[Line]) -> dict[str, object]:
+    sizes = {line.work.round: line.work.size for line in planned if line.work.size}
+    return {
+        f"Round {number} takes about {size.examples:,} examples and not the {size.asked:,} that are asked for: some "
+        f"{size.easy:,} instructions are easy, which reaches no further at α = {size.hard / size.examples:.2f}.": True
+        for number, size in sizes.items()
+        if 0 < size.examples < size.asked
+    }
+
+
+def _of_hours(costs: _Costs, planned: Sequence[Line]) -> dict[str, object]:
+    known, rate = costs.known, 1 / (3 * costs.token_seconds) if costs.token_seconds else 0.0
+    asked: dict[str, EndpointConfig | None] = {**costs.endpoints, "student": None}
+    speeds = ((field, *costs.speed_of(endpoint)) for field, endpoint in asked.items())
+    words = (f"{field} {speed.in_words}{' (measured)' * measured}" for field, speed, measured in speeds)
+    starts = sum(line.work.starts for line in planned if line.work.stage not in known.seconds)
+    return {
+        f"Hours of {', '.join(sorted(known.seconds))} are those of earlier runs in this root.": known.seconds,
+        f"Other hours: {'; '.join(words)}; with the configured requests in flight. Stages that overlap (label and "
+        "teach, answer and judge) and judges of a panel count in full. `tapir doctor CONFIG --try` measures.": True,
+        f"A student of {(known.weights or 0) / 1e9:.2g} billion weights trains on about {rate:,.0f} tokens a second "
+        f"with {f'{known.gpus} GPUs' if known.gpus else 'a CPU'}, and answers on at most three times as many.": rate,
+        f"Hours of training are unknown and not in the total: {costs.config.student.backbone!r} does not say how many "
+        "weights it has, and no earlier run in this root trained it.": not rate and "train" not in known.seconds,
+        f"{starts} starts of servers and trainings take {_START_SECONDS:g} s each.": starts,
+    }
+
+
+def _factors(ends: Ends) -> str:
+    return "× {:g} to {:g}".format(*ends)

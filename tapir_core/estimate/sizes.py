@@ -16,7 +16,7 @@ the pool already.
 from tapir_core import curriculum
 from tapir_core.config import RunConfig
 from tapir_core.config.load import spell_out_rounds, with_changes
-from tapir_core.estimate.workload import Scenario, priors_of, scenarios
+from tapir_core.estimate.workload import likely_parts, priors_of
 from tapir_core.sources import read_pool_of
 
 _OF_THE_POOL = 4
@@ -35,8 +35,8 @@ def settle_sizes(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
     is_basic = config.basic_tuning.examples == "auto"
     if not (rounds or is_basic):
         return config, ()
-    rows, likely = read_pool_of(config.data.pool, config.data, config.run.seed).rows.height, _likely(config)
-    usable = int(rows * likely["usable_share"])
+    rows = read_pool_of(config.data.pool, config.data, config.run.seed).rows.height
+    usable = int(rows * priors_of(config.teacher.endpoint).usable)
     left = max(1, usable - (sum(config.data.judged.sizes(usable).values()) if config.data.judged else 0))
     changes, said = dict[str, int](), list[str]()
     if is_basic:
@@ -46,26 +46,20 @@ def settle_sizes(config: RunConfig) -> tuple[RunConfig, tuple[str, ...]]:
             "to be usable, since the rounds need something left to teach"
         )
     for number in rounds:
-        size, why = _size_of(config, number, left, likely)
+        size, why = _size_of(config, number, left)
         changes[f"rounds.{number}.examples"] = size
         said.append(f"rounds.{number}.examples = auto: {size:,}, since of {left:,} instructions {why}")
     return with_changes(spell_out_rounds(config) if rounds else config, changes), tuple(said)
 
 
-def _likely(config: RunConfig) -> Scenario:
-    return next(scenarios(priors_of(config.teacher.endpoint)))
-
-
-def _size_of(config: RunConfig, number: int, left: int, likely: Scenario) -> tuple[int, str]:
+def _size_of(config: RunConfig, number: int, left: int) -> tuple[int, str]:
     """Examples of a round, of ``left`` instructions, and what limits them."""
     settings, waves = config.round(number), config.curriculum.expansion.max_waves
-    alpha, share = settings.alpha or 0.0, settings.selection.fixed_share
-    if share == 1:
+    if settings.selection.fixed_share == 1:
         examples = max(left, min(_SMALL, (1 + _MOST_NEW) * left) if waves else 0)
         new = "new ones are written up to" if examples > left else "no more than these are worth"
         return examples, f"all are trained on, and {new} {examples:,}"
-    seeds = int(left * (likely["hard_share"] if share is None else share))
-    easy = int((left - seeds) * (likely["easy_share"] if config.verdict_round(number) is not None else 1.0))
+    alpha, (seeds, easy) = settings.alpha or 0.0, likely_parts(config, number, left)
     filled = round(seeds * (2 if waves else 1) / alpha) if alpha else left
     examples = max(1, curriculum.size_round(filled, alpha, easy).examples)
     if examples < filled or not alpha:

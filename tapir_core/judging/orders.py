@@ -157,18 +157,9 @@ class JudgeMode:
         """Whether a liking for a position cancels out, or has none to like."""
         return len(self.places(judge)) > 1
 
-    def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
-        """Calls that are needed and that are paid; an answer that equals the teacher's makes one prompt of both orders.
-
-        Args:
-            judge: its orders.
-            rows: instructions.
-            fresh: of these, those that no round judged before.
-            changed: of these, those whose answer is another than in the round before.
-            equal: share of answers that equal the teacher's.
-        """
-        orders = len(judge.orders)
-        return rows * orders, changed * (orders - equal * (orders - 1))
+    def calls(self, judge: JudgeConfig, rows: float, fresh: float) -> tuple[float, float]:
+        """Calls that ``rows`` instructions need, and those that are paid; no round judged ``fresh`` of them before."""
+        return rows * len(judge.orders), rows * len(judge.orders)
 
     def in_words(self, judge: JudgeConfig) -> str:
         """For a reader of figures."""
@@ -201,8 +192,8 @@ class _Pointwise(JudgeMode):
                 return unscored(instruction_id, POINTWISE, f"{whose}{score.reason}", raw, judge)
         return Verdict(instruction_id, POINTWISE, student, teacher, "scored", None, raw, judge)
 
-    def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
-        return 2 * rows, changed * (1 - equal) + fresh
+    def calls(self, judge: JudgeConfig, rows: float, fresh: float) -> tuple[float, float]:
+        return 2 * rows, rows + fresh
 
     def in_words(self, judge: JudgeConfig) -> str:
         return POINTWISE

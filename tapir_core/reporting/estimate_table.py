@@ -20,8 +20,8 @@ def stage_table(estimate: Estimate) -> Table:
         ("Stage", *_COLUMNS),
         tuple(map(_row, (*estimate.stages, *_baseline(estimate), estimate.charged, estimate.total))),
         text_columns=2,
-        note="Likely (lowest–highest). Answers are all that a stage needs; tokens, USD and hours are those of the "
-        "answers to ask for, which neither the store nor an equal request gives. A total is no sum of highs.",
+        note="Likely (low–high). Answers are all that a stage needs; tokens, USD and hours are those of the answers to "
+        "ask for, which the store does not give.",
     )
 
 
@@ -60,7 +60,7 @@ def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
         tuple(
             _compared(each, [got for got in summary.all_stages if got.name == each.name]) for each in estimate.stages
         ),
-        note="Expected before the run: likely (lowest–highest), with answers from the store counted as any other; got: "
+        note="Expected before the run: likely (low–high), with answers from the store counted as any other; got: "
         "up to now. Time is expected for the answers to ask for, and got at the last start of each stage.",
     )
 
@@ -90,7 +90,7 @@ def _row(each: Figures) -> tuple[str, ...]:
         _short(paid.prompt_tokens.likely) if asked else NOTHING,
         _short(paid.completion_tokens.likely) if asked else NOTHING,
         _cell(paid.usd, number, asked=asked, lacking="unknown"),
-        _cell(each.hours, _hours),
+        _cell(each.hours, _hours, lacking="unknown" if each.steps else NOTHING),
         _cell(each.steps, _short),
     )
 
@@ -124,7 +124,7 @@ def _hours(value: float) -> str:
 
 
 def _cell(span: Span | None, in_words: Callable[[float], str], *, asked: bool = True, lacking: str = NOTHING) -> str:
-    """Likely (lowest–highest), or why there is no figure."""
+    """Likely (low–high), or why there is no figure."""
     if span is None or not asked:
         return lacking if span is None else NOTHING
     low, likely, high = in_words(span.low), in_words(span.likely), in_words(span.high)

@@ -9,13 +9,13 @@ from tapir_core.config import ModelIdentity
 from tapir_core.curriculum import shares_of
 from tapir_core.estimate.evidence import (
     Asked,
-    KnownLength,
     past_seconds,
     read_pool,
     store_exists,
     stored_lengths,
+    weights_of,
 )
-from tapir_core.estimate.workload import MODEL, scenarios, workload
+from tapir_core.estimate.workload import workload
 from tapir_core.prompts import load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -43,7 +43,7 @@ def test_lengths_are_those_of_the_same_model_in_the_same_role(tmp_path: Path) ->
     mine = ("teach", VOICE, "")
     others: list[Asked] = [("judge", VOICE, ""), ("teach", ModelIdentity("fake-model", "another revision"), "")]
     found = stored_lengths(url, {mine: [], **{each: [] for each in others}, ("teach", VOICE, "b"): ["another version"]})
-    assert found == {mine: KnownLength(17.0, 30)}
+    assert found == {mine: 17.0}
 
 
 def test_a_few_answers_are_no_history(tmp_path: Path) -> None:
@@ -102,8 +102,7 @@ def test_answers_that_the_pool_brings_are_not_asked_for(tmp_path: Path) -> None:
     pool = {"type": "file", "path": str(tmp_path / "pool.json"), "answers": "use"}
     config = make_config(tmp_path, data={"pool": pool, "heldout": None})
     _, known = read_pool(config, load_prompt("label"), no_store(tmp_path))
-    [scenario, *_] = scenarios(MODEL)
-    work = {each.role: each for each in workload(config, known, scenario, 20) if each.stage in ("label", "teach")}
+    work = {each.role: each for each in workload(config, known, {}) if each.stage in ("label", "teach")}
     assert work["teach"].needed == work["teach"].paid == 5
     assert work["label"].needed > 5
 
@@ -114,3 +113,26 @@ def test_task_types_of_a_strange_pool_are_not_known(tmp_path: Path) -> None:
     _, pool = read_pool(config, load_prompt("label"), no_store(tmp_path))
     assert pool.natural_shares is None
     assert pool.usable_share is None
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [
+        ("embedded:smollm2-135m-instruct", 135e6),
+        ("Qwen/Qwen2.5-0.5B-Instruct", 0.5e9),
+        ("meta-llama/Llama-2-7b-hf", 7e9),
+        ("/models/qwen-4bit", None),
+        ("someone/phi", None),
+    ],
+)
+def test_the_name_of_a_model_tells_its_size(backbone: str, weights: float | None) -> None:
+    assert weights_of(backbone) == weights
+
+
+def test_the_files_of_a_folder_tell_its_size_whatever_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "mine-7b"
+    folder.mkdir()
+    assert weights_of(str(folder)) == 7e9
+    for part in (1, 2):
+        (folder / f"model-{part}.safetensors").write_bytes(b"0" * 1000)
+    assert weights_of(str(folder)) == 1000

@@ -8,7 +8,6 @@ from tapir_core.curriculum import Labelling
 from tapir_core.estimate.evidence import (
     MESSAGE_TOKENS,
     Instruction,
-    KnownLength,
     estimate_tokens,
     measure_prompts,
     pool_requests,
@@ -74,7 +73,7 @@ def test_a_reply_that_stands_in_a_prompt_lengthens_it_by_its_own_length() -> Non
     config = make_config("runs")
     voice = config.teacher.endpoint.answers_as("teacher")
     found = measured(config)
-    long = replace(found, lengths={("teach", voice, ""): KnownLength(100.0, 50)})
+    long = replace(found, lengths={("teach", voice, ""): 100.0})
     for role, answers in (("judge", 2), ("refine", 1), ("label", 0)):
         lines = {each.name: each.needed for each in forecast(config, Pool(240, 120), long).roles}
         asked = lines[role].prompt_tokens.likely / lines[role].calls.likely

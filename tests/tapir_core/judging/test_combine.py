@@ -45,7 +45,7 @@ def test_pointwise_shows_one_answer_at_a_time_and_counts_the_teachers_once() -> 
         assert other not in text
     judge = make_judge(mode="pointwise")
     assert POINTS.rests_on("teacher") == ()
-    assert POINTS.calls(judge, rows=10, fresh=4, changed=6, equal=0.5) == (20, 7.0)
+    assert POINTS.calls(judge, rows=10, fresh=4) == (20, 14)
     assert POINTS.in_words(judge) == "pointwise"
 
 
@@ -60,9 +60,9 @@ def test_by_a_schema_the_judge_is_told_the_fields_and_read_by_them() -> None:
     assert isinstance(mode.parse("[[9, 4]]"), Unparsed)
 
 
-def test_pairwise_asks_once_where_both_answers_are_equal() -> None:
+def test_pairwise_asks_once_in_each_order() -> None:
     judge = make_judge()
-    assert PAIRWISE.calls(judge, rows=10, fresh=0, changed=8, equal=0.25) == (20, 14.0)
+    assert PAIRWISE.calls(judge, rows=10, fresh=0) == (20, 20)
     assert PAIRWISE.in_words(judge) == "pairwise, teacher first and student first"
     assert PAIRWISE.is_balanced(judge)
     assert not PAIRWISE.is_balanced(make_judge(orders=["teacher_first"]))
