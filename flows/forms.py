@@ -44,7 +44,7 @@ from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped,
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONES, RUN_RECORD
-from tapir_core.reporting import page
+from tapir_core.reporting import sentences
 from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
 from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
@@ -160,7 +160,7 @@ def _serves_others(endpoints: Iterable[EndpointConfig]) -> bool:
 
 def _progress_of(name: str) -> str:
     run = RunFolder(RunRef(worker_root(), name))
-    return page.sentence("next", summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
+    return f"{sentences.progress(summarise(run))}." if run.storage.exists(RUN_RECORD) else "Nothing had begun."
 
 
 @contextmanager
@@ -231,16 +231,8 @@ def distill_from_form(
     summary = drive(config, _distil_alone, say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
-    return " ".join(
-        filter(
-            None,
-            (
-                page.sentence("state", summary),
-                page.sentence("gain", summary),
-                page.sentence("added", summary.baseline),
-                shown,
-            ),
-        )
+    return sentences.together(
+        (sentences.state(summary), sentences.gain(summary), sentences.added(summary.baseline), shown)
     )
 
 
@@ -280,12 +272,15 @@ def retry_judge_from_form(
     summary = with_baseline(summarise(opened), opened)
     if go_on:
         require_round_figures(summary, opened.config.evaluation.each_round)
-    reached = " ".join(filter(None, (page.sentence("state", summary), page.sentence("added", summary.baseline))))
+    reached = sentences.together((sentences.state(summary), sentences.added(summary.baseline)))
     if not again and not stale:
-        return f"{page.sentence('nothing', also_terminal)} {reached}"
-    return " ".join(
-        [*(page.sentence("retried", each) for each in counts), page.sentence("changes", stale, go_on), reached]
+        return f"{sentences.nothing_to_retry(also_terminal=also_terminal)} {reached}"
+    retried = (
+        f"{each['stage']}: {each['missing_before']} verdicts missing before, {each['missing_after']} now; "
+        f"{each['unscored_before']} unscored before, {each['unscored_after']} now."
+        for each in counts
     )
+    return sentences.together((*retried, sentences.changes(stale, redone=go_on), reached))
 
 
 @form_flow("evaluate")
@@ -315,9 +310,7 @@ def evaluate_from_form(
             evaluate_students.fn(opened.ref, compared, asked, also_terminal)
         summary = summarise(opened)
         require_figures(summary, compared, asked)
-        return " ".join(
-            filter(None, (page.sentence("scores", summary, numbers), benchmarks_sentence(summary, compared, asked)))
-        )
+        return sentences.together((sentences.scores(summary, numbers), benchmarks_sentence(summary, compared, asked)))
 
 
 @form_flow("fine-tune", run_name="{run} round-{round_number}")

@@ -33,7 +33,7 @@ from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.paths import TASK_TYPES, backbone_cache
-from tapir_core.reporting import benchmarks, estimate_table, page
+from tapir_core.reporting import benchmarks, estimate_table, sentences
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, stages_to_retry
@@ -84,7 +84,7 @@ def print_estimate(console: Console, estimate: Estimate) -> None:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for note in estimate.notes:
         console.print(f"data.pool: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if instead := page.sentence("instead", estimate):
+    if instead := estimate_table.instead_sentence(estimate):
         print_line(console, instead)
     console.print("Assumptions", style="bold")
     for assumption in estimate.assumptions:
@@ -155,7 +155,7 @@ def retry_judge(
             distil_shown(run, console, until)
 
         drive_baseline(opened, distil, say=say)
-    if told := page.sentence("added", baseline.read_baseline(opened)):
+    if told := sentences.added(baseline.read_baseline(opened)):
         print_line(console, told)
     benchmarks.require_round_figures(summarise(opened), opened.config.evaluation.each_round)
 
@@ -178,7 +178,7 @@ def ask_again(
     """
     lacking = stages_to_retry(run, number, also_terminal=also_terminal)
     if not (lacking or changed_stages(run) or (go_on and not is_done(run, None))):
-        console.print(page.sentence("nothing", also_terminal))
+        console.print(sentences.nothing_to_retry(also_terminal=also_terminal))
         return
     connect()
     with shown_live(run, console):
@@ -192,7 +192,7 @@ def ask_again(
         if go_on:
             say("going on with the run")
             distill(run.ref)
-        console.print(page.sentence("changes", stale, go_on), highlight=False)
+        console.print(sentences.changes(stale, redone=go_on), highlight=False)
         if stale and not go_on:
             console.print(
                 f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"

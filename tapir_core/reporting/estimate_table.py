@@ -48,6 +48,23 @@ def benchmark_table(estimate: Estimate) -> Table:
     )
 
 
+def instead_sentence(estimate: Estimate) -> str:
+    """What else the curriculum's money buys: it must be worth more. Empty where it costs nothing."""
+    if (other := estimate.instead) is None:
+        return ""
+    prompt = _cell(other.prompt_usd, "{:,.5f}".format)
+    return (
+        f"Instead of the curriculum (its verdicts, expansions and refined answers: USD {_cell(other.usd, number)}) the "
+        f"same money buys {_cell(other.answers, count)} more plain answers of the teacher, "
+        f"{other.answers.likely / estimate.pool_rows:.1f} times the pool: it pays where it is worth more than those."
+    ) + (
+        f" A new instruction costs USD {prompt} beyond its plain answer: a prompt that you can get for less is the "
+        "better buy, since such prompts were worth more (docs/when-it-pays.md)."
+        if other.prompt_usd
+        else ""
+    )
+
+
 def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
     """What was expected of each stage, and what its stages took over all rounds of the run.
 

@@ -67,7 +67,6 @@ if TYPE_CHECKING:
 _PACKAGES = ("prefect", "openai", "torch", "transformers", "trl", "deepspeed")
 _GIB = 2**30
 _PROBE = b"tapir doctor"
-_STUDENT_ON_GPUS = f"{STUDENT_SETUP} --student vllm-cuda"
 _SHOWN = 80
 """Characters of an instruction."""
 _REPLY_SECONDS = 10.0
@@ -188,7 +187,9 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
         if not gpus
         else finding("warning", f"{gpus}, but torch in this environment is a CPU build", f"`{gpu_setup(torch)}`")
         if (torch := _version("torch")) and not machine.cuda_of_torch()
-        else finding("warning", f"{gpus}, but the student's environment is a CPU build", f"`{_STUDENT_ON_GPUS}`")
+        else finding(
+            "warning", f"{gpus}, but the student's environment is a CPU build", f"`{STUDENT_SETUP} --student vllm-cuda`"
+        )
         if student is not None and student.device == "cpu"
         else finding("ok", gpus)
     )
@@ -319,11 +320,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             for field, endpoint in config.endpoints.items()
             if isinstance(endpoint, VllmEndpoint)
         ),
-        *(
-            [Check("judge", partial(_warn_of_own_judge, config.teacher.endpoint.model_for("judge")), "")]
-            if _is_own_judge(config)
-            else []
-        ),
+        *_judge_check(config),
         *([student] if config.student.engine.served_by == "others" else []),
         *(
             Check(
@@ -358,18 +355,15 @@ def _look_at_pool(config: RunConfig) -> Finding:
     return replace(lost, level="warning", found=f"{said}; {lost.found}")
 
 
-def _is_own_judge(config: RunConfig) -> bool:
-    """Whether a teacher that may be small, as it answers here, judges its own answers."""
+def _judge_check(config: RunConfig) -> list[Check]:
+    """A warning where a teacher that may be small, as it answers here, judges its own answers."""
     endpoint = config.teacher.endpoint
     is_here = isinstance(endpoint, VllmEndpoint) or (
         isinstance(endpoint, OpenAIEndpoint) and is_local(endpoint.base_urls[0])
     )
-    return is_here and config.judges_itself
-
-
-def _warn_of_own_judge(model: str) -> Finding:
-    remedy = "`tapir judge-check CONFIG --pairs 4` tests it as a judge; a model of half a billion parameters fails"
-    return finding("warning", f"{model} judges its own answers, and runs here", remedy)
+    found = f"{endpoint.model_for('judge')} judges its own answers, and runs here"
+    remedy = "test it with `tapir judge-check CONFIG --pairs 4`; half a billion parameters are too few for a judge"
+    return [Check("judge", lambda: finding("warning", found, remedy), "")] if is_here and config.judges_itself else []
 
 
 def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
