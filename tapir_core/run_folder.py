@@ -331,7 +331,7 @@ def open_run(
     if (version := folder.version) < VERSION:
         raise RunChanged(
             f"run {folder.ref.name!r} in {folder.ref.root!r} was made by a development version (configuration "
-            f"{version}): it can be read and exported, but not gone on with; start it under a new --name, which re-uses "
+            f"{version}): it can be read and exported, but not continued; start it under a new --name, which re-uses "
             "the stored answers"
         )
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)

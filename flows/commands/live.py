@@ -117,7 +117,7 @@ class PlainLines:
 
     def new_lines(self, snapshot: Snapshot) -> list[str]:
         """What is new since the last look. A stage that began and ended between two looks is one line."""
-        lines = []
+        lines: list[str] = []
         for stage in snapshot.stages:
             key = stage.at, stage.started
             due = self._due.get(key, 0.0)

@@ -9,7 +9,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import KnownLength
 from tapir_core.estimate.run import Estimate, Figures, Span, estimate_json, forecast, load_estimate
 from tapir_core.estimate.workload import BenchmarkSize, Pool, Prompts
-from tapir_core.reporting import page
+from tapir_core.reporting.estimate_table import instead_sentence
 from tapir_core.speeds import EndpointSpeed
 from tests.estimates import measured
 from tests.run_config import make_config
@@ -288,7 +288,7 @@ def test_the_money_of_the_curriculum_is_told_in_plain_answers_of_the_same_teache
     free_judge = paid_by(PRICED, {**PRICED, "usd_per_million_prompt_tokens": 0, "usd_per_million_completion_tokens": 0})
     assert free_judge.instead is not None
     assert free_judge.instead.answers.likely < found.instead.answers.likely
-    assert f"{found.instead.answers.likely:,.0f}" in page.sentence("instead", found)
+    assert f"{found.instead.answers.likely:,.0f}" in instead_sentence(found)
 
 
 def test_the_break_even_is_the_price_of_a_prompt_that_a_new_instruction_costs_as_much_as() -> None:
@@ -300,7 +300,7 @@ def test_the_break_even_is_the_price_of_a_prompt_that_a_new_instruction_costs_as
     plain = pool.usd.likely / pool.calls.likely
     new = next(each for each in found.roles if each.name == "teach").needed.calls.likely - pool.calls.likely
     assert found.instead.prompt_usd.likely == pytest.approx(expand.usd.likely / new - plain)
-    assert f"USD {found.instead.prompt_usd.likely:,.5f}" in page.sentence("instead", found)
+    assert f"USD {found.instead.prompt_usd.likely:,.5f}" in instead_sentence(found)
     none_new = paid_by(PRICED, PRICED, **{**recommended, "curriculum": {"expansion": {"max_waves": 0}, "refine": True}})
     assert none_new.instead is not None
     assert none_new.instead.prompt_usd is None
@@ -309,7 +309,7 @@ def test_the_break_even_is_the_price_of_a_prompt_that_a_new_instruction_costs_as
 def test_nothing_is_told_in_plain_answers_where_they_cost_nothing_or_a_price_is_unknown() -> None:
     assert estimate().instead is None
     assert paid_by(PRICED, UNPRICED).instead is None
-    assert not page.sentence("instead", estimate())
+    assert not instead_sentence(estimate())
 
 
 def test_an_estimate_survives_being_written_and_read() -> None:
