@@ -1,4 +1,4 @@
-"""What is said to people stands in jinja templates beside the modules that say it, so that it is read as text."""
+"""Templates of plain text: the assumptions of an estimate and the lines of `tapir store`."""
 
 from functools import cached_property
 from inspect import getmembers, isfunction

@@ -158,7 +158,7 @@ def spend_line(spend: LiveSpend) -> str:
         f"calls {count(spend.sent)} · from the store {count(spend.stored)} · tokens {count(spend.prompt_tokens)} in, "
         f"{count(spend.completion_tokens)} out · {number(spend.usd)} USD"
         f"{f' · timed out {count(spend.timeouts)}' if spend.timeouts else ''}"
-        f"{f' · failed {count(spend.failures.total())} ({failed})' if failed else ''}"
+        f"{f' · failed {count(sum(spend.failures.values()))} ({failed})' if failed else ''}"
     )
 
 

@@ -74,16 +74,9 @@ def progress(run: RunSummary) -> str:
 
 
 def best(run: RunSummary) -> str:
-    """The best round, and why it is."""
-    return (
-        ""
-        if run.best is None
-        else f"Best round by the dev split: {student_name(run.best)}."
-        if not run.config.data.judged
-        else f"Best round: {student_name(run.best)}, the last; no earlier one is shown to be better on the dev split."
-        if run.best == run.students[-1].number
-        else f"Best round: {student_name(run.best)}, whose paired interval to the last lies above 0 on the dev split."
-    )
+    """The best round."""
+    rule = " (the last, unless an earlier one is shown to be better)" if run.config.data.judged else ""
+    return "" if run.best is None else f"Best round by the dev split{rule}: {student_name(run.best)}."
 
 
 def gain(run: RunSummary) -> str:

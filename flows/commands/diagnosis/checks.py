@@ -435,7 +435,9 @@ def _no_models(endpoint: Endpoint, failure: Failure) -> Finding:
     return (
         finding("fault", f"{endpoint.base_url} refuses the key: {failure.message}", endpoint.key_remedy)
         if failure.kind == "unauthorized"
-        else finding("warning", f"{endpoint.base_url}: {failure.message}", "check again later; a run retries by itself")
+        else finding(
+            "warning", f"{endpoint.base_url}: {failure.message}", "wait, then check again; a run retries by itself"
+        )
         if failure.kind not in ("connection", "timeout")
         else finding("fault", failure.message, f"start or correct that proxy, or unset {proxy.source}")
         if (proxy := proxy_before(endpoint.base_url, endpoint.proxy))
