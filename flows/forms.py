@@ -43,7 +43,7 @@ from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped,
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONES, RUN_RECORD
-from tapir_core.reporting import page
+from tapir_core.reporting import sentences
 from tapir_core.reporting.arms_report import arms_card, arms_plots_card
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_round_figures
 from tapir_core.run_files import publish_logs
@@ -158,7 +158,7 @@ def _do(work: Work, run: RunFolder, *given: Any) -> Any:
 
 def _progress_of(name: str) -> str:
     run = RunFolder(RunRef(worker_root(), name))
-    return page.sentence("next", summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
+    return f"{sentences.progress(summarise(run))}." if run.storage.exists(RUN_RECORD) else "Nothing had begun."
 
 
 @contextmanager
@@ -229,16 +229,8 @@ def distill_from_form(
     summary = drive(config, partial(_do, "distil"), say=get_run_logger().info, until=last, amend=amend)
     require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
-    return " ".join(
-        filter(
-            None,
-            (
-                page.sentence("state", summary),
-                page.sentence("gain", summary),
-                page.sentence("added", summary.baseline),
-                shown,
-            ),
-        )
+    return sentences.together(
+        (sentences.state(summary), sentences.gain(summary), sentences.added(summary.baseline), shown)
     )
 
 
@@ -261,7 +253,7 @@ def retry_judge_from_form(
     ref, say, told = RunRef(worker_root(), run), get_run_logger().info, list[str]()
     number, tell = round_number or None, told.append
     summary = retry_run(ref, number, _do, tell, say=say, also_terminal=also_terminal, go_on=go_on)
-    return " ".join([*told, page.sentence("state", summary)])
+    return sentences.together((*told, sentences.state(summary)))
 
 
 @form_flow("evaluate")
@@ -287,8 +279,7 @@ def evaluate_from_form(
 
 def _scores(_run: RunFolder, summary: RunSummary, compared: Sequence[Compared], asked: Sequence[str]) -> str:
     numbers = [who for who in compared if isinstance(who, int)]
-    said = page.sentence("scores", summary, numbers), benchmarks_sentence(summary, compared, asked)
-    return " ".join(filter(None, said))
+    return sentences.together((sentences.scores(summary, numbers), benchmarks_sentence(summary, compared, asked)))
 
 
 @form_flow("fine-tune", run_name="{run} round-{round_number}")

@@ -26,7 +26,7 @@ from tapir_core.config import load
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
-from tapir_core.reporting import benchmarks, page
+from tapir_core.reporting import benchmarks, sentences
 from tapir_core.reporting.arms_report import conditions_of, write_arms
 from tapir_core.reporting.side_by_side import SideBySide, write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
@@ -352,4 +352,4 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say
         return Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
         return Swept(entry.name, run, "failed", _why(error))
-    return Swept(entry.name, run, outcome, page.sentence("gain", summary))
+    return Swept(entry.name, run, outcome, sentences.gain(summary))

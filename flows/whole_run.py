@@ -15,7 +15,7 @@ from tapir_core.comparison.outcome import Training
 from tapir_core.config import RunConfig
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import REPORT
-from tapir_core.reporting import page
+from tapir_core.reporting import sentences
 from tapir_core.reporting.benchmarks import require_figures, require_round_figures
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
@@ -125,20 +125,24 @@ def retry_run(
     distil = partial(do, "distil")
     with hold_known_run(ref, say=say) as run:
         again = stages_to_retry(run, number, also_terminal=also_terminal)
-        for counts in do("judge", run, again, also_terminal) if again else ():
-            tell(page.sentence("retried", counts))
+        for each in do("judge", run, again, also_terminal) if again else ():
+            tell(
+                f"{each['stage']}: {each['missing_before']} verdicts missing before, {each['missing_after']} now; "
+                f"{each['unscored_before']} unscored before, {each['unscored_after']} now."
+            )
         changed = changed_stages(run)
         if go_on and (changed or not is_done(run, None)):
             say("going on with the run")
             distil(run, None)
-        tell(page.sentence("changes", changed, go_on) if again or changed else page.sentence("nothing", also_terminal))
+        nothing = sentences.nothing_to_retry(also_terminal=also_terminal)
+        tell(sentences.changes(changed, redone=go_on) if again or changed else nothing)
         if changed and not go_on:
             command = f"`tapir retry-judge {ref.name} --continue`"
             tell(f"Redo them with {command} (in the UI: Continue the run), or with the run's own command.")
     if go_on:
         drive_baseline(run, distil, say=say)
     summary = baseline.with_baseline(summarise(run), run)
-    if added := page.sentence("added", summary.baseline):
+    if added := sentences.added(summary.baseline):
         tell(added)
     if go_on:
         require_round_figures(summary, run.config.evaluation.each_round)

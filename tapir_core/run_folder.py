@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -36,6 +35,7 @@ from tapir_core.stages import (
     with_steps,
 )
 from tapir_core.storage import Storage, on_this_machine
+from tapir_core.text import first_few
 
 _LISTED = 10
 """Runs of a root that an error names."""
@@ -329,7 +329,11 @@ def open_run(
         _write_record(folder, record, config)
         return RunFolder(folder.ref)
     if (version := folder.version) < VERSION:
-        raise RunChanged(_said("old_run", ref=folder.ref, version=version))
+        raise RunChanged(
+            f"run {folder.ref.name!r} in {folder.ref.root!r} was made by a development version (configuration "
+            f"{version}): it can be read and exported, but not continued; start it under a new --name, which re-uses "
+            "the stored answers"
+        )
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
         same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
@@ -399,35 +403,58 @@ def _no_such_run(ref: RunRef) -> str:
     """Which run is not there, which ones are, and which of them may be meant."""
     names = [run.ref.name for run in runs_of(ref.root)]
     near = difflib.get_close_matches(ref.name.lower(), {name.lower(): name for name in names}, n=3)
-    meant = [name for name in names if name.lower() in near]
-    return _said("no_such_run", ref=ref, names=names, near=meant, listed=_LISTED)
+    meant = " or ".join(repr(name) for name in names if name.lower() in near)
+    missing = f"there is no run {ref.name!r} in {ref.root!r}"
+    return (
+        f"{missing}.{f' Did you mean {meant}?' if meant else ''} It holds {first_few(names, _LISTED)}; see "
+        f"`tapir status --root {ref.root}`"
+        if names
+        else f"{missing}, nor any other; name the right root with --root, or start a run with "
+        "`tapir run configs/quickstart.toml`"
+    )
 
 
 def _not_done(ref: RunRef, at: StageAt) -> str:
     """Which stage of which run is not done, which stage of the plan makes it, and which command."""
-    return _said("not_done", ref=ref, at=at, is_evaluation=at.name in {stage.name for stage in EVALUATION})
+    run, is_evaluation = f"{ref.name} --root {ref.root}", at.name in {stage.name for stage in EVALUATION}
+    command = (
+        f"`tapir evaluate {run}{'' if at.benchmark is None else f' --benchmark {at.benchmark}'}`"
+        if is_evaluation or at.benchmark is not None
+        else "`tapir run` with the configuration of this run"
+    )
+    return (
+        f"{at} of run {ref.name!r} in {ref.root!r} is not done. Its stage {at.whole.name!r} makes it: give {command} "
+        f"again, which goes on from there; `tapir status {run}` says how far the run is"
+    )
 
 
 def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *, same_settings: bool) -> str:
     """Why a run is not opened, what going on would cost, and the ways out; ``same_settings``: versions differ alone."""
-    outdated = {each.at.name: each for each in redo if each.is_outdated}
+    run, outdated = folder.ref, {each.at.name: each for each in redo if each.is_outdated}.values()
     before = folder.record.ingredients
     other = sorted(name for name in before.keys() & ingredients.keys() if before[name] != ingredients[name])
-    kept = kept_files(folder.config, {name: before[name] for name in other})
-    return _said(
-        "refusal",
-        ref=folder.ref,
-        redo=redo,
-        outdated=[*outdated.values()],
-        is_older=all(each.version < each.at.stage.version for each in outdated.values()),
-        same_settings=same_settings,
-        other=other,
-        kept=kept,
+    kept = ", ".join(f"{run.root}/{each}" for each in kept_files(folder.config, {name: before[name] for name in other}))
+    calls, trainings = sum(each.calls for each in redo), sum(each.at.stage.trains for each in redo)
+    age = "an older" if all(each.version < each.at.stage.version for each in outdated) else "another"
+    versions = (f"{each.at.name} (version {each.version}, here {each.at.stage.version})" for each in outdated)
+    lines = (
+        f"run {run.name!r} in {run.root!r} was made by {age} version of tapir; this one makes these stages otherwise: "
+        f"{', '.join(versions)}."
+        if outdated
+        else "",
+        f"run {run.name!r} in {run.root!r} was made with another configuration, prompt file or input file."
+        if not same_settings
+        else "",
+        f"  Other than before: {', '.join(other)}" if other and not same_settings else "",
+        "  Going on would redo:",
+        *(f"    {each}" for each in redo),
+        f"  In all up to {calls} calls and {trainings} training{'' if trainings == 1 else 's'}.",
+        "  Ways out:",
+        "    go on with the version of tapir that made it" if outdated else "",
+        f"    restore the old files and settings{f' (what an address held is kept: {kept})' if kept else ''}"
+        if not same_settings
+        else "",
+        "    give the run a new name with --name (answers in the store are re-used)",
+        "    add --amend to `tapir run`, which keeps what still holds and redoes the list above",
     )
-
-
-def _said(macro: str, **fields: object) -> str:
-    """One of the messages of the template beside this module."""
-    from tapir_core.sentences import Sentences  # jinja takes time that only those wait for who are refused
-
-    return Sentences(Path(__file__).parent).say("run_folder.txt.jinja2", macro, **fields)
+    return "\n".join(filter(None, lines))

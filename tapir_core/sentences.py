@@ -1,4 +1,4 @@
-"""What is said to people stands in jinja templates beside the modules that say it, so that it is read as text."""
+"""Templates of plain text: the assumptions of an estimate and the lines of `tapir store`."""
 
 from functools import cached_property
 from inspect import getmembers, isfunction
@@ -15,9 +15,9 @@ class Sentences:
         """Nothing is read yet; the templates have the ``functions`` of a module, and its `NOTHING`."""
         self._folder, self._functions = folder, functions
 
-    def say(self, template: str, macro: str, *values: object, **facts: object) -> str:
+    def say(self, template: str, macro: str, **facts: object) -> str:
         """What a macro makes of its arguments, without blanks around it."""
-        return str(getattr(self._environment.get_template(template).module, macro)(*values, **facts)).strip()
+        return str(getattr(self._environment.get_template(template).module, macro)(**facts)).strip()
 
     def paragraphs(self, template: str, **facts: object) -> list[str]:
         """What a template says: its paragraphs, each on one line; empty ones are left out."""
@@ -28,7 +28,6 @@ class Sentences:
     def _environment(self) -> jinja2.Environment:
         loader = jinja2.FileSystemLoader(self._folder)
         made = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        made.filters["repr"] = repr
         if self._functions is not None:
             made.globals.update(getmembers(self._functions, isfunction), NOTHING=self._functions.NOTHING)
         return made

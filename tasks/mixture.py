@@ -15,7 +15,7 @@ from tapir_core.calls import Answer, Outcome
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import show_instruction
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting.sentences import reduced
 from tapir_core.run_folder import RunFolder
 from tapir_core.task_types import RefinementFamily
 from tasks._task import shard_task, stage_task
@@ -56,12 +56,12 @@ def draw(run: RunFolder, at: stages.StageAt) -> Worked:
     seeds, new = run.rows(stages.SELECT.at(at.round)), run.rows(stages.EXPAND.at(at.round))
     hard = curriculum.draw_hard(seeds, new, size.hard, shares, rngs["hard"], used)
     easy = curriculum.draw_easy(_easy_rows(run, at), size.easy, shares, rngs["easy"], used)
-    reduced = {_REDUCED: float(size.examples)} if size.examples < size.asked else {}
-    if reduced:
-        tell(logging.WARNING, sentence("reduced", at.number, run.config.round(at.number), size.examples))
+    smaller = {_REDUCED: float(size.examples)} if size.examples < size.asked else {}
+    if smaller:
+        tell(logging.WARNING, reduced(run.config, at.number, size.examples))
     lacking = {**hard.shortfall, **easy.shortfall}
     counts = {f"{_SHORTFALL}{name}": float(n) for name, n in lacking.items()}
-    return Worked(pl.concat([hard.rows, easy.rows]), reduced | counts)
+    return Worked(pl.concat([hard.rows, easy.rows]), smaller | counts)
 
 
 def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:

@@ -66,12 +66,8 @@ def say(line: str) -> None:
 
 def words(template: str, macro: str, **facts: object) -> list[str]:
     """The lines that a macro of a template of this folder makes of the facts; blank ones are left out."""
-    return [line.strip() for line in told(template, macro, **facts).splitlines() if line.strip()]
-
-
-def told(template: str, macro: str, **facts: object) -> str:
-    """What a macro of a template of this folder makes of the facts, as it is."""
-    return _SENTENCES.say(f"{template}.jinja2", macro, **facts)
+    said = _SENTENCES.say(f"{template}.jinja2", macro, **facts)
+    return [line.strip() for line in said.splitlines() if line.strip()]
 
 
 def print_words(console: Console, template: str, macro: str, **facts: object) -> None:

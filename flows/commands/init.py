@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import jinja2
 import typer
 
-from flows.commands import console, print_words, told
+from flows.commands import console, print_line
 from tapir_core.calls.types import is_local
 from tapir_core.config import EMBEDDED_STUDENT
 from tapir_core.config.load import load_config, read_toml
@@ -132,7 +133,9 @@ def init(
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    print_words(console, "init", "written", asked=asked, file=file, few=few)
+    warning, key = few and f"Warning: {few}.\n", asked.key and f"export {asked.key}=…\n"
+    commands = f"tapir doctor {file}\ntapir estimate {file}\ntapir run {file}"
+    print_line(console, f"{warning}{file} is written. Next:\n{key}{commands}")
 
 
 def _ask(
@@ -174,5 +177,11 @@ def _ask_column(unknown: UnknownLayout) -> str:
 def _text(asked: Asked, file: Path, rows: int) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem).lstrip("-._") or "mine"
     batches = [each for each in _BATCHES if each * _FEWEST_STEPS <= rows]
+    template = jinja2.Template(
+        Path(__file__).with_name("init.jinja2").read_text(encoding="utf-8"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     facts = {"asked": asked, "name": name, "file": file, "rows": rows, "batch_size": max(batches, default=_BATCHES[0])}
-    return told("init", "config", **facts) + "\n"
+    return template.render(facts).strip() + "\n"

@@ -19,16 +19,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands import print_tables, say, words
+from flows.commands import print_tables, say
 from flows.prefect_server import TAG, connect_prefect, ignore_settings
 from flows.whole_run import Work
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.reporting import page, tables
+from tapir_core.reporting import sentences, tables
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.summary.formats import count, duration
+from tapir_core.summary.formats import count, duration, number, round_name
 from tapir_core.summary.types import RunSummary
 from tasks import outcomes, runtime
 
@@ -134,15 +134,15 @@ class PlainLines:
 
     def new_lines(self, snapshot: Snapshot) -> list[str]:
         """What is new since the last look. A stage that began and ended between two looks is one line."""
-        lines = []
+        lines: list[str] = []
         for stage in snapshot.stages:
             key = stage.at, stage.started
             due = self._due.get(key, 0.0)
             if stage.ended is not None and due < math.inf:
                 self._due[key] = math.inf
-                lines += words("live", "ended", stage=stage)
+                lines += filter(None, [_ended(stage)])
             elif stage.ended is None and not self._only_ends and stage.seconds >= due:
-                lines += words("live", "working" if due else "started", stage=stage, asked=snapshot.spend)
+                lines.append(_working(stage, snapshot.spend) if due else _started(stage))
                 self._due[key] = (stage.seconds // _LINE_SECONDS + 1) * _LINE_SECONDS if due else _LINE_SECONDS
         return lines
 
@@ -156,11 +156,11 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
     table = Table("Stage", "", *figures, "", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for stage in at_work:
         table.add_row(
-            _said("name", at=stage.at),
+            _name(stage.at),
             _bar(stage),
             f"{stage.shards_done}/{stage.shards}",
             f"{count(stage.rows_done)}/{count(stage.rows)}" if stage.rows else "",
-            _said("rate", stage=stage),
+            _rate(stage),
             duration(stage.seconds),
             Text(count(stage.missing), style="yellow" if stage.missing else "dim"),
             stage.note,
@@ -170,25 +170,72 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
 
 def spend_line(spend: LiveSpend) -> str:
     """What this start of the run has asked so far, the student's answers included."""
-    return _said("spend", spend=spend)
+    failed = ", ".join(f"{rows} {kind}" for kind, rows in sorted(spend.failures.items()))
+    return (
+        f"calls {count(spend.sent)} · from the store {count(spend.stored)} · tokens {count(spend.prompt_tokens)} in, "
+        f"{count(spend.completion_tokens)} out · {number(spend.usd)} USD"
+        f"{f' · timed out {count(spend.timeouts)}' if spend.timeouts else ''}"
+        f"{f' · failed {count(sum(spend.failures.values()))} ({failed})' if failed else ''}"
+    )
+
+
+def _name(at: StageAt) -> str:
+    """`round 1 · wave 2 · candidates`, `S_0 · alpaca_eval · benchmark answers`."""
+    who = at.model if at.round is None else round_name(at.round)
+    what = at.name.removeprefix("wave_").replace("_", " ")
+    return " · ".join(filter(None, (who, f"wave {at.wave}" if at.wave else "", at.benchmark, what)))
+
+
+def _rate(stage: outcomes.StageProgress) -> str:
+    """Rows a second, so far."""
+    return f"{stage.rows_done / stage.seconds:,.1f}" if stage.rows_done and stage.seconds > 0 else ""
+
+
+def _started(stage: outcomes.StageProgress) -> str:
+    return (
+        f"{_name(stage.at)}: started{f', {count(stage.rows)} rows' if stage.rows else ''}"
+        f"{f' in {count(stage.shards)} shards' if stage.rows and stage.shards > 1 else ''}"
+    )
+
+
+def _working(stage: outcomes.StageProgress, spend: LiveSpend) -> str:
+    rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage) or 0} rows/s, " if stage.rows else ""
+    return (
+        f"{_name(stage.at)}: {rows}{f'{count(stage.missing)} missing, ' if stage.missing else ''}"
+        f"{duration(stage.seconds)}{f' · {stage.note}' if stage.note else ''} · {spend_line(spend)}"
+    )
+
+
+def _ended(stage: outcomes.StageProgress) -> str:
+    """Nothing for a step of a wave that sent no request and took less than a second."""
+    rows, rate = (f"{count(stage.rows_done)} rows in ", f" ({_rate(stage)} rows/s)") if stage.rows_done else ("", "")
+    return (
+        f"{_name(stage.at)}: {rows}{duration(stage.seconds)}{rate}"
+        f"{f', {count(stage.missing)} missing' if stage.missing else ''}"
+        if stage.at.wave is None or stage.rows_done or stage.seconds >= 1
+        else ""
+    )
 
 
 def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     print_tables(console, tables.rounds_table(summary), tables.accuracy_table(summary), tables.seconds_table(summary))
-    said = [page.sentence(name, summary) for name in ("state", "gain", "scarce", "caution")]
-    said.insert(2, page.sentence("added", summary.baseline))
-    for sentence in (*filter(None, said), f"Report: {summary.report_path}", page.sentence("ui", summary)):
+    said = (
+        sentences.state(summary),
+        sentences.gain(summary),
+        sentences.added(summary.baseline),
+        sentences.scarce(summary),
+        sentences.caution(summary),
+        f"Report: {summary.report_path}",
+        sentences.ui(summary),
+    )
+    for sentence in filter(None, said):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def _print(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
         console.print(f"{datetime.now():%H:%M:%S}  {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _said(macro: str, **facts: object) -> str:
-    return "".join(words("live", macro, **facts))
 
 
 def _bar(stage: outcomes.StageProgress) -> RenderableType:

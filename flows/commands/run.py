@@ -31,7 +31,7 @@ from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.paths import TASK_TYPES, backbone_cache
-from tapir_core.reporting import benchmarks, estimate_table, page
+from tapir_core.reporting import benchmarks, estimate_table
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import on_this_machine
@@ -80,7 +80,7 @@ def print_estimate(console: Console, estimate: Estimate) -> None:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for note in estimate.notes:
         console.print(f"data.pool: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    if instead := page.sentence("instead", estimate):
+    if instead := estimate_table.instead_sentence(estimate):
         print_line(console, instead)
     console.print("Assumptions", style="bold")
     for assumption in estimate.assumptions:

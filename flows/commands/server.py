@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from flows import prefect_server
-from flows.commands import Root, console, print_words, say
+from flows.commands import Root, console, print_line, say
 from flows.prefect_server.caretaker import staff
 from tapir_core.errors import ConfigError
 from tapir_core.standin import server
@@ -42,7 +42,12 @@ def up(
     for made in deploy(root, again=stood is None):
         say(f"applied {made}")
     wait_for_workers(server.api, posts, is_alive=lambda: prefect_server.living_server(root) is not None)
-    print_words(console, "server", "up", server=server, deployments=prefect_server.DEPLOYMENTS, posts=posts, root=root)
+    print_line(
+        console,
+        f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it\n"
+        f"deployments: {', '.join(prefect_server.DEPLOYMENTS)}\n"
+        f"workers: {', '.join(post.label for post in posts)}, for runs in '{root}'",
+    )
 
 
 def down(root: Root = "runs") -> None:
@@ -58,9 +63,9 @@ def apply_deployments(root: Root = "runs") -> None:
     # Not before: Prefect reads its settings when it is imported.
     from flows.deploy import deploy
 
-    print_words(
-        console, "server", "deployed", made=deploy(root, again=True), settings=prefect_server.worker_settings(root)
-    )
+    applied = "".join(f"applied {made}\n" for made in deploy(root, again=True))
+    worker = f"{prefect_server.worker_settings(root)} prefect worker start …"
+    print_line(console, f"{applied}workers that you start: {worker}")
 
 
 standin_app = typer.Typer(no_args_is_help=True)

@@ -6,19 +6,25 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands import Root, console, print_line, print_table, print_tables, print_words, run_ref, words
+from flows.commands import Root, console, print_line, print_table, print_tables, run_ref
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.comparison.baseline import read_baseline
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting import benchmarks, page, run_progress
+from tapir_core.reporting import benchmarks, page, run_progress, sentences
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.store_admin.rows import is_there
 from tapir_core.summary import RunReader
-from tapir_core.summary.formats import NOTHING, count, minutes, number, score, student_name
+from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")
+_NOTE = (
+    "Accuracy, or quality retention on a judged held-out set, is that of the last scored student, on the test split "
+    "where there is one, with its 95 % interval. USD is what teacher and judge cost over all starts; requests of "
+    "unknown cost count in full. Left is the time of the stages to come; overlapping ones count in full, and the stop "
+    "rule may end a run sooner."
+)
 
 
 def status(
@@ -41,7 +47,7 @@ def _print_runs(root: str) -> None:
     rows = tuple(map(_run_row, runs_of(root)))
     if not rows:
         raise ConfigError(f"there is no run in {root!r}; start one with `tapir run configs/quickstart.toml`")
-    print_table(console, page.Table("", _RUNS, rows, text_columns=3, note=" ".join(words("status", "note"))))
+    print_table(console, page.Table("", _RUNS, rows, text_columns=3, note=_NOTE))
 
 
 def _print_run(run: RunFolder) -> None:
@@ -49,15 +55,39 @@ def _print_run(run: RunFolder) -> None:
 
     Then its benchmarks, its score, what it paid and how long it may take.
     """
-    print_words(console, "status", "run", ref=run.ref, created=run.record.created)
+    print_line(console, f"run {run.ref.name} in {run.ref.root}, created {run.record.created[:19]}")
     look = RunReader(run)
     progress = run_progress.read_progress(look)
     print_table(console, page.Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
     print_tables(console, *benchmarks.benchmark_states_tables(look))
+    for line in filter(None, (*_state(run, progress), sentences.added(read_baseline(run)))):
+        print_line(console, line)
+
+
+def _state(run: RunFolder, progress: run_progress.RunProgress) -> tuple[str, ...]:
+    """Lines on score, spending, last error and what comes next; an empty one where there is nothing to say."""
     usd, unknown = _usd(run)
-    print_words(console, "status", "state", run=run, progress=progress, usd=usd, unknown=unknown)
-    if added := page.sentence("added", read_baseline(run)):
-        print_line(console, added)
+    student, found, judged, cap = progress.student, progress.score, run.config.data.judged, run.config.budget.usd
+    by = f"; judged by {found.judge}" if found and (judged or run.config.judge.verifies("heldout")) else ""
+    return (
+        f"{student_name(student)} on the held-out {progress.split} split: "
+        f"{'quality retention ' if judged else ''}{score_in_words(found)}{by}"
+        if found is not None and student is not None
+        else "",
+        f"what it spent is not known: {unknown}"
+        if unknown
+        else f"{number(usd or 0.0)} USD spent{'' if cap is None else f' of at most {number(cap)}'} on teacher and "
+        "judge, over all starts (requests of unknown cost count in full)",
+        run.error and f"the last start ended with: {run.error}",
+        f"stopped early: {progress.stopped}"
+        if progress.stopped
+        else "done"
+        if progress.next_stage is None
+        else f"next: {progress.next_stage}; how long it takes is known once a round is done"
+        if progress.seconds_left is None
+        else f"next: {progress.next_stage}; about {minutes(progress.seconds_left)} of work left, by its stages so far "
+        "and its estimate",
+    )
 
 
 def _stage_rows(look: RunReader, progress: run_progress.RunProgress) -> Iterator[tuple[str, ...]]:

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from math import hypot
-from pathlib import Path
 from statistics import fmean
 
-from tapir_core import paths, randomness, sentences, task_types, text
+from tapir_core import paths, randomness, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded, total
 from tapir_core.comparison.plan import RANDOM, Arm
 from tapir_core.evaluation.statistics import (
@@ -312,11 +311,36 @@ def _too_many_missing(students: _Students, split: str) -> str:
 
 def verdicts(compared: ComparedArms) -> list[str]:
     """One sentence for each difference that counts; why there is none, where none may be drawn."""
+    if not compared.concludes:
+        unfinished = text.first_few(compared.unfinished, 3)
+        return [
+            f"No verdict: {len(compared.unfinished)} runs are not finished ({unfinished})."
+            if unfinished
+            else "No verdict: these runs are too small to carry one; they show that the comparison works."
+        ]
     arms = [each for each in compared.rows if each.costs and not each.exploratory and each.name != RANDOM]
-    pairs = _pairs(compared, arms) if compared.concludes else ()
-    shown = [(one, other, compared.differences.get((one.name, other.name))) for one, other in pairs]
-    said = sentences.Sentences(Path(__file__).parent)
-    return said.paragraphs("verdicts.txt.jinja2", compared=compared, pairs=shown, first_few=text.first_few)
+    pairs = [(*pair, compared.differences.get((pair[0].name, pair[1].name))) for pair in _pairs(compared, arms)]
+    return [
+        *(_verdict(one.label, other.label, found) for one, other, found in pairs if found),
+        *(
+            f"No verdict on {one.label} against {other.label}: too many answers of one or the other are missing."
+            for one, other, found in pairs
+            if not (found or one.why or other.why)
+        ),
+        *(f"No verdict on {row.label}: {row.why}." for row in compared.rows if row.why and not row.exploratory),
+    ]
+
+
+def _verdict(one: str, other: str, found: Resampled) -> str:
+    value, low, high = (100 * each for each in (found.value, found.low90, found.high90))
+    beats = (
+        f"{one} beats {other}"
+        if low > 0
+        else f"{one} does not beat {other}, it is worse"
+        if high < 0
+        else f"That {one} beats {other} is not shown"
+    )
+    return f"{beats}: {value:+.1f} points (90 % interval {low:+.1f} to {high:+.1f}, p = {found.p:.4f})."
 
 
 def covers_sentence(compared: ComparedArms) -> str:

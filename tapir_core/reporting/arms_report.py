@@ -9,10 +9,9 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from tapir_core import judging, paths, sentences, stages, storage, text
+from tapir_core import judging, paths, stages, storage, text
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
@@ -119,26 +118,46 @@ def conditions_of(
         others: stage → version of its code that made the figures, where it is not that of this tapir.
     """
     used = sorted(stages.used_files(config, files).items())
-    rounds = [config.round(number) for number in config.round_numbers]
+    numbers, seeds = config.round_numbers, ", ".join(map(str, comparison.run_seeds))
     settings: list[Any] = [backbone_name(config.student)]
     settings += [[at.name, *stages.settings_of(at, config, files)] for at in stages.plan(config)]
-    said = sentences.Sentences(Path(__file__).parent).paragraphs(
-        "conditions.txt.jinja2",
-        config=config,
-        comparison=comparison,
-        others=others,
-        backbone=backbone_name(config.student),
-        judging=judging.mode_of(config.judge).in_words(config.judge),
-        prompts=[(name.removeprefix("prompt:"), version) for name, version in used if name.startswith("prompt:")],
-        files={name: files.get(f"file:{name}", "")[:_DIGITS] for name in ("chat_template", "pool", "heldout")},
-        rounds=rounds,
-        rates=[config.learning_rate(number) for number in config.round_numbers],
-        examples=[count(config.examples(number)) for number in config.round_numbers],
-        count=count,
+    template, pool, heldout = (files.get(f"file:{name}", "")[:_DIGITS] for name in ("chat_template", "pool", "heldout"))
+    epochs = _of_rounds(config.basic_tuning.epochs, [config.round(number).epochs for number in numbers])
+    rates = _of_rounds(config.learning_rate(0), [*map(config.learning_rate, numbers)])
+    judges = ", ".join(each.in_words("judge") for each in config.judge.endpoints.values())
+    versions = ", ".join(f"{stage} {version}" for stage, version in others.items())
+    return {
+        "Student": f"{settings[0]}{f', chat template {template}' if template else ''}",
+        "Answers": f"{config.student.sampling.in_words}, by {config.student.engine.in_words}",
+        "Training": f"precision {config.training.precision}, epochs {epochs}, learning rate {rates}, batch size "
+        f"{config.training.batch_size}, up to {count(config.training.max_length)} tokens an example",
+        "Teacher": config.teacher.endpoint.in_words("teacher"),
+        "Judge": f"{f'{judges}; ' if judges else ''}{judging.mode_of(config.judge).in_words(config.judge)}",
+        "Prompts": ", ".join(
+            f"{name.removeprefix('prompt:')} {version}" for name, version in used if name.startswith("prompt:")
+        ),
+        "Sizes": f"{config.data.pool.in_words(pool)}, "
+        f"{config.data.heldout.in_words(heldout) if config.data.heldout else 'no held-out'} instructions; S_0 of "
+        f"{count(config.examples(0))} examples, {len(numbers)} round{'s' if len(numbers) > 1 else ''} of "
+        f"{_alike([count(config.examples(number)) for number in numbers])}",
+        "Run seeds": f"{seeds}{f' (exploratory arms {comparison.run_seeds[0]})' if comparison.exploratory else ''}",
         # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.
-        settings=text.digest(settings)[:_DIGITS],
+        "Settings": f"digest {text.digest(settings)[:_DIGITS]}"
+        f"{f', made by other versions of stages: {versions}' if versions else ''}",
+    }
+
+
+def _of_rounds(basic: float, values: Sequence[float]) -> str:
+    return (
+        f"{basic:g}"
+        if {*values} == {basic}
+        else f"{basic:g} for S_0 and {_alike([*map('{:g}'.format, values)])} for rounds"
     )
-    return dict(each.split(": ", 1) for each in said)
+
+
+def _alike(values: Sequence[str]) -> str:
+    """One value where all are equal."""
+    return values[0] if len({*values}) == 1 else ", ".join(values)
 
 
 def conditions_table(conditions: Mapping[str, str]) -> page.Table:

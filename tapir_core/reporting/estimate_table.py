@@ -48,6 +48,17 @@ def benchmark_table(estimate: Estimate) -> Table:
     )
 
 
+def instead_sentence(estimate: Estimate) -> str:
+    """What else the curriculum's money buys: it must be worth more. Empty where it costs nothing."""
+    if (other := estimate.instead) is None:
+        return ""
+    return (
+        f"Instead of the curriculum (its verdicts, expansions and refined answers: USD {_cell(other.usd, number)}) the "
+        f"same money buys {_cell(other.answers, count)} more plain answers of the teacher, "
+        f"{other.answers.likely / estimate.pool_rows:.1f} times the pool: it pays where it is worth more than those."
+    )
+
+
 def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
     """What was expected of each stage, and what its stages took over all rounds of the run.
 

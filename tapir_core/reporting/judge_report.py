@@ -5,6 +5,7 @@ must hold, so a round whose verdicts allow no selection can be looked at too. Ho
 shows is binned, so its size does not grow with the pool.
 """
 
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ _BINS = 10
 _REASONS = 8
 _REASON_CHARS = 48
 _AREA = 220.0
+_GRADES, _GRADE_ENDS = ("weak", "moderate", "good", "very good"), (0.4, 0.6, 0.8)
+"""Of an agreement, by Cohen's κ."""
 
 _Cell = Callable[[float], str]
 
@@ -180,7 +183,80 @@ def render_judge_report(found: JudgeRound) -> str:
         replace(plot_unscored(whole.unscored.reasons), table=tables["judge-unscored"]),
         page.section_of(tables["judge-task-types"], folded=True) if whole.unscored.reasons else None,
     ]
-    return page.render_page("judge_report.html.jinja2", sections, found=found)
+    said = position_sentence(found), agreement_sentence(found), length_sentence(found), unscored_sentence(found)
+    return page.render_page("judge_report.html.jinja2", sections, found=found, said=said)
+
+
+def position_sentence(found: JudgeRound) -> str:
+    """Whether the judge favours the answer that it is shown first, or second."""
+    agreement = found.whole.agreement
+    told = "" if agreement is None else f"order gap {in_words(agreement.gap, points)}"
+    return (
+        "The judge saw one answer a call, so there is no position to favour."
+        if found.orders[0] == "pointwise"
+        else f"The judge saw every pair in one order only, {found.orders[0].replace('_', ' ')}, so a favoured position "
+        "cannot be told."
+        if agreement is None
+        else f"Whether the judge favours a position cannot be told: {told}."
+        if found.favoured is None
+        else f"No favoured position can be told from {count(agreement.gap.n)} instructions: {told}."
+        if found.favoured == "neither"
+        else f"The judge favours the answer shown {found.favoured}, by {abs(agreement.gap.value or 0) / 2:.2f} points "
+        f"a verdict: {told}. The MFD is the mean of both orders, in which this cancels."
+    )
+
+
+def agreement_sentence(found: JudgeRound) -> str:
+    """How far both orders agree."""
+    agreement = found.whole.agreement
+    kappa = agreement.kappa.value if agreement else None
+    grade = "" if kappa is None else f": {_GRADES[bisect(_GRADE_ENDS, kappa)]} agreement beyond chance"
+    return (
+        ""
+        if agreement is None
+        else "No instruction is scored in both orders, so their agreement is not defined."
+        if agreement.same_winner.value is None
+        else f"Both orders name the same winner for {percent(agreement.same_winner.value)} of "
+        f"{count(agreement.same_winner.n)} instructions; Cohen's κ is {in_words(agreement.kappa, correlation)}{grade}."
+    )
+
+
+def length_sentence(found: JudgeRound) -> str:
+    """Whether longer answers score higher."""
+    effect = found.whole.length.difference
+    told = f"rank correlation of MFD and length difference {in_words(effect, correlation)}"
+    return (
+        f"Whether scores go with length cannot be told: {told}."
+        if effect.low is None or effect.high is None
+        else f"No link between score and length can be told: {told}."
+        if effect.low <= 0 <= effect.high
+        else f"The {'longer' if effect.low > 0 else 'shorter'} of two answers tends to score higher: {told}. It may "
+        "also be the better one."
+    )
+
+
+def unscored_sentence(found: JudgeRound) -> str:
+    """How many verdicts are unscored, and the most frequent reason."""
+    reasons, share = found.whole.unscored.reasons, percent(found.whole.unscored.share.value)
+    return (
+        f"{count(sum(reasons.values()))} of {count(found.verdicts)} verdicts ({share}) are unscored; the most frequent "
+        f"reason is “{next(iter(reasons))}” ({count(next(iter(reasons.values())))})."
+        if reasons
+        else f"All {count(found.verdicts)} verdicts are scored."
+        if found.verdicts
+        else "There are no verdicts."
+    )
+
+
+def in_words(estimate: Estimate, cell: _Cell) -> str:
+    """A figure with its interval, or why it has none."""
+    return (
+        f"not defined ({estimate.why})"
+        if estimate.value is None
+        else f"{cell(estimate.value)} (no interval: {estimate.why})"
+        if estimate.low is None or estimate.high is None
+        else f"{cell(estimate.value)} (95 % interval {cell(estimate.low)} to {cell(estimate.high)})"
+    )
 
 
 def judge_tables(found: JudgeRound) -> dict[str, page.Table]:

@@ -1,6 +1,6 @@
-"""What reports are made of: sections of a table, a plot and a note, sentences; as HTML pages, and as Markdown.
+"""What reports are made of: sections of a table, a plot and a note; as HTML pages, and as Markdown.
 
-A section is data. Pages and sentences stand in templates beside this module, all of which are filled in here. A page
+A section is data. Pages stand in templates beside this module, all of which are filled in here. A page
 extends ``page.html.jinja2``: a head of its own, then sections, with no script and no network. All text is escaped; only
 a plot's SVG, which `draw` made, enters as it is. In Markdown, text that may hold data (names of models, categories,
 judges) goes through `markdown_text`, so that it is shown as it is written.
@@ -25,13 +25,11 @@ from typing import Any, Protocol, TypeVar
 import jinja2
 from markupsafe import Markup, escape
 
-from tapir_core.sentences import Sentences
+from tapir_core.reporting import sentences
 from tapir_core.summary import formats
 from tapir_core.task_types import in_order
 
 logger = logging.getLogger(__name__)
-
-_SENTENCES = Sentences(Path(__file__).parent, formats)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 GREY = "#8a8f98"
@@ -163,11 +161,6 @@ def render(template: str, **fields: object) -> str:
     return _environment().get_template(template).render(**fields)
 
 
-def sentence(name: str, *fields: object) -> str:
-    """The sentence ``name`` of ``sentences.jinja2`` as plain text; empty where there is nothing to say."""
-    return re.sub(r"\s*\n\s*", " ", _SENTENCES.say("sentences.jinja2", name, *fields))
-
-
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
@@ -177,7 +170,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentence=sentence)
+    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentences=sentences)
     made.globals.update(markdown_table=markdown_table)
     made.filters.update(markdown_text=markdown_text, image_address=image_address)
     return made

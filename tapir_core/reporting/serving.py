@@ -23,7 +23,8 @@ from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import DIFFERS, headline_values, metric_label
-from tapir_core.reporting.page import Table, sentence
+from tapir_core.reporting.page import Table
+from tapir_core.reporting.sentences import together
 from tapir_core.stages import HELDOUT, JUDGED_HELDOUT, POOL, TEACH, StageAt, benchmark_stages
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader
@@ -94,7 +95,31 @@ def before_after_table(reader: RunReader, student: int) -> Table:
         "Before and after",
         ("", *models, f"{after} less {before}"),
         tuple((row.label, *(row.cells.get(name, NOTHING) for name in models), row.change) for row in rows),
-        note=sentence("before_after", after, rows, models, reader.run.config.data.judged is not None),
+        note=_before_after_note(after, rows, is_judged=reader.run.config.data.judged is not None),
+    )
+
+
+def _before_after_note(student: str, rows: list[_Row], *, is_judged: bool) -> str:
+    worse = ", ".join(row.label for row in rows if row.got_worse) or "no row"
+    asked = (
+        "those to the same instructions in every column: the test split of the judged held-out set, drawn from the "
+        "instructions with a usable answer of the teacher, whose answers there are neither empty nor cut off"
+        if is_judged
+        else "those to the test split, the teacher's those to the pool, which are other instructions"
+    )
+    return together(
+        (
+            f"{student} got worse than the untouched backbone beyond the 95 % interval in: {worse}. Differences are "
+            "paired over the same instructions or questions, with 95 % intervals; those of shares are in percentage "
+            "points."
+            if any(row.difference for row in rows)
+            else "",
+            f"Answers are {asked}. Refused: the endpoint says so, or a short answer begins as an English "
+            "refusal does. Cut off: the answer reached its limit of tokens. Looped: it says one thing over and over. "
+            "Copied: it is half of its instruction or more, word for word. Each model counts tokens of its own."
+            if any(row.label == "Answers" for row in rows)
+            else "",
+        )
     )
 
 
@@ -203,7 +228,24 @@ def cost_table(reader: RunReader, student: int) -> Table:
         "What it costs to serve",
         ("", *served),
         tuple(row for row in rows if any(cell != NOTHING for cell in row[1:])),
-        note=sentence("cost_to_serve", *served, *served.values()),
+        note=_cost_note(student_name(student), *served.values()),
+    )
+
+
+def _cost_note(name: str, student: _Served, teacher: _Served) -> str:
+    by = "; then with ".join(student.speed.by if student.speed else ())
+    return together(
+        (
+            by and f"{name} answered with {by}.",
+            "Speed is that of this run's own requests: output tokens a second while calls were in flight; seconds from "
+            "sending a call until its answer came, right to 5 %, without waiting for a turn and without failed "
+            "attempts. More calls in flight mean more tokens a second, and more seconds an answer."
+            if student.speed or teacher.speed
+            else "",
+            "USD is what the teacher's plain answers to the pool cost; the price of the student's machine is not known."
+            if teacher.usd_per_thousand is not None
+            else "",
+        )
     )
 
 

@@ -18,7 +18,7 @@ from tapir_core.evaluation.scores import ItemValues
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.paths import sweep_report_file
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting import page
+from tapir_core.reporting import page, sentences
 from tapir_core.reporting.benchmarks import (
     DIFFERS,
     PAIRED_COLUMNS,
@@ -102,14 +102,14 @@ def render_side_by_side(shown: SideBySide) -> str:
         *map(page.section_of, shown.benchmarks),
         replace(_plot_answers(shown.runs), table=tables["answers"]),
     ]
-    cautions = dict.fromkeys(page.sentence("caution", run) for run in shown.runs)
+    cautions = dict.fromkeys(map(sentences.caution, shown.runs))
     return page.render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*filter(None, cautions)])
 
 
 def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
     """`overview`, `task_types` and `answers`, each with a column for each run."""
     runs = shown.runs
-    names, note = [each.name for each in runs], page.sentence("score_note", [*map(_last_score, runs)])
+    names, note = [each.name for each in runs], sentences.score_note(map(_last_score, runs))
     metric = formats.metric_name(runs[0].metric)
     rows = tuple((label.format(metric=metric), *map(cell, runs)) for label, cell in _ROWS.items())
     students = dict(zip(names, map(last_student, runs), strict=True))

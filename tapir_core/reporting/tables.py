@@ -13,7 +13,8 @@ import polars as pl
 from tapir_core.config import ACCURACY, NATURAL, RETENTION
 from tapir_core.evaluation.judged import SCORE_RATIO
 from tapir_core.judging.retention import LENGTHS, WIN_RATE
-from tapir_core.reporting.page import Table, sentence, table_of
+from tapir_core.reporting import sentences
+from tapir_core.reporting.page import Table, table_of
 from tapir_core.stages import lines
 from tapir_core.summary import formats, types
 from tapir_core.task_types import in_order
@@ -26,20 +27,22 @@ OfRound = tuple[str, Callable[[types.RoundSummary], str]]
 def rounds_table(summary: types.RunSummary) -> Table:
     """What each round was made of and came to."""
     rows = [(label, *map(cell, summary.rounds)) for label, cell in _ROUND_ROWS]
-    of_scores = sentence(
-        "score_note",
-        [
-            each.score(split, metric=metric)
-            for metric in (RETENTION, ACCURACY)
-            for each in summary.rounds
-            for split in ("test", "dev")
-        ],
+    scores = [
+        each.score(split, metric=metric)
+        for metric in (RETENTION, ACCURACY)
+        for each in summary.rounds
+        for split in ("test", "dev")
+    ]
+    reduced = (
+        sentences.reduced(summary.config, each.number, each.mixture.reduced_to)
+        for each in summary.mixed_rounds
+        if each.mixture and each.mixture.reduced_to is not None
     )
     return Table(
         "Rounds",
         ("", *(formats.round_name(each.number) for each in summary.rounds)),
         tuple(row for row in rows if any(cell != formats.NOTHING for cell in row[1:])),
-        note=" ".join(filter(None, (sentence("reduced_rounds", summary), of_scores))),
+        note=sentences.together([*reduced, sentences.score_note(scores)]),
     )
 
 
@@ -159,10 +162,10 @@ def mfd_table(summary: types.RoundSummary) -> Table:
 def accuracy_table(summary: types.RunSummary) -> Table:
     """The held-out score by task type: backbone, S_0 and the last student."""
     students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.students)}
-    of_scores = sentence("score_note", [each.score("test") for each in students.values()])
-    note = f"n counts what failed, too. {of_scores} {sentence('format_note', summary)}"
+    of_scores = sentences.score_note(each.score("test") for each in students.values())
+    note = sentences.together(("n counts what failed, too.", of_scores, sentences.format_note(summary)))
     name = formats.metric_name(summary.metric).capitalize()
-    return task_types_table(f"{name} by task type (test)", students, note.strip())
+    return task_types_table(f"{name} by task type (test)", students, note)
 
 
 def task_types_table(title: str, students: Mapping[str, types.RoundSummary | None], note: str) -> Table:
@@ -214,7 +217,7 @@ def judged_table(students: Sequence[types.RoundSummary]) -> Table:
                 *map(formats.count, (*values[3:], headline.n, headline.n_failed)),
             )
             rows.append((formats.student_name(each.number), split, *cells))
-    note = sentence("score_note", [each.score("test", metric=RETENTION) for each in students])
+    note = sentences.score_note(each.score("test", metric=RETENTION) for each in students)
     return Table("Judged against the teacher", _JUDGED_COLUMNS, tuple(rows), text_columns=2, note=f"{note} {_JUDGED}")
 
 
@@ -234,7 +237,7 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
         for names, found in scores.items()
         if found is not None
     )
-    note = sentence("score_note", [*scores.values()])
+    note = sentences.score_note(scores.values())
     metric = next((each.metric for each in scores.values() if each is not None), ACCURACY)
     name = f"{formats.metric_name(metric).capitalize()}, %"
     return Table(title, (*columns, name, "95 % interval", "n", "Failed"), rows, text_columns=2, note=note)

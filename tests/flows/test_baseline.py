@@ -19,7 +19,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.evaluation.statistics import rerun_sd
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting import sentences
 from tapir_core.reporting.report import model_card, run_card, write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import state_of
@@ -72,7 +72,7 @@ def run_of(config: Path) -> RunFolder:
 
 
 def added(run: RunFolder) -> str:
-    return sentence("added", read_baseline(run))
+    return sentences.added(read_baseline(run))
 
 
 def right(run: RunFolder, number: int) -> dict[str, float]:
@@ -228,7 +228,7 @@ def test_nothing_is_told_of_a_difference_where_too_many_answers_are_missing(conf
     test = run.rows(StageAt("heldout")).filter(split="test")["instruction_id"]
     made.write(at, rows.filter(~rows["instruction_id"].is_in(test.head(4).implode())))
     made.write(StageAt("evaluate", 1), made.rows(StageAt("evaluate", 1)))
-    assert added(run).endswith("is not told: 4 of 40 instructions lack an answer or a verdict of one, more than 5%.")
+    assert added(run).endswith("is unknown: 4 of 40 instructions lack an answer or a verdict of one, more than 5%.")
 
 
 def test_without_the_field_a_run_that_costs_nothing_has_none_and_to_a_stage_nobody_has_one(config: Path) -> None:

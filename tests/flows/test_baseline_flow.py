@@ -13,7 +13,7 @@ from flows.distill import distill
 from flows.whole_run import drive
 from tapir_core.comparison.baseline import baseline_of, read_baseline
 from tapir_core.config.load import load_config
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting import sentences
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
@@ -66,7 +66,7 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
     assert found.usage_of(role="teacher").stored > 0
     assert made.sealed(StageAt("teach")).digest == run.sealed(StageAt("teach")).digest
 
-    told = sentence("added", read_baseline(run))
+    told = sentences.added(read_baseline(run))
     assert told.startswith("The curriculum added ")
     report = run.storage.read_bytes("report.html").decode()
     assert told in report
@@ -103,6 +103,6 @@ def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what
     found = read_baseline(run)
     assert found is not None
     assert found.difference is not None
-    told = sentence("added", found)
+    told = sentences.added(found)
     assert re.match(r"The curriculum added .* points.* to ", told), told
     assert told in unescape(run.storage.read_bytes("report.html").decode())

@@ -12,8 +12,8 @@ from flows.distill import distill
 from flows.driver import hold_run
 from tapir_core.config import RunConfig
 from tapir_core.paths import judge_report_file
+from tapir_core.reporting import sentences
 from tapir_core.reporting.judge_report import summarise_judge, write_judge_report
-from tapir_core.reporting.page import sentence
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -159,7 +159,7 @@ def test_answers_of_the_file_are_the_teachers_and_only_what_lacks_is_asked(
     assert own["response"].equals(own["answer"], null_equal=False)
     assert len(asked) == taught.height - own.height == 7
     assert run.manifest(TEACH).counts["from_pool"] == own.height
-    assert "9 of the plain answers came with the pool: those of gpt-4." in sentence("what", summarise(run))
+    assert "9 of the plain answers came with the pool: those of gpt-4." in sentences.outline(summarise(run))
 
 
 def test_with_an_answer_in_every_row_the_teacher_is_not_asked_to_answer(

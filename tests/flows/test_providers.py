@@ -11,7 +11,7 @@ from flows.distill import distill
 from flows.driver import hold_run
 from tapir_core.config import RunConfig
 from tapir_core.errors import TooMuchMissing
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting import sentences
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tasks.runtime import close_all
@@ -95,7 +95,7 @@ def test_what_a_provider_refuses_only_later_stops_the_run_with_its_words(tmp_pat
         close_all()
     assert 'Set temperature = "provider" in the sampling' in str(stopped.value)
     assert run.error == str(stopped.value)
-    assert "deprecated for this model" in sentence("state", summarise(run))
+    assert "deprecated for this model" in sentences.state(summarise(run))
     with hold_run(run.config, say=print, probe=False) as again:
         assert again.error == "", "it is at it again"
 

@@ -155,7 +155,7 @@ def check_reports(run: RunFolder) -> None:
     found = summarise_judge(run, 1)
     assert (found.judge.all_names, found.verdicts) == (("mine:score",), run.rows(JUDGE.at(1)).height)
     page = Path(write_report(run)).read_text()
-    assert "judged by the verifier mine:score" in " ".join(page.split())
+    assert "judged by mine:score, over" in " ".join(page.split())
     assert "failed verifier" in page
     assert "Judged by verifier mine:score; student" in page
     assert "Right means that the verifier mine:score says so" in " ".join(page.split())

@@ -1,16 +1,15 @@
 """What `tapir doctor` looks at: the machine and the root of all runs, the Prefect server, and one configuration.
 
 Here is what a check finds, and how checks are made: side by side, each within its own time, none hiding the others. A
-check gathers facts; what they mean and what helps stands in `findings.jinja2`.
+check says what it found and what helps.
 """
 
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal
 
-from flows.commands import words
 from tapir_core.errors import TapirError
 
 Level = Literal["ok", "warning", "fault"]
@@ -41,12 +40,9 @@ class Check:
     limit_seconds: float = 15.0
 
 
-def finding(macro: str, **facts: object) -> Finding:
-    """What ``macro`` of `findings.jinja2` says of these facts."""
-    said = "\n".join(words("diagnosis/findings", macro, **facts))
-    found, _, remedy = said.partition("\n→ ")
-    level, _, found = found.partition(":")
-    return Finding("", cast(Level, level), " ".join(found.split()), "" if level == "ok" else remedy)
+def finding(level: Level, found: str, remedy: str = "") -> Finding:
+    """A finding on one line, which `examine` gives its part; the remedy is left out where all is well."""
+    return Finding("", level, " ".join(found.split()), "" if level == "ok" else remedy)
 
 
 def fault_of(message: str, remedy: str = "") -> Finding:

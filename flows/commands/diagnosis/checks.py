@@ -50,7 +50,7 @@ from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
 from tapir_core.judging import show_instruction
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
-from tapir_core.prices import UnknownPrice, missing_prices, price_of
+from tapir_core.prices import Price, UnknownPrice, missing_prices, price_of
 from tapir_core.proxies import proxy_before
 from tapir_core.sources import clean_pool
 from tapir_core.storage import Storage, on_this_machine
@@ -125,13 +125,11 @@ def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
 
 
 def _look_at_environment() -> Finding:
-    versions = {name: _version(name) for name in _PACKAGES}
-    return finding(
-        "environment",
-        where=f"Python {sys.version.split()[0]} in {sys.prefix}",
-        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
-        missing=[name for name, version in versions.items() if version is None],
-        remedy=package_setup(),
+    versions, where = {name: _version(name) for name in _PACKAGES}, f"Python {sys.version.split()[0]} in {sys.prefix}"
+    return (
+        finding("fault", f"{where} has no {', no '.join(missing)}", f"install with `{package_setup()}`")
+        if (missing := [name for name, version in versions.items() if version is None])
+        else finding("ok", f"{where}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     )
 
 
@@ -146,13 +144,22 @@ def _look_at_student(engine: StudentEngine | None) -> Finding:
     """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
     try:
         found = _installed(engine)
-        return Finding("", "ok", found.in_words if found else "nothing is needed here")
+        return finding("ok", found.in_words if found else "nothing is needed here")
     except MissingPrerequisite as error:
         if engine is not None and engine.served_by == "driver":
             raise
         why, _, remedy = str(error).partition("; ")
-    about = {"has_worker": _has_worker(GPU_POOL), "is_configured": engine is not None}
-    return finding("no_student", why=why, remedy=remedy, builder=STUDENT_SETUP, pool=GPU_POOL, **about)
+    return (
+        finding("fault", f"{why}, and a worker of {GPU_POOL} that works here can serve no student", remedy)
+        if _has_worker(GPU_POOL)
+        else finding("ok", f"{why}; none is needed here: workers of {GPU_POOL} elsewhere serve the student")
+        if engine is not None
+        else finding(
+            "warning",
+            f'{why}: this machine only drives runs with student.engine.type = "replicas" or "endpoint"',
+            f"`{STUDENT_SETUP}` builds it for other runs; `tapir doctor CONFIG` says whether a run needs it",
+        )
+    )
 
 
 def _installed(engine: StudentEngine | None) -> student_server.Installed | None:
@@ -168,53 +175,72 @@ def _has_worker(pool: str) -> bool:
 
 
 def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
-    program, student = shutil.which("nvidia-smi"), None
-    lines = (
-        machine.ask_nvidia("--query-gpu=name,memory.total,memory.used,driver_version") if machine.visible_gpus() else []
-    )
-    gpus = ["{}, {}, {} in use, driver {}".format(*line.split(", ")) for line in lines]
-    torch = _version("torch")
+    query, student = "--query-gpu=name,memory.total,memory.used,driver_version", None
+    lines = machine.ask_nvidia(query) if machine.visible_gpus() else []
+    gpus = "; ".join("{}, {}, {} in use, driver {}".format(*line.split(", ")) for line in lines)
     # That an environment is missing has a check of its own.
     with suppress(MissingPrerequisite):
         student = _installed(engine) if gpus else None
-    return finding(
-        "accelerators",
-        program=program,
-        gpus=gpus,
-        torch_is_cpu=torch is not None and not machine.cuda_of_torch(),
-        torch_remedy=gpu_setup(torch or ""),
-        student_is_cpu=student is not None and student.device == "cpu",
-        student_remedy=f"{STUDENT_SETUP} --student vllm-cuda",
+    seen = "no NVIDIA GPU" if shutil.which("nvidia-smi") else "no NVIDIA GPU (no nvidia-smi)"
+    return (
+        finding("ok", f"{seen}: student and training use the CPU")
+        if not gpus
+        else finding("warning", f"{gpus}, but torch in this environment is a CPU build", f"`{gpu_setup(torch)}`")
+        if (torch := _version("torch")) and not machine.cuda_of_torch()
+        else finding(
+            "warning", f"{gpus}, but the student's environment is a CPU build", f"`{STUDENT_SETUP} --student vllm-cuda`"
+        )
+        if student is not None and student.device == "cpu"
+        else finding("ok", gpus)
     )
 
 
 def _look_at_memory() -> Finding:
     memory = psutil.virtual_memory()
-    return finding("memory", available=memory.available / _GIB, total=memory.total / _GIB)
+    # A student server and a training of the quickstart's size, one after the other, with the driver beside them.
+    return finding(
+        "warning" if memory.available < 6 * _GIB else "ok",
+        f"{memory.available / _GIB:.1f} of {memory.total / _GIB:.1f} GiB available",
+        "end other programs, or lower student.engine.cpu_kv_cache_gib and training.micro_batch_size",
+    )
 
 
 def _try_folder(root: str) -> Finding:
-    folder, error = _nearest(root), None
+    folder = _nearest(root)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(_PROBE)
     except OSError as exc:
-        error = exc.strerror
-    return finding("folder", root=Path(root).absolute(), folder=folder, error=error, is_there=folder == Path(root))
+        return finding(
+            "fault", f"{folder} cannot be written ({exc.strerror})", "allow it, or name another root with --root"
+        )
+    return finding(
+        "ok", f"{Path(root).absolute()} can be written{'' if folder == Path(root) else '; the first run makes it'}"
+    )
 
 
 def _try_remote(root: str) -> Finding:
     storage, probe = Storage(root), probe_file(os.urandom(4).hex())
     storage.write_bytes(probe, _PROBE)
     try:
-        return finding("remote", root=root, is_same=storage.read_bytes(probe) == _PROBE)
+        return (
+            finding("ok", f"{root}: wrote, read and removed a file")
+            if storage.read_bytes(probe) == _PROBE
+            else finding("fault", f"{root} returned other bytes than were written", "check its versioning and caches")
+        )
     finally:
         storage.remove(probe)
 
 
 def _look_at_disk(root: str) -> Finding:
     folder = _nearest(root)
-    return finding("disk", free=shutil.disk_usage(folder).free / 10**9, folder=folder.absolute())
+    free = shutil.disk_usage(folder).free / 10**9
+    # The quickstart's environments and its run take about 10 GB.
+    return finding(
+        "fault" if free < 1 else "warning" if free < 10 else "ok",
+        f"{free:.1f} GB free at {folder.absolute()}",
+        "free some, or name a root on another disk with --root; old runs may go, answers stay",
+    )
 
 
 def _look_at_store(root: str, config: RunConfig | None) -> Finding:
@@ -224,15 +250,16 @@ def _look_at_store(root: str, config: RunConfig | None) -> Finding:
     try:
         url = named or root_store_url(root)
     except ConfigError as error:
-        return finding("unnamed_store", why=str(error).partition("; ")[0])
+        return finding("warning", str(error).partition("; ")[0], "name a configuration to check its store")
     shown = store_tables.shown_url(url)
     if not is_there(url):
-        return finding("store", url=shown, is_there=False, rows=0, version="", is_new=is_new)
+        remedy = "the first run makes it; or name the right root with --root"
+        return finding("ok" if is_new else "warning", f"there is none yet at {shown}", remedy)
     with opened(url, root) as engine, reading(engine) as connection:
         rows = connection.scalar(sa.select(sa.func.count()).select_from(store_tables.answers))
         noted = sa.select(store_tables.meta.c.value).where(store_tables.meta.c.name == "schema_version")
         version = connection.scalar(noted)
-    return finding("store", url=shown, is_there=True, rows=rows, version=version, is_new=False)
+    return finding("ok", f"{shown}: {rows:,} answers, schema {version}; `tapir store stats --check` reads each of them")
 
 
 def _nearest(root: str) -> Path:
@@ -251,8 +278,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
     found = [fault_of(each, "see docs/configuration.md") for each in problems]
     if read is not None and not found:
         found = [
-            Finding(
-                "",
+            finding(
                 "ok",
                 f"{config}: {read.run.rounds} round{'s' if read.run.rounds > 1 else ''} of {read.student.backbone}",
             ),
@@ -264,7 +290,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
 def _sizes(config: RunConfig) -> list[Finding]:
     """What sizes that are left to the pool become, or why they cannot be told."""
     try:
-        return [Finding("", "ok", said) for said in settle_sizes(config)[1]]
+        return [finding("ok", said) for said in settle_sizes(config)[1]]
     except ConfigError as error:
         return [fault_of(each, "see docs/own-data.md") for each in error.problems]
 
@@ -294,11 +320,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             for field, endpoint in config.endpoints.items()
             if isinstance(endpoint, VllmEndpoint)
         ),
-        *(
-            [Check("judge", lambda: finding("own_judge", model=config.teacher.endpoint.model_for("judge")), "")]
-            if _is_own_judge(config)
-            else []
-        ),
+        *_judge_check(config),
         *([student] if config.student.engine.served_by == "others" else []),
         *(
             Check(
@@ -328,18 +350,20 @@ def _look_at_pool(config: RunConfig) -> Finding:
     first = shorten(show_instruction(pool.rows.row(0, named=True)), _SHOWN)
     said = "; ".join([f'{pool.rows.height:,} instructions, the first is "{first}"', *pool.notes])
     if not pool.lost:
-        return Finding("", "ok", said)
+        return finding("ok", said)
     lost = fault_of(pool.lost)
     return replace(lost, level="warning", found=f"{said}; {lost.found}")
 
 
-def _is_own_judge(config: RunConfig) -> bool:
-    """Whether a teacher that may be small, as it answers here, judges its own answers."""
+def _judge_check(config: RunConfig) -> list[Check]:
+    """A warning where a teacher that may be small, as it answers here, judges its own answers."""
     endpoint = config.teacher.endpoint
     is_here = isinstance(endpoint, VllmEndpoint) or (
         isinstance(endpoint, OpenAIEndpoint) and is_local(endpoint.base_urls[0])
     )
-    return is_here and config.judges_itself
+    found = f"{endpoint.model_for('judge')} judges its own answers, and runs here"
+    remedy = "test it with `tapir judge-check CONFIG --pairs 4`; half a billion parameters are too few for a judge"
+    return [Check("judge", lambda: finding("warning", found, remedy), "")] if is_here and config.judges_itself else []
 
 
 def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
@@ -356,7 +380,7 @@ def _look_at_model(field: str, endpoint: VllmEndpoint, root: str) -> Finding:
     cache = on_this_machine(root).local(backbone_cache())
     folder = backbone.find_backbone(endpoint.as_student, cache, field=f"{field}.model")
     where = f"is here ({folder})" if folder else "is fetched from the model hub when a run begins"
-    return Finding("", "ok", f"{endpoint.model} {where}; {found.in_words}")
+    return finding("ok", f"{endpoint.model} {where}; {found.in_words}")
 
 
 def _look_at_serving(student: StudentConfig) -> Finding:
@@ -369,30 +393,55 @@ def _look_at_serving(student: StudentConfig) -> Finding:
 def _verifier_check(verifier: VerifierConfig) -> Check:
     def look() -> Finding:
         check_verifier(verifier)
-        return Finding("", "ok", f"{verifier.function} ({verifier.source or 'shipped'})")
+        return finding("ok", f"{verifier.function} ({verifier.source or 'shipped'})")
 
     return Check("judge.verifier", look, "correct it (docs/verifiers.md)", limit_seconds=90)
 
 
 def _look_at_benchmark(config: RunConfig, name: str) -> Finding:
     scripts = supervisor.ScriptRunner(lambda _: Path(os.devnull), lambda: None)
-    return Finding("", "ok", benchmark_of(config, name, scripts).look())
+    return finding("ok", benchmark_of(config, name, scripts).look())
 
 
 def _ask(endpoint: Endpoint, model: str | None) -> Finding:
     """Whether an address answers, takes the key and has the model: asks for its list of models, which costs nothing."""
-    got = asyncio.run(_list_models(endpoint))
-    models = None if isinstance(got, Failure) else got
-    return finding(
-        "endpoint",
-        where=endpoint.base_url,
-        proxy=proxy_before(endpoint.base_url, endpoint.proxy),
-        key_remedy=endpoint.key_remedy,
-        has_key=bool(endpoint.api_key),
-        model=model,
-        failure=got if isinstance(got, Failure) else None,
-        models=models,
-        near=difflib.get_close_matches(model or "", models or (), n=3) or (models or [])[:3],
+    got, where = asyncio.run(_list_models(endpoint)), endpoint.base_url
+    if isinstance(got, Failure):
+        return _no_models(endpoint, got)
+    near = ", ".join(difflib.get_close_matches(model or "", got or (), n=3) or (got or [])[:3]) or "none"
+    return (
+        finding(
+            "warning",
+            f"{where} answers and lists no models, so key and model stay unproved",
+            "check that base_url ends as its provider says, mostly in /v1; `tapir judge-check` sends real requests",
+        )
+        if got is None
+        else finding(
+            "warning",
+            f"{where} does not list the model {model!r}; it lists {near}",
+            "correct model, unless it is a private one",
+        )
+        if model is not None and model not in got
+        else finding(
+            "ok",
+            f"{where}: {'the key is accepted' if endpoint.api_key else 'no key is needed'}"
+            f"{f', {model} is there' if model else ''}",
+        )
+    )
+
+
+def _no_models(endpoint: Endpoint, failure: Failure) -> Finding:
+    """Why an address does not list its models."""
+    return (
+        finding("fault", f"{endpoint.base_url} refuses the key: {failure.message}", endpoint.key_remedy)
+        if failure.kind == "unauthorized"
+        else finding(
+            "warning", f"{endpoint.base_url}: {failure.message}", "wait, then check again; a run retries by itself"
+        )
+        if failure.kind not in ("connection", "timeout")
+        else finding("fault", failure.message, f"start or correct that proxy, or unset {proxy.source}")
+        if (proxy := proxy_before(endpoint.base_url, endpoint.proxy))
+        else finding("fault", failure.message, "start that server, or correct base_url")
     )
 
 
@@ -408,8 +457,18 @@ def _look_at_prices(config: RunConfig) -> Finding:
     if missing := missing_prices(config):
         return fault_of("\n".join(missing))
     prices = {field: price_of(endpoint) for field, endpoint in config.endpoints.items()}
-    unknown = {field: price for field, price in prices.items() if isinstance(price, UnknownPrice)}
-    return finding("prices", known=prices, unknown=unknown)
+    unknown = [
+        finding("warning", f"{field}: {price.reason}, so its calls count as free", price.remedy)
+        for field, price in prices.items()
+        if isinstance(price, UnknownPrice)
+    ]
+    known = [
+        f"{field} {price.usd_per_million_prompt_tokens:g} in, {price.usd_per_million_completion_tokens:g} out "
+        f"({price.source})"
+        for field, price in prices.items()
+        if isinstance(price, Price)
+    ]
+    return unknown[0] if unknown else finding("ok", f"USD per million tokens: {'; '.join(known)}")
 
 
 def _look_at_backbone(config: RunConfig, root: str) -> Finding:
@@ -417,7 +476,22 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
     template = config.student.template
     chat = None if folder is None else trainer.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
-    return finding("backbone", name=name, is_embedded=name == EMBEDDED_STUDENT, folder=folder, chat=chat)
+    system = "; it takes no system message, so rows with a `system` text cannot be asked"
+    return (
+        finding(
+            "ok",
+            f"{folder}: its chat template renders {len(chat.text)} characters of a conversation"
+            f"{'' if chat.takes_system else system}",
+        )
+        if chat is not None
+        else finding("ok", f"{name}: installed; the first run converts it")
+        if name == EMBEDDED_STUDENT
+        else finding(
+            "warning",
+            f"{name} is not here yet, so its chat template stays unproved",
+            "the first run fetches it; a gated model needs HF_TOKEN",
+        )
+    )
 
 
 def _training_check(config: RunConfig, root: str) -> Check:
@@ -425,8 +499,13 @@ def _training_check(config: RunConfig, root: str) -> Check:
         machine.check_gpu_training()
         prerequisites.check_packages(config.training)
         folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
-        said = memory.look_ahead(config.training, folder) if folder else []
-        return finding("training", said=said, is_here=folder is not None)
+        ahead = memory.look_ahead(config.training, folder) if folder else []
+        unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
+        return (
+            replace(fault_of(ahead[1]), level="warning")
+            if len(ahead) > 1
+            else finding("ok", ahead[0] if ahead else f"how much memory training takes is {unknown}")
+        )
 
     return Check("training", look, "take a smaller student.backbone, or set [training.lora]")
 
@@ -457,9 +536,9 @@ def _look_at_server(root: str) -> Finding:
         return fault_of(f"the one that `tapir up` started does not answer; `tapir up` starts it again; {_LOGS}")
     if not _is_own(root) and not _is_named():
         prefect_server.check_database(root)
-        return Finding("", "ok", "none stands: `tapir run` brings its own, `tapir up` starts one that stays")
+        return finding("ok", "none stands: `tapir run` brings its own, `tapir up` starts one that stays")
     api = prefect_server.standing_server(root)
-    return _ask_server(root, lambda client, _: Finding("", "ok", f"{api}, Prefect {client.api_version()}"))
+    return _ask_server(root, lambda client, _: finding("ok", f"{api}, Prefect {client.api_version()}"))
 
 
 def _ask_server(root: str, look: Look) -> Finding:
@@ -483,14 +562,20 @@ def _look_at_deployments(client: "SyncPrefectClient", root: str) -> Finding:
 
     standing = standing_deployments(client, prefect_server.DEPLOYMENTS)
     if foreign := [name for name, each in standing.items() if is_foreign(each)]:
-        return finding("foreign", names=foreign, remedy=_make(root))
+        why = "applied by another version of tapir, and cannot start here"
+        return finding("fault", f"{', '.join(foreign)}: {why}", _make(root))
     return _compare(root, prefect_server.DEPLOYMENTS, {name: each.paused for name, each in standing.items()})
 
 
 def _compare(root: str, names: Sequence[str], is_paused: Mapping[str, bool]) -> Finding:
     """Whether all that is wanted is among what is there, and at work."""
-    missing, paused = [name for name in names if name not in is_paused], [name for name in names if is_paused.get(name)]
-    return finding("things", names=names, missing=missing, paused=paused, remedy=_make(root))
+    return (
+        finding("fault", f"{', '.join(missing)}: not there", _make(root))
+        if (missing := [name for name in names if name not in is_paused])
+        else finding("warning", f"{', '.join(paused)}: paused, so nothing starts there", "resume it in the UI")
+        if (paused := [name for name in names if is_paused[name]])
+        else finding("ok", ", ".join(names))
+    )
 
 
 def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
@@ -499,13 +584,17 @@ def _look_at_workers(client: "SyncPrefectClient", root: str) -> Finding:
     # Where there is no such pool, its own check says so.
     online = {pool: online_workers(client, pool) for pool in POOLS}
     lacking = [pool for pool, workers in online.items() if not workers]
-    return finding(
-        "workers",
-        online=[name for workers in online.values() for name in workers],
-        lacking=lacking,
-        is_own=_is_own(root),
-        logs=[*map(worker_log, lacking)],
-        start=f"{prefect_server.worker_settings(root)} prefect worker start --type process",
+    start = f"{prefect_server.worker_settings(root)} prefect worker start --type process --pool"
+    return (
+        finding("ok", f"online: {', '.join(name for workers in online.values() for name in workers)}")
+        if not lacking
+        else finding(
+            "fault",
+            f"none is online for {', '.join(lacking)}",
+            f"`tapir up` starts it again; it writes to {' and '.join(map(worker_log, lacking))}"
+            if _is_own(root)
+            else f"start one on the machine that is to work: `{start} {lacking[0]}`",
+        )
     )
 
 
@@ -521,11 +610,13 @@ def _look_at_automations(client: "SyncPrefectClient", root: str) -> Finding:
     ]
     is_on = {each.name: each.enabled for each in found}
     off = [name for name in AUTOMATIONS if not is_on.get(name, True)]
-    missing, paused = (
-        [each for each in AUTOMATIONS if each not in is_on],
-        [each for each in off if each not in OFF_AT_FIRST],
+    return (
+        finding("fault", f"not there: {'; '.join(missing)}", "`tapir deploy` makes what is missing")
+        if (missing := [f"{name!r}, so that {undone}" for name, undone in AUTOMATIONS.items() if name not in is_on])
+        else finding("warning", "; ".join(paused), "resume it in the UI")
+        if (paused := [f"{name!r} is paused, so that {AUTOMATIONS[name]}" for name in off if name not in OFF_AT_FIRST])
+        else finding("ok", ", ".join(f"{name} (off)" if name in off else name for name in AUTOMATIONS))
     )
-    return finding("automations", wanted=AUTOMATIONS, missing=missing, paused=paused, off=off)
 
 
 def _make(root: str) -> str:

@@ -21,7 +21,7 @@ from tapir_core.estimate.run import (
     load_estimate,
 )
 from tapir_core.estimate.workload import Pool, Prompts
-from tapir_core.reporting import page
+from tapir_core.reporting.estimate_table import instead_sentence
 from tapir_core.speeds import EndpointSpeed
 from tests.estimates import measured
 from tests.run_config import make_config
@@ -376,13 +376,13 @@ def test_the_money_of_the_curriculum_is_told_in_plain_answers_of_the_same_teache
     free_judge = paid_by(PRICED, {**PRICED, "usd_per_million_prompt_tokens": 0, "usd_per_million_completion_tokens": 0})
     assert free_judge.instead is not None
     assert free_judge.instead.answers.likely < found.instead.answers.likely
-    assert f"{found.instead.answers.likely:,.0f}" in page.sentence("instead", found)
+    assert f"{found.instead.answers.likely:,.0f}" in instead_sentence(found)
 
 
 def test_nothing_is_told_in_plain_answers_where_they_cost_nothing_or_a_price_is_unknown() -> None:
     assert estimate().instead is None
     assert paid_by(PRICED, UNPRICED).instead is None
-    assert not page.sentence("instead", estimate())
+    assert not instead_sentence(estimate())
 
 
 def test_an_estimate_survives_being_written_and_read() -> None:

@@ -4,26 +4,16 @@ import polars as pl
 import pytest
 
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.judge_report import JudgeRound, summarise_judge
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting.judge_report import (
+    agreement_sentence,
+    in_words,
+    length_sentence,
+    position_sentence,
+    summarise_judge,
+    unscored_sentence,
+)
 from tapir_core.summary.formats import correlation, points
 from tests.tapir_core.reporting.judged_rounds import EDGES, Change, judged_run
-
-
-def position_sentence(found: JudgeRound) -> str:
-    return sentence("judge_position", found)
-
-
-def agreement_sentence(found: JudgeRound) -> str:
-    return sentence("judge_agreement", found)
-
-
-def length_sentence(found: JudgeRound) -> str:
-    return sentence("judge_length", found)
-
-
-def unscored_sentence(found: JudgeRound) -> str:
-    return sentence("judge_unscored", found)
 
 
 def biased_by(points_more: float, spread: float = 0.5) -> Change:
@@ -97,4 +87,4 @@ def test_no_figure_is_a_negative_zero() -> None:
     ],
 )
 def test_a_figure_comes_with_its_interval_or_a_reason(estimate: Estimate, told: str) -> None:
-    assert sentence("tell", estimate, points) == told
+    assert in_words(estimate, points) == told

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.paths import BACKBONE, REPORT
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting import sentences
 from tapir_core.reporting.report import render_report, write_report
 from tapir_core.reporting.tables import accuracy_table
 from tapir_core.run_folder import RunFolder
@@ -73,7 +73,7 @@ def test_the_report_says_that_the_standin_is_no_llm_and_how_to_see_the_ui(page: 
 def test_the_page_begins_with_what_the_run_is_its_scores_and_what_its_students_answer(page: str) -> None:
     assert "<p>The student " in page
     assert re.search(
-        r"Its pool: 2\d\d instructions from the stand-in, of which \d+ left for want of a usable answer", page
+        r"Its pool: 2\d\d instructions from the stand-in, \d+ of them without a usable answer or task type\.", page
     )
     assert re.search(r"Scored on 40 dev and 80 test .* So far: [\d,]+ answers of teacher and judge for ", page)
     headings = re.findall("<h2>(.*?)</h2>", page)
@@ -100,7 +100,7 @@ def test_a_backbone_that_states_no_result_has_its_score_explained(run: RunFolder
     assert "Part of the gain over the backbone is format" not in Path(write_report(run)).read_text()
     summary = summarise(run)
     rounds = [replace(each, stated=0.02 if each.number == BACKBONE else each.stated) for each in summary.rounds]
-    said = sentence("format_note", replace(summary, rounds=tuple(rounds)))
+    said = sentences.format_note(replace(summary, rounds=tuple(rounds)))
     assert said.startswith(
         "Part of the gain over the backbone is format: 2.0 % of its answers on the test split state a "
     )

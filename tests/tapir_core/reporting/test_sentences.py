@@ -7,7 +7,7 @@ import pytest
 
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting import sentences
 from tapir_core.summary.types import Gain, RoundSummary, RunSummary, Score
 from tests.run_config import make_config
 
@@ -53,21 +53,21 @@ def summary(paired: PairedDifference) -> RunSummary:
     ],
 )
 def test_a_gain_is_told_with_its_interval_and_what_it_shows(estimate: Estimate, said: str) -> None:
-    told = sentence("gain", summary(PairedDifference(estimate, 0.012, 2)))
-    assert told.startswith("Test accuracy from S_0 to S_2: 20.0 % to 50.0 %, ")
+    told = sentences.gain(summary(PairedDifference(estimate, 0.012, 2)))
+    assert told.startswith("Test accuracy from S_0 to S_2: 20.0 to 50.0 %, ")
     assert said in told
 
 
 def test_a_gain_without_a_figure_says_why() -> None:
     why = "40 of 240 instructions failed (16.7%), more than the 5.0% allowed"
-    told = sentence("gain", summary(PairedDifference(Estimate(None, 200, why=why), None, 40)))
+    told = sentences.gain(summary(PairedDifference(Estimate(None, 200, why=why), None, 40)))
     assert told.endswith(f", no gain is told: {why}.")
 
 
 def test_tables_say_how_answers_were_drawn_and_why_a_figure_lacks() -> None:
     known = Score(0.5, 0.4, 0.6, 100, 0, "", "student: greedy")
     lacking = Score(None, None, None, 60, 40, "40 of 100 answers failed", "student: greedy")
-    note = sentence("score_note", [known, None, lacking, known])
+    note = sentences.score_note([known, None, lacking, known])
     assert note.count("student: greedy") == 1
     assert note.endswith("No figure: 40 of 100 answers failed.")
-    assert sentence("score_note", [None]) == ""
+    assert sentences.score_note([None]) == ""

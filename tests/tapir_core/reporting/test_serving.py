@@ -105,7 +105,7 @@ def test_what_got_worse_beyond_its_interval_is_said_and_nothing_else(tmp_path: P
     run = build_run(tmp_path)
     with_answers(run, dict.fromkeys(range(12), (SORRY, "stop", 200)) | {30: ("", "stop", 1)})
     table = before_after_table(RunReader(run), LAST)
-    assert table.note.startswith("S_2 got worse than the untouched backbone beyond the 95 % interval: Refused. ")
+    assert table.note.startswith("S_2 got worse than the untouched backbone beyond the 95 % interval in: Refused. ")
     changes = {name: row["S_2 less backbone"] for name, row in cells(table).items()}
     assert [name for name, change in changes.items() if change.endswith("worse")] == ["Refused"]
     assert changes["Empty"] == "+1.2 (-1.2 to +3.7)", "one of 80 may be chance"
@@ -117,7 +117,7 @@ def test_fewer_refusals_than_the_backbone_are_no_regress(tmp_path: Path) -> None
     run = build_run(tmp_path)
     with_answers(run, dict.fromkeys(range(40), (SORRY, "stop", 11)), BACKBONE)
     table = before_after_table(RunReader(run), LAST)
-    assert table.note.startswith("In no row did S_2 get worse than the untouched backbone")
+    assert table.note.startswith("S_2 got worse than the untouched backbone beyond the 95 % interval in: no row. ")
     assert cells(table)["Refused"]["S_2 less backbone"].startswith("-50.0 (")
 
 

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.page import sentence
+from tapir_core.reporting import sentences
 from tapir_core.reporting.run_progress import read_progress
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
@@ -34,19 +34,19 @@ def test_every_request_of_an_expansion_is_accepted_or_rejected_by_a_gate(whole: 
 
 def test_an_expansion_that_brings_next_to_nothing_is_said_with_its_reason(whole: RunFolder) -> None:
     summary = summarise(whole)
-    assert sentence("scarce", summary) == ""
+    assert sentences.scarce(summary) == ""
     last = summary.rounds[-1]
     assert last.expansion is not None
     assert last.mixture is not None
     rejected = {"echo": 3, "near_duplicate": 384}
     poor = replace(last, expansion=replace(last.expansion, asked=387, accepted=0, rejected=rejected))
-    said = sentence("scarce", replace(summary, rounds=(*summary.rounds[:-1], poor)))
+    said = sentences.scarce(replace(summary, rounds=(*summary.rounds[:-1], poor)))
     assert said == (
         "Round 2: 0 of 387 new instructions were kept; 384 were too similar (curriculum.expansion.max_rouge_l = 0.7); "
         f"trained on {last.mixture.rows} of {last.mixture.asked}."
     )
     other = replace(poor, expansion=replace(poor.expansion, rejected={"task_type": 387}))
-    said = sentence("scarce", replace(summary, rounds=(*summary.rounds[:-1], other)))
+    said = sentences.scarce(replace(summary, rounds=(*summary.rounds[:-1], other)))
     assert "387 failed at the gate task_type; trained on" in said
 
 
@@ -102,7 +102,7 @@ def test_a_run_that_is_done_says_so_and_names_its_best_round(whole: RunFolder) -
     assert summary.best == 2
     assert summary.gain is not None
     assert (summary.gain.before, summary.gain.after) == (0, 2)
-    assert sentence("state", summary) == "Done, 2 of 2 rounds trained. Best round by the dev split: S_2."
+    assert sentences.state(summary) == "Done, 2 of 2 rounds trained. Best round by the dev split: S_2."
 
 
 def test_a_student_without_a_dev_figure_is_not_the_best_and_stops_nothing(tmp_path) -> None:
@@ -129,7 +129,7 @@ def test_a_student_without_a_dev_figure_is_not_the_best_and_stops_nothing(tmp_pa
 def test_an_unfinished_run_is_summarised_as_far_as_it_is(tmp_path, until: StageAt, then: StageAt) -> None:
     summary = summarise(build_run(tmp_path, until=until))
     assert summary.next_stage == then
-    assert f"Next stage: {then}." in sentence("state", summary)
+    assert f"Next stage: {then}." in sentences.state(summary)
     last = summary.rounds[-1] if summary.rounds else None
     assert last is None or last.scores is None or last.number == BACKBONE
 
@@ -161,7 +161,7 @@ def test_a_run_that_the_stop_rule_ended_is_done(tmp_path) -> None:
     assert summary.stopped is not None
     assert "min_seeds = 1000" in summary.stopped
     assert (progress.stopped, progress.next_stage, progress.seconds_left) == (summary.stopped, None, 0.0)
-    assert sentence("state", summary).startswith("Stopped early, 0 of 2 rounds trained: ")
+    assert sentences.state(summary).startswith("Stopped early, 0 of 2 rounds trained: ")
 
 
 def test_a_run_without_a_heldout_set_has_no_scores(tmp_path) -> None:
@@ -193,6 +193,6 @@ def test_the_standin_is_named_also_behind_an_address_and_a_model_is_not(tmp_path
 
     config = make_config(tmp_path, teacher=endpoint("standin-teacher"), judge=endpoint("some-model"))
     summary = summarise(build_run(tmp_path, until=StageAt("pool"), config=config))
-    assert sentence("caution", summary).startswith("The teacher of this run is the stand-in: ")
+    assert sentences.caution(summary).startswith("The teacher of this run is the stand-in: ")
     config = make_config(tmp_path, run={"name": "real"}, teacher=endpoint("strong"), judge=endpoint("some-model"))
-    assert sentence("caution", summarise(build_run(tmp_path, until=StageAt("pool"), config=config))) == ""
+    assert sentences.caution(summarise(build_run(tmp_path, until=StageAt("pool"), config=config))) == ""

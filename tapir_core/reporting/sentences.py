@@ -1,0 +1,242 @@
+"""What is said of a run in pages, artifacts and the terminal: plain text, empty where there is nothing to say."""
+
+from collections.abc import Iterable, Sequence
+
+from tapir_core.config import RETENTION, RunConfig
+from tapir_core.judging.estimates import Estimate
+from tapir_core.paths import BACKBONE
+from tapir_core.summary.formats import (
+    accuracy,
+    count,
+    duration,
+    moment,
+    most,
+    number,
+    percent,
+    score_in_words,
+    student_name,
+)
+from tapir_core.summary.types import Baseline, RunSummary, Score
+
+
+def together(parts: Iterable[str]) -> str:
+    """Those of the parts that say something, as one text."""
+    return " ".join(filter(None, parts))
+
+
+def outline(run: RunSummary) -> str:
+    """Who learns from whom, on what, and how much was asked so far."""
+    usage, pool, unusable = run.usage, run.config.data.pool, sum((run.unusable or {}).values())
+    return together(
+        (
+            f"The student {run.config.student.backbone} is taught by {run.config.teacher.endpoint.name} and judged by "
+            f"{' and '.join(run.config.judge.all_names)}, over {run.planned_rounds} "
+            f"{'round' if run.planned_rounds == 1 else 'rounds'}.",
+            f"Its pool: {count(run.pool)} instructions from {pool.source}"
+            f"{f', {count(unusable)} of them without a usable answer or task type' if unusable else ''}."
+            if run.pool is not None
+            else "",
+            f"{count(run.own_answers)} of the plain answers came with the pool: those of {pool.answers_of}."
+            if run.own_answers
+            else "",
+            *(
+                f"Scored on {most([student.score('dev')])} dev and {most([student.score('test')])} test instructions "
+                "that are held out."
+                for student in run.students[:1]
+            ),
+            f"So far: {count(usage.calls + usage.stored)} answers of teacher and judge for {number(usage.usd)} USD "
+            f"({count(usage.stored)} of them from the store), {duration(run.busy_seconds)} of work.",
+            f"Created {moment(run.created)}{f', last stage done {moment(run.updated)}' if run.updated else ''}.",
+        )
+    )
+
+
+def state(run: RunSummary) -> str:
+    """Stopped, done, or what comes next."""
+    return together(
+        (f"Stopped early, {progress(run)}: {run.stopped}.",)
+        if run.stopped
+        else (f"Done, {progress(run)}.", best(run))
+        if run.next_stage is None
+        else (
+            f"Unfinished, {progress(run)}. The same command goes on from there.",
+            f"The last start ended with: {' '.join(run.error.split())}" if run.error else "",
+        )
+    )
+
+
+def progress(run: RunSummary) -> str:
+    """How many rounds are trained, and the next stage."""
+    return (
+        f"{len(run.mixed_rounds)} of {run.planned_rounds} rounds trained"
+        f"{f'. Next stage: {run.next_stage}' if run.next_stage else ''}"
+    )
+
+
+def best(run: RunSummary) -> str:
+    """The best round."""
+    rule = " (the last, unless an earlier one is shown to be better)" if run.config.data.judged else ""
+    return "" if run.best is None else f"Best round by the dev split{rule}: {student_name(run.best)}."
+
+
+def gain(run: RunSummary) -> str:
+    """What the last student gained over S_0, with its interval, and whether that shows a gain."""
+    if run.gain is None:
+        return ""
+    paired, found, numbers = run.gain.paired, run.gain.paired.difference, (run.gain.before, run.gain.after)
+    before, after = (accuracy(student.score("test") if (student := run.round(each)) else None) for each in numbers)
+    figure = f"95 % interval {found.low:+.1f} to {found.high:+.1f}" if found.low is not None else found.why
+    return (
+        f"{'Quality retention (test)' if run.config.data.judged else 'Test accuracy'} from "
+        f"{' to '.join(map(student_name, numbers))}: {before} to {after} %, "
+    ) + (
+        f"no gain is told: {found.why}."
+        if found.value is None
+        else f"{found.value:+.1f} percentage points ({figure}, p = {number(paired.p_value, 4)}) on the same {found.n} "
+        f"instructions, {paired.n_failed} failed{_verdict(found, paired.p_value)}."
+    )
+
+
+def _verdict(found: Estimate, p: float | None) -> str:
+    """With few changes interval and test may disagree; a gain needs both."""
+    return (
+        ""
+        if found.low is None or found.high is None or p is None
+        else "; the interval holds 0, so no gain is shown"
+        if found.low <= 0 <= found.high
+        else f"; the interval lies {'above' if found.low > 0 else 'below'} 0"
+        f"{', but p is above 0.05, so no gain is shown' if p > 0.05 else ''}"
+    )
+
+
+def added(baseline: Baseline | None) -> str:
+    """What the curriculum added over plain fine-tuning on as many tokens."""
+    return (
+        ""
+        if baseline is None
+        else f"What the curriculum adds over plain fine-tuning is known when run {baseline.run} is done, which has "
+        f"{baseline.next_stage} next; the run's own command goes on with it."
+        if baseline.next_stage is not None
+        else f"What the curriculum added over plain fine-tuning (run {baseline.run}) is unknown: {baseline.why}."
+        if (found := baseline.difference) is None
+        else f"The curriculum added {found.value:z.1f} points over plain fine-tuning on as many tokens (90 % interval "
+        f"{found.low90:z.1f} to {found.high90:z.1f})"
+        f"{'; the interval holds 0, so nothing is shown' if found.low90 <= 0 <= found.high90 else ''}"
+        f"{'; plain fine-tuning did better' if found.high90 < 0 else ''}. The interval covers {found.in_words}."
+    )
+
+
+def format_note(run: RunSummary) -> str:
+    """How much of the gain is format: the score of a backbone that follows no format says little."""
+    return together(
+        f"Part of the gain over the backbone is format: {percent(first.stated)} of its answers on the test split state "
+        f"a final result (“Answer: …”), against {percent(last.stated)} of those of {student_name(last.number)}; where "
+        "none is stated, only a last line that is the bare result counts as right."
+        for first in run.rounds
+        for last in run.students[-1:]
+        if first.number == BACKBONE and first.stated is not None and last.stated is not None
+        if last.stated - first.stated > 0.1
+    )
+
+
+def caution(run: RunSummary) -> str:
+    """What weakens every figure: a stand-in, a teacher that judges itself, a judge that draws its scores."""
+    judge = run.config.judge
+    judges = {"judge": [*judge.endpoints.values()]} if judge.endpoints else {}
+    endpoints = {"teacher": [run.config.teacher.endpoint], **judges}
+    standins = [who for who, of in endpoints.items() if all(each.is_standin for each in of)]
+    return together(
+        (
+            f"The {' and '.join(standins)} of this run {'is' if len(standins) == 1 else 'are'} the stand-in: rules for "
+            "verifiable instructions, no LLM. The run shows that the whole loop works, not what a strong teacher would "
+            "give."
+            if standins
+            else "",
+            "The judge is the teacher, so it judges its own answers." if run.config.judges_itself else "",
+            "The judge's temperature is not 0: asked again, it may score the same pair differently."
+            if judge.endpoints and judge.sampling.temperature != 0
+            else "",
+        )
+    )
+
+
+def scarce(run: RunSummary) -> str:
+    """Rounds whose expansion brought next to nothing, with the gate that most candidates failed."""
+    similar = f"were too similar (curriculum.expansion.max_rouge_l = {run.config.curriculum.expansion.max_rouge_l:g})"
+    return together(
+        f"Round {each.number}: {count(new.accepted)} of {count(new.asked)} new instructions were kept"
+        f"{f'; {count(failed)} ' if failed else ''}"
+        f"{'' if not failed else similar if gate == 'near_duplicate' else f'failed at the gate {gate}'}; "
+        f"trained on {count(mixture.rows)} of {count(mixture.asked)}."
+        for each in run.rounds
+        if (new := each.expansion) and (mixture := each.mixture) and new.asked
+        if 10 * new.accepted < new.asked or 2 * mixture.rows < mixture.asked
+        for failed, gate in [max(((rows, gate) for gate, rows in new.rejected.items()), default=(0, ""))]
+    )
+
+
+def scores(run: RunSummary, numbers: Sequence[int]) -> str:
+    """The scores of these students."""
+    found = "; ".join(
+        f"{student_name(each.number)} {split} {score_in_words(score)}"
+        for each in run.students
+        for split in ("dev", "test")
+        if each.number in numbers and (score := each.score(split)) is not None
+    )
+    metric = "Quality retention" if run.config.data.judged else "Held-out accuracy"
+    return found and f"{metric} with 95 % interval: {found}."
+
+
+def reduced(config: RunConfig, number: int, examples: int) -> str:
+    """Why a round is smaller than it was asked to be."""
+    return (
+        f"Round {number} takes {count(examples)} examples and not the {count(config.examples(number))} that were asked "
+        f"for: its easy instructions reach no further at α = {config.round(number).alpha:.2f}. Use a larger pool, a "
+        "smaller N or a larger α."
+    )
+
+
+def score_note(found: Iterable[Score | None]) -> str:
+    """What these scores are, who judged, and why some have no figure."""
+    known = [each for each in found if each is not None]
+    judged, marked = (
+        [each for each in known if (each.metric == RETENTION) is is_judged] for is_judged in (True, False)
+    )
+    return together(
+        (
+            "Quality retention is the per cent of held-out instructions on which the student's answer matches or beats "
+            "the teacher's; one on which the two orders disagree counts half, and unscored ones count in no figure. "
+            "The 95 % interval is Student's t, or Wilson's where nothing counts half."
+            if judged
+            else "",
+            *(f"Judged by {each}." for each in dict.fromkeys(each.judge for each in judged)),
+            *(f"Answers: {each}." for each in dict.fromkeys(each.settings for each in judged)),
+            "Accuracy is the per cent of right answers, with Wilson's 95 % interval; what failed counts in no figure."
+            if marked
+            else "",
+            *(f"Judged by {who}; {how}." for who, how in dict.fromkeys((each.judge, each.settings) for each in marked)),
+            *(f"No figure: {each}." for each in dict.fromkeys(each.note for each in known if each.value is None)),
+        )
+    )
+
+
+def ui(run: RunSummary) -> str:
+    """How to find the run in Prefect's UI. No page of a server may open a file, so there is no link."""
+    return (
+        f"To see this run in the Prefect UI: start `tapir up` for the run root `{run.root}`, open the address that it "
+        f"prints, and look for the flow run {run.name} (tag run-{run.name}) and its artifacts."
+    )
+
+
+def nothing_to_retry(*, also_terminal: bool) -> str:
+    """A retry of the judge that has nothing to do."""
+    return f"Nothing to ask again: no verdict is missing{'.' if also_terminal else '; see --also terminal.'}"
+
+
+def changes(stale: Sequence[object], *, redone: bool) -> str:
+    """The stages that new verdicts change."""
+    return (
+        f"Stages that the new verdicts change{' and that were redone' if redone else ''}: {', '.join(map(str, stale))}."
+        if stale
+        else "No stage changes."
+    )
