@@ -19,8 +19,6 @@ from rich.text import Text
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.page import Table
 from tapir_core.run_folder import RunRef
-from tapir_core.sentences import Sentences
-from tapir_core.summary import formats
 
 ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")]
@@ -35,7 +33,6 @@ console = Console()
 errors = Console(stderr=True)
 """What it is at, and what went wrong."""
 
-_SENTENCES = Sentences(Path(__file__).parent, formats)
 _TEXT_CELLS = 12
 """How narrow a column of text may become, in cells of the terminal."""
 _WORD = re.compile(r"\S+\s*")
@@ -62,18 +59,6 @@ def print_line(console: Console, line: str) -> None:
 def say(line: str) -> None:
     """What a command is at."""
     errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
-
-
-def words(template: str, macro: str, **facts: object) -> list[str]:
-    """The lines that a macro of a template of this folder makes of the facts; blank ones are left out."""
-    said = _SENTENCES.say(f"{template}.jinja2", macro, **facts)
-    return [line.strip() for line in said.splitlines() if line.strip()]
-
-
-def print_words(console: Console, template: str, macro: str, **facts: object) -> None:
-    """Print what `words` makes of the facts."""
-    for line in words(template, macro, **facts):
-        print_line(console, line)
 
 
 def print_tables(console: Console, *tables: Table) -> None:

@@ -4,7 +4,7 @@ Names come from providers and files, so they are printed as they are.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from flows.commands import AsJson, Overrides, console, errors, print_line, print_tables, print_words, words
+from flows.commands import AsJson, Overrides, console, errors, print_line, print_tables
 from tapir_core import store_admin
 from tapir_core.calls import root_store_url, store_tables, store_url
 from tapir_core.config.load import load_config
@@ -23,12 +23,14 @@ from tapir_core.errors import ConfigError, TapirError
 from tapir_core.estimate.evidence import plain_request
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
-from tapir_core.summary.formats import NOTHING, count, data_size, percent
+from tapir_core.summary.formats import NOTHING, count, data_size, duration, percent
 from tapir_core.text import shorten
 
 store_app = typer.Typer(no_args_is_help=True)
 
 _TEXT_CHARACTERS, _KEY_CHARACTERS = 60, 16
+_REWRITTEN_PER_SECOND = 100e6
+"""Bytes of a store, on the disk of a laptop."""
 _IDENTITY_CHARACTERS = 24
 """A student's identity is a whole digest; `--json` has it in full."""
 
@@ -83,14 +85,26 @@ def _check(console: Console, engine: sa.Engine, *, remove: bool) -> None:
         TapirError: something is, and stays so.
     """
     found = store_admin.check_store(engine)
-    print_words(console, "store", "checked", found=found)
+    print_line(console, f"{count(found.rows)} rows read, {count(len(found.places))} of them damaged")
+    if found.without_reply:
+        print_line(console, f"{count(found.without_reply)} answers have no raw reply that could prove their text")
+    for fault in found.file_faults:
+        print_line(console, f"the database says: {fault}")
     faults = Table("", ("fault", "rows"), tuple((fault, count(rows)) for fault, rows in found.faults.most_common()))
     print_tables(console, faults, table_of("", _DAMAGED, found.damaged, text_columns=len(_DAMAGED)))
     if remove and found.places:
         removed = store_admin.delete_rows(engine, found.places)
         print_line(console, f"removed {removed:,} rows; a run that needs them asks again")
-    if wrong := words("store", "faults", found=found, may_remove=remove):
-        raise TapirError(wrong[0])
+    if found.file_faults:
+        raise TapirError(
+            "the database itself is damaged, and removing rows does not help. Move it away and copy what can be read "
+            "of it into a new store (docs/store.md); runs ask again for what is missing."
+        )
+    if found.places and not remove:
+        raise TapirError(
+            f"{count(len(found.places))} of {count(found.rows)} rows are damaged; `tapir store stats --check --delete` "
+            "removes them, and a run that needs them asks again"
+        )
 
 
 @store_app.command("copy")
@@ -141,13 +155,19 @@ def import_answers(
     replies = [(plain_request(config, row), row["answer"]) for row in rows]
     with opened(store or store_url(config), "", make=True) as engine:
         done = store_admin.import_replies(engine, replies)
-    who, sampling = config.teacher.endpoint.in_words("teacher"), config.teacher.answering.in_words
-    print_words(console, "store", "taken_over", who=who, sampling=sampling, lacking=found.height - len(rows))
+    who, lacking = config.teacher.endpoint.in_words("teacher"), found.height - len(rows)
+    left_out = f"; left out for want of an answer: {count(lacking)}" if lacking else ""
+    print_line(console, f"answers of {who}, {config.teacher.answering.in_words}{left_out}")
     _print_inserted(done)
 
 
 def _print_inserted(done: store_admin.Inserted) -> None:
-    print_words(console, "store", "inserted", done=done)
+    damaged = len(done.read.places)
+    print_line(
+        console,
+        f"{count(done.read.rows)} rows read: {count(done.added)} added, {count(done.already_there)} already there, "
+        f"{count(done.different)} different, {count(damaged)} damaged{' and left out' if damaged else ''}",
+    )
     different = table_of("", _DIFFERENT, done.listed, text_columns=len(_DIFFERENT))
     print_tables(console, different, table_of("", _DAMAGED, done.read.damaged, text_columns=len(_DAMAGED)))
 
@@ -185,15 +205,45 @@ def prune(
     with opened(store, root) as engine:
         doomed = store_admin.plan_prune(engine, chosen)
         print_tables(console, table_of("", _DOOMED, doomed, text_columns=4))
-        total = {name: sum(getattr(each, name) for each in doomed) for name in ("rows", "bytes", "tokens", "usd")}
-        runs, size = store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine)
-        print_words(console, "store", "doomed", **total, runs=runs, size=size)
+        for line in _doomed_lines(doomed, store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine)):
+            print_line(console, line)
         if not yes or not doomed:
-            print_words(console, "store", "unchanged", doomed=doomed)
+            print_line(console, f"nothing is changed{'; --yes removes these rows' if doomed else ''}")
             return
         print_line(console, f"removed {store_admin.prune_answers(engine, chosen):,} rows")
         if not keep_room:
-            print_words(console, "store", "compacted", done=store_admin.compact(engine))
+            print_line(console, _compacted(store_admin.compact(engine)))
+
+
+def _doomed_lines(
+    doomed: Sequence[store_admin.DoomedRows], runs: Iterable[store_admin.RunAtStake], size: store_admin.StoreSize
+) -> Iterator[str]:
+    rows, text, tokens, usd = (
+        sum(getattr(each, name) for each in doomed) for name in ("rows", "bytes", "tokens", "usd")
+    )
+    yield (
+        f"{count(rows)} rows, {data_size(text)} of text, {count(tokens)} tokens; asking all of them again would cost "
+        f"{usd:,.2f} USD at the prices that were paid"
+    )
+    for run in runs:
+        again = (
+            f"would ask again in {', '.join(run.stages)}" if run.stages else "whole, it asks only for what is redone"
+        )
+        told = f"its stages cannot be told: {run.unreadable}" if run.unreadable else again
+        yield f"run {run.run}: asked first for {count(run.rows)} of these rows; {told}"
+    if rows and size.free_bytes is not None:
+        left = max(0, size.bytes - text)
+        yield (
+            f"giving the room back rewrites about {data_size(left)}, roughly {duration(left / _REWRITTEN_PER_SECOND)}; "
+            "whoever writes to the store waits meanwhile (--keep-room leaves it in the file)"
+        )
+
+
+def _compacted(done: store_admin.Compacted) -> str:
+    if done.obstacle:
+        return f"the file keeps its {data_size(done.bytes_before)}: {done.obstacle}. New answers fill the room."
+    sizes = f"from {data_size(done.bytes_before)} to {data_size(done.bytes_after)}"
+    return f"the file went {sizes} in {duration(done.seconds)}"
 
 
 @contextmanager
@@ -212,7 +262,11 @@ def print_stats(console: Console, stats: store_admin.StoreStats) -> None:
     """What a store holds, what it cost, and what of it was used again."""
     first = min((group.first for group in stats.groups), default=None)
     last = max((group.last for group in stats.groups), default=None)
-    print_words(console, "store", "stats", stats=stats, first=first, last=last)
+    free = f", {data_size(stats.size.free_bytes)} of it free for new rows" if stats.size.free_bytes else ""
+    print_line(console, f"{stats.store}: {count(stats.rows)} rows in {data_size(stats.size.bytes)}{free}")
+    if first and last:
+        statuses = ", ".join(f"{count(rows)} {status}" for status, rows in stats.statuses.items())
+        print_line(console, f"{statuses}; stored from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
     print_tables(console, table_of("", _GROUPS, stats.groups, text_columns=4))
 
 
