@@ -97,11 +97,11 @@ def _probes(config: RunConfig) -> list[_Probe]:
     probes: list[_Probe] = []
     for name in ("labelling", "answering", "expanding", "refining"):
         sampling, replies = getattr(teacher, name), teacher.label_replies if name == "labelling" else "text"
-        how = _by_schema("teacher.label_replies", replies, teacher.endpoint)
-        probes.append(_Probe("teacher.endpoint", f"teacher.{name}", teacher.endpoint, sampling, "teacher", 0, *how))
+        form = _by_schema("teacher.label_replies", replies, teacher.endpoint)
+        probes.append(_Probe("teacher.endpoint", f"teacher.{name}", teacher.endpoint, sampling, "teacher", 0, *form))
     for where, endpoint in judge.endpoints.items():
-        how = _by_schema("judge.replies", judge.replies, endpoint)
-        probes.append(_Probe(where, "judge.sampling", endpoint, judge.sampling, "judge", 0, *how))
+        form = _by_schema("judge.replies", judge.replies, endpoint)
+        probes.append(_Probe(where, "judge.sampling", endpoint, judge.sampling, "judge", 0, *form))
     for name, benchmark in config.evaluation.judged.items():
         where = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
         how, endpoint = f"evaluation.benchmarks.{name}.sampling", config.judge_of(benchmark)

@@ -184,4 +184,4 @@ def _text(asked: Asked, file: Path, rows: int) -> str:
         lstrip_blocks=True,
     )
     facts = {"asked": asked, "name": name, "file": file, "rows": rows, "batch_size": max(batches, default=_BATCHES[0])}
-    return template.render(facts).strip() + "\n"
+    return f"{template.render(facts).strip()}\n"
