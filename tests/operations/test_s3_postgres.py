@@ -40,12 +40,12 @@ pytestmark = [
     pytest.mark.operations,
     needs_postgres,
     needs_student_env,
-    pytest.mark.timeout(3000),
+    pytest.mark.timeout(5400),
 ]
 
 RUN = RunRef("s3://runs/all", "quickstart")
 JUDGE = StageAt("judge", 1)
-SECONDS = 1200
+SECONDS = 2400
 """For one half of the run on a busy machine."""
 
 
