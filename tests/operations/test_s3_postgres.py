@@ -40,12 +40,12 @@ pytestmark = [
     pytest.mark.operations,
     needs_postgres,
     needs_student_env,
-    pytest.mark.timeout(5400),
+    pytest.mark.timeout(3000),
 ]
 
 RUN = RunRef("s3://runs/all", "quickstart")
 JUDGE = StageAt("judge", 1)
-SECONDS = 2400
+SECONDS = 1200
 """For one half of the run on a busy machine."""
 
 
