@@ -43,7 +43,7 @@ def model(folder: Path, size: str) -> Path:
         ("26M", 4, 400, {"precision": "bf16"}),
         ("110M", 1, 40, {"precision": "fp32"}),
         ("110M", 1, 40, {"precision": "bf16"}),
-        ("26M", 4, 200, {"precision": "bf16", "gradient_checkpointing": True}),
+        ("110M", 4, 200, {"precision": "bf16", "gradient_checkpointing": True}),
         ("110M", 4, 200, {"precision": "bf16", "lora": {"rank": 16}}),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
