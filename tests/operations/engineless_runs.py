@@ -10,7 +10,7 @@ from tests.harness.flow_run import FlowRun
 from tests.harness.stand_ins import RequestLog, endpoints
 from tests.harness.standing_root import StandingRoot
 from tests.run_builder import build_run
-from tests.students import make_checkpoint
+from tests.students import make_tokenized
 
 __all__ = ["CONCURRENCY", "EnginelessRuns"]
 
@@ -63,7 +63,7 @@ class EnginelessRuns:
 
     def __init__(self, root: StandingRoot, address: str, calls: RequestLog) -> None:
         self.root, self.calls, self._config = root, calls, root.folder / "example.toml"
-        backbone = make_checkpoint(root.folder / "backbone")
+        backbone = make_tokenized(root.folder / "backbone")
         roles = {role.partition(".")[0]: text for role, text in endpoints(address).items()}
         values = {"root": root.root, "backbone": backbone, "address": address, "concurrency": CONCURRENCY}
         self._config.write_text(CONFIG.format(**values, **roles))

@@ -1,4 +1,4 @@
-"""The quickstart preset with root, results and checkpoints on S3, answers and Prefect's own tables in PostgreSQL.
+"""One round of the quickstart: root, results and checkpoints on S3, answers in PostgreSQL.
 
 The real student, both servers processes of their own. The driver is killed with -9 while round 1 is judged; the same
 command ends the run on what is, but for the processor, another machine: with another scratch folder.
@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from s3fs import S3FileSystem
 
-from flows.prefect_server import is_taken
+from flows.prefect_server import DATABASE_VARIABLE, is_taken
 from tapir_core.config import ACCURACY
 from tapir_core.paths import REPORT, RUN_RECORD, SCRATCH_VARIABLE, log_file, manifest_file, prefect_results
 from tapir_core.run_folder import RunFolder, RunRef
@@ -67,7 +67,7 @@ class Machine:
 
     def __init__(self, folder: Path, *, s3: str, store: str, prefect: str, standin: str) -> None:
         self.folder, self._store, self._standin = folder, store, standin
-        self._log = folder.with_suffix(".log")
+        self.log = folder.with_suffix(".log")
         for name in ("home", "tmp"):
             (folder / name).mkdir(parents=True)
         self.environment = {
@@ -79,21 +79,22 @@ class Machine:
             "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
             "AWS_SECRET_ACCESS_KEY": "not-to-be-seen",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": prefect.replace("://", "+asyncpg://", 1),
+            DATABASE_VARIABLE: prefect.replace("://", "+asyncpg://", 1),
         }
 
     def run(self) -> subprocess.Popen[bytes]:
-        """The quickstart: the preset, and where its parts lie."""
-        settings = {"run.root": RUN.root, "calls.store_url": self._store, **endpoints(self._standin)}
+        """The quickstart's first round: the preset, and where its parts lie."""
+        places = {"run.root": RUN.root, "calls.store_url": self._store, **endpoints(self._standin)}
+        settings = {"run.rounds": "1", **places}
         command = tapir("run", "configs/quickstart.toml", *overrides(settings))
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             return subprocess.Popen(
                 command, cwd=REPOSITORY, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def said(self) -> str:
         """The end of what the run printed, and of its engines' logs."""
-        logs = [self._log, *self.folder.glob("scratch/runs/all/*/logs/*.log")]
+        logs = [self.log, *self.folder.glob("scratch/runs/all/*/logs/*.log")]
         return "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in logs)
 
     def ask(self, *words: str) -> str:
@@ -159,15 +160,18 @@ def test_the_quickstart_on_s3_and_postgresql_goes_on_after_a_kill_and_rises(tmp_
             code = second.run().wait(SECONDS)
         assert code == 0, second.said()
         took, again = time.monotonic() - began, calls.answered_again()
-        scores, all_asked = [score(run, number) for number in (0, 1, 2)], len(calls.lines())
+        scores, all_asked = [score(run, number) for number in (0, 1)], len(calls.lines())
         print(
             f"\nkilled after {killed_after:.0f} s and {asked} requests; done after {took:.0f} s and {all_asked}, "
-            f"of which {again} were answered before; held-out test after S_0, S_1, S_2: {scores}"
+            f"of which {again} were answered before; held-out test after S_0, S_1: {scores}"
         )
         assert [str(at) for at in plan(run.config) if run.holds(at) is None] == []
         assert again <= run.config.calls.concurrency, "paid again: more than what was in flight"
-        assert scores[2] > scores[0]
-        check_places(run, store=store, prefect=servers["prefect"])
+        assert scores[1] > scores[0]
+        check_places(run, store=store)
+        # What the shell names for another Prefect server is left alone, and that is said.
+        assert count(servers["prefect"], "task_run") == 0
+        assert f"ignoring {DATABASE_VARIABLE}" in second.log.read_text()
 
         # What is left on the machines is not needed.
         for machine in (first, second):
@@ -181,19 +185,17 @@ def test_the_quickstart_on_s3_and_postgresql_goes_on_after_a_kill_and_rises(tmp_
     assert open_to_others(watch.seen) == []
 
 
-def check_places(run: RunFolder, *, store: str, prefect: str) -> None:
-    """Checkpoints, logs and Prefect's results are in the bucket; answers and Prefect's tables in the database."""
+def check_places(run: RunFolder, *, store: str) -> None:
+    """Checkpoints, logs and Prefect's results are in the bucket; answers in the database."""
     there = Storage(RUN.root).files()
     for at in plan(run.config):
         assert f"{RUN.name}/{manifest_file(at.folder)}" in there
-    for name in (RUN_RECORD, REPORT, log_file("student"), log_file("train-02")):
+    for name in (RUN_RECORD, REPORT, log_file("student"), log_file("train-01")):
         assert f"{RUN.name}/{name}" in there
     results = [path for path in there if path.startswith(f"{prefect_results()}/")]
     for path in results:
         json.loads(Storage(RUN.root).read_bytes(path))
-    tasks = count(prefect, "task_run", "state_type = 'COMPLETED'")
-    print(f"{len(there)} files in the bucket, {len(results)} of them results; {tasks} task runs completed")
+    print(f"{len(there)} files in the bucket, {len(results)} of them results")
     assert len(results) > 30
-    assert tasks > 30
     assert count(store, "answers") > 1000
     S3FileSystem.clear_instance_cache()
