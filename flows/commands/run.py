@@ -70,12 +70,7 @@ def memory_lines(config: RunConfig) -> list[str]:
 
 def print_estimate(console: Console, estimate: Estimate) -> None:
     """The tables, who has no price, and what the figures rest on."""
-    print_tables(
-        console,
-        estimate_table.stage_table(estimate),
-        estimate_table.role_table(estimate),
-        estimate_table.benchmark_table(estimate),
-    )
+    print_tables(console, estimate_table.stage_table(estimate))
     for line in estimate.unknown_prices:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for note in estimate.notes:

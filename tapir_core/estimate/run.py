@@ -1,7 +1,7 @@
 """The estimate of one run: from its configuration, a sample of its pool, the store and earlier runs. Asks nobody.
 
 A line is one piece of the run's likely work with who is asked, the tokens of a call and the time of all of them. The
-lines are summed by stage, by role and in all; `CALLS`, `TOKENS` and `HOURS` are the range around them. What the figures
+lines are summed by stage and in all; `CALLS`, `TOKENS` and `HOURS` are the range around them. What the figures
 rest on stands in `_assumptions`, a sentence for each thing that could turn out otherwise.
 """
 
@@ -22,15 +22,11 @@ from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.speeds import EndpointSpeed, known_speeds
 from tapir_core.stages import (
-    BENCHMARK_ANSWERS,
-    BENCHMARK_REPLIES,
     TEACH,
-    Asked,
     asked_in_roles,
     lines,
     lines_of_evaluation,
 )
-from tapir_core.summary.formats import student_name
 
 SAMPLE = 200
 """Instructions that are put into the real prompts."""
@@ -82,7 +78,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One stage, one role, or the whole run."""
+    """One stage, or the whole run."""
 
     name: str
     asks: str
@@ -95,19 +91,6 @@ class Figures:
     """Of the paid calls, of trainings and of starts; None where all of them are unknown."""
     steps: Span | None = None
     """Optimizer steps, of training."""
-
-
-@dataclass(frozen=True, slots=True)
-class BenchmarkFigures:
-    """One benchmark of each round, by student: backbone, S_0 and so on, and last `all` of them together."""
-
-    name: str
-    judge: str
-    """Model that judges it, or what marks its answers and asks nobody."""
-    answers: tuple[Figures, ...]
-    """What the student is asked, every turn counted."""
-    judgments: tuple[Figures, ...]
-    """What the judge is asked, in the same order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +110,6 @@ class Estimate:
     run: str
     stages: tuple[Figures, ...]
     """In the order of the method, with the names that reports use."""
-    roles: tuple[Figures, ...]
-    """By what calls are for, as the store counts them."""
     charged: Figures
     """Of teacher and judge together: what money can be asked for."""
     total: Figures
@@ -137,8 +118,6 @@ class Estimate:
     """Who has no price, why, and what to set."""
     assumptions: tuple[str, ...]
     """In plain words, for the reader of the table."""
-    benchmarks: tuple[BenchmarkFigures, ...] = ()
-    """Those of each round; they are in stages, roles and totals."""
     baseline: Figures | None = None
     """What a baseline takes: all rounds' trainings once more, and the scoring of one more student."""
     with_baseline: bool = False
@@ -232,12 +211,14 @@ def forecast(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Estimat
     beside = [line for line in planned if is_repeated(config, line.work)]
     with_baseline = _has_baseline(config, known, planned, beside)
     whole = [*planned, *(beside if with_baseline else ())]
-    stages = [_figures(name, asks, _chosen(planned, "stage", name)) for name, asks in _stages().items()]
-    roles = [_figures(role, asks, _chosen(planned, "role", role)) for role, asks in asked_in_roles().items()]
+    stages = [
+        _figures(name, of.asks, [line for line in planned if line.work.stage == name])
+        for name, of in lines().items()
+        if of.asks or of.trains
+    ]
     return Estimate(
         run=config.run.name,
         stages=tuple(each for each in stages if each.needed.calls.high or each.steps is not None),
-        roles=tuple(each for each in roles if each.needed.calls.high),
         charged=_figures("teacher and judge", "", [line for line in whole if line.endpoint]),
         total=_figures("all", "", whole),
         unknown_prices=tuple(
@@ -246,7 +227,6 @@ def forecast(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Estimat
             if isinstance(price := _price_of(endpoint), prices.UnknownPrice)
         ),
         assumptions=_assumptions(costs, pool, planned, has_baseline=with_baseline),
-        benchmarks=tuple(_benchmark(costs, planned, name) for name in known.benchmarks),
         baseline=_figures("baseline", "", beside),
         with_baseline=with_baseline,
         pool_rows=pool.rows,
@@ -433,29 +413,6 @@ def _instead(planned: Sequence[Line]) -> PlainAnswers | None:
     usd = _figures("", "", of_rounds).paid.usd
     plain = next((line.usd for line in planned if line.work.stage == TEACH.line), 0.0)
     return PlainAnswers(usd, Span(*(end / plain for end in astuple(usd)))) if usd and usd.likely and plain else None
-
-
-def _benchmark(costs: _Costs, planned: Sequence[Line], benchmark: str) -> BenchmarkFigures:
-    asked = _chosen(planned, "benchmark", benchmark)
-    numbers = dict.fromkeys(line.work.round for line in asked if line.work.round is not None)
-    students = {student_name(number): _chosen(asked, "round", number) for number in numbers} | {"all": asked}
-    answers, judgments = (
-        tuple(_figures(name, asks, _chosen(of, "stage", stage)) for name, of in students.items())
-        for stage, asks in _stages().items()
-        if stage in (BENCHMARK_ANSWERS.line, BENCHMARK_REPLIES.line)
-    )
-    judges = [identity_of("benchmark", each).model for each in costs.asked.get(("benchmark", benchmark), {}).values()]
-    marked = costs.config.evaluation.marked.get(benchmark)
-    return BenchmarkFigures(benchmark, marked.marker if marked else judges[0], answers, judgments)
-
-
-def _stages() -> dict[str, Asked]:
-    """Stages that take calls or steps, with the names that reports use, and whom they ask."""
-    return {name: line.asks for name, line in lines().items() if line.asks or line.trains}
-
-
-def _chosen(planned: Sequence[Line], what: str, wanted: object) -> list[Line]:
-    return [line for line in planned if getattr(line.work, what) == wanted]
 
 
 def _figures(name: str, asks: str, planned: Sequence[Line]) -> Figures:

@@ -67,6 +67,8 @@ STANDIN = Priors(
 )
 """Our rule-based stand-in, on its own verifiable instructions."""
 
+_HARDNESS = (0.3, 1.0, 1.7)
+"""Times its share of the seeds that a task type has, for some are harder than others."""
 _NEW_ARE_HARD = 0.6
 """Share of new instructions that the difficulty check keeps: they imitate hard ones."""
 
@@ -227,8 +229,13 @@ class _Counts:
         self.size = curriculum.size_round(self.config.examples(number), self.config.round(number).alpha or 0.0, easy)
         wanted = expected_shares(self.config, self.pool.natural_shares)
         natural, priors = self.pool.natural_shares or wanted, self.priors
-        quotas = curriculum.quotas(self.size.hard, wanted)
-        missing = sum(max(0.0, quota - seeds * natural.get(name, 0.0)) for name, quota in quotas.items())
+        hardness = _HARDNESS if self.config.round(number).selection.reads_difficulty else (1.0,)
+        lacks = [
+            max(0.0, quota - seeds * natural.get(name, 0.0) * of_seeds) / len(hardness)
+            for name, quota in curriculum.quotas(self.size.hard, wanted).items()
+            for of_seeds in hardness
+        ]
+        missing = int(sum(lacks))
         self.new = missing if seeds and self.config.curriculum.expansion.max_waves else 0.0
         self.hard = self.size.hard - missing + self.new
         checks = self.config.checks_expansion(number)

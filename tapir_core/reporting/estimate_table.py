@@ -1,4 +1,4 @@
-"""The tables of an estimate: before the run by stage, role and benchmark, after it beside what it really took."""
+"""The tables of an estimate: before the run by stage, after it beside what it really took."""
 
 from collections.abc import Callable
 from dataclasses import astuple
@@ -15,36 +15,14 @@ _COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "
 
 def stage_table(estimate: Estimate) -> Table:
     """What each stage will take, over all rounds, with a total."""
+    beside = [estimate.baseline] if estimate.baseline and estimate.with_baseline else []
     return Table(
         f"Estimate of {estimate.run} by stage",
         ("Stage", *_COLUMNS),
-        tuple(map(_row, (*estimate.stages, *_baseline(estimate), estimate.charged, estimate.total))),
+        tuple(map(_row, (*estimate.stages, *beside, estimate.charged, estimate.total))),
         text_columns=2,
         note="Likely (low–high). Answers are all that a stage needs; tokens, USD and hours are those of the answers to "
         "ask for, which the store does not give.",
-    )
-
-
-def role_table(estimate: Estimate) -> Table:
-    """What the calls of each role will take, with a total: an expansion is labelled and answered, too."""
-    shown = (*estimate.roles, *_baseline(estimate), estimate.charged, estimate.total)
-    rows = [_row(each)[:-1] for each in shown]
-    return Table("By role", ("Role", *_COLUMNS[:-1]), tuple(rows), text_columns=2)
-
-
-def benchmark_table(estimate: Estimate) -> Table:
-    """What each benchmark of each round will take of its judge, student by student; no row without one."""
-    rows = [
-        (each.name, judgments.name, each.judge, _short(answers.needed.calls.likely), *_row(judgments)[3:-1])
-        for each in estimate.benchmarks
-        for answers, judgments in zip(each.answers, each.judgments, strict=True)
-    ]
-    return Table(
-        "By benchmark",
-        ("Benchmark", "Student", "Judge", "Answers", "Judgments", "Tokens in", "Tokens out", "USD", "Hours"),
-        tuple(rows),
-        text_columns=3,
-        note="Answers are the student's, a turn each; tokens, USD and hours are the judge's, and in the tables above.",
     )
 
 
@@ -85,10 +63,6 @@ def kept_comparison(run: RunFolder, summary: RunSummary) -> Table | None:
     if not run.storage.exists(ESTIMATE):
         return None
     return comparison_table(load_estimate(run.storage.read_bytes(ESTIMATE)), summary)
-
-
-def _baseline(estimate: Estimate) -> list[Figures]:
-    return [estimate.baseline] if estimate.baseline and estimate.with_baseline else []
 
 
 def _row(each: Figures) -> tuple[str, ...]:

@@ -8,8 +8,7 @@ import pytest
 from flows.evaluate import evaluate_students
 from tapir_core.estimate.run import estimate_run
 from tapir_core.paths import BACKBONE
-from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt, benchmark_stages
+from tapir_core.stages import benchmark_stages
 from tasks.runtime import close_all
 from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA, judge, make_run
 from tests.doubles.provider import FakeProvider, Text
@@ -27,14 +26,6 @@ def _closed() -> Iterator[None]:
     close_all()
 
 
-def asked(run: RunFolder, stage: str, name: str, number: int) -> float:
-    """Calls of one stage of one student, from its manifest."""
-    manifest = run.manifest(StageAt(stage, number, benchmark=name))
-    assert manifest is not None
-    assert not manifest.counts.get("stored")
-    return manifest.counts["calls"]
-
-
 def test_an_estimate_is_what_the_benchmarks_of_a_run_really_ask(tmp_path: Path, backbone: Path) -> None:
     with FakeProvider(lambda call: Text(f"I am {call.body['model']}.")) as students, StandinServer() as server:
         benchmarks = zip(NAMES, (ALPACA, MT_BENCH, VICUNA), strict=True)
@@ -46,14 +37,6 @@ def test_an_estimate_is_what_the_benchmarks_of_a_run_really_ask(tmp_path: Path, 
                 run.storage.remove(at.folder)
         evaluate_students(run.ref, STUDENTS, NAMES)
         paid = server.stats()["requests"]
-    assert tuple(each.name for each in found.benchmarks) == NAMES
-    for each in found.benchmarks:
-        assert [student.name for student in each.judgments] == ["backbone", "S_0", "S_1", "S_2", "all"]
-        for side, stage in ((each.answers, "benchmark_answers"), (each.judgments, "benchmark_replies")):
-            expected = [student.paid.calls.likely for student in side]
-            really = [asked(run, stage, each.name, number) for number in STUDENTS]
-            assert expected == [*really, sum(really)]
     stages = {stage.name: stage.needed.calls.likely for stage in found.stages}
     assert stages["benchmark_answers"] == len(students.calls)
     assert stages["benchmark_replies"] == paid
-    assert [role.needed.calls.likely for role in found.roles if role.name == "benchmark"] == [paid]

@@ -87,9 +87,9 @@ def test_what_the_store_answers_is_not_paid_and_tells_lengths(tmp_path: Path) ->
 
 def test_stored_labels_tell_what_the_pool_lacks(tmp_path: Path) -> None:
     config = make_config(tmp_path, teacher=UNPRICED)
-    before = {each.name: each.needed.calls.likely for each in estimated(config).roles}
+    before = {each.name: each.needed.calls.likely for each in estimated(config).stages}
     answer_first_rows(config, labels=100, answers=0)
-    after = {each.name: each.needed.calls.likely for each in estimated(config).roles}
+    after = {each.name: each.needed.calls.likely for each in estimated(config).stages}
     assert after["expand"] > before.get("expand", 0), "all of them are Math, so everything else lacks"
 
 
@@ -130,7 +130,7 @@ def test_a_batched_teacher_costs_half(tmp_path: Path) -> None:
 
 def test_the_assumptions_stand_under_the_table(tmp_path: Path) -> None:
     text = printed(estimated(make_config(tmp_path)))
-    assert text.index("Assumptions") > text.index("By role") > text.index("by stage")
+    assert text.index("Assumptions") > text.index("by stage")
     assert "20 of 240 instructions" in text
 
 

@@ -11,10 +11,9 @@ from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig, Sampling
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import measure_benchmarks
-from tapir_core.estimate.run import BenchmarkFigures, Estimate, estimate_json, estimate_run
+from tapir_core.estimate.run import Estimate, Figures, estimate_run
 from tapir_core.estimate.workload import Asks
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.reporting.estimate_table import benchmark_table
 from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA
 from tests.run_config import make_config
 
@@ -43,9 +42,9 @@ def estimated(config: RunConfig) -> Estimate:
     return estimate_run(config, source="a test", sample=20)
 
 
-def only(found: Estimate) -> BenchmarkFigures:
-    [benchmark] = found.benchmarks
-    return benchmark
+def stage(found: Estimate, name: str) -> Figures:
+    [figures] = [each for each in found.stages if each.name == name]
+    return figures
 
 
 @pytest.mark.parametrize(
@@ -82,52 +81,38 @@ def test_the_judges_prompt_holds_the_baselines_answers(tmp_path: Path) -> None:
 
 
 def test_a_judge_of_its_own_is_paid_at_its_own_price_for_every_student() -> None:
-    found = only(estimated(configured(mine=ALPACA | {"judge": judge()})))
-    *students, whole = found.judgments
-    assert len(students) == STUDENTS
-    assert found.judge == "a-judge"
-    assert whole.paid.calls.likely == STUDENTS * 20
-    assert whole.paid.completion_tokens.likely == STUDENTS * 20, "the annotator may say one token"
-    assert whole.paid.usd is not None
-    assert whole.paid.usd.likely == pytest.approx(
-        (whole.paid.prompt_tokens.likely + whole.paid.completion_tokens.likely) / 1e6
-    )
-    assert students[0].paid.prompt_tokens.likely > students[1].paid.prompt_tokens.likely, "a backbone does not stop"
+    found = estimated(configured(mine=ALPACA | {"judge": judge()}))
+    whole = stage(found, "benchmark_replies").paid
+    assert whole.calls.likely == STUDENTS * 20
+    assert whole.completion_tokens.likely == STUDENTS * 20, "the annotator may say one token"
+    assert whole.usd is not None
+    assert whole.usd.likely == pytest.approx((whole.prompt_tokens.likely + whole.completion_tokens.likely) / 1e6)
 
 
-def test_benchmarks_are_in_stages_roles_and_totals() -> None:
+def test_benchmarks_are_in_stages_and_totals() -> None:
     without, found = estimated(configured("runs")), estimated(configured(mine=ALPACA | {"judge": judge()}))
-    whole = only(found).judgments[-1]
-    assert [each.needed for each in found.stages if each.name == "benchmark_replies"] == [whole.needed]
-    assert [each.needed for each in found.roles if each.name == "benchmark"] == [whole.needed]
-    assert found.charged.paid.usd == whole.paid.usd
+    assert found.charged.paid.usd == stage(found, "benchmark_replies").paid.usd
     added = found.total.needed.calls.likely - without.total.needed.calls.likely
     assert added == pytest.approx(2 * STUDENTS * 20)
-    assert without.benchmarks == ()
-    assert benchmark_table(without).rows == ()
+    assert not {"benchmark_answers", "benchmark_replies"} & {each.name for each in without.stages}
 
 
 def test_a_judge_without_a_price_is_named_with_its_field() -> None:
     found = estimated(configured(mine=ALPACA | {"judge": judge(None)}))
     [line] = found.unknown_prices
     assert line.startswith("evaluation.benchmarks.mine.judge: ")
-    assert only(found).judgments[-1].paid.usd is None
+    assert stage(found, "benchmark_replies").paid.usd is None
 
 
-def test_the_table_and_the_json_have_every_benchmark_and_student() -> None:
+def test_several_benchmarks_add_up() -> None:
     found = estimated(configured(one=ALPACA, two=VICUNA))
-    rows = benchmark_table(found).rows
-    names = ["backbone", "S_0", "S_1", "S_2", "all"]
-    assert [row[:2] for row in rows] == [(name, student) for name in ("one", "two") for student in names]
-    assert {row[2] for row in rows} == {"standin-judge"}
-    read = json.loads(estimate_json(found))["benchmarks"]
-    assert [each["name"] for each in read] == ["one", "two"]
-    assert [each["judgments"][-1]["needed"]["calls"]["likely"] for each in read] == [STUDENTS * 20, STUDENTS * 40]
+    assert stage(found, "benchmark_replies").needed.calls.likely == STUDENTS * (20 + 40)
+    assert stage(found, "benchmark_answers").needed.calls.likely == STUDENTS * (20 + 20)
 
 
 def test_a_benchmark_that_waits_for_evaluate_is_named_as_not_counted() -> None:
     found = estimated(configured("runs", "one", one=ALPACA, two=VICUNA))
-    assert [each.name for each in found.benchmarks] == ["one"]
+    assert stage(found, "benchmark_answers").needed.calls.likely == STUDENTS * 20
     [said] = [each for each in found.assumptions if each.startswith("Not counted")]
     assert "two" in said
     assert "one" not in said.split(";")[0]
@@ -150,7 +135,7 @@ def test_stored_judgments_to_the_same_prompt_tell_how_long_they_are(tmp_path: Pa
             reply = Reply(Answer("8 7", "stop", 90, tokens), prompt_tokens=90, completion_tokens=tokens)
             store.put(request.key, request, reply).result(30)
     found = estimated(config)
-    whole = only(found).judgments[-1].needed
+    whole = stage(found, "benchmark_replies").needed
     assert whole.completion_tokens.likely == pytest.approx(40 * whole.calls.likely)
     assert "mine 40 (stored)" in " ".join(found.assumptions)
 
@@ -159,9 +144,6 @@ def test_lm_evaluation_harness_marks_without_a_call(tmp_path: Path) -> None:
     questions = tmp_path / "ifeval.jsonl"
     questions.write_text("".join(json.dumps({"key": n, "prompt": f"Write {n} words."}) + "\n" for n in range(3)))
     marked = {"type": "lm_eval", "questions": str(questions), "task": "ifeval"}
-    found = only(estimated(configured(mine=marked)))
-    assert found.judge == "lm-evaluation-harness"
-    assert [each.needed.calls.likely for each in found.answers] == [3, 3, 3, 3, STUDENTS * 3]
-    assert {each.needed.calls.high for each in found.judgments} == {0}
-    rows = benchmark_table(estimated(configured(mine=marked))).rows
-    assert [row[3:5] for row in rows][-1] == ("12", "–")
+    found = estimated(configured(mine=marked))
+    assert stage(found, "benchmark_answers").needed.calls.likely == STUDENTS * 3
+    assert "benchmark_replies" not in {each.name for each in found.stages}

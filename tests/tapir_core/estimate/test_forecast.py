@@ -58,20 +58,20 @@ def spans(figures: Figures) -> list[Span]:
 
 def test_every_figure_lies_between_its_ends() -> None:
     found = paid_by(PRICED, PRICED)
-    for figures in (*found.stages, *found.roles, found.total):
+    for figures in (*found.stages, found.total):
         for span in spans(figures):
             assert 0 <= span.low <= span.likely <= span.high
 
 
-def test_stages_and_roles_come_to_the_same_total() -> None:
+def test_the_stages_come_to_the_total() -> None:
     found = paid_by(PRICED, PRICED, evaluation={"baseline": "sft"})
     beside = [found.baseline] if found.baseline else []
     assert found.with_baseline
-    for parts in ((*found.stages, *beside), (*found.roles, *beside)):
-        assert sum(each.needed.calls.likely for each in parts) == pytest.approx(found.total.needed.calls.likely)
-        assert sum(each.paid.usd.likely for each in parts if each.paid.usd) == pytest.approx(
-            found.total.paid.usd.likely if found.total.paid.usd else None
-        )
+    parts = (*found.stages, *beside)
+    assert sum(each.needed.calls.likely for each in parts) == pytest.approx(found.total.needed.calls.likely)
+    assert sum(each.paid.usd.likely for each in parts if each.paid.usd) == pytest.approx(
+        found.total.paid.usd.likely if found.total.paid.usd else None
+    )
 
 
 def test_a_baseline_is_all_rounds_trained_once_more_and_one_more_student_scored_and_counts_in_the_total() -> None:

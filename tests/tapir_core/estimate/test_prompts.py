@@ -75,7 +75,7 @@ def test_a_reply_that_stands_in_a_prompt_lengthens_it_by_its_own_length() -> Non
     found = measured(config)
     long = replace(found, lengths={("teach", voice, ""): 100.0})
     for role, answers in (("judge", 2), ("refine", 1), ("label", 0)):
-        lines = {each.name: each.needed for each in forecast(config, Pool(240, 120), long).roles}
+        lines = {each.name: each.needed for each in forecast(config, Pool(240, 120), long).stages}
         asked = lines[role].prompt_tokens.likely / lines[role].calls.likely
         assert asked == pytest.approx(found.prompts[role].tokens + 100 * answers)  # type: ignore[index]  # roles
 
