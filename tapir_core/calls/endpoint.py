@@ -189,11 +189,12 @@ class Slot:
     line: "Line"
     at: Address | None = None
     """Nothing while it is released, and when the endpoint was given up."""
+    ticket: int = 0
 
     def release(self) -> None:
         """Give the right back."""
         if self.at is not None:
-            self.at.calls.in_flight -= 1
+            self.at.calls.leave(self.ticket)
             self.at = None
             self.line.hand_out()
 
@@ -265,7 +266,7 @@ class Line:
                 turn.set_result(None)
                 slot.at = min(free, key=attrgetter("load"), default=None)
                 if slot.at is not None:
-                    slot.at.calls.in_flight += 1
+                    slot.ticket = slot.at.calls.enter(self._loop.time())
 
     async def answer(self, key: str, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
         """The reply to ``request``, which has the key ``key``, after as many attempts as its failures allow.

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Literal
 
 from tapir_core.calls.types import FailureKind
@@ -25,8 +26,8 @@ _TROUBLED_SHARE = 0.5
 TROUBLES: Mapping[FailureKind | Literal["answer"], int] = {"answer": 0, "rate_limited": 1, "timeout": 2}
 """What replies say about the load; a time-out counts twice, for it may be charged."""
 _FEW, _SOON_SHARE = 4, 0.25
-"""Of an address that may be slow: calls at once to begin with, and how much of the longest wait an answer may take for
-more to be tried: while one is under way, as many begin again as it saw beside it."""
+"""Of an address that may be slow: calls at once to begin with, and how much of the longest wait a call may have been
+under way for more to be tried: until it ends, as many begin again as it saw beside it."""
 _LEAST_REPLIES = 16
 _REPLIES_PER_CALL = 3
 """The mean is over so many for each call in flight: refusals come before answers do, and must not outweigh them."""
@@ -43,20 +44,26 @@ Unit = Literal["requests", "tokens"]
 class AddressLimit:
     """How many calls one address takes at once.
 
-    The limit moves between 1 and the ceiling: up with the answers while it is used and they come soon enough, down when
-    more than half of the last replies were 429s, or a quarter time-outs; only calls count that began since it last went
-    down.
+    The limit moves between 1 and the ceiling: up with the answers while it is used, down when more than half of the
+    last replies were 429s, or a quarter time-outs; only calls count that began since it last went down. Of an address
+    that may be slow short answers say little about long ones: its limit goes up while nothing in flight waits long, at
+    most to the double until the slowest have ended, and down at the first time-out.
     """
 
     def __init__(self, ceiling: int, *, slow_seconds: float | None = None) -> None:
         """Of an address that may be one processor ``slow_seconds`` is the longest wait for a reply: it begins low."""
         self.ceiling = ceiling
         """Most that are ever allowed in flight; may be lowered."""
-        self.in_flight = 0
+        self._began: dict[int, float] = {}
+        """When each call in flight began, by its ticket: the oldest is the first."""
+        self._tickets = count()
         # High enough to lose little time, low enough not to run into a small limit.
         self._level = float(min(ceiling, _FEW if slow_seconds else max(16, ceiling // 2)))
+        self._is_slow = slow_seconds is not None
         self._soon_seconds = slow_seconds * _SOON_SHARE if slow_seconds else float("inf")
-        """An answer that takes longer is no reason for more at once."""
+        """While a call in flight has waited longer, no answer is a reason for more at once."""
+        self._highest, self._seen_since = (2 * self._level if slow_seconds else float("inf")), float("-inf")
+        """Of a slow address: twice the limit at the time when all calls under an earlier one had ended; that time."""
         self._fast_until = float(ceiling)
         """Below this the limit doubles in a round trip: it was proven, or never disproven."""
         self._trouble = 0.0
@@ -70,15 +77,36 @@ class AddressLimit:
         """Allowed in flight now."""
         return int(min(self._level, self.ceiling))
 
+    @property
+    def in_flight(self) -> int:
+        """Calls that entered and did not leave."""
+        return len(self._began)
+
+    def enter(self, now: float) -> int:
+        """A call begins; gives the ticket with which it leaves."""
+        ticket = next(self._tickets)
+        self._began[ticket] = now
+        return ticket
+
+    def leave(self, ticket: int) -> None:
+        """A call has ended."""
+        del self._began[ticket]
+
     def count(self, trouble: int, *, began: float, now: float) -> None:
-        """A call that began at ``began`` came back with so much trouble (`TROUBLES`)."""
+        """A call that began at ``began``, and is still in flight, came back with so much trouble (`TROUBLES`)."""
+        oldest = next(iter(self._began.values()), began)
+        if self._is_slow and oldest >= self._seen_since:
+            self._highest, self._seen_since = 2 * self._level, now
         # A limit that is not used says nothing about a higher one.
-        if not trouble and 4 * self.in_flight >= 3 * self.limit and now - began <= self._soon_seconds:
+        if not trouble and 4 * self.in_flight >= 3 * self.limit and now - oldest <= self._soon_seconds:
             step = max(1.0, self.ceiling / _STEPS_TO_CEILING) / self._level
-            self._level += 1.0 if self._level < self._fast_until else step
+            more = self._level + (1.0 if self._level < self._fast_until else step)
+            self._level = max(self._level, min(more, self._highest))
         if began >= self._since:
             self._answered |= not trouble
-            self._trouble += (trouble - self._trouble) / max(_LEAST_REPLIES, _REPLIES_PER_CALL * self.limit)
+            replies = max(_LEAST_REPLIES, _REPLIES_PER_CALL * self.limit)
+            # One time-out of a slow address is a quarter of an hour of its work lost, and enough.
+            self._trouble += (trouble - self._trouble) / (1 if self._is_slow and trouble else replies)
         if self._trouble > _TROUBLED_SHARE:
             # What falls and falls while nothing is answered says how long an outage is, not how much is taken.
             if self._answered:

@@ -87,6 +87,31 @@ def test_one_processor_is_asked_no_more_than_it_answers_in_time(work: float, see
 
 
 @SEEDS
+@pytest.mark.parametrize("work", [5, 20, 100])
+def test_short_answers_of_one_processor_do_not_crowd_out_long_ones(work: float, seed: int):
+    """Labels of five tokens and answers of hundreds, at one time: the short ones come soon whatever waits."""
+    longest: list[float] = []
+
+    def serve(_: float, inside: int, rng: random.Random) -> tuple[float, bool]:
+        is_long = rng.random() < 0.5
+        longest.append((work if is_long else 1.0) * (inside + 1))
+        return longest[-1], True
+
+    simulation = Simulation(serve, seed=seed, slow_seconds=900)
+    simulation.run(20_000)
+    assert max(longest) < 900
+    assert simulation.limit.limit >= min(32, 900 / 4 / work), "and no less than it could be"
+
+
+def test_a_slow_address_is_asked_less_after_its_first_time_out():
+    limit = AddressLimit(64, slow_seconds=900)
+    ticket = limit.enter(0.0)
+    limit.count(TROUBLES["timeout"], began=0.0, now=900.0)
+    limit.leave(ticket)
+    assert limit.limit == 3
+
+
+@SEEDS
 def test_after_an_outage_of_30_seconds_it_is_back_within_seconds(seed: int):
     def serve(now: float, _: int, rng: random.Random) -> tuple[float, bool]:
         return (0.05, False) if 20 <= now < 50 else (seconds_of(rng), True)
@@ -109,11 +134,17 @@ def test_a_capacity_that_grows_is_found():
     assert simulation.limit.limit == 64
 
 
+def fill(limit: AddressLimit, in_flight: int) -> None:
+    while limit.in_flight < in_flight:
+        limit.enter(1.0)
+
+
 def test_a_limit_that_is_not_used_does_not_grow():
     limit = AddressLimit(64)
     for number in range(1000):
-        limit.in_flight = 1
+        ticket = limit.enter(number)
         limit.count(TROUBLES["answer"], began=number, now=number + 0.2)
+        limit.leave(ticket)
     assert limit.limit == AddressLimit(64).limit == 32
 
 
@@ -123,7 +154,7 @@ def test_a_limit_that_is_not_used_does_not_grow():
 def test_whatever_happens_the_limit_stays_between_one_and_the_ceiling(ceiling: int, replies: list[tuple[int, float]]):
     limit, now = AddressLimit(ceiling), 0.0
     for trouble, seconds in replies:
-        limit.in_flight = limit.limit
+        fill(limit, limit.limit)
         now += seconds / 10
         limit.count(trouble, began=now - seconds, now=now)
         assert 1 <= limit.limit <= ceiling
@@ -151,6 +182,6 @@ def test_a_ceiling_lowered_later_holds():
 def test_a_limit_grows_only_while_three_quarters_of_it_are_used(in_flight: int, grows: bool):
     limit = AddressLimit(32)
     assert limit.limit == 16
-    limit.in_flight = in_flight
+    fill(limit, in_flight)
     limit.count(0, began=1.0, now=2.0)
     assert (limit.limit > 16) is grows
