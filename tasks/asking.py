@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice, product, zip_longest
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
@@ -25,8 +25,6 @@ from tasks.outcomes import FEWEST_ASKED, Sample, Worked, can_be_given_up, why_lo
 from tasks.runtime import AskedModel, Runtime, current
 
 logger = logging.getLogger(__name__)
-
-Found = TypeVar("Found")
 
 ANSWER_COLUMNS = {
     "response": pl.String,
@@ -80,64 +78,31 @@ def make_request(
     )
 
 
-class Watch:
+def watch(
+    run: RunFolder, at: StageAt, settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome
+) -> calls.Watch:
     """Follows what one shard asks: moves the progress of its stage a row an outcome, and gives a lost stage up.
 
-    ``settle`` turns an answer that is of no use into the failure it counts as.
+    ``settle`` turns an answer that is of no use into the failure it counts as. The first rows are asked alone until so
+    many were reached that a lost stage is known (`tasks.outcomes`).
     """
+    progress, asked = current(run).progress, at.stage.asks
+    count = progress.row_counter(at)
 
-    def __init__(
-        self, run: RunFolder, at: StageAt, settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome
-    ) -> None:
-        self._config, self._at, self._settle = run.config, at, settle
-        self._runtime, self._progress = current(run), current(run).progress
-        self._count = self._progress.row_counter(at)
-
-    def on_outcome(self, place: int, outcome: calls.Outcome) -> None:
-        """Count the row; where it failed for good, look whether the stage is lost (`tasks.outcomes`)."""
-        settled = self._settle(outcome)
+    def on_outcome(place: int, outcome: calls.Outcome) -> None:
+        settled = settle(outcome)
         if isinstance(settled, calls.Failure) and settled.refuses_all:
-            self._progress.given_up.setdefault(self._at.stage.asks, settled.message)
+            progress.given_up.setdefault(asked, settled.message)
         if not isinstance(settled, calls.Failure) or settled.retryable:
-            self._count(missing=isinstance(settled, calls.Failure), place=place)
+            count(missing=isinstance(settled, calls.Failure), place=place)
             return
-        self._count(place=place, failed=settled.kind)
-        said = shorten(settled.message, LONGEST_SAID)
-        if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
-            self._progress.given_up.setdefault(self._at.stage.asks, why)
+        count(place=place, failed=settled.kind)
+        if why := why_lost(at, *progress.failed(at), shorten(settled.message, LONGEST_SAID), run.config):
+            progress.given_up.setdefault(asked, why)
 
-    def ask(self, model: AskedModel, requests: Sequence[calls.Request]) -> list[calls.Outcome]:
-        """What each request came to."""
-        return self._runtime.calls.ask(requests, model.source, on_outcome=self.on_outcome, is_stopped=self.is_stopped)
-
-    def ask_read(
-        self,
-        model: AskedModel,
-        requests: Sequence[calls.Request],
-        read: Callable[[calls.Answer], Found | Unparsed],
-        reasks: int,
-    ) -> list[calls.Parsed[Found]]:
-        """What ``read`` finds in the reply to each request."""
-        return calls.ask_read(
-            self._runtime.calls,
-            requests,
-            model.source,
-            lambda _, answer: read(answer),
-            reasks,
-            on_outcome=self.on_outcome,
-            is_stopped=self.is_stopped,
-            first=self.first,
-        )
-
-    def is_stopped(self) -> bool:
-        """Whether who is asked here is asked no more."""
-        return self._at.stage.asks in self._progress.given_up
-
-    @property
-    def first(self) -> int:
-        """How many rows to finish first, so that a lost stage is known early; 0 once that many were reached."""
-        enough, (_, reached) = 2 * FEWEST_ASKED, self._progress.failed(self._at)
-        return enough if reached < enough and can_be_given_up(self._at, self._config) else 0
+    enough, (_, reached) = 2 * FEWEST_ASKED, progress.failed(at)
+    first = enough if reached < enough and can_be_given_up(at, run.config) else 0
+    return calls.Watch(on_outcome, lambda: asked in progress.given_up, first)
 
 
 def ask_plainly(
@@ -149,11 +114,11 @@ def ask_plainly(
     rows: pl.DataFrame,
     settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
 ) -> list[calls.Outcome]:
-    """What ``model`` answers to each row (an instruction) as it stands; ``settle`` is as in `Watch`."""
+    """What ``model`` answers to each row (an instruction) as it stands; ``settle`` is as in `watch`."""
     requests = [
         make_request(run, role, model.identity, conversation(row), sampling) for row in rows.iter_rows(named=True)
     ]
-    outcomes = Watch(run, at, settle).ask(model, requests)
+    outcomes = current(run).calls.ask(requests, model.source, watch(run, at, settle))
     texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
     for mark, count in Counter(map(unknown_mark, texts)).most_common(1):
         if mark and len(texts) >= FEWEST_ASKED and 2 * count > len(texts):
@@ -333,23 +298,12 @@ def ask_judge(
     judge: AskedModel,
     prompt: Prompt,
     texts: Mapping[Place, str],
-    *,
-    on_outcome: calls.OnOutcome,
-    is_stopped: calls.IsStopped = calls.never_stopped,
-    first: int = 0,
+    watch: calls.Watch,
 ) -> dict[Place, calls.Parsed[Any]]:
     """What one judge replies to ``texts``, with the scores in it."""
     settings, requests = runtime.config.judge, judge_requests(runtime, judge, prompt, texts)
-    asked = calls.ask_read(
-        runtime.calls,
-        requests,
-        judge.source,
-        verdict_reader(settings, requests),
-        settings.reasks,
-        on_outcome=on_outcome,
-        is_stopped=is_stopped,
-        first=first,
-    )
+    read = verdict_reader(settings, requests)
+    asked = calls.ask_read(runtime.calls, requests, judge.source, read, settings.reasks, watch)
     return dict(zip(texts, asked, strict=True))
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from polars import selectors as cs
 
 from tapir_core import stages
-from tapir_core.calls import Outcome, Parsed, Request, forget_unread
+from tapir_core.calls import Outcome, Parsed, Request, Watch, forget_unread
 from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
@@ -177,7 +177,7 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     verdicts, verifying = _verified(run, at, answered)
     done = {verdict.instruction_id for verdict in verdicts}
     texts = asking.render_texts(settings, prompt, answered.filter(~pl.col("instruction_id").is_in(done)).to_dicts())
-    replies = _ask_all(runtime, prompt, texts, asking.Watch(run, at))
+    replies = _ask_all(runtime, prompt, texts, asking.watch(run, at))
     verdicts += _silent_verdicts(silent, settings)
     for name, each in replies.items():
         verdicts += [
@@ -254,21 +254,13 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
 
 
 def _ask_all(
-    runtime: Runtime, prompt: Prompt, texts: Mapping[asking.Place, str], watch: asking.Watch
+    runtime: Runtime, prompt: Prompt, texts: Mapping[asking.Place, str], watch: Watch
 ) -> dict[str, dict[asking.Place, Parsed[Any]]]:
     """What every judge replies, by its name; they are asked at the same time."""
     judges = runtime.judges
 
     def ask(judge: AskedModel) -> dict[asking.Place, Parsed[Any]]:
-        return asking.ask_judge(
-            runtime,
-            judge,
-            prompt,
-            texts,
-            on_outcome=watch.on_outcome,
-            is_stopped=watch.is_stopped,
-            first=watch.first,
-        )
+        return asking.ask_judge(runtime, judge, prompt, texts, watch)
 
     with ThreadPoolExecutor(max(1, len(judges))) as threads:
         return dict(zip(judges, threads.map(ask, judges.values()), strict=True))

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
 from tapir_core import probing
-from tapir_core.calls import OnOutcome, Outcome, run_key
+from tapir_core.calls import Outcome, Watch, run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import BudgetReached, IncompleteBatch
@@ -164,7 +164,7 @@ def _check(
     say(f"asking {name} about {len(pairs)} pairs")
     prompt = load_prompt(settings.prompt, runtime.config.run.prompts)
     texts = render_texts(settings, prompt, map(_as_row, pairs))
-    replies = ask_judge(runtime, role, prompt, texts, on_outcome=_saying(say, len(texts)))
+    replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])
     verdicts: dict[str, list[Verdict]] = {}
     for each in read_verdicts(mode_of(settings), replies, name):
@@ -187,7 +187,7 @@ def _as_row(pair: CheckPair) -> dict[str, Any]:
     }
 
 
-def _saying(say: Callable[[str], None], texts: int) -> OnOutcome:
+def _saying(say: Callable[[str], None], texts: int) -> Watch:
     """Says how far it is, twenty times, and how long the rest takes at this pace."""
     done, began = itertools.count(1), time.monotonic()
 
@@ -197,7 +197,7 @@ def _saying(say: Callable[[str], None], texts: int) -> OnOutcome:
             left = (time.monotonic() - began) * (texts - number) / number
             say(f"{number} of {texts} replies{f', about {minutes(left)} left' if left >= 60 else ''}")
 
-    return on_outcome
+    return Watch(on_outcome)
 
 
 def _refuse_gaps(config: RunConfig, outcomes: Sequence[Outcome]) -> None:

@@ -56,49 +56,20 @@ class Parsed(Generic[T]):
         return isinstance(self.outcome, types.Failure) and self.outcome.retryable
 
 
-def ask_parsed(
-    engine: "CallEngine",
-    requests: Sequence[types.Request],
-    source: types.EndpointSource,
-    parse: Callable[[str], T | Unparsed],
-    reasks: int,
-    *,
-    on_outcome: types.OnOutcome | None = None,
-    is_stopped: types.IsStopped = types.never_stopped,
-    first: int = 0,
-) -> list[Parsed[T]]:
-    """Outcomes of ``requests`` with their parsed values, in their order.
-
-    A reply for which ``parse`` gives `Unparsed` is asked for again, at most ``reasks`` times. ``on_outcome`` is told
-    each row once, when nothing more will be asked for it: what has `settled`. The ``first`` rows are brought so far
-    before another one is asked: so that it is known early, and stopped, when no reply can be parsed.
-    """
-    return ask_read(
-        engine,
-        requests,
-        source,
-        lambda _, answer: parse(answer.text),
-        reasks,
-        on_outcome=on_outcome,
-        is_stopped=is_stopped,
-        first=first,
-    )
-
-
 def ask_read(
     engine: "CallEngine",
     requests: Sequence[types.Request],
     source: types.EndpointSource,
     read: Callable[[int, types.Answer], T | Unparsed],
     reasks: int,
-    *,
-    on_outcome: types.OnOutcome | None = None,
-    is_stopped: types.IsStopped = types.never_stopped,
-    first: int = 0,
+    watch: types.Watch = types.UNWATCHED,
 ) -> list[Parsed[T]]:
-    """Outcomes of ``requests`` with their values, as `ask_parsed` gives them, where the text alone does not say how.
+    """Outcomes of ``requests`` with their values, in their order.
 
-    ``read`` is given the place of a row and the answer to it.
+    ``read`` is given the place of a row and the answer to it; where it gives `Unparsed` the row is asked for again, at
+    most ``reasks`` times. ``watch`` is told each row once, when nothing more will be asked for it: what has `settled`.
+    Its first rows are brought so far before another one is asked: so that it is known early, and stopped, when no reply
+    can be parsed.
     """
     endpoint = cache(source)
     parsed: list[Parsed[T]] = [Parsed(None, "", ())] * len(requests)
@@ -107,16 +78,17 @@ def ask_read(
     def take(place: int, outcome: types.Outcome) -> None:
         row = rows[place]
         parsed[row] = Parsed(*_read(row, outcome, read), (*parsed[row].outcomes, outcome))
-        if on_outcome is not None and not is_asked_again(row):
-            on_outcome(row, parsed[row].settled)
+        if not is_asked_again(row):
+            watch.on_outcome(row, parsed[row].settled)
 
     def is_asked_again(row: int) -> bool:
-        return len(parsed[row].outcomes) <= reasks and _is_unread(parsed[row])
+        last = parsed[row]
+        return len(last.outcomes) <= reasks and isinstance(last.outcome, types.Answer) and bool(last.reason)
 
-    for rows in (range(min(first, len(requests))), range(first, len(requests))):
+    for rows in (range(min(watch.first, len(requests))), range(watch.first, len(requests))):
         while rows:
             asked = [_next(requests[row], parsed[row].outcomes[-1:], len(parsed[row].outcomes)) for row in rows]
-            engine.ask(asked, endpoint, on_outcome=take, is_stopped=is_stopped)
+            engine.ask(asked, endpoint, replace(watch, on_outcome=take))
             rows = [row for row in rows if is_asked_again(row)]
     return parsed
 
@@ -151,10 +123,6 @@ def _read(row: int, outcome: types.Outcome, read: Callable[[int, types.Answer], 
     """What an outcome holds, and else why not."""
     value = Unparsed(outcome.kind) if isinstance(outcome, types.Failure) else read(row, outcome)
     return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
-
-
-def _is_unread(parsed: Parsed[T]) -> bool:
-    return isinstance(parsed.outcome, types.Answer) and bool(parsed.reason)
 
 
 def _next(request: types.Request, said: Sequence[types.Outcome], reask: int) -> types.Request:

@@ -22,9 +22,9 @@ from openai.types import Batch
 
 from tapir_core.calls import batch_client, store_writes
 from tapir_core.calls.answer_store import AnswerStore
+from tapir_core.calls.books import Books
 from tapir_core.calls.budget import make_attempt, settlement
 from tapir_core.calls.limits import pause_before_retry
-from tapir_core.calls.sending import Books, Tell
 from tapir_core.calls.store_tables import utc_now
 from tapir_core.calls.store_writes import note_batch
 from tapir_core.calls.types import BATCH_FACTOR, Endpoint, Failure, FailureKind, Outcome, Request
@@ -47,12 +47,14 @@ class BatchSending:
         self,
         books: Books,
         endpoint: Endpoint,
-        tell: Tell,
+        tell: Callable[[str, Outcome, bool], object],
         *,
         config: CallsConfig,
         rng: random.Random,
     ) -> None:
         """Prepare the connections to the endpoint; none is opened yet.
+
+        ``tell`` gets each key with its outcome, and whether another process paid for it.
 
         Raises:
             ConfigError: the address holds a user name or password, or the key cannot be sent.

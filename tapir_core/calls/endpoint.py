@@ -19,10 +19,10 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
+from tapir_core.calls.books import Books, UnsentError
 from tapir_core.calls.budget import UNPAID, Spend, reserve
 from tapir_core.calls.client import Client, timeout_of
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
-from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.timing import Stopwatch, Timing
 from tapir_core.calls.types import (
     GREETING,
@@ -190,8 +190,8 @@ class Slot:
     at: Address | None = None
     """Nothing while it is released, and when the endpoint was given up."""
 
-    def release(self) -> None:
-        """Give the right back."""
+    def release(self, _ended: object = None) -> None:
+        """Give the right back; also for `asyncio.Task.add_done_callback`."""
         if self.at is not None:
             self.at.calls.in_flight -= 1
             self.at = None

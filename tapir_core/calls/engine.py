@@ -1,9 +1,9 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
 For each list: store look-up → the list is held → for each request limiter → each attempt booked, sent and settled → raw
-reply stored and committed → outcome (sending.py; batch_sending.py where a Batch API is used). One background event loop
-makes the calls; any number of threads may ask. Of equal requests in one list one is sent; who asks the same list, in
-another thread or process, waits until it is answered. Equal requests in two lists at once may both be paid.
+reply stored and committed → outcome (endpoint.py, books.py; batch_sending.py where a Batch API is used). One background
+event loop makes the calls; any number of threads may ask. Of equal requests in one list one is sent; who asks the same
+list, in another thread or process, waits until it is answered. Equal requests in two lists at once may both be paid.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from tapir_core.calls import types
 from tapir_core.calls.answer_store import AnswerStore
+from tapir_core.calls.books import STOPPED, Books
 from tapir_core.calls.budget import SHARD, LiveSpend, Spend, WorkClock
-from tapir_core.calls.sending import STOPPED, Books, task_group
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import Stopped
 from tapir_core.text import digest
@@ -61,16 +61,13 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         self,
         requests: Sequence[types.Request],
         source: types.EndpointSource,
-        *,
-        on_outcome: types.OnOutcome | None = None,
-        is_stopped: types.IsStopped = types.never_stopped,
+        watch: types.Watch = types.UNWATCHED,
     ) -> list[types.Outcome]:
         """Outcomes of ``requests``, in their order.
 
         ``source`` is called at most once, in this thread, and only when the store lacks something. An outcome that cost
-        nothing now (stored, or shared with an equal request) is marked ``stored``. From when ``is_stopped`` says so
-        nothing more of this list is sent, as after `stop_sending`. When this thread is interrupted, what was received
-        stays in the store and what is in flight is cancelled.
+        nothing now (stored, or shared with an equal request) is marked ``stored``. When this thread is interrupted,
+        what was received stays in the store and what is in flight is cancelled.
 
         Raises:
             TapirError: the store cannot be written, or the engine was closed meanwhile.
@@ -82,10 +79,9 @@ class CallEngine(AbstractContextManager["CallEngine"]):
             if outcome.stored:
                 with self._lock:
                     self._books.meter.stored += 1
-            if on_outcome is not None:
-                on_outcome(place, outcome)
+            watch.on_outcome(place, outcome)
 
-        asking = _Asking(requests, take, lambda: self._stopping.is_set() or is_stopped())
+        asking = _Asking(requests, take, lambda: self._stopping.is_set() or watch.is_stopped())
         shard = digest(sorted(asking.waiting))
         self._look_up(asking)
         if asking.waiting and not asking.is_stopped():
@@ -207,7 +203,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         """Bring requests to their outcomes, through batches or call by call."""
         SHARD.set(shard)
         try:
-            async with task_group() as group:
+            async with asyncio.TaskGroup() as group:
                 if in_batches:
                     from tapir_core.calls.batch_sending import BatchSending
 
@@ -219,7 +215,9 @@ class CallEngine(AbstractContextManager["CallEngine"]):
                     slot = await line.slot()
                     task = group.create_task(self._send_one(asking, key, request, endpoint, slot))
                     # A task that is cancelled before its first step releases nothing itself.
-                    task.add_done_callback(partial(_release, slot))
+                    task.add_done_callback(slot.release)
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         finally:
             asking.ended.set()
 
@@ -261,7 +259,12 @@ class CallEngine(AbstractContextManager["CallEngine"]):
 class _Asking:
     """One list of requests while it is answered, by key: equal requests are one key with several places."""
 
-    def __init__(self, requests: Sequence[types.Request], take: types.OnOutcome, is_stopped: types.IsStopped) -> None:
+    def __init__(
+        self,
+        requests: Sequence[types.Request],
+        take: Callable[[int, types.Outcome], object],
+        is_stopped: Callable[[], bool],
+    ) -> None:
         self.is_stopped = is_stopped
         self.waiting: dict[str, types.Request] = {}
         """What has no outcome yet."""
@@ -292,7 +295,3 @@ class _Asking:
 def _for_free(outcome: types.Outcome) -> types.Outcome:
     retryable = isinstance(outcome, types.Failure) and outcome.retryable
     return outcome if retryable or outcome.stored else replace(outcome, stored=True)
-
-
-def _release(slot: "Slot", _: object) -> None:
-    slot.release()

@@ -77,7 +77,7 @@ class Request:
 
     @property
     def key(self) -> str:
-        """Store key: what the provider sees, plus identity and sample index (architecture.md, Calls)."""
+        """Store key: what the provider sees, plus identity and sample index (docs/calls.md)."""
         seen: dict[str, object] = {
             "model": self.model,
             "messages": [[message.role, message.content] for message in self.messages],
@@ -273,16 +273,21 @@ class Endpoint:
 EndpointSource = Callable[[], Endpoint]
 """Gives the endpoint when a call must be made, and only then: a stored answer starts no server."""
 
-OnOutcome = Callable[[int, Outcome], None]
-"""Told the position of a request in its list and its outcome, in the asking thread, as soon as it is committed."""
 
-IsStopped = Callable[[], bool]
-"""Asked before a request of a list is sent, on the event loop: whether it is not to be."""
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Follows a list of requests while it is asked."""
+
+    on_outcome: Callable[[int, Outcome], object] = lambda place, outcome: None
+    """Told the position of a request in its list and its outcome, in the asking thread, as soon as it is committed."""
+    is_stopped: Callable[[], bool] = lambda: False
+    """Called on the event loop before a request is sent. From when it says so nothing more of the list is sent."""
+    first: int = 0
+    """Rows that get their last outcome before another one is asked, where replies are read and asked for again."""
 
 
-def never_stopped() -> bool:
-    """The list is asked to its end."""
-    return False
+UNWATCHED = Watch()
+"""The list is asked to its end, and nobody is told."""
 
 
 def is_local(base_url: str) -> bool:

@@ -6,14 +6,11 @@ can cost. All of it belongs to the engine's event loop.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.budget import LOST_HOLD, Attempt, LiveSpend, make_attempt, settlement
-from tapir_core.calls.types import MOST_USELESS, Endpoint, Failure, Outcome, Request
+from tapir_core.calls.types import MOST_USELESS, Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 from tapir_core.text import digest
@@ -22,22 +19,6 @@ STOPPED = Failure("stopped", "the run was told to stop before this was sent")
 """Of a request that was not sent."""
 _LOOK_SECONDS = 0.05
 """How long after an attempt has ended, or the run was told to stop, who waits for room may look."""
-
-Tell = Callable[[str, Outcome | Future[Outcome], bool], None]
-"""Told each key with its outcome, or with what holds it once it is committed, and whether another process paid for it.
-
-For any thread.
-"""
-
-
-@asynccontextmanager
-async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A group of tasks; the first error among them is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 @dataclass(eq=False)
