@@ -82,8 +82,6 @@ class Round:
 class InstantCalls:
     """In the place of the call engine: the stand-in's rules, in the caller's thread. Half the answers are wrong."""
 
-    cap_reached = ""
-
     def __init__(self) -> None:
         self._behaviour = Behaviour()
 

@@ -66,15 +66,9 @@ class ProviderError(Exception):
     """HTTP status; nothing when there was no reply."""
 
     @property
-    def failure(self) -> Failure:
-        """What went wrong."""
-        assert isinstance(self.reply.outcome, Failure)
-        return self.reply.outcome
-
-    @property
     def is_final(self) -> bool:
         """Whether it is a clear no: asked again, it would be the same."""
-        return self.reply.endpoint_at_fault or self.failure.kind in TERMINAL
+        return self.reply.endpoint_at_fault or self.reply.failure.kind in TERMINAL
 
 
 class BatchClient(Client):
@@ -161,8 +155,9 @@ class BatchClient(Client):
         body = json_or_text(self.text(response.content))
         if response.status_code == 200 and isinstance(body, dict):
             return body
-        reply = read_error(response.status_code, body, raw=None, headers=response.headers)
-        raise ProviderError(reply, response.status_code)
+        raise ProviderError(
+            read_error(response.status_code, body, raw=None, headers=response.headers), response.status_code
+        )
 
 
 def state_after(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> str:
@@ -180,7 +175,7 @@ def state_after(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limi
 
 def why_left(error: ProviderError, state: str, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> Reply:
     """What the rows of a batch failed of that could not be led on, which leaves it in ``state``."""
-    failure = error.failure
+    failure = error.reply.failure
     if batch.provider_id and error.status == 404:
         return _as_reply(state or "unknown", batch, endpoint, f"{_kept_until(batch, limits):%Y-%m-%d %H:%M} UTC")
     there = f"batch {batch.provider_id} goes on at {endpoint.base_url}, which does not say how"
@@ -191,8 +186,8 @@ def why_left(error: ProviderError, state: str, batch: OpenBatch, endpoint: Endpo
     elif error.is_final and not batch.provider_id:
         remedy = 'Check base_url and that it offers the Batch API, or set mode = "live"'
     message = f"{said} ({failure.message}). {remedy}; then the same command goes on."
-    failure = Failure("connection" if failure.kind in TERMINAL else failure.kind, message)
-    return replace(error.reply, outcome=failure, attempts=0, endpoint_at_fault=error.is_final or state == REFUSED)
+    outcome = Failure("connection" if failure.kind in TERMINAL else failure.kind, message)
+    return replace(error.reply, outcome=outcome, attempts=0, endpoint_at_fault=error.is_final or state == REFUSED)
 
 
 def why_unreached(batch: OpenBatch, shown: Batch, endpoint: Endpoint) -> Reply:

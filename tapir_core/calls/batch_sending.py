@@ -61,7 +61,13 @@ class BatchSending:
         """
         self._books = books
         self._limits = endpoint.batch or BatchConfig()
-        self._endpoint = endpoint if endpoint.batch else _at_batch_prices(endpoint)
+        # What went into a batch before has its prices, also where the endpoint's are of live calls by now.
+        factor = 1.0 if endpoint.batch else BATCH_FACTOR
+        self._endpoint = replace(
+            endpoint,
+            usd_per_million_prompt_tokens=factor * endpoint.usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens=factor * endpoint.usd_per_million_completion_tokens,
+        )
         self._client = batch_client.BatchClient(self._endpoint, self._limits, config)
         self._pause_before_retry = partial(pause_before_retry, config, rng=rng)
         self._pause_seconds = _FIRST_PAUSE_SECONDS
@@ -197,14 +203,15 @@ class BatchSending:
             reply, counts = failed[key], self._failed.setdefault(key, Counter())
             if reply.is_completion and reply.useless:
                 reply = await self._books.count_useless(key, reply)
-            assert isinstance(reply.outcome, Failure)
-            if not reply.outcome.retryable:
+            failure = reply.failure
+            if not failure.retryable:
                 await asyncio.wrap_future(self._books.store.put(key, self._missing[key], reply))
-            kind = reply.outcome.kind
-            counts[kind] += 1
-            pause = self._pause_before_retry(kind=kind, failed=counts, retry_after_seconds=reply.retry_after_seconds)
+            counts[failure.kind] += 1
+            pause = self._pause_before_retry(
+                kind=failure.kind, failed=counts, retry_after_seconds=reply.retry_after_seconds
+            )
             if pause is None or reply.endpoint_at_fault:
-                self._count_and_bring(key, replace(reply, outcome=replace(reply.outcome, attempts=counts.total())))
+                self._count_and_bring(key, replace(reply, outcome=replace(failure, attempts=counts.total())))
             else:
                 pauses.append(max(pause, self._limits.poll_seconds if state == "failed" else 0.0))
         asyncio.get_running_loop().call_later(max(pauses), self._away.difference_update, batch.rows)
@@ -259,12 +266,3 @@ async def store_results(
                 for key, reply, committed in committing:
                     bring(key, replace(reply, outcome=await committed))
     return failed | dict.fromkeys(owed, batch_client.why_unreached(batch, shown, endpoint))
-
-
-def _at_batch_prices(endpoint: Endpoint) -> Endpoint:
-    """An endpoint of live calls, for what went into a batch before."""
-    return replace(
-        endpoint,
-        usd_per_million_prompt_tokens=BATCH_FACTOR * endpoint.usd_per_million_prompt_tokens,
-        usd_per_million_completion_tokens=BATCH_FACTOR * endpoint.usd_per_million_completion_tokens,
-    )

@@ -76,11 +76,10 @@ class Books:
 
     async def count_useless(self, key: str, reply: Reply, more: int = 1) -> Reply:
         """Count ``more`` of a useless ``reply`` to ``key``; a terminal one once another try would bring it again."""
-        assert isinstance(reply.outcome, Failure), "an answer is of use"
         counted = self.store.count_useless(key, digest(reply.useless), more)
         if await asyncio.wrap_future(counted) < MOST_USELESS:
             return reply
-        said = f"{reply.outcome.message} (the same reply {MOST_USELESS} times)"
+        said = f"{reply.failure.message} (the same reply {MOST_USELESS} times)"
         return replace(reply, outcome=Failure("no_answer", said))
 
     def end(self, attempt: Attempt) -> None:

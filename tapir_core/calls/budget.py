@@ -62,7 +62,7 @@ class LiveSpend:
     completion_tokens: int = 0
     usd: float = 0.0
     cap_reached: str = ""
-    """The cap that was reached last, in words."""
+    """The cap that kept a request from being sent, the last one, in words; empty as long as none did."""
 
     def count_reply(self, reply: Reply) -> None:
         """A request came to its end with ``reply``."""
@@ -189,8 +189,7 @@ def reserve(request: Request, endpoint: Endpoint) -> Spend:
     text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
     prompt = text // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE * len(request.messages)
     completion = request.sampling.max_tokens
-    prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
-    return Spend(1, prompt, completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
+    return Spend(1, prompt, completion, endpoint.usd(prompt, completion))
 
 
 def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> Attempt:

@@ -147,13 +147,13 @@ class Client:
         """Names of the models that the endpoint lists, nothing where it lists none; costs nothing and needs the key."""
         got = await self.get(self.sdk.get("/models", cast_to=httpx2.Response))
         if isinstance(got, Reply):
-            return _failure(got)
+            return got.failure
         body = json_or_text(self.text(got.content))
         rows = body.get("data") if isinstance(body, dict) and got.status_code == 200 else None
         if isinstance(rows, list):
             return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
         lists_none = got.status_code < 400 or got.status_code in {404, 405, 501}
-        return None if lists_none else _failure(self._read_error(got, body, raw=None))
+        return None if lists_none else self._read_error(got, body, raw=None).failure
 
     async def close(self) -> None:
         """Close the connections."""
@@ -175,7 +175,7 @@ class Client:
         except openai.APIStatusError as error:
             return error.response
         except FOREIGN_ERRORS as error:
-            return self._read_foreign(error)
+            return read_foreign_error(error, self._endpoint, timeout_seconds=self._timeout_seconds)
 
     async def _read_bounded(self, asked: httpx2.Request) -> tuple[httpx2.Response, bytes | None]:
         """The response to ``asked`` with its body; None where that is larger than any answer, and read no further."""
@@ -215,10 +215,7 @@ class Client:
         reply = read_error(got.status_code, body, raw=raw, headers=got.headers)
         # APIs say in JSON what is wrong: a text is the proxy's own, if there is one.
         by = through(self._endpoint.base_url, self._endpoint.proxy) if isinstance(body, str) else ""
-        return replace(reply, outcome=replace(_failure(reply), message=_failure(reply).message + by))
-
-    def _read_foreign(self, error: Exception) -> Reply:
-        return read_foreign_error(error, self._endpoint, timeout_seconds=self._timeout_seconds)
+        return replace(reply, outcome=replace(reply.failure, message=reply.failure.message + by))
 
 
 class _Deadline:
@@ -317,18 +314,15 @@ def _check_secrets(endpoint: Endpoint) -> None:
 def _without_the_environments() -> dict[str, openai.Omit]:
     """Leaves out the headers that the SDK takes from the environment: they are meant for OpenAI itself alone."""
     lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
-    names = {line.partition(":")[0].strip() for line in lines if ":" in line}
-    unmeant = {each for each in names if each.lower() != "authorization"}
-    return dict.fromkeys(sorted(unmeant | {"OpenAI-Organization", "OpenAI-Project"}), openai.Omit())
+    names = {line.partition(":")[0].strip() for line in lines if ":" in line} | {
+        "OpenAI-Organization",
+        "OpenAI-Project",
+    }
+    return {name: openai.Omit() for name in sorted(names) if name.lower() != "authorization"}
 
 
 async def _without_bearer(request: httpx2.Request) -> None:
     del request.headers["Authorization"]
-
-
-def _failure(reply: Reply) -> Failure:
-    assert isinstance(reply.outcome, Failure)
-    return reply.outcome
 
 
 def json_or_text(raw: str) -> object:

@@ -15,7 +15,7 @@ import random
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
@@ -23,7 +23,7 @@ from tapir_core.calls.books import Books, UnsentError
 from tapir_core.calls.budget import UNPAID, Spend, reserve
 from tapir_core.calls.client import Client, timeout_of
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
-from tapir_core.calls.timing import Stopwatch, Timing
+from tapir_core.calls.timing import Stopwatch
 from tapir_core.calls.types import (
     GREETING,
     MOST_USELESS,
@@ -92,10 +92,8 @@ class Address:
         self._refused_alone = set[str]()
         """Requests that were refused while others were answered: their refusal is their own."""
         self._silent_since = float("-inf")
-        self._clients: list[Client] = []
-        self.client = cache(self._open)
-        """The connections with the key of an endpoint."""
-        self.rates = cache(_rates_of)
+        self._clients: dict[Endpoint, Client] = {}
+        self.rates = cache(lambda endpoint, _model: Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute))
         """The limits per minute of a model with the key of an endpoint."""
 
     @property
@@ -137,18 +135,18 @@ class Address:
         self._refused.clear()
         return None
 
+    def client(self, endpoint: Endpoint) -> Client:
+        """The connections with the key of an endpoint."""
+        if endpoint not in self._clients:
+            own, seconds = replace(endpoint, **self._own), timeout_of(endpoint, self._config)
+            self._clients[endpoint] = Client(own, timeout_seconds=seconds)
+        return self._clients[endpoint]
+
     async def close(self) -> None:
         """Close every connection; what is in flight breaks, and a later call opens anew."""
-        self.client.cache_clear()
         # What is opened meanwhile stays open: the call that opened it uses it, and so does the next one.
-        closing, self._clients = self._clients, []
-        await asyncio.gather(*(each.close() for each in closing))
-
-    def _open(self, endpoint: Endpoint) -> Client:
-        seconds = timeout_of(endpoint, self._config)
-        client = Client(replace(endpoint, **self._own), timeout_seconds=seconds)
-        self._clients.append(client)
-        return client
+        closing, self._clients = self._clients, {}
+        await asyncio.gather(*(each.close() for each in closing.values()))
 
     def _count_refusal(
         self, reply: Reply, failure: Failure, endpoint: Endpoint, key: str, began: float, now: float
@@ -156,8 +154,7 @@ class Address:
         is_clear = reply.refuses_everybody
         if self.answered:
             # What was under way when the first one came says no more than that one.
-            is_news = not self._refused or began >= min(self._refused.values())
-            if key in self._refused_alone or not is_news:
+            if key in self._refused_alone or (self._refused and began < min(self._refused.values())):
                 return None
             self._refused[key or str(len(self._refused))] = now
             if len(self._refused) < (_MOST_CLEAR_REFUSALS if is_clear else _MOST_REFUSALS):
@@ -225,6 +222,8 @@ class Line:
         """What everybody gets when the endpoint is given up; it says whether what was in flight cost anything."""
         self._at_work: set[asyncio.Timeout] = set()
         self._live = endpoint.live
+        self._notice = partial(self._loop.call_soon_threadsafe, self._follow)
+        """Called in the thread that changes the live addresses."""
         self.addresses: dict[LiveAddress | str, Address] = {}
         self._left: dict[Address, asyncio.Task[None]] = {}
         """Addresses that are no more, each with what closes it; calls that are under way there come back to it."""
@@ -334,11 +333,14 @@ class Line:
         finally:
             timing = self._stopwatch.end(begun)
             self._books.end(attempt)
-        self._books.meter.timeouts += isinstance(reply.outcome, Failure) and reply.outcome.kind == "timeout"
+        if isinstance(reply.outcome, Answer):
+            reply = replace(reply, outcome=replace(reply.outcome, timing=timing))
+        else:
+            self._books.meter.timeouts += reply.outcome.kind == "timeout"
         used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
         rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
-        return self._observe(address, _timed(reply, timing), began=began, endpoint=endpoint, key=key)
+        return self._observe(address, reply, began=began, endpoint=endpoint, key=key)
 
     async def _is_own(
         self, reply: Reply, request: Request, endpoint: Endpoint, address: Address, row: "_Useless"
@@ -404,8 +406,8 @@ class Line:
         failed[kind] += 1
         if reply.endpoint_at_fault or self._given_up:
             # An address that is out has others beside it, which may take what it refuses.
-            may_move = address.out_seconds and not self._given_up
-            return 0.0 if may_move and failed.total() < self._config.max_attempts else None
+            may_move = address.out_seconds and not self._given_up and failed.total() < self._config.max_attempts
+            return 0.0 if may_move else None
         return pause_before_retry(
             self._config, kind=kind, failed=failed, retry_after_seconds=reply.retry_after_seconds, rng=self._rng
         )
@@ -423,10 +425,6 @@ class Line:
                 each.reschedule(0.0)
         self.hand_out()
 
-    def _notice(self) -> None:
-        """Called in the thread that changes the live addresses."""
-        self._loop.call_soon_threadsafe(self._follow)
-
     def _follow(self) -> None:
         assert self._live is not None
         for each in self.addresses.keys() - self._live.now:
@@ -439,15 +437,6 @@ class Line:
         self.hand_out()
         if self._live.reason:
             self._give_up(Failure("connection", self._live.reason))
-
-
-def _rates_of(endpoint: Endpoint, _model: str) -> Rates:
-    return Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-
-
-def _timed(reply: Reply, timing: Timing) -> Reply:
-    outcome = reply.outcome
-    return replace(reply, outcome=replace(outcome, timing=timing)) if isinstance(outcome, Answer) else reply
 
 
 def _of_all(reply: Reply, attempts: int, before: Spend) -> Reply:

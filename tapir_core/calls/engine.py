@@ -121,11 +121,6 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         """What the run has spent by role, over all its starts and processes."""
         return self._books.store.spend_by_role(self._books.run)
 
-    @property
-    def cap_reached(self) -> str:
-        """Which cap kept a request of this process from being sent, in words; empty as long as none did."""
-        return self._books.meter.cap_reached
-
     def stop_sending(self) -> None:
         """From now on send nothing: calls in flight end and are stored, every other request is given back as `stopped`.
 
@@ -242,8 +237,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         from tapir_core.calls.endpoint import Line
 
         if endpoint.base_urls not in self._lines:
-            line = Line(endpoint, self._config, rng=self._rng, books=self._books)
-            self._lines[endpoint.base_urls] = line
+            self._lines[endpoint.base_urls] = Line(endpoint, self._config, rng=self._rng, books=self._books)
         self._lines[endpoint.base_urls].admit(endpoint)
         return self._lines[endpoint.base_urls]
 
@@ -286,12 +280,9 @@ class _Asking:
     def deliver(self, key: str, outcome: types.Outcome | Future[types.Outcome], *, shared: bool) -> None:
         """Give an outcome to every place of ``key``; only the first of a call that was not shared has paid for it."""
         came = outcome.result() if isinstance(outcome, Future) else outcome
+        is_kept = isinstance(came, types.Answer) or not came.retryable
+        for_free = replace(came, stored=True) if is_kept else came
         del self.waiting[key]
         for place in self._places[key]:
-            self._take(place, _for_free(came) if shared else came)
+            self._take(place, for_free if shared else came)
             shared = True
-
-
-def _for_free(outcome: types.Outcome) -> types.Outcome:
-    retryable = isinstance(outcome, types.Failure) and outcome.retryable
-    return outcome if retryable or outcome.stored else replace(outcome, stored=True)

@@ -107,11 +107,10 @@ def insert_rows(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> di
 
 def read_outcomes(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Outcome]:
     """The stored outcome of each key that is there."""
-    query = sa.select(*_OUTCOME_COLUMNS)
     return {
         row[0]: _outcome(row)
         for some in in_groups(keys)
-        for row in connection.execute(query.where(answers.c.key.in_(some)))
+        for row in connection.execute(sa.select(*_OUTCOME_COLUMNS).where(answers.c.key.in_(some)))
     }
 
 
@@ -123,19 +122,16 @@ def read_known(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
 def read_reuse(connection: sa.Connection) -> dict[tuple[str, str, str, str], int]:
     """Requests that stored outcomes answered, of all runs, by role, model, identity and prompt version."""
     names = (reuse.c.role, reuse.c.model, reuse.c.identity, reuse.c.prompt_version)
-    query = sa.select(*names, sa.func.sum(reuse.c.requests)).group_by(*names)
-    return {
-        (role, model, identity, prompt): int(requests)
-        for role, model, identity, prompt, requests in connection.execute(query)
-    }
+    found = connection.execute(sa.select(*names, sa.func.sum(reuse.c.requests)).group_by(*names))
+    return {(role, model, identity, prompt): int(requests) for role, model, identity, prompt, requests in found}
 
 
 def _outcome(row: Sequence[Any]) -> Outcome:
     _, status, text, finish_reason, message, attempts, prompt_tokens, completion_tokens, usd, raw = row
     if status != "answer":
         return Failure(cast(FailureKind, status), message, attempts, stored=True)
-    found = read_logprobs(raw)
-    return Answer(text, read_ending(finish_reason), prompt_tokens, completion_tokens, usd, stored=True, logprobs=found)
+    ending, logprobs = read_ending(finish_reason), read_logprobs(raw)
+    return Answer(text, ending, prompt_tokens, completion_tokens, usd, stored=True, logprobs=logprobs)
 
 
 def book(
@@ -150,9 +146,8 @@ def book(
     No cap may be passed, and nothing goes out for the lists in ``lost``, which another process asks by now.
     ``repeated`` says that this may have been committed before.
     """
-    known: set[int] = set()
-    if repeated:
-        known = read_column(connection, attempts.c.id, attempts.c.id, [each.id for each, _ in wanted])
+    perhaps_known = [each.id for each, _ in wanted] if repeated else []
+    known = read_column(connection, attempts.c.id, attempts.c.id, perhaps_known)
     reserve = _reserving(connection)
     refusals, booked = [], []
     for attempt, budget in wanted:

@@ -285,8 +285,7 @@ def insert_or_add(dialect: str, table: sa.Table) -> Any:
 
 def with_silence(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
     """The rows of ``query``, each with `silent`, the time since its heartbeat."""
-    rows = connection.execute(query).mappings().all()
-    now = database_time(connection)
+    rows, now = connection.execute(query).mappings().all(), database_time(connection)
     return [{**row, "silent": now - row["heartbeat"]} for row in rows]
 
 
@@ -299,8 +298,9 @@ def read_column(
     connection: sa.Connection, found: sa.Column[T], where: sa.Column[Any], values: Collection[Any]
 ) -> set[T]:
     """What stands in the column ``found`` of the rows whose ``where`` is one of ``values``, of however many."""
-    wanted = sa.select(found)
-    return {value for some in in_groups(values) for value in connection.scalars(wanted.where(where.in_(some)))}
+    return {
+        value for some in in_groups(values) for value in connection.scalars(sa.select(found).where(where.in_(some)))
+    }
 
 
 def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
@@ -341,8 +341,8 @@ def _insert(dialect: str, table: sa.Table) -> Any:
 
 
 def _create_postgres(url: sa.URL) -> sa.Engine:
-    own = {name: value for name, value in _POSTGRES.items() if name not in url.query}
-    return sa.create_engine(url, connect_args=own, pool_pre_ping=True)
+    ours = {name: value for name, value in _POSTGRES.items() if name not in url.query}
+    return sa.create_engine(url, connect_args=ours, pool_pre_ping=True)
 
 
 def _create_sqlite(url: sa.URL) -> sa.Engine:

@@ -146,8 +146,9 @@ _REMEDIES = {
 
 def unsupported_remedy(parameter: str) -> str:
     """What to do when an endpoint refuses a field of every request."""
-    other = f"Change or leave out what sets {parameter} (reasoning_effort, extra_body of the endpoint)"
-    return _REMEDIES.get(parameter, other)
+    return _REMEDIES.get(
+        parameter, f"Change or leave out what sets {parameter} (reasoning_effort, extra_body of the endpoint)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class LiveAddresses:
         """Those that there are."""
         self.reason = ""
         """Why nobody need wait for one any more; empty while somebody may come."""
-        self._followers: list[Callable[[], None]] = []
+        self._followers: list[Callable[[], object]] = []
 
     def set(self, addresses: Iterable[LiveAddress], *, given_up: str = "") -> None:
         """Say which there are. That there are none is no reason to give up; ``given_up`` says why none will come."""
@@ -183,21 +184,17 @@ class LiveAddresses:
             for tell in self._followers:
                 tell()
 
-    def give_up(self, reason: str) -> None:
-        """Say that there are none and that none will come."""
-        self.set((), given_up=reason)
-
     def wait(self, seconds: float) -> bool:
         """Wait until there is one or they are given up; whether that came within ``seconds``."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self.now or self.reason), timeout=seconds)
 
-    def follow(self, tell: Callable[[], None]) -> None:
+    def follow(self, tell: Callable[[], object]) -> None:
         """Call ``tell`` after each change, in the thread that makes it."""
         with self._changed:
             self._followers.append(tell)
 
-    def unfollow(self, tell: Callable[[], None]) -> None:
+    def unfollow(self, tell: Callable[[], object]) -> None:
         """Call it no more; when this returns no call is under way."""
         with self._changed:
             self._followers.remove(tell)
@@ -268,6 +265,11 @@ class Endpoint:
     def base_urls(self) -> tuple[str, ...]:
         """Every address."""
         return self.base_url, *self.more_base_urls
+
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Price of some tokens."""
+        prompt = prompt_tokens * self.usd_per_million_prompt_tokens
+        return (prompt + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
 
 
 EndpointSource = Callable[[], Endpoint]

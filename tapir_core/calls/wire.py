@@ -79,6 +79,12 @@ class Reply:
     """The limits per minute that the reply's headers show."""
 
     @property
+    def failure(self) -> Failure:
+        """The outcome, where it is known to be one."""
+        assert isinstance(self.outcome, Failure)
+        return self.outcome
+
+    @property
     def useless(self) -> str:
         """A reply that came and brought nothing, without what differs between two of the same; else empty."""
         if not isinstance(self.outcome, Failure) or self.outcome.kind != "server" or self.raw is None:
@@ -131,12 +137,9 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
         return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     if not isinstance(body, dict):
         return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
-    choices = body.get("choices")
-    choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
-    usage = _mapping(body.get("usage"))
+    choice, usage = _first(body.get("choices")), _mapping(body.get("usage"))
     prompt_tokens, completion_tokens, said = _read_usage(usage)
-    prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
-    usd = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
+    usd = endpoint.usd(prompt_tokens, completion_tokens)
     if error := body.get("error") or choice.get("error") or _failed_call(body):
         status = _integer(_mapping(error).get("code"))
         failed = read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw)
@@ -148,8 +151,9 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
         strip=endpoint.thinking == "strip",
     )
     if outcome is None:
-        blocked = find_block(body)
-        outcome = Failure("refused", f"blocked: {blocked}: {_clip(raw)}") if blocked else _no_answer(raw)
+        blocked, shown = find_block(body), _clip(raw)
+        unanswered = Failure("server", f"the reply has no answer: {shown}")
+        outcome = Failure("refused", f"blocked: {blocked}: {shown}") if blocked else unanswered
     elif (body.get("amazon-bedrock-guardrailAction") or "NONE") != "NONE":
         outcome = Failure("refused", "stopped by the provider's guardrail")
     elif isinstance(outcome, Answer) and request is not None and request.role in TRAINED_ON:
@@ -189,8 +193,7 @@ def _details(usage: dict[str, Any], of: str, name: str) -> int:
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
     """What a kept body says of its first token; nothing where it says nothing, or was not kept."""
     body = _mapping(json.loads(_without_preamble(raw))) if raw else {}
-    choices = body.get("choices")
-    return _read_logprobs(_mapping(choices[0])) if isinstance(choices, list) and choices else ()
+    return _read_logprobs(_first(body.get("choices")))
 
 
 def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[str, str] | None = None) -> Reply:
@@ -294,10 +297,6 @@ def _said(reason: object) -> str:
     return str((reason.get("type") if isinstance(reason, dict) else reason) or "")
 
 
-def _no_answer(raw: str) -> Failure:
-    return Failure("server", f"the reply has no answer: {_clip(raw)}")
-
-
 def _failed_call(body: dict[str, Any]) -> dict[str, Any] | None:
     """The error that MiniMax wraps in a body of its own."""
     said = _mapping(body.get("base_resp"))
@@ -323,8 +322,7 @@ def _text_of(content: object) -> object:
 
 def _read_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
     """The first token's alternatives, as far as they are what they should be."""
-    tokens = _mapping(choice.get("logprobs")).get("content")
-    listed = _mapping(tokens[0]).get("top_logprobs") if isinstance(tokens, list) and tokens else None
+    listed = _first(_mapping(choice.get("logprobs")).get("content")).get("top_logprobs")
     found = [_mapping(each) for each in listed] if isinstance(listed, list) else []
     pairs = [(each.get("token"), each.get("logprob")) for each in found]
     return tuple(
@@ -341,6 +339,11 @@ def _clip(text: str) -> str:
 
 def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _first(value: object) -> dict[str, Any]:
+    """The first element of a list, as far as it is an object."""
+    return _mapping(value[0]) if isinstance(value, list) and value else {}
 
 
 def _integer(value: object) -> int:

@@ -7,7 +7,7 @@ redone.
 
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -21,10 +21,10 @@ from tapir_core.calls.store_rows import read_reuse
 from tapir_core.calls.store_tables import BUSY_SECONDS, answers, shown_url
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.errors import ConfigError, TapirError
+from tapir_core.errors import TapirError
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt, asked_in_roles, plan
-from tapir_core.store_admin.rows import RowFilter, changing, reading
+from tapir_core.store_admin.rows import changing, reading
 
 ROWS_PER_COMMIT = 2_000
 """Removed in one transaction, so that a run at work waits for milliseconds only."""
@@ -118,13 +118,12 @@ class StoreStats:
             for group in self.groups
         ]
         summed = ("prompt_tokens", "completion_tokens", "usd", "reused")
-        totals = {name: sum(group[name] for group in groups) for name in summed}
         return {
             "store": self.store,
             **asdict(self.size),
             "rows": self.rows,
             "statuses": self.statuses,
-            **totals,
+            **{name: sum(group[name] for group in groups) for name in summed},
             "first": min((group["first"] for group in groups), default=None),
             "last": max((group["last"] for group in groups), default=None),
             "groups": groups,
@@ -138,12 +137,12 @@ def gather_stats(engine: sa.Engine) -> StoreStats:
         TapirError: the database cannot be read.
     """
     names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.prompt_version)
-    named: dict[tuple[str, str, str, str], list[sa.Row[Any]]] = {}
+    named = defaultdict[tuple[str, str, str, str], list[sa.Row[Any]]](list)
     with reading(engine) as connection:
         for row in connection.execute(_sums(engine, *names, answers.c.status)):
-            named.setdefault((row.role, row.model, row.identity, row.prompt_version), []).append(row)
+            named[row.role, row.model, row.identity, row.prompt_version].append(row)
         reused = read_reuse(connection)
-    groups = [_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items())]
+    groups = (_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items()))
     return StoreStats(shown_url(engine.url), store_size(engine), tuple(groups))
 
 
@@ -251,15 +250,13 @@ class RunAtStake:
     """Why its stages cannot be told; empty when they can."""
 
 
-def plan_prune(engine: sa.Engine, chosen: RowFilter) -> list[DoomedRows]:
+def plan_prune(engine: sa.Engine, chosen: sa.ColumnElement[bool]) -> list[DoomedRows]:
     """What `prune_answers` would remove.
 
     Raises:
-        ConfigError: no condition is set.
         TapirError: the store cannot be read.
     """
     names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.run)
-    query = _sums(engine, *names).where(*_conditions(chosen)).order_by(*names)
     with reading(engine) as connection:
         return [
             DoomedRows(
@@ -267,26 +264,25 @@ def plan_prune(engine: sa.Engine, chosen: RowFilter) -> list[DoomedRows]:
                 tokens=int(row.prompt_tokens + row.completion_tokens),
                 usd=float(row.usd),
             )
-            for row in connection.execute(query)
+            for row in connection.execute(_sums(engine, *names).where(chosen).order_by(*names))
         ]
 
 
-def prune_answers(engine: sa.Engine, chosen: RowFilter) -> int:
-    """Remove the rows that ``chosen`` meets; gives how many went. What is asked for again is paid again.
+def prune_answers(engine: sa.Engine, chosen: sa.ColumnElement[bool]) -> int:
+    """Remove the rows that ``chosen`` (`rows_where`) means; gives how many went. Asking for them again is paid again.
 
     Raises:
-        ConfigError: no condition is set.
         TapirError: the store cannot be written; what was removed before stays removed.
     """
-    conditions, removed, last = _conditions(chosen), 0, ""
+    removed, last = 0, ""
     while True:
-        page = sa.select(answers.c.key).where(*conditions, answers.c.key > last).order_by(answers.c.key)
+        page = sa.select(answers.c.key).where(chosen, answers.c.key > last).order_by(answers.c.key)
         with reading(engine) as connection:
             keys = connection.scalars(page.limit(ROWS_PER_COMMIT)).all()
         if not keys:
             return removed
         with changing(engine) as connection:
-            removed += connection.execute(sa.delete(answers).where(answers.c.key.in_(keys), *conditions)).rowcount
+            removed += connection.execute(sa.delete(answers).where(answers.c.key.in_(keys), chosen)).rowcount
         last = keys[-1]
 
 
@@ -305,14 +301,6 @@ def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
     return found
 
 
-def _conditions(chosen: RowFilter) -> list[sa.ColumnElement[bool]]:
-    conditions = chosen.conditions()
-    if not conditions:
-        ways = "--older-than 30d, --model, --identity, --role or --status"
-        raise ConfigError(f"nothing says which rows to prune; give {ways}")
-    return conditions
-
-
 def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
     """Its stages to do that would ask again: for what it asked first, or what it asks the same teacher or judge."""
     identities = _identities(run.config)
@@ -328,11 +316,9 @@ def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
 
 def _identities(config: RunConfig) -> dict[str, tuple[ModelIdentity, ...]]:
     """Who answers by role; the student's identity is its checkpoint, which is not looked at."""
-    teacher = config.teacher.endpoint.answers_as("teacher")
-    asked = (config.judge_of(each) for each in config.evaluation.judged.values())
-    benchmarks = tuple(endpoint.answers_as("judge") for endpoint in asked)
+    teacher, asked = config.teacher.endpoint.answers_as("teacher"), config.evaluation.judged.values()
     return {
         **{role: (teacher,) for role, asks in asked_in_roles().items() if asks == "teacher"},
         "judge": config.judge.identities,
-        "benchmark": benchmarks,
+        "benchmark": tuple(config.judge_of(each).answers_as("judge") for each in asked),
     }

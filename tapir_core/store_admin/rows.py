@@ -1,23 +1,26 @@
-"""Rows of a call store that is already there: opened, filtered, read, and looked at for damage.
+"""Rows of a call store: filtered, read, looked at for damage, and brought in from elsewhere.
 
-What looks into a store never makes one. Limits: the messages that were asked are not kept, so a key cannot be computed
-again, and a sound reply that was moved under another key is not found. PostgreSQL itself refuses text that is no UTF-8.
+What looks into a store never makes one, and what a store has already is never overwritten. Limits: the messages that
+were asked are not kept, so a key cannot be computed again, and a sound reply that was moved under another key is not
+found. PostgreSQL itself refuses text that is no UTF-8.
 """
 
 import math
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
+from tapir_core.calls.store_rows import insert_rows
 from tapir_core.calls.store_tables import (
     answers,
     explained,
@@ -26,10 +29,11 @@ from tapir_core.calls.store_tables import (
     read_url,
     reason_of,
     shown_url,
+    utc_now,
     writing,
 )
 from tapir_core.calls.thoughts import strip_thoughts
-from tapir_core.calls.types import TERMINAL, Answer, Endpoint
+from tapir_core.calls.types import TERMINAL, Answer, Endpoint, Request
 from tapir_core.calls.wire import TRAINED_ON, clean_text, read_completion
 from tapir_core.calls.words import CUT_OFF, REFUSED, read_ending, words_of
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
@@ -43,8 +47,8 @@ _AS_IT_CAME = Endpoint("", 1, thinking="keep")
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 LISTED = 20
-"""Damaged rows that are spelt out; all are counted."""
-ROWS_PER_COMMIT = 1_000
+"""Rows that are spelt out of those that are damaged, or differ; all are counted."""
+ROWS_PER_COMMIT = 500
 
 StoredRow = dict[str, Any]
 """A row of table `answers`, by the names of its columns."""
@@ -70,45 +74,37 @@ _MOST = 2**31 - 1
 _COUNTS = ("sample_index", "attempts", "prompt_tokens", "completion_tokens")
 
 
-@dataclass(frozen=True, slots=True)
-class RowFilter:
-    """Rows that meet every condition; a condition left out is met by all."""
+def rows_where(
+    *, unusable: bool = False, before: datetime | None = None, **among: Sequence[str] | None
+) -> sa.ColumnElement[bool]:
+    """The condition of the rows that are meant, for SQL: those that meet all that is given.
 
-    roles: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    identities: tuple[str, ...] = ()
-    statuses: tuple[str, ...] = ()
-    """`answer`, or kinds of terminal failures."""
-    finish_reasons: tuple[str, ...] = ()
-    """Why answers ended: `stop`, or `length` where they were cut off."""
-    unusable: bool = False
-    """Only failures, and answers that are empty, cut off or hold control tokens: nothing is trained on them."""
-    before: datetime | None = None
-    """UTC; rows before this moment."""
+    Args:
+        unusable: Only failures, and answers that are empty, cut off or hold control tokens: nothing is trained on them.
+        before: Only rows before this moment, in UTC.
+        among: Column (`role`, `model`, `identity`, `status`, `finish_reason`) → its values that are meant.
 
-    def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """The conditions of the filter in SQL."""
-        columns = answers.c
-        listed = {
-            columns.role: self.roles,
-            columns.model: self.models,
-            columns.identity: self.identities,
-            columns.status: self.statuses,
-            columns.finish_reason: tuple(word for ending in self.finish_reasons for word in words_of(ending)),
-        }
-        found: list[sa.ColumnElement[bool]] = [column.in_(values) for column, values in listed.items() if values]
-        if self.unusable:
-            closes_turn = columns.text.contains("</s>") & ~columns.text.contains("<s>")
-            found.append(
-                (columns.status != "answer")
-                | (sa.func.trim(columns.text, " \t\r\n") == "")
-                | columns.finish_reason.in_((*words_of(CUT_OFF), *words_of(REFUSED)))
-                | columns.text.regexp_match(CONTROL_TOKEN.pattern)
-                | closes_turn
-            )
-        if self.before is not None:
-            found.append(columns.created < self.before)
-        return found
+    Raises:
+        ConfigError: nothing is given.
+    """
+    columns = answers.c
+    among["finish_reason"] = [word for ending in among.get("finish_reason") or () for word in words_of(ending)]
+    found: list[sa.ColumnElement[bool]] = [columns[name].in_(values) for name, values in among.items() if values]
+    if unusable:
+        found.append(
+            (columns.status != "answer")
+            | (sa.func.trim(columns.text, " \t\r\n") == "")
+            | columns.finish_reason.in_((*words_of(CUT_OFF), *words_of(REFUSED)))
+            | columns.text.regexp_match(CONTROL_TOKEN.pattern)
+            | (columns.text.contains("</s>") & ~columns.text.contains("<s>"))
+        )
+    if before is not None:
+        found.append(columns.created < before)
+    if not found:
+        raise ConfigError(
+            "nothing says which rows to prune; give --older-than 30d, --model, --identity, --role or --status"
+        )
+    return sa.and_(*found)
 
 
 def open_existing(url: str) -> sa.Engine:
@@ -172,7 +168,7 @@ def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) ->
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):
         connection.detach()  # from the pool, which would give it to others
-        driver.text_factory = _decode
+        driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
     created = sa.type_coerce(answers.c.created, sa.Text).label("created")
     columns = [created if column.name == "created" else column for column in answers.columns]
     query = sa.select(place_column(connection).label("place"), *columns).where(*conditions)
@@ -197,10 +193,6 @@ def read_age(text: str) -> timedelta:
     if match is None:
         raise ConfigError(f"{text!r} is no age; write it as 12h, 30d or 8w")
     return int(match[1]) * _UNITS[match[2]]
-
-
-def _decode(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +270,84 @@ def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
             damaged = [place for place, row in read_rows(connection, column.in_(some)) if row_faults(row)]
             removed += connection.execute(sa.delete(answers).where(column.in_(damaged))).rowcount
     return removed
+
+
+@dataclass(frozen=True, slots=True)
+class OtherText:
+    """A key under which the store has another reply than the one that comes in. The store's stays."""
+
+    key: str
+    role: str
+    model: str
+    stored: str
+    """Text of the store's answer, or its kind of failure."""
+    offered: str
+    """Text of the one that comes in, or its kind of failure."""
+
+
+@dataclass(slots=True)
+class Inserted:
+    """What came into a store."""
+
+    read: Checked = field(default_factory=Checked)
+    """All rows that were read; the damaged ones among them are left out."""
+    added: int = 0
+    already_there: int = 0
+    different: int = 0
+    """Rows whose key the store has with another reply; the store's stays."""
+    listed: list[OtherText] = field(default_factory=list)
+    """The first of the different ones."""
+
+
+def copy_answers(source: sa.Engine, target: sa.Engine) -> Inserted:
+    """Insert what ``source`` has and ``target`` lacks, as far as ``source`` can be read.
+
+    Raises:
+        TapirError: ``target`` cannot be written; what was inserted before stays, and the same copy goes on.
+    """
+    done = Inserted()
+    _insert(target, sound_rows(source, done.read), done)
+    return done
+
+
+def import_replies(engine: sa.Engine, replies: Iterable[tuple[Request, str]]) -> Inserted:
+    """Insert texts as whole answers to their requests, as if the model had been asked: without cost, tokens and proof.
+
+    Raises:
+        TapirError: the store cannot be written; what was inserted before stays.
+    """
+    done = Inserted()
+    rows = (_row_of(request, text) for request, text in replies)
+    _insert(engine, filter(done.read.take, rows), done)
+    return done
+
+
+def _row_of(request: Request, text: str) -> StoredRow:
+    same = {name: getattr(request, name) for name in ("key", "role", "model", "identity", "sample_index")}
+    none = {"message": "", "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "raw": None}
+    asked = {"prompt_version": request.prompt_version, "run": request.run}
+    return {**same, **asked, **none, "status": "answer", "text": text, "finish_reason": "stop", "created": utc_now()}
+
+
+def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> None:
+    while some := list(islice(rows, ROWS_PER_COMMIT)):
+        with changing(engine) as connection:
+            stored = insert_rows(connection, some)
+        there = {
+            key: ("answer", outcome.text) if isinstance(outcome, Answer) else (outcome.kind, "")
+            for key, outcome in stored.items()
+        }
+        others = []
+        for row in some:
+            offered = row["status"], row["text"]
+            kept = there.get(row["key"], offered)
+            if kept != offered:
+                shown = (text if status == "answer" else status for status, text in (kept, offered))
+                others.append(OtherText(row["key"], row["role"], row["model"], *shown))
+        done.added += len(some) - len(stored)
+        done.already_there += len(stored) - len(others)
+        done.different += len(others)
+        done.listed += others[: LISTED - len(done.listed)]
 
 
 def row_faults(row: StoredRow) -> list[Fault]:

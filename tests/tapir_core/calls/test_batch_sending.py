@@ -151,7 +151,7 @@ def test_a_batch_reserves_before_it_is_made_and_settles_row_by_row(store_url: st
         with CallEngine(AnswerStore(store_url), QUICK, run="a-run", budget=BudgetConfig(requests=7)) as engine:
             outcomes = engine.ask(sums(10), lambda: batch_endpoint(server, price=1.0))
             assert Counter(texts(outcomes))["budget"] == 3
-            assert "budget.requests" in engine.cap_reached
+            assert "budget.requests" in engine.spend().cap_reached
             paid = engine.paid()["teach"]
         assert paid.requests == 7
         answers = [each for each in outcomes if isinstance(each, Answer)]
