@@ -166,12 +166,18 @@ class ReplicaRegistry:
     def ask(self, number: int, checkpoint: str) -> str:
         """Note that a replica of the student after round ``number`` is wanted; gives its id."""
         replica = secrets.token_hex(8)
-        unserved = {"base_url": "", "concurrency": 0, "leaving": False}
-        wanted = sa.insert(replicas).values(
-            id=replica, run_key=self.run_key, round=number, checkpoint=checkpoint, **unserved
-        )
         with self._changing() as connection:
-            connection.execute(wanted.values(heartbeat=database_time(connection)))
+            wanted = {
+                "id": replica,
+                "run_key": self.run_key,
+                "round": number,
+                "checkpoint": checkpoint,
+                "base_url": "",
+                "concurrency": 0,
+                "leaving": False,
+                "heartbeat": database_time(connection),
+            }
+            connection.execute(sa.insert(replicas).values(wanted))
         return replica
 
     def take(self, replica: str) -> Replica | None:
@@ -199,7 +205,12 @@ class ReplicaRegistry:
 
     def all(self) -> list[Replica]:
         """Every replica of the run, those that are gone included, in the order of their ids."""
-        return [_replica(row) for row in self._read(sa.select(replicas).where(self._of_run).order_by(replicas.c.id))]
+        rows = self._read(sa.select(replicas).where(self._of_run).order_by(replicas.c.id))
+        same = ("id", "round", "checkpoint", "base_url", "concurrency", "leaving", "silent")
+        return [
+            Replica(**{name: row[name] for name in same}, holder=Holder.of(row) if row["host"] else None)
+            for row in rows
+        ]
 
     def dismiss(self) -> list[str]:
         """Ask every replica to leave, and forget those that no worker has taken; gives the ids of the latter."""
@@ -237,9 +248,3 @@ class ReplicaRegistry:
     def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with explained(_UNREACHABLE), self._engine.connect() as connection:
             return with_silence(connection, query)
-
-
-def _replica(row: dict[str, Any]) -> Replica:
-    holder = Holder.of(row) if row["host"] else None
-    same = ("id", "round", "checkpoint", "base_url", "concurrency", "leaving", "silent")
-    return Replica(**{name: row[name] for name in same}, holder=holder)

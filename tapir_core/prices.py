@@ -86,8 +86,7 @@ def _(endpoint: OpenAIEndpoint) -> Price | UnknownPrice:
 
 def missing_prices(config: RunConfig) -> list[str]:
     """Prices that a cap on USD needs and nobody knows, one line each; none without such a cap."""
-    caps = [config.budget, *config.budget.stages.values()]
-    if all(each.usd is None for each in caps):
+    if all(each.usd is None for each in (config.budget, *config.budget.stages.values())):
         return []
     prices = {name: price_of(endpoint) for name, endpoint in config.endpoints.items()}
     return [
@@ -102,8 +101,7 @@ def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
         return Price(*_FREE, source="a local address costs nothing")
     from genai_prices import Usage, calc_price  # its table of models takes a moment to load
 
-    tokens = _PROBE_TOKENS
-    usage = Usage(input_tokens=tokens, output_tokens=tokens)
+    usage = Usage(input_tokens=_PROBE_TOKENS, output_tokens=_PROBE_TOKENS)
     try:
         found = calc_price(usage, endpoint.model, provider_api_url=address)
     except LookupError:
@@ -111,7 +109,7 @@ def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
         return UnknownPrice(f"genai-prices knows no price of {where}", _remedy(endpoint))
     if not found.total_price:
         return UnknownPrice(f"genai-prices lists {found.model.id!r} without a price", _remedy(endpoint))
-    per_million = 1e6 / tokens
+    per_million = 1e6 / _PROBE_TOKENS
     return Price(
         float(found.input_price) * per_million,
         float(found.output_price) * per_million,

@@ -53,8 +53,8 @@ class _Probe:
     @property
     def asked(self) -> str:
         """Digest of what is probed."""
-        by_schema = [self.replies] if self.replies else []
-        return digest([self.endpoint.model_dump(mode="json"), self.sampling.model_dump(mode="json"), *by_schema])
+        asked = [self.endpoint.model_dump(mode="json"), self.sampling.model_dump(mode="json")]
+        return digest([*asked, self.replies] if self.replies else asked)
 
 
 class _Word(JsonReply):
@@ -78,8 +78,7 @@ def settle(
         # Of the configuration as it is by now: what one probe found of an endpoint holds for the next one.
         if probe := _named(config, name):
             before = known.get(name)
-            holds = before is not None and before.asked == probe.asked
-            settled = before if holds else _settled(config, name, probe.asked, ask)
+            settled = before if before and before.asked == probe.asked else _settled(config, name, probe.asked, ask)
             if settled is not None:
                 found[name], config = settled, with_changes(config, settled.changes)
     return config, found
@@ -182,15 +181,13 @@ def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:
 
 def _refuse(probe: _Probe, failure: Failure) -> None:
     """Raise ConfigError where every row would fail as the probe did."""
-    if failure.refuses_all:
-        raise ConfigError(f"{probe.where}: {failure.message}")
-    if failure.kind == "used_up":
-        raise ConfigError(f"{probe.how}.max_tokens: value {probe.sampling.max_tokens}: {failure.message}")
-    if failure.kind == "bad_request":
-        raise ConfigError(
-            f"{probe.where}: {probe.endpoint.name} refuses what {probe.how} asks: {failure.message}. Correct it, or "
-            "the endpoint's extra_body"
-        )
+    by_kind = {
+        "used_up": f"{probe.how}.max_tokens: value {probe.sampling.max_tokens}: {failure.message}",
+        "bad_request": f"{probe.where}: {probe.endpoint.name} refuses what {probe.how} asks: {failure.message}. "
+        "Correct it, or the endpoint's extra_body",
+    }
+    if said := f"{probe.where}: {failure.message}" if failure.refuses_all else by_kind.get(failure.kind):
+        raise ConfigError(said)
 
 
 def _request(probe: _Probe) -> Request:

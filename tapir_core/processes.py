@@ -95,8 +95,7 @@ def _read_clock_start(pid: int) -> float:
     """When a process started by the clock, which may have been set since; 0 when none lives."""
     try:
         process = psutil.Process(pid)
-        is_dead = process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
-        return 0.0 if is_dead else float(process.create_time())
+        return 0.0 if process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD} else float(process.create_time())
     except psutil.NoSuchProcess:
         return 0.0
 

@@ -165,8 +165,7 @@ class Storage:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise error
 
-        walked = os.walk(folder, onerror=fail)
-        below = (Path(place, name) for place, _, names in walked for name in names)
+        below = (Path(place, name) for place, _, names in os.walk(folder, onerror=fail) for name in names)
         return {each.relative_to(self._base).as_posix(): each.stat().st_size for each in below if each.is_file()}
 
     def _pieces(self, path: str) -> Iterator[bytes]:

@@ -157,14 +157,11 @@ def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], 
         )
 
 
-def missing_by_kind(outcomes: Sequence[calls.Outcome]) -> dict[str, int]:
-    """Retryable failures, counted by kind."""
-    return dict(Counter(each.kind for each in outcomes if isinstance(each, calls.Failure) and each.retryable))
-
-
-def failed_by_kind(outcomes: Sequence[calls.Outcome]) -> dict[str, int]:
-    """Terminal failures, counted by kind."""
-    return dict(Counter(each.kind for each in outcomes if isinstance(each, calls.Failure) and not each.retryable))
+def failures_by_kind(outcomes: Sequence[calls.Outcome], *, retryable: bool) -> dict[str, int]:
+    """Failures that are retryable, or those that are terminal, counted by kind."""
+    return dict(
+        Counter(each.kind for each in outcomes if isinstance(each, calls.Failure) and each.retryable == retryable)
+    )
 
 
 def worked(
@@ -172,7 +169,14 @@ def worked(
 ) -> Worked:
     """What a stage ``made`` of one outcome for each row of ``asked`` (columns instruction_id, instruction)."""
     samples = sample_failures(asked.select("instruction_id", "instruction").iter_rows(), outcomes)
-    return Worked(made, counts, missing_by_kind(outcomes), failed_by_kind(outcomes), len(outcomes), samples)
+    return Worked(
+        made,
+        counts,
+        missing=failures_by_kind(outcomes, retryable=True),
+        failed=failures_by_kind(outcomes, retryable=False),
+        asked=len(outcomes),
+        samples=samples,
+    )
 
 
 def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[calls.Outcome]) -> tuple[Sample, ...]:
@@ -245,7 +249,7 @@ def answer_rows(
         if isinstance(outcome, calls.Answer) or not outcome.retryable
     ]
     frame = pl.DataFrame(rows, schema={"instruction_id": pl.String, **ANSWER_COLUMNS}, orient="row")
-    failed = {f"failed_{kind}": count for kind, count in failed_by_kind(outcomes).items()}
+    failed = {f"failed_{kind}": count for kind, count in failures_by_kind(outcomes, retryable=False).items()}
     counts = {**count_paid(outcomes), **failed, **count_timed(outcomes, by)}
     return worked(frame, counts, asked, list(map(settle, outcomes)))
 

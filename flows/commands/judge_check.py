@@ -43,7 +43,7 @@ from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
 from tapir_core.summary.formats import NOTHING, count, minutes
 from tapir_core.text import digest
-from tasks.asking import ask_judge, counts_of, missing_by_kind, read_verdicts, render_texts
+from tasks.asking import ask_judge, counts_of, failures_by_kind, read_verdicts, render_texts
 from tasks.runtime import Runtime
 
 _NAME = "judge-check"
@@ -201,7 +201,7 @@ def _saying(say: Callable[[str], None], texts: int) -> Watch:
 
 
 def _refuse_gaps(config: RunConfig, outcomes: Sequence[Outcome]) -> None:
-    missing = missing_by_kind(outcomes)
+    missing = failures_by_kind(outcomes, retryable=True)
     if sum(missing.values()) <= config.calls.max_missing_share * len(outcomes):
         return
     kinds = ", ".join(f"{rows} {kind}" for kind, rows in sorted(missing.items()))

@@ -168,9 +168,8 @@ def state_after(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limi
     """
     if not batch.provider_id:
         return "" if batch.perhaps_made else REFUSED
-    priced = endpoint.usd_per_million_prompt_tokens or endpoint.usd_per_million_completion_tokens
-    free = is_local(endpoint.base_url) and not priced
-    return LOST if error.status == 404 and (free or utc_now() > _kept_until(batch, limits)) else ""
+    is_free = is_local(endpoint.base_url) and not endpoint.usd(1, 1)
+    return LOST if error.status == 404 and (is_free or utc_now() > _kept_until(batch, limits)) else ""
 
 
 def why_left(error: ProviderError, state: str, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> Reply:
@@ -194,8 +193,8 @@ def why_unreached(batch: OpenBatch, shown: Batch, endpoint: Endpoint) -> Reply:
     """What rows of a batch that has ended failed of when no line of its files says so."""
     problems = (shown.errors and shown.errors.data) or []
     said = [f"line {each.line}: {each.message}" if each.line else str(each.message) for each in problems[:3]]
-    full = any(each.code == _FULL_QUEUE for each in problems[:1])
-    return _as_reply(_FULL_QUEUE if full else shown.status, batch, endpoint, "; ".join(said))
+    ending = _FULL_QUEUE if problems and problems[0].code == _FULL_QUEUE else shown.status
+    return _as_reply(ending, batch, endpoint, "; ".join(said))
 
 
 def _as_reply(ending: str, batch: OpenBatch, endpoint: Endpoint, said: str) -> Reply:

@@ -118,9 +118,8 @@ class Client:
 
     async def send(self, request: Request) -> Reply:
         """One attempt. The key of the endpoint is in no part of the reply, also when the provider echoes it."""
-        body = json.dumps(request_body(request, self._endpoint), ensure_ascii=False).encode()
         # As a stream: of `content` it makes headers that the connection makes anyway, for a sixth of the whole work.
-        stream = httpx2.ByteStream(body)
+        stream = httpx2.ByteStream(json.dumps(request_body(request, self._endpoint), ensure_ascii=False).encode())
         asked = httpx2.Request("POST", self._chat, headers=self._headers, stream=stream, extensions=self._timeouts)
         asked.read()
         got = await self.get(self._read_bounded(asked))

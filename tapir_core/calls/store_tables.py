@@ -380,8 +380,8 @@ def _migrate(connection: sa.Connection, shown: str) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
     metadata.create_all(connection)
-    newest = {"name": "schema_version", "value": _SCHEMA_VERSION}
-    connection.execute(insert_or_ignore(connection.dialect.name, meta).values(newest))
+    newest = insert_or_ignore(connection.dialect.name, meta).values(name="schema_version", value=_SCHEMA_VERSION)
+    connection.execute(newest)
     found = int(connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema_version")) or 0)
     if found > int(_SCHEMA_VERSION):
         raise ConfigError(

@@ -89,21 +89,17 @@ def commit(engine: sa.Engine, holder: str, writes: Sequence[Write], *, repeated:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         before = insert_rows(connection, [put.row for put in puts])
         settle(connection, [write for write in writes if isinstance(write, Settlement)])
-        changed = [write(connection, holder, repeated) for write in writes if callable(write)]
-        lost = _lost(connection, holder, {attempt.shard for attempt, _ in wanted} - {""})
+        changes = iter([write(connection, holder, repeated) for write in writes if callable(write)])
+        lists = {attempt.shard for attempt, _ in wanted} - {""}
+        # Those that `holder`, which was taken for dead, has lost to others.
+        lost = lists.difference(connection.scalars(_HELD, {"lists": list(lists), "holder": holder})) if lists else lists
         refusals = iter(book(connection, wanted, lost=lost, repeated=repeated))
     results = {
         Put: iter([_outcome_of(put, before, repeated=repeated) for put in puts]),
         Settlement: itertools.repeat(None),
         Book: iter([list(itertools.islice(refusals, len(booking.attempts))) for booking in bookings]),
     }
-    changes = iter(changed)
     return [next(results.get(type(write), changes)) for write in writes]
-
-
-def _lost(connection: sa.Connection, holder: str, lists: set[str]) -> set[str]:
-    """Those of ``lists`` that ``holder``, which was taken for dead, has lost to others."""
-    return lists.difference(connection.scalars(_HELD, {"lists": list(lists), "holder": holder})) if lists else lists
 
 
 def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> Outcome:
@@ -116,8 +112,7 @@ def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> O
 def take_shard(connection: sa.Connection, holder: str, _repeated: bool, *, shard: str) -> bool:
     """Hold a list of requests, unless another living process does; gives whether ``holder`` has it now."""
     call_the_roll(connection, holder)
-    row = {"shard": shard, "holder": holder}
-    connection.execute(insert_or_ignore(connection.dialect.name, shards).values(row))
+    connection.execute(insert_or_ignore(connection.dialect.name, shards).values(shard=shard, holder=holder))
     return connection.scalar(sa.select(shards.c.holder).where(shards.c.shard == shard)) == holder
 
 
@@ -135,8 +130,7 @@ def add_seconds(
 
 def beat(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
     """The holder lives. Who was taken for dead stays so until it holds something anew."""
-    now = database_time(connection)
-    connection.execute(sa.update(holders).where(holders.c.id == holder).values(heartbeat=now))
+    connection.execute(sa.update(holders).where(holders.c.id == holder).values(heartbeat=database_time(connection)))
 
 
 def leave(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
@@ -171,15 +165,15 @@ def count_reuse(
     """Count requests that stored outcomes answered, by role, model, identity, prompt version and run."""
     names = ("role", "model", "identity", "prompt_version", "run")
     for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
-        fields = dict(zip(names, asked, strict=True))
-        connection.execute(insert_or_add(connection.dialect.name, reuse), fields | {"requests": requests})
+        fields = dict(zip(names, asked, strict=True), requests=requests)
+        connection.execute(insert_or_add(connection.dialect.name, reuse), fields)
 
 
 def call_the_roll(connection: sa.Connection, holder: str) -> None:
     """``holder``, this process, is among the living, and what the dead have held is free."""
     rows = {row["id"]: row for row in with_silence(connection, sa.select(holders))}
-    mine = insert_or_ignore(connection.dialect.name, holders).values(id=holder, **own_process(connection))
-    connection.execute(mine)
+    mine = {"id": holder, **own_process(connection)}
+    connection.execute(insert_or_ignore(connection.dialect.name, holders).values(mine))
     beat(connection, holder)
     own = rows.pop(holder, None)
     # While the database was away nobody could show that it lives.
@@ -225,10 +219,21 @@ def plan_batch(
     booked = [each for each, refusal in zip(attempts, refusals, strict=True) if not refusal]
     if booked:
         first = batch.rows[booked[0].key]
-        row = {"tag": batch.tag, "driver": holder, "state": "planned", "address": batch.address, "rows": len(booked)}
-        asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
-        files = {"input_file_id": "", "provider_id": "", "created": batch.created}
-        connection.execute(insert_or_ignore(connection.dialect.name, batches), row | asked | files)
+        row = {
+            "tag": batch.tag,
+            "driver": holder,
+            "state": "planned",
+            "run": first.run,
+            "role": first.role,
+            "model": first.model,
+            "identity": first.identity,
+            "address": batch.address,
+            "input_file_id": "",
+            "provider_id": "",
+            "rows": len(booked),
+            "created": batch.created,
+        }
+        connection.execute(insert_or_ignore(connection.dialect.name, batches), row)
         rows = [
             {
                 "key": each.key,

@@ -310,8 +310,7 @@ def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
         if each.run == run.ref.name or ModelIdentity(each.model, each.identity) in identities.get(each.role, ())
     }
     seen: dict[StageAt, DatasetRef | None] = {}
-    asking = [at for at in plan(run.config) if roles.intersection(at.stage.roles)]
-    return [str(at) for at in asking if run.holds(at, seen) is None]
+    return [str(at) for at in plan(run.config) if roles.intersection(at.stage.roles) and run.holds(at, seen) is None]
 
 
 def _identities(config: RunConfig) -> dict[str, tuple[ModelIdentity, ...]]:

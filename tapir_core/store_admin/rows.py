@@ -323,10 +323,10 @@ def import_replies(engine: sa.Engine, replies: Iterable[tuple[Request, str]]) ->
 
 
 def _row_of(request: Request, text: str) -> StoredRow:
-    same = {name: getattr(request, name) for name in ("key", "role", "model", "identity", "sample_index")}
+    asked = ("key", "role", "model", "identity", "prompt_version", "run", "sample_index")
+    same = {name: getattr(request, name) for name in asked}
     none = {"message": "", "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "raw": None}
-    asked = {"prompt_version": request.prompt_version, "run": request.run}
-    return {**same, **asked, **none, "status": "answer", "text": text, "finish_reason": "stop", "created": utc_now()}
+    return {**same, **none, "status": "answer", "text": text, "finish_reason": "stop", "created": utc_now()}
 
 
 def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> None:
@@ -400,9 +400,7 @@ def _gives_again(row: StoredRow) -> bool:
         return False
     # That an answer to be trained on took all its tokens is not in the reply alone.
     endings = {read.finish_reason, *([CUT_OFF] if row["role"] in TRAINED_ON else [])}
-    if read_ending(row["finish_reason"]) not in endings:
-        return False
-    return row["text"] in (read.text, strip_thoughts(read.text))
+    return read_ending(row["finish_reason"]) in endings and row["text"] in (read.text, strip_thoughts(read.text))
 
 
 def _is_moment(value: Any) -> bool:
