@@ -109,8 +109,11 @@ class RunLease:
                 self._heart.stop()
                 self._patience.try_until_back(self._drop)
         except sa.exc.SQLAlchemyError as error:
-            text = "the lease of run %s could not be given back (%s): it is free when this process has ended"
-            logger.warning(text, self._named["run_key"], reason_of(error))
+            logger.warning(
+                "the lease of run %s could not be given back (%s): it is free when this process has ended",
+                self._named["run_key"],
+                reason_of(error),
+            )
         finally:
             self._engine.dispose()
 
@@ -237,8 +240,11 @@ class ReplicaRegistry:
     def _change(self, replica: str, **values: Any) -> None:
         """Write values into a row, and a heartbeat unless one is among them."""
         with self._changing() as connection:
-            changed = {"heartbeat": database_time(connection), **values}
-            connection.execute(sa.update(replicas).where(replicas.c.id == replica).values(changed))
+            connection.execute(
+                sa.update(replicas)
+                .where(replicas.c.id == replica)
+                .values({"heartbeat": database_time(connection), **values})
+            )
 
     @contextmanager
     def _changing(self) -> Iterator[sa.Connection]:

@@ -105,8 +105,9 @@ def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
     try:
         found = calc_price(usage, endpoint.model, provider_api_url=address)
     except LookupError:
-        where = f"{endpoint.model!r} at {urlsplit(address).hostname}"
-        return UnknownPrice(f"genai-prices knows no price of {where}", _remedy(endpoint))
+        return UnknownPrice(
+            f"genai-prices knows no price of {endpoint.model!r} at {urlsplit(address).hostname}", _remedy(endpoint)
+        )
     if not found.total_price:
         return UnknownPrice(f"genai-prices lists {found.model.id!r} without a price", _remedy(endpoint))
     per_million = 1e6 / _PROBE_TOKENS

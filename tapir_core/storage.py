@@ -113,17 +113,13 @@ class Storage:
         """Remove a file or a folder with all it holds; nothing happens where there is none.
 
         Raises:
-            TapirError: the server keeps some of it.
+            TapirError: some of it is still there.
         """
-        if self.is_local:
-            target = Path(self._full(path))
-            if target.is_dir():
-                shutil.rmtree(target)
-            elif self.exists(path):
-                target.unlink()
-            return
-        with contextlib.suppress(FileNotFoundError):
-            self._ask(lambda: self._files.rm(self._full(path), recursive=True))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if self.is_local and os.path.isdir(self._full(path)):
+                shutil.rmtree(self._full(path))  # fsspec refuses the folder in which this process works
+            else:
+                self._ask(lambda: self._files.rm(self._full(path), recursive=True))
         # An answer to a removal of many files names those that stay, and s3fs does not look.
         if self.exists(path):
             raise TapirError(f"{self.url}/{path} could not be removed; allow it there, and try again")

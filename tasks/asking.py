@@ -128,8 +128,11 @@ def ask_plainly(
 
 @cache
 def _say_of_mark(at: str, mark: str) -> None:
-    text = "%s: most answers begin with %s: if thoughts stand behind it, have the server put them apart from the answer"
-    logger.warning(text, at, mark)
+    logger.warning(
+        "%s: most answers begin with %s: if thoughts stand behind it, have the server put them apart from the answer",
+        at,
+        mark,
+    )
 
 
 def demand_whole(outcome: calls.Outcome) -> calls.Outcome:

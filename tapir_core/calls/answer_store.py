@@ -44,13 +44,12 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls import store_rows, store_writes
-        from tapir_core.calls.store_tables import open_engine
+        from tapir_core.calls import store_rows, store_tables, store_writes
         from tapir_core.calls.store_writer import GroupWriter, Patience
         from tapir_core.processes import Heart
 
-        self._rows, self._writes = store_rows, store_writes
-        self._engine = open_engine(url)
+        self._rows, self._tables, self._writes = store_rows, store_tables, store_writes
+        self._engine = store_tables.open_engine(url)
         self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
         self._holder = secrets.token_hex(16)
         self._writer = GroupWriter("tapir-store-writer", self._commit)
@@ -62,7 +61,7 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
-        return self._read(self._rows.read_known, keys)
+        return self._read(partial(self._tables.read_known, column=self._tables.answers.c.key), keys)
 
     def take_shard(self, shard: str) -> bool:
         """Hold a list of requests, known by its digest, unless another living process does; whether that is so now."""
@@ -93,7 +92,7 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
 
     def batched(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are in a batch that has not ended."""
-        return self._read(self._writes.read_batched, keys)
+        return self._read(partial(self._tables.read_known, column=self._tables.batch_rows.c.key), keys)
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
         """Store the reply to ``request``.

@@ -8,13 +8,11 @@ where another seed changes nothing, it shows the reply and asks for what is miss
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from tapir_core.calls import types
+from tapir_core.calls.engine import CallEngine
 from tapir_core.text import MISSING, Unparsed
-
-if TYPE_CHECKING:
-    from tapir_core.calls.engine import CallEngine
 
 T = TypeVar("T")
 
@@ -57,7 +55,7 @@ class Parsed(Generic[T]):
 
 
 def ask_read(
-    engine: "CallEngine",
+    engine: CallEngine,
     requests: Sequence[types.Request],
     source: types.EndpointSource,
     read: Callable[[int, types.Answer], T | Unparsed],
@@ -94,7 +92,7 @@ def ask_read(
 
 
 def forget_unread(
-    engine: "CallEngine",
+    engine: CallEngine,
     requests: Sequence[types.Request],
     read: Callable[[int, types.Answer], T | Unparsed],
     reasks: int,

@@ -26,7 +26,6 @@ from tapir_core.calls.books import Books
 from tapir_core.calls.budget import make_attempt, settlement
 from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.store_tables import utc_now
-from tapir_core.calls.store_writes import note_batch
 from tapir_core.calls.types import BATCH_FACTOR, Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig
@@ -183,10 +182,14 @@ class BatchSending:
         if not batch.input_file_id:
             content = await asyncio.to_thread(batch_client.write_file, batch.rows, self._endpoint)
             batch.input_file_id = await self._client.upload(f"tapir-{batch.tag}.jsonl", content)
-            await self._write(partial(note_batch, tag=batch.tag, state="uploaded", input_file_id=batch.input_file_id))
+            await self._write(
+                partial(store_writes.note_batch, tag=batch.tag, state="uploaded", input_file_id=batch.input_file_id)
+            )
         if not batch.provider_id:
             batch.provider_id = await self._client.create(batch)
-            await self._write(partial(note_batch, tag=batch.tag, state="made", provider_id=batch.provider_id))
+            await self._write(
+                partial(store_writes.note_batch, tag=batch.tag, state="made", provider_id=batch.provider_id)
+            )
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
             self._books.meter.sent += len(batch.rows)
 

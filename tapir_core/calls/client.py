@@ -195,16 +195,24 @@ class Client:
         ending = reply.outcome.finish_reason if isinstance(reply.outcome, Answer) else ""
         if not is_known_ending(ending) and ("ending", ending) not in self._said:
             self._said.add(("ending", ending))
-            text = "%s ends answers with an unknown finish_reason %r; they count as whole: %s"
-            logger.warning(text, self._endpoint.base_url, ending, (reply.raw or "")[:_SHOWN_CHARACTERS])
+            logger.warning(
+                "%s ends answers with an unknown finish_reason %r; they count as whole: %s",
+                self._endpoint.base_url,
+                ending,
+                (reply.raw or "")[:_SHOWN_CHARACTERS],
+            )
         if reply.model and ("model", reply.model) not in self._said:
             self._said.add(("model", reply.model))
             asked, answered = (
                 _NAME_PARTS.sub("", name.lower().rpartition("/")[2]) for name in (request.model, reply.model)
             )
             if asked not in answered and answered not in asked:
-                text = "%s was asked for %r and answers as %r: check the model and the gateway's fallbacks"
-                logger.warning(text, self._endpoint.base_url, request.model, reply.model)
+                logger.warning(
+                    "%s was asked for %r and answers as %r: check the model and the gateway's fallbacks",
+                    self._endpoint.base_url,
+                    request.model,
+                    reply.model,
+                )
 
     def text(self, content: bytes) -> str:
         """A body, clean and without the key."""

@@ -24,7 +24,7 @@ from tapir_core.calls.store_tables import (
     in_groups,
     insert_or_add,
     insert_or_ignore,
-    read_column,
+    read_known,
     reuse,
     spending,
     utc_now,
@@ -114,11 +114,6 @@ def read_outcomes(connection: sa.Connection, keys: Sequence[str]) -> dict[str, O
     }
 
 
-def read_known(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
-    """Which of ``keys`` are there."""
-    return read_column(connection, answers.c.key, answers.c.key, keys)
-
-
 def read_reuse(connection: sa.Connection) -> dict[tuple[str, str, str, str], int]:
     """Requests that stored outcomes answered, of all runs, by role, model, identity and prompt version."""
     names = (reuse.c.role, reuse.c.model, reuse.c.identity, reuse.c.prompt_version)
@@ -147,13 +142,13 @@ def book(
     ``repeated`` says that this may have been committed before.
     """
     perhaps_known = [each.id for each, _ in wanted] if repeated else []
-    known = read_column(connection, attempts.c.id, attempts.c.id, perhaps_known)
-    reserve = _reserving(connection)
+    known = read_known(connection, perhaps_known, attempts.c.id)
+    spent_by, unknown_of = cache(partial(read_spend, connection)), cache(partial(read_unknown, connection))
     refusals, booked = [], []
     for attempt, budget in wanted:
         refusal = LOST_HOLD if attempt.shard in lost else ""
         if not refusal and attempt.id not in known:
-            refusal = reserve(attempt, budget)
+            refusal = "" if budget == _NO_CAPS else _reserve(attempt, budget, spent_by(attempt.run), unknown_of)
             booked += [] if refusal else [attempt]
         refusals.append(refusal)
     if booked:
@@ -201,24 +196,16 @@ def read_unknown(connection: sa.Connection, run: str) -> Spend:
     return Spend(requests, int(prompt or 0), int(completion or 0), float(usd or 0))
 
 
-def _reserving(connection: sa.Connection) -> Callable[[Attempt, BudgetConfig], str]:
-    """What reserves for one attempt after another in a transaction, or says which cap has no room for it."""
-    spent_by, unknown_of = cache(partial(read_spend, connection)), cache(partial(read_unknown, connection))
-
-    def reserve(wanted: Attempt, budget: BudgetConfig) -> str:
-        if budget == _NO_CAPS:
-            return ""
-        spent = spent_by(wanted.run)
-        reason = cap_reached(budget, spent, wanted.role, wanted.most)
-        if reason is None:
-            spent[wanted.role] = spent.get(wanted.role, Spend()) + wanted.most
-            return ""
-        unknown = unknown_of(wanted.run)
-        if unknown.requests:
-            reason += f". Of {unknown.requests:,} requests ({unknown.usd:.4g} USD) no reply has told the cost"
-        return reason
-
-    return reserve
+def _reserve(wanted: Attempt, budget: BudgetConfig, spent: dict[str, Spend], unknown_of: Callable[[str], Spend]) -> str:
+    """Add an attempt to what its run has ``spent`` or reserved, or say which cap has no room for it."""
+    reason = cap_reached(budget, spent, wanted.role, wanted.most)
+    if reason is None:
+        spent[wanted.role] = spent.get(wanted.role, Spend()) + wanted.most
+        return ""
+    unknown = unknown_of(wanted.run)
+    if unknown.requests:
+        reason += f". Of {unknown.requests:,} requests ({unknown.usd:.4g} USD) no reply has told the cost"
+    return reason
 
 
 def _row(attempt: Attempt, cost: Spend, sent: datetime, *, outcome: str = "", unknown: bool = True) -> dict[str, Any]:

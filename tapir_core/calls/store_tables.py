@@ -6,7 +6,7 @@ SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -295,19 +295,23 @@ def own_process(connection: sa.Connection) -> dict[str, Any]:
 
 
 def read_column(
-    connection: sa.Connection, found: sa.Column[T], where: sa.Column[Any], values: Collection[Any]
+    connection: sa.Connection, values: Sequence[Any], column: sa.Column[Any], found: sa.Column[T]
 ) -> set[T]:
-    """What stands in the column ``found`` of the rows whose ``where`` is one of ``values``, of however many."""
+    """What stands in the column ``found`` of the rows whose ``column`` has one of ``values``, of however many."""
     return {
-        value for some in in_groups(values) for value in connection.scalars(sa.select(found).where(where.in_(some)))
+        value for some in in_groups(values) for value in connection.scalars(sa.select(found).where(column.in_(some)))
     }
 
 
-def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
+def read_known(connection: sa.Connection, values: Sequence[T], column: sa.Column[T]) -> set[T]:
+    """Which of ``values`` stand in a column."""
+    return read_column(connection, values, column, column)
+
+
+def in_groups(values: Sequence[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
     """``values`` in their order, ``size`` at a time."""
-    listed = list(values)
-    for start in range(0, len(listed), size):
-        yield listed[start : start + size]
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def database_time(connection: sa.Connection) -> datetime:

@@ -156,9 +156,12 @@ class Patience:
     def _tell(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
             assert state.outcome is not None
-            reason = reason_of(state.outcome.exception())
-            text = "%s: the database is away (%s). Nothing is sent meanwhile; it is tried again for %.0f s"
-            logger.warning(text, self._what, reason, self._longest)
+            logger.warning(
+                "%s: the database is away (%s). Nothing is sent meanwhile; it is tried again for %.0f s",
+                self._what,
+                reason_of(state.outcome.exception()),
+                self._longest,
+            )
 
 
 def is_away(error: BaseException) -> bool:

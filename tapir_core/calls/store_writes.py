@@ -259,7 +259,7 @@ def adopt_batches(connection: sa.Connection, holder: str, repeated: bool, *, key
     living = sa.select(holders.c.id)
     # A try before this one may have taken them over already.
     led = living.where(holders.c.id != holder) if repeated else living
-    tags = read_column(connection, batch_rows.c.batch, batch_rows.c.key, keys)
+    tags = read_column(connection, keys, batch_rows.c.key, batch_rows.c.batch)
     free = sa.update(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led)).values(driver=holder)
     return [_open_batch(connection, row) for row in connection.execute(free.returning(*batches.c)).mappings().all()]
 
@@ -279,11 +279,6 @@ def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: st
         settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
     connection.execute(sa.delete(batch_rows).where(batch_rows.c.batch == tag))
     note_batch(connection, holder, repeated, tag=tag, state=state, driver="", ended=utc_now())
-
-
-def read_batched(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
-    """Which of ``keys`` are in a batch that has not ended."""
-    return read_column(connection, batch_rows.c.key, batch_rows.c.key, keys)
 
 
 def _open_batch(connection: sa.Connection, row: Mapping[Any, Any]) -> OpenBatch:
