@@ -8,10 +8,10 @@ this imports SQLAlchemy.
 
 import logging
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -246,11 +246,9 @@ class ReplicaRegistry:
                 .values({"heartbeat": database_time(connection), **values})
             )
 
-    @contextmanager
-    def _changing(self) -> Iterator[sa.Connection]:
-        with explained(_UNREACHABLE), writing(self._engine) as connection:
-            yield connection
+    def _changing(self) -> AbstractContextManager[sa.Connection]:
+        return explained(_UNREACHABLE, partial(writing, self._engine))
 
     def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        with explained(_UNREACHABLE), self._engine.connect() as connection:
+        with explained(_UNREACHABLE, self._engine.connect) as connection:
             return with_silence(connection, query)

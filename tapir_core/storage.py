@@ -279,7 +279,8 @@ def _ask_s3(url: str, request: Callable[[], Result], patience: Patience) -> Resu
     try:
         return again(request)
     except FileNotFoundError as exc:
-        if _lacks_bucket(exc):
+        # A bucket that is asked for itself gives no code.
+        if _code(exc) == "NoSuchBucket" or getattr(exc.__cause__, "operation_name", "") == "HeadBucket":
             raise ConfigError(f"{url}: {_server()} has no such bucket; make it there, or name another") from exc
         raise
     except broken_off as exc:
@@ -324,11 +325,6 @@ def _in_words(url: str, exc: Exception) -> TapirError:
         ),
     )
     return next(error(f"{url}: {said}") for kinds, error, said in words if isinstance(exc, kinds))
-
-
-def _lacks_bucket(exc: FileNotFoundError) -> bool:
-    """Whether a missing file is missing because its bucket is; a bucket that is asked for itself gives no code."""
-    return _code(exc) == "NoSuchBucket" or getattr(exc.__cause__, "operation_name", "") == "HeadBucket"
 
 
 def _code(exc: Exception) -> str:

@@ -3,7 +3,6 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice, product, zip_longest
 from typing import Any
@@ -263,15 +262,6 @@ Place = tuple[str, str]
 """An instruction's id with the order in which it is judged; pointwise, with whose answer is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A verdict as far as it is known."""
-
-    verdict: Verdict
-    retryable: bool
-    """Whether it is unscored only because a reply did not come."""
-
-
 def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dict[Place, str]:
     """What a judge is to read about ``rows``, in their order: in pairwise mode both answers, in each order."""
     mode = mode_of(judge)
@@ -314,10 +304,15 @@ def ask_judge(
     return dict(zip(texts, asked, strict=True))
 
 
-def read_verdicts(mode: JudgeMode, replies: Mapping[Place, calls.Parsed[Any]], judge: str) -> Iterator[Judged]:
-    """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction."""
+def read_verdicts(
+    mode: JudgeMode, replies: Mapping[Place, calls.Parsed[Any]], judge: str, *, missing: bool = False
+) -> Iterator[Verdict]:
+    """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction.
+
+    One whose reply may still come is left out, or with ``missing`` unscored.
+    """
     for instruction_id, place in replies:
-        if parts := [replies[instruction_id, each] for each in mode.rests_on(place)]:
+        parts = [replies[instruction_id, each] for each in mode.rests_on(place)]
+        if parts and (missing or not any(part.retryable for part in parts)):
             values = [part.value or Unparsed(part.reason) for part in parts]
-            verdict = mode.combine(instruction_id, place, values, parts[0].raw, judge)
-            yield Judged(verdict, any(part.retryable for part in parts))
+            yield mode.combine(instruction_id, place, values, parts[0].raw, judge)

@@ -180,9 +180,7 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     replies = _ask_all(runtime, prompt, texts, asking.watch(run, at))
     verdicts += _silent_verdicts(silent, settings)
     for name, each in replies.items():
-        verdicts += [
-            judged.verdict for judged in asking.read_verdicts(mode_of(settings), each, name) if not judged.retryable
-        ]
+        verdicts += asking.read_verdicts(mode_of(settings), each, name)
     verdicts.sort(key=lambda verdict: (verdict.instruction_id, verdict.order, verdict.judge))
     reasons = Counter(f"unscored: {verdict.reason}" for verdict in verdicts if verdict.status == "unscored")
     instructions = dict(answered.select("instruction_id", "instruction").iter_rows())

@@ -167,8 +167,8 @@ def _check(
     replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])
     verdicts: dict[str, list[Verdict]] = {}
-    for each in read_verdicts(mode_of(settings), replies, name):
-        verdicts.setdefault(each.verdict.instruction_id, []).append(each.verdict)
+    for verdict in read_verdicts(mode_of(settings), replies, name, missing=True):
+        verdicts.setdefault(verdict.instruction_id, []).append(verdict)
     results = tuple(score_pair(pair, verdicts[pair.id]) for pair in pairs)
     judge = {"model": role.identity.model, "identity": role.identity.identity, "mode": settings.mode}
     check = summarise_check(results, balanced=balanced)

@@ -159,8 +159,9 @@ class Address:
             self._refused[key or str(len(self._refused))] = now
             if len(self._refused) < (_MOST_CLEAR_REFUSALS if is_clear else _MOST_REFUSALS):
                 return None
-        remedies = {"unauthorized": endpoint.key_remedy, "unsupported": unsupported_remedy(failure.parameter)}
-        remedy = remedies.get(failure.kind, "Check base_url (up to and with /v1) and the model name")
+        remedy = {"unauthorized": endpoint.key_remedy, "unsupported": unsupported_remedy(failure.parameter)}.get(
+            failure.kind, "Check base_url (up to and with /v1) and the model name"
+        )
         said = f"{failure.message}: so {self._where} refuses every request. {remedy}; then the same command goes on."
         self.trouble = replace(failure, message=said, said=failure.message, refuses_all=is_clear)
         return self.trouble

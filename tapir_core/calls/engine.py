@@ -195,7 +195,9 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         single: Mapping[str, types.Request],
         endpoint: types.Endpoint,
     ) -> None:
-        """Bring requests to their outcomes, through batches or call by call."""
+        """Bring requests to their outcomes, through batches or on the line that all askers of an endpoint share."""
+        from tapir_core.calls.endpoint import Line
+
         SHARD.set(shard)
         try:
             async with asyncio.TaskGroup() as group:
@@ -204,7 +206,10 @@ class CallEngine(AbstractContextManager["CallEngine"]):
 
                     batches = BatchSending(self._books, endpoint, asking.tell, config=self._config, rng=self._rng)
                     group.create_task(batches.send_all(in_batches))
-                line = self._line(endpoint)
+                if endpoint.base_urls not in self._lines:
+                    self._lines[endpoint.base_urls] = Line(endpoint, self._config, rng=self._rng, books=self._books)
+                line = self._lines[endpoint.base_urls]
+                line.admit(endpoint)
                 for key, request in single.items():
                     # A slot first, its task then: a long list costs memory for what is in flight, not for its length.
                     slot = await line.slot()
@@ -231,15 +236,6 @@ class CallEngine(AbstractContextManager["CallEngine"]):
             # after this is committed: a kill loses what is in flight.
             committed = self._books.store.put(key, request, reply)
             committed.add_done_callback(lambda done: asking.tell(key, done, False))
-
-    def _line(self, endpoint: types.Endpoint) -> "Line":
-        """The line to the endpoint's addresses, ready for a new asker. Called on the loop: all askers share it."""
-        from tapir_core.calls.endpoint import Line
-
-        if endpoint.base_urls not in self._lines:
-            self._lines[endpoint.base_urls] = Line(endpoint, self._config, rng=self._rng, books=self._books)
-        self._lines[endpoint.base_urls].admit(endpoint)
-        return self._lines[endpoint.base_urls]
 
     async def _end_all(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

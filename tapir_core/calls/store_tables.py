@@ -327,10 +327,11 @@ def utc_now() -> datetime:
 
 
 @contextmanager
-def explained(said: str) -> Iterator[None]:
-    """What the database raises in the block is a TapirError: ``said``, with the reason for its `{}`."""
+def explained(said: str, connect: Callable[[], AbstractContextManager[sa.Connection]]) -> Iterator[sa.Connection]:
+    """A connection; what the database raises in the block is a TapirError: ``said``, with the reason for its `{}`."""
     try:
-        yield
+        with connect() as connection:
+            yield connection
     except SQLAlchemyError as error:
         raise TapirError(said.format(reason_of(error))) from error
 

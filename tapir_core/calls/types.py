@@ -78,18 +78,17 @@ class Request:
     @property
     def key(self) -> str:
         """Store key: what the provider sees, plus identity and sample index (docs/calls.md)."""
-        seen: dict[str, object] = {
-            "model": self.model,
-            "messages": [[message.role, message.content] for message in self.messages],
-            "sampling": self.sampling.model_dump(),
-            "identity": self.identity,
-            "sample_index": self.sample_index,
-        }
-        if self.top_logprobs:
-            seen["top_logprobs"] = self.top_logprobs
-        if self.schema:
-            seen["schema"] = self.schema
-        return digest(seen)
+        only_where_asked_for = {"top_logprobs": self.top_logprobs, "schema": self.schema}
+        return digest(
+            {
+                "model": self.model,
+                "messages": [[message.role, message.content] for message in self.messages],
+                "sampling": self.sampling.model_dump(),
+                "identity": self.identity,
+                "sample_index": self.sample_index,
+                **{name: value for name, value in only_where_asked_for.items() if value},
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,16 +103,14 @@ class Reply:
 def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     """The JSON body of ``request`` at ``endpoint``; the sample index is the seed wherever a seed can matter."""
     sampling = request.sampling
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [{"role": message.role, "content": clean_text(message.content)} for message in request.messages],
+        **{name: value for name, value in drawn.items() if value != "provider"},
+        **sampling.more_fields,
+        endpoint.tokens_field: sampling.max_tokens,
     }
-    if sampling.temperature != "provider":
-        body["temperature"] = sampling.temperature
-    if sampling.top_p != "provider":
-        body["top_p"] = sampling.top_p
-    body |= sampling.more_fields
-    body[endpoint.tokens_field] = sampling.max_tokens
     if endpoint.seed and (sampling.temperature != 0 or request.sample_index > 0):
         body["seed"] = request.sample_index
     if request.top_logprobs:

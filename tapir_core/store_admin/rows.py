@@ -10,9 +10,10 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -137,26 +138,22 @@ def is_there(url: str) -> bool:
         return True
 
 
-@contextmanager
-def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+def reading(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A connection to read with.
 
     Raises:
         TapirError: the database cannot be read.
     """
-    with explained(_UNREADABLE), engine.connect() as connection:
-        yield connection
+    return explained(_UNREADABLE, engine.connect)
 
 
-@contextmanager
-def changing(engine: sa.Engine) -> Iterator[sa.Connection]:
+def changing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A transaction that changes the store.
 
     Raises:
         TapirError: the database cannot be written.
     """
-    with explained(_UNWRITABLE), writing(engine) as connection:
-        yield connection
+    return explained(_UNWRITABLE, partial(writing, engine))
 
 
 def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Iterator[tuple[Any, StoredRow]]:
