@@ -31,7 +31,7 @@ PIECE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long one request may take: with these numbers a server that hangs is an error after about four minutes."""
 
     connect_seconds: float = 10.0
@@ -51,19 +51,19 @@ class Storage:
         TapirError: S3 answers with an error, still after all attempts.
     """
 
-    def __init__(self, root: str | Path, patience: Patience | None = None) -> None:
+    def __init__(self, root: str | Path, timeouts: Timeouts | None = None) -> None:
         import fsspec  # takes a tenth of a second, which what reads no run need not wait for
 
         self.url = self.root = str(root).rstrip("/")
         self.is_local = "://" not in self.url
         """Whether the root is a folder of this machine."""
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._is_s3 = str(root).startswith("s3://")
         if self._is_s3:
             self.root = str(root).removeprefix("s3://").rstrip("/")
             if not self.root.partition("/")[0]:
                 raise ConfigError(f"{root} names no bucket; write s3://BUCKET/FOLDER")
-            self._files: Any = _open_s3(self._patience)
+            self._files: Any = _open_s3(self._timeouts)
         elif self.is_local:
             self._files = fsspec.filesystem("file")
         else:
@@ -178,7 +178,7 @@ class Storage:
             return None
 
     def _ask(self, request: Callable[[], Result]) -> Result:
-        return _ask_s3(self.url, request, self._patience) if self._is_s3 else request()
+        return _ask_s3(self.url, request, self._timeouts) if self._is_s3 else request()
 
     def _full(self, path: str) -> str:
         return f"{self._base}/{path}" if path else self._base
@@ -230,31 +230,31 @@ def _replacing(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _open_s3(patience: Patience) -> Any:
+def _open_s3(timeouts: Timeouts) -> Any:
     """The S3 file system of this process; connects at its first request."""
     from s3fs import S3FileSystem
 
-    remote = S3FileSystem(endpoint_url=_endpoint(), **client_settings(patience))
+    remote = S3FileSystem(endpoint_url=_endpoint(), **client_settings(timeouts))
     # The client below tries again already, also after 429 and 500; attempts of both would multiply.
     remote.retries = 1
     return remote
 
 
-def client_settings(patience: Patience) -> dict[str, Any]:
+def client_settings(timeouts: Timeouts) -> dict[str, Any]:
     """Arguments of s3fs, as plain JSON; no endpoint and no key."""
     return {
         # A listing of a minute ago would hide what another worker wrote since.
         "use_listings_cache": False,
         "max_concurrency": 4,
         "config_kwargs": {
-            "connect_timeout": patience.connect_seconds,
-            "read_timeout": patience.silent_seconds,
-            "retries": {"mode": "legacy", "total_max_attempts": patience.attempts},
+            "connect_timeout": timeouts.connect_seconds,
+            "read_timeout": timeouts.silent_seconds,
+            "retries": {"mode": "legacy", "total_max_attempts": timeouts.attempts},
         },
     }
 
 
-def _ask_s3(url: str, request: Callable[[], Result], patience: Patience) -> Result:
+def _ask_s3(url: str, request: Callable[[], Result], timeouts: Timeouts) -> Result:
     """The request's result. It must be one that may be made twice: an answer that breaks off is asked for again.
 
     Raises:
@@ -272,7 +272,7 @@ def _ask_s3(url: str, request: Callable[[], Result], patience: Patience) -> Resu
     broken_off = (ConnectionFault, ResponseParserError, HTTPClientError)
     again = Retrying(
         retry=retry_if_exception_type(broken_off),
-        stop=stop_after_delay(2 * patience.silent_seconds),
+        stop=stop_after_delay(2 * timeouts.silent_seconds),
         wait=wait_exponential(multiplier=0.1),
         reraise=True,
     )

@@ -78,25 +78,25 @@ def make_request(
 
 
 def watch(
-    run: RunFolder, at: StageAt, settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome
+    run: RunFolder, at: StageAt, counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome
 ) -> calls.Watch:
     """Follows what one shard asks: moves the progress of its stage a row an outcome, and gives a lost stage up.
 
-    ``settle`` turns an answer that is of no use into the failure it counts as. The first rows are asked alone until so
-    many were reached that a lost stage is known (`tasks.outcomes`).
+    ``counts_as`` turns an unusable answer into the failure that it counts as. The first rows of a stage are finished
+    before the others are asked, so that a lost stage is known early (`tasks.outcomes`).
     """
     progress, asked = current(run).progress, at.stage.asks
     count = progress.row_counter(at)
 
     def on_outcome(place: int, outcome: calls.Outcome) -> None:
-        settled = settle(outcome)
-        if isinstance(settled, calls.Failure) and settled.refuses_all:
-            progress.given_up.setdefault(asked, settled.message)
-        if not isinstance(settled, calls.Failure) or settled.retryable:
-            count(missing=isinstance(settled, calls.Failure), place=place)
+        counted = counts_as(outcome)
+        if isinstance(counted, calls.Failure) and counted.refuses_all:
+            progress.given_up.setdefault(asked, counted.message)
+        if not isinstance(counted, calls.Failure) or counted.retryable:
+            count(missing=isinstance(counted, calls.Failure), place=place)
             return
-        count(place=place, failed=settled.kind)
-        if why := why_lost(at, *progress.failed(at), shorten(settled.message, LONGEST_SAID), run.config):
+        count(place=place, failed=counted.kind)
+        if why := why_lost(at, *progress.failed(at), shorten(counted.message, LONGEST_SAID), run.config):
             progress.given_up.setdefault(asked, why)
 
     enough, (_, reached) = 2 * FEWEST_ASKED, progress.failed(at)
@@ -111,13 +111,13 @@ def ask_plainly(
     model: AskedModel,
     sampling: Sampling,
     rows: pl.DataFrame,
-    settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
+    counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
 ) -> list[calls.Outcome]:
-    """What ``model`` answers to each row (an instruction) as it stands; ``settle`` is as in `watch`."""
+    """What ``model`` answers to each row (an instruction) as it stands; ``counts_as`` is as in `watch`."""
     requests = [
         make_request(run, role, model.identity, conversation(row), sampling) for row in rows.iter_rows(named=True)
     ]
-    outcomes = current(run).calls.ask(requests, model.source, watch(run, at, settle))
+    outcomes = current(run).calls.ask(requests, model.source, watch(run, at, counts_as))
     texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
     for mark, count in Counter(map(unknown_mark, texts)).most_common(1):
         if mark and len(texts) >= FEWEST_ASKED and 2 * count > len(texts):
@@ -236,13 +236,13 @@ def answer_cells(outcome: calls.Outcome) -> tuple[object, ...]:
 def answer_rows(
     asked: pl.DataFrame,
     outcomes: Sequence[calls.Outcome],
-    settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
+    counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
     *,
     by: str = "",
 ) -> Worked:
     """Answers to ``asked`` as the tables `teacher`, `answers` and `heldout_answers` hold them, without missing rows.
 
-    A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``settle`` says which
+    A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``counts_as`` says which
     answers are of no use, and count as failed; ``by`` what gave them, where it is known.
     """
     rows = [
@@ -253,16 +253,16 @@ def answer_rows(
     frame = pl.DataFrame(rows, schema={"instruction_id": pl.String, **ANSWER_COLUMNS}, orient="row")
     failed = {f"failed_{kind}": count for kind, count in failures_by_kind(outcomes, retryable=False).items()}
     counts = {**count_paid(outcomes), **failed, **count_timed(outcomes, by)}
-    return worked(frame, counts, asked, list(map(settle, outcomes)))
+    return worked(frame, counts, asked, list(map(counts_as, outcomes)))
 
 
-Row = Mapping[str, str]
+AnswerPair = Mapping[str, str]
 """instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
-Place = tuple[str, str]
+VerdictKey = tuple[str, str]
 """An instruction's id with the order in which it is judged; pointwise, with whose answer is."""
 
 
-def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dict[Place, str]:
+def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[AnswerPair]) -> dict[VerdictKey, str]:
     """What a judge is to read about ``rows``, in their order: in pairwise mode both answers, in each order."""
     mode = mode_of(judge)
     return {
@@ -272,7 +272,7 @@ def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dic
 
 
 def judge_requests(
-    runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: Mapping[Place, str]
+    runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: Mapping[VerdictKey, str]
 ) -> list[calls.Request]:
     """One request for each text."""
     sampling, schema = runtime.config.judge.sampling, mode_of(runtime.config.judge).schema
@@ -294,9 +294,9 @@ def ask_judge(
     runtime: Runtime,
     judge: AskedModel,
     prompt: Prompt,
-    texts: Mapping[Place, str],
+    texts: Mapping[VerdictKey, str],
     watch: calls.Watch,
-) -> dict[Place, calls.Parsed[Any]]:
+) -> dict[VerdictKey, calls.Parsed[Any]]:
     """What one judge replies to ``texts``, with the scores in it."""
     settings, requests = runtime.config.judge, judge_requests(runtime, judge, prompt, texts)
     read = verdict_reader(settings, requests)
@@ -305,7 +305,7 @@ def ask_judge(
 
 
 def read_verdicts(
-    mode: JudgeMode, replies: Mapping[Place, calls.Parsed[Any]], judge: str, *, missing: bool = False
+    mode: JudgeMode, replies: Mapping[VerdictKey, calls.Parsed[Any]], judge: str, *, missing: bool = False
 ) -> Iterator[Verdict]:
     """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction.
 

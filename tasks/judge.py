@@ -188,7 +188,7 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     shown = pl.DataFrame(asked, schema=["instruction_id", "instruction"], orient="row")
     parsed = [reply for each in replies.values() for reply in each.values()]
     counts = {**asking.counts_of(parsed), **verifying, **reasons}
-    return asking.worked(verdict_rows(verdicts), counts, shown, [reply.settled for reply in parsed])
+    return asking.worked(verdict_rows(verdicts), counts, shown, [reply.counts_as for reply in parsed])
 
 
 def forget_unscored(run: RunFolder, at: StageAt) -> int:
@@ -252,12 +252,12 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
 
 
 def _ask_all(
-    runtime: Runtime, prompt: Prompt, texts: Mapping[asking.Place, str], watch: Watch
-) -> dict[str, dict[asking.Place, Parsed[Any]]]:
+    runtime: Runtime, prompt: Prompt, texts: Mapping[asking.VerdictKey, str], watch: Watch
+) -> dict[str, dict[asking.VerdictKey, Parsed[Any]]]:
     """What every judge replies, by its name; they are asked at the same time."""
     judges = runtime.judges
 
-    def ask(judge: AskedModel) -> dict[asking.Place, Parsed[Any]]:
+    def ask(judge: AskedModel) -> dict[asking.VerdictKey, Parsed[Any]]:
         return asking.ask_judge(runtime, judge, prompt, texts, watch)
 
     with ThreadPoolExecutor(max(1, len(judges))) as threads:

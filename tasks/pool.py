@@ -83,7 +83,7 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
     frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
     reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
-    return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.settled for each in parsed])
+    return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.counts_as for each in parsed])
 
 
 @read_once
@@ -114,7 +114,7 @@ def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Work
     if found:
         run.storage.write_bytes(TASK_TYPES, discovery.task_types_toml(found).encode())
     frame = pl.DataFrame(found, schema={"task_type": pl.String, "definition": pl.String}, orient="row")
-    return worked(frame, counts_of(parsed), rows, [each.settled for each in parsed])
+    return worked(frame, counts_of(parsed), rows, [each.counts_as for each in parsed])
 
 
 def check_discovered(run: RunFolder) -> None:

@@ -37,7 +37,7 @@ class Parsed(Generic[T]):
         return self.outcomes[-1]
 
     @property
-    def settled(self) -> types.Outcome:
+    def counts_as(self) -> types.Outcome:
         """The last outcome; of a reply that never became parsable the failure ``bad_reply``, with the reply."""
         if isinstance(self.outcome, types.Failure) or not self.reason:
             return self.outcome
@@ -65,9 +65,9 @@ def ask_read(
     """Outcomes of ``requests`` with their values, in their order.
 
     ``read`` is given the place of a row and the answer to it; where it gives `Unparsed` the row is asked for again, at
-    most ``reasks`` times. ``watch`` is told each row once, when nothing more will be asked for it: what has `settled`.
-    Its first rows are brought so far before another one is asked: so that it is known early, and stopped, when no reply
-    can be parsed.
+    most ``reasks`` times. ``watch`` gets each row once, when nothing more will be asked for it, with what it
+    `counts_as`. Its first rows are finished before any other row is asked, so that a list whose replies cannot be read
+    is stopped early.
     """
     endpoint = cache(source)
     parsed: list[Parsed[T]] = [Parsed(None, "", ())] * len(requests)
@@ -77,7 +77,7 @@ def ask_read(
         row = rows[place]
         parsed[row] = Parsed(*_read(row, outcome, read), (*parsed[row].outcomes, outcome))
         if not is_asked_again(row):
-            watch.on_outcome(row, parsed[row].settled)
+            watch.on_outcome(row, parsed[row].counts_as)
 
     def is_asked_again(row: int) -> bool:
         last = parsed[row]

@@ -320,7 +320,7 @@ class Line:
             # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
             attempt = await self._books.book(key, request, endpoint)
         except UnsentError:
-            rates.settle(permit, used_tokens=0, now=clock())
+            rates.finish(permit, used_tokens=0, now=clock())
             raise
         began, begun = clock(), self._stopwatch.begin()
         try:
@@ -340,7 +340,7 @@ class Line:
             self._books.meter.timeouts += reply.outcome.kind == "timeout"
         used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
-        rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
+        rates.finish(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
         return self._observe(address, reply, began=began, endpoint=endpoint, key=key)
 
     async def _is_own(

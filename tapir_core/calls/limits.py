@@ -180,7 +180,7 @@ class Rates:
             bucket.take(amount, now)
         return Permit(tokens, now, {unit: bucket.taken for unit, bucket in self._learned.items()})
 
-    def settle(
+    def finish(
         self,
         permit: Permit,
         *,

@@ -93,8 +93,8 @@ def test_each_row_is_reported_once_when_it_is_settled(engine: CallEngine):
         )
     assert [each.value for each in parsed] == [3, 2, None, None]
     assert sorted(row for row, _ in reported) == [0, 1, 2, 3]
-    assert all(outcome == parsed[row].settled for row, outcome in reported)
-    assert parsed[2].settled == Failure("bad_reply", "no number: x", attempts=3)
+    assert all(outcome == parsed[row].counts_as for row, outcome in reported)
+    assert parsed[2].counts_as == Failure("bad_reply", "no number: x", attempts=3)
     assert isinstance(parsed[3].outcome, Failure)
     assert all(outcome == parsed[row].outcome for row, outcome in reported if row != 2)
 
@@ -178,14 +178,14 @@ def test_the_first_rows_are_asked_again_before_the_rest_is_asked_at_all(engine: 
         )
         assert sorted(set(provider.prompts())) == sorted(f"row {row}" for row in range(5))
         assert len(provider.calls) == 5 * 3
-    assert [each.settled.kind for each in parsed if isinstance(each.settled, Failure)] == ["bad_reply"] * 5 + [
+    assert [each.counts_as.kind for each in parsed if isinstance(each.counts_as, Failure)] == ["bad_reply"] * 5 + [
         "stopped"
     ] * 25
 
 
 def test_a_reply_that_never_became_parsable_settles_as_a_failure_that_holds_it():
     answer, refusal = Answer("four", "stop", 10, 1), Failure("refused", "no")
-    assert Parsed(4, "", (answer,)).settled is answer
-    assert Parsed(None, "refused", (refusal,)).settled is refusal
+    assert Parsed(4, "", (answer,)).counts_as is answer
+    assert Parsed(None, "refused", (refusal,)).counts_as is refusal
     unread = Parsed(None, "no number", (answer, answer))
-    assert unread.settled == Failure("bad_reply", "no number: four", attempts=2)
+    assert unread.counts_as == Failure("bad_reply", "no number: four", attempts=2)
