@@ -1,4 +1,4 @@
-"""From rows to requests and back: what the stages that call a model share, and `tapir judge-check`; no Prefect."""
+"""From rows to requests and back, for all stages that call a model and for `tapir judge-check`; no Prefect."""
 
 import logging
 from collections import Counter, defaultdict
@@ -31,17 +31,17 @@ ANSWER_COLUMNS = {
     "prompt_tokens": pl.Int64,
     "completion_tokens": pl.Int64,
 }
-"""Columns of every table of answers; one row an answer or a terminal failure."""
+"""Columns of every table of answers; one row per answer or terminal failure."""
 
 MOST_SAMPLES = 10
 """Failed rows that a shard shows."""
 LONGEST_SAID = 200
 LONGEST_BEGINNING = 120
-"""Characters that a sample keeps of what the provider said, and of the instruction."""
+"""Characters that a sample keeps of the provider's message, and of the instruction."""
 
 
 def chat(prompt: str) -> tuple[calls.Message, ...]:
-    """One message, as most prompts are sent."""
+    """A prompt as one user message."""
     return (calls.Message("user", prompt),)
 
 
@@ -80,10 +80,10 @@ def make_request(
 def watch(
     run: RunFolder, at: StageAt, counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome
 ) -> calls.Watch:
-    """Follows what one shard asks: moves the progress of its stage a row an outcome, and gives a lost stage up.
+    """Follows the requests of one shard: counts its rows as progress, and gives up a stage that cannot succeed.
 
     ``counts_as`` turns an unusable answer into the failure that it counts as. The first rows of a stage are finished
-    before the others are asked, so that a lost stage is known early (`tasks.outcomes`).
+    before the others are asked, so that such a stage is known early (`tasks.outcomes`).
     """
     progress, asked = current(run).progress, at.stage.asks
     count = progress.row_counter(at)
@@ -113,7 +113,7 @@ def ask_plainly(
     rows: pl.DataFrame,
     counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
 ) -> list[calls.Outcome]:
-    """What ``model`` answers to each row (an instruction) as it stands; ``counts_as`` is as in `watch`."""
+    """Outcomes of ``model`` for rows of instructions, asked without a prompt; ``counts_as`` is as in `watch`."""
     requests = [
         make_request(run, role, model.identity, conversation(row), sampling) for row in rows.iter_rows(named=True)
     ]
@@ -135,18 +135,18 @@ def _say_of_mark(at: str, mark: str) -> None:
 
 
 def demand_whole(outcome: calls.Outcome) -> calls.Outcome:
-    """A teacher's outcome; of an answer that is cut off, empty or ended by a filter the failure `bad_reply`.
+    """A teacher's outcome; for an answer that is cut off, empty or ended by a filter, the failure `bad_reply`.
 
-    Only what counts as failed changes by it: the answer keeps its row, and leaves the pool later.
+    This only changes the counts: the answer keeps its row, and is dropped from the pool later.
     """
     reason = broken_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, calls.Answer) else None
     return calls.Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
 
 
 def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], otherwise: str) -> None:
-    """Refuse to read replies again of which the store lacks some: they would be paid for again.
+    """Refuse to read replies again if some are missing from the store: they would be paid for again.
 
-    ``scored`` are requests whose replies have scores, ``otherwise`` the command that asks for all of the stage.
+    ``scored`` are requests whose replies have scores, ``otherwise`` the command that asks for the whole stage.
 
     Raises:
         ConfigError: with the ways on.
@@ -169,7 +169,7 @@ def failures_by_kind(outcomes: Sequence[calls.Outcome], *, retryable: bool) -> d
 def worked(
     made: pl.DataFrame, counts: dict[str, float], asked: pl.DataFrame, outcomes: Sequence[calls.Outcome]
 ) -> Worked:
-    """What a stage ``made`` of one outcome for each row of ``asked`` (columns instruction_id, instruction)."""
+    """The work of a stage that ``made`` a table of one outcome for each row of ``asked``."""
     samples = sample_failures(asked.select("instruction_id", "instruction").iter_rows(), outcomes)
     return Worked(
         made,
@@ -182,7 +182,7 @@ def worked(
 
 
 def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[calls.Outcome]) -> tuple[Sample, ...]:
-    """The first failures of each kind in turn; ``asked`` is id and instruction of each outcome."""
+    """The first failures, one of each kind in turn; ``asked`` has id and instruction of each outcome."""
     by_kind = defaultdict[str, list[Sample]](list)
     for (instruction_id, instruction), outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome, calls.Failure):
@@ -193,12 +193,12 @@ def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[calls.O
 
 
 def counts_of(parsed: Sequence[calls.Parsed[Any]]) -> dict[str, float]:
-    """What parsed replies cost, those that had to be asked again included."""
+    """What parsed replies cost, including re-asks."""
     return count_paid([outcome for each in parsed for outcome in each.outcomes])
 
 
 def count_paid(outcomes: Sequence[calls.Outcome]) -> dict[str, float]:
-    """What answers cost: calls made now, answers re-used from the store, tokens, USD of both."""
+    """What answers cost: calls made now, answers from the store, tokens and USD of both."""
     answers = [each for each in outcomes if isinstance(each, calls.Answer)]
     return {
         "calls": sum(not each.stored for each in answers),
@@ -210,20 +210,20 @@ def count_paid(outcomes: Sequence[calls.Outcome]) -> dict[str, float]:
 
 
 def count_timed(outcomes: Iterable[calls.Outcome], by: str = "") -> dict[str, float]:
-    """How long the answers took that were asked for now; ``by`` says what gave them, where it is known."""
+    """How long answers that were not in the store took; ``by`` names the engine, if known."""
     answers = (each for each in outcomes if isinstance(each, calls.Answer) and not each.stored)
     return timing_counts(((each.completion_tokens, each.timing) for each in answers if each.timing), by)
 
 
 def ending_of(outcome: calls.Outcome) -> str:
-    """An outcome's finish reason; of a failure `refused` or `failed:<kind>`."""
+    """An outcome's finish reason; for a failure `refused` or `failed:<kind>`."""
     if isinstance(outcome, calls.Answer):
         return outcome.finish_reason
     return "refused" if outcome.kind == "refused" else f"failed:{outcome.kind}"
 
 
 def text_of(outcome: calls.Outcome) -> str | None:
-    """An outcome's text; nothing of a failure."""
+    """An outcome's text; None for a failure."""
     return outcome.text if isinstance(outcome, calls.Answer) else None
 
 
@@ -242,8 +242,8 @@ def answer_rows(
 ) -> Worked:
     """Answers to ``asked`` as the tables `teacher`, `answers` and `heldout_answers` hold them, without missing rows.
 
-    A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``counts_as`` says which
-    answers are of no use, and count as failed; ``by`` what gave them, where it is known.
+    A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``counts_as`` is as in
+    `watch`; ``by`` names the engine, if known.
     """
     rows = [
         (instruction_id, *answer_cells(outcome))
@@ -259,11 +259,11 @@ def answer_rows(
 AnswerPair = Mapping[str, str]
 """instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
 VerdictKey = tuple[str, str]
-"""An instruction's id with the order in which it is judged; pointwise, with whose answer is."""
+"""An instruction's id with the order in which it is judged; in pointwise mode, with whose answer is judged."""
 
 
 def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[AnswerPair]) -> dict[VerdictKey, str]:
-    """What a judge is to read about ``rows``, in their order: in pairwise mode both answers, in each order."""
+    """The judge's prompts for ``rows``, in their order; in pairwise mode with both answers, in each order."""
     mode = mode_of(judge)
     return {
         (row["instruction_id"], place): mode.render(prompt, row, place)
@@ -285,7 +285,7 @@ def judge_requests(
 def verdict_reader(
     judge: JudgeConfig, requests: Sequence[calls.Request]
 ) -> Callable[[int, calls.Answer], Any | Unparsed]:
-    """What reads the verdicts on ``requests``, as `calls.ask_read` wants it."""
+    """The parser of verdicts on ``requests``, for `calls.ask_read`."""
     parse = mode_of(judge).parse
     return lambda place, answer: parse(answer.text, requests[place].messages[-1].content)
 
@@ -297,7 +297,7 @@ def ask_judge(
     texts: Mapping[VerdictKey, str],
     watch: calls.Watch,
 ) -> dict[VerdictKey, calls.Parsed[Any]]:
-    """What one judge replies to ``texts``, with the scores in it."""
+    """The parsed replies of one judge to ``texts``."""
     settings, requests = runtime.config.judge, judge_requests(runtime, judge, prompt, texts)
     read = verdict_reader(settings, requests)
     asked = calls.ask_read(runtime.calls, requests, judge.source, read, settings.reasks, watch)
@@ -309,7 +309,7 @@ def read_verdicts(
 ) -> Iterator[Verdict]:
     """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction.
 
-    One whose reply may still come is left out, or with ``missing`` unscored.
+    A verdict whose reply may still come is left out, or unscored with ``missing``.
     """
     for instruction_id, place in replies:
         parts = [replies[instruction_id, each] for each in mode.rests_on(place)]
