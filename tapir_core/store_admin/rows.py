@@ -1,8 +1,8 @@
-"""Rows of a call store: filtered, read, looked at for damage, and brought in from elsewhere.
+"""Rows of a call store: filtered, read, checked for damage, copied and imported.
 
-What looks into a store never makes one, and what a store has already is never overwritten. Limits: the messages that
-were asked are not kept, so a key cannot be computed again, and a sound reply that was moved under another key is not
-found. PostgreSQL itself refuses text that is no UTF-8.
+Reading never makes a store, and existing rows are never overwritten. Limits: prompts are not stored, so a key cannot be
+computed again, and a sound reply that was moved under another key is not detected. PostgreSQL itself refuses text that
+is no UTF-8.
 """
 
 import math
@@ -44,11 +44,11 @@ from tapir_core.turns import CONTROL_TOKEN
 _ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
 _AS_IT_CAME = Endpoint("", 1, thinking="keep")
-"""Of a stored reply: without prices, and with the thoughts that may have been taken out."""
+"""For reading a stored reply: without prices, and keeping thoughts, which may have been removed."""
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 LISTED = 20
-"""Rows that are spelt out of those that are damaged, or differ; all are counted."""
+"""Damaged or different rows that are listed; all are counted."""
 ROWS_PER_COMMIT = 500
 
 StoredRow = dict[str, Any]
@@ -78,12 +78,12 @@ _COUNTS = ("sample_index", "attempts", "prompt_tokens", "completion_tokens")
 def rows_where(
     *, unusable: bool = False, before: datetime | None = None, **among: Sequence[str] | None
 ) -> sa.ColumnElement[bool]:
-    """The condition of the rows that are meant, for SQL: those that meet all that is given.
+    """The SQL condition of rows that meet everything given.
 
     Args:
-        unusable: Only failures, and answers that are empty, cut off or hold control tokens: nothing is trained on them.
+        unusable: Only failures, and answers that are empty, cut off or contain control tokens: they are not trained on.
         before: Only rows before this moment, in UTC.
-        among: Column (`role`, `model`, `identity`, `status`, `finish_reason`) → its values that are meant.
+        among: Column (`role`, `model`, `identity`, `status`, `finish_reason`) → allowed values.
 
     Raises:
         ConfigError: nothing is given.
@@ -124,7 +124,7 @@ def open_existing(url: str) -> sa.Engine:
 
 
 def is_there(url: str) -> bool:
-    """False when nothing is at ``url``; what is wrong with a server is `open_engine`'s to say.
+    """Whether there is a store at ``url``; also true for a server with a problem, which `open_engine` reports.
 
     Raises:
         ConfigError: the URL is not supported.
@@ -157,10 +157,10 @@ def changing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
 
 
 def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Iterator[tuple[Any, StoredRow]]:
-    """Every row that meets ``conditions``, as it was when the first is read, after its place.
+    """The place and the content of every row that meets ``conditions``, as of when the first is read.
 
-    Bytes that are no UTF-8 come as lone surrogates, and SQLite's times as the text that they are stored as, so that a
-    damaged row can be told and does not stop the others.
+    Bytes that are no UTF-8 become lone surrogates, and SQLite's times stay text, so that a damaged row can be detected
+    and does not stop the others.
     """
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):
@@ -176,7 +176,7 @@ def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) ->
 
 
 def place_column(connection: sa.Connection) -> sa.ColumnElement[Any]:
-    """What finds a row again, also when its key is damaged; until the file is rewritten."""
+    """The column that finds a row again even if its key is damaged, until the file is rewritten."""
     return sa.literal_column("answers.rowid") if connection.dialect.name == "sqlite" else answers.c.key
 
 
@@ -184,7 +184,7 @@ def read_age(text: str) -> timedelta:
     """An age such as `12h`, `30d` or `8w`.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: ``text`` is no age.
     """
     match = re.fullmatch(r"(\d{1,4})([hdw])", text.strip())
     if match is None:
@@ -194,7 +194,7 @@ def read_age(text: str) -> timedelta:
 
 @dataclass(frozen=True, slots=True)
 class DamagedRow:
-    """A row that is not what was stored; its texts as they can be shown."""
+    """A damaged row, with printable texts."""
 
     key: str
     role: str
@@ -205,22 +205,22 @@ class DamagedRow:
 
 @dataclass(slots=True)
 class Checked:
-    """What reading every row found."""
+    """The result of checking every row."""
 
     rows: int = 0
     faults: Counter[Fault] = field(default_factory=Counter)
     """Rows by what is wrong with them; a row may have several faults."""
     without_reply: int = 0
-    """Answers without their raw reply: nothing is wrong with them, but nothing proves their text."""
+    """Answers without their raw reply: they are not damaged, but nothing proves their text."""
     damaged: list[DamagedRow] = field(default_factory=list)
     """The first of them."""
     places: list[Any] = field(default_factory=list)
-    """What finds every damaged row again, for `delete_rows`."""
+    """The places of all damaged rows, for `delete_rows`."""
     file_faults: list[str] = field(default_factory=list)
-    """What the database says of itself."""
+    """Faults that the database reports."""
 
     def take(self, row: StoredRow, place: Any = None) -> bool:
-        """Count ``row``; gives whether it is sound."""
+        """Count ``row``; returns whether it is sound."""
         faults = row_faults(row)
         self.rows += 1
         self.without_reply += row["status"] == "answer" and row["raw"] is None
@@ -233,7 +233,7 @@ class Checked:
 
 
 def check_store(engine: sa.Engine) -> Checked:
-    """Check every row, and of SQLite the file; nothing is changed."""
+    """Check every row, and the file of SQLite, without any change."""
     found = Checked(file_faults=_check_file(engine))
     for _ in sound_rows(engine, found):
         pass
@@ -241,7 +241,7 @@ def check_store(engine: sa.Engine) -> Checked:
 
 
 def sound_rows(engine: sa.Engine, found: Checked) -> Iterator[StoredRow]:
-    """The sound rows, as far as the database can be read; ``found`` counts all rows and says why reading stopped."""
+    """The sound rows, as far as the database can be read; ``found`` counts all rows and why reading stopped."""
     try:
         with reading(engine) as connection:
             for place, row in read_rows(connection):
@@ -252,9 +252,9 @@ def sound_rows(engine: sa.Engine, found: Checked) -> Iterator[StoredRow]:
 
 
 def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
-    """Remove the rows that `check_store` found and that are damaged still; gives how many went.
+    """Remove the rows that `check_store` found, if they are still damaged; returns how many.
 
-    They are asked for again when they are needed.
+    Runs that need them ask for them again.
 
     Raises:
         TapirError: the store cannot be written.
@@ -263,7 +263,7 @@ def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
     for some in in_groups(places, ROWS_PER_COMMIT):
         with changing(engine) as connection:
             column = place_column(connection)
-            # Looked at again: in the meantime another process may have rewritten the file, with other places.
+            # Checked again: another process may have rewritten the file meanwhile, with other places.
             damaged = [place for place, row in read_rows(connection, column.in_(some)) if row_faults(row)]
             removed += connection.execute(sa.delete(answers).where(column.in_(damaged))).rowcount
     return removed
@@ -271,7 +271,7 @@ def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OtherText:
-    """A key under which the store has another reply than the one that comes in. The store's stays."""
+    """A key under which the store has another reply than the one offered. The store's stays."""
 
     key: str
     role: str
@@ -279,28 +279,28 @@ class OtherText:
     stored: str
     """Text of the store's answer, or its kind of failure."""
     offered: str
-    """Text of the one that comes in, or its kind of failure."""
+    """Text of the one offered, or its kind of failure."""
 
 
 @dataclass(slots=True)
 class Inserted:
-    """What came into a store."""
+    """The result of inserting rows."""
 
     read: Checked = field(default_factory=Checked)
-    """All rows that were read; the damaged ones among them are left out."""
+    """All rows that were read; damaged ones are left out."""
     added: int = 0
     already_there: int = 0
     different: int = 0
-    """Rows whose key the store has with another reply; the store's stays."""
+    """Rows whose key has another reply in the store; the store's stays."""
     listed: list[OtherText] = field(default_factory=list)
-    """The first of the different ones."""
+    """The first of the different rows."""
 
 
 def copy_answers(source: sa.Engine, target: sa.Engine) -> Inserted:
-    """Insert what ``source`` has and ``target`` lacks, as far as ``source`` can be read.
+    """Insert rows of ``source`` that are not in ``target``, as far as ``source`` can be read.
 
     Raises:
-        TapirError: ``target`` cannot be written; what was inserted before stays, and the same copy goes on.
+        TapirError: ``target`` cannot be written; rows inserted before stay, and the same copy continues.
     """
     done = Inserted()
     _insert(target, sound_rows(source, done.read), done)
@@ -311,7 +311,7 @@ def import_replies(engine: sa.Engine, replies: Iterable[tuple[Request, str]]) ->
     """Insert texts as whole answers to their requests, as if the model had been asked: without cost, tokens and proof.
 
     Raises:
-        TapirError: the store cannot be written; what was inserted before stays.
+        TapirError: the store cannot be written; rows inserted before stay.
     """
     done = Inserted()
     rows = (_row_of(request, text) for request, text in replies)
@@ -348,7 +348,7 @@ def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> Non
 
 
 def row_faults(row: StoredRow) -> list[Fault]:
-    """What is wrong with ``row`` (the columns of table `answers`), worst first; nothing of a sound row."""
+    """The faults of ``row`` (the columns of table `answers`), worst first; empty for a sound row."""
     answered = row["status"] == "answer" and row["raw"] is not None
     readable = all(_is_text(row[name]) for name in _TEXTS) and (row["raw"] is None or _is_text(row["raw"]))
     counted = all(isinstance(row[name], int) and 0 <= row[name] <= _MOST for name in _COUNTS)
@@ -365,7 +365,7 @@ def row_faults(row: StoredRow) -> list[Fault]:
 
 
 def _check_file(engine: sa.Engine) -> list[str]:
-    """What SQLite says of its file; PostgreSQL has programs of its own for that (`pg_amcheck`)."""
+    """The faults that SQLite finds in its file; PostgreSQL has its own programs for that (`pg_amcheck`)."""
     if engine.dialect.name != "sqlite":
         return []
     try:
@@ -377,31 +377,31 @@ def _check_file(engine: sa.Engine) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """A value that may be anything, as text that every terminal takes."""
+    """Any value as printable text."""
     text = value if isinstance(value, str) else repr(value)
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _is_text(value: object) -> bool:
-    """Text as the store takes it: encodable, and without the NUL that PostgreSQL and C programs stop at."""
+    """Whether a value is text that can be encoded, without the NUL at which PostgreSQL and C programs stop."""
     return isinstance(value, str) and clean_text(value) == value
 
 
 def _gives_again(row: StoredRow) -> bool:
-    """Whether today's reader makes the stored answer of the raw reply."""
+    """Whether the raw reply, read again, gives the stored answer."""
     try:
         read = read_completion(row["raw"], _AS_IT_CAME).outcome
     except RecursionError:
         return False  # nested deeper than any reply that was ever read
     if not isinstance(read, Answer):
         return False
-    # That an answer to be trained on took all its tokens is not in the reply alone.
+    # The reply alone does not say that an answer to be trained on used all its tokens.
     endings = {read.finish_reason, *([CUT_OFF] if row["role"] in TRAINED_ON else [])}
     return read_ending(row["finish_reason"]) in endings and row["text"] in (read.text, strip_thoughts(read.text))
 
 
 def _is_moment(value: Any) -> bool:
-    """SQLite keeps times as text, and any text."""
+    """Whether a value is a time; SQLite keeps times as text, which may be any text."""
     try:
         return isinstance(value, datetime) or bool(datetime.fromisoformat(value))
     except (TypeError, ValueError):
