@@ -16,7 +16,7 @@ from tapir_core.calls.types import Answer, Failure, Message, Outcome, Request, u
 from tapir_core.config import EndpointConfig, ReplyForm, RunConfig, Sampling
 from tapir_core.config.load import with_changes
 from tapir_core.errors import ConfigError
-from tapir_core.replies import JsonReply
+from tapir_core.json_reply import JsonReply
 from tapir_core.run_folder import Settled, by_words
 from tapir_core.text import Unparsed, canonical_json, digest, shorten
 
