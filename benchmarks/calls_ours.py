@@ -12,7 +12,7 @@ from calls_child import API_KEY, MAX_TOKENS, MODEL, Job, serve
 # The engine imports these at its first call; the other sides have theirs before the clock starts.
 import tapir_core.calls.endpoint
 import tapir_core.calls.store_writes  # noqa: F401
-from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Message, Request, ask_parsed
+from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Message, Request, ask_read
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
 from tapir_core.judging.verdict import parse_verdict
 
@@ -35,7 +35,9 @@ def ask_tapir(job: Job, prompts: list[str]) -> list[str]:
 
         def judge(shard: list[str]) -> list[str]:
             requests = [make_request(prompt) for prompt in shard]
-            parsed = ask_parsed(engine, requests, lambda: endpoint, parse_verdict, reasks=2)
+            parsed = ask_read(
+                engine, requests, lambda: endpoint, lambda _, answer: parse_verdict(answer.text), reasks=2
+            )
             failed = [row for row in parsed if row.value is None]
             assert not failed, f"{len(failed)} rows failed, the first with: {failed[0].outcome}"
             return [row.raw for row in parsed]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.prefect_server import connect_prefect
-from tapir_core.calls import Answer, EndpointSource, IsStopped, LiveSpend, Outcome, Request, Spend, never_stopped
+from tapir_core.calls import UNWATCHED, Answer, EndpointSource, LiveSpend, Outcome, Request, Spend, Watch
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -82,8 +82,6 @@ class Round:
 class InstantCalls:
     """In the place of the call engine: the stand-in's rules, in the caller's thread. Half the answers are wrong."""
 
-    cap_reached = ""
-
     def __init__(self) -> None:
         self._behaviour = Behaviour()
 
@@ -91,15 +89,12 @@ class InstantCalls:
         self,
         requests: Sequence[Request],
         _: EndpointSource,
-        *,
-        on_outcome: Callable[[int, Outcome], None] | None = None,
-        is_stopped: IsStopped = never_stopped,  # it answers at once: nothing is left to stop
+        watch: Watch = UNWATCHED,  # it answers at once: nothing is left to stop
     ) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for place, request in enumerate(requests):
             outcomes.append(Answer(self._say(request), "stop", 50, 20))
-            if on_outcome is not None:
-                on_outcome(place, outcomes[-1])
+            watch.on_outcome(place, outcomes[-1])
         return outcomes
 
     def spend(self) -> LiveSpend:

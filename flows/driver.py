@@ -12,7 +12,7 @@ from pathlib import Path
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
 from tapir_core.calls import run_key, store_url
-from tapir_core.calls.sending import STOPPED
+from tapir_core.calls.books import STOPPED
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config

@@ -1,17 +1,17 @@
-"""Who holds a run: its one driver, the one trainer of each student, and the processes that serve its student.
+"""Leases of a run: its one driver, the one trainer of each student, and the processes that serve its student.
 
-A row in the store's database says which process it is; who may take the lease of another one stands in processes.py.
-The driver asks for a replica (a row without a process), a worker takes it, serves and beats; whoever of them is gone is
-seen by the other. Limit: addresses only; the key of a server is derived by both sides and stands in no row. Importing
-this imports SQLAlchemy.
+A row in the store's database names the process; processes.py says when a lease may be taken from its holder. The driver
+asks for a replica (a row without a process); a worker takes it, serves, and sends heartbeats. Each sees when the other
+is gone. Limit: rows hold addresses only; both sides derive the key of a server. Importing this module imports
+SQLAlchemy.
 """
 
 import logging
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,11 +38,11 @@ _UNREACHABLE = "the call store cannot be reached: {}; check that its server runs
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A lease that is taken, as any process sees it."""
+    """A lease that is held, as any process sees it."""
 
     token: str
     lives: bool
-    """False when the holder is gone from this machine, or silent for too long on another: the next one may take it."""
+    """False if the holder is gone from this machine, or silent for too long on another: then it may be taken."""
 
 
 class RunLease:
@@ -54,8 +54,8 @@ class RunLease:
         Args:
             store_url: Of the database.
             run_key: What is held.
-            token: 32 characters that let others know the holder; without it the lease has one of its own.
-            flow_run: The UI's address of the flow run that drives, if one does.
+            token: 32 characters that name the holder; by default random.
+            flow_run: Address of the driving flow run in the UI, if there is one.
         """
         self.token = token or secrets.token_hex(16)
         self._named = {"run_key": run_key, "token": self.token, "flow_run": flow_run}
@@ -84,24 +84,24 @@ class RunLease:
         self._heart.begin()
 
     def holds(self) -> bool:
-        """Whether the lease is still ours; asked before anything of the run is promoted."""
+        """Whether the lease is still ours; checked before anything of the run is promoted."""
         held = self._patience.try_until_back(self.holding)
         return held is not None and held.token == self.token
 
     def holding(self) -> Holding | None:
-        """Who has the lease now, this process or another; nothing when it is free."""
+        """The current holder of the lease, this process or another; None if it is free."""
         with self._engine.connect() as connection:
             rows = with_silence(connection, self._row)
         return Holding(rows[0]["token"], lives=not is_free(rows[0])) if rows else None
 
     def hurry(self) -> None:
-        """From now on wait only a little for a database that is away: somebody wants to end."""
+        """Wait only a little from now on for a database that is away, because the process is ending."""
         self._patience.close()
 
     def release(self) -> None:
-        """Give the lease back, or stop looking at it. Releasing twice is the same as once.
+        """Give the lease back. Releasing twice is the same as once.
 
-        A database that cannot be written is no error: it stays this process's, and is free when that is gone.
+        A database that cannot be written is no error: the lease is free once this process is gone.
         """
         self.hurry()
         try:
@@ -109,8 +109,11 @@ class RunLease:
                 self._heart.stop()
                 self._patience.try_until_back(self._drop)
         except sa.exc.SQLAlchemyError as error:
-            text = "the lease of run %s could not be given back (%s): it is free when this process has ended"
-            logger.warning(text, self._named["run_key"], reason_of(error))
+            logger.warning(
+                "the lease of run %s could not be given back (%s): it is free when this process has ended",
+                self._named["run_key"],
+                reason_of(error),
+            )
         finally:
             self._engine.dispose()
 
@@ -132,7 +135,7 @@ class RunLease:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One of them, as its row was when it was read."""
+    """A server of a run's student, as its row was when it was read."""
 
     id: str
     round: int
@@ -141,16 +144,16 @@ class Replica:
     base_url: str
     """Empty until it serves."""
     concurrency: int
-    """Requests in flight that it takes."""
+    """Most requests in flight."""
     leaving: bool
     """Asked to end."""
     holder: Holder | None
-    """Its process; nothing while no worker has taken it."""
+    """Its process; None while no worker has taken it."""
     silent: timedelta
-    """Since its last sign of life."""
+    """Time since its last heartbeat."""
 
     def is_dead(self) -> bool:
-        """Whether its process is gone, or gave no sign of life for too long."""
+        """Whether its process is gone, or sent no heartbeat for too long."""
         return self.holder is not None and (self.holder.is_gone() or self.silent >= LAPSE)
 
 
@@ -164,57 +167,68 @@ class ReplicaRegistry:
         self._untaken = self._of_run, replicas.c.host.is_(None)
 
     def ask(self, number: int, checkpoint: str) -> str:
-        """Note that a replica of the student after round ``number`` is wanted; gives its id."""
+        """Ask for a replica of the student after round ``number``; returns its id."""
         replica = secrets.token_hex(8)
-        unserved = {"base_url": "", "concurrency": 0, "leaving": False}
-        wanted = sa.insert(replicas).values(
-            id=replica, run_key=self.run_key, round=number, checkpoint=checkpoint, **unserved
-        )
         with self._changing() as connection:
-            connection.execute(wanted.values(heartbeat=database_time(connection)))
+            wanted = {
+                "id": replica,
+                "run_key": self.run_key,
+                "round": number,
+                "checkpoint": checkpoint,
+                "base_url": "",
+                "concurrency": 0,
+                "leaving": False,
+                "heartbeat": database_time(connection),
+            }
+            connection.execute(sa.insert(replicas).values(wanted))
         return replica
 
     def take(self, replica: str) -> Replica | None:
-        """Make this process the one of a replica; nothing when it is wanted no more, or another process has it."""
+        """Take a replica for this process; None if it is no longer wanted, or another process has it."""
         with self._changing() as connection:
             free = sa.update(replicas).where(replicas.c.id == replica, *self._untaken)
             taken = connection.execute(free.values(own_process(connection))).rowcount == 1
         return next((each for each in self.all() if each.id == replica), None) if taken else None
 
     def serve(self, replica: str, base_url: str, concurrency: int) -> None:
-        """Say where the replica of this process answers, and how many requests it takes at once."""
+        """Publish the address of this process's replica, and how many requests it takes at once."""
         self._change(replica, base_url=base_url, concurrency=concurrency)
 
     def beat(self, replica: str) -> None:
-        """A sign of life of the replica of this process."""
+        """Send a heartbeat of this process's replica."""
         self._change(replica)
 
     def abandon(self, replica: str) -> None:
-        """Say that the process of a replica ends without a word about why: nobody need wait for its silence."""
+        """Mark a replica as dead at once, because its process ends without giving a reason."""
         self._change(replica, base_url="", heartbeat=datetime.min)
 
     def is_wanted(self, replica: str) -> bool:
-        """Whether it is still there and not asked to leave."""
+        """Whether a replica still exists and was not asked to leave."""
         return any(each.id == replica and not each.leaving for each in self.all())
 
     def all(self) -> list[Replica]:
-        """Every replica of the run, those that are gone included, in the order of their ids."""
-        return [_replica(row) for row in self._read(sa.select(replicas).where(self._of_run).order_by(replicas.c.id))]
+        """Every replica of the run, including dead ones, in the order of their ids."""
+        rows = self._read(sa.select(replicas).where(self._of_run).order_by(replicas.c.id))
+        same = ("id", "round", "checkpoint", "base_url", "concurrency", "leaving", "silent")
+        return [
+            Replica(**{name: row[name] for name in same}, holder=Holder.of(row) if row["host"] else None)
+            for row in rows
+        ]
 
     def dismiss(self) -> list[str]:
-        """Ask every replica to leave, and forget those that no worker has taken; gives the ids of the latter."""
+        """Ask every replica to leave, and remove those that no worker has taken; returns the ids of the latter."""
         with self._changing() as connection:
             forgotten = connection.scalars(sa.delete(replicas).where(*self._untaken).returning(replicas.c.id)).all()
             connection.execute(sa.update(replicas).where(self._of_run).values(leaving=True))
         return list(forgotten)
 
     def remove(self, replica: str) -> None:
-        """Forget a replica."""
+        """Remove a replica."""
         with self._changing() as connection:
             connection.execute(sa.delete(replicas).where(replicas.c.id == replica))
 
     def is_driven(self) -> bool:
-        """Whether a driver of the run gave a sign of life within the last 60 s."""
+        """Whether a driver of the run sent a heartbeat within the last 60 s."""
         return any(
             row["silent"] < LAPSE for row in self._read(sa.select(leases).where(leases.c.run_key == self.run_key))
         )
@@ -224,22 +238,17 @@ class ReplicaRegistry:
         self._engine.dispose()
 
     def _change(self, replica: str, **values: Any) -> None:
-        """Write values into a row, and a heartbeat unless one is among them."""
+        """Write values into a row, with a heartbeat unless one is among them."""
         with self._changing() as connection:
-            changed = {"heartbeat": database_time(connection), **values}
-            connection.execute(sa.update(replicas).where(replicas.c.id == replica).values(changed))
+            connection.execute(
+                sa.update(replicas)
+                .where(replicas.c.id == replica)
+                .values({"heartbeat": database_time(connection), **values})
+            )
 
-    @contextmanager
-    def _changing(self) -> Iterator[sa.Connection]:
-        with explained(_UNREACHABLE), writing(self._engine) as connection:
-            yield connection
+    def _changing(self) -> AbstractContextManager[sa.Connection]:
+        return explained(_UNREACHABLE, partial(writing, self._engine))
 
     def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        with explained(_UNREACHABLE), self._engine.connect() as connection:
+        with explained(_UNREACHABLE, self._engine.connect) as connection:
             return with_silence(connection, query)
-
-
-def _replica(row: dict[str, Any]) -> Replica:
-    holder = Holder.of(row) if row["host"] else None
-    same = ("id", "round", "checkpoint", "base_url", "concurrency", "leaving", "silent")
-    return Replica(**{name: row[name] for name in same}, holder=holder)

@@ -1,10 +1,10 @@
-"""What a token costs: the price in the configuration, else the list price that `genai-prices` knows, else unknown.
+"""What a token costs: the price in the configuration, else the list price in `genai-prices`, else unknown.
 
-Works offline: list prices are those that came with the installed library, and nothing is fetched. Unknown is a value
-with its remedy and never 0: what has no price cannot be held under a cap.
+Works offline: list prices come with the installed library. An unknown price is a value with a remedy, never 0: a cap
+cannot hold without a price.
 
-Limits: list prices without tax, contracts, the surcharges of some providers for very long prompts and discounts on
-cached ones; prices of embeddings, images and sound are not needed here.
+Limits: list prices are without tax, contracts, surcharges of some providers for very long prompts, and discounts on
+cached ones. There are no prices of embeddings, images and sound.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from tapir_core.calls.types import BATCH_FACTOR, is_local
 from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint, VllmEndpoint, by_kind
 
 _PROBE_TOKENS = 1000
-"""Tokens that the library is asked to price: few, so that no surcharge for long prompts is in the price."""
+"""Tokens to price: few, so that the price has no surcharge for long prompts."""
 
 _FREE = (0.0, 0.0)
 
@@ -27,7 +27,7 @@ class Price:
     usd_per_million_prompt_tokens: float
     usd_per_million_completion_tokens: float
     source: str
-    """Where the price comes from, in words."""
+    """Where the price comes from, for messages."""
 
     def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Price of some tokens."""
@@ -35,7 +35,7 @@ class Price:
         return (prompt + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
 
     def in_mode(self, mode: Literal["live", "batch"]) -> "Price":
-        """The price of requests that are made in ``mode``."""
+        """The price of requests in ``mode``."""
         factor = BATCH_FACTOR if mode == "batch" else 1.0
         return replace(
             self,
@@ -46,7 +46,7 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class UnknownPrice:
-    """Nobody says what an endpoint costs."""
+    """The price of an endpoint is unknown."""
 
     reason: str
     remedy: str
@@ -54,9 +54,9 @@ class UnknownPrice:
 
 @by_kind(EndpointConfig)
 def price_of(endpoint: EndpointConfig) -> Price | UnknownPrice:
-    """What ``endpoint`` costs: free for the stand-in, and for an address of this machine or network without a price.
+    """The price of ``endpoint``: free for the stand-in, and for an address of this machine or network without a price.
 
-    Of several addresses the dearest counts, and one without a price makes it unknown.
+    Of several addresses the most expensive counts; one without a price makes the price unknown.
     """
     raise NotImplementedError  # never runs: `by_kind` names the kind that lacks it
 
@@ -85,9 +85,8 @@ def _(endpoint: OpenAIEndpoint) -> Price | UnknownPrice:
 
 
 def missing_prices(config: RunConfig) -> list[str]:
-    """Prices that a cap on USD needs and nobody knows, one line each; none without such a cap."""
-    caps = [config.budget, *config.budget.stages.values()]
-    if all(each.usd is None for each in caps):
+    """Unknown prices that a cap on USD needs, one line each; empty without such a cap."""
+    if all(each.usd is None for each in (config.budget, *config.budget.stages.values())):
         return []
     prices = {name: price_of(endpoint) for name, endpoint in config.endpoints.items()}
     return [
@@ -102,16 +101,16 @@ def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
         return Price(*_FREE, source="a local address costs nothing")
     from genai_prices import Usage, calc_price  # its table of models takes a moment to load
 
-    tokens = _PROBE_TOKENS
-    usage = Usage(input_tokens=tokens, output_tokens=tokens)
+    usage = Usage(input_tokens=_PROBE_TOKENS, output_tokens=_PROBE_TOKENS)
     try:
         found = calc_price(usage, endpoint.model, provider_api_url=address)
     except LookupError:
-        where = f"{endpoint.model!r} at {urlsplit(address).hostname}"
-        return UnknownPrice(f"genai-prices knows no price of {where}", _remedy(endpoint))
+        return UnknownPrice(
+            f"genai-prices knows no price of {endpoint.model!r} at {urlsplit(address).hostname}", _remedy(endpoint)
+        )
     if not found.total_price:
         return UnknownPrice(f"genai-prices lists {found.model.id!r} without a price", _remedy(endpoint))
-    per_million = 1e6 / tokens
+    per_million = 1e6 / _PROBE_TOKENS
     return Price(
         float(found.input_price) * per_million,
         float(found.output_price) * per_million,

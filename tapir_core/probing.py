@@ -1,11 +1,11 @@
-"""What an endpoint takes, found out before the first paid row: one short request for each role, as the role asks it.
+"""Probes endpoints before the first paid row: one short request for each role, with the role's parameters.
 
-Models differ in what they refuse: a temperature, `top_p`, a seed, the older name of the longest answer. What is refused
-is left out from then on (the longest answer is renamed, for it limits what is spent), and written into the
-configuration that the run keeps, so that stage keys and request keys say what was asked. Nothing is left out unsaid.
-Where replies by a JSON schema are wished, the probe asks for one; who replies otherwise is asked for text.
+Models refuse different fields: a temperature, `top_p`, a seed, the older name of the token limit. A refused field is
+left out from then on (the token limit is renamed, because it limits costs), and the change is written into the run's
+configuration, so that stage keys and request keys say what was asked. Every change is reported. If replies by a JSON
+schema are wanted, the probe asks for one; an endpoint that replies otherwise is asked for text.
 
-Limits: any other field that a provider takes and ignores looks as if it were obeyed.
+Limits: a field that a provider accepts and ignores looks as if it were obeyed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from tapir_core.calls.types import Answer, Failure, Message, Outcome, Request, u
 from tapir_core.config import EndpointConfig, ReplyForm, RunConfig, Sampling
 from tapir_core.config.load import with_changes
 from tapir_core.errors import ConfigError
-from tapir_core.replies import JsonReply
+from tapir_core.json_reply import JsonReply
 from tapir_core.run_folder import Settled, by_words
 from tapir_core.text import Unparsed, canonical_json, digest, shorten
 
@@ -26,12 +26,12 @@ _SAME = {"max_tokens": "tokens_field", "max_completion_tokens": "tokens_field", 
 """Field of a request → what the configuration calls it."""
 
 Ask = Callable[[str, EndpointConfig, Request], Outcome]
-"""Asks an endpoint, which a field of the configuration names."""
+"""Sends a request to an endpoint, named by its field of the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """One way in which one endpoint is asked."""
+    """One endpoint with one sampling."""
 
     where: str
     """Field that sets the endpoint."""
@@ -42,9 +42,9 @@ class _Probe:
     role: str
     top_logprobs: int = 0
     replies: str = ""
-    """Field that asks for replies by a JSON schema; empty where they are text."""
+    """Field that asks for replies by a JSON schema; empty for text replies."""
     is_open: bool = False
-    """Whether that field is `auto`, and what it becomes shows only now."""
+    """Whether that field is `auto`, so that the probe decides."""
 
     @property
     def name(self) -> str:
@@ -52,9 +52,9 @@ class _Probe:
 
     @property
     def asked(self) -> str:
-        """Digest of what is probed."""
-        by_schema = [self.replies] if self.replies else []
-        return digest([self.endpoint.model_dump(mode="json"), self.sampling.model_dump(mode="json"), *by_schema])
+        """Digest of everything that is probed."""
+        asked = [self.endpoint.model_dump(mode="json"), self.sampling.model_dump(mode="json")]
+        return digest([*asked, self.replies] if self.replies else asked)
 
 
 class _Word(JsonReply):
@@ -64,35 +64,34 @@ class _Word(JsonReply):
 def settle(
     config: RunConfig, known: Mapping[str, Settled], ask: Ask, *, of: str = ""
 ) -> tuple[RunConfig, dict[str, Settled]]:
-    """The configuration with what every endpoint takes, and how that was found.
+    """The configuration without what its endpoints refuse, and the results of all probes.
 
-    ``known`` is what an earlier start of the run found: it is not asked again. What cannot be asked now, because
-    nothing answers or a cap is reached, is left as it is: the stage says so better. ``of`` limits it to the samplings
-    whose field begins so.
+    ``known`` are results of an earlier start of the run; they are not probed again. If an endpoint does not answer or a
+    cap is reached, its fields stay as they are, and the stage reports the error. ``of`` limits the probes to samplings
+    whose field begins with it.
 
     Raises:
-        ConfigError: an endpoint refuses something that must not be left out; with its words and the remedy.
+        ConfigError: an endpoint refuses a field that must not be left out; with its message and the remedy.
     """
     found: dict[str, Settled] = {}
     for name in [each.name for each in _probes(config) if each.how.startswith(of)]:
-        # Of the configuration as it is by now: what one probe found of an endpoint holds for the next one.
+        # By the changed configuration: the result of one probe holds for the next one of the same endpoint.
         if probe := _named(config, name):
             before = known.get(name)
-            holds = before is not None and before.asked == probe.asked
-            settled = before if holds else _settled(config, name, probe.asked, ask)
+            settled = before if before and before.asked == probe.asked else _settled(config, name, probe.asked, ask)
             if settled is not None:
                 found[name], config = settled, with_changes(config, settled.changes)
     return config, found
 
 
 def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
-    """What is asked otherwise than the configuration says, a line for each thing that an endpoint said."""
+    """One line for each change of the configuration, with the endpoint's message."""
     for names, value, said in by_words(found):
         yield f"In this run {names} = {value}, because the endpoint said: {said}"
 
 
 def _probes(config: RunConfig) -> list[_Probe]:
-    """Every sampling of every endpoint that may refuse it."""
+    """All samplings of all endpoints that may refuse something."""
     teacher, judge = config.teacher, config.judge
     probes: list[_Probe] = []
     for name in ("labelling", "answering", "expanding", "refining"):
@@ -106,19 +105,19 @@ def _probes(config: RunConfig) -> list[_Probe]:
         where = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
         how, endpoint = f"evaluation.benchmarks.{name}.sampling", config.judge_of(benchmark)
         probes.append(_Probe(where, how, endpoint, benchmark.sampling, "judge", benchmark.logprobs_asked))
-    # The stand-in takes what we ask, but replies by no schema.
+    # The stand-in accepts all parameters, but no schema.
     return [each for each in probes if each.replies or not each.endpoint.takes_all]
 
 
 def _by_schema(field: str, wished: ReplyForm, endpoint: EndpointConfig) -> tuple[str, bool]:
-    """Which field asks for replies by a schema, if one does, and whether it waits for the probe."""
+    """The field that asks for replies by a schema, if one does, and whether the probe decides on it."""
     if wished == "text" or (wished == "auto" and endpoint.takes_all):
         return "", False
     return field, wished == "auto"
 
 
 def _named(config: RunConfig, name: str) -> _Probe | None:
-    """Nothing of a stand-in that is asked for text."""
+    """The probe of that name; None once a stand-in is asked for text."""
     return next((each for each in _probes(config) if each.name == name), None)
 
 
@@ -143,8 +142,8 @@ def _settled(config: RunConfig, name: str, asked: str, ask: Ask) -> Settled | No
 
 
 def _refusal(probe: _Probe, outcome: Outcome) -> Failure | None:
-    """Why an endpoint does not take what was asked; nothing where it does."""
-    # Who refuses to say a word, or has no room for one, has taken the fields.
+    """Why an endpoint does not accept a probe; None if it does."""
+    # An endpoint that refuses the prompt, or has no room for it, has accepted the fields.
     if isinstance(outcome, Failure) and outcome.kind not in ("refused", "too_long"):
         return outcome
     text = outcome.message if isinstance(outcome, Failure) else outcome.text
@@ -158,10 +157,10 @@ def _replied(text: str) -> str:
 
 
 def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:
-    """Which field of the configuration is set to what, where the endpoint refuses a field of the request.
+    """The field of the configuration to change, and its value, if the endpoint refuses a field of the request.
 
     Raises:
-        ConfigError: it must not be left out, or was left out and is refused all the same.
+        ConfigError: the field must not be left out, or was left out and is refused all the same.
     """
     name = _SAME.get(refusal.parameter, refusal.parameter)
     if name in ("temperature", "top_p") and getattr(probe.sampling, name) != "provider":
@@ -171,7 +170,7 @@ def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:
     if name == "response_format" and probe.replies:
         return probe.replies, "text"
     if name == "tokens_field" and getattr(probe.endpoint, "tokens_field", "") is None:
-        # Renamed and never left out: it is what limits the cost of an answer.
+        # Renamed and never left out: it limits the cost of an answer.
         other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[refusal.parameter]
         return f"{probe.where}.{name}", other
     remedy = unsupported_remedy(refusal.parameter)
@@ -181,21 +180,19 @@ def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:
 
 
 def _refuse(probe: _Probe, failure: Failure) -> None:
-    """Raise ConfigError where every row would fail as the probe did."""
-    if failure.refuses_all:
-        raise ConfigError(f"{probe.where}: {failure.message}")
-    if failure.kind == "used_up":
-        raise ConfigError(f"{probe.how}.max_tokens: value {probe.sampling.max_tokens}: {failure.message}")
-    if failure.kind == "bad_request":
-        raise ConfigError(
-            f"{probe.where}: {probe.endpoint.name} refuses what {probe.how} asks: {failure.message}. Correct it, or "
-            "the endpoint's extra_body"
-        )
+    """Raise ConfigError if every row would fail as the probe did."""
+    by_kind = {
+        "used_up": f"{probe.how}.max_tokens: value {probe.sampling.max_tokens}: {failure.message}",
+        "bad_request": f"{probe.where}: {probe.endpoint.name} refuses what {probe.how} asks: {failure.message}. "
+        "Correct it, or the endpoint's extra_body",
+    }
+    if said := f"{probe.where}: {failure.message}" if failure.refuses_all else by_kind.get(failure.kind):
+        raise ConfigError(said)
 
 
 def _request(probe: _Probe) -> Request:
     endpoint = probe.endpoint
-    # What changes no answer changes this one: whether it comes.
+    # These fields change no answer, but whether the probe gets one.
     sent = endpoint.model_dump(include={"tokens_field", "seed"})
     return Request(
         role="probe",
@@ -203,7 +200,7 @@ def _request(probe: _Probe) -> Request:
         model=endpoint.model_for(probe.role),
         identity=f"{endpoint.identity_for(probe.role)} {canonical_json(sent)}",
         sampling=probe.sampling,
-        # With a seed, as every row that is asked again has one.
+        # With a seed, because every re-ask has one.
         sample_index=1,
         top_logprobs=probe.top_logprobs,
         schema=_Word.schema_text() if probe.replies else "",

@@ -1,8 +1,8 @@
-"""Processes that hold something in a database: told apart, kept alive by a heartbeat, and seen to be gone.
+"""Processes that hold something in a database: how they are identified, send heartbeats, and are found to be gone.
 
-A process of this machine that is gone loses what it holds at once. One of another machine, which cannot be looked at
-from here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock. A process
-is known by when it started after the boot, which stays when somebody sets the clock.
+A process of this machine that is gone loses what it holds at once. A process of another machine, which cannot be
+checked from here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock. A
+process is identified by when it started after the boot, which does not change when the clock is set.
 """
 
 import logging
@@ -26,44 +26,44 @@ LAPSE_SECONDS = 60.0
 LAPSE = timedelta(seconds=LAPSE_SECONDS)
 
 _SAME_START = 0.05
-"""Two readings of one process's start differ by rounding only, its successor's by far more."""
+"""Two readings of one process's start differ by rounding only, that of the next process by far more."""
 _SINCE_1970 = 1e9
-"""No start after a boot is as large: 31 years."""
+"""No start after a boot is as large: it is 31 years."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process, told apart from every other that had or will have its number."""
+    """A process, distinguished from all others that had or will have its number."""
 
     host: str
     boot_id: str
     pid: int
     process_started: float
-    """Seconds after the boot. Seconds since 1970 where there is no `/proc`, and in rows of earlier versions."""
+    """Seconds after the boot; seconds since 1970 if there is no `/proc`, and in rows of earlier versions."""
 
     @classmethod
     def this_process(cls) -> "Holder":
-        """The process that asks."""
+        """The current process."""
         return cls.of_process(os.getpid())
 
     @classmethod
     def of_process(cls, pid: int) -> "Holder":
-        """The process of this machine that has the number now; one that has ended is gone."""
+        """The process of this machine that has the number now."""
         return cls(_host(), _boot_id(), pid, read_start(pid) or 0.0)
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> "Holder":
-        """The process that a row names."""
+        """The process named by a row."""
         return cls(row["host"], row["boot_id"], row["pid"], row["process_started"])
 
     def is_here(self) -> bool:
-        """True of a process of this machine, whether it still runs or not."""
+        """Whether it is a process of this machine, running or not."""
         return self.host == _host()
 
     def lives(self) -> bool | None:
-        """Whether it still runs; None where that cannot be seen: on another machine, or after a step of the clock.
+        """Whether it still runs; None if that is unknown: on another machine, or after the clock was set.
 
-        The clock matters only to a row of an earlier version.
+        The clock matters only for rows of earlier versions.
         """
         if not self.is_here():
             return None
@@ -75,16 +75,16 @@ class Holder:
         return abs(started - self.process_started) < _SAME_START
 
     def is_gone(self) -> bool:
-        """True when it ran on this machine and does not any more; never true of another machine's process."""
+        """True if it ran on this machine and no longer does; never true for another machine's process."""
         return self.lives() is False
 
 
 def read_start(pid: int, proc: Path = Path("/proc")) -> float | None:
-    """When the process of this machine with that number started, as `Holder` has it; None when none lives."""
+    """When the process of this machine with that number started, as in `Holder`; None if there is none."""
     if not (proc / "self").exists():
         return _read_clock_start(pid) or None
     try:
-        # The name, in parentheses, may itself hold spaces and parentheses.
+        # The name, in parentheses, may itself contain spaces and parentheses.
         fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -92,11 +92,10 @@ def read_start(pid: int, proc: Path = Path("/proc")) -> float | None:
 
 
 def _read_clock_start(pid: int) -> float:
-    """When a process started by the clock, which may have been set since; 0 when none lives."""
+    """When a process started by the clock, which may have been set since; 0 if there is none."""
     try:
         process = psutil.Process(pid)
-        is_dead = process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
-        return 0.0 if is_dead else float(process.create_time())
+        return 0.0 if process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD} else float(process.create_time())
     except psutil.NoSuchProcess:
         return 0.0
 
@@ -105,13 +104,13 @@ class Heart(threading.Thread):
     """Calls ``beat`` every 10 s in a thread of its own, from `begin` to `stop`."""
 
     def __init__(self, what: str, beat: Callable[[], object]) -> None:
-        """``what`` is held as long as it beats."""
+        """``what`` is held while it beats."""
         super().__init__(name=f"heart of {what}", daemon=True)
         self._what, self._beat = what, beat
         self._beginning, self._ended = threading.Lock(), threading.Event()
 
     def begin(self) -> None:
-        """Beat from now on; beginning twice, from any thread, is the same as once."""
+        """Start to beat; beginning twice, from any thread, is the same as once."""
         with self._beginning:
             if self.ident is None:
                 self.start()
@@ -121,24 +120,24 @@ class Heart(threading.Thread):
         while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
                 self._beat()
-            except Exception as error:  # what is held lapses by itself when this lasts, and its holder is told then
+            except Exception as error:  # if this lasts the lease lapses, and its holder learns it then
                 logger.warning("no heartbeat for %s: %s", self._what, getattr(error, "orig", error))
 
     def stop(self) -> None:
-        """Beat no more; when this returns no beat is under way."""
+        """Stop beating; when this returns no beat is in progress."""
         self._ended.set()
         self.join()
 
 
 def is_free(row: Mapping[Any, Any]) -> bool:
-    """Whether the lease in ``row``, which was `silent` for some time, may be taken from its holder."""
+    """Whether the lease in ``row``, with its `silent` time, may be taken from its holder."""
     lives = Holder.of(row).lives()
-    # A process of this machine that lives but is silent is only suspended: taking its run would make two drivers.
+    # A living but silent process of this machine is only suspended: taking its run would make two drivers.
     return lives is False or (lives is None and row["silent"] >= LAPSE)
 
 
 def busy(row: Mapping[Any, Any]) -> RunBusy:
-    """The error that names who holds the lease in ``row``."""
+    """The error that names the holder of the lease in ``row``."""
     host, here = row["host"].partition("/")[0], Holder.of(row).is_here()
     remedy = f"end it (kill {row['pid']})" if here else f"end it there, or wait {LAPSE_SECONDS:g} s if it is gone"
     shown = f", flow run {row['flow_run']}," if row["flow_run"] else ""
@@ -151,7 +150,7 @@ def busy(row: Mapping[Any, Any]) -> RunBusy:
 
 
 def _host() -> str:
-    """Machine and process-number space: containers of one machine may share a host name, but no process numbers."""
+    """Machine and process-number space: containers of one machine may share a host name, but not process numbers."""
     space = Path("/proc/self/ns/pid")
     return f"{socket.gethostname()}/{os.readlink(space)}" if space.is_symlink() else socket.gethostname()
 

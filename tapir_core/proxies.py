@@ -1,7 +1,7 @@
-"""Proxies: which one stands between this machine and an address, and which addresses are always asked directly.
+"""Proxies: which one is used for an address, and which addresses are always reached directly.
 
-This machine is asked directly, whatever the environment says: servers of the student and of Prefect, stand-ins, ranks.
-Only HTTP proxies are used; an address for which the environment names another kind is refused.
+This machine is reached directly, whatever the environment says: servers of the student and of Prefect, stand-ins,
+ranks. Only HTTP proxies are used; an address for which the environment names another kind is refused.
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ class Proxy:
     """A proxy and where it is set."""
 
     url: str = field(repr=False)
-    """May hold a password."""
+    """May contain a password."""
     source: str
     """An environment variable, or a field of the configuration."""
 
@@ -32,24 +32,24 @@ class Proxy:
 
 
 def spare_this_machine() -> None:
-    """Change the environment of this process and its children so that no client asks this machine through a proxy.
+    """Change the environment of this process and its children so that no client reaches this machine through a proxy.
 
-    Many clients fail at the sight of a proxy that is no HTTP proxy: it is hidden from them.
+    Many clients fail if any proxy is no HTTP proxy: such proxies are hidden from them.
     """
     spared = getproxies().get("no", "")
-    # An asterisk counts only when it stands alone.
+    # An asterisk counts only if it is the whole value.
     if spared.strip() != "*":
         names = dict.fromkeys(filter(None, [*map(str.strip, spared.split(",")), *_THIS_MACHINE]))
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
     for scheme in ("http", "https", "all"):
         url = getproxies().get(scheme, "")
         if not _is_http(url):
-            # Of the two the empty one counts, for whoever asks Python; `proxy_before` finds the other.
+            # Python uses the empty one of the two; `proxy_before` finds the other.
             os.environ |= {f"{scheme}_PROXY".upper(): url, f"{scheme}_proxy": ""}
 
 
 def proxy_before(url: str, own: str | None = None) -> Proxy | None:
-    """The proxy through which an address is asked: ``own`` ("" means none), or else that of the environment.
+    """The proxy of an address: ``own`` ("" means none), or else that of the environment.
 
     Raises:
         MissingPrerequisite: it is no HTTP proxy.
@@ -76,7 +76,7 @@ def proxy_before(url: str, own: str | None = None) -> Proxy | None:
 
 
 def through(url: str, own: str | None = None) -> str:
-    """What a message adds to an address: the proxy before it; nothing where none is."""
+    """Names the proxy of an address in a message; empty if there is none."""
     proxy = proxy_before(url, own)
     return f" through the proxy {proxy}" if proxy else ""
 
@@ -86,7 +86,7 @@ def _is_http(url: str) -> bool:
 
 
 def _is_spared(host: str) -> bool:
-    """Whether the host is this machine, or in a network that the environment spares."""
+    """Whether the host is this machine, or in a network of `no_proxy`."""
     networks = [each.strip() for each in getproxies().get("no", "").split(",") if "/" in each]
     with suppress(ValueError):
         address = ipaddress.ip_address(host)

@@ -1,9 +1,9 @@
 """Files of a run root, on a local disk or behind any fsspec URL (`s3://bucket/prefix`).
 
 A write is whole or absent: locally a temporary file, fsync and rename; remotely one PUT, or an upload in pieces that
-is nothing until its last request. Paths are relative to the root and use `/`.
+is invisible until its last request. Paths are relative to the root and use `/`.
 
-S3: nothing is remembered, every request is tried again within a bound, errors come in words. Endpoint and credentials
+S3: nothing is cached, every request is retried within a bound, and errors have plain messages. Endpoint and credentials
 come from the environment, as for every AWS tool: `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` with
 `AWS_SECRET_ACCESS_KEY`, or `AWS_PROFILE`. No message holds a key.
 """
@@ -27,18 +27,18 @@ from tapir_core.paths import SCRATCH_VARIABLE
 Result = TypeVar("Result")
 
 PIECE_BYTES = 32 * 2**20
-"""A file of twice that is sent in pieces; four are in flight."""
+"""Size of a piece. Files of twice that size are sent in pieces, four at a time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long one request may take: with these numbers a server that hangs is an error after about four minutes."""
+class Timeouts:
+    """How long one request may take. By default a server that hangs is an error after about four minutes."""
 
     connect_seconds: float = 10.0
     silent_seconds: float = 30.0
-    """An attempt ends when nothing came for so long."""
+    """An attempt ends if nothing was received for so long."""
     attempts: int = 7
-    """Of one request that meets throttling, a 5xx or a broken connection; waits between them double, from 0–1 s on."""
+    """For a request that meets throttling, a 5xx or a broken connection; waits double, beginning with 0–1 s."""
 
 
 class Storage:
@@ -46,24 +46,24 @@ class Storage:
 
     Raises:
         FileNotFoundError: in reading, there is no such file.
-        ConfigError: the place cannot be written; on S3 there is no such bucket, or the endpoint's address is none.
+        ConfigError: the file cannot be written; on S3 there is no such bucket, or the endpoint's address is invalid.
         MissingPrerequisite: on S3, credentials are missing or refused, or the server does not answer.
-        TapirError: S3 answers with an error, still after all attempts.
+        TapirError: S3 answers with an error after all attempts.
     """
 
-    def __init__(self, root: str | Path, patience: Patience | None = None) -> None:
-        import fsspec  # takes a tenth of a second, which what reads no run need not wait for
+    def __init__(self, root: str | Path, timeouts: Timeouts | None = None) -> None:
+        import fsspec  # takes a tenth of a second, so it is imported when it is needed
 
         self.url = self.root = str(root).rstrip("/")
         self.is_local = "://" not in self.url
         """Whether the root is a folder of this machine."""
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._is_s3 = str(root).startswith("s3://")
         if self._is_s3:
             self.root = str(root).removeprefix("s3://").rstrip("/")
             if not self.root.partition("/")[0]:
                 raise ConfigError(f"{root} names no bucket; write s3://BUCKET/FOLDER")
-            self._files: Any = _open_s3(self._patience)
+            self._files: Any = _open_s3(self._timeouts)
         elif self.is_local:
             self._files = fsspec.filesystem("file")
         else:
@@ -72,7 +72,7 @@ class Storage:
 
     def read_bytes(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """The file's content, or the bytes from ``start`` to ``end`` of it."""
-        # With more than one connection s3fs asks for the size first: two requests for a small file.
+        # With more than one connection s3fs asks for the size first, which makes two requests for a small file.
         alone = {"max_concurrency": 1} if self._is_s3 else {}
         return bytes(self._ask(lambda: self._files.cat_file(self._full(path), start=start, end=end, **alone)))
 
@@ -85,7 +85,7 @@ class Storage:
             self._ask(lambda: self._files.pipe_file(self._full(path), content, chunksize=PIECE_BYTES))
 
     def send(self, path: str, target: "Storage") -> None:
-        """Write a file to the same place of another root, whole, without holding it in memory."""
+        """Copy a file to the same path in another root, whole, without holding it in memory."""
         if target.is_local:
             with _replacing(target.local(path)) as temporary, temporary.open("wb") as output:
                 output.writelines(self._pieces(path))
@@ -99,48 +99,44 @@ class Storage:
                 between.send(path, target)
 
     def sha256(self, path: str) -> str:
-        """Digest of a file's content, read anew."""
+        """Digest of a file's content, read now."""
         digest = hashlib.sha256()
         for piece in self._pieces(path):
             digest.update(piece)
         return digest.hexdigest()
 
     def exists(self, path: str) -> bool:
-        """True when the file or folder is there."""
+        """Whether the file or folder exists."""
         return self._info(path) is not None
 
     def remove(self, path: str) -> None:
-        """Remove a file or a folder with all it holds; nothing happens where there is none.
+        """Remove a file, or a folder with its content, if there is one.
 
         Raises:
-            TapirError: the server keeps some of it.
+            TapirError: some of it remains.
         """
-        if self.is_local:
-            target = Path(self._full(path))
-            if target.is_dir():
-                shutil.rmtree(target)
-            elif self.exists(path):
-                target.unlink()
-            return
-        with contextlib.suppress(FileNotFoundError):
-            self._ask(lambda: self._files.rm(self._full(path), recursive=True))
-        # An answer to a removal of many files names those that stay, and s3fs does not look.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if self.is_local and os.path.isdir(self._full(path)):
+                shutil.rmtree(self._full(path))  # fsspec refuses the folder in which this process works
+            else:
+                self._ask(lambda: self._files.rm(self._full(path), recursive=True))
+        # The reply to a removal of many files names those that remain, but s3fs does not read it.
         if self.exists(path):
             raise TapirError(f"{self.url}/{path} could not be removed; allow it there, and try again")
 
     def names(self, folder: str) -> list[str]:
-        """Sorted names in a folder; empty where there is none."""
+        """Sorted names in a folder; empty if there is no folder."""
         try:
             if self.is_local:
                 return sorted(os.listdir(self._full(folder)))
             found: list[str] = self._ask(lambda: self._files.ls(self._full(folder), detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        # S3 lists a folder that somebody made as an entry of itself.
+        # S3 lists an explicitly made folder as an entry of itself.
         return sorted({Path(each).name for each in found if each.rstrip("/") != self._full(folder)})
 
     def files(self, folder: str = "") -> dict[str, int]:
-        """Path → bytes of every file in a folder and the folders below it, sorted; empty where there is none."""
+        """Path → size of every file in a folder and its subfolders, sorted; empty if there is no folder."""
         if self.is_local:
             sizes = self._local_files(self._full(folder))
         else:
@@ -149,7 +145,7 @@ class Storage:
         return {path: sizes[path] for path in sorted(sizes) if path and not path.endswith("/")}
 
     def local(self, path: str) -> Path:
-        """The file's place on this machine, for engines that read and write folders themselves.
+        """The file's path on this machine, for engines that read and write folders themselves.
 
         Raises:
             ConfigError: the root is not a local folder.
@@ -159,14 +155,13 @@ class Storage:
         return Path(self.root, path)
 
     def _local_files(self, folder: str) -> dict[str, int]:
-        """As `files`. A folder that cannot be listed is an error: a copy of what was seen would lack its files."""
+        """As `files`. A folder that cannot be listed is an error, because a copy would miss its files."""
 
         def fail(error: OSError) -> None:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 raise error
 
-        walked = os.walk(folder, onerror=fail)
-        below = (Path(place, name) for place, _, names in walked for name in names)
+        below = (Path(place, name) for place, _, names in os.walk(folder, onerror=fail) for name in names)
         return {each.relative_to(self._base).as_posix(): each.stat().st_size for each in below if each.is_file()}
 
     def _pieces(self, path: str) -> Iterator[bytes]:
@@ -183,23 +178,23 @@ class Storage:
             return None
 
     def _ask(self, request: Callable[[], Result]) -> Result:
-        return _ask_s3(self.url, request, self._patience) if self._is_s3 else request()
+        return _ask_s3(self.url, request, self._timeouts) if self._is_s3 else request()
 
     def _full(self, path: str) -> str:
         return f"{self._base}/{path}" if path else self._base
 
 
 def on_this_machine(root: str) -> Storage:
-    """Where processes of this machine write for the runs of a root: the root, or its place in the scratch folder.
+    """Where processes of this machine write for the runs of a root: the root itself, or a part of the scratch folder.
 
-    `TAPIR_SCRATCH` names that folder; `.tapir-scratch` where a process works, when it is not set.
+    `TAPIR_SCRATCH` names that folder; by default it is `.tapir-scratch` in the working directory.
     """
     _, elsewhere, place = root.partition("://")
     return Storage(Path(os.environ.get(SCRATCH_VARIABLE, ".tapir-scratch"), place.strip("/")) if elsewhere else root)
 
 
 def file_sha256(file: Path) -> str:
-    """Digest of a file of this machine; not read again while its size and time of change stay."""
+    """Digest of a file of this machine; cached while its size and modification time stay the same."""
     stat = file.stat()
     return _digest_of_version(file.resolve(), stat.st_size, stat.st_mtime_ns)
 
@@ -212,10 +207,10 @@ def _digest_of_version(file: Path, _size: int, _mtime_ns: int) -> str:
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A file to write, which becomes ``target`` when all of it is on the disk.
+    """A temporary file, which becomes ``target`` once all of it is on the disk.
 
     Raises:
-        ConfigError: the place cannot be written.
+        ConfigError: the file cannot be written.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
@@ -224,7 +219,7 @@ def _replacing(target: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
-    except FileNotFoundError:  # of what is copied: the place itself was made
+    except FileNotFoundError:  # of the file that is copied: the target's folder was made
         raise
     except OSError as exc:
         raise ConfigError(
@@ -235,56 +230,57 @@ def _replacing(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _open_s3(patience: Patience) -> Any:
-    """The S3 file system of this process; connects at its first request."""
+def _open_s3(timeouts: Timeouts) -> Any:
+    """An S3 file system; it connects at its first request."""
     from s3fs import S3FileSystem
 
-    remote = S3FileSystem(endpoint_url=_endpoint(), **client_settings(patience))
-    # The client below tries again already, also after 429 and 500; attempts of both would multiply.
+    remote = S3FileSystem(endpoint_url=_endpoint(), **client_settings(timeouts))
+    # The client below already retries, also after 429 and 500; attempts of both would multiply.
     remote.retries = 1
     return remote
 
 
-def client_settings(patience: Patience) -> dict[str, Any]:
-    """Arguments of s3fs, as plain JSON; no endpoint and no key."""
+def client_settings(timeouts: Timeouts) -> dict[str, Any]:
+    """Arguments of s3fs as plain JSON, without endpoint and key."""
     return {
         # A listing of a minute ago would hide what another worker wrote since.
         "use_listings_cache": False,
         "max_concurrency": 4,
         "config_kwargs": {
-            "connect_timeout": patience.connect_seconds,
-            "read_timeout": patience.silent_seconds,
-            "retries": {"mode": "legacy", "total_max_attempts": patience.attempts},
+            "connect_timeout": timeouts.connect_seconds,
+            "read_timeout": timeouts.silent_seconds,
+            "retries": {"mode": "legacy", "total_max_attempts": timeouts.attempts},
         },
     }
 
 
-def _ask_s3(url: str, request: Callable[[], Result], patience: Patience) -> Result:
-    """The request's result. It must be one that may be made twice: an answer that breaks off is asked for again.
+def _ask_s3(url: str, request: Callable[[], Result], timeouts: Timeouts) -> Result:
+    """The result of a request that is safe to repeat: it is made again if its reply breaks off.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: there is no such bucket, or the endpoint's address is none.
+        ConfigError: there is no such bucket, or the endpoint's address is invalid.
         MissingPrerequisite: credentials are missing or refused, or the server does not answer.
-        TapirError: it answers with an error, still after all attempts.
+        TapirError: it answers with an error after all attempts.
     """
     from aiohttp import ClientError as ConnectionFault
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from botocore.parsers import ResponseParserError
     from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-    # The client makes requests again, but not for their answers' bodies, which come after its last look.
+    # The client retries requests, but not for errors in the body of a reply.
     broken_off = (ConnectionFault, ResponseParserError, HTTPClientError)
     again = Retrying(
         retry=retry_if_exception_type(broken_off),
-        stop=stop_after_delay(2 * patience.silent_seconds),
+        stop=stop_after_delay(2 * timeouts.silent_seconds),
         wait=wait_exponential(multiplier=0.1),
         reraise=True,
     )
     try:
         return again(request)
     except FileNotFoundError as exc:
-        if _lacks_bucket(exc):
+        # For a request about a bucket itself the error has no code.
+        if _code(exc) == "NoSuchBucket" or getattr(exc.__cause__, "operation_name", "") == "HeadBucket":
             raise ConfigError(f"{url}: {_server()} has no such bucket; make it there, or name another") from exc
         raise
     except broken_off as exc:
@@ -297,7 +293,7 @@ def _ask_s3(url: str, request: Callable[[], Result], patience: Patience) -> Resu
 
 
 def _in_words(url: str, exc: Exception) -> TapirError:
-    """What cannot be put right by trying again. Texts of the client and of the server may hold keys: none is shown."""
+    """The message of an error that a retry cannot fix. Texts of client and server may contain keys: none is shown."""
     from botocore import exceptions as boto
 
     code, server = _code(exc), _server()
@@ -331,13 +327,8 @@ def _in_words(url: str, exc: Exception) -> TapirError:
     return next(error(f"{url}: {said}") for kinds, error, said in words if isinstance(exc, kinds))
 
 
-def _lacks_bucket(exc: FileNotFoundError) -> bool:
-    """Whether a missing file is missing because its bucket is; a bucket that is asked for itself gives no code."""
-    return _code(exc) == "NoSuchBucket" or getattr(exc.__cause__, "operation_name", "") == "HeadBucket"
-
-
 def _code(exc: Exception) -> str:
-    """The server's own word for the error."""
+    """The server's code of the error."""
     responses = (getattr(each, "response", None) for each in (exc, exc.__cause__))
     told = next((each for each in responses if isinstance(each, dict)), None)
     return type(exc).__name__ if told is None else str(told.get("Error", {}).get("Code", ""))
@@ -348,7 +339,7 @@ def _endpoint() -> str | None:
 
 
 def _server() -> str:
-    """The server's address, without a password that somebody wrote into it."""
+    """The server's address, without a password in it."""
     endpoint = _endpoint()
     if endpoint is None:
         return "Amazon S3 (AWS_ENDPOINT_URL is not set)"

@@ -267,8 +267,8 @@ def _budget_text(run: RunFolder, at: StageAt, made: outcomes.StageOutcome, left:
     spent = calls.paid().get(at.stage.roles[0]) if len(at.stage.roles) == 1 else None
     cost = f", about {left * spent.usd / spent.requests:,.2f} USD at the price so far" if spent and spent.usd else ""
     return (
-        f"{calls.cap_reached}. {at}: {done} rows are done, {left} are left{cost}. Nothing more is sent; what was "
-        "received is stored. Raise the cap and run the same command again: it asks only for what is left."
+        f"{calls.spend().cap_reached}. {at}: {done} rows are done, {left} are left{cost}. Nothing more is sent; what "
+        "was received is stored. Raise the cap and run the same command again: it asks only for what is left."
     )
 
 

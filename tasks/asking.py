@@ -1,12 +1,11 @@
-"""From rows to requests and back: what the stages that call a model share, and `tapir judge-check`; no Prefect."""
+"""From rows to requests and back, for all stages that call a model and for `tapir judge-check`; no Prefect."""
 
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice, product, zip_longest
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
@@ -26,25 +25,23 @@ from tasks.runtime import AskedModel, Runtime, current
 
 logger = logging.getLogger(__name__)
 
-Found = TypeVar("Found")
-
 ANSWER_COLUMNS = {
     "response": pl.String,
     "finish_reason": pl.String,
     "prompt_tokens": pl.Int64,
     "completion_tokens": pl.Int64,
 }
-"""Columns of every table of answers; one row an answer or a terminal failure."""
+"""Columns of every table of answers; one row per answer or terminal failure."""
 
 MOST_SAMPLES = 10
 """Failed rows that a shard shows."""
 LONGEST_SAID = 200
 LONGEST_BEGINNING = 120
-"""Characters that a sample keeps of what the provider said, and of the instruction."""
+"""Characters that a sample keeps of the provider's message, and of the instruction."""
 
 
 def chat(prompt: str) -> tuple[calls.Message, ...]:
-    """One message, as most prompts are sent."""
+    """A prompt as one user message."""
     return (calls.Message("user", prompt),)
 
 
@@ -80,64 +77,31 @@ def make_request(
     )
 
 
-class Watch:
-    """Follows what one shard asks: moves the progress of its stage a row an outcome, and gives a lost stage up.
+def watch(
+    run: RunFolder, at: StageAt, counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome
+) -> calls.Watch:
+    """Follows the requests of one shard: counts its rows as progress, and gives up a stage that cannot succeed.
 
-    ``settle`` turns an answer that is of no use into the failure it counts as.
+    ``counts_as`` turns an unusable answer into the failure that it counts as. The first rows of a stage are finished
+    before the others are asked, so that such a stage is known early (`tasks.outcomes`).
     """
+    progress, asked = current(run).progress, at.stage.asks
+    count = progress.row_counter(at)
 
-    def __init__(
-        self, run: RunFolder, at: StageAt, settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome
-    ) -> None:
-        self._config, self._at, self._settle = run.config, at, settle
-        self._runtime, self._progress = current(run), current(run).progress
-        self._count = self._progress.row_counter(at)
-
-    def on_outcome(self, place: int, outcome: calls.Outcome) -> None:
-        """Count the row; where it failed for good, look whether the stage is lost (`tasks.outcomes`)."""
-        settled = self._settle(outcome)
-        if isinstance(settled, calls.Failure) and settled.refuses_all:
-            self._progress.given_up.setdefault(self._at.stage.asks, settled.message)
-        if not isinstance(settled, calls.Failure) or settled.retryable:
-            self._count(missing=isinstance(settled, calls.Failure), place=place)
+    def on_outcome(place: int, outcome: calls.Outcome) -> None:
+        counted = counts_as(outcome)
+        if isinstance(counted, calls.Failure) and counted.refuses_all:
+            progress.given_up.setdefault(asked, counted.message)
+        if not isinstance(counted, calls.Failure) or counted.retryable:
+            count(missing=isinstance(counted, calls.Failure), place=place)
             return
-        self._count(place=place, failed=settled.kind)
-        said = shorten(settled.message, LONGEST_SAID)
-        if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
-            self._progress.given_up.setdefault(self._at.stage.asks, why)
+        count(place=place, failed=counted.kind)
+        if why := why_lost(at, *progress.failed(at), shorten(counted.message, LONGEST_SAID), run.config):
+            progress.given_up.setdefault(asked, why)
 
-    def ask(self, model: AskedModel, requests: Sequence[calls.Request]) -> list[calls.Outcome]:
-        """What each request came to."""
-        return self._runtime.calls.ask(requests, model.source, on_outcome=self.on_outcome, is_stopped=self.is_stopped)
-
-    def ask_read(
-        self,
-        model: AskedModel,
-        requests: Sequence[calls.Request],
-        read: Callable[[calls.Answer], Found | Unparsed],
-        reasks: int,
-    ) -> list[calls.Parsed[Found]]:
-        """What ``read`` finds in the reply to each request."""
-        return calls.ask_read(
-            self._runtime.calls,
-            requests,
-            model.source,
-            lambda _, answer: read(answer),
-            reasks,
-            on_outcome=self.on_outcome,
-            is_stopped=self.is_stopped,
-            first=self.first,
-        )
-
-    def is_stopped(self) -> bool:
-        """Whether who is asked here is asked no more."""
-        return self._at.stage.asks in self._progress.given_up
-
-    @property
-    def first(self) -> int:
-        """How many rows to finish first, so that a lost stage is known early; 0 once that many were reached."""
-        enough, (_, reached) = 2 * FEWEST_ASKED, self._progress.failed(self._at)
-        return enough if reached < enough and can_be_given_up(self._at, self._config) else 0
+    enough, (_, reached) = 2 * FEWEST_ASKED, progress.failed(at)
+    first = enough if reached < enough and can_be_given_up(at, run.config) else 0
+    return calls.Watch(on_outcome, lambda: asked in progress.given_up, first)
 
 
 def ask_plainly(
@@ -147,13 +111,13 @@ def ask_plainly(
     model: AskedModel,
     sampling: Sampling,
     rows: pl.DataFrame,
-    settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
+    counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
 ) -> list[calls.Outcome]:
-    """What ``model`` answers to each row (an instruction) as it stands; ``settle`` is as in `Watch`."""
+    """Outcomes of ``model`` for rows of instructions, asked without a prompt; ``counts_as`` is as in `watch`."""
     requests = [
         make_request(run, role, model.identity, conversation(row), sampling) for row in rows.iter_rows(named=True)
     ]
-    outcomes = Watch(run, at, settle).ask(model, requests)
+    outcomes = current(run).calls.ask(requests, model.source, watch(run, at, counts_as))
     texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
     for mark, count in Counter(map(unknown_mark, texts)).most_common(1):
         if mark and len(texts) >= FEWEST_ASKED and 2 * count > len(texts):
@@ -163,23 +127,26 @@ def ask_plainly(
 
 @cache
 def _say_of_mark(at: str, mark: str) -> None:
-    text = "%s: most answers begin with %s: if thoughts stand behind it, have the server put them apart from the answer"
-    logger.warning(text, at, mark)
+    logger.warning(
+        "%s: most answers begin with %s: if thoughts stand behind it, have the server put them apart from the answer",
+        at,
+        mark,
+    )
 
 
 def demand_whole(outcome: calls.Outcome) -> calls.Outcome:
-    """A teacher's outcome; of an answer that is cut off, empty or ended by a filter the failure `bad_reply`.
+    """A teacher's outcome; for an answer that is cut off, empty or ended by a filter, the failure `bad_reply`.
 
-    Only what counts as failed changes by it: the answer keeps its row, and leaves the pool later.
+    This only changes the counts: the answer keeps its row, and is dropped from the pool later.
     """
     reason = broken_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, calls.Answer) else None
     return calls.Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
 
 
 def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], otherwise: str) -> None:
-    """Refuse to read replies again of which the store lacks some: they would be paid for again.
+    """Refuse to read replies again if some are missing from the store: they would be paid for again.
 
-    ``scored`` are requests whose replies have scores, ``otherwise`` the command that asks for all of the stage.
+    ``scored`` are requests whose replies have scores, ``otherwise`` the command that asks for the whole stage.
 
     Raises:
         ConfigError: with the ways on.
@@ -192,26 +159,30 @@ def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], 
         )
 
 
-def missing_by_kind(outcomes: Sequence[calls.Outcome]) -> dict[str, int]:
-    """Retryable failures, counted by kind."""
-    return dict(Counter(each.kind for each in outcomes if isinstance(each, calls.Failure) and each.retryable))
-
-
-def failed_by_kind(outcomes: Sequence[calls.Outcome]) -> dict[str, int]:
-    """Terminal failures, counted by kind."""
-    return dict(Counter(each.kind for each in outcomes if isinstance(each, calls.Failure) and not each.retryable))
+def failures_by_kind(outcomes: Sequence[calls.Outcome], *, retryable: bool) -> dict[str, int]:
+    """Failures that are retryable, or those that are terminal, counted by kind."""
+    return dict(
+        Counter(each.kind for each in outcomes if isinstance(each, calls.Failure) and each.retryable == retryable)
+    )
 
 
 def worked(
     made: pl.DataFrame, counts: dict[str, float], asked: pl.DataFrame, outcomes: Sequence[calls.Outcome]
 ) -> Worked:
-    """What a stage ``made`` of one outcome for each row of ``asked`` (columns instruction_id, instruction)."""
+    """The work of a stage that ``made`` a table of one outcome for each row of ``asked``."""
     samples = sample_failures(asked.select("instruction_id", "instruction").iter_rows(), outcomes)
-    return Worked(made, counts, missing_by_kind(outcomes), failed_by_kind(outcomes), len(outcomes), samples)
+    return Worked(
+        made,
+        counts,
+        missing=failures_by_kind(outcomes, retryable=True),
+        failed=failures_by_kind(outcomes, retryable=False),
+        asked=len(outcomes),
+        samples=samples,
+    )
 
 
 def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[calls.Outcome]) -> tuple[Sample, ...]:
-    """The first failures of each kind in turn; ``asked`` is id and instruction of each outcome."""
+    """The first failures, one of each kind in turn; ``asked`` has id and instruction of each outcome."""
     by_kind = defaultdict[str, list[Sample]](list)
     for (instruction_id, instruction), outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome, calls.Failure):
@@ -222,12 +193,12 @@ def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[calls.O
 
 
 def counts_of(parsed: Sequence[calls.Parsed[Any]]) -> dict[str, float]:
-    """What parsed replies cost, those that had to be asked again included."""
+    """What parsed replies cost, including re-asks."""
     return count_paid([outcome for each in parsed for outcome in each.outcomes])
 
 
 def count_paid(outcomes: Sequence[calls.Outcome]) -> dict[str, float]:
-    """What answers cost: calls made now, answers re-used from the store, tokens, USD of both."""
+    """What answers cost: calls made now, answers from the store, tokens and USD of both."""
     answers = [each for each in outcomes if isinstance(each, calls.Answer)]
     return {
         "calls": sum(not each.stored for each in answers),
@@ -239,20 +210,20 @@ def count_paid(outcomes: Sequence[calls.Outcome]) -> dict[str, float]:
 
 
 def count_timed(outcomes: Iterable[calls.Outcome], by: str = "") -> dict[str, float]:
-    """How long the answers took that were asked for now; ``by`` says what gave them, where it is known."""
+    """How long answers that were not in the store took; ``by`` names the engine, if known."""
     answers = (each for each in outcomes if isinstance(each, calls.Answer) and not each.stored)
     return timing_counts(((each.completion_tokens, each.timing) for each in answers if each.timing), by)
 
 
 def ending_of(outcome: calls.Outcome) -> str:
-    """An outcome's finish reason; of a failure `refused` or `failed:<kind>`."""
+    """An outcome's finish reason; for a failure `refused` or `failed:<kind>`."""
     if isinstance(outcome, calls.Answer):
         return outcome.finish_reason
     return "refused" if outcome.kind == "refused" else f"failed:{outcome.kind}"
 
 
 def text_of(outcome: calls.Outcome) -> str | None:
-    """An outcome's text; nothing of a failure."""
+    """An outcome's text; None for a failure."""
     return outcome.text if isinstance(outcome, calls.Answer) else None
 
 
@@ -265,14 +236,14 @@ def answer_cells(outcome: calls.Outcome) -> tuple[object, ...]:
 def answer_rows(
     asked: pl.DataFrame,
     outcomes: Sequence[calls.Outcome],
-    settle: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
+    counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
     *,
     by: str = "",
 ) -> Worked:
     """Answers to ``asked`` as the tables `teacher`, `answers` and `heldout_answers` hold them, without missing rows.
 
-    A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``settle`` says which
-    answers are of no use, and count as failed; ``by`` what gave them, where it is known.
+    A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``counts_as`` is as in
+    `watch`; ``by`` names the engine, if known.
     """
     rows = [
         (instruction_id, *answer_cells(outcome))
@@ -280,28 +251,19 @@ def answer_rows(
         if isinstance(outcome, calls.Answer) or not outcome.retryable
     ]
     frame = pl.DataFrame(rows, schema={"instruction_id": pl.String, **ANSWER_COLUMNS}, orient="row")
-    failed = {f"failed_{kind}": count for kind, count in failed_by_kind(outcomes).items()}
+    failed = {f"failed_{kind}": count for kind, count in failures_by_kind(outcomes, retryable=False).items()}
     counts = {**count_paid(outcomes), **failed, **count_timed(outcomes, by)}
-    return worked(frame, counts, asked, list(map(settle, outcomes)))
+    return worked(frame, counts, asked, list(map(counts_as, outcomes)))
 
 
-Row = Mapping[str, str]
+AnswerPair = Mapping[str, str]
 """instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
-Place = tuple[str, str]
-"""An instruction's id with the order in which it is judged; pointwise, with whose answer is."""
+VerdictKey = tuple[str, str]
+"""An instruction's id with the order in which it is judged; in pointwise mode, with whose answer is judged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A verdict as far as it is known."""
-
-    verdict: Verdict
-    retryable: bool
-    """Whether it is unscored only because a reply did not come."""
-
-
-def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dict[Place, str]:
-    """What a judge is to read about ``rows``, in their order: in pairwise mode both answers, in each order."""
+def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[AnswerPair]) -> dict[VerdictKey, str]:
+    """The judge's prompts for ``rows``, in their order; in pairwise mode with both answers, in each order."""
     mode = mode_of(judge)
     return {
         (row["instruction_id"], place): mode.render(prompt, row, place)
@@ -310,7 +272,7 @@ def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dic
 
 
 def judge_requests(
-    runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: Mapping[Place, str]
+    runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: Mapping[VerdictKey, str]
 ) -> list[calls.Request]:
     """One request for each text."""
     sampling, schema = runtime.config.judge.sampling, mode_of(runtime.config.judge).schema
@@ -323,7 +285,7 @@ def judge_requests(
 def verdict_reader(
     judge: JudgeConfig, requests: Sequence[calls.Request]
 ) -> Callable[[int, calls.Answer], Any | Unparsed]:
-    """What reads the verdicts on ``requests``, as `calls.ask_read` wants it."""
+    """The parser of verdicts on ``requests``, for `calls.ask_read`."""
     parse = mode_of(judge).parse
     return lambda place, answer: parse(answer.text, requests[place].messages[-1].content)
 
@@ -332,31 +294,25 @@ def ask_judge(
     runtime: Runtime,
     judge: AskedModel,
     prompt: Prompt,
-    texts: Mapping[Place, str],
-    *,
-    on_outcome: calls.OnOutcome,
-    is_stopped: calls.IsStopped = calls.never_stopped,
-    first: int = 0,
-) -> dict[Place, calls.Parsed[Any]]:
-    """What one judge replies to ``texts``, with the scores in it."""
+    texts: Mapping[VerdictKey, str],
+    watch: calls.Watch,
+) -> dict[VerdictKey, calls.Parsed[Any]]:
+    """The parsed replies of one judge to ``texts``."""
     settings, requests = runtime.config.judge, judge_requests(runtime, judge, prompt, texts)
-    asked = calls.ask_read(
-        runtime.calls,
-        requests,
-        judge.source,
-        verdict_reader(settings, requests),
-        settings.reasks,
-        on_outcome=on_outcome,
-        is_stopped=is_stopped,
-        first=first,
-    )
+    read = verdict_reader(settings, requests)
+    asked = calls.ask_read(runtime.calls, requests, judge.source, read, settings.reasks, watch)
     return dict(zip(texts, asked, strict=True))
 
 
-def read_verdicts(mode: JudgeMode, replies: Mapping[Place, calls.Parsed[Any]], judge: str) -> Iterator[Judged]:
-    """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction."""
+def read_verdicts(
+    mode: JudgeMode, replies: Mapping[VerdictKey, calls.Parsed[Any]], judge: str, *, missing: bool = False
+) -> Iterator[Verdict]:
+    """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction.
+
+    A verdict whose reply may still come is left out, or unscored with ``missing``.
+    """
     for instruction_id, place in replies:
-        if parts := [replies[instruction_id, each] for each in mode.rests_on(place)]:
+        parts = [replies[instruction_id, each] for each in mode.rests_on(place)]
+        if parts and (missing or not any(part.retryable for part in parts)):
             values = [part.value or Unparsed(part.reason) for part in parts]
-            verdict = mode.combine(instruction_id, place, values, parts[0].raw, judge)
-            yield Judged(verdict, any(part.retryable for part in parts))
+            yield mode.combine(instruction_id, place, values, parts[0].raw, judge)

@@ -91,8 +91,8 @@ def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
     runtime, games = current(run), _games(run, at, rows)
     asked = [game for game in games if game.text is not None]
     judge, reasks = runtime.benchmark_judge(at.benchmark_name), run.config.evaluation.judged[at.benchmark_name].reasks
-    requests, read, report = _requests(run, at, asked), _reader(run, at, asked), _report_questions(run, at, games)
-    parsed = calls.ask_read(runtime.calls, requests, judge.source, read, reasks, on_outcome=report)
+    requests, read, watch = _requests(run, at, asked), _reader(run, at, asked), _watch_questions(run, at, games)
+    parsed = calls.ask_read(runtime.calls, requests, judge.source, read, reasks, watch)
     replies = dict(zip((game.place for game in asked), parsed, strict=True))
     made = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
     kept = [row for row in made if row is not None]
@@ -232,8 +232,8 @@ def _reader(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> Callable[[int
     return lambda place, answer: benchmark.read(asked[place], answer.text, dict(answer.logprobs))
 
 
-def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> calls.OnOutcome:
-    """A callback that moves the progress of ``at`` by one row a question, told the outcomes of what is asked.
+def _watch_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> calls.Watch:
+    """Moves the progress of ``at`` by one row a question, told the outcomes of what is asked.
 
     A question has one judgment or several, and none that is asked where its answers are equal or failed.
     """
@@ -251,7 +251,7 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> cal
         if not left[question]:
             count(missing=question in lacking)
 
-    return on_outcome
+    return calls.Watch(on_outcome)
 
 
 def _row(game: Game, reply: calls.Parsed[Judgment] | None, judge: str) -> tuple[object, ...] | None:

@@ -10,7 +10,7 @@ from collections import Counter
 import polars as pl
 
 from tapir_core import curriculum, stages
-from tapir_core.calls import Answer
+from tapir_core.calls import Answer, ask_read
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.data.decontamination import texts_asked
@@ -20,7 +20,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.text import Unparsed
 from tasks._task import shard_task, stage_task
-from tasks.asking import Watch, chat, count_paid, counts_of, ending_of, make_request, text_of, worked
+from tasks.asking import chat, count_paid, counts_of, ending_of, make_request, text_of, watch, worked
 from tasks.judge import ask_student, judge_rows
 from tasks.mixture import round_size
 from tasks.outcomes import Worked, made_of
@@ -87,12 +87,12 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         )
         for each, seed in zip(wanted, seeds.iter_rows(named=True), strict=True)
     ]
-    asked = Watch(run, at).ask_read(runtime.teacher, requests, _read, teacher.reasks)
+    asked = ask_read(runtime.calls, requests, runtime.teacher.source, _read, teacher.reasks, watch(run, at))
     candidates = curriculum.candidate_rows(wanted, [each.value for each in asked], at.wave)
     return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
 
 
-def _read(answer: Answer) -> str | Unparsed:
+def _read(_: int, answer: Answer) -> str | Unparsed:
     return curriculum.parse_expansion(answer.text, ended=answer.finish_reason != "length")
 
 

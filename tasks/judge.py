@@ -16,7 +16,7 @@ import polars as pl
 from polars import selectors as cs
 
 from tapir_core import stages
-from tapir_core.calls import Outcome, Parsed, Request, forget_unread
+from tapir_core.calls import Outcome, Parsed, Request, Watch, forget_unread
 from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
@@ -177,12 +177,10 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     verdicts, verifying = _verified(run, at, answered)
     done = {verdict.instruction_id for verdict in verdicts}
     texts = asking.render_texts(settings, prompt, answered.filter(~pl.col("instruction_id").is_in(done)).to_dicts())
-    replies = _ask_all(runtime, prompt, texts, asking.Watch(run, at))
+    replies = _ask_all(runtime, prompt, texts, asking.watch(run, at))
     verdicts += _silent_verdicts(silent, settings)
     for name, each in replies.items():
-        verdicts += [
-            judged.verdict for judged in asking.read_verdicts(mode_of(settings), each, name) if not judged.retryable
-        ]
+        verdicts += asking.read_verdicts(mode_of(settings), each, name)
     verdicts.sort(key=lambda verdict: (verdict.instruction_id, verdict.order, verdict.judge))
     reasons = Counter(f"unscored: {verdict.reason}" for verdict in verdicts if verdict.status == "unscored")
     instructions = dict(answered.select("instruction_id", "instruction").iter_rows())
@@ -190,7 +188,7 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     shown = pl.DataFrame(asked, schema=["instruction_id", "instruction"], orient="row")
     parsed = [reply for each in replies.values() for reply in each.values()]
     counts = {**asking.counts_of(parsed), **verifying, **reasons}
-    return asking.worked(verdict_rows(verdicts), counts, shown, [reply.settled for reply in parsed])
+    return asking.worked(verdict_rows(verdicts), counts, shown, [reply.counts_as for reply in parsed])
 
 
 def forget_unscored(run: RunFolder, at: StageAt) -> int:
@@ -254,21 +252,13 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
 
 
 def _ask_all(
-    runtime: Runtime, prompt: Prompt, texts: Mapping[asking.Place, str], watch: asking.Watch
-) -> dict[str, dict[asking.Place, Parsed[Any]]]:
+    runtime: Runtime, prompt: Prompt, texts: Mapping[asking.VerdictKey, str], watch: Watch
+) -> dict[str, dict[asking.VerdictKey, Parsed[Any]]]:
     """What every judge replies, by its name; they are asked at the same time."""
     judges = runtime.judges
 
-    def ask(judge: AskedModel) -> dict[asking.Place, Parsed[Any]]:
-        return asking.ask_judge(
-            runtime,
-            judge,
-            prompt,
-            texts,
-            on_outcome=watch.on_outcome,
-            is_stopped=watch.is_stopped,
-            first=watch.first,
-        )
+    def ask(judge: AskedModel) -> dict[asking.VerdictKey, Parsed[Any]]:
+        return asking.ask_judge(runtime, judge, prompt, texts, watch)
 
     with ThreadPoolExecutor(max(1, len(judges))) as threads:
         return dict(zip(judges, threads.map(ask, judges.values()), strict=True))

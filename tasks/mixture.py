@@ -19,7 +19,7 @@ from tapir_core.reporting.sentences import reduced
 from tapir_core.run_folder import RunFolder
 from tapir_core.task_types import RefinementFamily
 from tasks._task import shard_task, stage_task
-from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
+from tasks.asking import chat, count_paid, demand_whole, ending_of, make_request, text_of, watch, worked
 from tasks.engines.logs import tell
 from tasks.outcomes import Worked
 from tasks.pool import mixture_shares, round_pool
@@ -93,7 +93,7 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         text = curriculum.render_refinement(prompts[family], show_instruction(row), row["system"], row["response"])
         who, sampling = runtime.teacher.identity, run.config.teacher.refining
         requests.append(make_request(run, "refine", who, chat(text), sampling, prompt=prompts[family]))
-    outcomes = Watch(run, at, demand_whole).ask(runtime.teacher, requests)
+    outcomes = runtime.calls.ask(requests, runtime.teacher.source, watch(run, at, demand_whole))
     table = [
         _refined(row, family, outcome)
         for row, family, outcome in zip(rows.iter_rows(named=True), families, outcomes, strict=True)

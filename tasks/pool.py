@@ -11,7 +11,7 @@ from dataclasses import replace
 import polars as pl
 
 from tapir_core import stages
-from tapir_core.calls import Outcome, Parsed
+from tapir_core.calls import Outcome, Parsed, ask_read
 from tapir_core.curriculum import Labelling, Usable, discovery, draw_splits, shares_of, split_usable, target_shares
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
@@ -26,7 +26,7 @@ from tapir_core.run_state import not_held_out, pool_of
 from tapir_core.sources import QUESTION, read_heldout_of, read_pool_of, rehearse_heldout
 from tapir_core.stages import StageAt
 from tasks._task import shard_task, stage_task
-from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
+from tasks.asking import answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, watch, worked
 from tasks.outcomes import Worked
 from tasks.runtime import current, read_once
 
@@ -83,7 +83,7 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
     frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
     reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
-    return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.settled for each in parsed])
+    return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.counts_as for each in parsed])
 
 
 @read_once
@@ -102,14 +102,19 @@ def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Work
     requests = [
         make_request(run, "label", asked.identity, chat(each), settings.answering, prompt=prompt) for each in texts
     ]
-    parsed = Watch(run, at).ask_read(
-        asked, requests, lambda reply: discovery.parse_task_types(reply.text), settings.reasks
+    parsed = ask_read(
+        current(run).calls,
+        requests,
+        asked.source,
+        lambda _, reply: discovery.parse_task_types(reply.text),
+        settings.reasks,
+        watch(run, at),
     )
     found = [pair for each in parsed for pair in (each.value or {}).items()]
     if found:
         run.storage.write_bytes(TASK_TYPES, discovery.task_types_toml(found).encode())
     frame = pl.DataFrame(found, schema={"task_type": pl.String, "definition": pl.String}, orient="row")
-    return worked(frame, counts_of(parsed), rows, [each.settled for each in parsed])
+    return worked(frame, counts_of(parsed), rows, [each.counts_as for each in parsed])
 
 
 def check_discovered(run: RunFolder) -> None:
@@ -195,7 +200,14 @@ def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[s
         )
         for row in rows.iter_rows(named=True)
     ]
-    return Watch(run, at).ask_read(asked, requests, lambda reply: label.parse(reply.text), settings.reasks)
+    return ask_read(
+        current(run).calls,
+        requests,
+        asked.source,
+        lambda _, reply: label.parse(reply.text),
+        settings.reasks,
+        watch(run, at),
+    )
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
 from tapir_core import probing
-from tapir_core.calls import OnOutcome, Outcome, run_key
+from tapir_core.calls import Outcome, Watch, run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import BudgetReached, IncompleteBatch
@@ -43,7 +43,7 @@ from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
 from tapir_core.summary.formats import NOTHING, count, minutes
 from tapir_core.text import digest
-from tasks.asking import ask_judge, counts_of, missing_by_kind, read_verdicts, render_texts
+from tasks.asking import ask_judge, counts_of, failures_by_kind, read_verdicts, render_texts
 from tasks.runtime import Runtime
 
 _NAME = "judge-check"
@@ -164,11 +164,11 @@ def _check(
     say(f"asking {name} about {len(pairs)} pairs")
     prompt = load_prompt(settings.prompt, runtime.config.run.prompts)
     texts = render_texts(settings, prompt, map(_as_row, pairs))
-    replies = ask_judge(runtime, role, prompt, texts, on_outcome=_saying(say, len(texts)))
+    replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])
     verdicts: dict[str, list[Verdict]] = {}
-    for each in read_verdicts(mode_of(settings), replies, name):
-        verdicts.setdefault(each.verdict.instruction_id, []).append(each.verdict)
+    for verdict in read_verdicts(mode_of(settings), replies, name, missing=True):
+        verdicts.setdefault(verdict.instruction_id, []).append(verdict)
     results = tuple(score_pair(pair, verdicts[pair.id]) for pair in pairs)
     judge = {"model": role.identity.model, "identity": role.identity.identity, "mode": settings.mode}
     check = summarise_check(results, balanced=balanced)
@@ -187,7 +187,7 @@ def _as_row(pair: CheckPair) -> dict[str, Any]:
     }
 
 
-def _saying(say: Callable[[str], None], texts: int) -> OnOutcome:
+def _saying(say: Callable[[str], None], texts: int) -> Watch:
     """Says how far it is, twenty times, and how long the rest takes at this pace."""
     done, began = itertools.count(1), time.monotonic()
 
@@ -197,11 +197,11 @@ def _saying(say: Callable[[str], None], texts: int) -> OnOutcome:
             left = (time.monotonic() - began) * (texts - number) / number
             say(f"{number} of {texts} replies{f', about {minutes(left)} left' if left >= 60 else ''}")
 
-    return on_outcome
+    return Watch(on_outcome)
 
 
 def _refuse_gaps(config: RunConfig, outcomes: Sequence[Outcome]) -> None:
-    missing = missing_by_kind(outcomes)
+    missing = failures_by_kind(outcomes, retryable=True)
     if sum(missing.values()) <= config.calls.max_missing_share * len(outcomes):
         return
     kinds = ", ".join(f"{rows} {kind}" for kind, rows in sorted(missing.items()))

@@ -193,12 +193,12 @@ def prune(
 ) -> None:
     """Remove answers by age, model, role, outcome, …; without --yes it only says what would go and its cost."""
     before = datetime.now(UTC).replace(tzinfo=None) - store_admin.read_age(older_than) if older_than else None
-    chosen = store_admin.RowFilter(
-        tuple(roles or ()),
-        tuple(models or ()),
-        tuple(identities or ()),
-        statuses=tuple(statuses or ()),
-        finish_reasons=tuple(endings or ()),
+    chosen = store_admin.rows_where(
+        role=roles,
+        model=models,
+        identity=identities,
+        status=statuses,
+        finish_reason=endings,
         unusable=unusable,
         before=before,
     )

@@ -37,7 +37,7 @@ from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.processes import Holder
 from tapir_core.proxies import through
 from tapir_core.run_folder import RunRef
-from tapir_core.storage import Patience, client_settings, on_this_machine
+from tapir_core.storage import Timeouts, client_settings, on_this_machine
 from tapir_core.text import digest
 from tasks.engines import keys, logs, supervisor
 
@@ -438,7 +438,7 @@ def save_results_storage(root: str) -> None:
     from prefect.filesystems import RemoteFileSystem
 
     basepath = f"{root.rstrip('/')}/{paths.prefect_results()}"
-    RemoteFileSystem(basepath=basepath, settings=client_settings(Patience())).save(_name(root), overwrite=True)
+    RemoteFileSystem(basepath=basepath, settings=client_settings(Timeouts())).save(_name(root), overwrite=True)
 
 
 @contextmanager

@@ -1,21 +1,20 @@
-"""Everything between a prompt and a stored answer. Start at `CallEngine.ask` and `ask_parsed`."""
+"""Everything between a prompt and a stored answer. Start at `CallEngine.ask` and `ask_read`."""
 
 from tapir_core.calls.answer_store import AnswerStore, root_store_url, run_key, store_url
-from tapir_core.calls.asking import Parsed, ask_parsed, ask_read, forget_unread
+from tapir_core.calls.asking import Parsed, ask_read, forget_unread
 from tapir_core.calls.budget import LiveSpend, Spend
 from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import (
     TERMINAL,
+    UNWATCHED,
     Answer,
     Endpoint,
     EndpointSource,
     Failure,
     FailureKind,
-    IsStopped,
     Message,
-    OnOutcome,
     Outcome,
     Request,
     Role,
-    never_stopped,
+    Watch,
 )

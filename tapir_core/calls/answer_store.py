@@ -1,9 +1,9 @@
-"""The call store: every received answer and every terminal failure, by content, shared by all runs; and where it is.
+"""The call store: every received answer and every terminal failure, by content, shared by all runs; and its address.
 
 An answer counts as received once `put`'s future is done: then it is committed and survives `kill -9`. While the
-database is away answers wait in memory, and whoever wants to read waits too (store_writer.py). Retryable failures are
-never stored. SQLite or PostgreSQL, by URL; several processes may use one store: who holds a list of requests asks them,
-the others wait for its answers.
+database is away, answers wait in memory and readers wait too (store_writer.py). Retryable failures are never stored.
+SQLite or PostgreSQL, by URL. Several processes may use one store: the holder of a list of requests sends them, the
+others wait for its answers.
 """
 
 import itertools
@@ -33,91 +33,90 @@ T = TypeVar("T")
 
 
 class AnswerStore(AbstractContextManager["AnswerStore"]):
-    """Safe to use from many threads. One thread of its own writes, and commits in groups what has queued meanwhile."""
+    """Safe to use from many threads. A thread of its own writes, and commits queued writes in groups."""
 
     def __init__(self, url: str, *, patient: bool = True) -> None:
-        """Open the store at ``url`` (`sqlite:///path/store.sqlite`, `postgresql://host/database`), made if it lacks.
+        """Open the store at ``url`` (`sqlite:///path/store.sqlite`, `postgresql://host/database`), made if missing.
 
-        One that is not ``patient`` fails at once when the database is away: for who only looks.
+        Without ``patient`` it fails at once if the database is away: for commands that only read.
 
         Raises:
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls import store_rows, store_writes
-        from tapir_core.calls.store_tables import open_engine
+        from tapir_core.calls import store_rows, store_tables, store_writes
         from tapir_core.calls.store_writer import GroupWriter, Patience
         from tapir_core.processes import Heart
 
-        self._rows, self._writes = store_rows, store_writes
-        self._engine = open_engine(url)
+        self._rows, self._tables, self._writes = store_rows, store_tables, store_writes
+        self._engine = store_tables.open_engine(url)
         self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
         self._holder = secrets.token_hex(16)
         self._writer = GroupWriter("tapir-store-writer", self._commit)
         self._heart = Heart("the call store", partial(self._writer.submit, store_writes.beat))
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
-        """The stored outcome of each key that is there."""
+        """The stored outcome of each key in the store."""
         return self._read(self._rows.read_outcomes, keys)
 
     def known(self, keys: Sequence[str]) -> set[str]:
-        """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
-        return self._read(self._rows.read_known, keys)
+        """Which of ``keys`` are in the store; cheaper than `lookup`, because it reads no text."""
+        return self._read(partial(self._tables.read_known, column=self._tables.answers.c.key), keys)
 
     def take_shard(self, shard: str) -> bool:
-        """Hold a list of requests, known by its digest, unless another living process does; whether that is so now."""
+        """Claim a list of requests, by its digest, unless another living process holds it; returns if it is ours."""
         self._heart.begin()
         return bool(self._writer.submit(partial(self._writes.take_shard, shard=shard)).result())
 
     def give_shard_back(self, shard: str) -> Future[None]:
-        """Hold it no more; this process's end does the same."""
+        """Release it; the end of this process does the same."""
         return self._writer.submit(partial(self._writes.give_shard_back, shard=shard))
 
     def book(self, attempts: Sequence[Attempt], budget: BudgetConfig) -> Future[list[str]]:
-        """Write attempts down before they are sent; gives for each the cap that has no room for it, or an empty text.
+        """Book attempts before they are sent; gives for each the cap that has no room for it, or an empty text.
 
-        What is booked is spent until `settle` says otherwise, also when this process is killed.
+        What is booked counts as spent until it is settled, also if this process is killed.
         """
         return self._writer.submit(self._writes.Book(tuple(attempts), budget), rows=len(attempts))
 
     def settle(self, settlement: Settlement) -> Future[None]:
-        """Write down what came of an attempt; nobody needs to wait for it."""
+        """Record the result of an attempt; no need to wait for it."""
         return self._writer.submit(settlement)
 
     def lead(self, write: "Change") -> Future[Any]:
-        """Note something of a batch at a provider, or take it over; the future holds what the write gives.
+        """Write something about a batch at a provider, or take it over; the future holds the result of the write.
 
-        A batch outlives this process: whoever asks next for its requests leads it on.
+        A batch outlives this process: the next process that asks for its requests continues it.
         """
         return self._writer.submit(write)
 
     def batched(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are in a batch that has not ended."""
-        return self._read(self._writes.read_batched, keys)
+        return self._read(partial(self._tables.read_known, column=self._tables.batch_rows.c.key), keys)
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
         """Store the reply to ``request``.
 
         Returns:
-            Done after the commit. It holds the reply's outcome, or the one that another process stored first.
+            A future that is done after the commit: the reply's outcome, or the one that another process stored first.
         """
         outcome = reply.outcome
         assert not (isinstance(outcome, Failure) and outcome.retryable), "a retryable failure is never stored"
         return self._writer.submit(self._writes.Put(self._rows.make_row(key, request, reply), outcome))
 
     def forget(self, keys: Sequence[str]) -> Future[int]:
-        """Delete outcomes, so that they are asked for again; the future holds how many there were."""
+        """Delete outcomes, so that their requests are sent again; the future holds how many there were."""
         return self._writer.submit(partial(self._writes.forget, keys=tuple(keys)))
 
     def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
-        """Count requests that stored outcomes answered; nobody needs to wait for it."""
+        """Count requests that were answered from the store; no need to wait for it."""
         counts = Counter[tuple[str, ...]](
             (each.role, each.model, each.identity, each.prompt_version, each.run) for each in requests
         )
         return self._writer.submit(partial(self._writes.count_reuse, counts=counts))
 
     def count_useless(self, key: str, reply: str, more: int) -> Future[int]:
-        """Count replies to a request that brought no answer; the future holds how many in a row were the same."""
+        """Count replies without an answer to a request; the future holds how many in a row were the same."""
         return self._writer.submit(partial(self._writes.count_useless, key=key, reply=reply, more=more))
 
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
@@ -129,7 +128,7 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
         return self._read(self._rows.read_spend, run)
 
     def close(self) -> None:
-        """Commit what has queued, hold nothing more, then close. Closing twice is the same as once."""
+        """Commit queued writes, release everything, close. Closing twice is the same as once."""
         if self._heart.is_alive():
             self._heart.stop()
             self._writer.submit(self._writes.leave)
@@ -168,12 +167,12 @@ def root_store_url(root: str) -> str:
 
 
 def store_url(config: RunConfig) -> str:
-    """Where answers are kept: the configured database, or the root's SQLite file."""
+    """URL of a run's store: the configured database, or the root's SQLite file."""
     return config.calls.store_url or root_store_url(config.run.root)
 
 
 def run_key(config: RunConfig) -> str:
-    """The name of a run that every process knows it by: its place."""
+    """The address of a run, which names it for every process."""
     root = config.run.root
     place = root.rstrip("/") if "://" in root else Path(root).absolute()
     return f"{place}/{config.run.name}"

@@ -1,104 +1,73 @@
-"""Lists of requests whose replies are read: what is asked again because nothing could be made of it.
+"""Lists of requests whose replies are parsed; a request whose reply cannot be parsed is sent again.
 
-Reading is free and apart from asking: every raw reply stays in the store, so a second run reads the same replies again
-and pays for nothing. A re-ask is the same request under another sample index, and so another seed; at temperature 0,
-where another seed changes nothing, it shows the reply and asks for what is missing.
+Parsing is free and separate from asking: every raw reply stays in the store, so a second run parses the same replies
+and pays nothing. A re-ask is the same request under another sample index, and so with another seed. At temperature 0
+another seed changes nothing, so the re-ask shows the reply and asks for what is missing.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from tapir_core.calls import types
+from tapir_core.calls.engine import CallEngine
 from tapir_core.text import MISSING, Unparsed
-
-if TYPE_CHECKING:
-    from tapir_core.calls.engine import CallEngine
 
 T = TypeVar("T")
 
 REASK_STRIDE = 1_000_000
-"""Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
+"""Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``. Samples are numbered below it, so none collide."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed(Generic[T]):
-    """What came of one request."""
+    """The result of one request."""
 
     value: T | None
-    """What the parser made of the last reply; nothing when it failed or never became parsable."""
+    """The parsed last reply; None if the request failed or no reply could be parsed."""
     reason: str
-    """Why there is no value: the parser's reason, or the failure's kind. Empty when there is one."""
+    """Why there is no value: the parser's reason, or the failure's kind. Empty if there is a value."""
     outcomes: tuple[types.Outcome, ...]
-    """One for each time it was asked; all but the last are answers that could not be parsed."""
+    """One for each time it was sent; all but the last are answers that could not be parsed."""
 
     @property
     def outcome(self) -> types.Outcome:
-        """The last outcome: it decides."""
+        """The last outcome."""
         return self.outcomes[-1]
 
     @property
-    def settled(self) -> types.Outcome:
-        """The last outcome; of a reply that never became parsable the failure ``bad_reply``, with the reply."""
+    def counts_as(self) -> types.Outcome:
+        """The last outcome; if it could not be parsed, the failure ``bad_reply`` with the reply."""
         if isinstance(self.outcome, types.Failure) or not self.reason:
             return self.outcome
         return types.Failure("bad_reply", f"{self.reason}: {self.raw}", attempts=len(self.outcomes))
 
     @property
     def raw(self) -> str:
-        """Text of the last reply; empty when it failed."""
+        """Text of the last reply; empty if the request failed."""
         return self.outcome.text if isinstance(self.outcome, types.Answer) else ""
 
     @property
     def retryable(self) -> bool:
-        """True when asking again later may succeed."""
+        """True if a later retry may succeed."""
         return isinstance(self.outcome, types.Failure) and self.outcome.retryable
 
 
-def ask_parsed(
-    engine: "CallEngine",
-    requests: Sequence[types.Request],
-    source: types.EndpointSource,
-    parse: Callable[[str], T | Unparsed],
-    reasks: int,
-    *,
-    on_outcome: types.OnOutcome | None = None,
-    is_stopped: types.IsStopped = types.never_stopped,
-    first: int = 0,
-) -> list[Parsed[T]]:
-    """Outcomes of ``requests`` with their parsed values, in their order.
-
-    A reply for which ``parse`` gives `Unparsed` is asked for again, at most ``reasks`` times. ``on_outcome`` is told
-    each row once, when nothing more will be asked for it: what has `settled`. The ``first`` rows are brought so far
-    before another one is asked: so that it is known early, and stopped, when no reply can be parsed.
-    """
-    return ask_read(
-        engine,
-        requests,
-        source,
-        lambda _, answer: parse(answer.text),
-        reasks,
-        on_outcome=on_outcome,
-        is_stopped=is_stopped,
-        first=first,
-    )
-
-
 def ask_read(
-    engine: "CallEngine",
+    engine: CallEngine,
     requests: Sequence[types.Request],
     source: types.EndpointSource,
     read: Callable[[int, types.Answer], T | Unparsed],
     reasks: int,
-    *,
-    on_outcome: types.OnOutcome | None = None,
-    is_stopped: types.IsStopped = types.never_stopped,
-    first: int = 0,
+    watch: types.Watch = types.UNWATCHED,
 ) -> list[Parsed[T]]:
-    """Outcomes of ``requests`` with their values, as `ask_parsed` gives them, where the text alone does not say how.
+    """Outcomes of ``requests`` with their parsed values, in their order.
 
-    ``read`` is given the place of a row and the answer to it.
+    ``read`` gets the position of a row and its answer. If it returns `Unparsed`, the row is sent again, at most
+    ``reasks`` times. ``watch`` gets each row once, when nothing more will be asked for it, with what it
+    `counts_as`. Its first rows are finished before any other row is asked, so that a list whose replies cannot be read
+    is stopped early.
     """
     endpoint = cache(source)
     parsed: list[Parsed[T]] = [Parsed(None, "", ())] * len(requests)
@@ -107,30 +76,31 @@ def ask_read(
     def take(place: int, outcome: types.Outcome) -> None:
         row = rows[place]
         parsed[row] = Parsed(*_read(row, outcome, read), (*parsed[row].outcomes, outcome))
-        if on_outcome is not None and not is_asked_again(row):
-            on_outcome(row, parsed[row].settled)
+        if not is_asked_again(row):
+            watch.on_outcome(row, parsed[row].counts_as)
 
     def is_asked_again(row: int) -> bool:
-        return len(parsed[row].outcomes) <= reasks and _is_unread(parsed[row])
+        last = parsed[row]
+        return len(last.outcomes) <= reasks and isinstance(last.outcome, types.Answer) and bool(last.reason)
 
-    for rows in (range(min(first, len(requests))), range(first, len(requests))):
+    for rows in (range(min(watch.first, len(requests))), range(watch.first, len(requests))):
         while rows:
             asked = [_next(requests[row], parsed[row].outcomes[-1:], len(parsed[row].outcomes)) for row in rows]
-            engine.ask(asked, endpoint, on_outcome=take, is_stopped=is_stopped)
+            engine.ask(asked, endpoint, replace(watch, on_outcome=take))
             rows = [row for row in rows if is_asked_again(row)]
     return parsed
 
 
 def forget_unread(
-    engine: "CallEngine",
+    engine: CallEngine,
     requests: Sequence[types.Request],
     read: Callable[[int, types.Answer], T | Unparsed],
     reasks: int,
 ) -> int:
-    """Delete the stored replies to those requests of which `ask_read` makes no value, so that they are asked anew.
+    """Delete the stored replies of all requests that `ask_read` cannot parse, so that they are sent again.
 
-    What was asked anew since, and can be read, stays: who was killed after it asks for the rest. Gives how many replies
-    were deleted.
+    Replies of a later start that can be parsed stay, so a process that was killed half-way sends only the rest. Returns
+    the number of deleted replies.
     """
     unread: dict[int, list[types.Request]] = {row: [] for row in range(len(requests))}
     asked = dict(enumerate(requests))
@@ -148,17 +118,13 @@ def forget_unread(
 
 
 def _read(row: int, outcome: types.Outcome, read: Callable[[int, types.Answer], T | Unparsed]) -> tuple[T | None, str]:
-    """What an outcome holds, and else why not."""
+    """The parsed value of an outcome, or None and the reason."""
     value = Unparsed(outcome.kind) if isinstance(outcome, types.Failure) else read(row, outcome)
     return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
 
 
-def _is_unread(parsed: Parsed[T]) -> bool:
-    return isinstance(parsed.outcome, types.Answer) and bool(parsed.reason)
-
-
 def _next(request: types.Request, said: Sequence[types.Outcome], reask: int) -> types.Request:
-    """The request as it is sent after ``said``, the last outcome; the request itself where there is none."""
+    """The request as it is sent after the outcome ``said``; the request itself if there is none."""
     index = request.sample_index
     assert index < REASK_STRIDE, "sample indices must stay below the stride of re-asks"
     messages = request.messages

@@ -1,10 +1,10 @@
-"""Files and batches of one provider: OpenAI's Batch API over HTTP, the lines of its files, and what may go wrong.
+"""Files and batches of one provider: OpenAI's Batch API over HTTP, the lines of its files, and its failures.
 
-A batch carries our tag as metadata. Before a creation whose reply was lost is repeated, the batch is looked for. What
-goes wrong with a batch as a whole is one failure for all its rows, and always retryable: it says nothing about a row.
+A batch carries our tag as metadata. If the reply to a creation was lost, the batch is searched for before another is
+made. A failure of a whole batch is a failure of all its rows, and always retryable: it says nothing about a row.
 
-The id of a line is the store's key of its request. Of a result, what is no proper outcome comes back with its reason,
-so that it is asked again: rows that failed or expired, and rows that are in neither file.
+The id of a line is the store's key of its request. Rows without a proper outcome are returned with the reason, so that
+they are sent again: rows that failed or expired, and rows that are in neither file.
 """
 
 import json
@@ -26,15 +26,15 @@ from tapir_core.config import BatchConfig, CallsConfig
 
 _ENDPOINT = "/v1/chat/completions"
 _TAG = "tapir"
-"""Name of our metadata."""
+"""Name of our metadata field."""
 _CLOCKS_APART = timedelta(days=1)
-"""Batches that are older than ours by more than this are not looked at."""
+"""How much older than ours a batch may be to be searched."""
 _KEPT_LONGER = timedelta(days=1)
-"""How long after its window a batch that nobody knows may still come back."""
+"""How long after its window an unknown batch may still turn up."""
 REFUSED = "refused"
-"""State of a batch that its provider never had."""
+"""State of a batch that its provider never received."""
 _FULL_QUEUE = "token_limit_exceeded"
-"""OpenAI's code for more tokens in waiting batches than the account may have: others have to end first."""
+"""OpenAI's code for too many tokens in waiting batches: other batches have to end first."""
 ENDINGS: Mapping[str, tuple[FailureKind, bool, str]] = {
     "completed": ("server", False, "batch {batch} of {at} ended without a word on this request"),
     "expired": ("timeout", False, "batch {batch} of {at} expired before this request was made"),
@@ -54,33 +54,27 @@ ENDINGS: Mapping[str, tuple[FailureKind, bool, str]] = {
         "after {said} its requests are asked anew.",
     ),
 }
-"""How a batch may end → what rows failed of that no file tells of, whether all others would, and how that is said."""
+"""How a batch ended → for rows in no file: kind of failure, whether all requests would fail so, and message."""
 
 
 @dataclass(eq=False)
 class ProviderError(Exception):
-    """Raised when a request about a file or a batch has failed; never leaves the engine."""
+    """Raised when a request about a file or a batch failed. Never leaves the engine."""
 
     reply: Reply
     status: int | None = None
-    """HTTP status; nothing when there was no reply."""
-
-    @property
-    def failure(self) -> Failure:
-        """What went wrong."""
-        assert isinstance(self.reply.outcome, Failure)
-        return self.reply.outcome
+    """HTTP status; None if there was no reply."""
 
     @property
     def is_final(self) -> bool:
-        """Whether it is a clear no: asked again, it would be the same."""
-        return self.reply.endpoint_at_fault or self.failure.kind in TERMINAL
+        """Whether a retry would fail the same way."""
+        return self.reply.endpoint_at_fault or self.reply.failure.kind in TERMINAL
 
 
 class BatchClient(Client):
     """Files and batches at the first address of an endpoint. Belongs to one event loop.
 
-    The SDK repeats what fails, but for creations: what may have been made is looked for first.
+    The SDK retries everything but creations: a batch that may exist is searched for first.
     """
 
     def __init__(self, endpoint: Endpoint, limits: BatchConfig, config: CallsConfig) -> None:
@@ -101,7 +95,7 @@ class BatchClient(Client):
         return str(self._read(await self.get(asked, patient=True))["id"])
 
     async def create(self, batch: OpenBatch) -> str:
-        """The id of the provider's batch over an uploaded file, made only if there is none with our tag."""
+        """The id of the provider's batch over an uploaded file; made only if none has our tag."""
         if batch.perhaps_made and (found := await self._find(batch)):
             return found
         body = {
@@ -118,7 +112,7 @@ class BatchClient(Client):
             raise
 
     async def show(self, batch_id: str) -> Batch:
-        """How far a batch is."""
+        """The current state of a batch."""
         asked = self._repeating.get(f"/batches/{batch_id}", cast_to=Response)
         return Batch.construct(**self._read(await self.get(asked)))
 
@@ -135,7 +129,7 @@ class BatchClient(Client):
         into.seek(0)
 
     async def _find(self, batch: OpenBatch) -> str:
-        """The id of the provider's batch with our tag or over our file, which no other batch can have; or nothing."""
+        """The id of the provider's batch with our tag or over our file; empty if there is none."""
         asked: dict[str, object] = {"limit": 100}
         oldest = (batch.created - _CLOCKS_APART).replace(tzinfo=UTC).timestamp()
         while True:
@@ -161,26 +155,26 @@ class BatchClient(Client):
         body = json_or_text(self.text(response.content))
         if response.status_code == 200 and isinstance(body, dict):
             return body
-        reply = read_error(response.status_code, body, raw=None, headers=response.headers)
-        raise ProviderError(reply, response.status_code)
+        raise ProviderError(
+            read_error(response.status_code, body, raw=None, headers=response.headers), response.status_code
+        )
 
 
 def state_after(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> str:
-    """What becomes of a batch after an error; nothing where it is left to whoever asks next.
+    """The state of a batch after an error; empty if it is left to the next process that asks.
 
-    Where its provider knows it no more, its requests are asked again once nothing is lost by that: it was free, or its
-    time is long over.
+    If the provider no longer knows the batch, its requests are sent again once that costs nothing: the batch was free,
+    or its time is long over.
     """
     if not batch.provider_id:
         return "" if batch.perhaps_made else REFUSED
-    priced = endpoint.usd_per_million_prompt_tokens or endpoint.usd_per_million_completion_tokens
-    free = is_local(endpoint.base_url) and not priced
-    return LOST if error.status == 404 and (free or utc_now() > _kept_until(batch, limits)) else ""
+    is_free = is_local(endpoint.base_url) and not endpoint.usd(1, 1)
+    return LOST if error.status == 404 and (is_free or utc_now() > _kept_until(batch, limits)) else ""
 
 
 def why_left(error: ProviderError, state: str, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> Reply:
-    """What the rows of a batch failed of that could not be led on, which leaves it in ``state``."""
-    failure = error.failure
+    """The failure of all rows of a batch that could not be continued and is now in ``state``."""
+    failure = error.reply.failure
     if batch.provider_id and error.status == 404:
         return _as_reply(state or "unknown", batch, endpoint, f"{_kept_until(batch, limits):%Y-%m-%d %H:%M} UTC")
     there = f"batch {batch.provider_id} goes on at {endpoint.base_url}, which does not say how"
@@ -191,16 +185,16 @@ def why_left(error: ProviderError, state: str, batch: OpenBatch, endpoint: Endpo
     elif error.is_final and not batch.provider_id:
         remedy = 'Check base_url and that it offers the Batch API, or set mode = "live"'
     message = f"{said} ({failure.message}). {remedy}; then the same command goes on."
-    failure = Failure("connection" if failure.kind in TERMINAL else failure.kind, message)
-    return replace(error.reply, outcome=failure, attempts=0, endpoint_at_fault=error.is_final or state == REFUSED)
+    outcome = Failure("connection" if failure.kind in TERMINAL else failure.kind, message)
+    return replace(error.reply, outcome=outcome, attempts=0, endpoint_at_fault=error.is_final or state == REFUSED)
 
 
 def why_unreached(batch: OpenBatch, shown: Batch, endpoint: Endpoint) -> Reply:
-    """What rows of a batch that has ended failed of when no line of its files says so."""
+    """The failure of rows of an ended batch that are in none of its files."""
     problems = (shown.errors and shown.errors.data) or []
     said = [f"line {each.line}: {each.message}" if each.line else str(each.message) for each in problems[:3]]
-    full = any(each.code == _FULL_QUEUE for each in problems[:1])
-    return _as_reply(_FULL_QUEUE if full else shown.status, batch, endpoint, "; ".join(said))
+    ending = _FULL_QUEUE if problems and problems[0].code == _FULL_QUEUE else shown.status
+    return _as_reply(ending, batch, endpoint, "; ".join(said))
 
 
 def _as_reply(ending: str, batch: OpenBatch, endpoint: Endpoint, said: str) -> Reply:
@@ -217,7 +211,7 @@ def _kept_until(batch: OpenBatch, limits: BatchConfig) -> datetime:
 def split_rows(
     requests: Mapping[str, Request], limits: BatchConfig, endpoint: Endpoint
 ) -> Iterator[dict[str, Request]]:
-    """The requests of each input file, by key; those of one file have run, role, model and identity in common."""
+    """The requests of each input file, by key; all in one file have the same run, role, model and identity."""
     begun: dict[tuple[str, ...], dict[str, Request]] = {}
     sizes = Counter[tuple[str, ...]]()
     for key, request in requests.items():
@@ -243,9 +237,9 @@ def _line(key: str, request: Request, endpoint: Endpoint) -> bytes:
 
 
 def read_line(line: bytes, endpoint: Endpoint) -> tuple[str, Reply] | None:
-    """Key and reply of a line of an output or error file; nothing when it is no such line.
+    """Key and reply of a line of an output or error file; None if it is no such line.
 
-    The reply's raw text is the body of the chat completion alone, as that of a live call.
+    The reply's raw text is only the body of the chat completion, as in a live call.
     """
     row = json_or_text(line.decode("utf-8", "replace"))
     if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):

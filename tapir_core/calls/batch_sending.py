@@ -1,9 +1,9 @@
-"""Brings the requests of one ask to their outcomes through a provider's Batch API, on the engine's event loop.
+"""Sends the requests of one ask through a provider's Batch API, on the engine's event loop.
 
-Batch in the store → input file → batch at the provider → polling → replies taken apart into the store. Each
-step is committed before the next one, and a batch belongs to no process: whoever asks for one of its requests while
-nobody leads it takes it over. So neither a kill nor Ctrl-C makes a second batch of what is at the provider already. A
-step that failed is repeated in the same way: the batch is left, and taken over again after a pause.
+Batch in the store → input file → batch at the provider → polling → replies stored one by one. Each step is committed
+before the next one, and a batch belongs to no process: any process that asks for one of its requests while nobody leads
+it takes it over. So neither a kill nor Ctrl-C makes a second batch of requests that the provider already has. A failed
+step is repeated in the same way: the batch is left, and taken over again after a pause.
 """
 
 import asyncio
@@ -22,60 +22,67 @@ from openai.types import Batch
 
 from tapir_core.calls import batch_client, store_writes
 from tapir_core.calls.answer_store import AnswerStore
+from tapir_core.calls.books import Books
 from tapir_core.calls.budget import make_attempt, settlement
 from tapir_core.calls.limits import pause_before_retry
-from tapir_core.calls.sending import Books, Tell
 from tapir_core.calls.store_tables import utc_now
-from tapir_core.calls.store_writes import note_batch
 from tapir_core.calls.types import BATCH_FACTOR, Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig
 
 _FIRST_PAUSE_SECONDS = 0.5
-"""Before the second look at batches, and after news of one; it doubles up to `poll_seconds`."""
+"""Pause before the second poll, and after news of a batch; it doubles up to `poll_seconds`."""
 _LINES_PER_COMMIT = 500
 _BYTES_IN_MEMORY = 16 * 2**20
-"""A longer result waits on disk."""
+"""A longer result file is kept on disk."""
 
 logger = logging.getLogger(__name__)
 
 
 class BatchSending:
-    """The requests of one ask that were not in the store."""
+    """Sends the requests of one ask that are not in the store."""
 
     def __init__(
         self,
         books: Books,
         endpoint: Endpoint,
-        tell: Tell,
+        tell: Callable[[str, Outcome, bool], object],
         *,
         config: CallsConfig,
         rng: random.Random,
     ) -> None:
         """Prepare the connections to the endpoint; none is opened yet.
 
+        ``tell`` gets each key with its outcome, and whether another process paid for it.
+
         Raises:
             ConfigError: the address holds a user name or password, or the key cannot be sent.
         """
         self._books = books
         self._limits = endpoint.batch or BatchConfig()
-        self._endpoint = endpoint if endpoint.batch else _at_batch_prices(endpoint)
+        # Requests that are in a batch already cost batch prices, even if the endpoint now uses live calls.
+        factor = 1.0 if endpoint.batch else BATCH_FACTOR
+        self._endpoint = replace(
+            endpoint,
+            usd_per_million_prompt_tokens=factor * endpoint.usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens=factor * endpoint.usd_per_million_completion_tokens,
+        )
         self._client = batch_client.BatchClient(self._endpoint, self._limits, config)
         self._pause_before_retry = partial(pause_before_retry, config, rng=rng)
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._tell = tell
         self._missing: dict[str, Request] = {}
-        """Without outcome so far."""
+        """Requests without an outcome so far."""
         self._led: list[store_writes.OpenBatch] = []
         """Batches that this ask leads."""
         self._away: set[str] = set()
-        """Keys that are in a batch of ours, or pause after one."""
+        """Keys in a batch that this ask leads, or in the pause after one."""
         self._failed: dict[str, Counter[FailureKind]] = {}
         self._no_room_at = -1
-        """How many attempts had ended when the caps had no room for all that is left."""
+        """How many attempts had ended when the caps last had no room."""
 
     async def send_all(self, missing: Mapping[str, Request]) -> None:
-        """Bring every request to its outcome; when this is cancelled, batches go on at the provider without us."""
+        """Bring every request to its outcome. If this is cancelled, batches continue at the provider."""
         self._missing = dict(missing)
         try:
             while self._missing or self._led:
@@ -98,10 +105,10 @@ class BatchSending:
             await asyncio.shield(self._client.close())
 
     async def _look(self) -> None:
-        """Take over the batches of what is missing that nobody leads, and make batches of what is ours to send.
+        """Take over batches with missing requests that nobody leads, and plan batches of the others.
 
-        In this order: a batch that is led on may give back some of what is booked for it, and others wait for that.
-        While they wait nothing is looked at again before an attempt has ended.
+        In this order, because a batch that is continued may give back some of its booking, and others wait for that.
+        While they wait, nothing is done until an attempt has ended.
         """
         store, books = self._books.store, self._books
         if not self._here() or (self._no_room_at == books.ended and books.may_make_room):
@@ -113,7 +120,7 @@ class BatchSending:
                 await self._end(batch, "dropped", {})
         for key, outcome in (await asyncio.to_thread(store.lookup, self._here())).items():
             self._bring(key, outcome, True)
-        # What another run has in a batch of its own is waited for.
+        # Requests in a batch of another run are waited for.
         elsewhere = await asyncio.to_thread(store.batched, self._here())
         ours = {key: self._missing[key] for key in self._here() if key not in elsewhere}
         for rows in batch_client.split_rows(ours, self._limits, self._endpoint):
@@ -126,7 +133,7 @@ class BatchSending:
                     self._count_and_bring(key, Reply(Failure("budget", cap), attempts=0))
 
     async def _plan(self, rows: Mapping[str, Request]) -> Mapping[str, str]:
-        """Book the rows of a file, and lead those that the caps have room for; gives key → cap of the others."""
+        """Book the rows of a file, and lead those that the caps have room for; returns key → cap of the others."""
         books, tag = self._books, secrets.token_hex(16)
         wanted = [make_attempt(books.run, key, each, self._endpoint) for key, each in rows.items()]
         batch = store_writes.OpenBatch(
@@ -137,7 +144,7 @@ class BatchSending:
                 partial(store_writes.plan_batch, batch=batch, attempts=wanted, budget=books.budget)
             )
         except BaseException:
-            # It may be in the store all the same: whoever asks next takes it over.
+            # It may be in the store all the same: the next process that asks takes it over.
             self._books.store.lead(partial(store_writes.leave_batch, tag=tag))
             raise
         batch.rows = {key: request for key, request in rows.items() if key not in refused}
@@ -155,7 +162,7 @@ class BatchSending:
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     async def _lead(self, batch: store_writes.OpenBatch) -> None:
-        """Bring a batch to its provider, unless it is there, and see whether it has ended."""
+        """Bring a batch to its provider, unless it is there, and check whether it has ended."""
         try:
             await self._make(batch)
             shown = await self._client.show(batch.provider_id)
@@ -171,21 +178,25 @@ class BatchSending:
         await self._end(batch, state, failed)
 
     async def _make(self, batch: store_writes.OpenBatch) -> None:
-        """See to it that a batch is at its provider, and that its ids are noted."""
+        """Make sure that a batch is at its provider, and its ids are noted."""
         if not batch.input_file_id:
             content = await asyncio.to_thread(batch_client.write_file, batch.rows, self._endpoint)
             batch.input_file_id = await self._client.upload(f"tapir-{batch.tag}.jsonl", content)
-            await self._write(partial(note_batch, tag=batch.tag, state="uploaded", input_file_id=batch.input_file_id))
+            await self._write(
+                partial(store_writes.note_batch, tag=batch.tag, state="uploaded", input_file_id=batch.input_file_id)
+            )
         if not batch.provider_id:
             batch.provider_id = await self._client.create(batch)
-            await self._write(partial(note_batch, tag=batch.tag, state="made", provider_id=batch.provider_id))
+            await self._write(
+                partial(store_writes.note_batch, tag=batch.tag, state="made", provider_id=batch.provider_id)
+            )
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
             self._books.meter.sent += len(batch.rows)
 
     async def _end(self, batch: store_writes.OpenBatch, state: str, failed: Mapping[str, Reply]) -> None:
-        """A batch has ended with ``state``, or is left to who asks next if that is empty.
+        """End a batch with ``state``, or leave it to the next process that asks if ``state`` is empty.
 
-        What ``failed`` in it is asked again, all together, or has failed too often.
+        Rows that ``failed`` are sent again, all together, unless they failed too often.
         """
         if state:
             await self._write(partial(store_writes.end_batch, tag=batch.tag, state=state))
@@ -195,14 +206,15 @@ class BatchSending:
             reply, counts = failed[key], self._failed.setdefault(key, Counter())
             if reply.is_completion and reply.useless:
                 reply = await self._books.count_useless(key, reply)
-            assert isinstance(reply.outcome, Failure)
-            if not reply.outcome.retryable:
+            failure = reply.failure
+            if not failure.retryable:
                 await asyncio.wrap_future(self._books.store.put(key, self._missing[key], reply))
-            kind = reply.outcome.kind
-            counts[kind] += 1
-            pause = self._pause_before_retry(kind=kind, failed=counts, retry_after_seconds=reply.retry_after_seconds)
+            counts[failure.kind] += 1
+            pause = self._pause_before_retry(
+                kind=failure.kind, failed=counts, retry_after_seconds=reply.retry_after_seconds
+            )
             if pause is None or reply.endpoint_at_fault:
-                self._count_and_bring(key, replace(reply, outcome=replace(reply.outcome, attempts=counts.total())))
+                self._count_and_bring(key, replace(reply, outcome=replace(failure, attempts=counts.total())))
             else:
                 pauses.append(max(pause, self._limits.poll_seconds if state == "failed" else 0.0))
         asyncio.get_running_loop().call_later(max(pauses), self._away.difference_update, batch.rows)
@@ -214,7 +226,7 @@ class BatchSending:
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     def _bring(self, key: str, outcome: Outcome, shared: bool) -> None:
-        # A batch that was taken over may answer more than was asked for here.
+        # A batch that was taken over may answer more than this ask wants.
         if self._missing.pop(key, None) is not None:
             self._tell(key, outcome, shared)
 
@@ -235,9 +247,9 @@ async def store_results(
     *,
     bring: Callable[[str, Reply], None],
 ) -> dict[str, Reply]:
-    """Store every outcome of a batch that has ended, and tell ``bring`` of each that is committed.
+    """Store every outcome of an ended batch, and pass each to ``bring`` once it is committed.
 
-    Gives the rows that have none, with what they failed of. What a row that was made has cost is settled.
+    Returns the rows without an outcome, with their failures. The costs of all rows that were processed are settled.
     """
     owed, failed = dict(batch.rows), dict[str, Reply]()
     for file_id in filter(None, (shown.output_file_id, shown.error_file_id)):
@@ -257,12 +269,3 @@ async def store_results(
                 for key, reply, committed in committing:
                     bring(key, replace(reply, outcome=await committed))
     return failed | dict.fromkeys(owed, batch_client.why_unreached(batch, shown, endpoint))
-
-
-def _at_batch_prices(endpoint: Endpoint) -> Endpoint:
-    """An endpoint of live calls, for what went into a batch before."""
-    return replace(
-        endpoint,
-        usd_per_million_prompt_tokens=BATCH_FACTOR * endpoint.usd_per_million_prompt_tokens,
-        usd_per_million_completion_tokens=BATCH_FACTOR * endpoint.usd_per_million_completion_tokens,
-    )

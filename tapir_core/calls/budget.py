@@ -1,11 +1,11 @@
-"""What calls cost: sums over what is stored, live counters of one engine, and the caps on a run.
+"""What calls cost: spend, live counters of one engine, and the caps on a run.
 
-The store is the truth about a run's spend over restarts (`AnswerStore.spend_by_role`); the live counters begin at zero
-with the process and also know what came from the store and what failed.
+The store keeps a run's spend over all restarts (`AnswerStore.spend_by_role`). The live counters begin at zero with the
+process, and also count stored answers and failures.
 
-Every attempt reserves the most that it can cost before it is sent, and settles with its true cost after, both in the
-store's transactions (store_rows.py): processes that share a run share its caps, and a restart goes on from what was
-spent. The student's own answers count against no cap.
+Before an attempt is sent, the most that it can cost is reserved; afterwards it is settled at its true cost. Both happen
+in the store's transactions (store_rows.py): processes that share a run share its caps, and a restart continues from
+what was spent. The student's own answers count against no cap.
 """
 
 import os
@@ -24,29 +24,29 @@ from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, Caps
 
 DRIVING = "run"
-"""Where the ledger keeps the hours of the whole run: stages overlap, so theirs do not add up to it."""
+"""Role of the whole run's working time: stages overlap, so their times do not add up to it."""
 
 _BYTES_PER_TOKEN = 3
-"""Of a prompt, for its reservation: fewer than tokenizers need for almost any text, so that a reservation is high."""
+"""For the reservation of a prompt: fewer than tokenizers need for almost any text, so reservations are high."""
 _TOKENS_PER_MESSAGE = 16
-"""Of a chat template around each message."""
+"""For the chat template around each message."""
 
 UNPAID: Literal["answer"] = "answer"
 """Role of the student's own answers."""
 
 SHARD: ContextVar[str] = ContextVar("shard", default="")
-"""Digest of the list of requests that is being asked."""
+"""Digest of the list of requests in progress."""
 
 LOST_HOLD = (
     "another process may ask these requests, because this one gave no sign of life for too long; the same command asks "
     "for what is left"
 )
-"""Why an attempt is not booked that no cap holds back."""
+"""Why an attempt is not booked although caps have room for it."""
 
 
 @dataclass(slots=True)
 class LiveSpend:
-    """The live counters of one engine, or one look at them. But for ``stored`` they are its event loop's to change."""
+    """The live counters of one engine, or a copy. Only its event loop changes them, except ``stored``."""
 
     sent: int = 0
     """Attempts that went out."""
@@ -57,15 +57,15 @@ class LiveSpend:
     failures: Counter[FailureKind] = field(default_factory=Counter)
     """Requests that ended without an answer, by kind."""
     timeouts: int = 0
-    """Attempts that had no reply in time; most are tried again."""
+    """Attempts without a reply in time; most are tried again."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float = 0.0
     cap_reached: str = ""
-    """The cap that was reached last, in words."""
+    """The cap that kept a request from being sent, the last one, in words; empty as long as none did."""
 
     def count_reply(self, reply: Reply) -> None:
-        """A request came to its end with ``reply``."""
+        """Count a request that ended with ``reply``."""
         if isinstance(reply.outcome, Failure):
             self.failures[reply.outcome.kind] += 1
             if reply.outcome.kind == "budget":
@@ -79,7 +79,7 @@ class LiveSpend:
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What was spent, over all starts and processes: what is booked for attempts without a known cost included."""
+    """What was spent, over all starts and processes, including what is booked for attempts of unknown cost."""
 
     requests: int = 0
     """Attempts that went out."""
@@ -87,11 +87,11 @@ class Spend:
     completion_tokens: int = 0
     usd: float = 0.0
     seconds: float = 0.0
-    """Time in which such requests were worked on."""
+    """Time that was worked on such requests."""
 
     @property
     def tokens(self) -> int:
-        """Of prompts and completions."""
+        """Prompt and completion tokens."""
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: "Spend") -> "Spend":
@@ -114,10 +114,10 @@ class Spend:
 
 
 class WorkClock:
-    """Time in which a run and its roles are worked on; overlapping work of one role counts once. For any thread."""
+    """Measures the working time of a run and its roles; overlapping work of one role counts once. For any thread."""
 
     def __init__(self, add_seconds: Callable[[str, float], object]) -> None:
-        """The run is worked on from now on."""
+        """The time of the run begins now."""
         self._add_seconds = add_seconds
         self._lock = threading.RLock()
         self._working = Counter[str]([DRIVING])
@@ -133,7 +133,7 @@ class WorkClock:
             self._change(role, -1)
 
     def tell(self, *, older_than_seconds: float = 0.0) -> None:
-        """Add up what was worked since it was last added, unless that was just now."""
+        """Add the time since the last call, unless that was just now."""
         with self._lock:
             seconds = time.monotonic() - self._told
             if seconds >= older_than_seconds:
@@ -158,29 +158,29 @@ class Attempt:
     role: Role
     key: str
     most: Spend
-    """That it can cost."""
+    """The most that it can cost."""
     shard: str = ""
-    """The list of requests that it is of, which this process has to hold; empty outside of one."""
+    """The list of requests that it belongs to, which this process has to hold; empty outside of one."""
 
     @property
     def is_capped(self) -> bool:
-        """Whether it counts against caps, so that it may leave room for others when it ends."""
+        """Whether it counts against caps, so that its end may leave room for others."""
         return self.role != UNPAID
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What came of an attempt."""
+    """The result of an attempt."""
 
     attempt: int
     outcome: str
     """`answer` or the kind of failure."""
     spent: Spend | None
-    """What it cost, without a request if it was never sent; None where nobody says: it stays booked at the most."""
+    """What it cost, without a request if it was never sent; None if unknown: it stays booked at the most."""
 
 
 _IDS = random.Random()
-"""Seeded by the system, which takes long to ask for each; a forked process seeds its own."""
+"""Seeded by the system once, because each such call is slow; a forked process seeds its own."""
 os.register_at_fork(after_in_child=_IDS.seed)
 
 
@@ -189,8 +189,7 @@ def reserve(request: Request, endpoint: Endpoint) -> Spend:
     text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
     prompt = text // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE * len(request.messages)
     completion = request.sampling.max_tokens
-    prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
-    return Spend(1, prompt, completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
+    return Spend(1, prompt, completion, endpoint.usd(prompt, completion))
 
 
 def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> Attempt:
@@ -199,7 +198,7 @@ def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> At
 
 
 def settlement(attempt: int, reply: Reply | None) -> Settlement:
-    """What ``reply`` settles an attempt at; None says that it was never sent."""
+    """The settlement of an attempt by its ``reply``; None if it was never sent."""
     if reply is None or not reply.attempts:
         return Settlement(attempt, "", Spend())
     outcome = reply.outcome.kind if isinstance(reply.outcome, Failure) else "answer"
@@ -208,7 +207,7 @@ def settlement(attempt: int, reply: Reply | None) -> Settlement:
 
 
 def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Spend) -> str | None:
-    """Which cap would be passed if ``wanted`` were added for ``role``, in words; nothing when there is room.
+    """Which cap would be exceeded if ``wanted`` were added for ``role``, as a message; None if there is room.
 
     ``spent`` holds what was spent and what is reserved, by role.
     """

@@ -1,8 +1,8 @@
 """One attempt of one request at one address, through the `openai` SDK.
 
 Every foreign error becomes a `Reply` with a typed failure here and nowhere else; an exception that leaves this module
-is our own bug. Chat completions are sent by the SDK's HTTP client as the SDK sends them, without its options and typed
-values: these cost more processor time than the request itself, and refuse what other providers leave out.
+is a bug. Chat completions go through the SDK's HTTP client, but without the SDK's options and typed values: these cost
+more processor time than the request itself, and reject what other providers leave out.
 """
 
 import asyncio
@@ -33,33 +33,33 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _REPLY_SECONDS, _SLOW_REPLY_SECONDS = 120.0, 900.0
-"""Longest wait for a reply where the configuration does not say; the second where it may be slow."""
+"""Default of the longest wait for a reply; the second for an endpoint that may be slow."""
 
 CONNECT_SECONDS = 10.0
-"""Longest wait for a connection; a server that is there accepts within this."""
+"""Longest wait for a connection."""
 
 LARGEST_REPLY_BYTES = 16 << 20
 """No answer of a model is that large."""
 
 _LONG_WORD = 16
-"""Letters of a secret that stands in no answer by chance."""
+"""Letters of a secret that does not appear in an answer by chance."""
 
 _SHOWN_CHARACTERS = 500
 """Of a body, in a warning."""
 
 _NAME_PARTS = re.compile(r"[^a-z0-9]")
-"""Of a model's name: what an alias may spell otherwise."""
+"""Characters of a model's name that an alias may spell differently."""
 
 _STOOD_STILL_SECONDS = 1.0
-"""A timer that is later than this says that the whole process was stopped."""
+"""A timer that is later than this shows that the whole process was stopped."""
 _READING_SECONDS = 10.0
-"""Time to read what came meanwhile."""
+"""Time to read replies that came meanwhile."""
 
 _DIRECT: dict[str, Any] = dict.fromkeys(("http://", "https://", "all://"))
-"""None of the environment's proxies."""
+"""Ignores the proxies of the environment."""
 
 _SHORTEST_SECRET = 8
-"""A shorter key, such as `none` or `x`, is no secret, and its letters may stand in any reply."""
+"""A shorter key, such as `none` or `x`, is no secret, and its letters may appear in any reply."""
 
 # Errors of aiohttp reach us bare where a reply is no HTTP; `asyncio.timeout` raises an `OSError` too.
 FOREIGN_ERRORS = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError)
@@ -79,7 +79,7 @@ class Client:
 
         Raises:
             ConfigError: the address holds a user name or password, or the key cannot be sent.
-            MissingPrerequisite: a proxy stands before the address that is no HTTP proxy.
+            MissingPrerequisite: the address has a proxy that is no HTTP proxy.
         """
         _check_secrets(endpoint)
         self._endpoint = endpoint
@@ -95,7 +95,7 @@ class Client:
         timeout = httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
         self._http = openai.DefaultAioHttpClient(
             limits=httpx2.Limits(max_connections=endpoint.concurrency),
-            # A redirect is refused: the key would go along to where it leads.
+            # Redirects are refused: they would receive the key.
             follow_redirects=False,
             event_hooks={} if in_bearer else {"request": [_without_bearer]},
             **({"proxy": proxy.url} if proxy else {"mounts": _DIRECT}),
@@ -111,16 +111,15 @@ class Client:
             timeout=timeout,
             http_client=self._http,
         )
-        # What the SDK's `post` puts together anew for each request, for half of its processor time (docs/LOG.md).
+        # The SDK's `post` builds this anew for each request, which takes half of its processor time (docs/LOG.md).
         self._chat = httpx2.URL(f"{endpoint.base_url.rstrip('/')}/chat/completions", params=endpoint.query or None)
         sent = {name: value for name, value in self.sdk.default_headers.items() if isinstance(value, str)}
         self._headers, self._timeouts = httpx2.Headers(sent), {"timeout": timeout.as_dict()}
 
     async def send(self, request: Request) -> Reply:
-        """One attempt. The key of the endpoint is in no part of the reply, also when the provider echoes it."""
-        body = json.dumps(request_body(request, self._endpoint), ensure_ascii=False).encode()
-        # As a stream: of `content` it makes headers that the connection makes anyway, for a sixth of the whole work.
-        stream = httpx2.ByteStream(body)
+        """One attempt. The reply never contains the endpoint's key, even if the provider echoes it."""
+        # As a stream: for `content` it makes headers that the connection makes anyway, a sixth of the whole work.
+        stream = httpx2.ByteStream(json.dumps(request_body(request, self._endpoint), ensure_ascii=False).encode())
         asked = httpx2.Request("POST", self._chat, headers=self._headers, stream=stream, extensions=self._timeouts)
         asked.read()
         got = await self.get(self._read_bounded(asked))
@@ -128,7 +127,7 @@ class Client:
             return got
         response, content = got if isinstance(got, tuple) else (got, got.content)
         if content is None:
-            # Another try would bring as much again, and be charged for it.
+            # A retry would bring as much again, and be charged for.
             return Reply(
                 Failure("no_answer", f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MiB"),
                 cost_unknown=True,
@@ -144,25 +143,25 @@ class Client:
         return replace(reply, rate_limits=limits) if limits else reply
 
     async def list_models(self) -> list[str] | Failure | None:
-        """Names of the models that the endpoint lists, nothing where it lists none; costs nothing and needs the key."""
+        """Names of the models that the endpoint lists, or None if it lists none; costs nothing and needs the key."""
         got = await self.get(self.sdk.get("/models", cast_to=httpx2.Response))
         if isinstance(got, Reply):
-            return _failure(got)
+            return got.failure
         body = json_or_text(self.text(got.content))
         rows = body.get("data") if isinstance(body, dict) and got.status_code == 200 else None
         if isinstance(rows, list):
             return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
         lists_none = got.status_code < 400 or got.status_code in {404, 405, 501}
-        return None if lists_none else _failure(self._read_error(got, body, raw=None))
+        return None if lists_none else self._read_error(got, body, raw=None).failure
 
     async def close(self) -> None:
         """Close the connections."""
         await self.sdk.close()
 
     async def get(self, asked: Awaitable[T], *, patient: bool = False) -> T | httpx2.Response | Reply:
-        """What is asked for, or the response that says why not; or what it means that there is none.
+        """The result of ``asked``, or the response that refuses it, or the meaning of its error.
 
-        One that is ``patient`` may take as long as it takes, as long as something moves.
+        With ``patient`` it may take any time, as long as data arrives.
         """
         try:
             async with asyncio.timeout(None) as limit:
@@ -175,10 +174,10 @@ class Client:
         except openai.APIStatusError as error:
             return error.response
         except FOREIGN_ERRORS as error:
-            return self._read_foreign(error)
+            return read_foreign_error(error, self._endpoint, timeout_seconds=self._timeout_seconds)
 
     async def _read_bounded(self, asked: httpx2.Request) -> tuple[httpx2.Response, bytes | None]:
-        """The response to ``asked`` with its body; None where that is larger than any answer, and read no further."""
+        """The response to ``asked`` with its body; None, and not read to its end, if that is larger than any answer."""
         response = await self._http.send(asked, stream=True)
         chunks, size = list[bytes](), 0
         try:
@@ -192,40 +191,45 @@ class Client:
         return response, b"".join(chunks)
 
     def _say_what_is_odd(self, reply: Reply, request: Request) -> None:
-        """Warn of an unknown finish reason, and of an answer by another model; of each once."""
+        """Warn of an unknown finish reason and of an answer by another model, once each."""
         ending = reply.outcome.finish_reason if isinstance(reply.outcome, Answer) else ""
         if not is_known_ending(ending) and ("ending", ending) not in self._said:
             self._said.add(("ending", ending))
-            text = "%s ends answers with an unknown finish_reason %r; they count as whole: %s"
-            logger.warning(text, self._endpoint.base_url, ending, (reply.raw or "")[:_SHOWN_CHARACTERS])
+            logger.warning(
+                "%s ends answers with an unknown finish_reason %r; they count as whole: %s",
+                self._endpoint.base_url,
+                ending,
+                (reply.raw or "")[:_SHOWN_CHARACTERS],
+            )
         if reply.model and ("model", reply.model) not in self._said:
             self._said.add(("model", reply.model))
             asked, answered = (
                 _NAME_PARTS.sub("", name.lower().rpartition("/")[2]) for name in (request.model, reply.model)
             )
             if asked not in answered and answered not in asked:
-                text = "%s was asked for %r and answers as %r: check the model and the gateway's fallbacks"
-                logger.warning(text, self._endpoint.base_url, request.model, reply.model)
+                logger.warning(
+                    "%s was asked for %r and answers as %r: check the model and the gateway's fallbacks",
+                    self._endpoint.base_url,
+                    request.model,
+                    reply.model,
+                )
 
     def text(self, content: bytes) -> str:
-        """A body, clean and without the key."""
+        """A body as clean text, without the key."""
         return hide_keys(clean_text(content.decode("utf-8", "replace")), self._endpoint)
 
     def _read_error(self, got: httpx2.Response, body: object, *, raw: str | None) -> Reply:
         reply = read_error(got.status_code, body, raw=raw, headers=got.headers)
-        # APIs say in JSON what is wrong: a text is the proxy's own, if there is one.
+        # APIs report errors as JSON: plain text comes from the proxy, if there is one.
         by = through(self._endpoint.base_url, self._endpoint.proxy) if isinstance(body, str) else ""
-        return replace(reply, outcome=replace(_failure(reply), message=_failure(reply).message + by))
-
-    def _read_foreign(self, error: Exception) -> Reply:
-        return read_foreign_error(error, self._endpoint, timeout_seconds=self._timeout_seconds)
+        return replace(reply, outcome=replace(reply.failure, message=reply.failure.message + by))
 
 
 class _Deadline:
-    """Breaks a wait off after some seconds, but not at once where this process stood still meanwhile.
+    """Ends a wait after some seconds, but not at once if this process was stopped meanwhile.
 
-    A process that was stopped (Ctrl-Z, a paused container, a snapshot) wakes behind its deadlines, with the replies
-    waiting in its sockets: they are read first.
+    A process that was stopped (Ctrl-Z, a paused container, a snapshot) wakes after its deadlines, with replies waiting
+    in its sockets: they are read first.
     """
 
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
@@ -244,7 +248,7 @@ class _Deadline:
 
 
 def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seconds: float) -> Reply:
-    """What an error of the SDK or of the layers below it means; the layer at the bottom says the most."""
+    """The meaning of an error of the SDK or the layers below it; the lowest layer says the most."""
     while isinstance(error, openai.OpenAIError | httpx2.HTTPError) and error.__cause__ is not None:
         error = error.__cause__
     said = hide_keys(str(error) or type(error).__name__, endpoint)
@@ -253,21 +257,21 @@ def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seco
         error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | httpx2.InvalidURL | httpx2.UnsupportedProtocol
     ):
         return Reply(Failure("connection", f"{where} is no address: {said}"), endpoint_at_fault=True)
-    # A connection that never came about cost nothing, unlike a reply that was not waited for.
+    # A connection that was never made cost nothing, unlike a reply that was not waited for.
     never_sent = isinstance(
         error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientHttpProxyError
     )
     if isinstance(error, TimeoutError) and not never_sent:
         return Reply(Failure("timeout", f"{where} gave no reply within {timeout_seconds:g} s"), cost_unknown=True)
     if isinstance(error, aiohttp.ClientPayloadError):
-        # As dear as one that was not waited for, so it is tried as often.
+        # As expensive as a time-out, so it is tried as often.
         return Reply(Failure("timeout", f"{where} broke a reply off: {said}"), cost_unknown=True)
     return Reply(Failure("connection", f"no connection to {where}: {said}"), cost_unknown=not never_sent)
 
 
 def hide_keys(text: str, endpoint: Endpoint) -> str:
     """``text`` without the secrets of an endpoint."""
-    # A longer one first: it may begin with a shorter one. What is a plain word stands in answers, too.
+    # Longer ones first: they may begin with a shorter one. Plain words are left out: they appear in answers, too.
     more = [each for each in endpoint.more_secrets if len(each) >= _LONG_WORD or not each.isalpha()]
     for secret in sorted([endpoint.api_key or "", *more], key=len, reverse=True):
         for spelling in _spellings(secret):
@@ -277,12 +281,12 @@ def hide_keys(text: str, endpoint: Endpoint) -> str:
 
 @lru_cache(maxsize=64)
 def _spellings(secret: str) -> tuple[str, ...]:
-    """A secret as it is, and as addresses spell it."""
+    """A secret as it is, and as URLs spell it."""
     return tuple(dict.fromkeys((secret, quote(secret, safe=""), quote(secret), quote_plus(secret))))
 
 
 def hide_key(text: str, key: str | None) -> str:
-    """``text`` without the endpoint's key, which some providers repeat, also where JSON spells it with escapes."""
+    """``text`` without the endpoint's key, which some providers repeat, also spelled with JSON escapes."""
     if not key or len(key) < _SHORTEST_SECRET:
         return text
     text = text.replace(key, "[key]")
@@ -291,7 +295,7 @@ def hide_key(text: str, key: str | None) -> str:
 
 @lru_cache(maxsize=16)
 def _escaped(key: str) -> re.Pattern[str]:
-    r"""A pattern of ``key`` whose characters may stand as ``\/`` or ``\u002F``, also in JSON within JSON.
+    r"""A pattern of ``key`` whose characters may be spelled ``\/`` or ``\u002F``, also in JSON within JSON.
 
     The run of backslashes is bounded, so that a text of nothing else is read in linear time.
     """
@@ -315,24 +319,21 @@ def _check_secrets(endpoint: Endpoint) -> None:
 
 
 def _without_the_environments() -> dict[str, openai.Omit]:
-    """Leaves out the headers that the SDK takes from the environment: they are meant for OpenAI itself alone."""
+    """Leaves out the headers that the SDK takes from the environment: they are meant for OpenAI only."""
     lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
-    names = {line.partition(":")[0].strip() for line in lines if ":" in line}
-    unmeant = {each for each in names if each.lower() != "authorization"}
-    return dict.fromkeys(sorted(unmeant | {"OpenAI-Organization", "OpenAI-Project"}), openai.Omit())
+    names = {line.partition(":")[0].strip() for line in lines if ":" in line} | {
+        "OpenAI-Organization",
+        "OpenAI-Project",
+    }
+    return {name: openai.Omit() for name in sorted(names) if name.lower() != "authorization"}
 
 
 async def _without_bearer(request: httpx2.Request) -> None:
     del request.headers["Authorization"]
 
 
-def _failure(reply: Reply) -> Failure:
-    assert isinstance(reply.outcome, Failure)
-    return reply.outcome
-
-
 def json_or_text(raw: str) -> object:
-    """What JSON says, or the text that is none."""
+    """The decoded JSON, or the text if it is no JSON."""
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):

@@ -1,13 +1,13 @@
-"""The way to one endpoint: its addresses, limits and connections together answer a request with retries.
+"""One endpoint: its addresses, limits and connections, which answer a request with retries.
 
-Load is balanced over the addresses. One is out of service after five failures in a row or when it refuses everybody, as
-long as another one is in service: the last one stays until it is gone for good, and then the whole endpoint is given
-up, with one clear error for all who wait for it. What happened stays remembered: the next asker tries once more, and
-the first failure gives the endpoint up again instead of another long wait.
+Load is balanced over the addresses. An address is taken out of service after five failures in a row or when it refuses
+every request, as long as another one is in service. The last one stays until it is gone for good; then the endpoint is
+given up, with one clear error for all who wait for it. This is remembered: the next caller tries once more, and the
+first failure gives the endpoint up again without another long wait.
 
-Addresses may come and go (`Endpoint.live`): one that comes is balanced over at once, one that left is forgotten, and
-what was in flight there breaks and is tried at another. While none is in service calls wait, without spending attempts,
-until one comes or they are given up. One event loop owns it all. Importing this module imports aiohttp.
+Addresses may come and go (`Endpoint.live`). A new one gets calls at once; calls in flight at one that left fail and are
+tried at another. While no address is in service, calls wait without spending attempts until one comes or all are given
+up. One event loop owns everything here. Importing this module imports aiohttp.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ import random
 from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
+from tapir_core.calls.books import Books, UnsentError
 from tapir_core.calls.budget import UNPAID, Spend, reserve
 from tapir_core.calls.client import Client, timeout_of
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
-from tapir_core.calls.sending import Books, UnsentError
-from tapir_core.calls.timing import Stopwatch, Timing
+from tapir_core.calls.timing import Stopwatch
 from tapir_core.calls.types import (
     GREETING,
     MOST_USELESS,
@@ -42,61 +42,60 @@ from tapir_core.config import CallsConfig
 
 _FAILING: frozenset[FailureKind] = frozenset({"connection", "timeout", "server"})
 _FAILING_STREAK = 5
-"""Failures in a row after which an address is in trouble: another one should be asked, if there is one."""
+"""Failures in a row after which another address is preferred, if there is one."""
 _LEAST_SILENT = 3
-"""Attempts in a row that must have had no reply: one slow row alone gives no endpoint up."""
+"""Attempts in a row without a reply before an endpoint is given up: one slow row is not enough."""
 _MOST_REFUSALS, _MOST_CLEAR_REFUSALS = 10, 3
-"""Refusals in a row after which an endpoint that did answer before counts as refusing everybody; the second of those
-that say so themselves: the key or the model is wrong."""
+"""Refusals in a row after which an endpoint that has answered before counts as refusing every request; the second for
+refusals that say so themselves, because the key or the model is wrong."""
 FIRST_OUT_SECONDS = 1.0
 _LONGEST_OUT_SECONDS = 60.0
-"""Time until an address that is out is probed with one call; it doubles from the first to the longest."""
+"""Time until an address that is out of service is probed with one call; it doubles up to the longest."""
 
 
 class Address:
-    """One base URL: how much it takes, what its replies say about it, and the connections to it.
+    """One base URL: its limits, its state by its replies, and the connections to it.
 
-    It is gone when nothing was answered for `dead_after_seconds` while every attempt failed without a reply, or when it
-    refuses everybody (a wrong key, a wrong address, no credit) before it has answered anyone.
+    It is gone if every attempt failed without a reply for `dead_after_seconds`, or if it refuses every request (a wrong
+    key, a wrong address, no credit) before it has answered any.
     """
 
     def __init__(
         self, base_url: str, ceiling: int, config: CallsConfig, *, slow_seconds: float | None = None, **own: Any
     ) -> None:
-        """Nothing is opened yet; ``own`` are more fields in which this address differs from its endpoint.
+        """Open nothing yet.
 
-        One with ``slow_seconds`` may be slow: that is its longest wait for a reply.
+        ``own`` are more fields in which this address differs from its endpoint. ``slow_seconds`` is the longest wait
+        for a reply of an address that may be slow.
         """
         self.calls = AddressLimit(ceiling, slow_seconds=slow_seconds)
         self.trouble: Failure | None = None
-        """Why another address should be asked, if there is one."""
+        """Why another address is preferred, if there is one."""
         self.answered = False
-        """Whether it has ever answered anybody."""
+        """Whether it has ever answered a request."""
         self.out_seconds = 0.0
-        """How long it stays out of service until the next probe; 0 while it is in service."""
+        """Time out of service until the next probe; 0 while it is in service."""
         self.good_since = float("-inf")
-        """When the last call began that it answered."""
+        """When the last answered call began."""
         self.passing = set[str]()
-        """Useless replies after which the same request was answered: they say nothing about a row."""
+        """Useless replies after which the same request was answered: they are not the request's fault."""
         self.is_probed = False
-        """Of one that is out: whether a call is let through."""
+        """While out of service: whether one call is let through."""
         self.greeted = float("-inf")
-        """When it was last asked the question that any server at work answers."""
+        """When it was last greeted (`GREETING`)."""
         self.greeting = asyncio.Lock()
         self._own = {"base_url": base_url, "more_base_urls": (), **own}
         self._where = base_url
         self._config = config
         self._streak = self._silent = 0
         self._refused: dict[str, float] = {}
-        """Requests that were refused in a row, and when that came."""
+        """Requests that were refused in a row, each with the time of its refusal."""
         self._refused_alone = set[str]()
-        """Requests that were refused while others were answered: their refusal is their own."""
+        """Requests that were refused while others were answered: these refusals say nothing about the address."""
         self._silent_since = float("-inf")
-        self._clients: list[Client] = []
-        self.client = cache(self._open)
-        """The connections with the key of an endpoint."""
-        self.rates = cache(_rates_of)
-        """The limits per minute of a model with the key of an endpoint."""
+        self._clients: dict[Endpoint, Client] = {}
+        self.rates = cache(lambda endpoint, _model: Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute))
+        """The limits per minute for an endpoint's key and a model."""
 
     @property
     def limit(self) -> int:
@@ -105,16 +104,16 @@ class Address:
 
     @property
     def load(self) -> tuple[float, int]:
-        """How much of that is used; of equal loads a probe is the least, so that it is never left out."""
+        """The used share of the limit. Of equal loads a probe sorts first, so that it is never left out."""
         return self.calls.in_flight / self.limit, self.limit
 
     def take_out(self) -> float:
-        """Send nothing here until a probe, later each time; gives the seconds until then."""
+        """Send nothing here until the next probe; returns the seconds until then, which grow each time."""
         self.out_seconds, self.is_probed = min(_LONGEST_OUT_SECONDS, 2 * self.out_seconds or FIRST_OUT_SECONDS), False
         return self.out_seconds
 
     def observe(self, reply: Reply, *, began: float, now: float, endpoint: Endpoint, key: str = "") -> Failure | None:
-        """Learn from the reply to an attempt at the request of ``key``; gives the reason once the address is gone."""
+        """Learn from the reply to an attempt at the request of ``key``; returns the reason once the address is gone."""
         failure = reply.outcome
         trouble = TROUBLES.get("answer" if isinstance(failure, Answer) else failure.kind)
         if isinstance(failure, Answer):
@@ -137,33 +136,33 @@ class Address:
         self._refused.clear()
         return None
 
-    async def close(self) -> None:
-        """Close every connection; what is in flight breaks, and a later call opens anew."""
-        self.client.cache_clear()
-        # What is opened meanwhile stays open: the call that opened it uses it, and so does the next one.
-        closing, self._clients = self._clients, []
-        await asyncio.gather(*(each.close() for each in closing))
+    def client(self, endpoint: Endpoint) -> Client:
+        """The connections with an endpoint's key."""
+        if endpoint not in self._clients:
+            own, seconds = replace(endpoint, **self._own), timeout_of(endpoint, self._config)
+            self._clients[endpoint] = Client(own, timeout_seconds=seconds)
+        return self._clients[endpoint]
 
-    def _open(self, endpoint: Endpoint) -> Client:
-        seconds = timeout_of(endpoint, self._config)
-        client = Client(replace(endpoint, **self._own), timeout_seconds=seconds)
-        self._clients.append(client)
-        return client
+    async def close(self) -> None:
+        """Close every connection; calls in flight fail, and a later call opens new ones."""
+        # Connections that are opened meanwhile stay open: the call that opened them uses them, and so does the next.
+        closing, self._clients = self._clients, {}
+        await asyncio.gather(*(each.close() for each in closing.values()))
 
     def _count_refusal(
         self, reply: Reply, failure: Failure, endpoint: Endpoint, key: str, began: float, now: float
     ) -> Failure | None:
         is_clear = reply.refuses_everybody
         if self.answered:
-            # What was under way when the first one came says no more than that one.
-            is_news = not self._refused or began >= min(self._refused.values())
-            if key in self._refused_alone or not is_news:
+            # A call that began before the first refusal tells no more than that one.
+            if key in self._refused_alone or (self._refused and began < min(self._refused.values())):
                 return None
             self._refused[key or str(len(self._refused))] = now
             if len(self._refused) < (_MOST_CLEAR_REFUSALS if is_clear else _MOST_REFUSALS):
                 return None
-        remedies = {"unauthorized": endpoint.key_remedy, "unsupported": unsupported_remedy(failure.parameter)}
-        remedy = remedies.get(failure.kind, "Check base_url (up to and with /v1) and the model name")
+        remedy = {"unauthorized": endpoint.key_remedy, "unsupported": unsupported_remedy(failure.parameter)}.get(
+            failure.kind, "Check base_url (up to and with /v1) and the model name"
+        )
         said = f"{failure.message}: so {self._where} refuses every request. {remedy}; then the same command goes on."
         self.trouble = replace(failure, message=said, said=failure.message, refuses_all=is_clear)
         return self.trouble
@@ -191,8 +190,8 @@ class Slot:
     """Nothing while it is released, and when the endpoint was given up."""
     ticket: int = 0
 
-    def release(self) -> None:
-        """Give the right back."""
+    def release(self, _ended: object = None) -> None:
+        """Give the right back. Takes the arguments of `asyncio.Task.add_done_callback`."""
         if self.at is not None:
             self.at.calls.leave(self.ticket)
             self.at = None
@@ -205,14 +204,14 @@ class _Useless:
 
     last: str = ""
     since: float = 0.0
-    """When the first in a row like the last one came."""
+    """When the first of the equal ones in a row came."""
     uncounted: int = 0
-    """Of these, those that are not in the books yet."""
+    """How many of them are not in the books yet."""
     seen: set[str] = field(default_factory=set)
 
 
 class Line:
-    """All addresses of one endpoint: who waits longest goes next, to where the load is least, until it is given up."""
+    """All addresses of one endpoint. The longest waiting call goes next, to the least loaded address."""
 
     def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, books: Books) -> None:
         self._config = config
@@ -223,12 +222,14 @@ class Line:
         self._waiting: deque[tuple[Slot, asyncio.Future[None]]] = deque()
         self._given_up = False
         self._last_word = Reply(Failure("connection", "nothing was sent yet"))
-        """What everybody gets when the endpoint is given up; it says whether what was in flight cost anything."""
+        """The reply to every waiting call once the endpoint is given up. It says if calls in flight cost anything."""
         self._at_work: set[asyncio.Timeout] = set()
         self._live = endpoint.live
+        self._notice = partial(self._loop.call_soon_threadsafe, self._follow)
+        """Called by the thread that changes the live addresses."""
         self.addresses: dict[LiveAddress | str, Address] = {}
         self._left: dict[Address, asyncio.Task[None]] = {}
-        """Addresses that are no more, each with what closes it; calls that are under way there come back to it."""
+        """Addresses that left, each with the task that closes it; calls in flight there still refer to it."""
         if self._live is None:
             slow = timeout_of(endpoint, config) if endpoint.is_slow else None
             self.addresses |= {
@@ -238,7 +239,7 @@ class Line:
             self._live.follow(self._notice)
 
     def admit(self, endpoint: Endpoint) -> None:
-        """Be ready for a new asker, who tries once more what was given up, and may allow less in flight."""
+        """Prepare for a new caller: it may try again what was given up, and may allow fewer calls in flight."""
         self._given_up = False
         if self._live is not None:
             self._follow()
@@ -247,16 +248,16 @@ class Line:
                 each.calls.ceiling = min(each.calls.ceiling, endpoint.concurrency)
 
     async def slot(self) -> Slot:
-        """Wait for a slot; one without an address once the endpoint is given up."""
+        """Wait for a slot; it has no address once the endpoint is given up."""
         slot = Slot(self)
         await self._take(slot)
         if slot.at is None:
-            # A long list takes no memory for its length: its next row waits until this one has ended.
+            # A long list must not take memory for its length: its next row waits until this one has ended.
             await asyncio.sleep(0)
         return slot
 
     def hand_out(self) -> None:
-        """Give what is free to those who wait; called when a slot or an address came, or nobody need wait any more."""
+        """Give free slots to waiting calls; called when a slot or an address came, or the endpoint was given up."""
         while self._waiting:
             free = [each for each in self.addresses.values() if each.calls.in_flight < each.limit]
             if not free and not self._given_up:
@@ -271,7 +272,7 @@ class Line:
     async def answer(self, key: str, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
         """The reply to ``request``, which has the key ``key``, after as many attempts as its failures allow.
 
-        ``slot`` is given back while a next attempt is waited for, and held with the reply: the caller releases it.
+        ``slot`` is given back during the pause before a retry. With the reply it is held, and the caller releases it.
         """
         attempts, failed, before, useless = 0, Counter[FailureKind](), Spend(), _Useless()
         until_given_up = asyncio.timeout(None)
@@ -318,14 +319,14 @@ class Line:
         rates, clock = address.rates(endpoint, request.model), self._loop.time
         permit = await rates.acquire(reserve(request, endpoint).tokens)
         try:
-            # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
+            # Booked after the wait for its turn, so that a kill leaves only calls in flight booked.
             attempt = await self._books.book(key, request, endpoint)
         except UnsentError:
-            rates.settle(permit, used_tokens=0, now=clock())
+            rates.finish(permit, used_tokens=0, now=clock())
             raise
         began, begun = clock(), self._stopwatch.begin()
         try:
-            # Opened anew where the address has left since.
+            # Opens new connections if the address has left since.
             reply = await address.client(endpoint).send(request)
             self._books.settle(attempt, reply)
         except asyncio.CancelledError:
@@ -335,20 +336,23 @@ class Line:
         finally:
             timing = self._stopwatch.end(begun)
             self._books.end(attempt)
-        self._books.meter.timeouts += isinstance(reply.outcome, Failure) and reply.outcome.kind == "timeout"
+        if isinstance(reply.outcome, Answer):
+            reply = replace(reply, outcome=replace(reply.outcome, timing=timing))
+        else:
+            self._books.meter.timeouts += reply.outcome.kind == "timeout"
         used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
-        rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
-        return self._observe(address, _timed(reply, timing), began=began, endpoint=endpoint, key=key)
+        rates.finish(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
+        return self._observe(address, reply, began=began, endpoint=endpoint, key=key)
 
     async def _is_own(
         self, reply: Reply, request: Request, endpoint: Endpoint, address: Address, row: "_Useless"
     ) -> bool:
-        """Whether a reply without an answer says something about its row, after which it gets its count in the books.
+        """Whether a reply without an answer is the request's own fault, so that it is counted in the books.
 
-        A server that fails everybody, or fails now and then, says nothing about a row: what is no chat completion
-        counts where the address answers others meanwhile, and never answered a row after the same reply. Where it has
-        no other to answer, it is greeted: a small pool, and what is left of a large one, come to their end too.
+        A server that fails every request, or fails now and then, says nothing about one request. A reply that is no
+        chat completion counts only if the address answers other requests meanwhile, and never answered a request after
+        the same reply. If there is no other request to answer, it is greeted, so that the last rows end too.
         """
         if isinstance(reply.outcome, Answer):
             address.passing |= row.seen
@@ -367,7 +371,7 @@ class Line:
         return address.good_since > row.since
 
     async def _greet(self, request: Request, endpoint: Endpoint, address: Address) -> None:
-        """Ask the address a question that any server at work answers; it learns from the reply as from any other."""
+        """Send the address a request that any working server answers; it learns from the reply as from any other."""
         address.greeted = self._loop.time()
         role: Role = UNPAID if request.role == UNPAID else "probe"
         asked = (Message("user", GREETING),)
@@ -376,7 +380,7 @@ class Line:
             await self._attempt(greeting.key, greeting, endpoint, address)
 
     def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint, key: str) -> Reply:
-        """Learn from a reply whether its address stays in service and the endpoint is given up; what its row gets."""
+        """Update the address and the endpoint by a reply; returns the reply that the request gets."""
         if address not in self._left:
             gone = address.observe(reply, began=began, now=self._loop.time(), endpoint=endpoint, key=key)
             others = [each for each in self.addresses.values() if each is not address]
@@ -391,22 +395,22 @@ class Line:
                     refused = gone.refuses_all and all(each.trouble and each.trouble.refuses_all for each in others)
                     said_all = f"none of the {len(said)} addresses answers: {'; '.join(said)}"
                     gone = replace(gone, message=said_all, refuses_all=refused)
-                # One that answered before may charge what is in flight: credit ran out, or a model is gone.
+                # An endpoint that has answered may charge calls in flight: credit ran out, or a model is gone.
                 ever_answered = any(each.answered for each in self.addresses.values())
                 self._give_up(gone, is_free=reply.endpoint_at_fault and not ever_answered)
         spoilt = self._given_up and isinstance(reply.outcome, Failure) and reply.outcome.retryable
         return self._last_word if spoilt else reply
 
     def _pause_after(self, reply: Reply, failed: Counter[FailureKind], address: Address) -> float | None:
-        """Seconds until the next attempt; nothing where there is none, for the reply is an answer or the last one."""
+        """Seconds until the next attempt; None if the reply is an answer or the last one."""
         if isinstance(reply.outcome, Answer):
             return None
         kind = reply.outcome.kind
         failed[kind] += 1
         if reply.endpoint_at_fault or self._given_up:
-            # An address that is out has others beside it, which may take what it refuses.
-            may_move = address.out_seconds and not self._given_up
-            return 0.0 if may_move and failed.total() < self._config.max_attempts else None
+            # If this address is out of service there are others, which may take what it refuses.
+            may_move = address.out_seconds and not self._given_up and failed.total() < self._config.max_attempts
+            return 0.0 if may_move else None
         return pause_before_retry(
             self._config, kind=kind, failed=failed, retry_after_seconds=reply.retry_after_seconds, rng=self._rng
         )
@@ -416,17 +420,13 @@ class Line:
         self.hand_out()
 
     def _give_up(self, failure: Failure, *, is_free: bool = False) -> None:
-        """End the waiting of everybody for an answer or a slot; whether what is in flight ``is_free``."""
+        """End every wait for an answer or a slot; ``is_free`` says that calls in flight cost nothing."""
         if not self._given_up:
             self._given_up, self._last_word = True, Reply(failure, cost_unknown=not is_free)
             at_work, self._at_work = self._at_work, set()
             for each in at_work:
                 each.reschedule(0.0)
         self.hand_out()
-
-    def _notice(self) -> None:
-        """Called in the thread that changes the live addresses."""
-        self._loop.call_soon_threadsafe(self._follow)
 
     def _follow(self) -> None:
         assert self._live is not None
@@ -442,17 +442,8 @@ class Line:
             self._give_up(Failure("connection", self._live.reason))
 
 
-def _rates_of(endpoint: Endpoint, _model: str) -> Rates:
-    return Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-
-
-def _timed(reply: Reply, timing: Timing) -> Reply:
-    outcome = reply.outcome
-    return replace(reply, outcome=replace(outcome, timing=timing)) if isinstance(outcome, Answer) else reply
-
-
 def _of_all(reply: Reply, attempts: int, before: Spend) -> Reply:
-    """The last reply, with what all attempts took: a provider charges replies that cannot be used, too."""
+    """The last reply, with the tokens and costs of all attempts: providers charge unusable replies, too."""
     outcome = reply.outcome
     return replace(
         reply,

@@ -1,9 +1,9 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
-For each list: store look-up → the list is held → for each request limiter → each attempt booked, sent and settled → raw
-reply stored and committed → outcome (sending.py; batch_sending.py where a Batch API is used). One background event loop
-makes the calls; any number of threads may ask. Of equal requests in one list one is sent; who asks the same list, in
-another thread or process, waits until it is answered. Equal requests in two lists at once may both be paid.
+For each list: store look-up → the list is claimed → each request passes the limits → each attempt is booked, sent and
+settled → the raw reply is committed → outcome (endpoint.py, books.py; batch_sending.py for a Batch API). One background
+event loop makes the calls; any number of threads may ask. Equal requests in one list are sent once. Another thread or
+process that asks the same list waits until it is answered; equal requests in two different lists may both be paid.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from tapir_core.calls import types
 from tapir_core.calls.answer_store import AnswerStore
+from tapir_core.calls.books import STOPPED, Books
 from tapir_core.calls.budget import SHARD, LiveSpend, Spend, WorkClock
-from tapir_core.calls.sending import STOPPED, Books, task_group
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import Stopped
 from tapir_core.text import digest
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from tapir_core.calls.endpoint import Line, Slot
 
 _AGAIN_SECONDS = 0.5
-"""How long after a list of requests that another process holds is looked for again."""
+"""How often a list of requests that another process holds is checked."""
 _CLOCK_SECONDS = 5.0
-"""How far the hours that a cap sees may lag behind."""
+"""How far the working hours that caps see may lag behind."""
 
 
 class CallEngine(AbstractContextManager["CallEngine"]):
-    """Answers requests from the store, and from endpoints what the store lacks. Takes the store over and closes it."""
+    """Answers requests from the store, and missing ones from endpoints. Takes over the store and closes it."""
 
     def __init__(
         self, store: AnswerStore, config: CallsConfig, *, run: str, budget: BudgetConfig | None = None
@@ -61,16 +61,13 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         self,
         requests: Sequence[types.Request],
         source: types.EndpointSource,
-        *,
-        on_outcome: types.OnOutcome | None = None,
-        is_stopped: types.IsStopped = types.never_stopped,
+        watch: types.Watch = types.UNWATCHED,
     ) -> list[types.Outcome]:
         """Outcomes of ``requests``, in their order.
 
-        ``source`` is called at most once, in this thread, and only when the store lacks something. An outcome that cost
-        nothing now (stored, or shared with an equal request) is marked ``stored``. From when ``is_stopped`` says so
-        nothing more of this list is sent, as after `stop_sending`. When this thread is interrupted, what was received
-        stays in the store and what is in flight is cancelled.
+        ``source`` is called at most once, in this thread, and only if an outcome is missing from the store. An outcome
+        that cost nothing now (stored, or shared with an equal request) is marked ``stored``. If this thread is
+        interrupted, calls in flight are cancelled and everything received stays in the store.
 
         Raises:
             TapirError: the store cannot be written, or the engine was closed meanwhile.
@@ -82,19 +79,18 @@ class CallEngine(AbstractContextManager["CallEngine"]):
             if outcome.stored:
                 with self._lock:
                     self._books.meter.stored += 1
-            if on_outcome is not None:
-                on_outcome(place, outcome)
+            watch.on_outcome(place, outcome)
 
-        asking = _Asking(requests, take, lambda: self._stopping.is_set() or is_stopped())
+        asking = _Asking(requests, take, lambda: self._stopping.is_set() or watch.is_stopped())
         shard = digest(sorted(asking.waiting))
         self._look_up(asking)
         if asking.waiting and not asking.is_stopped():
             role = next(iter(asking.waiting.values())).role
-            # Before the list is held: who has to wait for a GPU here keeps no list from who has it.
+            # Before the list is claimed: a thread that waits for a GPU here must not block the one that has it.
             with self._clock.working(role):
                 endpoint = source()
             with self._holding(shard, asking):
-                # Who held it before may have answered meanwhile.
+                # The previous holder may have answered it meanwhile.
                 self._look_up(asking)
                 if asking.waiting and not asking.is_stopped():
                     with self._clock.working(role):
@@ -104,42 +100,37 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         return [outcomes[place] for place in range(len(requests))]
 
     def count_stored(self, requests: Sequence[types.Request]) -> int:
-        """How many of ``requests`` the store answers."""
+        """How many of ``requests`` are in the store."""
         keys = [request.key for request in requests]
         known = self._books.store.known(list(dict.fromkeys(keys)))
         return sum(key in known for key in keys)
 
     def stored(self, requests: Sequence[types.Request]) -> Mapping[str, types.Outcome]:
-        """What the store answers ``requests`` with, by their keys; nothing is asked."""
+        """The stored outcomes of ``requests``, by key; nothing is sent."""
         return self._books.store.lookup([request.key for request in requests])
 
     def forget(self, requests: Sequence[types.Request]) -> int:
-        """Delete what the store answers ``requests`` with, so that they are asked again; gives how many there were."""
+        """Delete the stored outcomes of ``requests``, so that they are sent again; returns how many there were."""
         return self._books.store.forget([request.key for request in requests]).result()
 
     def spend(self) -> LiveSpend:
-        """The live counters of this process, as they are now."""
+        """A copy of this process's live counters."""
         return replace(self._books.meter, failures=self._books.meter.failures.copy())
 
     def paid(self) -> Mapping[str, Spend]:
         """What the run has spent by role, over all its starts and processes."""
         return self._books.store.spend_by_role(self._books.run)
 
-    @property
-    def cap_reached(self) -> str:
-        """Which cap kept a request of this process from being sent, in words; empty as long as none did."""
-        return self._books.meter.cap_reached
-
     def stop_sending(self) -> None:
-        """From now on send nothing: calls in flight end and are stored, every other request is given back as `stopped`.
+        """Send nothing more: calls in flight end and are stored, every other request ends as `stopped`.
 
-        For any thread. A Batch API's batches are still waited for; `close` gives them up.
+        For any thread. Batches of a Batch API are still waited for; `close` leaves them.
         """
         self._stopping.set()
 
     def close(self) -> None:
-        """Cancel what is in flight, commit what was received, close the store. Closing twice is the same as once."""
-        # Under the lock, so that it comes after every list that was let in and cancels it.
+        """Cancel calls in flight, commit what was received, close the store. Closing twice is the same as once."""
+        # Under the lock, so that every list that was let in is cancelled.
         with self._lock:
             if not self._loop.is_closed():
                 asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
@@ -153,7 +144,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         self.close()
 
     def _look_up(self, asking: "_Asking") -> None:
-        """Deliver what the store answers."""
+        """Deliver the outcomes that are in the store."""
         found = self._books.store.lookup(list(asking.waiting))
         if found:
             self._books.store.count_reuse([asking.waiting[key] for key in found])
@@ -162,7 +153,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
 
     @contextmanager
     def _holding(self, shard: str, asking: "_Asking") -> Iterator[None]:
-        """Hold a list of requests, once no other thread or process does; one that was stopped before holds nothing."""
+        """Claim a list of requests once no other thread or process holds it; a stopped one claims nothing."""
         with self._here.setdefault(shard, threading.Lock()):
             try:
                 while not self._books.store.take_shard(shard) and not asking.is_stopped():
@@ -170,12 +161,12 @@ class CallEngine(AbstractContextManager["CallEngine"]):
                 yield
             finally:
                 given_back = self._books.store.give_shard_back(shard)
-            # By then all is settled that this list has cost, too.
+            # By then the costs of this list are settled, too.
             given_back.result()
 
     def _ask_for_the_rest(self, shard: str, asking: "_Asking", endpoint: types.Endpoint) -> None:
         missing = dict(asking.waiting)
-        # Where the endpoint says so, and for what is in a batch already.
+        # All if the endpoint says so; else those that are in a batch already.
         batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
         in_batches = {key: missing.pop(key) for key in list(missing) if key in batched}
         with self._lock:
@@ -193,7 +184,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
             raise Stopped("the calls were stopped while some were in flight; what was received is stored") from None
         finally:
             job.cancel()
-            # The list is held until nothing of it is in flight any more.
+            # The list is held until none of it is in flight.
             asking.ended.wait()
 
     async def _send(
@@ -204,22 +195,29 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         single: Mapping[str, types.Request],
         endpoint: types.Endpoint,
     ) -> None:
-        """Bring requests to their outcomes, through batches or call by call."""
+        """Bring requests to their outcomes, through batches or on the line that all askers of an endpoint share."""
+        from tapir_core.calls.endpoint import Line
+
         SHARD.set(shard)
         try:
-            async with task_group() as group:
+            async with asyncio.TaskGroup() as group:
                 if in_batches:
                     from tapir_core.calls.batch_sending import BatchSending
 
                     batches = BatchSending(self._books, endpoint, asking.tell, config=self._config, rng=self._rng)
                     group.create_task(batches.send_all(in_batches))
-                line = self._line(endpoint)
+                if endpoint.base_urls not in self._lines:
+                    self._lines[endpoint.base_urls] = Line(endpoint, self._config, rng=self._rng, books=self._books)
+                line = self._lines[endpoint.base_urls]
+                line.admit(endpoint)
                 for key, request in single.items():
-                    # A slot first, its task then: a long list costs memory for what is in flight, not for its length.
+                    # First a slot, then its task: a long list takes memory for calls in flight, not for its length.
                     slot = await line.slot()
                     task = group.create_task(self._send_one(asking, key, request, endpoint, slot))
                     # A task that is cancelled before its first step releases nothing itself.
-                    task.add_done_callback(partial(_release, slot))
+                    task.add_done_callback(slot.release)
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
         finally:
             asking.ended.set()
 
@@ -234,20 +232,10 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         if isinstance(reply.outcome, types.Failure) and reply.outcome.retryable:
             asking.tell(key, reply.outcome, False)
         else:
-            # Nothing takes back what is on its way into the store. The next attempt is booked behind it, so it is sent
-            # after this is committed: a kill loses what is in flight.
+            # A queued write cannot be taken back. The next attempt is booked behind it and so sent after this commit: a
+            # kill loses only calls in flight.
             committed = self._books.store.put(key, request, reply)
             committed.add_done_callback(lambda done: asking.tell(key, done, False))
-
-    def _line(self, endpoint: types.Endpoint) -> "Line":
-        """The line to the endpoint's addresses, ready for a new asker. Called on the loop: all askers share it."""
-        from tapir_core.calls.endpoint import Line
-
-        if endpoint.base_urls not in self._lines:
-            line = Line(endpoint, self._config, rng=self._rng, books=self._books)
-            self._lines[endpoint.base_urls] = line
-        self._lines[endpoint.base_urls].admit(endpoint)
-        return self._lines[endpoint.base_urls]
 
     async def _end_all(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -259,16 +247,21 @@ class CallEngine(AbstractContextManager["CallEngine"]):
 
 
 class _Asking:
-    """One list of requests while it is answered, by key: equal requests are one key with several places."""
+    """One list of requests while it is answered, by key: equal requests are one key with several positions."""
 
-    def __init__(self, requests: Sequence[types.Request], take: types.OnOutcome, is_stopped: types.IsStopped) -> None:
+    def __init__(
+        self,
+        requests: Sequence[types.Request],
+        take: Callable[[int, types.Outcome], object],
+        is_stopped: Callable[[], bool],
+    ) -> None:
         self.is_stopped = is_stopped
         self.waiting: dict[str, types.Request] = {}
-        """What has no outcome yet."""
+        """Requests without an outcome so far."""
         self.inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        """What the asking thread has to do next: deliver an outcome, or raise what ended the sending."""
+        """What the caller's thread has to do next: deliver an outcome, or raise the error that ended the sending."""
         self.ended = threading.Event()
-        """Whether nothing of it is in flight any more."""
+        """Set once none of it is in flight."""
         self._take = take
         self._places = defaultdict[str, list[int]](list)
         for place, request in enumerate(requests):
@@ -277,22 +270,15 @@ class _Asking:
             self._places[key].append(place)
 
     def tell(self, key: str, outcome: types.Outcome | Future[types.Outcome], shared: bool) -> None:
-        """Let the asking thread deliver an outcome, or what holds it once it is committed. For any thread."""
+        """Let the caller's thread deliver an outcome, or a future of one. For any thread."""
         self.inbox.put(partial(self.deliver, key, outcome, shared=shared))
 
     def deliver(self, key: str, outcome: types.Outcome | Future[types.Outcome], *, shared: bool) -> None:
-        """Give an outcome to every place of ``key``; only the first of a call that was not shared has paid for it."""
+        """Give an outcome to every position of ``key``. The first has paid for it, unless it was ``shared``."""
         came = outcome.result() if isinstance(outcome, Future) else outcome
+        is_kept = isinstance(came, types.Answer) or not came.retryable
+        for_free = replace(came, stored=True) if is_kept else came
         del self.waiting[key]
         for place in self._places[key]:
-            self._take(place, _for_free(came) if shared else came)
+            self._take(place, for_free if shared else came)
             shared = True
-
-
-def _for_free(outcome: types.Outcome) -> types.Outcome:
-    retryable = isinstance(outcome, types.Failure) and outcome.retryable
-    return outcome if retryable or outcome.stored else replace(outcome, stored=True)
-
-
-def _release(slot: "Slot", _: object) -> None:
-    slot.release()

@@ -1,8 +1,8 @@
-"""How much an address is sent: calls at once, requests and tokens a minute, and pauses before another attempt.
+"""How much an address is sent: calls at once, requests and tokens a minute, and pauses before a retry.
 
-How many calls an address takes at once is found out: additive increase, multiplicative decrease. What it allows in a
-minute the configuration says, or the headers of its replies. Nothing here sends anything; all but `Rates.acquire` is
-pure, with the clock as an argument. Belongs to one event loop; not for threads.
+The number of calls at once adapts: additive increase, multiplicative decrease. Limits per minute come from the
+configuration or from the headers of replies. Nothing here sends anything; everything but `Rates.acquire` is pure, with
+the clock as an argument. Belongs to one event loop; not for threads.
 """
 
 import asyncio
@@ -18,25 +18,26 @@ from tapir_core.calls.types import FailureKind
 from tapir_core.config import CallsConfig
 
 _DECREASE = 0.8
-"""What a decrease leaves of the limit."""
+"""Factor of a decrease."""
 _STEPS_TO_CEILING = 32
-"""Round trips from nothing to the ceiling by additive increase."""
+"""Round trips of additive increase from 0 to the ceiling."""
 _TROUBLED_SHARE = 0.5
-"""Trouble in the mean of the last replies that is none yet: a provider may refuse some whatever the load."""
+"""Mean trouble of the last replies up to which the limit stays: some providers refuse a few at any load."""
 TROUBLES: Mapping[FailureKind | Literal["answer"], int] = {"answer": 0, "rate_limited": 1, "timeout": 2}
-"""What replies say about the load; a time-out counts twice, for it may be charged."""
+"""What replies say about the load. A time-out counts twice, because it may be charged."""
 _FEW, _SOON_SHARE = 4, 0.25
 """Of an address that may be slow: calls at once to begin with, and how much of the longest wait a call may have been
 under way for more to be tried: until it ends, as many begin again as it saw beside it."""
 _LEAST_REPLIES = 16
 _REPLIES_PER_CALL = 3
-"""The mean is over so many for each call in flight: refusals come before answers do, and must not outweigh them."""
+"""The mean is over so many replies for each call in flight: refusals come sooner than answers, and must not
+outweigh them."""
 
 _LONGEST_SLEEP_SECONDS = 1.0
-"""A reply may show meanwhile that there is room sooner, or later."""
+"""A reply may show meanwhile that there is room sooner or later."""
 
 LONGEST_HONOURED_SECONDS = 600.0
-"""A longer Retry-After gives the call up: its row stays retryable, the others go on."""
+"""With a longer Retry-After the call is given up: its row stays retryable, the others go on."""
 
 Unit = Literal["requests", "tokens"]
 
@@ -51,7 +52,7 @@ class AddressLimit:
     """
 
     def __init__(self, ceiling: int, *, slow_seconds: float | None = None) -> None:
-        """Of an address that may be one processor ``slow_seconds`` is the longest wait for a reply: it begins low."""
+        """``slow_seconds`` is the longest wait for a reply of an address that may be slow: its limit begins low."""
         self.ceiling = ceiling
         """Most that are ever allowed in flight; may be lowered."""
         self._began: dict[int, float] = {}
@@ -65,16 +66,16 @@ class AddressLimit:
         self._highest, self._seen_since = (2 * self._level if slow_seconds else float("inf")), float("-inf")
         """Of a slow address: twice the limit at the time when all calls under an earlier one had ended; that time."""
         self._fast_until = float(ceiling)
-        """Below this the limit doubles in a round trip: it was proven, or never disproven."""
+        """Below this level the limit doubles in a round trip: it was proven, or never disproven."""
         self._trouble = 0.0
-        """Its mean over the last replies."""
+        """Mean trouble of the last replies."""
         self._answered = True
-        """Whether an answer came since the limit went down."""
+        """Whether an answer came since the last fall."""
         self._since = float("-inf")
 
     @property
     def limit(self) -> int:
-        """Allowed in flight now."""
+        """Calls allowed in flight now."""
         return int(min(self._level, self.ceiling))
 
     @property
@@ -108,7 +109,7 @@ class AddressLimit:
             # One time-out of a slow address is a quarter of an hour of its work lost, and enough.
             self._trouble += (trouble - self._trouble) / (1 if self._is_slow and trouble else replies)
         if self._trouble > _TROUBLED_SHARE:
-            # What falls and falls while nothing is answered says how long an outage is, not how much is taken.
+            # Falls without any answer between them show how long an outage is, not how many calls are accepted.
             if self._answered:
                 self._fast_until = _DECREASE * self._level
             self._level *= _DECREASE
@@ -118,46 +119,46 @@ class AddressLimit:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """One limit per minute as the headers of a reply showed it."""
+    """One limit per minute as the headers of a reply show it."""
 
     unit: Unit
     remaining: float
-    """Requests or tokens that may still be sent."""
+    """Requests or tokens left."""
     limit: float = 0.0
-    """Requests or tokens when nothing is used; 0 where it is not shown."""
+    """All requests or tokens; 0 if not shown."""
     reset_seconds: float = 0.0
-    """Time until nothing is used; 0 where it is not shown."""
+    """Time until all of them are left again; 0 if not shown."""
 
     @property
     def per_second(self) -> float:
-        """How fast what is used comes back; 0 where too little is shown, or nothing is used."""
+        """How fast used ones come back; 0 if too little is shown, or none are used."""
         return max(0.0, self.limit - self.remaining) / self.reset_seconds if self.reset_seconds else 0.0
 
 
 class Bucket:
-    """Fills at ``per_second`` up to ``capacity``; kept as the time when it is full. By itself it holds nobody back."""
+    """Fills at ``per_second`` up to ``capacity``; stored as the time when it is full. By default without limit."""
 
     def __init__(self, per_second: float = float("inf"), capacity: float = 0.0) -> None:
         self.taken = 0.0
-        """All that was ever taken."""
+        """Sum of all amounts taken."""
         self._per_second, self._capacity = per_second, capacity
         self._full_at = self._shown_at = float("-inf")
 
     def delay(self, amount: float, now: float) -> float:
-        """Seconds until ``amount`` may be taken; more than the bucket holds waits for a full one and goes into debt."""
+        """Seconds until ``amount`` may be taken. More than the capacity waits for a full bucket and goes into debt."""
         wait = self._full_at - now - (self._capacity - min(amount, self._capacity)) / self._per_second
         # Below a nanosecond is rounding, and waiting for it would never end.
         return wait if wait > 1e-9 else 0.0
 
     def take(self, amount: float, now: float) -> None:
-        """Take ``amount``, or with a negative one give back what was not needed."""
+        """Take ``amount``; a negative one gives back what was not needed."""
         self._full_at = max(self._full_at, now) + amount / self._per_second
         self.taken += amount
 
     def show(self, shown: RateLimit, *, sent: float, taken_then: float, now: float) -> None:
-        """Take over what a reply to a request shows that was sent at ``sent``, with ``taken_then`` taken.
+        """Adopt what the reply to a request shows that was sent at ``sent``, when ``taken_then`` was taken.
 
-        What a provider has left at that time fills up until its reset; what we took since is ours to subtract.
+        What the provider had left at that time fills up until its reset; what was taken since is subtracted.
         """
         if shown.per_second and sent >= self._shown_at:
             self._shown_at, self._capacity, self._per_second = sent, shown.limit, shown.per_second
@@ -166,20 +167,20 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """One request that was let through."""
+    """A request that was let through."""
 
     tokens: int
-    """Reserved for it."""
+    """Tokens reserved for it."""
     sent: float
     taken: dict[Unit, float]
-    """All that its learned buckets had given when it was sent."""
+    """Sums taken from the learned buckets when it was sent."""
 
 
 class Rates:
     """The limits per minute of one address for one model and key.
 
-    What the configuration sets and what headers show both hold. A bucket that was set allows one second's worth at
-    once, so that no minute sees more than the limit and that second; a learned one starts from what is left.
+    Limits of the configuration and of headers both apply. A configured bucket holds one second's worth, so that no
+    minute exceeds the limit by more than that; a learned one starts from what is left.
     """
 
     def __init__(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
@@ -208,7 +209,7 @@ class Rates:
             bucket.take(amount, now)
         return Permit(tokens, now, {unit: bucket.taken for unit, bucket in self._learned.items()})
 
-    def settle(
+    def finish(
         self,
         permit: Permit,
         *,
@@ -217,9 +218,9 @@ class Rates:
         limits: Sequence[RateLimit] = (),
         pause_seconds: float = 0.0,
     ) -> None:
-        """A request has ended: give back the tokens that were not used, learn what its reply shows.
+        """End a request: give back unused tokens, and learn the limits that its reply shows.
 
-        Nothing more is sent for ``pause_seconds``, unless they are more than anybody waits.
+        Nothing is sent for ``pause_seconds``, unless that is longer than the longest honoured pause.
         """
         if pause_seconds <= LONGEST_HONOURED_SECONDS:
             self._paused_until = max(self._paused_until, now + pause_seconds)
@@ -230,7 +231,7 @@ class Rates:
             self._learned.setdefault(shown.unit, Bucket()).show(shown, sent=permit.sent, taken_then=taken_then, now=now)
 
     def _amounts(self, tokens: int) -> Iterator[tuple[Bucket, float]]:
-        """Every bucket, with what a request of so many tokens takes from it."""
+        """Every bucket, with the amount that a request of ``tokens`` takes from it."""
         for buckets in (self._set, self._learned):
             for unit, bucket in buckets.items():
                 yield bucket, 1.0 if unit == "requests" else float(tokens)
@@ -244,12 +245,12 @@ def pause_before_retry(
     retry_after_seconds: float | None,
     rng: random.Random,
 ) -> float | None:
-    """Seconds to wait after an attempt failed as ``kind``, or nothing when the call is given up.
+    """Seconds to wait after an attempt failed as ``kind``, or None if the call is given up.
 
-    Exponential with full jitter; a Retry-After is waited in full, with jitter on top so that its rows do not all come
-    back in the same moment. ``failed`` counts the call's failed attempts by kind, this one included. Kinds that
-    `calls.retries` does not name are never tried again at once: a wrong key or a reached cap stays what it is until
-    someone acts, a refusal or a prompt that is too long for good.
+    Exponential with full jitter. A Retry-After is waited in full, with jitter on top so that rows do not all return at
+    once. ``failed`` counts the call's failed attempts by kind, including this one. Kinds that `calls.retries` does not
+    name are not retried: a wrong key or a reached cap stays until someone acts, a refusal or a prompt that is too long
+    for good.
     """
     attempt = sum(failed.values())
     too_often = attempt >= config.max_attempts or failed[kind] >= getattr(config.retries, kind, 0)
@@ -264,7 +265,7 @@ def pause_before_retry(
 def read_rate_limits(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> tuple[RateLimit, ...]:
     """The limits per minute that ``headers`` (looked up without regard to case, or lower-case) show.
 
-    At most one a unit. A header that cannot be read counts as absent.
+    At most one for each unit. A header that cannot be read counts as missing.
     """
     found: dict[Unit, RateLimit] = {}
     for unit, remaining_name, limit_name, reset_name in _HEADERS:
@@ -276,7 +277,7 @@ def read_rate_limits(headers: Mapping[str, str], *, now: Callable[[], datetime])
 
 
 def read_number(text: str | None) -> float | None:
-    """A finite number that is not negative, or nothing."""
+    """A finite number that is not negative, or None."""
     try:
         number = float(text or "")
     except ValueError:
@@ -285,7 +286,7 @@ def read_number(text: str | None) -> float | None:
 
 
 def read_seconds(text: str, read_date: Callable[[str], datetime], *, now: Callable[[], datetime]) -> float | None:
-    """Seconds of a plain number, of a duration such as ``6m0s`` or ``120ms``, or until a date; of other text None."""
+    """Seconds of a plain number, of a duration such as ``6m0s`` or ``120ms``, or until a date; None for other text."""
     text = text.strip()
     seconds = read_number(text)
     if seconds is not None:
@@ -303,7 +304,7 @@ _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|d|h|m|s)")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
 
-# OpenAI's headers, which most others follow, and Anthropic's: of each unit what remains, the limit and its reset.
+# OpenAI's headers, which most others follow, and Anthropic's: for each unit what remains, the limit and its reset.
 _HEADERS: tuple[tuple[Unit, str, str, str], ...] = (
     ("requests", "x-ratelimit-remaining-requests", "x-ratelimit-limit-requests", "x-ratelimit-reset-requests"),
     ("tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-limit-tokens", "x-ratelimit-reset-tokens"),

@@ -1,11 +1,11 @@
-"""Rows of `answers`, `reuse`, `attempts` and `spending`: what was received, how often it answered, what it cost.
+"""Rows of `answers`, `reuse`, `attempts` and `spending`: what was received, how often it was re-used, what it cost.
 
-An attempt is booked at the most that it can cost before it is sent, and settled at what its reply says. One whose reply
-never came, because of a time-out, a broken connection or a kill, stays booked: its provider may charge for it. Reuse is
-counted from when its table was made; a start that goes on counts its own run's earlier answers.
+An attempt is booked at the most that it can cost before it is sent, and settled at the cost that its reply states. An
+attempt without a reply, because of a time-out, a broken connection or a kill, stays booked: the provider may charge for
+it. Reuse is counted from when its table was made; a resumed run counts its own earlier answers.
 
 Functions on a connection whose transaction the store's writer holds, so that attempts, sums and answers agree at every
-commit; each books nothing twice when it is repeated, for nobody knows of a commit that broke off whether it was made.
+commit. Each may be repeated without booking twice, because it is unknown whether an interrupted commit was made.
 """
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ from tapir_core.calls.store_tables import (
     in_groups,
     insert_or_add,
     insert_or_ignore,
-    read_column,
+    read_known,
     reuse,
     spending,
     utc_now,
@@ -44,13 +44,13 @@ _OUTCOME_COLUMNS = (
     answers.c.prompt_tokens,
     answers.c.completion_tokens,
     answers.c.usd,
-    # Log-probabilities stand in the body alone, and benchmarks alone read them: other bodies are left where they are.
+    # Log-probabilities are only in the body, and only benchmarks read them: other bodies are not fetched.
     sa.case((answers.c.role == "benchmark", answers.c.raw)),
 )
 
 _NO_CAPS = BudgetConfig()
 
-# Made once: to build a statement costs as much as to run it.
+# Made once: building a statement costs as much as running it.
 _SPENT = sa.select(spending).where(spending.c.run == sa.bindparam("of")).order_by(spending.c.role)
 _BOOK = sa.insert(attempts)
 _TAKE = (
@@ -61,7 +61,7 @@ _TAKE = (
         *(attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd),
     )
 )
-"""An attempt that is settled is taken up and written again: one statement reads it and makes room for its cost."""
+"""Settling deletes an attempt and inserts it again: one statement reads and removes it."""
 
 
 def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
@@ -89,10 +89,10 @@ def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
 
 
 def insert_rows(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> dict[str, Outcome]:
-    """Insert ``rows``; of equal keys the first counts.
+    """Insert ``rows``; for equal keys the first counts.
 
     Returns:
-        The outcome that counts instead, for each key that was already there or is twice among ``rows``.
+        The outcome that counts instead, for each key that was already there or appears twice in ``rows``.
     """
     if not rows:
         return {}
@@ -106,36 +106,27 @@ def insert_rows(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> di
 
 
 def read_outcomes(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Outcome]:
-    """The stored outcome of each key that is there."""
-    query = sa.select(*_OUTCOME_COLUMNS)
+    """The stored outcome of each key in the store."""
     return {
         row[0]: _outcome(row)
         for some in in_groups(keys)
-        for row in connection.execute(query.where(answers.c.key.in_(some)))
+        for row in connection.execute(sa.select(*_OUTCOME_COLUMNS).where(answers.c.key.in_(some)))
     }
-
-
-def read_known(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
-    """Which of ``keys`` are there."""
-    return read_column(connection, answers.c.key, answers.c.key, keys)
 
 
 def read_reuse(connection: sa.Connection) -> dict[tuple[str, str, str, str], int]:
-    """Requests that stored outcomes answered, of all runs, by role, model, identity and prompt version."""
+    """How many requests of all runs were answered from the store, by role, model, identity and prompt version."""
     names = (reuse.c.role, reuse.c.model, reuse.c.identity, reuse.c.prompt_version)
-    query = sa.select(*names, sa.func.sum(reuse.c.requests)).group_by(*names)
-    return {
-        (role, model, identity, prompt): int(requests)
-        for role, model, identity, prompt, requests in connection.execute(query)
-    }
+    found = connection.execute(sa.select(*names, sa.func.sum(reuse.c.requests)).group_by(*names))
+    return {(role, model, identity, prompt): int(requests) for role, model, identity, prompt, requests in found}
 
 
 def _outcome(row: Sequence[Any]) -> Outcome:
     _, status, text, finish_reason, message, attempts, prompt_tokens, completion_tokens, usd, raw = row
     if status != "answer":
         return Failure(cast(FailureKind, status), message, attempts, stored=True)
-    found = read_logprobs(raw)
-    return Answer(text, read_ending(finish_reason), prompt_tokens, completion_tokens, usd, stored=True, logprobs=found)
+    ending, logprobs = read_ending(finish_reason), read_logprobs(raw)
+    return Answer(text, ending, prompt_tokens, completion_tokens, usd, stored=True, logprobs=logprobs)
 
 
 def book(
@@ -145,20 +136,19 @@ def book(
     lost: Collection[str] = (),
     repeated: bool = False,
 ) -> list[str]:
-    """Reserve for each attempt in turn; gives for each why it may not be sent, in words, or an empty text.
+    """Reserve for each attempt in turn; returns for each why it may not be sent, or an empty text.
 
-    No cap may be passed, and nothing goes out for the lists in ``lost``, which another process asks by now.
+    No cap may be exceeded, and nothing is sent for the lists in ``lost``, which another process has by now.
     ``repeated`` says that this may have been committed before.
     """
-    known: set[int] = set()
-    if repeated:
-        known = read_column(connection, attempts.c.id, attempts.c.id, [each.id for each, _ in wanted])
-    reserve = _reserving(connection)
+    perhaps_known = [each.id for each, _ in wanted] if repeated else []
+    known = read_known(connection, perhaps_known, attempts.c.id)
+    spent_by, unknown_of = cache(partial(read_spend, connection)), cache(partial(read_unknown, connection))
     refusals, booked = [], []
     for attempt, budget in wanted:
         refusal = LOST_HOLD if attempt.shard in lost else ""
         if not refusal and attempt.id not in known:
-            refusal = reserve(attempt, budget)
+            refusal = "" if budget == _NO_CAPS else _reserve(attempt, budget, spent_by(attempt.run), unknown_of)
             booked += [] if refusal else [attempt]
         refusals.append(refusal)
     if booked:
@@ -169,7 +159,7 @@ def book(
 
 
 def settle(connection: sa.Connection, settlements: Sequence[Settlement]) -> None:
-    """Replace what is booked for attempts by what they cost; one that is settled already stays as it is."""
+    """Replace the bookings of attempts by what they cost; settled attempts stay as they are."""
     came = {each.attempt: each for each in settlements}
     rows, more = [], []
     for some in in_groups(sorted(came)):
@@ -178,7 +168,7 @@ def settle(connection: sa.Connection, settlements: Sequence[Settlement]) -> None
             booked = Attempt(attempt, run, role, key, Spend(1, *amounts))
             cost = booked.most if spent is None else spent
             more.append((run, role, cost - booked.most))
-            if cost.requests:  # else it was never sent
+            if cost.requests:  # otherwise it was never sent
                 rows.append(_row(booked, cost, sent, outcome=outcome, unknown=spent is None))
     if rows:
         connection.execute(_BOOK, rows)
@@ -186,7 +176,7 @@ def settle(connection: sa.Connection, settlements: Sequence[Settlement]) -> None
 
 
 def add_spend(connection: sa.Connection, run: str, role: str, more: Spend) -> None:
-    """Add to what a run has spent for a role."""
+    """Add to what a run has spent in a role."""
     connection.execute(insert_or_add(connection.dialect.name, spending), {"run": run, "role": role, **asdict(more)})
 
 
@@ -199,31 +189,23 @@ def read_spend(connection: sa.Connection, run: str) -> dict[str, Spend]:
 
 
 def read_unknown(connection: sa.Connection, run: str) -> Spend:
-    """How much of that is for attempts whose cost nobody told."""
+    """The part of that for attempts of unknown cost."""
     sums = (sa.func.sum(column) for column in (attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd))
     query = sa.select(sa.func.count(), *sums).where(attempts.c.run == run, attempts.c.unknown)
     requests, prompt, completion, usd = connection.execute(query).one()
     return Spend(requests, int(prompt or 0), int(completion or 0), float(usd or 0))
 
 
-def _reserving(connection: sa.Connection) -> Callable[[Attempt, BudgetConfig], str]:
-    """What reserves for one attempt after another in a transaction, or says which cap has no room for it."""
-    spent_by, unknown_of = cache(partial(read_spend, connection)), cache(partial(read_unknown, connection))
-
-    def reserve(wanted: Attempt, budget: BudgetConfig) -> str:
-        if budget == _NO_CAPS:
-            return ""
-        spent = spent_by(wanted.run)
-        reason = cap_reached(budget, spent, wanted.role, wanted.most)
-        if reason is None:
-            spent[wanted.role] = spent.get(wanted.role, Spend()) + wanted.most
-            return ""
-        unknown = unknown_of(wanted.run)
-        if unknown.requests:
-            reason += f". Of {unknown.requests:,} requests ({unknown.usd:.4g} USD) no reply has told the cost"
-        return reason
-
-    return reserve
+def _reserve(wanted: Attempt, budget: BudgetConfig, spent: dict[str, Spend], unknown_of: Callable[[str], Spend]) -> str:
+    """Add an attempt to what its run has ``spent`` or reserved, or return which cap has no room for it."""
+    reason = cap_reached(budget, spent, wanted.role, wanted.most)
+    if reason is None:
+        spent[wanted.role] = spent.get(wanted.role, Spend()) + wanted.most
+        return ""
+    unknown = unknown_of(wanted.run)
+    if unknown.requests:
+        reason += f". Of {unknown.requests:,} requests ({unknown.usd:.4g} USD) no reply has told the cost"
+    return reason
 
 
 def _row(attempt: Attempt, cost: Spend, sent: datetime, *, outcome: str = "", unknown: bool = True) -> dict[str, Any]:

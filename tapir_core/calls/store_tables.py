@@ -1,12 +1,12 @@
-"""The call store's database: its tables, the one way to open it, and what is done to one of an earlier version.
+"""The call store's database: its tables, how it is opened, and how one of an earlier version is migrated.
 
-SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this module imports SQLAlchemy, which costs
-0.2 s of start-up: the front door imports it when a store is opened.
+SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this module imports SQLAlchemy, which takes
+0.2 s: `AnswerStore` imports it when a store is opened.
 """
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,15 +25,15 @@ from tapir_core.processes import Holder, busy, is_free
 BUSY_SECONDS = 20
 """How long a writer waits for another process's transaction in SQLite before it fails, or is tried again."""
 _POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
-"""A server that is gone without a word is given up soon. Seconds; the last one: milliseconds."""
+"""A server that vanished is given up soon. Seconds; the last one: milliseconds."""
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgresql+psycopg": "postgresql+psycopg"}
 
 _OPENING_LOCK = 0x7A917
-"""PostgreSQL's advisory lock: CREATE TABLE IF NOT EXISTS of two processes at once can collide there."""
+"""PostgreSQL's advisory lock: two processes that run CREATE TABLE IF NOT EXISTS at once can collide."""
 
 _MOST_IN_GROUP = 5000
-"""Keys that one statement may name."""
+"""Keys in one statement."""
 
 _POSTGRES_CLOCK = sa.select(sa.func.timezone("UTC", sa.func.clock_timestamp()))
 _SQLITE_CLOCK = sa.select(sa.func.now())
@@ -125,7 +125,7 @@ shards = sa.Table(
     sa.Column("holder", sa.String(32), nullable=False),
     sa.Index("shards_by_holder", "holder"),
 )
-"""One row per list of requests that a process asks, by the digest of their keys: nobody else asks it meanwhile."""
+"""One row per list of requests that a process asks, by the digest of their keys: no other process asks it meanwhile."""
 
 attempts = sa.Table(
     "attempts",
@@ -179,7 +179,7 @@ reuse = sa.Table(
     sa.Column("run", sa.String(512), primary_key=True),
     sa.Column("requests", sa.BigInteger, nullable=False),
 )
-"""How many requests of each run were answered by outcomes that were there already."""
+"""How many requests of each run were answered from the store."""
 
 batches = sa.Table(
     "batches",
@@ -213,16 +213,16 @@ batch_rows = sa.Table(
     sa.Column("attempt", sa.BigInteger, nullable=False),
     sa.Index("batch_rows_by_batch", "batch"),
 )
-"""One row per request of a batch that has not ended: nobody else sends it meanwhile."""
+"""One row per request of a batch that has not ended: no other process sends it meanwhile."""
 
 
 def open_engine(url: str) -> sa.Engine:
     """An engine on ``url`` with every table in place.
 
     Raises:
-        ConfigError: the URL is no file-backed SQLite and no PostgreSQL, or a newer version of tapir wrote it.
+        ConfigError: the URL is neither file-backed SQLite nor PostgreSQL, or a newer version of tapir wrote the store.
         MissingPrerequisite: the database cannot be reached or written.
-        RunBusy: it is of an earlier version, and a process of that version works on it.
+        RunBusy: the store is of an earlier version, and a process of that version works on it.
     """
     parsed = read_url(url)
     shown = shown_url(parsed)
@@ -239,15 +239,15 @@ def open_engine(url: str) -> sa.Engine:
 
 
 def read_url(url: str) -> sa.URL:
-    """The URL of a store, with the driver that is used.
+    """The URL of a store, with its driver.
 
     Raises:
-        ConfigError: it is no file-backed SQLite and no PostgreSQL.
+        ConfigError: it is neither file-backed SQLite nor PostgreSQL.
     """
     try:
         parsed = sa.make_url(url)
     except ArgumentError as error:
-        # The text itself is not shown: what cannot be parsed may hold a password anywhere.
+        # The text is not shown: it may contain a password anywhere.
         raise ConfigError("calls.store_url is no SQLAlchemy URL; write it as sqlite:///path/store.sqlite") from error
     if parsed.drivername not in _DRIVERS or parsed.database in {None, "", ":memory:"}:
         raise ConfigError(
@@ -258,7 +258,7 @@ def read_url(url: str) -> sa.URL:
 
 
 def shown_url(url: sa.URL | str) -> str:
-    """``url``, which can be read, without its driver and its password."""
+    """A valid ``url`` without its driver and its password."""
     parsed = sa.make_url(url)
     return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
 
@@ -270,13 +270,13 @@ def writing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
 
 @lru_cache
 def insert_or_ignore(dialect: str, table: sa.Table) -> Any:
-    """An INSERT that leaves a row which is already there as it is."""
+    """An INSERT that leaves an existing row as it is."""
     return _insert(dialect, table).on_conflict_do_nothing()
 
 
 @lru_cache
 def insert_or_add(dialect: str, table: sa.Table) -> Any:
-    """An INSERT that adds its numbers to the row of the same primary key, if there is one."""
+    """An INSERT that adds its numbers to the row with the same primary key, if there is one."""
     statement = _insert(dialect, table)
     keys = [column.name for column in table.primary_key]
     sums = {each.name: each + statement.excluded[each.name] for each in table.columns if each.name not in keys}
@@ -285,54 +285,59 @@ def insert_or_add(dialect: str, table: sa.Table) -> Any:
 
 def with_silence(connection: sa.Connection, query: sa.Select[Any]) -> list[dict[str, Any]]:
     """The rows of ``query``, each with `silent`, the time since its heartbeat."""
-    rows = connection.execute(query).mappings().all()
-    now = database_time(connection)
+    rows, now = connection.execute(query).mappings().all(), database_time(connection)
     return [{**row, "silent": now - row["heartbeat"]} for row in rows]
 
 
 def own_process(connection: sa.Connection) -> dict[str, Any]:
-    """The columns that say that this process has a row, and that it lives."""
+    """The columns that name this process as a row's holder, with a heartbeat."""
     return {**asdict(Holder.this_process()), "heartbeat": database_time(connection)}
 
 
 def read_column(
-    connection: sa.Connection, found: sa.Column[T], where: sa.Column[Any], values: Collection[Any]
+    connection: sa.Connection, values: Sequence[Any], column: sa.Column[Any], found: sa.Column[T]
 ) -> set[T]:
-    """What stands in the column ``found`` of the rows whose ``where`` is one of ``values``, of however many."""
-    wanted = sa.select(found)
-    return {value for some in in_groups(values) for value in connection.scalars(wanted.where(where.in_(some)))}
+    """The column ``found`` of all rows whose ``column`` has one of ``values``, which may be any number."""
+    return {
+        value for some in in_groups(values) for value in connection.scalars(sa.select(found).where(column.in_(some)))
+    }
 
 
-def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
-    """``values`` in their order, ``size`` at a time."""
-    listed = list(values)
-    for start in range(0, len(listed), size):
-        yield listed[start : start + size]
+def read_known(connection: sa.Connection, values: Sequence[T], column: sa.Column[T]) -> set[T]:
+    """Which of ``values`` are in a column."""
+    return read_column(connection, values, column, column)
+
+
+def in_groups(values: Sequence[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
+    """``values`` in their order, in groups of ``size``."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def database_time(connection: sa.Connection) -> datetime:
-    """The database's UTC time, without zone, as the columns keep it."""
+    """The database's UTC time without zone, as in the columns."""
     clock = _POSTGRES_CLOCK if connection.dialect.name == "postgresql" else _SQLITE_CLOCK
     now: datetime = connection.execute(clock).scalar_one()
     return now
 
 
 def utc_now() -> datetime:
-    """This machine's UTC time, without zone, as the columns keep it."""
+    """This machine's UTC time without zone, as in the columns."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 @contextmanager
-def explained(said: str) -> Iterator[None]:
-    """What the database raises in the block is a TapirError: ``said``, with the reason for its `{}`."""
+def explained(said: str, connect: Callable[[], AbstractContextManager[sa.Connection]]) -> Iterator[sa.Connection]:
+    """A connection; an error of the database becomes a TapirError: ``said``, with the reason in place of its `{}`."""
     try:
-        yield
+        with connect() as connection:
+            yield connection
     except SQLAlchemyError as error:
         raise TapirError(said.format(reason_of(error))) from error
 
 
 def reason_of(error: BaseException | None) -> str:
-    """What the driver says, without SQLAlchemy's statement around it."""
+    """The driver's message, without the statement that SQLAlchemy adds."""
     return str(getattr(error, "orig", None) or error).strip()
 
 
@@ -341,8 +346,8 @@ def _insert(dialect: str, table: sa.Table) -> Any:
 
 
 def _create_postgres(url: sa.URL) -> sa.Engine:
-    own = {name: value for name, value in _POSTGRES.items() if name not in url.query}
-    return sa.create_engine(url, connect_args=own, pool_pre_ping=True)
+    ours = {name: value for name, value in _POSTGRES.items() if name not in url.query}
+    return sa.create_engine(url, connect_args=ours, pool_pre_ping=True)
 
 
 def _create_sqlite(url: sa.URL) -> sa.Engine:
@@ -354,14 +359,14 @@ def _create_sqlite(url: sa.URL) -> sa.Engine:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver's own transaction handling would begin late and without the write lock; `_begin_sqlite` replaces it.
+    # The driver's own transactions would begin late and without the write lock; `_begin_sqlite` replaces them.
     connection.isolation_level = None
-    # While several processes make one new store, the switch fails at once instead of waiting its turn.
+    # If several processes create one store, this fails at once instead of waiting.
     busy = retry_if_exception_type(sqlite3.OperationalError)
     switch = Retrying(retry=busy, stop=stop_after_delay(BUSY_SECONDS), wait=wait_fixed(0.02), reraise=True)
     switch(connection.execute, "PRAGMA journal_mode = WAL")
-    # A paid answer is worth an fsync: writes are group-committed, so it is one for many answers, and then neither a
-    # kill nor a power cut loses what was counted as received. (NORMAL would survive the kill only.)
+    # A paid answer is worth an fsync. Writes are group-committed, so there is one for many answers, and neither a kill
+    # nor a power cut loses a received answer. (NORMAL would survive only the kill.)
     connection.execute("PRAGMA synchronous = FULL")
 
 
@@ -371,7 +376,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _migrate(connection: sa.Connection, shown: str) -> None:
-    """Make every table that lacks, and bring a store of an earlier version to the newest.
+    """Make missing tables, and migrate a store of an earlier version.
 
     Raises:
         ConfigError: a newer version of tapir wrote the store that ``shown`` names.
@@ -380,8 +385,8 @@ def _migrate(connection: sa.Connection, shown: str) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
     metadata.create_all(connection)
-    newest = {"name": "schema_version", "value": _SCHEMA_VERSION}
-    connection.execute(insert_or_ignore(connection.dialect.name, meta).values(newest))
+    newest = insert_or_ignore(connection.dialect.name, meta).values(name="schema_version", value=_SCHEMA_VERSION)
+    connection.execute(newest)
     found = int(connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema_version")) or 0)
     if found > int(_SCHEMA_VERSION):
         raise ConfigError(
@@ -408,18 +413,18 @@ def _sum_what_was_spent(connection: sa.Connection) -> None:
 
 
 def _address_flow_runs(connection: sa.Connection) -> None:
-    """From 2 to 3: a lease says which flow run holds it. A store without leases has just got the newest table."""
+    """From 2 to 3: a lease names its flow run. A store without leases has just got the newest table."""
     if "flow_run" not in _columns(connection, "leases"):
         connection.execute(sa.text("ALTER TABLE leases ADD COLUMN flow_run TEXT"))
 
 
 def _leave_claims(connection: sa.Connection) -> None:
-    """From 3 and 4 to 5: a process holds a list of requests and no single ones; what is reserved stands in `attempts`.
+    """From 3 and 4 to 5: a process holds lists of requests instead of single ones; reservations are in `attempts`.
 
-    Of the old reservations those of batches at a provider are kept, by the names of their runs.
+    Of the old reservations, those of batches at a provider are kept, by the names of their runs.
 
     Raises:
-        RunBusy: a process that knows only the old tables works on the store.
+        RunBusy: a process of an earlier version works on the store.
     """
     for lease in with_silence(connection, sa.select(leases)):
         if not is_free(lease):
@@ -446,7 +451,7 @@ def _book_batches(connection: sa.Connection) -> None:
 
 
 def _columns(connection: sa.Connection, table: str) -> list[str]:
-    """Of a table as it is in the database; none of one that is not there."""
+    """Column names of a table as it is in the database; empty if there is no such table."""
     found = sa.inspect(connection)
     return [column["name"] for column in found.get_columns(table)] if found.has_table(table) else []
 
@@ -467,6 +472,6 @@ _STEPS: tuple[Callable[[sa.Connection], None], ...] = (
     _leave_claims,
     _leave_claims,
 )
-"""Step i leads from version i + 1 on."""
+"""Step i migrates from version i + 1."""
 
 _SCHEMA_VERSION = str(len(_STEPS) + 1)

@@ -1,8 +1,7 @@
-"""How the call store is written: one thread commits for many, and goes on when the database was away for a while.
+"""How the call store is written: one thread commits for all others, and survives a database that is away for a while.
 
-What has queued while a commit runs goes into the next one, all together. A database may be restarted, unreachable, or
-locked by somebody else: what was received waits in memory meanwhile, and nothing new is sent, for every attempt is
-written down first.
+Writes that queue during a commit all go into the next one. While a database is restarted, unreachable or locked,
+received answers wait in memory and nothing new is sent, because every attempt is booked first.
 """
 
 import logging
@@ -21,27 +20,27 @@ from tapir_core.calls.store_tables import reason_of
 from tapir_core.errors import TapirError
 
 _ROWS_PER_COMMIT = 500
-"""A commit takes no further write once it has so many, so that the first claims of a long list hold nobody back."""
+"""A commit takes no further write once it has so many, so that a long list does not delay others."""
 _SECONDS_BETWEEN_COMMITS = 0.004
-"""A commit waits so long for others to join it."""
+"""A commit waits so long for more writes."""
 _SECONDS_TO_JOIN = 0.002
-"""The first write after a pause waits only for what follows it at once: the next attempt, booked behind an answer."""
+"""The first write after a pause waits only for its successor: the next attempt, booked behind an answer."""
 LONGEST_SECONDS = 600.0
-"""How long a database may be away before what needs it fails."""
+"""How long a database may be away before reads and writes fail."""
 _LONGEST_SECONDS_AT_END = 60.0
-"""How long it is still waited for by who is closing: an interrupt should end soon, but with what was paid for."""
+"""How long a store that is closing waits for it: an interrupt should end soon, but keep what was paid for."""
 _LONGEST_PAUSE_SECONDS = 5.0
 _LASTING_SQLSTATES = ("53100", "28")
-"""Of PostgreSQL: a full disk, and who is not let in."""
+"""PostgreSQL's codes of a full disk and of refused access."""
 
 T = TypeVar("T")
 _Queued = tuple[Any, Future[Any], int]
-"""A write, its future, and the rows that it touches."""
+"""A write, its future, and the number of rows that it touches."""
 logger = logging.getLogger(__name__)
 
 
 class GroupWriter:
-    """``commit`` gets some writes in the order in which they came, and gives the result of each once they are safe."""
+    """Passes writes to ``commit`` in groups, in their order; it returns their results once they are committed."""
 
     def __init__(self, name: str, commit: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
         self._commit = commit
@@ -54,12 +53,12 @@ class GroupWriter:
     def submit(self, write: Any, *, rows: int = 1) -> Future[Any]:
         """Queue a write that touches ``rows`` rows.
 
-        The future is done after its commit, or fails with what the database raised.
+        The future is done after its commit, or fails with the error of the database.
         """
         committed: Future[Any] = Future()
-        # Whoever waits for it may be interrupted; that takes nothing back.
+        # A caller that waits for it may be interrupted; the write is made all the same.
         committed.set_running_or_notify_cancel()
-        # Under the lock, so that nothing queues behind the end, where nobody would commit it.
+        # Under the lock, so that no write queues behind the end, where it would never be committed.
         with self._lock:
             if self._closed:
                 committed.set_exception(TapirError("the call store is closed; this was not kept"))
@@ -68,7 +67,7 @@ class GroupWriter:
         return committed
 
     def close(self) -> None:
-        """Commit what has queued and end. Closing twice is the same as once."""
+        """Commit queued writes and end. Closing twice is the same as once."""
         with self._lock:
             self._closed = True
             self._inbox.put(None)
@@ -93,7 +92,7 @@ class GroupWriter:
         writes, futures, _ = zip(*group, strict=True)
         try:
             results = self._commit(writes)
-        except Exception as error:  # whatever the database raises goes to those who wait for the commit
+        except Exception as error:  # any error goes to the callers that wait for the commit
             failed = TapirError(
                 f"the call store cannot be written: {reason_of(error)}. Nothing that was stored is lost; free the disk "
                 "or start the database, then the same command goes on."
@@ -107,20 +106,20 @@ class GroupWriter:
 
 
 class Patience:
-    """Tries what needs the database again while it is away. For any thread."""
+    """Retries database work while the database is away. For any thread."""
 
     def __init__(self, what: str, *, longest_seconds: float | None = None) -> None:
-        """``what`` names the store and what waits for it, in what is said to the user."""
+        """``what`` names the store in warnings."""
         self._what = what
         self._longest = LONGEST_SECONDS if longest_seconds is None else longest_seconds
         self._closing = threading.Event()
         self._closing_since = float("inf")
 
     def try_until_back(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives; it must do no harm when it is repeated after a commit whose end nobody knows.
+        """The result of ``work``, which must be safe to repeat after an interrupted commit.
 
         Raises:
-            Exception: what the database raised at last.
+            Exception: the last error of the database.
         """
         trying = Retrying(
             retry=retry_if_exception(is_away),
@@ -138,7 +137,7 @@ class Patience:
                 logger.warning("%s: the database was away for %.0f s", self._what, waited)
 
     def close(self) -> None:
-        """From now on wait only a little longer."""
+        """Wait only a little longer from now on."""
         self._longest = min(self._longest, _LONGEST_SECONDS_AT_END)
         self._closing_since = time.monotonic()
         self._closing.set()
@@ -156,17 +155,20 @@ class Patience:
     def _tell(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
             assert state.outcome is not None
-            reason = reason_of(state.outcome.exception())
-            text = "%s: the database is away (%s). Nothing is sent meanwhile; it is tried again for %.0f s"
-            logger.warning(text, self._what, reason, self._longest)
+            logger.warning(
+                "%s: the database is away (%s). Nothing is sent meanwhile; it is tried again for %.0f s",
+                self._what,
+                reason_of(state.outcome.exception()),
+                self._longest,
+            )
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether ``error`` says that the database cannot be reached or is locked, so that the same may work later."""
+    """Whether ``error`` says that the database is unreachable or locked, so that a retry may succeed."""
     if not isinstance(error, DBAPIError):
         return False
     if isinstance(error.orig, sqlite3.Error):
-        # The low byte is the kind. Waiting helps neither a full disk nor a file that must not be written.
+        # The low byte is the kind. Waiting does not help with a full disk or a read-only file.
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     if str(getattr(error.orig, "sqlstate", None) or "").startswith(_LASTING_SQLSTATES):

@@ -1,9 +1,9 @@
-"""What the store's writer is given to write, and the one transaction that writes it.
+"""The kinds of writes to the store, and the one transaction that makes them.
 
-Answers, batches and what was booked for them change together, so that they agree at each commit. A process holds each
-list of requests that it asks, so that another that wants the same waits; what it holds frees itself with it: at once
-when that process of this machine is gone, and after 60 s without heartbeat when it ran on another. A batch belongs to
-no process.
+Answers, batches and their bookings change together, so that they agree at each commit. A process holds each list of
+requests that it asks, so that another process with the same list waits. A list becomes free at once if its process was
+on this machine and is gone, and after 60 s without heartbeat if it was on another machine. A batch belongs to no
+process.
 """
 
 import itertools
@@ -42,18 +42,18 @@ LOCK = 0x7A918
 """PostgreSQL's advisory lock: two processes must not both find room for a last attempt, or both take one key."""
 
 Change = Callable[[sa.Connection, str, bool], Any]
-"""A write that is made in its turn, and not together with others of its kind: on a connection, for a holder.
+"""A write that is made in its turn, not together with others of its kind: on a connection, for a holder.
 
-The last argument says that it may have been committed before. What else it needs is bound with `functools.partial`.
+The last argument says that it may have been committed before. Other arguments are bound with `functools.partial`.
 """
 
 LOST = "lost"
-"""State of a batch that its provider knows no more: what it has cost stays unknown."""
+"""State of a batch that its provider no longer knows: its cost stays unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """An outcome that came."""
+    """An outcome that was received."""
 
     row: dict[str, Any]
     outcome: Outcome
@@ -75,11 +75,11 @@ _HELD = sa.select(shards.c.shard).where(
 
 
 def commit(engine: sa.Engine, holder: str, writes: Sequence[Write], *, repeated: bool = False) -> list[Any]:
-    """Write all in one transaction; gives each write's result.
+    """Make all writes in one transaction; returns the result of each.
 
-    Of a `Put` its outcome, of a `Book` for each attempt why it may not be sent, of a `Change` what it gives. What
-    came is stored and settled first, so that a booking sees all that was given back.
-    ``repeated`` says that the same may have been committed before, by a commit whose end nobody knows.
+    A `Put` gives its outcome, a `Book` for each attempt why it may not be sent, a `Change` its own result. Outcomes are
+    stored and settled first, so that bookings see everything that was given back.
+    ``repeated`` says that the same may have been committed before, by an interrupted commit.
     """
     puts = [write for write in writes if isinstance(write, Put)]
     bookings = [write for write in writes if isinstance(write, Book)]
@@ -89,21 +89,17 @@ def commit(engine: sa.Engine, holder: str, writes: Sequence[Write], *, repeated:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         before = insert_rows(connection, [put.row for put in puts])
         settle(connection, [write for write in writes if isinstance(write, Settlement)])
-        changed = [write(connection, holder, repeated) for write in writes if callable(write)]
-        lost = _lost(connection, holder, {attempt.shard for attempt, _ in wanted} - {""})
+        changes = iter([write(connection, holder, repeated) for write in writes if callable(write)])
+        lists = {attempt.shard for attempt, _ in wanted} - {""}
+        # Lists that this holder lost to others because it was taken for dead.
+        lost = lists.difference(connection.scalars(_HELD, {"lists": list(lists), "holder": holder})) if lists else lists
         refusals = iter(book(connection, wanted, lost=lost, repeated=repeated))
     results = {
         Put: iter([_outcome_of(put, before, repeated=repeated) for put in puts]),
         Settlement: itertools.repeat(None),
         Book: iter([list(itertools.islice(refusals, len(booking.attempts))) for booking in bookings]),
     }
-    changes = iter(changed)
     return [next(results.get(type(write), changes)) for write in writes]
-
-
-def _lost(connection: sa.Connection, holder: str, lists: set[str]) -> set[str]:
-    """Those of ``lists`` that ``holder``, which was taken for dead, has lost to others."""
-    return lists.difference(connection.scalars(_HELD, {"lists": list(lists), "holder": holder})) if lists else lists
 
 
 def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> Outcome:
@@ -114,48 +110,46 @@ def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> O
 
 
 def take_shard(connection: sa.Connection, holder: str, _repeated: bool, *, shard: str) -> bool:
-    """Hold a list of requests, unless another living process does; gives whether ``holder`` has it now."""
+    """Claim a list of requests, unless another living process holds it; returns whether ``holder`` has it now."""
     call_the_roll(connection, holder)
-    row = {"shard": shard, "holder": holder}
-    connection.execute(insert_or_ignore(connection.dialect.name, shards).values(row))
+    connection.execute(insert_or_ignore(connection.dialect.name, shards).values(shard=shard, holder=holder))
     return connection.scalar(sa.select(shards.c.holder).where(shards.c.shard == shard)) == holder
 
 
 def give_shard_back(connection: sa.Connection, holder: str, _repeated: bool, *, shard: str) -> None:
-    """Hold a list of requests no more; another process's stays."""
+    """Release a list of requests, if ``holder`` has it."""
     connection.execute(sa.delete(shards).where(shards.c.shard == shard, shards.c.holder == holder))
 
 
 def add_seconds(
     connection: sa.Connection, _holder: str, _repeated: bool, *, run: str, role: str, seconds: float
 ) -> None:
-    """Add working time to what a run has spent for a role."""
+    """Add working time to what a run has spent in a role."""
     add_spend(connection, run, role, Spend(seconds=seconds))
 
 
 def beat(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
-    """The holder lives. Who was taken for dead stays so until it holds something anew."""
-    now = database_time(connection)
-    connection.execute(sa.update(holders).where(holders.c.id == holder).values(heartbeat=now))
+    """Record a heartbeat. A holder that was taken for dead stays so until it claims a list again."""
+    connection.execute(sa.update(holders).where(holders.c.id == holder).values(heartbeat=database_time(connection)))
 
 
 def leave(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
-    """The holder goes: it holds nothing any more."""
+    """Remove a holder and free everything that it holds."""
     connection.execute(sa.delete(shards).where(shards.c.holder == holder))
     connection.execute(sa.delete(holders).where(holders.c.id == holder))
 
 
 def forget(connection: sa.Connection, _holder: str, _repeated: bool, *, keys: Sequence[str]) -> int:
-    """Delete outcomes that are to be asked for again; gives how many there were."""
+    """Delete outcomes, so that their requests are sent again; returns how many there were."""
     return sum(
         connection.execute(sa.delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys)
     )
 
 
 def count_useless(connection: sa.Connection, _holder: str, _repeated: bool, *, key: str, reply: str, more: int) -> int:
-    """Count ``more`` replies without an answer, all with the digest ``reply``; gives how many came in a row.
+    """Count ``more`` replies without an answer, all with the digest ``reply``; returns how many came in a row.
 
-    Where that is enough the count begins anew: who forgets the outcome asks as often again.
+    Once there are enough, the count starts again from 0, for the case that the outcome is deleted.
     """
     row = connection.execute(sa.select(useless).where(useless.c.key == key)).first()
     replies = more + (row.replies if row is not None and row.reply == reply else 0)
@@ -168,21 +162,21 @@ def count_useless(connection: sa.Connection, _holder: str, _repeated: bool, *, k
 def count_reuse(
     connection: sa.Connection, _holder: str, _repeated: bool, *, counts: Mapping[tuple[str, ...], int]
 ) -> None:
-    """Count requests that stored outcomes answered, by role, model, identity, prompt version and run."""
+    """Count requests that were answered from the store, by role, model, identity, prompt version and run."""
     names = ("role", "model", "identity", "prompt_version", "run")
     for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
-        fields = dict(zip(names, asked, strict=True))
-        connection.execute(insert_or_add(connection.dialect.name, reuse), fields | {"requests": requests})
+        fields = dict(zip(names, asked, strict=True), requests=requests)
+        connection.execute(insert_or_add(connection.dialect.name, reuse), fields)
 
 
 def call_the_roll(connection: sa.Connection, holder: str) -> None:
-    """``holder``, this process, is among the living, and what the dead have held is free."""
+    """Register ``holder``, this process, as living, and free what dead holders have."""
     rows = {row["id"]: row for row in with_silence(connection, sa.select(holders))}
-    mine = insert_or_ignore(connection.dialect.name, holders).values(id=holder, **own_process(connection))
-    connection.execute(mine)
+    mine = {"id": holder, **own_process(connection)}
+    connection.execute(insert_or_ignore(connection.dialect.name, holders).values(mine))
     beat(connection, holder)
     own = rows.pop(holder, None)
-    # While the database was away nobody could show that it lives.
+    # While the database was away, no process could send a heartbeat.
     all_were_silent = own is not None and own["silent"] >= LAPSE
     for other, row in rows.items():
         if Holder.of(row).is_gone() if all_were_silent else is_free(row):
@@ -191,20 +185,20 @@ def call_the_roll(connection: sa.Connection, holder: str) -> None:
 
 @dataclass(eq=False, slots=True)
 class OpenBatch:
-    """A batch that has not ended, as far as it is."""
+    """A batch that has not ended."""
 
     tag: str
     address: str
     rows: Mapping[str, Request]
-    """By key, what it still owes. Those of an adopted batch have no messages: these are at the provider."""
+    """By key, the requests without an outcome. Those of an adopted batch have no messages: the provider has them."""
     attempts: Mapping[str, int]
-    """By key, the attempt that is booked for it."""
+    """By key, the attempt booked for a request."""
     created: datetime
     """UTC, without zone."""
     input_file_id: str = ""
     provider_id: str = ""
     perhaps_made: bool = False
-    """Whether the provider may have a batch of it whose id nobody noted."""
+    """Whether the provider may have made it without our knowing its id."""
 
 
 def plan_batch(
@@ -216,19 +210,30 @@ def plan_batch(
     attempts: Sequence[Attempt],
     budget: BudgetConfig,
 ) -> dict[str, str]:
-    """Make requests those of a batch that ``holder`` leads, booked before anything of it leaves this process.
+    """Store a batch that ``holder`` leads and book its requests, before any of them leaves this process.
 
-    ``attempts`` has one for each row. Gives key → cap, in words, of the rows that have no room: they stay out. A batch
-    of no other rows is nowhere.
+    ``attempts`` has one for each row. Returns key → cap of the rows without room, which are left out. If no row has
+    room, no batch is stored.
     """
     refusals = book(connection, [(each, budget) for each in attempts], repeated=repeated)
     booked = [each for each, refusal in zip(attempts, refusals, strict=True) if not refusal]
     if booked:
         first = batch.rows[booked[0].key]
-        row = {"tag": batch.tag, "driver": holder, "state": "planned", "address": batch.address, "rows": len(booked)}
-        asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
-        files = {"input_file_id": "", "provider_id": "", "created": batch.created}
-        connection.execute(insert_or_ignore(connection.dialect.name, batches), row | asked | files)
+        row = {
+            "tag": batch.tag,
+            "driver": holder,
+            "state": "planned",
+            "run": first.run,
+            "role": first.role,
+            "model": first.model,
+            "identity": first.identity,
+            "address": batch.address,
+            "input_file_id": "",
+            "provider_id": "",
+            "rows": len(booked),
+            "created": batch.created,
+        }
+        connection.execute(insert_or_ignore(connection.dialect.name, batches), row)
         rows = [
             {
                 "key": each.key,
@@ -244,28 +249,28 @@ def plan_batch(
 
 
 def note_batch(connection: sa.Connection, _holder: str, _repeated: bool, *, tag: str, **values: Any) -> None:
-    """Write down what is new of a batch, by the columns of `batches`."""
+    """Update the columns of a batch."""
     connection.execute(sa.update(batches).where(batches.c.tag == tag).values(values))
 
 
 def adopt_batches(connection: sa.Connection, holder: str, repeated: bool, *, keys: Sequence[str]) -> list[OpenBatch]:
-    """Take over the batches that nobody leads and that hold one of ``keys``; gives those that are led from now on."""
+    """Take over the batches with one of ``keys`` that no living process leads; returns these batches."""
     call_the_roll(connection, holder)
     living = sa.select(holders.c.id)
     # A try before this one may have taken them over already.
     led = living.where(holders.c.id != holder) if repeated else living
-    tags = read_column(connection, batch_rows.c.batch, batch_rows.c.key, keys)
+    tags = read_column(connection, keys, batch_rows.c.key, batch_rows.c.batch)
     free = sa.update(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led)).values(driver=holder)
     return [_open_batch(connection, row) for row in connection.execute(free.returning(*batches.c)).mappings().all()]
 
 
 def leave_batch(connection: sa.Connection, holder: str, _repeated: bool, *, tag: str) -> None:
-    """Stop leading a batch, if ``holder`` did: whoever asks next for one of its keys takes it over."""
+    """Stop leading a batch, if ``holder`` did: the next process that asks for one of its keys takes it over."""
     connection.execute(sa.update(batches).where(batches.c.tag == tag, batches.c.driver == holder).values(driver=""))
 
 
 def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: str, state: str) -> None:
-    """A batch has nothing more to give: what it still owes is free, and so is what was booked for it.
+    """End a batch: its requests without an outcome are free again, and cost nothing.
 
     ``state`` is the provider's last status, or why the batch was dropped. The row of `batches` stays as a record.
     """
@@ -274,11 +279,6 @@ def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: st
         settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
     connection.execute(sa.delete(batch_rows).where(batch_rows.c.batch == tag))
     note_batch(connection, holder, repeated, tag=tag, state=state, driver="", ended=utc_now())
-
-
-def read_batched(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
-    """Which of ``keys`` are in a batch that has not ended."""
-    return read_column(connection, batch_rows.c.key, batch_rows.c.key, keys)
 
 
 def _open_batch(connection: sa.Connection, row: Mapping[Any, Any]) -> OpenBatch:

@@ -1,8 +1,8 @@
-"""The thoughts that a reply begins with, and the marks that models put around them.
+"""Removes the thoughts at the beginning of a reply, by the marks that models put around them.
 
-Thoughts stand before the answer and nowhere else: a mark further on is what the answer is about. Limits: where a reply
-closes thoughts that it never opened (the opening mark stood in the prompt), the first closing mark counts that begins
-a line, ends a sentence or ends a line, and stands in no code.
+Thoughts come before the answer: a mark further on belongs to the answer. Limits: if a reply closes thoughts that it did
+not open (the opening mark was in the prompt), the first closing mark counts that begins a line, or ends a sentence or a
+line, and is not in code.
 """
 
 import re
@@ -38,7 +38,7 @@ _WRAPPERS = (
     ("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
     *(("", each) for each in ("[END FINAL RESPONSE]", "<|return|>", "<|end|>")),
 )
-"""What some of them put around the answer that follows their thoughts."""
+"""Marks that some of them put around the answer after their thoughts."""
 _CLOSING = {opening.lower(): re.compile(re.escape(closing), re.IGNORECASE) for opening, closing in _PAIRS}
 _CLOSING |= dict.fromkeys(("<think>", "<thinking>"), re.compile("</think(?:ing)?>", re.IGNORECASE))
 _OPENING = re.compile("|".join(map(re.escape, sorted(_CLOSING, key=len, reverse=True))), re.IGNORECASE)
@@ -47,22 +47,22 @@ _LEFT_OPEN = re.compile(
 )
 """Closing marks of models whose chat template opens the thoughts."""
 _WORDS = ("<thinking>", "<thought>", "<reasoning>")
-"""Openings that may as well be elements of an answer, which then has nothing else."""
+"""Openings that may also be an element that is the whole answer."""
 _BEFORE = re.compile(r"(?:\A|\n) {0,3}\Z|(?<!\d)[.!?…][\"')\]]?[ \t]*\Z")
-"""Before a mark that closes thoughts: the beginning of a line, or the end of a sentence."""
+"""Text before a mark that closes thoughts: the beginning of a line, or the end of a sentence."""
 _MOST_MARKS, _SEEN_BEFORE = 20, 80
-"""Closing marks that are looked at, and characters before each."""
+"""Closing marks that are tried, and characters read before each."""
 _NOT_BLANK = re.compile(r"\S")
 _MARK = re.compile(r"\s*(<[|/]?[\w:|-]{2,30}\|?>|\[[A-Z_ ]{4,30}\]|◁\w{2,20}▷|【\w{1,20}】|<\w+ type=\"\w+\")")
 
 
 def strip_thoughts(text: str) -> str:
-    """``text`` without the thoughts before the answer; empty where they are never closed."""
+    """``text`` without the thoughts before the answer; empty if they are never closed."""
     start = end = len(text) - len(text.lstrip())
     while opening := _OPENING.match(text, end):
         closing = _CLOSING[opening[0].lower()].search(text, opening.end())
         if closing is None and opening[0][0].isalpha():
-            break  # words, and no mark
+            break  # words, not a mark
         last = closing.start() if closing else len(text)
         is_named_again = text.find(opening[0], opening.end(), last) >= 0 and text.find("\n", opening.end(), last) < 0
         if is_named_again or text[opening.end() : last].strip() in ("and", "or", "to", "&", ",", "/", "…", "..."):
@@ -76,7 +76,7 @@ def strip_thoughts(text: str) -> str:
 
 
 def _after_left_open(text: str) -> str:
-    """``text`` behind thoughts that the prompt has opened; all of it where there are none."""
+    """``text`` after thoughts that the prompt opened; all of it if there are none."""
     fences = seen = 0
     for mark in islice(_LEFT_OPEN.finditer(text), _MOST_MARKS):
         fences, seen = fences + text.count("```", seen, mark.start()), mark.start()
@@ -89,7 +89,7 @@ def _after_left_open(text: str) -> str:
 
 
 def unknown_mark(text: str) -> str:
-    """A mark that ``text`` begins with, which is in no table; empty where it begins otherwise."""
+    """An unknown mark at the beginning of ``text``; empty if there is none."""
     found = _MARK.match(text)
     return found[1] if found and not _OPENING.match(text.lstrip()) else ""
 

@@ -1,11 +1,11 @@
-"""How long answers took: measured where a call is in flight, kept as counts of a stage, read again for reports.
+"""How long answers took: measured during calls, kept as counts of a stage, and read again for reports.
 
-Counts of shards are added up, so a stage keeps sums and a histogram: quantiles cannot be added. Its bins are 9 % wide,
-so a quantile is right to 5 %. Where several calls are in flight, each instant is shared among them equally: the shares
-of some answers add up to the time in which an endpoint worked for them, however much their calls overlapped.
+Counts of shards are added up, so a stage keeps sums and a histogram: quantiles cannot be added. The bins are 9 % wide,
+so a quantile is right to 5 %. Calls in flight at the same time share each instant equally: the shares of some answers
+add up to the time in which an endpoint worked on them, however much their calls overlapped.
 
-Limits: the time of an answer is that of the attempt that brought it, as this machine saw it. Waiting for a turn and
-attempts before it are left out. What came from the store, or through a Batch API, was not timed.
+Limits: the time of an answer is that of its successful attempt, as this machine saw it. Waiting for a turn and earlier
+attempts are left out. Answers from the store or a Batch API are not timed.
 """
 
 import math
@@ -17,7 +17,7 @@ from itertools import accumulate, chain
 from typing import NamedTuple
 
 PREFIX = "timed: "
-"""How the counts begin that this module keeps. They depend on the clock, and no row does."""
+"""Beginning of the names of these counts. They depend on the clock, and no row does."""
 
 _TOKENS, _CALL, _SHARE = (f"{PREFIX}{name}" for name in ("tokens", "call seconds", "share seconds"))
 _UP_TO, _BY = f"{PREFIX}up to ", f"{PREFIX}by "
@@ -26,12 +26,12 @@ _BINS = 8
 
 
 class Timing(NamedTuple):
-    """Of one answer."""
+    """The time of one answer."""
 
     seconds: float
-    """From when it was asked until it was here."""
+    """From sending the request to receiving the reply."""
     share_seconds: float
-    """Its part of that time, which it shared with the other calls in flight."""
+    """Its share of that time among all calls in flight."""
 
 
 class Stopwatch:
@@ -42,16 +42,16 @@ class Stopwatch:
         self._clock = clock
         self._in_flight = 0
         self._seen = self._share = 0.0
-        """Of the clock, and what a call in flight from the beginning would have had."""
+        """The clock, and the share of a call that was in flight from the beginning."""
 
     def begin(self) -> Timing:
-        """A call is in flight from now on; gives what `end` needs."""
+        """Start a call; returns what `end` needs."""
         self._look()
         self._in_flight += 1
         return Timing(self._seen, self._share)
 
     def end(self, begun: Timing) -> Timing:
-        """It is over."""
+        """End a call; returns its time."""
         self._look()
         self._in_flight -= 1
         return Timing(self._seen - begun.seconds, self._share - begun.share_seconds)
@@ -64,7 +64,7 @@ class Stopwatch:
 
 
 def timing_counts(answers: Iterable[tuple[int, Timing]], by: str = "") -> dict[str, float]:
-    """The counts of a stage for its timed answers, each with its tokens; ``by`` says what gave them, where known."""
+    """The counts of a stage for its timed answers, each with its tokens; ``by`` names the engine, if known."""
     timed = list(answers)
     if not timed:
         return {}
@@ -80,20 +80,20 @@ def timing_counts(answers: Iterable[tuple[int, Timing]], by: str = "") -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast answers came, over the stages that they were asked in."""
+    """How fast the answers of some stages came."""
 
     answers: int
     tokens: int
     call_seconds: float
     share_seconds: float
     by: tuple[str, ...]
-    """What gave them, where that was told; the one of most answers first."""
+    """The engines, if known; the one with most answers first."""
     bins: tuple[tuple[float, int], ...]
     """Upper end of a bin, in seconds, and answers in it; the shortest first."""
 
     @classmethod
     def of(cls, counts: Iterable[Mapping[str, float]]) -> "Speed | None":
-        """What the counts of some manifests say; nothing where no answer was timed, as in runs of earlier versions."""
+        """Speed by the counts of some manifests; None if no answer was timed."""
         added = defaultdict[str, float](float)
         for name, n in chain.from_iterable(each.items() for each in counts):
             added[name] += n
@@ -111,14 +111,14 @@ class Speed:
         )
 
     def latency_seconds(self, share: float) -> float:
-        """The quantile of this ``share`` (0-1) of the seconds of an answer."""
+        """The quantile ``share`` (0-1) of the seconds of an answer."""
         ends, sizes = zip(*self.bins, strict=True)
         end = ends[bisect_left([*accumulate(sizes)], share * self.answers)]
         return float(end / 2 ** (0.5 / _BINS))  # the middle of the bin
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Output tokens a second of all calls together, while any was in flight."""
+        """Output tokens a second of all calls together, while any is in flight."""
         return self.tokens / self.share_seconds if self.share_seconds else None
 
     @property

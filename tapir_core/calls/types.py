@@ -1,4 +1,4 @@
-"""The values of the paid-call engine: what is asked, what comes back, and where it is asked.
+"""The values of the paid-call engine: requests, their outcomes, and endpoints.
 
 Grain: one `Request` is one sample of one prompt. Its outcome is a value, never an exception: `Answer` or `Failure`.
 """
@@ -34,9 +34,9 @@ FailureKind = Literal[
     "stopped",  # retryable: this process was told to send nothing more
 ]
 MOST_USELESS = 3
-"""Replies in a row, over all starts, that are the same and bring no answer: then a row has its outcome."""
+"""After so many equal replies in a row without an answer, over all starts, the row is a terminal failure."""
 GREETING = "Say hello."
-"""What a server is asked that fails one request again and again: who answers it is at work."""
+"""Sent to a server that keeps failing one request: a reply shows that the server works."""
 
 BATCH_FACTOR = 0.5
 """Share of the list price that a Batch API charges."""
@@ -62,52 +62,51 @@ class Request:
     messages: tuple[Message, ...]
     model: str
     identity: str
-    """Name of what answers: provider and revision, a checkpoint's digest, the stand-in's version."""
+    """Names who answers: provider and revision, a checkpoint's digest, the stand-in's version."""
     sampling: Sampling
     sample_index: int = 0
     """Tells repeats of the same prompt apart; also the seed sent to the provider when the temperature is above 0."""
     top_logprobs: int = 0
-    """How many of the most likely first tokens are asked for with their log-probabilities; 0 asks for none."""
+    """How many of the most likely first tokens to return with log-probabilities; 0 asks for none."""
     prompt_version: str = ""
     """First 12 hex digits of the prompt file's digest; empty for a bare instruction. A column, not part of the key."""
     run: str = ""
-    """Name of the run that asks. A column, not part of the key."""
+    """Name of the run. A column, not part of the key."""
     schema: str = ""
-    """JSON schema that the reply has to obey, as canonical JSON; empty where it is text."""
+    """JSON schema that the reply has to follow, as canonical JSON; empty for a text reply."""
 
     @property
     def key(self) -> str:
-        """Store key: what the provider sees, plus identity and sample index (architecture.md, Calls)."""
-        seen: dict[str, object] = {
-            "model": self.model,
-            "messages": [[message.role, message.content] for message in self.messages],
-            "sampling": self.sampling.model_dump(),
-            "identity": self.identity,
-            "sample_index": self.sample_index,
-        }
-        if self.top_logprobs:
-            seen["top_logprobs"] = self.top_logprobs
-        if self.schema:
-            seen["schema"] = self.schema
-        return digest(seen)
+        """Store key: what the provider sees, plus identity and sample index (docs/calls.md)."""
+        only_where_asked_for = {"top_logprobs": self.top_logprobs, "schema": self.schema}
+        return digest(
+            {
+                "model": self.model,
+                "messages": [[message.role, message.content] for message in self.messages],
+                "sampling": self.sampling.model_dump(),
+                "identity": self.identity,
+                "sample_index": self.sample_index,
+                **{name: value for name, value in only_where_asked_for.items() if value},
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply that was received and is stored."""
+    """A reply that was received and stored."""
 
     text: str
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
     usd: float = 0.0
-    """Price of this call when it was paid."""
+    """Price of the call when it was paid."""
     stored: bool = False
-    """True when it came from the store and cost nothing now."""
+    """True if it came from the store and cost nothing now."""
     logprobs: tuple[tuple[str, float], ...] = ()
-    """The most likely first tokens, each with the natural logarithm of its probability; empty where none came."""
+    """The most likely first tokens with the natural logarithms of their probabilities; empty if none came."""
     timing: Timing | None = field(default=None, compare=False)
-    """How long it took; nothing of what came from the store or through a Batch API."""
+    """How long it took; None for answers from the store or a Batch API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +118,15 @@ class Failure:
     attempts: int = 0
     stored: bool = False
     parameter: str = ""
-    """Of what is `unsupported`, the field of the request that the endpoint names."""
+    """For `unsupported`: the field of the request that the endpoint names."""
     said: str = ""
-    """The provider's own words, where the message says more."""
+    """The provider's own words, if the message says more."""
     refuses_all: bool = False
-    """Whether the endpoint was given up because it refuses every request: nothing is gained by another try."""
+    """True if the endpoint was given up because it refuses every request, so that a retry is useless."""
 
     @property
     def retryable(self) -> bool:
-        """True when asking again later may succeed; such a failure is never stored."""
+        """True if a later retry may succeed. Such a failure is never stored."""
         return self.kind not in TERMINAL
 
 
@@ -141,18 +140,19 @@ _REMEDIES = {
     "seed": "Set seed = false in the endpoint",
     "response_format": 'Set judge.replies and teacher.label_replies to "text"',
 }
-"""Of fields that an endpoint may refuse."""
+"""Field that an endpoint may refuse → what to do."""
 
 
 def unsupported_remedy(parameter: str) -> str:
     """What to do when an endpoint refuses a field of every request."""
-    other = f"Change or leave out what sets {parameter} (reasoning_effort, extra_body of the endpoint)"
-    return _REMEDIES.get(parameter, other)
+    return _REMEDIES.get(
+        parameter, f"Change or leave out what sets {parameter} (reasoning_effort, extra_body of the endpoint)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class LiveAddress:
-    """One address of a model whose addresses come and go while it is asked, with its own key."""
+    """One address of a model whose addresses come and go during a run, with its own key."""
 
     base_url: str
     concurrency: int
@@ -161,98 +161,94 @@ class LiveAddress:
 
 
 class LiveAddresses:
-    """The addresses that there are now: what `Endpoint.live` holds. Thread-safe.
+    """The current addresses of a model: the value of `Endpoint.live`. Thread-safe.
 
-    Who serves the model says which there are, from any thread; the pool of the endpoint's line follows. Limits: nothing
-    here looks at an address, and an empty set means *wait* until it is given up.
+    The server side sets them, from any thread; the endpoint's line follows. Limits: addresses are not checked here, and
+    an empty set means *wait* until a reason to give up is set.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.RLock())
         self.now: frozenset[LiveAddress] = frozenset()
-        """Those that there are."""
+        """The current addresses."""
         self.reason = ""
-        """Why nobody need wait for one any more; empty while somebody may come."""
-        self._followers: list[Callable[[], None]] = []
+        """Why no address will come any more; empty while one may."""
+        self._followers: list[Callable[[], object]] = []
 
     def set(self, addresses: Iterable[LiveAddress], *, given_up: str = "") -> None:
-        """Say which there are. That there are none is no reason to give up; ``given_up`` says why none will come."""
+        """Replace the addresses. An empty set is no reason to give up; ``given_up`` says why no address will come."""
         with self._changed:
             self.now, self.reason = frozenset(addresses), given_up
             self._changed.notify_all()
             for tell in self._followers:
                 tell()
 
-    def give_up(self, reason: str) -> None:
-        """Say that there are none and that none will come."""
-        self.set((), given_up=reason)
-
     def wait(self, seconds: float) -> bool:
-        """Wait until there is one or they are given up; whether that came within ``seconds``."""
+        """Wait for an address or a reason to give up; returns whether one came within ``seconds``."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self.now or self.reason), timeout=seconds)
 
-    def follow(self, tell: Callable[[], None]) -> None:
+    def follow(self, tell: Callable[[], object]) -> None:
         """Call ``tell`` after each change, in the thread that makes it."""
         with self._changed:
             self._followers.append(tell)
 
-    def unfollow(self, tell: Callable[[], None]) -> None:
-        """Call it no more; when this returns no call is under way."""
+    def unfollow(self, tell: Callable[[], object]) -> None:
+        """Stop calling ``tell``; when this returns, no call is in progress."""
         with self._changed:
             self._followers.remove(tell)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Addresses that answer, with what is needed to call them. Never written anywhere: it may hold a key."""
+    """Addresses of one model, with what is needed to call them. Never written anywhere: it may hold a key."""
 
     base_url: str
     concurrency: int
     """Most calls in flight to one address."""
     api_key: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
-    """Environment variable that the key came from; named when the endpoint refuses the key."""
+    """Environment variable of the key; named when the endpoint refuses the key."""
     api_key_file: str | None = None
-    """File that the key came from, if it was a file."""
+    """File of the key, if it came from a file."""
     usd_per_million_prompt_tokens: float = 0.0
     usd_per_million_completion_tokens: float = 0.0
     more_base_urls: tuple[str, ...] = ()
     """Other addresses of the same model and key; load is balanced over all of them."""
     requests_per_minute: float | None = None
-    """Most requests that one address is sent in a minute; nothing where only its headers say."""
+    """Most requests sent to one address in a minute; None if only its headers say."""
     tokens_per_minute: float | None = None
-    """Most prompt and completion tokens that one address is asked for in a minute."""
+    """Most prompt and completion tokens requested of one address in a minute."""
     batch: BatchConfig | None = None
-    """How its Batch API is used; nothing where each request is a call of its own. Then prices are a batch's."""
+    """How to use its Batch API; then prices are those of batches. None if each request is a call of its own."""
     more_secrets: tuple[str, ...] = field(default=(), repr=False)
-    """What headers, query and body carry that is kept out of replies as the key is."""
+    """Secrets in headers, query and body; removed from replies like the key."""
     key_header: str = "Authorization"
     """Header that carries the key."""
     headers: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
-    """More headers of every request."""
+    """Extra headers of every request."""
     query: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
-    """What is added to every address."""
+    """Query parameters of every request."""
     proxy: str | None = None
-    """HTTP proxy; nothing: that of the environment; empty: none, whatever the environment says."""
+    """HTTP proxy; None: that of the environment; empty: no proxy, whatever the environment says."""
     body_fields: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
-    """More fields of every request, in place of ours of the same name."""
+    """Extra fields of every request; they replace ours of the same name."""
     tokens_field: str = "max_tokens"
-    """What it calls the longest answer."""
+    """Its name for the limit on an answer's tokens."""
     seed: bool = True
-    """Whether a drawn sample carries its number as `seed`."""
+    """Whether the sample index is sent as `seed`."""
     thinking: Literal["strip", "keep"] = "strip"
-    """What becomes of thoughts that an answer begins with."""
+    """Whether the thoughts at the beginning of an answer are removed."""
     timeout_seconds: float | None = None
-    """Longest wait for one reply, where it is not that of `CallsConfig`."""
+    """Longest wait for one reply, if not that of `CallsConfig`."""
     is_slow: bool = False
-    """Whether it may be one processor: it is asked little at first, and more while its answers come soon."""
+    """True if it may be a single processor: few calls at first, and more while answers come quickly."""
     live: LiveAddresses | None = None
-    """Addresses that come and go, each with its own key and concurrency; then `base_url` is only a name for them."""
+    """Addresses that come and go, each with its own key and concurrency; `base_url` is then only their name."""
 
     @property
     def key_place(self) -> str:
-        """Where the key came from, in words; empty for a server without keys."""
+        """Where the key came from, for messages; empty for a server without keys."""
         if self.api_key_file:
             return f"the file {self.api_key_file}"
         return f"the environment variable {self.api_key_env}" if self.api_key_env else ""
@@ -269,24 +265,34 @@ class Endpoint:
         """Every address."""
         return self.base_url, *self.more_base_urls
 
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Price of some tokens."""
+        prompt = prompt_tokens * self.usd_per_million_prompt_tokens
+        return (prompt + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
+
 
 EndpointSource = Callable[[], Endpoint]
-"""Gives the endpoint when a call must be made, and only then: a stored answer starts no server."""
-
-OnOutcome = Callable[[int, Outcome], None]
-"""Told the position of a request in its list and its outcome, in the asking thread, as soon as it is committed."""
-
-IsStopped = Callable[[], bool]
-"""Asked before a request of a list is sent, on the event loop: whether it is not to be."""
+"""Returns the endpoint. Called only when a call must be made: a stored answer starts no server."""
 
 
-def never_stopped() -> bool:
-    """The list is asked to its end."""
-    return False
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Follows a list of requests while the engine works on it."""
+
+    on_outcome: Callable[[int, Outcome], object] = lambda place, outcome: None
+    """Called with a request's position in its list and its outcome, in the caller's thread, once it is committed."""
+    is_stopped: Callable[[], bool] = lambda: False
+    """Called on the event loop before a request is sent. Once it is true, no more requests of the list are sent."""
+    first: int = 0
+    """For `ask_read`: so many rows are finished, re-asks included, before any other row is asked."""
+
+
+UNWATCHED = Watch()
+"""Follows nothing."""
 
 
 def is_local(base_url: str) -> bool:
-    """Whether an address is on this machine or in its own network."""
+    """Whether an address is on this machine or in its network."""
     host = urlsplit(base_url).hostname or ""
     try:
         address = ipaddress.ip_address(host)

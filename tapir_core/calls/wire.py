@@ -1,7 +1,7 @@
-"""Between our values and OpenAI's chat completions: the body that is sent, and what a reply or an error means.
+"""Translates between our values and OpenAI's chat completions: request bodies, replies and errors.
 
-Pure functions on plain data; nothing here sends anything. A reply is cleaned so that it can be stored as it is
-returned: lone surrogates and NUL characters, which databases refuse, become U+FFFD.
+Pure functions on plain data; nothing here sends anything. Lone surrogates and NUL characters in a reply, which
+databases refuse, become U+FFFD.
 """
 
 import json
@@ -31,11 +31,11 @@ from tapir_core.calls.words import (
 
 _USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
 _SENT_BEFORE = re.compile(r"\A(?:[\s\ufeff]+|:.*\n)+")
-"""What some send before a body, so that a connection stays open: blank lines and comments; and a byte order mark."""
+"""Sent by some before a body to keep the connection open: blank lines and comments; and a byte order mark."""
 _MINIMAX = {"1002": 429, "1039": 429, "1004": 401, "1008": 402}
-"""Its own codes → the statuses that mean the same."""
+"""Codes of MiniMax → the statuses that mean the same."""
 _OVERLOADED = ("HTTP 503", "HTTP 529")
-"""How the failure begins of a server that says itself that another time will do."""
+"""Beginnings of failures of a server that asks to try later."""
 _WEB_PAGE = "a web page came in place of a reply"
 _ONLY_THOUGHTS = (
     "the reply has thoughts (reasoning_content) and no answer; where the server's reasoning parser takes answers for "
@@ -43,9 +43,9 @@ _ONLY_THOUGHTS = (
 )
 _MORE_ROOM = "Raise max_tokens of this sampling, or lower reasoning_effort"
 _ASKED_BY_FEW = ("logprobs", "top_logprobs")
-"""Fields that some requests have: who refuses one answers the others."""
+"""Fields of some requests only: an endpoint that refuses one answers the other requests."""
 TRAINED_ON: tuple[Role, ...] = ("teach", "refine")
-"""Of these an answer that is as long as it may be counts as cut off, whatever its finish reason says."""
+"""Roles in which an answer at the token limit counts as cut off, whatever its finish reason."""
 
 _LONGEST_MESSAGE = 500
 """Characters of a provider's error text that are kept."""
@@ -53,7 +53,7 @@ _LONGEST_MESSAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What one attempt brought."""
+    """The result of one attempt."""
 
     outcome: Outcome
     attempts: int = 1
@@ -62,25 +62,31 @@ class Reply:
     completion_tokens: int = 0
     usd: float = 0.0
     cost_unknown: bool = False
-    """True when the provider may charge more than the reply says: it did not come whole, or does not say."""
+    """True if the provider may charge more than the reply says: it is incomplete, or does not say."""
     raw: str | None = None
-    """The body as it came."""
+    """The body as received."""
     retry_after_seconds: float | None = None
-    """The server's own wish for the pause before the next attempt."""
+    """The pause before a retry that the server asks for."""
     endpoint_at_fault: bool = False
-    """True when every other request to this endpoint would fail the same way, as far as one reply can say."""
+    """True if every other request to this endpoint would fail the same way, as far as one reply shows."""
     refuses_everybody: bool = False
-    """True when the reply itself says so: the key or the model is wrong."""
+    """True if the reply itself says so: the key or the model is wrong."""
     model: str = ""
-    """The model that the provider says has answered."""
+    """The model that answered, according to the provider."""
     is_completion: bool = False
-    """True when the provider took the request for answered: it will charge for it."""
+    """True if the provider considers the request answered: it will charge for it."""
     rate_limits: tuple[RateLimit, ...] = ()
     """The limits per minute that the reply's headers show."""
 
     @property
+    def failure(self) -> Failure:
+        """The outcome of a reply that is known to be a failure."""
+        assert isinstance(self.outcome, Failure)
+        return self.outcome
+
+    @property
     def useless(self) -> str:
-        """A reply that came and brought nothing, without what differs between two of the same; else empty."""
+        """The error of a reply without an answer, without what varies between equal ones; else empty."""
         if not isinstance(self.outcome, Failure) or self.outcome.kind != "server" or self.raw is None:
             return ""
         if self.retry_after_seconds is not None or self.outcome.message.startswith(_OVERLOADED):
@@ -89,24 +95,22 @@ class Reply:
 
     @property
     def shows_spent_account(self) -> bool:
-        """True for a 429 that comes from a limit per minute, and not from too many calls at once."""
+        """True for a 429 because of a limit per minute, not because of too many calls at once."""
         limited = isinstance(self.outcome, Failure) and self.outcome.kind == "rate_limited"
         return limited and any(limit.remaining < 1 for limit in self.rate_limits)
 
 
 def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
-    """The JSON body of ``request`` at ``endpoint``; the sample index is the seed wherever a seed can matter."""
+    """The JSON body of ``request`` at ``endpoint``; the sample index is the seed if a seed can matter."""
     sampling = request.sampling
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [{"role": message.role, "content": clean_text(message.content)} for message in request.messages],
+        **{name: value for name, value in drawn.items() if value != "provider"},
+        **sampling.more_fields,
+        endpoint.tokens_field: sampling.max_tokens,
     }
-    if sampling.temperature != "provider":
-        body["temperature"] = sampling.temperature
-    if sampling.top_p != "provider":
-        body["top_p"] = sampling.top_p
-    body |= sampling.more_fields
-    body[endpoint.tokens_field] = sampling.max_tokens
     if endpoint.seed and (sampling.temperature != 0 or request.sample_index > 0):
         body["seed"] = request.sample_index
     if request.top_logprobs:
@@ -118,9 +122,9 @@ def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None) -> Reply:
-    """What a body under status 200 means: an answer, a typed refusal, or a failure.
+    """The meaning of a body with status 200: an answer, a typed refusal, or a failure.
 
-    With the ``request`` an answer to be trained on that took all its tokens is cut off, whatever its finish reason.
+    With its ``request``, an answer to be trained on that used all its tokens is cut off, whatever its finish reason.
     """
     sent = _without_preamble(raw)
     if sent.startswith("<"):
@@ -131,12 +135,9 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
         return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     if not isinstance(body, dict):
         return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
-    choices = body.get("choices")
-    choice = _mapping(choices[0]) if isinstance(choices, list) and choices else {}
-    usage = _mapping(body.get("usage"))
+    choice, usage = _first(body.get("choices")), _mapping(body.get("usage"))
     prompt_tokens, completion_tokens, said = _read_usage(usage)
-    prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
-    usd = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
+    usd = endpoint.usd(prompt_tokens, completion_tokens)
     if error := body.get("error") or choice.get("error") or _failed_call(body):
         status = _integer(_mapping(error).get("code"))
         failed = read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw)
@@ -148,13 +149,14 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
         strip=endpoint.thinking == "strip",
     )
     if outcome is None:
-        blocked = find_block(body)
-        outcome = Failure("refused", f"blocked: {blocked}: {_clip(raw)}") if blocked else _no_answer(raw)
+        blocked, shown = find_block(body), _clip(raw)
+        unanswered = Failure("server", f"the reply has no answer: {shown}")
+        outcome = Failure("refused", f"blocked: {blocked}: {shown}") if blocked else unanswered
     elif (body.get("amazon-bedrock-guardrailAction") or "NONE") != "NONE":
         outcome = Failure("refused", "stopped by the provider's guardrail")
     elif isinstance(outcome, Answer) and request is not None and request.role in TRAINED_ON:
         most = _integer(endpoint.body_fields.get(endpoint.tokens_field)) or request.sampling.max_tokens
-        # Of some the limit covers thoughts, of others it does not.
+        # For some providers the limit covers thoughts, for others it does not.
         is_full = most == said or said - _details(usage, "completion", "reasoning") >= most
         outcome = replace(outcome, finish_reason=CUT_OFF) if is_full else outcome
     return Reply(
@@ -170,13 +172,13 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
 
 
 def _read_usage(usage: dict[str, Any]) -> tuple[int, int, int]:
-    """Prompt tokens, all tokens that were generated, and those that the provider calls the completion."""
+    """Prompt tokens, all generated tokens, and those that the provider calls the completion."""
     prompt, said = (
         _integer(usage.get(name)) or _integer(usage.get(other))
         for name, other in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     )
     cached, thoughts = _details(usage, "prompt", "cached"), _details(usage, "completion", "reasoning")
-    # What is more than the whole that it should be part of was left out of it, and is charged all the same.
+    # A part that is larger than its whole was left out of the whole, and is charged all the same.
     prompt += cached if cached > prompt else 0
     completion = said + thoughts if thoughts > said else said
     return prompt, max(completion, _integer(usage.get("total_tokens")) - prompt), said
@@ -187,21 +189,20 @@ def _details(usage: dict[str, Any], of: str, name: str) -> int:
 
 
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
-    """What a kept body says of its first token; nothing where it says nothing, or was not kept."""
+    """Log-probabilities of the first token in a stored body; empty if there are none, or no body."""
     body = _mapping(json.loads(_without_preamble(raw))) if raw else {}
-    choices = body.get("choices")
-    return _read_logprobs(_mapping(choices[0])) if isinstance(choices, list) and choices else ()
+    return _read_logprobs(_first(body.get("choices")))
 
 
 def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[str, str] | None = None) -> Reply:
-    """What an error status means; ``body`` is the decoded JSON, or the text that is none."""
+    """The meaning of an error status; ``body`` is decoded JSON, or text that is no JSON."""
     # Some wrap the error in a list.
     whole = _mapping(body[0] if isinstance(body, list) and body else body)
     error = _mapping(whole.get("error")) or whole
     more = _mapping(error.get("metadata"))
     said = error.get("message") or error.get("detail") or whole.get("error") or body
     text = said if isinstance(said, str) else json.dumps(said, default=str)
-    # A gateway's own message may say no more than that its provider failed.
+    # A gateway's own message may say only that its provider failed.
     text += f" {more['raw']}" if isinstance(more.get("raw"), str) else ""
     codes = frozenset({*_codes(error), *(["content_filter"] if more.get("reasons") else [])})
     parameter = unsupported_field(status, codes, str(error.get("param") or ""), text)
@@ -231,7 +232,7 @@ def read_retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime])
 
 
 def replied_at(headers: Mapping[str, str]) -> datetime:
-    """When a reply was sent, by the clock that its dates go by: the server's; ours where it does not say."""
+    """When a reply was sent, by the server's clock, which its dates refer to; ours if it does not say."""
     try:
         date = parsedate_to_datetime(headers.get("date", ""))
     except (ValueError, OverflowError):
@@ -240,8 +241,8 @@ def replied_at(headers: Mapping[str, str]) -> datetime:
 
 
 def clean_text(text: str) -> str:
-    """``text`` as every database takes it: no lone surrogates, no NUL."""
-    # Most replies are ASCII, and CPython knows that of a text without a look.
+    """``text`` without lone surrogates and NUL, which databases refuse."""
+    # Most replies are ASCII, and CPython knows that without reading the text.
     whole = text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace("\x00", "�")
 
@@ -251,7 +252,7 @@ def _without_preamble(raw: str) -> str:
 
 
 def _read_choice(choice: dict[str, Any], empty: Answer, *, thought: bool, strip: bool) -> Outcome | None:
-    """What a choice says; None where it has no message with text."""
+    """The outcome of a choice; None if it has no message with text."""
     message, ending = _mapping(choice.get("message")), _ending_of(choice)
     if message.get("refusal"):
         return Failure("refused", _clip(str(message["refusal"])))
@@ -276,7 +277,7 @@ def _read_choice(choice: dict[str, Any], empty: Answer, *, thought: bool, strip:
 
 
 def _ending_of(choice: dict[str, Any]) -> str:
-    """How a reply ended, in our words: a gateway's word, unless its provider's says that the answer is not whole."""
+    """The normalised finish reason: the gateway's, unless its provider's says that the answer is incomplete."""
     said = _said(choice.get("finish_reason")) or _said(choice.get("done_reason") or choice.get("stop_reason"))
     for natives in (choice, _mapping(choice.get("provider_specific_fields"))):
         native = natives.get("native_finish_reason")
@@ -290,23 +291,19 @@ def _said_ending(choice: dict[str, Any]) -> str:
 
 
 def _said(reason: object) -> str:
-    """A finish reason, which some wrap in an object with a `type`."""
+    """A finish reason; some wrap it in an object with a `type`."""
     return str((reason.get("type") if isinstance(reason, dict) else reason) or "")
 
 
-def _no_answer(raw: str) -> Failure:
-    return Failure("server", f"the reply has no answer: {_clip(raw)}")
-
-
 def _failed_call(body: dict[str, Any]) -> dict[str, Any] | None:
-    """The error that MiniMax wraps in a body of its own."""
+    """The error that MiniMax wraps in a body of its own; None if there is none."""
     said = _mapping(body.get("base_resp"))
     code = str(said.get("status_code") or "")
     return {"code": _MINIMAX.get(code, code), "message": said.get("status_msg")} if code else None
 
 
 def _codes(error: dict[str, Any]) -> Iterator[str]:
-    """Every code of an error, in lower case, and of the error that it wraps."""
+    """Every code of an error and of the errors that it wraps, in lower case."""
     for name in ("code", "type", "status"):
         yield from [str(error[name]).lower()] if error.get(name) else []
     for name in ("innererror", "provider_specific_fields"):
@@ -314,7 +311,7 @@ def _codes(error: dict[str, Any]) -> Iterator[str]:
 
 
 def _text_of(content: object) -> object:
-    """Of a list of parts with text or reasoning (models that show theirs give one) the text; anything else as it is."""
+    """The text of a list of text and reasoning parts, which some models return; anything else unchanged."""
     parts = [_mapping(each) for each in content] if isinstance(content, list) else []
     if not {"text", "output_text", "thinking", "reasoning"} & {each.get("type") for each in parts}:
         return content
@@ -322,9 +319,8 @@ def _text_of(content: object) -> object:
 
 
 def _read_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
-    """The first token's alternatives, as far as they are what they should be."""
-    tokens = _mapping(choice.get("logprobs")).get("content")
-    listed = _mapping(tokens[0]).get("top_logprobs") if isinstance(tokens, list) and tokens else None
+    """The first token's alternatives, without malformed ones."""
+    listed = _first(_mapping(choice.get("logprobs")).get("content")).get("top_logprobs")
     found = [_mapping(each) for each in listed] if isinstance(listed, list) else []
     pairs = [(each.get("token"), each.get("logprob")) for each in found]
     return tuple(
@@ -343,8 +339,13 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _first(value: object) -> dict[str, Any]:
+    """The first element of a list, if it is an object; else an empty one."""
+    return _mapping(value[0]) if isinstance(value, list) and value else {}
+
+
 def _integer(value: object) -> int:
-    """A count, also where it comes as a text or a float; 0 where it is none."""
+    """A count, also from a text or a float; 0 if it is none."""
     try:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
     except (ValueError, OverflowError):

@@ -1,7 +1,7 @@
-"""What providers say and what it means here: finish reasons, block reasons, error codes and phrases, in one table.
+"""The meaning of providers' finish reasons, block reasons, error codes and phrases.
 
-Every provider has words of its own for an answer that was cut off, a prompt that was blocked or does not fit, a key
-that is wrong; gateways pass them on as they are. All of them are translated here and nowhere else.
+Every provider has its own words for an answer that was cut off, a prompt that was blocked or does not fit, or a wrong
+key; gateways pass them on. All of them are translated here and nowhere else.
 """
 
 import re
@@ -11,7 +11,7 @@ from functools import lru_cache
 from tapir_core.calls.types import FailureKind
 
 WHOLE, CUT_OFF, REFUSED, BROKE_OFF, TOOL_CALLS = "stop", "length", "content_filter", "error", "tool_calls"
-"""The words in which we keep how a reply ended: OpenAI's. A reply that broke off is asked for again."""
+"""Our finish reasons, which are OpenAI's. A reply that broke off is requested again."""
 
 _FINISH_REASONS = {
     WHOLE: (
@@ -61,7 +61,7 @@ _OURS = {word: ours for ours, words in _FINISH_REASONS.items() for word in words
 
 _OF_LIMIT = re.compile(r"trunc|max(?:imum)?_|_limit|_length|too_long")
 _OF_FILTER = re.compile(r"filter|blacklist|safety|censor|prohibited|moderat")
-"""What an unknown word may have in it."""
+"""Parts of unknown words."""
 
 _ENDING_FIELDS = ("finish_reason", "native_finish_reason", "stop_reason", "done_reason")
 _BLOCK_FIELDS = ("block_reason", "blocked_reason", "amazon_bedrock_guardrail_action")
@@ -78,11 +78,11 @@ _REFUSED_PHRASES = (
     *("response was blocked", "prompt was blocked", "prohibited_content", "responsible ai", "by guardrail"),
     *("sensitive content", "data_inspection_failed", "敏感内容"),
 )
-"""What the message of an error says where the prompt, or the answer to it, is not allowed."""
+"""Parts of an error's message if the prompt or its answer is not allowed."""
 _OF_ACCOUNT = ("account", "organization", "api key", "resource", "access", "project", "subscription", "your ip")
-"""Beside these a refusal is no row's own."""
+"""With one of these a refusal is not about the prompt."""
 _OF_PROMPT = re.compile(r"your (?:input|prompt|request|message)|flagged")
-"""Without these a 403 is about rights."""
+"""Without this a 403 is about rights."""
 
 _DOES_NOT_FIT = re.compile(
     r"""maximum\ (?:model|context|prompt|input|sequence|allowed|allowed\ input)\ (?:length|limit)
@@ -109,14 +109,14 @@ _ABOUT_LENGTH = (
     *("context length", "context size", "context window", "maximum context", "length limit exceeded"),
     *("max_num_tokens", "max_input_length", "max_seq_len", "max_model_len"),
 )
-"""The same where the status says that the request is at fault."""
+"""The same, only under a status that blames the request."""
 _TOO_LONG_CODES = {
     *("context_length_exceeded", "context_length_error", "string_above_max_length", "exceed_context_size_error"),
     *("request_too_large", "1261"),
 }
 _PER_MINUTE = ("rate limit", "rate_limit", "per minute", "tokens per min", "too many requests", "per day")
 _NEVER_FITS = re.compile(r"(?:token|tpm|tpd).{0,40}limit:? ([\d,]+).{0,20}requested:? ([\d,]+)")
-"""Of a limit per minute: one request that is larger than the minute."""
+"""A limit per minute that is smaller than one request."""
 CUT_OFF_STATUSES = frozenset({408, 504, 524})
 _USED_UP_PHRASE = "could not finish the message because max_tokens"
 
@@ -125,29 +125,29 @@ _UNSUPPORTED_PHRASES = (
     *("unsupported", "not supported", "does not support", "unknown name", "cannot both be specified", "deprecated"),
     *("not permitted", "not allowed", "not enabled", "unrecognized", "can't be used at the same time"),
 )
-"""What a message says of a field that the endpoint refuses, where no code does."""
+"""Parts of a message about a field that the endpoint refuses, if no code says so."""
 _PARAMETERS = (
     *("top_p", "temperature", "max_tokens", "max_completion_tokens", "seed", "top_logprobs", "logprobs"),
     *("response_format", "reasoning_effort", "thinking", "extra_body"),
 )
-"""Fields that a message may name; of several the first is what does without the least."""
+"""Fields that a message may name; of several the first one is left out."""
 _MODEL_CODES = {"model_not_found", "model_decommissioned", "invalid_model"}
 _ENDPOINT_CODES = {*_MODEL_CODES, *_UNSUPPORTED_CODES, "unknown_url"}
-"""Codes under which the endpoint would refuse every row alike: storing them as terminal would poison the store."""
+"""Codes with which the endpoint would refuse every row: storing them as terminal would poison the store."""
 _WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
-"""How the message of a 400 begins where a provider words a wrong key so: as a row's own failure it would be stored."""
+"""Beginnings of the message of a 400 about a wrong key: as a failure of the row it would be stored."""
 _UNPAID_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "arrearage"}
 _UNPAID_BEGINNINGS = (
     *("your credit balance is too low", "insufficient balance", "you have reached your specified api usage limits"),
     *("budget has been exceeded", "exceededbudget", "this organization has been disabled", "account "),
     "user location is not supported",
 )
-"""How the message of a 400 begins where an account is empty; topped up, the same row is answered."""
+"""Beginnings of the message of a 400 about an empty account; once it is topped up, the same row is answered."""
 
 
 @lru_cache(maxsize=1024)
 def read_ending(said: str) -> str:
-    """How a reply ended, in our words; a word that is in no table as it is, unless it speaks of a limit or a filter."""
+    """Our finish reason for a provider's; an unknown one unchanged, unless it mentions a limit or a filter."""
     plain = _plain(said)
     if plain in _OURS:
         return _OURS[plain]
@@ -155,18 +155,18 @@ def read_ending(said: str) -> str:
 
 
 def words_of(ending: str) -> tuple[str, ...]:
-    """Every way in which stored answers spell one of our words: stores of version 0.1 kept the providers' own."""
+    """All spellings of one of our finish reasons in stored answers; older stores kept the providers' own."""
     return (ending, *(spelt for word in _FINISH_REASONS.get(ending, ()) for spelt in (word, word.upper())))
 
 
 @lru_cache(maxsize=1024)
 def is_known_ending(said: str) -> bool:
-    """Whether the table has the word, or nothing is said."""
+    """Whether a finish reason is known, or empty."""
     return not said or _plain(said) in _OURS
 
 
 def find_block(body: object) -> str:
-    """The provider's word for why it blocked a prompt or an answer, wherever it stands in a body; else empty."""
+    """The provider's reason for blocking a prompt or an answer, from anywhere in a body; empty if there is none."""
     return next(_blocks(body), "")
 
 
@@ -183,7 +183,7 @@ def _blocks(body: object) -> Iterator[str]:
 
 
 def read_error_words(status: int, codes: frozenset[str], text: str) -> FailureKind:
-    """What an error means by its status, its codes and its message, all in lower case."""
+    """The kind of an error by its status, codes and message, all in lower case."""
     fits_not = bool(_DOES_NOT_FIT.search(text)) or (status < 500 and any(each in text for each in _ABOUT_LENGTH))
     may_be_refused = status in {400, 422, 451} or (status == 403 and bool(_OF_PROMPT.search(text)))
     if codes & _REFUSED_CODES or (
@@ -198,32 +198,32 @@ def read_error_words(status: int, codes: frozenset[str], text: str) -> FailureKi
     wrong_key = status in {400, 412} and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
     if wrong_key or codes & _UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
-    # 404 and 405 say that the address or the model is wrong, 407 that a proxy wants a password: not the row's fault.
+    # 404 and 405 mean a wrong address or model, 407 a proxy that wants a password: not the row's fault.
     if codes & _ENDPOINT_CODES or status in {404, 405, 407}:
         return "connection"
     is_rate = any(each in text for each in _PER_MINUTE)
     if (status == 429 and (is_rate or not fits_not)) or (status == 413 and is_rate):
         asked = _NEVER_FITS.search(text)
         limit, requested = (int(each.replace(",", "") or 0) for each in asked.groups()) if asked else (0, 0)
-        # However long one waits, it never fits; a limit of calls has no number that large.
+        # It never fits, however long one waits; a limit of calls has no number that large.
         return "too_long" if requested > limit > 0 else "rate_limited"
     if status == 413 or codes & _TOO_LONG_CODES or fits_not:
         return "too_long"
-    # What a server or gateway says that waited too long for the model: it may be charged.
+    # From a server or gateway that waited too long for the model: it may be charged.
     if status in CUT_OFF_STATUSES:
         return "timeout"
     return "bad_request" if 400 <= status < 500 and status not in {409, 425} else "server"
 
 
 def refuses_everybody(status: int, codes: frozenset[str], text: str) -> bool:
-    """Whether an error says that the key or the model is wrong, whatever is asked; other refusals may be one row's."""
+    """Whether an error says that the key or the model is wrong for all requests; others may concern one row."""
     return status in {401, 402} or bool(codes & (_MODEL_CODES | _UNPAID_CODES)) or (status == 404 and "model" in text)
 
 
 def unsupported_field(status: int, codes: frozenset[str], parameter: str, text: str) -> str:
-    """The field of every request that the endpoint refuses; empty where the error is about something else.
+    """The field of every request that the endpoint refuses; empty if the error is about something else.
 
-    OpenAI names it as ``parameter``; others quote it, or several of them, in the message alone.
+    OpenAI names it as ``parameter``; others quote it, or several of them, only in the message.
     """
     said = text.lower()
     if status not in {400, 403, 422} or _DOES_NOT_FIT.search(said) or any(each in said for each in _ABOUT_LENGTH):
@@ -236,6 +236,6 @@ def unsupported_field(status: int, codes: frozenset[str], parameter: str, text: 
 
 
 def _plain(word: str) -> str:
-    """A word in lower case with `_` between its parts, without the name of the enumeration that some put before it."""
+    """A word in lower case with `_` between its parts, without the enumeration's name that some put before it."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word)
     return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_").removeprefix("finish_reason_")

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import polars as pl
 
 from tapir_core.config import JudgeConfig, PanelRule, ReplyForm, VerifierConfig
+from tapir_core.json_reply import JsonReply
 from tapir_core.judging.prompt import render_pairwise, render_pointwise, show_instruction
 from tapir_core.judging.verdict import (
     SCALE,
@@ -28,7 +29,6 @@ from tapir_core.judging.verdict import (
     read_point,
 )
 from tapir_core.prompts import Prompt
-from tapir_core.replies import JsonReply
 from tapir_core.text import Unparsed
 
 _T = TypeVar("_T")

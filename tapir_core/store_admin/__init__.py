@@ -17,10 +17,13 @@ from tapir_core.store_admin.contents import (
 from tapir_core.store_admin.rows import (
     Checked,
     DamagedRow,
-    RowFilter,
+    Inserted,
+    OtherText,
     check_store,
+    copy_answers,
     delete_rows,
+    import_replies,
     open_existing,
     read_age,
+    rows_where,
 )
-from tapir_core.store_admin.transfer import Inserted, OtherText, copy_answers, import_replies

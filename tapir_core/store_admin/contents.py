@@ -1,13 +1,12 @@
-"""What a store holds, by who was asked and with which prompt; removing of it, and giving room back.
+"""Statistics of a store; removing rows, and giving their room back.
 
-Rows go by age, model, identity, role or status, after it was said who would ask again at which cost. Limits: the store
-says who asked first, not who used an answer later. A run that is whole asks nothing again, unless one of its stages is
-redone.
+Before rows are removed, the user learns which runs would ask again and at what cost. Limits: the store knows which run
+asked first, not which used an answer later. A complete run asks nothing again, unless one of its stages is redone.
 """
 
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -21,34 +20,34 @@ from tapir_core.calls.store_rows import read_reuse
 from tapir_core.calls.store_tables import BUSY_SECONDS, answers, shown_url
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.errors import ConfigError, TapirError
+from tapir_core.errors import TapirError
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt, asked_in_roles, plan
-from tapir_core.store_admin.rows import RowFilter, changing, reading
+from tapir_core.store_admin.rows import changing, reading
 
 ROWS_PER_COMMIT = 2_000
-"""Removed in one transaction, so that a run at work waits for milliseconds only."""
+"""Rows removed in one transaction, so that a working run waits for milliseconds only."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSize:
-    """Room of the whole store, in bytes."""
+    """Size of the whole store, in bytes."""
 
     bytes: int
     """SQLite: the file and its write-ahead log. PostgreSQL: the table of answers with its indices."""
     free_bytes: int | None
-    """Part of it that deleted rows have left and new rows will fill; nothing where the database does not say."""
+    """Part of it that deleted rows left and new rows will fill; None if the database does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """What giving back room brought."""
+    """The result of giving back room."""
 
     bytes_before: int
     bytes_after: int
     seconds: float
     obstacle: str
-    """Why the file was not rewritten; empty when it was."""
+    """Why the file was not rewritten; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +61,11 @@ class AnswerGroup:
     statuses: Mapping[str, int]
     """Rows by `answer` or kind of failure."""
     bytes: int
-    """Of texts and raw replies, uncompressed."""
+    """Size of texts and raw replies, uncompressed."""
     prompt_tokens: int
     completion_tokens: int
     usd: float
-    """What the rows cost when they were paid."""
+    """Price of the rows when they were paid."""
     first: datetime
     """UTC; when the oldest row was stored."""
     last: datetime
@@ -81,13 +80,13 @@ class AnswerGroup:
 
     @property
     def reuse_share(self) -> float:
-        """Share of the requests that cost nothing because a row was there."""
+        """Share of requests that were answered from the store."""
         return self.reused / (self.reused + self.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """One look at a store."""
+    """Statistics of a store at one moment."""
 
     store: str
     """Its URL, without a password."""
@@ -118,13 +117,12 @@ class StoreStats:
             for group in self.groups
         ]
         summed = ("prompt_tokens", "completion_tokens", "usd", "reused")
-        totals = {name: sum(group[name] for group in groups) for name in summed}
         return {
             "store": self.store,
             **asdict(self.size),
             "rows": self.rows,
             "statuses": self.statuses,
-            **totals,
+            **{name: sum(group[name] for group in groups) for name in summed},
             "first": min((group["first"] for group in groups), default=None),
             "last": max((group["last"] for group in groups), default=None),
             "groups": groups,
@@ -132,23 +130,23 @@ class StoreStats:
 
 
 def gather_stats(engine: sa.Engine) -> StoreStats:
-    """What the store holds now. The database reads every row once.
+    """Statistics of a store. The database reads every row once.
 
     Raises:
         TapirError: the database cannot be read.
     """
     names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.prompt_version)
-    named: dict[tuple[str, str, str, str], list[sa.Row[Any]]] = {}
+    named = defaultdict[tuple[str, str, str, str], list[sa.Row[Any]]](list)
     with reading(engine) as connection:
         for row in connection.execute(_sums(engine, *names, answers.c.status)):
-            named.setdefault((row.role, row.model, row.identity, row.prompt_version), []).append(row)
+            named[row.role, row.model, row.identity, row.prompt_version].append(row)
         reused = read_reuse(connection)
-    groups = [_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items())]
+    groups = (_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items()))
     return StoreStats(shown_url(engine.url), store_size(engine), tuple(groups))
 
 
 def store_size(engine: sa.Engine) -> StoreSize:
-    """The room that the store takes now.
+    """The current size of a store.
 
     Raises:
         TapirError: the database cannot be read.
@@ -166,9 +164,8 @@ def store_size(engine: sa.Engine) -> StoreSize:
 def compact(engine: sa.Engine) -> Compacted:
     """Rewrite an SQLite store without the room that deleted rows left.
 
-    Takes the time and, for that time, the disk space of copying what remains; whoever writes to the store waits
-    meanwhile. Another process at work can be in the way: then the file stays as it is, which `obstacle` says.
-    PostgreSQL re-uses the room itself, and is left alone.
+    Takes the time and temporarily the disk space of copying the rest; writers wait meanwhile. If another process
+    prevents it, the file stays as it is and `obstacle` says why. PostgreSQL re-uses the room itself.
     """
     before = store_size(engine).bytes
     if engine.dialect.name == "postgresql":
@@ -184,7 +181,7 @@ def compact(engine: sa.Engine) -> Compacted:
 
 
 def _sums(engine: sa.Engine, *names: sa.Column[Any]) -> sa.Select[Any]:
-    """What the rows come to that have the same values in the columns ``names``."""
+    """Sums of all rows with the same values in the columns ``names``."""
 
     def bytes_of(column: sa.Column[Any]) -> sa.ColumnElement[int]:
         if engine.dialect.name == "postgresql":
@@ -206,7 +203,7 @@ def _sums(engine: sa.Engine, *names: sa.Column[Any]) -> sa.Select[Any]:
 
 
 def _group(name: tuple[str, str, str, str], rows: Sequence[sa.Row[Any]], reused: int) -> AnswerGroup:
-    """One group of rows that differ in their status only."""
+    """One group of rows that differ only in their status."""
     return AnswerGroup(
         *name,
         statuses={row.status: row.rows for row in rows},
@@ -222,44 +219,42 @@ def _group(name: tuple[str, str, str, str], rows: Sequence[sa.Row[Any]], reused:
 
 @dataclass(frozen=True, slots=True)
 class DoomedRows:
-    """Rows of one role, model, identity and first asker that would go."""
+    """Rows of one role, model, identity and run that would be removed."""
 
     role: str
     model: str
     identity: str
     run: str
-    """The run that asked first."""
+    """The first run that asked."""
     rows: int
     bytes: int
-    """Of texts and raw replies."""
+    """Size of texts and raw replies."""
     tokens: int
     """Prompt and completion tokens that were paid for them."""
     usd: float
-    """What they cost, and asking again would cost at those prices."""
+    """What they cost, and what asking again would cost at those prices."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunAtStake:
-    """A run of the root that rows of the store belong to."""
+    """A run of the root that needs rows which would be removed."""
 
     run: str
     rows: int
-    """Rows among them that it asked for first."""
+    """Those of the rows that it asked for first."""
     stages: tuple[str, ...]
-    """Stages still to do that would ask for such rows again; none when the run is whole."""
+    """Unfinished stages that would ask for such rows again; empty if the run is complete."""
     unreadable: str = ""
-    """Why its stages cannot be told; empty when they can."""
+    """Why its stages are unknown; empty if they are known."""
 
 
-def plan_prune(engine: sa.Engine, chosen: RowFilter) -> list[DoomedRows]:
+def plan_prune(engine: sa.Engine, chosen: sa.ColumnElement[bool]) -> list[DoomedRows]:
     """What `prune_answers` would remove.
 
     Raises:
-        ConfigError: no condition is set.
         TapirError: the store cannot be read.
     """
     names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.run)
-    query = _sums(engine, *names).where(*_conditions(chosen)).order_by(*names)
     with reading(engine) as connection:
         return [
             DoomedRows(
@@ -267,31 +262,30 @@ def plan_prune(engine: sa.Engine, chosen: RowFilter) -> list[DoomedRows]:
                 tokens=int(row.prompt_tokens + row.completion_tokens),
                 usd=float(row.usd),
             )
-            for row in connection.execute(query)
+            for row in connection.execute(_sums(engine, *names).where(chosen).order_by(*names))
         ]
 
 
-def prune_answers(engine: sa.Engine, chosen: RowFilter) -> int:
-    """Remove the rows that ``chosen`` meets; gives how many went. What is asked for again is paid again.
+def prune_answers(engine: sa.Engine, chosen: sa.ColumnElement[bool]) -> int:
+    """Remove the rows that ``chosen`` (`rows_where`) selects; returns how many. Asking for them again is paid again.
 
     Raises:
-        ConfigError: no condition is set.
-        TapirError: the store cannot be written; what was removed before stays removed.
+        TapirError: the store cannot be written; rows removed before stay removed.
     """
-    conditions, removed, last = _conditions(chosen), 0, ""
+    removed, last = 0, ""
     while True:
-        page = sa.select(answers.c.key).where(*conditions, answers.c.key > last).order_by(answers.c.key)
+        page = sa.select(answers.c.key).where(chosen, answers.c.key > last).order_by(answers.c.key)
         with reading(engine) as connection:
             keys = connection.scalars(page.limit(ROWS_PER_COMMIT)).all()
         if not keys:
             return removed
         with changing(engine) as connection:
-            removed += connection.execute(sa.delete(answers).where(answers.c.key.in_(keys), *conditions)).rowcount
+            removed += connection.execute(sa.delete(answers).where(answers.c.key.in_(keys), chosen)).rowcount
         last = keys[-1]
 
 
 def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
-    """The runs of ``root`` that asked for rows of ``doomed``, or would ask for such rows when they go on."""
+    """The runs of ``root`` that asked for rows of ``doomed``, or would ask for such rows when resumed."""
     found = []
     for run in runs_of(root):
         rows = sum(each.rows for each in doomed if each.run == run.ref.name)
@@ -305,16 +299,8 @@ def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
     return found
 
 
-def _conditions(chosen: RowFilter) -> list[sa.ColumnElement[bool]]:
-    conditions = chosen.conditions()
-    if not conditions:
-        ways = "--older-than 30d, --model, --identity, --role or --status"
-        raise ConfigError(f"nothing says which rows to prune; give {ways}")
-    return conditions
-
-
 def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
-    """Its stages to do that would ask again: for what it asked first, or what it asks the same teacher or judge."""
+    """Unfinished stages that would ask again: for rows that the run asked first, or of the same teacher or judge."""
     identities = _identities(run.config)
     roles = {
         each.role
@@ -322,17 +308,14 @@ def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
         if each.run == run.ref.name or ModelIdentity(each.model, each.identity) in identities.get(each.role, ())
     }
     seen: dict[StageAt, DatasetRef | None] = {}
-    asking = [at for at in plan(run.config) if roles.intersection(at.stage.roles)]
-    return [str(at) for at in asking if run.holds(at, seen) is None]
+    return [str(at) for at in plan(run.config) if roles.intersection(at.stage.roles) and run.holds(at, seen) is None]
 
 
 def _identities(config: RunConfig) -> dict[str, tuple[ModelIdentity, ...]]:
-    """Who answers by role; the student's identity is its checkpoint, which is not looked at."""
-    teacher = config.teacher.endpoint.answers_as("teacher")
-    asked = (config.judge_of(each) for each in config.evaluation.judged.values())
-    benchmarks = tuple(endpoint.answers_as("judge") for endpoint in asked)
+    """Who answers, by role; without the student, whose identity is its checkpoint."""
+    teacher, asked = config.teacher.endpoint.answers_as("teacher"), config.evaluation.judged.values()
     return {
         **{role: (teacher,) for role, asks in asked_in_roles().items() if asks == "teacher"},
         "judge": config.judge.identities,
-        "benchmark": benchmarks,
+        "benchmark": tuple(config.judge_of(each).answers_as("judge") for each in asked),
     }

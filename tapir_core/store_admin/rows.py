@@ -1,23 +1,27 @@
-"""Rows of a call store that is already there: opened, filtered, read, and looked at for damage.
+"""Rows of a call store: filtered, read, checked for damage, copied and imported.
 
-What looks into a store never makes one. Limits: the messages that were asked are not kept, so a key cannot be computed
-again, and a sound reply that was moved under another key is not found. PostgreSQL itself refuses text that is no UTF-8.
+Reading never makes a store, and existing rows are never overwritten. Limits: prompts are not stored, so a key cannot be
+computed again, and a sound reply that was moved under another key is not detected. PostgreSQL itself refuses text that
+is no UTF-8.
 """
 
 import math
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
+from tapir_core.calls.store_rows import insert_rows
 from tapir_core.calls.store_tables import (
     answers,
     explained,
@@ -26,10 +30,11 @@ from tapir_core.calls.store_tables import (
     read_url,
     reason_of,
     shown_url,
+    utc_now,
     writing,
 )
 from tapir_core.calls.thoughts import strip_thoughts
-from tapir_core.calls.types import TERMINAL, Answer, Endpoint
+from tapir_core.calls.types import TERMINAL, Answer, Endpoint, Request
 from tapir_core.calls.wire import TRAINED_ON, clean_text, read_completion
 from tapir_core.calls.words import CUT_OFF, REFUSED, read_ending, words_of
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
@@ -39,12 +44,12 @@ from tapir_core.turns import CONTROL_TOKEN
 _ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
 _AS_IT_CAME = Endpoint("", 1, thinking="keep")
-"""Of a stored reply: without prices, and with the thoughts that may have been taken out."""
+"""For reading a stored reply: without prices, and keeping thoughts, which may have been removed."""
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 LISTED = 20
-"""Damaged rows that are spelt out; all are counted."""
-ROWS_PER_COMMIT = 1_000
+"""Damaged or different rows that are listed; all are counted."""
+ROWS_PER_COMMIT = 500
 
 StoredRow = dict[str, Any]
 """A row of table `answers`, by the names of its columns."""
@@ -70,45 +75,37 @@ _MOST = 2**31 - 1
 _COUNTS = ("sample_index", "attempts", "prompt_tokens", "completion_tokens")
 
 
-@dataclass(frozen=True, slots=True)
-class RowFilter:
-    """Rows that meet every condition; a condition left out is met by all."""
+def rows_where(
+    *, unusable: bool = False, before: datetime | None = None, **among: Sequence[str] | None
+) -> sa.ColumnElement[bool]:
+    """The SQL condition of rows that meet everything given.
 
-    roles: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    identities: tuple[str, ...] = ()
-    statuses: tuple[str, ...] = ()
-    """`answer`, or kinds of terminal failures."""
-    finish_reasons: tuple[str, ...] = ()
-    """Why answers ended: `stop`, or `length` where they were cut off."""
-    unusable: bool = False
-    """Only failures, and answers that are empty, cut off or hold control tokens: nothing is trained on them."""
-    before: datetime | None = None
-    """UTC; rows before this moment."""
+    Args:
+        unusable: Only failures, and answers that are empty, cut off or contain control tokens: they are not trained on.
+        before: Only rows before this moment, in UTC.
+        among: Column (`role`, `model`, `identity`, `status`, `finish_reason`) → allowed values.
 
-    def conditions(self) -> list[sa.ColumnElement[bool]]:
-        """The conditions of the filter in SQL."""
-        columns = answers.c
-        listed = {
-            columns.role: self.roles,
-            columns.model: self.models,
-            columns.identity: self.identities,
-            columns.status: self.statuses,
-            columns.finish_reason: tuple(word for ending in self.finish_reasons for word in words_of(ending)),
-        }
-        found: list[sa.ColumnElement[bool]] = [column.in_(values) for column, values in listed.items() if values]
-        if self.unusable:
-            closes_turn = columns.text.contains("</s>") & ~columns.text.contains("<s>")
-            found.append(
-                (columns.status != "answer")
-                | (sa.func.trim(columns.text, " \t\r\n") == "")
-                | columns.finish_reason.in_((*words_of(CUT_OFF), *words_of(REFUSED)))
-                | columns.text.regexp_match(CONTROL_TOKEN.pattern)
-                | closes_turn
-            )
-        if self.before is not None:
-            found.append(columns.created < self.before)
-        return found
+    Raises:
+        ConfigError: nothing is given.
+    """
+    columns = answers.c
+    among["finish_reason"] = [word for ending in among.get("finish_reason") or () for word in words_of(ending)]
+    found: list[sa.ColumnElement[bool]] = [columns[name].in_(values) for name, values in among.items() if values]
+    if unusable:
+        found.append(
+            (columns.status != "answer")
+            | (sa.func.trim(columns.text, " \t\r\n") == "")
+            | columns.finish_reason.in_((*words_of(CUT_OFF), *words_of(REFUSED)))
+            | columns.text.regexp_match(CONTROL_TOKEN.pattern)
+            | (columns.text.contains("</s>") & ~columns.text.contains("<s>"))
+        )
+    if before is not None:
+        found.append(columns.created < before)
+    if not found:
+        raise ConfigError(
+            "nothing says which rows to prune; give --older-than 30d, --model, --identity, --role or --status"
+        )
+    return sa.and_(*found)
 
 
 def open_existing(url: str) -> sa.Engine:
@@ -127,7 +124,7 @@ def open_existing(url: str) -> sa.Engine:
 
 
 def is_there(url: str) -> bool:
-    """False when nothing is at ``url``; what is wrong with a server is `open_engine`'s to say.
+    """Whether there is a store at ``url``; also true for a server with a problem, which `open_engine` reports.
 
     Raises:
         ConfigError: the URL is not supported.
@@ -141,38 +138,34 @@ def is_there(url: str) -> bool:
         return True
 
 
-@contextmanager
-def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+def reading(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A connection to read with.
 
     Raises:
         TapirError: the database cannot be read.
     """
-    with explained(_UNREADABLE), engine.connect() as connection:
-        yield connection
+    return explained(_UNREADABLE, engine.connect)
 
 
-@contextmanager
-def changing(engine: sa.Engine) -> Iterator[sa.Connection]:
+def changing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A transaction that changes the store.
 
     Raises:
         TapirError: the database cannot be written.
     """
-    with explained(_UNWRITABLE), writing(engine) as connection:
-        yield connection
+    return explained(_UNWRITABLE, partial(writing, engine))
 
 
 def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Iterator[tuple[Any, StoredRow]]:
-    """Every row that meets ``conditions``, as it was when the first is read, after its place.
+    """The place and the content of every row that meets ``conditions``, as of when the first is read.
 
-    Bytes that are no UTF-8 come as lone surrogates, and SQLite's times as the text that they are stored as, so that a
-    damaged row can be told and does not stop the others.
+    Bytes that are no UTF-8 become lone surrogates, and SQLite's times stay text, so that a damaged row can be detected
+    and does not stop the others.
     """
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):
         connection.detach()  # from the pool, which would give it to others
-        driver.text_factory = _decode
+        driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
     created = sa.type_coerce(answers.c.created, sa.Text).label("created")
     columns = [created if column.name == "created" else column for column in answers.columns]
     query = sa.select(place_column(connection).label("place"), *columns).where(*conditions)
@@ -183,7 +176,7 @@ def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) ->
 
 
 def place_column(connection: sa.Connection) -> sa.ColumnElement[Any]:
-    """What finds a row again, also when its key is damaged; until the file is rewritten."""
+    """The column that finds a row again even if its key is damaged, until the file is rewritten."""
     return sa.literal_column("answers.rowid") if connection.dialect.name == "sqlite" else answers.c.key
 
 
@@ -191,7 +184,7 @@ def read_age(text: str) -> timedelta:
     """An age such as `12h`, `30d` or `8w`.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: ``text`` is no age.
     """
     match = re.fullmatch(r"(\d{1,4})([hdw])", text.strip())
     if match is None:
@@ -199,13 +192,9 @@ def read_age(text: str) -> timedelta:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def _decode(content: bytes) -> str:
-    return content.decode("utf-8", "surrogateescape")
-
-
 @dataclass(frozen=True, slots=True)
 class DamagedRow:
-    """A row that is not what was stored; its texts as they can be shown."""
+    """A damaged row, with printable texts."""
 
     key: str
     role: str
@@ -216,22 +205,22 @@ class DamagedRow:
 
 @dataclass(slots=True)
 class Checked:
-    """What reading every row found."""
+    """The result of checking every row."""
 
     rows: int = 0
     faults: Counter[Fault] = field(default_factory=Counter)
     """Rows by what is wrong with them; a row may have several faults."""
     without_reply: int = 0
-    """Answers without their raw reply: nothing is wrong with them, but nothing proves their text."""
+    """Answers without their raw reply: they are not damaged, but nothing proves their text."""
     damaged: list[DamagedRow] = field(default_factory=list)
     """The first of them."""
     places: list[Any] = field(default_factory=list)
-    """What finds every damaged row again, for `delete_rows`."""
+    """The places of all damaged rows, for `delete_rows`."""
     file_faults: list[str] = field(default_factory=list)
-    """What the database says of itself."""
+    """Faults that the database reports."""
 
     def take(self, row: StoredRow, place: Any = None) -> bool:
-        """Count ``row``; gives whether it is sound."""
+        """Count ``row``; returns whether it is sound."""
         faults = row_faults(row)
         self.rows += 1
         self.without_reply += row["status"] == "answer" and row["raw"] is None
@@ -244,7 +233,7 @@ class Checked:
 
 
 def check_store(engine: sa.Engine) -> Checked:
-    """Check every row, and of SQLite the file; nothing is changed."""
+    """Check every row, and the file of SQLite, without any change."""
     found = Checked(file_faults=_check_file(engine))
     for _ in sound_rows(engine, found):
         pass
@@ -252,7 +241,7 @@ def check_store(engine: sa.Engine) -> Checked:
 
 
 def sound_rows(engine: sa.Engine, found: Checked) -> Iterator[StoredRow]:
-    """The sound rows, as far as the database can be read; ``found`` counts all rows and says why reading stopped."""
+    """The sound rows, as far as the database can be read; ``found`` counts all rows and why reading stopped."""
     try:
         with reading(engine) as connection:
             for place, row in read_rows(connection):
@@ -263,9 +252,9 @@ def sound_rows(engine: sa.Engine, found: Checked) -> Iterator[StoredRow]:
 
 
 def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
-    """Remove the rows that `check_store` found and that are damaged still; gives how many went.
+    """Remove the rows that `check_store` found, if they are still damaged; returns how many.
 
-    They are asked for again when they are needed.
+    Runs that need them ask for them again.
 
     Raises:
         TapirError: the store cannot be written.
@@ -274,14 +263,92 @@ def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
     for some in in_groups(places, ROWS_PER_COMMIT):
         with changing(engine) as connection:
             column = place_column(connection)
-            # Looked at again: in the meantime another process may have rewritten the file, with other places.
+            # Checked again: another process may have rewritten the file meanwhile, with other places.
             damaged = [place for place, row in read_rows(connection, column.in_(some)) if row_faults(row)]
             removed += connection.execute(sa.delete(answers).where(column.in_(damaged))).rowcount
     return removed
 
 
+@dataclass(frozen=True, slots=True)
+class OtherText:
+    """A key under which the store has another reply than the one offered. The store's stays."""
+
+    key: str
+    role: str
+    model: str
+    stored: str
+    """Text of the store's answer, or its kind of failure."""
+    offered: str
+    """Text of the one offered, or its kind of failure."""
+
+
+@dataclass(slots=True)
+class Inserted:
+    """The result of inserting rows."""
+
+    read: Checked = field(default_factory=Checked)
+    """All rows that were read; damaged ones are left out."""
+    added: int = 0
+    already_there: int = 0
+    different: int = 0
+    """Rows whose key has another reply in the store; the store's stays."""
+    listed: list[OtherText] = field(default_factory=list)
+    """The first of the different rows."""
+
+
+def copy_answers(source: sa.Engine, target: sa.Engine) -> Inserted:
+    """Insert rows of ``source`` that are not in ``target``, as far as ``source`` can be read.
+
+    Raises:
+        TapirError: ``target`` cannot be written; rows inserted before stay, and the same copy continues.
+    """
+    done = Inserted()
+    _insert(target, sound_rows(source, done.read), done)
+    return done
+
+
+def import_replies(engine: sa.Engine, replies: Iterable[tuple[Request, str]]) -> Inserted:
+    """Insert texts as whole answers to their requests, as if the model had been asked: without cost, tokens and proof.
+
+    Raises:
+        TapirError: the store cannot be written; rows inserted before stay.
+    """
+    done = Inserted()
+    rows = (_row_of(request, text) for request, text in replies)
+    _insert(engine, filter(done.read.take, rows), done)
+    return done
+
+
+def _row_of(request: Request, text: str) -> StoredRow:
+    asked = ("key", "role", "model", "identity", "prompt_version", "run", "sample_index")
+    same = {name: getattr(request, name) for name in asked}
+    none = {"message": "", "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "raw": None}
+    return {**same, **none, "status": "answer", "text": text, "finish_reason": "stop", "created": utc_now()}
+
+
+def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> None:
+    while some := list(islice(rows, ROWS_PER_COMMIT)):
+        with changing(engine) as connection:
+            stored = insert_rows(connection, some)
+        there = {
+            key: ("answer", outcome.text) if isinstance(outcome, Answer) else (outcome.kind, "")
+            for key, outcome in stored.items()
+        }
+        others = []
+        for row in some:
+            offered = row["status"], row["text"]
+            kept = there.get(row["key"], offered)
+            if kept != offered:
+                shown = (text if status == "answer" else status for status, text in (kept, offered))
+                others.append(OtherText(row["key"], row["role"], row["model"], *shown))
+        done.added += len(some) - len(stored)
+        done.already_there += len(stored) - len(others)
+        done.different += len(others)
+        done.listed += others[: LISTED - len(done.listed)]
+
+
 def row_faults(row: StoredRow) -> list[Fault]:
-    """What is wrong with ``row`` (the columns of table `answers`), worst first; nothing of a sound row."""
+    """The faults of ``row`` (the columns of table `answers`), worst first; empty for a sound row."""
     answered = row["status"] == "answer" and row["raw"] is not None
     readable = all(_is_text(row[name]) for name in _TEXTS) and (row["raw"] is None or _is_text(row["raw"]))
     counted = all(isinstance(row[name], int) and 0 <= row[name] <= _MOST for name in _COUNTS)
@@ -298,7 +365,7 @@ def row_faults(row: StoredRow) -> list[Fault]:
 
 
 def _check_file(engine: sa.Engine) -> list[str]:
-    """What SQLite says of its file; PostgreSQL has programs of its own for that (`pg_amcheck`)."""
+    """The faults that SQLite finds in its file; PostgreSQL has its own programs for that (`pg_amcheck`)."""
     if engine.dialect.name != "sqlite":
         return []
     try:
@@ -310,33 +377,31 @@ def _check_file(engine: sa.Engine) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """A value that may be anything, as text that every terminal takes."""
+    """Any value as printable text."""
     text = value if isinstance(value, str) else repr(value)
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _is_text(value: object) -> bool:
-    """Text as the store takes it: encodable, and without the NUL that PostgreSQL and C programs stop at."""
+    """Whether a value is text that can be encoded, without the NUL at which PostgreSQL and C programs stop."""
     return isinstance(value, str) and clean_text(value) == value
 
 
 def _gives_again(row: StoredRow) -> bool:
-    """Whether today's reader makes the stored answer of the raw reply."""
+    """Whether the raw reply, read again, gives the stored answer."""
     try:
         read = read_completion(row["raw"], _AS_IT_CAME).outcome
     except RecursionError:
         return False  # nested deeper than any reply that was ever read
     if not isinstance(read, Answer):
         return False
-    # That an answer to be trained on took all its tokens is not in the reply alone.
+    # The reply alone does not say that an answer to be trained on used all its tokens.
     endings = {read.finish_reason, *([CUT_OFF] if row["role"] in TRAINED_ON else [])}
-    if read_ending(row["finish_reason"]) not in endings:
-        return False
-    return row["text"] in (read.text, strip_thoughts(read.text))
+    return read_ending(row["finish_reason"]) in endings and row["text"] in (read.text, strip_thoughts(read.text))
 
 
 def _is_moment(value: Any) -> bool:
-    """SQLite keeps times as text, and any text."""
+    """Whether a value is a time; SQLite keeps times as text, which may be any text."""
     try:
         return isinstance(value, datetime) or bool(datetime.fromisoformat(value))
     except (TypeError, ValueError):

@@ -196,7 +196,7 @@ class ReplicaStudents(student_server.Students):
     def _give_up(self, checkpoint: str, reason: str) -> None:
         """Look no more, and let everybody who waits hear why; from any thread."""
         self._over.set()
-        self._live[checkpoint].give_up(reason)
+        self._live[checkpoint].set((), given_up=reason)
 
     def _follow(self) -> None:
         """Look until there is nobody left to wait for, or nobody is to look any more."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request, ask_parsed
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request, ask_read
 from tapir_core.config import CallsConfig
 from tapir_core.config.run import RetriesConfig
 from tapir_core.judging.verdict import parse_verdict
@@ -43,7 +43,7 @@ def _answers(engine: CallEngine, requests: Sequence[Request], endpoint: Endpoint
 
 
 def _verdicts(engine: CallEngine, requests: Sequence[Request], endpoint: Endpoint) -> list[tuple[str, str]]:
-    parsed = ask_parsed(engine, requests, lambda: endpoint, parse_verdict, reasks=1)
+    parsed = ask_read(engine, requests, lambda: endpoint, lambda _, answer: parse_verdict(answer.text), reasks=1)
     return [
         ("scored", f"{each.value.answer_1:g}, {each.value.answer_2:g}") if each.value else _row(each.outcome)
         for each in parsed

@@ -14,7 +14,7 @@ from collections import Counter
 import psutil
 import pytest
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Watch
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 from tapir_core.judging.verdict import PairScores, parse_verdict
@@ -116,7 +116,7 @@ def test_a_hang_holds_back_its_own_row_only(tmp_path):
     store = AnswerStore(f"sqlite:///{tmp_path / 'store.sqlite'}")
     with FakeProvider(script) as provider, CallEngine(store, config, run="a-run") as engine:
         outcomes = engine.ask(
-            requests, lambda: provider.endpoint(concurrency=8), on_outcome=lambda row, _: arrived.append(row)
+            requests, lambda: provider.endpoint(concurrency=8), Watch(lambda row, _: arrived.append(row))
         )
     assert [outcome.text for outcome in outcomes if isinstance(outcome, Answer)] == ["late"] + ["soon"] * 39
     assert provider.prompts()[-1] == "question 0", "all others were asked before it was given up the first time"

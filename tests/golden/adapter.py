@@ -5,7 +5,7 @@ Its doors: `keys_of` a configuration, or `stage_keys_of` it (and `stages_in_none
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from flows.distill import distill
 from flows.driver import hold_run
 from flows.evaluate import evaluate_students
-from tapir_core.calls import Answer, Outcome, Request, timing
+from tapir_core.calls import UNWATCHED, Answer, Outcome, Request, Watch, timing
 from tapir_core.config import SHIPPED, RunConfig
 from tapir_core.data.dataset import DatasetRef, Part, read_manifest, read_rows, write_part
 from tapir_core.paths import MANIFEST, RUN_RECORD
@@ -226,15 +226,12 @@ class _Recorder:
         self,
         requests: Sequence[Request],
         _source: object,
-        *,
-        on_outcome: Callable[[int, Outcome], None] | None = None,
-        is_stopped: object = None,
+        watch: Watch = UNWATCHED,
     ) -> list[Outcome]:
         self._asked += requests
         outcomes: list[Outcome] = [Answer("Math", "stop", 1, 1) for _ in requests]
         for place, outcome in enumerate(outcomes):
-            if on_outcome is not None:
-                on_outcome(place, outcome)
+            watch.on_outcome(place, outcome)
         return outcomes
 
     def take(self) -> list[Request]:

@@ -10,7 +10,7 @@ from tapir_core.paths import MANIFEST, RUN_RECORD, attempt_folder
 from tapir_core.run_files import copy_run, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
-from tapir_core.storage import Patience, Storage
+from tapir_core.storage import Storage, Timeouts
 from tests.run_builder import build_run
 from tests.s3_server import answer, nothing
 
@@ -131,7 +131,7 @@ def test_what_is_no_run_is_not_copied(tmp_path):
 
 
 def test_a_server_that_fails_on_the_way_leaves_no_run_and_is_gone_on_with(s3, run):
-    target = Storage("s3://runs/a", Patience(silent_seconds=1, attempts=1))
+    target = Storage("s3://runs/a", Timeouts(silent_seconds=1, attempts=1))
     s3.faults[:] = [*[nothing] * 8, answer("503 Slow Down", "SlowDown")]
     with pytest.raises(TapirError, match="SlowDown"):
         copy(run.storage, target)

@@ -7,10 +7,10 @@ import time
 import pytest
 
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
-from tapir_core.storage import PIECE_BYTES, Patience, Storage
+from tapir_core.storage import PIECE_BYTES, Storage, Timeouts
 from tests.s3_server import answer, break_off, cut, nothing, stall
 
-SHORT = Patience(connect_seconds=1, silent_seconds=0.3, attempts=2)
+SHORT = Timeouts(connect_seconds=1, silent_seconds=0.3, attempts=2)
 
 TRANSIENT = [
     answer("503 Slow Down", "SlowDown"),
@@ -42,7 +42,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(s3):
 
 
 def test_a_slow_answer_is_waited_for(s3):
-    storage = Storage("s3://runs/a", Patience(silent_seconds=2))
+    storage = Storage("s3://runs/a", Timeouts(silent_seconds=2))
     s3.faults[:] = [stall(0.5)]
     storage.write_bytes("file", b"content")
     assert s3.requests == ["PUT /runs/a/file"]

@@ -13,10 +13,10 @@ from tasks.asking import (
     LONGEST_BEGINNING,
     LONGEST_SAID,
     MOST_SAMPLES,
-    Watch,
     answer_rows,
     demand_whole,
     sample_failures,
+    watch,
     worked,
 )
 from tasks.runtime import close_all
@@ -97,26 +97,26 @@ def test_a_failure_stays_what_it_is_where_answers_must_be_whole() -> None:
 def test_failures_that_come_before_slower_answers_give_nothing_up(tmp_path: Path) -> None:
     """A refusal takes a moment, an answer its time: the first outcomes of a list are no sample of it."""
     run = open_run(make_config(tmp_path), {})
-    watch = Watch(run, TEACH)
+    watched = watch(run, TEACH)
     for place in range(0, 90, 3):
-        watch.on_outcome(place, Failure("refused", "no"))
-    assert not watch.is_stopped(), "30 of the first 90 were refused, and 60 are in flight"
+        watched.on_outcome(place, Failure("refused", "no"))
+    assert not watched.is_stopped(), "30 of the first 90 were refused, and 60 are in flight"
     for place in range(90, 260):
-        watch.on_outcome(place, Failure("refused", "no"))
-    assert watch.is_stopped()
+        watched.on_outcome(place, Failure("refused", "no"))
+    assert watched.is_stopped()
     close_all()
 
 
 def test_a_stage_that_is_new_is_begun_with_a_few_rows(tmp_path: Path) -> None:
     run = open_run(make_config(tmp_path), {})
-    assert Watch(run, TEACH).first == 40
-    watch = Watch(run, TEACH)
-    watch.on_outcome(39, ANSWER)
-    assert watch.first == Watch(run, TEACH).first == 0
+    watched = watch(run, TEACH)
+    assert watched.first == 40
+    watched.on_outcome(39, ANSWER)
+    assert watch(run, TEACH).first == 0
     close_all()
 
 
 def test_what_is_paid_in_whole_batches_is_asked_in_one_piece(tmp_path: Path) -> None:
     teacher = {"endpoint": {"type": "standin", "mode": "batch"}}
-    assert Watch(open_run(make_config(tmp_path, teacher=teacher), {}), TEACH).first == 0
+    assert watch(open_run(make_config(tmp_path, teacher=teacher), {}), TEACH).first == 0
     close_all()

@@ -8,7 +8,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
-from tapir_core.store_admin import RowFilter, open_existing, prune_answers
+from tapir_core.store_admin import open_existing, prune_answers, rows_where
 from tasks._task import seal
 from tasks.outcomes import Piece
 from tasks.pool import label_shard, pool, teach_shard
@@ -74,7 +74,7 @@ def test_a_pool_that_is_called_wrong_is_not_sealed_and_its_failures_can_be_forgo
         teach()
     assert len(provider.calls) == 40, "terminal failures are stored answers"
 
-    forgotten = prune_answers(open_existing(store_url(run.config)), RowFilter(("teach",), statuses=("bad_request",)))
+    forgotten = prune_answers(open_existing(store_url(run.config)), rows_where(role=["teach"], status=["bad_request"]))
     assert forgotten > 20
     teach()
     assert run.holds(TEACH) is not None

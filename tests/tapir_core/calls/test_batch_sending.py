@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Failure, Message, Outcome, batch_client
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Failure, Message, Outcome, Watch, batch_client
 from tapir_core.calls.store_tables import answers, open_engine
 from tapir_core.calls.wire import Reply, read_completion
 from tapir_core.config import BudgetConfig
@@ -37,7 +37,7 @@ def test_a_batch_answers_every_row_in_the_order_of_the_requests_and_tells_each_a
     told: dict[int, Outcome] = {}
     log_path = tmp_path / "log.jsonl"
     with StandinServer(batches=FAST, log_path=log_path) as server, open_batch_engine(store_url) as engine:
-        outcomes = engine.ask(sums(60), lambda: batch_endpoint(server), on_outcome=told.__setitem__)
+        outcomes = engine.ask(sums(60), lambda: batch_endpoint(server), Watch(told.__setitem__))
         assert texts(outcomes) == expected(60)
         assert told == dict(enumerate(outcomes))
         assert engine.spend().sent == engine.spend().answers == 60
@@ -151,7 +151,7 @@ def test_a_batch_reserves_before_it_is_made_and_settles_row_by_row(store_url: st
         with CallEngine(AnswerStore(store_url), QUICK, run="a-run", budget=BudgetConfig(requests=7)) as engine:
             outcomes = engine.ask(sums(10), lambda: batch_endpoint(server, price=1.0))
             assert Counter(texts(outcomes))["budget"] == 3
-            assert "budget.requests" in engine.cap_reached
+            assert "budget.requests" in engine.spend().cap_reached
             paid = engine.paid()["teach"]
         assert paid.requests == 7
         answers = [each for each in outcomes if isinstance(each, Answer)]

@@ -178,7 +178,7 @@ def test_what_a_batch_reserved_that_nobody_asks_for_leaves_no_asker_waiting_for_
         with CallEngine(AnswerStore(store_url), QUICK, run="a-run", budget=budget) as engine:
             outcomes = engine.ask(sums(14)[10:], lambda: endpoint)
             assert Counter(texts(outcomes))["budget"] == 2
-            assert engine.cap_reached.endswith("Of 10 requests (0 USD) no reply has told the cost")
+            assert engine.spend().cap_reached.endswith("Of 10 requests (0 USD) no reply has told the cost")
 
 
 def test_a_batch_that_is_taken_over_may_make_room_for_other_requests(store_url: str):

@@ -39,7 +39,7 @@ def test_at_a_cap_nothing_more_is_sent_and_what_came_is_kept(
         sent = len(provider.calls)
         assert 15 <= sent <= 20
         assert kinds(outcomes) == {"answer": sent, "budget": 100 - sent}
-        assert next(iter(caps)) in engine.cap_reached
+        assert next(iter(caps)) in engine.spend().cap_reached
         assert engine.paid()["teach"].usd <= 0.3 + 1e-9
 
 
@@ -82,7 +82,7 @@ def test_a_stage_has_caps_of_its_own_and_the_student_has_none(store_url: str, qu
     with FakeProvider() as provider, open_capped(store_url, quick, **caps) as engine:
         ask = {role: engine.ask(questions(6, role=role), provider.endpoint) for role in ("judge",)}
         assert kinds(ask["judge"]) == {"answer": 3, "budget": 3}
-        assert "budget.stages.judge.requests = 3" in engine.cap_reached
+        assert "budget.stages.judge.requests = 3" in engine.spend().cap_reached
         others = [make_request(f"other {n}", role="teach") for n in range(6)]
         assert kinds(engine.ask(others, provider.endpoint)) == {"answer": 6}
     with FakeProvider() as provider, open_capped(store_url, quick, requests=10) as engine:

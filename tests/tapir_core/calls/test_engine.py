@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tapir_core.calls import Answer, CallEngine, Endpoint, Outcome, Spend
+from tapir_core.calls import Answer, CallEngine, Endpoint, Outcome, Spend, Watch
 from tapir_core.config import CallsConfig, Sampling
 from tests.doubles.provider import (
     FakeProvider,
@@ -88,7 +88,7 @@ def test_each_outcome_is_reported_once_in_the_asking_thread_when_it_is_stored(en
 
     requests = [*prompts(4), *prompts(2)]
     with FakeProvider() as provider:
-        outcomes = engine.ask(requests, provider.endpoint, on_outcome=on_outcome)
+        outcomes = engine.ask(requests, provider.endpoint, Watch(on_outcome))
     me = threading.current_thread().name
     assert sorted(reported) == [(place, text, 1, me) for place, text in enumerate(texts(outcomes))]
 

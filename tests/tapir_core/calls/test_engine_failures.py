@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from tapir_core.calls import CallEngine, Endpoint, Failure
+from tapir_core.calls import CallEngine, Endpoint, Failure, Watch
 from tapir_core.config import CallsConfig
 from tapir_core.errors import EngineError, TapirError
 from tests.doubles.provider import (
@@ -44,7 +44,7 @@ def test_a_row_that_hangs_is_timed_out_and_tried_again_while_others_go_on(store_
     config = CallsConfig(timeout_seconds=1, backoff_seconds=0.001)
     order: list[int] = []
     with FakeProvider(script) as provider, open_engine(store_url, config) as engine:
-        outcomes = engine.ask(prompts(9), provider.endpoint, on_outcome=lambda place, _: order.append(place))
+        outcomes = engine.ask(prompts(9), provider.endpoint, Watch(lambda place, _: order.append(place)))
     assert texts(outcomes) == [f"echo: question {number}" for number in range(9)]
     assert order[-1] == 0
 

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from tapir_core.calls import CallEngine, Endpoint, Outcome
+from tapir_core.calls import CallEngine, Endpoint, Outcome, Watch
 from tapir_core.config import CallsConfig
 from tapir_core.errors import TapirError
 from tests.doubles.provider import (
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 ASK_UNTIL_STOPPED = """
 import signal, sys
-from tapir_core.calls import AnswerStore, CallEngine, Endpoint
+from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Watch
 from tapir_core.config import CallsConfig
 from tests.doubles.provider import make_request
 
@@ -32,7 +32,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts 
 url, base_url = sys.argv[1:]
 requests = [make_request(f"question {number}") for number in range(60)]
 with CallEngine(AnswerStore(url), CallsConfig(), run="a-run") as engine:
-    engine.ask(requests, lambda: Endpoint(base_url, 4), on_outcome=lambda *_: print(flush=True))
+    engine.ask(requests, lambda: Endpoint(base_url, 4), Watch(lambda *_: print(flush=True)))
 """
 
 
@@ -58,7 +58,7 @@ def test_an_interrupt_while_answers_come_keeps_what_came(store_url: str, quick: 
 
     with FakeProvider(latency_seconds=0.02) as provider:
         with open_engine(store_url, quick) as engine, pytest.raises(KeyboardInterrupt):
-            engine.ask(prompts(40), lambda: provider.endpoint(concurrency=2), on_outcome=on_outcome)
+            engine.ask(prompts(40), lambda: provider.endpoint(concurrency=2), Watch(on_outcome))
         with open_engine(store_url, quick) as engine:
             assert 1 <= engine.count_stored(prompts(40)) <= 4
             engine.ask(prompts(40), provider.endpoint)
@@ -78,7 +78,7 @@ def test_what_was_on_its_way_at_an_interrupt_goes_to_those_who_joined(engine: Ca
 
     with FakeProvider() as provider:
         with pytest.raises(KeyboardInterrupt):
-            engine.ask(prompts(8), provider.endpoint, on_outcome=interrupt)
+            engine.ask(prompts(8), provider.endpoint, Watch(interrupt))
         second.join()
         assert len(provider.calls) == 8
     assert texts(joined[0]) == [f"echo: question {number}" for number in range(8)]
@@ -135,7 +135,7 @@ def test_who_sends_nothing_more_keeps_what_was_in_flight_and_pays_for_it_once(st
     told: list[Outcome] = []
     with FakeProvider(latency_seconds=0.02) as provider:
         with open_engine(store_url, quick) as engine:
-            outcomes = engine.ask(prompts(40), lambda: provider.endpoint(concurrency=4), on_outcome=stop_after_five)
+            outcomes = engine.ask(prompts(40), lambda: provider.endpoint(concurrency=4), Watch(stop_after_five))
             sent = len(provider.calls)
             assert 5 <= sent < 15
             assert Counter(texts(outcomes))["stopped"] == 40 - sent

@@ -119,7 +119,7 @@ def test_when_none_will_come_everybody_is_told_why_and_the_next_asker_may_find_o
         live.set([address(provider)])
         with asking(engine, live, 100) as outcomes:
             wait_until(lambda: len(provider.calls) > 20)
-            live.give_up("every replica ended: no GPU")
+            live.set((), given_up="every replica ended: no GPU")
         assert {outcome.message for outcome in outcomes if isinstance(outcome, Failure)} == {
             "every replica ended: no GPU"
         }
@@ -161,7 +161,10 @@ def test_a_set_that_changes_after_the_engine_was_closed_disturbs_nobody(store_ur
 
 
 def test_who_waits_for_an_address_is_woken_by_one_or_by_the_end_of_hope():
-    for change in (lambda live: live.set([LiveAddress("http://a", 1)]), lambda live: live.give_up("no worker")):
+    for change in (
+        lambda live: live.set([LiveAddress("http://a", 1)]),
+        lambda live: live.set((), given_up="no worker"),
+    ):
         live = LiveAddresses()
         assert not live.wait(0.001)
         threading.Timer(0.02, change, [live]).start()
@@ -182,7 +185,7 @@ def test_who_is_interrupted_while_the_endpoint_is_given_up_ends_as_interrupted_a
             await asyncio.sleep(0.01)
         await late
         waiting = asyncio.create_task(line.slot())
-        live.give_up("no GPU")
+        live.set((), given_up="no GPU")
         interrupted.cancel()
         for told in (hung, limited):
             assert (await told).outcome == Failure("connection", "no GPU", attempts=1)

@@ -51,34 +51,34 @@ def test_tokens_that_an_answer_did_not_use_are_given_back():
     rates = rates_of(tokens=6000)
     permit = rates.take(100, 0.0)
     assert rates.delay(100, 0.0) == pytest.approx(1)
-    rates.settle(permit, used_tokens=20, now=0.0)
+    rates.finish(permit, used_tokens=20, now=0.0)
     assert rates.delay(100, 0.0) == pytest.approx(0.2)
 
 
 def test_a_limit_that_headers_show_holds_from_then_on():
     rates = rates_of()
     permit = rates.take(10, 0.0)
-    rates.settle(permit, used_tokens=10, limits=(RateLimit("requests", 2, 60, 58),), now=0.0)
+    rates.finish(permit, used_tokens=10, limits=(RateLimit("requests", 2, 60, 58),), now=0.0)
     assert send_all(rates, [10] * 4) == pytest.approx([0, 0, 1, 2])
 
 
 def test_what_was_sent_since_counts_and_what_filled_up_since_too():
     rates = rates_of()
     first = rates.take(10, 0.0)
-    rates.settle(first, used_tokens=10, limits=(RateLimit("requests", 10, 60, 50),), now=0.0)
+    rates.finish(first, used_tokens=10, limits=(RateLimit("requests", 10, 60, 50),), now=0.0)
     permit = rates.take(10, 1.0)
     for _ in range(3):
         rates.take(10, 1.0)
     # The provider had 5 left when that request came; 3 others went since, and 2 came back in 2 seconds.
-    rates.settle(permit, used_tokens=10, limits=(RateLimit("requests", 5, 60, 55),), now=3.0)
+    rates.finish(permit, used_tokens=10, limits=(RateLimit("requests", 5, 60, 55),), now=3.0)
     assert send_all(rates, [10] * 6, now=3.0) == pytest.approx([3, 3, 3, 3, 4, 5])
 
 
 def test_an_older_reply_does_not_overrule_a_newer_one():
     rates = rates_of()
     old, new = rates.take(10, 0.0), rates.take(10, 1.0)
-    rates.settle(new, used_tokens=10, limits=(RateLimit("requests", 0, 60, 60),), now=2.0)
-    rates.settle(old, used_tokens=10, limits=(RateLimit("requests", 50, 60, 10),), now=2.0)
+    rates.finish(new, used_tokens=10, limits=(RateLimit("requests", 0, 60, 60),), now=2.0)
+    rates.finish(old, used_tokens=10, limits=(RateLimit("requests", 50, 60, 10),), now=2.0)
     assert rates.delay(10, 2.0) == pytest.approx(0.0)
     rates.take(10, 2.0)
     assert rates.delay(10, 2.0) == pytest.approx(1.0)
@@ -88,14 +88,14 @@ def test_a_full_limit_or_one_shown_in_part_teaches_nothing():
     rates = rates_of()
     permit = rates.take(10, 0.0)
     shown = RateLimit("requests", 60, 60, 0.01), RateLimit("tokens", 0)
-    rates.settle(permit, used_tokens=10, limits=shown, now=0.0)
+    rates.finish(permit, used_tokens=10, limits=shown, now=0.0)
     assert send_all(rates, [10] * 100)[-1] == 0
 
 
 def test_a_pause_holds_everybody_and_the_longest_counts_that_anybody_waits():
     rates = rates_of()
     for seconds in (5.0, 3.0, 601.0):
-        rates.settle(rates.take(10, 0.0), used_tokens=0, now=0.0, pause_seconds=seconds)
+        rates.finish(rates.take(10, 0.0), used_tokens=0, now=0.0, pause_seconds=seconds)
     assert rates.delay(10, 1.0) == 4.0
     assert rates.delay(10, 5.0) == 0.0
 

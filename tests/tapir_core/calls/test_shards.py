@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import Connection, insert, select, update
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Failure, Outcome
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Failure, Outcome, Watch
 from tapir_core.calls.budget import LOST_HOLD
 from tapir_core.calls.store_tables import database_time, holders, open_engine, shards, writing
 from tapir_core.calls.store_writes import beat, give_shard_back, leave, take_shard
@@ -199,7 +199,7 @@ def test_an_interrupted_asker_holds_nothing_and_what_it_had_not_sent_is_free(
 
     with FakeProvider(latency_seconds=0.02) as provider, engine_helpers.open_engine(store_url, quick) as engine:
         with pytest.raises(KeyboardInterrupt):
-            engine.ask(prompts(40), lambda: provider.endpoint(concurrency=2), on_outcome=interrupt)
+            engine.ask(prompts(40), lambda: provider.endpoint(concurrency=2), Watch(interrupt))
         with engine_helpers.open_engine(store_url, quick) as other:
             outcomes = other.ask(prompts(40), provider.endpoint)
         assert all(isinstance(each, Answer) for each in outcomes)

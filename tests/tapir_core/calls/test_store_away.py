@@ -11,7 +11,7 @@ import pytest
 from psycopg.errors import AdminShutdown, DiskFull, InvalidPassword
 from sqlalchemy.exc import OperationalError
 
-from tapir_core.calls import AnswerStore, CallEngine
+from tapir_core.calls import AnswerStore, CallEngine, Watch
 from tapir_core.calls import store_tables as tables
 from tapir_core.calls import store_writer as patience
 from tapir_core.calls.store_writer import Patience, is_away
@@ -121,7 +121,7 @@ def test_who_is_interrupted_while_the_store_is_away_keeps_what_was_received(stor
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            engine.ask(prompts(8), provider.endpoint, on_outcome=interrupt)
+            engine.ask(prompts(8), provider.endpoint, Watch(interrupt))
         engine.close()
     database.close()
     with AnswerStore(store_url) as store:

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Engine, select
 
 from tapir_core.calls import Answer, Spend
 from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement
-from tapir_core.calls.store_rows import make_row, read_known, read_reuse, read_spend
-from tapir_core.calls.store_tables import batches, holders, open_engine, shards
+from tapir_core.calls.store_rows import make_row, read_reuse, read_spend
+from tapir_core.calls.store_tables import answers, batch_rows, batches, holders, open_engine, read_known, shards
 from tapir_core.calls.store_writes import (
     LOST,
     Book,
@@ -26,7 +26,6 @@ from tapir_core.calls.store_writes import (
     give_shard_back,
     leave,
     leave_batch,
-    read_batched,
     take_shard,
 )
 from tapir_core.calls.wire import Reply
@@ -171,7 +170,7 @@ def test_what_becomes_of_one_batch_touches_no_other(engine: Engine):
     commit(engine, "me", [partial(end_batch, tag="b", state="completed")])
     assert spent(engine)["teach"] == Spend(2, 20), "what it owed is free"
     with engine.connect() as connection:
-        assert read_batched(connection, ["key a", "key b", "key c"]) == {"key a", "key c"}
+        assert read_known(connection, ["key a", "key b", "key c"], batch_rows.c.key) == {"key a", "key c"}
     assert standing() == {"a": ("planned", "me"), "b": ("completed", ""), "c": ("planned", "me")}
     commit(engine, "me", [partial(leave_batch, tag="c")])
     commit(engine, "you", [partial(leave_batch, tag="a")])
@@ -194,5 +193,5 @@ def test_a_commit_that_fails_leaves_nothing_of_itself(engine: Engine):
     with pytest.raises(Exception, match="b"):
         commit(engine, "me", [put("a"), book(1), broken])
     with engine.connect() as connection:
-        assert read_known(connection, ["a", "b"]) == set()
+        assert read_known(connection, ["a", "b"], answers.c.key) == set()
     assert spent(engine) == {}

@@ -7,7 +7,7 @@ import pytest
 
 from tapir_core.calls.store_tables import open_engine
 from tapir_core.errors import TapirError
-from tapir_core.store_admin import Inserted, copy_answers, open_existing, transfer
+from tapir_core.store_admin import Inserted, copy_answers, open_existing, rows
 from tests.tapir_core.store_admin.store_rows import damage_file, fill, numbered, refusal, reply_of, sql
 
 
@@ -41,7 +41,7 @@ def test_a_store_copied_into_itself_stays_as_it_is(store_url: str):
 def test_a_copy_that_breaks_off_goes_on_when_it_is_given_again(
     store_url: str, other_url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(transfer, "ROWS_PER_COMMIT", 4)
+    monkeypatch.setattr(rows, "ROWS_PER_COMMIT", 4)
     fill(store_url, numbered(10))
     open_engine(other_url).dispose()
     sql(

@@ -10,7 +10,6 @@ from tapir_core.calls import AnswerStore
 from tapir_core.calls.store_tables import answers, open_engine, writing
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.store_admin import (
-    RowFilter,
     check_store,
     compact,
     copy_answers,
@@ -19,6 +18,7 @@ from tapir_core.store_admin import (
     open_existing,
     plan_prune,
     prune_answers,
+    rows_where,
 )
 from tests.postgres_server import needs_postgres
 from tests.tapir_core.calls.test_postgres import postgres_url
@@ -51,10 +51,10 @@ def test_a_store_is_looked_at_moved_shrunk_and_checked_on_postgresql(postgres_ur
     assert copy_answers(engine, sqlite).added == 301
     assert gather_stats(sqlite).groups == tuple(replace(group, reused=0) for group in stats.groups)
 
-    (doomed,) = plan_prune(engine, RowFilter(roles=("judge",)))
+    (doomed,) = plan_prune(engine, rows_where(role=["judge"]))
     assert (doomed.rows, doomed.tokens, doomed.usd) == (300, 4500, 150.0)
     assert doomed.bytes == stats.groups[0].bytes
-    assert prune_answers(engine, RowFilter(roles=("judge",))) == 300
+    assert prune_answers(engine, rows_where(role=["judge"])) == 300
     assert "VACUUM FULL" in compact(engine).obstacle
     back = copy_answers(sqlite, engine)
     assert (back.added, back.already_there) == (300, 1)

@@ -1,54 +1,35 @@
-"""The books of one run in this process: an attempt is booked in the store before it is sent, and settled by its reply.
+"""The bookings of one run in this process: each attempt is booked before it is sent, and settled by its reply.
 
-One that ends without a reply (a time-out, a broken connection, an interrupt, a kill) stays booked at the most that it
-can cost. All of it belongs to the engine's event loop.
+An attempt that ends without a reply (a time-out, a broken connection, an interrupt, a kill) stays booked at the most
+that it can cost. Everything here belongs to the engine's event loop.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.budget import LOST_HOLD, Attempt, LiveSpend, make_attempt, settlement
-from tapir_core.calls.types import MOST_USELESS, Endpoint, Failure, Outcome, Request
+from tapir_core.calls.types import MOST_USELESS, Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 from tapir_core.text import digest
 
 STOPPED = Failure("stopped", "the run was told to stop before this was sent")
-"""Of a request that was not sent."""
+"""The outcome of a request that was not sent."""
 _LOOK_SECONDS = 0.05
-"""How long after an attempt has ended, or the run was told to stop, who waits for room may look."""
-
-Tell = Callable[[str, Outcome | Future[Outcome], bool], None]
-"""Told each key with its outcome, or with what holds it once it is committed, and whether another process paid for it.
-
-For any thread.
-"""
-
-
-@asynccontextmanager
-async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A group of tasks; the first error among them is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+"""How often a request that waits for room under a cap checks whether an attempt has ended."""
 
 
 @dataclass(eq=False)
 class UnsentError(Exception):
-    """Raised where an attempt is not sent: no room under a cap, or the run stops. Never leaves the engine."""
+    """Raised if an attempt is not sent: no room under a cap, or the run stops. Never leaves the engine."""
 
     failure: Failure
 
 
 class Books:
-    """What one engine answers from, pays from and counts in."""
+    """One engine's store, budget and live counters."""
 
     def __init__(self, store: AnswerStore, budget: BudgetConfig, run: str, stopping: threading.Event) -> None:
         """Book for the run with the id ``run``; once ``stopping`` is set nothing more may be sent."""
@@ -57,21 +38,21 @@ class Books:
         self.run = run
         self.meter = LiveSpend()
         self.begun = 0
-        """Attempts that are booked, or being booked, under caps from here. Those that no cap had room for are not."""
+        """Attempts under caps that are booked or being booked here, without those that were refused."""
         self.ended = 0
-        """Attempts of them that are settled, or followed no more: each may have left room."""
+        """Those of them that have ended: each may have left room."""
         self._stopping = stopping
         self._turn: tuple[list[Attempt], asyncio.Task[list[str]]] | None = None
 
     @property
     def may_make_room(self) -> bool:
-        """Whether an attempt is open whose reply may cost less than what is booked for it."""
+        """Whether an open attempt may cost less than is booked for it."""
         return self.begun > self.ended
 
     async def book(self, key: str, request: Request, endpoint: Endpoint) -> Attempt:
-        """An attempt at the request of ``key`` that may be sent; it waits for the room that open ones may leave.
+        """Book an attempt at the request of ``key``; waits for the room that open attempts may leave.
 
-        `end` has to follow, after `settle` where a reply says what it cost.
+        The caller must call `end` afterwards, and before that `settle` if a reply says what the attempt cost.
 
         Raises:
             UnsentError: a cap has no room for it, or the run was told to stop.
@@ -90,24 +71,23 @@ class Books:
         raise UnsentError(STOPPED)
 
     def settle(self, attempt: Attempt, reply: Reply) -> None:
-        """Write down what ``reply`` says that an attempt cost."""
+        """Record what an attempt cost, by its ``reply``."""
         self.store.settle(settlement(attempt.id, reply))
 
     async def count_useless(self, key: str, reply: Reply, more: int = 1) -> Reply:
-        """Count ``more`` of a useless ``reply`` to ``key``; a terminal one once another try would bring it again."""
-        assert isinstance(reply.outcome, Failure), "an answer is of use"
+        """Count ``more`` useless replies to ``key``; returns ``reply``, made terminal once there are too many."""
         counted = self.store.count_useless(key, digest(reply.useless), more)
         if await asyncio.wrap_future(counted) < MOST_USELESS:
             return reply
-        said = f"{reply.outcome.message} (the same reply {MOST_USELESS} times)"
+        said = f"{reply.failure.message} (the same reply {MOST_USELESS} times)"
         return replace(reply, outcome=Failure("no_answer", said))
 
     def end(self, attempt: Attempt) -> None:
-        """An attempt is over, with a reply or without."""
+        """Note that an attempt is over, with a reply or without."""
         self.ended += attempt.is_capped
 
     async def _try(self, attempt: Attempt) -> str:
-        """Book an attempt, unless a cap has no room for it; gives which one, in words."""
+        """Book an attempt; returns which cap has no room for it, or an empty text."""
         self.begun += attempt.is_capped
         wanted, booked = self._turn = self._turn or self._next_turn()
         wanted.append(attempt)
@@ -115,7 +95,7 @@ class Books:
         try:
             refusal = (await asyncio.shield(booked))[place]
         except BaseException:
-            # Whoever was interrupted sends nothing, also where the booking is still on its way.
+            # An interrupted request is not sent, even if its booking is still on its way.
             booked.add_done_callback(lambda _: self._give_back(attempt))
             raise
         if refusal:
@@ -127,15 +107,15 @@ class Books:
         return wanted, asyncio.get_running_loop().create_task(self._book_all(wanted))
 
     async def _book_all(self, wanted: list[Attempt]) -> list[str]:
-        """What is wanted in one turn of the loop is booked at once, and wakes it once."""
+        """Book all attempts of one turn of the loop in one write."""
         self._turn = None
         return await asyncio.wrap_future(self.store.book(wanted, self.budget))
 
     async def _wait_for_room(self, refusal: str, ended: int) -> None:
-        """Until more than ``ended`` attempts have ended, or the run is told to stop.
+        """Wait until more than ``ended`` attempts have ended, or the run is told to stop.
 
         Raises:
-            UnsentError: none is open that could.
+            UnsentError: no attempt is open that could leave room.
         """
         while self.ended == ended and not self._stopping.is_set():
             if not self.may_make_room:
@@ -143,6 +123,6 @@ class Books:
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _give_back(self, attempt: Attempt) -> None:
-        """What was booked and is not sent costs nothing."""
+        """Cancel a booking: what is not sent costs nothing."""
         self.store.settle(settlement(attempt.id, None))
         self.end(attempt)

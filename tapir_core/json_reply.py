@@ -1,7 +1,7 @@
-"""Replies by a JSON schema (`response_format`): what is asked for, and a reply that counts only if it validates.
+"""Replies by a JSON schema (`response_format`): what is asked for, and validation of the reply.
 
-A form is a class of fields. Which endpoints obey one is found out by a probe before the first row; where one does not,
-its role is asked for text as ever.
+A form is a class of fields. A probe before the first row finds out which endpoints obey a schema; the others are asked
+for text.
 """
 
 from typing import Self
@@ -16,7 +16,7 @@ _ASKED = (
 
 
 class JsonReply(BaseModel):
-    """The base of every form. Limits of values are checked here and stand in no schema: not every server knows them."""
+    """The base of every form. Limits of values are checked here and are in no schema: not every server knows them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -24,18 +24,18 @@ class JsonReply(BaseModel):
     def schema_text(cls) -> str:
         """The JSON schema, as canonical JSON."""
         schema = cls.model_json_schema()
-        schema.pop("description", None)  # the docstring, which is for another reader
+        schema.pop("description", None)  # the docstring, which is not for the model
         return canonical_json(schema)
 
     @classmethod
     def asked_by(cls, prompt: str) -> str:
-        """A prompt that asks for a last line, asking for this form in its place."""
+        """A prompt that asks for a last line, changed to ask for this form instead."""
         fields = (f"`{name}` ({field.description})" for name, field in cls.model_fields.items())
         return prompt + _ASKED.format(fields=", ".join(fields))
 
     @classmethod
     def read(cls, raw: str | None) -> Self | Unparsed:
-        """The reply as it stands there, whole."""
+        """The reply, if all of it is valid JSON of this form."""
         try:
             return cls.model_validate_json(raw or "")
         except ValidationError:
