@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from tapir_core.calls import Endpoint, EndpointSource
@@ -24,12 +23,12 @@ from tapir_core.config import (
     VllmEndpoint,
     by_kind,
 )
+from tapir_core.config.student import EndpointEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
 from tapir_core.prices import Price, price_of
 from tapir_core.proxies import proxy_before
 from tasks.engines import backbone, keys, logs, student_server, supervisor, vllm
-from tasks.engines.turns import Turns
 
 _PAUSES_SECONDS = (0.0, 1.0, 1.0)
 """Before each look at an address."""
@@ -69,7 +68,12 @@ def look_for(base_url: str, field: str, own_proxy: str | None = None) -> Missing
 
 
 class Endpoints:
-    """What the endpoints of one run have in common: its own servers, and which addresses were looked at."""
+    """What the endpoints of one run have in common: its own servers, and which addresses were looked at.
+
+    The models that a run serves on its own machine, its student among them, have the machine in turn. Who asks for
+    another one ends the server of the one before, also one that is being asked; stages that ask different ones
+    therefore wait for each other (`flows/steps.py`).
+    """
 
     def __init__(
         self,
@@ -77,7 +81,6 @@ class Endpoints:
         log_of: Callable[[str], Path],
         cache: Path,
         *,
-        turns: Turns | None = None,
         report: student_server.Report = lambda _: None,
     ) -> None:
         """Nothing starts yet.
@@ -86,15 +89,15 @@ class Endpoints:
             concurrency: Of each endpoint outside, and of stand-ins.
             log_of: Where a server of this name writes.
             cache: Folder for models that are converted or downloaded; runs share it.
-            turns: What it shares with the run's student.
             report: Told how a start gets on.
         """
         self.concurrency = concurrency
         self._log_of, self._cache, self._report = log_of, cache, report
-        self._turns = turns or Turns()
-        self._models: dict[VllmEndpoint, vllm.VllmServer] = {}
-        self._folders: dict[VllmEndpoint, Path] = {}
+        self._models: dict[VllmEndpoint, tuple[vllm.VllmServer, student_server.Student]] = {}
         self._preparing = threading.Lock()
+        self._served: student_server.Students | None = None
+        """Whose turn it is."""
+        self._turn = threading.RLock()
         self._aborted = False
         self._standins: dict[StandinEndpoint, tuple[supervisor.Child, str]] = {}
         self._started = ExitStack()
@@ -137,40 +140,58 @@ class Endpoints:
         Raises:
             TapirError: as `prepare_backbone` or `StudentServer.start`.
         """
-        folder = self.prepare(settings, field, self._report)
-        with self._lock:
-            if self._aborted:
-                raise EngineError("the teacher's server was told to stop")
-            if settings not in self._models:
-                served_as = student_server.ServedAs(settings.model, "teacher's server", field)
-                log = self._log_of("teacher")
-                self._models[settings] = vllm.VllmServer(settings.as_student, log, self._report, served_as=served_as)
-            server = self._models[settings]
-        endpoint = self._turns.endpoint(server, student_server.Student(BACKBONE, folder, ""))
+        endpoint = self.in_turn(*self.prepare(settings, field, self._report))
         secrets = list[str]()
         body = keys.with_environment(settings.extra_body, f"{field}.extra_body", secrets)
         more = tuple(secrets)
         return replace(endpoint, body_fields=body, thinking=settings.thinking, more_secrets=more, is_slow=True)
 
-    def prepare(self, settings: VllmEndpoint, field: str, say: Callable[[str], object]) -> Path:
-        """The folder of an open model, converted or fetched at first use; raises what `prepare_backbone` does."""
+    def prepare(
+        self, settings: VllmEndpoint, field: str, say: Callable[[str], object]
+    ) -> tuple[vllm.VllmServer, student_server.Student]:
+        """The server of an open model, which does not start, and what it serves, converted or fetched at first use.
+
+        Raises:
+            TapirError: as `prepare_backbone`.
+        """
         with self._preparing:
-            if settings not in self._folders:
+            if settings not in self._models:
                 say(f"preparing {settings.model}")
-                found = backbone.prepare_backbone(settings.as_student, self._cache, field=f"{field}.model")
-                self._folders[settings] = found
-            return self._folders[settings]
+                folder = backbone.prepare_backbone(settings.as_student, self._cache, field=f"{field}.model")
+                served_as = student_server.ServedAs(settings.model, "teacher's server", field)
+                log = self._log_of("teacher")
+                server = vllm.VllmServer(settings.as_student, log, self._report, served_as=served_as)
+                self._models[settings] = server, student_server.Student(BACKBONE, folder, "")
+            if self._aborted:
+                raise EngineError("the teacher's server was told to stop")
+            return self._models[settings]
+
+    def in_turn(self, students: student_server.Students, student: student_server.Student) -> Endpoint:
+        """As `Students.endpoint`, once whatever else was served has ended."""
+        with self._turn:
+            if self._served is not students:
+                self.end_turn()
+            self._served = students
+            # Nobody else starts meanwhile: the GPUs can be had once in a process too.
+            return students.endpoint(student)
+
+    def end_turn(self) -> None:
+        """End what is served, and return when its accelerators are free."""
+        with self._turn:
+            if self._served is not None:
+                self._served.stop()
+                self._served = None
 
     def abort(self) -> None:
         """Make everybody who waits for an open model give up, from any thread."""
         self._aborted = True
-        for server in list(self._models.values()):
+        for server, _ in list(self._models.values()):
             server.abort()
 
     def close(self) -> None:
         """End every server that was started."""
         with self._lock:
-            for server in self._models.values():
+            for server, _ in list(self._models.values()):
                 server.close()
             self._models.clear()
             self._started.close()
@@ -202,15 +223,55 @@ class Endpoints:
         return url
 
 
-def as_configured(endpoint: OpenAIEndpoint, field: str) -> dict[str, Any]:
-    """What an endpoint is called with as its configuration says, with what environment variables hold in it.
+def endpoint_of(config: OpenAIEndpoint, field: str, concurrency: int) -> Endpoint:
+    """The endpoint that a configuration describes, with its key and what environment variables hold.
+
+    Args:
+        config: What is called.
+        field: Names it in messages.
+        concurrency: Most calls in flight to one of its addresses.
 
     Raises:
-        MissingPrerequisite: a variable is not set.
+        MissingPrerequisite: the key is not there, or a variable is not set.
     """
-    secrets = list[str]()
-    sent = {each: keys.with_environment(getattr(endpoint, each), f"{field}.{each}", secrets) for each in _SENT}
-    return {name: getattr(endpoint, name) for name in _SAME} | sent | {"more_secrets": tuple(secrets)}
+    key, price, secrets = (
+        keys.api_key(config.api_key_env, field, file=config.api_key_file),
+        price_of(config),
+        list[str](),
+    )
+    # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
+    per_million = price.in_mode(config.mode) if isinstance(price, Price) else Price(0.0, 0.0, source="nobody")
+    headers, query, body = (
+        keys.with_environment(getattr(config, each), f"{field}.{each}", secrets)
+        for each in ("headers", "query", "body_fields")
+    )
+    # It may be a model on one processor: slow, and ended by what vLLM takes on a GPU only.
+    local = is_local(config.base_urls[0])
+    # What OpenAI's own models call the longest answer, and what most other servers know alone.
+    of_openai = urlsplit(config.base_urls[0]).hostname == "api.openai.com"
+    return Endpoint(
+        base_url=config.base_urls[0],
+        more_base_urls=config.base_urls[1:],
+        concurrency=concurrency,
+        api_key=key,
+        api_key_env=config.api_key_env,
+        api_key_file=config.api_key_file,
+        key_header=config.key_header,
+        headers=headers,
+        query=query,
+        body_fields=body,
+        more_secrets=tuple(secrets),
+        proxy=config.proxy,
+        thinking=config.thinking,
+        tokens_field=config.tokens_field or ("max_completion_tokens" if of_openai else "max_tokens"),
+        seed=not local if config.seed is None else config.seed,
+        is_slow=local,
+        requests_per_minute=config.requests_per_minute,
+        tokens_per_minute=config.tokens_per_minute,
+        usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens,
+        usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens,
+        batch=config.in_batches,
+    )
 
 
 @by_kind(EndpointConfig)
@@ -225,32 +286,11 @@ def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) 
 
 @endpoint_source.register
 def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
-    key, price = keys.api_key(endpoint.api_key_env, field, file=endpoint.api_key_file), price_of(endpoint)
-    # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
-    per_million = price.in_mode(endpoint.mode) if isinstance(price, Price) else None
-
-    configured = as_configured(endpoint, field)
-    # What OpenAI's own models call the longest answer, and what most other servers know alone.
-    of_openai = urlsplit(endpoint.base_urls[0]).hostname == "api.openai.com"
-
-    # It may be a model on one processor: slow, and ended by what vLLM takes on a GPU only.
-    local = is_local(endpoint.base_urls[0])
+    configured = endpoint_of(endpoint, field, endpoints.concurrency)
 
     def source() -> Endpoint:
-        endpoints.reach(endpoint.base_urls, field, endpoint.proxy)
-        return Endpoint(
-            base_url=endpoint.base_urls[0],
-            more_base_urls=endpoint.base_urls[1:],
-            concurrency=endpoints.concurrency,
-            api_key=key,
-            seed=not local if endpoint.seed is None else endpoint.seed,
-            is_slow=local,
-            tokens_field=endpoint.tokens_field or ("max_completion_tokens" if of_openai else "max_tokens"),
-            usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
-            usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
-            batch=endpoint.in_batches,
-            **configured,
-        )
+        endpoints.reach(configured.base_urls, field, configured.proxy)
+        return configured
 
     return source
 
@@ -265,15 +305,6 @@ def _(endpoint: VllmEndpoint, endpoints: Endpoints, field: str) -> EndpointSourc
     return lambda: endpoints.model(endpoint, field)
 
 
-_SAME = (
-    *("api_key_env", "api_key_file", "key_header", "proxy", "thinking"),
-    *("requests_per_minute", "tokens_per_minute"),
-)
-"""Fields that an endpoint has as its configuration has them."""
-_SENT = ("headers", "query", "body_fields")
-"""Fields that go out with every request, in which environment variables may be named."""
-
-
 class EndpointStudents(student_server.Students):
     """The `Students` of an engine that others run."""
 
@@ -283,3 +314,6 @@ class EndpointStudents(student_server.Students):
         key = keys.api_key(variable, "student.engine")
         seed = not is_local(url) if self.engine.seed is None else self.engine.seed
         return Endpoint(url, self.engine.concurrency, api_key=key, api_key_env=variable, seed=seed)
+
+
+student_server.serve(EndpointEngine, EndpointStudents)

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import httpx
 
-from tapir_core.calls.types import Endpoint, EndpointSource
-from tapir_core.config import SERVED_NAME, StudentConfig
+from tapir_core.calls.types import Endpoint
+from tapir_core.config import SERVED_NAME, StudentConfig, StudentEngine, by_kind
 from tapir_core.errors import EngineError, TapirError
 from tasks.engines import logs, machine, supervisor
 from tasks.engines.gpu_lease import hold_gpus
@@ -91,10 +91,6 @@ class Students(ABC):
         """What answers, and on which machine where that is this one."""
         return str(self.engine.in_words)
 
-    def source(self, student: Student) -> EndpointSource:
-        """What gives the endpoint that answers with ``student``; nothing starts before it is called."""
-        return lambda: self.endpoint(student)
-
     @abstractmethod
     def endpoint(self, student: Student) -> Endpoint:
         """The endpoint that answers with ``student``; what serves it is started if need be.
@@ -112,6 +108,19 @@ class Students(ABC):
     def close(self) -> None:
         """End what was started; the last thing that is done."""
         self.stop()
+
+
+@by_kind(StudentEngine)
+def serving(engine: StudentEngine) -> type[Students]:
+    """What serves the students of this engine; its module must have been imported."""
+    raise NotImplementedError  # never runs: `by_kind` names the kind that lacks it
+
+
+def serve(kind: type[StudentEngine], how: type[Students]) -> None:
+    """Say what serves the students of a kind of engine, and of those that are made of it and say nothing else."""
+    if lacking := ", ".join(sorted(getattr(how, "__abstractmethods__", ()))):
+        raise TypeError(f"{how.__name__} lacks {lacking}; define what StudentServer says of it")
+    serving.register(kind, lambda _: how)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +223,7 @@ class StudentServer(Students):
         with self._lock:
             if self.runs and self._endpoint and self.checkpoint == checkpoint:
                 return self._endpoint
-            if self._aborted:
-                raise EngineError(f"the {self.served_as.title} was told to stop")
+            self._check_aborted()
             if checkpoint in self._failures:
                 raise self._failures[checkpoint]
             self.stop()

@@ -17,7 +17,7 @@ from tapir_core.config import SERVED_NAME, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.installation import STUDENT_SETUP
 from tasks.engines import backbone, keys, machine
-from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
+from tasks.engines.student_server import HOST, Installed, Launch, StudentServer, serve
 
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
@@ -127,6 +127,10 @@ class VllmServer(StudentServer):
         device = "GPUs" if found.device == "cuda" else "the CPU"
         said = f"{versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx}"
         return Installed(f"{engine.python or engine.interpreter}: {said}", found.device)
+
+
+# Replicas too: their workers serve only where a driver has joined them to the run (flows/fleet.py).
+serve(VllmEngine, VllmServer)
 
 
 def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmEnvironment:

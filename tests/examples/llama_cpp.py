@@ -17,8 +17,7 @@ from tapir_core.config import SERVED_NAME, Free, StudentEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import TRAINING_SUMMARY
 from tasks.engines.keys import offline_environment
-from tasks.engines.student_server import Installed, Launch, StudentServer
-from tasks.engines.students import serve
+from tasks.engines.student_server import Installed, Launch, StudentServer, serve
 
 
 class LlamaCppEngine(StudentEngine):
