@@ -19,7 +19,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
+from tapir_core.config import EMBEDDED_STUDENT, StudentConfig, problems
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.installation import embedded_student_setup
 from tapir_core.storage import file_sha256
@@ -114,50 +114,42 @@ def matters(name: str) -> bool:
     return any(fnmatch.fnmatch(name, each) for each in _MATTERS)
 
 
-def find_chat_template(folder: Path) -> str | None:
-    """Where the checkpoint's own chat template stands, or nothing."""
-    for name in ("chat_template.jinja", "chat_template.json"):
-        if (folder / name).is_file():
-            return name
+def has_chat_template(folder: Path) -> bool:
+    """Whether the checkpoint has a chat template of its own."""
     settings = folder / "tokenizer_config.json"
-    if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("chat_template"):
-        return settings.name
-    return None
+    return any((folder / each).is_file() for each in ("chat_template.jinja", "chat_template.json")) or (
+        settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
+    )
 
 
 def _check(folder: Path, student: StudentConfig, field: str) -> None:
     where, template = f"{field} = {student.backbone!r}", student.template
     template_field = f"{field.rpartition('.')[0]}.chat_template"
     names = {path.name for path in folder.iterdir()}
-    checks = [
-        (
-            "config.json" not in names,
-            f"{where}: {folder} has no config.json; give a folder in the format of transformers",
+    wrong = {
+        f"{where}: {folder} has no config.json; give a folder in the format of transformers": (
+            "config.json" not in names
         ),
-        (
-            not fnmatch.filter(names, _WEIGHTS),
-            f"{where}: {folder} has no weights in safetensors; other kinds (.bin, .pt) are pickled, and may run code "
-            "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)",
+        f"{where}: {folder} has no weights in safetensors; other kinds (.bin, .pt) are pickled, and may run code "
+        "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)": (
+            not fnmatch.filter(names, _WEIGHTS)
         ),
-        (names.isdisjoint(_TOKENIZERS), f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})"),
-        (
-            template is not None and not template.is_file(),
-            f"{template_field} = {student.chat_template!r}: no such file; give a Jinja file",
+        f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})": names.isdisjoint(_TOKENIZERS),
+        f"{template_field} = {student.chat_template!r}: no such file; give a Jinja file": (
+            template is not None and not template.is_file()
         ),
-        (
-            template is None and find_chat_template(folder) is None,
-            f"{where} has no chat template; set {template_field} to a Jinja file that holds one",
+        f"{where} has no chat template; set {template_field} to a Jinja file that holds one": (
+            template is None and not has_chat_template(folder)
         ),
-    ]
-    problems = [problem for lacks, problem in checks if lacks]
-    problems += [
+    } | {
         f"{where}: {name} names code of the model's own (auto_map), which is never run; take a model that transformers "
-        "and vLLM know. If they know this one, remove auto_map from a copy of the folder"
+        "and vLLM know. If they know this one, remove auto_map from a copy of the folder": (
+            b'"auto_map"' in (folder / name).read_bytes()
+        )
         for name in sorted(names & _SAY_CODE)
-        if b'"auto_map"' in (folder / name).read_bytes()
-    ]
-    if problems:
-        raise ConfigError(problems)
+    }
+    if found := problems(wrong):
+        raise ConfigError(found)
 
 
 def _embedded(cache: Path, *, fetched: bool) -> Path:
@@ -184,9 +176,12 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{folder.name}.", suffix=".unfinished") as unfinished:
         made = Path(unfinished, "checkpoint").absolute()
         argv = [sys.executable, "-m", "tasks.engines.backbone", str(files[0]), str(made)]
-        name = "conversion of the backbone"
         with supervisor.start_child(
-            argv, env=keys.offline_environment(), log_path=log_path, cwd=supervisor.SOURCES, name=name
+            argv,
+            env=keys.offline_environment(),
+            log_path=log_path,
+            cwd=supervisor.SOURCES,
+            name="conversion of the backbone",
         ) as child:
             code = child.wait()
         if code != 0:

@@ -66,17 +66,15 @@ def api_key(variable: str | None, field: str, *, file: str | None = None) -> str
     Raises:
         MissingPrerequisite: the variable is named and not set, or the file cannot be read or is empty.
     """
-    if file is not None:
-        return _key_in(Path(file), field)
-    if not variable:
-        return None
-    _named.add(variable)
-    key = os.environ.get(variable)
+    if file is None:
+        without = ', or set the field to "" for a server without keys'
+        return _held_by(variable, f"{field}.api_key_env", without) if variable else None
+    try:
+        key = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise errors.MissingPrerequisite(f"{field}.api_key_file = {file!r} cannot be read: {exc}") from exc
     if not key:
-        raise errors.MissingPrerequisite(
-            f"{field}.api_key_env names the environment variable {variable!r}, which is not set; "
-            f'run `export {variable}=…`, or set the field to "" for a server without keys'
-        )
+        raise errors.MissingPrerequisite(f"{field}.api_key_file = {file!r} is empty; write the key into it")
     return key
 
 
@@ -86,28 +84,23 @@ def with_environment(value: Any, field: str, found: list[str]) -> Any:
     Raises:
         MissingPrerequisite: a variable is not set.
     """
-    variable = environment_name(value)
-    if variable is not None:
-        _named.add(variable)
-        if not (text := os.environ.get(variable)):
-            raise errors.MissingPrerequisite(
-                f"{field} names the environment variable {variable!r}, which is not set; run `export {variable}=…`"
-            )
-        found.append(text)
-        return text
+    if (variable := environment_name(value)) is not None:
+        found.append(_held_by(variable, field))
+        return found[-1]
     if isinstance(value, Mapping):
         return {name: with_environment(each, f"{field}.{name}", found) for name, each in value.items()}
     return [with_environment(each, field, found) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _key_in(file: Path, field: str) -> str:
-    try:
-        key = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise errors.MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} cannot be read: {exc}") from exc
-    if not key:
-        raise errors.MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} is empty; write the key into it")
-    return key
+def _held_by(variable: str, field: str, otherwise: str = "") -> str:
+    """What an environment variable holds that ``field`` names; from now on no child gets it."""
+    _named.add(variable)
+    if not (text := os.environ.get(variable)):
+        raise errors.MissingPrerequisite(
+            f"{field} names the environment variable {variable!r}, which is not set; "
+            f"run `export {variable}=…`{otherwise}"
+        )
+    return text
 
 
 def replica_key(root: str, run_id: str, replica: str) -> str:
@@ -120,8 +113,7 @@ def replica_key(root: str, run_id: str, replica: str) -> str:
 
 
 def _secret(root: str) -> str:
-    given = os.environ.get(SECRET_VARIABLE, "").strip()
-    if given:
+    if given := os.environ.get(SECRET_VARIABLE, "").strip():
         return given
     file = storage.on_this_machine(root).local(paths.FLEET_SECRET)
     try:

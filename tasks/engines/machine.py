@@ -1,10 +1,17 @@
 """What a child that computes may use of this machine: its GPUs, and its processor as it really is.
 
-GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` tell them. Some virtual machines advertise AMX
+GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` tell them. Runs, whatever their root or their user,
+wait for each other's (`hold_gpus`): each GPU is a name that the kernel lets one process have (an abstract Unix socket,
+bound and never listening). It is free again when that process ends, however it ends, and nothing is left behind.
+Limits: Linux only; containers with a network of their own are machines of their own; programs that are none of ours
+are not waited for.
+
+Some virtual machines advertise AMX
 without having it: the first AMX instruction ends the process with SIGILL (oneDNN issue 5689). torch 2.13 and vLLM 0.32
 believe the processor, so children that compute are told to do without.
 """
 
+import errno
 import functools
 import importlib.util
 import os
@@ -12,15 +19,18 @@ import resource
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
-from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from tapir_core.errors import MissingPrerequisite
@@ -28,6 +38,9 @@ from tapir_core.installation import gpu_setup
 from tasks.engines.keys import keyless_environment
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+LOOK_SECONDS = 1.0
+"""Between two looks whether a GPU is free."""
 
 _NO_DEVICES = "No devices were found"
 """What nvidia-smi says where there is a driver and no GPU."""
@@ -48,6 +61,26 @@ def visible_gpus() -> list[str]:
 def gpu_names() -> list[str]:
     """What names each GPU that may be used alike in every process of this machine, whichever of them each one sees."""
     return _of_visible_gpus("uuid") or visible_gpus()
+
+
+@contextmanager
+def hold_gpus(say: Callable[[str], object], check: Callable[[], object]) -> Iterator[None]:
+    """Have all GPUs that this process may use for the block, once nobody else has them; nothing on a machine without.
+
+    Args:
+        say: Told which GPU is waited for.
+        check: Called at each look; what it raises ends the wait.
+    """
+    with ExitStack() as held:
+        # In one order for all: two that wait for each other's would wait forever.
+        for gpu in sorted(gpu_names()):
+            if (name := _take(gpu)) is None:
+                say(f"GPU {gpu} is in use by another run of this machine, which is waited for")
+                while (name := _take(gpu)) is None:
+                    check()
+                    time.sleep(LOOK_SECONDS)
+            held.enter_context(name)
+        yield
 
 
 def gpu_memory(*, held: bool = False) -> list[int]:
@@ -105,6 +138,19 @@ def _of_visible_gpus(what: str) -> list[str]:
         return []
 
 
+def _take(gpu: str) -> socket.socket | None:
+    """The name of a GPU; nothing while another process, or thread, has it."""
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0tapir-gpu-{gpu}")
+    except OSError as exc:
+        name.close()
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return name
+
+
 def ask_nvidia(*query: str) -> list[str]:
     """Its lines, one a GPU; none where there is no such program, or it finds no device.
 
@@ -142,9 +188,7 @@ def in_words() -> str:
 
 def share_out(gpus: list[str], workers: int) -> list[list[str]]:
     """The GPUs of each worker, neighbours together; the first ones get those that are left over."""
-    size, more = divmod(len(gpus), workers)
-    starts = [number * size + min(number, more) for number in range(workers + 1)]
-    return [gpus[start:end] for start, end in pairwise(starts)]
+    return [part.tolist() for part in np.array_split(gpus, workers)]
 
 
 BROKEN_AMX = "the processor advertises AMX but cannot execute it: training and student server do without"

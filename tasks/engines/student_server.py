@@ -22,7 +22,6 @@ from tapir_core.calls.types import Endpoint
 from tapir_core.config import SERVED_NAME, StudentConfig, StudentEngine, by_kind
 from tapir_core.errors import EngineError, TapirError
 from tasks.engines import logs, machine, supervisor
-from tasks.engines.gpu_lease import hold_gpus
 
 HOST = "127.0.0.1"
 
@@ -243,7 +242,7 @@ class StudentServer(Students):
         self.checkpoint = checkpoint
         key = self._api_key or secrets.token_urlsafe(32)
         try:
-            self._gpus.enter_context(hold_gpus(self._report, self._check_aborted))
+            self._gpus.enter_context(machine.hold_gpus(self._report, self._check_aborted))
             with supervisor.reserved_port(self.host) as port:
                 url, launch = f"http://{self.host}:{port}", self.launch(port, key)
                 title = self.served_as.title

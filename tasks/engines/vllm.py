@@ -96,7 +96,7 @@ class VllmServer(StudentServer):
             MissingPrerequisite: the environment is missing.
         """
         engine, template = self.engine, self.student.template
-        if template is None and backbone.find_chat_template(self.checkpoint) is None:
+        if template is None and not backbone.has_chat_template(self.checkpoint):
             raise ConfigError(
                 f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
             )
