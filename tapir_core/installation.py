@@ -18,7 +18,6 @@ BUILDER = Path(__file__).with_name("requirements") / "install.py"
 STUDENT_SETUP = "tapir setup"
 """The command that builds the student server's environment where every run looks, in a checkout too."""
 
-_PACKAGE = "tapir-distill"
 _BESIDE = Path(__file__).parents[1]
 
 
@@ -33,8 +32,7 @@ def student_environment() -> Path:
         return Path(named).expanduser().absolute()
     if is_checkout():
         return _BESIDE / ".venv-vllm"
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "tapir" / "student-environment"
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "tapir" / "student-environment"
 
 
 def interpreter(environment: Path) -> Path:
@@ -44,9 +42,8 @@ def interpreter(environment: Path) -> Path:
 
 def package_setup() -> str:
     """The command that installs what this package imports: its wheel again, which no index has."""
-    if is_checkout():
-        return "make setup"
-    return _pip_install(f"{_PACKAGE.replace('-', '_')}-{metadata.version(_PACKAGE)}-py3-none-any.whl")
+    wheel = "tapir_distill-{}-py3-none-any.whl"
+    return "make setup" if is_checkout() else _pip_install(wheel.format(metadata.version("tapir-distill")))
 
 
 def gpu_setup(torch: str) -> str:

@@ -23,7 +23,7 @@ from lm_eval.tasks import TaskManager
 Json = Any
 
 _QUESTIONS, _EXAMPLES = "questions", "examples"
-"""What the two files are called as splits of the task's data set."""
+"""What the two files are called in the job, and as splits of the task's data set."""
 
 
 class Refused(Exception):
@@ -47,11 +47,12 @@ class _Answers(LM):
         if self._given is None:
             self.asked = list(requests)
             raise _Asked
-        prompts = [request.args[0] for request in requests]
-        if prompts != [prompt for prompt, _ in self._given]:
+        if [request.args[0] for request in requests] != [prompt for prompt, _ in self._given]:
             raise RuntimeError("the harness asks something else than what was answered")
-        pairs = zip(requests, self._given, strict=True)
-        return [_until(answer, request.args[1].get("until")) for request, (_, answer) in pairs]
+        return [
+            _until(answer, request.args[1].get("until"))
+            for request, (_, answer) in zip(requests, self._given, strict=True)
+        ]
 
     def loglikelihood(self, requests: list[Instance], **_: Json) -> list[tuple[float, bool]]:
         """Not to be had from a chat."""
@@ -72,9 +73,7 @@ def do_job(job: Json) -> Json:
         "task_version": str(task.VERSION),
         "sampling": _sampling(task.config.generation_kwargs or {}),
     }
-    if job["answers"] is None:
-        return {**said, "items": _items(task)}
-    return {**said, **_marks(task, job["answers"])}
+    return said | ({"items": _items(task)} if job["answers"] is None else _marks(task, job["answers"]))
 
 
 def _load(job: Json) -> Json:
@@ -82,10 +81,8 @@ def _load(job: Json) -> Json:
     if name not in manager.all_subtasks:
         raise Refused("the harness has no such task (a group or a tag is none); `lm_eval ls subtasks` lists them")
     # Each of its splits is one of the two files, whatever it calls them.
-    data = {_QUESTIONS: Dataset.from_list(job["questions"])}
-    if job["examples"] is not None:
-        data[_EXAMPLES] = Dataset.from_list(job["examples"])
-    split = _EXAMPLES if job["examples"] is not None else None
+    data = {each: Dataset.from_list(job[each]) for each in (_QUESTIONS, _EXAMPLES) if job[each] is not None}
+    split = _EXAMPLES if _EXAMPLES in data else None
     changed = {
         "custom_dataset": lambda **_: data,
         "dataset_kwargs": None,

