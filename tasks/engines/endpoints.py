@@ -209,9 +209,11 @@ class Endpoints:
                 "--prefers": settings.prefers,
                 "--latency-ms": settings.latency_ms,
             }
-            argv = [sys.executable, "-m", "tapir_core.standin.server"]
-            argv += [str(word) for pair in arguments.items() for word in pair]
-            argv += [] if settings.logprobs else ["--no-logprobs"]
+            argv = [
+                *(sys.executable, "-m", "tapir_core.standin.server"),
+                *(str(word) for pair in arguments.items() for word in pair),
+                *([] if settings.logprobs else ["--no-logprobs"]),
+            ]
             env, url = keys.keyless_environment(), f"http://{student_server.HOST}:{port}"
             child = supervisor.start_child(argv, env=env, log_path=log, name="stand-in")
             self._standins[settings] = child, url
@@ -310,10 +312,14 @@ class EndpointStudents(student_server.Students):
 
     def endpoint(self, _student: student_server.Student) -> Endpoint:
         """As `Students.endpoint`; raises MissingPrerequisite when the server's key is not set."""
-        url, variable = self.engine.base_url, self.engine.api_key_env
-        key = keys.api_key(variable, "student.engine")
-        seed = not is_local(url) if self.engine.seed is None else self.engine.seed
-        return Endpoint(url, self.engine.concurrency, api_key=key, api_key_env=variable, seed=seed)
+        engine: EndpointEngine = self.engine
+        return Endpoint(
+            engine.base_url,
+            engine.concurrency,
+            api_key=keys.api_key(engine.api_key_env, "student.engine"),
+            api_key_env=engine.api_key_env,
+            seed=not is_local(engine.base_url) if engine.seed is None else engine.seed,
+        )
 
 
 student_server.serve(EndpointEngine, EndpointStudents)

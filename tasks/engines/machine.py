@@ -160,20 +160,21 @@ def ask_nvidia(*query: str) -> list[str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    command = [program, *query, "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [program, *query, "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False
+        )
     except subprocess.TimeoutExpired as exc:
         raise MissingPrerequisite(
             "nvidia-smi does not answer: its driver may hang; restart the machine, or hide the GPUs with "
             f"{GPUS_VARIABLE}= in the environment"
         ) from exc
     if done.returncode and _NO_DEVICES not in done.stdout:
-        said = [each.strip() for each in (done.stdout + done.stderr).splitlines() if each.strip()]
-        why = said[-1] if said else f"exit code {done.returncode}"
+        lines = (done.stdout + done.stderr).splitlines()
+        said = [each.strip() for each in lines if each.strip()] or [f"exit code {done.returncode}"]
         raise MissingPrerequisite(
-            f"nvidia-smi fails ({why}); fix the driver, after an update by a restart of the machine, or hide the GPUs "
-            f"with {GPUS_VARIABLE}= in the environment"
+            f"nvidia-smi fails ({said[-1]}); fix the driver, after an update by a restart of the machine, or hide the "
+            f"GPUs with {GPUS_VARIABLE}= in the environment"
         )
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
 

@@ -151,7 +151,7 @@ class ScriptRunner:
             # Isolated: the modules beside the script are ours, and its environment holds nothing of us.
             main = str(Path(__file__).with_name(f"{script}.py"))
             argv = [str(python.absolute()), "-I", main, str(given), str(result)]
-            with start_child(argv, env=keyless_environment() | environment, log_path=log_path, name=log) as child:
+            with start_child(argv, env={**keyless_environment(), **environment}, log_path=log_path, name=log) as child:
                 while (code := child.poll()) is None:
                     self.check_stop()
                     time.sleep(_POLL_SECONDS)
@@ -166,7 +166,7 @@ class ScriptRunner:
             capture_output=True,
             text=True,
             timeout=60,
-            env=keyless_environment() | environment,
+            env={**keyless_environment(), **environment},
         )
         return None if done.returncode else done.stdout.strip()
 

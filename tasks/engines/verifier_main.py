@@ -99,6 +99,7 @@ class _Worker:
             return None, str(error), False
 
     def _receive(self, seconds: float) -> tuple[float | None, str | None, bool]:
+        """A line of the worker; raises _EndedError when nothing of the kind comes."""
         deadline, said = time.monotonic() + seconds, b""
         while not said.endswith(b"\n"):
             if select.select([self._line], [], [], min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))[0]:
