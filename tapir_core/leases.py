@@ -109,8 +109,11 @@ class RunLease:
                 self._heart.stop()
                 self._patience.try_until_back(self._drop)
         except sa.exc.SQLAlchemyError as error:
-            text = "the lease of run %s could not be given back (%s): it is free when this process has ended"
-            logger.warning(text, self._named["run_key"], reason_of(error))
+            logger.warning(
+                "the lease of run %s could not be given back (%s): it is free when this process has ended",
+                self._named["run_key"],
+                reason_of(error),
+            )
         finally:
             self._engine.dispose()
 
@@ -166,9 +169,14 @@ class ReplicaRegistry:
     def ask(self, number: int, checkpoint: str) -> str:
         """Note that a replica of the student after round ``number`` is wanted; gives its id."""
         replica = secrets.token_hex(8)
-        unserved = {"base_url": "", "concurrency": 0, "leaving": False}
         wanted = sa.insert(replicas).values(
-            id=replica, run_key=self.run_key, round=number, checkpoint=checkpoint, **unserved
+            id=replica,
+            run_key=self.run_key,
+            round=number,
+            checkpoint=checkpoint,
+            base_url="",
+            concurrency=0,
+            leaving=False,
         )
         with self._changing() as connection:
             connection.execute(wanted.values(heartbeat=database_time(connection)))
@@ -225,9 +233,9 @@ class ReplicaRegistry:
 
     def _change(self, replica: str, **values: Any) -> None:
         """Write values into a row, and a heartbeat unless one is among them."""
+        change = sa.update(replicas).where(replicas.c.id == replica)
         with self._changing() as connection:
-            changed = {"heartbeat": database_time(connection), **values}
-            connection.execute(sa.update(replicas).where(replicas.c.id == replica).values(changed))
+            connection.execute(change.values({"heartbeat": database_time(connection), **values}))
 
     @contextmanager
     def _changing(self) -> Iterator[sa.Connection]:
@@ -240,6 +248,5 @@ class ReplicaRegistry:
 
 
 def _replica(row: dict[str, Any]) -> Replica:
-    holder = Holder.of(row) if row["host"] else None
     same = ("id", "round", "checkpoint", "base_url", "concurrency", "leaving", "silent")
-    return Replica(**{name: row[name] for name in same}, holder=holder)
+    return Replica(**{name: row[name] for name in same}, holder=Holder.of(row) if row["host"] else None)

@@ -29,8 +29,7 @@ def write_modelfile(checkpoint: Storage, student: StudentConfig) -> tuple[str, s
 
     [architecture, *_] = read("config.json").get("architectures") or [""]
     if architecture not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
-        return "", f"the architecture {architecture or 'of its config.json'} is none of {known}"
+        return "", f"the architecture {architecture or 'of its config.json'} is none of {', '.join(_FAMILIES)}"
     family = _FAMILIES[architecture]
     own = checkpoint.read_bytes("chat_template.jinja").decode() if "chat_template.jinja" in there else ""
     if own.strip() != (PRESETS / f"{family}.jinja").read_text(encoding="utf-8").strip():

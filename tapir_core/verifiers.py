@@ -24,7 +24,6 @@ _WHOLE_RESULT = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCI
 """A number that is all of a result."""
 _QUOTES = ("`", '"', "'")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,_]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,3})?(?:\s*/\s*\d+)?\s*%?", re.ASCII)
-_TOLERANCE = 1e-6
 _FENCED = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", re.DOTALL | re.MULTILINE)
 _TEST_SECONDS = 5.0
 
@@ -73,7 +72,7 @@ def numeric(_instruction: str, answer: str, reference: str | None) -> float | No
     if wanted is None:
         return None
     found = _last_number(final_result(answer))
-    return float(found is not None and math.isclose(found, wanted, rel_tol=_TOLERANCE, abs_tol=1e-12))
+    return float(found is not None and math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12))
 
 
 def json_schema(_instruction: str, answer: str, reference: str | None) -> float | None:

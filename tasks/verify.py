@@ -24,16 +24,13 @@ VERIFIED = pl.Schema(
 @stage_task(VERIFY)
 def verify(run: RunFolder, at: StageAt) -> Worked:
     """Marks of the teacher's plain answers."""
-    answers = run.rows(TEACH.at()).select("instruction_id", "response")
-    rows = run.rows(POOL.at()).join(answers, on="instruction_id", maintain_order="left")
-    return verify_answers(run, at, run.config.judge.verifies("filter"), rows)
+    return verify_answers(run, at, run.config.judge.verifies("filter"), _with_answers(run, POOL.at(), TEACH.at()))
 
 
 @stage_task(VERIFY_HELDOUT)
 def verify_heldout(run: RunFolder, at: StageAt) -> Worked:
     """Marks of a student's answers to the held-out set."""
-    answers = run.rows(ANSWER_HELDOUT.at(at.round)).select("instruction_id", "response")
-    rows = run.rows(HELDOUT.at()).join(answers, on="instruction_id", maintain_order="left")
+    rows = _with_answers(run, HELDOUT.at(), ANSWER_HELDOUT.at(at.round))
     return verify_answers(run, at, run.config.judge.verifies("heldout"), rows)
 
 
@@ -69,10 +66,18 @@ def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None,
         (identity, score, None if score is None else score >= verifier.min_score, reason)
         for identity, (score, reason) in zip(rows["instruction_id"], marks, strict=True)
     ]
-    counts = {f"verifier_{kind}": float(count) for kind, count in sorted(kinds.items())}
     return Worked(
-        pl.DataFrame(table, schema=VERIFIED, orient="row"), {"verified": len(marks) - kinds.total(), **counts}
+        pl.DataFrame(table, schema=VERIFIED, orient="row"),
+        {
+            "verified": len(marks) - kinds.total(),
+            **{f"verifier_{kind}": float(count) for kind, count in sorted(kinds.items())},
+        },
     )
+
+
+def _with_answers(run: RunFolder, asked: StageAt, answered: StageAt) -> pl.DataFrame:
+    answers = run.rows(answered).select("instruction_id", "response")
+    return run.rows(asked).join(answers, on="instruction_id", maintain_order="left")
 
 
 def wrong_answers(marks: pl.DataFrame) -> frozenset[str]:

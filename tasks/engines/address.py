@@ -34,9 +34,10 @@ def own_host(store: str) -> str:
                     f"{HOST_VARIABLE} = {named!r} is no address that others can ask; name this machine's own"
                 )
         return named
-    others = (urlsplit(url).hostname for url in (os.environ.get("PREFECT_API_URL", ""), store))
-    towards = (_address_towards(other) for other in others if other)
-    return next((each for each in towards if not ipaddress.ip_address(each).is_loopback), LOOPBACK)
+    others = filter(None, (urlsplit(url).hostname for url in (os.environ.get("PREFECT_API_URL", ""), store)))
+    return next(
+        (each for each in map(_address_towards, others) if not ipaddress.ip_address(each).is_loopback), LOOPBACK
+    )
 
 
 def interface_of(host: str) -> str:

@@ -175,9 +175,8 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
     # Two runs may convert at once: each in a folder of its own, and the first to finish names its result.
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{folder.name}.", suffix=".unfinished") as unfinished:
         made = Path(unfinished, "checkpoint").absolute()
-        argv = [sys.executable, "-m", "tasks.engines.backbone", str(files[0]), str(made)]
         with supervisor.start_child(
-            argv,
+            [sys.executable, "-m", "tasks.engines.backbone", str(files[0]), str(made)],
             env=keys.offline_environment(),
             log_path=log_path,
             cwd=supervisor.SOURCES,

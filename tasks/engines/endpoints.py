@@ -143,8 +143,9 @@ class Endpoints:
         endpoint = self.in_turn(*self.prepare(settings, field, self._report))
         secrets = list[str]()
         body = keys.with_environment(settings.extra_body, f"{field}.extra_body", secrets)
-        more = tuple(secrets)
-        return replace(endpoint, body_fields=body, thinking=settings.thinking, more_secrets=more, is_slow=True)
+        return replace(
+            endpoint, body_fields=body, thinking=settings.thinking, more_secrets=tuple(secrets), is_slow=True
+        )
 
     def prepare(
         self, settings: VllmEndpoint, field: str, say: Callable[[str], object]
@@ -158,9 +159,12 @@ class Endpoints:
             if settings not in self._models:
                 say(f"preparing {settings.model}")
                 folder = backbone.prepare_backbone(settings.as_student, self._cache, field=f"{field}.model")
-                served_as = student_server.ServedAs(settings.model, "teacher's server", field)
-                log = self._log_of("teacher")
-                server = vllm.VllmServer(settings.as_student, log, self._report, served_as=served_as)
+                server = vllm.VllmServer(
+                    settings.as_student,
+                    self._log_of("teacher"),
+                    self._report,
+                    served_as=student_server.ServedAs(settings.model, "teacher's server", field),
+                )
                 self._models[settings] = server, student_server.Student(BACKBONE, folder, "")
             if self._aborted:
                 raise EngineError("the teacher's server was told to stop")

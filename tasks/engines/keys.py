@@ -67,8 +67,8 @@ def api_key(variable: str | None, field: str, *, file: str | None = None) -> str
         MissingPrerequisite: the variable is named and not set, or the file cannot be read or is empty.
     """
     if file is None:
-        without = ', or set the field to "" for a server without keys'
-        return _held_by(variable, f"{field}.api_key_env", without) if variable else None
+        remedy = ', or set the field to "" for a server without keys'
+        return _held_by(variable, f"{field}.api_key_env", remedy) if variable else None
     try:
         key = Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError) as exc:

@@ -118,11 +118,10 @@ def _marks(task: Json, answers: list[Json]) -> Json:
     """Every metric that is a mean of shares over questions, with the marks of each question; the others by name."""
     if not answers:
         return {"metrics": [], "left_out": []}
-    places = [int(each) for each, _, _ in answers]
     results = simple_evaluate(
         model=_Answers([(prompt, answer) for _, prompt, answer in answers]),
         tasks=[task],
-        samples={task.task_name: places},
+        samples={task.task_name: [int(place) for place, _, _ in answers]},
         bootstrap_iters=0,
     )
     figures, metrics, left_out = results["results"][task.task_name], [], []
@@ -140,24 +139,28 @@ def _marks(task: Json, answers: list[Json]) -> Json:
 
 def _shares(mark: Json) -> list[float] | None:
     """The marks of one question; nothing where they are no numbers."""
-    marks = mark if isinstance(mark, list | tuple) else [mark]
     try:
-        return [float(each) for each in marks]
+        return [float(each) for each in (mark if isinstance(mark, list | tuple) else [mark])]
     except (TypeError, ValueError):
         return None
 
 
 def _is_mean(shares: list[float], figure: Json) -> bool:
     """Whether the harness's figure is the mean of these, each of them between 0 and 1."""
-    fits = all(0 <= each <= 1 for each in shares) and isinstance(figure, int | float)
-    return fits and math.isclose(math.fsum(shares) / len(shares), figure, abs_tol=1e-9)
+    return (
+        all(0 <= each <= 1 for each in shares)
+        and isinstance(figure, int | float)
+        and math.isclose(math.fsum(shares) / len(shares), figure, abs_tol=1e-9)
+    )
 
 
 def _sampling(settings: Json) -> Json:
     """What of the task's own settings says how an answer is drawn; nothing where it says nothing."""
     greedy = not settings.get("do_sample", settings.get("temperature"))
-    longest = settings.get("max_gen_toks", settings.get("max_tokens"))
-    return {"temperature": 0.0 if greedy else settings.get("temperature"), "max_tokens": longest}
+    return {
+        "temperature": 0.0 if greedy else settings.get("temperature"),
+        "max_tokens": settings.get("max_gen_toks", settings.get("max_tokens")),
+    }
 
 
 def _until(answer: str, stops: Json) -> str:

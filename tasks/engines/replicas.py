@@ -139,13 +139,11 @@ class ReplicaStudents(student_server.Students):
                 self._look_no_more()
                 self._begin(student)
         # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
-        came = live.wait(2 * self.engine.wait_seconds)
-        if live.reason or not came:
+        if not live.wait(2 * self.engine.wait_seconds) or live.reason:
             raise EngineError(live.reason or f"no replica came within {self.engine.wait_seconds:g} s")
-        concurrency = self.engine.replicas * self.engine.concurrency
         return Endpoint(
             f"replicas of {checkpoint}",
-            concurrency,
+            self.engine.replicas * self.engine.concurrency,
             api_key_env=keys.SECRET_VARIABLE,
             timeout_seconds=student_server.ANSWER_SECONDS,
             seed=bool(self.engine.seed),
@@ -284,8 +282,7 @@ class ReplicaStudents(student_server.Students):
             )
 
     def _ours(self) -> list[Replica]:
-        checkpoint = self._student.identity
-        return [each for each in self._registry.all() if each.checkpoint == checkpoint and not each.leaving]
+        return [each for each in self._registry.all() if each.checkpoint == self._student.identity and not each.leaving]
 
 
 def replicas_of(run: RunFolder, fleet: Fleet, report: student_server.Report) -> ReplicaStudents:

@@ -314,10 +314,14 @@ class StudentServer(Students):
     def _warm_up(self, url: str, key: str) -> None:
         """One tiny answer: shows that template and key work, and pays what the first answer costs more."""
         title, hello = self.served_as.title, {"role": "user", "content": "Hello"}
-        body = {"model": self.served_as.model, "messages": [hello], "max_tokens": 1}
-        headers = {"Authorization": f"Bearer {key}"}
         try:
-            reply = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=120, trust_env=False)
+            reply = httpx.post(
+                f"{url}/v1/chat/completions",
+                json={"model": self.served_as.model, "messages": [hello], "max_tokens": 1},
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=120,
+                trust_env=False,
+            )
         except httpx.HTTPError as exc:
             raise EngineError(f"the {title} did not answer: {exc}; its log is {self._log_path}") from exc
         if not reply.is_success:

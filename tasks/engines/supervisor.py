@@ -73,9 +73,7 @@ class Child(contextlib.AbstractContextManager["Child"]):
 
     def output(self) -> str:
         """What it wrote to its log so far."""
-        with self.log_path.open("rb") as log:
-            log.seek(self.log_start)
-            return log.read().decode("utf-8", "replace")
+        return self.log_path.read_bytes()[self.log_start :].decode("utf-8", "replace")
 
     def __exit__(self, *_: object) -> None:
         self.terminate()
@@ -149,8 +147,8 @@ class ScriptRunner:
             given, result = Path(folder, "job.json"), Path(folder, "result.json")
             given.write_text(json.dumps(job))
             # Isolated: the modules beside the script are ours, and its environment holds nothing of us.
-            main = str(Path(__file__).with_name(f"{script}.py"))
-            argv = [str(python.absolute()), "-I", main, str(given), str(result)]
+            main = Path(__file__).with_name(f"{script}.py")
+            argv = [*map(str, (python.absolute(), "-I", main, given, result))]
             with start_child(argv, env={**keyless_environment(), **environment}, log_path=log_path, name=log) as child:
                 while (code := child.poll()) is None:
                     self.check_stop()

@@ -51,13 +51,6 @@ class _EndedError(Exception):
     """Raised when a worker is of no more use; says why its row has no score."""
 
 
-def main() -> None:
-    """Do the job."""
-    job = json.loads(Path(sys.argv[1]).read_text())
-    _become_subreaper()
-    Path(sys.argv[2]).write_text(json.dumps(_score(job)))
-
-
 def _score(job: dict[str, Any]) -> dict[str, Any]:
     """The result: with as many workers, one after another, as it takes."""
     rows, marks = job["rows"], list[Mark]()
@@ -232,4 +225,5 @@ def _become_subreaper() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _become_subreaper()
+    Path(sys.argv[2]).write_text(json.dumps(_score(json.loads(Path(sys.argv[1]).read_text()))))

