@@ -113,10 +113,7 @@ def python_tests(_instruction: str, answer: str, reference: str | None) -> float
 
 
 def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    if not found:
-        return None
-    bare = re.sub(r"[,_\s]", "", found[-1])
+    bare = re.sub(r"[,_\s]", "", (_NUMBER.findall(text) or [""])[-1])
     try:
         return float(Fraction(bare.removesuffix("%"))) / (100 if bare.endswith("%") else 1)
     except (ZeroDivisionError, OverflowError, ValueError):

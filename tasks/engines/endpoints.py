@@ -240,11 +240,8 @@ def endpoint_of(config: OpenAIEndpoint, field: str, concurrency: int) -> Endpoin
     Raises:
         MissingPrerequisite: the key is not there, or a variable is not set.
     """
-    key, price, secrets = (
-        keys.api_key(config.api_key_env, field, file=config.api_key_file),
-        price_of(config),
-        list[str](),
-    )
+    key, secrets = keys.api_key(config.api_key_env, field, file=config.api_key_file), list[str]()
+    price = price_of(config)
     # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
     per_million = price.in_mode(config.mode) if isinstance(price, Price) else Price(0.0, 0.0, source="nobody")
     headers, query, body = (

@@ -171,12 +171,10 @@ def _until(answer: str, stops: Json) -> str:
 
 
 def _main(job: Path, result: Path) -> None:
-    if "NLTK_DATA" not in os.environ:
-        # What IFEval's checker fetches goes into the environment, if it can be written, and not into a home folder.
-        folder = Path(sys.prefix, "nltk_data")
-        os.environ["NLTK_DATA"] = str(folder)
-        with contextlib.suppress(OSError):
-            folder.mkdir(exist_ok=True)
+    # What IFEval's checker fetches goes into the environment, if it can be written, and not into a home folder.
+    folder = os.environ.setdefault("NLTK_DATA", str(Path(sys.prefix, "nltk_data")))
+    with contextlib.suppress(OSError):
+        os.mkdir(folder)
     with contextlib.suppress(ImportError):
         # It draws by chance, so that an answer could be marked in two ways.
         from langdetect import DetectorFactory

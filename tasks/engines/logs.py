@@ -128,10 +128,8 @@ def _parse(line: str) -> tuple[str, int | None, str]:
     """Speaker, level and text of a line; no level where its form is not one that we know."""
     origin = _FROM.match(line)
     speaker, line = (origin[origin.lastindex or 0], line[origin.end() :]) if origin else ("", line)
-    for form in _FORMS:
-        if match := form.match(line):
-            return speaker, _LEVELS.get(match[1], logging.DEBUG), match[2]
-    return speaker, None, line
+    match = next(filter(None, (form.match(line) for form in _FORMS)), None)
+    return (speaker, _LEVELS.get(match[1], logging.DEBUG), match[2]) if match else (speaker, None, line)
 
 
 _ERROR = re.compile(r"\s*([\w.]*(Error|Exception)\b.*|Value error, .*|.*: (fatal )?error: .*)$")

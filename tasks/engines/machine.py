@@ -192,7 +192,6 @@ def share_out(gpus: list[str], workers: int) -> list[list[str]]:
     return [part.tolist() for part in np.array_split(gpus, workers)]
 
 
-BROKEN_AMX = "the processor advertises AMX but cannot execute it: training and student server do without"
 """What a user is told."""
 
 WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"}

@@ -144,7 +144,6 @@ class Launch:
     """All its variables, the key among them."""
     concurrency: int
     """Requests that it takes at once."""
-    start_timeout_seconds: float
     seed: bool = True
     """Whether it takes a seed."""
 
@@ -152,7 +151,8 @@ class Launch:
 class StudentServer(Students):
     """The `Students` that this process serves itself: a child that answers with one checkpoint at a time.
 
-    It is an OpenAI-compatible server, kept while the same checkpoint is asked for.
+    It is an OpenAI-compatible server, kept while the same checkpoint is asked for. Its engine has the field
+    `start_timeout_seconds`.
     """
 
     checkpoint: Path
@@ -250,7 +250,7 @@ class StudentServer(Students):
                 self._child = supervisor.start_child(
                     launch.command, env=launch.env, log_path=self._log_path, name=title
                 )
-                self._wait_until_healthy(self._child, url, launch.start_timeout_seconds)
+                self._wait_until_healthy(self._child, url)
                 self._warm_up(url, key)
         except BaseException:
             self._end()
@@ -289,7 +289,7 @@ class StudentServer(Students):
         if self._aborted:
             raise EngineError(f"the {self.served_as.title} was told to stop before it was ready")
 
-    def _wait_until_healthy(self, child: supervisor.Child, url: str, timeout_seconds: float) -> None:
+    def _wait_until_healthy(self, child: supervisor.Child, url: str) -> None:
         waited, reported, title = 0.0, 0.0, self.served_as.title
         for waited in waits_until_healthy(url):
             self._check_aborted()
@@ -299,7 +299,7 @@ class StudentServer(Students):
                     f"the {title} for {self.checkpoint} ended with exit code {code} before it was ready:\n"
                     f"{logs.last_words(child.output())}\nits log is {self._log_path}"
                 )
-            if waited > timeout_seconds:
+            if waited > self.engine.start_timeout_seconds:
                 raise EngineError(
                     f"the {title} for {self.checkpoint} is not ready after {waited:.0f} s; raise "
                     f"{self.served_as.field}.start_timeout_seconds if it only needs longer; its log is {self._log_path}"

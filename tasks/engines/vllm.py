@@ -115,7 +115,6 @@ class VllmServer(StudentServer):
             ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute()), *command],
             server_env(engine, environment, key),
             concurrency=copies * engine.concurrency,
-            start_timeout_seconds=engine.start_timeout_seconds,
             seed=environment.device == "cuda" if engine.seed is None else engine.seed,
         )
 
@@ -124,9 +123,11 @@ class VllmServer(StudentServer):
         """Interpreter and versions of the environment; ``field`` has the settings."""
         found = find_environment(engine, field)
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-        broken_amx = f"; {machine.BROKEN_AMX}" if found.broken_amx else ""
+        broken_amx = "; the processor advertises AMX but cannot execute it: training and student server do without"
         device = "GPUs" if found.device == "cuda" else "the CPU"
-        said = f"{versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx}"
+        said = (
+            f"{versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx if found.broken_amx else ''}"
+        )
         return Installed(f"{engine.python or engine.interpreter}: {said}", found.device)
 
 

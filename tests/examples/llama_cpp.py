@@ -85,7 +85,7 @@ class LlamaServer(StudentServer):
         steps = [*([shlex.join(convert)] if trained else []), f"exec {shlex.join(self._command(file, port))}"]
         env = offline_environment() | {"LLAMA_API_KEY": key}
         command = ["sh", "-c", " && ".join(['cd "$TMPDIR"', *steps])]
-        return Launch(command, env, engine.concurrency, engine.start_timeout_seconds)
+        return Launch(command, env, engine.concurrency)
 
     @classmethod
     def installed(cls, engine: LlamaCppEngine) -> Installed:
