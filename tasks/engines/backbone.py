@@ -199,8 +199,12 @@ def _of_hub(student: StudentConfig, cache: Path, field: str, *, fetched: bool) -
     from huggingface_hub import snapshot_download
 
     # Who keeps a hub cache has models in it already.
-    cache_dir = None if os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"} else cache / "hub"
-    fetch = partial(snapshot_download, student.backbone, revision=student.revision, cache_dir=cache_dir)
+    fetch = partial(
+        snapshot_download,
+        student.backbone,
+        revision=student.revision,
+        cache_dir=None if os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"} else cache / "hub",
+    )
     if not fetched:
         return Path(fetch(local_files_only=True))
     try:

@@ -68,12 +68,12 @@ def do_job(job: Json) -> Json:
         Refused: the harness has no such task, or it cannot be asked in a chat.
     """
     task = _load(job)
-    said = {
+    return {
         "harness": metadata.version("lm_eval"),
         "task_version": str(task.VERSION),
         "sampling": _sampling(task.config.generation_kwargs or {}),
+        **({"items": _items(task)} if job["answers"] is None else _marks(task, job["answers"])),
     }
-    return said | ({"items": _items(task)} if job["answers"] is None else _marks(task, job["answers"]))
 
 
 def _load(job: Json) -> Json:

@@ -230,8 +230,12 @@ def amx_is_broken(python: str, cpuinfo: Path = _CPUINFO) -> bool:
     """
     if not cpuinfo.exists() or "amx_tile" not in cpuinfo.read_text():
         return False
-    env = {name: value for name, value in keyless_environment().items() if name not in WITHOUT_AMX}
-    tried = subprocess.run([python, "-c", _MULTIPLY], capture_output=True, timeout=120, env=env)
+    tried = subprocess.run(
+        [python, "-c", _MULTIPLY],
+        capture_output=True,
+        timeout=120,
+        env={name: value for name, value in keyless_environment().items() if name not in WITHOUT_AMX},
+    )
     return tried.returncode == -signal.SIGILL
 
 

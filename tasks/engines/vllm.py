@@ -206,11 +206,10 @@ def server_command(
         "--data-parallel-size": copies if copies > 1 else None,
         "--chat-template": chat_template,
     }
-    words = [str(word) for option in options.items() if option[1] is not None for word in option]
     return [
         str(engine.interpreter),
         *(several if copies > 1 else [*one, "--model", str(checkpoint)]),
-        *words,
+        *(str(word) for option in options.items() if option[1] is not None for word in option),
         "--disable-uvicorn-access-log",
         "--no-enable-log-requests",
         *(["--enforce-eager"] if environment.is_eager(engine) else []),
