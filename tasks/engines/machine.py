@@ -170,10 +170,9 @@ def ask_nvidia(*query: str) -> list[str]:
             f"{GPUS_VARIABLE}= in the environment"
         ) from exc
     if done.returncode and _NO_DEVICES not in done.stdout:
-        lines = (done.stdout + done.stderr).splitlines()
-        said = [each.strip() for each in lines if each.strip()] or [f"exit code {done.returncode}"]
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
         raise MissingPrerequisite(
-            f"nvidia-smi fails ({said[-1]}); fix the driver, after an update by a restart of the machine, or hide the "
+            f"nvidia-smi fails ({said[-1].strip()}); fix the driver, after an update by a restart of the machine, or hide the "
             f"GPUs with {GPUS_VARIABLE}= in the environment"
         )
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
@@ -183,8 +182,8 @@ def ask_nvidia(*query: str) -> list[str]:
 def in_words() -> str:
     """The processor cores that this process may use, and the GPUs: `16 cores and 1 x NVIDIA H100 80GB HBM3`."""
     cores = len(os.sched_getaffinity(0))
-    gpus = Counter(_of_visible_gpus("name"))
-    return " and ".join([f"{cores} core{'s' * (cores > 1)}", *(f"{n} x {name}" for name, n in gpus.items())])
+    gpus = (f"{count} x {name}" for name, count in Counter(_of_visible_gpus("name")).items())
+    return " and ".join([f"{cores} core{'s' * (cores > 1)}", *gpus])
 
 
 def share_out(gpus: list[str], workers: int) -> list[list[str]]:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,10 +41,9 @@ def score_rows(verifier: VerifierConfig, rows: Sequence[Row], scripts: ScriptRun
         ConfigError: its module cannot be imported, or it ended the process that looks after it.
     """
     size = max(_ROWS_PER_CHILD, -(-len(rows) // _CORES))
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     with ThreadPoolExecutor(_CORES) as threads:
-        starts = range(0, len(rows), size)
-        found = threads.map(lambda start: _score_part(verifier, rows[start : start + size], scripts), starts)
-        return [mark for marks in found for mark in marks]
+        return list(chain.from_iterable(threads.map(lambda part: _score_part(verifier, part, scripts), parts)))
 
 
 def check_verifier(verifier: VerifierConfig) -> None:
