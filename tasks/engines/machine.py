@@ -172,8 +172,8 @@ def ask_nvidia(*query: str) -> list[str]:
     if done.returncode and _NO_DEVICES not in done.stdout:
         said = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
         raise MissingPrerequisite(
-            f"nvidia-smi fails ({said[-1].strip()}); fix the driver, after an update by a restart of the machine, or hide the "
-            f"GPUs with {GPUS_VARIABLE}= in the environment"
+            f"nvidia-smi fails ({said[-1].strip()}); fix the driver, after an update by a restart of the machine, or "
+            f"hide the GPUs with {GPUS_VARIABLE}= in the environment"
         )
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
 

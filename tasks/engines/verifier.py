@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +42,8 @@ def score_rows(verifier: VerifierConfig, rows: Sequence[Row], scripts: ScriptRun
     size = max(_ROWS_PER_CHILD, -(-len(rows) // _CORES))
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     with ThreadPoolExecutor(_CORES) as threads:
-        return list(chain.from_iterable(threads.map(lambda part: _score_part(verifier, part, scripts), parts)))
+        found = threads.map(lambda part: _score_part(verifier, part, scripts), parts)
+        return [mark for marks in found for mark in marks]
 
 
 def check_verifier(verifier: VerifierConfig) -> None:
