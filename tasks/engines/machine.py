@@ -6,9 +6,8 @@ bound and never listening). It is free again when that process ends, however it 
 Limits: Linux only; containers with a network of their own are machines of their own; programs that are none of ours
 are not waited for.
 
-Some virtual machines advertise AMX
-without having it: the first AMX instruction ends the process with SIGILL (oneDNN issue 5689). torch 2.13 and vLLM 0.32
-believe the processor, so children that compute are told to do without.
+Some virtual machines advertise AMX without having it: the first AMX instruction ends the process with SIGILL (oneDNN
+issue 5689). torch 2.13 and vLLM 0.32 believe the processor, so children that compute are told to do without.
 """
 
 import errno

@@ -111,8 +111,7 @@ class _Worker:
         # Without collecting it: until `close` its number belongs to it, and to its group.
         ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is not None:
-            how = "exit code" if ended.si_code == os.CLD_EXITED else "signal"
-            raise _EndedError(f"died: {how} {ended.si_status}")
+            raise _EndedError(f"died: {'exit code' if ended.si_code == os.CLD_EXITED else 'signal'} {ended.si_status}")
         if late:
             raise _EndedError(f"timeout: no score within {seconds:g} s")
         if len(psutil.Process().children(recursive=True)) > _MOST_PROCESSES:
