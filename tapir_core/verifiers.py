@@ -1,12 +1,11 @@
-"""The final result that an answer states, whether it is the reference, and the verifiers that are shipped.
+"""The final result that an answer states, whether it equals the reference, and the shipped verifiers.
 
-A verifier (`judge.verifier = "numeric"`) takes what a user's own takes: ``(instruction, answer, reference)`` → a score
-from 0 to 1, or nothing where it cannot say: without a reference, or with one that is not of its kind.
+A verifier (`judge.verifier = "numeric"`) has the arguments of a user's own: ``(instruction, answer, reference)`` → a
+score from 0 to 1, or None if it cannot score: without a reference, or with one that is not of its kind.
 
-Pure and strict: a result is read by its form, the same in other words is wrong. A response is correct only when its
-whole final result equals the reference in normal form. A result inside a sentence ("the sum is 91") does not count; a
-response that states its result as ``Answer: 91`` does. Letter case is ignored, so nothing that differs by case alone
-can be told apart.
+Pure and strict: a result is read by its form; the same result in other words is wrong. A response is correct only when
+its whole final result equals the reference in normal form. A result inside a sentence ("the sum is 91") does not count;
+a response that states its result as ``Answer: 91`` does. Letter case is ignored.
 """
 
 import json
@@ -82,7 +81,7 @@ def json_schema(_instruction: str, answer: str, reference: str | None) -> float 
     """
     if reference is None:
         return None
-    import jsonschema  # takes a moment, and few need it
+    import jsonschema  # slow to import, and rarely needed
 
     try:
         document = json.loads((_FENCED.findall(answer) or [answer])[-1])

@@ -1,4 +1,4 @@
-"""What a verifier says of answers: stages `verify` (the teacher's) and `verify_heldout`, and marks for other stages."""
+"""A verifier's marks of answers: stages `verify` (the teacher's) and `verify_heldout`, and marks for other stages."""
 
 from collections import Counter
 
@@ -35,9 +35,9 @@ def verify_heldout(run: RunFolder, at: StageAt) -> Worked:
 
 
 def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None, rows: pl.DataFrame) -> Worked:
-    """Marks of ``rows`` (instruction_id, instruction, reference, response) that have a response, in their order.
+    """Marks of the ``rows`` (instruction_id, instruction, reference, response) that have a response, in their order.
 
-    Without a verifier there are none. What it failed on is counted by kind.
+    No rows without a verifier. Its failures are counted by kind.
 
     Raises:
         ConfigError: it cannot be imported any more, or failed on more rows than `calls.max_failed_share` accepts.
@@ -81,5 +81,5 @@ def _with_answers(run: RunFolder, asked: StageAt, answered: StageAt) -> pl.DataF
 
 
 def wrong_answers(marks: pl.DataFrame) -> frozenset[str]:
-    """The instructions whose answers a verifier finds wrong."""
+    """The instructions whose answers are wrong by a verifier."""
     return frozenset(marks.filter(~pl.col("correct"))["instruction_id"])

@@ -1,8 +1,8 @@
-"""The address at which other machines reach what a GPU worker of this one serves: replicas, the ranks of a training.
+"""The address at which other machines reach this one's GPU worker: its replicas, the ranks of its training.
 
-They listen there and nowhere else. Unless the worker's environment names it, it is the address from which this machine
-reaches the Prefect server, or else the call store: in a container or a pod its own one on their network. Where both are
-on this machine, or the store is a file, everybody is here, and it is 127.0.0.1.
+They listen at this address only. The worker's environment may name it. Otherwise it is the address from which this
+machine reaches the Prefect server, or the call store; in a container or a pod, its address on their network. It is
+127.0.0.1 if both are on this machine, or if the store is a file.
 """
 
 import ipaddress
@@ -22,10 +22,10 @@ HOST_VARIABLE = "TAPIR_WORKER_HOST"
 
 
 def own_host(store: str) -> str:
-    """The address, or the name, of this machine for the others of a run whose call store has the URL ``store``.
+    """The address or name of this machine for the others of a run whose call store has the URL ``store``.
 
     Raises:
-        ConfigError: the environment names none that others could ask, or none can be found.
+        ConfigError: the environment names an address that others cannot reach, or there is no way to them.
     """
     if named := os.environ.get(HOST_VARIABLE):
         with suppress(ValueError):  # a name
@@ -41,17 +41,17 @@ def own_host(store: str) -> str:
 
 
 def interface_of(host: str) -> str:
-    """The network interface of this machine that has the address of ``host``, as gloo and NCCL are told it.
+    """The network interface that has the address of ``host``, for gloo and NCCL.
 
     Raises:
-        ConfigError: no interface has it.
+        ConfigError: no interface of this machine has it.
     """
     try:
         address = ipaddress.ip_address(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     except OSError as exc:
         raise ConfigError(f"{HOST_VARIABLE} = {host!r} has no address ({exc}); name this machine's own") from exc
     there = {each.address: name for name, all_of_it in psutil.net_if_addrs().items() for each in all_of_it}
-    # The loopback interface has all of 127.0.0.0/8, and lists one of it.
+    # The loopback interface has all of 127.0.0.0/8, and lists one address.
     interface = there.get(LOOPBACK if address.is_loopback else str(address))
     if interface is None:
         raise ConfigError(

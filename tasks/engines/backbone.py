@@ -1,11 +1,11 @@
 """The backbone as a folder that vLLM and the trainer load: where it comes from, its identity, its chat template.
 
-Three sources: the embedded student (converted once from its Python package), a local folder (checked, used as it
-is), a hub id (downloaded). Taken are weights in safetensors alone, and no model that brings code of its own: pickled
-weights and such code would run as us.
+Three sources: the embedded student (converted once from its Python package), a local folder (checked, not copied), a
+hub id (downloaded). Weights must be in safetensors, and the model must not bring code of its own: pickled weights and
+such code would run with our rights.
 
-The driver loads no weights. A child converts them: it runs this module (``python -m tasks.engines.backbone FILE.gguf
-FOLDER``), and its memory goes back when it ends.
+The driver loads no weights. A child process runs this module to convert them (``python -m tasks.engines.backbone
+FILE.gguf FOLDER``).
 """
 
 import fnmatch
@@ -47,25 +47,25 @@ _MATTERS = (
 """Files of a checkpoint that can change an answer; logs, optimizer states and training.json cannot."""
 
 _SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
-"""Files that name a model's own Python code, where it has some."""
+"""Files in which a model names Python code of its own."""
 
 
 def prepare_backbone(
     student: StudentConfig, cache: Path, *, fetched: bool = True, field: str = "student.backbone"
 ) -> Path:
-    """The folder of ``student.backbone``, made or fetched at first use, and checked.
+    """The folder of ``student.backbone``, checked; it is converted or downloaded at first use.
 
     Args:
         student: Names the backbone, its revision and its chat template.
-        cache: Folder for what is converted or downloaded; runs share it.
-        fetched: Whether it may be made or fetched now.
-        field: Of the configuration, which names it; a field `chat_template` stands beside.
+        cache: Folder for conversions and downloads; runs share it.
+        fetched: Whether it may be converted or downloaded now.
+        field: The configuration field that names the backbone; its section also has a field `chat_template`.
 
     Raises:
         ConfigError: a local folder is no checkpoint, or there is no chat template.
         MissingPrerequisite: the package or the hub cannot be reached.
         EngineError: the conversion failed.
-        FileNotFoundError: it is not here yet, and was not to be ``fetched``.
+        FileNotFoundError: it is not on this machine and ``fetched`` is false.
     """
     local = Path(student.backbone).expanduser()
     if student.backbone == EMBEDDED_STUDENT:
@@ -84,10 +84,10 @@ def prepare_backbone(
 
 
 def find_backbone(student: StudentConfig, cache: Path, *, field: str = "student.backbone") -> Path | None:
-    """The folder that `prepare_backbone` would give, if it is here already: nothing is converted or fetched.
+    """The folder that `prepare_backbone` would return, if it is on this machine; converts and downloads nothing.
 
     Raises:
-        ConfigError: a folder that is here is no checkpoint, or there is no chat template.
+        ConfigError: the folder is no checkpoint, or there is no chat template.
         MissingPrerequisite: the embedded student's package is not installed.
     """
     try:
@@ -101,7 +101,7 @@ def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
 
     Args:
         folder: The checkpoint.
-        chat_template: The file that replaces the checkpoint's own template, if one does.
+        chat_template: The file that replaces the checkpoint's own template, if any.
     """
     files = {path.name: path for path in folder.iterdir() if matters(path.name)}
     if chat_template:
@@ -172,7 +172,7 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
         raise FileNotFoundError(folder)
     log_path = cache / f"{folder.name}.log"
     cache.mkdir(parents=True, exist_ok=True)
-    # Two runs may convert at once: each in a folder of its own, and the first to finish names its result.
+    # Two runs may convert at once, each in its own folder; the first one to finish renames its result.
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{folder.name}.", suffix=".unfinished") as unfinished:
         made = Path(unfinished, "checkpoint").absolute()
         with supervisor.start_child(
@@ -198,7 +198,7 @@ def _of_hub(student: StudentConfig, cache: Path, field: str, *, fetched: bool) -
     import httpx2
     from huggingface_hub import snapshot_download
 
-    # Who keeps a hub cache has models in it already.
+    # A user with a hub cache may already have the model in it.
     fetch = partial(
         snapshot_download,
         student.backbone,
@@ -209,7 +209,7 @@ def _of_hub(student: StudentConfig, cache: Path, field: str, *, fetched: bool) -
         return Path(fetch(local_files_only=True))
     try:
         return Path(fetch(allow_patterns=list(_MATTERS)))
-    # All of the library's own errors are one of the first two; a connection that breaks on the way is the third.
+    # The library's own errors are subclasses of the first two; a broken connection is the third.
     except (OSError, ValueError, httpx2.HTTPError) as exc:
         said = str(exc).strip().partition("\n")[0]
         raise MissingPrerequisite(
@@ -220,13 +220,13 @@ def _of_hub(student: StudentConfig, cache: Path, field: str, *, fetched: bool) -
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write ``gguf`` to ``folder`` as a checkpoint that vLLM and TRL load; in a child, without a model hub."""
+    """Write ``gguf`` to ``folder`` as a checkpoint that vLLM and TRL load; runs in a child without a model hub."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
-    # The weights are plain bf16 by now; as long as these say otherwise, transformers refuses to save them.
+    # The weights are plain bf16 now; transformers refuses to save them while these say otherwise.
     model.config.quantization_config = None
     model.hf_quantizer = None
     model.is_quantized = False

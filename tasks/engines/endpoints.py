@@ -1,5 +1,5 @@
-"""Where a run asks: providers and what a token costs there, stand-ins and open models of its own, and a student that
-others serve.
+"""The endpoints that a run calls: providers with their prices, its own stand-ins and open models, a student that others
+serve.
 """
 
 import functools
@@ -36,9 +36,9 @@ _START_TIMEOUT_SECONDS = 60.0
 
 
 def look_for(base_url: str, field: str, own_proxy: str | None = None) -> MissingPrerequisite | None:
-    """Why nothing can be asked at an address, if nothing listens there; of one behind a proxy the proxy is looked at.
+    """The error of an address where nothing listens, or whose proxy does not listen; None if something does.
 
-    Makes a wrong address one clear error and not a thousand failures.
+    A wrong address becomes one clear error instead of a thousand failures.
 
     Raises:
         MissingPrerequisite: the proxy is no HTTP proxy.
@@ -68,11 +68,11 @@ def look_for(base_url: str, field: str, own_proxy: str | None = None) -> Missing
 
 
 class Endpoints:
-    """What the endpoints of one run have in common: its own servers, and which addresses were looked at.
+    """The servers that a run starts beside its student's, and the addresses that it has checked.
 
-    The models that a run serves on its own machine, its student among them, have the machine in turn. Who asks for
-    another one ends the server of the one before, also one that is being asked; stages that ask different ones
-    therefore wait for each other (`flows/steps.py`).
+    The models that a run serves on its own machine, its student included, have the machine in turn. Asking for another
+    model ends the server of the last one, even while that answers; stages that ask different models therefore wait for
+    each other (`flows/steps.py`).
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Endpoints:
         """Nothing starts yet.
 
         Args:
-            concurrency: Of each endpoint outside, and of stand-ins.
-            log_of: Where a server of this name writes.
-            cache: Folder for models that are converted or downloaded; runs share it.
-            report: Told how a start gets on.
+            concurrency: Of each provider and of stand-ins.
+            log_of: Name of a server → its log file.
+            cache: Folder for converted and downloaded models; runs share it.
+            report: Gets the progress of a start.
         """
         self.concurrency = concurrency
         self._log_of, self._cache, self._report = log_of, cache, report
@@ -105,10 +105,10 @@ class Endpoints:
         self._lock = threading.Lock()
 
     def reach(self, addresses: Sequence[str], field: str, proxy: str | None = None) -> None:
-        """Look once whether anything listens, or the proxy does.
+        """Check once whether anything listens at the addresses, or whether their proxy does.
 
         Raises:
-            MissingPrerequisite: nothing does, at none of them.
+            MissingPrerequisite: nothing listens at any of them.
         """
         with self._lock:
             refusals = [self._look_for(address, field, proxy) for address in addresses]
@@ -116,10 +116,10 @@ class Endpoints:
             raise refusals[0]
 
     def standin(self, settings: StandinEndpoint) -> Endpoint:
-        """The endpoint of a stand-in with these settings, started if none runs.
+        """The endpoint of a stand-in with these settings; it is started if none runs.
 
         Raises:
-            ConfigError: it is an earlier one than this version of tapir has.
+            ConfigError: the settings name another version of the stand-in.
             EngineError: it does not start; the message names its log.
         """
         if settings.version != STANDIN_VERSION:
@@ -135,7 +135,7 @@ class Endpoints:
         return Endpoint(base_url=f"{url}/v1", concurrency=self.concurrency, batch=settings.in_batches)
 
     def model(self, settings: VllmEndpoint, field: str) -> Endpoint:
-        """The endpoint of an open model, served once it is its turn.
+        """The endpoint of an open model; its server starts when it is the model's turn.
 
         Raises:
             TapirError: as `prepare_backbone` or `StudentServer.start`.
@@ -150,7 +150,7 @@ class Endpoints:
     def prepare(
         self, settings: VllmEndpoint, field: str, say: Callable[[str], object]
     ) -> tuple[vllm.VllmServer, student_server.Student]:
-        """The server of an open model, which does not start, and what it serves, converted or fetched at first use.
+        """The server of an open model, not started, and the checkpoint, converted or downloaded at first use.
 
         Raises:
             TapirError: as `prepare_backbone`.
@@ -171,23 +171,23 @@ class Endpoints:
             return self._models[settings]
 
     def in_turn(self, students: student_server.Students, student: student_server.Student) -> Endpoint:
-        """As `Students.endpoint`, once whatever else was served has ended."""
+        """As `Students.endpoint`, after the server of another model has ended."""
         with self._turn:
             if self._served is not students:
                 self.end_turn()
             self._served = students
-            # Nobody else starts meanwhile: the GPUs can be had once in a process too.
+            # Under the lock: only one server of this process can have the GPUs.
             return students.endpoint(student)
 
     def end_turn(self) -> None:
-        """End what is served, and return when its accelerators are free."""
+        """End the server whose turn it is, and return when its accelerators are free."""
         with self._turn:
             if self._served is not None:
                 self._served.stop()
                 self._served = None
 
     def abort(self) -> None:
-        """Make everybody who waits for an open model give up, from any thread."""
+        """Make all callers that wait for an open model give up; from any thread."""
         self._aborted = True
         for server, _ in list(self._models.values()):
             server.abort()
@@ -230,11 +230,11 @@ class Endpoints:
 
 
 def endpoint_of(config: OpenAIEndpoint, field: str, concurrency: int) -> Endpoint:
-    """The endpoint that a configuration describes, with its key and what environment variables hold.
+    """The endpoint that a configuration describes, with its key and the values of environment variables.
 
     Args:
-        config: What is called.
-        field: Names it in messages.
+        config: The configuration.
+        field: Its name in messages.
         concurrency: Most calls in flight to one of its addresses.
 
     Raises:
@@ -242,15 +242,15 @@ def endpoint_of(config: OpenAIEndpoint, field: str, concurrency: int) -> Endpoin
     """
     key, secrets = keys.api_key(config.api_key_env, field, file=config.api_key_file), list[str]()
     price = price_of(config)
-    # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
+    # Without a price 0 is booked: `missing_prices` then refuses a cap on USD.
     per_million = price.in_mode(config.mode) if isinstance(price, Price) else Price(0.0, 0.0, source="nobody")
     headers, query, body = (
         keys.with_environment(getattr(config, each), f"{field}.{each}", secrets)
         for each in ("headers", "query", "body_fields")
     )
-    # It may be a model on one processor: slow, and ended by what vLLM takes on a GPU only.
+    # It may be a model on one processor: slow, and vLLM crashes there on a seed.
     local = is_local(config.base_urls[0])
-    # What OpenAI's own models call the longest answer, and what most other servers know alone.
+    # OpenAI's own models want max_completion_tokens; most other servers know max_tokens only.
     of_openai = urlsplit(config.base_urls[0]).hostname == "api.openai.com"
     return Endpoint(
         base_url=config.base_urls[0],
@@ -279,10 +279,10 @@ def endpoint_of(config: OpenAIEndpoint, field: str, concurrency: int) -> Endpoin
 
 @by_kind(EndpointConfig)
 def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) -> EndpointSource:
-    """What gives an endpoint of the configuration when a call must be made; ``field`` names it in messages.
+    """Returns the endpoint of a configuration when a call must be made; ``field`` names it in messages.
 
     Raises:
-        MissingPrerequisite: its key is not there, or, when it is called, nothing listens.
+        MissingPrerequisite: its key is not set, or, when called, nothing listens.
     """
     raise NotImplementedError  # never runs: `by_kind` names the kind that lacks it
 

@@ -1,8 +1,8 @@
-"""Keys: where they are read, from the environment or a file, and that no child and no log gets them.
+"""Keys are read here, from the environment or a file, and kept out of child processes and logs.
 
-The key of a replica is derived by driver and worker from the fleet's secret, so that none of them sends it. The secret
-is ``TAPIR_FLEET_SECRET``, which every machine of a fleet must have alike, or else a file of this machine that is made
-when it is first needed. It stands in no argument, log, database or environment of an engine.
+Driver and worker derive the key of a replica from the fleet's secret, so it is never sent. The secret is
+``TAPIR_FLEET_SECRET``, the same on every machine of a fleet, or else a file of this machine, made when first needed. It
+is in no argument, log or database, and in no engine's environment.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ _SECRET = re.compile(
 )
 """Names of variables that hold secrets. TOKEN_THRESHOLD is vLLM's, and PWD alone is the working folder."""
 _UNNEEDED = re.compile(r"^(AWS|PREFECT)_")
-"""Families of variables of which an engine needs none."""
+"""Families of variables that no engine needs."""
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 """An address with a password in it, of a database, a proxy or a store."""
 _named: set[str] = set()
-"""Variables that this process was told to read a key from, whatever they are called."""
+"""Variables that a configuration names as holding a key, whatever they are called."""
 
 
 def keyless_environment() -> dict[str, str]:
@@ -61,10 +61,10 @@ def hide_keys(text: str) -> str:
 
 
 def api_key(variable: str | None, field: str, *, file: str | None = None) -> str | None:
-    """The key that a file holds, or else an environment variable; nothing where none is named.
+    """The key in a file, or in an environment variable; None if neither is named.
 
     Raises:
-        MissingPrerequisite: the variable is named and not set, or the file cannot be read or is empty.
+        MissingPrerequisite: the variable is not set, or the file cannot be read or is empty.
     """
     if file is None:
         remedy = ', or set the field to "" for a server without keys'
@@ -79,7 +79,7 @@ def api_key(variable: str | None, field: str, *, file: str | None = None) -> str
 
 
 def with_environment(value: Any, field: str, found: list[str]) -> Any:
-    """``value`` with what the variables hold that stand in it as ``{ env = "NAME" }``; adds those texts to ``found``.
+    """``value`` with each ``{ env = "NAME" }`` replaced by the variable's text, which is also added to ``found``.
 
     Raises:
         MissingPrerequisite: a variable is not set.
@@ -93,7 +93,7 @@ def with_environment(value: Any, field: str, found: list[str]) -> Any:
 
 
 def _held_by(variable: str, field: str, otherwise: str = "") -> str:
-    """What an environment variable holds that ``field`` names; from now on no child gets it."""
+    """The text of the environment variable that ``field`` names; from now on no child gets it."""
     _named.add(variable)
     if not (text := os.environ.get(variable)):
         raise errors.MissingPrerequisite(
@@ -130,9 +130,9 @@ def _secret(root: str) -> str:
 
 
 def _make(file: Path) -> None:
-    """Write the secret whole before it gets its name; of two processes the first one's stays."""
+    """Write a new secret, complete before it gets its name; of two processes the first one wins."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # A file of this kind is for its owner alone.
+    # Only its owner can read a file of this kind.
     with tempfile.NamedTemporaryFile("w", dir=file.parent) as unnamed:
         unnamed.write(secrets.token_hex(32))
         unnamed.flush()

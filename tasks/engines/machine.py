@@ -1,10 +1,9 @@
-"""What a child that computes may use of this machine: its GPUs, and its processor as it really is.
+"""What a child that computes may use of this machine: its GPUs, and what its processor really can do.
 
-GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` tell them. Runs, whatever their root or their user,
-wait for each other's (`hold_gpus`): each GPU is a name that the kernel lets one process have (an abstract Unix socket,
-bound and never listening). It is free again when that process ends, however it ends, and nothing is left behind.
-Limits: Linux only; containers with a network of their own are machines of their own; programs that are none of ours
-are not waited for.
+GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` name them. Runs wait for each other's GPUs
+(`hold_gpus`), whatever their root or user: a GPU in use is an abstract Unix socket, bound and never listening, that the
+kernel gives to one process and frees when that process ends. Limits: Linux only; a container with its own network is a
+machine of its own; other programs are not waited for.
 
 Some virtual machines advertise AMX without having it: the first AMX instruction ends the process with SIGILL (oneDNN
 issue 5689). torch 2.13 and vLLM 0.32 believe the processor, so children that compute are told to do without.
@@ -64,10 +63,10 @@ def gpu_names() -> list[str]:
 
 @contextmanager
 def hold_gpus(say: Callable[[str], object], check: Callable[[], object]) -> Iterator[None]:
-    """Have all GPUs that this process may use for the block, once nobody else has them; nothing on a machine without.
+    """Hold all GPUs that this process may use for the block, once no other run has them.
 
     Args:
-        say: Told which GPU is waited for.
+        say: Gets the GPU that is waited for.
         check: Called at each look; what it raises ends the wait.
     """
     with ExitStack() as held:
@@ -138,7 +137,7 @@ def _of_visible_gpus(what: str) -> list[str]:
 
 
 def _take(gpu: str) -> socket.socket | None:
-    """The name of a GPU; nothing while another process, or thread, has it."""
+    """The socket that reserves a GPU; None while another process or thread has it."""
     name = socket.socket(socket.AF_UNIX)
     try:
         name.bind(f"\0tapir-gpu-{gpu}")

@@ -1,8 +1,8 @@
-"""A server for the student as a child of ours, whatever program it is: started, warmed up, kept, swapped, ended.
+"""A server for the student as a child process: started, warmed up, kept, swapped, stopped.
 
-An engine adds how its program is started and what it needs here: a subclass of `StudentServer`. The evaluation of S_r
-and the answers of round r + 1 ask for the same checkpoint and so share one start. A server is stopped before training,
-which gets the whole machine.
+A subclass of `StudentServer` adds how an engine's program is started and what it needs on this machine. The evaluation
+of S_r and the answers of round r + 1 ask for the same checkpoint and share one start. A server is stopped before
+training, which gets the whole machine.
 """
 
 import logging
@@ -26,13 +26,13 @@ from tasks.engines import logs, machine, supervisor
 HOST = "127.0.0.1"
 
 ANSWER_SECONDS = 900.0
-"""For one answer. A processor may need minutes for it, and a server that ends is noticed without a time-out."""
+"""For one answer. A processor may need minutes, and a server that ends is noticed without a time-out."""
 
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
 
 Report = Callable[[str], None]
-"""Told how a start gets on."""
+"""Gets the progress of a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +44,23 @@ class Student:
     folder: Path
     """Its checkpoint, on this machine."""
     identity: str
-    """Under which its answers are stored."""
+    """The identity under which its answers are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What of an engine is on this machine."""
+    """The part of an engine that is installed on this machine."""
 
     in_words: str
     """Program, versions and settings, for `tapir doctor`."""
     device: Literal["cpu", "cuda"] | None
-    """What it was built for, if that can be told."""
+    """What it was built for, if known."""
 
 
 class Students(ABC):
-    """Gives endpoints for students. Thread-safe; where others serve them, there is nothing to start or to end.
+    """Gives endpoints for students. Thread-safe; starts and stops nothing if others serve them.
 
-    Asking for another student may end what answers with the last one: ask for one at a time.
+    Asking for another student may end the server of the last one: ask for one at a time.
     """
 
     def __init__(self, student: StudentConfig, log_path: Path, report: Report) -> None:
@@ -69,7 +69,7 @@ class Students(ABC):
         Args:
             student: Its engine says how answers are generated.
             log_path: Gets the output of what is started.
-            report: Told how a start gets on.
+            report: Gets the progress of a start.
         """
         self.student = student
         self.engine: Any = student.engine
@@ -78,7 +78,7 @@ class Students(ABC):
 
     @classmethod
     def installed(cls, engine: Any) -> Installed | None:
-        """What of ``engine`` is on this machine; nothing where none is needed. Loads nothing heavy.
+        """The installed part of ``engine``; None if it needs nothing here. Loads nothing heavy.
 
         Raises:
             MissingPrerequisite: its program is missing.
@@ -87,25 +87,25 @@ class Students(ABC):
 
     @property
     def in_words(self) -> str:
-        """What answers, and on which machine where that is this one."""
+        """What answers, with this machine if it serves."""
         return str(self.engine.in_words)
 
     @abstractmethod
     def endpoint(self, student: Student) -> Endpoint:
-        """The endpoint that answers with ``student``; what serves it is started if need be.
+        """The endpoint that answers with ``student``; its server is started if needed.
 
         Raises:
             TapirError: there is none.
         """
 
     def stop(self) -> None:  # noqa: B027  # who has started nothing has nothing to end
-        """End what was started, and return when its accelerators are free. It starts again when it is asked for."""
+        """Stop the server, and return when its accelerators are free. It starts again when asked for."""
 
     def abort(self) -> None:  # noqa: B027  # who has started nothing has nothing to end
-        """Make everybody who waits for an endpoint give up, from any thread."""
+        """Make all callers that wait for an endpoint give up; from any thread."""
 
     def close(self) -> None:
-        """End what was started; the last thing that is done."""
+        """Stop for good; the last call."""
         self.stop()
 
 
@@ -116,7 +116,7 @@ def serving(engine: StudentEngine) -> type[Students]:
 
 
 def serve(kind: type[StudentEngine], how: type[Students]) -> None:
-    """Say what serves the students of a kind of engine, and of those that are made of it and say nothing else."""
+    """Register what serves the students of a kind of engine and of its subclasses that register nothing else."""
     if lacking := ", ".join(sorted(getattr(how, "__abstractmethods__", ()))):
         raise TypeError(f"{how.__name__} lacks {lacking}; define what StudentServer says of it")
     serving.register(kind, lambda _: how)
@@ -124,14 +124,14 @@ def serve(kind: type[StudentEngine], how: type[Students]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ServedAs:
-    """What a server is called."""
+    """The names of a server."""
 
     model: str = SERVED_NAME
-    """By who asks it."""
+    """The model name that callers send."""
     title: str = "student server"
     """In messages."""
     field: str = "student.engine"
-    """Of the configuration, where its settings stand."""
+    """The configuration section with its settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Launch:
     env: dict[str, str]
     """All its variables, the key among them."""
     concurrency: int
-    """Requests that it takes at once."""
+    """Requests that it takes at the same time."""
     seed: bool = True
     """Whether it takes a seed."""
 
@@ -173,10 +173,10 @@ class StudentServer(Students):
         Args:
             student: Its engine says how answers are generated.
             log_path: Gets the server's output.
-            report: Told how a start gets on.
-            host: The one address at which it listens, and at which it is asked.
-            api_key: The only key that it takes; a random one for each start when there is none.
-            served_as: What it is called.
+            report: Gets the progress of a start.
+            host: The one address at which it listens.
+            api_key: The only key that it takes; unset: a random one for each start.
+            served_as: Its names.
         """
         super().__init__(student, log_path, report)
         self.host = host
@@ -187,7 +187,7 @@ class StudentServer(Students):
         self._endpoint: Endpoint | None = None
         self._aborted = False
         self._failures: dict[Path, TapirError] = {}
-        """Why a checkpoint's server did not start: said to everyone who asks, and not tried again for each of them."""
+        """Why a checkpoint's server did not start: every caller gets this error, and none tries again."""
         self._lock = threading.RLock()
 
     @abstractmethod
@@ -233,7 +233,7 @@ class StudentServer(Students):
                 raise
 
     def start(self, checkpoint: Path) -> Endpoint:
-        """Start a server for ``checkpoint`` once no other run has the GPUs, wait until it answers, warm it up.
+        """Start a server for ``checkpoint`` when no other run has the GPUs, wait until it answers, warm it up.
 
         Raises:
             TapirError: as `launch`.
@@ -266,18 +266,18 @@ class StudentServer(Students):
         return self._endpoint
 
     def stop(self) -> None:
-        """End the server and everything it started; nothing is left when this returns."""
+        """Stop the server and everything it started; nothing is left when this returns."""
         with self._lock:
             self._end()
 
     def abort(self) -> None:
-        """End the server also while another thread waits for its start; that thread then gets an EngineError."""
+        """Stop the server even while another thread waits for its start; that thread then gets an EngineError."""
         self._aborted = True
         self._end()
 
     def _end(self) -> None:
         try:
-            # What breaks in a server that is told to end is no error.
+            # Errors of a server that is told to stop are not reported.
             self._following.close()
         finally:
             if (child := self._child) is not None:
@@ -312,7 +312,7 @@ class StudentServer(Students):
         logs.tell(logging.INFO, f"{title} ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}")
 
     def _warm_up(self, url: str, key: str) -> None:
-        """One tiny answer: shows that template and key work, and pays what the first answer costs more."""
+        """Ask for one tiny answer: it shows that template and key work, and the first answer is the slowest."""
         title, hello = self.served_as.title, {"role": "user", "content": "Hello"}
         try:
             reply = httpx.post(
@@ -332,9 +332,9 @@ class StudentServer(Students):
 
 
 def waits_until_healthy(url: str) -> Iterator[float]:
-    """Seconds waited by now, again and again until the server of this machine says that it is ready."""
+    """Seconds waited so far, again and again until a server of this machine says that it is ready."""
     began = time.monotonic()
-    # Whatever proxy the environment names has no part in it.
+    # Without the proxy that the environment may name.
     with httpx.Client(base_url=url, trust_env=False) as client:
         while True:
             with suppress(httpx.HTTPError):
