@@ -109,11 +109,8 @@ class RunLease:
                 self._heart.stop()
                 self._patience.try_until_back(self._drop)
         except sa.exc.SQLAlchemyError as error:
-            logger.warning(
-                "the lease of run %s could not be given back (%s): it is free when this process has ended",
-                self._named["run_key"],
-                reason_of(error),
-            )
+            text = "the lease of run %s could not be given back (%s): it is free when this process has ended"
+            logger.warning(text, self._named["run_key"], reason_of(error))
         finally:
             self._engine.dispose()
 
@@ -169,18 +166,12 @@ class ReplicaRegistry:
     def ask(self, number: int, checkpoint: str) -> str:
         """Note that a replica of the student after round ``number`` is wanted; gives its id."""
         replica = secrets.token_hex(8)
+        unserved = {"base_url": "", "concurrency": 0, "leaving": False}
+        wanted = sa.insert(replicas).values(
+            id=replica, run_key=self.run_key, round=number, checkpoint=checkpoint, **unserved
+        )
         with self._changing() as connection:
-            wanted = sa.insert(replicas).values(
-                id=replica,
-                run_key=self.run_key,
-                round=number,
-                checkpoint=checkpoint,
-                base_url="",
-                concurrency=0,
-                leaving=False,
-                heartbeat=database_time(connection),
-            )
-            connection.execute(wanted)
+            connection.execute(wanted.values(heartbeat=database_time(connection)))
         return replica
 
     def take(self, replica: str) -> Replica | None:
@@ -192,17 +183,15 @@ class ReplicaRegistry:
 
     def serve(self, replica: str, base_url: str, concurrency: int) -> None:
         """Say where the replica of this process answers, and how many requests it takes at once."""
-        self.beat(replica, base_url=base_url, concurrency=concurrency)
+        self._change(replica, base_url=base_url, concurrency=concurrency)
 
-    def beat(self, replica: str, **values: Any) -> None:
-        """A sign of life of the replica of this process, with new ``values`` of its row."""
-        with self._changing() as connection:
-            beating = {"heartbeat": database_time(connection), **values}
-            connection.execute(sa.update(replicas).where(replicas.c.id == replica).values(beating))
+    def beat(self, replica: str) -> None:
+        """A sign of life of the replica of this process."""
+        self._change(replica)
 
     def abandon(self, replica: str) -> None:
         """Say that the process of a replica ends without a word about why: nobody need wait for its silence."""
-        self.beat(replica, base_url="", heartbeat=datetime.min)
+        self._change(replica, base_url="", heartbeat=datetime.min)
 
     def is_wanted(self, replica: str) -> bool:
         """Whether it is still there and not asked to leave."""
@@ -210,11 +199,7 @@ class ReplicaRegistry:
 
     def all(self) -> list[Replica]:
         """Every replica of the run, those that are gone included, in the order of their ids."""
-        same = ("id", "round", "checkpoint", "base_url", "concurrency", "leaving", "silent")
-        return [
-            Replica(**{name: row[name] for name in same}, holder=Holder.of(row) if row["host"] else None)
-            for row in self._read(sa.select(replicas).where(self._of_run).order_by(replicas.c.id))
-        ]
+        return [_replica(row) for row in self._read(sa.select(replicas).where(self._of_run).order_by(replicas.c.id))]
 
     def dismiss(self) -> list[str]:
         """Ask every replica to leave, and forget those that no worker has taken; gives the ids of the latter."""
@@ -238,6 +223,12 @@ class ReplicaRegistry:
         """Close the connections."""
         self._engine.dispose()
 
+    def _change(self, replica: str, **values: Any) -> None:
+        """Write values into a row, and a heartbeat unless one is among them."""
+        with self._changing() as connection:
+            changed = {"heartbeat": database_time(connection), **values}
+            connection.execute(sa.update(replicas).where(replicas.c.id == replica).values(changed))
+
     @contextmanager
     def _changing(self) -> Iterator[sa.Connection]:
         with explained(_UNREACHABLE), writing(self._engine) as connection:
@@ -246,3 +237,9 @@ class ReplicaRegistry:
     def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with explained(_UNREACHABLE), self._engine.connect() as connection:
             return with_silence(connection, query)
+
+
+def _replica(row: dict[str, Any]) -> Replica:
+    holder = Holder.of(row) if row["host"] else None
+    same = ("id", "round", "checkpoint", "base_url", "concurrency", "leaving", "silent")
+    return Replica(**{name: row[name] for name in same}, holder=holder)

@@ -66,12 +66,9 @@ def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None,
         (identity, score, None if score is None else score >= verifier.min_score, reason)
         for identity, (score, reason) in zip(rows["instruction_id"], marks, strict=True)
     ]
+    counts = {f"verifier_{kind}": float(count) for kind, count in sorted(kinds.items())}
     return Worked(
-        pl.DataFrame(table, schema=VERIFIED, orient="row"),
-        {
-            "verified": len(marks) - kinds.total(),
-            **{f"verifier_{kind}": float(count) for kind, count in sorted(kinds.items())},
-        },
+        pl.DataFrame(table, schema=VERIFIED, orient="row"), {"verified": len(marks) - kinds.total(), **counts}
     )
 
 

@@ -357,34 +357,6 @@ PanelRule = Literal["mean", "majority"]
 """`mean`: of all who scored. `majority`: of those who named the winner that most named; of all when none leads."""
 
 
-class TeacherConfig(Section):
-    """The strong LLM that labels, answers, expands and refines (the paper's oracle LLM)."""
-
-    endpoint: EndpointConfig
-    """Where it answers."""
-
-    answering: Sampling = Sampling(max_tokens=1024)
-    """Sampling of the plain answers."""
-
-    labelling: Sampling = Sampling(max_tokens=256)
-    """Sampling of the task-type labels."""
-
-    expanding: Sampling = Sampling(temperature=1.0, max_tokens=1024)
-    """Sampling of new instructions; each sample has an index of its own."""
-
-    refining: Sampling = Sampling(max_tokens=2048)
-    """Sampling of refined answers."""
-
-    terms: Free[str | None] = None
-    """Licence or terms under which its answers may be trained on; stands in the model card of `tapir export`."""
-
-    reasks: NonNegativeInt = 2
-    """Times that a reply which cannot be parsed (label, expansion) is asked for again."""
-
-    label_replies: ReplyForm = "text"
-    """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
-
-
 SHIPPED = ("exact", "numeric", "json_schema", "python_tests")
 """Functions of `tapir_core.verifiers`."""
 
@@ -461,6 +433,34 @@ class VerifierConfig(Section):
                 return None
             folders, found = list(spec.submodule_search_locations or []), spec.origin
         return found if found is not None and Path(found).is_file() else None
+
+
+class TeacherConfig(Section):
+    """The strong LLM that labels, answers, expands and refines (the paper's oracle LLM)."""
+
+    endpoint: EndpointConfig
+    """Where it answers."""
+
+    answering: Sampling = Sampling(max_tokens=1024)
+    """Sampling of the plain answers."""
+
+    labelling: Sampling = Sampling(max_tokens=256)
+    """Sampling of the task-type labels."""
+
+    expanding: Sampling = Sampling(temperature=1.0, max_tokens=1024)
+    """Sampling of new instructions; each sample has an index of its own."""
+
+    refining: Sampling = Sampling(max_tokens=2048)
+    """Sampling of refined answers."""
+
+    terms: Free[str | None] = None
+    """Licence or terms under which its answers may be trained on; stands in the model card of `tapir export`."""
+
+    reasks: NonNegativeInt = 2
+    """Times that a reply which cannot be parsed (label, expansion) is asked for again."""
+
+    label_replies: ReplyForm = "text"
+    """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
 
 
 class JudgeConfig(Section):
