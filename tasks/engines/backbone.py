@@ -182,9 +182,8 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
             cwd=supervisor.SOURCES,
             name="conversion of the backbone",
         ) as child:
-            code = child.wait()
-        if code != 0:
-            raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
+            if code := child.wait():
+                raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
         try:
             made.rename(folder)
         except OSError:

@@ -293,8 +293,7 @@ class StudentServer(Students):
         waited, reported, title = 0.0, 0.0, self.served_as.title
         for waited in waits_until_healthy(url):
             self._check_aborted()
-            code = child.poll()
-            if code is not None:
+            if (code := child.poll()) is not None:
                 raise EngineError(
                     f"the {title} for {self.checkpoint} ended with exit code {code} before it was ready:\n"
                     f"{logs.last_words(child.output())}\nits log is {self._log_path}"
