@@ -13,6 +13,7 @@ import tempfile
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Request
@@ -61,7 +62,7 @@ def time_ours(student: StudentConfig, checkpoint: Path, prompts: list[str], fold
     log_path = folder / "ours.log"
     students = VllmServer(student, log_path, print)
     with closing(students), CallEngine(store, calls, run="bench") as engine:
-        source = students.source(Student(BACKBONE, checkpoint, identity))
+        source = partial(students.endpoint, Student(BACKBONE, checkpoint, identity))
         began = time.perf_counter()
         source()
         start_seconds = time.perf_counter() - began

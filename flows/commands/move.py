@@ -112,11 +112,11 @@ def export(
     if push and "://" in folder.url:
         raise ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
     checkpoint = Storage(f"{run.storage.url}/{StageAt('train', number).folder}")
-    modelfile = write_modelfile(checkpoint, run.config.student)
-    texts = {MODEL_CARD: report.model_card(run, number, use)} | ({MODELFILE: modelfile.text} if modelfile.text else {})
+    modelfile, why = write_modelfile(checkpoint, run.config.student)
+    texts = {MODEL_CARD: report.model_card(run, number, use)} | ({MODELFILE: modelfile} if modelfile else {})
     written = export_student(run, number, folder, texts, on_file=say)
     say(f"{len(written)} files, all verified")
-    say("Modelfile for Ollama: " + (f"none, for {modelfile.why}" if modelfile.why else "never run with it"))
+    say("Modelfile for Ollama: " + (f"none, for {why}" if why else "never run with it"))
     of = f"{student_name(number)} of run {run.ref.name}"
     print_line(console, f"{of} is in {folder.url}")
     if push:

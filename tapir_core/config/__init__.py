@@ -36,6 +36,7 @@ from tapir_core.config.data import (
     StandinPool,
 )
 from tapir_core.config.roles import (
+    SHIPPED,
     STANDIN_VERSION,
     BatchConfig,
     EndpointConfig,
@@ -47,8 +48,9 @@ from tapir_core.config.roles import (
     ReplyForm,
     Sampling,
     StandinEndpoint,
+    VerifierConfig,
+    VerifierUse,
 )
 from tapir_core.config.run import BudgetConfig, CallsConfig, Caps, LoraConfig, RunConfig, TrainingConfig
 from tapir_core.config.served import VllmEndpoint
 from tapir_core.config.student import EMBEDDED_STUDENT, SERVED_NAME, StudentConfig, StudentEngine, VllmEngine
-from tapir_core.config.verifier import SHIPPED, VerifierConfig, VerifierUse

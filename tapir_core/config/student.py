@@ -1,6 +1,7 @@
 """The student: backbone, chat template, engine, sampling.
 
-An engine is declared by its configuration class; how it serves is found by this class in tasks/engines/students.py.
+An engine is declared by its configuration class; its server registers itself for this class (`serve` in
+tasks/engines/student_server.py).
 """
 
 import importlib.util

@@ -32,7 +32,7 @@ from tapir_core.prompts import Prompt
 from tapir_core.task_types import TASK_TYPES, RefinementFamily, TaskTypes, spelling
 from tapir_core.text import Unparsed
 from tapir_core.turns import EARLIER, MARKED, asks_with_control_token
-from tapir_core.verifiable import final_result, normalise_result, states_result
+from tapir_core.verifiers import final_result, normalise_result, states_result
 
 FROM_POOL = "from_pool"
 """In the counts of the plain answers: those that the pool brought with it."""

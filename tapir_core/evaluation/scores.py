@@ -19,7 +19,7 @@ from tapir_core.config import ACCURACY, NATURAL
 from tapir_core.evaluation.statistics import ALL, SHARE, Figure, mean_value, ratio_figure, share_figure
 from tapir_core.judging.estimates import NO_TASK_TYPE, Estimate, favoured_position
 from tapir_core.text import first_few, shorten
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 
 REPLIES = pl.Schema(
     {

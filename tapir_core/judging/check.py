@@ -27,7 +27,7 @@ from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sa
 from tapir_core.standin.family import Problem
 from tapir_core.standin.rules import grade
 from tapir_core.text import first_few
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 
 PairKind = Literal["wrong", "almost right", "no answer", "padded", "hostile"]
 PAIR_KINDS: tuple[PairKind, ...] = get_args(PairKind)

@@ -28,7 +28,7 @@ from tapir_core.standin.families import FAMILIES, draw_problem, recognise
 from tapir_core.standin.family import Problem
 from tapir_core.task_types import DEFINED, in_order
 from tapir_core.text import MISSING
-from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
+from tapir_core.verifiers import final_result, is_correct, normalise_result, states_result
 
 Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
 Preference = Literal["better", "first", "longer"]

@@ -31,7 +31,7 @@ from tapir_core.stages import StageAt
 from tapir_core.summary import types
 from tapir_core.summary.formats import round_name
 from tapir_core.task_types import in_order
-from tapir_core.verifiable import states_result
+from tapir_core.verifiers import states_result
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
 _UNFIT = ("teacher_below_floor", "student_better")

@@ -12,7 +12,7 @@ from tapir_core.run_state import judged_answers
 from tapir_core.stages import StageAt, usable_of
 from tapir_core.summary import RunReader, marks_on_test, types
 from tapir_core.summary.formats import student_name
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 
 _Change = tuple[bool | None, bool | None]
 

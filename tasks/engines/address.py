@@ -1,13 +1,14 @@
-"""The address at which other machines reach what a GPU worker of this one serves: replicas, the ranks of a training.
+"""The address at which other machines reach this one's GPU worker: its replicas, the ranks of its training.
 
-They listen there and nowhere else. Unless the worker's environment names it, it is the address from which this machine
-reaches the Prefect server, or else the call store: in a container or a pod its own one on their network. Where both are
-on this machine, or the store is a file, everybody is here, and it is 127.0.0.1.
+They listen at this address only. The worker's environment may name it. Otherwise it is the address from which this
+machine reaches the Prefect server, or the call store; in a container or a pod, its address on their network. It is
+127.0.0.1 if both are on this machine, or if the store is a file.
 """
 
 import ipaddress
 import os
 import socket
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import psutil
@@ -21,46 +22,42 @@ HOST_VARIABLE = "TAPIR_WORKER_HOST"
 
 
 def own_host(store: str) -> str:
-    """The address, or the name, of this machine for the others of a run whose call store has the URL ``store``.
+    """The address or name of this machine for the others of a run whose call store has the URL ``store``.
 
     Raises:
-        ConfigError: the environment names none that others could ask, or none can be found.
+        ConfigError: the environment names an address that others cannot reach, or there is no way to them.
     """
     if named := os.environ.get(HOST_VARIABLE):
-        return _checked(named)
-    others = (urlsplit(url).hostname for url in (os.environ.get("PREFECT_API_URL", ""), store))
-    towards = (_address_towards(other) for other in others if other)
-    return next((address for address in towards if not _is_loopback(address)), LOOPBACK)
+        with suppress(ValueError):  # a name
+            if ipaddress.ip_address(named).is_unspecified:
+                raise ConfigError(
+                    f"{HOST_VARIABLE} = {named!r} is no address that others can ask; name this machine's own"
+                )
+        return named
+    others = filter(None, (urlsplit(url).hostname for url in (os.environ.get("PREFECT_API_URL", ""), store)))
+    return next(
+        (each for each in map(_address_towards, others) if not ipaddress.ip_address(each).is_loopback), LOOPBACK
+    )
 
 
 def interface_of(host: str) -> str:
-    """The network interface of this machine that has the address of ``host``, as gloo and NCCL are told it.
+    """The network interface that has the address of ``host``, for gloo and NCCL.
 
     Raises:
-        ConfigError: no interface has it.
+        ConfigError: no interface of this machine has it.
     """
     try:
-        address = socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0]
+        address = ipaddress.ip_address(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     except OSError as exc:
         raise ConfigError(f"{HOST_VARIABLE} = {host!r} has no address ({exc}); name this machine's own") from exc
     there = {each.address: name for name, all_of_it in psutil.net_if_addrs().items() for each in all_of_it}
-    # The loopback interface has all of 127.0.0.0/8, and lists one of it.
-    interface = there.get(LOOPBACK if _is_loopback(str(address)) else str(address))
+    # The loopback interface has all of 127.0.0.0/8, and lists one address.
+    interface = there.get(LOOPBACK if address.is_loopback else str(address))
     if interface is None:
         raise ConfigError(
             f"no network interface of this machine has the address {address}; name one that it has in {HOST_VARIABLE}"
         )
     return interface
-
-
-def _checked(host: str) -> str:
-    try:
-        unspecified = ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return host  # a name
-    if unspecified:
-        raise ConfigError(f"{HOST_VARIABLE} = {host!r} is no address that others can ask; name this machine's own")
-    return host
 
 
 def _address_towards(other: str) -> str:
@@ -71,7 +68,3 @@ def _address_towards(other: str) -> str:
             return str(probe.getsockname()[0])
     except OSError as exc:
         raise ConfigError(f"no way to {other!r} ({exc}); name this machine's address in {HOST_VARIABLE}") from exc
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address).is_loopback

@@ -1,11 +1,11 @@
 """The backbone as a folder that vLLM and the trainer load: where it comes from, its identity, its chat template.
 
-Three sources: the embedded student (converted once from its Python package), a local folder (checked, used as it
-is), a hub id (downloaded). Taken are weights in safetensors alone, and no model that brings code of its own: pickled
-weights and such code would run as us.
+Three sources: the embedded student (converted once from its Python package), a local folder (checked, not copied), a
+hub id (downloaded). Weights must be in safetensors, and the model must not bring code of its own: pickled weights and
+such code would run with our rights.
 
-The driver loads no weights. A child converts them: it runs this module (``python -m tasks.engines.backbone FILE.gguf
-FOLDER``), and its memory goes back when it ends.
+The driver loads no weights. A child process runs this module to convert them (``python -m tasks.engines.backbone
+FILE.gguf FOLDER``).
 """
 
 import fnmatch
@@ -19,7 +19,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
+from tapir_core.config import EMBEDDED_STUDENT, StudentConfig, problems
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.installation import embedded_student_setup
 from tapir_core.storage import file_sha256
@@ -47,25 +47,25 @@ _MATTERS = (
 """Files of a checkpoint that can change an answer; logs, optimizer states and training.json cannot."""
 
 _SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
-"""Files that name a model's own Python code, where it has some."""
+"""Files in which a model names Python code of its own."""
 
 
 def prepare_backbone(
     student: StudentConfig, cache: Path, *, fetched: bool = True, field: str = "student.backbone"
 ) -> Path:
-    """The folder of ``student.backbone``, made or fetched at first use, and checked.
+    """The folder of ``student.backbone``, checked; it is converted or downloaded at first use.
 
     Args:
         student: Names the backbone, its revision and its chat template.
-        cache: Folder for what is converted or downloaded; runs share it.
-        fetched: Whether it may be made or fetched now.
-        field: Of the configuration, which names it; a field `chat_template` stands beside.
+        cache: Folder for conversions and downloads; runs share it.
+        fetched: Whether it may be converted or downloaded now.
+        field: The configuration field that names the backbone; its section also has a field `chat_template`.
 
     Raises:
         ConfigError: a local folder is no checkpoint, or there is no chat template.
         MissingPrerequisite: the package or the hub cannot be reached.
         EngineError: the conversion failed.
-        FileNotFoundError: it is not here yet, and was not to be ``fetched``.
+        FileNotFoundError: it is not on this machine and ``fetched`` is false.
     """
     local = Path(student.backbone).expanduser()
     if student.backbone == EMBEDDED_STUDENT:
@@ -84,10 +84,10 @@ def prepare_backbone(
 
 
 def find_backbone(student: StudentConfig, cache: Path, *, field: str = "student.backbone") -> Path | None:
-    """The folder that `prepare_backbone` would give, if it is here already: nothing is converted or fetched.
+    """The folder that `prepare_backbone` would return, if it is on this machine; converts and downloads nothing.
 
     Raises:
-        ConfigError: a folder that is here is no checkpoint, or there is no chat template.
+        ConfigError: the folder is no checkpoint, or there is no chat template.
         MissingPrerequisite: the embedded student's package is not installed.
     """
     try:
@@ -101,7 +101,7 @@ def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
 
     Args:
         folder: The checkpoint.
-        chat_template: The file that replaces the checkpoint's own template, if one does.
+        chat_template: The file that replaces the checkpoint's own template, if any.
     """
     files = {path.name: path for path in folder.iterdir() if matters(path.name)}
     if chat_template:
@@ -114,50 +114,42 @@ def matters(name: str) -> bool:
     return any(fnmatch.fnmatch(name, each) for each in _MATTERS)
 
 
-def find_chat_template(folder: Path) -> str | None:
-    """Where the checkpoint's own chat template stands, or nothing."""
-    for name in ("chat_template.jinja", "chat_template.json"):
-        if (folder / name).is_file():
-            return name
+def has_chat_template(folder: Path) -> bool:
+    """Whether the checkpoint has a chat template of its own."""
     settings = folder / "tokenizer_config.json"
-    if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("chat_template"):
-        return settings.name
-    return None
+    return any((folder / each).is_file() for each in ("chat_template.jinja", "chat_template.json")) or (
+        settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
+    )
 
 
 def _check(folder: Path, student: StudentConfig, field: str) -> None:
     where, template = f"{field} = {student.backbone!r}", student.template
     template_field = f"{field.rpartition('.')[0]}.chat_template"
     names = {path.name for path in folder.iterdir()}
-    checks = [
-        (
-            "config.json" not in names,
-            f"{where}: {folder} has no config.json; give a folder in the format of transformers",
+    wrong = {
+        f"{where}: {folder} has no config.json; give a folder in the format of transformers": (
+            "config.json" not in names
         ),
-        (
-            not fnmatch.filter(names, _WEIGHTS),
-            f"{where}: {folder} has no weights in safetensors; other kinds (.bin, .pt) are pickled, and may run code "
-            "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)",
+        f"{where}: {folder} has no weights in safetensors; other kinds (.bin, .pt) are pickled, and may run code "
+        "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)": (
+            not fnmatch.filter(names, _WEIGHTS)
         ),
-        (names.isdisjoint(_TOKENIZERS), f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})"),
-        (
-            template is not None and not template.is_file(),
-            f"{template_field} = {student.chat_template!r}: no such file; give a Jinja file",
+        f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})": names.isdisjoint(_TOKENIZERS),
+        f"{template_field} = {student.chat_template!r}: no such file; give a Jinja file": (
+            template is not None and not template.is_file()
         ),
-        (
-            template is None and find_chat_template(folder) is None,
-            f"{where} has no chat template; set {template_field} to a Jinja file that holds one",
+        f"{where} has no chat template; set {template_field} to a Jinja file that holds one": (
+            template is None and not has_chat_template(folder)
         ),
-    ]
-    problems = [problem for lacks, problem in checks if lacks]
-    problems += [
+    } | {
         f"{where}: {name} names code of the model's own (auto_map), which is never run; take a model that transformers "
-        "and vLLM know. If they know this one, remove auto_map from a copy of the folder"
+        "and vLLM know. If they know this one, remove auto_map from a copy of the folder": (
+            b'"auto_map"' in (folder / name).read_bytes()
+        )
         for name in sorted(names & _SAY_CODE)
-        if b'"auto_map"' in (folder / name).read_bytes()
-    ]
-    if problems:
-        raise ConfigError(problems)
+    }
+    if found := problems(wrong):
+        raise ConfigError(found)
 
 
 def _embedded(cache: Path, *, fetched: bool) -> Path:
@@ -180,17 +172,18 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
         raise FileNotFoundError(folder)
     log_path = cache / f"{folder.name}.log"
     cache.mkdir(parents=True, exist_ok=True)
-    # Two runs may convert at once: each in a folder of its own, and the first to finish names its result.
+    # Two runs may convert at once, each in its own folder; the first one to finish renames its result.
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{folder.name}.", suffix=".unfinished") as unfinished:
         made = Path(unfinished, "checkpoint").absolute()
-        argv = [sys.executable, "-m", "tasks.engines.backbone", str(files[0]), str(made)]
-        name = "conversion of the backbone"
         with supervisor.start_child(
-            argv, env=keys.offline_environment(), log_path=log_path, cwd=supervisor.SOURCES, name=name
+            [sys.executable, "-m", "tasks.engines.backbone", str(files[0]), str(made)],
+            env=keys.offline_environment(),
+            log_path=log_path,
+            cwd=supervisor.SOURCES,
+            name="conversion of the backbone",
         ) as child:
-            code = child.wait()
-        if code != 0:
-            raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
+            if code := child.wait():
+                raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
         try:
             made.rename(folder)
         except OSError:
@@ -204,14 +197,18 @@ def _of_hub(student: StudentConfig, cache: Path, field: str, *, fetched: bool) -
     import httpx2
     from huggingface_hub import snapshot_download
 
-    # Who keeps a hub cache has models in it already.
-    cache_dir = None if os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"} else cache / "hub"
-    fetch = partial(snapshot_download, student.backbone, revision=student.revision, cache_dir=cache_dir)
+    # A user with a hub cache may already have the model in it.
+    fetch = partial(
+        snapshot_download,
+        student.backbone,
+        revision=student.revision,
+        cache_dir=None if os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"} else cache / "hub",
+    )
     if not fetched:
         return Path(fetch(local_files_only=True))
     try:
         return Path(fetch(allow_patterns=list(_MATTERS)))
-    # All of the library's own errors are one of the first two; a connection that breaks on the way is the third.
+    # The library's own errors are subclasses of the first two; a broken connection is the third.
     except (OSError, ValueError, httpx2.HTTPError) as exc:
         said = str(exc).strip().partition("\n")[0]
         raise MissingPrerequisite(
@@ -222,13 +219,13 @@ def _of_hub(student: StudentConfig, cache: Path, field: str, *, fetched: bool) -
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write ``gguf`` to ``folder`` as a checkpoint that vLLM and TRL load; in a child, without a model hub."""
+    """Write ``gguf`` to ``folder`` as a checkpoint that vLLM and TRL load; runs in a child without a model hub."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
-    # The weights are plain bf16 by now; as long as these say otherwise, transformers refuses to save them.
+    # The weights are plain bf16 now; transformers refuses to save them while these say otherwise.
     model.config.quantization_config = None
     model.hf_quantizer = None
     model.is_quantized = False

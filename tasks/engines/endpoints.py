@@ -1,5 +1,5 @@
-"""Where a run asks: providers and what a token costs there, stand-ins and open models of its own, and a student that
-others serve.
+"""The endpoints that a run calls: providers with their prices, its own stand-ins and open models, a student that others
+serve.
 """
 
 import functools
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from tapir_core.calls import Endpoint, EndpointSource
@@ -24,12 +23,12 @@ from tapir_core.config import (
     VllmEndpoint,
     by_kind,
 )
+from tapir_core.config.student import EndpointEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
 from tapir_core.prices import Price, price_of
 from tapir_core.proxies import proxy_before
 from tasks.engines import backbone, keys, logs, student_server, supervisor, vllm
-from tasks.engines.turns import Turns
 
 _PAUSES_SECONDS = (0.0, 1.0, 1.0)
 """Before each look at an address."""
@@ -37,9 +36,9 @@ _START_TIMEOUT_SECONDS = 60.0
 
 
 def look_for(base_url: str, field: str, own_proxy: str | None = None) -> MissingPrerequisite | None:
-    """Why nothing can be asked at an address, if nothing listens there; of one behind a proxy the proxy is looked at.
+    """The error of an address where nothing listens, or whose proxy does not listen; None if something does.
 
-    Makes a wrong address one clear error and not a thousand failures.
+    A wrong address becomes one clear error instead of a thousand failures.
 
     Raises:
         MissingPrerequisite: the proxy is no HTTP proxy.
@@ -69,7 +68,12 @@ def look_for(base_url: str, field: str, own_proxy: str | None = None) -> Missing
 
 
 class Endpoints:
-    """What the endpoints of one run have in common: its own servers, and which addresses were looked at."""
+    """The servers that a run starts beside its student's, and the addresses that it has checked.
+
+    The models that a run serves on its own machine, its student included, have the machine in turn. Asking for another
+    model ends the server of the last one, even while that answers; stages that ask different models therefore wait for
+    each other (`flows/steps.py`).
+    """
 
     def __init__(
         self,
@@ -77,24 +81,23 @@ class Endpoints:
         log_of: Callable[[str], Path],
         cache: Path,
         *,
-        turns: Turns | None = None,
         report: student_server.Report = lambda _: None,
     ) -> None:
         """Nothing starts yet.
 
         Args:
-            concurrency: Of each endpoint outside, and of stand-ins.
-            log_of: Where a server of this name writes.
-            cache: Folder for models that are converted or downloaded; runs share it.
-            turns: What it shares with the run's student.
-            report: Told how a start gets on.
+            concurrency: Of each provider and of stand-ins.
+            log_of: Name of a server → its log file.
+            cache: Folder for converted and downloaded models; runs share it.
+            report: Gets the progress of a start.
         """
         self.concurrency = concurrency
         self._log_of, self._cache, self._report = log_of, cache, report
-        self._turns = turns or Turns()
-        self._models: dict[VllmEndpoint, vllm.VllmServer] = {}
-        self._folders: dict[VllmEndpoint, Path] = {}
+        self._models: dict[VllmEndpoint, tuple[vllm.VllmServer, student_server.Student]] = {}
         self._preparing = threading.Lock()
+        self._served: student_server.Students | None = None
+        """Whose turn it is."""
+        self._turn = threading.RLock()
         self._aborted = False
         self._standins: dict[StandinEndpoint, tuple[supervisor.Child, str]] = {}
         self._started = ExitStack()
@@ -102,10 +105,10 @@ class Endpoints:
         self._lock = threading.Lock()
 
     def reach(self, addresses: Sequence[str], field: str, proxy: str | None = None) -> None:
-        """Look once whether anything listens, or the proxy does.
+        """Check once whether anything listens at the addresses, or whether their proxy does.
 
         Raises:
-            MissingPrerequisite: nothing does, at none of them.
+            MissingPrerequisite: nothing listens at any of them.
         """
         with self._lock:
             refusals = [self._look_for(address, field, proxy) for address in addresses]
@@ -113,10 +116,10 @@ class Endpoints:
             raise refusals[0]
 
     def standin(self, settings: StandinEndpoint) -> Endpoint:
-        """The endpoint of a stand-in with these settings, started if none runs.
+        """The endpoint of a stand-in with these settings; it is started if none runs.
 
         Raises:
-            ConfigError: it is an earlier one than this version of tapir has.
+            ConfigError: the settings name another version of the stand-in.
             EngineError: it does not start; the message names its log.
         """
         if settings.version != STANDIN_VERSION:
@@ -132,45 +135,67 @@ class Endpoints:
         return Endpoint(base_url=f"{url}/v1", concurrency=self.concurrency, batch=settings.in_batches)
 
     def model(self, settings: VllmEndpoint, field: str) -> Endpoint:
-        """The endpoint of an open model, served once it is its turn.
+        """The endpoint of an open model; its server starts when it is the model's turn.
 
         Raises:
             TapirError: as `prepare_backbone` or `StudentServer.start`.
         """
-        folder = self.prepare(settings, field, self._report)
-        with self._lock:
-            if self._aborted:
-                raise EngineError("the teacher's server was told to stop")
-            if settings not in self._models:
-                served_as = student_server.ServedAs(settings.model, "teacher's server", field)
-                log = self._log_of("teacher")
-                self._models[settings] = vllm.VllmServer(settings.as_student, log, self._report, served_as=served_as)
-            server = self._models[settings]
-        endpoint = self._turns.endpoint(server, student_server.Student(BACKBONE, folder, ""))
+        endpoint = self.in_turn(*self.prepare(settings, field, self._report))
         secrets = list[str]()
         body = keys.with_environment(settings.extra_body, f"{field}.extra_body", secrets)
-        more = tuple(secrets)
-        return replace(endpoint, body_fields=body, thinking=settings.thinking, more_secrets=more, is_slow=True)
+        return replace(
+            endpoint, body_fields=body, thinking=settings.thinking, more_secrets=tuple(secrets), is_slow=True
+        )
 
-    def prepare(self, settings: VllmEndpoint, field: str, say: Callable[[str], object]) -> Path:
-        """The folder of an open model, converted or fetched at first use; raises what `prepare_backbone` does."""
+    def prepare(
+        self, settings: VllmEndpoint, field: str, say: Callable[[str], object]
+    ) -> tuple[vllm.VllmServer, student_server.Student]:
+        """The server of an open model, not started, and the checkpoint, converted or downloaded at first use.
+
+        Raises:
+            TapirError: as `prepare_backbone`.
+        """
         with self._preparing:
-            if settings not in self._folders:
+            if settings not in self._models:
                 say(f"preparing {settings.model}")
-                found = backbone.prepare_backbone(settings.as_student, self._cache, field=f"{field}.model")
-                self._folders[settings] = found
-            return self._folders[settings]
+                folder = backbone.prepare_backbone(settings.as_student, self._cache, field=f"{field}.model")
+                server = vllm.VllmServer(
+                    settings.as_student,
+                    self._log_of("teacher"),
+                    self._report,
+                    served_as=student_server.ServedAs(settings.model, "teacher's server", field),
+                )
+                self._models[settings] = server, student_server.Student(BACKBONE, folder, "")
+            if self._aborted:
+                raise EngineError("the teacher's server was told to stop")
+            return self._models[settings]
+
+    def in_turn(self, students: student_server.Students, student: student_server.Student) -> Endpoint:
+        """As `Students.endpoint`, after the server of another model has ended."""
+        with self._turn:
+            if self._served is not students:
+                self.end_turn()
+            self._served = students
+            # Under the lock: only one server of this process can have the GPUs.
+            return students.endpoint(student)
+
+    def end_turn(self) -> None:
+        """End the server whose turn it is, and return when its accelerators are free."""
+        with self._turn:
+            if self._served is not None:
+                self._served.stop()
+                self._served = None
 
     def abort(self) -> None:
-        """Make everybody who waits for an open model give up, from any thread."""
+        """Make all callers that wait for an open model give up; from any thread."""
         self._aborted = True
-        for server in list(self._models.values()):
+        for server, _ in list(self._models.values()):
             server.abort()
 
     def close(self) -> None:
         """End every server that was started."""
         with self._lock:
-            for server in self._models.values():
+            for server, _ in list(self._models.values()):
                 server.close()
             self._models.clear()
             self._started.close()
@@ -188,9 +213,11 @@ class Endpoints:
                 "--prefers": settings.prefers,
                 "--latency-ms": settings.latency_ms,
             }
-            argv = [sys.executable, "-m", "tapir_core.standin.server"]
-            argv += [str(word) for pair in arguments.items() for word in pair]
-            argv += [] if settings.logprobs else ["--no-logprobs"]
+            argv = [
+                *(sys.executable, "-m", "tapir_core.standin.server"),
+                *(str(word) for pair in arguments.items() for word in pair),
+                *([] if settings.logprobs else ["--no-logprobs"]),
+            ]
             env, url = keys.keyless_environment(), f"http://{student_server.HOST}:{port}"
             child = supervisor.start_child(argv, env=env, log_path=log, name="stand-in")
             self._standins[settings] = child, url
@@ -202,55 +229,71 @@ class Endpoints:
         return url
 
 
-def as_configured(endpoint: OpenAIEndpoint, field: str) -> dict[str, Any]:
-    """What an endpoint is called with as its configuration says, with what environment variables hold in it.
+def endpoint_of(config: OpenAIEndpoint, field: str, concurrency: int) -> Endpoint:
+    """The endpoint that a configuration describes, with its key and the values of environment variables.
+
+    Args:
+        config: The configuration.
+        field: Its name in messages.
+        concurrency: Most calls in flight to one of its addresses.
 
     Raises:
-        MissingPrerequisite: a variable is not set.
+        MissingPrerequisite: the key is not there, or a variable is not set.
     """
-    secrets = list[str]()
-    sent = {each: keys.with_environment(getattr(endpoint, each), f"{field}.{each}", secrets) for each in _SENT}
-    return {name: getattr(endpoint, name) for name in _SAME} | sent | {"more_secrets": tuple(secrets)}
+    key, secrets = keys.api_key(config.api_key_env, field, file=config.api_key_file), list[str]()
+    price = price_of(config)
+    # Without a price 0 is booked: `missing_prices` then refuses a cap on USD.
+    per_million = price.in_mode(config.mode) if isinstance(price, Price) else Price(0.0, 0.0, source="nobody")
+    headers, query, body = (
+        keys.with_environment(getattr(config, each), f"{field}.{each}", secrets)
+        for each in ("headers", "query", "body_fields")
+    )
+    # It may be a model on one processor: slow, and vLLM crashes there on a seed.
+    local = is_local(config.base_urls[0])
+    # OpenAI's own models want max_completion_tokens; most other servers know max_tokens only.
+    of_openai = urlsplit(config.base_urls[0]).hostname == "api.openai.com"
+    return Endpoint(
+        base_url=config.base_urls[0],
+        more_base_urls=config.base_urls[1:],
+        concurrency=concurrency,
+        api_key=key,
+        api_key_env=config.api_key_env,
+        api_key_file=config.api_key_file,
+        key_header=config.key_header,
+        headers=headers,
+        query=query,
+        body_fields=body,
+        more_secrets=tuple(secrets),
+        proxy=config.proxy,
+        thinking=config.thinking,
+        tokens_field=config.tokens_field or ("max_completion_tokens" if of_openai else "max_tokens"),
+        seed=not local if config.seed is None else config.seed,
+        is_slow=local,
+        requests_per_minute=config.requests_per_minute,
+        tokens_per_minute=config.tokens_per_minute,
+        usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens,
+        usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens,
+        batch=config.in_batches,
+    )
 
 
 @by_kind(EndpointConfig)
 def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) -> EndpointSource:
-    """What gives an endpoint of the configuration when a call must be made; ``field`` names it in messages.
+    """Returns the endpoint of a configuration when a call must be made; ``field`` names it in messages.
 
     Raises:
-        MissingPrerequisite: its key is not there, or, when it is called, nothing listens.
+        MissingPrerequisite: its key is not set, or, when called, nothing listens.
     """
     raise NotImplementedError  # never runs: `by_kind` names the kind that lacks it
 
 
 @endpoint_source.register
 def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
-    key, price = keys.api_key(endpoint.api_key_env, field, file=endpoint.api_key_file), price_of(endpoint)
-    # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
-    per_million = price.in_mode(endpoint.mode) if isinstance(price, Price) else None
-
-    configured = as_configured(endpoint, field)
-    # What OpenAI's own models call the longest answer, and what most other servers know alone.
-    of_openai = urlsplit(endpoint.base_urls[0]).hostname == "api.openai.com"
-
-    # It may be a model on one processor: slow, and ended by what vLLM takes on a GPU only.
-    local = is_local(endpoint.base_urls[0])
+    configured = endpoint_of(endpoint, field, endpoints.concurrency)
 
     def source() -> Endpoint:
-        endpoints.reach(endpoint.base_urls, field, endpoint.proxy)
-        return Endpoint(
-            base_url=endpoint.base_urls[0],
-            more_base_urls=endpoint.base_urls[1:],
-            concurrency=endpoints.concurrency,
-            api_key=key,
-            seed=not local if endpoint.seed is None else endpoint.seed,
-            is_slow=local,
-            tokens_field=endpoint.tokens_field or ("max_completion_tokens" if of_openai else "max_tokens"),
-            usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
-            usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
-            batch=endpoint.in_batches,
-            **configured,
-        )
+        endpoints.reach(configured.base_urls, field, configured.proxy)
+        return configured
 
     return source
 
@@ -265,21 +308,19 @@ def _(endpoint: VllmEndpoint, endpoints: Endpoints, field: str) -> EndpointSourc
     return lambda: endpoints.model(endpoint, field)
 
 
-_SAME = (
-    *("api_key_env", "api_key_file", "key_header", "proxy", "thinking"),
-    *("requests_per_minute", "tokens_per_minute"),
-)
-"""Fields that an endpoint has as its configuration has them."""
-_SENT = ("headers", "query", "body_fields")
-"""Fields that go out with every request, in which environment variables may be named."""
-
-
 class EndpointStudents(student_server.Students):
     """The `Students` of an engine that others run."""
 
     def endpoint(self, _student: student_server.Student) -> Endpoint:
         """As `Students.endpoint`; raises MissingPrerequisite when the server's key is not set."""
-        url, variable = self.engine.base_url, self.engine.api_key_env
-        key = keys.api_key(variable, "student.engine")
-        seed = not is_local(url) if self.engine.seed is None else self.engine.seed
-        return Endpoint(url, self.engine.concurrency, api_key=key, api_key_env=variable, seed=seed)
+        engine: EndpointEngine = self.engine
+        return Endpoint(
+            engine.base_url,
+            engine.concurrency,
+            api_key=keys.api_key(engine.api_key_env, "student.engine"),
+            api_key_env=engine.api_key_env,
+            seed=not is_local(engine.base_url) if engine.seed is None else engine.seed,
+        )
+
+
+student_server.serve(EndpointEngine, EndpointStudents)

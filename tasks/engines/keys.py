@@ -1,8 +1,8 @@
-"""Keys: where they are read, from the environment or a file, and that no child and no log gets them.
+"""Keys are read here, from the environment or a file, and kept out of child processes and logs.
 
-The key of a replica is derived by driver and worker from the fleet's secret, so that none of them sends it. The secret
-is ``TAPIR_FLEET_SECRET``, which every machine of a fleet must have alike, or else a file of this machine that is made
-when it is first needed. It stands in no argument, log, database or environment of an engine.
+Driver and worker derive the key of a replica from the fleet's secret, so it is never sent. The secret is
+``TAPIR_FLEET_SECRET``, the same on every machine of a fleet, or else a file of this machine, made when first needed. It
+is in no argument, log or database, and in no engine's environment.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ _SECRET = re.compile(
 )
 """Names of variables that hold secrets. TOKEN_THRESHOLD is vLLM's, and PWD alone is the working folder."""
 _UNNEEDED = re.compile(r"^(AWS|PREFECT)_")
-"""Families of variables of which an engine needs none."""
+"""Families of variables that no engine needs."""
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 """An address with a password in it, of a database, a proxy or a store."""
 _named: set[str] = set()
-"""Variables that this process was told to read a key from, whatever they are called."""
+"""Variables that a configuration names as holding a key, whatever they are called."""
 
 
 def keyless_environment() -> dict[str, str]:
@@ -61,53 +61,46 @@ def hide_keys(text: str) -> str:
 
 
 def api_key(variable: str | None, field: str, *, file: str | None = None) -> str | None:
-    """The key that a file holds, or else an environment variable; nothing where none is named.
+    """The key in a file, or in an environment variable; None if neither is named.
 
     Raises:
-        MissingPrerequisite: the variable is named and not set, or the file cannot be read or is empty.
+        MissingPrerequisite: the variable is not set, or the file cannot be read or is empty.
     """
-    if file is not None:
-        return _key_in(Path(file), field)
-    if not variable:
-        return None
-    _named.add(variable)
-    key = os.environ.get(variable)
+    if file is None:
+        remedy = ', or set the field to "" for a server without keys'
+        return _held_by(variable, f"{field}.api_key_env", remedy) if variable else None
+    try:
+        key = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise errors.MissingPrerequisite(f"{field}.api_key_file = {file!r} cannot be read: {exc}") from exc
     if not key:
-        raise errors.MissingPrerequisite(
-            f"{field}.api_key_env names the environment variable {variable!r}, which is not set; "
-            f'run `export {variable}=…`, or set the field to "" for a server without keys'
-        )
+        raise errors.MissingPrerequisite(f"{field}.api_key_file = {file!r} is empty; write the key into it")
     return key
 
 
 def with_environment(value: Any, field: str, found: list[str]) -> Any:
-    """``value`` with what the variables hold that stand in it as ``{ env = "NAME" }``; adds those texts to ``found``.
+    """``value`` with each ``{ env = "NAME" }`` replaced by the variable's text, which is also added to ``found``.
 
     Raises:
         MissingPrerequisite: a variable is not set.
     """
-    variable = environment_name(value)
-    if variable is not None:
-        _named.add(variable)
-        if not (text := os.environ.get(variable)):
-            raise errors.MissingPrerequisite(
-                f"{field} names the environment variable {variable!r}, which is not set; run `export {variable}=…`"
-            )
-        found.append(text)
-        return text
+    if (variable := environment_name(value)) is not None:
+        found.append(_held_by(variable, field))
+        return found[-1]
     if isinstance(value, Mapping):
         return {name: with_environment(each, f"{field}.{name}", found) for name, each in value.items()}
     return [with_environment(each, field, found) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _key_in(file: Path, field: str) -> str:
-    try:
-        key = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise errors.MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} cannot be read: {exc}") from exc
-    if not key:
-        raise errors.MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} is empty; write the key into it")
-    return key
+def _held_by(variable: str, field: str, otherwise: str = "") -> str:
+    """The text of the environment variable that ``field`` names; from now on no child gets it."""
+    _named.add(variable)
+    if not (text := os.environ.get(variable)):
+        raise errors.MissingPrerequisite(
+            f"{field} names the environment variable {variable!r}, which is not set; "
+            f"run `export {variable}=…`{otherwise}"
+        )
+    return text
 
 
 def replica_key(root: str, run_id: str, replica: str) -> str:
@@ -120,13 +113,21 @@ def replica_key(root: str, run_id: str, replica: str) -> str:
 
 
 def _secret(root: str) -> str:
-    given = os.environ.get(SECRET_VARIABLE, "").strip()
-    if given:
+    """The fleet's secret, from the environment or a file of this machine, which is written if it is not there."""
+    if given := os.environ.get(SECRET_VARIABLE, "").strip():
         return given
     file = storage.on_this_machine(root).local(paths.FLEET_SECRET)
     try:
         if not file.exists():
-            _make(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Only its owner can read a file of this kind. It is complete before it gets its name, and of two processes
+            # the first one wins.
+            with tempfile.NamedTemporaryFile("w", dir=file.parent) as unnamed:
+                unnamed.write(secrets.token_hex(32))
+                unnamed.flush()
+                os.fsync(unnamed.fileno())
+                with contextlib.suppress(FileExistsError):
+                    os.link(unnamed.name, file)
         kept = file.read_text().strip()
     except OSError as exc:
         raise errors.MissingPrerequisite(
@@ -135,15 +136,3 @@ def _secret(root: str) -> str:
     if not kept:
         raise errors.MissingPrerequisite(f"{file} is empty; remove it, or export {SECRET_VARIABLE}=…")
     return kept
-
-
-def _make(file: Path) -> None:
-    """Write the secret whole before it gets its name; of two processes the first one's stays."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # A file of this kind is for its owner alone.
-    with tempfile.NamedTemporaryFile("w", dir=file.parent) as unnamed:
-        unnamed.write(secrets.token_hex(32))
-        unnamed.flush()
-        os.fsync(unnamed.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(unnamed.name, file)

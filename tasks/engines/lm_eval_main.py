@@ -23,7 +23,7 @@ from lm_eval.tasks import TaskManager
 Json = Any
 
 _QUESTIONS, _EXAMPLES = "questions", "examples"
-"""What the two files are called as splits of the task's data set."""
+"""What the two files are called in the job, and as splits of the task's data set."""
 
 
 class Refused(Exception):
@@ -47,11 +47,12 @@ class _Answers(LM):
         if self._given is None:
             self.asked = list(requests)
             raise _Asked
-        prompts = [request.args[0] for request in requests]
-        if prompts != [prompt for prompt, _ in self._given]:
+        if [request.args[0] for request in requests] != [prompt for prompt, _ in self._given]:
             raise RuntimeError("the harness asks something else than what was answered")
-        pairs = zip(requests, self._given, strict=True)
-        return [_until(answer, request.args[1].get("until")) for request, (_, answer) in pairs]
+        return [
+            _until(answer, request.args[1].get("until"))
+            for request, (_, answer) in zip(requests, self._given, strict=True)
+        ]
 
     def loglikelihood(self, requests: list[Instance], **_: Json) -> list[tuple[float, bool]]:
         """Not to be had from a chat."""
@@ -67,14 +68,12 @@ def do_job(job: Json) -> Json:
         Refused: the harness has no such task, or it cannot be asked in a chat.
     """
     task = _load(job)
-    said = {
+    return {
         "harness": metadata.version("lm_eval"),
         "task_version": str(task.VERSION),
         "sampling": _sampling(task.config.generation_kwargs or {}),
+        **({"items": _items(task)} if job["answers"] is None else _marks(task, job["answers"])),
     }
-    if job["answers"] is None:
-        return {**said, "items": _items(task)}
-    return {**said, **_marks(task, job["answers"])}
 
 
 def _load(job: Json) -> Json:
@@ -82,10 +81,8 @@ def _load(job: Json) -> Json:
     if name not in manager.all_subtasks:
         raise Refused("the harness has no such task (a group or a tag is none); `lm_eval ls subtasks` lists them")
     # Each of its splits is one of the two files, whatever it calls them.
-    data = {_QUESTIONS: Dataset.from_list(job["questions"])}
-    if job["examples"] is not None:
-        data[_EXAMPLES] = Dataset.from_list(job["examples"])
-    split = _EXAMPLES if job["examples"] is not None else None
+    data = {each: Dataset.from_list(job[each]) for each in (_QUESTIONS, _EXAMPLES) if job[each] is not None}
+    split = _EXAMPLES if _EXAMPLES in data else None
     changed = {
         "custom_dataset": lambda **_: data,
         "dataset_kwargs": None,
@@ -121,11 +118,10 @@ def _marks(task: Json, answers: list[Json]) -> Json:
     """Every metric that is a mean of shares over questions, with the marks of each question; the others by name."""
     if not answers:
         return {"metrics": [], "left_out": []}
-    places = [int(each) for each, _, _ in answers]
     results = simple_evaluate(
         model=_Answers([(prompt, answer) for _, prompt, answer in answers]),
         tasks=[task],
-        samples={task.task_name: places},
+        samples={task.task_name: [int(place) for place, _, _ in answers]},
         bootstrap_iters=0,
     )
     figures, metrics, left_out = results["results"][task.task_name], [], []
@@ -143,24 +139,28 @@ def _marks(task: Json, answers: list[Json]) -> Json:
 
 def _shares(mark: Json) -> list[float] | None:
     """The marks of one question; nothing where they are no numbers."""
-    marks = mark if isinstance(mark, list | tuple) else [mark]
     try:
-        return [float(each) for each in marks]
+        return [float(each) for each in (mark if isinstance(mark, list | tuple) else [mark])]
     except (TypeError, ValueError):
         return None
 
 
 def _is_mean(shares: list[float], figure: Json) -> bool:
     """Whether the harness's figure is the mean of these, each of them between 0 and 1."""
-    fits = all(0 <= each <= 1 for each in shares) and isinstance(figure, int | float)
-    return fits and math.isclose(math.fsum(shares) / len(shares), figure, abs_tol=1e-9)
+    return (
+        all(0 <= each <= 1 for each in shares)
+        and isinstance(figure, int | float)
+        and math.isclose(math.fsum(shares) / len(shares), figure, abs_tol=1e-9)
+    )
 
 
 def _sampling(settings: Json) -> Json:
     """What of the task's own settings says how an answer is drawn; nothing where it says nothing."""
     greedy = not settings.get("do_sample", settings.get("temperature"))
-    longest = settings.get("max_gen_toks", settings.get("max_tokens"))
-    return {"temperature": 0.0 if greedy else settings.get("temperature"), "max_tokens": longest}
+    return {
+        "temperature": 0.0 if greedy else settings.get("temperature"),
+        "max_tokens": settings.get("max_gen_toks", settings.get("max_tokens")),
+    }
 
 
 def _until(answer: str, stops: Json) -> str:
@@ -171,12 +171,10 @@ def _until(answer: str, stops: Json) -> str:
 
 
 def _main(job: Path, result: Path) -> None:
-    if "NLTK_DATA" not in os.environ:
-        # What IFEval's checker fetches goes into the environment, if it can be written, and not into a home folder.
-        folder = Path(sys.prefix, "nltk_data")
-        os.environ["NLTK_DATA"] = str(folder)
-        with contextlib.suppress(OSError):
-            folder.mkdir(exist_ok=True)
+    # What IFEval's checker fetches goes into the environment, if it can be written, and not into a home folder.
+    folder = os.environ.setdefault("NLTK_DATA", str(Path(sys.prefix, "nltk_data")))
+    with contextlib.suppress(OSError):
+        os.mkdir(folder)
     with contextlib.suppress(ImportError):
         # It draws by chance, so that an answer could be marked in two ways.
         from langdetect import DetectorFactory

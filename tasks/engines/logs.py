@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.engines.keys import hide_keys
@@ -64,12 +63,8 @@ _BUSY = re.compile(r"Engine \d+: Avg prompt throughput.* Running: [1-9]")
 _TRAINER = re.compile(r"(?:resuming from step|saved after step|stopped by SIGTERM) |  (?:examples|steps|memory)  ")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One thing to tell, at a level of `logging`."""
-
-    level: int
-    text: str
+Record = tuple[int, str]
+"""One thing to tell, at a level of `logging`."""
 
 
 class LogReader:
@@ -107,9 +102,9 @@ class LogReader:
             yield from self._tell(level, text)
         elif level == logging.INFO and _BUSY.match(text) and now >= self._next_busy:
             self._next_busy = now + PERIOD_SECONDS
-            yield Record(level, text)
+            yield level, text
         elif level is None and _TRAINER.match(text):
-            yield Record(logging.INFO, re.sub(r" {2,}", ": ", text.strip()))
+            yield logging.INFO, re.sub(r" {2,}", ": ", text.strip())
 
     def _goes_on(self, speaker: str, level: int | None, text: str) -> bool:
         """Whether a line belongs to the error that is open."""
@@ -126,17 +121,15 @@ class LogReader:
         self._times[same] += 1
         times = self._times[same]
         again = f"({times:,} times by now) " if times > 1 else ""
-        return [Record(level, again + text)] if str(times).rstrip("0") == "1" else []
+        return [(level, again + text)] if str(times).rstrip("0") == "1" else []
 
 
 def _parse(line: str) -> tuple[str, int | None, str]:
     """Speaker, level and text of a line; no level where its form is not one that we know."""
     origin = _FROM.match(line)
     speaker, line = (origin[origin.lastindex or 0], line[origin.end() :]) if origin else ("", line)
-    for form in _FORMS:
-        if match := form.match(line):
-            return speaker, _LEVELS.get(match[1], logging.DEBUG), match[2]
-    return speaker, None, line
+    match = next(filter(None, (form.match(line) for form in _FORMS)), None)
+    return (speaker, _LEVELS.get(match[1], logging.DEBUG), match[2]) if match else (speaker, None, line)
 
 
 _ERROR = re.compile(r"\s*([\w.]*(Error|Exception)\b.*|Value error, .*|.*: (fatal )?error: .*)$")
@@ -241,7 +234,7 @@ class _Follower:
             records = self._reader.read(lines, time.monotonic())
             if ended or not lines:
                 records += self._reader.flush()
-            for record in records:
-                text = _ASSIGNED.sub(r"\1[key]", hide_keys(record.text))
+            for level, said in records:
+                text = _ASSIGNED.sub(r"\1[key]", hide_keys(said))
                 separator = "\n" if "\n" in text else " "
-                tell(record.level, f"{self._name} ({self._path.absolute()}):{separator}{text}")
+                tell(level, f"{self._name} ({self._path.absolute()}):{separator}{text}")

@@ -1,10 +1,15 @@
-"""What a child that computes may use of this machine: its GPUs, and its processor as it really is.
+"""What a child that computes may use of this machine: its GPUs, and what its processor really can do.
 
-GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` tell them. Some virtual machines advertise AMX
-without having it: the first AMX instruction ends the process with SIGILL (oneDNN issue 5689). torch 2.13 and vLLM 0.32
-believe the processor, so children that compute are told to do without.
+GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` name them. Runs wait for each other's GPUs
+(`hold_gpus`), whatever their root or user: a GPU in use is an abstract Unix socket, bound and never listening, that the
+kernel gives to one process and frees when that process ends. Limits: Linux only; a container with its own network is a
+machine of its own; other programs are not waited for.
+
+Some virtual machines advertise AMX without having it: the first AMX instruction ends the process with SIGILL (oneDNN
+issue 5689). torch 2.13 and vLLM 0.32 believe the processor, so children that compute are told to do without.
 """
 
+import errno
 import functools
 import importlib.util
 import os
@@ -12,15 +17,18 @@ import resource
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
-from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from tapir_core.errors import MissingPrerequisite
@@ -28,6 +36,9 @@ from tapir_core.installation import gpu_setup
 from tasks.engines.keys import keyless_environment
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+LOOK_SECONDS = 1.0
+"""Between two looks whether a GPU is free."""
 
 _NO_DEVICES = "No devices were found"
 """What nvidia-smi says where there is a driver and no GPU."""
@@ -48,6 +59,26 @@ def visible_gpus() -> list[str]:
 def gpu_names() -> list[str]:
     """What names each GPU that may be used alike in every process of this machine, whichever of them each one sees."""
     return _of_visible_gpus("uuid") or visible_gpus()
+
+
+@contextmanager
+def hold_gpus(say: Callable[[str], object], check: Callable[[], object]) -> Iterator[None]:
+    """Hold all GPUs that this process may use for the block, once no other run has them.
+
+    Args:
+        say: Gets the GPU that is waited for.
+        check: Called at each look; what it raises ends the wait.
+    """
+    with ExitStack() as held:
+        # In one order for all: two that wait for each other's would wait forever.
+        for gpu in sorted(gpu_names()):
+            if (name := _take(gpu)) is None:
+                say(f"GPU {gpu} is in use by another run of this machine, which is waited for")
+                while (name := _take(gpu)) is None:
+                    check()
+                    time.sleep(LOOK_SECONDS)
+            held.enter_context(name)
+        yield
 
 
 def gpu_memory(*, held: bool = False) -> list[int]:
@@ -105,6 +136,19 @@ def _of_visible_gpus(what: str) -> list[str]:
         return []
 
 
+def _take(gpu: str) -> socket.socket | None:
+    """The socket that reserves a GPU; None while another process or thread has it."""
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0tapir-gpu-{gpu}")
+    except OSError as exc:
+        name.close()
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return name
+
+
 def ask_nvidia(*query: str) -> list[str]:
     """Its lines, one a GPU; none where there is no such program, or it finds no device.
 
@@ -114,20 +158,20 @@ def ask_nvidia(*query: str) -> list[str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    command = [program, *query, "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            [program, *query, "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False
+        )
     except subprocess.TimeoutExpired as exc:
         raise MissingPrerequisite(
             "nvidia-smi does not answer: its driver may hang; restart the machine, or hide the GPUs with "
             f"{GPUS_VARIABLE}= in the environment"
         ) from exc
     if done.returncode and _NO_DEVICES not in done.stdout:
-        said = [each.strip() for each in (done.stdout + done.stderr).splitlines() if each.strip()]
-        why = said[-1] if said else f"exit code {done.returncode}"
+        said = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
         raise MissingPrerequisite(
-            f"nvidia-smi fails ({why}); fix the driver, after an update by a restart of the machine, or hide the GPUs "
-            f"with {GPUS_VARIABLE}= in the environment"
+            f"nvidia-smi fails ({said[-1].strip()}); fix the driver, after an update by a restart of the machine, or "
+            f"hide the GPUs with {GPUS_VARIABLE}= in the environment"
         )
     return [line.strip() for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
@@ -136,18 +180,15 @@ def ask_nvidia(*query: str) -> list[str]:
 def in_words() -> str:
     """The processor cores that this process may use, and the GPUs: `16 cores and 1 x NVIDIA H100 80GB HBM3`."""
     cores = len(os.sched_getaffinity(0))
-    gpus = Counter(_of_visible_gpus("name"))
-    return " and ".join([f"{cores} core{'s' * (cores > 1)}", *(f"{n} x {name}" for name, n in gpus.items())])
+    gpus = (f"{count} x {name}" for name, count in Counter(_of_visible_gpus("name")).items())
+    return " and ".join([f"{cores} core{'s' * (cores > 1)}", *gpus])
 
 
 def share_out(gpus: list[str], workers: int) -> list[list[str]]:
     """The GPUs of each worker, neighbours together; the first ones get those that are left over."""
-    size, more = divmod(len(gpus), workers)
-    starts = [number * size + min(number, more) for number in range(workers + 1)]
-    return [gpus[start:end] for start, end in pairwise(starts)]
+    return [part.tolist() for part in np.array_split(gpus, workers)]
 
 
-BROKEN_AMX = "the processor advertises AMX but cannot execute it: training and student server do without"
 """What a user is told."""
 
 WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"}
@@ -186,8 +227,12 @@ def amx_is_broken(python: str, cpuinfo: Path = _CPUINFO) -> bool:
     """
     if not cpuinfo.exists() or "amx_tile" not in cpuinfo.read_text():
         return False
-    env = {name: value for name, value in keyless_environment().items() if name not in WITHOUT_AMX}
-    tried = subprocess.run([python, "-c", _MULTIPLY], capture_output=True, timeout=120, env=env)
+    tried = subprocess.run(
+        [python, "-c", _MULTIPLY],
+        capture_output=True,
+        timeout=120,
+        env={name: value for name, value in keyless_environment().items() if name not in WITHOUT_AMX},
+    )
     return tried.returncode == -signal.SIGILL
 
 

@@ -1,9 +1,9 @@
-"""The students of a run on GPU workers: replicas of one checkpoint at a time, wherever they run.
+"""The students of a run on GPU workers: replicas of one checkpoint at a time.
 
-Replicas are asked for when the first missing answer is, and asked to leave before training, which then finds the GPUs
-free. One that was killed, whose machine went silent or whose server died in service is replaced. One that could not
-start is not, for the next would fail alike; nor is one that a person cancelled. Who joins by itself is used as the
-others are. What a replica does on its worker is in tasks/serving.py.
+The run asks for replicas when the first answer is missing, and tells them to leave before training, so that the GPUs
+are free. A replica is replaced if it was killed, its machine went silent or its server died after it had served. It is
+not replaced if it could not start, as the next one would fail too, or if a person cancelled it. Replicas that join by
+themselves are used like the others. What a replica does on its worker is in tasks/serving.py.
 """
 
 import logging
@@ -25,10 +25,10 @@ from tasks.engines import keys, student_server
 LOOK_SECONDS = 1.0
 
 LEAVE_SECONDS = 120.0
-"""Longest wait until the replicas have left; one without a sign of life is gone after 60 s."""
+"""Longest wait until the replicas have left; one without a heartbeat is gone after 60 s."""
 
 MOST_CRASHES = 3
-"""Replicas that may be killed before they serve until nobody asks for another one."""
+"""Replicas killed before they served, after which no other one is asked for."""
 
 _POLL_SECONDS = 0.2
 
@@ -46,20 +46,20 @@ class Ended:
 
 
 class Fleet(Protocol):
-    """Starts flow runs that serve replicas, or are nodes of a training. A method raises TapirError when it cannot."""
+    """Starts flow runs that serve replicas, or are nodes of a training. Its methods raise TapirError if they cannot."""
 
     def ask(self, number: int, asked: str, /) -> None:
-        """Start a flow run under this id: for the student after round ``number``, or the training of that round."""
+        """Start a flow run with this id: for the student after round ``number``, or the training of that round."""
 
     def ended(self, asked: str, /) -> Ended | None:
-        """How its flow run ended; nothing while it has not."""
+        """How its flow run ended; None while it has not."""
 
     def withdraw(self, asked: str, /) -> None:
-        """Cancel its flow run, which no worker has begun."""
+        """Cancel its flow run, which no worker has started."""
 
 
 class ReplicaStudents(student_server.Students):
-    """The `Students` that GPU workers serve: asks for replicas of one checkpoint, follows them and has them leave."""
+    """The `Students` that GPU workers serve: asks for replicas of one checkpoint, watches them and makes them leave."""
 
     def __init__(
         self,
@@ -72,30 +72,30 @@ class ReplicaStudents(student_server.Students):
         """Nothing is asked for yet.
 
         Args:
-            engine: How many of them, and how long one is waited for.
-            registry: Those of the run, whatever they serve.
+            engine: Number of replicas, and the longest wait for one.
+            registry: The replicas of the run, whatever they serve.
             fleet: Starts them.
-            key_of: The key of a replica, by its id.
-            report: Told how many serve.
+            key_of: Id of a replica → its key.
+            report: Gets the number that serves.
         """
         self.engine, self._registry, self._fleet = engine, registry, fleet
         self._key_of, self._report = key_of, report
         self._lock = threading.RLock()
         self._aborted = False
         self._live: defaultdict[str, LiveAddresses] = defaultdict(LiveAddresses)
-        """By checkpoint; kept, for its calls go to its own replicas, whenever these come back."""
+        """By checkpoint; kept, because its calls go to its replicas whenever these come back."""
         self._failures: dict[str, str] = {}
-        """Why none of a checkpoint could start: said to everyone who asks, and not tried again for each of them."""
+        """Why no replica of a checkpoint could start: every caller gets this error, and none tries again."""
         self._over = threading.Event()
-        """Set while nobody looks at replicas."""
+        """Set while no thread watches the replicas."""
         self._over.set()
         self._thread: threading.Thread | None = None
 
     def stop(self) -> None:
-        """Have every replica of the run leave, and wait until their GPUs are free.
+        """Make every replica of the run leave, and wait until their GPUs are free.
 
         Raises:
-            EngineError: one that lives does not leave.
+            EngineError: a live one does not leave.
         """
         with self._lock:
             self._look_no_more()
@@ -109,19 +109,19 @@ class ReplicaStudents(student_server.Students):
                 time.sleep(_POLL_SECONDS)
 
     def abort(self) -> None:
-        """Make everybody who waits for a replica give up, from any thread."""
+        """Make all callers that wait for a replica give up; from any thread."""
         self._aborted = True
         for checkpoint in list(self._live):
             self._give_up(checkpoint, "the run was told to stop")
 
     def close(self) -> None:
-        """Ask every replica to leave without waiting for it; the last thing that is done."""
+        """Tell every replica to leave, and do not wait for it; the last call."""
         with self._lock:
             self._look_no_more()
             try:
                 self._dismiss()
             except TapirError as error:
-                # They leave by themselves when the run is driven no more.
+                # They leave by themselves when no driver is left.
                 logger.warning("the replicas were not asked to leave: %s", error)
             self._registry.close()
 
@@ -138,14 +138,12 @@ class ReplicaStudents(student_server.Students):
             if self._over.is_set() or self._student != student:
                 self._look_no_more()
                 self._begin(student)
-        # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
-        came = live.wait(2 * self.engine.wait_seconds)
-        if live.reason or not came:
+        # The watch gives up earlier; a replica that comes and goes at once is replaced, and calls wait for that.
+        if not live.wait(2 * self.engine.wait_seconds) or live.reason:
             raise EngineError(live.reason or f"no replica came within {self.engine.wait_seconds:g} s")
-        concurrency = self.engine.replicas * self.engine.concurrency
         return Endpoint(
             f"replicas of {checkpoint}",
-            concurrency,
+            self.engine.replicas * self.engine.concurrency,
             api_key_env=keys.SECRET_VARIABLE,
             timeout_seconds=student_server.ANSWER_SECONDS,
             seed=bool(self.engine.seed),
@@ -154,7 +152,7 @@ class ReplicaStudents(student_server.Students):
         )
 
     def _dismiss(self) -> list[str]:
-        """Tell all of them, also those that came meanwhile; which of them still live."""
+        """Tell all of them to leave, also those that came since; the ids of those that still live."""
         for replica in self._registry.dismiss():
             self._fleet.withdraw(replica)
         there = self._registry.all()
@@ -164,7 +162,7 @@ class ReplicaStudents(student_server.Students):
         return [each.id for each in there if not each.is_dead()]
 
     def _begin(self, student: student_server.Student) -> None:
-        """Ask for as many as lack, and follow them; what an earlier driver's replicas still serve is used.
+        """Ask for the missing replicas, and watch them; live ones of an earlier driver are used.
 
         Raises:
             TapirError: the first one cannot be asked for.
@@ -177,7 +175,7 @@ class ReplicaStudents(student_server.Students):
             if each.holder is None:
                 self._registry.remove(each.id)
                 self._fleet.withdraw(each.id)
-        # Those that count towards `replicas` and whose end has not been seen.
+        # Count towards `replicas`: their end has not been seen.
         self._asked = {each.id for each in self._ours() if not each.is_dead()}
         for _ in range(self.engine.replicas - len(self._asked)):
             self._ask_one()
@@ -186,7 +184,7 @@ class ReplicaStudents(student_server.Students):
         self._thread.start()
 
     def _look_no_more(self) -> None:
-        """From now on, and send calls to none of them."""
+        """Stop watching, and send calls to none of them."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -194,24 +192,24 @@ class ReplicaStudents(student_server.Students):
             live.set([])
 
     def _give_up(self, checkpoint: str, reason: str) -> None:
-        """Look no more, and let everybody who waits hear why; from any thread."""
+        """Stop watching, and tell all callers that wait why; from any thread."""
         self._over.set()
         self._live[checkpoint].set((), given_up=reason)
 
     def _follow(self) -> None:
-        """Look until there is nobody left to wait for, or nobody is to look any more."""
+        """Watch until there is no replica to wait for, or the watch is over."""
         said, checkpoint = "", self._student.identity
         try:
             while not self._over.is_set():
                 try:
                     self._look()
                 except TapirError as error:
-                    # Database or Prefect server are away: those that serve go on, and the next look may succeed.
+                    # Database or Prefect server cannot be reached: replicas go on, and the next look may succeed.
                     if str(error) != said:
                         said = str(error)
                         logger.warning("cannot look at the replicas of %s: %s", checkpoint, said)
                 self._over.wait(LOOK_SECONDS)
-        except BaseException as bug:  # raised again: who waits for a replica must hear of it
+        except BaseException as bug:  # raised again, after callers that wait were told
             self._give_up(checkpoint, f"the watch over the replicas ended: {bug!r}")
             raise
 
@@ -241,7 +239,7 @@ class ReplicaStudents(student_server.Students):
             self._without_since = time.monotonic()
 
     def _look_at_flow_run(self, replica: str, *, is_dead: bool) -> None:
-        """One that no worker has taken, that is dead or that is not there any more."""
+        """Check a replica that no worker has taken, that is dead or whose row is gone."""
         lost = Ended("crashed", "its process or its machine is gone") if is_dead else None
         ended = self._fleet.ended(replica) or lost
         if ended is None:
@@ -284,8 +282,7 @@ class ReplicaStudents(student_server.Students):
             )
 
     def _ours(self) -> list[Replica]:
-        checkpoint = self._student.identity
-        return [each for each in self._registry.all() if each.checkpoint == checkpoint and not each.leaving]
+        return [each for each in self._registry.all() if each.checkpoint == self._student.identity and not each.leaving]
 
 
 def replicas_of(run: RunFolder, fleet: Fleet, report: student_server.Report) -> ReplicaStudents:

@@ -1,8 +1,8 @@
-"""A server for the student as a child of ours, whatever program it is: started, warmed up, kept, swapped, ended.
+"""A server for the student as a child process: started, warmed up, kept, swapped, stopped.
 
-An engine adds how its program is started and what it needs here: a subclass of `StudentServer`. The evaluation of S_r
-and the answers of round r + 1 ask for the same checkpoint and so share one start. A server is stopped before training,
-which gets the whole machine.
+A subclass of `StudentServer` adds how an engine's program is started and what it needs on this machine. The evaluation
+of S_r and the answers of round r + 1 ask for the same checkpoint and share one start. A server is stopped before
+training, which gets the whole machine.
 """
 
 import logging
@@ -18,22 +18,21 @@ from typing import Any, Literal
 
 import httpx
 
-from tapir_core.calls.types import Endpoint, EndpointSource
-from tapir_core.config import SERVED_NAME, StudentConfig
+from tapir_core.calls.types import Endpoint
+from tapir_core.config import SERVED_NAME, StudentConfig, StudentEngine, by_kind
 from tapir_core.errors import EngineError, TapirError
 from tasks.engines import logs, machine, supervisor
-from tasks.engines.gpu_lease import hold_gpus
 
 HOST = "127.0.0.1"
 
 ANSWER_SECONDS = 900.0
-"""For one answer. A processor may need minutes for it, and a server that ends is noticed without a time-out."""
+"""For one answer. A processor may need minutes, and a server that ends is noticed without a time-out."""
 
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
 
 Report = Callable[[str], None]
-"""Told how a start gets on."""
+"""Gets the progress of a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +44,23 @@ class Student:
     folder: Path
     """Its checkpoint, on this machine."""
     identity: str
-    """Under which its answers are stored."""
+    """The identity under which its answers are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What of an engine is on this machine."""
+    """The part of an engine that is installed on this machine."""
 
     in_words: str
     """Program, versions and settings, for `tapir doctor`."""
     device: Literal["cpu", "cuda"] | None
-    """What it was built for, if that can be told."""
+    """What it was built for, if known."""
 
 
 class Students(ABC):
-    """Gives endpoints for students. Thread-safe; where others serve them, there is nothing to start or to end.
+    """Gives endpoints for students. Thread-safe; starts and stops nothing if others serve them.
 
-    Asking for another student may end what answers with the last one: ask for one at a time.
+    Asking for another student may end the server of the last one: ask for one at a time.
     """
 
     def __init__(self, student: StudentConfig, log_path: Path, report: Report) -> None:
@@ -70,7 +69,7 @@ class Students(ABC):
         Args:
             student: Its engine says how answers are generated.
             log_path: Gets the output of what is started.
-            report: Told how a start gets on.
+            report: Gets the progress of a start.
         """
         self.student = student
         self.engine: Any = student.engine
@@ -79,7 +78,7 @@ class Students(ABC):
 
     @classmethod
     def installed(cls, engine: Any) -> Installed | None:
-        """What of ``engine`` is on this machine; nothing where none is needed. Loads nothing heavy.
+        """The installed part of ``engine``; None if it needs nothing here. Loads nothing heavy.
 
         Raises:
             MissingPrerequisite: its program is missing.
@@ -88,42 +87,51 @@ class Students(ABC):
 
     @property
     def in_words(self) -> str:
-        """What answers, and on which machine where that is this one."""
+        """What answers, with this machine if it serves."""
         return str(self.engine.in_words)
-
-    def source(self, student: Student) -> EndpointSource:
-        """What gives the endpoint that answers with ``student``; nothing starts before it is called."""
-        return lambda: self.endpoint(student)
 
     @abstractmethod
     def endpoint(self, student: Student) -> Endpoint:
-        """The endpoint that answers with ``student``; what serves it is started if need be.
+        """The endpoint that answers with ``student``; its server is started if needed.
 
         Raises:
             TapirError: there is none.
         """
 
     def stop(self) -> None:  # noqa: B027  # who has started nothing has nothing to end
-        """End what was started, and return when its accelerators are free. It starts again when it is asked for."""
+        """Stop the server, and return when its accelerators are free. It starts again when asked for."""
 
     def abort(self) -> None:  # noqa: B027  # who has started nothing has nothing to end
-        """Make everybody who waits for an endpoint give up, from any thread."""
+        """Make all callers that wait for an endpoint give up; from any thread."""
 
     def close(self) -> None:
-        """End what was started; the last thing that is done."""
+        """Stop for good; the last call."""
         self.stop()
+
+
+@by_kind(StudentEngine)
+def serving(engine: StudentEngine) -> type[Students]:
+    """What serves the students of this engine; its module must have been imported."""
+    raise NotImplementedError  # never runs: `by_kind` names the kind that lacks it
+
+
+def serve(kind: type[StudentEngine], how: type[Students]) -> None:
+    """Register what serves the students of a kind of engine and of its subclasses that register nothing else."""
+    if lacking := ", ".join(sorted(getattr(how, "__abstractmethods__", ()))):
+        raise TypeError(f"{how.__name__} lacks {lacking}; define what StudentServer says of it")
+    serving.register(kind, lambda _: how)
 
 
 @dataclass(frozen=True, slots=True)
 class ServedAs:
-    """What a server is called."""
+    """The names of a server."""
 
     model: str = SERVED_NAME
-    """By who asks it."""
+    """The model name that callers send."""
     title: str = "student server"
     """In messages."""
     field: str = "student.engine"
-    """Of the configuration, where its settings stand."""
+    """The configuration section with its settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +143,7 @@ class Launch:
     env: dict[str, str]
     """All its variables, the key among them."""
     concurrency: int
-    """Requests that it takes at once."""
-    start_timeout_seconds: float
+    """Requests that it takes at the same time."""
     seed: bool = True
     """Whether it takes a seed."""
 
@@ -144,7 +151,8 @@ class Launch:
 class StudentServer(Students):
     """The `Students` that this process serves itself: a child that answers with one checkpoint at a time.
 
-    It is an OpenAI-compatible server, kept while the same checkpoint is asked for.
+    It is an OpenAI-compatible server, kept while the same checkpoint is asked for. Its engine has the field
+    `start_timeout_seconds`.
     """
 
     checkpoint: Path
@@ -165,10 +173,10 @@ class StudentServer(Students):
         Args:
             student: Its engine says how answers are generated.
             log_path: Gets the server's output.
-            report: Told how a start gets on.
-            host: The one address at which it listens, and at which it is asked.
-            api_key: The only key that it takes; a random one for each start when there is none.
-            served_as: What it is called.
+            report: Gets the progress of a start.
+            host: The one address at which it listens.
+            api_key: The only key that it takes; unset: a random one for each start.
+            served_as: Its names.
         """
         super().__init__(student, log_path, report)
         self.host = host
@@ -179,7 +187,7 @@ class StudentServer(Students):
         self._endpoint: Endpoint | None = None
         self._aborted = False
         self._failures: dict[Path, TapirError] = {}
-        """Why a checkpoint's server did not start: said to everyone who asks, and not tried again for each of them."""
+        """Why a checkpoint's server did not start: every caller gets this error, and none tries again."""
         self._lock = threading.RLock()
 
     @abstractmethod
@@ -214,8 +222,7 @@ class StudentServer(Students):
         with self._lock:
             if self.runs and self._endpoint and self.checkpoint == checkpoint:
                 return self._endpoint
-            if self._aborted:
-                raise EngineError(f"the {self.served_as.title} was told to stop")
+            self._check_aborted()
             if checkpoint in self._failures:
                 raise self._failures[checkpoint]
             self.stop()
@@ -226,7 +233,7 @@ class StudentServer(Students):
                 raise
 
     def start(self, checkpoint: Path) -> Endpoint:
-        """Start a server for ``checkpoint`` once no other run has the GPUs, wait until it answers, warm it up.
+        """Start a server for ``checkpoint`` when no other run has the GPUs, wait until it answers, warm it up.
 
         Raises:
             TapirError: as `launch`.
@@ -235,7 +242,7 @@ class StudentServer(Students):
         self.checkpoint = checkpoint
         key = self._api_key or secrets.token_urlsafe(32)
         try:
-            self._gpus.enter_context(hold_gpus(self._report, self._check_aborted))
+            self._gpus.enter_context(machine.hold_gpus(self._report, self._check_aborted))
             with supervisor.reserved_port(self.host) as port:
                 url, launch = f"http://{self.host}:{port}", self.launch(port, key)
                 title = self.served_as.title
@@ -243,7 +250,7 @@ class StudentServer(Students):
                 self._child = supervisor.start_child(
                     launch.command, env=launch.env, log_path=self._log_path, name=title
                 )
-                self._wait_until_healthy(self._child, url, launch.start_timeout_seconds)
+                self._wait_until_healthy(self._child, url)
                 self._warm_up(url, key)
         except BaseException:
             self._end()
@@ -259,18 +266,18 @@ class StudentServer(Students):
         return self._endpoint
 
     def stop(self) -> None:
-        """End the server and everything it started; nothing is left when this returns."""
+        """Stop the server and everything it started; nothing is left when this returns."""
         with self._lock:
             self._end()
 
     def abort(self) -> None:
-        """End the server also while another thread waits for its start; that thread then gets an EngineError."""
+        """Stop the server even while another thread waits for its start; that thread then gets an EngineError."""
         self._aborted = True
         self._end()
 
     def _end(self) -> None:
         try:
-            # What breaks in a server that is told to end is no error.
+            # Errors of a server that is told to stop are not reported.
             self._following.close()
         finally:
             if (child := self._child) is not None:
@@ -282,17 +289,16 @@ class StudentServer(Students):
         if self._aborted:
             raise EngineError(f"the {self.served_as.title} was told to stop before it was ready")
 
-    def _wait_until_healthy(self, child: supervisor.Child, url: str, timeout_seconds: float) -> None:
+    def _wait_until_healthy(self, child: supervisor.Child, url: str) -> None:
         waited, reported, title = 0.0, 0.0, self.served_as.title
         for waited in waits_until_healthy(url):
             self._check_aborted()
-            code = child.poll()
-            if code is not None:
+            if (code := child.poll()) is not None:
                 raise EngineError(
                     f"the {title} for {self.checkpoint} ended with exit code {code} before it was ready:\n"
                     f"{logs.last_words(child.output())}\nits log is {self._log_path}"
                 )
-            if waited > timeout_seconds:
+            if waited > self.engine.start_timeout_seconds:
                 raise EngineError(
                     f"the {title} for {self.checkpoint} is not ready after {waited:.0f} s; raise "
                     f"{self.served_as.field}.start_timeout_seconds if it only needs longer; its log is {self._log_path}"
@@ -305,12 +311,16 @@ class StudentServer(Students):
         logs.tell(logging.INFO, f"{title} ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}")
 
     def _warm_up(self, url: str, key: str) -> None:
-        """One tiny answer: shows that template and key work, and pays what the first answer costs more."""
+        """Ask for one tiny answer: it shows that template and key work, and the first answer is the slowest."""
         title, hello = self.served_as.title, {"role": "user", "content": "Hello"}
-        body = {"model": self.served_as.model, "messages": [hello], "max_tokens": 1}
-        headers = {"Authorization": f"Bearer {key}"}
         try:
-            reply = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=120, trust_env=False)
+            reply = httpx.post(
+                f"{url}/v1/chat/completions",
+                json={"model": self.served_as.model, "messages": [hello], "max_tokens": 1},
+                headers={"Authorization": f"Bearer {key}"},
+                timeout=120,
+                trust_env=False,
+            )
         except httpx.HTTPError as exc:
             raise EngineError(f"the {title} did not answer: {exc}; its log is {self._log_path}") from exc
         if not reply.is_success:
@@ -321,9 +331,9 @@ class StudentServer(Students):
 
 
 def waits_until_healthy(url: str) -> Iterator[float]:
-    """Seconds waited by now, again and again until the server of this machine says that it is ready."""
+    """Seconds waited so far, again and again until a server of this machine says that it is ready."""
     began = time.monotonic()
-    # Whatever proxy the environment names has no part in it.
+    # Without the proxy that the environment may name.
     with httpx.Client(base_url=url, trust_env=False) as client:
         while True:
             with suppress(httpx.HTTPError):

@@ -73,9 +73,7 @@ class Child(contextlib.AbstractContextManager["Child"]):
 
     def output(self) -> str:
         """What it wrote to its log so far."""
-        with self.log_path.open("rb") as log:
-            log.seek(self.log_start)
-            return log.read().decode("utf-8", "replace")
+        return self.log_path.read_bytes()[self.log_start :].decode("utf-8", "replace")
 
     def __exit__(self, *_: object) -> None:
         self.terminate()
@@ -98,12 +96,11 @@ def start_child(
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     ours, theirs = socket.socketpair()
-    main = Path(__file__).with_name("supervisor_main.py")
     with log_path.open("ab") as log, theirs:
         log_start = log.tell()
         # `pass_fds` opens it for this process only: another thread's child cannot hold our line open.
         guard = subprocess.Popen(
-            [sys.executable, "-I", str(main), str(theirs.fileno()), *argv],
+            [sys.executable, "-I", str(Path(__file__).with_name("supervisor_main.py")), str(theirs.fileno()), *argv],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -150,10 +147,8 @@ class ScriptRunner:
             given, result = Path(folder, "job.json"), Path(folder, "result.json")
             given.write_text(json.dumps(job))
             # Isolated: the modules beside the script are ours, and its environment holds nothing of us.
-            main = Path(__file__).with_name(f"{script}.py")
-            argv = [str(python.absolute()), "-I", str(main), str(given), str(result)]
-            env = {**keyless_environment(), **environment}
-            with start_child(argv, env=env, log_path=log_path, name=log) as child:
+            argv = [*map(str, (python.absolute(), "-I", Path(__file__).with_name(f"{script}.py"), given, result))]
+            with start_child(argv, env={**keyless_environment(), **environment}, log_path=log_path, name=log) as child:
                 while (code := child.poll()) is None:
                     self.check_stop()
                     time.sleep(_POLL_SECONDS)
@@ -163,9 +158,13 @@ class ScriptRunner:
 
     def look(self, code: str, *, python: Path, environment: Mapping[str, str]) -> str | None:
         """What a line of Python prints there, within a minute; nothing where it fails."""
-        env = {**keyless_environment(), **environment}
-        command = [str(python.absolute()), "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+        done = subprocess.run(
+            [str(python.absolute()), "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**keyless_environment(), **environment},
+        )
         return None if done.returncode else done.stdout.strip()
 
 

@@ -18,26 +18,26 @@ Row = tuple[str, str, str | None]
 """Instruction, answer, reference."""
 
 _ROWS_PER_CHILD = 64
-"""Fewer are not worth another child."""
+"""At least: fewer are not worth another child."""
 _CORES = os.cpu_count() or 1
 _children = threading.BoundedSemaphore(_CORES)
-"""Shards work side by side, but no more children than there are cores."""
+"""Shards work at the same time, but with no more children than cores."""
 
 
 class Mark(NamedTuple):
-    """What a verifier says of an answer."""
+    """A verifier's score of an answer."""
 
     score: float | None
-    """From 0 to 1; nothing where it has none."""
+    """From 0 to 1; None without a score."""
     reason: str | None
-    """Why there is none: `none` (it says so), or the kind of failure, with more behind a colon."""
+    """Why there is no score: `none` (the verifier returned None), or the kind of failure and details after a colon."""
 
 
 def score_rows(verifier: VerifierConfig, rows: Sequence[Row], scripts: ScriptRunner) -> list[Mark]:
     """The mark of each row, in their order.
 
     Raises:
-        ConfigError: its module cannot be imported, or it ended the process that looks after it.
+        ConfigError: its module cannot be imported, or it ended the process that supervises it.
     """
     size = max(_ROWS_PER_CHILD, -(-len(rows) // _CORES))
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -47,16 +47,16 @@ def score_rows(verifier: VerifierConfig, rows: Sequence[Row], scripts: ScriptRun
 
 
 def check_verifier(verifier: VerifierConfig) -> None:
-    """Import the function in a child, as its rows do.
+    """Import the function in a child, as scoring does.
 
     Raises:
-        ConfigError: that fails, with what it said.
+        ConfigError: the import failed; with its error.
     """
     _score_part(verifier, [], ScriptRunner(lambda _: Path(os.devnull), lambda: None))
 
 
 def source_digest(verifier: VerifierConfig) -> str:
-    """SHA-256 of the user's module; empty of a shipped one, and of one that is not there."""
+    """SHA-256 of the user's module; empty for a shipped one, and for one that is not found."""
     return hashlib.sha256(Path(verifier.source).read_bytes()).hexdigest() if verifier.source else ""
 
 

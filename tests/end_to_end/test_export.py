@@ -100,7 +100,7 @@ def test_vllm_asks_an_export_in_the_same_tokens_and_gets_the_runs_own_answers(pr
     tokenizer = AutoTokenizer.from_pretrained(exported)
     served = StudentConfig(engine=student.engine)  # its template is the export's own
     with closing(VllmServer(served, tmp_path / "student.log", print)) as students:
-        endpoint = students.source(Student(ROUND, exported, ""))()
+        endpoint = students.endpoint(Student(ROUND, exported, ""))
         with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
             for conversation, prompt_tokens, text in answered:
                 reply = client.chat.completions.create(

@@ -17,8 +17,7 @@ from tapir_core.config import SERVED_NAME, Free, StudentEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import TRAINING_SUMMARY
 from tasks.engines.keys import offline_environment
-from tasks.engines.student_server import Installed, Launch, StudentServer
-from tasks.engines.students import serve
+from tasks.engines.student_server import Installed, Launch, StudentServer, serve
 
 
 class LlamaCppEngine(StudentEngine):
@@ -86,7 +85,7 @@ class LlamaServer(StudentServer):
         steps = [*([shlex.join(convert)] if trained else []), f"exec {shlex.join(self._command(file, port))}"]
         env = offline_environment() | {"LLAMA_API_KEY": key}
         command = ["sh", "-c", " && ".join(['cd "$TMPDIR"', *steps])]
-        return Launch(command, env, engine.concurrency, engine.start_timeout_seconds)
+        return Launch(command, env, engine.concurrency)
 
     @classmethod
     def installed(cls, engine: LlamaCppEngine) -> Installed:

@@ -88,14 +88,13 @@ from contextlib import closing
 from pathlib import Path
 from tapir_core.config import StudentConfig
 from tapir_core.errors import TapirError
-from tasks.engines.student_server import Student
-from tasks.engines.students import serving
+from tasks.engines.student_server import Student, serving
 from tests.examples.llama_cpp import LlamaCppEngine
 
 def ask(folder, **fields):
     engine = LlamaCppEngine(gguf="backbone.gguf", program="./llama-server", **fields)
     with closing(serving(engine)(StudentConfig(engine=engine), Path("student.log"), print)) as students:
-        endpoint = students.source(Student(1, Path(folder), "identity"))()
+        endpoint = students.endpoint(Student(1, Path(folder), "identity"))
         body = json.dumps({"model": engine.model_name(Path(folder)), "messages": []}).encode()
         headers = {"Authorization": f"Bearer {endpoint.api_key}"}
         asked = urllib.request.Request(f"{endpoint.base_url}/chat/completions", body, headers)
@@ -226,7 +225,10 @@ LEFT_OUT: list[tuple[dict[str, str], str]] = [
     ({"def in_words": "def words"}, "LlamaCppEngine lacks in_words; define what StudentEngine says of it"),
     ({"def launch": "def start_it"}, "LlamaServer lacks launch; define what StudentServer says of it"),
     ({"def installed": "def found"}, "LlamaServer lacks installed; define what StudentServer says of it"),
-    ({"serve(LlamaCppEngine, ": "print("}, "tasks.engines.students.serving does nothing for LlamaCppEngine yet; add"),
+    (
+        {"serve(LlamaCppEngine, ": "print("},
+        "tasks.engines.student_server.serving does nothing for LlamaCppEngine yet; add",
+    ),
 ]
 
 
@@ -242,7 +244,8 @@ def test_each_part_left_out_says_what_to_add(tmp_path: Path, changes: dict[str, 
     sys.path.insert(0, ".")
     import example
     from tapir_core.config import StudentEngine
-    from tasks.engines.students import serving
+    import tasks.engines.endpoints  # declares the kinds of the product, as every run does
+    from tasks.engines.student_server import serving
     for kind in StudentEngine.kinds().values():  # as tests/tapir_core/config/test_kinds.py does
         serving(kind.model_construct())
     """

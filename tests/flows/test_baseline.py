@@ -25,7 +25,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 from tests.flows.built_comparison import CURRICULUM, BuiltRuns, trained
 from tests.students import make_checkpoint
 

@@ -40,7 +40,7 @@ from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.examples import choose_examples
 from tapir_core.summary.types import Example
 from tapir_core.text import digest
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 from tasks.input_files import gather_files
 from tasks.verify import verify
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
@@ -51,7 +51,7 @@ from tests.golden.test_rows import plain_settings
 pytestmark = pytest.mark.usefixtures("prefect_server")
 ROOT = Path(__file__).parents[2]
 MINE = """
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 
 def score(instruction, answer, reference):
     if reference is None:
@@ -175,7 +175,7 @@ def judge_again(run: RunFolder) -> None:
 
 
 SOME = """
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 
 def score(instruction, answer, reference):
     if reference is None:

@@ -80,7 +80,7 @@ def config(family: Family, tmp_path: Path) -> RunConfig:
 @contextmanager
 def served(config: RunConfig, checkpoint: Path, log: Path) -> Iterator[openai.OpenAI]:
     with closing(VllmServer(config.student, log, print)) as students:
-        endpoint = students.source(Student(0, checkpoint, ""))()
+        endpoint = students.endpoint(Student(0, checkpoint, ""))
         with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
             yield client
 

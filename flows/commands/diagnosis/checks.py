@@ -56,8 +56,8 @@ from tapir_core.sources import clean_pool
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
 from tapir_core.text import shorten
-from tasks.engines import backbone, keys, machine, student_server, students, supervisor, vllm
-from tasks.engines.endpoints import as_configured
+from tasks.engines import backbone, machine, student_server, supervisor, vllm
+from tasks.engines.endpoints import endpoint_of
 from tasks.engines.training import memory, prerequisites, trainer
 from tasks.engines.verifier import check_verifier
 
@@ -164,7 +164,7 @@ def _look_at_student(engine: StudentEngine | None) -> Finding:
 
 def _installed(engine: StudentEngine | None) -> student_server.Installed | None:
     here = engine or VllmEngine()
-    return students.serving(here).installed(here)
+    return student_server.serving(here).installed(here)
 
 
 def _has_worker(pool: str) -> bool:
@@ -368,9 +368,8 @@ def _judge_check(config: RunConfig) -> list[Check]:
 
 def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
     """The worst of its addresses."""
-    key = keys.api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
-    configured = as_configured(endpoint, field)
-    found = [_ask(Endpoint(address, 1, key, **configured), endpoint.model) for address in endpoint.base_urls]
+    configured = endpoint_of(endpoint, field, concurrency=1)
+    found = [_ask(replace(configured, base_url=address), endpoint.model) for address in endpoint.base_urls]
     return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
 
 
@@ -384,10 +383,10 @@ def _look_at_model(field: str, endpoint: VllmEndpoint, root: str) -> Finding:
 
 
 def _look_at_serving(student: StudentConfig) -> Finding:
-    served = students.serving(student.engine)(student, Path(os.devnull), lambda _line: None)
+    served = student_server.serving(student.engine)(student, Path(os.devnull), lambda _line: None)
     # The model's name, where it is the same for every checkpoint.
     name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
-    return _ask(served.source(student_server.Student(BACKBONE, Path(), ""))(), name if name == other else None)
+    return _ask(served.endpoint(student_server.Student(BACKBONE, Path(), "")), name if name == other else None)
 
 
 def _verifier_check(verifier: VerifierConfig) -> Check:

@@ -9,7 +9,7 @@ from tapir_core.judging.hostile import hostile_cases
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import Problem
 from tapir_core.standin.rules import SCALE, grade
-from tapir_core.verifiable import is_correct
+from tapir_core.verifiers import is_correct
 
 PAIRS = build_pairs(60, random.Random(3))
 

@@ -12,7 +12,7 @@ from tapir_core.judging.prompt import neutralise
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import LEVELS, Problem, Stream
 from tapir_core.task_types import TASK_TYPES
-from tapir_core.verifiable import is_correct, states_result
+from tapir_core.verifiers import is_correct, states_result
 
 any_problem = st.builds(
     lambda name, level, seed: FAMILIES[name].draw_problem(level, random.Random(seed)),

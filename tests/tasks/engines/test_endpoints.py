@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, EndpointSource
 from tapir_core.calls.client import timeout_of
-from tapir_core.config import CallsConfig, OpenAIEndpoint, VllmEndpoint
+from tapir_core.config import CallsConfig, OpenAIEndpoint, StudentConfig, VllmEndpoint
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines.endpoints import Endpoints, endpoint_source
+from tasks.engines.student_server import Student, Students
 from tests.doubles.provider import FakeProvider, RecordedCall, Text, make_request
 
 
@@ -91,3 +92,34 @@ def test_what_variables_hold_goes_out_with_each_request_and_into_nothing_that_is
 def test_a_variable_that_is_not_set_is_named_with_its_field(tmp_path: Path) -> None:
     with pytest.raises(MissingPrerequisite, match=r"teacher\.endpoint\.headers\.X-Team names .*'A_TEAM', which is not"):
         openai_source("http://127.0.0.1:9/v1", tmp_path)
+
+
+STUDENT = Student(0, Path(), "")
+
+
+class Served(Students):
+    def __init__(self, name: str, events: list[str]) -> None:
+        super().__init__(StudentConfig(), Path(), lambda _: None)
+        self._name, self._events = name, events
+
+    def endpoint(self, _student: Student) -> Endpoint:
+        self._events.append(f"{self._name} is asked")
+        return Endpoint(f"http://{self._name}", 1)
+
+    def stop(self) -> None:
+        self._events.append(f"{self._name} ends")
+
+
+def test_another_model_starts_when_the_last_has_ended_and_the_same_one_goes_on(tmp_path: Path) -> None:
+    events: list[str] = []
+    teacher, student = Served("teacher", events), Served("student", events)
+    endpoints = Endpoints(8, lambda name: tmp_path / name, tmp_path)
+    for served in (teacher, teacher, student):
+        endpoints.in_turn(served, STUDENT)
+    endpoints.end_turn()
+    endpoints.end_turn()
+    endpoints.in_turn(student, STUDENT)
+    assert events == [
+        *("teacher is asked", "teacher is asked", "teacher ends"),
+        *("student is asked", "student ends", "student is asked"),
+    ]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.engines.logs import LONGEST_RECORD, PERIOD_SECONDS, LogReader, Record
+from tasks.engines.logs import LONGEST_RECORD, PERIOD_SECONDS, LogReader
 
 VLLM = "(APIServer pid=27436) {level} 11-20 19:10:48 [vllm.py:1703] {text}"
 
@@ -16,7 +16,7 @@ def vllm(text: str, level: str = "INFO") -> str:
 
 def read(lines: Sequence[str]) -> list[tuple[str, str]]:
     reader = LogReader()
-    return [(logging.getLevelName(each.level), each.text) for each in [*reader.read(lines, 0.0), *reader.flush()]]
+    return [(logging.getLevelName(level), text) for level, text in [*reader.read(lines, 0.0), *reader.flush()]]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_crash_that_is_not_over_is_told_when_nothing_more_comes() -> None:
     reader, lines = LogReader(), CRASH.splitlines()
     assert reader.read(lines[:5], 0.0) == []
     assert reader.read(lines[5:], 0.0) == []
-    assert reader.flush() == [Record(logging.ERROR, CRASH)]
+    assert reader.flush() == [(logging.ERROR, CRASH)]
     assert reader.flush() == []
 
 

@@ -98,7 +98,7 @@ def addresses(endpoint: Endpoint) -> set[str]:
 
 
 def serve(host: ReplicaStudents, fleet: ScriptedFleet, count: int) -> Endpoint:
-    endpoint = host.source(STUDENT)()
+    endpoint = host.endpoint(STUDENT)
     wait_until(lambda: len(addresses(endpoint)) == count)
     return endpoint
 
@@ -108,11 +108,10 @@ def test_answers_say_what_gave_them(host: ReplicaStudents) -> None:
 
 
 def test_nothing_is_asked_for_before_an_answer_is_missing(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
-    source = host.source(STUDENT)
     assert fleet.asked == []
-    endpoint = source()
+    endpoint = host.endpoint(STUDENT)
     wait_until(lambda: len(addresses(endpoint)) == 2)
-    assert source() == endpoint, "all askers share one line of calls"
+    assert host.endpoint(STUDENT) == endpoint, "all askers share one line of calls"
     assert len(fleet.asked) == 2
     assert endpoint.live is not None
     assert {(each.base_url, each.api_key) for each in endpoint.live.now} == {
@@ -161,7 +160,7 @@ def test_when_none_can_start_everybody_is_told_why_and_it_is_not_tried_again(
     fleet.begin = fleet.fail
     for _ in range(2):
         with pytest.raises(EngineError, match="no replica is left: failed: no GPU here"):
-            host.source(STUDENT)()
+            host.endpoint(STUDENT)
     assert len(fleet.asked) == 2
 
 
@@ -170,7 +169,7 @@ def test_one_that_is_killed_again_and_again_before_it_serves_is_given_up(
 ) -> None:
     fleet.begin = fleet.die
     with pytest.raises(EngineError, match="its process or its machine is gone"):
-        host.source(STUDENT)()
+        host.endpoint(STUDENT)
     assert len(fleet.asked) <= 2 + replicas.MOST_CRASHES
 
 
@@ -179,7 +178,7 @@ def test_when_a_person_cancelled_all_of_them_the_next_that_asks_asks_anew(
 ) -> None:
     fleet.begin = lambda replica: fleet.ends.update({replica: Ended("cancelled")})
     with pytest.raises(EngineError, match="no replica is left: cancelled"):
-        host.source(STUDENT)()
+        host.endpoint(STUDENT)
     fleet.begin = fleet.serve
     assert addresses(serve(host, fleet, 2)) == {f"http://{each}/v1" for each in fleet.asked[2:]}
 
@@ -188,9 +187,9 @@ def test_when_no_worker_takes_one_the_wait_ends_with_where_to_look(fleet: Script
     fleet.begin = fleet.wait_for_a_worker
     host = open_host(fleet, wait_seconds=0.1)
     with pytest.raises(EngineError, match=r"no replica serves after .* workers of the pool tapir-gpu"):
-        host.source(STUDENT)()
+        host.endpoint(STUDENT)
     fleet.begin = fleet.serve
-    assert len(addresses(host.source(STUDENT)())) == 1
+    assert len(addresses(host.endpoint(STUDENT))) == 1
     assert fleet.withdrawn == fleet.asked[:1]
     host.close()
 
@@ -198,7 +197,7 @@ def test_when_no_worker_takes_one_the_wait_ends_with_where_to_look(fleet: Script
 def test_a_server_without_the_deployment_is_said_at_once(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
     fleet.refusal = LACKS_DEPLOYMENT
     with pytest.raises(MissingPrerequisite, match="tapir up"):
-        host.source(STUDENT)()
+        host.endpoint(STUDENT)
     assert fleet.registry.all() == []
 
 
@@ -242,7 +241,7 @@ def test_replicas_that_an_earlier_driver_left_are_used(host: ReplicaStudents, fl
 
 def test_replicas_of_another_checkpoint_leave_first(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
     before = serve(host, fleet, 2)
-    after = host.source(replace(STUDENT, identity="another identity"))()
+    after = host.endpoint(replace(STUDENT, identity="another identity"))
     assert addresses(before) == set()
     wait_until(lambda: len(addresses(after)) == 2)
     assert {each.checkpoint for each in fleet.registry.all()} == {"another identity"}
@@ -254,7 +253,7 @@ def test_who_waits_for_a_replica_gives_up_when_the_run_is_told_to_stop(
     fleet.begin = fleet.wait_for_a_worker
     threading.Timer(0.05, host.abort).start()
     with pytest.raises(EngineError, match="told to stop"):
-        host.source(STUDENT)()
+        host.endpoint(STUDENT)
 
 
 def test_while_the_database_or_prefect_is_away_those_that_serve_go_on(

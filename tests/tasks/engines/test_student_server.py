@@ -24,8 +24,7 @@ from tapir_core.config.student import EndpointEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.logs import told_to
-from tasks.engines.student_server import ANSWER_SECONDS, Student
-from tasks.engines.students import serving
+from tasks.engines.student_server import ANSWER_SECONDS, Student, serving
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.vllm import VllmServer
 
@@ -229,17 +228,12 @@ def test_a_server_that_cannot_answer_is_ended_and_told(tmp_path: Path) -> None:
     assert servers_left() == []
 
 
-def test_a_source_starts_nothing_before_it_is_called(host: VllmServer, told: list[str], tmp_path: Path) -> None:
-    host.source(student_in(make_checkpoint(tmp_path)))
-    assert starts(told) == 0
-
-
 def test_one_checkpoint_is_served_by_one_start_however_many_ask(
     host: VllmServer, told: list[str], tmp_path: Path
 ) -> None:
     checkpoint = make_checkpoint(tmp_path)
     got: list[Endpoint] = []
-    threads = [threading.Thread(target=lambda: got.append(host.source(student_in(checkpoint))())) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: got.append(host.endpoint(student_in(checkpoint)))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -251,30 +245,30 @@ def test_one_checkpoint_is_served_by_one_start_however_many_ask(
 
 def test_another_checkpoint_replaces_the_server(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     first, second = (make_checkpoint(tmp_path, name) for name in ("first", "second"))
-    assert host.source(student_in(first))() != host.source(student_in(second))()
+    assert host.endpoint(student_in(first)) != host.endpoint(student_in(second))
     assert starts(told) == 2
     links = [Path(f"/proc/{pid}/cwd/student") for pid in servers_left()]
     assert {link.resolve() for link in links if link.is_symlink()} == {second.resolve()}
 
 
 def test_a_stopped_server_starts_again_when_it_is_asked(host: VllmServer, told: list[str], tmp_path: Path) -> None:
-    source = host.source(student_in(make_checkpoint(tmp_path)))
-    source()
+    student = student_in(make_checkpoint(tmp_path))
+    host.endpoint(student)
     host.stop()
     assert servers_left() == []
-    source()
+    host.endpoint(student)
     assert starts(told) == 2
 
 
 def test_a_server_that_died_is_replaced(host: VllmServer, told: list[str], tmp_path: Path) -> None:
-    source = host.source(student_in(make_checkpoint(tmp_path)))
-    before = source()
+    student = student_in(make_checkpoint(tmp_path))
+    before = host.endpoint(student)
     family = [psutil.Process(pid) for pid in servers_left()]
     [server] = [each for each in family if "supervisor_main" not in _command_line(each.pid)]
     server.kill()
     while any(map(_runs, family)):
         time.sleep(0.02)
-    assert source() != before
+    assert host.endpoint(student) != before
     assert starts(told) == 2
 
 
@@ -283,9 +277,9 @@ def test_an_endpoint_engine_starts_nothing_and_carries_its_key(tmp_path: Path, m
     students = serving(engine)(StudentConfig(engine=engine), tmp_path / "log", print)
     assert isinstance(students, EndpointStudents)
     with pytest.raises(MissingPrerequisite, match="STUDENT_KEY"):
-        students.source(student_in(tmp_path))()
+        students.endpoint(student_in(tmp_path))
     monkeypatch.setenv("STUDENT_KEY", "secret")
-    assert students.source(student_in(tmp_path))().api_key == "secret"
+    assert students.endpoint(student_in(tmp_path)).api_key == "secret"
     assert engine.model_name(tmp_path) == f"tuned/{tmp_path}"
 
 
@@ -301,7 +295,7 @@ def test_a_real_vllm_serves_a_tiny_student_and_leaves_nothing_when_killed(tmp_pa
     lines: list[str] = []
     student = StudentConfig(engine=engine)
     with closing(VllmServer(student, tmp_path / "student.log", lines.append)) as host:
-        endpoint = host.source(student_in(checkpoint))()
+        endpoint = host.endpoint(student_in(checkpoint))
         assert "ready" in lines[-1]
         first, again = asyncio.run(_ask_twice(endpoint))
         assert first == again, "greedy answers repeat"

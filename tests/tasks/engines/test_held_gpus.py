@@ -11,9 +11,8 @@ import pytest
 from tapir_core.config import StudentConfig
 from tapir_core.errors import EngineError, Stopped
 from tapir_core.stages import StageAt
-from tasks.engines import gpu_lease
-from tasks.engines.gpu_lease import hold_gpus
-from tasks.engines.machine import GPUS_VARIABLE
+from tasks.engines import machine
+from tasks.engines.machine import GPUS_VARIABLE, hold_gpus
 from tasks.engines.vllm import VllmServer
 from tasks.runtime import close_all, current
 from tasks.train import make_student, training_lease
@@ -25,7 +24,7 @@ AT = StageAt("train", 0)
 
 OTHER_RUN = """
 import time
-from tasks.engines.gpu_lease import hold_gpus
+from tasks.engines.machine import hold_gpus
 with hold_gpus(print, lambda: None):
     print("has it", flush=True)
     time.sleep(60)
@@ -38,7 +37,7 @@ wait_until = partial(waiting.wait_until, seconds=20, every=0.01)
 def _gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that no other test has."""
     monkeypatch.setenv(GPUS_VARIABLE, f"{tmp_path.name}-a,{tmp_path.name}-b")
-    monkeypatch.setattr(gpu_lease, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.01)
 
 
 def fail() -> None:
