@@ -46,7 +46,7 @@ from tasks.engines.backbone import matters
 from tasks.engines.gpu_lease import hold_gpus
 from tasks.engines.logs import tell
 from tasks.engines.replicas import Fleet
-from tasks.engines.training import memory, nodes, prerequisites, trainer
+from tasks.engines.training import launch, memory, nodes, prerequisites
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -112,9 +112,9 @@ def make_student(
     run: RunFolder,
     at: StageAt,
     lease: RunLease,
-    on_progress: Callable[[trainer.TrainingProgress], None],
-    meet: trainer.Meet = trainer.alone,
-) -> trainer.TrainingSummary:
+    on_progress: Callable[[launch.TrainingProgress], None],
+    meet: launch.Meet = launch.alone,
+) -> launch.TrainingSummary:
     """Train in this process's child and promote what came of it; ``lease`` is held by the caller.
 
     Raises:
@@ -126,7 +126,7 @@ def make_student(
     started, key = time.monotonic(), run.key(at)
     job = _job(run, at)
     with _gpus(run, at):
-        summary = trainer.train_student(job, on_progress=_told(on_progress), meet=meet)
+        summary = launch.train_student(job, on_progress=_told(on_progress), meet=meet)
     tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
     checkpoint = run.workplace.local(at.folder)
@@ -141,7 +141,7 @@ def make_student(
     return summary
 
 
-def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note: nodes.Note) -> trainer.Meet:
+def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note: nodes.Note) -> launch.Meet:
     """Where the ranks of this process, the first node of the training, meet with those that ``fleet`` starts.
 
     Args:
@@ -154,14 +154,14 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
     wanted = run.config.training.nodes
 
     @contextmanager
-    def meet(ranks: int) -> Iterator[trainer.Node]:
+    def meet(ranks: int) -> Iterator[launch.Node]:
         folder, host = _attempt(run, at), own_host(store_url(run.config))
         with closing(_registry(run, at)) as registry:
             first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
             with first.meet(ranks) as node:
                 yield node
 
-    return meet if wanted > 1 else trainer.alone
+    return meet if wanted > 1 else launch.alone
 
 
 def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> None:
@@ -175,7 +175,7 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
     with closing(_registry(run, at)) as registry:
         here = nodes.OtherNode(registry, node, _attempt(run, at), own_host(store_url(run.config)), note)
         with _gpus(run, at):
-            trainer.join_training(replace(_job(run, at), log_path=log), here.meet)
+            launch.join_training(replace(_job(run, at), log_path=log), here.meet)
 
 
 def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
@@ -203,7 +203,7 @@ def count_round(run: RunFolder, number: int) -> Training:
     Raises:
         ConfigError: it cannot be trained with.
     """
-    [found] = trainer.count_trainings([_job(run, StageAt("train", number))])
+    [found] = launch.count_trainings([_job(run, StageAt("train", number))])
     return Training(found.examples, found.total_tokens, found.trained_tokens, found.steps, found.epochs)
 
 
@@ -226,7 +226,7 @@ def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) 
     check_wanted(run, at, key)
 
 
-def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
+def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
     config, number, mix = run.config, at.number, MIX.at(at.round)
     mixture = run.sealed(mix)
     if not mixture.rows:
@@ -237,7 +237,7 @@ def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
         )
     settings = config.round(number) if number else config.basic_tuning
     folder = fetch_stage(run, mix)
-    return trainer.TrainingJob(
+    return launch.TrainingJob(
         base=current(run).checkpoint(number - 1),
         mixture=tuple(folder / part.name for part in mixture.parts),
         output=_attempt(run, at),
@@ -257,11 +257,11 @@ def _attempt(run: RunFolder, at: StageAt) -> Path:
     return run.workplace.local(attempt_folder(at.number, key))
 
 
-def _told(on_progress: Callable[[trainer.TrainingProgress], None]) -> Callable[[trainer.TrainingProgress], None]:
+def _told(on_progress: Callable[[launch.TrainingProgress], None]) -> Callable[[launch.TrainingProgress], None]:
     """``on_progress`` for every step; the flow run is told of one a minute."""
     next_told = 0.0
 
-    def tell_and_go_on(progress: trainer.TrainingProgress) -> None:
+    def tell_and_go_on(progress: launch.TrainingProgress) -> None:
         nonlocal next_told
         on_progress(progress)
         if time.monotonic() >= next_told:
@@ -280,7 +280,7 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
             shutil.copy2(file, checkpoint / file.name)
 
 
-def check_trainer(run: RunFolder) -> trainer.RenderedChat:
+def check_trainer(run: RunFolder) -> launch.RenderedChat:
     """Refuse a run whose trainings nobody would do, before anything is paid for; gives what its student is asked.
 
     Raises:
@@ -295,7 +295,7 @@ def check_trainer(run: RunFolder) -> trainer.RenderedChat:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
         memory.look_ahead(training, current(run).checkpoint(BACKBONE))
-    return trainer.render_chat(current(run).checkpoint(BACKBONE), run.config.student.template)
+    return launch.render_chat(current(run).checkpoint(BACKBONE), run.config.student.template)
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:
@@ -453,14 +453,14 @@ def _progress_line(attempt: Path) -> Callable[[], str]:
 
     It says nothing before the first step, and where the trainer's folder is on another machine.
     """
-    file = trainer.Attempt(attempt).progress_file
+    file = launch.Attempt(attempt).progress_file
     offset, said = file.stat().st_size if file.exists() else 0, ""
 
     def newest() -> str:
         nonlocal offset, said
         # An attempt that begins anew begins its file anew.
         start = offset if file.exists() and offset <= file.stat().st_size else 0
-        rows, offset = trainer.read_progress(file, start)
+        rows, offset = launch.read_progress(file, start)
         said = rows[-1].in_words() if rows else said
         return said
 

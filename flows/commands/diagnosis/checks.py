@@ -58,7 +58,7 @@ from tapir_core.store_admin.rows import is_there, reading
 from tapir_core.text import shorten
 from tasks.engines import backbone, keys, machine, student_server, students, supervisor, vllm
 from tasks.engines.endpoints import as_configured
-from tasks.engines.training import memory, prerequisites, trainer
+from tasks.engines.training import launch, memory, prerequisites
 from tasks.engines.verifier import check_verifier
 
 if TYPE_CHECKING:
@@ -475,7 +475,7 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     name = config.student.backbone
     folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
     template = config.student.template
-    chat = None if folder is None else trainer.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
+    chat = None if folder is None else launch.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     system = "; it takes no system message, so rows with a `system` text cannot be asked"
     return (
         finding(

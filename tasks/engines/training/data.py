@@ -38,7 +38,7 @@ from tasks.engines.training.chat import (
     special_texts,
     token_ids,
 )
-from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
+from tasks.engines.training.launch import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
 """The label of a token without loss."""

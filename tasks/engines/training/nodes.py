@@ -25,7 +25,7 @@ from tapir_core.storage import Storage
 from tasks.engines import supervisor
 from tasks.engines.address import interface_of
 from tasks.engines.replicas import Ended, Fleet
-from tasks.engines.training.trainer import Node
+from tasks.engines.training.launch import Node
 
 LOOK_SECONDS = 1.0
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
-from tasks.engines.training.trainer import Attempt, TrainingJob
+from tasks.engines.training.launch import Attempt, TrainingJob
 
 
 def make_job(folder: Path, **changes: Any) -> TrainingJob:

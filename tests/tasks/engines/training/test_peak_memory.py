@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 from tapir_core.config import TrainingConfig
 from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokenizer, write_random
 from tasks.engines.training import memory
-from tasks.engines.training.trainer import TrainingJob, train_student
+from tasks.engines.training.launch import TrainingJob, train_student
 
 # A processor that has no bf16 takes minutes for two steps.
 pytestmark = [pytest.mark.operations, pytest.mark.timeout(2700)]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tasks.engines.training.trainer import SaveRecord, clear_unfinished, newest_save, publish_save
+from tasks.engines.training.launch import SaveRecord, clear_unfinished, newest_save, publish_save
 
 
 def write_save(saves: Path, step: int, world_size: int = 1) -> Path:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, NodeLost, TapirError
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.training.trainer import (
+from tasks.engines.training.launch import (
     Node,
     TrainingCount,
     TrainingJob,
@@ -61,7 +61,7 @@ def write_mixture(path: Path) -> None:
 
 def test_the_driver_side_imports_no_torch() -> None:
     heavy = "{'torch', 'trl', 'deepspeed', 'transformers', 'prefect'}"
-    imports = "sys, tasks.engines.training.trainer, tasks.engines.training.data"
+    imports = "sys, tasks.engines.training.launch, tasks.engines.training.data"
     code = f"import {imports}; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
@@ -175,7 +175,7 @@ def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.Monkey
 
 def ranks() -> list[psutil.Process]:
     found = psutil.Process().children(recursive=True)
-    return [child for child in found if "tasks.engines.training.rank" in child.cmdline()[:4]]
+    return [child for child in found if "tasks.engines.training.trainer" in child.cmdline()[:4]]
 
 
 def test_ranks_that_would_wait_for_those_of_a_lost_machine_are_ended(tmp_path: Path) -> None:
