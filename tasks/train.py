@@ -46,7 +46,7 @@ from tasks.engines.backbone import matters
 from tasks.engines.gpu_lease import hold_gpus
 from tasks.engines.logs import tell
 from tasks.engines.replicas import Fleet
-from tasks.engines.training import launch, memory, nodes, prerequisites
+from tasks.engines.training import launch, nodes, prerequisites
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -294,7 +294,7 @@ def check_trainer(run: RunFolder) -> launch.RenderedChat:
     else:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
-        memory.look_ahead(training, current(run).checkpoint(BACKBONE))
+        prerequisites.look_ahead(training, current(run).checkpoint(BACKBONE))
     return launch.render_chat(current(run).checkpoint(BACKBONE), run.config.student.template)
 
 

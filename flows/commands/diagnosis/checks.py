@@ -58,7 +58,7 @@ from tapir_core.store_admin.rows import is_there, reading
 from tapir_core.text import shorten
 from tasks.engines import backbone, keys, machine, student_server, students, supervisor, vllm
 from tasks.engines.endpoints import as_configured
-from tasks.engines.training import launch, memory, prerequisites
+from tasks.engines.training import launch, prerequisites
 from tasks.engines.verifier import check_verifier
 
 if TYPE_CHECKING:
@@ -499,7 +499,7 @@ def _training_check(config: RunConfig, root: str) -> Check:
         machine.check_gpu_training()
         prerequisites.check_packages(config.training)
         folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
-        ahead = memory.look_ahead(config.training, folder) if folder else []
+        ahead = prerequisites.look_ahead(config.training, folder) if folder else []
         unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
         return (
             replace(fault_of(ahead[1]), level="warning")

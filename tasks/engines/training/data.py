@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -113,13 +113,14 @@ def encode(
     """
     closing = closing_token(tokenizer)
 
-    def examples() -> Iterator[Example]:
-        yield from _examples(tokenizer, conversations, closing)
-        yield Example([closing] * 2, prompt_length=2)
+    def made() -> Iterator[dict[str, Any]]:
+        filler = Example([closing] * 2, prompt_length=2)
+        for each in chain(_examples(tokenizer, conversations, closing), [filler]):
+            yield {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
 
     # A mapped file can be read when it has no name any more.
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
-        rows = _mapped(examples, Path(place))
+        rows = _mapped(made, Path(place))
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
     prompt_lengths = rows.data.column("prompt_length").to_pylist()
     kept = [number for number, length in enumerate(lengths) if 0 < length <= max_length]
@@ -144,13 +145,9 @@ def encode(
     )
 
 
-def _mapped(examples: Callable[[], Iterator[Example]], folder: Path) -> Any:
-    """The examples in Arrow files of ``folder``, four bytes a token and four a label; written unless they are there."""
+def _mapped(rows: Callable[[], Iterator[dict[str, Any]]], folder: Path) -> Any:
+    """The rows in Arrow files of ``folder``, four bytes a token and four a label; made unless they are there."""
     import datasets  # only here: it loads for seconds, and the driver reads batches
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for each in examples():
-            yield {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
 
     numbers = datasets.List(datasets.Value("int32"))
     features = {"input_ids": numbers, "labels": numbers, "prompt_length": datasets.Value("int32")}
@@ -371,20 +368,17 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     return PlannedTraining(job, tokenizer, corpus, plan)
 
 
-def _count() -> int:
-    """Print what each job of the standard input comes to, in the child."""
-    jobs = [TrainingJob(**each) for each in json.load(sys.stdin)]
-    print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
-    return 0
-
-
-def _render(*paths: str) -> int:
-    """Print what a student of a folder, with a template of its own or another, is asked, in the child."""
-    # A tokenizer needs no torch, which takes longer to load than everything else.
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    print(json.dumps(render_sample(*map(Path, paths))))
+def main(*paths: str) -> int:
+    """In the child: print what a student of a folder is asked, or what each job of the standard input comes to."""
+    if paths:
+        # A tokenizer needs no torch, which takes longer to load than everything else.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        print(json.dumps(render_sample(*map(Path, paths))))
+    else:
+        jobs = [TrainingJob(**each) for each in json.load(sys.stdin)]
+        print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: _render(*sys.argv[1:]) if sys.argv[1:] else _count()))
+    sys.exit(exit_code(lambda: main(*sys.argv[1:])))

@@ -32,7 +32,7 @@ from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks.engines import keys, logs, machine, supervisor
 from tasks.engines.address import LOOPBACK, interface_of
-from tasks.engines.training import memory, prerequisites
+from tasks.engines.training import prerequisites
 
 _POLL_SECONDS = 0.25
 
@@ -68,17 +68,10 @@ class TrainingJob:
 
     @property
     def identity(self) -> str:
-        """Digest of all that can change the weights; a checkpoint of another identity is never resumed from."""
-        free_of_training = {
-            "runs_on",
-            "nodes",
-            "save_minutes",
-            "grace_seconds",
-            "gradient_checkpointing",
-            "report_to",
-        }
-        free: dict[str, Any] = {"output": True, "log_path": True, "training": free_of_training}
-        return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=free))
+        """Digest of all that a save depends on; a save of another identity is never resumed from."""
+        free = set(self.training.with_mark("free").keys() - self.training.with_mark("saves"))
+        left_out: dict[str, Any] = {"output": True, "log_path": True, "training": free}
+        return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=left_out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +213,12 @@ def train_student(
     """
     attempt = Attempt(job.output)
     attempt.open(job)
-    done = attempt.summary()
-    if done is not None:
+    if (done := attempt.summary()) is not None:
         return done
     prerequisites.check_packages(job.training)
     clear_unfinished(attempt.saves)
     shutil.rmtree(attempt.corpus, ignore_errors=True)
-    _run_ranks(job, attempt.job_file, on_progress, meet, lambda _: attempt.summary() is not None)
+    _run_ranks(job, attempt.job_file, on_progress, meet)
     done = attempt.summary()
     assert done is not None
     for folder in (attempt.saves, attempt.corpus):
@@ -244,21 +236,18 @@ def join_training(job: TrainingJob, meet: Meet) -> None:
         # Its own: the same files may have other paths here.
         job_file = Path(folder, "job.json")
         job_file.write_text(json.dumps(job.to_json()))
-        _run_ranks(job, job_file, lambda _: None, meet, lambda code: code == 0)
+        _run_ranks(job, job_file, lambda _: None, meet)
 
 
 def _run_ranks(
-    job: TrainingJob,
-    job_file: Path,
-    on_progress: Callable[[TrainingProgress], object],
-    meet: Meet,
-    is_done: Callable[[int], bool],
+    job: TrainingJob, job_file: Path, on_progress: Callable[[TrainingProgress], object], meet: Meet
 ) -> None:
-    """Have this machine's ranks train, and see to it that none is left; ``is_done`` is asked with their exit code.
+    """Have this machine's ranks train until the student is there, and leave none of them.
 
     Raises:
         TapirError: as `train_student`.
     """
+    attempt = Attempt(job.output)
     command = [sys.executable, "-u", "-m", "tasks.engines.training.trainer", str(job_file)]
     ranks: list[supervisor.Child] = []
     grace_seconds, accelerators = job.training.grace_seconds, machine.visible_gpus()
@@ -270,14 +259,15 @@ def _run_ranks(
         try:
             for environment in environments:
                 ranks.append(supervisor.start_child(command, env=environment, log_path=job.log_path, name="trainer"))
-            code = _follow(ranks, Attempt(job.output).progress_file, on_progress, node.check)
+            code = _follow(ranks, attempt.progress_file, on_progress, node.check)
             grace_seconds = 0.0
         finally:
             for rank in ranks:
                 rank.terminate(grace_seconds)
                 # They save and stop together: what is not done when the first has ended never will be.
                 grace_seconds = 0.0
-        if not is_done(code):
+        # What one machine writes another may see later: there the exit code says it.
+        if (code or node.first_rank == 0) and attempt.summary() is None:
             raise explain(job, code, ranks[0].output())
 
 
@@ -372,13 +362,12 @@ def rank_environments(
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(node.world_size),
         "LOCAL_SIZE": str(processes),
+        # On GPUs too: offloaded, the optimizer steps on the processor.
+        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes)),
+        machine.GPUS_VARIABLE: ",".join(accelerators[:processes]),
     }
-    # On GPUs too: offloaded, the optimizer steps on the processor.
-    values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
-    if accelerators:
-        values[machine.GPUS_VARIABLE] = ",".join(accelerators[:processes])
-    else:
-        values |= {machine.GPUS_VARIABLE: "", "DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
+    if not accelerators:
+        values |= {"DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
         if "OMP_WAIT_POLICY" not in environment:
             # Threads spin long at barriers by default: beside another busy process a step took 3 to 8 times as long.
             values.setdefault("GOMP_SPINCOUNT", "3000")
@@ -395,10 +384,8 @@ def report_environment(job: TrainingJob, environment: Mapping[str, str]) -> dict
     folder = job.log_path.parent
     values = {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / job.log_path.stem)}
     if "wandb" in job.training.report_to:
-        values |= {"WANDB_PROJECT": "tapir", "WANDB_DIR": str(folder)}
-        values |= {
-            name: environment[name] for name in ("WANDB_PROJECT", prerequisites.WANDB_KEY) if name in environment
-        }
+        own = {name: environment[name] for name in ("WANDB_PROJECT", prerequisites.WANDB_KEY) if name in environment}
+        values |= {"WANDB_PROJECT": "tapir", "WANDB_DIR": str(folder), **own}
     return values
 
 
@@ -406,9 +393,9 @@ def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
     """The error that a failed training is raised as."""
     stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
-        reason = f"ran out of memory; {memory.remedy(job.training)} (log: {job.log_path})"
+        reason = f"ran out of memory; {prerequisites.memory_remedy(job.training)} (log: {job.log_path})"
     elif code == -signal.SIGKILL:
-        remedy = memory.remedy(job.training)
+        remedy = prerequisites.memory_remedy(job.training)
         reason = f"process was killed, most often for lack of memory; {remedy} (log: {job.log_path})"
     elif stopped:
         reason = f"was {stopped[-1]} (log: {job.log_path})"
@@ -417,10 +404,18 @@ def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
     return child_error(log, more=f" (log: {job.log_path})") or errors.EngineError(f"the training {reason}")
 
 
-def read_progress(path: Path, offset: int) -> tuple[list[TrainingProgress], int]:
-    """The whole lines of progress after ``offset``, and where they end."""
-    lines, offset = logs.whole_lines(path, offset)
-    return [TrainingProgress(**json.loads(line)) for line in lines], offset
+def progress_reader(path: Path) -> Callable[[], list[TrainingProgress]]:
+    """Gives at each call the steps that were written into a file of progress since the last one, from now on."""
+    offset = path.stat().st_size if path.exists() else 0
+
+    def read() -> list[TrainingProgress]:
+        nonlocal offset
+        # An attempt that begins anew begins its file anew.
+        start = offset if path.exists() and offset <= path.stat().st_size else 0
+        lines, offset = logs.whole_lines(path, start)
+        return [TrainingProgress(**json.loads(line)) for line in lines]
+
+    return read
 
 
 def _follow(
@@ -430,12 +425,11 @@ def _follow(
     check: Callable[[], None],
 ) -> int:
     """Until all ranks of this machine have ended, or one has failed; its exit code."""
-    offset = progress_file.stat().st_size if progress_file.exists() else 0
+    new_steps = progress_reader(progress_file)
     while True:
         codes = [rank.poll() for rank in ranks]
-        rows, offset = read_progress(progress_file, offset)
-        for row in rows:
-            on_progress(row)
+        for step in new_steps():
+            on_progress(step)
         check()
         if any(codes) or None not in codes:
             # The others of a killed rank fail in its wake.
@@ -484,14 +478,15 @@ class SaveRecord:
 
 
 def publish_save(written: Path, record: SaveRecord) -> Path:
-    """Make the folder ``written`` a complete save and drop all but the newest two."""
+    """Make the folder ``written`` a complete save, and drop all but the newest two of as many ranks."""
     sync_folder(written)
     Storage(written).write_bytes(_RECORD, json.dumps(asdict(record)).encode())
     place = written.with_name(record.name)
     _drop(place)
     written.rename(place)
     sync_folder(place.parent)
-    for older in _complete(place.parent)[:-_KEPT]:
+    alike = [each for each in _complete(place.parent) if each.world_size == record.world_size]
+    for older in alike[:-_KEPT]:
         _drop(place.with_name(older.name))
     return place
 

@@ -22,6 +22,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -47,8 +48,7 @@ from trl import SFTConfig, SFTTrainer
 from tapir_core.errors import EngineError
 from tasks.engines import machine
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
-from tasks.engines.training import data, kernels, memory
-from tasks.engines.training.prerequisites import library_versions
+from tasks.engines.training import data, kernels, prerequisites
 from tasks.engines.training.launch import (
     Attempt,
     SaveRecord,
@@ -77,19 +77,13 @@ def main(job_file: Path) -> int:
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
-    _served = _rendezvous()
-    held = machine.held_memory()
-    return exit_code(lambda: _train(job, held))
-
-
-def _train(job: TrainingJob, held: int) -> int:
-    """``held`` is the memory of this process before there was a model."""
+    _served, held = _rendezvous(), machine.held_memory()
     attempt, world_size = Attempt(job.output), int(os.environ["WORLD_SIZE"])
     planned = data.plan_training(job, world_size, attempt.corpus)
     save = newest_save(attempt.saves, world_size=world_size)
     # Before the model: ZeRO-3 loads it in parts.
     settings = SFTConfig(**sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
-    model = _load_base(job, quantized=job.training.quantized)
+    model = _load_base(job)
     kernels.prepare(model, job.training)
     trainer = PlannedTrainer(
         plan=planned.plan,
@@ -107,7 +101,9 @@ def _train(job: TrainingJob, held: int) -> int:
     if trainer.watch.stopped and trainer.state.global_step < trainer.state.max_steps:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}; the same command goes on", flush=True)
         return _STOPPED
-    _finish(planned, trainer, _peak_memory(trainer, held))
+    on_gpu = trainer.args.device.type == "cuda"
+    peak = int(torch.cuda.max_memory_allocated()) if on_gpu else machine.peak_memory() - held
+    _finish(planned, trainer, peak)
     return 0
 
 
@@ -118,13 +114,13 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
     if device == "cuda":
         # Weights may be there already: with ZeRO-3, and those of 4 bits.
         free, beside = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated(), free
-    lines, size, in_bf16 = list[str](), memory.size_of(job.base), job.training.precision == "bf16"
+    lines, size, in_bf16 = list[str](), prerequisites.size_of(job.base), job.training.precision == "bf16"
     if size is not None:
         longest = max(planned.corpus.lengths)
-        needed = memory.estimate_memory(
+        needed = prerequisites.estimate_memory(
             job.training, size, in_bf16=in_bf16, longest=longest, processes=world_size, on_gpu=device == "cuda"
         )
-        lines = memory.check_memory(job.training, needed, free, beside)
+        lines = prerequisites.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
         print(_describe(planned, world_size, device, kernels.in_words(trainer.model), lines))
         example = data.mark_trained(planned.tokenizer, planned.corpus.example(0))
@@ -151,15 +147,11 @@ def _describe(
     return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
 
 
-def _peak_memory(trainer: "PlannedTrainer", held: int) -> int:
-    """Bytes that training took at most where it computed: of the GPU, or of this process beyond what it ``held``."""
-    if trainer.args.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    return machine.peak_memory() - held
-
-
 def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> None:
-    """Write the student and its summary under a temporary name, then give it its place."""
+    """Write the student and its summary under a temporary name, then give it its place.
+
+    ``peak``: bytes that training took at most where it computed, of the GPU or of this process beside its libraries.
+    """
     job, attempt = planned.job, Attempt(planned.job.output)
     # Only ZeRO-3 has no rank with whole weights; collecting them is collective. Otherwise the model keeps its ties.
     state = trainer.accelerator.get_state_dict(trainer.deepspeed) if job.training.zero_stage == 3 else None
@@ -170,8 +162,13 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int)
         adapter = attempt.folder / "adapter"
         model.save_pretrained(adapter, state_dict=state)
         unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
-        model, state = PeftModel.from_pretrained(_load_base(job), adapter).merge_and_unload(), None
-    _stop_at(model.generation_config, planned.corpus.closing)
+        base = _load_base(job, whole=True)
+        model, state = PeftModel.from_pretrained(base, adapter).merge_and_unload(), None
+    # The served student stops at the token that closed its examples too.
+    given, closing = model.generation_config.eos_token_id, planned.corpus.closing
+    stops = given if isinstance(given, list) else [given]
+    if closing not in stops:
+        model.generation_config.eos_token_id = [closing, *(each for each in stops if each is not None)]
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
     planned.tokenizer.save_pretrained(folder)
@@ -179,14 +176,6 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int)
     (folder / attempt.summary_file.name).write_text(summary)
     sync_folder(folder)
     folder.rename(attempt.checkpoint)
-
-
-def _stop_at(generation: Any, closing: int) -> None:
-    """Have the served student stop at ``closing`` too."""
-    given = generation.eos_token_id
-    stops = given if isinstance(given, list) else [] if given is None else [given]
-    if closing not in stops:
-        generation.eos_token_id = [closing, *stops]
 
 
 def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> TrainingSummary:
@@ -213,7 +202,7 @@ def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int
         precision=training.precision,
         zero_stage=training.zero_stage,
         resumed_from_steps=list(trainer.watch.resumed_from_steps),
-        versions=library_versions(),
+        versions=prerequisites.library_versions(),
         peak_memory=peak,
     )
 
@@ -284,11 +273,9 @@ class Watch(TrainerCallback):
         self.stopped = False
         """SIGTERM came and the training ended early."""
         self.resumed_from_steps = (*save.resumed_from_steps, save.step) if save else ()
-        self._earlier_seconds = save.seconds if save else 0.0
-        self._first_step = save.step if save else 0
-        self._job = job
-        self._tokens_by_step = tokens_by_step
-        self._told_to_stop = False
+        self._first_step, self._earlier_seconds = (save.step, save.seconds) if save else (0, 0.0)
+        self._job, self._tokens_by_step = job, tokens_by_step
+        self._told_to_stop = threading.Event()
 
     @property
     def seconds(self) -> float:
@@ -297,7 +284,7 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The optimizer is ready and, on a resume, restored: from now on there is something to save."""
-        signal.signal(signal.SIGTERM, self._remember)
+        signal.signal(signal.SIGTERM, lambda *_: self._told_to_stop.set())
         self._began = self.saved_at = time.monotonic()
 
     def on_step_end(
@@ -305,7 +292,8 @@ class Watch(TrainerCallback):
     ) -> TrainerControl:
         """Agree on what is due."""
         due = time.monotonic() - self.saved_at >= self._job.training.save_minutes * 60
-        wishes = torch.tensor([due or self._told_to_stop, self._told_to_stop], dtype=torch.int, device=args.device)
+        stop = self._told_to_stop.is_set()
+        wishes = torch.tensor([due or stop, stop], dtype=torch.int, device=args.device)
         torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
         save, self.stopped = wishes.bool().tolist()
         if state.global_step < state.max_steps:  # after the last step the finished student is written instead
@@ -331,9 +319,6 @@ class Watch(TrainerCallback):
         )
         with Attempt(self._job.output).progress_file.open("a") as file:
             file.write(json.dumps(asdict(progress)) + "\n")
-
-    def _remember(self, *_: object) -> None:
-        self._told_to_stop = True
 
 
 class PlannedTrainer(SFTTrainer):
@@ -404,19 +389,17 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     return replace(job, training=job.training.model_copy(update={"precision": precision}))
 
 
-def _load_base(job: TrainingJob, *, quantized: bool = False) -> Any:
-    """The base's weights in the job's precision, or the matrices of its layers ``quantized`` to compute in it."""
-    dtype = torch.bfloat16 if job.training.precision == "bf16" else torch.float32
-    four_bits: dict[str, Any] = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": dtype,
-    }
+def _load_base(job: TrainingJob, *, whole: bool = False) -> Any:
+    """The base's weights in the job's precision; in 4 bits where the job says so, but for a ``whole`` student."""
+    dtype, four_bits = torch.bfloat16 if job.training.precision == "bf16" else torch.float32, None
+    if job.training.quantized and not whole:
+        four_bits = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
     return AutoModelForCausalLM.from_pretrained(
         job.base,
         dtype=dtype,
-        quantization_config=BitsAndBytesConfig(**four_bits) if quantized else None,
+        quantization_config=four_bits,
         trust_remote_code=False,
         use_safetensors=True,
         attn_implementation=kernels.attention_of(job.training),
@@ -446,4 +429,4 @@ def _rendezvous() -> TCPStore | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(exit_code(lambda: main(Path(sys.argv[1]))))
