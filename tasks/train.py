@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging import INFO
 from pathlib import Path
 from typing import Any
@@ -123,10 +123,18 @@ def make_student(
         RunBusy: another process trains, or drives the run, because this one gave no sign of life for too long.
         TapirError: as `train_student`.
     """
-    started, key = time.monotonic(), run.key(at)
-    job = _job(run, at)
+    started, key, job = time.monotonic(), run.key(at), _job(run, at)
+    next_told = started
+
+    def tell_and_go_on(progress: launch.TrainingProgress) -> None:
+        nonlocal next_told
+        on_progress(progress)
+        if time.monotonic() >= next_told:
+            next_told = time.monotonic() + _TOLD_SECONDS
+            tell(INFO, f"training: {progress.in_words()}")
+
     with _gpus(run, at):
-        summary = launch.train_student(job, on_progress=_told(on_progress), meet=meet)
+        summary = launch.train_student(job, on_progress=tell_and_go_on, meet=meet)
     tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
     checkpoint = run.workplace.local(at.folder)
@@ -257,20 +265,6 @@ def _attempt(run: RunFolder, at: StageAt) -> Path:
     return run.workplace.local(attempt_folder(at.number, key))
 
 
-def _told(on_progress: Callable[[launch.TrainingProgress], None]) -> Callable[[launch.TrainingProgress], None]:
-    """``on_progress`` for every step; the flow run is told of one a minute."""
-    next_told = 0.0
-
-    def tell_and_go_on(progress: launch.TrainingProgress) -> None:
-        nonlocal next_told
-        on_progress(progress)
-        if time.monotonic() >= next_told:
-            next_told = time.monotonic() + _TOLD_SECONDS
-            tell(INFO, f"training: {progress.in_words()}")
-
-    return tell_and_go_on
-
-
 def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
     """Give the attempt's files their place without moving them: a kill before the manifest leaves the attempt whole."""
     if checkpoint.exists():
@@ -326,13 +320,44 @@ class FineTuneRuns:
 
     def look(self, training: FlowRun) -> FlowRun:
         """The attempt as it stands now; one that was deleted is lost."""
-        deleted = training.model_copy(update={"state": states.Crashed(name="Deleted")})
-        return FINE_TUNE.look(str(training.id)) or deleted
+        found = FINE_TUNE.look(str(training.id))
+        return found or training.model_copy(update={"state": states.Crashed(name="Deleted")})
 
     def declare(self, training: FlowRun, state: StateType, why: str) -> FlowRun:
         """Set an attempt's state, if it has not ended by itself."""
         FINE_TUNE.set_state(str(training.id), State(type=state, message=why))
         return self.look(training)
+
+    def wait(
+        self, training: FlowRun, lease: RunLease, note: Callable[[FlowRun], None], *, poll_seconds: float
+    ) -> FlowRun:
+        """Until the attempt has ended, in truth and in its state; ``note`` gets it at each look."""
+        since, pending = time.monotonic(), 0
+        try:
+            while True:
+                training = self.look(training)
+                state, held = _state(training), lease.holding()
+                is_its = held is not None and held.token == lease_token(str(training.id), training.run_count)
+                lives = held.lives if held is not None and is_its else None
+                if state.is_final() and not lives:
+                    return training
+                if state.is_running() and lives is False:
+                    return self.declare(training, StateType.CRASHED, _GONE)
+                pending = pending + 1 if state.is_pending() and not lives else 0
+                if pending > _PENDING_LOOKS and not _is_in_container(training):
+                    return self.declare(training, StateType.CRASHED, _UNBEGUN)
+                if not state.is_cancelling():
+                    since = time.monotonic()
+                elif lives is False or (lives is None and time.monotonic() - since > _CANCEL_SECONDS):
+                    return self.declare(training, StateType.CANCELLED, _GONE)
+                note(training)
+                time.sleep(poll_seconds)
+        except Exception:  # an error is no interrupt of the driver, and a killed driver does nothing
+            raise
+        except BaseException:
+            with suppress(EngineError):
+                self.declare(training, StateType.CANCELLING, "The run that it trains for was interrupted.")
+            raise
 
 
 def follow_training(
@@ -357,14 +382,24 @@ def follow_training(
     Raises:
         EngineError: the training failed or was cancelled, too many attempts were lost, or the server is away.
     """
-    number, lost, wait = 0, 0, _Follower(runs, lease, note, poll_seconds, _progress_line(_attempt(run, at))).wait
+    number, lost, said = 0, 0, ""
+    new_steps = launch.progress_reader(launch.Attempt(_attempt(run, at)).progress_file)
+
+    def note_state(training: FlowRun) -> None:
+        """The trainer's last step; before the first, and where its folder is on another machine, the state alone."""
+        nonlocal said
+        said = next((step.in_words() for step in reversed(new_steps())), said)
+        waits = _state(training).is_scheduled() or _state(training).is_pending()
+        waiting = "waiting for a worker of tapir-gpu, " if waits else ""
+        note(said or f"{waiting}flow run {training.name}: {_state_in_words(training)}")
+
     try:
         while True:
             number += 1
             training = runs.attempt(number)
             # What had ended, or was ending, when this drive came is no answer to it.
             counts = not (_state(training).is_final() or _state(training).is_cancelling())
-            ended = wait(training)
+            ended = runs.wait(training, lease, note_state, poll_seconds=poll_seconds)
             if (made := run.holds(at)) is not None:
                 return made
             if counts:
@@ -391,48 +426,6 @@ def _why_given_up(run: RunFolder, ended: FlowRun, lost: int) -> str:
     return "" if kind == StateType.CRASHED and lost < MOST_LOST else why.get(kind, "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Follower:
-    runs: FineTuneRuns
-    lease: RunLease
-    note: Callable[[str], None]
-    poll_seconds: float
-    newest: Callable[[], str]
-
-    def wait(self, training: FlowRun) -> FlowRun:
-        """Until the attempt has ended, in truth and in its state."""
-        try:
-            return self._wait(training)
-        except Exception:  # an error is no interrupt of the driver, and a killed driver does nothing
-            raise
-        except BaseException:
-            with suppress(EngineError):
-                self.runs.declare(training, StateType.CANCELLING, "The run that it trains for was interrupted.")
-            raise
-
-    def _wait(self, training: FlowRun) -> FlowRun:
-        since, pending = time.monotonic(), 0
-        while True:
-            training = self.runs.look(training)
-            state, held = _state(training), self.lease.holding()
-            is_its = held is not None and held.token == lease_token(str(training.id), training.run_count)
-            works, died = (is_its and held is not None and held.lives == lives for lives in (True, False))
-            if state.is_final() and not works:
-                return training
-            if state.is_running() and died:
-                return self.runs.declare(training, StateType.CRASHED, _GONE)
-            pending = pending + 1 if state.is_pending() and not works else 0
-            if pending > _PENDING_LOOKS and not _is_in_container(training):
-                return self.runs.declare(training, StateType.CRASHED, _UNBEGUN)
-            if not state.is_cancelling():
-                since = time.monotonic()
-            elif died or (not works and time.monotonic() - since > _CANCEL_SECONDS):
-                return self.runs.declare(training, StateType.CANCELLED, _GONE)
-            waits = "waiting for a worker of tapir-gpu, " if state.is_scheduled() or state.is_pending() else ""
-            self.note(self.newest() or f"{waits}flow run {training.name}: {_state_in_words(training)}")
-            time.sleep(self.poll_seconds)
-
-
 def _state(training: FlowRun) -> State[Any]:
     assert training.state is not None
     return training.state
@@ -446,22 +439,3 @@ def _state_in_words(training: FlowRun) -> str:
 def _is_in_container(training: FlowRun) -> bool:
     """Whether its worker makes a container or a pod for it; a worker labels what it takes before it submits it."""
     return training.labels.get("prefect.worker.type", "process") != "process"
-
-
-def _progress_line(attempt: Path) -> Callable[[], str]:
-    """Says what the trainer said last, from now on: step, loss and speed.
-
-    It says nothing before the first step, and where the trainer's folder is on another machine.
-    """
-    file = launch.Attempt(attempt).progress_file
-    offset, said = file.stat().st_size if file.exists() else 0, ""
-
-    def newest() -> str:
-        nonlocal offset, said
-        # An attempt that begins anew begins its file anew.
-        start = offset if file.exists() and offset <= file.stat().st_size else 0
-        rows, offset = launch.read_progress(file, start)
-        said = rows[-1].in_words() if rows else said
-        return said
-
-    return newest
