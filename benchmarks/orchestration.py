@@ -28,7 +28,7 @@ from tapir_core.stages import StageAt
 from tapir_core.standin.families import recognise
 from tapir_core.standin.rules import Behaviour
 from tapir_core.standin.server import reply_to_json
-from tasks.outcomes import Progress
+from tasks.progress import Progress
 from tasks.runtime import close_all, current
 
 

@@ -244,7 +244,7 @@ def seal(
     run = RunFolder(ref)
     if not shards and (held := run.holds(at)) is not None:
         return cached(held)
-    made = outcomes.total(shards)
+    made = outcomes.made_of([each.rows for each in shards], shards)
     if lacking := made.missing.get("budget"):
         raise BudgetReached(_budget_text(run, at, made, lacking))
     outcomes.check_failed(at, made, run.config)

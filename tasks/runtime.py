@@ -29,7 +29,7 @@ from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
 from tasks.engines.turns import Turns
-from tasks.outcomes import Progress
+from tasks.progress import Progress
 
 Key = TypeVar("Key", bound=Hashable)
 
