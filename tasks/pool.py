@@ -79,9 +79,9 @@ def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
 def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
     parsed = ask_labels(run, at, rows)
-    pairs = zip(rows["instruction_id"], parsed, strict=True)
-    labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
-    frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
+    labels = pl.Series([each.value for each in parsed], dtype=pl.String)
+    settled = pl.Series([not each.retryable for each in parsed], dtype=pl.Boolean)
+    frame = rows.select("instruction_id", task_type=labels).filter(settled)
     reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
     return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.settled for each in parsed])
 
@@ -98,9 +98,9 @@ def pool_sample(run: RunFolder, _: StageAt) -> pl.DataFrame:
 def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Task types that the teacher finds in a sample of the pool, in a file for the user too; none if it finds none."""
     asked, prompt, settings = current(run).teacher, current(run).prompt("discover"), run.config.teacher
-    texts = (discovery.render_discovery(prompt, each) for each in rows["instruction"])
     requests = [
-        make_request(run, "label", asked.identity, chat(each), settings.answering, prompt=prompt) for each in texts
+        make_request(run, "label", asked.identity, chat(text), settings.answering, prompt=prompt)
+        for text in (discovery.render_discovery(prompt, each) for each in rows["instruction"])
     ]
     parsed = Watch(run, at).ask_read(
         asked, requests, lambda reply: discovery.parse_task_types(reply.text), settings.reasks
@@ -161,14 +161,10 @@ def evaluation_questions(run: RunFolder, *, first: pl.DataFrame | None = None) -
 
     The pool as it comes (``first``) is looked through before a judged held-out set is drawn from it.
     """
-    data, tables = run.config.data, []
-    if data.references is not None:
-        tables.append(readers.heldout_questions(run.rows(stages.HELDOUT.at())))
-    if data.judged is not None and first is None:
-        tables.append(readers.heldout_questions(run.rows(stages.JUDGED_HELDOUT.at())))
-    if run.config.evaluation.benchmarks:
-        tables.append(run.rows(stages.QUESTIONS.at()))
-    return _questions_of(run, tables, first)
+    drawn_later = [stages.JUDGED_HELDOUT.at()] if first is not None else []
+    sets = [run.rows(at) for at in stages.heldout_stages(run.config) if at not in drawn_later]
+    of_benchmarks = [run.rows(stages.QUESTIONS.at())] if run.config.evaluation.benchmarks else []
+    return _questions_of(run, [*map(readers.heldout_questions, sets), *of_benchmarks], first)
 
 
 def _questions_of(run: RunFolder, tables: list[pl.DataFrame], first: pl.DataFrame | None = None) -> EvaluationQuestions:
@@ -266,13 +262,15 @@ def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFr
     """The answers that rows of the pool bring with them, as table `teacher` holds them; they cost no tokens."""
     if "answer" not in rows.columns:
         return rows.select("instruction_id").clear()
-    whose = pl.lit(run.config.data.pool.answers_of)
-    tokens = {name: pl.lit(0) for name in ("prompt_tokens", "completion_tokens")}
-    ending = {"finish_reason": pl.lit("stop"), **tokens, "answered_by": whose}
-    given = rows.drop_nulls("answer").select("instruction_id", response="answer", **ending)
-    count = current(run).progress.row_counter(at)
-    for _ in range(given.height):
-        count()
+    given = rows.drop_nulls("answer").select(
+        "instruction_id",
+        response="answer",
+        finish_reason=pl.lit("stop"),
+        prompt_tokens=pl.lit(0),
+        completion_tokens=pl.lit(0),
+        answered_by=pl.lit(run.config.data.pool.answers_of),
+    )
+    current(run).progress.row_counter(at)(given.height)
     return given
 
 
