@@ -163,9 +163,9 @@ def stage_task(
                 return cached(held)
             with current(run).progress.stage(at, shards=1):
                 worked = function(run, at)
-                seconds = round(time.monotonic() - started, 1)
                 current(run).check_lease()
-                made = run.write(at, worked.rows, counts={**worked.counts, "seconds": seconds})
+                counts = {**worked.counts, "seconds": round(time.monotonic() - started, 1)}
+                made = run.write(at, worked.rows, counts=counts)
             current(run).forget_tables()
             return made
 
@@ -206,8 +206,7 @@ def shard_task(
                     assert plan is not None
                     rows = plan(run, at)[piece.start : piece.stop]
                 worked = function(run, at, rows)
-                table = in_columns(worked.rows, stage.columns, stage.some_have)
-                part = write_part(run.storage, at.folder, table)
+                part = write_part(run.storage, at.folder, in_columns(worked.rows, stage.columns, stage.some_have))
                 if worked.missing and (why := progress.given_up.get(stage.asks)):
                     raise ConfigError(why)
                 if "stopped" in worked.missing:

@@ -171,8 +171,8 @@ def collect_rejected(run: RunFolder, at: stages.StageAt) -> Worked:
 @stage_task(stages.EXPAND)
 def collect_expansion(run: RunFolder, at: stages.StageAt) -> Worked:
     """What the waves of the round accepted, with what the task types still lack."""
-    accepted = _accepted(run, at.number, run.config.curriculum.expansion.max_waves)
-    return Worked(accepted, {"waves": len(_waves(run, at.number))})
+    waves = _waves(run, at.number)
+    return Worked(_accepted(run, at.number, len(waves)), {"waves": len(waves)})
 
 
 def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_types: pl.Series) -> Worked:

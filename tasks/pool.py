@@ -50,9 +50,9 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
     if at.round is None:
         rows = _read_pool(run).rows
         return _overlap(evaluation_questions(run, first=rows), rows)
-    rejected = run.rows(StageAt("expansion_rejected", at.round))
     # A candidate may have been asked for in several waves.
-    rows = rejected.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
+    rejected = run.rows(StageAt("expansion_rejected", at.round)).filter(gate=CONTAMINATED_GATE)
+    rows = rejected.unique("instruction_id", maintain_order=True)
     return _overlap(evaluation_questions(run), rows)
 
 
@@ -143,8 +143,8 @@ def judged_heldout(run: RunFolder, _: StageAt) -> Worked:
     examples, judged = _usable(run).examples, run.config.data.judged
     assert judged is not None
     references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
-    rng = derive_rng(run.config.run.seed, "judged held-out set")
-    drawn = draw_splits(examples, judged.sizes(examples.height), rng)
+    sizes, rng = judged.sizes(examples.height), derive_rng(run.config.run.seed, "judged held-out set")
+    drawn = draw_splits(examples, sizes, rng)
     return Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
 
 

@@ -140,11 +140,11 @@ def make_student(
     checkpoint = run.workplace.local(at.folder)
     _link_checkpoint(job.output / "checkpoint", checkpoint)
     publish_stage(run, at)
-    seconds = round(time.monotonic() - started, 1)
     _check_right(run, at, lease, key)
     # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
-    names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
-    run.seal(at, [Part(name, 0, file_sha256(checkpoint / name)) for name in names], counts={"seconds": seconds})
+    files = [file for file in sorted(checkpoint.iterdir()) if matters(file.name)]
+    parts = [Part(file.name, 0, file_sha256(file)) for file in files]
+    run.seal(at, parts, counts={"seconds": round(time.monotonic() - started, 1)})
     shutil.rmtree(job.output)
     return summary
 
@@ -390,8 +390,8 @@ def follow_training(
         nonlocal said
         said = next((step.in_words() for step in reversed(new_steps())), said)
         waits = _state(training).is_scheduled() or _state(training).is_pending()
-        waiting = "waiting for a worker of tapir-gpu, " if waits else ""
-        note(said or f"{waiting}flow run {training.name}: {_state_in_words(training)}")
+        state = f"flow run {training.name}: {_state_in_words(training)}"
+        note(said or (f"waiting for a worker of tapir-gpu, {state}" if waits else state))
 
     try:
         while True:

@@ -203,8 +203,8 @@ def render_sample(base: Path, chat_template: Path | None = None) -> dict[str, ob
 
 def special_texts(tokenizer: Any) -> re.Pattern[str]:
     """Finds the text of a special token."""
-    names = [each.content for each in tokenizer.added_tokens_decoder.values() if each.special]
-    return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+    tokens = tokenizer.added_tokens_decoder.values()
+    return re.compile("|".join(re.escape(each.content) for each in tokens if each.special) or r"(?!)")
 
 
 def token_ids(tokenizer: Any, text: str | list[str], **settings: bool) -> Any:

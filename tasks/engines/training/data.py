@@ -84,9 +84,8 @@ def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
     Raises:
         ConfigError: a conversation does not end with an answer.
     """
-    tables = (pl.read_parquet(file, columns=["messages"]) for file in files)
-    rows = (row for table in tables for part in table.iter_slices(_BATCH) for row in part["messages"].to_list())
-    for number, messages in enumerate(rows):
+    parts = (part for file in files for part in pl.read_parquet(file, columns=["messages"]).iter_slices(_BATCH))
+    for number, messages in enumerate(row for part in parts for row in part["messages"].to_list()):
         roles = [message["role"] for message in messages or []]
         if len(roles) < 2 or roles[-1] != "assistant":
             raise errors.ConfigError(
@@ -114,8 +113,8 @@ def encode(
     closing = closing_token(tokenizer)
 
     def made() -> Iterator[dict[str, Any]]:
-        filler = Example([closing] * 2, prompt_length=2)
-        for each in chain(_examples(tokenizer, conversations, closing), [filler]):
+        # Last the filler.
+        for each in chain(_examples(tokenizer, conversations, closing), [Example([closing] * 2, prompt_length=2)]):
             yield {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
 
     # A mapped file can be read when it has no name any more.
@@ -150,12 +149,10 @@ def _mapped(rows: Callable[[], Iterator[dict[str, Any]]], folder: Path) -> Any:
     import datasets  # only here: it loads for seconds, and the driver reads batches
 
     numbers = datasets.List(datasets.Value("int32"))
-    features = {"input_ids": numbers, "labels": numbers, "prompt_length": datasets.Value("int32")}
+    features = datasets.Features(input_ids=numbers, labels=numbers, prompt_length=datasets.Value("int32"))
     datasets.disable_progress_bars()
     try:
-        return datasets.Dataset.from_generator(
-            rows, features=datasets.Features(features), cache_dir=str(folder), fingerprint="corpus"
-        )
+        return datasets.Dataset.from_generator(rows, features=features, cache_dir=str(folder), fingerprint="corpus")
     except datasets.exceptions.DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
 
@@ -243,8 +240,7 @@ def plan_batches(
     accumulation = math.ceil(batch_size / (micro_batch_size * world_size))
     # Whatever divides the batch size: arms of a comparison get sizes that fit, and must be mixed alike.
     bundle_size = max(1, batch_size // max(_BUNDLES, accumulation))
-    stream = _stream(len(lengths), epochs, seed)
-    batches = _mixed_batches(stream, lengths, batch_size, bundle_size, seed)
+    batches = _mixed_batches(_stream(len(lengths), epochs, seed), lengths, batch_size, bundle_size, seed)
     size = math.ceil(batch_size / accumulation)
     groups = [batch[first : first + size] for batch in batches for first in range(0, len(batch), size)]
     cells = [[group[rank::world_size] for rank in range(world_size)] for group in groups]
@@ -375,7 +371,7 @@ def main(*paths: str) -> int:
         sys.modules["torch"] = None  # type: ignore[assignment]
         print(json.dumps(render_sample(*map(Path, paths))))
     else:
-        jobs = [TrainingJob(**each) for each in json.load(sys.stdin)]
+        jobs = (TrainingJob(**each) for each in json.load(sys.stdin))
         print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
     return 0
 

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -33,6 +32,9 @@ from tapir_core.text import digest
 from tasks.engines import keys, logs, machine, supervisor
 from tasks.engines.address import LOOPBACK, interface_of
 from tasks.engines.training import prerequisites
+
+JOB_VARIABLE = "TAPIR_TRAINING_JOB"
+"""In which a rank finds its job, as JSON."""
 
 _POLL_SECONDS = 0.25
 
@@ -88,8 +90,10 @@ class TrainingProgress:
 
     def in_words(self) -> str:
         """For a line that changes as it goes on."""
-        step = f"step {self.step}/{self.steps}, loss {self.loss:.3f}"
-        return f"{step}, {self.tokens_per_second:.0f} tokens/s, {duration(self.eta_seconds)} left"
+        return (
+            f"step {self.step}/{self.steps}, loss {self.loss:.3f}, {self.tokens_per_second:.0f} tokens/s, "
+            f"{duration(self.eta_seconds)} left"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,6 @@ class Attempt:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.job_file = folder / "job.json"
         self.progress_file = folder / "progress.jsonl"
         self.checkpoint = folder / "checkpoint"
         """The finished student; complete as soon as it exists."""
@@ -154,9 +157,10 @@ class Attempt:
 
     def open(self, job: TrainingJob) -> None:
         """Make the folder this job's: what another job left in it goes."""
-        if self.job_file.exists() and TrainingJob(**json.loads(self.job_file.read_text())).identity != job.identity:
+        file = self.folder / "job.json"
+        if file.exists() and TrainingJob(**json.loads(file.read_text())).identity != job.identity:
             shutil.rmtree(self.folder)
-        Storage(self.folder).write_bytes(self.job_file.name, json.dumps(job.to_json(), indent=1).encode())
+        Storage(self.folder).write_bytes(file.name, json.dumps(job.to_json(), indent=1).encode())
 
     def summary(self) -> TrainingSummary | None:
         """The finished training, if there is one."""
@@ -218,7 +222,7 @@ def train_student(
     prerequisites.check_packages(job.training)
     clear_unfinished(attempt.saves)
     shutil.rmtree(attempt.corpus, ignore_errors=True)
-    _run_ranks(job, attempt.job_file, on_progress, meet)
+    _run_ranks(job, on_progress, meet)
     done = attempt.summary()
     assert done is not None
     for folder in (attempt.saves, attempt.corpus):
@@ -232,23 +236,16 @@ def join_training(job: TrainingJob, meet: Meet) -> None:
     Raises:
         TapirError: as `train_student`.
     """
-    with tempfile.TemporaryDirectory(prefix="tapir-node-") as folder:
-        # Its own: the same files may have other paths here.
-        job_file = Path(folder, "job.json")
-        job_file.write_text(json.dumps(job.to_json()))
-        _run_ranks(job, job_file, lambda _: None, meet)
+    _run_ranks(job, lambda _: None, meet)
 
 
-def _run_ranks(
-    job: TrainingJob, job_file: Path, on_progress: Callable[[TrainingProgress], object], meet: Meet
-) -> None:
+def _run_ranks(job: TrainingJob, on_progress: Callable[[TrainingProgress], object], meet: Meet) -> None:
     """Have this machine's ranks train until the student is there, and leave none of them.
 
     Raises:
         TapirError: as `train_student`.
     """
-    attempt = Attempt(job.output)
-    command = [sys.executable, "-u", "-m", "tasks.engines.training.trainer", str(job_file)]
+    attempt, command = Attempt(job.output), [sys.executable, "-u", "-m", "tasks.engines.training.trainer"]
     ranks: list[supervisor.Child] = []
     grace_seconds, accelerators = job.training.grace_seconds, machine.visible_gpus()
     # Together until they have met: a rank loads for seconds, on a busy machine for a minute.
@@ -278,8 +275,8 @@ def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
         ConfigError: a base or a mixture cannot be trained with, as `train_student` would say.
         EngineError: the count failed.
     """
-    counted = _ask_child("the tokens of a training could not be counted", json.dumps([job.to_json() for job in jobs]))
-    return [TrainingCount(**each) for each in counted]
+    what, given = "the tokens of a training could not be counted", json.dumps([job.to_json() for job in jobs])
+    return [TrainingCount(**each) for each in _ask_child(what, given)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,17 +297,15 @@ def render_chat(base: Path, chat_template: Path | None = None, *, timeout_second
         ConfigError: a student could not be trained with this template or this tokenizer.
         EngineError: the tokenizer was not loaded in time.
     """
-    paths = [str(path.absolute()) for path in (base, chat_template) if path]
-    what = f"no conversation could be rendered for {base}"
-    return RenderedChat(**_ask_child(what, "", *paths, timeout_seconds=timeout_seconds))
+    what, paths = f"no conversation could be rendered for {base}", filter(None, (base, chat_template))
+    return RenderedChat(**_ask_child(what, "", *(str(path.absolute()) for path in paths), timeout_seconds=timeout_seconds))
 
 
 def _ask_child(what: str, given: str, *words: str, timeout_seconds: float | None = None) -> Any:
     """What a child of `data` prints, which loads a tokenizer; ``what`` says that it failed."""
-    command = [sys.executable, "-m", "tasks.engines.training.data", *words]
     try:
         done = subprocess.run(
-            command,
+            [sys.executable, "-m", "tasks.engines.training.data", *words],
             input=given,
             env=keys.offline_environment(),
             cwd=supervisor.SOURCES,
@@ -365,6 +360,8 @@ def rank_environments(
         # On GPUs too: offloaded, the optimizer steps on the processor.
         "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // processes)),
         machine.GPUS_VARIABLE: ",".join(accelerators[:processes]),
+        # Not by a file: on another machine those of the job may have other paths.
+        JOB_VARIABLE: json.dumps(job.to_json()),
     }
     if not accelerators:
         values |= {"DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
@@ -391,17 +388,16 @@ def report_environment(job: TrainingJob, environment: Mapping[str, str]) -> dict
 
 def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
     """The error that a failed training is raised as."""
-    stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
-    if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
-        reason = f"ran out of memory; {prerequisites.memory_remedy(job.training)} (log: {job.log_path})"
-    elif code == -signal.SIGKILL:
-        remedy = prerequisites.memory_remedy(job.training)
-        reason = f"process was killed, most often for lack of memory; {remedy} (log: {job.log_path})"
+    where, stopped = f" (log: {job.log_path})", re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
+    ran_out = re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE)
+    if ran_out or code == -signal.SIGKILL:
+        what = "ran out of memory" if ran_out else "process was killed, most often for lack of memory"
+        reason = f"{what}; {prerequisites.memory_remedy(job.training)}{where}"
     elif stopped:
-        reason = f"was {stopped[-1]} (log: {job.log_path})"
+        reason = f"was {stopped[-1]}{where}"
     else:
         reason = f"ended with exit code {code}; the last lines of {job.log_path}:\n{logs.last_words(log)}"
-    return child_error(log, more=f" (log: {job.log_path})") or errors.EngineError(f"the training {reason}")
+    return child_error(log, more=where) or errors.EngineError(f"the training {reason}")
 
 
 def progress_reader(path: Path) -> Callable[[], list[TrainingProgress]]:
@@ -515,8 +511,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _complete(saves: Path) -> list[SaveRecord]:
-    records = sorted(saves.glob(f"{_PREFIX}*/{_RECORD}"))
-    return [SaveRecord(**json.loads(record.read_text())) for record in records]
+    return [SaveRecord(**json.loads(each.read_text())) for each in sorted(saves.glob(f"{_PREFIX}*/{_RECORD}"))]
 
 
 def _drop(folder: Path) -> None:

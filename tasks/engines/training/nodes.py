@@ -159,8 +159,8 @@ class FirstNode:
         told = [_in_words(each, ended) for each, ended in ends.items() if ended.how != "completed"]
         if not told or not isinstance(error, EngineError):
             return error
-        is_lost = any(ended.how == "crashed" for ended in ends.values())
-        return (NodeLost if is_lost else EngineError)("; ".join([str(error), *told]))
+        kind = NodeLost if any(ended.how == "crashed" for ended in ends.values()) else EngineError
+        return kind("; ".join([str(error), *told]))
 
     def _ends(self, others: list[str]) -> dict[str, Ended]:
         """How each that a worker had taken has ended, once it has."""
@@ -224,11 +224,9 @@ class OtherNode:
             yield rows.place()
 
     def _sees_mark(self, rows: "_Rows") -> bool:
-        mark = self.folder / _MARK
-        if mark.exists() and mark.read_text() == rows.attempt:
-            return True
         rows.check_now()
-        return False
+        mark = self.folder / _MARK
+        return mark.exists() and mark.read_text() == rows.attempt
 
 
 class _Rows:

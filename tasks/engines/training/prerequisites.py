@@ -128,7 +128,6 @@ def size_of(checkpoint: Path) -> ModelSize | None:
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config", config)
         layers, hidden, vocabulary = (text[each] for each in ("num_hidden_layers", "hidden_size", "vocab_size"))
-        intermediate = text.get("intermediate_size") or 4 * hidden
     except (OSError, SafetensorError, ValueError, KeyError):
         return None
     matrices = [each for name, each in shapes.items() if len(each) == 2 and not any(no in name for no in _NOT_ADAPTED)]
@@ -138,7 +137,7 @@ def size_of(checkpoint: Path) -> ModelSize | None:
         under_adapters=sum(map(math.prod, matrices)),
         layers=layers,
         hidden=hidden,
-        intermediate=intermediate,
+        intermediate=text.get("intermediate_size") or 4 * hidden,
         vocabulary=vocabulary,
     )
 
@@ -203,8 +202,8 @@ def check_memory(
     moved = () if beside is None else _OFFLOADED[training.offload]
     lines = _check_one(training, {name: size for name, size in needed.items() if name not in moved}, free)
     if beside is not None and moved:
-        offloaded = _check_one(training, {name: needed[name] for name in moved}, beside)
-        lines += [f"offloaded to the machine: {line}" for line in offloaded]
+        parts = {name: needed[name] for name in moved}
+        lines += [f"offloaded to the machine: {line}" for line in _check_one(training, parts, beside)]
     return lines
 
 

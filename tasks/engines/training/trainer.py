@@ -1,7 +1,7 @@
-"""The trainer: one rank of a fine-tune, TRL's SFTTrainer under DeepSpeed, on the job that a JSON file describes.
+"""The trainer: one rank of a fine-tune, TRL's SFTTrainer under DeepSpeed.
 
-`launch.py` starts it as ``python -m tasks.engines.training.trainer JOB.json``, once a rank; its environment says which
-rank it is. In order:
+`launch.py` starts it as ``python -m tasks.engines.training.trainer``, once a rank; its environment holds the job and
+says which rank it is. In order:
 
 1. `main` reads the job, decides what ``precision = "auto"`` is, and serves the address at which all ranks meet.
 2. `data.plan_training` tokenizes the mixture and plans every micro-batch of every step.
@@ -50,6 +50,7 @@ from tasks.engines import machine
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training import data, kernels, prerequisites
 from tasks.engines.training.launch import (
+    JOB_VARIABLE,
     Attempt,
     SaveRecord,
     TrainingJob,
@@ -71,9 +72,9 @@ _OFFLOADED = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_
 """`training.offload` → DeepSpeed's sections."""
 
 
-def main(job_file: Path) -> int:
+def main() -> int:
     """Train; returns the exit code."""
-    job = settle_precision(TrainingJob(**json.loads(job_file.read_text())))
+    job = settle_precision(TrainingJob(**json.loads(os.environ[JOB_VARIABLE])))
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
@@ -114,11 +115,15 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
     if device == "cuda":
         # Weights may be there already: with ZeRO-3, and those of 4 bits.
         free, beside = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated(), free
-    lines, size, in_bf16 = list[str](), prerequisites.size_of(job.base), job.training.precision == "bf16"
+    lines, size = list[str](), prerequisites.size_of(job.base)
     if size is not None:
-        longest = max(planned.corpus.lengths)
         needed = prerequisites.estimate_memory(
-            job.training, size, in_bf16=in_bf16, longest=longest, processes=world_size, on_gpu=device == "cuda"
+            job.training,
+            size,
+            in_bf16=job.training.precision == "bf16",
+            longest=max(planned.corpus.lengths),
+            processes=world_size,
+            on_gpu=device == "cuda",
         )
         lines = prerequisites.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
@@ -307,8 +312,8 @@ class Watch(TrainerCallback):
         """One line of progress a step."""
         if not state.is_world_process_zero or "loss" not in logs:
             return
-        done_here = sum(self._tokens_by_step[self._first_step : state.global_step])
-        rate = done_here / max(time.monotonic() - self._began, 1e-9)
+        done_here = self._tokens_by_step[self._first_step : state.global_step]
+        rate = sum(done_here) / max(time.monotonic() - self._began, 1e-9)
         progress = TrainingProgress(
             step=state.global_step,
             steps=state.max_steps,
@@ -381,12 +386,12 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     """The job with ``precision = "auto"`` decided for this rank's device."""
     if job.training.precision != "auto":
         return job
-    if torch.cuda.is_available():
-        in_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        in_bf16 = computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
-    precision = "bf16" if in_bf16 else "fp32"
-    return replace(job, training=job.training.model_copy(update={"precision": precision}))
+    in_bf16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.cuda.is_available()
+        else computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
+    )
+    return replace(job, training=job.training.model_copy(update={"precision": "bf16" if in_bf16 else "fp32"}))
 
 
 def _load_base(job: TrainingJob, *, whole: bool = False) -> Any:
@@ -424,9 +429,9 @@ def _rendezvous() -> TCPStore | None:
     if os.environ["RANK"] != "0":
         return None
     host, port, ranks = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
-    listening = socket.create_server((host, port))
-    return TCPStore(host, port, ranks, True, wait_for_workers=False, master_listen_fd=listening.detach())
+    listening = socket.create_server((host, port)).detach()
+    return TCPStore(host, port, ranks, True, wait_for_workers=False, master_listen_fd=listening)
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(Path(sys.argv[1]))))
+    sys.exit(exit_code(main))
