@@ -190,10 +190,10 @@ def shard_task(
         raise TypeError(f"stage {stage.name!r}: give its shards a plan=, or its declaration shards_of=, and not both")
 
     def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], outcomes.Worked]) -> Any:
-        named = f"{stage.name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(stage)}"
+        run_name = f"{stage.name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(stage)}"
 
         @does(stage, when=when, in_shards=True, plan=plan)
-        @project_task(stage.name, run_name=named, tags=("shard",))
+        @project_task(stage.name, run_name=run_name, tags=("shard",))
         def run_shard(
             ref: RunRef, at: StageAt, piece: outcomes.Piece, after: Before | None = None
         ) -> outcomes.ShardOutcome:

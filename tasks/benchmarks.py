@@ -167,7 +167,7 @@ def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
 
 
 def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
-    given = _given_to_all(run, at).filter(pl.col("question_id").is_in(rows["question_id"].implode()))
+    given = _given_to_all(run, at).join(rows, on="question_id", how="semi", maintain_order="left")
     current(run).progress.row_counter(at)(rows.height)
     made = given.with_columns(prompt_tokens=pl.lit(0, pl.Int64), completion_tokens=pl.lit(0, pl.Int64))
     return Worked(made, {"given": made["response"].count(), "not given": made["response"].null_count()})
@@ -192,10 +192,9 @@ def _answered(asked: Sequence[_Asked], by: str) -> Worked:
 
 def _asked_for(run: RunFolder, at: StageAt, status: str) -> list[Game]:
     """What the judge was asked for the judgments of this status."""
-    rows = run.rows(at).filter(status=status)
+    rows, answers = run.rows(at).filter(status=status), run.rows(replace(at, name="benchmark_answers"))
     places = set(rows.select("question_id", "turn", "mode", "order").iter_rows())
-    answers = run.rows(replace(at, name="benchmark_answers"))
-    games = _games(run, at, answers.filter(pl.col("question_id").is_in(rows["question_id"].unique().implode())))
+    games = _games(run, at, answers.join(rows, on="question_id", how="semi", maintain_order="left"))
     return [game for game in games if game.text is not None and game.place in places]
 
 
@@ -203,8 +202,7 @@ def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:
     """All judgments to be made on these answers."""
     runtime, benchmark = current(run), judging(run.config, at.benchmark_name)
     prompts = {name: runtime.prompt(name) for name in run.config.evaluation.judged[at.benchmark_name].prompts}
-    questions = answers["question_id"].unique().implode()
-    items = items_of(run, at.benchmark_name).filter(pl.col("question_id").is_in(questions))
+    items = items_of(run, at.benchmark_name).join(answers, on="question_id", how="semi", maintain_order="left")
     return [game for exchange in exchanges_of(items, answers) for game in benchmark.games(exchange, prompts)]
 
 
@@ -239,8 +237,7 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> cal
     count = current(run).progress.row_counter(at)
     asked = [game.question_id for game in games if game.text is not None]
     left, lacking = Counter(asked), set[str]()
-    for _ in {game.question_id for game in games} - left.keys():
-        count()
+    count(len({game.question_id for game in games} - left.keys()))
 
     def on_outcome(place: int, outcome: calls.Outcome) -> None:
         question = asked[place]
@@ -273,5 +270,4 @@ def _shown(asked: Sequence[tuple[str, str]]) -> pl.DataFrame:
 
 
 def _scripts(run: RunFolder, at: StageAt) -> ScriptRunner:
-    runtime = current(run)
-    return ScriptRunner(lambda name: run.workplace.local(log_file(name)), lambda: runtime.check_stop(at))
+    return ScriptRunner(lambda name: run.workplace.local(log_file(name)), lambda: current(run).check_stop(at))

@@ -183,8 +183,7 @@ def _too_much(at: StageAt, failed: Counter[str], asked: int, config: RunConfig, 
     """
     if at.benchmark is not None or len(at.stage.roles) != 1 or asked < FEWEST_ASKED:
         return ""
-    unanswered = failed.total() - failed["bad_reply"]
-    limits = {"max_unanswered_share": unanswered, "max_failed_share": failed.total()}
+    limits = {"max_unanswered_share": failed.total() - failed["bad_reply"], "max_failed_share": failed.total()}
     for name, count in limits.items():
         if count > ((accepted := getattr(config.calls, name)) + doubt) * asked:
             return (

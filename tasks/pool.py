@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import polars as pl
 
-from tapir_core import stages
+from tapir_core import curriculum, stages
 from tapir_core.calls import Outcome, Parsed
-from tapir_core.curriculum import Labelling, Usable, discovery, draw_splits, shares_of, split_usable, target_shares
+from tapir_core.curriculum import discovery
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
@@ -144,7 +144,7 @@ def judged_heldout(run: RunFolder, _: StageAt) -> Worked:
     assert judged is not None
     references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
     sizes, rng = judged.sizes(examples.height), derive_rng(run.config.run.seed, "judged held-out set")
-    drawn = draw_splits(examples, sizes, rng)
+    drawn = curriculum.draw_splits(examples, sizes, rng)
     return Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
 
 
@@ -182,7 +182,7 @@ def _overlap(asked: EvaluationQuestions, rows: pl.DataFrame) -> Worked:
 def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[str]]:
     """Ask the teacher for the task type of each row (an instruction)."""
     asked, settings, prompt = current(run).teacher, run.config.teacher, current(run).prompt("label")
-    label = Labelling(run.config.curriculum.types, settings.label_replies)
+    label = curriculum.Labelling(run.config.curriculum.types, settings.label_replies)
     requests = [
         make_request(
             *(run, "label", asked.identity, chat(label.render(prompt, show_instruction(row))), settings.labelling),
@@ -247,7 +247,7 @@ def check_pool(run: RunFolder) -> None:
 
 def mixture_shares(run: RunFolder) -> Mapping[str, float]:
     """Pr(task type) of every mixture of the run; the labels are there."""
-    return target_shares(run.config.curriculum.target_shares, shares_of(run.rows(StageAt("label"))))
+    return curriculum.target_shares(run.config.curriculum.target_shares, curriculum.shares_of(run.rows(StageAt("label"))))
 
 
 round_pool = read_once(pool_of)
@@ -274,5 +274,5 @@ def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFr
     return given
 
 
-def _usable(run: RunFolder) -> Usable:
-    return split_usable(*map(run.rows, stages.usable_of(run.config)))
+def _usable(run: RunFolder) -> curriculum.Usable:
+    return curriculum.split_usable(*map(run.rows, stages.usable_of(run.config)))

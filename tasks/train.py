@@ -40,11 +40,7 @@ from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
-from tasks.engines import machine
-from tasks.engines.address import own_host
-from tasks.engines.backbone import matters
-from tasks.engines.gpu_lease import hold_gpus
-from tasks.engines.logs import tell
+from tasks.engines import address, backbone, gpu_lease, logs, machine
 from tasks.engines.replicas import Fleet
 from tasks.engines.training import launch, nodes, prerequisites
 from tasks.flow_runs import Deployment
@@ -131,18 +127,18 @@ def make_student(
         on_progress(progress)
         if time.monotonic() >= next_told:
             next_told = time.monotonic() + _TOLD_SECONDS
-            tell(INFO, f"training: {progress.in_words()}")
+            logs.tell(INFO, f"training: {progress.in_words()}")
 
     with _gpus(run, at):
         summary = launch.train_student(job, on_progress=tell_and_go_on, meet=meet)
-    tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
+    logs.tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
     checkpoint = run.workplace.local(at.folder)
     _link_checkpoint(job.output / "checkpoint", checkpoint)
     publish_stage(run, at)
     _check_right(run, at, lease, key)
     # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
-    files = [file for file in sorted(checkpoint.iterdir()) if matters(file.name)]
+    files = [file for file in sorted(checkpoint.iterdir()) if backbone.matters(file.name)]
     parts = [Part(file.name, 0, file_sha256(file)) for file in files]
     run.seal(at, parts, counts={"seconds": round(time.monotonic() - started, 1)})
     shutil.rmtree(job.output)
@@ -163,7 +159,7 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
 
     @contextmanager
     def meet(ranks: int) -> Iterator[launch.Node]:
-        folder, host = _attempt(run, at), own_host(store_url(run.config))
+        folder, host = _attempt(run, at), address.own_host(store_url(run.config))
         with closing(_registry(run, at)) as registry:
             first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
             with first.meet(ranks) as node:
@@ -180,10 +176,9 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
         TapirError: as `make_student`.
     """
     log = run.workplace.local(log_file(f"train-{at.number:02d}-node-{node}"))
-    with closing(_registry(run, at)) as registry:
-        here = nodes.OtherNode(registry, node, _attempt(run, at), own_host(store_url(run.config)), note)
-        with _gpus(run, at):
-            launch.join_training(replace(_job(run, at), log_path=log), here.meet)
+    with closing(_registry(run, at)) as registry, _gpus(run, at):
+        here = nodes.OtherNode(registry, node, _attempt(run, at), address.own_host(store_url(run.config)), note)
+        launch.join_training(replace(_job(run, at), log_path=log), here.meet)
 
 
 def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
@@ -191,10 +186,10 @@ def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
     runtime = current(run)
 
     def say(text: str) -> None:
-        tell(INFO, text)
+        logs.tell(INFO, text)
         runtime.progress.note_current(text)
 
-    return hold_gpus(say, lambda: runtime.check_stop(at))
+    return gpu_lease.hold_gpus(say, lambda: runtime.check_stop(at))
 
 
 def _registry(run: RunFolder, at: StageAt) -> ReplicaRegistry:
@@ -315,7 +310,7 @@ class FineTuneRuns:
             run_name=f"{name} round-{of_round}",
             tags=[f"run-{name}", f"round-{of_round}", "stage-train"],
         )
-        tell(INFO, f"training in flow run {training.name} ({training.id}), attempt {number}")
+        logs.tell(INFO, f"training in flow run {training.name} ({training.id}), attempt {number}")
         return training
 
     def look(self, training: FlowRun) -> FlowRun:

@@ -22,8 +22,7 @@ from tapir_core.errors import EngineError, NodeLost, Stopped, TapirError
 from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.processes import HEARTBEAT_SECONDS, LAPSE_SECONDS, Heart
 from tapir_core.storage import Storage
-from tasks.engines import supervisor
-from tasks.engines.address import interface_of
+from tasks.engines import address, supervisor
 from tasks.engines.replicas import Ended, Fleet
 from tasks.engines.training.launch import Node
 
@@ -293,7 +292,7 @@ class _Rows:
         assert meeting.port
         assert own.hostname
         ranks = [each.concurrency for each in self.last]
-        place = (meeting.hostname, meeting.port), interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
+        place = (meeting.hostname, meeting.port), address.interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
         return Node(*place, check=self.check)
 
 

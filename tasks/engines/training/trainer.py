@@ -47,7 +47,6 @@ from trl import SFTConfig, SFTTrainer
 
 from tapir_core.errors import EngineError
 from tasks.engines import machine
-from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training import data, kernels, prerequisites
 from tasks.engines.training.launch import (
     JOB_VARIABLE,
@@ -389,7 +388,7 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     in_bf16 = (
         torch.cuda.is_bf16_supported(including_emulation=False)
         if torch.cuda.is_available()
-        else computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
+        else machine.computes_in_bf16(broken_amx=machine.WITHOUT_AMX.items() <= os.environ.items())
     )
     return replace(job, training=job.training.model_copy(update={"precision": "bf16" if in_bf16 else "fp32"}))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.config import TrainingConfig
+from tasks.engines import machine
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training.launch import TrainingJob
 
@@ -26,7 +27,7 @@ def auto_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         cpuinfo = tmp_path / "cpuinfo"
         cpuinfo.write_text(f"flags : {flags}")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(trainer, "computes_in_bf16", partial(computes_in_bf16, cpuinfo=cpuinfo))
+        monkeypatch.setattr(machine, "computes_in_bf16", partial(computes_in_bf16, cpuinfo=cpuinfo))
         return trainer.settle_precision(make_job("auto")).training.precision
 
     return settle
