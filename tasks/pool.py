@@ -247,7 +247,9 @@ def check_pool(run: RunFolder) -> None:
 
 def mixture_shares(run: RunFolder) -> Mapping[str, float]:
     """Pr(task type) of every mixture of the run; the labels are there."""
-    return curriculum.target_shares(run.config.curriculum.target_shares, curriculum.shares_of(run.rows(StageAt("label"))))
+    return curriculum.target_shares(
+        run.config.curriculum.target_shares, curriculum.shares_of(run.rows(StageAt("label")))
+    )
 
 
 round_pool = read_once(pool_of)

@@ -63,7 +63,9 @@ def memory_lines(config: RunConfig) -> list[str]:
         return []
     try:
         folder = backbone.find_backbone(config.student, on_this_machine(config.run.root).local(backbone_cache()))
-        return [f"Training memory: {line}" for line in prerequisites.look_ahead(config.training, folder)] if folder else []
+        return (
+            [f"Training memory: {line}" for line in prerequisites.look_ahead(config.training, folder)] if folder else []
+        )
     except TapirError as lacks:
         return [f"Training memory: {lacks}"]
 

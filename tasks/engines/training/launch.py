@@ -297,7 +297,9 @@ def render_chat(base: Path, chat_template: Path | None = None, *, timeout_second
         EngineError: the tokenizer was not loaded in time.
     """
     what, paths = f"no conversation could be rendered for {base}", filter(None, (base, chat_template))
-    return RenderedChat(**_ask_child(what, "", *(str(path.absolute()) for path in paths), timeout_seconds=timeout_seconds))
+    return RenderedChat(
+        **_ask_child(what, "", *(str(path.absolute()) for path in paths), timeout_seconds=timeout_seconds)
+    )
 
 
 def _ask_child(what: str, given: str, *words: str, timeout_seconds: float | None = None) -> Any:

@@ -14,8 +14,8 @@ from tapir_core.config import TrainingConfig
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines import machine
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.training.prerequisites import check_packages
 from tasks.engines.training.launch import train_student
+from tasks.engines.training.prerequisites import check_packages
 from tests.tasks.engines.training.test_trainer import EXAMPLES, make_job, write_mixture
 
 

@@ -38,7 +38,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def needed(processes: int = 1, **training: Any) -> dict[str, int]:
-    return prerequisites.estimate_memory(TrainingConfig(**training), _7B, in_bf16=True, longest=2048, processes=processes)
+    return prerequisites.estimate_memory(
+        TrainingConfig(**training), _7B, in_bf16=True, longest=2048, processes=processes
+    )
 
 
 def test_a_models_size_is_read_without_its_weights(checkpoint: Path) -> None:
@@ -125,7 +127,7 @@ def test_a_gpu_that_is_too_small_is_refused_before_anything_is_paid(
 ) -> None:
     monkeypatch.setattr(machine, "visible_gpus", lambda: ["0"])
     monkeypatch.setattr(machine, "gpu_memory", lambda: [gib * _GIB])
-    monkeypatch.setattr(memory, "size_of", lambda _: _7B)
+    monkeypatch.setattr(prerequisites, "size_of", lambda _: _7B)
     try:
         prerequisites.look_ahead(TrainingConfig(nodes=nodes), tmp_path)
         assert not refused

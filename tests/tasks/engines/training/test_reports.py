@@ -12,8 +12,8 @@ from tapir_core.config import TrainingConfig
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines import keys
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.training.prerequisites import check_packages
 from tasks.engines.training.launch import Node, TrainingJob, rank_environments, report_environment, train_student
+from tasks.engines.training.prerequisites import check_packages
 from tests.tasks.engines.training.test_trainer import make_job, write_mixture
 
 FAKE = """

@@ -73,7 +73,13 @@ def test_bf16_and_stage_go_to_deepspeed_by_name(trainer: ModuleType) -> None:
     ],
 )
 def test_a_variable_that_is_kept_from_ranks_would_take_over_a_setting(
-    trainer: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, field: str, becomes: Any
+    trainer: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    value: str,
+    field: str,
+    becomes: Any,
 ) -> None:
     def made() -> Any:
         return getattr(trainer.TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]), field)

@@ -23,8 +23,8 @@ from tapir_core.leases import ReplicaRegistry
 from tasks.engines.replicas import Ended
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training import nodes
-from tasks.engines.training.nodes import FirstNode
 from tasks.engines.training.launch import TrainingJob, TrainingProgress, TrainingSummary, train_student
+from tasks.engines.training.nodes import FirstNode
 from tests.tasks.engines.training.test_trainer import EXAMPLES, make_job, write_mixture
 
 NAMESPACE = "tapir-node"
