@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.config import TrainingConfig
+from tapir_core.config import LoraConfig, TrainingConfig
 from tasks.engines.training.data import plan_batches
 from tasks.engines.training.launch import TrainingJob
 
@@ -109,3 +109,57 @@ def test_what_is_offloaded_goes_to_deepspeed_and_its_optimizer_stays_torchs(trai
 def test_warm_up_is_a_share_of_the_steps_and_constant_warms_up_too(trainer: ModuleType) -> None:
     _, settings = settings_of(trainer, make_job(batch_size=1, warmup_ratio=0.1, scheduler="constant"), 100)
     assert (settings["warmup_steps"], settings["lr_scheduler_type"]) == (10, "constant_with_warmup")
+
+
+ROOT, TRAINING = Path(__file__).parents[4], "tasks/engines/training"
+ELSEWHERE = {
+    "max_length": f"{TRAINING}/data.py",
+    "runs_on": "tasks/train.py",
+    "nodes": "tasks/train.py",
+    "processes": f"{TRAINING}/launch.py",
+    "save_minutes": f"{TRAINING}/trainer.py",
+    "grace_seconds": f"{TRAINING}/launch.py",
+}
+"""Fields that no library is given → the file that reads them."""
+
+BASE = {
+    "precision": "bf16",
+    "attention": "flash_attention_2",
+    "batch_size": 8,
+    "micro_batch_size": 4,
+    "report_to": ("tensorboard",),
+    "lora": LoraConfig(),
+}
+"""From here another value of each field makes a difference."""
+
+
+def given(trainer: ModuleType, training: TrainingConfig) -> str:
+    """What TRL, DeepSpeed, PEFT and transformers are given for this configuration."""
+    job = make_job(**dict(training))
+    adapters = trainer._lora_config(job)
+    return str([*settings_of(trainer, job, 2000), adapters and adapters.to_dict(), trainer._load_base(job)])
+
+
+def test_every_training_field_reaches_what_trains(trainer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.golden.test_fields import changed, load, places_in
+
+    monkeypatch.setattr(trainer.kernels, "is_flash_attn_2_available", lambda: False)
+    monkeypatch.setattr(trainer, "BitsAndBytesConfig", dict)
+    monkeypatch.setattr(trainer.AutoModelForCausalLM, "from_pretrained", lambda _, **loaded: sorted(loaded.items()))
+    run = load("files and providers")
+    config = run.model_copy(update={"training": run.training.model_copy(update=BASE)})
+    before, seen, lost = given(trainer, config.training), {"lora"}, []
+    for place in places_in(config.training, ("training",)):
+        other = changed(config, place)
+        seen.add(place.name)
+        if place.name in ELSEWHERE:
+            is_read = f"training.{place.name}" in (ROOT / ELSEWHERE[place.name]).read_text()
+        else:
+            is_read = other is not None and given(trainer, other.training) != before
+        if not is_read:
+            lost.append(".".join(place.path))
+    told = f"{', '.join(lost)}: another value changes nothing that is trained with. Pass it on in `sft_settings` or "
+    told += f"`deepspeed_config` ({TRAINING}/trainer.py); or name in ELSEWHERE above the file that reads it"
+    assert not lost, told
+    unseen = {*TrainingConfig.model_fields, *LoraConfig.model_fields} - seen - ELSEWHERE.keys()
+    assert not unseen, f"{', '.join(sorted(unseen))}: give it a value in BASE above, so that another one can be tried"
