@@ -161,9 +161,8 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
 def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """What a model's file has to all questions."""
     assert at.model is not None
-    name = at.benchmark_name
-    check_benchmark_files(run, name, [f"outputs.{at.model}"])
-    return judging(run.kept_config, name).given_answers(at.model, items_of(run, name))
+    check_benchmark_files(run, at.benchmark_name, [f"outputs.{at.model}"])
+    return judging(run.kept_config, at.benchmark_name).given_answers(at.model, items_of(run, at.benchmark_name))
 
 
 def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:

@@ -35,11 +35,9 @@ _REDUCED = "reduced_to"
 @stage_task(stages.SELECT)
 def select(run: RunFolder, at: stages.StageAt) -> Worked:
     """The seeds of the round, and δ as it was used, if there was one."""
-    rng = derive_rng(run.config.run.seed, at.number, "select")
-    rule = run.config.round(at.number).selection
+    rule, candidates = run.config.round(at.number).selection, _candidates(run, at.number)
     used = () if rule.reads_difficulty else used_before(run, at.number)
-    candidates = _candidates(run, at.number)
-    chosen = curriculum.select_seeds(rule, candidates, rng, used)
+    chosen = curriculum.select_seeds(rule, candidates, derive_rng(run.config.run.seed, at.number, "select"), used)
     judged = run.config.verdict_round(at.number)
     left_out = {
         "teacher_below_floor": 0 if judged is None else _scored(run, judged).height - candidates.height,
@@ -104,8 +102,9 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     ]
     frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=REFINEMENT, orient="row"))
     reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
-    counts = {**count_paid(outcomes), **verifying, **reasons}
-    return worked(frame, counts, rows, list(map(demand_whole, outcomes)))
+    return worked(
+        frame, {**count_paid(outcomes), **verifying, **reasons}, rows, list(map(demand_whole, outcomes))
+    )
 
 
 def _refined(row: Mapping[str, str], family: RefinementFamily, outcome: Outcome) -> tuple[object, ...]:

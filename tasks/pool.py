@@ -256,8 +256,7 @@ round_pool = read_once(pool_of)
 
 
 def _read_pool(run: RunFolder) -> readers.Found:
-    data = run.config.data
-    return read_pool_of(data.pool, data, run.config.run.seed)
+    return read_pool_of(run.config.data.pool, run.config.data, run.config.run.seed)
 
 
 def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFrame:

@@ -13,7 +13,7 @@ the next attempt asks for new ones.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -52,7 +52,7 @@ class FirstNode:
     """The node that asks for the others; `meet` is for `train_student`."""
 
     registry: ReplicaRegistry
-    """Of this training."""
+    """Of this training; closed when the nodes have parted."""
     fleet: Fleet
     """Starts the others."""
     number: int
@@ -75,8 +75,8 @@ class FirstNode:
             NodeLost: one of them is gone.
             EngineError: they did not come, or one failed; the error of the block otherwise.
         """
-        self._end_earlier()
-        with supervisor.reserved_port(self.host) as port:
+        with closing(self.registry), supervisor.reserved_port(self.host) as port:
+            self._end_earlier()
             row = self.registry.ask(self.number, self.attempt)
             with _taken(self.registry, row) as rows:
                 self.registry.serve(row, f"tcp://{self.host}:{port}", ranks)
@@ -107,7 +107,7 @@ class FirstNode:
                     with suppress(TapirError):
                         self._dismiss()
                     raise
-        self._forget_dead()
+            self._forget_dead()
 
     def _all_came(self, rows: "_Rows", others: Sequence[str]) -> bool:
         """Look whether all are there; EngineError where one has ended that is not."""
@@ -168,11 +168,10 @@ class FirstNode:
         while open_ones := taken - ends.keys():
             waited = time.monotonic() - began
             living = {each.id for each in self.registry.all() if not each.is_dead()}
-            for each in sorted(open_ones):
-                is_gone = waited > (LEAVE_SECONDS if each in living else STATE_SECONDS)
-                ended = self.fleet.ended(each) or (Ended("crashed", "its worker is gone") if is_gone else None)
-                if ended is not None:
-                    ends[each] = ended
+            gone = {each for each in open_ones if waited > (LEAVE_SECONDS if each in living else STATE_SECONDS)}
+            lost = dict.fromkeys(gone, Ended("crashed", "its worker is gone"))
+            looks = {each: self.fleet.ended(each) or lost.get(each) for each in sorted(open_ones)}
+            ends |= {each: ended for each, ended in looks.items() if ended is not None}
             time.sleep(LOOK_SECONDS)
         return ends
 
@@ -197,7 +196,7 @@ class OtherNode:
             NodeLost: another node is gone.
             EngineError: it sees another folder than the first one, or not all came.
         """
-        with _taken(self.registry, self.row) as rows:
+        with closing(self.registry), _taken(self.registry, self.row) as rows:
             _wait(
                 self.note,
                 SEEN_SECONDS,
