@@ -173,7 +173,7 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
     folder, host = _attempt(run, at), address.own_host(store_url(run.config))
     with _gpus(run, at):
         here = nodes.OtherNode(_registry(run, at), node, folder, host, note)
-        launch.join_training(replace(_job(run, at), log_path=log), here.meet)
+        launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
 
 
 def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:

@@ -22,7 +22,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
-from pydantic_core import to_jsonable_python
 
 from tapir_core import errors, paths
 from tapir_core.config import TrainingConfig
@@ -65,7 +64,7 @@ class TrainingJob:
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON, which the constructor takes as keywords."""
-        return to_jsonable_python(self)
+        return TypeAdapter(TrainingJob).dump_python(self, mode="json")
 
     @property
     def identity(self) -> str:
@@ -207,7 +206,7 @@ def train_student(
     Args:
         job: What is trained.
         on_progress: Told each step.
-        meet: Where the ranks of this machine, the first one among them, meet; others call `join_training`.
+        meet: Where the ranks of this machine, the first one among them, meet; others call `run_ranks`.
 
     Raises:
         EngineError: the training failed.
@@ -221,7 +220,7 @@ def train_student(
     prerequisites.check_packages(job.training)
     clear_unfinished(attempt.saves)
     shutil.rmtree(attempt.corpus, ignore_errors=True)
-    _run_ranks(job, on_progress, meet)
+    run_ranks(job, meet, on_progress)
     done = attempt.summary()
     assert done is not None
     for folder in (attempt.saves, attempt.corpus):
@@ -229,17 +228,12 @@ def train_student(
     return done
 
 
-def join_training(job: TrainingJob, meet: Meet) -> None:
-    """Train along with the machine that calls `train_student`, on one that sees its folder; there the student arises.
-
-    Raises:
-        TapirError: as `train_student`.
-    """
-    _run_ranks(job, lambda _: None, meet)
-
-
-def _run_ranks(job: TrainingJob, on_progress: Callable[[TrainingProgress], object], meet: Meet) -> None:
+def run_ranks(
+    job: TrainingJob, meet: Meet, on_progress: Callable[[TrainingProgress], object] = lambda _: None
+) -> None:
     """Have this machine's ranks train until the student is there, and leave none of them.
+
+    By itself for a machine that trains along with the one that calls `train_student`, and sees its folder.
 
     Raises:
         TapirError: as `train_student`.

@@ -178,7 +178,7 @@ class FirstNode:
 
 @dataclass(frozen=True, slots=True)
 class OtherNode:
-    """A node that was asked for; `meet` is for `join_training`."""
+    """A node that was asked for; `meet` is for `run_ranks`."""
 
     registry: ReplicaRegistry
     row: str

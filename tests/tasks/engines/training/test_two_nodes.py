@@ -36,10 +36,10 @@ import json, sys
 from pathlib import Path
 from tapir_core.leases import ReplicaRegistry
 from tasks.engines.training.nodes import OtherNode
-from tasks.engines.training.launch import TrainingJob, join_training
+from tasks.engines.training.launch import TrainingJob, run_ranks
 store, row, job, host = sys.argv[1:]
 job = TrainingJob(**json.loads(job))
-join_training(job, OtherNode(ReplicaRegistry(store, "a training"), row, job.output, host, print).meet)
+run_ranks(job, OtherNode(ReplicaRegistry(store, "a training"), row, job.output, host, print).meet)
 """
 
 
