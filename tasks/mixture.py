@@ -102,9 +102,7 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     ]
     frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=REFINEMENT, orient="row"))
     reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
-    return worked(
-        frame, {**count_paid(outcomes), **verifying, **reasons}, rows, list(map(demand_whole, outcomes))
-    )
+    return worked(frame, {**count_paid(outcomes), **verifying, **reasons}, rows, list(map(demand_whole, outcomes)))
 
 
 def _refined(row: Mapping[str, str], family: RefinementFamily, outcome: Outcome) -> tuple[object, ...]:

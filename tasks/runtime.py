@@ -153,9 +153,8 @@ class Runtime:
     @property
     def judges(self) -> dict[str, AskedModel]:
         """Who scores: every judge by its name, the first judge first."""
-        judge = self.config.judge
-        roles = (self._role(endpoint, "judge", field) for field, endpoint in judge.endpoints.items())
-        return dict(zip(judge.names, roles, strict=True))
+        named = zip(self.config.judge.names, self.config.judge.endpoints.items(), strict=True)
+        return {name: self._role(endpoint, "judge", field) for name, (field, endpoint) in named}
 
     def benchmark_judge(self, name: str) -> AskedModel:
         """Who judges the answers to a benchmark."""
@@ -203,9 +202,8 @@ class Runtime:
 
     def student_at(self, number: int) -> Student:
         """The student after round ``number``, wherever it is served."""
-        folder = self.checkpoint(number)
-        identity = checkpoint_digest(folder, self.config.student.template)
-        return Student(number, folder, identity + self.config.student.engine.identity_suffix)
+        folder, settings = self.checkpoint(number), self.config.student
+        return Student(number, folder, checkpoint_digest(folder, settings.template) + settings.engine.identity_suffix)
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""

@@ -158,14 +158,13 @@ def other_template(tokenizer: Any) -> str:
     """The remedy: the shipped templates that suit the tokenizer, those that use its own tokens first."""
     from jinja2 import TemplateError
 
-    own, suiting = tokenizer.chat_template, list[tuple[bool, str]]()
+    suiting = list[tuple[bool, str]]()
     tokens = {each.content for each in tokenizer.added_tokens_decoder.values()}
     for name in shipped("jinja"):
-        tokenizer.chat_template = (PRESETS / f"{name}.jinja").read_text()
+        template = (PRESETS / f"{name}.jinja").read_text()
         with suppress(TemplateError):  # without a token that ends an answer
-            marks = {*_MARK.findall(tokenizer.apply_chat_template(EXCHANGE, tokenize=False))}
+            marks = {*_MARK.findall(tokenizer.apply_chat_template(EXCHANGE, chat_template=template, tokenize=False))}
             suiting += [(marks <= {tokenizer.bos_token, tokenizer.eos_token}, name)] if marks <= tokens else []
-    tokenizer.chat_template = own
     names = " or ".join(f'"{name}"' for _, name in sorted(suiting))
     return f"set student.chat_template to {names or 'a Jinja file that does not'} (docs/backbones.md)"
 

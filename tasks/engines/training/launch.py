@@ -228,9 +228,7 @@ def train_student(
     return done
 
 
-def run_ranks(
-    job: TrainingJob, meet: Meet, on_progress: Callable[[TrainingProgress], object] = lambda _: None
-) -> None:
+def run_ranks(job: TrainingJob, meet: Meet, on_progress: Callable[[TrainingProgress], object] = lambda _: None) -> None:
     """Have this machine's ranks train until the student is there, and leave none of them.
 
     By itself for a machine that trains along with the one that calls `train_student`, and sees its folder.

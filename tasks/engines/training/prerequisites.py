@@ -57,8 +57,8 @@ def check_packages(training: TrainingConfig) -> None:
         _need(("bitsandbytes",), 'training.lora.quantization = "nf4"', "leave it out")
     for reporter in training.report_to:
         _need(_REPORTERS[reporter], f'training.report_to = "{reporter}"', "leave it out")
-    offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
-    if "wandb" in training.report_to and not offline and not os.environ.get(WANDB_KEY):
+    has_key = os.environ.get(WANDB_KEY) or os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if "wandb" in training.report_to and not has_key:
         raise MissingPrerequisite(
             f'training.report_to = "wandb" needs a key, and {WANDB_KEY} is not set; run `export {WANDB_KEY}=…`, '
             "or `export WANDB_MODE=offline` to report into the run's logs/ alone"

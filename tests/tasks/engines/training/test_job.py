@@ -44,7 +44,9 @@ def test_a_job_survives_the_way_through_its_file(tmp_path: Path) -> None:
         {"training": TrainingConfig(lora=LoraConfig(), offload="optimizer")},
     ],
 )
-def test_what_can_change_the_weights_or_what_a_save_depends_on_changes_the_identity(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_what_can_change_the_weights_or_what_a_save_depends_on_changes_the_identity(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     assert make_job(tmp_path, **change).identity != make_job(tmp_path).identity
 
 
