@@ -414,8 +414,13 @@ def _lora_config(job: TrainingJob) -> LoraConfig | None:
     """PEFT's configuration of the adapters, or nothing."""
     if (lora := job.training.lora) is None:
         return None
-    shape = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-    return LoraConfig(**shape, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def _rendezvous() -> TCPStore | None:

@@ -25,8 +25,8 @@ from tasks.engines.training.launch import (
     count_ranks,
     count_trainings,
     explain,
+    progress_reader,
     rank_environments,
-    read_progress,
     train_student,
 )
 from tests.harness.watches import ListenWatch
@@ -134,12 +134,16 @@ def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
     row = TrainingProgress(1, 4, 2.5, 100, 50.0, 6.0)
     line = json.dumps(dataclasses.asdict(row)) + "\n"
     path = tmp_path / "progress.jsonl"
-    assert read_progress(path, 0) == ([], 0)
+    new_steps = progress_reader(path)
+    assert new_steps() == []
     path.write_text(line + line[:10])
-    rows, offset = read_progress(path, 0)
-    assert (rows, offset) == ([row], len(line))
+    assert new_steps() == [row]
     path.write_text(line + line)
-    assert read_progress(path, offset) == ([row], 2 * len(line))
+    assert new_steps() == [row]
+    assert new_steps() == []
+    path.write_text(line)
+    assert new_steps() == [row], "an attempt that began anew"
+    assert progress_reader(path)() == [], "what an earlier start wrote"
 
 
 @pytest.mark.parametrize(
