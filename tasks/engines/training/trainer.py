@@ -412,9 +412,8 @@ def _load_base(job: TrainingJob, *, whole: bool = False) -> Any:
 
 def _lora_config(job: TrainingJob) -> LoraConfig | None:
     """PEFT's configuration of the adapters, or nothing."""
-    if (lora := job.training.lora) is None:
-        return None
-    return LoraConfig(
+    lora = job.training.lora
+    return lora and LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
