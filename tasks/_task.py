@@ -161,7 +161,7 @@ def stage_task(
             run, started = RunFolder(ref), time.monotonic()
             if (held := run.holds(at)) is not None:
                 return cached(held)
-            with current(run).progress.stage(at, shards=1):
+            with current(run).progress.stage(at):
                 worked = function(run, at)
                 current(run).check_lease()
                 counts = {**worked.counts, "seconds": round(time.monotonic() - started, 1)}

@@ -73,9 +73,9 @@ class Progress:
         """Who is asked no more in this process → why."""
 
     @contextmanager
-    def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
-        """A stage that begins now and ends with the block."""
-        self.begin(at, shards=shards, rows=rows)
+    def stage(self, at: StageAt) -> Iterator[None]:
+        """A stage without shards that begins now and ends with the block."""
+        self.begin(at, shards=1)
         try:
             yield
         finally:

@@ -84,7 +84,7 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
         runtime.progress.note(at, text)
         runtime.check_stop(at)
 
-    with runtime.progress.stage(at, shards=1):
+    with runtime.progress.stage(at):
         note("handing the accelerator over")
         runtime.free_accelerators()
         lease = training_lease(run, at)

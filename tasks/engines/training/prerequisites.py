@@ -48,29 +48,27 @@ def check_packages(training: TrainingConfig) -> None:
     Raises:
         MissingPrerequisite: a package lacks, a GPU, or the key of Weights & Biases.
     """
-    if training.attention == "flash_attention_2":
-        setting, otherwise = 'training.attention = "flash_attention_2"', 'set it to "auto"'
-        if not machine.visible_gpus():
-            raise MissingPrerequisite(f"{setting} needs an NVIDIA GPU, and this machine has none; {otherwise}")
-        _need(("flash_attn",), setting, otherwise)
-    if training.quantized:
-        _need(("bitsandbytes",), 'training.lora.quantization = "nf4"', "leave it out")
-    for reporter in training.report_to:
-        _need(_REPORTERS[reporter], f'training.report_to = "{reporter}"', "leave it out")
+    is_flash = training.attention == "flash_attention_2"
+    if is_flash and not machine.visible_gpus():
+        raise MissingPrerequisite(
+            'training.attention = "flash_attention_2" needs an NVIDIA GPU, and this machine has none; set it to "auto"'
+        )
+    settings = [
+        (is_flash, 'training.attention = "flash_attention_2"', ("flash_attn",), 'set it to "auto"'),
+        (training.quantized, 'training.lora.quantization = "nf4"', ("bitsandbytes",), "leave it out"),
+        *((True, f'training.report_to = "{each}"', _REPORTERS[each], "leave it out") for each in training.report_to),
+    ]
+    for is_set, setting, packages, otherwise in settings:
+        if is_set and not any(map(importlib.util.find_spec, packages)):
+            raise MissingPrerequisite(
+                f"{setting} needs the package {packages[0]}, which {sys.prefix} lacks; run `{sys.executable} -m pip "
+                f"install {packages[0]}`, or {otherwise}"
+            )
     has_key = os.environ.get(WANDB_KEY) or os.environ.get("WANDB_MODE") in ("offline", "disabled")
     if "wandb" in training.report_to and not has_key:
         raise MissingPrerequisite(
             f'training.report_to = "wandb" needs a key, and {WANDB_KEY} is not set; run `export {WANDB_KEY}=…`, '
             "or `export WANDB_MODE=offline` to report into the run's logs/ alone"
-        )
-
-
-def _need(packages: tuple[str, ...], setting: str, otherwise: str) -> None:
-    """One of the ``packages``, the first of which is to be installed."""
-    if not any(map(importlib.util.find_spec, packages)):
-        raise MissingPrerequisite(
-            f"{setting} needs the package {packages[0]}, which {sys.prefix} lacks; run `{sys.executable} -m pip "
-            f"install {packages[0]}`, or {otherwise}"
         )
 
 
