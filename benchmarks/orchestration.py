@@ -142,8 +142,8 @@ class TimedProgress(Progress):
         self.tasks += 1  # the one that does the whole stage, or the one that seals it
 
     @contextmanager
-    def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
-        with super().stage(at, shards=shards, rows=rows):
+    def stage(self, at: StageAt) -> Iterator[None]:
+        with super().stage(at):
             began = time.monotonic()
             yield
             self.own_seconds += time.monotonic() - began
