@@ -101,7 +101,7 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
 
 def training_lease(run: RunFolder, at: StageAt, token: str | None = None) -> RunLease:
     """The right to make this student, under a name that every machine knows, wherever it finds the root."""
-    return RunLease(store_url(run.config), _name_of_training(run, at), token=token)
+    return RunLease(*_known_as(run, at), token=token)
 
 
 def make_student(
@@ -158,8 +158,8 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
     wanted = run.config.training.nodes
     if wanted == 1:
         return launch.alone
-    registry, folder, host = _registry(run, at), _attempt(run, at), address.own_host(store_url(run.config))
-    return nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note).meet
+    registry, host = ReplicaRegistry(*_known_as(run, at)), address.own_host(store_url(run.config))
+    return nodes.FirstNode(registry, fleet, at.number, wanted, attempt, _attempt(run, at), host, note).meet
 
 
 def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> None:
@@ -172,7 +172,7 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
     log = run.workplace.local(log_file(f"train-{at.number:02d}-node-{node}"))
     folder, host = _attempt(run, at), address.own_host(store_url(run.config))
     with _gpus(run, at):
-        here = nodes.OtherNode(_registry(run, at), node, folder, host, note)
+        here = nodes.OtherNode(ReplicaRegistry(*_known_as(run, at)), node, folder, host, note)
         launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
 
 
@@ -187,12 +187,9 @@ def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
     return gpu_lease.hold_gpus(say, lambda: runtime.check_stop(at))
 
 
-def _registry(run: RunFolder, at: StageAt) -> ReplicaRegistry:
-    return ReplicaRegistry(store_url(run.config), _name_of_training(run, at))
-
-
-def _name_of_training(run: RunFolder, at: StageAt) -> str:
-    return f"{run.ref.name}/{at.folder} ({run.record.id[:12]})"
+def _known_as(run: RunFolder, at: StageAt) -> tuple[str, str]:
+    """The store, and the name of this training there."""
+    return store_url(run.config), f"{run.ref.name}/{at.folder} ({run.record.id[:12]})"
 
 
 def count_round(run: RunFolder, number: int) -> Training:
