@@ -125,8 +125,8 @@ ELSEWHERE = {
 BASE = {
     "precision": "bf16",
     "attention": "flash_attention_2",
-    "batch_size": 8,
-    "micro_batch_size": 4,
+    "batch_size": 12,
+    "micro_batch_size": 3,
     "report_to": ("tensorboard",),
     "lora": LoraConfig(),
 }
