@@ -38,9 +38,8 @@ from tapir_core.storage import Storage
 from tasks.engines import machine
 from tasks.engines.backbone import prepare_backbone
 from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokenizer, tiny_student, write_random
-from tasks.engines.training.memory import ModelSize, estimate_memory, size_of
-from tasks.engines.training.prerequisites import library_versions
-from tasks.engines.training.trainer import Attempt, TrainingJob
+from tasks.engines.training.launch import Attempt, TrainingJob
+from tasks.engines.training.prerequisites import ModelSize, estimate_memory, library_versions, size_of
 from tasks.engines.vllm import find_environment
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -28,7 +28,7 @@ from tapir_core.stages import StageAt
 from tapir_core.standin.families import recognise
 from tapir_core.standin.rules import Behaviour
 from tapir_core.standin.server import reply_to_json
-from tasks.outcomes import Progress
+from tasks.progress import Progress
 from tasks.runtime import close_all, current
 
 
@@ -137,8 +137,8 @@ class TimedProgress(Progress):
         self.tasks += 1  # the one that does the whole stage, or the one that seals it
 
     @contextmanager
-    def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
-        with super().stage(at, shards=shards, rows=rows):
+    def stage(self, at: StageAt) -> Iterator[None]:
+        with super().stage(at):
             began = time.monotonic()
             yield
             self.own_seconds += time.monotonic() - began

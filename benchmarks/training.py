@@ -37,7 +37,7 @@ from tapir_core.paths import backbone_cache
 from tapir_core.storage import Storage
 from tasks.engines import keys, machine, supervisor
 from tasks.engines.backbone import prepare_backbone
-from tasks.engines.training.trainer import (
+from tasks.engines.training.launch import (
     TrainingJob,
     TrainingProgress,
     alone,

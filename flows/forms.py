@@ -54,7 +54,7 @@ from tapir_core.summary.types import RunSummary
 from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_comparison, publish_sweep
 from tasks.engines import machine
-from tasks.engines.training.trainer import TrainingProgress
+from tasks.engines.training.launch import TrainingProgress
 from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica

@@ -46,7 +46,7 @@ from tapir_core.stages import StageAt
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tasks.artifacts import artifact_key
 from tasks.engines.logs import told_to
-from tasks.outcomes import StageProgress
+from tasks.progress import StageProgress
 from tasks.runtime import current, runtimes
 
 GO_ON = (

@@ -161,11 +161,11 @@ def stage_task(
             run, started = RunFolder(ref), time.monotonic()
             if (held := run.holds(at)) is not None:
                 return cached(held)
-            with current(run).progress.stage(at, shards=1):
+            with current(run).progress.stage(at):
                 worked = function(run, at)
-                seconds = round(time.monotonic() - started, 1)
                 current(run).check_lease()
-                made = run.write(at, worked.rows, counts={**worked.counts, "seconds": seconds})
+                counts = {**worked.counts, "seconds": round(time.monotonic() - started, 1)}
+                made = run.write(at, worked.rows, counts=counts)
             current(run).forget_tables()
             return made
 
@@ -190,10 +190,10 @@ def shard_task(
         raise TypeError(f"stage {stage.name!r}: give its shards a plan=, or its declaration shards_of=, and not both")
 
     def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], outcomes.Worked]) -> Any:
-        named = f"{stage.name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(stage)}"
+        run_name = f"{stage.name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(stage)}"
 
         @does(stage, when=when, in_shards=True, plan=plan)
-        @project_task(stage.name, run_name=named, tags=("shard",))
+        @project_task(stage.name, run_name=run_name, tags=("shard",))
         def run_shard(
             ref: RunRef, at: StageAt, piece: outcomes.Piece, after: Before | None = None
         ) -> outcomes.ShardOutcome:
@@ -206,8 +206,7 @@ def shard_task(
                     assert plan is not None
                     rows = plan(run, at)[piece.start : piece.stop]
                 worked = function(run, at, rows)
-                table = in_columns(worked.rows, stage.columns, stage.some_have)
-                part = write_part(run.storage, at.folder, table)
+                part = write_part(run.storage, at.folder, in_columns(worked.rows, stage.columns, stage.some_have))
                 if worked.missing and (why := progress.given_up.get(stage.asks)):
                     raise ConfigError(why)
                 if "stopped" in worked.missing:
@@ -244,7 +243,7 @@ def seal(
     run = RunFolder(ref)
     if not shards and (held := run.holds(at)) is not None:
         return cached(held)
-    made = outcomes.total(shards)
+    made = outcomes.made_of([each.rows for each in shards], shards)
     if lacking := made.missing.get("budget"):
         raise BudgetReached(_budget_text(run, at, made, lacking))
     outcomes.check_failed(at, made, run.config)

@@ -20,14 +20,8 @@ from prefect.context import FlowRunContext
 
 from tapir_core.comparison.baseline import with_baseline
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmarks import benchmark_tables, figures_tables
-from tapir_core.reporting.judge_report import judge_tables, summarise_judge, write_judge_report
+from tapir_core.reporting import benchmarks, judge_report, plots, report, serving, side_by_side, tables
 from tapir_core.reporting.page import Table, markdown_text, render_markdown
-from tapir_core.reporting.plots import score_plots
-from tapir_core.reporting.report import run_card, write_report
-from tapir_core.reporting.serving import serving_tables
-from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
-from tapir_core.reporting.tables import mfd_table, scores_table, shares_table, stages_table, students_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import is_judging
 from tapir_core.summary import RunReader, summarise
@@ -35,13 +29,13 @@ from tapir_core.summary.formats import round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
 
-_OF_A_STUDENT: dict[str, Callable[[RoundSummary], Table]] = {"stages": stages_table, "scores": scores_table}
+_OF_A_STUDENT = ("stages", "scores")
 """Of backbone and S_0 too: the one has no mixture, that of the other follows no target shares."""
 _OF_A_ROUND: dict[str, Callable[[RoundSummary], Table]] = {
-    "stages": stages_table,
-    "mfd": mfd_table,
-    "task-shares": shares_table,
-    "scores": scores_table,
+    "stages": tables.stages_table,
+    "mfd": tables.mfd_table,
+    "task-shares": tables.shares_table,
+    "scores": tables.scores_table,
 }
 _PLOTS = "plots"
 
@@ -58,7 +52,7 @@ def publish_round(ref: RunRef, number: int) -> None:
     summary = summarise(RunFolder(ref))
     if (found := summary.round(number)) is not None:
         shown = _OF_A_ROUND if number > 0 else _OF_A_STUDENT
-        _publish(ref, number, {name: make(found) for name, make in shown.items()} | _figures(found))
+        _publish(ref, number, {name: _OF_A_ROUND[name](found) for name in shown} | _figures(found))
         if found is summary.rounds[-1]:
             _show_plots(ref, summary)
 
@@ -66,37 +60,37 @@ def publish_round(ref: RunRef, number: int) -> None:
 def publish_scores(ref: RunRef, numbers: Sequence[int]) -> None:
     """Show the held-out scores of these students in the UI: side by side, and each by task type."""
     summary = summarise(RunFolder(ref))
-    _show(artifact_key(ref.name, "scores"), students_table(summary, [each.number for each in summary.students]))
+    _show(artifact_key(ref.name, "scores"), tables.students_table(summary, [each.number for each in summary.students]))
     for each in filter(None, map(summary.round, numbers)):
-        _publish(ref, each.number, {"scores": scores_table(each)} | _figures(each))
+        _publish(ref, each.number, {"scores": tables.scores_table(each)} | _figures(each))
 
 
 def publish_judge(ref: RunRef, number: int) -> str:
     """Write the judge report of a round and show its tables in the UI; returns where the report is."""
     run = RunFolder(ref)
-    found = summarise_judge(run, number)
-    _publish(ref, number, judge_tables(found))
-    return write_judge_report(run, found)
+    found = judge_report.summarise_judge(run, number)
+    _publish(ref, number, judge_report.judge_tables(found))
+    return judge_report.write_judge_report(run, found)
 
 
 def publish_run(ref: RunRef) -> str:
     """Write `report.html` and show plots and run card in the UI; returns where the report is."""
     run = RunFolder(ref)
-    report = write_report(run)
+    written = report.write_report(run)
     if FlowRunContext.get() is None:
-        return report
+        return written
     summary = with_baseline(summarise(run), run)
     _show_plots(ref, summary)  # before the card, which links to them
     pages = _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds})
-    card = run_card(summary, pages, serving_tables(RunReader(run), summary.best))
+    card = report.run_card(summary, pages, serving.serving_tables(RunReader(run), summary.best))
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     # All students side by side: a table for each benchmark, and for each of its judges if it had several.
     seen = Counter[str]()
-    for table in benchmark_tables(summary, summary.compared, summary.benchmark_names):
+    for table in benchmarks.benchmark_tables(summary, summary.compared, summary.benchmark_names):
         seen[table.title] += 1
         again = [str(seen[table.title])] if seen[table.title] > 1 else []
         _show(artifact_key(ref.name, "benchmark", table.title, *again), table)
-    return report
+    return written
 
 
 def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any]) -> None:
@@ -118,16 +112,16 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
     ).create()
 
 
-def publish_sweep(curriculum: str, shown: SideBySide, report: str) -> None:
-    """Show the backbones of a curriculum side by side in the UI; ``report`` is where their page is."""
-    key = artifact_key(curriculum, "backbones")
-    make_artifact(create_markdown_artifact, side_by_side_card(shown, report), key, f"Backbones of {curriculum}")
+def publish_sweep(curriculum: str, shown: side_by_side.SideBySide, page: str) -> None:
+    """Show the backbones of a curriculum side by side in the UI; ``page`` is where their page is."""
+    key, card = artifact_key(curriculum, "backbones"), side_by_side.side_by_side_card(shown, page)
+    make_artifact(create_markdown_artifact, card, key, f"Backbones of {curriculum}")
 
 
-def publish_comparison(name: str, card: str, plots: str) -> None:
-    """Show the arms of a comparison in the UI; ``card`` is Markdown, and so are its ``plots``."""
+def publish_comparison(name: str, card: str, plots_card: str) -> None:
+    """Show the arms of a comparison in the UI; both cards are Markdown."""
     make_artifact(create_markdown_artifact, card, artifact_key(name, "comparison"), f"Arms of {name}")
-    make_artifact(create_markdown_artifact, plots, artifact_key(name, "comparison", _PLOTS), f"Plots of {name}")
+    make_artifact(create_markdown_artifact, plots_card, artifact_key(name, "comparison", _PLOTS), f"Plots of {name}")
 
 
 def artifact_key(*parts: str) -> str:
@@ -161,24 +155,23 @@ def _pages(ref: RunRef, names: Mapping[int, Sequence[str]]) -> dict[str, dict[st
 
 def _show_plots(ref: RunRef, summary: RunSummary) -> None:
     """Held-out accuracy and benchmarks of all students, one key for the whole run: its versions are its history."""
-    card = render_markdown(score_plots(summary))
+    card = render_markdown(plots.score_plots(summary))
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, _PLOTS), f"Plots of {ref.name}")
 
 
 def _figures(found: RoundSummary) -> dict[str, Table]:
     """A student's figures on benchmarks, a table for each judge: `benchmarks`, `benchmarks-2`, …"""
-    tables = figures_tables(student_name(found.number), found.benchmarks)
-    return {f"benchmarks-{place}" if place > 1 else "benchmarks": each for place, each in enumerate(tables, start=1)}
+    made = benchmarks.figures_tables(student_name(found.number), found.benchmarks)
+    return {f"benchmarks-{place}" if place > 1 else "benchmarks": each for place, each in enumerate(made, start=1)}
 
 
-def _publish(ref: RunRef, number: int, tables: dict[str, Table]) -> None:
-    for name, table in tables.items():
+def _publish(ref: RunRef, number: int, shown: dict[str, Table]) -> None:
+    for name, table in shown.items():
         _show(_key_of_round(ref, number, name), table)
 
 
 def _key_of_round(ref: RunRef, number: int, name: str) -> str:
-    place = ("backbone",) if number == BACKBONE else ("round", str(number))
-    return artifact_key(ref.name, *place, name)
+    return artifact_key(ref.name, "backbone" if number == BACKBONE else f"round {number}", name)
 
 
 def _show(key: str, table: Table) -> None:

@@ -68,13 +68,19 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
     """Answers of S_r (or of the untouched backbone, or of a model's file) to some questions."""
     if at.model is not None:
         return _given(run, at, rows)
+    runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
+    student, own = runtime.student(at.number), run.config.student.sampling
     said: dict[str, tuple[calls.Message, ...]] = dict.fromkeys(rows["question_id"], ())
     asked: list[_Asked] = []
-    count = current(run).progress.row_counter(at)
+    count = runtime.progress.row_counter(at)
     for turn in range(1, max(map(len, rows["turns"]), default=0) + 1):
         waiting = [row for row in rows.rows() if len(row[2]) >= turn and row[0] in said]
         prompts = [(*said[name], calls.Message("user", turns[turn - 1])) for name, _, turns in waiting]
-        outcomes = _ask(run, at, [category for _, category, _ in waiting], prompts)
+        requests = [
+            asking.make_request(run, "answer", student.identity, messages, benchmark.answering(category, own))
+            for (_, category, _), messages in zip(waiting, prompts, strict=True)
+        ]
+        outcomes = runtime.calls.ask(requests, student.source)
         for (name, _, turns), messages, outcome in zip(waiting, prompts, outcomes, strict=True):
             asked.append(_Asked(name, turn, turns[turn - 1], outcome))
             if isinstance(outcome, calls.Answer) and turn < len(turns):
@@ -82,21 +88,25 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
                 continue
             del said[name]
             count(missing=isinstance(outcome, calls.Failure) and outcome.retryable)
-    return _answered(asked, current(run).students.in_words)
+    return _answered(asked, runtime.students.in_words)
 
 
 @shard_task(BENCHMARK_REPLIES, when=lambda c, at: at.benchmark in c.evaluation.judged)
-def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+def benchmark_replies_shard(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> Worked:
     """Judgments on the answers of one answer shard: scored or failed; what another try may bring has no row."""
-    runtime, games = current(run), _games(run, at, rows)
+    runtime, games = current(run), _games(run, at, answers)
     asked = [game for game in games if game.text is not None]
     judge, reasks = runtime.benchmark_judge(at.benchmark_name), run.config.evaluation.judged[at.benchmark_name].reasks
     requests, read, watch = _requests(run, at, asked), _reader(run, at, asked), _watch_questions(run, at, games)
     parsed = calls.ask_read(runtime.calls, requests, judge.source, read, reasks, watch)
     replies = dict(zip((game.place for game in asked), parsed, strict=True))
-    made = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
-    kept = [row for row in made if row is not None]
-    return _judged(kept, asked, parsed)
+    rows = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
+    made = pl.DataFrame([row for row in rows if row is not None], schema=REPLIES, orient="row")
+    reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
+    shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
+    return asking.worked(
+        made, {**asking.counts_of(parsed), **reasons}, _shown(shown), [reply.outcome for reply in parsed]
+    )
 
 
 def forget_failed(run: RunFolder, at: StageAt) -> int:
@@ -140,7 +150,10 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     benchmark, exchanges = benchmark_of(run.kept_config, name), exchanges_of(items_of(run, name), answers)
     scores = benchmark.scores(exchanges, judgments_of(replies))
     prompts = {each: current(run).prompt(each) for each in benchmark.settings.prompts}
-    outputs, files = _outputs(run, at), _files(run, at)
+    digests, read = run.record.ingredients, {each: each.split(":", 2) for each in item_files(run.config, at)}
+    files = {field: digests[each] for each, (kind, field, _) in read.items() if kind == "file"}
+    # The model whose outputs are a file, with the file's digest.
+    outputs = None if at.model is None else (at.model, digests[output_files(run.config, at)[0]])
     return Worked(benchmark.score_rows(run.config, scores, prompts, replies, outputs=outputs, files=files))
 
 
@@ -148,30 +161,15 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
 def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """What a model's file has to all questions."""
     assert at.model is not None
-    name = at.benchmark_name
-    check_benchmark_files(run, name, [f"outputs.{at.model}"])
-    return judging(run.kept_config, name).given_answers(at.model, items_of(run, name))
+    check_benchmark_files(run, at.benchmark_name, [f"outputs.{at.model}"])
+    return judging(run.kept_config, at.benchmark_name).given_answers(at.model, items_of(run, at.benchmark_name))
 
 
 def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
-    count = current(run).progress.row_counter(at)
-    given = _given_to_all(run, at).filter(pl.col("question_id").is_in(rows["question_id"].implode()))
-    for _ in range(rows.height):
-        count()
+    given = _given_to_all(run, at).join(rows, on="question_id", how="semi", maintain_order="left")
+    current(run).progress.row_counter(at)(rows.height)
     made = given.with_columns(prompt_tokens=pl.lit(0, pl.Int64), completion_tokens=pl.lit(0, pl.Int64))
     return Worked(made, {"given": made["response"].count(), "not given": made["response"].null_count()})
-
-
-def _ask(
-    run: RunFolder, at: StageAt, categories: Sequence[str], prompts: Sequence[tuple[calls.Message, ...]]
-) -> list[calls.Outcome]:
-    runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
-    student, own = runtime.student(at.number), run.config.student.sampling
-    requests = [
-        asking.make_request(run, "answer", student.identity, messages, benchmark.answering(category, own))
-        for category, messages in zip(categories, prompts, strict=True)
-    ]
-    return runtime.calls.ask(requests, student.source)
 
 
 def _answered(asked: Sequence[_Asked], by: str) -> Worked:
@@ -186,17 +184,16 @@ def _answered(asked: Sequence[_Asked], by: str) -> Worked:
     return asking.worked(
         pl.DataFrame(rows, schema={"question_id": pl.String, "turn": pl.Int64, **asking.ANSWER_COLUMNS}, orient="row"),
         {**asking.count_paid(outcomes), **asking.count_timed(outcomes, by)},
-        pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
+        _shown(shown),
         outcomes,
     )
 
 
 def _asked_for(run: RunFolder, at: StageAt, status: str) -> list[Game]:
     """What the judge was asked for the judgments of this status."""
-    rows = run.rows(at).filter(status=status)
+    rows, answers = run.rows(at).filter(status=status), run.rows(replace(at, name="benchmark_answers"))
     places = set(rows.select("question_id", "turn", "mode", "order").iter_rows())
-    answers = run.rows(replace(at, name="benchmark_answers"))
-    games = _games(run, at, answers.filter(pl.col("question_id").is_in(rows["question_id"].unique().implode())))
+    games = _games(run, at, answers.join(rows, on="question_id", how="semi", maintain_order="left"))
     return [game for game in games if game.text is not None and game.place in places]
 
 
@@ -204,8 +201,7 @@ def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:
     """All judgments to be made on these answers."""
     runtime, benchmark = current(run), judging(run.config, at.benchmark_name)
     prompts = {name: runtime.prompt(name) for name in run.config.evaluation.judged[at.benchmark_name].prompts}
-    questions = answers["question_id"].unique().implode()
-    items = items_of(run, at.benchmark_name).filter(pl.col("question_id").is_in(questions))
+    items = items_of(run, at.benchmark_name).join(answers, on="question_id", how="semi", maintain_order="left")
     return [game for exchange in exchanges_of(items, answers) for game in benchmark.games(exchange, prompts)]
 
 
@@ -240,8 +236,7 @@ def _watch_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> call
     count = current(run).progress.row_counter(at)
     asked = [game.question_id for game in games if game.text is not None]
     left, lacking = Counter(asked), set[str]()
-    for _ in {game.question_id for game in games} - left.keys():
-        count()
+    count(len({game.question_id for game in games} - left.keys()))
 
     def on_outcome(place: int, outcome: calls.Outcome) -> None:
         question = asked[place]
@@ -268,34 +263,10 @@ def _row(game: Game, reply: calls.Parsed[Judgment] | None, judge: str) -> tuple[
     return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
 
 
-def _judged(
-    rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[calls.Parsed[Judgment]]
-) -> Worked:
-    made = pl.DataFrame(rows, schema=REPLIES, orient="row")
-    reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
-    shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
-    return asking.worked(
-        made,
-        {**asking.counts_of(parsed), **reasons},
-        pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
-        [reply.outcome for reply in parsed],
-    )
-
-
-def _outputs(run: RunFolder, at: StageAt) -> tuple[str, str] | None:
-    """The model whose outputs are a file, and the file's SHA-256; nothing for a student."""
-    if at.model is None:
-        return None
-    [file] = output_files(run.config, at)
-    return at.model, run.record.ingredients[file]
-
-
-def _files(run: RunFolder, at: StageAt) -> dict[str, str]:
-    """Field → SHA-256 of every file and folder that a benchmark reads."""
-    named = {each: each.split(":", 2) for each in item_files(run.config, at)}
-    return {field: run.record.ingredients[each] for each, (kind, field, _) in named.items() if kind == "file"}
+def _shown(asked: Sequence[tuple[str, str]]) -> pl.DataFrame:
+    """Name and text of what was asked, for who looks at rows that failed."""
+    return pl.DataFrame(asked, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row")
 
 
 def _scripts(run: RunFolder, at: StageAt) -> ScriptRunner:
-    runtime = current(run)
-    return ScriptRunner(lambda name: run.workplace.local(log_file(name)), lambda: runtime.check_stop(at))
+    return ScriptRunner(lambda name: run.workplace.local(log_file(name)), lambda: current(run).check_stop(at))

@@ -10,7 +10,7 @@ from collections import Counter
 import polars as pl
 
 from tapir_core import curriculum, stages
-from tapir_core.calls import Answer, ask_read
+from tapir_core.calls import ask_read
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.data.decontamination import texts_asked
@@ -18,7 +18,6 @@ from tapir_core.judging import expected_orders, show_instruction
 from tapir_core.judging.orders import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.text import Unparsed
 from tasks._task import shard_task, stage_task
 from tasks.asking import chat, count_paid, counts_of, ending_of, make_request, text_of, watch, worked
 from tasks.judge import ask_student, judge_rows
@@ -72,8 +71,9 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     assert at.wave is not None
     runtime, teacher = current(run), run.config.teacher
     prompt, who, types = runtime.prompt("expand"), runtime.teacher.identity, run.config.curriculum.types
-    pool = round_pool(run, at.number).drop("task_type")
-    seeds = rows.select(instruction_id="seed_id").join(pool, on="instruction_id", maintain_order="left")
+    seeds = rows.select(instruction_id="seed_id").join(
+        round_pool(run, at.number).drop("task_type"), on="instruction_id", maintain_order="left"
+    )
     wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
     requests = [
         make_request(
@@ -87,22 +87,24 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         )
         for each, seed in zip(wanted, seeds.iter_rows(named=True), strict=True)
     ]
-    asked = ask_read(runtime.calls, requests, runtime.teacher.source, _read, teacher.reasks, watch(run, at))
+    asked = ask_read(
+        runtime.calls,
+        requests,
+        runtime.teacher.source,
+        lambda _, reply: curriculum.parse_expansion(reply.text, ended=reply.finish_reason != "length"),
+        teacher.reasks,
+        watch(run, at),
+    )
     candidates = curriculum.candidate_rows(wanted, [each.value for each in asked], at.wave)
     return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
-
-
-def _read(_: int, answer: Answer) -> str | Unparsed:
-    return curriculum.parse_expansion(answer.text, ended=answer.finish_reason != "length")
 
 
 @stage_task(stages.WAVE_SCREENED)
 def screen_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     """Run the gates that need no call over the wave's candidates, those held back by the last one before them."""
     assert at.wave is not None
-    earlier = [run.rows(stages.StageAt("expand", each)) for each in range(1, at.number)]
-    tables = [run.rows(stages.StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
-    known = pl.concat(map(texts_asked, tables))
+    earlier = [run.rows(each) for each in (stages.POOL.at(), *map(stages.EXPAND.at, range(1, at.number)))]
+    known = pl.concat(map(texts_asked, [*earlier, _accepted(run, at.number, at.wave - 1)]))
     before = [run.rows(stages.WAVE_SCREENED.at(at.round, at.wave - 1))] if at.wave > 1 else []
     own = run.rows(stages.WAVE_CANDIDATES.at(at.round, at.wave))
     candidates = pl.concat([*map(curriculum.held_back, before), own], how="vertical_relaxed")
@@ -171,8 +173,8 @@ def collect_rejected(run: RunFolder, at: stages.StageAt) -> Worked:
 @stage_task(stages.EXPAND)
 def collect_expansion(run: RunFolder, at: stages.StageAt) -> Worked:
     """What the waves of the round accepted, with what the task types still lack."""
-    accepted = _accepted(run, at.number, run.config.curriculum.expansion.max_waves)
-    return Worked(accepted, {"waves": len(_waves(run, at.number))})
+    waves = _waves(run, at.number)
+    return Worked(_accepted(run, at.number, len(waves)), {"waves": len(waves)})
 
 
 def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_types: pl.Series) -> Worked:
@@ -182,8 +184,7 @@ def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_type
     rows = taught.with_columns(task_type=task_types, reference=pl.lit(None, pl.String)).filter(usable)
     outcomes = ask_student(run, at, at.number - 1, rows)
     student = pl.Series(map(text_of, outcomes), dtype=pl.String)
-    shown = rows.rename({"response": "teacher"}).with_columns(student=student)
-    judged = judge_rows(run, at, shown)
+    judged = judge_rows(run, at, rows.rename({"response": "teacher"}).with_columns(student=student))
     verdicts = combine_judges(judged.rows, run.config.judge.panel_rule)
     mfd = curriculum.compute_difficulty(
         verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge)

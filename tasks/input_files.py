@@ -22,11 +22,7 @@ Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
 
 
-def _quiet(_: str) -> None:
-    """Tells nobody: where a run is only looked at."""
-
-
-def gather_ingredients(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
+def gather_ingredients(config: RunConfig, *, say: Say = lambda _: None) -> dict[str, str]:
     """Name → digest of every ingredient. Converts or fetches the backbone where it is not there yet.
 
     Raises:
@@ -73,7 +69,7 @@ def check_benchmark_files(run: RunFolder, name: str, fields: Iterable[str] | Non
             )
 
 
-def gather_files(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
+def gather_files(config: RunConfig, *, say: Say = lambda _: None) -> dict[str, str]:
     """Name → digest of every ingredient but the backbone, which may have to be fetched and takes long to read.
 
     Files of benchmarks that are given by their address are fetched, and kept below the run root. Where an address
@@ -128,8 +124,7 @@ def _opened_with(config: RunConfig, name: str, field: str, address: str) -> str 
 
 
 def _backbone(config: RunConfig) -> str:
-    cache = on_this_machine(config.run.root).local(backbone_cache())
-    return checkpoint_digest(prepare_backbone(config.student, cache))
+    return checkpoint_digest(prepare_backbone(config.student, on_this_machine(config.run.root).local(backbone_cache())))
 
 
 def _sha256(path: str) -> str:

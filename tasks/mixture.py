@@ -35,11 +35,9 @@ _REDUCED = "reduced_to"
 @stage_task(stages.SELECT)
 def select(run: RunFolder, at: stages.StageAt) -> Worked:
     """The seeds of the round, and δ as it was used, if there was one."""
-    rng = derive_rng(run.config.run.seed, at.number, "select")
-    rule = run.config.round(at.number).selection
+    rule, candidates = run.config.round(at.number).selection, _candidates(run, at.number)
     used = () if rule.reads_difficulty else used_before(run, at.number)
-    candidates = _candidates(run, at.number)
-    chosen = curriculum.select_seeds(rule, candidates, rng, used)
+    chosen = curriculum.select_seeds(rule, candidates, derive_rng(run.config.run.seed, at.number, "select"), used)
     judged = run.config.verdict_round(at.number)
     left_out = {
         "teacher_below_floor": 0 if judged is None else _scored(run, judged).height - candidates.height,
@@ -56,12 +54,11 @@ def draw(run: RunFolder, at: stages.StageAt) -> Worked:
     seeds, new = run.rows(stages.SELECT.at(at.round)), run.rows(stages.EXPAND.at(at.round))
     hard = curriculum.draw_hard(seeds, new, size.hard, shares, rngs["hard"], used)
     easy = curriculum.draw_easy(_easy_rows(run, at), size.easy, shares, rngs["easy"], used)
-    smaller = {_REDUCED: float(size.examples)} if size.examples < size.asked else {}
-    if smaller:
+    counts = {f"{_SHORTFALL}{name}": float(n) for name, n in {**hard.shortfall, **easy.shortfall}.items()}
+    if size.examples < size.asked:
+        counts[_REDUCED] = float(size.examples)
         tell(logging.WARNING, reduced(run.config, at.number, size.examples))
-    lacking = {**hard.shortfall, **easy.shortfall}
-    counts = {f"{_SHORTFALL}{name}": float(n) for name, n in lacking.items()}
-    return Worked(pl.concat([hard.rows, easy.rows]), smaller | counts)
+    return Worked(pl.concat([hard.rows, easy.rows]), counts)
 
 
 def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:
@@ -86,23 +83,26 @@ def hard_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
 @shard_task(stages.REFINE, plan=hard_rows)
 def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Refined answers of some of hard_r. One that loses the plain answer's final result is kept but not accepted."""
-    runtime, families = current(run), list(map(run.config.curriculum.types.family_of, rows["task_type"]))
+    runtime, sampling = current(run), run.config.teacher.refining
+    plain, families = rows.to_dicts(), list(map(run.config.curriculum.types.family_of, rows["task_type"]))
     prompts = {family: runtime.prompt(curriculum.refinement_prompt_name(family)) for family in {*families}}
-    requests = []
-    for row, family in zip(rows.iter_rows(named=True), families, strict=True):
-        text = curriculum.render_refinement(prompts[family], show_instruction(row), row["system"], row["response"])
-        who, sampling = runtime.teacher.identity, run.config.teacher.refining
-        requests.append(make_request(run, "refine", who, chat(text), sampling, prompt=prompts[family]))
+    texts = [
+        curriculum.render_refinement(prompts[family], show_instruction(row), row["system"], row["response"])
+        for row, family in zip(plain, families, strict=True)
+    ]
+    requests = [
+        make_request(run, "refine", runtime.teacher.identity, chat(text), sampling, prompt=prompts[family])
+        for text, family in zip(texts, families, strict=True)
+    ]
     outcomes = runtime.calls.ask(requests, runtime.teacher.source, watch(run, at, demand_whole))
     table = [
         _refined(row, family, outcome)
-        for row, family, outcome in zip(rows.iter_rows(named=True), families, outcomes, strict=True)
+        for row, family, outcome in zip(plain, families, outcomes, strict=True)
         if isinstance(outcome, Answer) or not outcome.retryable
     ]
     frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=REFINEMENT, orient="row"))
     reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
-    counts = {**count_paid(outcomes), **verifying, **reasons}
-    return worked(frame, counts, rows, list(map(demand_whole, outcomes)))
+    return worked(frame, {**count_paid(outcomes), **verifying, **reasons}, rows, list(map(demand_whole, outcomes)))
 
 
 def _refined(row: Mapping[str, str], family: RefinementFamily, outcome: Outcome) -> tuple[object, ...]:
@@ -129,11 +129,20 @@ def _without_wrong(
 @stage_task(stages.MIX)
 def mix(run: RunFolder, at: stages.StageAt) -> Worked:
     """The training set of the round, with what it lacks."""
-    mixture = _mix_round(run, at) if at.number else _mix_basic(run)
-    counts = {f"{_SHORTFALL}{task_type}": float(count) for task_type, count in mixture.shortfall.items()}
-    drawn = run.sealed(stages.DRAW.at(at.round)).counts if at.number else {}
-    counts |= {name: drawn[name] for name in (_REDUCED,) if name in drawn}
-    return Worked(mixture.rows, {**counts, "missing_examples": mixture.missing})
+    number, wanted, seed = at.number, run.config.examples(at.number), run.config.run.seed
+    counted: Mapping[str, float] = {}
+    if number:
+        counted, rows = run.sealed(stages.DRAW.at(number)).counts, run.rows(stages.drawn_at(run.config, at))
+        pool, refinement = round_pool(run, number + 1), run.rows(stages.REFINE.at(number))
+    else:
+        pool, refinement = round_pool(run, 0), pl.DataFrame(schema=REFINEMENT)
+        rows = curriculum.draw_basic(pool, wanted, derive_rng(seed, 0, "mix")).rows
+    mixture = curriculum.assemble(
+        [curriculum.BalancedDraw(rows, {})], pool, refinement, wanted, derive_rng(seed, number, "order")
+    )
+    # What the draw of a round lacks its mixture lacks too.
+    told = {name: count for name, count in counted.items() if name == _REDUCED or name.startswith(_SHORTFALL)}
+    return Worked(mixture.rows, {**told, "missing_examples": mixture.missing})
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
@@ -161,23 +170,5 @@ def used_before(run: RunFolder, number: int) -> frozenset[str]:
 
     Not S_0's: that may be the whole pool, and what it learnt of it the verdicts have measured.
     """
-    mixtures = [run.rows(stages.StageAt("mix", earlier)) for earlier in range(1, number)]
-    return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
-
-
-def _mix_basic(run: RunFolder) -> curriculum.Mixture:
-    pool, count, seed = round_pool(run, 0), run.config.examples(0), run.config.run.seed
-    drawn = curriculum.draw_basic(pool, count, derive_rng(seed, 0, "mix"))
-    return curriculum.assemble([drawn], pool, pl.DataFrame(schema=REFINEMENT), count, derive_rng(seed, 0, "order"))
-
-
-def _mix_round(run: RunFolder, at: stages.StageAt) -> curriculum.Mixture:
-    counts, wanted = run.sealed(stages.DRAW.at(at.round)).counts, run.config.examples(at.number)
-    lacking = {
-        name.removeprefix(_SHORTFALL): int(count) for name, count in counts.items() if name.startswith(_SHORTFALL)
-    }
-    rows, refinement = run.rows(stages.drawn_at(run.config, at)), run.rows(stages.REFINE.at(at.round))
-    rng = derive_rng(run.config.run.seed, at.number, "order")
-    return curriculum.assemble(
-        [curriculum.BalancedDraw(rows, lacking)], round_pool(run, at.number + 1), refinement, wanted, rng
-    )
+    before = range(1, number)
+    return frozenset(each for earlier in before for each in run.rows(stages.MIX.at(earlier))["instruction_id"])

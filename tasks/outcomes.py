@@ -1,23 +1,16 @@
-"""What stages and their shards give, how far they are, and what a stage may go on without. Plain; knows no Prefect.
+"""What stages and their shards give, and what a stage may go on without. Plain; knows no Prefect.
 
 A stage goes on within a share of rows that are missing for now, and of requests that failed for good. One that is lost
 is given up while it is asked for (`tasks.asking`), so that the rest is not paid in vain: what is in flight comes in and
 is stored, and nothing more is asked of who failed. What failed once fails again from the store, so that each message
 says what to change.
-
-`Progress` counts what a run is doing now; the terminal and the flow run show it. Thread-safe, knows no display.
 """
 
 import logging
 import math
-import sys
-import threading
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Generic, TypeVar
 
@@ -68,11 +61,6 @@ ShardOutcome = Made[Part]
 """What one shard wrote."""
 StageOutcome = Made[list[Part]]
 """What all shards of a stage wrote, in their order."""
-
-
-def total(shards: Sequence[ShardOutcome]) -> StageOutcome:
-    """The shards of a stage taken together."""
-    return made_of([each.rows for each in shards], shards)
 
 
 def made_of(rows: Rows, parts: Sequence[Made[Any]]) -> Made[Rows]:
@@ -155,8 +143,8 @@ def check_failed(at: StageAt, made: StageOutcome, config: RunConfig) -> None:
     if told := _too_much(at, failed, made.asked, config):
         raise ConfigError(f"{told}. {_said(made, failed)} {_ways_on(at, failed, config)}")
     if failed:
-        text = "%s goes on without %d of %d: %s. %s"
-        logger.warning(text, at, failed.total(), made.asked, _by_kind(failed), _said(made, failed))
+        told = f"{failed.total()} of {made.asked}: {_by_kind(failed)}. {_said(made, failed)}"
+        logger.warning("%s goes on without %s", at, told)
 
 
 def can_be_given_up(at: StageAt, config: RunConfig) -> bool:
@@ -195,8 +183,7 @@ def _too_much(at: StageAt, failed: Counter[str], asked: int, config: RunConfig, 
     """
     if at.benchmark is not None or len(at.stage.roles) != 1 or asked < FEWEST_ASKED:
         return ""
-    unanswered = failed.total() - failed["bad_reply"]
-    limits = {"max_unanswered_share": unanswered, "max_failed_share": failed.total()}
+    limits = {"max_unanswered_share": failed.total() - failed["bad_reply"], "max_failed_share": failed.total()}
     for name, count in limits.items():
         if count > ((accepted := getattr(config.calls, name)) + doubt) * asked:
             return (
@@ -219,23 +206,23 @@ def _by_kind(counts: Counter[str]) -> str:
 def _ways_on(at: StageAt, failed: Counter[str], config: RunConfig) -> str:
     """What a user can do about terminal failures: they are stored, so the same question gets the same outcome."""
     asked, root = at.stage.asks, f"--root {config.run.root}"
-    ways = [
-        f"If the model, its sampling or the prompt is at fault, change it ([{asked}] of the configuration) and run the "
-        "same command with --amend: what is asked in another way is asked anew."
-    ]
+    again = ""
     if asked == "judge":
-        ways.append(
+        again = (
             f"If the judge itself was at fault and is fixed, `tapir retry-judge {config.run.name} {root} --also "
-            "terminal` asks it again for what it failed."
+            "terminal` asks it again for what it failed. "
         )
     elif chosen := _prunable(at, failed):
         store = f"--store {config.calls.store_url}" if config.calls.store_url else root
-        ways.append(
+        again = (
             f"If the server was at fault and is fixed, forget its failures with `tapir store prune {store} --role "
-            f"{at.stage.roles[0]} {chosen} --yes` and run the same command: it asks for these again."
+            f"{at.stage.roles[0]} {chosen} --yes` and run the same command: it asks for these again. "
         )
-    ways.append("If so much is to be expected, raise that share.")
-    return " ".join(ways)
+    return (
+        f"If the model, its sampling or the prompt is at fault, change it ([{asked}] of the configuration) and run the "
+        f"same command with --amend: what is asked in another way is asked anew. {again}If so much is to be expected, "
+        "raise that share."
+    )
 
 
 def _prunable(at: StageAt, failed: Counter[str]) -> str:
@@ -243,138 +230,3 @@ def _prunable(at: StageAt, failed: Counter[str]) -> str:
     if "bad_reply" in failed and at.stage.roles[0] in ("teach", "refine"):
         return "--unusable"
     return " ".join(f"--status {kind}" for kind in sorted(set(failed) - {"bad_reply"}))
-
-
-_SHARD: ContextVar[int | None] = ContextVar("shard", default=None)
-"""Index of the shard that this thread works on."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageProgress:
-    """One stage under way."""
-
-    at: StageAt
-    shards: int
-    shards_done: int = 0
-    rows: int = 0
-    rows_done: int = 0
-    missing: int = 0
-    note: str = ""
-    started: float = 0.0
-    ended: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the stage began, until it ended."""
-        return (self.ended or time.monotonic()) - self.started
-
-
-@dataclass(slots=True)
-class Tally:
-    """Rows of one shard, as its last attempt counts them, in whatever thread."""
-
-    lock: threading.RLock
-    done: int = 0
-    missing: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """Kind of terminal failure → rows, which are done."""
-    reached: int = 0
-    """Rows up to the last one that is done."""
-    is_whole: bool = False
-
-    def __call__(self, *, missing: bool = False, place: int = -1, failed: str = "") -> None:
-        """Count a row: it is done, or ``missing`` for now; one that is done may have failed for good, as that kind.
-
-        ``place`` is where it stands in the list that its shard asks.
-        """
-        with self.lock:
-            self.done += not missing
-            self.missing += missing
-            self.reached = max(self.reached, place + 1)
-            self.failed.update([failed] if failed else [])
-
-
-class Progress:
-    """Stages in the order in which they began."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._stages: dict[StageAt, StageProgress] = {}
-        self._tallies: dict[StageAt, dict[int | None, Tally]] = defaultdict(lambda: defaultdict(self._tally))
-        self.given_up: dict[str, str] = {}
-        """Who is asked no more in this process → why."""
-
-    @contextmanager
-    def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
-        """A stage that begins now and ends with the block."""
-        self.begin(at, shards=shards, rows=rows)
-        try:
-            yield
-        finally:
-            self.end(at)
-
-    def begin(self, at: StageAt, *, shards: int, rows: int = 0) -> None:
-        """A stage begins."""
-        with self._lock:
-            self._stages[at] = StageProgress(at, shards, rows=rows, started=time.monotonic())
-            self._tallies.pop(at, None)
-
-    def end(self, at: StageAt) -> None:
-        """A stage ended."""
-        with self._lock:
-            self._stages[at] = replace(self._stages[at], ended=time.monotonic())
-
-    @contextmanager
-    def attempt(self, at: StageAt, shard: int) -> Iterator[None]:
-        """One attempt at a shard, in this thread: what an attempt before it counted is counted anew."""
-        with self._lock:
-            tally = self._tallies[at][shard] = self._tally()
-        token = _SHARD.set(shard)
-        try:
-            yield
-            tally.is_whole = True
-        finally:
-            _SHARD.reset(token)
-
-    def row_counter(self, at: StageAt) -> Tally:
-        """Counts rows of the shard that this thread works on; for any thread."""
-        with self._lock:
-            return self._tallies[at][_SHARD.get()]
-
-    def failed(self, at: StageAt) -> tuple[Counter[str], int]:
-        """Of the rows that the shards of a stage have reached in this process: how many failed for good, of how many.
-
-        Rows are asked in order, and one that fails is done sooner than one that is answered: those that are in flight
-        count as not failed.
-        """
-        with self._lock:
-            tallies = self._tallies[at].values()
-            return sum((tally.failed for tally in tallies), Counter()), sum(tally.reached for tally in tallies)
-
-    def note(self, at: StageAt, text: str) -> None:
-        """What a stage is waiting for or doing, in words."""
-        with self._lock:
-            self._stages[at] = replace(self._stages[at], note=text)
-
-    def note_current(self, text: str) -> None:
-        """Note on the stage that began last and still works, for an engine that serves no one stage."""
-        if working := [stage.at for stage in self.stages() if stage.ended is None]:
-            self.note(working[-1], text)
-
-    def stages(self) -> list[StageProgress]:
-        """A snapshot, oldest first."""
-        with self._lock:
-            return [self._counted(stage) for stage in self._stages.values()]
-
-    def _counted(self, stage: StageProgress) -> StageProgress:
-        tallies = self._tallies[stage.at].values()
-        return replace(
-            stage,
-            shards_done=sum(tally.is_whole for tally in tallies),
-            # A candidate is labelled and answered: two outcomes of one row.
-            rows_done=min(sum(tally.done for tally in tallies), stage.rows or sys.maxsize),
-            missing=sum(tally.missing for tally in tallies),
-        )
-
-    def _tally(self) -> Tally:
-        return Tally(self._lock)

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import polars as pl
 
-from tapir_core import stages
+from tapir_core import curriculum, stages
 from tapir_core.calls import Outcome, Parsed, ask_read
-from tapir_core.curriculum import Labelling, Usable, discovery, draw_splits, shares_of, split_usable, target_shares
+from tapir_core.curriculum import discovery
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
@@ -50,9 +50,9 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
     if at.round is None:
         rows = _read_pool(run).rows
         return _overlap(evaluation_questions(run, first=rows), rows)
-    rejected = run.rows(StageAt("expansion_rejected", at.round))
     # A candidate may have been asked for in several waves.
-    rows = rejected.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
+    rejected = run.rows(StageAt("expansion_rejected", at.round)).filter(gate=CONTAMINATED_GATE)
+    rows = rejected.unique("instruction_id", maintain_order=True)
     return _overlap(evaluation_questions(run), rows)
 
 
@@ -79,9 +79,9 @@ def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
 def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
     parsed = ask_labels(run, at, rows)
-    pairs = zip(rows["instruction_id"], parsed, strict=True)
-    labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
-    frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
+    labels = pl.Series([each.value for each in parsed], dtype=pl.String)
+    settled = pl.Series([not each.retryable for each in parsed], dtype=pl.Boolean)
+    frame = rows.select("instruction_id", task_type=labels).filter(settled)
     reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
     return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.counts_as for each in parsed])
 
@@ -98,9 +98,9 @@ def pool_sample(run: RunFolder, _: StageAt) -> pl.DataFrame:
 def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Task types that the teacher finds in a sample of the pool, in a file for the user too; none if it finds none."""
     asked, prompt, settings = current(run).teacher, current(run).prompt("discover"), run.config.teacher
-    texts = (discovery.render_discovery(prompt, each) for each in rows["instruction"])
     requests = [
-        make_request(run, "label", asked.identity, chat(each), settings.answering, prompt=prompt) for each in texts
+        make_request(run, "label", asked.identity, chat(text), settings.answering, prompt=prompt)
+        for text in (discovery.render_discovery(prompt, each) for each in rows["instruction"])
     ]
     parsed = ask_read(
         current(run).calls,
@@ -148,8 +148,8 @@ def judged_heldout(run: RunFolder, _: StageAt) -> Worked:
     examples, judged = _usable(run).examples, run.config.data.judged
     assert judged is not None
     references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
-    rng = derive_rng(run.config.run.seed, "judged held-out set")
-    drawn = draw_splits(examples, judged.sizes(examples.height), rng)
+    sizes, rng = judged.sizes(examples.height), derive_rng(run.config.run.seed, "judged held-out set")
+    drawn = curriculum.draw_splits(examples, sizes, rng)
     return Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
 
 
@@ -166,14 +166,10 @@ def evaluation_questions(run: RunFolder, *, first: pl.DataFrame | None = None) -
 
     The pool as it comes (``first``) is looked through before a judged held-out set is drawn from it.
     """
-    data, tables = run.config.data, []
-    if data.references is not None:
-        tables.append(readers.heldout_questions(run.rows(stages.HELDOUT.at())))
-    if data.judged is not None and first is None:
-        tables.append(readers.heldout_questions(run.rows(stages.JUDGED_HELDOUT.at())))
-    if run.config.evaluation.benchmarks:
-        tables.append(run.rows(stages.QUESTIONS.at()))
-    return _questions_of(run, tables, first)
+    drawn_later = [stages.JUDGED_HELDOUT.at()] if first is not None else []
+    sets = [run.rows(at) for at in stages.heldout_stages(run.config) if at not in drawn_later]
+    of_benchmarks = [run.rows(stages.QUESTIONS.at())] if run.config.evaluation.benchmarks else []
+    return _questions_of(run, [*map(readers.heldout_questions, sets), *of_benchmarks], first)
 
 
 def _questions_of(run: RunFolder, tables: list[pl.DataFrame], first: pl.DataFrame | None = None) -> EvaluationQuestions:
@@ -191,7 +187,7 @@ def _overlap(asked: EvaluationQuestions, rows: pl.DataFrame) -> Worked:
 def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[str]]:
     """Ask the teacher for the task type of each row (an instruction)."""
     asked, settings, prompt = current(run).teacher, run.config.teacher, current(run).prompt("label")
-    label = Labelling(run.config.curriculum.types, settings.label_replies)
+    label = curriculum.Labelling(run.config.curriculum.types, settings.label_replies)
     requests = [
         make_request(
             *(run, "label", asked.identity, chat(label.render(prompt, show_instruction(row))), settings.labelling),
@@ -263,30 +259,33 @@ def check_pool(run: RunFolder) -> None:
 
 def mixture_shares(run: RunFolder) -> Mapping[str, float]:
     """Pr(task type) of every mixture of the run; the labels are there."""
-    return target_shares(run.config.curriculum.target_shares, shares_of(run.rows(StageAt("label"))))
+    return curriculum.target_shares(
+        run.config.curriculum.target_shares, curriculum.shares_of(run.rows(StageAt("label")))
+    )
 
 
 round_pool = read_once(pool_of)
 
 
 def _read_pool(run: RunFolder) -> readers.Found:
-    data = run.config.data
-    return read_pool_of(data.pool, data, run.config.run.seed)
+    return read_pool_of(run.config.data.pool, run.config.data, run.config.run.seed)
 
 
 def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFrame:
     """The answers that rows of the pool bring with them, as table `teacher` holds them; they cost no tokens."""
     if "answer" not in rows.columns:
         return rows.select("instruction_id").clear()
-    whose = pl.lit(run.config.data.pool.answers_of)
-    tokens = {name: pl.lit(0) for name in ("prompt_tokens", "completion_tokens")}
-    ending = {"finish_reason": pl.lit("stop"), **tokens, "answered_by": whose}
-    given = rows.drop_nulls("answer").select("instruction_id", response="answer", **ending)
-    count = current(run).progress.row_counter(at)
-    for _ in range(given.height):
-        count()
+    given = rows.drop_nulls("answer").select(
+        "instruction_id",
+        response="answer",
+        finish_reason=pl.lit("stop"),
+        prompt_tokens=pl.lit(0),
+        completion_tokens=pl.lit(0),
+        answered_by=pl.lit(run.config.data.pool.answers_of),
+    )
+    current(run).progress.row_counter(at)(given.height)
     return given
 
 
-def _usable(run: RunFolder) -> Usable:
-    return split_usable(*map(run.rows, stages.usable_of(run.config)))
+def _usable(run: RunFolder) -> curriculum.Usable:
+    return curriculum.split_usable(*map(run.rows, stages.usable_of(run.config)))

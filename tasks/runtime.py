@@ -27,7 +27,7 @@ from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.engines.student_server import Student, Students, serving
-from tasks.outcomes import Progress
+from tasks.progress import Progress
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -149,9 +149,8 @@ class Runtime:
     @property
     def judges(self) -> dict[str, AskedModel]:
         """Who scores: every judge by its name, the first judge first."""
-        judge = self.config.judge
-        roles = (self._role(endpoint, "judge", field) for field, endpoint in judge.endpoints.items())
-        return dict(zip(judge.names, roles, strict=True))
+        named = zip(self.config.judge.names, self.config.judge.endpoints.items(), strict=True)
+        return {name: self._role(endpoint, "judge", field) for name, (field, endpoint) in named}
 
     def benchmark_judge(self, name: str) -> AskedModel:
         """Who judges the answers to a benchmark."""
@@ -198,9 +197,8 @@ class Runtime:
 
     def student_at(self, number: int) -> Student:
         """The student after round ``number``, wherever it is served."""
-        folder = self.checkpoint(number)
-        identity = checkpoint_digest(folder, self.config.student.template)
-        return Student(number, folder, identity + self.config.student.engine.identity_suffix)
+        folder, settings = self.checkpoint(number), self.config.student
+        return Student(number, folder, checkpoint_digest(folder, settings.template) + settings.engine.identity_suffix)
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""

@@ -16,9 +16,9 @@ or a pod it is lost only when Prefect says so, for its image may be on its way.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from logging import INFO
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,9 @@ from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
-from tasks.engines import machine
-from tasks.engines.address import own_host
-from tasks.engines.backbone import matters
-from tasks.engines.logs import tell
+from tasks.engines import address, backbone, logs, machine
 from tasks.engines.replicas import Fleet
-from tasks.engines.training import memory, nodes, prerequisites, trainer
+from tasks.engines.training import launch, nodes, prerequisites
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -87,7 +84,7 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
         runtime.progress.note(at, text)
         runtime.check_stop(at)
 
-    with runtime.progress.stage(at, shards=1):
+    with runtime.progress.stage(at):
         note("handing the accelerator over")
         runtime.free_accelerators()
         lease = training_lease(run, at)
@@ -104,16 +101,16 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
 
 def training_lease(run: RunFolder, at: StageAt, token: str | None = None) -> RunLease:
     """The right to make this student, under a name that every machine knows, wherever it finds the root."""
-    return RunLease(store_url(run.config), _name_of_training(run, at), token=token)
+    return RunLease(*_known_as(run, at), token=token)
 
 
 def make_student(
     run: RunFolder,
     at: StageAt,
     lease: RunLease,
-    on_progress: Callable[[trainer.TrainingProgress], None],
-    meet: trainer.Meet = trainer.alone,
-) -> trainer.TrainingSummary:
+    on_progress: Callable[[launch.TrainingProgress], None],
+    meet: launch.Meet = launch.alone,
+) -> launch.TrainingSummary:
     """Train in this process's child and promote what came of it; ``lease`` is held by the caller.
 
     Raises:
@@ -122,25 +119,33 @@ def make_student(
         RunBusy: another process trains, or drives the run, because this one gave no sign of life for too long.
         TapirError: as `train_student`.
     """
-    started, key = time.monotonic(), run.key(at)
-    job = _job(run, at)
+    started, key, job = time.monotonic(), run.key(at), _job(run, at)
+    next_told = started
+
+    def tell_and_go_on(progress: launch.TrainingProgress) -> None:
+        nonlocal next_told
+        on_progress(progress)
+        if time.monotonic() >= next_told:
+            next_told = time.monotonic() + _TOLD_SECONDS
+            logs.tell(INFO, f"training: {progress.in_words()}")
+
     with _gpus(run, at):
-        summary = trainer.train_student(job, on_progress=_told(on_progress), meet=meet)
-    tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
+        summary = launch.train_student(job, on_progress=tell_and_go_on, meet=meet)
+    logs.tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
     checkpoint = run.workplace.local(at.folder)
     _link_checkpoint(job.output / "checkpoint", checkpoint)
     publish_stage(run, at)
-    seconds = round(time.monotonic() - started, 1)
     _check_right(run, at, lease, key)
     # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
-    names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
-    run.seal(at, [Part(name, 0, file_sha256(checkpoint / name)) for name in names], counts={"seconds": seconds})
+    files = [file for file in sorted(checkpoint.iterdir()) if backbone.matters(file.name)]
+    parts = [Part(file.name, 0, file_sha256(file)) for file in files]
+    run.seal(at, parts, counts={"seconds": round(time.monotonic() - started, 1)})
     shutil.rmtree(job.output)
     return summary
 
 
-def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note: nodes.Note) -> trainer.Meet:
+def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note: nodes.Note) -> launch.Meet:
     """Where the ranks of this process, the first node of the training, meet with those that ``fleet`` starts.
 
     Args:
@@ -151,16 +156,10 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
         note: Gets what is waited for.
     """
     wanted = run.config.training.nodes
-
-    @contextmanager
-    def meet(ranks: int) -> Iterator[trainer.Node]:
-        folder, host = _attempt(run, at), own_host(store_url(run.config))
-        with closing(_registry(run, at)) as registry:
-            first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
-            with first.meet(ranks) as node:
-                yield node
-
-    return meet if wanted > 1 else trainer.alone
+    if wanted == 1:
+        return launch.alone
+    registry, host = ReplicaRegistry(*_known_as(run, at)), address.own_host(store_url(run.config))
+    return nodes.FirstNode(registry, fleet, at.number, wanted, attempt, _attempt(run, at), host, note).meet
 
 
 def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> None:
@@ -171,10 +170,10 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
         TapirError: as `make_student`.
     """
     log = run.workplace.local(log_file(f"train-{at.number:02d}-node-{node}"))
-    with closing(_registry(run, at)) as registry:
-        here = nodes.OtherNode(registry, node, _attempt(run, at), own_host(store_url(run.config)), note)
-        with _gpus(run, at):
-            trainer.join_training(replace(_job(run, at), log_path=log), here.meet)
+    folder, host = _attempt(run, at), address.own_host(store_url(run.config))
+    with _gpus(run, at):
+        here = nodes.OtherNode(ReplicaRegistry(*_known_as(run, at)), node, folder, host, note)
+        launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
 
 
 def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
@@ -182,18 +181,15 @@ def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
     runtime = current(run)
 
     def say(text: str) -> None:
-        tell(INFO, text)
+        logs.tell(INFO, text)
         runtime.progress.note_current(text)
 
     return machine.hold_gpus(say, lambda: runtime.check_stop(at))
 
 
-def _registry(run: RunFolder, at: StageAt) -> ReplicaRegistry:
-    return ReplicaRegistry(store_url(run.config), _name_of_training(run, at))
-
-
-def _name_of_training(run: RunFolder, at: StageAt) -> str:
-    return f"{run.ref.name}/{at.folder} ({run.record.id[:12]})"
+def _known_as(run: RunFolder, at: StageAt) -> tuple[str, str]:
+    """The store, and the name of this training there."""
+    return store_url(run.config), f"{run.ref.name}/{at.folder} ({run.record.id[:12]})"
 
 
 def count_round(run: RunFolder, number: int) -> Training:
@@ -202,7 +198,7 @@ def count_round(run: RunFolder, number: int) -> Training:
     Raises:
         ConfigError: it cannot be trained with.
     """
-    [found] = trainer.count_trainings([_job(run, StageAt("train", number))])
+    [found] = launch.count_trainings([_job(run, StageAt("train", number))])
     return Training(found.examples, found.total_tokens, found.trained_tokens, found.steps, found.epochs)
 
 
@@ -225,7 +221,7 @@ def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) 
     check_wanted(run, at, key)
 
 
-def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
+def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
     config, number, mix = run.config, at.number, MIX.at(at.round)
     mixture = run.sealed(mix)
     if not mixture.rows:
@@ -236,7 +232,7 @@ def _job(run: RunFolder, at: StageAt) -> trainer.TrainingJob:
         )
     settings = config.round(number) if number else config.basic_tuning
     folder = fetch_stage(run, mix)
-    return trainer.TrainingJob(
+    return launch.TrainingJob(
         base=current(run).checkpoint(number - 1),
         mixture=tuple(folder / part.name for part in mixture.parts),
         output=_attempt(run, at),
@@ -256,20 +252,6 @@ def _attempt(run: RunFolder, at: StageAt) -> Path:
     return run.workplace.local(attempt_folder(at.number, key))
 
 
-def _told(on_progress: Callable[[trainer.TrainingProgress], None]) -> Callable[[trainer.TrainingProgress], None]:
-    """``on_progress`` for every step; the flow run is told of one a minute."""
-    next_told = 0.0
-
-    def tell_and_go_on(progress: trainer.TrainingProgress) -> None:
-        nonlocal next_told
-        on_progress(progress)
-        if time.monotonic() >= next_told:
-            next_told = time.monotonic() + _TOLD_SECONDS
-            tell(INFO, f"training: {progress.in_words()}")
-
-    return tell_and_go_on
-
-
 def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
     """Give the attempt's files their place without moving them: a kill before the manifest leaves the attempt whole."""
     if checkpoint.exists():
@@ -279,7 +261,7 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
             shutil.copy2(file, checkpoint / file.name)
 
 
-def check_trainer(run: RunFolder) -> trainer.RenderedChat:
+def check_trainer(run: RunFolder) -> launch.RenderedChat:
     """Refuse a run whose trainings nobody would do, before anything is paid for; gives what its student is asked.
 
     Raises:
@@ -293,8 +275,8 @@ def check_trainer(run: RunFolder) -> trainer.RenderedChat:
     else:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
-        memory.look_ahead(training, current(run).checkpoint(BACKBONE))
-    return trainer.render_chat(current(run).checkpoint(BACKBONE), run.config.student.template)
+        prerequisites.look_ahead(training, current(run).checkpoint(BACKBONE))
+    return launch.render_chat(current(run).checkpoint(BACKBONE), run.config.student.template)
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:
@@ -320,18 +302,49 @@ class FineTuneRuns:
             run_name=f"{name} round-{of_round}",
             tags=[f"run-{name}", f"round-{of_round}", "stage-train"],
         )
-        tell(INFO, f"training in flow run {training.name} ({training.id}), attempt {number}")
+        logs.tell(INFO, f"training in flow run {training.name} ({training.id}), attempt {number}")
         return training
 
     def look(self, training: FlowRun) -> FlowRun:
         """The attempt as it stands now; one that was deleted is lost."""
-        deleted = training.model_copy(update={"state": states.Crashed(name="Deleted")})
-        return FINE_TUNE.look(str(training.id)) or deleted
+        found = FINE_TUNE.look(str(training.id))
+        return found or training.model_copy(update={"state": states.Crashed(name="Deleted")})
 
     def declare(self, training: FlowRun, state: StateType, why: str) -> FlowRun:
         """Set an attempt's state, if it has not ended by itself."""
         FINE_TUNE.set_state(str(training.id), State(type=state, message=why))
         return self.look(training)
+
+    def wait(
+        self, training: FlowRun, lease: RunLease, note: Callable[[FlowRun], None], *, poll_seconds: float
+    ) -> FlowRun:
+        """Until the attempt has ended, in truth and in its state; ``note`` gets it at each look."""
+        since, pending = time.monotonic(), 0
+        try:
+            while True:
+                training = self.look(training)
+                state, held = _state(training), lease.holding()
+                is_its = held is not None and held.token == lease_token(str(training.id), training.run_count)
+                lives = held.lives if held is not None and is_its else None
+                if state.is_final() and not lives:
+                    return training
+                if state.is_running() and lives is False:
+                    return self.declare(training, StateType.CRASHED, _GONE)
+                pending = pending + 1 if state.is_pending() and not lives else 0
+                if pending > _PENDING_LOOKS and not _is_in_container(training):
+                    return self.declare(training, StateType.CRASHED, _UNBEGUN)
+                if not state.is_cancelling():
+                    since = time.monotonic()
+                elif lives is False or (lives is None and time.monotonic() - since > _CANCEL_SECONDS):
+                    return self.declare(training, StateType.CANCELLED, _GONE)
+                note(training)
+                time.sleep(poll_seconds)
+        except Exception:  # an error is no interrupt of the driver, and a killed driver does nothing
+            raise
+        except BaseException:
+            with suppress(EngineError):
+                self.declare(training, StateType.CANCELLING, "The run that it trains for was interrupted.")
+            raise
 
 
 def follow_training(
@@ -356,14 +369,24 @@ def follow_training(
     Raises:
         EngineError: the training failed or was cancelled, too many attempts were lost, or the server is away.
     """
-    number, lost, wait = 0, 0, _Follower(runs, lease, note, poll_seconds, _progress_line(_attempt(run, at))).wait
+    number, lost, said = 0, 0, ""
+    new_steps = launch.progress_reader(launch.Attempt(_attempt(run, at)).progress_file)
+
+    def note_state(training: FlowRun) -> None:
+        """The trainer's last step; before the first, and where its folder is on another machine, the state alone."""
+        nonlocal said
+        said = next((step.in_words() for step in reversed(new_steps())), said)
+        waits = _state(training).is_scheduled() or _state(training).is_pending()
+        state = f"flow run {training.name}: {_state_in_words(training)}"
+        note(said or (f"waiting for a worker of tapir-gpu, {state}" if waits else state))
+
     try:
         while True:
             number += 1
             training = runs.attempt(number)
             # What had ended, or was ending, when this drive came is no answer to it.
             counts = not (_state(training).is_final() or _state(training).is_cancelling())
-            ended = wait(training)
+            ended = runs.wait(training, lease, note_state, poll_seconds=poll_seconds)
             if (made := run.holds(at)) is not None:
                 return made
             if counts:
@@ -390,48 +413,6 @@ def _why_given_up(run: RunFolder, ended: FlowRun, lost: int) -> str:
     return "" if kind == StateType.CRASHED and lost < MOST_LOST else why.get(kind, "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Follower:
-    runs: FineTuneRuns
-    lease: RunLease
-    note: Callable[[str], None]
-    poll_seconds: float
-    newest: Callable[[], str]
-
-    def wait(self, training: FlowRun) -> FlowRun:
-        """Until the attempt has ended, in truth and in its state."""
-        try:
-            return self._wait(training)
-        except Exception:  # an error is no interrupt of the driver, and a killed driver does nothing
-            raise
-        except BaseException:
-            with suppress(EngineError):
-                self.runs.declare(training, StateType.CANCELLING, "The run that it trains for was interrupted.")
-            raise
-
-    def _wait(self, training: FlowRun) -> FlowRun:
-        since, pending = time.monotonic(), 0
-        while True:
-            training = self.runs.look(training)
-            state, held = _state(training), self.lease.holding()
-            is_its = held is not None and held.token == lease_token(str(training.id), training.run_count)
-            works, died = (is_its and held is not None and held.lives == lives for lives in (True, False))
-            if state.is_final() and not works:
-                return training
-            if state.is_running() and died:
-                return self.runs.declare(training, StateType.CRASHED, _GONE)
-            pending = pending + 1 if state.is_pending() and not works else 0
-            if pending > _PENDING_LOOKS and not _is_in_container(training):
-                return self.runs.declare(training, StateType.CRASHED, _UNBEGUN)
-            if not state.is_cancelling():
-                since = time.monotonic()
-            elif died or (not works and time.monotonic() - since > _CANCEL_SECONDS):
-                return self.runs.declare(training, StateType.CANCELLED, _GONE)
-            waits = "waiting for a worker of tapir-gpu, " if state.is_scheduled() or state.is_pending() else ""
-            self.note(self.newest() or f"{waits}flow run {training.name}: {_state_in_words(training)}")
-            time.sleep(self.poll_seconds)
-
-
 def _state(training: FlowRun) -> State[Any]:
     assert training.state is not None
     return training.state
@@ -445,22 +426,3 @@ def _state_in_words(training: FlowRun) -> str:
 def _is_in_container(training: FlowRun) -> bool:
     """Whether its worker makes a container or a pod for it; a worker labels what it takes before it submits it."""
     return training.labels.get("prefect.worker.type", "process") != "process"
-
-
-def _progress_line(attempt: Path) -> Callable[[], str]:
-    """Says what the trainer said last, from now on: step, loss and speed.
-
-    It says nothing before the first step, and where the trainer's folder is on another machine.
-    """
-    file = trainer.Attempt(attempt).progress_file
-    offset, said = file.stat().st_size if file.exists() else 0, ""
-
-    def newest() -> str:
-        nonlocal offset, said
-        # An attempt that begins anew begins its file anew.
-        start = offset if file.exists() and offset <= file.stat().st_size else 0
-        rows, offset = trainer.read_progress(file, start)
-        said = rows[-1].in_words() if rows else said
-        return said
-
-    return newest

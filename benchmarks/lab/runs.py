@@ -35,7 +35,7 @@ from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.training.chat import load_tokenizer
 from tasks.engines.training.data import PlannedTraining, plan_training
-from tasks.engines.training.trainer import TrainingJob
+from tasks.engines.training.launch import TrainingJob
 
 AVERAGE, CONSOLIDATED = "average", "consolidated"
 """Names of students that no round made."""

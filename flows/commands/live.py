@@ -30,7 +30,8 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import count, duration, number, round_name
 from tapir_core.summary.types import RunSummary
-from tasks import outcomes, runtime
+from tasks import runtime
+from tasks.progress import StageProgress
 
 _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
@@ -40,7 +41,7 @@ _LINE_SECONDS = 30.0
 class Snapshot:
     """One look at a run at work."""
 
-    stages: Sequence[outcomes.StageProgress] = ()
+    stages: Sequence[StageProgress] = ()
     """Oldest first."""
     spend: LiveSpend = field(default_factory=LiveSpend)
 
@@ -186,19 +187,19 @@ def _name(at: StageAt) -> str:
     return " · ".join(filter(None, (who, f"wave {at.wave}" if at.wave else "", at.benchmark, what)))
 
 
-def _rate(stage: outcomes.StageProgress) -> str:
+def _rate(stage: StageProgress) -> str:
     """Rows a second, so far."""
     return f"{stage.rows_done / stage.seconds:,.1f}" if stage.rows_done and stage.seconds > 0 else ""
 
 
-def _started(stage: outcomes.StageProgress) -> str:
+def _started(stage: StageProgress) -> str:
     return (
         f"{_name(stage.at)}: started{f', {count(stage.rows)} rows' if stage.rows else ''}"
         f"{f' in {count(stage.shards)} shards' if stage.rows and stage.shards > 1 else ''}"
     )
 
 
-def _working(stage: outcomes.StageProgress, spend: LiveSpend) -> str:
+def _working(stage: StageProgress, spend: LiveSpend) -> str:
     rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage) or 0} rows/s, " if stage.rows else ""
     return (
         f"{_name(stage.at)}: {rows}{f'{count(stage.missing)} missing, ' if stage.missing else ''}"
@@ -206,7 +207,7 @@ def _working(stage: outcomes.StageProgress, spend: LiveSpend) -> str:
     )
 
 
-def _ended(stage: outcomes.StageProgress) -> str:
+def _ended(stage: StageProgress) -> str:
     """Nothing for a step of a wave that sent no request and took less than a second."""
     rows, rate = (f"{count(stage.rows_done)} rows in ", f" ({_rate(stage)} rows/s)") if stage.rows_done else ("", "")
     return (
@@ -238,7 +239,7 @@ def _print(console: Console, lines: Sequence[str]) -> None:
         console.print(f"{datetime.now():%H:%M:%S}  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _bar(stage: outcomes.StageProgress) -> RenderableType:
+def _bar(stage: StageProgress) -> RenderableType:
     done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
     # A stage that counts nothing while it works shows that it is alive.
     return ProgressBar(total=max(1, whole), completed=done, width=20, pulse=whole <= 1)

@@ -37,7 +37,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import on_this_machine
 from tasks import asking, runtime
 from tasks.engines import backbone, machine
-from tasks.engines.training import memory
+from tasks.engines.training import prerequisites
 
 
 def estimate(
@@ -63,7 +63,9 @@ def memory_lines(config: RunConfig) -> list[str]:
         return []
     try:
         folder = backbone.find_backbone(config.student, on_this_machine(config.run.root).local(backbone_cache()))
-        return [f"Training memory: {line}" for line in memory.look_ahead(config.training, folder)] if folder else []
+        return (
+            [f"Training memory: {line}" for line in prerequisites.look_ahead(config.training, folder)] if folder else []
+        )
     except TapirError as lacks:
         return [f"Training memory: {lacks}"]
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 AnyKind: TypeAlias = type[Any]
 
 
-Mark = Literal["free", "later", "file", "folder", "answers", "replies", "apart"]
+Mark = Literal["free", "later", "saves", "file", "folder", "answers", "replies", "apart"]
 """What a field says of itself beside its type, as in `proxy: Free[str | None]`."""
 
 Free = Annotated[T, "free"]

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl
+from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl, T
 from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
@@ -27,6 +27,9 @@ LONGEST_NAME = 80
 _RATE, _ADAPTER_RATE = 2e-5, 2e-4
 """The paper's, and ten times as much for the few weights of adapters, as is usual."""
 
+
+InSaves = Annotated[T, "free", "saves"]
+"""Changes no row, but a save of a training can only be loaded with the same value."""
 
 Reporters = Annotated[
     tuple[Literal["tensorboard", "wandb"], ...],
@@ -58,7 +61,7 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     """What all fine-tunes of a run share; epochs and learning rate stand in `rounds` and `basic_tuning`."""
 
-    zero_stage: Free[Literal[0, 1, 2, 3]] = 2
+    zero_stage: InSaves[Literal[0, 1, 2, 3]] = 2
     """DeepSpeed's ZeRO stage: what is partitioned over the processes (1 optimizer, 2 + gradients, 3 + weights)."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -68,7 +71,7 @@ class TrainingConfig(Section):
     batch_size: PositiveInt = 128
     """Examples that one optimizer step sees, over all processes."""
 
-    micro_batch_size: Free[PositiveInt] = 8
+    micro_batch_size: InSaves[PositiveInt] = 8
     """Examples that one process holds at a time; the rest of the batch is accumulated."""
 
     max_length: PositiveInt = 2048
@@ -98,7 +101,7 @@ class TrainingConfig(Section):
     gradient_checkpointing: Free[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
-    offload: Free[Literal["none", "optimizer", "all"]] = "none"
+    offload: InSaves[Literal["none", "optimizer", "all"]] = "none"
     """What a GPU leaves to the machine's memory: gradients and optimizer, whose step the CPU then computes, from
     `zero_stage` 2 on; with 3 also the weights (`all`), fetched layer by layer. Slower; on a CPU it saves nothing."""
 

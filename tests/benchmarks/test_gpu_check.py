@@ -8,7 +8,7 @@ import pytest
 from benchmarks import gpu_check
 from tasks.engines import machine
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.training.memory import ModelSize
+from tasks.engines.training.prerequisites import ModelSize
 from tasks.engines.vllm import VllmEnvironment
 
 GIB = 2**30

@@ -20,7 +20,7 @@ from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
 from tapir_core.stages import StageAt
 from tasks.engines.training.data import PlannedTraining, plan_training
-from tasks.engines.training.trainer import TrainingJob, train_student
+from tasks.engines.training.launch import TrainingJob, train_student
 from tests.doubles.provider import FakeProvider
 from tests.golden import fakes
 from tests.golden.adapter import drive

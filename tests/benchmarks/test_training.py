@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.training import Timing, check_alike, figures, make_rows, time_plain
 from tapir_core.config import TrainingConfig
-from tasks.engines.training.trainer import TrainingJob
+from tasks.engines.training.launch import TrainingJob
 
 
 def make_timing(

@@ -19,7 +19,7 @@ from tapir_core.calls import LiveSpend, Spend
 from tapir_core.config import BudgetConfig
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt, plan
-from tasks.outcomes import StageProgress
+from tasks.progress import StageProgress
 from tasks.runtime import close_all, current
 from tests import waiting
 from tests.run_config import make_config

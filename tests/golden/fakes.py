@@ -15,8 +15,8 @@ from tapir_core.standin.rules import Behaviour
 from tapir_core.standin.server import reply_to
 from tapir_core.storage import file_sha256
 from tapir_core.text import canonical_json, digest
-from tasks.engines.training import trainer
-from tasks.engines.training.trainer import TrainingJob, TrainingSummary
+from tasks.engines.training import launch
+from tasks.engines.training.launch import TrainingJob, TrainingSummary
 from tests.doubles.provider import FakeReply, RecordedCall, Status, Text
 from tests.students import make_checkpoint
 
@@ -28,8 +28,8 @@ SKILL = {"backbone": 0.1, "round_00": 0.3, "round_01": 0.5, "round_02": 0.7}
 
 def replace_trainer(monkeypatch: pytest.MonkeyPatch, train: Callable[..., TrainingSummary]) -> None:
     """Have ``train`` train, on a backbone whose tokenizer nothing loads."""
-    monkeypatch.setattr(trainer, "train_student", train)
-    monkeypatch.setattr(trainer, "render_chat", lambda *_, **__: trainer.RenderedChat("", takes_system=True))
+    monkeypatch.setattr(launch, "train_student", train)
+    monkeypatch.setattr(launch, "render_chat", lambda *_, **__: launch.RenderedChat("", takes_system=True))
 
 
 def reply(call: RecordedCall) -> FakeReply:

@@ -79,7 +79,9 @@ def hold_training(root: StandingRoot, number: int, *, saved: bool = False) -> li
     attempts = Path(root.root, NAME, f"round_{number:02d}", "training")
     sign = "*/saves/step-*" if saved else "*/progress.jsonl"
     root.wait_until(lambda: list(attempts.glob(sign)), f"round {number} does not train")
-    trainer = root.wait_until(lambda: root.at_work("tapir-gpu", "tasks.engines.training.rank"), "no trainer is at work")
+    trainer = root.wait_until(
+        lambda: root.at_work("tapir-gpu", "tasks.engines.training.trainer"), "no trainer is at work"
+    )
     for each in trainer:
         each.suspend()
     return trainer

@@ -97,7 +97,7 @@ class ServedRun:
 
     def kill_worker_that_trains(self) -> list[psutil.Process]:
         """``kill -9``; gives what it had started."""
-        trainer = next(each for each in self._root.family() if "tasks.engines.training.rank" in command(each))
+        trainer = next(each for each in self._root.family() if "tasks.engines.training.trainer" in command(each))
         return self._root.kill_worker_above(trainer)
 
     def answers(self) -> int:

@@ -181,7 +181,7 @@ def test_the_quickstart_on_s3_and_postgresql_goes_on_after_a_kill_and_rises(tmp_
         assert "–" not in second.ask("status", RUN.name, "--root", RUN.root), "a stage without rows"
         assert REPORT in second.ask("report", RUN.name, "--root", RUN.root)
     heard = " ".join(place[0] for place in watch.seen)
-    assert [part for part in ("prefect server", "vllm.entrypoints", "training.rank") if part not in heard] == []
+    assert [part for part in ("prefect server", "vllm.entrypoints", "training.trainer") if part not in heard] == []
     assert open_to_others(watch.seen) == []
 
 

@@ -21,7 +21,7 @@ from tapir_core.config import LoraConfig, RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.stages import StageAt
 from tasks.engines.student_server import Student
-from tasks.engines.training.trainer import Attempt, TrainingJob, train_student
+from tasks.engines.training.launch import Attempt, TrainingJob, train_student
 from tasks.engines.vllm import VllmServer
 from tests.harness.processes import REPOSITORY
 from tests.presets.models import FAMILIES, Family

@@ -15,7 +15,7 @@ from tapir_core.leases import RunLease
 from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.engines.training.trainer import Attempt, TrainingProgress
+from tasks.engines.training.launch import Attempt, TrainingProgress
 from tasks.train import MOST_LOST, follow_training, training_lease
 from tests.doubles.trainings import ScriptedTrainings
 from tests.run_builder import build_run

@@ -7,7 +7,16 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError, TooMuchMissing
 from tapir_core.stages import StageAt
-from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome, check_failed, check_missing, total, why_lost
+from tasks.outcomes import (
+    Sample,
+    ShardIncomplete,
+    ShardOutcome,
+    StageOutcome,
+    check_failed,
+    check_missing,
+    made_of,
+    why_lost,
+)
 from tests.run_config import make_config
 
 TEACH = StageAt("teach")
@@ -16,6 +25,10 @@ TEACH = StageAt("teach")
 def shard(asked: int, **failed: int) -> ShardOutcome:
     samples = tuple(Sample(f"id-of-{kind}", kind, 1, f"{kind} was said", "Say something.") for kind in failed)
     return ShardOutcome(Part("part", asked, "0"), failed=failed, asked=asked, samples=samples)
+
+
+def total(shards: list[ShardOutcome]) -> StageOutcome:
+    return made_of([each.rows for each in shards], shards)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.engines.backbone import checkpoint_digest
-from tasks.engines.training.trainer import Attempt, TrainingSummary
+from tasks.engines.training.launch import Attempt, TrainingSummary
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.students import make_checkpoint

@@ -58,7 +58,7 @@ from tapir_core.store_admin.rows import is_there, reading
 from tapir_core.text import shorten
 from tasks.engines import backbone, machine, student_server, supervisor, vllm
 from tasks.engines.endpoints import endpoint_of
-from tasks.engines.training import memory, prerequisites, trainer
+from tasks.engines.training import launch, prerequisites
 from tasks.engines.verifier import check_verifier
 
 if TYPE_CHECKING:
@@ -474,7 +474,7 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     name = config.student.backbone
     folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
     template = config.student.template
-    chat = None if folder is None else trainer.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
+    chat = None if folder is None else launch.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     system = "; it takes no system message, so rows with a `system` text cannot be asked"
     return (
         finding(
@@ -498,7 +498,7 @@ def _training_check(config: RunConfig, root: str) -> Check:
         machine.check_gpu_training()
         prerequisites.check_packages(config.training)
         folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
-        ahead = memory.look_ahead(config.training, folder) if folder else []
+        ahead = prerequisites.look_ahead(config.training, folder) if folder else []
         unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
         return (
             replace(fault_of(ahead[1]), level="warning")

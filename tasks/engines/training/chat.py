@@ -158,14 +158,13 @@ def other_template(tokenizer: Any) -> str:
     """The remedy: the shipped templates that suit the tokenizer, those that use its own tokens first."""
     from jinja2 import TemplateError
 
-    own, suiting = tokenizer.chat_template, list[tuple[bool, str]]()
+    suiting = list[tuple[bool, str]]()
     tokens = {each.content for each in tokenizer.added_tokens_decoder.values()}
     for name in shipped("jinja"):
-        tokenizer.chat_template = (PRESETS / f"{name}.jinja").read_text()
+        template = (PRESETS / f"{name}.jinja").read_text()
         with suppress(TemplateError):  # without a token that ends an answer
-            marks = {*_MARK.findall(tokenizer.apply_chat_template(EXCHANGE, tokenize=False))}
+            marks = {*_MARK.findall(tokenizer.apply_chat_template(EXCHANGE, chat_template=template, tokenize=False))}
             suiting += [(marks <= {tokenizer.bos_token, tokenizer.eos_token}, name)] if marks <= tokens else []
-    tokenizer.chat_template = own
     names = " or ".join(f'"{name}"' for _, name in sorted(suiting))
     return f"set student.chat_template to {names or 'a Jinja file that does not'} (docs/backbones.md)"
 
@@ -203,8 +202,8 @@ def render_sample(base: Path, chat_template: Path | None = None) -> dict[str, ob
 
 def special_texts(tokenizer: Any) -> re.Pattern[str]:
     """Finds the text of a special token."""
-    names = [each.content for each in tokenizer.added_tokens_decoder.values() if each.special]
-    return re.compile("|".join(map(re.escape, names)) or r"(?!)")
+    tokens = tokenizer.added_tokens_decoder.values()
+    return re.compile("|".join(re.escape(each.content) for each in tokens if each.special) or r"(?!)")
 
 
 def token_ids(tokenizer: Any, text: str | list[str], **settings: bool) -> Any:

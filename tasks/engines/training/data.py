@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,7 +38,7 @@ from tasks.engines.training.chat import (
     special_texts,
     token_ids,
 )
-from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
+from tasks.engines.training.launch import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -84,9 +84,8 @@ def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
     Raises:
         ConfigError: a conversation does not end with an answer.
     """
-    tables = (pl.read_parquet(file, columns=["messages"]) for file in files)
-    rows = (row for table in tables for part in table.iter_slices(_BATCH) for row in part["messages"].to_list())
-    for number, messages in enumerate(rows):
+    parts = (part for file in files for part in pl.read_parquet(file, columns=["messages"]).iter_slices(_BATCH))
+    for number, messages in enumerate(row for part in parts for row in part["messages"].to_list()):
         roles = [message["role"] for message in messages or []]
         if len(roles) < 2 or roles[-1] != "assistant":
             raise errors.ConfigError(
@@ -113,13 +112,14 @@ def encode(
     """
     closing = closing_token(tokenizer)
 
-    def examples() -> Iterator[Example]:
-        yield from _examples(tokenizer, conversations, closing)
-        yield Example([closing] * 2, prompt_length=2)
+    def made() -> Iterator[dict[str, Any]]:
+        # Last the filler.
+        for each in chain(_examples(tokenizer, conversations, closing), [Example([closing] * 2, prompt_length=2)]):
+            yield {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
 
     # A mapped file can be read when it has no name any more.
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
-        rows = _mapped(examples, Path(place))
+        rows = _mapped(made, Path(place))
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
     prompt_lengths = rows.data.column("prompt_length").to_pylist()
     kept = [number for number, length in enumerate(lengths) if 0 < length <= max_length]
@@ -144,21 +144,15 @@ def encode(
     )
 
 
-def _mapped(examples: Callable[[], Iterator[Example]], folder: Path) -> Any:
-    """The examples in Arrow files of ``folder``, four bytes a token and four a label; written unless they are there."""
+def _mapped(rows: Callable[[], Iterator[dict[str, Any]]], folder: Path) -> Any:
+    """The rows in Arrow files of ``folder``, four bytes a token and four a label; made unless they are there."""
     import datasets  # only here: it loads for seconds, and the driver reads batches
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for each in examples():
-            yield {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
-
     numbers = datasets.List(datasets.Value("int32"))
-    features = {"input_ids": numbers, "labels": numbers, "prompt_length": datasets.Value("int32")}
+    features = datasets.Features(input_ids=numbers, labels=numbers, prompt_length=datasets.Value("int32"))
     datasets.disable_progress_bars()
     try:
-        return datasets.Dataset.from_generator(
-            rows, features=datasets.Features(features), cache_dir=str(folder), fingerprint="corpus"
-        )
+        return datasets.Dataset.from_generator(rows, features=features, cache_dir=str(folder), fingerprint="corpus")
     except datasets.exceptions.DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
 
@@ -246,8 +240,7 @@ def plan_batches(
     accumulation = math.ceil(batch_size / (micro_batch_size * world_size))
     # Whatever divides the batch size: arms of a comparison get sizes that fit, and must be mixed alike.
     bundle_size = max(1, batch_size // max(_BUNDLES, accumulation))
-    stream = _stream(len(lengths), epochs, seed)
-    batches = _mixed_batches(stream, lengths, batch_size, bundle_size, seed)
+    batches = _mixed_batches(_stream(len(lengths), epochs, seed), lengths, batch_size, bundle_size, seed)
     size = math.ceil(batch_size / accumulation)
     groups = [batch[first : first + size] for batch in batches for first in range(0, len(batch), size)]
     cells = [[group[rank::world_size] for rank in range(world_size)] for group in groups]
@@ -371,20 +364,17 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     return PlannedTraining(job, tokenizer, corpus, plan)
 
 
-def _count() -> int:
-    """Print what each job of the standard input comes to, in the child."""
-    jobs = [TrainingJob(**each) for each in json.load(sys.stdin)]
-    print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
-    return 0
-
-
-def _render(*paths: str) -> int:
-    """Print what a student of a folder, with a template of its own or another, is asked, in the child."""
-    # A tokenizer needs no torch, which takes longer to load than everything else.
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    print(json.dumps(render_sample(*map(Path, paths))))
+def main(*paths: str) -> int:
+    """In the child: print what a student of a folder is asked, or what each job of the standard input comes to."""
+    if paths:
+        # A tokenizer needs no torch, which takes longer to load than everything else.
+        sys.modules["torch"] = None  # type: ignore[assignment]
+        print(json.dumps(render_sample(*map(Path, paths))))
+    else:
+        jobs = (TrainingJob(**each) for each in json.load(sys.stdin))
+        print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: _render(*sys.argv[1:]) if sys.argv[1:] else _count()))
+    sys.exit(exit_code(lambda: main(*sys.argv[1:])))

@@ -45,8 +45,11 @@ def prepare(model: PreTrainedModel, training: TrainingConfig) -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
     if torch.cuda.is_available() and is_liger_kernel_available() and _suits_liger(model.config):
         apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
-    in_bf16 = training.precision == "bf16" and torch.cuda.is_available()
-    has_kernel = in_bf16 and torch.cuda.is_bf16_supported(including_emulation=False)
+    has_kernel = (
+        training.precision == "bf16"
+        and torch.cuda.is_available()
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
     packed_by_sdpa = training.packing and training.attention == "auto" and attention_of(training) == "sdpa"
     if packed_by_sdpa and has_kernel and model._supports_attention_backend:
         AttentionInterface.register(VARLEN, _attend)
@@ -116,7 +119,10 @@ def _attend(
         )
     share = query.shape[1] // key.shape[1]
     parts = (query, repeat_kv(key, share), repeat_kv(value, share))
-    rows = [part[0].transpose(0, 1).contiguous() for part in parts]
-    window = (sliding_window - 1 if sliding_window else -1, 0)
-    bounds = (cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
-    return varlen.varlen_attn(*rows, *bounds, scale=scaling, window_size=window)[None], None
+    attended = varlen.varlen_attn(
+        *(part[0].transpose(0, 1).contiguous() for part in parts),
+        *(cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q),
+        scale=scaling,
+        window_size=(sliding_window - 1 if sliding_window else -1, 0),
+    )
+    return attended[None], None

@@ -13,7 +13,7 @@ the next attempt asks for new ones.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,10 +22,9 @@ from tapir_core.errors import EngineError, NodeLost, Stopped, TapirError
 from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.processes import HEARTBEAT_SECONDS, LAPSE_SECONDS, Heart
 from tapir_core.storage import Storage
-from tasks.engines import supervisor
-from tasks.engines.address import interface_of
+from tasks.engines import address, supervisor
 from tasks.engines.replicas import Ended, Fleet
-from tasks.engines.training.trainer import Node
+from tasks.engines.training.launch import Node
 
 LOOK_SECONDS = 1.0
 
@@ -53,7 +52,7 @@ class FirstNode:
     """The node that asks for the others; `meet` is for `train_student`."""
 
     registry: ReplicaRegistry
-    """Of this training."""
+    """Of this training; closed when the nodes have parted."""
     fleet: Fleet
     """Starts the others."""
     number: int
@@ -76,8 +75,8 @@ class FirstNode:
             NodeLost: one of them is gone.
             EngineError: they did not come, or one failed; the error of the block otherwise.
         """
-        self._end_earlier()
-        with supervisor.reserved_port(self.host) as port:
+        with closing(self.registry), supervisor.reserved_port(self.host) as port:
+            self._end_earlier()
             row = self.registry.ask(self.number, self.attempt)
             with _taken(self.registry, row) as rows:
                 self.registry.serve(row, f"tcp://{self.host}:{port}", ranks)
@@ -88,7 +87,17 @@ class FirstNode:
                     others += [self.registry.ask(self.number, self.attempt) for _ in range(self.nodes - 1)]
                     for each in others:
                         self.fleet.ask(self.number, each)
-                    self._wait(rows, others)
+                    _wait(
+                        self.note,
+                        MEET_SECONDS,
+                        lambda: self._all_came(rows, others),
+                        lambda: f"{len(rows.came)} of {self.nodes} nodes are there, waiting for workers of tapir-gpu",
+                        lambda: (
+                            f"{len(rows.came)} of training.nodes = {self.nodes} came within {MEET_SECONDS:g} s; "
+                            f"nothing is heard of {', '.join(rows.late(others))} (flow runs of fine-tune with tags "
+                            "node-…): start more workers of the pool tapir-gpu, or lower training.nodes"
+                        ),
+                    )
                     yield rows.place()
                 except Exception as error:
                     if (explained := self._explained(error, others)) is error:
@@ -98,35 +107,30 @@ class FirstNode:
                     with suppress(TapirError):
                         self._dismiss()
                     raise
-        self._forget_dead()
+            self._forget_dead()
 
-    def _wait(self, rows: "_Rows", others: Sequence[str]) -> None:
-        deadline = time.monotonic() + MEET_SECONDS
-        while not rows.all_came():
-            late = [each for each in others if each not in rows.came]
-            for each in late:
-                if ended := self.fleet.ended(each):
-                    raise EngineError(_in_words(each, ended))
-            if time.monotonic() > deadline:
-                raise EngineError(
-                    f"{len(rows.came)} of training.nodes = {self.nodes} came within {MEET_SECONDS:g} s; nothing is "
-                    f"heard of {', '.join(late)} (flow runs of fine-tune with tags node-…): start more workers of the "
-                    "pool tapir-gpu, or lower training.nodes"
-                )
-            self.note(f"{len(rows.came)} of {self.nodes} nodes are there, waiting for workers of tapir-gpu")
-            time.sleep(LOOK_SECONDS)
+    def _all_came(self, rows: "_Rows", others: Sequence[str]) -> bool:
+        """Look whether all are there; EngineError where one has ended that is not."""
+        if rows.all_came():
+            return True
+        for each in rows.late(others):
+            if ended := self.fleet.ended(each):
+                raise EngineError(_in_words(each, ended))
+        return False
 
     def _end_earlier(self) -> None:
         """Have what an earlier attempt left end, before this one works in its folder."""
-        deadline = time.monotonic() + LEAVE_SECONDS
         self._dismiss()
-        while left := self._forget_dead():
-            if time.monotonic() > deadline:
-                raise EngineError(
-                    f"nodes of an earlier attempt do not leave ({', '.join(left)}); cancel their flow runs of fine-tune"
-                )
-            self.note("an earlier attempt at this training ends")
-            time.sleep(LOOK_SECONDS)
+        _wait(
+            self.note,
+            LEAVE_SECONDS,
+            lambda: not self._forget_dead(),
+            lambda: "an earlier attempt at this training ends",
+            lambda: (
+                f"nodes of an earlier attempt do not leave ({', '.join(self._forget_dead())}); cancel their flow runs "
+                "of fine-tune"
+            ),
+        )
 
     def _dismiss(self) -> list[str]:
         """Ask every node to leave; gives those that no worker had taken, which never come."""
@@ -154,8 +158,8 @@ class FirstNode:
         told = [_in_words(each, ended) for each, ended in ends.items() if ended.how != "completed"]
         if not told or not isinstance(error, EngineError):
             return error
-        is_lost = any(ended.how == "crashed" for ended in ends.values())
-        return (NodeLost if is_lost else EngineError)("; ".join([str(error), *told]))
+        kind = NodeLost if any(ended.how == "crashed" for ended in ends.values()) else EngineError
+        return kind("; ".join([str(error), *told]))
 
     def _ends(self, others: list[str]) -> dict[str, Ended]:
         """How each that a worker had taken has ended, once it has."""
@@ -164,18 +168,17 @@ class FirstNode:
         while open_ones := taken - ends.keys():
             waited = time.monotonic() - began
             living = {each.id for each in self.registry.all() if not each.is_dead()}
-            for each in sorted(open_ones):
-                is_gone = waited > (LEAVE_SECONDS if each in living else STATE_SECONDS)
-                ended = self.fleet.ended(each) or (Ended("crashed", "its worker is gone") if is_gone else None)
-                if ended is not None:
-                    ends[each] = ended
+            gone = {each for each in open_ones if waited > (LEAVE_SECONDS if each in living else STATE_SECONDS)}
+            lost = dict.fromkeys(gone, Ended("crashed", "its worker is gone"))
+            looks = {each: self.fleet.ended(each) or lost.get(each) for each in sorted(open_ones)}
+            ends |= {each: ended for each, ended in looks.items() if ended is not None}
             time.sleep(LOOK_SECONDS)
         return ends
 
 
 @dataclass(frozen=True, slots=True)
 class OtherNode:
-    """A node that was asked for; `meet` is for `join_training`."""
+    """A node that was asked for; `meet` is for `run_ranks`."""
 
     registry: ReplicaRegistry
     row: str
@@ -193,32 +196,35 @@ class OtherNode:
             NodeLost: another node is gone.
             EngineError: it sees another folder than the first one, or not all came.
         """
-        with _taken(self.registry, self.row) as rows:
-            self._find_mark(rows)
-            self.registry.serve(self.row, f"tcp://{self.host}", ranks)
-            deadline = time.monotonic() + MEET_SECONDS
-            while not rows.all_came():
-                if time.monotonic() > deadline:
-                    raise EngineError(
-                        f"{len(rows.came)} of {len(rows.last)} nodes came within {MEET_SECONDS:g} s; look at the flow "
-                        "runs of fine-tune and at the workers of the pool tapir-gpu"
-                    )
-                self.note(f"{len(rows.came)} of {len(rows.last)} nodes are there")
-                time.sleep(LOOK_SECONDS)
-            yield rows.place()
-
-    def _find_mark(self, rows: "_Rows") -> None:
-        mark, deadline = self.folder / _MARK, time.monotonic() + SEEN_SECONDS
-        while not mark.exists() or mark.read_text() != rows.attempt:
-            rows.check_now()
-            if time.monotonic() > deadline:
-                raise EngineError(
+        with closing(self.registry), _taken(self.registry, self.row) as rows:
+            _wait(
+                self.note,
+                SEEN_SECONDS,
+                lambda: self._sees_mark(rows),
+                lambda: "waiting for the first node's folder",
+                lambda: (
                     f"{self.folder} is not the folder that the first node of this training works in: nodes need one "
                     "folder that all of them see, on a shared disk; put the root on one, or, with a root on S3, "
                     "TAPIR_SCRATCH"
-                )
-            self.note("waiting for the first node's folder")
-            time.sleep(LOOK_SECONDS)
+                ),
+            )
+            self.registry.serve(self.row, f"tcp://{self.host}", ranks)
+            _wait(
+                self.note,
+                MEET_SECONDS,
+                rows.all_came,
+                lambda: f"{len(rows.came)} of {len(rows.last)} nodes are there",
+                lambda: (
+                    f"{len(rows.came)} of {len(rows.last)} nodes came within {MEET_SECONDS:g} s; look at the flow runs "
+                    "of fine-tune and at the workers of the pool tapir-gpu"
+                ),
+            )
+            yield rows.place()
+
+    def _sees_mark(self, rows: "_Rows") -> bool:
+        rows.check_now()
+        mark = self.folder / _MARK
+        return mark.exists() and mark.read_text() == rows.attempt
 
 
 class _Rows:
@@ -236,6 +242,10 @@ class _Rows:
     def came(self) -> list[str]:
         """Those that have said how many ranks they have."""
         return [each.id for each in self.last if each.base_url]
+
+    def late(self, others: Sequence[str]) -> list[str]:
+        """Those of ``others`` that have not."""
+        return [each for each in others if each not in self.came]
 
     def all_came(self) -> bool:
         """Look whether all are there; raises what `check_now` does."""
@@ -257,9 +267,12 @@ class _Rows:
             Stopped: this one is to end.
             NodeLost: another node is dead.
         """
-        if not self._read():
+        try:
+            rows = [each for each in self._registry.all() if each.checkpoint == self.attempt]
+        except TapirError:  # the database is away: all of them go on
             self._was_away = True
             return
+        self.last = sorted(rows, key=lambda each: (urlsplit(each.base_url).port is None, each.id))
         if self._was_away:
             self._was_away, self._next_look = False, time.monotonic() + 2 * HEARTBEAT_SECONDS
             return
@@ -278,16 +291,8 @@ class _Rows:
         assert meeting.port
         assert own.hostname
         ranks = [each.concurrency for each in self.last]
-        place = (meeting.hostname, meeting.port), interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
+        place = (meeting.hostname, meeting.port), address.interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
         return Node(*place, check=self.check)
-
-    def _read(self) -> bool:
-        """Read them anew; false while the database is away, when all of them go on."""
-        with suppress(TapirError):
-            rows = [each for each in self._registry.all() if each.checkpoint == self.attempt]
-            self.last = sorted(rows, key=lambda each: (urlsplit(each.base_url).port is None, each.id))
-            return True
-        return False
 
 
 @contextmanager
@@ -306,6 +311,22 @@ def _taken(registry: ReplicaRegistry, row: str) -> Iterator[_Rows]:
         heart.stop()
         with suppress(TapirError):  # without a word it is dead after `LAPSE_SECONDS`
             leave(row)
+
+
+def _wait(
+    note: Note, seconds: float, is_over: Callable[[], bool], waiting: Callable[[], str], late: Callable[[], str]
+) -> None:
+    """Look until it ``is_over``, and note at each look what is ``waiting`` for what.
+
+    Raises:
+        EngineError: it is not within so many seconds; ``late`` says what to do.
+    """
+    deadline = time.monotonic() + seconds
+    while not is_over():
+        if time.monotonic() > deadline:
+            raise EngineError(late())
+        note(waiting())
+        time.sleep(LOOK_SECONDS)
 
 
 def _in_words(node: str, ended: Ended) -> str:

@@ -1,530 +1,440 @@
-"""A fine-tune as its driver sees it: the job, the attempt folder, the ranks that are started and followed, the errors.
+"""The trainer: one rank of a fine-tune, TRL's SFTTrainer under DeepSpeed.
 
-Imports no torch; every rank reads it too. A job that is started again goes on from its newest complete save; one that
-is finished is only read. A save is a periodic, resumable checkpoint of one attempt, published by rename, so that a torn
-one is never resumed from: one folder a save, ``step-00000120``, with its record ``complete.json`` written last. What a
-user can act on is raised as a rank printed it; anything else as an `EngineError` with the last words of the log.
+`launch.py` starts it as ``python -m tasks.engines.training.trainer``, once a rank; its environment holds the job and
+says which rank it is. In order:
+
+1. `main` reads the job, decides what ``precision = "auto"`` is, and serves the address at which all ranks meet.
+2. `data.plan_training` tokenizes the mixture and plans every micro-batch of every step.
+3. The newest save that this many ranks can load is looked up: the training goes on from it.
+4. The base is loaded, with adapters or in 4 bits if asked; `kernels.prepare` has it computed by faster kernels.
+5. `_look_before` prints the pre-flight and refuses what cannot fit into memory.
+6. `PlannedTrainer` trains the planned batches in their order; `Watch` writes a line of progress a step.
+7. Every ``save_minutes``, and on SIGTERM, the ranks agree on a save; `publish_save` makes it complete.
+8. After SIGTERM the rank ends with exit code 75: the same job goes on later.
+9. `_finish` collects the weights, merges adapters, and writes the student and ``training.json``.
+10. What a user can act on is printed as ``tapir error KIND: MESSAGE``, which `launch.py` raises again.
 """
 
 import json
+import math
 import os
-import re
 import shutil
 import signal
-import subprocess
+import socket
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, TypeAdapter
-from pydantic.dataclasses import dataclass
-from pydantic_core import to_jsonable_python
-
-from tapir_core import errors, paths
-from tapir_core.config import TrainingConfig
-from tapir_core.storage import Storage
-from tapir_core.summary.formats import duration
-from tapir_core.text import digest
-from tasks.engines import keys, logs, machine, supervisor
-from tasks.engines.address import LOOPBACK, interface_of
-from tasks.engines.training import memory, prerequisites
-
-_POLL_SECONDS = 0.25
-
-_OF_ANOTHER_JOB = re.compile(
-    r"(ACCELERATE|TORCHELASTIC|SLURM|OMPI|PMIX?|MV2|KUBEFLOW_TRAINER)_"
-    r"|((LOCAL_|NODE_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|DS_ACCELERATOR)$"
+import deepspeed
+import psutil
+import torch
+from peft import LoraConfig, PeftModel
+from torch.distributed import TCPStore
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
 )
-"""Names of variables that say which process of which job this is, or that libraries take over what a job sets."""
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils import logging
+from trl import SFTConfig, SFTTrainer
 
-AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+from tapir_core.errors import EngineError
+from tasks.engines import machine
+from tasks.engines.training import data, kernels, prerequisites
+from tasks.engines.training.launch import (
+    JOB_VARIABLE,
+    Attempt,
+    SaveRecord,
+    TrainingJob,
+    TrainingProgress,
+    TrainingSummary,
+    exit_code,
+    newest_save,
+    publish_save,
+    sync_folder,
+)
 
+_STOPPED = 75
+"""Exit code after SIGTERM: the job is unfinished and can go on."""
 
-@dataclass(frozen=True, slots=True)
-class TrainingJob:
-    """One fine-tune of ``base`` on ``mixture``; ``output`` is its attempt folder."""
+_BUCKET_ELEMENTS = 50_000_000
+"""Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
 
-    base: AbsolutePath
-    """Folder of the checkpoint to start from."""
-    mixture: tuple[AbsolutePath, ...]
-    """Parquet files with a column ``messages``, a list of {role, content}."""
-    output: AbsolutePath
-    training: TrainingConfig
-    epochs: float
-    learning_rate: float
-    seed: int
-    log_path: AbsolutePath
-    chat_template: AbsolutePath | None = None
-    """Jinja file that replaces the base's chat template."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The job as JSON, which the constructor takes as keywords."""
-        return to_jsonable_python(self)
-
-    @property
-    def identity(self) -> str:
-        """Digest of all that can change the weights; a checkpoint of another identity is never resumed from."""
-        free_of_training = {
-            "runs_on",
-            "nodes",
-            "save_minutes",
-            "grace_seconds",
-            "gradient_checkpointing",
-            "report_to",
-        }
-        free: dict[str, Any] = {"output": True, "log_path": True, "training": free_of_training}
-        return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=free))
+_OFFLOADED = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_optimizer", "offload_param")}
+"""`training.offload` → DeepSpeed's sections."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingProgress:
-    """Where a training stands after an optimizer step."""
-
-    step: int
-    steps: int
-    loss: float
-    tokens: int
-    """Tokens seen so far, prompts included, padding not."""
-    tokens_per_second: float
-    eta_seconds: float
-
-    def in_words(self) -> str:
-        """For a line that changes as it goes on."""
-        step = f"step {self.step}/{self.steps}, loss {self.loss:.3f}"
-        return f"{step}, {self.tokens_per_second:.0f} tokens/s, {duration(self.eta_seconds)} left"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingCount:
-    """How much a training is; known before its first step."""
-
-    steps: int
-    """Optimizer steps."""
-    batch_size: int
-    """Examples of a step; the last one may have fewer."""
-    epochs: float
-    examples: int
-    """Different examples of an epoch."""
-    left_out: int
-    """Examples longer than ``max_length``, or with the text of a special token in their prompt."""
-    trained_tokens: int
-    """Tokens with a loss: answers and their closing tokens, over all epochs."""
-    total_tokens: int
-    """Tokens seen, prompts included and padding not, over all epochs."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSummary(TrainingCount):
-    """What a finished training reports; the content of ``training.json``."""
-
-    padding_share: float
-    seconds: float
-    """Seconds of training steps, all starts of this attempt together; start-up and saving not counted."""
-    tokens_per_second: float
-    final_loss: float
-    loss_curve: list[dict[str, int | float]]
-    """One entry a step: step, loss, learning_rate, grad_norm."""
-    world_size: int
-    device: str
-    precision: str
-    zero_stage: int
-    resumed_from_steps: list[int]
-    versions: dict[str, str]
-    peak_memory: int = 0
-    """Bytes that the first rank's training took at most where it computed; 0 in a file that does not say."""
-
-    def in_words(self) -> str:
-        """What came of it."""
-        return f"{self.steps} steps, final loss {self.final_loss:.3f}, {self.tokens_per_second:.0f} tokens/s"
+def main() -> int:
+    """Train; returns the exit code."""
+    job = settle_precision(TrainingJob(**json.loads(os.environ[JOB_VARIABLE])))
+    # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
+    deepspeed.ops.__compatible_ops__ = {}
+    logging.disable_progress_bar()
+    _served, held = _rendezvous(), machine.held_memory()
+    attempt, world_size = Attempt(job.output), int(os.environ["WORLD_SIZE"])
+    planned = data.plan_training(job, world_size, attempt.corpus)
+    save = newest_save(attempt.saves, world_size=world_size)
+    # Before the model: ZeRO-3 loads it in parts.
+    settings = SFTConfig(**sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
+    model = _load_base(job)
+    kernels.prepare(model, job.training)
+    trainer = PlannedTrainer(
+        plan=planned.plan,
+        watch=Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), save),
+        model=model,
+        args=settings,
+        train_dataset=planned.corpus.rows,
+        processing_class=planned.tokenizer,
+        peft_config=_lora_config(job),
+    )
+    _look_before(planned, trainer)
+    if save and trainer.is_world_process_zero():
+        print(f"resuming from step {save.step}", flush=True)
+    trainer.train(resume_from_checkpoint=str(attempt.saves / save.name) if save else None)
+    if trainer.watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+        print(f"stopped by SIGTERM after step {trainer.state.global_step}; the same command goes on", flush=True)
+        return _STOPPED
+    on_gpu = trainer.args.device.type == "cuda"
+    peak = int(torch.cuda.max_memory_allocated()) if on_gpu else machine.peak_memory() - held
+    _finish(planned, trainer, peak)
+    return 0
 
 
-class Attempt:
-    """The attempt folder: the one place that knows its file names."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.job_file = folder / "job.json"
-        self.progress_file = folder / "progress.jsonl"
-        self.checkpoint = folder / "checkpoint"
-        """The finished student; complete as soon as it exists."""
-        self.summary_file = self.checkpoint / paths.TRAINING_SUMMARY
-        self.unfinished_checkpoint = folder / "checkpoint.unfinished"
-        self.saves = folder / "saves"
-        """Periodic, resumable checkpoints."""
-        self.corpus = folder / "corpus"
-        """The tokens, which all ranks of one start map."""
-
-    def open(self, job: TrainingJob) -> None:
-        """Make the folder this job's: what another job left in it goes."""
-        if self.job_file.exists() and TrainingJob(**json.loads(self.job_file.read_text())).identity != job.identity:
-            shutil.rmtree(self.folder)
-        Storage(self.folder).write_bytes(self.job_file.name, json.dumps(job.to_json(), indent=1).encode())
-
-    def summary(self) -> TrainingSummary | None:
-        """The finished training, if there is one."""
-        if not self.summary_file.exists():
-            return None
-        return TrainingSummary(**json.loads(self.summary_file.read_text()))
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """The place of this machine's ranks among all that train together."""
-
-    meeting: tuple[str, int]
-    """Address and port at which all of them meet; the first one listens there."""
-    interface: str
-    """Through which those of this machine talk to the others."""
-    first_rank: int
-    world_size: int
-    """Ranks of all machines."""
-    check: Callable[[], None] = lambda: None
-    """Called while they train; what it raises ends them: they would wait for those that are gone."""
-
-
-Meet = Callable[[int], AbstractContextManager[Node]]
-"""Brings so many ranks of this machine together with those of others, until the block ends."""
-
-
-@contextmanager
-def alone(ranks: int) -> Iterator[Node]:
-    """The one machine that trains: its ranks meet at an address that no other reaches."""
-    with supervisor.reserved_port(LOOPBACK) as port:
-        yield Node((LOOPBACK, port), interface_of(LOOPBACK), 0, ranks)
-
-
-def train_student(
-    job: TrainingJob,
-    *,
-    on_progress: Callable[[TrainingProgress], object] = lambda _: None,
-    meet: Meet = alone,
-) -> TrainingSummary:
-    """Train ``job.base`` on ``job.mixture``; the student is then in ``checkpoint/`` of ``job.output``.
-
-    When this is interrupted, the ranks are asked for one more save, for at most ``grace_seconds``.
-
-    Args:
-        job: What is trained.
-        on_progress: Told each step.
-        meet: Where the ranks of this machine, the first one among them, meet; others call `join_training`.
-
-    Raises:
-        EngineError: the training failed.
-        ConfigError: the base, the mixture or a setting cannot be trained with.
-        MissingPrerequisite: a setting needs what this machine lacks.
-    """
-    attempt = Attempt(job.output)
-    attempt.open(job)
-    done = attempt.summary()
-    if done is not None:
-        return done
-    prerequisites.check_packages(job.training)
-    clear_unfinished(attempt.saves)
-    shutil.rmtree(attempt.corpus, ignore_errors=True)
-    _run_ranks(job, attempt.job_file, on_progress, meet, lambda _: attempt.summary() is not None)
-    done = attempt.summary()
-    assert done is not None
-    for folder in (attempt.saves, attempt.corpus):
-        shutil.rmtree(folder, ignore_errors=True)
-    return done
-
-
-def join_training(job: TrainingJob, meet: Meet) -> None:
-    """Train along with the machine that calls `train_student`, on one that sees its folder; there the student arises.
-
-    Raises:
-        TapirError: as `train_student`.
-    """
-    with tempfile.TemporaryDirectory(prefix="tapir-node-") as folder:
-        # Its own: the same files may have other paths here.
-        job_file = Path(folder, "job.json")
-        job_file.write_text(json.dumps(job.to_json()))
-        _run_ranks(job, job_file, lambda _: None, meet, lambda code: code == 0)
-
-
-def _run_ranks(
-    job: TrainingJob,
-    job_file: Path,
-    on_progress: Callable[[TrainingProgress], object],
-    meet: Meet,
-    is_done: Callable[[int], bool],
-) -> None:
-    """Have this machine's ranks train, and see to it that none is left; ``is_done`` is asked with their exit code.
-
-    Raises:
-        TapirError: as `train_student`.
-    """
-    command = [sys.executable, "-u", "-m", "tasks.engines.training.rank", str(job_file)]
-    ranks: list[supervisor.Child] = []
-    grace_seconds, accelerators = job.training.grace_seconds, machine.visible_gpus()
-    # Together until they have met: a rank loads for seconds, on a busy machine for a minute.
-    with meet(count_ranks(job, accelerators)) as node, logs.follow_log("trainer", job.log_path):
-        environments = rank_environments(job, keys.keyless_environment(), accelerators, node)
-        if node.first_rank == 0:
-            environments[0] |= report_environment(job, os.environ)
-        try:
-            for environment in environments:
-                ranks.append(supervisor.start_child(command, env=environment, log_path=job.log_path, name="trainer"))
-            code = _follow(ranks, Attempt(job.output).progress_file, on_progress, node.check)
-            grace_seconds = 0.0
-        finally:
-            for rank in ranks:
-                rank.terminate(grace_seconds)
-                # They save and stop together: what is not done when the first has ended never will be.
-                grace_seconds = 0.0
-        if not is_done(code):
-            raise explain(job, code, ranks[0].output())
-
-
-def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
-    """What ``training.json`` of each job will say of examples, steps and tokens; reads bases and mixtures, no more.
-
-    Raises:
-        ConfigError: a base or a mixture cannot be trained with, as `train_student` would say.
-        EngineError: the count failed.
-    """
-    counted = _ask_child("the tokens of a training could not be counted", json.dumps([job.to_json() for job in jobs]))
-    return [TrainingCount(**each) for each in counted]
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedChat:
-    """A conversation as the student sees it."""
-
-    text: str
-    takes_system: bool
-    """Whether it may begin with a system message."""
-    other: str = ""
-    """What to do where it has to, and may not."""
-
-
-def render_chat(base: Path, chat_template: Path | None = None, *, timeout_seconds: float = 300.0) -> RenderedChat:
-    """Render a short conversation for a student as its server would, with ``chat_template`` if its own is replaced.
-
-    Raises:
-        ConfigError: a student could not be trained with this template or this tokenizer.
-        EngineError: the tokenizer was not loaded in time.
-    """
-    paths = [str(path.absolute()) for path in (base, chat_template) if path]
-    what = f"no conversation could be rendered for {base}"
-    return RenderedChat(**_ask_child(what, "", *paths, timeout_seconds=timeout_seconds))
-
-
-def _ask_child(what: str, given: str, *words: str, timeout_seconds: float | None = None) -> Any:
-    """What a child of `data` prints, which loads a tokenizer; ``what`` says that it failed."""
-    command = [sys.executable, "-m", "tasks.engines.training.data", *words]
-    try:
-        done = subprocess.run(
-            command,
-            input=given,
-            env=keys.offline_environment(),
-            cwd=supervisor.SOURCES,
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
+def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
+    """Print the pre-flight: what is trained, and whether memory will do."""
+    job, world_size, device = planned.job, trainer.args.world_size, trainer.args.device.type
+    free, beside = psutil.virtual_memory().available // int(os.environ["LOCAL_SIZE"]), None
+    if device == "cuda":
+        # Weights may be there already: with ZeRO-3, and those of 4 bits.
+        free, beside = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated(), free
+    lines, size = list[str](), prerequisites.size_of(job.base)
+    if size is not None:
+        needed = prerequisites.estimate_memory(
+            job.training,
+            size,
+            in_bf16=job.training.precision == "bf16",
+            longest=max(planned.corpus.lengths),
+            processes=world_size,
+            on_gpu=device == "cuda",
         )
-    except subprocess.TimeoutExpired as late:
-        raise errors.EngineError(f"{what} within {timeout_seconds:g} s") from late
-    if done.returncode:
-        last = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-8:])
-        raise child_error(done.stderr) or errors.EngineError(f"{what}:\n{last}")
-    return json.loads(done.stdout.splitlines()[-1])
+        lines = prerequisites.check_memory(job.training, needed, free, beside)
+    if trainer.is_world_process_zero():
+        print(_describe(planned, world_size, device, kernels.in_words(trainer.model), lines))
+        example = data.mark_trained(planned.tokenizer, planned.corpus.example(0))
+        print(f"  one example, trained between ⟦ and ⟧:\n{example}", flush=True)
 
 
-def count_ranks(job: TrainingJob, accelerators: Sequence[str]) -> int:
-    """How many ranks of this machine train.
+def _describe(
+    planned: data.PlannedTraining, world_size: int, device: str, computed_by: str, in_memory: list[str]
+) -> str:
+    training, plan, count = planned.job.training, planned.plan, planned.count()
+    lines = [
+        f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
+        + (f", LoRA rank {training.lora.rank}" if training.lora else "")
+        + (" on 4 bits a weight" if training.quantized else "")
+        + f", {computed_by}",
+        f"batch         {training.batch_size} examples = {plan.accumulation} x {plan.micro_batch_size} x {world_size}"
+        " (accumulated x micro-batch x processes)",
+        f"examples      {count.examples}, {count.epochs:g} epochs; {count.left_out} left out, longer than "
+        f"{training.max_length} tokens or with the text of a special token in the prompt",
+        f"steps         {count.steps}, {count.total_tokens} tokens, of what is computed "
+        f"{planned.padding_share:.1%} is padding",
+        *(f"memory        {line}" for line in in_memory),
+    ]
+    return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
 
-    Raises:
-        ConfigError: more processes are asked for than there are accelerators.
+
+def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> None:
+    """Write the student and its summary under a temporary name, then give it its place.
+
+    ``peak``: bytes that training took at most where it computed, of the GPU or of this process beside its libraries.
     """
-    processes = job.training.processes or len(accelerators) or 1
-    if accelerators and processes > len(accelerators):
-        raise errors.ConfigError(
-            f"training.processes = {processes}, and this machine has {len(accelerators)} accelerators; "
-            "lower it, or leave it out to use each"
-        )
-    return processes
-
-
-def rank_environments(
-    job: TrainingJob, environment: Mapping[str, str], accelerators: Sequence[str], node: Node
-) -> list[dict[str, str]]:
-    """What each rank of this machine sees: its place among all, where they meet, no other network, no telemetry.
-
-    What launchers and schedulers tell the processes of a job of their own is left out.
-    """
-    processes, (meeting, port) = count_ranks(job, accelerators), node.meeting
-    values = {
-        **{name: value for name, value in environment.items() if not _OF_ANOTHER_JOB.match(name)},
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(supervisor.SOURCES), environment.get("PYTHONPATH")])),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "GLOO_SOCKET_IFNAME": node.interface,
-        # As it stands: NCCL takes a bare name for the beginning of one.
-        "NCCL_SOCKET_IFNAME": f"={node.interface}",
-        "MASTER_ADDR": meeting,
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(node.world_size),
-        "LOCAL_SIZE": str(processes),
-    }
-    # On GPUs too: offloaded, the optimizer steps on the processor.
-    values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
-    if accelerators:
-        values[machine.GPUS_VARIABLE] = ",".join(accelerators[:processes])
-    else:
-        values |= {machine.GPUS_VARIABLE: "", "DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
-        if "OMP_WAIT_POLICY" not in environment:
-            # Threads spin long at barriers by default: beside another busy process a step took 3 to 8 times as long.
-            values.setdefault("GOMP_SPINCOUNT", "3000")
-        if machine.amx_is_broken(sys.executable):
-            values |= machine.WITHOUT_AMX
-    return [{**values, "RANK": str(node.first_rank + each), "LOCAL_RANK": str(each)} for each in range(processes)]
-
-
-def report_environment(job: TrainingJob, environment: Mapping[str, str]) -> dict[str, str]:
-    """What the first rank, who reports, sees beside: the folders of its reports, and the key of Weights & Biases.
-
-    Other children get no key; this one gets that one where it reports there.
-    """
-    folder = job.log_path.parent
-    values = {"TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / job.log_path.stem)}
-    if "wandb" in job.training.report_to:
-        values |= {"WANDB_PROJECT": "tapir", "WANDB_DIR": str(folder)}
-        values |= {
-            name: environment[name] for name in ("WANDB_PROJECT", prerequisites.WANDB_KEY) if name in environment
-        }
-    return values
-
-
-def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
-    """The error that a failed training is raised as."""
-    stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
-    if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
-        reason = f"ran out of memory; {memory.remedy(job.training)} (log: {job.log_path})"
-    elif code == -signal.SIGKILL:
-        remedy = memory.remedy(job.training)
-        reason = f"process was killed, most often for lack of memory; {remedy} (log: {job.log_path})"
-    elif stopped:
-        reason = f"was {stopped[-1]} (log: {job.log_path})"
-    else:
-        reason = f"ended with exit code {code}; the last lines of {job.log_path}:\n{logs.last_words(log)}"
-    return child_error(log, more=f" (log: {job.log_path})") or errors.EngineError(f"the training {reason}")
-
-
-def read_progress(path: Path, offset: int) -> tuple[list[TrainingProgress], int]:
-    """The whole lines of progress after ``offset``, and where they end."""
-    lines, offset = logs.whole_lines(path, offset)
-    return [TrainingProgress(**json.loads(line)) for line in lines], offset
-
-
-def _follow(
-    ranks: Sequence[supervisor.Child],
-    progress_file: Path,
-    on_progress: Callable[[TrainingProgress], object],
-    check: Callable[[], None],
-) -> int:
-    """Until all ranks of this machine have ended, or one has failed; its exit code."""
-    offset = progress_file.stat().st_size if progress_file.exists() else 0
-    while True:
-        codes = [rank.poll() for rank in ranks]
-        rows, offset = read_progress(progress_file, offset)
-        for row in rows:
-            on_progress(row)
-        check()
-        if any(codes) or None not in codes:
-            # The others of a killed rank fail in its wake.
-            return -signal.SIGKILL if -signal.SIGKILL in codes else next((code for code in codes if code), 0)
-        time.sleep(_POLL_SECONDS)
-
-
-def exit_code(work: Callable[[], int]) -> int:
-    """Of a child that does ``work``; what a user can act on is printed, for `child_error` to read."""
-    try:
-        return work()
-    except errors.TapirError as error:
-        print(f"tapir error {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 1
-
-
-def child_error(text: str, *, more: str = "") -> errors.TapirError | None:
-    """The last error that a child printed, if any, with ``more`` after its words."""
-    printed = re.findall(r"^tapir error (\w+): (.*)$", text, flags=re.MULTILINE)
-    if not printed:
-        return None
-    kind, message = printed[-1]
-    return getattr(errors, kind)(message + more)
-
-
-_RECORD = "complete.json"
-_PREFIX = "step-"
-_KEPT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class SaveRecord:
-    """What must be known before a save is loaded."""
-
-    step: int
-    seconds: float
-    """Seconds of training steps that led here."""
-    world_size: int
-    """DeepSpeed's partitions can only be loaded by as many ranks as wrote them."""
-    resumed_from_steps: Sequence[int]
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"{_PREFIX}{self.step:08d}"
-
-
-def publish_save(written: Path, record: SaveRecord) -> Path:
-    """Make the folder ``written`` a complete save and drop all but the newest two."""
-    sync_folder(written)
-    Storage(written).write_bytes(_RECORD, json.dumps(asdict(record)).encode())
-    place = written.with_name(record.name)
-    _drop(place)
-    written.rename(place)
-    sync_folder(place.parent)
-    for older in _complete(place.parent)[:-_KEPT]:
-        _drop(place.with_name(older.name))
-    return place
-
-
-def newest_save(saves: Path, *, world_size: int) -> SaveRecord | None:
-    """The newest complete save that ``world_size`` ranks can load."""
-    return next((save for save in reversed(_complete(saves)) if save.world_size == world_size), None)
-
-
-def clear_unfinished(saves: Path) -> None:
-    """Delete what a kill left half written."""
-    complete = {save.name for save in _complete(saves)}
-    for folder in saves.iterdir() if saves.exists() else ():
-        if folder.name not in complete:
-            shutil.rmtree(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring every file below ``folder`` to the disk."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _complete(saves: Path) -> list[SaveRecord]:
-    records = sorted(saves.glob(f"{_PREFIX}*/{_RECORD}"))
-    return [SaveRecord(**json.loads(record.read_text())) for record in records]
-
-
-def _drop(folder: Path) -> None:
-    # First the record, so that a kill in between leaves no save that looks complete.
-    (folder / _RECORD).unlink(missing_ok=True)
+    job, attempt = planned.job, Attempt(planned.job.output)
+    # Only ZeRO-3 has no rank with whole weights; collecting them is collective. Otherwise the model keeps its ties.
+    state = trainer.accelerator.get_state_dict(trainer.deepspeed) if job.training.zero_stage == 3 else None
+    if not trainer.is_world_process_zero():
+        return
+    folder, model = attempt.unfinished_checkpoint, trainer.model
+    if job.training.lora:
+        adapter = attempt.folder / "adapter"
+        model.save_pretrained(adapter, state_dict=state)
+        unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
+        base = _load_base(job, whole=True)
+        model, state = PeftModel.from_pretrained(base, adapter).merge_and_unload(), None
+    # The served student stops at the token that closed its examples too.
+    given, closing = model.generation_config.eos_token_id, planned.corpus.closing
+    stops = given if isinstance(given, list) else [given]
+    if closing not in stops:
+        model.generation_config.eos_token_id = [closing, *(each for each in stops if each is not None)]
     shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, state_dict=state)
+    planned.tokenizer.save_pretrained(folder)
+    summary = json.dumps(asdict(_summary(planned, trainer, peak)), indent=1)
+    (folder / attempt.summary_file.name).write_text(summary)
+    sync_folder(folder)
+    folder.rename(attempt.checkpoint)
+
+
+def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> TrainingSummary:
+    training, count, seconds = planned.job.training, planned.count(), trainer.watch.seconds
+    curve = [
+        {name: entry[name] for name in ("step", "loss", "learning_rate", "grad_norm") if name in entry}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    if not all(math.isfinite(entry["loss"]) for entry in curve):
+        raise EngineError(
+            'the loss became infinite or no number; lower the learning rate, or use training.precision = "fp32"'
+        )
+    assert trainer.state.global_step == count.steps, "the trainer made other steps than were planned"
+    return TrainingSummary(
+        **asdict(count),
+        padding_share=round(planned.padding_share, 4),
+        seconds=round(seconds, 2),
+        tokens_per_second=round(count.total_tokens / seconds, 1),
+        final_loss=curve[-1]["loss"],
+        loss_curve=curve,
+        world_size=trainer.args.world_size,
+        device=trainer.args.device.type,
+        precision=training.precision,
+        zero_stage=training.zero_stage,
+        resumed_from_steps=list(trainer.watch.resumed_from_steps),
+        versions=prerequisites.library_versions(),
+        peak_memory=peak,
+    )
+
+
+def deepspeed_config(job: TrainingJob, plan: data.BatchPlan) -> dict[str, Any]:
+    """DeepSpeed's configuration. The optimizer is torch's AdamW: nothing is compiled, so no compiler is needed."""
+    training = job.training
+    return {
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {"enabled": training.precision == "bf16"},
+        # Its default is that of the weights: in bf16 what a small part of a batch adds would be lost.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            # In bf16, stage 0 drifts from fp32 (loss 6.29 for 6.22 after six steps); stage 1 follows it.
+            "stage": max(1, training.zero_stage) if training.precision == "bf16" else training.zero_stage,
+            "reduce_bucket_size": _BUCKET_ELEMENTS,
+            "allgather_bucket_size": _BUCKET_ELEMENTS,
+            "stage3_gather_16bit_weights_on_model_save": True,
+            **{part: {"device": "cpu"} for part in _OFFLOADED[training.offload]},
+        },
+        # Torch's AdamW steps on a CPU too; DeepSpeed's own for it would be compiled.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }
+
+
+def sft_settings(job: TrainingJob, plan: data.BatchPlan, *, on_cpu: bool) -> dict[str, Any]:
+    """Arguments of `SFTConfig`. The plan already holds all epochs, so the trainer sees one."""
+    training = job.training
+    return {
+        "output_dir": str(Attempt(job.output).saves),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": training.scheduler if training.scheduler != "constant" else "constant_with_warmup",
+        "warmup_steps": round(plan.steps * training.warmup_ratio),
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "seed": job.seed,
+        "bf16": training.precision == "bf16",
+        "use_cpu": on_cpu,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "padding_free": training.packing,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "deepspeed": deepspeed_config(job, plan),
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "report_to": list(training.report_to),
+        # The run and the training: `mine train-01`.
+        "run_name": f"{job.log_path.parent.parent.name} {job.log_path.stem}",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": not on_cpu,
+    }
+
+
+class Watch(TrainerCallback):
+    """Asks for a save every ``save_minutes`` and after SIGTERM, then also for the end; rank 0 writes progress."""
+
+    def __init__(self, job: TrainingJob, tokens_by_step: list[int], save: SaveRecord | None) -> None:
+        """``save`` is what this start goes on from."""
+        self.stopped = False
+        """SIGTERM came and the training ended early."""
+        self.resumed_from_steps = (*save.resumed_from_steps, save.step) if save else ()
+        self._first_step, self._earlier_seconds = (save.step, save.seconds) if save else (0, 0.0)
+        self._job, self._tokens_by_step = job, tokens_by_step
+        self._told_to_stop = threading.Event()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training steps, over all starts of the attempt."""
+        return self._earlier_seconds + time.monotonic() - self._began
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The optimizer is ready and, on a resume, restored: from now on there is something to save."""
+        signal.signal(signal.SIGTERM, lambda *_: self._told_to_stop.set())
+        self._began = self.saved_at = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Agree on what is due."""
+        due = time.monotonic() - self.saved_at >= self._job.training.save_minutes * 60
+        stop = self._told_to_stop.is_set()
+        wishes = torch.tensor([due or stop, stop], dtype=torch.int, device=args.device)
+        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+        save, self.stopped = wishes.bool().tolist()
+        if state.global_step < state.max_steps:  # after the last step the finished student is written instead
+            control.should_save = save
+        control.should_training_stop |= self.stopped
+        return control
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        """One line of progress a step."""
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        done_here = self._tokens_by_step[self._first_step : state.global_step]
+        rate = sum(done_here) / max(time.monotonic() - self._began, 1e-9)
+        progress = TrainingProgress(
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=logs["loss"],
+            tokens=sum(self._tokens_by_step[: state.global_step]),
+            tokens_per_second=rate,
+            eta_seconds=sum(self._tokens_by_step[state.global_step :]) / rate,
+        )
+        with Attempt(self._job.output).progress_file.open("a") as file:
+            file.write(json.dumps(asdict(progress)) + "\n")
+
+
+class PlannedTrainer(SFTTrainer):
+    """Trains what a `BatchPlan` says, in its order. The last row of the data set is a filler without labels."""
+
+    def __init__(self, *, plan: data.BatchPlan, watch: Watch, **settings: Any) -> None:
+        super().__init__(callbacks=[watch], **settings)
+        self._plan, self.watch = plan, watch
+
+    def get_train_dataloader(self) -> Any:
+        """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""
+        filler = [len(self.train_dataset) - 1]
+        cells = [group[self.args.process_index] or filler for group in self._plan.groups]
+        return torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_sampler=cells,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's fused loss on an accelerator; on a CPU the logits of no position before the first trained one.
+
+        TRL scores every position when Triton is missing, and computes each twice: a quarter of a small model's time.
+        """
+        if self.args.device.type != "cpu":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")[:, 1:]
+        trained = labels != data.IGNORED
+        first = int(trained.any(dim=0).int().argmax())
+        width = labels.shape[1] - first
+        logits = model(**inputs, use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
+        kept = trained[:, first:]
+        total = torch.nn.functional.cross_entropy(logits[kept].float(), labels[:, first:][kept], reduction="sum")
+        # DeepSpeed averages over ranks; `num_items_in_batch` counts the trained tokens of all of them.
+        return total / num_items_in_batch * self.accelerator.num_processes
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Nothing: DeepSpeed's part of a save holds the weights already; `write_student` ends a training."""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Nothing: a save is no model that is shown to anyone."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        os.makedirs(folder, exist_ok=True)
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            steps = self.watch.resumed_from_steps
+            publish_save(folder, SaveRecord(self.state.global_step, self.watch.seconds, self.args.world_size, steps))
+            print(f"saved after step {self.state.global_step}", flush=True)
+        self.accelerator.wait_for_everyone()
+        self.watch.saved_at = time.monotonic()
+
+
+def settle_precision(job: TrainingJob) -> TrainingJob:
+    """The job with ``precision = "auto"`` decided for this rank's device."""
+    if job.training.precision != "auto":
+        return job
+    in_bf16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.cuda.is_available()
+        else machine.computes_in_bf16(broken_amx=machine.WITHOUT_AMX.items() <= os.environ.items())
+    )
+    return replace(job, training=job.training.model_copy(update={"precision": "bf16" if in_bf16 else "fp32"}))
+
+
+def _load_base(job: TrainingJob, *, whole: bool = False) -> Any:
+    """The base's weights in the job's precision; in 4 bits where the job says so, but for a ``whole`` student."""
+    dtype, four_bits = torch.bfloat16 if job.training.precision == "bf16" else torch.float32, None
+    if job.training.quantized and not whole:
+        four_bits = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        job.base,
+        dtype=dtype,
+        quantization_config=four_bits,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation=kernels.attention_of(job.training),
+    )
+
+
+def _lora_config(job: TrainingJob) -> LoraConfig | None:
+    """PEFT's configuration of the adapters, or nothing."""
+    lora = job.training.lora
+    return lora and LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _rendezvous() -> TCPStore | None:
+    """What serves the address at which all ranks are to meet, for as long as it lives; the first of them has it.
+
+    At that address only: what torch would make listens on every one. The process group itself is made by DeepSpeed.
+    """
+    # So torch connects in every rank and serves in none.
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    if os.environ["RANK"] != "0":
+        return None
+    host, port, ranks = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
+    listening = socket.create_server((host, port)).detach()
+    return TCPStore(host, port, ranks, True, wait_for_workers=False, master_listen_fd=listening)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -34,7 +34,7 @@ def test_the_memory_of_training_is_told_below_and_no_fault_of_it_ends_the_estima
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(tmp_path, student={"backbone": str(make_checkpoint(tmp_path / "backbone"))})
-    monkeypatch.setattr("tasks.engines.training.memory.look_ahead", lambda *_: ["1.00 GiB a process"])
+    monkeypatch.setattr("tasks.engines.training.prerequisites.look_ahead", lambda *_: ["1.00 GiB a process"])
     assert memory_lines(config) == ["Training memory: 1.00 GiB a process"]
     for wrong in ({"student": {"backbone": "nobody/no-model"}}, {"training": {"runs_on": "worker"}}):
         assert memory_lines(make_config(tmp_path, **wrong)) == []

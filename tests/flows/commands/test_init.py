@@ -13,7 +13,7 @@ from tapir_core.config import EMBEDDED_STUDENT, FilePool, OpenAIEndpoint, Standi
 from tapir_core.config.checks import check_config
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
-from tasks.engines.training.memory import ModelSize, estimate_memory
+from tasks.engines.training.prerequisites import ModelSize, estimate_memory
 
 ROWS = 500
 SMOLLM2_135M = ModelSize(134_515_008, 305_280, 106_168_320, 30, 576, 1536, 49152)

@@ -21,7 +21,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
-from tasks.outcomes import Progress, StageProgress
+from tasks.progress import Progress, StageProgress
 from tests.run_builder import build_run
 
 ANSWER = StageAt("answer", 1)

@@ -173,7 +173,7 @@ def test_what_training_takes_of_memory_is_told(
             raise ahead
         return ahead
 
-    monkeypatch.setattr("tasks.engines.training.memory.look_ahead", look_ahead)
+    monkeypatch.setattr("tasks.engines.training.prerequisites.look_ahead", look_ahead)
     student = {"backbone": str(make_checkpoint(tmp_path / "backbone"))}
     found = look(make_config(tmp_path, student=student), tmp_path, "training")
     assert (found.level, said in found.found) == (level, True)

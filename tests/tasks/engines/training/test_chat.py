@@ -9,7 +9,7 @@ import pytest
 from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
 from tasks.engines.training.chat import EXCHANGE, load_tokenizer, render, render_sample
-from tasks.engines.training.trainer import render_chat
+from tasks.engines.training.launch import render_chat
 from tests.students import make_checkpoint, make_tokenized
 
 LOOP = "{% for m in messages %}"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
-from tasks.engines.training.trainer import Attempt, TrainingJob
+from tasks.engines.training.launch import Attempt, TrainingJob
 
 
 def make_job(folder: Path, **changes: Any) -> TrainingJob:
@@ -40,21 +40,29 @@ def test_a_job_survives_the_way_through_its_file(tmp_path: Path) -> None:
         {"training": TrainingConfig(lora=LoraConfig(rank=4))},
         {"training": TrainingConfig(lora=LoraConfig(), batch_size=64)},
         {"training": TrainingConfig(lora=LoraConfig(), micro_batch_size=4)},
+        {"training": TrainingConfig(lora=LoraConfig(), zero_stage=1)},
+        {"training": TrainingConfig(lora=LoraConfig(), offload="optimizer")},
     ],
 )
-def test_what_can_change_the_weights_changes_the_identity(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_what_can_change_the_weights_or_what_a_save_depends_on_changes_the_identity(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     assert make_job(tmp_path, **change).identity != make_job(tmp_path).identity
 
 
-def test_how_often_and_where_it_is_saved_does_not_change_the_identity(tmp_path: Path) -> None:
+def test_what_is_free_and_no_part_of_a_save_does_not_change_the_identity(tmp_path: Path) -> None:
     how = {
+        "attention": "sdpa",
         "runs_on": "worker",
+        "processes": 2,
         "nodes": 2,
         "save_minutes": 1,
         "grace_seconds": 1,
         "gradient_checkpointing": True,
         "report_to": "wandb",
     }
+    free = TrainingConfig.with_mark("free").keys() - TrainingConfig.with_mark("saves")
+    assert how.keys() == free, "add it here; a save that only goes on with the same value of it is `InSaves`"
     training = TrainingConfig(lora=LoraConfig(), **how)
     other = make_job(tmp_path, training=training, output=tmp_path / "x", log_path=tmp_path / "y")
     assert other.identity == make_job(tmp_path).identity

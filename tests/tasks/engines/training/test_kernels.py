@@ -14,8 +14,8 @@ from tapir_core.config import TrainingConfig
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines import machine
 from tasks.engines.tiny_student import tiny_student
+from tasks.engines.training.launch import train_student
 from tasks.engines.training.prerequisites import check_packages
-from tasks.engines.training.trainer import train_student
 from tests.tasks.engines.training.test_trainer import EXAMPLES, make_job, write_mixture
 
 
@@ -29,7 +29,7 @@ def test_packed_examples_have_the_logits_that_they_have_alone(tmp_path: Path, pr
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     job = make_job(tmp_path, base=tiny_student(tmp_path / "base"), training=settings(precision=precision, packing=True))
-    model = import_module("tasks.engines.training.rank")._load_base(job).eval()
+    model = import_module("tasks.engines.training.trainer")._load_base(job).eval()
     texts = [[5, 9, 200, 17, 4], [31, 8, 8], [700, 2, 450, 1, 77, 6, 90]]
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     row = collate([{"input_ids": text} for text in texts])

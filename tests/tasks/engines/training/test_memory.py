@@ -10,10 +10,10 @@ from safetensors.numpy import save_file
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines import machine
-from tasks.engines.training import memory
+from tasks.engines.training import prerequisites
 from tests.students import make_checkpoint
 
-_7B = memory.ModelSize(
+_7B = prerequisites.ModelSize(
     weights=6_738_415_616,
     adapted=2_498_560,
     under_adapters=6_476_005_376,
@@ -38,11 +38,13 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def needed(processes: int = 1, **training: Any) -> dict[str, int]:
-    return memory.estimate_memory(TrainingConfig(**training), _7B, in_bf16=True, longest=2048, processes=processes)
+    return prerequisites.estimate_memory(
+        TrainingConfig(**training), _7B, in_bf16=True, longest=2048, processes=processes
+    )
 
 
 def test_a_models_size_is_read_without_its_weights(checkpoint: Path) -> None:
-    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8, 16 + 8, 128, 1, 8, 32, 100)
+    assert prerequisites.size_of(checkpoint) == prerequisites.ModelSize(800 + 128 + 8, 16 + 8, 128, 1, 8, 32, 100)
 
 
 def test_the_parts_of_a_model_count_together_and_a_vision_models_text_part_says_its_shape(checkpoint: Path) -> None:
@@ -52,12 +54,12 @@ def test_the_parts_of_a_model_count_together_and_a_vision_models_text_part_says_
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
     config = {"text_config": {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 16, "vocab_size": 100}}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    assert memory.size_of(checkpoint) == memory.ModelSize(800 + 128 + 8 + 800, 16 + 8, 128, 1, 8, 16, 100)
+    assert prerequisites.size_of(checkpoint) == prerequisites.ModelSize(800 + 128 + 8 + 800, 16 + 8, 128, 1, 8, 16, 100)
 
 
 def test_what_says_nothing_of_its_size_is_not_looked_at(tmp_path: Path) -> None:
-    assert memory.size_of(make_checkpoint(tmp_path / "fake")) is None
-    assert memory.look_ahead(TrainingConfig(), tmp_path / "fake") == []
+    assert prerequisites.size_of(make_checkpoint(tmp_path / "fake")) is None
+    assert prerequisites.look_ahead(TrainingConfig(), tmp_path / "fake") == []
 
 
 def test_seven_billion_weights_take_over_a_hundred_gib_and_an_adapter_a_tenth() -> None:
@@ -77,17 +79,17 @@ def test_an_adapter_of_seven_billion_weights_on_four_bits_takes_half_of_one_on_w
 @pytest.mark.parametrize(
     ("size", "row", "peak"),
     [
-        (memory.ModelSize(1_836_828_672, 0, 0, 24, 2048, 5504, 151_936), 26_032, 87.7),
+        (prerequisites.ModelSize(1_836_828_672, 0, 0, 24, 2048, 5504, 151_936), 26_032, 87.7),
         (_7B, 1960, 121.6),
         (_7B, 4007, 129.4),
     ],
 )
 def test_the_estimate_of_a_gpu_is_at_most_a_tenth_above_what_an_h200_took(
-    size: memory.ModelSize, row: int, peak: float
+    size: prerequisites.ModelSize, row: int, peak: float
 ) -> None:
     """GiB, of 1.8B with its own layers and of 7B with Liger's (docs/LOG.md); ``row``: tokens of the fullest."""
     training = TrainingConfig(micro_batch_size=1, precision="bf16")
-    parts = memory.estimate_memory(training, size, in_bf16=True, longest=row, processes=1, on_gpu=True)
+    parts = prerequisites.estimate_memory(training, size, in_bf16=True, longest=row, processes=1, on_gpu=True)
     assert peak < sum(parts.values()) / _GIB < 1.1 * peak
 
 
@@ -100,7 +102,7 @@ def test_partitions_shrink_the_estimate_by_stage() -> None:
 
 def test_fp32_without_partitions_keeps_no_copy_of_the_weights() -> None:
     alone, partitioned = (
-        memory.estimate_memory(TrainingConfig(zero_stage=stage), _7B, in_bf16=False, longest=1, processes=1)
+        prerequisites.estimate_memory(TrainingConfig(zero_stage=stage), _7B, in_bf16=False, longest=1, processes=1)
         for stage in (0, 1)
     )
     assert alone["optimizer"] == _7B.weights * 8
@@ -113,10 +115,10 @@ def test_what_cannot_fit_is_refused_with_what_would_help_and_what_may_fit_is_war
     states = total - parts["activations"]
     helps = r" GiB\); set \[training\.lora\].*zero_stage \(now 2\).*smaller student"
     with pytest.raises(MissingPrerequisite, match=helps) as refused:
-        memory.check_memory(training, parts, free=states - 1)
+        prerequisites.check_memory(training, parts, free=states - 1)
     assert "micro_batch_size" not in str(refused.value), "no smaller batch makes the weights smaller"
-    assert "micro_batch_size (now 4)" in memory.check_memory(training, parts, free=states + 1)[1]
-    assert len(memory.check_memory(training, parts, free=total)) == 1
+    assert "micro_batch_size (now 4)" in prerequisites.check_memory(training, parts, free=states + 1)[1]
+    assert len(prerequisites.check_memory(training, parts, free=total)) == 1
 
 
 @pytest.mark.parametrize(("gib", "nodes", "refused"), [(24, 1, True), (80, 1, True), (140, 1, False), (80, 4, False)])
@@ -125,9 +127,9 @@ def test_a_gpu_that_is_too_small_is_refused_before_anything_is_paid(
 ) -> None:
     monkeypatch.setattr(machine, "visible_gpus", lambda: ["0"])
     monkeypatch.setattr(machine, "gpu_memory", lambda: [gib * _GIB])
-    monkeypatch.setattr(memory, "size_of", lambda _: _7B)
+    monkeypatch.setattr(prerequisites, "size_of", lambda _: _7B)
     try:
-        memory.look_ahead(TrainingConfig(nodes=nodes), tmp_path)
+        prerequisites.look_ahead(TrainingConfig(nodes=nodes), tmp_path)
         assert not refused
     except MissingPrerequisite:
         assert refused
@@ -138,14 +140,14 @@ def test_what_a_gpu_offloads_is_compared_with_the_machines_memory() -> None:
     moved = parts["gradients"] + parts["optimizer"]
     training = TrainingConfig(zero_stage=3, offload="optimizer")
     on_gpu = sum(parts.values()) - moved
-    here, there = memory.check_memory(training, parts, free=on_gpu, beside=moved)
+    here, there = prerequisites.check_memory(training, parts, free=on_gpu, beside=moved)
     assert here.startswith("weights 12.55, activations")
     assert there.startswith("offloaded to the machine: gradients 25.10, optimizer 75.31")
     with pytest.raises(MissingPrerequisite, match=r"gradients 25\.10, optimizer 75\.31 = "):
-        memory.check_memory(training, parts, free=on_gpu, beside=moved - 1)
+        prerequisites.check_memory(training, parts, free=on_gpu, beside=moved - 1)
     with pytest.raises(MissingPrerequisite, match=r"weights 12\.55, gradients"):
-        memory.check_memory(training, parts, free=on_gpu, beside=None)
-    both = memory.check_memory(
+        prerequisites.check_memory(training, parts, free=on_gpu, beside=None)
+    both = prerequisites.check_memory(
         TrainingConfig(zero_stage=3, offload="all"), parts, parts["activations"], sum(parts.values())
     )
     assert [line.partition(" ")[0] for line in both] == ["activations", "offloaded"]
@@ -155,7 +157,7 @@ def test_the_remedies_are_told_the_cheapest_first(monkeypatch: pytest.MonkeyPatc
     def told(**training: Any) -> list[str]:
         return re.findall(
             r"lora\]|quantization|checkpointing|zero_stage \(|offload = \"\w+\"|backbone",
-            memory.remedy(TrainingConfig(**training)),
+            prerequisites.memory_remedy(TrainingConfig(**training)),
         )
 
     assert told() == ["lora]", "checkpointing", "zero_stage ("]

@@ -12,8 +12,8 @@ from tapir_core.errors import ConfigError, EngineError, NodeLost, Stopped, Tapir
 from tapir_core.leases import ReplicaRegistry
 from tasks.engines.replicas import Ended
 from tasks.engines.training import nodes
+from tasks.engines.training.launch import Node
 from tasks.engines.training.nodes import FirstNode, OtherNode
-from tasks.engines.training.trainer import Node
 from tests import waiting
 
 wait_until = partial(waiting.wait_until, seconds=20, every=0.005)

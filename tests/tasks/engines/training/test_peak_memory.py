@@ -9,8 +9,8 @@ from transformers import LlamaConfig
 
 from tapir_core.config import TrainingConfig
 from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokenizer, write_random
-from tasks.engines.training import memory
-from tasks.engines.training.trainer import TrainingJob, train_student
+from tasks.engines.training import prerequisites
+from tasks.engines.training.launch import TrainingJob, train_student
 
 # A processor that has no bf16 takes minutes for two steps.
 pytestmark = [pytest.mark.operations, pytest.mark.timeout(2700)]
@@ -70,9 +70,9 @@ def test_the_estimate_is_within_a_fifth_of_the_peak(
             log_path=tmp_path / "trainer.log",
         )
     )
-    longest, found = done.total_tokens // done.examples, memory.size_of(base)
+    longest, found = done.total_tokens // done.examples, prerequisites.size_of(base)
     assert found is not None
     assert longest == pytest.approx(length, abs=20)
     in_bf16 = config.precision == "bf16"
-    needed = memory.estimate_memory(config, found, in_bf16=in_bf16, longest=longest, processes=1)
+    needed = prerequisites.estimate_memory(config, found, in_bf16=in_bf16, longest=longest, processes=1)
     assert sum(needed.values()) == pytest.approx(done.peak_memory, rel=0.2), needed

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tapir_core.config import TrainingConfig
+from tasks.engines import machine
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
-from tasks.engines.training.trainer import TrainingJob
+from tasks.engines.training.launch import TrainingJob
 
 
 def make_job(precision: str) -> TrainingJob:
@@ -20,14 +21,14 @@ def auto_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
     # Seconds, which processes that only collect this test need not spend.
     import torch
 
-    from tasks.engines.training import rank
+    from tasks.engines.training import trainer
 
     def settle(flags: str) -> str:
         cpuinfo = tmp_path / "cpuinfo"
         cpuinfo.write_text(f"flags : {flags}")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(rank, "computes_in_bf16", partial(computes_in_bf16, cpuinfo=cpuinfo))
-        return rank.settle_precision(make_job("auto")).training.precision
+        monkeypatch.setattr(machine, "computes_in_bf16", partial(computes_in_bf16, cpuinfo=cpuinfo))
+        return trainer.settle_precision(make_job("auto")).training.precision
 
     return settle
 
@@ -49,7 +50,7 @@ def test_auto_is_fp32_where_the_processors_amx_does_not_work(
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_precision_that_was_asked_for_stays(precision: str) -> None:
-    from tasks.engines.training.rank import settle_precision
+    from tasks.engines.training.trainer import settle_precision
 
     job = make_job(precision)
     assert settle_precision(job) is job

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tasks.engines.training.trainer import SaveRecord, clear_unfinished, newest_save, publish_save
+from tasks.engines.training.launch import SaveRecord, clear_unfinished, newest_save, publish_save
 
 
 def write_save(saves: Path, step: int, world_size: int = 1) -> Path:
@@ -37,6 +37,14 @@ def test_a_save_of_another_world_size_is_passed_over(tmp_path: Path) -> None:
     assert save is not None
     assert save.step == 5
     assert newest_save(tmp_path, world_size=4) is None
+
+
+def test_saves_of_another_world_size_that_are_further_on_drop_no_new_one(tmp_path: Path) -> None:
+    for step, world_size in ((900, 2), (950, 2), (5, 1)):
+        write_save(tmp_path, step, world_size)
+    save = newest_save(tmp_path, world_size=1)
+    assert save is not None
+    assert save.step == 5
 
 
 def test_a_step_that_is_saved_again_replaces_the_earlier_save(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, NodeLost, TapirError
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.training.trainer import (
+from tasks.engines.training.launch import (
     Node,
     TrainingCount,
     TrainingJob,
@@ -25,8 +25,8 @@ from tasks.engines.training.trainer import (
     count_ranks,
     count_trainings,
     explain,
+    progress_reader,
     rank_environments,
-    read_progress,
     train_student,
 )
 from tests.harness.watches import ListenWatch
@@ -61,7 +61,7 @@ def write_mixture(path: Path) -> None:
 
 def test_the_driver_side_imports_no_torch() -> None:
     heavy = "{'torch', 'trl', 'deepspeed', 'transformers', 'prefect'}"
-    imports = "sys, tasks.engines.training.trainer, tasks.engines.training.data"
+    imports = "sys, tasks.engines.training.launch, tasks.engines.training.data"
     code = f"import {imports}; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
@@ -134,12 +134,16 @@ def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
     row = TrainingProgress(1, 4, 2.5, 100, 50.0, 6.0)
     line = json.dumps(dataclasses.asdict(row)) + "\n"
     path = tmp_path / "progress.jsonl"
-    assert read_progress(path, 0) == ([], 0)
+    new_steps = progress_reader(path)
+    assert new_steps() == []
     path.write_text(line + line[:10])
-    rows, offset = read_progress(path, 0)
-    assert (rows, offset) == ([row], len(line))
+    assert new_steps() == [row]
     path.write_text(line + line)
-    assert read_progress(path, offset) == ([row], 2 * len(line))
+    assert new_steps() == [row]
+    assert new_steps() == []
+    path.write_text(line)
+    assert new_steps() == [row], "an attempt that began anew"
+    assert progress_reader(path)() == [], "what an earlier start wrote"
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.Monkey
 
 def ranks() -> list[psutil.Process]:
     found = psutil.Process().children(recursive=True)
-    return [child for child in found if "tasks.engines.training.rank" in child.cmdline()[:4]]
+    return [child for child in found if "tasks.engines.training.trainer" in child.cmdline()[:4]]
 
 
 def test_ranks_that_would_wait_for_those_of_a_lost_machine_are_ended(tmp_path: Path) -> None:

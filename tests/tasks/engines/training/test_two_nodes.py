@@ -23,8 +23,8 @@ from tapir_core.leases import ReplicaRegistry
 from tasks.engines.replicas import Ended
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training import nodes
+from tasks.engines.training.launch import TrainingJob, TrainingProgress, TrainingSummary, train_student
 from tasks.engines.training.nodes import FirstNode
-from tasks.engines.training.trainer import TrainingJob, TrainingProgress, TrainingSummary, train_student
 from tests.tasks.engines.training.test_trainer import EXAMPLES, make_job, write_mixture
 
 NAMESPACE = "tapir-node"
@@ -36,10 +36,10 @@ import json, sys
 from pathlib import Path
 from tapir_core.leases import ReplicaRegistry
 from tasks.engines.training.nodes import OtherNode
-from tasks.engines.training.trainer import TrainingJob, join_training
+from tasks.engines.training.launch import TrainingJob, run_ranks
 store, row, job, host = sys.argv[1:]
 job = TrainingJob(**json.loads(job))
-join_training(job, OtherNode(ReplicaRegistry(store, "a training"), row, job.output, host, print).meet)
+run_ranks(job, OtherNode(ReplicaRegistry(store, "a training"), row, job.output, host, print).meet)
 """
 
 
@@ -134,5 +134,5 @@ def test_a_node_is_killed_and_the_next_attempt_goes_on(
 
 def is_rank(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return "tasks.engines.training.rank" in process.cmdline()
+        return "tasks.engines.training.trainer" in process.cmdline()
     return False
