@@ -22,7 +22,7 @@ from tapir_core.calls import timing
 from tapir_core.data.dataset import Manifest, damaged, read_json, read_manifest
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.stages import StageAt, inner_stages, plan, with_steps
+from tapir_core.stages import TRAIN, StageAt, inner_stages, plan, with_steps
 from tapir_core.storage import Storage, file_sha256
 
 logger = logging.getLogger(__name__)
@@ -255,7 +255,7 @@ def export_student(
         ConfigError: the folder holds something else, or cannot be written.
         TapirError: a file did not arrive as the manifest says.
     """
-    at = StageAt("train", number)
+    at = TRAIN.at(number)
     manifest, before = run.sealed(at), _exported_before(to)
     files, own = _listed(manifest), {name: text.encode() for name, text in texts.items()}
     listed = files | {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}

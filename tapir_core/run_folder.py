@@ -26,6 +26,7 @@ from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_ERROR, RUN_RECORD, is_part, manifest_file
 from tapir_core.stages import (
     EVALUATION,
+    TRAIN,
     StageAt,
     asked_apart,
     inner_stages,
@@ -170,7 +171,7 @@ class RunFolder:
     @property
     def trained_rounds(self) -> list[int]:
         """Rounds whose student's checkpoint holds, in order; 0 is S_0."""
-        return [number for number in range(self.config.run.rounds + 1) if self.holds(StageAt("train", number))]
+        return [number for number in range(self.config.run.rounds + 1) if self.holds(TRAIN.at(number))]
 
     @property
     def stage_versions(self) -> dict[str, int]:

@@ -20,14 +20,11 @@ from tapir_core.calls import Outcome, Parsed, Request, forget_unread
 from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.judged import judges_in_words, score_judged
-from tapir_core.evaluation.scores import SCORES, score_answers
-from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows, verified
-from tapir_core.judging.orders import combine_judges
-from tapir_core.judging.retention import compare_answers
+from tapir_core.evaluation.scores import judges_in_words, score_answers, score_judged
+from tapir_core.judging import Verdict, combine_judges, mode_of, unscored, verdict_rows, verified
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.run_state import judged_at
+from tapir_core.run_state import compare_answers, judged_at
 from tapir_core.sources import natural_weights
 from tapir_core.stages import StageAt
 from tapir_core.turns import EARLIER
@@ -72,7 +69,7 @@ def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Wor
 def evaluate(run: RunFolder, at: StageAt) -> Worked:
     """Scores of the student after the round, from its stored answers."""
     answers, settings = run.rows(stages.ANSWER_HELDOUT.at(at.round)), f"student: {run.config.student.sampling.in_words}"
-    tables = [pl.DataFrame(schema=SCORES)]
+    tables = [pl.DataFrame(schema=stages.EVALUATE.columns)]
     if run.config.data.references is not None:
         verifier, questions = run.config.judge.verifies("heldout"), run.rows(stages.HELDOUT.at())
         _demand_references(run, questions)
@@ -107,7 +104,7 @@ def _score_judged(run: RunFolder, at: StageAt, answers: pl.DataFrame, settings: 
     return score_judged(
         compared,
         judge=judges_in_words(run.config),
-        prompt_version=current(run).prompt(judge.prompt).version,
+        prompt_version=current(run).prompt(judge.asked_as.prompt).version,
         settings=f"{settings}; {mode_of(judge).in_words(judge)}",
         max_failed_share=judged.max_failed_share,
     )
@@ -163,8 +160,8 @@ def difficulty(run: RunFolder, at: StageAt) -> Worked:
     """
     pool = round_pool(run, at.number)
     judge = run.config.judge
-    verdicts = combine_judges(run.rows(StageAt("judge", at.number)), judge.panel_rule)
-    rows = compute_difficulty(verdicts, pool.select("instruction_id", "task_type"), expected_orders(judge))
+    verdicts = combine_judges(run.rows(stages.JUDGE.at(at.number)), judge.panel_rule)
+    rows = compute_difficulty(verdicts, pool.select("instruction_id", "task_type"), judge.expected_orders)
     check_scored(at, rows, verdicts, pool.height, run.config.calls.max_failed_share)
     return Worked(rows, {"pool": pool.height, "scored": rows.height, "unscored": pool.height - rows.height})
 
@@ -172,7 +169,7 @@ def difficulty(run: RunFolder, at: StageAt) -> Worked:
 def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts of all judges on rows with both answers; a row without a student answer is unscored with the reason."""
     runtime, settings = current(run), run.config.judge
-    prompt = runtime.prompt(settings.prompt)
+    prompt = runtime.prompt(settings.asked_as.prompt)
     answered, silent = (rows.filter(pl.col("student").is_null() == empty) for empty in (False, True))
     verdicts, verifying = _verified(run, at, answered)
     done = {verdict.instruction_id for verdict in verdicts}
@@ -218,7 +215,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
 def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> list[Request]:
     """What the judges were asked for these verdicts, each for its own; nothing means for all."""
     runtime, settings = current(run), run.config.judge
-    prompt, mode, requests = runtime.prompt(settings.prompt), mode_of(settings), list[Request]()
+    prompt, mode, requests = runtime.prompt(settings.asked_as.prompt), mode_of(settings), list[Request]()
     rows = _with_both_answers(run, at, run.rows(judged_at(at)))
     texts = asking.render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
     for name, judge in runtime.judges.items():
@@ -247,7 +244,7 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
     raise ConfigError(
         f"the judge scored {rows.height} of {asked} instructions of round {at.number} in every order ({told}); "
         f"calls.max_failed_share = {accepted_share:g} accepts no more unscored. Look at the replies in column `raw` of "
-        f"{StageAt('judge', at.number).folder}/. If judge.endpoint, judge.sampling or the judge prompt is at fault, "
+        f"{stages.JUDGE.at(at.number).folder}/. If judge.endpoint, judge.sampling or the judge prompt is at fault, "
         "fix it and run the same command with --amend; if the judge itself was, and is fixed, ask it again with "
         "`tapir retry-judge RUN --also terminal`"
     )
@@ -300,5 +297,5 @@ def _silent_verdicts(rows: pl.DataFrame, judge: JudgeConfig) -> list[Verdict]:
     silent = rows.select("instruction_id", "finish_reason").iter_rows()
     return [
         unscored(instruction_id, order, f"no student answer: {ending}", None, name)
-        for (instruction_id, ending), order, name in product(silent, expected_orders(judge), names)
+        for (instruction_id, ending), order, name in product(silent, judge.expected_orders, names)
     ]

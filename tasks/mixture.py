@@ -12,7 +12,6 @@ import polars as pl
 
 from tapir_core import curriculum, stages
 from tapir_core.calls import Answer, Outcome
-from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import show_instruction
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.sentences import reduced
@@ -99,7 +98,7 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         for row, family, outcome in zip(rows.iter_rows(named=True), families, outcomes, strict=True)
         if isinstance(outcome, Answer) or not outcome.retryable
     ]
-    frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=REFINEMENT, orient="row"))
+    frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=stages.REFINE.columns, orient="row"))
     reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
     counts = {**count_paid(outcomes), **verifying, **reasons}
     return worked(frame, counts, rows, list(map(demand_whole, outcomes)))
@@ -161,14 +160,15 @@ def used_before(run: RunFolder, number: int) -> frozenset[str]:
 
     Not S_0's: that may be the whole pool, and what it learnt of it the verdicts have measured.
     """
-    mixtures = [run.rows(stages.StageAt("mix", earlier)) for earlier in range(1, number)]
+    mixtures = [run.rows(stages.MIX.at(earlier)) for earlier in range(1, number)]
     return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
 
 
 def _mix_basic(run: RunFolder) -> curriculum.Mixture:
     pool, count, seed = round_pool(run, 0), run.config.examples(0), run.config.run.seed
     drawn = curriculum.draw_basic(pool, count, derive_rng(seed, 0, "mix"))
-    return curriculum.assemble([drawn], pool, pl.DataFrame(schema=REFINEMENT), count, derive_rng(seed, 0, "order"))
+    refined = pl.DataFrame(schema=stages.REFINE.columns)
+    return curriculum.assemble([drawn], pool, refined, count, derive_rng(seed, 0, "order"))
 
 
 def _mix_round(run: RunFolder, at: stages.StageAt) -> curriculum.Mixture:

@@ -16,6 +16,6 @@ from tapir_core.calls.types import (
     OnOutcome,
     Outcome,
     Request,
-    Role,
     never_stopped,
 )
+from tapir_core.config import Role

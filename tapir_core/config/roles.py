@@ -343,6 +343,9 @@ class StandinEndpoint(EndpointConfig):
         return "the stand-in"
 
 
+Role = Literal["probe", "label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
+"""What a call is for; a column of the store, not part of the key."""
+
 Order = Literal["teacher_first", "student_first"]
 
 ReplyForm = Literal["auto", "json", "text"]
@@ -379,6 +382,21 @@ class TeacherConfig(Section):
 
     label_replies: ReplyForm = "text"
     """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
+
+
+class AskedAs(NamedTuple):
+    """What a value of `judge.mode` means; `tapir_core.judging.modes` says how such a judge is asked and read."""
+
+    prompt: str
+    """Name of its prompt."""
+    shows_both: bool
+    """Whether both answers stand in one prompt, in each of `judge.orders`; else one, and its one order is its name."""
+
+
+ASKED_AS = {
+    "pairwise": AskedAs("judge", shows_both=True),
+    "pointwise": AskedAs("judge_pointwise", shows_both=False),
+}
 
 
 class JudgeConfig(Section):
@@ -426,9 +444,19 @@ class JudgeConfig(Section):
         return verifier is not None and verifier.function not in SHIPPED
 
     @property
-    def prompt(self) -> str:
-        """Name of its prompt."""
-        return {"pairwise": "judge", "pointwise": "judge_pointwise"}[self.mode]
+    def asked_as(self) -> AskedAs:
+        """What its mode means."""
+        return ASKED_AS[self.mode]
+
+    @property
+    def expected_orders(self) -> tuple[str, ...]:
+        """The orders that an instruction must be scored in before it counts as scored."""
+        return self.orders if self.asked_as.shows_both else (self.mode,)
+
+    @property
+    def verdicts_per_instruction(self) -> int:
+        """Rows of ``verdicts/`` that an instruction gets: one an order and judge; of a verifier, one an order."""
+        return len(self.expected_orders) * max(1, len(self.endpoints))
 
     @property
     def endpoints(self) -> dict[str, EndpointConfig]:

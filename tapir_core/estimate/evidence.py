@@ -133,7 +133,8 @@ def measure_prompts(
     commonest, place = max(shares, key=shares.__getitem__), mode.places(judge)[0]
     asked = [pool_requests(config, prompts["label"], row) for row in sample]
     chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
-    judged = [mode.render(prompts[judge.prompt], {**row, "teacher": "", "student": ""}, place) for row in sample]
+    prompt = prompts[judge.asked_as.prompt]
+    judged = [mode.render(prompt, {**row, "teacher": "", "student": ""}, place) for row in sample]
     types = config.curriculum.types
     wanted = types.described(commonest)
     expanded = [curriculum.render_expansion(prompts["expand"], show_instruction(row), wanted) for row in sample]

@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share
 from tapir_core.judging.hostile import hostile_cases
-from tapir_core.judging.orders import Verdict
+from tapir_core.judging.modes import Verdict
 from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sample_problems
 from tapir_core.standin.family import Problem
 from tapir_core.standin.rules import grade

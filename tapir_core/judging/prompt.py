@@ -138,34 +138,9 @@ def show_instruction(row: Row) -> str:
     return "\n".join(["A conversation. Its last turn is to be answered; what stands before is given.", *shown])
 
 
-def render_pairwise(
-    prompt: Prompt,
-    instruction: str,
-    system: str | None,
-    answer_1: str,
-    answer_2: str,
-    reference: str | None = None,
-) -> str:
-    """The judge's message for two answers in the order in which they are to be shown."""
-    return prompt.render(
-        instruction=neutralise(instruction),
-        system=neutralise(system or ""),
-        answer_1=neutralise(answer_1),
-        answer_2=neutralise(answer_2),
-        reference=neutralise(reference or ""),
-    )
-
-
-def render_pointwise(
-    prompt: Prompt, instruction: str, system: str | None, answer: str, reference: str | None = None
-) -> str:
-    """The judge's message for one answer."""
-    return prompt.render(
-        instruction=neutralise(instruction),
-        system=neutralise(system or ""),
-        answer=neutralise(answer),
-        reference=neutralise(reference or ""),
-    )
+def fill_in(prompt: Prompt, **sections: str | None) -> str:
+    """The message with every section made safe; one without a text is empty."""
+    return prompt.render(**{name: neutralise(text or "") for name, text in sections.items()})
 
 
 def _break_up(text: str, ours: re.Pattern[str]) -> str:

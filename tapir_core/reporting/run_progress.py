@@ -17,9 +17,9 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import state_of
 from tapir_core.stages import (
     BENCHMARK_REPLIES,
+    EVALUATE,
     EVALUATION,
     EXPAND,
-    SCORE_COLUMNS,
     STAGES,
     Compared,
     StageAt,
@@ -215,7 +215,7 @@ def unscored_students(
     def is_unscored(at: StageAt) -> bool:
         if also_terminal and at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged:
             return failed_judgments(run, at) > 0
-        return at.stage.columns == SCORE_COLUMNS and run.holds(at) is None
+        return at.stage.columns == EVALUATE.columns and run.holds(at) is None
 
     return [who for who in compared if any(map(is_unscored, scoring_stages(run, [who], benchmarks)))]
 

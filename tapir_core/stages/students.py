@@ -3,15 +3,28 @@
 Round 0 (S_0) has only the last two.
 """
 
+import polars as pl
+
 from tapir_core.config import RunConfig
-from tapir_core.judging import verdicts_per_instruction
 from tapir_core.stages import pool
-from tapir_core.stages.stage import Fields, Stage, StageAt, declare
+from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare
 
 CHAT_TEMPLATE = "file:chat_template"
 
-_CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id", "wave")
-_GATED = (*_CANDIDATE, "response", "gate")
+CANDIDATES = pl.Schema(
+    {
+        "instruction_id": TEXT,
+        "instruction": TEXT,
+        "system": TEXT,
+        "task_type": TEXT,
+        "seed_id": TEXT,
+        "wave": COUNT,
+    }
+)
+"""In list order. ``task_type`` is the wanted one; of what passed the gates, its own."""
+EXPANSION = pl.Schema({**CANDIDATES, "response": TEXT})
+GATED = pl.Schema({**EXPANSION, "gate": TEXT})
+"""With the gate that a candidate failed first; nothing of one that passed."""
 
 
 def judge_fields(config: RunConfig) -> Fields:
@@ -28,7 +41,7 @@ def score_fields(config: RunConfig) -> Fields:
 
 def judge_prompts(config: RunConfig) -> list[str]:
     """The judge's prompt, and the verifier that may stand in the judge's place, as ingredients."""
-    return [f"prompt:{config.judge.prompt}", *pool.verifier_files(config, "judge")]
+    return [f"prompt:{config.judge.asked_as.prompt}", *pool.verifier_files(config, "judge")]
 
 
 def student_fields(config: RunConfig) -> Fields:
@@ -163,7 +176,7 @@ ANSWER = declare(
     Stage(
         name="answer",
         folder="answers",
-        columns=pool.ANSWER_COLUMNS,
+        columns=pool.ANSWERS,
         row="the answer of S_{r−1} to an instruction of the round's pool",
         when=_is_measured,
         reads=lambda c, at: [*_pool(c, at), _student(at)],
@@ -178,7 +191,18 @@ JUDGE = declare(
     Stage(
         name="judge",
         folder="verdicts",
-        columns=("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw", "judge"),
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "order": TEXT,
+                "student_score": NUMBER,
+                "teacher_score": NUMBER,
+                "status": TEXT,
+                "reason": TEXT,
+                "raw": TEXT,
+                "judge": TEXT,
+            }
+        ),
         row="a verdict: an instruction, an order, a judge",
         version=2,
         when=_is_measured,
@@ -189,7 +213,7 @@ JUDGE = declare(
         roles=("judge",),
         calls_per_row=1,
         shards_of="answer",
-        rows_per_row=lambda c: verdicts_per_instruction(c.judge),
+        rows_per_row=lambda c: c.judge.verdicts_per_instruction,
     )
 )
 
@@ -197,7 +221,17 @@ DIFFICULTY = declare(
     Stage(
         name="difficulty",
         folder="difficulty",
-        columns=("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "task_type": TEXT,
+                "student_score": NUMBER,
+                "teacher_score": NUMBER,
+                "mfd": NUMBER,
+                "orders": COUNT,
+                "order_gap": NUMBER,
+            }
+        ),
         row="an instruction whose every order is scored",
         when=_is_measured,
         reads=lambda c, at: _in_round(c, at, "judge"),
@@ -209,7 +243,7 @@ SELECT = declare(
     Stage(
         name="select",
         folder="seeds",
-        columns=("instruction_id", "task_type", "mfd"),
+        columns=pl.Schema({"instruction_id": TEXT, "task_type": TEXT, "mfd": NUMBER}),
         row="a seed",
         version=3,
         when=_is_numbered,
@@ -223,7 +257,7 @@ SELECT = declare(
 )
 
 
-def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | None = None, **more: object) -> Stage:
+def _wave_step(name: str, folder: str, columns: pl.Schema, before: str | None = None, **more: object) -> Stage:
     def reads(config: RunConfig, at: StageAt) -> list[StageAt]:
         return [*_expanded(config, at), *([StageAt(before, at.round, at.wave)] if before else [])]
 
@@ -243,33 +277,35 @@ def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | N
     )
 
 
-WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"), version=2)
-WAVE_CANDIDATES = _wave_step(
-    "wave_candidates", "candidates", _CANDIDATE, "wave_requests", asks="teacher", roles=("expand",)
+WAVE_REQUESTS = _wave_step(
+    "wave_requests", "requests", pl.Schema({"task_type": TEXT, "seed_id": TEXT, "sample_index": COUNT}), version=2
 )
-WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates", version=2)
+WAVE_CANDIDATES = _wave_step(
+    "wave_candidates", "candidates", CANDIDATES, "wave_requests", asks="teacher", roles=("expand",)
+)
+WAVE_SCREENED = _wave_step("wave_screened", "screened", GATED, "wave_candidates", version=2)
 WAVE_EXAMINED = _wave_step(
     "wave_examined",
     "examined",
-    ("instruction_id", "task_type", "response", "finish_reason", "mfd"),
+    pl.Schema({"instruction_id": TEXT, "task_type": TEXT, "response": TEXT, "finish_reason": TEXT, "mfd": NUMBER}),
     "wave_screened",
     version=2,
     asks="teacher",
     roles=("label", "teach", "answer", "judge"),
 )
-WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined", version=2)
+WAVE_GATED = _wave_step("wave_gated", "gated", GATED, "wave_examined", version=2)
 WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED)
 """The steps of one wave of an expansion, in their order."""
 
 EXPANSION_REJECTED = _wave_step(
-    "expansion_rejected", "expansion_rejected", _GATED, row="a candidate that a gate kept back", version=2
+    "expansion_rejected", "expansion_rejected", GATED, row="a candidate that a gate kept back", version=2
 )
 
 EXPAND = declare(
     Stage(
         name="expand",
         folder="expansion",
-        columns=(*_CANDIDATE, "response"),
+        columns=EXPANSION,
         row="a new instruction that passed every gate",
         version=2,
         when=_is_numbered,
@@ -280,6 +316,8 @@ EXPAND = declare(
         asks="teacher",
         roles=("expand", "label", "teach", "answer", "judge"),
         calls_per_row=3,
+        wave_steps=WAVE,
+        last_steps=(EXPANSION_REJECTED, pool.CONTAMINATED),
     )
 )
 
@@ -287,7 +325,7 @@ DRAW = declare(
     Stage(
         name="draw",
         folder="drawn",
-        columns=("instruction_id", "task_type", "mfd", "origin"),
+        columns=pl.Schema({**SELECT.columns, "origin": TEXT}),
         row="an instruction of the hard or the easy part of the mixture, before its answer is refined",
         version=2,
         when=_is_numbered,
@@ -305,7 +343,16 @@ REFINE = declare(
     Stage(
         name="refine",
         folder="refinement",
-        columns=("instruction_id", "task_type", "plain", "refined", "accepted", "reason"),
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "task_type": TEXT,
+                "plain": TEXT,
+                "refined": TEXT,
+                "accepted": pl.Boolean(),
+                "reason": TEXT,
+            }
+        ),
         row="an answer of the hard part that the teacher rewrote",
         version=3,
         when=_is_numbered,
@@ -333,7 +380,18 @@ MIX = declare(
     Stage(
         name="mix",
         folder="mixture",
-        columns=("example_id", "instruction_id", "messages", "task_type", "origin", "mfd", "refined"),
+        columns=pl.Schema(
+            {
+                "example_id": TEXT,
+                "instruction_id": TEXT,
+                "messages": pl.List(pl.Struct({"role": TEXT, "content": TEXT})),
+                # seed, expansion or easy; S_0's examples come from the ``pool``.
+                "task_type": TEXT,
+                "origin": TEXT,
+                "mfd": NUMBER,
+                "refined": pl.Boolean(),
+            }
+        ),
         row="an example of the round's training set",
         version=3,
         reads=_mixed,

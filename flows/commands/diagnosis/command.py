@@ -169,7 +169,7 @@ def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
     mode, judge = judging.mode_of(config.judge), config.judge
     shown = {**row, "teacher": taught, "student": _NO_ANSWER}
     for where, endpoint in judge.endpoints.items():
-        asked = chat(mode.render(prompts.load_prompt(judge.prompt, own), shown, mode.places(judge)[0]))
+        asked = chat(mode.render(prompts.load_prompt(judge.asked_as.prompt, own), shown, mode.places(judge)[0]))
         parse = partial(mode.parse, shown=asked[-1].content)
         attempt("judge", where, endpoint, judge.sampling, asked, parse, mode.schema)
 
