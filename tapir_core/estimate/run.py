@@ -22,13 +22,14 @@ from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.speeds import EndpointSpeed, known_speeds
 from tapir_core.stages import (
+    BENCHMARK,
     BENCHMARK_ANSWERS,
     BENCHMARK_REPLIES,
+    EVALUATION,
     TEACH,
     Asked,
     asked_in_roles,
     lines,
-    lines_of_evaluation,
 )
 from tapir_core.summary.formats import student_name
 
@@ -428,7 +429,7 @@ def _has_baseline(config: RunConfig, known: evidence.Evidence, planned: Sequence
 
 
 def _instead(planned: Sequence[Line]) -> PlainAnswers | None:
-    scoring = lines_of_evaluation()
+    scoring = lines(EVALUATION, BENCHMARK)
     of_rounds = [line for line in planned if line.work.round is not None and line.work.stage not in scoring]
     usd = _figures("", "", of_rounds).paid.usd
     plain = next((line.usd for line in planned if line.work.stage == TEACH.line), 0.0)

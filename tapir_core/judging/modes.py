@@ -66,19 +66,14 @@ def verified(
 
     Scores from 0 to 1 become 1 to 10. Each mark is a score, or nothing with the reason.
     """
-    marks = {"student": student, "teacher": teacher}
-    points = [_points(mark) for mark in marks.values()]
+    marks, (lowest, highest) = {"student": student, "teacher": teacher}, SCALE
+    points = [None if score is None else lowest + (highest - lowest) * score for score, _ in marks.values()]
     why = "; ".join(f"{whose}: {reason}" for whose, (score, reason) in marks.items() if score is None)
     for order in judge.expected_orders:
         if not why:
             yield Verdict(instruction_id, order, points[0], points[1], "scored", None, None, verifier.function)
         elif verifier.only:
             yield unscored(instruction_id, order, f"verifier: {why}", None, verifier.function)
-
-
-def _points(mark: Mark) -> float | None:
-    (score, _), (lowest, highest) = mark, SCALE
-    return None if score is None else lowest + (highest - lowest) * score
 
 
 def verdict_rows(verdicts: Iterable[Verdict]) -> pl.DataFrame:

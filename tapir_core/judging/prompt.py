@@ -38,6 +38,12 @@ _LOOKALIKES = (
 )
 """Cyrillic and Greek letters, each with the ASCII letter that it passes for."""
 
+_UNDRAWN = (
+    *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0),
+    *(*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)),
+)
+"""Letters that are drawn as nothing, and variation selectors; format characters are unseen too."""
+
 
 def see(text: str) -> str:
     """``text`` at the same length, with every look-alike of an ASCII character as that one, invisible ones as NUL."""
@@ -50,15 +56,8 @@ def _table() -> dict[int, str]:
     codes = [code for first, last in _SPELLINGS for code in range(first, last + 1)]
     spelt = {code: unicodedata.normalize("NFKC", chr(code)) for code in codes}
     letters = {code: text for code, text in spelt.items() if len(text) == 1 and "!" <= text <= "~"}
-    return lookalikes | letters | dict.fromkeys(_invisible(), INVISIBLE)
-
-
-def _invisible() -> list[int]:
-    """Format characters of the basic plane, variation selectors, and letters that are drawn as nothing."""
     formats = [code for code in range(0x10000) if unicodedata.category(chr(code)) == "Cf"]
-    selectors = [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
-    fillers = [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0]
-    return [*formats, *selectors, *fillers]
+    return lookalikes | letters | dict.fromkeys([*formats, *_UNDRAWN], INVISIBLE)
 
 
 MAX_SECTION_CHARS = 32_000

@@ -95,7 +95,7 @@ def _seconds_left(reader: RunReader) -> float | None:
             took[at.name].append(seconds)
     means = {name: fmean(seconds) for name, seconds in took.items()}
     # What a quick stage will take is not counted before the first of them was seen.
-    quick = {name: 0.0 for name, stage in STAGES.items() if stage.is_quick}
+    quick = {name: 0.0 for name, stage in STAGES.items() if not stage.asks and not stage.trains}
     expected = quick | _estimated(reader, planned) | means
     return sum(expected[name] for name in left) if expected.keys() >= set(left) else None
 
@@ -113,7 +113,7 @@ def _estimated(reader: RunReader, planned: dict[str, int]) -> dict[str, float]:
         return {}
     stages = load_estimate(storage.read_bytes(ESTIMATE)).stages
     known = lines()
-    hours = {known[each.name].rows_of: each.hours for each in stages}
+    hours = {known[each.name].name: each.hours for each in stages}
     return {name: 3600 * span.likely / planned[name] for name, span in hours.items() if span and planned.get(name)}
 
 

@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 from tapir_core.config import EndpointConfig, Role, RunConfig
 from tapir_core.paths import BACKBONE
@@ -87,48 +86,15 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
         yield from benchmark_stages(name, who)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A stage as a reader of reports knows it: a planned stage with its steps, an evaluation with its answers."""
-
-    name: str
-    asks: Asked
-    rows_of: str
-    """The stage whose rows are shown."""
-    trains: bool
-
-
-def lines_of(*stages: Stage) -> dict[str, Line]:
-    """The lines that reports have for these stages, by name, in their order."""
-    parts = defaultdict[str, list[Stage]](list)
-    for stage in stages:
-        parts[stage.line].append(stage)
-    return {name: _line(STAGES[name], of) for name, of in parts.items() if name}
-
-
-def _line(named: Stage, parts: Iterable[Stage]) -> Line:
-    shown = next((each for each in (*parts, named) if each.asks and not each.step_of), named)
-    return Line(named.name, shown.asks, shown.name, named.trains)
-
-
-def lines_once() -> dict[str, Line]:
-    """The lines of what a run does once."""
-    return lines_of(*ONCE)
-
-
-def lines_of_round() -> dict[str, Line]:
-    """The lines of a round with the evaluation of its student."""
-    return lines_of(*ROUND, *EVALUATION, *BENCHMARK)
-
-
-def lines() -> dict[str, Line]:
-    """All lines."""
-    return lines_once() | lines_of_round()
-
-
-def lines_of_evaluation() -> dict[str, Line]:
-    """The lines of what scores a student, benchmarks included."""
-    return lines_of(*EVALUATION, *BENCHMARK)
+def lines(*parts: Sequence[Stage]) -> dict[str, Stage]:
+    """Each line that reports have for these parts of the order (none: for all), with the stage whose rows it shows."""
+    of_line = defaultdict[str, list[Stage]](list)
+    for stage in chain(*(parts or (ONCE, ROUND, EVALUATION, BENCHMARK))):
+        of_line[stage.line].append(stage)
+    named = {name: (*of, STAGES[name]) for name, of in of_line.items() if name}
+    return {
+        name: next((each for each in of if each.asks and not each.step_of), STAGES[name]) for name, of in named.items()
+    }
 
 
 def asked_in_roles() -> dict[Role, Asked]:

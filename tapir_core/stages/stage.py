@@ -94,10 +94,6 @@ def always(*_: object) -> bool:
     return True
 
 
-def _nothing(*_: object) -> list[Any]:
-    return []
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One stage of a run. What is not given it does not have."""
@@ -114,11 +110,11 @@ class Stage:
     version: int = 1
     """Raised when a change of code changes its rows; that of `expand` with that of any step of it."""
 
-    reads: Callable[[RunConfig, StageAt], Sequence[StageAt]] = _nothing
+    reads: Callable[[RunConfig, StageAt], Sequence[StageAt]] = lambda *_: ()
     """The stages whose rows go into it, in the order of its key."""
     settings: Callable[[RunConfig, StageAt], Fields] = lambda *_: {}
     """What of the configuration can change its rows. What is left out can be changed at any time."""
-    files: Callable[[RunConfig, StageAt], Sequence[str]] = _nothing
+    files: Callable[[RunConfig, StageAt], Sequence[str]] = lambda *_: ()
     """Names of the files and folders that go into it: `prompt:judge`, `file:pool`, `backbone`."""
     when: Callable[[RunConfig, StageAt], bool] = always
     """Whether a run of this configuration has it there."""
@@ -134,7 +130,7 @@ class Stage:
     rows_per_row: Callable[[RunConfig], int] = lambda _: 1
     """Rows that it makes of one row of that stage."""
 
-    reads_beside: Callable[[RunConfig, StageAt], Sequence[StageAt]] = _nothing
+    reads_beside: Callable[[RunConfig, StageAt], Sequence[StageAt]] = lambda *_: ()
     """More stages whose rows it reads, which follow from the others and from its settings: no part of its key."""
     inner: bool = False
     """Whether it stands in no plan, and is made only when a stage that reads it is to be made."""
@@ -176,11 +172,6 @@ class Stage:
     def line(self) -> str:
         """The line of reports that it counts in; the empty text for none."""
         return self.step_of or self.shown_as or (self.name if self.shown else "")
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether it asks nobody and trains nothing."""
-        return not self.asks and not self.trains
 
 
 STAGES: dict[str, Stage] = {}

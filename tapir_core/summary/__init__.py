@@ -75,7 +75,7 @@ class RunReader:
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
         """The lines of ``names`` of which something is done; the steps of a stage count as one."""
         known = stages.lines()
-        found = (self._summarise_line(known[name], number) for name in names)
+        found = (self._summarise_line(name, known[name], number) for name in names)
         return tuple(stage for stage in found if stage is not None)
 
     @property
@@ -92,22 +92,22 @@ class RunReader:
             end = max(end, stop)
         return busy
 
-    def _summarise_line(self, line: stages.Line, number: int | None) -> types.StageSummary | None:
-        manifests = [manifest for at in self._parts(line, number) if (manifest := self.manifest(at)) is not None]
+    def _summarise_line(self, name: str, shown: stages.Stage, number: int | None) -> types.StageSummary | None:
+        manifests = [manifest for at in self._parts(name, number) if (manifest := self.manifest(at)) is not None]
         self._shown += manifests
         if not manifests:
             return None
         return types.StageSummary(
-            line.name,
-            line.asks,
-            sum(manifest.rows for manifest in manifests if manifest.stage == line.rows_of),
+            name,
+            shown.asks,
+            sum(manifest.rows for manifest in manifests if manifest.stage == shown.name),
             sum(manifest.counts.get("seconds", 0.0) for manifest in manifests),
             dict(sum((Counter(manifest.accepted_missing) for manifest in manifests), Counter[str]())),
             sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage()),
         )
 
-    def _parts(self, line: stages.Line, number: int | None) -> list[StageAt]:
-        config, name = self.run.config, line.name
+    def _parts(self, name: str, number: int | None) -> list[StageAt]:
+        config = self.run.config
         if name not in {stage.name for stage in stages.BENCHMARK}:
             scoring = [stage for stage in stages.EVALUATION if stage.line == name] if number is not None else []
             whole = [stage.at(number) for stage in scoring] or [StageAt(name, number)]
@@ -141,7 +141,7 @@ def summarise(run: RunFolder) -> types.RunSummary:
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
     found = (_round(reader, number, examples, labels) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
-    once = reader.summarise_stages((*stages.lines_once(), "benchmark_replies"), None)
+    once = reader.summarise_stages((*stages.lines(stages.ONCE), stages.BENCHMARK_REPLIES.name), None)
     state = state_of(run, reader.seen)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
     models = dict.fromkeys(model for each in config.evaluation.judged.values() for model in each.outputs)
@@ -183,7 +183,7 @@ def _round(
     seeds = reader.manifest(stages.SELECT.at(number))
     return types.RoundSummary(
         number,
-        stages=reader.summarise_stages(stages.lines_of_round(), number),
+        stages=reader.summarise_stages(stages.lines(stages.ROUND, stages.EVALUATION, stages.BENCHMARK), number),
         pool=None if pool is None else pool.height,
         not_judged=_not_judged(reader, number),
         difficulty=difficulty,
