@@ -33,7 +33,7 @@ from tapir_core.stages import (
     own_digest,
     plan,
     stage_key,
-    with_steps,
+    whole_plan,
 )
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.text import first_few
@@ -253,8 +253,8 @@ class RunFolder:
 
     def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> dataset.DatasetRef:
         """Write a whole dataset in one part and declare it complete."""
-        table = dataset.in_columns(rows, at.stage.columns, at.stage.some_have)
-        return self.seal(at, [dataset.write_part(self.storage, at.folder, table)], counts=counts)
+        rows = dataset.in_columns(rows, at.stage.columns, at.stage.some_have)
+        return self.seal(at, [dataset.write_part(self.storage, at.folder, rows)], counts=counts)
 
     def seal(
         self,
@@ -353,9 +353,8 @@ def forget_damaged(folder: RunFolder) -> Iterator[str]:
 
     Checkpoints are compared when they are read: it takes long, and a training costs more than stored answers.
     """
-    config, storage = folder.config, folder.storage
-    planned = (each for at in plan(config) for each in (*inner_stages(config, at), *with_steps(config, at)))
-    for at in dict.fromkeys(each for each in planned if not each.stage.trains):
+    storage = folder.storage
+    for at in dict.fromkeys(each for each in whole_plan(folder.config) if not each.stage.trains):
         manifest = folder.manifest(at)
         for part in manifest.parts if manifest else ():
             path = f"{at.folder}/{part.name}"

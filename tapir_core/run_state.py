@@ -32,8 +32,11 @@ def state_of(run: RunFolder, seen: Seen | None = None) -> RunState:
     """How far a run is; ``seen`` is as in `RunFolder.holds`."""
     seen = {} if seen is None else seen
     following = next((at for at in stages.plan(run.config) if run.holds(at, seen) is None), None)
-    numbers = range(run.config.run.rounds + 1)
-    begun = [each for each in numbers if any(run.holds(at, seen) for at in stages.stages_of(run.config, each))]
+    begun = [
+        number
+        for number in range(run.config.run.rounds + 1)
+        if any(run.holds(at, seen) for at in stages.stages_of(run.config, number))
+    ]
     rounds = history(run, begun[-1], seen) if begun else []
     stopped = None
     # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
@@ -59,8 +62,9 @@ def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[Round
 
 def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
     """Seeds of a round whose seeds are chosen by difficulty."""
-    by_difficulty = run.config.verdict_round(number) is not None
-    chosen = run.holds(stages.SELECT.at(number), seen) if by_difficulty else None
+    if run.config.verdict_round(number) is None:
+        return None
+    chosen = run.holds(stages.SELECT.at(number), seen)
     return None if chosen is None else chosen.rows
 
 
@@ -87,11 +91,12 @@ def pool_of(run: RunFolder, number: int) -> pl.DataFrame:
     The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
     """
     tables = [run.rows(at) for at in stages.usable_of(run.config)]
-    references = tables[0].select("instruction_id", "reference")
-    first = not_held_out(run, split_usable(*tables).examples).join(references, on="instruction_id")
-    columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]
-    first = first.select(*columns, cs.by_name(EARLIER, require_all=False))
-    added = [run.rows(stages.EXPAND.at(earlier)).drop("seed_id", "wave") for earlier in range(1, number)]
+    usable = not_held_out(run, split_usable(*tables).examples)
+    first = usable.join(tables[0].select("instruction_id", "reference"), on="instruction_id").select(
+        *("instruction_id", "instruction", "system", "reference", "task_type", "response"),
+        cs.by_name(EARLIER, require_all=False),
+    )
+    added = (run.rows(stages.EXPAND.at(earlier)).drop("seed_id", "wave") for earlier in range(1, number))
     return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")
 
 
@@ -152,8 +157,9 @@ def compare_answers(
     )
     lengths = answers.select("instruction_id", student_chars=pl.col("response").str.len_chars())
     rows = questions.select("instruction_id", "split", "task_type", teacher_chars=pl.col("response").str.len_chars())
-    found = rows.join(scored.join(lengths, on="instruction_id"), on="instruction_id", how="left", maintain_order="left")
-    return found.with_columns(pl.when(pl.col(RETENTION).is_not_null()).then(pl.col(LENGTHS).cast(pl.Float64)))
+    return rows.join(
+        scored.join(lengths, on="instruction_id"), on="instruction_id", how="left", maintain_order="left"
+    ).with_columns(pl.when(pl.col(RETENTION).is_not_null()).then(pl.col(LENGTHS).cast(pl.Float64)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -32,7 +33,7 @@ from tasks import asking
 from tasks._task import shard_task, stage_task
 from tasks.outcomes import FEWEST_ASKED, Worked
 from tasks.pool import round_pool
-from tasks.runtime import AskedModel, Runtime, current, read_once
+from tasks.runtime import Runtime, current, read_once
 from tasks.verify import verify_answers
 
 logger = logging.getLogger(__name__)
@@ -46,23 +47,16 @@ def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     return pl.concat(sets, how="diagonal_relaxed").sort("instruction_id")
 
 
-def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
-    """The pool of the round."""
-    return round_pool(run, at.number)
-
-
-@shard_task(stages.ANSWER, plan=pool_at)
+@shard_task(stages.ANSWER, plan=lambda run, at: round_pool(run, at.number))
 def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some instructions of the round's pool."""
-    outcomes = ask_student(run, at, at.number - 1, rows)
-    return asking.answer_rows(rows, outcomes, by=current(run).students.in_words)
+    return asking.answer_rows(rows, ask_student(run, at, at.number - 1, rows), by=current(run).students.in_words)
 
 
 @shard_task(stages.ANSWER_HELDOUT, plan=heldout_rows)
 def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
-    outcomes = ask_student(run, at, at.number, rows)
-    return asking.answer_rows(rows, outcomes, by=current(run).students.in_words)
+    return asking.answer_rows(rows, ask_student(run, at, at.number, rows), by=current(run).students.in_words)
 
 
 @stage_task(stages.EVALUATE)
@@ -120,10 +114,9 @@ def _foretell(at: StageAt, judged: JudgedHeldout, compared: pl.DataFrame, verdic
         lacking = rows[RETENTION].null_count()
         if lacking <= judged.max_failed_share * rows.height:
             continue
-        reasons = Counter(verdicts["reason"].drop_nulls()).most_common(3)
         told = (
             f"{at}: {lacking} of {rows.height} held-out instructions ({split}) have no verdict in every order "
-            f"({', '.join(f'{count} x {reason}' for reason, count in reasons)}), more than "
+            f"({_commonest(verdicts)}), more than "
             f"data.heldout.max_failed_share = {judged.max_failed_share:g} accepts: there is no figure here, and "
             "likely none later. `tapir judge-check` measures the judge; another one or more "
             "judge.sampling.max_tokens may help, in the same command with --amend"
@@ -239,15 +232,20 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
     """
     if rows.height and (asked < FEWEST_ASKED or asked - rows.height <= accepted_share * asked):
         return
-    reasons = Counter(reason for reason in verdicts["reason"] if reason is not None)
-    told = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     raise ConfigError(
-        f"the judge scored {rows.height} of {asked} instructions of round {at.number} in every order ({told}); "
-        f"calls.max_failed_share = {accepted_share:g} accepts no more unscored. Look at the replies in column `raw` of "
+        f"the judge scored {rows.height} of {asked} instructions of round {at.number} in every order "
+        f"({_commonest(verdicts)}); calls.max_failed_share = {accepted_share:g} accepts no more unscored. Look at the "
+        "replies in column `raw` of "
         f"{stages.JUDGE.at(at.number).folder}/. If judge.endpoint, judge.sampling or the judge prompt is at fault, "
         "fix it and run the same command with --amend; if the judge itself was, and is fixed, ask it again with "
         "`tapir retry-judge RUN --also terminal`"
     )
+
+
+def _commonest(verdicts: pl.DataFrame) -> str:
+    """The reasons of unscored verdicts, most frequent first."""
+    reasons = Counter(verdicts["reason"].drop_nulls()).most_common(3)
+    return ", ".join(f"{count} x {reason}" for reason, count in reasons)
 
 
 def _ask_all(
@@ -255,18 +253,15 @@ def _ask_all(
 ) -> dict[str, dict[asking.Place, Parsed[Any]]]:
     """What every judge replies, by its name; they are asked at the same time."""
     judges = runtime.judges
-
-    def ask(judge: AskedModel) -> dict[asking.Place, Parsed[Any]]:
-        return asking.ask_judge(
-            runtime,
-            judge,
-            prompt,
-            texts,
-            on_outcome=watch.on_outcome,
-            is_stopped=watch.is_stopped,
-            first=watch.first,
-        )
-
+    ask = partial(
+        asking.ask_judge,
+        runtime,
+        prompt=prompt,
+        texts=texts,
+        on_outcome=watch.on_outcome,
+        is_stopped=watch.is_stopped,
+        first=watch.first,
+    )
     with ThreadPoolExecutor(max(1, len(judges))) as threads:
         return dict(zip(judges, threads.map(ask, judges.values()), strict=True))
 

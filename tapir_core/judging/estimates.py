@@ -223,12 +223,14 @@ def mean_scores(verdicts: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
 
     One row an instruction that is scored in every one of ``orders``.
     """
-    means = pl.col("student_score", "teacher_score").mean().round(_DIGITS)
     return (
         _scored(verdicts)
         .filter(pl.col("order").is_in(list(orders)))
         .group_by("instruction_id")
-        .agg(means, pl.col("mfd").mean().round(_DIGITS), pl.col("order").n_unique().alias("orders"))
+        .agg(
+            pl.col("student_score", "teacher_score", "mfd").mean().round(_DIGITS),
+            pl.col("order").n_unique().alias("orders"),
+        )
         .filter(pl.col("orders") == len(set(orders)))
         .sort("instruction_id")
         .drop("orders")
@@ -269,8 +271,10 @@ def favoured_position(gap: Estimate) -> Literal["first", "second", "neither"] | 
 
 def compare_judges(verdicts: pl.DataFrame, orders: Sequence[str]) -> tuple[JudgePair, ...]:
     """Every two of the judges in ``verdicts``, by name: how often and how closely they agree."""
-    judges = sorted(verdicts["judge"].unique())
-    scores = {name: mean_scores(verdicts.filter(judge=name), orders).select("instruction_id", "mfd") for name in judges}
+    scores = {
+        name: mean_scores(verdicts.filter(judge=name), orders).select("instruction_id", "mfd")
+        for name in sorted(verdicts["judge"].unique())
+    }
     pairs = {
         (first, second): scores[first].join(scores[second], on="instruction_id", suffix="_other", validate="1:1")
         for first, second in combinations(scores, 2)
@@ -295,11 +299,10 @@ def with_lengths(scores: pl.DataFrame, student: pl.DataFrame, teacher: pl.DataFr
 
 def measure_length(rows: pl.DataFrame) -> LengthEffects:
     """Correlations of score and length; ``rows`` is what `with_lengths` gives."""
-    longer = rows["teacher_chars"] - rows["student_chars"]
     return LengthEffects(
         estimate_spearman(rows["student_score"].to_list(), rows["student_chars"].to_list()),
         estimate_spearman(rows["teacher_score"].to_list(), rows["teacher_chars"].to_list()),
-        estimate_spearman(rows["mfd"].to_list(), longer.to_list()),
+        estimate_spearman(rows["mfd"].to_list(), (rows["teacher_chars"] - rows["student_chars"]).to_list()),
     )
 
 

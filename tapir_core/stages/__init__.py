@@ -30,6 +30,7 @@ from tapir_core.stages.order import (
     served_in_turn,
     stages_of,
     used_files,
+    whole_plan,
     with_steps,
 )
 from tapir_core.stages.pool import (

@@ -7,7 +7,7 @@ import polars as pl
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import pool, students
-from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare
+from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare, planned
 
 SCORES = pl.Schema(
     {
@@ -50,12 +50,11 @@ def _has_heldout(config: RunConfig, _: StageAt) -> bool:
 
 def heldout_stages(config: RunConfig) -> list[StageAt]:
     """The held-out sets of a run: that with references, and the judged one."""
-    return [stage.at() for stage in (pool.HELDOUT, pool.JUDGED_HELDOUT) if stage.when(config, stage.at())]
+    return planned(config, pool.HELDOUT.at(), pool.JUDGED_HELDOUT.at())
 
 
 def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
-    made = (VERIFY_HELDOUT.at(at.round), JUDGE_HELDOUT.at(at.round))
-    said = [each for each in made if each.stage.when(config, each)]
+    said = planned(config, VERIFY_HELDOUT.at(at.round), JUDGE_HELDOUT.at(at.round))
     return [*heldout_stages(config), ANSWER_HELDOUT.at(at.round), *said]
 
 
@@ -75,9 +74,10 @@ def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
     """All its files and folders, and the run whose student is its baseline, as ingredients."""
     settings = _asked(config, at)
-    named = [f"file:{field}:{at.benchmark}" for field in (*settings.files, *settings.folders)]
-    runs = [f"run:baseline:{at.benchmark}"] if settings.baseline_run else []
-    return [*named, *runs]
+    return [
+        *(f"file:{field}:{at.benchmark}" for field in (*settings.files, *settings.folders)),
+        *([f"run:baseline:{at.benchmark}"] if settings.baseline_run else []),
+    ]
 
 
 def _answers(config: RunConfig, at: StageAt) -> Fields:
@@ -147,8 +147,7 @@ def graded_of(config: RunConfig, number: int | None) -> list[StageAt]:
 
     In the order in which `grade_answers` takes their rows.
     """
-    marks = VERIFY_HELDOUT.at(number)
-    return [pool.HELDOUT.at(), ANSWER_HELDOUT.at(number), *([marks] if marks.stage.when(config, marks) else [])]
+    return [pool.HELDOUT.at(), ANSWER_HELDOUT.at(number), *planned(config, VERIFY_HELDOUT.at(number))]
 
 
 JUDGE_HELDOUT = declare(

@@ -28,7 +28,7 @@ from tapir_core.stages.pool import (
     TEACH,
     VERIFY,
 )
-from tapir_core.stages.stage import STAGES, Asked, Compared, Stage, StageAt
+from tapir_core.stages.stage import STAGES, Asked, Compared, Stage, StageAt, planned
 from tapir_core.stages.students import ROUND
 
 ONCE = [
@@ -130,6 +130,12 @@ def with_steps(config: RunConfig, at: StageAt, waves: Iterable[int] | None = Non
     return [*steps, *_planned(config, [step.at(at.round) for step in at.stage.last_steps]), at]
 
 
+def whole_plan(config: RunConfig) -> Iterator[StageAt]:
+    """The plan; before each stage its steps, and what is made only for stages that read it."""
+    for at in plan(config):
+        yield from (*inner_stages(config, at), *with_steps(config, at))
+
+
 def inner_stages(config: RunConfig, at: StageAt) -> list[StageAt]:
     """Of what a stage reads, those that stand in no plan and are made only for it and others that read them."""
     return [each for each in at.stage.all_reads(config, at) if each.stage.inner]
@@ -142,4 +148,4 @@ def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _planned(config: RunConfig, stages: Iterable[StageAt]) -> list[StageAt]:
-    return [at for at in stages if at.stage.when(config, at) and not at.stage.inner]
+    return [at for at in planned(config, *stages) if not at.stage.inner]

@@ -3,7 +3,7 @@
 import polars as pl
 
 from tapir_core.config import RunConfig, VerifierUse
-from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare
+from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare, planned
 from tapir_core.turns import EARLIER
 
 ANSWER_COLUMNS = {"response": TEXT, "finish_reason": TEXT, "prompt_tokens": COUNT, "completion_tokens": COUNT}
@@ -42,19 +42,23 @@ def type_fields(config: RunConfig) -> Fields:
 def label_fields(config: RunConfig) -> Fields:
     """How task types are asked for."""
     teacher = config.teacher
-    asked = {"labelling": teacher.labelling.shaping(), "replies": teacher.label_replies, "reasks": teacher.reasks}
-    return {**teacher_fields(config), **asked, **type_fields(config)}
+    return {
+        **teacher_fields(config),
+        "labelling": teacher.labelling.shaping(),
+        "replies": teacher.label_replies,
+        "reasks": teacher.reasks,
+        **type_fields(config),
+    }
 
 
 def question_stages(config: RunConfig) -> list[StageAt]:
     """What the pool is kept apart from as it comes: the held-out set with references, the questions of benchmarks."""
-    return [stage.at() for stage in (HELDOUT, QUESTIONS) if stage.when(config, stage.at())]
+    return planned(config, HELDOUT.at(), QUESTIONS.at())
 
 
 def _kept_apart(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What the pool, or a round's expansion, is kept apart from; a judged held-out set is drawn from the pool later."""
-    drawn = [JUDGED_HELDOUT.at()] if config.data.judged and at.round is not None else []
-    return [*question_stages(config), *drawn]
+    return [*question_stages(config), *(planned(config, JUDGED_HELDOUT.at()) if at.round is not None else [])]
 
 
 HELDOUT = declare(
@@ -233,9 +237,9 @@ def usable_of(config: RunConfig) -> list[StageAt]:
 
 def held_out_of(config: RunConfig) -> list[StageAt]:
     """Which of these leave the pool of every round: a judged held-out set, and what holds one of its instructions."""
-    return [JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at()] if config.data.judged else []
+    return planned(config, JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at())
 
 
 def verified(config: RunConfig) -> list[StageAt]:
     """What filters the teacher's answers, if anything does."""
-    return [VERIFY.at()] if config.judge.verifies("filter") else []
+    return planned(config, VERIFY.at())

@@ -201,6 +201,11 @@ def declare(stage: Stage) -> Stage:
     return stage
 
 
+def planned(config: RunConfig, *stages: StageAt) -> list[StageAt]:
+    """Those of these stages that a run of this configuration has."""
+    return [at for at in stages if at.stage.when(config, at)]
+
+
 def settings_of(at: StageAt, config: RunConfig, ingredients: Mapping[str, str]) -> list[Any]:
     """What a user puts into a stage: config fields, and name → digest of its ingredients."""
     return [at.stage.settings(config, at), {name: ingredients.get(name, "") for name in at.stage.files(config, at)}]

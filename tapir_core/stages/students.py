@@ -79,9 +79,12 @@ def wave_fields(config: RunConfig, number: int) -> Fields:
     """How a round's seeds are expanded."""
     teacher, check = config.teacher, None
     if config.checks_expansion(number):
-        selection = config.round(number).selection.shaping()
-        scores = {"judge": judge_fields(config), "scores": score_fields(config)}
-        check = {**scores, "student": student_fields(config), "selection": selection}
+        check = {
+            "judge": judge_fields(config),
+            "scores": score_fields(config),
+            "student": student_fields(config),
+            "selection": config.round(number).selection.shaping(),
+        }
     return {
         **size_fields(config, number),
         **pool.label_fields(config),
@@ -96,14 +99,13 @@ def wave_fields(config: RunConfig, number: int) -> Fields:
 
 def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What the pool of a round is made of: the first pool, what is held out of it, the expansions of earlier rounds."""
-    expansions = (EXPAND.at(earlier) for earlier in range(1, at.number))
     return [
         pool.POOL.at(),
         pool.LABEL.at(),
         pool.TEACH.at(),
         *pool.verified(config),
         *pool.held_out_of(config),
-        *expansions,
+        *(EXPAND.at(earlier) for earlier in range(1, at.number)),
     ]
 
 
@@ -148,8 +150,10 @@ def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What a mixture is drawn from; for round 0 the pool alone."""
     if at.number == 0:
         return _pool(config, at)
-    made = [*_measured(config, at), *(stage.at(at.round) for stage in (SELECT, EXPAND, REFINE))]
-    return [*_pool(config, at), *made, *_trained_on(at), *_in_place_of_draw(config, at)]
+    return [
+        *(*_pool(config, at), *_measured(config, at), SELECT.at(at.round), EXPAND.at(at.round), REFINE.at(at.round)),
+        *(*_trained_on(at), *_in_place_of_draw(config, at)),
+    ]
 
 
 def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
