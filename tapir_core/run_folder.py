@@ -374,9 +374,7 @@ def stages_to_redo(
     stale: set[StageAt] = set()
     redo = []
     known = {*_with_inner(old), *asked_apart(old)}
-    for at in dict.fromkeys((*_with_inner(config), *asked_apart(config))):
-        if at not in known:
-            continue
+    for at in dict.fromkeys(each for each in (*_with_inner(config), *asked_apart(config)) if each in known):
         manifest = folder.manifest(at)
         inputs, before = (at.stage.all_reads(each, at) for each in (config, old))
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)

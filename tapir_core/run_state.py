@@ -62,9 +62,8 @@ def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[Round
 
 def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
     """Seeds of a round whose seeds are chosen by difficulty."""
-    if run.config.verdict_round(number) is None:
-        return None
-    chosen = run.holds(stages.SELECT.at(number), seen)
+    by_difficulty = run.config.verdict_round(number) is not None
+    chosen = run.holds(stages.SELECT.at(number), seen) if by_difficulty else None
     return None if chosen is None else chosen.rows
 
 

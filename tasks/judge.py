@@ -289,8 +289,7 @@ def _verified(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> tuple[list[Ver
 def _silent_verdicts(rows: pl.DataFrame, judge: JudgeConfig) -> list[Verdict]:
     """The verdicts on instructions without a student answer, which no judge is asked about."""
     names = judge.names or [verifier.function for verifier in [judge.verifier] if verifier]
-    silent = rows.select("instruction_id", "finish_reason").iter_rows()
     return [
-        unscored(instruction_id, order, f"no student answer: {ending}", None, name)
-        for (instruction_id, ending), order, name in product(silent, judge.expected_orders, names)
+        unscored(row["instruction_id"], order, f"no student answer: {row['finish_reason']}", None, name)
+        for row, order, name in product(rows.iter_rows(named=True), judge.expected_orders, names)
     ]

@@ -18,7 +18,7 @@ from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, Failure, O
 from tapir_core.config import EndpointConfig, ModelIdentity, VllmEndpoint
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.leases import RunLease
-from tapir_core.paths import BACKBONE, backbone_cache, log_file
+from tapir_core.paths import BACKBONE, BACKBONE_CACHE, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_files import fetch_stage
 from tapir_core.run_folder import RunFolder, RunRef
@@ -239,7 +239,7 @@ class Runtime:
 
     @property
     def _backbones(self) -> Path:
-        return on_this_machine(self._root).local(backbone_cache())
+        return on_this_machine(self._root).local(BACKBONE_CACHE)
 
     def _serve_here(self) -> Students:
         student, log = self.config.student, self.run.workplace.local(log_file("student"))

@@ -68,9 +68,8 @@ class Sampling(Section):
         temperature, top_p = (
             "of the provider" if isinstance(value, str) else f"{value:g}" for value in (self.temperature, self.top_p)
         )
-        plural = "" if self.max_tokens == 1 else "s"
         more = "".join(f", {name} {value:g}" for name, value in self.more_fields.items())
-        return f"temperature {temperature}, top_p {top_p}{more}, {self.max_tokens} token{plural}"
+        return f"temperature {temperature}, top_p {top_p}{more}, {self.max_tokens} token{'s' * (self.max_tokens != 1)}"
 
     @property
     def more_fields(self) -> dict[str, float]:
@@ -281,8 +280,7 @@ class OpenAIEndpoint(EndpointConfig):
     @property
     def body_fields(self) -> dict[str, Any]:
         """What stands in every request beside messages and sampling."""
-        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
-        return effort | self.extra_body
+        return ({"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}) | self.extra_body
 
     @property
     def base_urls(self) -> tuple[str, ...]:

@@ -264,8 +264,8 @@ def summarise_check(results: Sequence[PairResult], *, balanced: bool = True) -> 
 
 def _group(name: str, results: Sequence[PairResult]) -> Group:
     said = Counter(result.outcome for result in results)
-    right = sum(result.is_right for result in results)
-    return Group(name, estimate_share(right, len(results) - said["unscored"]), said["tie"], said["unscored"])
+    right = estimate_share(sum(result.is_right for result in results), len(results) - said["unscored"])
+    return Group(name, right, said["tie"], said["unscored"])
 
 
 def _moved_cases(results: Sequence[PairResult]) -> tuple[str, ...]:

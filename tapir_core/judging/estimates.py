@@ -247,8 +247,11 @@ def pair_orders(verdicts: pl.DataFrame) -> pl.DataFrame:
         scored.filter(order=order).select("instruction_id", pl.col("mfd").alias(order))
         for order in ("teacher_first", "student_first")
     )
-    gap = (pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS)
-    return one.join(other, on="instruction_id", validate="1:1").with_columns(order_gap=gap).sort("instruction_id")
+    return (
+        one.join(other, on="instruction_id", validate="1:1")
+        .with_columns(order_gap=(pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS))
+        .sort("instruction_id")
+    )
 
 
 def measure_orders(pairs: pl.DataFrame) -> OrderAgreement:
@@ -328,8 +331,7 @@ def _agree(first: pl.Series, second: pl.Series) -> tuple[Estimate, Estimate, Est
     """Of two MFD an instruction: the share with the same winner, kappa of the winners, rank correlation."""
     one, other = _winners(first), _winners(second)
     same = sum(winner == another for winner, another in zip(one, other, strict=True))
-    ranks = estimate_spearman(first.to_list(), second.to_list())
-    return estimate_share(same, len(one)), estimate_kappa(one, other), ranks
+    return estimate_share(same, len(one)), estimate_kappa(one, other), estimate_spearman([*first], [*second])
 
 
 def _winners(mfd: pl.Series) -> list[str]:
@@ -340,5 +342,4 @@ def _winners(mfd: pl.Series) -> list[str]:
 def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:
     """Scored verdicts with the MFD of their own order."""
     gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
-    there = pl.col("student_score").is_not_null() & pl.col("teacher_score").is_not_null()
-    return verdicts.filter((pl.col("status") == "scored") & there).with_columns(mfd=gap)
+    return verdicts.filter(status="scored").drop_nulls(["student_score", "teacher_score"]).with_columns(mfd=gap)

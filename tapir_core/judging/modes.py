@@ -211,14 +211,18 @@ def combine_judges(verdicts: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     reasons = pl.col("reason").drop_nulls().unique().sort().str.join("; ")
     raw, judge = (pl.col(name).filter(counts & pl.col("raw").is_not_null()) for name in ("raw", "judge"))
     several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
-    combined = rows.group_by(_PLACE, maintain_order=True).agg(
-        pl.col("student_score", "teacher_score").filter(counts).mean().round(_DIGITS),
-        status=pl.when(any_scored).then(pl.lit("scored")).otherwise(pl.lit("unscored")),
-        reason=pl.when(~any_scored & (pl.col("reason").count() > 0)).then(reasons),
-        raw=pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several),
-        judge=pl.col("judge").filter(counts).str.join(", "),
+    return (
+        rows.group_by(_PLACE, maintain_order=True)
+        .agg(
+            pl.col("student_score", "teacher_score").filter(counts).mean().round(_DIGITS),
+            status=pl.when(any_scored).then(pl.lit("scored")).otherwise(pl.lit("unscored")),
+            reason=pl.when(~any_scored & (pl.col("reason").count() > 0)).then(reasons),
+            raw=pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several),
+            judge=pl.col("judge").filter(counts).str.join(", "),
+        )
+        .select(*JUDGE.columns)
+        .cast(JUDGE.columns)
     )
-    return combined.select(*JUDGE.columns).cast(JUDGE.columns)
 
 
 def _mark_counted(rows: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
@@ -226,10 +230,11 @@ def _mark_counted(rows: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     scored = pl.col("status") == "scored"
     rows = rows.with_columns(scored=scored, any_scored=scored.any().over(_PLACE))
     if rule == "majority":
-        rows = rows.with_columns(winner=(pl.col("teacher_score") - pl.col("student_score")).sign())
-        votes = pl.col("scored").sum().over(*_PLACE, "winner")
-        rows = rows.with_columns(votes=pl.when("scored").then(votes))
-        rows = rows.with_columns(leads=pl.col("votes") == pl.col("votes").max().over(_PLACE))
+        rows = (
+            rows.with_columns(winner=(pl.col("teacher_score") - pl.col("student_score")).sign())
+            .with_columns(votes=pl.when("scored").then(pl.col("scored").sum().over(*_PLACE, "winner")))
+            .with_columns(leads=pl.col("votes") == pl.col("votes").max().over(_PLACE))
+        )
         leaders = pl.col("winner").filter(pl.col("leads")).n_unique().over(_PLACE)
         rows = rows.with_columns(scored=pl.col("scored") & ((leaders > 1) | pl.col("leads")))
     return rows.with_columns(counts=pl.col("scored") | ~pl.col("any_scored"))

@@ -61,9 +61,12 @@ def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
 def _score_settings(config: RunConfig, _: StageAt) -> Fields:
     """How answers are drawn; who marks them, where that is a verifier; of a judged set, whose verdicts make figures."""
     judged, marks = config.data.judged, pool.verifier_fields(config, "heldout") if config.data.references else {}
-    verdicts = {"judge": students.judge_fields(config), "scores": students.score_fields(config)} if judged else {}
-    failed = {"max_failed_share": judged and judged.max_failed_share}
-    return {"sampling": config.student.sampling.shaping(), **failed, **verdicts, **marks}
+    return {
+        "sampling": config.student.sampling.shaping(),
+        "max_failed_share": judged and judged.max_failed_share,
+        **({"judge": students.judge_fields(config), "scores": students.score_fields(config)} if judged else {}),
+        **marks,
+    }
 
 
 def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:

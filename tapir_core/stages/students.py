@@ -158,14 +158,19 @@ def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
 
 def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
-    student = [_student(at)] if config.checks_expansion(at.number) else []
-    earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
-    return [*pool.question_stages(config), *_pool(config, at), SELECT.at(at.round), *student, *earlier]
+    return [
+        *(*pool.question_stages(config), *_pool(config, at), SELECT.at(at.round)),
+        *([_student(at)] if config.checks_expansion(at.number) else []),
+        *(StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)),
+    ]
 
 
 def _expansion_prompts(config: RunConfig, at: StageAt) -> list[str]:
-    check = judge_prompts(config) if config.checks_expansion(at.number) else []
-    return ["prompt:expand", "prompt:label", *check, *pool.verifier_files(config, "filter")]
+    return [
+        *("prompt:expand", "prompt:label"),
+        *(judge_prompts(config) if config.checks_expansion(at.number) else []),
+        *pool.verifier_files(config, "filter"),
+    ]
 
 
 def _is_measured(config: RunConfig, at: StageAt) -> bool:
