@@ -192,7 +192,7 @@ def position_sentence(found: JudgeRound) -> str:
     told = "" if agreement is None else f"order gap {in_words(agreement.gap, points)}"
     return (
         "The judge saw one answer a call, so there is no position to favour."
-        if found.orders[0] == "pointwise"
+        if not found.judge.asked_as.shows_both
         else f"The judge saw every pair in one order only, {found.orders[0].replace('_', ' ')}, so a favoured position "
         "cannot be told."
         if agreement is None
