@@ -33,7 +33,7 @@ import psutil
 
 from benchmarks.training import compare, make_rows, time_ours
 from tapir_core.config import StudentConfig, TrainingConfig, VllmEngine
-from tapir_core.paths import backbone_cache
+from tapir_core.paths import BACKBONE_CACHE
 from tapir_core.storage import Storage
 from tasks.engines import machine
 from tasks.engines.backbone import prepare_backbone
@@ -272,7 +272,7 @@ def main() -> None:
         def measure(part: str, place: Path) -> dict[str, Any]:
             if part in SHAPES:
                 return check_shape(part, place, peak, options.seconds, small=small)
-            embedded = prepare_backbone(student, Storage(options.root).local(backbone_cache()).absolute())
+            embedded = prepare_backbone(student, Storage(options.root).local(BACKBONE_CACHE).absolute())
             if part == STUDENT:
                 return check_student(student.backbone, options.root, small=small)
             return check_training(embedded, place, peak, options.seconds, small=small)

@@ -24,7 +24,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, open_run
-from tapir_core.stages import StageAt
+from tapir_core.stages import MIX, TRAIN, StageAt
 from tapir_core.standin.families import recognise
 from tapir_core.standin.rules import Behaviour
 from tapir_core.standin.server import reply_to_json
@@ -180,7 +180,7 @@ def make_run(root: Path, name: str, rows: int, rows_per_shard: int) -> RunFolder
 
 def fake_first_student(run: RunFolder) -> None:
     """S_0 as a folder that can be told from others."""
-    at, names = StageAt("train", 0), ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    at, names = TRAIN.at(0), ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     for name in names:
         run.storage.write_bytes(f"{at.folder}/{name}", b"{}")
     run.seal(at, [Part(name, 0, run.storage.sha256(f"{at.folder}/{name}")) for name in names])
@@ -192,7 +192,7 @@ def time_round(run: RunFolder, clock: Clock) -> Round:
 
     from flows.distill import round_flow
     from flows.steps import run_stages
-    from tapir_core.stages import LABEL, MIX, POOL, TEACH
+    from tapir_core.stages import LABEL, POOL, TEACH
     from tasks.artifacts import publish_judge
 
     @flow
@@ -208,7 +208,7 @@ def time_round(run: RunFolder, clock: Clock) -> Round:
         runtime = current(run)
         runtime.progress = timed = TimedProgress()
         first = clock(one_round)
-        assert run.holds(StageAt("mix", 1)), "the round did not reach its mixture"
+        assert run.holds(MIX.at(1)), "the round did not reach its mixture"
         again = clock(one_round)
     # What else the flow does of the stages' own work: once more, by itself.
     report = clock(lambda: publish_judge(run.ref, 1))  # outside a flow it publishes nothing

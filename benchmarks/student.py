@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Request
 from tapir_core.config import CallsConfig, Sampling, StudentConfig, VllmEngine
-from tapir_core.paths import BACKBONE, backbone_cache
+from tapir_core.paths import BACKBONE, BACKBONE_CACHE
 from tapir_core.storage import Storage
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.student_server import Student
@@ -137,7 +137,7 @@ def main() -> None:
         dtype=options.dtype,
     )
     student = StudentConfig(backbone=options.backbone, engine=engine, sampling=Sampling(max_tokens=options.max_tokens))
-    checkpoint = prepare_backbone(student, Storage(options.root).local(backbone_cache()).absolute())
+    checkpoint = prepare_backbone(student, Storage(options.root).local(BACKBONE_CACHE).absolute())
     prompts = make_prompts(options.prompts, "Question")
     sides = {"ours": time_ours, "theirs": time_theirs}
     timings: dict[str, list[Timing]] = {name: [] for name in sides}

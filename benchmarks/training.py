@@ -33,7 +33,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core.config import StudentConfig, TrainingConfig
-from tapir_core.paths import backbone_cache
+from tapir_core.paths import BACKBONE_CACHE
 from tapir_core.storage import Storage
 from tasks.engines import keys, machine, supervisor
 from tasks.engines.backbone import prepare_backbone
@@ -285,7 +285,7 @@ def main() -> None:
         if options.mixture is None:
             pl.DataFrame({"messages": make_rows(options.rows, 7)}).write_parquet(rows)
         job = TrainingJob(
-            base=prepare_backbone(student, Storage(options.root).local(backbone_cache()).absolute()),
+            base=prepare_backbone(student, Storage(options.root).local(BACKBONE_CACHE).absolute()),
             mixture=(rows,),
             output=Path(folder),
             training=TrainingConfig(

@@ -105,9 +105,9 @@ class _Drive:
     def make_pool(self, sizes: Mapping[int, Size]) -> None:
         """Refuse a pool that lacks what is bought, before a call is made for it."""
         with self.open(sizes) as run:
-            if run.holds(stages.StageAt("pool")) is None:
+            if run.holds(stages.POOL.at()) is None:
                 self.distil(run, "pool")
-            self.matched.check_pool(run.rows(stages.StageAt("pool")).height)
+            self.matched.check_pool(run.rows(stages.POOL.at()).height)
 
     def match_round(self, number: int, target: Training, sizes: dict[int, Size]) -> dict[int, Size]:
         """Make the mixture of a round until it fits; the sizes with which it does."""
@@ -134,9 +134,9 @@ class _Drive:
 
         That one may have begun to train on it: a mixture that may be trained on is not given up.
         """
-        at = stages.StageAt("mix", number)
+        at = stages.MIX.at(number)
         with self.open(sizes) as run:
-            if run.holds(stages.StageAt("train", number)) is not None:
+            if run.holds(stages.TRAIN.at(number)) is not None:
                 return read_training(run, number), True
             kept = run.holds(at) is not None
             if not kept:

@@ -41,7 +41,7 @@ def _read_first(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequen
     """What is read of files: what is wrong with them is known before anybody is asked."""
     stages = heldout_stages(run.config) if any(isinstance(each, int) for each in compared) else []
     for name in benchmarks:
-        stages.append(StageAt(BENCHMARK_ITEMS.name, benchmark=name))
+        stages.append(BENCHMARK_ITEMS.at(benchmark=name))
         stages += [benchmark_stages(name, model)[0] for model in models_of(run, name) if model in compared]
     return stages
 

@@ -48,7 +48,7 @@ from tapir_core.reporting.arms_report import arms_card, arms_plots_card
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_round_figures
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import Compared, StageAt, plan
+from tapir_core.stages import TRAIN, Compared, StageAt, plan
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary
 from tapir_core.sweep import sweep_sentence
@@ -296,7 +296,7 @@ def fine_tune_from_form(
         round_number: The round whose mixture is trained on. 0: basic tuning, which makes S_0.
         node: Filled in by the first worker of several that train together, to know again which one it asked for.
     """
-    opened, at = RunFolder(RunRef(worker_root(), run)), StageAt("train", round_number)
+    opened, at = RunFolder(RunRef(worker_root(), run)), TRAIN.at(round_number)
     if at not in plan(opened.config):
         raise ConfigError(f"round_number: value {round_number}: run {run!r} has rounds 0 to {opened.config.run.rounds}")
     if opened.key(at) is None:

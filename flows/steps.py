@@ -18,9 +18,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import (
-    EXPAND,
     STAGES,
-    WAVE,
     StageAt,
     asked_endpoints,
     inner_stages,
@@ -62,7 +60,7 @@ def walk(
             for each in inner_stages(run.config, at):
                 _run_whole(run, each)
         if not work.in_shards:
-            yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at)
+            yield at, _run_waves(run, at) if at.stage.wave_steps else _run_whole(run, at)
         elif not again(at) and run.holds(at) is not None:
             parts = run.sealed(at).parts
             under_way.append(_Shards(at, [ShardOutcome(part) for part in parts], sum(part.rows for part in parts)))
@@ -97,12 +95,12 @@ def _waits_its_turn(config: RunConfig, at: StageAt, under_way: Sequence[_Shards]
     return bool(asked) and bool({served_in_turn(config, each.at) for each in under_way} - {asked, ""})
 
 
-def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
-    """Expand a round's seeds, wave by wave, until nothing lacks or the waves are used up."""
+def _run_waves(run: RunFolder, at: StageAt) -> DatasetRef:
+    """Do the steps of a stage wave by wave, until one requests nothing or the waves are used up, then the last ones."""
     collected = with_steps(run.config, at, waves=())
     if not all(run.holds(each) for each in collected):
         for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
-            requests, *others = (step.at(at.round, wave) for step in WAVE)
+            requests, *others = (step.at(at.round, wave) for step in at.stage.wave_steps)
             if run_stage(run.ref, requests).rows == 0:
                 break
             run_stages(run.ref, others)

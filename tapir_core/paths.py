@@ -57,6 +57,15 @@ SERVER_RECORD = ".tapir/server.json"
 SERVER_LOG = ".tapir/logs/prefect-server.log"
 CARETAKER_LOG = ".tapir/logs/caretaker.log"
 
+PREFECT_HOME = ".tapir/prefect"
+"""Prefect's own files, below the run root."""
+
+PREFECT_RESULTS = ".tapir/prefect-results"
+"""What flow runs and task runs return, below a run root that is not on this machine."""
+
+BACKBONE_CACHE = ".tapir/backbones"
+"""Backbones that were converted or fetched once, below the run root."""
+
 
 def round_folder(number: int) -> str:
     """Folder of a round: `backbone`, `round_00` (S_0), `round_01`, …"""
@@ -144,16 +153,6 @@ def worker_log(worker: str) -> str:
     return f".tapir/logs/worker-{worker}.log"
 
 
-def prefect_home() -> str:
-    """Prefect's own files, below the run root."""
-    return ".tapir/prefect"
-
-
-def prefect_results() -> str:
-    """What flow runs and task runs return, below a run root that is not on this machine."""
-    return ".tapir/prefect-results"
-
-
 def probe_file(name: str) -> str:
     """A file that is written and removed to see whether the run root can be written."""
     return f".tapir/probe-{name}"
@@ -163,8 +162,3 @@ def fetched_file(sha256: str, address: str) -> str:
     """What an address held, by its digest and the name that it had there; below the run root."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", address.partition("?")[0].rstrip("/").rpartition("/")[2])
     return f".tapir/fetched/{sha256[:16]}-{name[-60:]}"
-
-
-def backbone_cache() -> str:
-    """Backbones that were converted or fetched once, below the run root."""
-    return ".tapir/backbones"

@@ -22,7 +22,7 @@ from tapir_core.calls import timing
 from tapir_core.data.dataset import Manifest, damaged, read_json, read_manifest
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.stages import StageAt, inner_stages, plan, with_steps
+from tapir_core.stages import TRAIN, StageAt, whole_plan
 from tapir_core.storage import Storage, file_sha256
 
 logger = logging.getLogger(__name__)
@@ -120,8 +120,9 @@ def _in_order(source: Storage) -> dict[str, int]:
 def _check_target(source: Storage, target: Storage, sizes: dict[str, int], there: dict[str, int]) -> bool:
     """Whether the target is this very run, whole; an error where it can be neither that nor a part of it."""
     if paths.RUN_RECORD in there:
-        remedy = "put back a copy of it"
-        ours, theirs = (read_json(each, paths.RUN_RECORD, remedy).get("id") for each in (source, target))
+        ours, theirs = (
+            read_json(each, paths.RUN_RECORD, "put back a copy of it").get("id") for each in (source, target)
+        )
         if ours != theirs:
             raise ConfigError(f"{target.url} holds another run of this name; name another root")
         return True
@@ -154,9 +155,7 @@ def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
         TapirError: a file of ``source`` is not what its manifest says.
     """
     seen: Seen = {}
-    config = target.config
-    planned = (each for at in plan(config) for each in (*inner_stages(config, at), *with_steps(config, at)))
-    return [at for at in planned if _take(source, target, at, seen)]
+    return [at for at in whole_plan(target.config) if _take(source, target, at, seen)]
 
 
 def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: Seen) -> bool:
@@ -255,7 +254,7 @@ def export_student(
         ConfigError: the folder holds something else, or cannot be written.
         TapirError: a file did not arrive as the manifest says.
     """
-    at = StageAt("train", number)
+    at = TRAIN.at(number)
     manifest, before = run.sealed(at), _exported_before(to)
     files, own = _listed(manifest), {name: text.encode() for name, text in texts.items()}
     listed = files | {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
@@ -281,13 +280,12 @@ def _exported_before(to: Storage) -> dict[str, str]:
         raise ConfigError(f"{to.url} is a file; name a folder")
     there = to.files()
     if paths.EXPORT_RECORD in there:
-        remedy = f"remove the folder {to.url}, and export again"
-        return dict(read_json(to, paths.EXPORT_RECORD, remedy).get("files", {}))
+        record = read_json(to, paths.EXPORT_RECORD, f"remove the folder {to.url}, and export again")
+        return dict(record.get("files", {}))
     if there:
-        first = next(iter(there))
         raise ConfigError(
-            f"{to.url} holds something else than an export ({first}, {len(there)} files in all), which is left as it "
-            "is; name another folder with --to"
+            f"{to.url} holds something else than an export ({next(iter(there))}, {len(there)} files in all), which is "
+            "left as it is; name another folder with --to"
         )
     return {}
 

@@ -26,13 +26,14 @@ from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_ERROR, RUN_RECORD, is_part, manifest_file
 from tapir_core.stages import (
     EVALUATION,
+    TRAIN,
     StageAt,
     asked_apart,
     inner_stages,
     own_digest,
     plan,
     stage_key,
-    with_steps,
+    whole_plan,
 )
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.text import first_few
@@ -170,7 +171,7 @@ class RunFolder:
     @property
     def trained_rounds(self) -> list[int]:
         """Rounds whose student's checkpoint holds, in order; 0 is S_0."""
-        return [number for number in range(self.config.run.rounds + 1) if self.holds(StageAt("train", number))]
+        return [number for number in range(self.config.run.rounds + 1) if self.holds(TRAIN.at(number))]
 
     @property
     def stage_versions(self) -> dict[str, int]:
@@ -252,8 +253,8 @@ class RunFolder:
 
     def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> dataset.DatasetRef:
         """Write a whole dataset in one part and declare it complete."""
-        table = dataset.in_columns(rows, at.stage.columns, at.stage.some_have)
-        return self.seal(at, [dataset.write_part(self.storage, at.folder, table)], counts=counts)
+        rows = dataset.in_columns(rows, at.stage.columns, at.stage.some_have)
+        return self.seal(at, [dataset.write_part(self.storage, at.folder, rows)], counts=counts)
 
     def seal(
         self,
@@ -352,9 +353,8 @@ def forget_damaged(folder: RunFolder) -> Iterator[str]:
 
     Checkpoints are compared when they are read: it takes long, and a training costs more than stored answers.
     """
-    config, storage = folder.config, folder.storage
-    planned = (each for at in plan(config) for each in (*inner_stages(config, at), *with_steps(config, at)))
-    for at in dict.fromkeys(each for each in planned if not each.stage.trains):
+    storage = folder.storage
+    for at in dict.fromkeys(each for each in whole_plan(folder.config) if not each.stage.trains):
         manifest = folder.manifest(at)
         for part in manifest.parts if manifest else ():
             path = f"{at.folder}/{part.name}"
@@ -374,9 +374,7 @@ def stages_to_redo(
     stale: set[StageAt] = set()
     redo = []
     known = {*_with_inner(old), *asked_apart(old)}
-    for at in dict.fromkeys((*_with_inner(config), *asked_apart(config))):
-        if at not in known:
-            continue
+    for at in dict.fromkeys(each for each in (*_with_inner(config), *asked_apart(config)) if each in known):
         manifest = folder.manifest(at)
         inputs, before = (at.stage.all_reads(each, at) for each in (config, old))
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)

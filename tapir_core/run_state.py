@@ -6,11 +6,10 @@ import polars as pl
 from polars import selectors as cs
 
 from tapir_core import stages
-from tapir_core.config import RETENTION
+from tapir_core.config import LENGTHS, RETENTION, WIN_RATE, JudgeConfig
 from tapir_core.curriculum import RoundHistory, should_stop, split_usable
 from tapir_core.errors import ConfigError
-from tapir_core.judging import verdicts_per_instruction
-from tapir_core.judging.retention import compare_answers
+from tapir_core.judging import combine_judges
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.stages import StageAt
@@ -33,8 +32,11 @@ def state_of(run: RunFolder, seen: Seen | None = None) -> RunState:
     """How far a run is; ``seen`` is as in `RunFolder.holds`."""
     seen = {} if seen is None else seen
     following = next((at for at in stages.plan(run.config) if run.holds(at, seen) is None), None)
-    numbers = range(run.config.run.rounds + 1)
-    begun = [each for each in numbers if any(run.holds(at, seen) for at in stages.stages_of(run.config, each))]
+    begun = [
+        number
+        for number in range(run.config.run.rounds + 1)
+        if any(run.holds(at, seen) for at in stages.stages_of(run.config, number))
+    ]
     rounds = history(run, begun[-1], seen) if begun else []
     stopped = None
     # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
@@ -88,11 +90,12 @@ def pool_of(run: RunFolder, number: int) -> pl.DataFrame:
     The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
     """
     tables = [run.rows(at) for at in stages.usable_of(run.config)]
-    references = tables[0].select("instruction_id", "reference")
-    first = not_held_out(run, split_usable(*tables).examples).join(references, on="instruction_id")
-    columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]
-    first = first.select(*columns, cs.by_name(EARLIER, require_all=False))
-    added = [run.rows(StageAt("expand", earlier)).drop("seed_id", "wave") for earlier in range(1, number)]
+    usable = not_held_out(run, split_usable(*tables).examples)
+    first = usable.join(tables[0].select("instruction_id", "reference"), on="instruction_id").select(
+        *("instruction_id", "instruction", "system", "reference", "task_type", "response"),
+        cs.by_name(EARLIER, require_all=False),
+    )
+    added = (run.rows(stages.EXPAND.at(earlier)).drop("seed_id", "wave") for earlier in range(1, number))
     return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")
 
 
@@ -112,6 +115,50 @@ def judged_answers(run: RunFolder, number: int, seen: Seen | None = None) -> pl.
     if any(run.holds(each, seen) is None for each in made):
         return None
     return compare_answers(run.config.judge, *map(run.rows, made))
+
+
+_DIGITS = 9
+
+
+def compare_answers(
+    judge: JudgeConfig, questions: pl.DataFrame, answers: pl.DataFrame, verdicts: pl.DataFrame
+) -> pl.DataFrame:
+    """The student's answers to the judged held-out set beside the teacher's, as the judge sees them.
+
+    An instruction counts where every order of it is scored, by all judges combined. In each order the student matches
+    or beats the teacher, or does not: an instruction about which the two orders disagree counts half, so that a judge
+    that always prefers the answer it sees first yields 50 % and not 100 %.
+
+    Args:
+        judge: how verdicts are combined, and in which orders an instruction must be scored.
+        questions: instruction_id, task_type, split, response (the teacher's).
+        answers: instruction_id, response (the student's).
+        verdicts: of each judge, the columns of ``verdicts/``.
+
+    Returns:
+        One row an instruction of the set, in the order of ``questions``: instruction_id, split, task_type,
+        quality_retention and win_rate (0-1), student_score and teacher_score (points of the judge's scale),
+        student_chars and teacher_chars; all but the first three null where it is unscored.
+    """
+    gap = (pl.col("student_score") - pl.col("teacher_score")).round(_DIGITS)
+    scored = (
+        combine_judges(verdicts, judge.panel_rule)
+        .filter(pl.col("order").is_in(judge.expected_orders), status="scored")
+        .group_by("instruction_id")
+        .agg(
+            pl.col("order").n_unique().alias("orders"),
+            (gap >= 0).mean().alias(RETENTION),
+            (gap.sign() / 2 + 0.5).mean().alias(WIN_RATE),
+            pl.col("student_score", "teacher_score").mean().round(_DIGITS),
+        )
+        .filter(pl.col("orders") == len(judge.expected_orders))
+        .drop("orders")
+    )
+    lengths = answers.select("instruction_id", student_chars=pl.col("response").str.len_chars())
+    rows = questions.select("instruction_id", "split", "task_type", teacher_chars=pl.col("response").str.len_chars())
+    return rows.join(
+        scored.join(lengths, on="instruction_id"), on="instruction_id", how="left", maintain_order="left"
+    ).with_columns(pl.when(pl.col(RETENTION).is_not_null()).then(pl.col(LENGTHS).cast(pl.Float64)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +190,7 @@ def count_gaps(run: RunFolder, at: StageAt) -> Gaps:
     if at.name == stages.JUDGE_HELDOUT.name:
         # The others are to questions with references.
         answers = answers.join(run.rows(stages.JUDGED_HELDOUT.at()), on="instruction_id", how="semi")
-    return Gaps(answers.height * verdicts_per_instruction(run.config.judge), 0)
+    return Gaps(answers.height * run.config.judge.verdicts_per_instruction, 0)
 
 
 def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[StageAt]:

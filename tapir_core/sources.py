@@ -9,17 +9,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core import config
+from tapir_core import config, stages
 from tapir_core.data.decontamination import EvaluationQuestions, check_left, loss_in_words
-from tapir_core.data.readers import (
-    HELDOUT_SCHEMA,
-    POOL_SCHEMA,
-    Found,
-    heldout_questions,
-    read_heldout,
-    read_pool,
-    read_questions,
-)
+from tapir_core.data.readers import Found, heldout_questions, read_heldout, read_pool, read_questions
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import DEV_SHARES, EQUAL_SHARES, NATURAL_SHARES, recognise, sample_problems
 from tapir_core.standin.family import Stream
@@ -96,7 +88,8 @@ def _(source: config.StandinHeldout, run: config.RunConfig) -> Found:
 def _(_source: config.JudgedHeldout, run: config.RunConfig) -> Found:
     # Its own instructions are drawn from the pool, once the teacher has answered: stage `judged_heldout`.
     references = run.data.references
-    return Found(pl.DataFrame(schema=HELDOUT_SCHEMA)) if references is None else read_heldout_of(references, run)
+    nothing = Found(pl.DataFrame(schema=stages.HELDOUT.columns))
+    return nothing if references is None else read_heldout_of(references, run)
 
 
 QUESTION, HELD_OUT = "an evaluation question", "an instruction that the judged held-out set may draw"
@@ -178,7 +171,7 @@ def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
         (instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
         for each in problems
     ]
-    return pl.DataFrame(records, schema=POOL_SCHEMA, orient="row")
+    return pl.DataFrame(records, schema=stages.POOL.columns, orient="row")
 
 
 def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFrame:
@@ -195,7 +188,7 @@ def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFr
             count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=shares, stream=split
         )
     ]
-    return pl.DataFrame(records, schema=HELDOUT_SCHEMA, orient="row")
+    return pl.DataFrame(records, schema=stages.HELDOUT.columns, orient="row")
 
 
 def natural_weights(data: config.DataConfig, heldout: pl.DataFrame) -> dict[str, float]:

@@ -18,20 +18,13 @@ from tapir_core.errors import ConfigError
 from tapir_core.judging import JudgeMode, Verdict, mode_of
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import ANSWER, StageAt
 from tapir_core.text import Unparsed, shorten
 from tasks.outcomes import FEWEST_ASKED, Sample, Worked, can_be_given_up, why_lost
 from tasks.runtime import AskedModel, Runtime, current
 
 logger = logging.getLogger(__name__)
 
-ANSWER_COLUMNS = {
-    "response": pl.String,
-    "finish_reason": pl.String,
-    "prompt_tokens": pl.Int64,
-    "completion_tokens": pl.Int64,
-}
-"""Columns of every table of answers; one row per answer or terminal failure."""
 
 MOST_SAMPLES = 10
 """Failed rows that a shard shows."""
@@ -228,7 +221,7 @@ def text_of(outcome: calls.Outcome) -> str | None:
 
 
 def answer_cells(outcome: calls.Outcome) -> tuple[object, ...]:
-    """The cells of an outcome under `ANSWER_COLUMNS`; a failure has no response and no tokens."""
+    """The cells of an outcome in a table of answers, behind those that name the row; a failure has no response."""
     tokens = (outcome.prompt_tokens, outcome.completion_tokens) if isinstance(outcome, calls.Answer) else (0, 0)
     return (text_of(outcome), ending_of(outcome), *tokens)
 
@@ -250,7 +243,7 @@ def answer_rows(
         for instruction_id, outcome in zip(asked["instruction_id"], outcomes, strict=True)
         if isinstance(outcome, calls.Answer) or not outcome.retryable
     ]
-    frame = pl.DataFrame(rows, schema={"instruction_id": pl.String, **ANSWER_COLUMNS}, orient="row")
+    frame = pl.DataFrame(rows, schema=ANSWER.columns, orient="row")
     failed = {f"failed_{kind}": count for kind, count in failures_by_kind(outcomes, retryable=False).items()}
     counts = {**count_paid(outcomes), **failed, **count_timed(outcomes, by)}
     return worked(frame, counts, asked, list(map(counts_as, outcomes)))

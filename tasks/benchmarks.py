@@ -20,7 +20,7 @@ from tapir_core.evaluation.benchmark import (
     judging,
 )
 from tapir_core.evaluation.marking import Answered, Marking
-from tapir_core.evaluation.scores import REPLIES, Judgment, judgments_of
+from tapir_core.evaluation.scores import Judgment, judgments_of
 from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, BENCHMARK_REPLIES, BENCHMARK_SCORES, StageAt
@@ -53,7 +53,7 @@ def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
 @read_once
 def items_of(run: RunFolder, name: str) -> pl.DataFrame:
     """The questions of a benchmark with what belongs to them."""
-    return run.rows(StageAt("benchmark_items", benchmark=name))
+    return run.rows(BENCHMARK_ITEMS.at(benchmark=name))
 
 
 @read_once
@@ -101,7 +101,7 @@ def benchmark_replies_shard(run: RunFolder, at: StageAt, answers: pl.DataFrame) 
     parsed = calls.ask_read(runtime.calls, requests, judge.source, read, reasks, watch)
     replies = dict(zip((game.place for game in asked), parsed, strict=True))
     rows = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
-    made = pl.DataFrame([row for row in rows if row is not None], schema=REPLIES, orient="row")
+    made = pl.DataFrame([row for row in rows if row is not None], schema=BENCHMARK_REPLIES.columns, orient="row")
     reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
     shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
     return asking.worked(
@@ -130,7 +130,7 @@ def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
 
     One task, not shards: what marks may take seconds to start, and nobody is paid. Killed, it marks again.
     """
-    answers = run.rows(replace(at, name="benchmark_answers"))
+    answers = run.rows(replace(at, name=BENCHMARK_ANSWERS.name))
     given = dict(answers.drop_nulls("response").select("question_id", "response").rows())
     asked = items_of(run, at.benchmark_name).select("question_id", "question", "reference").rows()
     benchmark = benchmark_of(run.kept_config, at.benchmark_name, _scripts(run, at))
@@ -182,7 +182,7 @@ def _answered(asked: Sequence[_Asked], by: str) -> Worked:
     outcomes = [each.outcome for each in asked]
     shown = [(f"{each.question_id}, turn {each.turn}", each.text) for each in asked]
     return asking.worked(
-        pl.DataFrame(rows, schema={"question_id": pl.String, "turn": pl.Int64, **asking.ANSWER_COLUMNS}, orient="row"),
+        pl.DataFrame(rows, schema=BENCHMARK_ANSWERS.columns, orient="row"),
         {**asking.count_paid(outcomes), **asking.count_timed(outcomes, by)},
         _shown(shown),
         outcomes,
@@ -191,7 +191,7 @@ def _answered(asked: Sequence[_Asked], by: str) -> Worked:
 
 def _asked_for(run: RunFolder, at: StageAt, status: str) -> list[Game]:
     """What the judge was asked for the judgments of this status."""
-    rows, answers = run.rows(at).filter(status=status), run.rows(replace(at, name="benchmark_answers"))
+    rows, answers = run.rows(at).filter(status=status), run.rows(replace(at, name=BENCHMARK_ANSWERS.name))
     places = set(rows.select("question_id", "turn", "mode", "order").iter_rows())
     games = _games(run, at, answers.join(rows, on="question_id", how="semi", maintain_order="left"))
     return [game for game in games if game.text is not None and game.place in places]

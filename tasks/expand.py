@@ -12,10 +12,8 @@ import polars as pl
 from tapir_core import curriculum, stages
 from tapir_core.calls import ask_read
 from tapir_core.curriculum.expansion import ExpansionRequest
-from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.data.decontamination import texts_asked
-from tapir_core.judging import expected_orders, show_instruction
-from tapir_core.judging.orders import combine_judges
+from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tasks._task import shard_task, stage_task
@@ -41,8 +39,7 @@ def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
         rng=derive_rng(run.config.run.seed, at.number, "expand", at.wave),
     )
     rows = [(each.task_type, each.seed_id, each.sample_index) for each in requests]
-    schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
-    return Worked(pl.DataFrame(rows, schema=schema, orient="row"))
+    return Worked(pl.DataFrame(rows, schema=stages.WAVE_REQUESTS.columns, orient="row"))
 
 
 def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:
@@ -62,7 +59,7 @@ def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:
 @read_once
 def wave_requests(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
     """The wave's requests in list order."""
-    return run.rows(stages.StageAt("wave_requests", at.number, at.wave))
+    return run.rows(stages.WAVE_REQUESTS.at(at.number, at.wave))
 
 
 @shard_task(stages.WAVE_CANDIDATES, plan=wave_requests)
@@ -116,7 +113,7 @@ def screen_wave(run: RunFolder, at: stages.StageAt) -> Worked:
 @read_once
 def screened_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
     """The wave's candidates that passed the text gates, in list order."""
-    return run.rows(stages.StageAt("wave_screened", at.number, at.wave)).filter(pl.col("gate").is_null())
+    return run.rows(stages.WAVE_SCREENED.at(at.number, at.wave)).filter(pl.col("gate").is_null())
 
 
 @shard_task(stages.WAVE_EXAMINED, plan=screened_rows)
@@ -145,7 +142,7 @@ def examine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
 @stage_task(stages.WAVE_GATED)
 def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     """Run the gates that read the examination, in list order."""
-    examined = run.rows(stages.StageAt("wave_examined", at.number, at.wave))
+    examined = run.rows(stages.WAVE_EXAMINED.at(at.number, at.wave))
     delta = None
     if run.config.checks_expansion(at.number):
         delta = curriculum.delta_of(run.sealed(stages.SELECT.at(at.round)).counts)
@@ -187,7 +184,7 @@ def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_type
     judged = judge_rows(run, at, rows.rename({"response": "teacher"}).with_columns(student=student))
     verdicts = combine_judges(judged.rows, run.config.judge.panel_rule)
     mfd = curriculum.compute_difficulty(
-        verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge)
+        verdicts, rows.select("instruction_id", "task_type"), run.config.judge.expected_orders
     )
     mfd = curriculum.trusted(mfd, run.config.curriculum.teacher_floor)
     return made_of(mfd.select("instruction_id", "mfd"), [worked(mfd, {}, rows, outcomes), judged])
@@ -199,18 +196,18 @@ def _with(rows: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:
 
 def _worked(gated: curriculum.Gated) -> Worked:
     # What passed has no gate, and as yet no response.
-    rows = pl.concat([gated.passed, gated.rejected], how="diagonal_relaxed").select(REJECTED.names())
+    rows = pl.concat([gated.passed, gated.rejected], how="diagonal_relaxed").select(*stages.WAVE_GATED.columns)
     return Worked(rows, {f"gate_{gate}": count for gate, count in gated.counts.items()})
 
 
 def _accepted(run: RunFolder, number: int, waves: int) -> pl.DataFrame:
     """What waves 1 to ``waves`` of a round accepted, in list order."""
     gated = (run.rows(stages.WAVE_GATED.at(number, wave)) for wave in _waves(run, number)[:waves])
-    accepted = (each.filter(pl.col("gate").is_null()).select(EXPANSION.names()) for each in gated)
-    return pl.concat([pl.DataFrame(schema=EXPANSION), *accepted], how="vertical_relaxed")
+    accepted = (each.filter(pl.col("gate").is_null()).select(*stages.EXPAND.columns) for each in gated)
+    return pl.concat([pl.DataFrame(schema=stages.EXPAND.columns), *accepted], how="vertical_relaxed")
 
 
 def _waves(run: RunFolder, number: int) -> list[int]:
     """Waves of a round that are whole, in order."""
     waves = range(1, run.config.curriculum.expansion.max_waves + 1)
-    return [wave for wave in waves if run.holds(stages.StageAt("wave_gated", number, wave))]
+    return [wave for wave in waves if run.holds(stages.WAVE_GATED.at(number, wave))]

@@ -9,7 +9,7 @@ from tapir_core.data.fetched import file_ingredient, is_address, is_kept, keep_f
 from tapir_core.data.records import read_content
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.evaluation.rows import baseline_student
-from tapir_core.paths import RUN_RECORD, backbone_cache, fetched_file
+from tapir_core.paths import BACKBONE_CACHE, RUN_RECORD, fetched_file
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -124,7 +124,8 @@ def _opened_with(config: RunConfig, name: str, field: str, address: str) -> str 
 
 
 def _backbone(config: RunConfig) -> str:
-    return checkpoint_digest(prepare_backbone(config.student, on_this_machine(config.run.root).local(backbone_cache())))
+    cache = on_this_machine(config.run.root).local(BACKBONE_CACHE)
+    return checkpoint_digest(prepare_backbone(config.student, cache))
 
 
 def _sha256(path: str) -> str:

@@ -20,14 +20,11 @@ from tapir_core.calls import Outcome, Parsed, Request, Watch, forget_unread
 from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.judged import judges_in_words, score_judged
-from tapir_core.evaluation.scores import SCORES, score_answers
-from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows, verified
-from tapir_core.judging.orders import combine_judges
-from tapir_core.judging.retention import compare_answers
+from tapir_core.evaluation.scores import judges_in_words, score_answers, score_judged
+from tapir_core.judging import Verdict, combine_judges, mode_of, unscored, verdict_rows, verified
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.run_state import judged_at
+from tapir_core.run_state import compare_answers, judged_at
 from tapir_core.sources import natural_weights
 from tapir_core.stages import StageAt
 from tapir_core.turns import EARLIER
@@ -49,30 +46,23 @@ def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     return pl.concat(sets, how="diagonal_relaxed").sort("instruction_id")
 
 
-def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
-    """The pool of the round."""
-    return round_pool(run, at.number)
-
-
-@shard_task(stages.ANSWER, plan=pool_at)
+@shard_task(stages.ANSWER, plan=lambda run, at: round_pool(run, at.number))
 def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some instructions of the round's pool."""
-    outcomes = ask_student(run, at, at.number - 1, rows)
-    return asking.answer_rows(rows, outcomes, by=current(run).students.in_words)
+    return asking.answer_rows(rows, ask_student(run, at, at.number - 1, rows), by=current(run).students.in_words)
 
 
 @shard_task(stages.ANSWER_HELDOUT, plan=heldout_rows)
 def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
-    outcomes = ask_student(run, at, at.number, rows)
-    return asking.answer_rows(rows, outcomes, by=current(run).students.in_words)
+    return asking.answer_rows(rows, ask_student(run, at, at.number, rows), by=current(run).students.in_words)
 
 
 @stage_task(stages.EVALUATE)
 def evaluate(run: RunFolder, at: StageAt) -> Worked:
     """Scores of the student after the round, from its stored answers."""
     answers, settings = run.rows(stages.ANSWER_HELDOUT.at(at.round)), f"student: {run.config.student.sampling.in_words}"
-    tables = [pl.DataFrame(schema=SCORES)]
+    tables = [pl.DataFrame(schema=stages.EVALUATE.columns)]
     if run.config.data.references is not None:
         verifier, questions = run.config.judge.verifies("heldout"), run.rows(stages.HELDOUT.at())
         _demand_references(run, questions)
@@ -107,7 +97,7 @@ def _score_judged(run: RunFolder, at: StageAt, answers: pl.DataFrame, settings: 
     return score_judged(
         compared,
         judge=judges_in_words(run.config),
-        prompt_version=current(run).prompt(judge.prompt).version,
+        prompt_version=current(run).prompt(judge.asked_as.prompt).version,
         settings=f"{settings}; {mode_of(judge).in_words(judge)}",
         max_failed_share=judged.max_failed_share,
     )
@@ -123,10 +113,9 @@ def _foretell(at: StageAt, judged: JudgedHeldout, compared: pl.DataFrame, verdic
         lacking = rows[RETENTION].null_count()
         if lacking <= judged.max_failed_share * rows.height:
             continue
-        reasons = Counter(verdicts["reason"].drop_nulls()).most_common(3)
         told = (
             f"{at}: {lacking} of {rows.height} held-out instructions ({split}) have no verdict in every order "
-            f"({', '.join(f'{count} x {reason}' for reason, count in reasons)}), more than "
+            f"({_commonest(verdicts)}), more than "
             f"data.heldout.max_failed_share = {judged.max_failed_share:g} accepts: there is no figure here, and "
             "likely none later. `tapir judge-check` measures the judge; another one or more "
             "judge.sampling.max_tokens may help, in the same command with --amend"
@@ -163,8 +152,8 @@ def difficulty(run: RunFolder, at: StageAt) -> Worked:
     """
     pool = round_pool(run, at.number)
     judge = run.config.judge
-    verdicts = combine_judges(run.rows(StageAt("judge", at.number)), judge.panel_rule)
-    rows = compute_difficulty(verdicts, pool.select("instruction_id", "task_type"), expected_orders(judge))
+    verdicts = combine_judges(run.rows(stages.JUDGE.at(at.number)), judge.panel_rule)
+    rows = compute_difficulty(verdicts, pool.select("instruction_id", "task_type"), judge.expected_orders)
     check_scored(at, rows, verdicts, pool.height, run.config.calls.max_failed_share)
     return Worked(rows, {"pool": pool.height, "scored": rows.height, "unscored": pool.height - rows.height})
 
@@ -172,7 +161,7 @@ def difficulty(run: RunFolder, at: StageAt) -> Worked:
 def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts of all judges on rows with both answers; a row without a student answer is unscored with the reason."""
     runtime, settings = current(run), run.config.judge
-    prompt = runtime.prompt(settings.prompt)
+    prompt = runtime.prompt(settings.asked_as.prompt)
     answered, silent = (rows.filter(pl.col("student").is_null() == empty) for empty in (False, True))
     verdicts, verifying = _verified(run, at, answered)
     done = {verdict.instruction_id for verdict in verdicts}
@@ -216,7 +205,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
 def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> list[Request]:
     """What the judges were asked for these verdicts, each for its own; nothing means for all."""
     runtime, settings = current(run), run.config.judge
-    prompt, mode, requests = runtime.prompt(settings.prompt), mode_of(settings), list[Request]()
+    prompt, mode, requests = runtime.prompt(settings.asked_as.prompt), mode_of(settings), list[Request]()
     rows = _with_both_answers(run, at, run.rows(judged_at(at)))
     texts = asking.render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
     for name, judge in runtime.judges.items():
@@ -240,15 +229,20 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
     """
     if rows.height and (asked < FEWEST_ASKED or asked - rows.height <= accepted_share * asked):
         return
-    reasons = Counter(reason for reason in verdicts["reason"] if reason is not None)
-    told = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     raise ConfigError(
-        f"the judge scored {rows.height} of {asked} instructions of round {at.number} in every order ({told}); "
-        f"calls.max_failed_share = {accepted_share:g} accepts no more unscored. Look at the replies in column `raw` of "
-        f"{StageAt('judge', at.number).folder}/. If judge.endpoint, judge.sampling or the judge prompt is at fault, "
+        f"the judge scored {rows.height} of {asked} instructions of round {at.number} in every order "
+        f"({_commonest(verdicts)}); calls.max_failed_share = {accepted_share:g} accepts no more unscored. Look at the "
+        "replies in column `raw` of "
+        f"{stages.JUDGE.at(at.number).folder}/. If judge.endpoint, judge.sampling or the judge prompt is at fault, "
         "fix it and run the same command with --amend; if the judge itself was, and is fixed, ask it again with "
         "`tapir retry-judge RUN --also terminal`"
     )
+
+
+def _commonest(verdicts: pl.DataFrame) -> str:
+    """The reasons of unscored verdicts, most frequent first."""
+    reasons = Counter(verdicts["reason"].drop_nulls()).most_common(3)
+    return ", ".join(f"{count} x {reason}" for reason, count in reasons)
 
 
 def _ask_all(
@@ -287,8 +281,7 @@ def _verified(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> tuple[list[Ver
 def _silent_verdicts(rows: pl.DataFrame, judge: JudgeConfig) -> list[Verdict]:
     """The verdicts on instructions without a student answer, which no judge is asked about."""
     names = judge.names or [verifier.function for verifier in [judge.verifier] if verifier]
-    silent = rows.select("instruction_id", "finish_reason").iter_rows()
     return [
-        unscored(instruction_id, order, f"no student answer: {ending}", None, name)
-        for (instruction_id, ending), order, name in product(silent, expected_orders(judge), names)
+        unscored(row["instruction_id"], order, f"no student answer: {row['finish_reason']}", None, name)
+        for row, order, name in product(rows.iter_rows(named=True), judge.expected_orders, names)
     ]

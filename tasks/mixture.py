@@ -12,7 +12,6 @@ import polars as pl
 
 from tapir_core import curriculum, stages
 from tapir_core.calls import Answer, Outcome
-from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import show_instruction
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.sentences import reduced
@@ -100,7 +99,7 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         for row, family, outcome in zip(plain, families, outcomes, strict=True)
         if isinstance(outcome, Answer) or not outcome.retryable
     ]
-    frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=REFINEMENT, orient="row"))
+    frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=stages.REFINE.columns, orient="row"))
     reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
     return worked(frame, {**count_paid(outcomes), **verifying, **reasons}, rows, list(map(demand_whole, outcomes)))
 
@@ -135,7 +134,7 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
         counted, rows = run.sealed(stages.DRAW.at(number)).counts, run.rows(stages.drawn_at(run.config, at))
         pool, refinement = round_pool(run, number + 1), run.rows(stages.REFINE.at(number))
     else:
-        pool, refinement = round_pool(run, 0), pl.DataFrame(schema=REFINEMENT)
+        pool, refinement = round_pool(run, 0), pl.DataFrame(schema=stages.REFINE.columns)
         rows = curriculum.draw_basic(pool, wanted, derive_rng(seed, 0, "mix")).rows
     mixture = curriculum.assemble(
         [curriculum.BalancedDraw(rows, {})], pool, refinement, wanted, derive_rng(seed, number, "order")

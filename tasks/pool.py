@@ -51,7 +51,7 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
         rows = _read_pool(run).rows
         return _overlap(evaluation_questions(run, first=rows), rows)
     # A candidate may have been asked for in several waves.
-    rejected = run.rows(StageAt("expansion_rejected", at.round)).filter(gate=CONTAMINATED_GATE)
+    rejected = run.rows(stages.EXPANSION_REJECTED.at(at.round)).filter(gate=CONTAMINATED_GATE)
     rows = rejected.unique("instruction_id", maintain_order=True)
     return _overlap(evaluation_questions(run), rows)
 
@@ -61,9 +61,9 @@ def pool(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the pool, without what holds an evaluation question; refuse it before anything is paid."""
     read = _read_pool(run)
     rows = read.rows
-    if run.holds(StageAt("contaminated")):
-        found = run.rows(StageAt("contaminated"))
-        check_left(found, rows.height, f"{QUESTION} ({run.ref.name}/{StageAt('contaminated').folder}/ lists them)")
+    if run.holds(stages.CONTAMINATED.at()):
+        found = run.rows(stages.CONTAMINATED.at())
+        check_left(found, rows.height, f"{QUESTION} ({run.ref.name}/{stages.CONTAMINATED.at().folder}/ lists them)")
         rows = rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     rehearse_heldout(rows, run.config)
     return Worked(rows, read.counts)
@@ -72,7 +72,7 @@ def pool(run: RunFolder, _: StageAt) -> Worked:
 @read_once
 def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """The pool, sorted by id."""
-    return run.rows(StageAt("pool")).sort("instruction_id")
+    return run.rows(stages.POOL.at()).sort("instruction_id")
 
 
 @shard_task(stages.LABEL, plan=pool_rows)
@@ -113,7 +113,7 @@ def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Work
     found = [pair for each in parsed for pair in (each.value or {}).items()]
     if found:
         run.storage.write_bytes(TASK_TYPES, discovery.task_types_toml(found).encode())
-    frame = pl.DataFrame(found, schema={"task_type": pl.String, "definition": pl.String}, orient="row")
+    frame = pl.DataFrame(found, schema=stages.DISCOVER.columns, orient="row")
     return worked(frame, counts_of(parsed), rows, [each.counts_as for each in parsed])
 
 
@@ -173,7 +173,7 @@ def evaluation_questions(run: RunFolder, *, first: pl.DataFrame | None = None) -
 
 
 def _questions_of(run: RunFolder, tables: list[pl.DataFrame], first: pl.DataFrame | None = None) -> EvaluationQuestions:
-    questions = pl.concat([pl.DataFrame(schema=readers.QUESTIONS), *tables])
+    questions = pl.concat([pl.DataFrame(schema=stages.QUESTIONS.columns), *tables])
     pool = run.rows(stages.POOL.at()) if first is None else first
     return EvaluationQuestions(questions, run.config.evaluation.decontamination, pool)
 
@@ -246,7 +246,7 @@ def check_pool(run: RunFolder) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in usable.dropped.items())
         raise ConfigError(
             f"data.pool: no instruction has a usable teacher answer and a task type ({reasons}); look at the answers "
-            f"in {StageAt('teach').folder}/, and give a pool or a teacher that fit each other"
+            f"in {stages.TEACH.at().folder}/, and give a pool or a teacher that fit each other"
         )
     found = examples["task_type"].unique().to_list()
     wanted = {name for name, share in mixture_shares(run).items() if share > 0}
@@ -260,7 +260,7 @@ def check_pool(run: RunFolder) -> None:
 def mixture_shares(run: RunFolder) -> Mapping[str, float]:
     """Pr(task type) of every mixture of the run; the labels are there."""
     return curriculum.target_shares(
-        run.config.curriculum.target_shares, curriculum.shares_of(run.rows(StageAt("label")))
+        run.config.curriculum.target_shares, curriculum.shares_of(run.rows(stages.LABEL.at()))
     )
 
 

@@ -18,11 +18,11 @@ from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, Failure, O
 from tapir_core.config import EndpointConfig, ModelIdentity, VllmEndpoint
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.leases import RunLease
-from tapir_core.paths import BACKBONE, backbone_cache, log_file
+from tapir_core.paths import BACKBONE, BACKBONE_CACHE, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_files import fetch_stage
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
+from tapir_core.stages import TRAIN, StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import Endpoints, endpoint_source
@@ -206,7 +206,7 @@ class Runtime:
             return prepare_backbone(self.config.student, self._backbones)
         # Every shard asks for it; one downloads it.
         with self._reading:
-            return fetch_stage(self.run, StageAt("train", number))
+            return fetch_stage(self.run, TRAIN.at(number))
 
     def prompt(self, name: str) -> Prompt:
         """A prompt file, as this run uses it.
@@ -232,7 +232,7 @@ class Runtime:
 
     @property
     def _backbones(self) -> Path:
-        return on_this_machine(self._root).local(backbone_cache())
+        return on_this_machine(self._root).local(BACKBONE_CACHE)
 
     def _serve_here(self) -> Students:
         student, log = self.config.student, self.run.workplace.local(log_file("student"))

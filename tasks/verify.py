@@ -15,11 +15,6 @@ from tasks.engines.verifier import score_rows, source_digest
 from tasks.outcomes import FEWEST_ASKED, Worked
 from tasks.runtime import current
 
-VERIFIED = pl.Schema(
-    {"instruction_id": pl.String(), "score": pl.Float64(), "correct": pl.Boolean(), "reason": pl.String()}
-)
-"""One row an answer. ``correct`` is whether it scores at least `judge.verifier.min_score`; nothing without a score."""
-
 
 @stage_task(VERIFY)
 def verify(run: RunFolder, at: StageAt) -> Worked:
@@ -45,7 +40,7 @@ def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None,
     """
     rows = rows.filter(pl.col("response").is_not_null())
     if verifier is None or not rows.height:
-        return Worked(pl.DataFrame(schema=VERIFIED))
+        return Worked(pl.DataFrame(schema=VERIFY.columns))
     if source_digest(verifier) != run.record.ingredients.get("file:verifier", ""):
         raise RunChanged(
             f"the module of judge.verifier {verifier.function!r} was edited while run {run.ref.name!r} works; put it "
@@ -68,7 +63,7 @@ def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None,
     ]
     counts = {f"verifier_{kind}": float(count) for kind, count in sorted(kinds.items())}
     return Worked(
-        pl.DataFrame(table, schema=VERIFIED, orient="row"), {"verified": len(marks) - kinds.total(), **counts}
+        pl.DataFrame(table, schema=VERIFY.columns, orient="row"), {"verified": len(marks) - kinds.total(), **counts}
     )
 
 

@@ -8,37 +8,26 @@ from rapidfuzz.distance import Indel
 
 from tapir_core.config import ExpansionConfig
 from tapir_core.config.benchmarks import DecontaminationConfig
-from tapir_core.curriculum.tables import CANDIDATES, DIFFICULTY, EXAMPLES, EXPANSION, REFINEMENT, SEEDS
 from tapir_core.data.decontamination import EvaluationQuestions, words_of
-from tapir_core.data.readers import QUESTIONS
 from tapir_core.judging import Verdict, verdict_rows
+from tapir_core.stages import DIFFICULTY, EXPAND, LABEL, POOL, QUESTIONS, REFINE, SELECT, TEACH, WAVE_CANDIDATES
 from tapir_core.text import instruction_id
 
-POOL = pl.Schema({name: pl.String() for name in ("instruction_id", "instruction", "system", "source", "reference")})
-LABELS = pl.Schema({"instruction_id": pl.String(), "task_type": pl.String()})
-TEACHER = pl.Schema(
-    {
-        "instruction_id": pl.String(),
-        "response": pl.String(),
-        "finish_reason": pl.String(),
-        "prompt_tokens": pl.Int64(),
-        "completion_tokens": pl.Int64(),
-    }
-)
+EXAMPLES = pl.Schema(dict.fromkeys(("instruction_id", "instruction", "system", "task_type", "response"), pl.String()))
 
 
 def make_pool(*instructions: str, system: str | None = None) -> pl.DataFrame:
     rows = [(instruction_id(text, system), text, system, "test", None) for text in instructions]
-    return pl.DataFrame(rows, schema=POOL, orient="row")
+    return pl.DataFrame(rows, schema=POOL.columns, orient="row")
 
 
 def make_teacher(answers: Mapping[str, str | None], finish_reason: str = "stop") -> pl.DataFrame:
     rows = [(identity, response, finish_reason, 10, 20) for identity, response in answers.items()]
-    return pl.DataFrame(rows, schema=TEACHER, orient="row")
+    return pl.DataFrame(rows, schema=TEACH.columns, orient="row")
 
 
 def make_labels(task_types: Mapping[str, str | None]) -> pl.DataFrame:
-    return pl.DataFrame(list(task_types.items()), schema=LABELS, orient="row")
+    return pl.DataFrame(list(task_types.items()), schema=LABEL.columns, orient="row")
 
 
 def make_verdict(
@@ -61,12 +50,12 @@ def make_verdicts(*verdicts: Verdict) -> pl.DataFrame:
 
 def make_difficulty(mfd: Mapping[str, float], task_type: str = "Math") -> pl.DataFrame:
     rows = [(identity, task_type, 9.0 - gap, 9.0, gap, 2, 0.0) for identity, gap in mfd.items()]
-    return pl.DataFrame(rows, schema=DIFFICULTY, orient="row")
+    return pl.DataFrame(rows, schema=DIFFICULTY.columns, orient="row")
 
 
 def make_seeds(task_types: Mapping[str, str], mfd: float = 3.0) -> pl.DataFrame:
     rows = [(identity, task_type, mfd) for identity, task_type in task_types.items()]
-    return pl.DataFrame(rows, schema=SEEDS, orient="row")
+    return pl.DataFrame(rows, schema=SELECT.columns, orient="row")
 
 
 def make_examples(task_types: Mapping[str, str], system: str | None = None) -> pl.DataFrame:
@@ -82,17 +71,17 @@ def make_expansion(task_types: Mapping[str, str], wave: int = 1) -> pl.DataFrame
         (identity, f"instruction {identity}", None, task_type, "seed", wave, f"plain {identity}")
         for identity, task_type in task_types.items()
     ]
-    return pl.DataFrame(rows, schema=EXPANSION, orient="row")
+    return pl.DataFrame(rows, schema=EXPAND.columns, orient="row")
 
 
 def make_candidates(*instructions: str, task_type: str = "Math", wave: int = 1) -> pl.DataFrame:
     rows = [(instruction_id(text), text, None, task_type, "seed", wave) for text in instructions]
-    return pl.DataFrame(rows, schema=CANDIDATES, orient="row")
+    return pl.DataFrame(rows, schema=WAVE_CANDIDATES.columns, orient="row")
 
 
 def make_refinement(refined: Mapping[str, str], accepted: bool = True) -> pl.DataFrame:
     rows = [(identity, "Math", f"plain {identity}", text, accepted, None) for identity, text in refined.items()]
-    return pl.DataFrame(rows, schema=REFINEMENT, orient="row")
+    return pl.DataFrame(rows, schema=REFINE.columns, orient="row")
 
 
 def rouge_l(one: str, other: str) -> float:
@@ -109,7 +98,7 @@ def make_questions(
 ) -> EvaluationQuestions:
     rows = [(benchmark, str(number), 1, text) for number, text in enumerate(questions, start=1)]
     settings = DecontaminationConfig(overlap_words=overlap_words, max_rouge_l=max_rouge_l)
-    return EvaluationQuestions(pl.DataFrame(rows, schema=QUESTIONS, orient="row"), settings, pool)
+    return EvaluationQuestions(pl.DataFrame(rows, schema=QUESTIONS.columns, orient="row"), settings, pool)
 
 
 def make_expansion_config(**fields: object) -> ExpansionConfig:

@@ -23,7 +23,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from flows.prefect_server import server_command, wait_until_healthy
-from tapir_core.paths import prefect_home
+from tapir_core.paths import PREFECT_HOME
 from tasks.engines.supervisor import start_child
 from tests.harness.forked import Forked
 from tests.harness.processes import free_port
@@ -112,7 +112,7 @@ def lay_prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     subprocess.run(command, env=_prefect_environment(made), check=True, capture_output=True)
 
     def lay(root: Path) -> None:
-        home = root / prefect_home()
+        home = root / PREFECT_HOME
         home.mkdir(parents=True)
         shutil.copy(made / "prefect.db", home)
 
@@ -137,7 +137,7 @@ def standing_prefect(
     lay_prefect_database(root)
     port = free_port()
     address, log = f"http://127.0.0.1:{port}", root / "server.log"
-    environment = {**_prefect_environment(root / prefect_home()), "PREFECT_UI_API_URL": f"{address}/api"}
+    environment = {**_prefect_environment(root / PREFECT_HOME), "PREFECT_UI_API_URL": f"{address}/api"}
     with start_child(server_command(port), env=environment, log_path=log, name="Prefect server") as server:
         wait_until_healthy(address, log, lambda: server.poll() is None)
         yield StandingServer(f"{address}/api", root)

@@ -45,19 +45,27 @@ from tapir_core.curriculum import (
     trusted,
 )
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE, ExpansionRequest
-from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Manifest, Part
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.readers import QUESTIONS, heldout_questions, read_questions
-from tapir_core.evaluation.judged import judges_in_words, score_judged
-from tapir_core.evaluation.scores import SCORES, score_answers
-from tapir_core.judging.orders import combine_judges
+from tapir_core.data.readers import heldout_questions, read_questions
+from tapir_core.evaluation.scores import judges_in_words, score_answers, score_judged
+from tapir_core.judging import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, Seen, open_run
 from tapir_core.run_state import judged_answers
 from tapir_core.sources import standin_heldout, standin_pool
-from tapir_core.stages import StageAt, heldout_stages, own_digest, plan
+from tapir_core.stages import (
+    EVALUATE,
+    EXPAND,
+    EXPANSION_REJECTED,
+    QUESTIONS,
+    REFINE,
+    StageAt,
+    heldout_stages,
+    own_digest,
+    plan,
+)
 from tapir_core.standin.families import recognise
 from tapir_core.standin.rules import Ask, Behaviour, Refusal, expand
 from tapir_core.text import digest
@@ -197,7 +205,7 @@ class _Builder(BenchmarkStages):
     def _evaluation(self) -> EvaluationQuestions:
         heldout = [heldout_questions(self._rows(at.name)) for at in self._sets if self.run.holds(at)]
         benchmarks = [self._rows("questions")] if self.run.config.evaluation.benchmarks else []
-        questions = pl.concat([pl.DataFrame(schema=QUESTIONS), *heldout, *benchmarks])
+        questions = pl.concat([pl.DataFrame(schema=QUESTIONS.columns), *heldout, *benchmarks])
         return EvaluationQuestions(questions, self.run.config.evaluation.decontamination)
 
     def _pool(self, at: StageAt) -> None:
@@ -232,7 +240,7 @@ class _Builder(BenchmarkStages):
 
     def _evaluate(self, at: StageAt) -> None:
         config, settings = self.run.config, f"student: {self.run.config.student.sampling.in_words}"
-        answers, tables = self._rows("answer_heldout", at.round), [pl.DataFrame(schema=SCORES)]
+        answers, tables = self._rows("answer_heldout", at.round), [pl.DataFrame(schema=EVALUATE.columns)]
         if config.data.references:
             tables.append(score_answers(self._rows("heldout"), answers, settings))
         if config.data.judged:
@@ -274,7 +282,7 @@ class _Builder(BenchmarkStages):
         return {identity for each in range(1, number) for identity in self._rows("mix", each)["instruction_id"]}
 
     def _expand(self, at: StageAt) -> None:
-        accepted, texts, rejected = [pl.DataFrame(schema=EXPANSION)], list[pl.DataFrame](), list[pl.DataFrame]()
+        accepted, texts, rejected = [pl.DataFrame(schema=EXPAND.columns)], list[pl.DataFrame](), list[pl.DataFrame]()
         for wave in range(1, self.run.config.curriculum.expansion.max_waves + 1):
             if not self._request(StageAt("wave_requests", at.round, wave), pl.concat(accepted)):
                 break
@@ -328,7 +336,7 @@ class _Builder(BenchmarkStages):
         gated = file_by_label(apply_gates(screened.passed, paid_gates(examined, self._lacks)), examined)
         answers = examined.select("instruction_id", "response")
         answered = gated.passed.join(answers, on="instruction_id", validate="1:1", maintain_order="left")
-        gated = Gated(answered.select(EXPANSION.names()), gated.rejected, gated.counts)
+        gated = Gated(answered.select(EXPAND.columns.names()), gated.rejected, gated.counts)
         self._save(StageAt("wave_gated", number, wave), _with_gates(gated))
         return screened, gated
 
@@ -356,7 +364,7 @@ class _Builder(BenchmarkStages):
         if number == 0:
             examples, wanted = self._round_pool(0), config.basic_tuning.examples
             mixture = assemble(
-                [draw_basic(examples, wanted, rng)], examples, pl.DataFrame(schema=REFINEMENT), wanted, rng
+                [draw_basic(examples, wanted, rng)], examples, pl.DataFrame(schema=REFINE.columns), wanted, rng
             )
         else:
             wanted, hard, size = config.round(number).examples, self._hard(number), self._size(number)
@@ -384,4 +392,4 @@ class _Builder(BenchmarkStages):
 def _with_gates(gated: Gated) -> pl.DataFrame:
     """Passed and rejected rows in one table, as the steps of a wave keep them."""
     empty = [pl.lit(None, pl.String).alias(name) for name in ("response", "gate") if name not in gated.passed.columns]
-    return pl.concat([gated.passed.with_columns(empty).select(REJECTED.names()), gated.rejected])
+    return pl.concat([gated.passed.with_columns(empty).select(EXPANSION_REJECTED.columns.names()), gated.rejected])

@@ -7,12 +7,11 @@ import polars as pl
 
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import refinement_problem
-from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import Verdict, verdict_rows
+from tapir_core.stages import REFINE, TEACH
 from tapir_core.standin.families import recognise
 from tapir_core.task_types import PAPER
 from tapir_core.verifiers import is_correct
-from tests.builders import TEACHER
 
 __all__ = [
     "examined_candidates",
@@ -36,7 +35,7 @@ def teacher_answers(instructions: list[tuple[str, str]]) -> pl.DataFrame:
         refused, ending = place % 40 == 0, "length" if place % 60 == 1 else "stop"
         response = None if refused else recognise(text).plain
         answers.append((identity, response, "refused" if refused else ending, 30, 12))
-    return pl.DataFrame(answers, schema=TEACHER, orient="row")
+    return pl.DataFrame(answers, schema=TEACH.columns, orient="row")
 
 
 def student_answers(rows: pl.DataFrame, skill: float, rng: random.Random) -> pl.DataFrame:
@@ -47,7 +46,7 @@ def student_answers(rows: pl.DataFrame, skill: float, rng: random.Random) -> pl.
         told = problem.reference if rng.random() < skill else rng.choice(["42", "unknown", problem.reference + "x"])
         words = problem.instruction.split()[:6]
         answers.append((identity, f"You asked: {' '.join(words)} …\nAnswer: {told}", "stop", 30, 14))
-    return pl.DataFrame(answers, schema=TEACHER, orient="row")
+    return pl.DataFrame(answers, schema=TEACH.columns, orient="row")
 
 
 def judge_verdicts(answers: pl.DataFrame, pool: pl.DataFrame, judge: JudgeConfig, rng: random.Random) -> pl.DataFrame:
@@ -86,4 +85,4 @@ def refinements(rows: pl.DataFrame) -> pl.DataFrame:
         refined = "It depends.\nAnswer: unknown" if place % 15 == 14 else recognise(row["instruction"]).refined
         problem = refinement_problem(row["response"], refined, PAPER.family_of(row["task_type"]))
         table.append((row["instruction_id"], row["task_type"], row["response"], refined, problem is None, problem))
-    return pl.DataFrame(table, schema=REFINEMENT, orient="row")
+    return pl.DataFrame(table, schema=REFINE.columns, orient="row")

@@ -15,14 +15,14 @@ import polars as pl
 from tapir_core import curriculum
 from tapir_core.config import RoundConfig, RunConfig, StandinEndpoint
 from tapir_core.curriculum.expansion import ExpansionRequest
-from tapir_core.curriculum.tables import EXPANSION, REFINEMENT
 from tapir_core.data.decontamination import EvaluationQuestions, texts_asked
 from tapir_core.data.readers import heldout_questions
 from tapir_core.estimate.evidence import MESSAGE_TOKENS, estimate_tokens
-from tapir_core.judging import Verdict, expected_orders, mode_of, show_instruction, verdict_rows
+from tapir_core.judging import Verdict, mode_of, show_instruction, verdict_rows
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.sources import read_heldout_of, read_pool_of
+from tapir_core.stages import EXPAND, REFINE
 from tapir_core.standin import rules
 
 _STOP = "stop"
@@ -61,7 +61,7 @@ class Curriculum:
     follow_shares: bool = False
     """Whether target shares follow the student."""
     expansions: list[pl.DataFrame] = field(default_factory=list)
-    """Accepted new instructions of each round kept, columns ``EXPANSION``."""
+    """Accepted new instructions of each round kept, columns of `expand`."""
     mixtures: list[curriculum.Mixture] = field(default_factory=list)
     """Of each round kept."""
     difficulties: dict[int, pl.DataFrame] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class Curriculum:
         """S_0's examples."""
         count, seed = self.config.basic_tuning.examples, self.config.run.seed
         drawn = curriculum.draw_basic(self.examples, count, derive_rng(seed, 0, "mix"))
-        plain = pl.DataFrame(schema=REFINEMENT)
+        plain = pl.DataFrame(schema=REFINE.columns)
         return curriculum.assemble([drawn], self.examples, plain, count, derive_rng(seed, 0, "order"))
 
     def measure(self, number: int, answers: Mapping[str, str | None]) -> None:
@@ -177,7 +177,7 @@ class Curriculum:
                 scores = [mode.parse(each) for each in said]
                 verdicts.append(mode.combine(row["instruction_id"], place, scores, said[0], "judge.endpoint"))
         labels = pool.select("instruction_id", "task_type")
-        return curriculum.compute_difficulty(verdict_rows(verdicts), labels, expected_orders(judge))
+        return curriculum.compute_difficulty(verdict_rows(verdicts), labels, judge.expected_orders)
 
     def _shares_of(self, judged: int | None) -> Mapping[str, float]:
         """Pr(task type) of the round whose pool was ``judged``."""
@@ -226,7 +226,8 @@ class Curriculum:
     def _expand(self, number: int, seeds: pl.DataFrame, wanted: Mapping[str, int]) -> pl.DataFrame:
         """E_r, in waves."""
         settings, prompt = self.config.curriculum.expansion, self._prompt("expand")
-        pool, held, accepted = self.pool(number), pl.DataFrame(schema=EXPANSION), pl.DataFrame(schema=EXPANSION)
+        pool, nothing = self.pool(number), pl.DataFrame(schema=EXPAND.columns)
+        held, accepted = nothing, nothing
         texts = {row["instruction_id"]: show_instruction(row) for row in pool.iter_rows(named=True)}
         described = self.config.curriculum.types.described
         for wave in range(1, settings.max_waves + 1):
@@ -252,7 +253,7 @@ class Curriculum:
             answers = examined.select("instruction_id", "response")
             rows = rows.join(answers, on="instruction_id", how="left", maintain_order="left")
             gated = curriculum.apply_gates(rows, curriculum.paid_gates(examined, lacks))
-            passed = curriculum.file_by_label(gated, examined).passed.select(EXPANSION.names())
+            passed = curriculum.file_by_label(gated, examined).passed.select(*EXPAND.columns)
             accepted = pl.concat([accepted, passed], how="vertical_relaxed")
         return accepted
 
@@ -269,7 +270,7 @@ class Curriculum:
 
     def _refine(self, hard: pl.DataFrame, texts: pl.DataFrame) -> pl.DataFrame:
         if not self.config.curriculum.refine:
-            return pl.DataFrame(schema=REFINEMENT)
+            return pl.DataFrame(schema=REFINE.columns)
         rows = hard.select("instruction_id", "task_type").join(texts.drop("task_type"), on="instruction_id")
         table = []
         for row in rows.iter_rows(named=True):
@@ -279,7 +280,7 @@ class Curriculum:
             refined = self._ask("refine", text)
             problem = curriculum.refinement_problem(row["response"], refined, family)
             table.append((row["instruction_id"], row["task_type"], row["response"], refined, problem is None, problem))
-        return pl.DataFrame(table, schema=REFINEMENT, orient="row")
+        return pl.DataFrame(table, schema=REFINE.columns, orient="row")
 
     def _labels(self, rows: pl.DataFrame) -> pl.DataFrame:
         """instruction_id and task_type, null where the teacher names none."""
@@ -304,4 +305,4 @@ class RoundMade:
 
     mixture: curriculum.Mixture
     expansion: pl.DataFrame
-    """Columns ``EXPANSION``."""
+    """Columns of `expand`."""

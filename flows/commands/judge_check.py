@@ -162,7 +162,7 @@ def _check(
 ) -> CheckedJudge:
     settings, role = runtime.config.judge, runtime.judges[name]
     say(f"asking {name} about {len(pairs)} pairs")
-    prompt = load_prompt(settings.prompt, runtime.config.run.prompts)
+    prompt = load_prompt(settings.asked_as.prompt, runtime.config.run.prompts)
     texts = render_texts(settings, prompt, map(_as_row, pairs))
     replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])

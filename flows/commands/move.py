@@ -19,7 +19,7 @@ from tapir_core.paths import MODEL_CARD, MODELFILE, STORE, export_folder
 from tapir_core.reporting import report, run_progress
 from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
+from tapir_core.stages import TRAIN
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count, student_name
 
@@ -111,7 +111,7 @@ def export(
         raise ConfigError("--public says how --push uploads, and there is no --push; give it, or leave --public out")
     if push and "://" in folder.url:
         raise ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
-    checkpoint = Storage(f"{run.storage.url}/{StageAt('train', number).folder}")
+    checkpoint = Storage(f"{run.storage.url}/{TRAIN.at(number).folder}")
     modelfile, why = write_modelfile(checkpoint, run.config.student)
     texts = {MODEL_CARD: report.model_card(run, number, use)} | ({MODELFILE: modelfile} if modelfile else {})
     written = export_student(run, number, folder, texts, on_file=say)

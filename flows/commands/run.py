@@ -30,7 +30,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
-from tapir_core.paths import TASK_TYPES, backbone_cache
+from tapir_core.paths import BACKBONE_CACHE, TASK_TYPES
 from tapir_core.reporting import benchmarks, estimate_table
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
@@ -62,7 +62,7 @@ def memory_lines(config: RunConfig) -> list[str]:
     if config.training.runs_on == "worker":
         return []
     try:
-        folder = backbone.find_backbone(config.student, on_this_machine(config.run.root).local(backbone_cache()))
+        folder = backbone.find_backbone(config.student, on_this_machine(config.run.root).local(BACKBONE_CACHE))
         return (
             [f"Training memory: {line}" for line in prerequisites.look_ahead(config.training, folder)] if folder else []
         )

@@ -247,7 +247,7 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
     remote = results_setting(root)
     local = None if results is None or remote else str(on_this_machine(results).local(paths.RESULTS).absolute())
     return {
-        "PREFECT_HOME": str(on_this_machine(root).local(paths.prefect_home()).absolute()),
+        "PREFECT_HOME": str(on_this_machine(root).local(paths.PREFECT_HOME).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -437,7 +437,7 @@ def save_results_storage(root: str) -> None:
     # Not before: Prefect reads its settings when it is imported.
     from prefect.filesystems import RemoteFileSystem
 
-    basepath = f"{root.rstrip('/')}/{paths.prefect_results()}"
+    basepath = f"{root.rstrip('/')}/{paths.PREFECT_RESULTS}"
     RemoteFileSystem(basepath=basepath, settings=client_settings(Timeouts())).save(_name(root), overwrite=True)
 
 

@@ -15,6 +15,6 @@ from tapir_core.calls.types import (
     Message,
     Outcome,
     Request,
-    Role,
     Watch,
 )
+from tapir_core.config import Role

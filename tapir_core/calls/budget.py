@@ -19,9 +19,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tapir_core.calls.types import Endpoint, Failure, FailureKind, Request, Role
+from tapir_core.calls.types import Endpoint, Failure, FailureKind, Request
 from tapir_core.calls.wire import Reply
-from tapir_core.config import BudgetConfig, Caps
+from tapir_core.config import BudgetConfig, Caps, Role
 
 DRIVING = "run"
 """Role of the whole run's working time: stages overlap, so their times do not add up to it."""

@@ -34,11 +34,10 @@ from tapir_core.calls.types import (
     LiveAddress,
     Message,
     Request,
-    Role,
     unsupported_remedy,
 )
 from tapir_core.calls.wire import Reply
-from tapir_core.config import CallsConfig
+from tapir_core.config import CallsConfig, Role
 
 _FAILING: frozenset[FailureKind] = frozenset({"connection", "timeout", "server"})
 _FAILING_STREAK = 5

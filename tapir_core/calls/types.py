@@ -11,11 +11,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from tapir_core.calls.timing import Timing
-from tapir_core.config import BatchConfig, Sampling
+from tapir_core.config import BatchConfig, Role, Sampling
 from tapir_core.text import digest
-
-Role = Literal["probe", "label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
-"""What a call is for; a column of the store, not part of the key."""
 
 FailureKind = Literal[
     "refused",  # terminal: the provider's typed refusal or content filter

@@ -16,7 +16,7 @@ from typing import Any
 
 from tapir_core.calls.limits import RateLimit, read_number, read_seconds
 from tapir_core.calls.thoughts import strip_thoughts
-from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request, Role
+from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.words import (
     BROKE_OFF,
     CUT_OFF,
@@ -28,6 +28,7 @@ from tapir_core.calls.words import (
     refuses_everybody,
     unsupported_field,
 )
+from tapir_core.config import Role
 
 _USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
 _SENT_BEFORE = re.compile(r"\A(?:[\s\ufeff]+|:.*\n)+")

@@ -277,7 +277,7 @@ def buy_more(
     Raises:
         TapirError: nothing has a price, or the reference cost no more.
     """
-    manifest, trained = random.manifest(stages.StageAt("pool")), read_trainings(random)
+    manifest, trained = random.manifest(stages.POOL.at()), read_trainings(random)
     assert manifest is not None
     of_random = _whole(random, prices)
     more, each = _whole(reference, prices) - of_random, of_random / manifest.rows

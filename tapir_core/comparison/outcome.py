@@ -28,7 +28,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import natural_weights
-from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, MIX, StageAt, graded_of, plan, settings_of, used_files
+from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, MIX, TRAIN, graded_of, plan, settings_of, used_files
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
@@ -199,7 +199,7 @@ def _shipped_prompts(config: RunConfig, files: Mapping[str, str]) -> dict[str, s
 
 def read_training(run: RunFolder, number: int) -> Training:
     """How much the training of a round (0: of S_0) was, once it is done."""
-    told = read_json(run.storage, paths.training_file(StageAt("train", number).folder), TRAIN_AGAIN)
+    told = read_json(run.storage, paths.training_file(TRAIN.at(number).folder), TRAIN_AGAIN)
     return Training(told["examples"], told["total_tokens"], told["trained_tokens"], told["steps"], told["epochs"])
 
 

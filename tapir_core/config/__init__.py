@@ -24,8 +24,10 @@ from tapir_core.config.curriculum import (
 )
 from tapir_core.config.data import (
     ACCURACY,
+    LENGTHS,
     NATURAL,
     RETENTION,
+    WIN_RATE,
     DataConfig,
     FileHeldout,
     FilePool,
@@ -46,6 +48,7 @@ from tapir_core.config.roles import (
     Order,
     PanelRule,
     ReplyForm,
+    Role,
     Sampling,
     StandinEndpoint,
     VerifierConfig,

@@ -242,9 +242,9 @@ def _contradictions(config: RunConfig) -> list[str]:
     of_all += f" × nodes = {training.nodes}" if training.nodes > 1 else ""
     return problems(
         {
-            'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; leave it out or '
-            'set judge.mode = "pairwise"': (
-                judge.mode == "pointwise" and judge.orders != JudgeConfig.model_fields["orders"].default
+            f'judge.orders: has no effect in judge.mode = "{judge.mode}", which shows one answer a call; leave it out '
+            'or set judge.mode = "pairwise"': (
+                not judge.asked_as.shows_both and judge.orders != JudgeConfig.model_fields["orders"].default
             ),
             **{
                 f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first[who]} already, and "

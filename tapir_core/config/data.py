@@ -10,6 +10,9 @@ from tapir_core.config._base import Free, Kind, Section, matching
 ACCURACY, RETENTION = "accuracy", "quality_retention"
 """What students are scored by: on a held-out set with references, and on a judged one."""
 
+WIN_RATE, LENGTHS = "win_rate", ("student_chars", "teacher_chars")
+"""Of a judged one too: a draw counts half; and how long the answers are, in characters."""
+
 NATURAL = "accuracy_at_natural_shares"
 """Beside the accuracy of the stand-in's held-out set, which has equal shares of its families."""
 

@@ -72,9 +72,8 @@ class Sampling(Section):
         temperature, top_p = (
             "of the provider" if isinstance(value, str) else f"{value:g}" for value in (self.temperature, self.top_p)
         )
-        plural = "" if self.max_tokens == 1 else "s"
         more = "".join(f", {name} {value:g}" for name, value in self.more_fields.items())
-        return f"temperature {temperature}, top_p {top_p}{more}, {self.max_tokens} token{plural}"
+        return f"temperature {temperature}, top_p {top_p}{more}, {self.max_tokens} token{'s' * (self.max_tokens != 1)}"
 
     @property
     def more_fields(self) -> dict[str, float]:
@@ -285,8 +284,7 @@ class OpenAIEndpoint(EndpointConfig):
     @property
     def body_fields(self) -> dict[str, Any]:
         """What stands in every request beside messages and sampling."""
-        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
-        return effort | self.extra_body
+        return ({"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}) | self.extra_body
 
     @property
     def base_urls(self) -> tuple[str, ...]:
@@ -346,6 +344,9 @@ class StandinEndpoint(EndpointConfig):
         """Whatever it is asked as."""
         return "the stand-in"
 
+
+Role = Literal["probe", "label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
+"""What a call is for; a column of the store, not part of the key."""
 
 Order = Literal["teacher_first", "student_first"]
 
@@ -463,6 +464,21 @@ class TeacherConfig(Section):
     """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
 
 
+class AskedAs(NamedTuple):
+    """What a value of `judge.mode` means; `tapir_core.judging.modes` says how such a judge is asked and read."""
+
+    prompt: str
+    """Name of its prompt."""
+    shows_both: bool
+    """Whether both answers stand in one prompt, in each of `judge.orders`; else one, and its one order is its name."""
+
+
+ASKED_AS = {
+    "pairwise": AskedAs("judge", shows_both=True),
+    "pointwise": AskedAs("judge_pointwise", shows_both=False),
+}
+
+
 class JudgeConfig(Section):
     """The LLM that scores student against teacher; may be the teacher with another prompt."""
 
@@ -508,9 +524,19 @@ class JudgeConfig(Section):
         return verifier is not None and verifier.function not in SHIPPED
 
     @property
-    def prompt(self) -> str:
-        """Name of its prompt."""
-        return {"pairwise": "judge", "pointwise": "judge_pointwise"}[self.mode]
+    def asked_as(self) -> AskedAs:
+        """What its mode means."""
+        return ASKED_AS[self.mode]
+
+    @property
+    def expected_orders(self) -> tuple[str, ...]:
+        """The orders that an instruction must be scored in before it counts as scored."""
+        return self.orders if self.asked_as.shows_both else (self.mode,)
+
+    @property
+    def verdicts_per_instruction(self) -> int:
+        """Rows of ``verdicts/`` that an instruction gets: one an order and judge; of a verifier, one an order."""
+        return len(self.expected_orders) * max(1, len(self.endpoints))
 
     @property
     def endpoints(self) -> dict[str, EndpointConfig]:

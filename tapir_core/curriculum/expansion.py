@@ -29,11 +29,11 @@ from typing import Any
 import polars as pl
 
 from tapir_core.config import ExpansionConfig
-from tapir_core.curriculum.tables import CANDIDATES, REJECTED, in_order
 from tapir_core.curriculum.usable import unusable_reason
 from tapir_core.data.decontamination import NearDuplicates, Vocabulary, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
+from tapir_core.stages import EXPANSION_REJECTED, WAVE_CANDIDATES
 from tapir_core.text import Unparsed, instruction_id, normalise
 from tapir_core.turns import holds_control_token
 
@@ -76,7 +76,7 @@ def plan_wave(
     """
     assert round_number <= MAX_ROUNDS, f"round {round_number} is past the last possible one, {MAX_ROUNDS}"
     assert wave <= MAX_WAVES, f"wave {wave} is past the last possible one, {MAX_WAVES}"
-    all_seeds = in_order(seeds)
+    all_seeds = seeds.sort("instruction_id")
     requests = []
     for task_type, count in sorted(lacks.items()):
         own = all_seeds.filter(pl.col("task_type") == task_type)
@@ -113,7 +113,7 @@ def candidate_rows(
         (instruction_id(text), text, None, request.task_type, request.seed_id, wave)
         for request, text in zip(requests, texts, strict=True)
     ]
-    return pl.DataFrame(rows, schema=CANDIDATES, orient="row")
+    return pl.DataFrame(rows, schema=WAVE_CANDIDATES.columns, orient="row")
 
 
 Row = Mapping[str, Any]
@@ -156,7 +156,7 @@ class Gated:
 
     passed: pl.DataFrame
     rejected: pl.DataFrame
-    """Columns ``REJECTED``."""
+    """Columns of `expansion_rejected`."""
     counts: dict[str, int]
     """Gate → rows it rejected, in the order of the gates, zeros included."""
 
@@ -171,7 +171,8 @@ def apply_gates(rows: pl.DataFrame, gates: Sequence[Gate]) -> Gated:
             for each in gates:
                 each.admit(row)
     marked = rows.with_columns(gate=pl.Series(failed, dtype=pl.String))
-    rejected = pl.concat([pl.DataFrame(schema=REJECTED), marked.drop_nulls("gate")], how="diagonal_relaxed")
+    empty = pl.DataFrame(schema=EXPANSION_REJECTED.columns)
+    rejected = pl.concat([empty, marked.drop_nulls("gate")], how="diagonal_relaxed")
     passed = marked.filter(pl.col("gate").is_null()).drop("gate")
     return Gated(passed, rejected, {gate.name: failed.count(gate.name) for gate in gates})
 
@@ -230,7 +231,7 @@ def text_gates(
 
 def held_back(screened: pl.DataFrame) -> pl.DataFrame:
     """Of a wave's candidates behind the text gates, those that the next wave looks at again, before its own."""
-    return screened.filter(pl.col("gate") == HELD_BACK_GATE).select(CANDIDATES.names())
+    return screened.filter(pl.col("gate") == HELD_BACK_GATE).select(*WAVE_CANDIDATES.columns)
 
 
 def all_rejected(screened: Sequence[pl.DataFrame], gated: Sequence[pl.DataFrame]) -> pl.DataFrame:
@@ -242,7 +243,8 @@ def all_rejected(screened: Sequence[pl.DataFrame], gated: Sequence[pl.DataFrame]
     is_last = pl.col("gate") != HELD_BACK_GATE
     decided = [each.filter(is_last) for each in screened[:-1]] + [*screened[-1:]]
     in_order = [rows for wave in zip(decided, gated, strict=True) for rows in wave]
-    rejected = pl.concat([pl.DataFrame(schema=REJECTED), *in_order], how="vertical_relaxed").drop_nulls("gate")
+    empty = pl.DataFrame(schema=EXPANSION_REJECTED.columns)
+    rejected = pl.concat([empty, *in_order], how="vertical_relaxed").drop_nulls("gate")
     return rejected.with_columns(gate=pl.col("gate").replace(HELD_BACK_GATE, NEAR_DUPLICATE_GATE))
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import polars as pl
 
 from tapir_core.config import TargetShares
-from tapir_core.curriculum.tables import MIXTURE, SEEDS, in_order
+from tapir_core.stages import MIX, SELECT
 from tapir_core.text import digest
 from tapir_core.turns import messages_of
 
@@ -75,7 +75,7 @@ def draw_balanced(
     them, and so on. From the same generator, a draw that wants more of some task types and less of none holds the
     smaller draw.
     """
-    candidates = in_order(candidates)
+    candidates = candidates.sort("instruction_id")
     ids, turns = candidates["instruction_id"].to_list(), turns_of(later)
     rows_of = dict(candidates.with_row_index("row").group_by("task_type").agg("row").iter_rows())
     drawn: list[int] = []
@@ -141,7 +141,7 @@ class Mixture:
     """Rows to train on, and what they lack."""
 
     rows: pl.DataFrame
-    """Columns ``MIXTURE``, in training order."""
+    """Columns of `mix`, in training order."""
     shortfall: dict[str, int]
     """Task type → rows that the hard part lacks."""
     missing: int
@@ -224,7 +224,7 @@ def draw_splits(examples: pl.DataFrame, sizes: Mapping[str, int], rng: random.Ra
         drawn = draw_basic(examples, size, rng).rows.select("instruction_id")
         splits.append(examples.join(drawn, on="instruction_id", how="semi").with_columns(split=pl.lit(name)))
         examples = examples.join(drawn, on="instruction_id", how="anti")
-    return in_order(pl.concat(splits))
+    return pl.concat(splits).sort("instruction_id")
 
 
 def assemble(
@@ -243,7 +243,7 @@ def assemble(
         wanted: N.
         rng: decides the order of the rows.
     """
-    drawn = in_order(pl.concat([draw.rows for draw in draws]))
+    drawn = pl.concat([draw.rows for draw in draws]).sort("instruction_id")
     assert not drawn["instruction_id"].is_duplicated().any(), "an instruction was drawn twice"
     texts = examples.drop("task_type")
     better = refinement.filter(pl.col("accepted")).select("instruction_id", pl.col("refined").alias("better"))
@@ -252,15 +252,15 @@ def assemble(
     rows = rows.join(better, on="instruction_id", how="left", validate="1:1", maintain_order="left")
     mixed = [_example(row) for row in rows.iter_rows(named=True)]
     rng.shuffle(mixed)
-    table = pl.DataFrame(mixed, schema=MIXTURE, orient="row")
+    table = pl.DataFrame(mixed, schema=MIX.columns, orient="row")
     shortfall = {name: count for draw in draws for name, count in draw.shortfall.items()}
     return Mixture(table, shortfall, wanted - table.height)
 
 
 def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:
-    """What can be drawn of ``rows``: columns ``SEEDS``, where there is no MFD without one, and where they are from."""
-    known = rows.select(name for name in SEEDS.names() if name in rows.columns)
-    scored = pl.concat([pl.DataFrame(schema=SEEDS), known], how="diagonal")
+    """What can be drawn of ``rows``: the columns of seeds, no MFD where they have none, and where they are from."""
+    known = rows.select(name for name in SELECT.columns if name in rows.columns)
+    scored = pl.concat([pl.DataFrame(schema=SELECT.columns), known], how="diagonal")
     return scored.with_columns(origin=pl.lit(origin))
 
 

@@ -21,8 +21,8 @@ import polars as pl
 
 from tapir_core.config import HardShare, RandomShare, SelectionRule, StopConfig, Threshold, by_kind
 from tapir_core.curriculum.mixture import draw_rows
-from tapir_core.curriculum.tables import DIFFICULTY, SEEDS, in_order
 from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.stages import DIFFICULTY, SELECT
 
 _DIGITS = 9
 """Scores with decimals must not become harder than δ by a rounding error in the 16th digit."""
@@ -46,7 +46,7 @@ def compute_difficulty(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Seq
         .with_columns((pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS).alias("order_gap"))
     )
     rows = scored.join(labels.drop_nulls("task_type"), on="instruction_id", how="inner", validate="1:1")
-    return in_order(rows).select(DIFFICULTY.names()).cast(DIFFICULTY)
+    return rows.sort("instruction_id").select(*DIFFICULTY.columns).cast(DIFFICULTY.columns)
 
 
 def count_unscored(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequence[str]) -> dict[str, int]:
@@ -105,11 +105,11 @@ def delta_of(counts: Mapping[str, float]) -> float | None:
 def select_seeds(
     rule: SelectionRule, candidates: pl.DataFrame, rng: random.Random, used: Collection[str] = ()
 ) -> SeedSelection:
-    """Split the candidates, columns ``SEEDS``: the `trusted` instructions, or the whole pool without an MFD.
+    """Split the candidates, columns of seeds: the `trusted` instructions, or the whole pool without an MFD.
 
     Instructions in ``used`` are drawn at random when all others are drawn.
     """
-    rows = in_order(candidates.select(SEEDS.names()))
+    rows = candidates.select(*SELECT.columns).sort("instruction_id")
     is_seed = pl.int_range(rows.height, eager=True).is_in(choose_rows(rule, rows, rng, used))
     seeds = rows.filter(is_seed)
     return SeedSelection(seeds, easy_of(rows, seeds), rule.delta(seeds["mfd"].to_list()))

@@ -24,7 +24,6 @@ from polars import selectors as cs
 from pydantic import Field, create_model
 
 from tapir_core.config import ReplyForm
-from tapir_core.curriculum.tables import EXAMPLES, in_order
 from tapir_core.curriculum.usable import unusable_reason
 from tapir_core.json_reply import JsonReply
 from tapir_core.judging import neutralise
@@ -46,8 +45,8 @@ class Usable:
     """The instructions that stay, and why the others leave."""
 
     examples: pl.DataFrame
-    """One row an instruction that can be trained on, by instruction id; columns ``EXAMPLES``, and `earlier_turns` where
-    the pool has it."""
+    """One row an instruction that can be trained on, by instruction id: instruction_id, instruction, system, task_type,
+    response, and `earlier_turns` where the pool has it."""
     dropped: dict[str, int]
     """Reason → instructions."""
 
@@ -78,8 +77,9 @@ def split_usable(
         teacher.select("instruction_id", "response"), on="instruction_id", validate="1:1"
     )
     counts = Counter(reason for reason in reasons if reason is not None)
-    columns = examples.select(*EXAMPLES.names(), cs.by_name(EARLIER, require_all=False))
-    return Usable(in_order(columns), dict(sorted(counts.items())))
+    columns = ("instruction_id", "instruction", "system", "task_type", "response")
+    examples = examples.select(*columns, cs.by_name(EARLIER, require_all=False)).sort("instruction_id")
+    return Usable(examples, dict(sorted(counts.items())))
 
 
 _NAMES = (

@@ -42,6 +42,7 @@ from rapidfuzz.distance import Indel
 from tapir_core.config import HELDOUT
 from tapir_core.config.benchmarks import DecontaminationConfig
 from tapir_core.errors import ConfigError
+from tapir_core.stages import CONTAMINATED
 from tapir_core.text import shorten
 from tapir_core.turns import EARLIER, user_texts
 
@@ -155,21 +156,6 @@ def _spread(codes: NDArray[np.uint32]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-CONTAMINATED = pl.Schema(
-    {
-        "instruction_id": pl.String(),
-        "instruction": pl.String(),
-        "benchmark": pl.String(),
-        "question_id": pl.String(),
-        "question": pl.String(),
-        "rule": pl.String(),
-        "similarity": pl.Float64(),
-    }
-)
-"""One row per instruction and benchmark that it holds a question of: the most similar one. `instruction` is the text
-that holds it, which may be the system text or an earlier turn. `rule` is the first of `RULES` that finds it,
-`similarity` the ROUGE-L F1 of the two."""
-
 RULES = ("equal", "shared_words", "near_duplicate")
 
 FEWEST_WORDS = 8
@@ -203,7 +189,7 @@ class EvaluationQuestions:
     def __init__(
         self, questions: pl.DataFrame, settings: DecontaminationConfig, pool: pl.DataFrame | None = None
     ) -> None:
-        """``questions`` has the columns `tapir_core.data.readers.QUESTIONS`, ``pool`` those that `find` takes.
+        """``questions`` has the columns of `questions`, ``pool`` those that `find` takes.
 
         What is boilerplate of the pool gives no question away; without a pool nothing is.
         """
@@ -219,8 +205,11 @@ class EvaluationQuestions:
         self._rare_pairs = self._index_rarest_pairs()
 
     def find(self, instructions: pl.DataFrame) -> pl.DataFrame:
-        """What ``instructions`` hold of the questions: ``CONTAMINATED``.
+        """What ``instructions`` hold of the questions: the table ``contaminated/``.
 
+        One row an instruction and benchmark that it holds a question of: the most similar one. `instruction` is the
+        text that holds it, which may be the system text or an earlier turn. `rule` is the first of `RULES` that finds
+        it, `similarity` the ROUGE-L F1 of the two.
         They have the columns instruction_id and instruction, and may have system and earlier_turns: system text and
         all that the user says are searched, for they are trained on. Sorted by instruction id and benchmark.
         """
@@ -233,7 +222,7 @@ class EvaluationQuestions:
         named = pl.concat([rows, texts, self._names[rows["question_place"]]], how="horizontal")
         best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule", "question_place")
         best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
-        return best.select(CONTAMINATED.names()).cast(CONTAMINATED)
+        return best.select(*CONTAMINATED.columns).cast(CONTAMINATED.columns)
 
     def count(self, found: pl.DataFrame) -> dict[str, float]:
         """`hits: NAME` → rows of ``found``, of every benchmark; `instructions` → different instructions."""
@@ -374,7 +363,7 @@ def _cut(text: str, covered: Collection[int]) -> list[str]:
 
 
 def shared_words(found: pl.DataFrame) -> list[str]:
-    """The words in a row that most rows of ``found`` (``CONTAMINATED``) share with their question."""
+    """The words in a row that most rows of ``found`` (of `EvaluationQuestions.find`) share with their question."""
     longest = Counter[tuple[str, ...]]()
     for text, question in found.head(_LOOKED_AT).select("instruction", "question").iter_rows():
         words, asked = words_of(text), words_of(question)

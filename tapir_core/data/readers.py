@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
+from tapir_core import stages
 from tapir_core.config import HELDOUT, BenchmarkConfig
 from tapir_core.config.data import FIELDS
 from tapir_core.data.dataset import in_columns
@@ -54,22 +55,6 @@ from tapir_core.text import instruction_id, normalise
 from tapir_core.turns import EARLIER, MARKED, Turn, asks_with_control_token, pack_turns, user_texts
 
 OnBadRow = Literal["stop", "skip"]
-
-POOL_SCHEMA = dict.fromkeys(("instruction_id", "instruction", "system", "source", "reference"), pl.String)
-"""One row per instruction; `system` and `reference` may be null."""
-
-SOME_HAVE = (EARLIER, "answer")
-"""More columns, of text, that are there where a row has something in them. An answer is one that is to be used."""
-
-HELDOUT_SCHEMA = dict.fromkeys(
-    ("instruction_id", "instruction", "system", "task_type", "reference", "split"), pl.String
-)
-"""One row per instruction; `system`, `task_type` and `reference` may be null."""
-
-QUESTIONS = pl.Schema(
-    {"benchmark": pl.String(), "question_id": pl.String(), "turn": pl.Int64(), "question": pl.String()}
-)
-"""One row per question and turn, from 1."""
 
 _NO_REFERENCE = "no `reference`, and a held-out row is scored by it"
 
@@ -192,7 +177,7 @@ class Found:
     """Instructions as they come."""
 
     rows: pl.DataFrame
-    """`POOL_SCHEMA` or `HELDOUT_SCHEMA`, and of `SOME_HAVE` what some row has."""
+    """Columns of the stage `pool` or `heldout`, with those more that some row has."""
     counts: dict[str, float] = field(default_factory=dict)
     """What reading left out or merged: `bad_rows`, `duplicates` (rows with the instruction id of another), and what
     else rows had noted."""
@@ -239,7 +224,8 @@ def read_pool(
         )
     if limit is not None and limit < rows.height:
         rows = rows[sorted(rng.sample(range(rows.height), limit))]
-    return replace(read, rows=in_columns(rows, POOL_SCHEMA, SOME_HAVE), counts={**read.counts, **counts})
+    rows = in_columns(rows, stages.POOL.columns, stages.POOL.some_have)
+    return replace(read, rows=rows, counts={**read.counts, **counts})
 
 
 def read_heldout(
@@ -267,11 +253,11 @@ def read_heldout(
     read = _read(path, partial(read_heldout_row, types=types, bare=bare), on_bad_row, columns, way_out)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
-    return replace(read, rows=in_columns(read.rows, HELDOUT_SCHEMA, SOME_HAVE))
+    return replace(read, rows=in_columns(read.rows, stages.HELDOUT.columns, stages.HELDOUT.some_have))
 
 
 def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
-    """The questions of every benchmark, ``QUESTIONS``, sorted by benchmark, in the order of its file.
+    """The questions of every benchmark, columns of `questions`, sorted by benchmark, in the order of its file.
 
     A question's id is the field `question_id`, `instruction_id`, `id` or `key` of its record, or its number (the line
     of JSON lines, the place in a list; from 1).
@@ -280,11 +266,11 @@ def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
         ConfigError: a file cannot be read, or a record of it holds no question.
     """
     tables = [_read_benchmark(name, benchmarks[name].questions) for name in sorted(benchmarks)]
-    return pl.concat([pl.DataFrame(schema=QUESTIONS), *tables])
+    return pl.concat([pl.DataFrame(schema=stages.QUESTIONS.columns), *tables])
 
 
 def heldout_questions(heldout: pl.DataFrame) -> pl.DataFrame:
-    """The held-out set (instruction_id, instruction, maybe earlier_turns) as ``QUESTIONS``."""
+    """The held-out set (instruction_id, instruction, maybe earlier_turns) with the columns of `questions`."""
     return whole_questions(heldout).select(
         benchmark=pl.lit(HELDOUT), question_id="instruction_id", turn=pl.lit(1, pl.Int64), question="instruction"
     )
@@ -425,7 +411,7 @@ def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
         ids = (record.fields[name] for name in _QUESTION_IDS if record.fields.get(name) is not None)
         named = str(next(ids, record.number))
         rows += [(benchmark, named, turn, text) for turn, text in enumerate(texts, start=1)]
-    return pl.DataFrame(rows, schema=QUESTIONS, orient="row")
+    return pl.DataFrame(rows, schema=stages.QUESTIONS.columns, orient="row")
 
 
 def _turns_of(fields: Fields) -> list[str]:

@@ -133,7 +133,8 @@ def measure_prompts(
     commonest, place = max(shares, key=shares.__getitem__), mode.places(judge)[0]
     asked = [pool_requests(config, prompts["label"], row) for row in sample]
     chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
-    judged = [mode.render(prompts[judge.prompt], {**row, "teacher": "", "student": ""}, place) for row in sample]
+    prompt = prompts[judge.asked_as.prompt]
+    judged = [mode.render(prompt, {**row, "teacher": "", "student": ""}, place) for row in sample]
     types = config.curriculum.types
     wanted = types.described(commonest)
     expanded = [curriculum.render_expansion(prompts["expand"], show_instruction(row), wanted) for row in sample]
@@ -301,8 +302,8 @@ def past_seconds(config: RunConfig) -> dict[str, float]:
     for run in _runs_alike(config):
         reader, its = RunReader(run), run.config
         for number in (None, *range(paths.BACKBONE, its.run.rounds + 1)):
-            names = stages.lines_once() if number is None else stages.lines_of_round()
-            for stage in reader.summarise_stages(names, number):
+            parts = [stages.ONCE] if number is None else [stages.ROUND, stages.EVALUATION, stages.BENCHMARK]
+            for stage in reader.summarise_stages(stages.lines(*parts), number):
                 done = float(stage.usage.calls) if stage.asks else 0.0
                 if mixture := reader.manifest(stages.MIX.at(number)) if stage.name == stages.TRAIN.name else None:
                     done = mixture.rows * (its.round(number).epochs if number else its.basic_tuning.epochs)

@@ -22,10 +22,11 @@ from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.speeds import EndpointSpeed, known_speeds
 from tapir_core.stages import (
+    BENCHMARK,
+    EVALUATION,
     TEACH,
     asked_in_roles,
     lines,
-    lines_of_evaluation,
 )
 
 SAMPLE = 200
@@ -408,7 +409,7 @@ def _has_baseline(config: RunConfig, known: evidence.Evidence, planned: Sequence
 
 
 def _instead(planned: Sequence[Line]) -> PlainAnswers | None:
-    scoring = lines_of_evaluation()
+    scoring = lines(EVALUATION, BENCHMARK)
     of_rounds = [line for line in planned if line.work.round is not None and line.work.stage not in scoring]
     usd = _figures("", "", of_rounds).paid.usd
     plain = next((line.usd for line in planned if line.work.stage == TEACH.line), 0.0)

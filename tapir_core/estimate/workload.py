@@ -18,7 +18,9 @@ from tapir_core.config import EndpointConfig, RunConfig
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import (
     ANSWER_HELDOUT,
+    BENCHMARK,
     DISCOVER,
+    EVALUATION,
     EXPAND,
     JUDGE,
     JUDGE_HELDOUT,
@@ -26,7 +28,7 @@ from tapir_core.stages import (
     REFINE,
     TEACH,
     StageAt,
-    lines_of_evaluation,
+    lines,
     plan,
     served_in_turn,
 )
@@ -143,7 +145,7 @@ class Work:
     @property
     def is_open(self) -> bool:
         """Whether the models' answers decide how many calls it takes."""
-        return bool(self.round and self.round > 0 and self.stage not in lines_of_evaluation())
+        return bool(self.round and self.round > 0 and self.stage not in lines(EVALUATION, BENCHMARK))
 
 
 def workload(config: RunConfig, pool: Pool, benchmarks: Mapping[str, Asks]) -> Iterator[Work]:
@@ -161,7 +163,7 @@ def workload(config: RunConfig, pool: Pool, benchmarks: Mapping[str, Asks]) -> I
 
 def is_repeated(config: RunConfig, work: Work) -> bool:
     """Whether a baseline takes such work once more: the training of every round, the scoring of the last student."""
-    scores_last = work.round == config.run.rounds and work.stage in lines_of_evaluation()
+    scores_last = work.round == config.run.rounds and work.stage in lines(EVALUATION, BENCHMARK)
     return scores_last or bool(work.steps and work.round)
 
 

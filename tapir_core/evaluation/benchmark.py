@@ -26,7 +26,6 @@ from tapir_core.evaluation.rows import SHOWN_DIGITS, BaselineStudent, baseline_s
 from tapir_core.evaluation.scores import (
     NO_ANSWER,
     NO_BASELINE,
-    SCORES,
     ItemValues,
     Judgment,
     Order,
@@ -38,22 +37,8 @@ from tapir_core.evaluation.scores import (
 )
 from tapir_core.evaluation.statistics import ALL, Figure
 from tapir_core.prompts import Prompt
+from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_SCORES
 from tapir_core.text import Unparsed, first_few
-
-ITEMS = pl.Schema(
-    {
-        "question_id": pl.String(),
-        "category": pl.String(),
-        "turn": pl.Int64(),
-        "question": pl.String(),
-        "reference": pl.String(),
-        "baseline": pl.String(),
-    }
-)
-"""One row a question and turn, in the order of the file; a reference where it has one.
-
-The baseline's answer is nothing where there is none to compare with, or it has failed.
-"""
 
 _FILES = "files (SHA-256): "
 
@@ -167,7 +152,7 @@ class Benchmark(ABC, Generic[_S]):
 
     @abstractmethod
     def items(self) -> pl.DataFrame:
-        """The questions with what belongs to them, ``ITEMS``.
+        """The questions with what belongs to them, the table ``items/``, in the order of the file.
 
         Raises:
             ConfigError: a file is wrong, or lacks what another one asks for.
@@ -203,7 +188,7 @@ class Benchmark(ABC, Generic[_S]):
         outputs: tuple[str, str] | None = None,
         files: Mapping[str, str] = MappingProxyType({}),
     ) -> pl.DataFrame:
-        """``SCORES`` of one student; ``prompts`` are those of the judge, ``replies`` the rows of ``replies/``.
+        """``scores/`` of one student; ``prompts`` are those of the judge, ``replies`` the rows of ``replies/``.
 
         ``outputs`` are the model and the SHA-256 of its file where answers come from one, nothing for a student;
         ``files`` are the benchmark's own, field → SHA-256.
@@ -216,7 +201,8 @@ class Benchmark(ABC, Generic[_S]):
             told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
         beside = (*self.judged_by(config, prompts, replies), "; ".join(told))
         # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
-        return pl.DataFrame([each.row(self.name, "test", *beside) for each in scores], schema=SCORES, orient="row")
+        rows = [each.row(self.name, "test", *beside) for each in scores]
+        return pl.DataFrame(rows, schema=BENCHMARK_SCORES.columns, orient="row")
 
     def look(self) -> str:
         """What of this machine it needs, in words; empty where it needs nothing.
@@ -413,12 +399,12 @@ def judging(config: RunConfig, name: str) -> Judging[Any]:
 
 
 def items_table(rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
-    """Rows as ``ITEMS``."""
-    return pl.DataFrame(list(rows), schema=ITEMS, orient="row")
+    """Rows as the table ``items/``."""
+    return pl.DataFrame(list(rows), schema=BENCHMARK_ITEMS.columns, orient="row")
 
 
 def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
-    """Questions (``ITEMS``) with a student's answers (question_id, turn, response), in the order of ``items``.
+    """Questions (``items/``) with a student's answers (question_id, turn, response), in the order of ``items``.
 
     Blanks around an answer and around a baseline's are left out: they are no part of either side's length.
     """

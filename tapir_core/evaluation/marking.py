@@ -30,10 +30,11 @@ from tapir_core.evaluation.benchmark import (
     items_table,
     register,
 )
-from tapir_core.evaluation.scores import REPLIES, ItemValues, Judgment, Place, Score, failures_in_words, score
+from tapir_core.evaluation.scores import ItemValues, Judgment, Place, Score, failures_in_words, score
 from tapir_core.evaluation.statistics import ALL, SHARE, in_percent, mean_value, ratio_figure
 from tapir_core.installation import harness_setup
 from tapir_core.prompts import Prompt
+from tapir_core.stages import BENCHMARK_REPLIES
 
 UNKNOWN = "marks"
 """Metric of answers of which none could be marked, so that nothing named one."""
@@ -76,7 +77,7 @@ class Marks:
     """Metrics that are no mean of such marks."""
 
     def replies(self, failed: Mapping[str, str]) -> pl.DataFrame:
-        """A row a metric, question and mark, which are counted as turns, ``REPLIES``.
+        """A row a metric, question and mark, which are counted as turns: ``replies/``.
 
         ``failed`` are the questions that have no mark, and why; a row in each metric.
         """
@@ -89,7 +90,7 @@ class Marks:
                 (question, 1, metric, "single", None, None, self.rules, "failed", reason, "")
                 for question, reason in failed.items()
             )
-        return pl.DataFrame([(*row, self.marker) for row in rows], schema=REPLIES, orient="row")
+        return pl.DataFrame([(*row, self.marker) for row in rows], schema=BENCHMARK_REPLIES.columns, orient="row")
 
 
 class Marking(Benchmark[_M]):

@@ -20,7 +20,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import BACKBONE, RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
+from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, StageAt
 from tapir_core.text import digest, encodable
 
 SHOWN_DIGITS = 12
@@ -145,8 +145,8 @@ class BaselineStudent:
 
     @property
     def _places(self) -> tuple[StageAt, StageAt]:
-        items = StageAt("benchmark_items", benchmark=self.benchmark)
-        return items, StageAt("benchmark_answers", self.named.round, benchmark=self.benchmark)
+        items = BENCHMARK_ITEMS.at(benchmark=self.benchmark)
+        return items, BENCHMARK_ANSWERS.at(self.named.round, benchmark=self.benchmark)
 
     @cached_property
     def _held(self) -> list[DatasetRef]:

@@ -15,36 +15,23 @@ from typing import Any, Literal
 
 import polars as pl
 
-from tapir_core.config import ACCURACY, NATURAL
-from tapir_core.evaluation.statistics import ALL, SHARE, Figure, mean_value, ratio_figure, share_figure
+from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE, RunConfig
+from tapir_core.evaluation.statistics import (
+    ALL,
+    SHARE,
+    Figure,
+    mean_figure,
+    mean_value,
+    ratio_figure,
+    share_figure,
+)
 from tapir_core.judging.estimates import NO_TASK_TYPE, Estimate, favoured_position
+from tapir_core.stages import EVALUATE
 from tapir_core.text import first_few, shorten
 from tapir_core.verifiers import is_correct
 
-REPLIES = pl.Schema(
-    {
-        "question_id": pl.String(),
-        "turn": pl.Int64(),
-        "mode": pl.String(),
-        "order": pl.String(),
-        "value": pl.Float64(),
-        "baseline_value": pl.Float64(),
-        **dict.fromkeys(("how", "status", "reason", "raw", "judge"), pl.String()),
-    }
-)
-"""One row a judgment of one student's answers."""
-
-SCORES = pl.Schema(
-    {
-        **dict.fromkeys(("benchmark", "split", "category", "metric"), pl.String()),
-        **dict.fromkeys(("value", "stderr"), pl.Float64()),
-        "n": pl.Int64(),
-        **dict.fromkeys(("low", "high"), pl.Float64()),
-        "n_failed": pl.Int64(),
-        **dict.fromkeys(("note", "judge", "prompt_version", "settings"), pl.String()),
-    }
-)
-"""One row a figure and category of one student."""
+SCORE_RATIO = "score_ratio"
+"""Of a judged held-out set: the student's scores ÷ the teacher's."""
 
 NO_ANSWER, NO_BASELINE = "there is no answer", "the baseline has no answer"
 """Why a judgment has failed that nobody can be asked for: whose answer is not there."""
@@ -92,7 +79,7 @@ class Score:
     """A bias that was found, what the figure rests on, or why there is no figure or no interval."""
 
     def row(self, benchmark: str, split: str, judge: str, prompt_version: str, settings: str) -> tuple[object, ...]:
-        """As a row of ``SCORES``, with what stands beside it."""
+        """As a row of ``scores/``, with what stands beside it."""
         found = self.estimate
         figure = (found.value, found.stderr, found.n, found.low, found.high, self.n_failed, self.note)
         return (benchmark, split, self.category, self.metric, *figure, judge, prompt_version, settings)
@@ -177,7 +164,7 @@ def score_answers(
     *,
     weights: Mapping[str, float] | None = None,
 ) -> pl.DataFrame:
-    """Share of the answers with the right final result, or right to a verifier; Wilson's 95 % interval; ``SCORES``.
+    """Share of the answers with the right final result, or right to a verifier; Wilson's 95 % interval; ``scores/``.
 
     Grain: one row per split and category (`all`, or a task type); ``value``, ``stderr``, ``low`` and ``high`` are
     shares (0-1). Where too much of a split failed there is no figure, in no category either.
@@ -202,13 +189,48 @@ def score_answers(
         pairs = [None if mark is None else (weights[item] * mark, weights[item]) for item, mark in marked]
         return {**found, NATURAL: ratio_figure(pairs, scale=SHARE, unit="answers")}
 
-    return figures_of_splits(graded, figures, "heldout", rule, "", settings)
+    return _figures_of_splits(graded, figures, "heldout", rule, "", settings)
 
 
-def figures_of_splits(
+def score_judged(
+    compared: pl.DataFrame, *, judge: str, prompt_version: str, settings: str, max_failed_share: float
+) -> pl.DataFrame:
+    """The figures of the judged held-out set: quality retention, win rate, score ratio, lengths in characters.
+
+    Grain: one row a split, category (`all`, or a task type) and metric, with 95 % intervals. Means are over the
+    instructions that are scored; others are counted, and in no figure.
+
+    Args:
+        compared: what `tapir_core.run_state.compare_answers` gives.
+        judge: who judged.
+        prompt_version: of the judge's prompt.
+        settings: how the answers were drawn and shown, in words.
+        max_failed_share: share of unscored instructions of a split above which it has no figure.
+    """
+    whose: dict[str, Any] = {"max_failed_share": max_failed_share, "unit": "instructions"}
+
+    def figures(rows: pl.DataFrame, _category: str) -> dict[str, Figure]:
+        scores = rows.select("student_score", "teacher_score").rows()
+        pairs = [None if student is None else (student, teacher) for student, teacher in scores]
+        return {
+            **{name: mean_figure(rows[name].to_list(), scale=SHARE, **whose) for name in (RETENTION, WIN_RATE)},
+            SCORE_RATIO: ratio_figure(pairs, **whose),
+            **{name: mean_figure(rows[name].to_list(), **whose) for name in LENGTHS},
+        }
+
+    return _figures_of_splits(compared, figures, "judged_heldout", judge, prompt_version, settings)
+
+
+def judges_in_words(config: RunConfig) -> str:
+    """Who judges; a judge that is the teacher itself is said to be."""
+    names = " and ".join(config.judge.all_names)
+    return f"{names} (the teacher, which judges its own answers)" if config.judges_itself else names
+
+
+def _figures_of_splits(
     rows: pl.DataFrame, figures: Callable[[pl.DataFrame, str], Mapping[str, Figure]], benchmark: str, *beside: str
 ) -> pl.DataFrame:
-    """``SCORES`` of a held-out set: metric → figure, of every split and of each task type in it.
+    """``scores/`` of a held-out set: metric → figure, of every split and of each task type in it.
 
     Args:
         rows: split, task_type and what ``figures`` are made of; one row an instruction.
@@ -223,7 +245,7 @@ def figures_of_splits(
             score(metric, each, name) for name, of in categories.items() for metric, each in figures(of, name).items()
         ]
         found += [each.row(benchmark, str(split), *beside) for each in withhold_categories(made)]
-    return pl.DataFrame(found, schema=SCORES, orient="row")
+    return pl.DataFrame(found, schema=EVALUATE.columns, orient="row")
 
 
 def failures_in_words(

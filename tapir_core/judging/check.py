@@ -16,13 +16,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 from statistics import fmean
 from typing import Literal, get_args
 
 from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share
 from tapir_core.judging.hostile import hostile_cases
-from tapir_core.judging.orders import Verdict
+from tapir_core.judging.modes import Verdict
 from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sample_problems
 from tapir_core.standin.family import Problem
 from tapir_core.standin.rules import grade
@@ -80,19 +80,18 @@ def build_pairs(per_kind: int, rng: random.Random) -> list[CheckPair]:
     cases = hostile_cases()
     count = math.ceil(len(cases) * min(1.0, per_kind / _ALL_CASES_FROM))
     # Of every kind some: they stand in groups.
-    for place, case in enumerate(cases[place * len(cases) // count] for place in range(count)):
-        plain = wrong[place % len(wrong)]
-        pairs.append(
-            replace(
-                plain,
-                id=f"hostile {case.name}",
-                kind="hostile",
-                other=case.wrap(plain.other),
-                case=case.name,
-                plain_id=plain.id,
-            )
+    chosen = (cases[place * len(cases) // count] for place in range(count))
+    return pairs + [
+        replace(
+            plain,
+            id=f"hostile {case.name}",
+            kind="hostile",
+            other=case.wrap(plain.other),
+            case=case.name,
+            plain_id=plain.id,
         )
-    return pairs
+        for case, plain in zip(chosen, cycle(wrong), strict=False)
+    ]
 
 
 def _plain_pairs(number: int, problem: Problem, rng: random.Random) -> list[CheckPair]:
@@ -223,8 +222,7 @@ class JudgeCheck:
     @property
     def objections(self) -> list[Objection]:
         """What speaks against trusting the judge, the weightiest first."""
-        found = [*_on_shares(self), *_on_orders(self), *_on_the_rest(self)]
-        return sorted(found, key=lambda each: -each[0])
+        return sorted([*_on_shares(self), *_on_orders(self), *_on_the_rest(self)], key=lambda each: -each[0])
 
     @property
     def word(self) -> str:
@@ -246,13 +244,15 @@ def score_pair(pair: CheckPair, verdicts: Sequence[Verdict]) -> PairResult:
 def summarise_check(results: Sequence[PairResult], *, balanced: bool = True) -> JudgeCheck:
     """All pairs of a check in figures; ``balanced`` says whether the run shows each pair in both orders."""
     known = [result for result in results if result.pair.kind != "padded"]
-    names = sorted({result.pair.task_type for result in known})
     order_gaps = [result.order_gap for result in results if result.order_gap is not None]
     gaps = [result.gaps.values() for result in known if result.order_gap is not None]
     reasons = Counter(reason for result in results for reason in result.reasons)
     return JudgeCheck(
         kinds=tuple(_group(kind, [each for each in results if each.pair.kind == kind]) for kind in PAIR_KINDS),
-        task_types=tuple(_group(name, [each for each in known if each.pair.task_type == name]) for name in names),
+        task_types=tuple(
+            _group(name, [each for each in known if each.pair.task_type == name])
+            for name in sorted({each.pair.task_type for each in known})
+        ),
         order_gap=estimate_mean(order_gaps),
         flipped=estimate_share(sum(min(each) < 0 < max(each) for each in gaps), len(gaps)),
         moved=_moved_cases(results),
@@ -264,8 +264,8 @@ def summarise_check(results: Sequence[PairResult], *, balanced: bool = True) -> 
 
 def _group(name: str, results: Sequence[PairResult]) -> Group:
     said = Counter(result.outcome for result in results)
-    right = sum(result.is_right for result in results)
-    return Group(name, estimate_share(right, len(results) - said["unscored"]), said["tie"], said["unscored"])
+    right = estimate_share(sum(result.is_right for result in results), len(results) - said["unscored"])
+    return Group(name, right, said["tie"], said["unscored"])
 
 
 def _moved_cases(results: Sequence[PairResult]) -> tuple[str, ...]:

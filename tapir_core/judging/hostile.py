@@ -29,13 +29,14 @@ class HostileCase:
 @lru_cache(maxsize=1)
 def hostile_cases() -> tuple[HostileCase, ...]:
     """Every case, in an order in which the first ones are of as many kinds as possible."""
-    cases = {
-        kind: [HostileCase(kind, f"{kind}: {name}", after=text) for name, text in texts.items()]
+    cases = [
+        [
+            *(HostileCase(kind, f"{kind}: {name}", after=text) for name, text in texts.items()),
+            *(HostileCase(kind, f"{kind}: {name}", before=text) for name, text in _BEFORE.get(kind, {}).items()),
+        ]
         for kind, texts in _AFTER.items()
-    }
-    for kind, texts in _BEFORE.items():
-        cases[kind] += [HostileCase(kind, f"{kind}: {name}", before=text) for name, text in texts.items()]
-    return tuple(case for turn in zip_longest(*cases.values()) for case in turn if case is not None)
+    ]
+    return tuple(case for turn in zip_longest(*cases) for case in turn if case is not None)
 
 
 def _hidden(text: str, between: str) -> str:

@@ -38,6 +38,12 @@ _LOOKALIKES = (
 )
 """Cyrillic and Greek letters, each with the ASCII letter that it passes for."""
 
+_UNDRAWN = (
+    *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0),
+    *(*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)),
+)
+"""Letters that are drawn as nothing, and variation selectors; format characters are unseen too."""
+
 
 def see(text: str) -> str:
     """``text`` at the same length, with every look-alike of an ASCII character as that one, invisible ones as NUL."""
@@ -50,15 +56,8 @@ def _table() -> dict[int, str]:
     codes = [code for first, last in _SPELLINGS for code in range(first, last + 1)]
     spelt = {code: unicodedata.normalize("NFKC", chr(code)) for code in codes}
     letters = {code: text for code, text in spelt.items() if len(text) == 1 and "!" <= text <= "~"}
-    return lookalikes | letters | dict.fromkeys(_invisible(), INVISIBLE)
-
-
-def _invisible() -> list[int]:
-    """Format characters of the basic plane, variation selectors, and letters that are drawn as nothing."""
     formats = [code for code in range(0x10000) if unicodedata.category(chr(code)) == "Cf"]
-    selectors = [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
-    fillers = [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, 0x3164, 0xFFA0]
-    return [*formats, *selectors, *fillers]
+    return lookalikes | letters | dict.fromkeys([*formats, *_UNDRAWN], INVISIBLE)
 
 
 MAX_SECTION_CHARS = 32_000
@@ -138,34 +137,9 @@ def show_instruction(row: Row) -> str:
     return "\n".join(["A conversation. Its last turn is to be answered; what stands before is given.", *shown])
 
 
-def render_pairwise(
-    prompt: Prompt,
-    instruction: str,
-    system: str | None,
-    answer_1: str,
-    answer_2: str,
-    reference: str | None = None,
-) -> str:
-    """The judge's message for two answers in the order in which they are to be shown."""
-    return prompt.render(
-        instruction=neutralise(instruction),
-        system=neutralise(system or ""),
-        answer_1=neutralise(answer_1),
-        answer_2=neutralise(answer_2),
-        reference=neutralise(reference or ""),
-    )
-
-
-def render_pointwise(
-    prompt: Prompt, instruction: str, system: str | None, answer: str, reference: str | None = None
-) -> str:
-    """The judge's message for one answer."""
-    return prompt.render(
-        instruction=neutralise(instruction),
-        system=neutralise(system or ""),
-        answer=neutralise(answer),
-        reference=neutralise(reference or ""),
-    )
+def fill_in(prompt: Prompt, **sections: str | None) -> str:
+    """The message with every section made safe; one without a text is empty."""
+    return prompt.render(**{name: neutralise(text or "") for name, text in sections.items()})
 
 
 def _break_up(text: str, ours: re.Pattern[str]) -> str:

@@ -116,8 +116,7 @@ def _last_scores(form: _Form, raw: str | None, shown: str | None) -> list[float]
     if verdict is None:
         return Unparsed("no verdict")
     scores = _scores(verdict)
-    lowest, highest = SCALE
-    return scores if all(lowest <= score <= highest for score in scores) else Unparsed("score outside 1-10")
+    return scores if all(SCALE[0] <= score <= SCALE[1] for score in scores) else Unparsed("score outside 1-10")
 
 
 def _scores(verdict: re.Match[str]) -> list[float]:
@@ -154,8 +153,7 @@ def _unquoted_lines(reply: str) -> list[str]:
 def _own_verdict(form: re.Pattern[str], line: str) -> str:
     """The verdict of a line that is nothing else: labelled in any state, bare only in the right form."""
     bare = line.strip(_DECORATION)
-    labelled = _LABELLED.fullmatch(bare)
-    if labelled is not None:
+    if labelled := _LABELLED.fullmatch(bare):
         return labelled[1]
     return bare if form.fullmatch(bare) else ""
 

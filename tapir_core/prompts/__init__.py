@@ -1,8 +1,8 @@
 """Prompts are files: one Jinja2 template a prompt, versioned by content, replaceable by a folder of the user's own.
 
-A template may use the sections listed in `_SECTIONS` for its name and must use those that are not optional: a judge
-prompt without the answers would still run, and cost money for nothing. What goes into a section is neutralised by
-whoever renders it (`tapir_core.judging.prompt`), not here.
+The sections of a prompt are those that the shipped file uses. A template of the user's may use these, and must use
+those that are not optional: a judge prompt without the answers would still run, and cost money for nothing. What goes
+into a section is neutralised by whoever renders it (`tapir_core.judging.prompt`), not here.
 """
 
 import hashlib
@@ -15,26 +15,10 @@ import jinja2.meta
 
 from tapir_core.errors import ConfigError
 
-_SHIPPED = Path(__file__).parent
 _SUFFIX = ".jinja2"
+_SHIPPED = {file.stem: file for file in sorted(Path(__file__).parent.glob(f"*{_SUFFIX}"))}
 _OPTIONAL = frozenset({"system", "reference"})
-_SECTIONS: dict[str, frozenset[str]] = {
-    "alpaca_eval": frozenset({"instruction", "output_1", "output_2"}),
-    "discover": frozenset({"instructions"}),
-    "expand": frozenset({"seed", "task_type"}),
-    "judge": frozenset({"system", "instruction", "answer_1", "answer_2", "reference"}),
-    "judge_pointwise": frozenset({"system", "instruction", "answer", "reference"}),
-    "label": frozenset({"instruction", "task_types"}),
-    "mt_bench_single": frozenset(
-        {"question", "answer", "reference"} | {"follow_up", "follow_up_answer", "follow_up_reference"}
-    ),
-    "refine_code": frozenset({"system", "instruction", "answer"}),
-    "refine_prose": frozenset({"system", "instruction", "answer"}),
-    "refine_steps": frozenset({"system", "instruction", "answer"}),
-    "vicuna": frozenset({"kind", "question", "response_1", "response_2"}),
-}
-
-PROMPT_NAMES: tuple[str, ...] = tuple(_SECTIONS)
+PROMPT_NAMES: tuple[str, ...] = tuple(_SHIPPED)
 """Names of the shipped prompts, which are also the names that a folder may replace."""
 
 _ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True)
@@ -61,11 +45,13 @@ def load_prompt(name: str, folder: str | None = None) -> Prompt:
         ConfigError: the folder is missing or holds a prompt that TAPIR does not know, or the template is broken.
         KeyError: there is no prompt of this name.
     """
-    sections = _SECTIONS[name]
-    if folder is not None and (wrong := check_prompts(folder)):
-        raise ConfigError(wrong)
-    own = Path(folder or _SHIPPED) / f"{name}{_SUFFIX}"
-    path = own if own.exists() else _SHIPPED / own.name
+    path = _SHIPPED[name]
+    sections = _used_sections(path.read_text(encoding="utf-8"))
+    if folder is not None:
+        if wrong := check_prompts(folder):
+            raise ConfigError(wrong)
+        own = Path(folder) / path.name
+        path = own if own.exists() else path
     source = f"prompt file {str(path)!r}"
     try:
         content = path.read_bytes()
@@ -89,7 +75,7 @@ def check_prompts(folder: str) -> list[str]:
     if not Path(folder).is_dir():
         return [f'run.prompts: value "{folder}": there is no such folder; make it or leave the field out']
     templates = sorted(file.name for file in Path(folder).iterdir() if file.suffix in (_SUFFIX, ".jinja", ".j2"))
-    shipped = [f"{name}{_SUFFIX}" for name in PROMPT_NAMES]
+    shipped = [file.name for file in _SHIPPED.values()]
     return [
         f'run.prompts: value "{folder}": {name} replaces no prompt; the prompts are {", ".join(shipped)}'
         for name in templates

@@ -11,13 +11,21 @@ import polars as pl
 
 from tapir_core.errors import NoFigure
 from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
-from tapir_core.evaluation.scores import SCORES, ItemValues, judgments_of
+from tapir_core.evaluation.scores import ItemValues, judgments_of
 from tapir_core.evaluation.statistics import ALL, PairedDifference, compare_paired
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.run_progress import models_of
-from tapir_core.stages import Compared, StageAt, benchmark_stages
+from tapir_core.stages import (
+    BENCHMARK_ANSWERS,
+    BENCHMARK_ITEMS,
+    BENCHMARK_REPLIES,
+    BENCHMARK_SCORES,
+    EVALUATE,
+    Compared,
+    benchmark_stages,
+)
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.types import RunSummary
@@ -56,7 +64,7 @@ def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: S
 
 def _figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> pl.DataFrame:
     """The rows of these students and models with `student`, its name, and `number`, its round."""
-    known = [pl.DataFrame(schema=SCORES).with_columns(_who(None))]
+    known = [pl.DataFrame(schema=EVALUATE.columns).with_columns(_who(None))]
     known += [rows.with_columns(_who(who)) for who in compared if (rows := summary.benchmarks(who)) is not None]
     return pl.concat(known).filter(pl.col("benchmark").is_in(list(names)))
 
@@ -273,9 +281,9 @@ def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:
 
 def headline_values(reader: RunReader, name: str, student: int) -> dict[str, ItemValues]:
     """What the headlines of a student are made of; nothing where its figures do not stand."""
-    items = reader.rows(StageAt("benchmark_items", benchmark=name))
+    items = reader.rows(BENCHMARK_ITEMS.at(benchmark=name))
     answers, replies = (
-        reader.rows(StageAt(stage, student, benchmark=name)) for stage in ("benchmark_answers", "benchmark_replies")
+        reader.rows(stage.at(student, benchmark=name)) for stage in (BENCHMARK_ANSWERS, BENCHMARK_REPLIES)
     )
     if items is None or answers is None or replies is None or _scores(reader, name, student) is None:
         return {}
@@ -283,7 +291,7 @@ def headline_values(reader: RunReader, name: str, student: int) -> dict[str, Ite
 
 
 def _scores(reader: RunReader, name: str, student: int) -> pl.DataFrame | None:
-    return reader.rows(StageAt("benchmark_scores", student, benchmark=name))
+    return reader.rows(BENCHMARK_SCORES.at(student, benchmark=name))
 
 
 def benchmark_states_tables(reader: RunReader) -> list[Table]:

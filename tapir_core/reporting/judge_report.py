@@ -16,15 +16,14 @@ import polars as pl
 
 from tapir_core.config import JudgeConfig
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.judging import estimates, expected_orders, show_instruction
+from tapir_core.judging import combine_judges, estimates, show_instruction
 from tapir_core.judging.estimates import WINNERS, Estimate
-from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting import page
 from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import pool_of
-from tapir_core.stages import StageAt
+from tapir_core.stages import ANSWER, JUDGE
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.summary.types import Answer, Example
@@ -90,8 +89,8 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         MissingPrerequisite: the round has no verdicts yet.
     """
     reader, judge = RunReader(run), run.config.judge
-    orders = expected_orders(judge)
-    asked = reader.tables([StageAt("judge", number), StageAt("answer", number)])
+    orders = judge.expected_orders
+    asked = reader.tables([JUDGE.at(number), ANSWER.at(number)])
     if not asked:
         raise MissingPrerequisite(
             f"round {number} of run {run.ref.name!r} has no verdicts yet, so there is no judge to report on; "
@@ -116,7 +115,7 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
 
 
 def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, judge: JudgeConfig) -> Measures:
-    combined, orders = combine_judges(verdicts, judge.panel_rule), expected_orders(judge)
+    combined, orders = combine_judges(verdicts, judge.panel_rule), judge.expected_orders
     pairs = estimates.pair_orders(combined)
     scores = estimates.with_lengths(estimates.mean_scores(combined, orders), answers, pool)
     return Measures(
@@ -193,7 +192,7 @@ def position_sentence(found: JudgeRound) -> str:
     told = "" if agreement is None else f"order gap {in_words(agreement.gap, points)}"
     return (
         "The judge saw one answer a call, so there is no position to favour."
-        if found.orders[0] == "pointwise"
+        if not found.judge.asked_as.shows_both
         else f"The judge saw every pair in one order only, {found.orders[0].replace('_', ' ')}, so a favoured position "
         "cannot be told."
         if agreement is None

@@ -14,12 +14,10 @@ from typing import Any
 import polars as pl
 
 from tapir_core.comparison.baseline import with_baseline
-from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, NATURAL, StudentConfig
+from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, LENGTHS, NATURAL, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
-from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
-from tapir_core.judging.retention import LENGTHS
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page, plots, tables
@@ -27,7 +25,7 @@ from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tab
 from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.serving import serving_tables
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import EVALUATE, TRAIN
 from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.examples import choose_examples
 from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
@@ -183,8 +181,8 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
     """The card of the student after round ``round_number``; ``use`` says in Markdown how engines load it."""
     summary, config = with_baseline(summarise(run), run), run.config
     known = [each for each in summary.rounds if each.number <= round_number and each.mixture is not None]
-    at = StageAt("evaluate", round_number)
-    scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)
+    at = EVALUATE.at(round_number)
+    scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=at.stage.columns)
     benchmarks = summary.benchmarks(round_number)
     figures = scores if benchmarks is None else pl.concat([scores, benchmarks])
     card = page.render(
@@ -203,7 +201,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         dropped=tables.decontamination_table(summary.decontamination),
         fewest_words=FEWEST_WORDS,
         run=run,
-        checkpoint=run.manifest(StageAt("train", round_number)),
+        checkpoint=run.manifest(TRAIN.at(round_number)),
         resolved=run.storage.sha256(RESOLVED_CONFIG),
         training=RunReader(run).training(round_number),
         own_version=_own_version(),

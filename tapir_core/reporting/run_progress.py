@@ -17,9 +17,9 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import state_of
 from tapir_core.stages import (
     BENCHMARK_REPLIES,
+    EVALUATE,
     EVALUATION,
     EXPAND,
-    SCORE_COLUMNS,
     STAGES,
     Compared,
     StageAt,
@@ -95,7 +95,7 @@ def _seconds_left(reader: RunReader) -> float | None:
             took[at.name].append(seconds)
     means = {name: fmean(seconds) for name, seconds in took.items()}
     # What a quick stage will take is not counted before the first of them was seen.
-    quick = {name: 0.0 for name, stage in STAGES.items() if stage.is_quick}
+    quick = {name: 0.0 for name, stage in STAGES.items() if not stage.asks and not stage.trains}
     expected = quick | _estimated(reader, planned) | means
     return sum(expected[name] for name in left) if expected.keys() >= set(left) else None
 
@@ -113,7 +113,7 @@ def _estimated(reader: RunReader, planned: dict[str, int]) -> dict[str, float]:
         return {}
     stages = load_estimate(storage.read_bytes(ESTIMATE)).stages
     known = lines()
-    hours = {known[each.name].rows_of: each.hours for each in stages}
+    hours = {known[each.name].name: each.hours for each in stages}
     return {name: 3600 * span.likely / planned[name] for name, span in hours.items() if span and planned.get(name)}
 
 
@@ -215,7 +215,7 @@ def unscored_students(
     def is_unscored(at: StageAt) -> bool:
         if also_terminal and at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged:
             return failed_judgments(run, at) > 0
-        return at.stage.columns == SCORE_COLUMNS and run.holds(at) is None
+        return at.stage.columns == EVALUATE.columns and run.holds(at) is None
 
     return [who for who in compared if any(map(is_unscored, scoring_stages(run, [who], benchmarks)))]
 

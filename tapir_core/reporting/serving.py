@@ -25,7 +25,17 @@ from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import DIFFERS, headline_values, metric_label
 from tapir_core.reporting.page import Table
 from tapir_core.reporting.sentences import together
-from tapir_core.stages import HELDOUT, JUDGED_HELDOUT, POOL, TEACH, StageAt, benchmark_stages
+from tapir_core.stages import (
+    ANSWER,
+    ANSWER_HELDOUT,
+    BENCHMARK_ANSWERS,
+    HELDOUT,
+    JUDGED_HELDOUT,
+    POOL,
+    TEACH,
+    TRAIN,
+    benchmark_stages,
+)
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, data_size, number, percent, student_name
@@ -46,8 +56,8 @@ def serving_tables(reader: RunReader, best: int | None) -> list[Table]:
 
 def _reported(reader: RunReader, best: int | None) -> int | None:
     """The ``best`` student; without one the last that answered the held-out set, or was trained."""
-    trained = [each for each in range(reader.run.config.run.rounds + 1) if reader.manifest(StageAt("train", each))]
-    answered = [each for each in trained if reader.manifest(StageAt("answer_heldout", each))]
+    trained = [each for each in range(reader.run.config.run.rounds + 1) if reader.manifest(TRAIN.at(each))]
+    answered = [each for each in trained if reader.manifest(ANSWER_HELDOUT.at(each))]
     return best if best in trained else max(answered or trained, default=None)
 
 
@@ -125,7 +135,7 @@ def _before_after_note(student: str, rows: list[_Row], *, is_judged: bool) -> st
 
 def _heldout(reader: RunReader, student: int) -> pl.DataFrame | None:
     """Its answers to the test split."""
-    answers, test = reader.rows(StageAt("answer_heldout", student)), _test_split(reader)
+    answers, test = reader.rows(ANSWER_HELDOUT.at(student)), _test_split(reader)
     return None if answers is None or test is None else _with_ending(answers, test)
 
 
@@ -250,13 +260,13 @@ def _cost_note(name: str, student: _Served, teacher: _Served) -> str:
 
 
 def _served_student(reader: RunReader, number: int) -> _Served:
-    at, storage = StageAt("train", number), reader.run.storage
+    at, storage = TRAIN.at(number), reader.run.storage
     manifest, sizes = reader.manifest(at), storage.files(at.folder)
     paths = [f"{at.folder}/{part.name}" for part in manifest.parts] if manifest else []
     weights = [_parameters(storage, path, sizes[path]) for path in paths if path.endswith(".safetensors")]
     counted = [each for each in weights if each is not None]
-    asked = [StageAt("benchmark_answers", number, benchmark=name) for name in reader.run.config.evaluation.asked]
-    stages = [StageAt("answer_heldout", number), StageAt("answer", number + 1), *asked]
+    asked = [BENCHMARK_ANSWERS.at(number, benchmark=name) for name in reader.run.config.evaluation.asked]
+    stages = [ANSWER_HELDOUT.at(number), ANSWER.at(number + 1), *asked]
     found = [manifest.counts for at in stages if (manifest := reader.manifest(at)) is not None]
     return _Served(
         sum(counted) if counted and len(counted) == len(weights) else None,
@@ -278,7 +288,7 @@ def _parameters(storage: Storage, path: str, size_bytes: int) -> int | None:
 
 
 def _served_teacher(reader: RunReader) -> _Served:
-    manifest = reader.manifest(StageAt("teach"))
+    manifest = reader.manifest(TEACH.at())
     if manifest is None:
         return _Served()
     usage = Usage.of(manifest.counts)

@@ -31,7 +31,7 @@ from tapir_core.reporting.benchmarks import (
 from tapir_core.reporting.plots import SHARES
 from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt, benchmark_stages, heldout_stages, lines
+from tapir_core.stages import BENCHMARK_ITEMS, EVALUATE, benchmark_stages, heldout_stages, lines
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader, formats, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
@@ -289,7 +289,7 @@ class _Asked:
         if self.benchmark == _HELDOUT:
             scores = self.scores.filter(metric=self.reader.run.config.data.metric)
             return {part: scores[part][0] for part in ("settings", "judge", "prompt_version")}
-        reader, items = self.reader, StageAt("benchmark_items", benchmark=self.benchmark)
+        reader, items = self.reader, BENCHMARK_ITEMS.at(benchmark=self.benchmark)
         fields = (file_ingredient(self.benchmark, field) for field in ("difficulty", "anchors", "include_path"))
         stages = filter(None, map(reader.manifest, (items, *benchmark_stages(self.benchmark, self.number))))
         return {
@@ -359,7 +359,7 @@ def _asked(readers: Sequence[RunReader]) -> dict[str, list[_Asked]]:
     for reader in readers:
         for name in (_HELDOUT, *reader.run.config.evaluation.asked):
             for trained in range(reader.run.config.run.rounds, -1, -1):
-                at = StageAt("evaluate", trained) if name == _HELDOUT else benchmark_stages(name, trained)[-1]
+                at = EVALUATE.at(trained) if name == _HELDOUT else benchmark_stages(name, trained)[-1]
                 if (scores := reader.rows(at)) is not None:
                     found.setdefault(name, []).append(_Asked(reader, name, trained, scores))
                     break

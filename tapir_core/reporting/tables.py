@@ -10,9 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import ACCURACY, NATURAL, RETENTION
-from tapir_core.evaluation.judged import SCORE_RATIO
-from tapir_core.judging.retention import LENGTHS, WIN_RATE
+from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE
+from tapir_core.evaluation.scores import SCORE_RATIO
 from tapir_core.reporting import sentences
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.stages import lines

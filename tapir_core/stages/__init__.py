@@ -1,17 +1,9 @@
-"""The stages of a run: each declared once (`Stage`), and the one order in which a run does them.
+"""The stages of a run: each declared once (`Stage`), and the one order in which a run does them (`order`).
 
 What follows of it: plan, folders, keys, limits, progress, reports, the rows of the estimate, `--until`. A stage is
 added by a declaration, a place in the order, and its work in `tasks/` (docs/extending.md).
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
-
-from tapir_core.calls.types import Role
-from tapir_core.config import EndpointConfig, RunConfig
-from tapir_core.paths import BACKBONE
 from tapir_core.stages.evaluation import (
     ANSWER_HELDOUT,
     BENCHMARK_ANSWERS,
@@ -20,10 +12,26 @@ from tapir_core.stages.evaluation import (
     BENCHMARK_SCORES,
     EVALUATE,
     JUDGE_HELDOUT,
-    SCORE_COLUMNS,
     VERIFY_HELDOUT,
     graded_of,
     heldout_stages,
+)
+from tapir_core.stages.order import (
+    BENCHMARK,
+    EVALUATION,
+    ONCE,
+    asked_apart,
+    asked_endpoints,
+    asked_in_roles,
+    benchmark_stages,
+    inner_stages,
+    lines,
+    plan,
+    served_in_turn,
+    stages_of,
+    used_files,
+    whole_plan,
+    with_steps,
 )
 from tapir_core.stages.pool import (
     CONTAMINATED,
@@ -72,151 +80,3 @@ from tapir_core.stages.students import (
     drawn_at,
     judge_fields,
 )
-
-ONCE = [
-    *(HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, DISCOVER, LABEL, TEACH, VERIFY),
-    *(JUDGED_HELDOUT, HELDOUT_OVERLAP),
-]
-"""What a run does once, in this order; the items of each benchmark that is asked in each round."""
-
-EVALUATION = [ANSWER_HELDOUT, JUDGE_HELDOUT, VERIFY_HELDOUT, EVALUATE]
-"""What follows for each student; then, for each benchmark that is asked in each round, `BENCHMARK`."""
-
-BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]
-
-
-def plan(config: RunConfig) -> Iterator[StageAt]:
-    """Every stage of a run, in the order in which it is done: inputs come first.
-
-    A run that discovers its task types ends there: it goes on once they are in its configuration.
-    """
-    for number in (None, BACKBONE, *range(config.run.rounds + 1)):
-        for at in stages_of(config, number):
-            yield at
-            if at.name == DISCOVER.name:
-                return
-
-
-def stages_of(config: RunConfig, number: int | None) -> Iterator[StageAt]:
-    """The part of the plan that is done once (None), of the untouched backbone (`BACKBONE`), or of a round."""
-    asked = config.evaluation.each_round
-    if number is None:
-        names: dict[str, Sequence[str | None]] = {BENCHMARK_ITEMS.name: asked}
-        found = [StageAt(each.name, benchmark=name) for each in ONCE for name in names.get(each.name, [None])]
-    else:
-        found = [each.at(number) for each in [*(ROUND if number >= 0 else []), *EVALUATION]]
-        found += [at for name in asked for at in benchmark_stages(name, number)]
-    yield from _planned(config, found)
-
-
-def benchmark_stages(name: str, who: Compared) -> list[StageAt]:
-    """What a student or a model of a file takes on a benchmark, in order; its own files are read before all of them."""
-    of_round, model = (who, None) if isinstance(who, int) else (None, who)
-    return [StageAt(stage.name, of_round, benchmark=name, model=model) for stage in BENCHMARK]
-
-
-def asked_apart(config: RunConfig) -> Iterator[StageAt]:
-    """Every stage that `tapir evaluate --benchmark` may do beside the plan.
-
-    Those of benchmarks that are not asked in each round, and of models of files.
-    """
-    apart = [name for name in config.evaluation.asked if name not in config.evaluation.each_round]
-    yield from (StageAt(BENCHMARK_ITEMS.name, benchmark=name) for name in apart)
-    compared: list[tuple[str, Compared]] = [*product(apart, range(BACKBONE, config.run.rounds + 1))]
-    compared += [(name, model) for name, judged in config.evaluation.judged.items() for model in judged.outputs]
-    for name, who in compared:
-        yield from benchmark_stages(name, who)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A stage as a reader of reports knows it: a planned stage with its steps, an evaluation with its answers."""
-
-    name: str
-    asks: Asked
-    rows_of: str
-    """The stage whose rows are shown."""
-    trains: bool
-
-
-def lines_of(*stages: Stage) -> dict[str, Line]:
-    """The lines that reports have for these stages, by name, in their order."""
-    parts = defaultdict[str, list[Stage]](list)
-    for stage in stages:
-        parts[stage.line].append(stage)
-    return {name: _line(STAGES[name], of) for name, of in parts.items() if name}
-
-
-def _line(named: Stage, parts: Iterable[Stage]) -> Line:
-    shown = next((each for each in (*parts, named) if each.asks and not each.step_of), named)
-    return Line(named.name, shown.asks, shown.name, named.trains)
-
-
-def lines_once() -> dict[str, Line]:
-    """The lines of what a run does once."""
-    return lines_of(*ONCE)
-
-
-def lines_of_round() -> dict[str, Line]:
-    """The lines of a round with the evaluation of its student."""
-    return lines_of(*ROUND, *EVALUATION, *BENCHMARK)
-
-
-def lines() -> dict[str, Line]:
-    """All lines."""
-    return lines_once() | lines_of_round()
-
-
-def lines_of_evaluation() -> dict[str, Line]:
-    """The lines of what scores a student, benchmarks included."""
-    return lines_of(*EVALUATION, *BENCHMARK)
-
-
-def asked_in_roles() -> dict[Role, Asked]:
-    """Role of calls → who is asked, in the order of a run."""
-    return {stage.roles[0]: stage.asks for stage in (*ONCE, *ROUND, *EVALUATION, *BENCHMARK) if stage.asks}
-
-
-def asked_endpoints(config: RunConfig, at: StageAt) -> list[EndpointConfig]:
-    """Where those are asked whom a stage asks and pays."""
-    match at.stage.asks:
-        case "teacher":
-            return [config.teacher.endpoint]
-        case "judge" if at.benchmark is None:
-            return list(config.judge.endpoints.values())
-        case "judge":
-            judged = config.evaluation.judged.get(at.benchmark_name)
-            return [config.judge_of(judged)] if judged else []
-        case _:
-            return []
-
-
-def served_in_turn(config: RunConfig, at: StageAt) -> Asked:
-    """Which of the models a stage asks that have a machine in turn; nobody where others serve it anyway."""
-    if at.stage.asks == "student":
-        return "" if config.student.engine.served_by == "others" else "student"
-    return "teacher" if any(each.takes_turns for each in asked_endpoints(config, at)) else ""
-
-
-def with_steps(config: RunConfig, at: StageAt, waves: Iterable[int] | None = None) -> list[StageAt]:
-    """A stage after all its steps, inputs first: of an expansion those of ``waves`` (None: all that it may have)."""
-    if at.name != EXPAND.name:
-        return [at]
-    numbers = range(1, config.curriculum.expansion.max_waves + 1) if waves is None else waves
-    steps = [step.at(at.round, wave) for wave in numbers for step in WAVE]
-    return [*steps, EXPANSION_REJECTED.at(at.round), *_planned(config, [CONTAMINATED.at(at.round)]), at]
-
-
-def inner_stages(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """Of what a stage reads, those that stand in no plan and are made only for it and others that read them."""
-    return [each for each in at.stage.all_reads(config, at) if each.stage.inner]
-
-
-def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
-    """Of ``files`` (name → digest) those that go into a stage which the run plans."""
-    used = {name for at in plan(config) for name in at.stage.files(config, at)}
-    return {name: files[name] for name in files if name in used}
-
-
-def _planned(config: RunConfig, stages: Iterable[StageAt]) -> list[StageAt]:
-    return [at for at in stages if at.stage.when(config, at) and not at.stage.inner]

@@ -2,15 +2,32 @@
 
 from dataclasses import replace
 
+import polars as pl
+
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import pool, students
-from tapir_core.stages.stage import Fields, Stage, StageAt, declare
+from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare, planned
 
-SCORE_COLUMNS = (
-    *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
-    *("low", "high", "n_failed", "note", "judge", "prompt_version", "settings"),
+SCORES = pl.Schema(
+    {
+        "benchmark": TEXT,
+        "split": TEXT,
+        "category": TEXT,
+        "metric": TEXT,
+        "value": NUMBER,
+        "stderr": NUMBER,
+        "n": COUNT,
+        "low": NUMBER,
+        "high": NUMBER,
+        "n_failed": COUNT,
+        "note": TEXT,
+        "judge": TEXT,
+        "prompt_version": TEXT,
+        "settings": TEXT,
+    }
 )
+"""One row a figure and category of one student."""
 
 
 def _checkpoint(at: StageAt) -> list[StageAt]:
@@ -33,21 +50,23 @@ def _has_heldout(config: RunConfig, _: StageAt) -> bool:
 
 def heldout_stages(config: RunConfig) -> list[StageAt]:
     """The held-out sets of a run: that with references, and the judged one."""
-    return [stage.at() for stage in (pool.HELDOUT, pool.JUDGED_HELDOUT) if stage.when(config, stage.at())]
+    return planned(config, pool.HELDOUT.at(), pool.JUDGED_HELDOUT.at())
 
 
 def _scored_from(config: RunConfig, at: StageAt) -> list[StageAt]:
-    made = (VERIFY_HELDOUT.at(at.round), JUDGE_HELDOUT.at(at.round))
-    said = [each for each in made if each.stage.when(config, each)]
+    said = planned(config, VERIFY_HELDOUT.at(at.round), JUDGE_HELDOUT.at(at.round))
     return [*heldout_stages(config), ANSWER_HELDOUT.at(at.round), *said]
 
 
 def _score_settings(config: RunConfig, _: StageAt) -> Fields:
     """How answers are drawn; who marks them, where that is a verifier; of a judged set, whose verdicts make figures."""
     judged, marks = config.data.judged, pool.verifier_fields(config, "heldout") if config.data.references else {}
-    verdicts = {"judge": students.judge_fields(config), "scores": students.score_fields(config)} if judged else {}
-    failed = {"max_failed_share": judged and judged.max_failed_share}
-    return {"sampling": config.student.sampling.shaping(), **failed, **verdicts, **marks}
+    return {
+        "sampling": config.student.sampling.shaping(),
+        "max_failed_share": judged and judged.max_failed_share,
+        **({"judge": students.judge_fields(config), "scores": students.score_fields(config)} if judged else {}),
+        **marks,
+    }
 
 
 def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
@@ -58,9 +77,10 @@ def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
     """All its files and folders, and the run whose student is its baseline, as ingredients."""
     settings = _asked(config, at)
-    named = [f"file:{field}:{at.benchmark}" for field in (*settings.files, *settings.folders)]
-    runs = [f"run:baseline:{at.benchmark}"] if settings.baseline_run else []
-    return [*named, *runs]
+    return [
+        *(f"file:{field}:{at.benchmark}" for field in (*settings.files, *settings.folders)),
+        *([f"run:baseline:{at.benchmark}"] if settings.baseline_run else []),
+    ]
 
 
 def _answers(config: RunConfig, at: StageAt) -> Fields:
@@ -98,7 +118,7 @@ ANSWER_HELDOUT = declare(
     Stage(
         name="answer_heldout",
         folder="heldout_answers",
-        columns=pool.ANSWER_COLUMNS,
+        columns=pool.ANSWERS,
         row="the student's answer to an instruction of the held-out set",
         when=_has_heldout,
         reads=lambda c, at: [*heldout_stages(c), *_checkpoint(at)],
@@ -114,7 +134,7 @@ VERIFY_HELDOUT = declare(
     Stage(
         name="verify_heldout",
         folder="heldout_verified",
-        columns=pool.VERIFIED_COLUMNS,
+        columns=pool.VERIFIED,
         row="what the verifier says of a student's answer to an instruction of the held-out set",
         when=lambda c, _: c.data.references is not None and c.judge.verifies("heldout") is not None,
         reads=lambda _, at: [pool.HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
@@ -130,8 +150,7 @@ def graded_of(config: RunConfig, number: int | None) -> list[StageAt]:
 
     In the order in which `grade_answers` takes their rows.
     """
-    marks = VERIFY_HELDOUT.at(number)
-    return [pool.HELDOUT.at(), ANSWER_HELDOUT.at(number), *([marks] if marks.stage.when(config, marks) else [])]
+    return [pool.HELDOUT.at(), ANSWER_HELDOUT.at(number), *planned(config, VERIFY_HELDOUT.at(number))]
 
 
 JUDGE_HELDOUT = declare(
@@ -151,7 +170,7 @@ EVALUATE = declare(
     Stage(
         name="evaluate",
         folder="scores",
-        columns=SCORE_COLUMNS,
+        columns=SCORES,
         row="a figure: a split, a task type",
         version=2,
         when=_has_heldout,
@@ -165,7 +184,17 @@ BENCHMARK_ITEMS = declare(
     Stage(
         name="benchmark_items",
         folder="items",
-        columns=("question_id", "category", "turn", "question", "reference", "baseline"),
+        columns=pl.Schema(
+            {
+                "question_id": TEXT,
+                "category": TEXT,
+                "turn": COUNT,
+                "question": TEXT,
+                # None where there is no baseline to compare with, or it has failed.
+                "reference": TEXT,
+                "baseline": TEXT,
+            }
+        ),
         row="a turn of a question",
         version=2,
         settings=_items,
@@ -178,7 +207,7 @@ BENCHMARK_ANSWERS = declare(
     Stage(
         name="benchmark_answers",
         folder="answers",
-        columns=("question_id", "turn", "response", "finish_reason", "prompt_tokens", "completion_tokens"),
+        columns=pl.Schema({"question_id": TEXT, "turn": COUNT, **pool.ANSWER_COLUMNS}),
         row="an answer to a turn",
         reads=lambda _, at: [*_of_benchmark(at), *_checkpoint(at)],
         settings=_answers,
@@ -192,9 +221,20 @@ BENCHMARK_REPLIES = declare(
     Stage(
         name="benchmark_replies",
         folder="replies",
-        columns=(
-            *("question_id", "turn", "mode", "order", "value", "baseline_value"),
-            *("how", "status", "reason", "raw", "judge"),
+        columns=pl.Schema(
+            {
+                "question_id": TEXT,
+                "turn": COUNT,
+                "mode": TEXT,
+                "order": TEXT,
+                "value": NUMBER,
+                "baseline_value": NUMBER,
+                "how": TEXT,
+                "status": TEXT,
+                "reason": TEXT,
+                "raw": TEXT,
+                "judge": TEXT,
+            }
         ),
         row="a judgment, or a mark",
         version=2,
@@ -212,7 +252,7 @@ BENCHMARK_SCORES = declare(
     Stage(
         name="benchmark_scores",
         folder="scores",
-        columns=SCORE_COLUMNS,
+        columns=SCORES,
         row="a figure: a category, a metric",
         version=4,
         reads=lambda _, at: _of_benchmark(at, "benchmark_answers", "benchmark_replies"),

@@ -1,11 +1,16 @@
 """The stages that a run does once, before its students: held-out set, questions, pool, task types, labels, answers."""
 
+import polars as pl
+
 from tapir_core.config import RunConfig, VerifierUse
-from tapir_core.stages.stage import Fields, Stage, StageAt, declare
+from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare, planned
 from tapir_core.turns import EARLIER
 
-ANSWER_COLUMNS = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
-VERIFIED_COLUMNS = ("instruction_id", "score", "correct", "reason")
+ANSWER_COLUMNS = {"response": TEXT, "finish_reason": TEXT, "prompt_tokens": COUNT, "completion_tokens": COUNT}
+"""Columns of every table of answers; one row an answer or a terminal failure."""
+ANSWERS = pl.Schema({"instruction_id": TEXT, **ANSWER_COLUMNS})
+VERIFIED = pl.Schema({"instruction_id": TEXT, "score": NUMBER, "correct": pl.Boolean(), "reason": TEXT})
+"""``correct`` is whether it scores at least `judge.verifier.min_score`; nothing without a score."""
 
 
 def pool_fields(config: RunConfig) -> Fields:
@@ -37,26 +42,32 @@ def type_fields(config: RunConfig) -> Fields:
 def label_fields(config: RunConfig) -> Fields:
     """How task types are asked for."""
     teacher = config.teacher
-    asked = {"labelling": teacher.labelling.shaping(), "replies": teacher.label_replies, "reasks": teacher.reasks}
-    return {**teacher_fields(config), **asked, **type_fields(config)}
+    return {
+        **teacher_fields(config),
+        "labelling": teacher.labelling.shaping(),
+        "replies": teacher.label_replies,
+        "reasks": teacher.reasks,
+        **type_fields(config),
+    }
 
 
 def question_stages(config: RunConfig) -> list[StageAt]:
     """What the pool is kept apart from as it comes: the held-out set with references, the questions of benchmarks."""
-    return [stage.at() for stage in (HELDOUT, QUESTIONS) if stage.when(config, stage.at())]
+    return planned(config, HELDOUT.at(), QUESTIONS.at())
 
 
 def _kept_apart(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What the pool, or a round's expansion, is kept apart from; a judged held-out set is drawn from the pool later."""
-    drawn = [JUDGED_HELDOUT.at()] if config.data.judged and at.round is not None else []
-    return [*question_stages(config), *drawn]
+    return [*question_stages(config), *(planned(config, JUDGED_HELDOUT.at()) if at.round is not None else [])]
 
 
 HELDOUT = declare(
     Stage(
         name="heldout",
         folder="heldout",
-        columns=("instruction_id", "instruction", "system", "task_type", "reference", "split"),
+        columns=pl.Schema(
+            dict.fromkeys(("instruction_id", "instruction", "system", "task_type", "reference", "split"), TEXT)
+        ),
         some_have=(EARLIER,),
         row="an instruction of the held-out set",
         when=lambda c, _: c.data.references is not None,
@@ -73,7 +84,7 @@ QUESTIONS = declare(
     Stage(
         name="questions",
         folder="questions",
-        columns=("benchmark", "question_id", "turn", "question"),
+        columns=pl.Schema({"benchmark": TEXT, "question_id": TEXT, "turn": COUNT, "question": TEXT}),
         row="a turn of a benchmark's question",
         when=lambda c, _: bool(c.evaluation.benchmarks),
         files=lambda c, _: [f"file:questions:{name}" for name in sorted(c.evaluation.benchmarks)],
@@ -84,7 +95,17 @@ CONTAMINATED = declare(
     Stage(
         name="contaminated",
         folder="contaminated",
-        columns=("instruction_id", "instruction", "benchmark", "question_id", "question", "rule", "similarity"),
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "instruction": TEXT,
+                "benchmark": TEXT,
+                "question_id": TEXT,
+                "question": TEXT,
+                "rule": TEXT,
+                "similarity": NUMBER,
+            }
+        ),
         row="an instruction that holds an evaluation question, with the question",
         when=lambda c, at: bool(_kept_apart(c, at)),
         # Of a round: the candidates of its expansion.
@@ -95,6 +116,7 @@ CONTAMINATED = declare(
             **({} if at.round else {**pool_fields(c), "system": c.data.pool.has_system_texts}),
         },
         files=lambda _, at: [] if at.round else ["file:pool"],
+        step_in_rounds="expand",
     )
 )
 
@@ -102,7 +124,7 @@ POOL = declare(
     Stage(
         name="pool",
         folder="pool",
-        columns=("instruction_id", "instruction", "system", "source", "reference"),
+        columns=pl.Schema(dict.fromkeys(("instruction_id", "instruction", "system", "source", "reference"), TEXT)),
         some_have=(EARLIER, "answer"),
         row="an instruction",
         reads=lambda c, _: [CONTAMINATED.at()] if question_stages(c) else [],
@@ -115,7 +137,7 @@ DISCOVER = declare(
     Stage(
         name="discover",
         folder="discovered",
-        columns=("task_type", "definition"),
+        columns=pl.Schema({"task_type": TEXT, "definition": TEXT}),
         row="a task type that the teacher found in a sample of the pool",
         when=lambda c, _: c.curriculum.task_types == "discover",
         reads=lambda *_: [POOL.at()],
@@ -128,6 +150,7 @@ DISCOVER = declare(
         files=lambda *_: ["prompt:discover"],
         asks="teacher",
         roles=("label",),
+        ends_run=True,
     )
 )
 
@@ -135,7 +158,7 @@ LABEL = declare(
     Stage(
         name="label",
         folder="labels",
-        columns=("instruction_id", "task_type"),
+        columns=pl.Schema({"instruction_id": TEXT, "task_type": TEXT}),
         row="an instruction of the pool",
         reads=lambda *_: [POOL.at()],
         settings=lambda c, _: label_fields(c),
@@ -150,7 +173,7 @@ TEACH = declare(
     Stage(
         name="teach",
         folder="teacher",
-        columns=ANSWER_COLUMNS,
+        columns=ANSWERS,
         some_have=("answered_by",),
         row="the teacher's plain answer to an instruction of the pool",
         reads=lambda *_: [POOL.at()],
@@ -169,7 +192,7 @@ JUDGED_HELDOUT = declare(
     Stage(
         name="judged_heldout",
         folder="judged_heldout",
-        columns=("instruction_id", "instruction", "system", "task_type", "reference", "split", "response"),
+        columns=pl.Schema({**HELDOUT.columns, "response": TEXT}),
         some_have=(EARLIER,),
         row="an instruction of the judged held-out set, with the teacher's answer",
         when=lambda c, _: c.data.judged is not None,
@@ -182,7 +205,7 @@ VERIFY = declare(
     Stage(
         name="verify",
         folder="verified",
-        columns=VERIFIED_COLUMNS,
+        columns=VERIFIED,
         row="what the verifier says of a teacher's answer",
         when=lambda c, _: c.judge.verifies("filter") is not None,
         reads=lambda *_: [POOL.at(), TEACH.at()],
@@ -214,9 +237,9 @@ def usable_of(config: RunConfig) -> list[StageAt]:
 
 def held_out_of(config: RunConfig) -> list[StageAt]:
     """Which of these leave the pool of every round: a judged held-out set, and what holds one of its instructions."""
-    return [JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at()] if config.data.judged else []
+    return planned(config, JUDGED_HELDOUT.at(), HELDOUT_OVERLAP.at())
 
 
 def verified(config: RunConfig) -> list[StageAt]:
     """What filters the teacher's answers, if anything does."""
-    return [VERIFY.at()] if config.judge.verifies("filter") else []
+    return planned(config, VERIFY.at())

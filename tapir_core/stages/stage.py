@@ -1,6 +1,7 @@
 """What a stage is: declared once, with all that the run, its reports, its estimate and its flows know of it; its key.
 
-The declarations stand in `students` and `evaluation`, their order in `tapir_core.stages`.
+The declarations stand in `pool`, `students` and `evaluation`, their order in `order`. Names and types of a table stand
+here alone: whatever makes or reads one takes the `columns` of its stage.
 
 A stage's key covers: run id, stage, stage version, the config fields that can change its output, its ingredients
 (prompt files, input files, the backbone) and its inputs' digests. Concurrency, retries, base URLs, batch sizes of
@@ -11,11 +12,12 @@ time and runs nothing again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from tapir_core.calls.types import Role
-from tapir_core.config import RunConfig
+import polars as pl
+
+from tapir_core.config import Role, RunConfig
 from tapir_core.paths import BACKBONE, benchmark_folder, model_folder, round_folder, wave_folder
 from tapir_core.text import digest
 
@@ -27,6 +29,8 @@ Compared = int | str
 
 Fields = Mapping[str, Any]
 """Of the configuration, by name, as JSON has them."""
+
+TEXT, NUMBER, COUNT = pl.String(), pl.Float64(), pl.Int64()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class StageAt:
     @property
     def whole(self) -> "StageAt":
         """The planned stage that this one is a step of, such as the expansion of a wave's step; or itself."""
-        step_of = self.stage.step_of or ("expand" if self.name == "contaminated" and self.round is not None else "")
+        step_of = self.stage.step_of or (self.stage.step_in_rounds if self.round is not None else "")
         return StageAt(step_of, self.round) if step_of else self
 
     @property
@@ -90,10 +94,6 @@ def always(*_: object) -> bool:
     return True
 
 
-def _nothing(*_: object) -> list[Any]:
-    return []
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One stage of a run. What is not given it does not have."""
@@ -101,20 +101,20 @@ class Stage:
     name: str
     folder: str
     """Of its rows, in the run's folder, or in that of its round, wave, benchmark."""
-    columns: tuple[str, ...] = ()
+    columns: pl.Schema = field(default_factory=pl.Schema)
     """Of its rows, in their order; a checkpoint has none."""
     some_have: tuple[str, ...] = ()
-    """More columns after these, each in a table only where one of its rows has something in it."""
+    """More columns of text after these, each in a table only where one of its rows has something in it."""
     row: str = ""
     """What one row is, for docs/run-folder.md."""
     version: int = 1
     """Raised when a change of code changes its rows; that of `expand` with that of any step of it."""
 
-    reads: Callable[[RunConfig, StageAt], Sequence[StageAt]] = _nothing
+    reads: Callable[[RunConfig, StageAt], Sequence[StageAt]] = lambda *_: ()
     """The stages whose rows go into it, in the order of its key."""
     settings: Callable[[RunConfig, StageAt], Fields] = lambda *_: {}
     """What of the configuration can change its rows. What is left out can be changed at any time."""
-    files: Callable[[RunConfig, StageAt], Sequence[str]] = _nothing
+    files: Callable[[RunConfig, StageAt], Sequence[str]] = lambda *_: ()
     """Names of the files and folders that go into it: `prompt:judge`, `file:pool`, `backbone`."""
     when: Callable[[RunConfig, StageAt], bool] = always
     """Whether a run of this configuration has it there."""
@@ -130,7 +130,7 @@ class Stage:
     rows_per_row: Callable[[RunConfig], int] = lambda _: 1
     """Rows that it makes of one row of that stage."""
 
-    reads_beside: Callable[[RunConfig, StageAt], Sequence[StageAt]] = _nothing
+    reads_beside: Callable[[RunConfig, StageAt], Sequence[StageAt]] = lambda *_: ()
     """More stages whose rows it reads, which follow from the others and from its settings: no part of its key."""
     inner: bool = False
     """Whether it stands in no plan, and is made only when a stage that reads it is to be made."""
@@ -138,6 +138,14 @@ class Stage:
     """The stage in whose place later ones read it, as with a stage that leaves out some of another's rows."""
     step_of: str = ""
     """The planned stage that it is a step of; a step stands in no plan, and reports count it as that one."""
+    step_in_rounds: str = ""
+    """The same of a stage that a run does once too: what it is a step of where it is done for a round."""
+    wave_steps: tuple["Stage", ...] = ()
+    """Its steps in each of its waves, in their order; none of a stage that has no waves."""
+    last_steps: tuple["Stage", ...] = ()
+    """Its steps after the last wave, in their order."""
+    ends_run: bool = False
+    """Whether a run that does it ends there, and goes on under another configuration."""
     trains: bool = False
     """Whether it makes a checkpoint."""
     shown: bool = True
@@ -145,9 +153,16 @@ class Stage:
     shown_as: str = ""
     """The stage whose line in reports it has a part in, beside that one's own."""
 
-    def at(self, round_number: int | None = None, wave: int | None = None) -> StageAt:
+    def at(
+        self,
+        round_number: int | None = None,
+        wave: int | None = None,
+        *,
+        benchmark: str | None = None,
+        model: str | None = None,
+    ) -> StageAt:
         """It in its place."""
-        return StageAt(self.name, round_number, wave)
+        return StageAt(self.name, round_number, wave, benchmark, model)
 
     def all_reads(self, config: RunConfig, at: StageAt) -> list[StageAt]:
         """The stages whose rows it reads, in its key or beside it."""
@@ -157,11 +172,6 @@ class Stage:
     def line(self) -> str:
         """The line of reports that it counts in; the empty text for none."""
         return self.step_of or self.shown_as or (self.name if self.shown else "")
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether it asks nobody and trains nothing."""
-        return not self.asks and not self.trains
 
 
 STAGES: dict[str, Stage] = {}
@@ -179,7 +189,7 @@ def declare(stage: Stage) -> Stage:
         "columns= (those of its rows) or trains=True": not stage.columns and not stage.trains,
         "row= (what one row is, for docs/run-folder.md)": bool(stage.columns) and not stage.row and not stage.step_of,
         f"roles= (what its calls are for: some of {', '.join(get_args(Role))})": bool(stage.asks) and not stage.roles,
-        f"a known role: {', '.join(sorted({*stage.roles} - {*get_args(Role)}))} is none (tapir_core/calls/types.py)": (
+        f"a known role: {', '.join(sorted({*stage.roles} - {*get_args(Role)}))} is none (tapir_core/config/roles.py)": (
             not {*stage.roles} <= {*get_args(Role)}
         ),
         f"a stage that there is in shards_of= ({stage.shards_of!r} is none)": stage.shards_of not in ("", *STAGES),
@@ -189,6 +199,11 @@ def declare(stage: Stage) -> Stage:
         raise ValueError(f"stage {stage.name!r} lacks {'; '.join(wrong)} (docs/extending.md)")
     STAGES[stage.name] = stage
     return stage
+
+
+def planned(config: RunConfig, *stages: StageAt) -> list[StageAt]:
+    """Those of these stages that a run of this configuration has."""
+    return [at for at in stages if at.stage.when(config, at)]
 
 
 def settings_of(at: StageAt, config: RunConfig, ingredients: Mapping[str, str]) -> list[Any]:

@@ -3,15 +3,28 @@
 Round 0 (S_0) has only the last two.
 """
 
+import polars as pl
+
 from tapir_core.config import RunConfig
-from tapir_core.judging import verdicts_per_instruction
 from tapir_core.stages import pool
-from tapir_core.stages.stage import Fields, Stage, StageAt, declare
+from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare
 
 CHAT_TEMPLATE = "file:chat_template"
 
-_CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id", "wave")
-_GATED = (*_CANDIDATE, "response", "gate")
+CANDIDATES = pl.Schema(
+    {
+        "instruction_id": TEXT,
+        "instruction": TEXT,
+        "system": TEXT,
+        "task_type": TEXT,
+        "seed_id": TEXT,
+        "wave": COUNT,
+    }
+)
+"""In list order. ``task_type`` is the wanted one; of what passed the gates, its own."""
+EXPANSION = pl.Schema({**CANDIDATES, "response": TEXT})
+GATED = pl.Schema({**EXPANSION, "gate": TEXT})
+"""With the gate that a candidate failed first; nothing of one that passed."""
 
 
 def judge_fields(config: RunConfig) -> Fields:
@@ -28,7 +41,7 @@ def score_fields(config: RunConfig) -> Fields:
 
 def judge_prompts(config: RunConfig) -> list[str]:
     """The judge's prompt, and the verifier that may stand in the judge's place, as ingredients."""
-    return [f"prompt:{config.judge.prompt}", *pool.verifier_files(config, "judge")]
+    return [f"prompt:{config.judge.asked_as.prompt}", *pool.verifier_files(config, "judge")]
 
 
 def student_fields(config: RunConfig) -> Fields:
@@ -66,9 +79,12 @@ def wave_fields(config: RunConfig, number: int) -> Fields:
     """How a round's seeds are expanded."""
     teacher, check = config.teacher, None
     if config.checks_expansion(number):
-        selection = config.round(number).selection.shaping()
-        scores = {"judge": judge_fields(config), "scores": score_fields(config)}
-        check = {**scores, "student": student_fields(config), "selection": selection}
+        check = {
+            "judge": judge_fields(config),
+            "scores": score_fields(config),
+            "student": student_fields(config),
+            "selection": config.round(number).selection.shaping(),
+        }
     return {
         **size_fields(config, number),
         **pool.label_fields(config),
@@ -83,14 +99,13 @@ def wave_fields(config: RunConfig, number: int) -> Fields:
 
 def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What the pool of a round is made of: the first pool, what is held out of it, the expansions of earlier rounds."""
-    expansions = (EXPAND.at(earlier) for earlier in range(1, at.number))
     return [
         pool.POOL.at(),
         pool.LABEL.at(),
         pool.TEACH.at(),
         *pool.verified(config),
         *pool.held_out_of(config),
-        *expansions,
+        *(EXPAND.at(earlier) for earlier in range(1, at.number)),
     ]
 
 
@@ -135,20 +150,27 @@ def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What a mixture is drawn from; for round 0 the pool alone."""
     if at.number == 0:
         return _pool(config, at)
-    made = [*_measured(config, at), *(stage.at(at.round) for stage in (SELECT, EXPAND, REFINE))]
-    return [*_pool(config, at), *made, *_trained_on(at), *_in_place_of_draw(config, at)]
+    return [
+        *(*_pool(config, at), *_measured(config, at), SELECT.at(at.round), EXPAND.at(at.round), REFINE.at(at.round)),
+        *(*_trained_on(at), *_in_place_of_draw(config, at)),
+    ]
 
 
 def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
-    student = [_student(at)] if config.checks_expansion(at.number) else []
-    earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
-    return [*pool.question_stages(config), *_pool(config, at), SELECT.at(at.round), *student, *earlier]
+    return [
+        *(*pool.question_stages(config), *_pool(config, at), SELECT.at(at.round)),
+        *([_student(at)] if config.checks_expansion(at.number) else []),
+        *(StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)),
+    ]
 
 
 def _expansion_prompts(config: RunConfig, at: StageAt) -> list[str]:
-    check = judge_prompts(config) if config.checks_expansion(at.number) else []
-    return ["prompt:expand", "prompt:label", *check, *pool.verifier_files(config, "filter")]
+    return [
+        *("prompt:expand", "prompt:label"),
+        *(judge_prompts(config) if config.checks_expansion(at.number) else []),
+        *pool.verifier_files(config, "filter"),
+    ]
 
 
 def _is_measured(config: RunConfig, at: StageAt) -> bool:
@@ -163,7 +185,7 @@ ANSWER = declare(
     Stage(
         name="answer",
         folder="answers",
-        columns=pool.ANSWER_COLUMNS,
+        columns=pool.ANSWERS,
         row="the answer of S_{r−1} to an instruction of the round's pool",
         when=_is_measured,
         reads=lambda c, at: [*_pool(c, at), _student(at)],
@@ -178,7 +200,18 @@ JUDGE = declare(
     Stage(
         name="judge",
         folder="verdicts",
-        columns=("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw", "judge"),
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "order": TEXT,
+                "student_score": NUMBER,
+                "teacher_score": NUMBER,
+                "status": TEXT,
+                "reason": TEXT,
+                "raw": TEXT,
+                "judge": TEXT,
+            }
+        ),
         row="a verdict: an instruction, an order, a judge",
         version=2,
         when=_is_measured,
@@ -189,7 +222,7 @@ JUDGE = declare(
         roles=("judge",),
         calls_per_row=1,
         shards_of="answer",
-        rows_per_row=lambda c: verdicts_per_instruction(c.judge),
+        rows_per_row=lambda c: c.judge.verdicts_per_instruction,
     )
 )
 
@@ -197,7 +230,17 @@ DIFFICULTY = declare(
     Stage(
         name="difficulty",
         folder="difficulty",
-        columns=("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "task_type": TEXT,
+                "student_score": NUMBER,
+                "teacher_score": NUMBER,
+                "mfd": NUMBER,
+                "orders": COUNT,
+                "order_gap": NUMBER,
+            }
+        ),
         row="an instruction whose every order is scored",
         when=_is_measured,
         reads=lambda c, at: _in_round(c, at, "judge"),
@@ -209,7 +252,7 @@ SELECT = declare(
     Stage(
         name="select",
         folder="seeds",
-        columns=("instruction_id", "task_type", "mfd"),
+        columns=pl.Schema({"instruction_id": TEXT, "task_type": TEXT, "mfd": NUMBER}),
         row="a seed",
         version=3,
         when=_is_numbered,
@@ -223,7 +266,7 @@ SELECT = declare(
 )
 
 
-def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | None = None, **more: object) -> Stage:
+def _wave_step(name: str, folder: str, columns: pl.Schema, before: str | None = None, **more: object) -> Stage:
     def reads(config: RunConfig, at: StageAt) -> list[StageAt]:
         return [*_expanded(config, at), *([StageAt(before, at.round, at.wave)] if before else [])]
 
@@ -243,33 +286,35 @@ def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | N
     )
 
 
-WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"), version=2)
-WAVE_CANDIDATES = _wave_step(
-    "wave_candidates", "candidates", _CANDIDATE, "wave_requests", asks="teacher", roles=("expand",)
+WAVE_REQUESTS = _wave_step(
+    "wave_requests", "requests", pl.Schema({"task_type": TEXT, "seed_id": TEXT, "sample_index": COUNT}), version=2
 )
-WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates", version=2)
+WAVE_CANDIDATES = _wave_step(
+    "wave_candidates", "candidates", CANDIDATES, "wave_requests", asks="teacher", roles=("expand",)
+)
+WAVE_SCREENED = _wave_step("wave_screened", "screened", GATED, "wave_candidates", version=2)
 WAVE_EXAMINED = _wave_step(
     "wave_examined",
     "examined",
-    ("instruction_id", "task_type", "response", "finish_reason", "mfd"),
+    pl.Schema({"instruction_id": TEXT, "task_type": TEXT, "response": TEXT, "finish_reason": TEXT, "mfd": NUMBER}),
     "wave_screened",
     version=2,
     asks="teacher",
     roles=("label", "teach", "answer", "judge"),
 )
-WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined", version=2)
+WAVE_GATED = _wave_step("wave_gated", "gated", GATED, "wave_examined", version=2)
 WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED)
 """The steps of one wave of an expansion, in their order."""
 
 EXPANSION_REJECTED = _wave_step(
-    "expansion_rejected", "expansion_rejected", _GATED, row="a candidate that a gate kept back", version=2
+    "expansion_rejected", "expansion_rejected", GATED, row="a candidate that a gate kept back", version=2
 )
 
 EXPAND = declare(
     Stage(
         name="expand",
         folder="expansion",
-        columns=(*_CANDIDATE, "response"),
+        columns=EXPANSION,
         row="a new instruction that passed every gate",
         version=2,
         when=_is_numbered,
@@ -280,6 +325,8 @@ EXPAND = declare(
         asks="teacher",
         roles=("expand", "label", "teach", "answer", "judge"),
         calls_per_row=3,
+        wave_steps=WAVE,
+        last_steps=(EXPANSION_REJECTED, pool.CONTAMINATED),
     )
 )
 
@@ -287,7 +334,7 @@ DRAW = declare(
     Stage(
         name="draw",
         folder="drawn",
-        columns=("instruction_id", "task_type", "mfd", "origin"),
+        columns=pl.Schema({**SELECT.columns, "origin": TEXT}),
         row="an instruction of the hard or the easy part of the mixture, before its answer is refined",
         version=2,
         when=_is_numbered,
@@ -305,7 +352,16 @@ REFINE = declare(
     Stage(
         name="refine",
         folder="refinement",
-        columns=("instruction_id", "task_type", "plain", "refined", "accepted", "reason"),
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "task_type": TEXT,
+                "plain": TEXT,
+                "refined": TEXT,
+                "accepted": pl.Boolean(),
+                "reason": TEXT,
+            }
+        ),
         row="an answer of the hard part that the teacher rewrote",
         version=3,
         when=_is_numbered,
@@ -333,7 +389,18 @@ MIX = declare(
     Stage(
         name="mix",
         folder="mixture",
-        columns=("example_id", "instruction_id", "messages", "task_type", "origin", "mfd", "refined"),
+        columns=pl.Schema(
+            {
+                "example_id": TEXT,
+                "instruction_id": TEXT,
+                "messages": pl.List(pl.Struct({"role": TEXT, "content": TEXT})),
+                # seed, expansion or easy; S_0's examples come from the ``pool``.
+                "task_type": TEXT,
+                "origin": TEXT,
+                "mfd": NUMBER,
+                "refined": pl.Boolean(),
+            }
+        ),
         row="an example of the round's training set",
         version=3,
         reads=_mixed,

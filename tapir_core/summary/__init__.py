@@ -18,11 +18,9 @@ from tapir_core import curriculum, stages
 from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import TRAIN_AGAIN, DatasetRef, Manifest, read_json
-from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
-from tapir_core.judging import expected_orders
-from tapir_core.judging.orders import combine_judges
+from tapir_core.judging import combine_judges
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, by_words
@@ -67,17 +65,17 @@ class RunReader:
     def waves(self, number: int) -> list[int]:
         """Waves of a round of which something is done."""
         planned = range(1, self.run.config.curriculum.expansion.max_waves + 1)
-        return [wave for wave in planned if self.manifest(StageAt("wave_requests", number, wave)) is not None]
+        return [wave for wave in planned if self.manifest(stages.WAVE_REQUESTS.at(number, wave)) is not None]
 
     def training(self, number: int) -> dict[str, Any]:
         """What the trainer wrote of a round's training; empty where that is gone, since no stage needs it."""
-        file = training_file(StageAt("train", number).folder)
+        file = training_file(stages.TRAIN.at(number).folder)
         return read_json(self.run.storage, file, TRAIN_AGAIN) if self.run.storage.exists(file) else {}
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
         """The lines of ``names`` of which something is done; the steps of a stage count as one."""
         known = stages.lines()
-        found = (self._summarise_line(known[name], number) for name in names)
+        found = (self._summarise_line(name, known[name], number) for name in names)
         return tuple(stage for stage in found if stage is not None)
 
     @property
@@ -94,22 +92,22 @@ class RunReader:
             end = max(end, stop)
         return busy
 
-    def _summarise_line(self, line: stages.Line, number: int | None) -> types.StageSummary | None:
-        manifests = [manifest for at in self._parts(line, number) if (manifest := self.manifest(at)) is not None]
+    def _summarise_line(self, name: str, shown: stages.Stage, number: int | None) -> types.StageSummary | None:
+        manifests = [manifest for at in self._parts(name, number) if (manifest := self.manifest(at)) is not None]
         self._shown += manifests
         if not manifests:
             return None
         return types.StageSummary(
-            line.name,
-            line.asks,
-            sum(manifest.rows for manifest in manifests if manifest.stage == line.rows_of),
+            name,
+            shown.asks,
+            sum(manifest.rows for manifest in manifests if manifest.stage == shown.name),
             sum(manifest.counts.get("seconds", 0.0) for manifest in manifests),
             dict(sum((Counter(manifest.accepted_missing) for manifest in manifests), Counter[str]())),
             sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage()),
         )
 
-    def _parts(self, line: stages.Line, number: int | None) -> list[StageAt]:
-        config, name = self.run.config, line.name
+    def _parts(self, name: str, number: int | None) -> list[StageAt]:
+        config = self.run.config
         if name not in {stage.name for stage in stages.BENCHMARK}:
             scoring = [stage for stage in stages.EVALUATION if stage.line == name] if number is not None else []
             whole = [stage.at(number) for stage in scoring] or [StageAt(name, number)]
@@ -134,16 +132,16 @@ def summarise(run: RunFolder) -> types.RunSummary:
     """
     reader, config = RunReader(run), run.config
     pool, labels, of_pool = (
-        reader.manifest(StageAt("pool")),
-        reader.rows(StageAt("label")),
+        reader.manifest(stages.POOL.at()),
+        reader.rows(stages.LABEL.at()),
         reader.tables(stages.usable_of(config)),
     )
-    taught = reader.manifest(StageAt("teach"))
+    taught = reader.manifest(stages.TEACH.at())
     usable = curriculum.split_usable(*of_pool) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
     found = (_round(reader, number, examples, labels) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
-    once = reader.summarise_stages((*stages.lines_once(), "benchmark_replies"), None)
+    once = reader.summarise_stages((*stages.lines(stages.ONCE), stages.BENCHMARK_REPLIES.name), None)
     state = state_of(run, reader.seen)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
     models = dict.fromkeys(model for each in config.evaluation.judged.values() for model in each.outputs)
@@ -182,10 +180,10 @@ def _round(
     """What is done of round ``number``; ``usable`` is the pool of round 1, ``labels`` are those of the whole pool."""
     pool = _round_pool(reader, number, usable)
     difficulty = _difficulty(reader, number)
-    seeds = reader.manifest(StageAt("select", number))
+    seeds = reader.manifest(stages.SELECT.at(number))
     return types.RoundSummary(
         number,
-        stages=reader.summarise_stages(stages.lines_of_round(), number),
+        stages=reader.summarise_stages(stages.lines(stages.ROUND, stages.EVALUATION, stages.BENCHMARK), number),
         pool=None if pool is None else pool.height,
         not_judged=_not_judged(reader, number),
         difficulty=difficulty,
@@ -204,7 +202,7 @@ def _round(
 
 def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> pl.DataFrame | None:
     """instruction_id and task_type of the round's pool; nothing for the backbone, which is trained on none."""
-    read = [*stages.held_out_of(reader.run.config), *(StageAt("expand", each) for each in range(1, number))]
+    read = [*stages.held_out_of(reader.run.config), *(stages.EXPAND.at(each) for each in range(1, number))]
     if number < 0 or usable is None or any(reader.manifest(at) is None for at in read):
         return None
     expansions = (reader.run.rows(at) for at in read if at.round)
@@ -213,7 +211,7 @@ def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> 
 
 
 def _difficulty(reader: RunReader, number: int) -> pl.DataFrame | None:
-    rows, seeds = reader.rows(StageAt("difficulty", number)), reader.rows(StageAt("select", number))
+    rows, seeds = reader.rows(stages.DIFFICULTY.at(number)), reader.rows(stages.SELECT.at(number))
     if rows is None:
         return None
     known = None if seeds is None else seeds["instruction_id"].implode()
@@ -230,19 +228,19 @@ def _not_judged(reader: RunReader, number: int) -> str | None:
 
 
 def _unscored(reader: RunReader, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:
-    verdicts, judge, reasons = reader.rows(StageAt("judge", number)), reader.run.config.judge, {}
+    verdicts, judge, reasons = reader.rows(stages.JUDGE.at(number)), reader.run.config.judge, {}
     if verdicts is not None:
         combined = combine_judges(verdicts, judge.panel_rule)
-        reasons = curriculum.count_unscored(combined, pool, expected_orders(judge))
+        reasons = curriculum.count_unscored(combined, pool, judge.expected_orders)
     without = pool.height - scored - sum(reasons.values())
     return reasons | ({"no verdict was received": without} if without > 0 else {})
 
 
 def _expansion(reader: RunReader, number: int) -> types.GatedSummary | None:
-    accepted, rejected = reader.manifest(StageAt("expand", number)), reader.rows(StageAt("expansion_rejected", number))
+    accepted, rejected = reader.manifest(stages.EXPAND.at(number)), reader.rows(stages.EXPANSION_REJECTED.at(number))
     if accepted is None or rejected is None:
         return None
-    requests = [reader.manifest(StageAt("wave_requests", number, wave)) for wave in reader.waves(number)]
+    requests = [reader.manifest(stages.WAVE_REQUESTS.at(number, wave)) for wave in reader.waves(number)]
     counts = _counted(rejected["gate"])
     ordered = {gate: counts[gate] for gate in _GATES if gate in counts}
     asked = sum(manifest.rows for manifest in requests if manifest is not None)
@@ -250,7 +248,7 @@ def _expansion(reader: RunReader, number: int) -> types.GatedSummary | None:
 
 
 def _refinement(reader: RunReader, number: int) -> types.GatedSummary | None:
-    rows = reader.rows(StageAt("refine", number))
+    rows = reader.rows(stages.REFINE.at(number))
     if rows is None:
         return None
     rejected = rows.filter(~pl.col("accepted"))["reason"]
@@ -258,7 +256,7 @@ def _refinement(reader: RunReader, number: int) -> types.GatedSummary | None:
 
 
 def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> types.MixtureSummary | None:
-    at = StageAt("mix", number)
+    at = stages.MIX.at(number)
     rows, manifest = reader.rows(at), reader.manifest(at)
     if rows is None or manifest is None or labels is None:
         return None
@@ -282,7 +280,7 @@ def _stated(reader: RunReader, number: int) -> float | None:
 
     Nothing where a verifier marks them, to which that need not matter.
     """
-    asked = reader.tables([StageAt("heldout"), StageAt("answer_heldout", number)])
+    asked = reader.tables([stages.HELDOUT.at(), stages.ANSWER_HELDOUT.at(number)])
     if not asked or reader.run.config.judge.verifies("heldout"):
         return None
     test = asked[0].filter(split="test")["instruction_id"].implode()
@@ -292,7 +290,7 @@ def _stated(reader: RunReader, number: int) -> float | None:
 
 def heldout_scores(reader: RunReader, number: int) -> pl.DataFrame | None:
     """Held-out figures of a student by split and task type; nothing where it was not scored."""
-    return reader.rows(StageAt("evaluate", number))
+    return reader.rows(stages.EVALUATE.at(number))
 
 
 def _benchmark_figures(reader: RunReader, who: stages.Compared) -> pl.DataFrame | None:
@@ -310,8 +308,8 @@ def _counted(values: pl.Series) -> dict[str, int]:
 
 def _decontamination(reader: RunReader) -> types.Decontamination | None:
     """What was looked for and found; nothing before the pool was looked through, or where nothing is looked for."""
-    places = {"pool": StageAt("contaminated"), "pool, held-out": StageAt("heldout_overlap")}
-    places |= {f"expansion, {round_name(n)}": StageAt("contaminated", n) for n in reader.run.config.round_numbers}
+    places = {"pool": stages.CONTAMINATED.at(), "pool, held-out": stages.HELDOUT_OVERLAP.at()}
+    places |= {f"expansion, {round_name(n)}": stages.CONTAMINATED.at(n) for n in reader.run.config.round_numbers}
     found = {place: rows for place, at in places.items() if (rows := reader.rows(at)) is not None}
     of_pool = [rows for place, rows in found.items() if place.startswith("pool")]
     if not of_pool:
@@ -323,14 +321,14 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
         for name, n in _questions(reader).items()
     ]
     listed = [rows.with_columns(place=pl.lit(place)) for place, rows in found.items()]
-    return types.Decontamination(pl.DataFrame(hits), pl.concat(listed).select("place", *CONTAMINATED.names()))
+    return types.Decontamination(pl.DataFrame(hits), pl.concat(listed).select("place", *stages.CONTAMINATED.columns))
 
 
 def _questions(reader: RunReader) -> dict[str, int]:
     """Benchmark → its questions, a turn counting as one."""
     heldout, questions = (
         map(reader.manifest, stages.heldout_stages(reader.run.config)),
-        reader.rows(StageAt("questions")),
+        reader.rows(stages.QUESTIONS.at()),
     )
     sizes = [manifest.rows for manifest in heldout if manifest is not None]
     of_benchmarks = {} if questions is None else dict(sorted(Counter(questions["benchmark"]).items()))

@@ -9,7 +9,7 @@ from tapir_core import curriculum
 from tapir_core.config import RETENTION
 from tapir_core.judging import show_instruction
 from tapir_core.run_state import judged_answers
-from tapir_core.stages import StageAt, usable_of
+from tapir_core.stages import ANSWER, ANSWER_HELDOUT, HELDOUT, JUDGED_HELDOUT, TEACH, usable_of
 from tapir_core.summary import RunReader, marks_on_test, types
 from tapir_core.summary.formats import student_name
 from tapir_core.verifiers import is_correct
@@ -51,8 +51,8 @@ def choose_examples(reader: RunReader, students: list[int], count: int, rng: ran
 
 def _examples(reader: RunReader, students: list[int]) -> list[types.Example]:
     """The instructions that all students answered, sorted by id; the teacher's answer stands last, where it is."""
-    judged, heldout = reader.rows(StageAt("judged_heldout")), reader.rows(StageAt("heldout"))
-    changes, taught = _CHANGES, reader.rows(StageAt("teach"))
+    judged, heldout = reader.rows(JUDGED_HELDOUT.at()), reader.rows(HELDOUT.at())
+    changes, taught = _CHANGES, reader.rows(TEACH.at())
     if judged is not None:
         # Nothing is right by its reference there.
         changes, heldout, taught = _JUDGED_CHANGES, judged.with_columns(reference=pl.lit("")), judged
@@ -83,7 +83,7 @@ def _given(reader: RunReader, number: int, of_pool: Mapping[str, str] | None) ->
     """
     who = student_name(number)
     if of_pool is not None:
-        return _marked_by(who, _texts(reader.rows(StageAt("answer", number + 1))), of_pool)
+        return _marked_by(who, _texts(reader.rows(ANSWER.at(number + 1))), of_pool)
     if reader.run.config.data.judged:
         compared = judged_answers(reader.run, number, reader.seen)
         known = pl.DataFrame() if compared is None else compared.drop_nulls(RETENTION)
@@ -92,7 +92,7 @@ def _given(reader: RunReader, number: int, of_pool: Mapping[str, str] | None) ->
     else:
         marks = marks_on_test(reader, number).items()
         outcomes = {at: (_OUTCOMES[bool(mark)], bool(mark)) for at, mark in marks if mark is not None}
-    texts = _texts(reader.rows(StageAt("answer_heldout", number)))
+    texts = _texts(reader.rows(ANSWER_HELDOUT.at(number)))
     return {at: types.Answer(who, told, texts[at], correct) for at, (told, correct) in outcomes.items() if at in texts}
 
 

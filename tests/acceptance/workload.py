@@ -7,7 +7,7 @@ from hashlib import sha256
 from tapir_core.calls import Endpoint, Message, Request
 from tapir_core.calls.wire import request_body
 from tapir_core.config import Sampling
-from tapir_core.judging.prompt import render_pairwise
+from tapir_core.judging.prompt import fill_in
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.families import sample_problems
 from tapir_core.standin.rules import Behaviour
@@ -33,9 +33,9 @@ def judge_requests() -> list[Request]:
     asked = []
     for number, problem in enumerate(sample_problems(ROWS, max_level=3, rng=random.Random(2))):
         first, second = (problem.refined, problem.plain) if number % 2 else (problem.plain, problem.refined)
-        asked.append(
-            _request("judge", "standin-judge", render_pairwise(prompt, problem.instruction, None, first, second))
-        )
+        given = {"instruction": problem.instruction, "system": None, "reference": None}
+        text = fill_in(prompt, **given, answer_1=first, answer_2=second)
+        asked.append(_request("judge", "standin-judge", text))
     return asked
 
 

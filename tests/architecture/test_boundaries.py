@@ -4,10 +4,12 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from tapir_core import paths
+from tapir_core.stages import STAGES, Asked
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("prefect", "torch", "vllm", "deepspeed", "transformers", "trl")
@@ -121,3 +123,32 @@ def test_no_module_repeats_its_names_in_a_list():
         if "\n__all__" in file.read_text()
     ]
     assert listing == [], "the imports of `__init__.py` are a room's door, an underscore says what is private"
+
+
+def named(call: ast.Call, name: str) -> list[ast.expr]:
+    """What a call gives by this keyword."""
+    return [each.value for each in call.keywords if each.arg == name]
+
+
+def test_a_stage_is_named_by_its_declaration_and_not_by_a_text():
+    spelt = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for package in ("tapir_core", "tasks", "flows", "deployments", "benchmarks")
+        for file in (ROOT / package).rglob("*.py")
+        if ROOT / "tapir_core/stages" not in file.parents
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "StageAt"
+        if any(isinstance(each, ast.Constant) for each in (*node.args[:1], *named(node, "name")))
+    ]
+    assert spelt == [], 'write JUDGE.at(1), not StageAt("judge", 1): a stage that is renamed or gone is an import error'
+
+
+def test_the_machinery_of_stages_knows_none_of_them():
+    names = STAGES.keys() - {*get_args(Asked)}
+    known = [
+        f"{file}: {node.value}"
+        for file in ("tapir_core/stages/stage.py", "tapir_core/stages/order.py", "flows/steps.py", "tasks/_task.py")
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    ]
+    assert known == [], "declare what is special of a stage as a field of `Stage`"

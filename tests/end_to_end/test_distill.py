@@ -9,7 +9,7 @@ from contextlib import closing
 import polars as pl
 
 from tapir_core.config import ACCURACY
-from tapir_core.paths import BACKBONE, prefect_home
+from tapir_core.paths import BACKBONE, PREFECT_HOME
 from tapir_core.stages import StageAt, plan
 from tests.harness.processes import REPOSITORY
 
@@ -32,7 +32,7 @@ def test_the_output_shows_rounds_report_and_the_way_to_the_ui(project):
 
 
 def test_what_matters_of_the_engines_is_in_the_flow_runs_log_and_no_noise(project):
-    with closing(sqlite3.connect(project.root / prefect_home() / "prefect.db")) as connection:
+    with closing(sqlite3.connect(project.root / PREFECT_HOME / "prefect.db")) as connection:
         told = connection.execute("SELECT level, message FROM log ORDER BY timestamp").fetchall()
     of_engines = [(level, text) for level, text in told if text.startswith(("student server (", "trainer ("))]
     assert {level for level, _ in of_engines} == {logging.INFO}

@@ -22,7 +22,7 @@ from tapir_core.data.dataset import DatasetRef, Part, read_manifest, read_rows, 
 from tapir_core.paths import MANIFEST, RUN_RECORD
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, open_run
-from tapir_core.stages import STAGES, Compared, StageAt, asked_apart, plan, stage_key, with_steps
+from tapir_core.stages import STAGES, Compared, Stage, StageAt, asked_apart, plan, stage_key, with_steps
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks._task import work_of
@@ -118,10 +118,19 @@ def rows_of(run: RunFolder) -> Iterator[tuple[str, str, list[str]]]:
         }
         facts = {"dataset": folder, "key": manifest.key, "counts": counts, "missing": manifest.accepted_missing}
         if manifest.columns:
-            rows = [_line(row) for row in read_rows(run.storage, folder).iter_rows(named=True)]
+            table = read_rows(run.storage, folder)
+            if manifest.parts:
+                _check_types(table, STAGES[manifest.stage])
+            rows = [_line(row) for row in table.iter_rows(named=True)]
         else:
             rows = [run.storage.read_bytes(f"{folder}/model.safetensors").decode()]
         yield folder, json.dumps(facts, ensure_ascii=False, sort_keys=True), rows
+
+
+def _check_types(table: pl.DataFrame, stage: Stage) -> None:
+    """A table has the types that its stage declares, and texts in the columns that only some tables have."""
+    declared = stage.columns | {name: pl.String() for name in stage.some_have if name in table.columns}
+    assert dict(table.schema) == dict(declared), f"{stage.name}: declare what its rows have, or cast them"
 
 
 def _line(row: dict[str, Any]) -> str:

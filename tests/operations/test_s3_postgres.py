@@ -23,7 +23,7 @@ from s3fs import S3FileSystem
 
 from flows.prefect_server import DATABASE_VARIABLE, is_taken
 from tapir_core.config import ACCURACY
-from tapir_core.paths import REPORT, RUN_RECORD, SCRATCH_VARIABLE, log_file, manifest_file, prefect_results
+from tapir_core.paths import PREFECT_RESULTS, REPORT, RUN_RECORD, SCRATCH_VARIABLE, log_file, manifest_file
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
@@ -192,7 +192,7 @@ def check_places(run: RunFolder, *, store: str) -> None:
         assert f"{RUN.name}/{manifest_file(at.folder)}" in there
     for name in (RUN_RECORD, REPORT, log_file("student"), log_file("train-01")):
         assert f"{RUN.name}/{name}" in there
-    results = [path for path in there if path.startswith(f"{prefect_results()}/")]
+    results = [path for path in there if path.startswith(f"{PREFECT_RESULTS}/")]
     for path in results:
         json.loads(Storage(RUN.root).read_bytes(path))
     print(f"{len(there)} files in the bucket, {len(results)} of them results")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from tapir_core.paths import SCRATCH_VARIABLE, prefect_results
+from tapir_core.paths import PREFECT_RESULTS, SCRATCH_VARIABLE
 from tapir_core.storage import Storage
 from tests.doubles.provider import FakeProvider, Text
 from tests.harness.standing_root import StandingRoot
@@ -38,7 +38,7 @@ def test_a_worker_of_a_root_on_s3_keeps_its_results_there(root, tmp_path):
     assert ended.type == "COMPLETED", ended
     assert f"{MISSING} verdicts missing before, 0 now" in ended.message
     storage = Storage(root.root)
-    kept = [json.loads(storage.read_bytes(path)) for path in storage.files(prefect_results())]
+    kept = [json.loads(storage.read_bytes(path)) for path in storage.files(PREFECT_RESULTS)]
     returned = [json.loads(each["result"]) for each in kept if isinstance(each, dict) and "metadata" in each]
     assert "tasks.outcomes.Made" in {each["__class__"] for each in returned}
     assert list((tmp_path / "scratch").rglob("*/storage/*")) == []

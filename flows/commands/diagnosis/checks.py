@@ -49,7 +49,7 @@ from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
 from tapir_core.judging import show_instruction
-from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
+from tapir_core.paths import BACKBONE, BACKBONE_CACHE, SERVER_RECORD, probe_file, worker_log
 from tapir_core.prices import Price, UnknownPrice, missing_prices, price_of
 from tapir_core.proxies import proxy_before
 from tapir_core.sources import clean_pool
@@ -376,7 +376,7 @@ def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
 def _look_at_model(field: str, endpoint: VllmEndpoint, root: str) -> Finding:
     """Whether the run can serve it, and whether it is here already."""
     found = vllm.VllmServer.installed(endpoint.as_vllm, field)
-    cache = on_this_machine(root).local(backbone_cache())
+    cache = on_this_machine(root).local(BACKBONE_CACHE)
     folder = backbone.find_backbone(endpoint.as_student, cache, field=f"{field}.model")
     where = f"is here ({folder})" if folder else "is fetched from the model hub when a run begins"
     return finding("ok", f"{endpoint.model} {where}; {found.in_words}")
@@ -472,7 +472,7 @@ def _look_at_prices(config: RunConfig) -> Finding:
 
 def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     name = config.student.backbone
-    folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
+    folder = backbone.find_backbone(config.student, on_this_machine(root).local(BACKBONE_CACHE))
     template = config.student.template
     chat = None if folder is None else launch.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     system = "; it takes no system message, so rows with a `system` text cannot be asked"
@@ -497,7 +497,7 @@ def _training_check(config: RunConfig, root: str) -> Check:
     def look() -> Finding:
         machine.check_gpu_training()
         prerequisites.check_packages(config.training)
-        folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
+        folder = backbone.find_backbone(config.student, on_this_machine(root).local(BACKBONE_CACHE))
         ahead = prerequisites.look_ahead(config.training, folder) if folder else []
         unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
         return (

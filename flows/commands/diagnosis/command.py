@@ -33,7 +33,7 @@ from tapir_core.calls.wire import request_body
 from tapir_core.config import CallsConfig, EndpointConfig, RunConfig, Sampling
 from tapir_core.config.checks import missing_for_calls
 from tapir_core.errors import ConfigError
-from tapir_core.paths import backbone_cache
+from tapir_core.paths import BACKBONE_CACHE
 from tapir_core.speeds import EndpointSpeed, keep_speeds
 from tapir_core.storage import on_this_machine
 from tapir_core.task_types import OTHERS
@@ -121,7 +121,7 @@ def try_roles(config: RunConfig) -> int:
         MissingPrerequisite: a key is not there, or nothing answers.
     """
     with TemporaryDirectory() as folder, ExitStack() as ended:
-        cache = on_this_machine(config.run.root).local(backbone_cache())
+        cache = on_this_machine(config.run.root).local(BACKBONE_CACHE)
         endpoints = Endpoints(config.calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)
         ended.callback(endpoints.close)
         store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
@@ -169,7 +169,7 @@ def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
     mode, judge = judging.mode_of(config.judge), config.judge
     shown = {**row, "teacher": taught, "student": _NO_ANSWER}
     for where, endpoint in judge.endpoints.items():
-        asked = chat(mode.render(prompts.load_prompt(judge.prompt, own), shown, mode.places(judge)[0]))
+        asked = chat(mode.render(prompts.load_prompt(judge.asked_as.prompt, own), shown, mode.places(judge)[0]))
         parse = partial(mode.parse, shown=asked[-1].content)
         attempt("judge", where, endpoint, judge.sampling, asked, parse, mode.schema)
 

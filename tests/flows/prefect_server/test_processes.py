@@ -24,7 +24,7 @@ from flows.prefect_server import (
 )
 from flows.prefect_server.caretaker import Post, worker_environment
 from tapir_core.errors import EngineError, MissingPrerequisite
-from tapir_core.paths import SERVER_RECORD, prefect_home
+from tapir_core.paths import PREFECT_HOME, SERVER_RECORD
 from tapir_core.processes import Holder
 from tasks.engines.supervisor import start_child
 from tests.harness.processes import free_port
@@ -143,7 +143,7 @@ def test_what_a_caretaker_says_of_its_server_is_told_as_it_stands(tmp_path):
 )
 def test_a_damaged_database_is_a_fault_with_its_remedy(tmp_path, content):
     check_database(str(tmp_path))
-    (home := tmp_path / prefect_home()).mkdir(parents=True)
+    (home := tmp_path / PREFECT_HOME).mkdir(parents=True)
     (home / "prefect.db").write_bytes(content)
     with pytest.raises(EngineError, match=r"damaged; move .*prefect away"):
         check_database(str(tmp_path))
@@ -153,13 +153,13 @@ def test_a_damaged_database_is_a_fault_with_its_remedy(tmp_path, content):
 def test_a_database_of_a_newer_prefect_is_told_and_once_it_is_moved_the_server_starts(
     tmp_path, lay_prefect_database, monkeypatch
 ):
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / prefect_home()))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / PREFECT_HOME))
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "")
     lay_prefect_database(tmp_path)
     check_database(str(tmp_path))
-    with closing(sqlite3.connect(tmp_path / prefect_home() / "prefect.db")) as database, database:
+    with closing(sqlite3.connect(tmp_path / PREFECT_HOME / "prefect.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = 'ffff00001111'")
-    remedy = rf"a newer Prefect made the database; move {tmp_path / prefect_home()} away"
+    remedy = rf"a newer Prefect made the database; move {tmp_path / PREFECT_HOME} away"
     with pytest.raises(EngineError, match=remedy):
         check_database(str(tmp_path))
 
@@ -172,7 +172,7 @@ def test_a_database_of_a_newer_prefect_is_told_and_once_it_is_moved_the_server_s
 
     with pytest.raises(EngineError, match=rf"'ffff00001111'\nits log is .*; {remedy}"):
         start()
-    (tmp_path / prefect_home()).rename(tmp_path / "away")
+    (tmp_path / PREFECT_HOME).rename(tmp_path / "away")
     lay_prefect_database(tmp_path)
     start()
 

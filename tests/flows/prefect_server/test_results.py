@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flows.prefect_server import own_settings, results_setting, worker_settings
-from tapir_core.paths import SCRATCH_VARIABLE, prefect_results
+from tapir_core.paths import PREFECT_RESULTS, SCRATCH_VARIABLE
 from tapir_core.storage import Storage
 
 ROOT = "s3://runs/all"
@@ -79,7 +79,7 @@ def test_results_of_a_root_on_s3_lie_below_it_as_json_and_another_machine_reads_
     api, one, two = standing_prefect.api, tmp_path / "one", tmp_path / "two"
     flow_run = ask_python(RUN, PREFECT_API_URL=api, TAPIR_SCRATCH=str(one))
     storage = Storage(ROOT)
-    written = [json.loads(storage.read_bytes(path)) for path in storage.files(prefect_results())]
+    written = [json.loads(storage.read_bytes(path)) for path in storage.files(PREFECT_RESULTS)]
     kept = [json.loads(each["result"]) if "metadata" in each else each for each in written]
     assert MADE in kept
     assert {"made": 7} in kept

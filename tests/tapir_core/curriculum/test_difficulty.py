@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from tapir_core.config import HardShare, Threshold
 from tapir_core.curriculum import compute_difficulty, count_unscored, select_seeds
-from tapir_core.curriculum.tables import DIFFICULTY
 from tapir_core.judging import Verdict
 from tapir_core.randomness import derive_rng
+from tapir_core.stages import DIFFICULTY
 from tests.builders import make_labels, make_verdict, make_verdicts, shuffled
 
 BOTH = ("teacher_first", "student_first")
@@ -22,7 +22,7 @@ def test_mfd_is_the_mean_over_orders_of_teacher_minus_student() -> None:
         make_labels({"a": "Math"}),
         BOTH,
     )
-    assert rows.schema == DIFFICULTY
+    assert rows.schema == DIFFICULTY.columns
     assert rows.rows() == [("a", "Math", 5.0, 8.5, 3.5, 2, 3.0)]
 
 
@@ -60,7 +60,7 @@ def test_unscored_instructions_are_counted_by_reason() -> None:
 
 def test_no_verdict_at_all_gives_an_empty_table() -> None:
     rows = compute_difficulty(make_verdicts(), make_labels({}), BOTH)
-    assert rows.schema == DIFFICULTY
+    assert rows.schema == DIFFICULTY.columns
     assert rows.height == 0
     assert count_unscored(make_verdicts(), make_labels({}), BOTH) == {}
 

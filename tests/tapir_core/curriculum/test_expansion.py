@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from tapir_core.calls.asking import REASK_STRIDE
 from tapir_core.curriculum import candidate_rows, lacking, parse_expansion, plan_wave, render_expansion
 from tapir_core.curriculum.expansion import ExpansionRequest
-from tapir_core.curriculum.tables import CANDIDATES
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
+from tapir_core.stages import WAVE_CANDIDATES
 from tapir_core.text import Unparsed
 from tests.builders import make_expansion_config, make_seeds, shuffled
 
@@ -118,6 +118,6 @@ def test_the_prompt_shows_seed_and_wanted_task_type() -> None:
 def test_a_request_without_an_instruction_stays_a_candidate_so_that_it_is_counted() -> None:
     requests = plan({"Math": 2})
     rows = candidate_rows(requests, ["Add 2 and 3.", None, NONE], wave=1)
-    assert rows.schema == CANDIDATES
+    assert rows.schema == WAVE_CANDIDATES.columns
     assert rows["instruction"].to_list() == ["Add 2 and 3.", "", ""]
     assert rows["seed_id"].to_list() == [each.seed_id for each in requests]

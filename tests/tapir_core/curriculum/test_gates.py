@@ -13,8 +13,8 @@ from tapir_core.curriculum import (
     paid_gates,
     text_gates,
 )
-from tapir_core.curriculum.tables import REJECTED
 from tapir_core.prompts import load_prompt
+from tapir_core.stages import EXPANSION_REJECTED
 from tapir_core.text import instruction_id
 from tests.builders import (
     make_candidates,
@@ -64,7 +64,7 @@ def test_every_gate_is_counted_in_order_zeros_included() -> None:
     gated = run_text_gates("", "", "Add 17 and 25!", "Explain why bread rises.")
     counts = {"length": 2, "echo": 0, "near_duplicate": 1, "contaminated": 0, "held_back": 0}
     assert list(gated.counts.items()) == [*counts.items()]
-    assert gated.rejected.schema == REJECTED
+    assert gated.rejected.schema == EXPANSION_REJECTED.columns
 
 
 def test_a_row_is_counted_at_the_first_gate_that_rejects_it() -> None:

@@ -17,8 +17,8 @@ from tapir_core.curriculum import (
     reach_of,
     size_round,
 )
-from tapir_core.curriculum.tables import MIXTURE
 from tapir_core.randomness import derive_rng
+from tapir_core.stages import MIX
 from tests.builders import make_examples, make_expansion, make_refinement, make_seeds, numbered, shuffled
 
 NAMES = ["Law", "Math", "Music"]
@@ -70,7 +70,7 @@ def test_the_laws_of_a_mixture(
     assert all(mixture.shortfall.get(name, 0) == wanted[name] - got[name] for name in NAMES)
     assert rows.height - hard.height == min(examples - sum(wanted.values()), len(easy))
     assert mixture.missing == examples - rows.height
-    assert rows.schema == MIXTURE
+    assert rows.schema == MIX.columns
     again = mix(seeds, new, easy, examples=examples, alpha=alpha, seed=seed, arrival=seed + 7)
     assert as_bytes(again.rows) == as_bytes(rows)
 
@@ -171,7 +171,7 @@ def test_s0_is_drawn_by_natural_shares(count: int) -> None:
 def test_an_empty_pool_gives_an_empty_mixture() -> None:
     assert draw_basic(make_examples({}), 5, derive_rng(1)).rows.height == 0
     mixture = mix([], [], [])
-    assert mixture.rows.schema == MIXTURE
+    assert mixture.rows.schema == MIX.columns
     assert mixture.missing == 20
 
 

@@ -24,8 +24,8 @@ from tapir_core.curriculum import (
     size_round,
     supply_of,
 )
-from tapir_core.curriculum.tables import DIFFICULTY
 from tapir_core.randomness import derive_rng
+from tapir_core.stages import DIFFICULTY
 from tapir_core.task_types import TARGET_SHARES, TASK_TYPES
 from tests.builders import make_expansion
 
@@ -65,7 +65,7 @@ def make_pool(hard_share: float, rng: random.Random) -> pl.DataFrame:
         hard = rng.random() < hard_share * rng.choice((0.9, 1.0, 1.1))
         teacher, mfd = 9.0, 3.0 if hard else 1.0
         rows.append((f"p{number:05d}", name, teacher - mfd, teacher, mfd, 2, 0.0))
-    return pl.DataFrame(rows, schema=DIFFICULTY, orient="row")
+    return pl.DataFrame(rows, schema=DIFFICULTY.columns, orient="row")
 
 
 @cache

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from tapir_core.config import HardShare, RandomShare, Threshold
 from tapir_core.curriculum import select_seeds, trusted
-from tapir_core.curriculum.tables import SEEDS
 from tapir_core.randomness import derive_rng
+from tapir_core.stages import SELECT
 from tests.builders import make_difficulty, make_examples, numbered, shuffled
 
 MFD = st.lists(st.integers(-18, 18).map(lambda half: half / 2), max_size=40).map(
@@ -24,7 +24,7 @@ def test_the_threshold_keeps_what_is_strictly_above() -> None:
     parts = select_seeds(Threshold(threshold=2.0), make_difficulty({"a": 2.0, "b": 2.5, "c": 0.0}), derive_rng(1))
     assert parts.seeds["instruction_id"].to_list() == ["b"]
     assert parts.easy["instruction_id"].to_list() == ["a", "c"]
-    assert parts.seeds.schema == parts.easy.schema == SEEDS
+    assert parts.seeds.schema == parts.easy.schema == SELECT.columns
     assert parts.delta == 2.0
 
 
@@ -107,7 +107,7 @@ def test_random_seeds_are_a_share_of_the_pool_without_an_mfd_and_new_ones_come_f
     assert seeds | easy == set(pool["instruction_id"])
     assert not seeds & easy
     assert parts.delta is None
-    assert parts.seeds.schema == parts.easy.schema == SEEDS
+    assert parts.seeds.schema == parts.easy.schema == SELECT.columns
     assert parts.seeds["mfd"].null_count() == parts.seeds.height
     assert not seeds & used or easy <= used, "an old one is drawn when no new one is left"
     assert select_seeds(RandomShare(share=share), shuffled(pool, seed), derive_rng(seed), used).seeds.equals(

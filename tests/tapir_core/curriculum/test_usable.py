@@ -2,10 +2,9 @@ import polars as pl
 import pytest
 
 from tapir_core.curriculum import split_usable, unusable_reason
-from tapir_core.curriculum.tables import EXAMPLES
 from tapir_core.text import instruction_id
 from tapir_core.turns import Turn, pack_turns
-from tests.builders import make_labels, make_pool, make_teacher, shuffled
+from tests.builders import EXAMPLES, make_labels, make_pool, make_teacher, shuffled
 
 
 @pytest.mark.parametrize(

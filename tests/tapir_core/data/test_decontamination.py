@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from tapir_core.config import HELDOUT
 from tapir_core.config.benchmarks import DecontaminationConfig
-from tapir_core.data.decontamination import CONTAMINATED, EvaluationQuestions, check_left, loss_in_words
+from tapir_core.data.decontamination import EvaluationQuestions, check_left, loss_in_words
 from tapir_core.data.readers import heldout_questions
 from tapir_core.errors import ConfigError
+from tapir_core.stages import CONTAMINATED
 from tapir_core.turns import Turn, pack_turns
 from tests.builders import FOOTER, GOODS, mails, make_pool, make_questions, rouge_l
 
@@ -79,7 +80,7 @@ def test_a_question_in_the_system_text_is_found_for_it_is_trained_on_too() -> No
 def test_the_list_names_instruction_question_and_how_alike_they_are() -> None:
     text = FORTY.replace("sell", "keep")
     found = make_questions(AIRSPEED, FORTY).find(make_pool("Name three rivers.", text))
-    assert found.schema == CONTAMINATED
+    assert found.schema == CONTAMINATED.columns
     [row] = found.rows(named=True)
     assert list(row.values())[1:6] == [text, "alpaca_eval", "2", FORTY, "near_duplicate"]
     assert row["similarity"] == pytest.approx(rouge_l(text, FORTY))
@@ -97,7 +98,7 @@ def test_the_order_of_rows_changes_nothing() -> None:
 
 def test_nothing_to_look_in_and_nothing_to_look_for_are_no_special_cases() -> None:
     for found in (make_questions(BAKER).find(make_pool()), make_questions().find(make_pool(BAKER))):
-        assert (found.height, found.schema) == (0, CONTAMINATED)
+        assert (found.height, found.schema) == (0, CONTAMINATED.columns)
 
 
 def test_more_text_than_fits_a_batch_is_looked_at_whole() -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from tapir_core.config.benchmarks import QuestionsOnly
-from tapir_core.data.readers import QUESTIONS, heldout_questions, read_questions
+from tapir_core.data.readers import heldout_questions, read_questions
 from tapir_core.errors import ConfigError
+from tapir_core.stages import QUESTIONS
 from tests.builders import make_pool
 
 
@@ -72,10 +73,10 @@ def test_benchmarks_come_sorted_and_none_is_a_table_without_rows(tmp_path: Path)
     (tmp_path / "file").write_text('[{"instruction": "Why?"}]')
     file = QuestionsOnly(questions=str(tmp_path / "file"))
     assert read_questions({"b": file, "a": file})["benchmark"].to_list() == ["a", "b"]
-    assert read_questions({}).schema == QUESTIONS
+    assert read_questions({}).schema == QUESTIONS.columns
 
 
 def test_held_out_instructions_are_questions_too() -> None:
     pool = make_pool("Why?")
     assert heldout_questions(pool).rows() == [("heldout", pool["instruction_id"][0], 1, "Why?")]
-    assert heldout_questions(pool).schema == QUESTIONS
+    assert heldout_questions(pool).schema == QUESTIONS.columns

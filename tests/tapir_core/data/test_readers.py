@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.config import HeldoutConfig, RunConfig
-from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, Found, read_heldout, read_pool
+from tapir_core.data.readers import Found, read_heldout, read_pool
 from tapir_core.errors import ConfigError
 from tapir_core.sources import read_heldout_of
+from tapir_core.stages import HELDOUT, POOL
 from tests.run_config import make_config
 
 WORDS = st.sampled_from(["A?", " A?", "B?", "C?\n", "\u00e9", "e\u0301"])
@@ -56,7 +57,7 @@ def test_the_order_of_rows_changes_nothing(
 
 
 def test_a_pool_has_the_columns_of_its_contract_even_when_all_are_null(tmp_path: Path) -> None:
-    assert read(tmp_path, [{"instruction": "A?"}]).rows.schema == pl.Schema(POOL_SCHEMA)
+    assert read(tmp_path, [{"instruction": "A?"}]).rows.schema == pl.Schema(POOL.columns)
 
 
 def test_duplicates_are_merged_and_counted(tmp_path: Path) -> None:
@@ -74,9 +75,9 @@ def test_a_pool_has_more_columns_only_where_a_row_has_something_in_them(tmp_path
     turns = [{"role": role, "content": text} for role, text in (("user", "A?"), ("assistant", "B."), ("user", "C?"))]
     rows = [{"messages": turns}, {"messages": turns[:2]}]
     pool = read_pool(write(tmp_path, rows), on_bad_row="stop", limit=None, rng=random.Random(1), answers=True).rows
-    assert pool.columns == [*POOL_SCHEMA, "earlier_turns", "answer"]
+    assert pool.columns == [*POOL.columns, "earlier_turns", "answer"]
     assert sorted(pool.select("instruction", "answer").rows()) == [("A?", "B."), ("C?", None)]
-    assert read(tmp_path, rows[1:]).rows.columns == list(POOL_SCHEMA)
+    assert read(tmp_path, rows[1:]).rows.columns == list(POOL.columns)
 
 
 def test_of_several_answers_the_first_in_alphabetical_order_stays(tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ def test_a_heldout_set_has_the_columns_of_its_contract(tmp_path: Path) -> None:
         {"instruction": "B?", "reference": "2", "split": "dev"},
     ]
     heldout = read_heldout(write(tmp_path, rows), on_bad_row="stop")
-    assert heldout.rows.schema == pl.Schema(HELDOUT_SCHEMA)
+    assert heldout.rows.schema == pl.Schema(HELDOUT.columns)
     assert sorted(heldout.rows["split"]) == ["dev", "test"]
 
 

@@ -11,8 +11,9 @@ import pytest
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.alpaca_eval import is_switched
-from tapir_core.evaluation.benchmark import ITEMS, benchmark_of, exchanges_of
+from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.stages import BENCHMARK_ITEMS
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA
 from tests.run_config import make_config
 
@@ -26,7 +27,7 @@ def configured(root: Path, **settings: Any) -> RunConfig:
 )
 def test_the_samples_have_what_their_benchmarks_need(tmp_path: Path, settings: dict[str, Any], rows: int) -> None:
     items = benchmark_of(configured(tmp_path, **settings), "mine").items()
-    assert items.schema == ITEMS
+    assert items.schema == BENCHMARK_ITEMS.columns
     assert items.height == rows
     assert items["baseline"].null_count() == (rows if settings is MT_BENCH else 0), "a rating needs no baseline"
 

@@ -6,10 +6,10 @@ import polars as pl
 import pytest
 
 from tapir_core.config.benchmarks import LmEvalBenchmark
-from tapir_core.evaluation.benchmark import ITEMS, Exchange, exchanges_of, items_table
+from tapir_core.evaluation.benchmark import Exchange, exchanges_of, items_table
 from tapir_core.evaluation.marking import UNKNOWN, LmEval, Marks
-from tapir_core.evaluation.scores import REPLIES, judgments_of
-from tapir_core.stages import StageAt, own_digest
+from tapir_core.evaluation.scores import judgments_of
+from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_REPLIES, StageAt, own_digest
 from tasks.input_files import gather_files
 from tests.run_config import make_config
 
@@ -21,7 +21,7 @@ MARKS = {
 
 def exchanges(questions: int) -> list[Exchange]:
     items = items_table((str(place), "all", 1, f"Question {place}?", "", None) for place in range(questions))
-    assert items.schema == ITEMS
+    assert items.schema == BENCHMARK_ITEMS.columns
     return exchanges_of(items, items.select("question_id", "turn").with_columns(response=pl.lit("Yes.")))
 
 
@@ -35,7 +35,7 @@ def marked(values: dict[str, list[tuple[str, list[float]]]]) -> Marks:
 
 def test_figures_are_means_of_all_marks_in_the_order_of_the_harness() -> None:
     replies = marked(MARKS).replies({})
-    assert replies.schema == REPLIES
+    assert replies.schema == BENCHMARK_REPLIES.columns
     strict, parts = benchmark().scores(exchanges(4), judgments_of(replies))
     assert (strict.metric, strict.category, strict.estimate.value, strict.estimate.n) == ("strict", "all", 75, 4)
     # As the harness does: its standard deviation (n - 1) by the root of n.

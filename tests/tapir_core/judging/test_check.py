@@ -2,7 +2,7 @@ import pytest
 
 from tapir_core.judging import Verdict, unscored
 from tapir_core.judging.check import PAIR_KINDS, CheckPair, PairKind, PairResult, score_pair, summarise_check
-from tapir_core.judging.orders import MODES
+from tapir_core.judging.modes import MODES
 from tapir_core.judging.verdict import PairScores
 
 PAIRWISE = MODES["pairwise"]()

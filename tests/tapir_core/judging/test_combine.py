@@ -1,10 +1,11 @@
 import pytest
 
 from tapir_core.config import JudgeConfig, Order
-from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows, verdicts_per_instruction
-from tapir_core.judging.orders import MODES, POINTWISE, VERDICTS
+from tapir_core.judging import Verdict, unscored, verdict_rows
+from tapir_core.judging.modes import MODES, POINTWISE
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import load_prompt
+from tapir_core.stages import JUDGE
 from tapir_core.text import Unparsed
 
 
@@ -78,26 +79,33 @@ def test_pointwise_needs_both_scores() -> None:
 
 
 def test_pointwise_expects_one_row_an_instruction() -> None:
-    assert expected_orders(make_judge(mode="pointwise")) == (POINTWISE,)
-    assert expected_orders(make_judge()) == ("teacher_first", "student_first")
+    assert make_judge(mode="pointwise").expected_orders == (POINTWISE,)
+    assert make_judge().expected_orders == ("teacher_first", "student_first")
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_verdicts_stand_under_the_orders_that_are_expected(name: str) -> None:
+    judge = make_judge(mode=name)
+    orders = [MODES[name]().order_of(place) for place in MODES[name]().places(judge)]
+    assert tuple(dict.fromkeys(orders)) == judge.expected_orders
 
 
 def test_an_instruction_gets_a_verdict_for_each_order_and_judge() -> None:
     panel = [{"type": "standin", "noise": 1.0}, {"type": "standin", "noise": 2.0}]
-    assert verdicts_per_instruction(make_judge()) == 2
-    assert verdicts_per_instruction(make_judge(panel=panel)) == 6
-    assert verdicts_per_instruction(make_judge(panel=panel, mode="pointwise")) == 3
+    assert make_judge().verdicts_per_instruction == 2
+    assert make_judge(panel=panel).verdicts_per_instruction == 6
+    assert make_judge(panel=panel, mode="pointwise").verdicts_per_instruction == 3
 
 
 def test_the_table_has_the_columns_of_the_contract_even_when_empty() -> None:
-    assert verdict_rows([]).schema == VERDICTS
+    assert verdict_rows([]).schema == JUDGE.columns
     rows = verdict_rows(
         [
             unscored("a", "teacher_first", "refused", None, "anna"),
             POINTS.combine("b", "student", [4.0, 9.0], "raw", "anna"),
         ]
     )
-    assert rows.schema == VERDICTS
+    assert rows.schema == JUDGE.columns
     assert rows["reason"].to_list() == ["refused", None]
 
 

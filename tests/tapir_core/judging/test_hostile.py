@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tapir_core.judging.hostile import HostileCase, hostile_cases
-from tapir_core.judging.prompt import MAX_SECTION_CHARS, neutralise, render_pairwise, render_pointwise
+from tapir_core.judging.prompt import MAX_SECTION_CHARS, fill_in, neutralise
 from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.rules import Behaviour, judge, read_ask
@@ -40,7 +40,8 @@ def sections(message: str) -> dict[str, str]:
 
 
 def pair_message(answer_1: str, answer_2: str) -> str:
-    return render_pairwise(load_prompt("judge"), INSTRUCTION, None, answer_1, answer_2, "91")
+    given = {"instruction": INSTRUCTION, "system": None, "reference": "91"}
+    return fill_in(load_prompt("judge"), **given, answer_1=answer_1, answer_2=answer_2)
 
 
 def asked(message: str, *, bias: float = 0.0) -> str:
@@ -97,9 +98,9 @@ def test_the_system_text_and_the_instruction_may_be_hostile_too(case: HostileCas
     for name in ("judge", "judge_pointwise"):
         prompt = load_prompt(name)
         answers = {"answer_1": "a", "answer_2": "b"} if name == "judge" else {"answer": "a"}
-        render = render_pairwise if name == "judge" else render_pointwise
-        message = render(prompt, hostile, hostile, *answers.values(), hostile)
-        plain = render(prompt, "x", "x", *answers.values(), "x")
+        message, plain = (
+            fill_in(prompt, instruction=text, system=text, reference=text, **answers) for text in (hostile, "x")
+        )
         for tag in ("system", "instruction", "reference", *answers):
             assert message.count(f"<{tag}>") == message.count(f"</{tag}>") == plain.count(f"<{tag}>") == 1
         assert parse_verdict(message) == parse_verdict(plain)
@@ -122,7 +123,7 @@ def test_the_judge_scores_a_hostile_answer_as_its_honest_content(case: HostileCa
 def test_a_single_hostile_answer_is_scored_as_its_honest_content(case: HostileCase) -> None:
     prompt = load_prompt("judge_pointwise")
     hostile, honest = (
-        parse_pointwise(asked(render_pointwise(prompt, INSTRUCTION, None, answer)))
+        parse_pointwise(asked(fill_in(prompt, instruction=INSTRUCTION, system=None, reference=None, answer=answer)))
         for answer in (case.wrap(WRONG), WRONG)
     )
     assert hostile == honest == 2.0

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from tapir_core.config import PanelRule
 from tapir_core.judging import Verdict, verdict_rows
-from tapir_core.judging.orders import VERDICTS, combine_judges
+from tapir_core.judging.modes import combine_judges
+from tapir_core.stages import JUDGE
 from tests.builders import make_verdict, make_verdicts, shuffled
 
 RULES: tuple[PanelRule, ...] = get_args(PanelRule)
@@ -75,7 +76,7 @@ def test_an_unscored_judge_leaves_the_others_verdicts(rule: PanelRule, verdicts:
 @given(panels())
 def test_a_place_is_scored_when_any_judge_scored_it(rule: PanelRule, verdicts: pl.DataFrame) -> None:
     found = combine_judges(verdicts, rule)
-    assert found.schema == VERDICTS
+    assert found.schema == JUDGE.columns
     rows = verdicts.rows(named=True)
     assert set(found.select("instruction_id", "order").rows()) == {(r["instruction_id"], r["order"]) for r in rows}
     any_scored = {(r["instruction_id"], r["order"]) for r in rows if r["status"] == "scored"}
@@ -124,4 +125,4 @@ def test_the_replies_that_counted_stand_under_their_judges_names() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_no_judge_gives_no_verdict(rule: PanelRule) -> None:
-    assert combine_judges(make_verdicts(), rule).schema == VERDICTS
+    assert combine_judges(make_verdicts(), rule).schema == JUDGE.columns

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.judging import mode_of, neutralise
-from tapir_core.judging.orders import MODES
+from tapir_core.judging.modes import MODES
 from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict, read_pair, read_point
 from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
@@ -235,7 +235,7 @@ def test_what_is_asked_for_by_a_schema_names_every_field_of_it(mode: str) -> Non
     judge = make_config("runs", judge={"mode": mode, "replies": "json"}).judge
     asked = mode_of(judge)
     schema = json.loads(asked.schema)
-    text = asked.render(load_prompt(judge.prompt), row, asked.places(judge)[0])
+    text = asked.render(load_prompt(judge.asked_as.prompt), row, asked.places(judge)[0])
     assert schema["required"] == list(schema["properties"])
     assert all(f"`{name}`" in text for name in schema["properties"])
     assert schema["additionalProperties"] is False

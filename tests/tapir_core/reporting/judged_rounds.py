@@ -5,9 +5,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tapir_core.judging.orders import VERDICTS
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import JUDGE, StageAt
 from tests.run_builder import build_run, make_config
 
 __all__ = ["EDGES", "Change", "judged_run"]
@@ -21,7 +20,7 @@ def judged_run(root: Path, change: Change, **judge: object) -> RunFolder:
     data = {"pool": {"type": "standin", "rows": 60}}
     config = make_config(root, data=data, judge={"endpoint": {"type": "standin"}, **judge})
     run = build_run(root, until=_JUDGE, config=config)
-    run.write(_JUDGE, change(run.rows(_JUDGE)).cast(VERDICTS))
+    run.write(_JUDGE, change(run.rows(_JUDGE)).cast(JUDGE.columns))
     return run
 
 

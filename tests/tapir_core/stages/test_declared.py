@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tapir_core.config import RunConfig
@@ -25,7 +26,8 @@ from tests.golden.variants import VARIANTS, overrides
 
 ROOT = Path(__file__).parents[3]
 ORDER = [*ONCE, *ROUND, *EVALUATION, *BENCHMARK]
-WHOLE = {"name": "trim", "folder": "trimmed", "columns": ("instruction_id",), "row": "an instruction"}
+ONE_COLUMN = pl.Schema({"instruction_id": pl.String()})
+WHOLE = {"name": "trim", "folder": "trimmed", "columns": ONE_COLUMN, "row": "an instruction"}
 
 
 def places_of(config: RunConfig) -> list[StageAt]:
@@ -73,7 +75,7 @@ def test_a_stage_without_work_is_told_what_to_write() -> None:
 @pytest.mark.parametrize(
     ("fields_of", "said"),
     [
-        (WHOLE | {"columns": ()}, r"lacks columns= .* or trains=True"),
+        (WHOLE | {"columns": pl.Schema()}, r"lacks columns= .* or trains=True"),
         (WHOLE | {"row": ""}, r"lacks row= \(what one row is, for docs/run-folder\.md\)"),
         (WHOLE | {"asks": "teacher"}, "lacks roles="),
         (WHOLE | {"asks": "teacher", "roles": ("review",)}, "a known role: review is none"),

@@ -1,6 +1,6 @@
 """Requests as our own prompts word them."""
 
-from tapir_core.judging.prompt import neutralise, render_pairwise, render_pointwise
+from tapir_core.judging.prompt import fill_in, neutralise
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.rules import Ask, Behaviour, Reply, read_ask, say
 from tapir_core.task_types import PAPER, TASK_TYPES
@@ -18,11 +18,13 @@ def taught(text: str, seed: int | None = None) -> Reply:
 
 
 def pair_text(answer_1: str, answer_2: str, instruction: str = SUM) -> str:
-    return render_pairwise(load_prompt("judge"), instruction, None, answer_1, answer_2, "91")
+    given = {"instruction": instruction, "system": None, "reference": "91"}
+    return fill_in(load_prompt("judge"), **given, answer_1=answer_1, answer_2=answer_2)
 
 
 def single_text(answer: str, instruction: str = SUM) -> str:
-    return render_pointwise(load_prompt("judge_pointwise"), instruction, None, answer)
+    prompt = load_prompt("judge_pointwise")
+    return fill_in(prompt, instruction=instruction, system=None, reference=None, answer=answer)
 
 
 def label_text(instruction: str = SUM, task_types: tuple[str, ...] = TASK_TYPES) -> str:

@@ -1,4 +1,4 @@
-"""Orders, verdicts and panels: which answer is shown first, whose score is whose, several judges as one. Pure.
+"""The modes of a judge, their verdicts, and panels: what is shown, whose score is whose, several judges as one. Pure.
 
 Grain: a ``Verdict`` is one row of ``verdicts/``, one instruction in one order by one judge. "Could not judge" is a
 value with a reason, never a score. How a judge is asked, both answers in one prompt or one answer a call, is an object
@@ -18,7 +18,7 @@ import polars as pl
 
 from tapir_core.config import JudgeConfig, PanelRule, ReplyForm, VerifierConfig
 from tapir_core.json_reply import JsonReply
-from tapir_core.judging.prompt import render_pairwise, render_pointwise, show_instruction
+from tapir_core.judging.prompt import fill_in, show_instruction
 from tapir_core.judging.verdict import (
     SCALE,
     PairReply,
@@ -29,6 +29,7 @@ from tapir_core.judging.verdict import (
     read_point,
 )
 from tapir_core.prompts import Prompt
+from tapir_core.stages import JUDGE
 from tapir_core.text import Unparsed
 
 _T = TypeVar("_T")
@@ -36,20 +37,6 @@ Mark = tuple[float | None, str | None]
 """A verifier's score of an answer, from 0 to 1; or nothing, and why."""
 
 POINTWISE = "pointwise"
-
-VERDICTS = pl.Schema(
-    {
-        "instruction_id": pl.String(),
-        "order": pl.String(),
-        "student_score": pl.Float64(),
-        "teacher_score": pl.Float64(),
-        "status": pl.String(),
-        "reason": pl.String(),
-        "raw": pl.String(),
-        "judge": pl.String(),
-    }
-)
-"""Columns of ``verdicts/``: one row an instruction, order and judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +66,19 @@ def verified(
 
     Scores from 0 to 1 become 1 to 10. Each mark is a score, or nothing with the reason.
     """
-    marks = {"student": student, "teacher": teacher}
-    points = [_points(mark) for mark in marks.values()]
+    marks, (lowest, highest) = {"student": student, "teacher": teacher}, SCALE
+    points = [None if score is None else lowest + (highest - lowest) * score for score, _ in marks.values()]
     why = "; ".join(f"{whose}: {reason}" for whose, (score, reason) in marks.items() if score is None)
-    for order in expected_orders(judge):
+    for order in judge.expected_orders:
         if not why:
             yield Verdict(instruction_id, order, points[0], points[1], "scored", None, None, verifier.function)
         elif verifier.only:
             yield unscored(instruction_id, order, f"verifier: {why}", None, verifier.function)
 
 
-def _points(mark: Mark) -> float | None:
-    (score, _), (lowest, highest) = mark, SCALE
-    return None if score is None else lowest + (highest - lowest) * score
-
-
 def verdict_rows(verdicts: Iterable[Verdict]) -> pl.DataFrame:
     """Verdicts as the table ``verdicts/``, in the order given."""
-    return pl.DataFrame([astuple(verdict) for verdict in verdicts], schema=VERDICTS, orient="row")
+    return pl.DataFrame([astuple(verdict) for verdict in verdicts], schema=JUDGE.columns, orient="row")
 
 
 _Row = Mapping[str, Any]
@@ -135,12 +117,14 @@ class JudgeMode:
 
     def render(self, prompt: Prompt, row: _Row, place: str) -> str:
         """What the judge reads."""
-        text = self._render(prompt, row, place)
+        given = {"instruction": show_instruction(row), "system": row["system"], "reference": row["reference"]}
+        text = fill_in(prompt, **given, **self.answers(row, place))
         return self.form.asked_by(text) if self.schema else text
 
-    def _render(self, prompt: Prompt, row: _Row, place: str) -> str:
-        shown = _in_order(place, row["student"], row["teacher"])
-        return render_pairwise(prompt, show_instruction(row), row["system"], *shown, row["reference"])
+    def answers(self, row: _Row, place: str) -> dict[str, str]:
+        """Section of the prompt → the answer that stands in it."""
+        first, second = _in_order(place, row["student"], row["teacher"])
+        return {"answer_1": first, "answer_2": second}
 
     def rests_on(self, place: str) -> tuple[str, ...]:
         """The requests of which the verdict at ``place`` is made; none where it stands at another one."""
@@ -179,8 +163,8 @@ class _Pointwise(JudgeMode):
     def order_of(self, place: str) -> str:
         return POINTWISE
 
-    def _render(self, prompt: Prompt, row: _Row, place: str) -> str:
-        return render_pointwise(prompt, show_instruction(row), row["system"], row[place], row["reference"])
+    def answers(self, row: _Row, place: str) -> dict[str, str]:
+        return {"answer": row[place]}
 
     def rests_on(self, place: str) -> tuple[str, ...]:
         return ("student", "teacher") if place == "student" else ()
@@ -207,17 +191,6 @@ def mode_of(judge: JudgeConfig) -> JudgeMode:
     return MODES[judge.mode](judge.replies)
 
 
-def expected_orders(judge: JudgeConfig) -> tuple[str, ...]:
-    """The orders that an instruction must be scored in before it counts as scored."""
-    mode = mode_of(judge)
-    return tuple(dict.fromkeys(mode.order_of(place) for place in mode.places(judge)))
-
-
-def verdicts_per_instruction(judge: JudgeConfig) -> int:
-    """Rows of ``verdicts/`` that an instruction gets: one an order and judge; of a verifier, one an order."""
-    return len(expected_orders(judge)) * max(1, len(judge.endpoints))
-
-
 def _in_order(order: str, first: _T, second: _T) -> tuple[_T, _T]:
     """What is the student's and the teacher's as ``order`` shows it; and of what was shown, whose it is."""
     return (second, first) if order == "teacher_first" else (first, second)
@@ -233,19 +206,23 @@ def combine_judges(verdicts: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     ``reason`` names every reason once where nobody scored; ``judge`` names who counted, and ``raw`` holds their
     replies, each under its judge's name where there are several.
     """
-    rows = _mark_counted(verdicts.cast(VERDICTS).sort(*_PLACE, "judge"), rule)
+    rows = _mark_counted(verdicts.cast(JUDGE.columns).sort(*_PLACE, "judge"), rule)
     counts, any_scored = pl.col("counts"), pl.col("any_scored").any()
     reasons = pl.col("reason").drop_nulls().unique().sort().str.join("; ")
     raw, judge = (pl.col(name).filter(counts & pl.col("raw").is_not_null()) for name in ("raw", "judge"))
     several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
-    combined = rows.group_by(_PLACE, maintain_order=True).agg(
-        pl.col("student_score", "teacher_score").filter(counts).mean().round(_DIGITS),
-        status=pl.when(any_scored).then(pl.lit("scored")).otherwise(pl.lit("unscored")),
-        reason=pl.when(~any_scored & (pl.col("reason").count() > 0)).then(reasons),
-        raw=pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several),
-        judge=pl.col("judge").filter(counts).str.join(", "),
+    return (
+        rows.group_by(_PLACE, maintain_order=True)
+        .agg(
+            pl.col("student_score", "teacher_score").filter(counts).mean().round(_DIGITS),
+            status=pl.when(any_scored).then(pl.lit("scored")).otherwise(pl.lit("unscored")),
+            reason=pl.when(~any_scored & (pl.col("reason").count() > 0)).then(reasons),
+            raw=pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several),
+            judge=pl.col("judge").filter(counts).str.join(", "),
+        )
+        .select(*JUDGE.columns)
+        .cast(JUDGE.columns)
     )
-    return combined.select(VERDICTS.names()).cast(VERDICTS)
 
 
 def _mark_counted(rows: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
@@ -253,10 +230,11 @@ def _mark_counted(rows: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     scored = pl.col("status") == "scored"
     rows = rows.with_columns(scored=scored, any_scored=scored.any().over(_PLACE))
     if rule == "majority":
-        rows = rows.with_columns(winner=(pl.col("teacher_score") - pl.col("student_score")).sign())
-        votes = pl.col("scored").sum().over(*_PLACE, "winner")
-        rows = rows.with_columns(votes=pl.when("scored").then(votes))
-        rows = rows.with_columns(leads=pl.col("votes") == pl.col("votes").max().over(_PLACE))
+        rows = (
+            rows.with_columns(winner=(pl.col("teacher_score") - pl.col("student_score")).sign())
+            .with_columns(votes=pl.when("scored").then(pl.col("scored").sum().over(*_PLACE, "winner")))
+            .with_columns(leads=pl.col("votes") == pl.col("votes").max().over(_PLACE))
+        )
         leaders = pl.col("winner").filter(pl.col("leads")).n_unique().over(_PLACE)
         rows = rows.with_columns(scored=pl.col("scored") & ((leaders > 1) | pl.col("leads")))
     return rows.with_columns(counts=pl.col("scored") | ~pl.col("any_scored"))
