@@ -20,8 +20,7 @@ from tapir_core.calls import Outcome, Parsed, Request, forget_unread
 from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.judged import judges_in_words, score_judged
-from tapir_core.evaluation.scores import SCORES, score_answers
+from tapir_core.evaluation.scores import SCORES, judges_in_words, score_answers, score_judged
 from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows, verified
 from tapir_core.judging.orders import combine_judges
 from tapir_core.judging.retention import compare_answers

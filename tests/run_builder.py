@@ -49,8 +49,7 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Manifest, Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.readers import QUESTIONS, heldout_questions, read_questions
-from tapir_core.evaluation.judged import judges_in_words, score_judged
-from tapir_core.evaluation.scores import SCORES, score_answers
+from tapir_core.evaluation.scores import SCORES, judges_in_words, score_answers, score_judged
 from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng

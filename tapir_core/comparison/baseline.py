@@ -22,9 +22,9 @@ from tapir_core.config import RunConfig, load
 from tapir_core.config.load import spell_out_rounds
 from tapir_core.data.dataset import read_json
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.statistics import rerun_sd, resample
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import pool_of
+from tapir_core.statistics import rerun_sd, resample
 from tapir_core.summary import RunReader, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import Baseline, RunSummary
 

@@ -18,26 +18,26 @@ from statistics import fmean
 from tapir_core import paths, randomness, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded, total
 from tapir_core.comparison.plan import RANDOM, Arm
-from tapir_core.evaluation.statistics import (
+from tapir_core.statistics import (
+    COVERS,
     MAX_FAILED_SHARE,
     Resampled,
     Values,
     at_weights,
-    covers_in_words,
     effective_size,
     paired_values,
     rerun_sd,
     resample,
+    share_interval,
 )
-from tapir_core.judging.estimates import share_interval
 from tapir_core.summary.formats import student_name
 
 BASIC = "S_0"
 """The row of what all arms start from."""
 
-_ENDS = ("low90", "high90", "low95", "high95")
+_ENDS = ("low", "high", "low90", "high90")
 
-_OF_ONE_SEED = f"{covers_in_words('items and reruns')}, and no other run seed"
+_OF_ONE_SEED = f"{COVERS['items and reruns']}, and no other run seed"
 
 _Students = Mapping[int, Mapping[str, Graded]]
 """Run seed → split → what the student got right."""
@@ -238,10 +238,9 @@ def _score(students: _Students, split: str, *scope: str, trained: int = 1, natur
         ]
         low, high = share_interval(value, min(sizes))
         # What a rerun changes is in the draws, whose items do not differ.
-        low, high = value - hypot(value - low, value - found.low95), value + hypot(high - value, found.high95 - value)
-        found = replace(found, low90=low, high90=high, low95=low, high95=high)
-    low90, high90, low95, high95 = (min(1.0, max(0.0, getattr(found, end))) for end in _ENDS)
-    return replace(found, low90=low90, high90=high90, low95=low95, high95=high95)
+        low, high = value - hypot(value - low, value - found.low), value + hypot(high - value, found.high - value)
+        found = replace(found, low=low, high=high, low90=low, high90=high)
+    return replace(found, **{end: min(1.0, max(0.0, getattr(found, end))) for end in _ENDS})
 
 
 def _curve(comparison: str, name: str, runs: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:

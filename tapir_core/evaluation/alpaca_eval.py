@@ -27,10 +27,9 @@ from tapir_core.evaluation import length_control
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
 from tapir_core.evaluation.rows import answer_of, check_category, read_rows, text_of
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, position_note
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, mean_figure
-from tapir_core.judging.estimates import Estimate, estimate_difference
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
+from tapir_core.statistics import MAX_FAILED_SHARE, PERCENT, Estimate, estimate_difference, estimate_mean
 from tapir_core.text import Unparsed, encodable, first_few
 
 _BASELINE, _DRAW, _MODEL = 1.0, 1.5, 2.0
@@ -63,33 +62,32 @@ class AnnotationFile:
 class AlpacaEvalFigures:
     """One model against the baseline, in per cent."""
 
-    win_rate: Figure
+    win_rate: Estimate
     """Mean probability that the model's output is better; its standard error is the published one."""
-    discrete: Figure
-    """Share of judgments that the model wins, a draw as one half. Its note counts wins, losses and draws."""
-    controlled: Estimate
+    discrete: Estimate
+    """Share of judgments that the model wins, a draw as one half."""
+    outcomes: str
+    """How many these are: wins, losses and draws, in words."""
+    controlled: length_control.ControlledRate
     """Length-controlled win rate, with its sampling error; ``n`` counts the judgments that it rests on."""
-    controlled_spread: float | None
-    """The spread of its predictions over the instructions, which the original calls ``lc_standard_error``."""
     position: Estimate
     """By how many points standing first raises the win rate; not defined where the orders are not known."""
 
     @property
     def length_is_doubtful(self) -> bool:
         """True when length control moves the rate so far that its regression is to be doubted."""
-        raw, controlled = self.win_rate.estimate.value, self.controlled.value
+        raw, controlled = self.win_rate.value, self.controlled.value
         return raw is not None and controlled is not None and length_control.is_far_from(controlled, raw)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """The figures under the original's names."""
-        rate = self.win_rate.estimate
         return {
-            "win_rate": rate.value,
-            "standard_error": rate.stderr,
-            "discrete_win_rate": self.discrete.estimate.value,
-            "n_total": rate.n,
+            "win_rate": self.win_rate.value,
+            "standard_error": self.win_rate.stderr,
+            "discrete_win_rate": self.discrete.value,
+            "n_total": self.win_rate.n,
             "length_controlled_winrate": self.controlled.value,
-            "lc_standard_error": self.controlled_spread,
+            "lc_standard_error": self.controlled.spread,
         }
 
 
@@ -153,7 +151,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
 
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Figure]:
+    ) -> dict[str, Estimate]:
         """Win rates; of all questions also the length-controlled one, and what standing first is worth."""
         rows, limit = _annotations(exchanges, judged), self.settings.max_failed_share
         if not whole:
@@ -162,20 +160,19 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             return {"win_rate": measure_annotations(rows, max_failed_share=limit).win_rate} if named else {}
         tables = self._tables()
         found = measure_annotations(rows, tables or length_control.length_alone(len(rows)), max_failed_share=limit)
-        raw, sources = found.win_rate, f"by {_sources(judged)}"
+        sources, failed = f"by {_sources(judged)}", found.win_rate.failed
         figures = {
-            "win_rate": replace(raw, note=sources),
-            "discrete_win_rate": replace(found.discrete, note=sources),
+            "win_rate": found.win_rate.with_note(sources),
+            "discrete_win_rate": found.discrete.with_note(sources),
         }
         if tables is None:
-            figures["length_controlled_minimal"] = Figure(
-                found.controlled, raw.n_failed, "by lengths alone, never beside a published rate"
-            )
+            minimal = found.controlled.with_note("by lengths alone, never beside a published rate")
+            figures["length_controlled_minimal"] = minimal
         else:
             doubt = "far from the raw rate: look at the lengths" if found.length_is_doubtful else ""
-            figures["length_controlled_win_rate"] = Figure(found.controlled, raw.n_failed, doubt)
-        if raw.estimate.value is not None:
-            figures["position_gap"] = Figure(found.position, raw.n_failed, position_note(found.position))
+            figures["length_controlled_win_rate"] = found.controlled.with_note(doubt)
+        if found.win_rate.value is not None:
+            figures["position_gap"] = replace(found.position.with_note(position_note(found.position)), failed=failed)
         return figures
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
@@ -249,23 +246,24 @@ def measure_annotations(
     shares = [None if each.win is None else 100 * each.win for each in judged]
     outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
     counts = [f"{outcomes.count(end):,} {name}" for end, name in ((100, "wins"), (0, "losses"), (50, "draws"))]
-    why = "needs the difficulty table and the anchors"
-    raw, discrete = (mean_figure(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes))
-    if raw.estimate.value is None or tables is None:
-        controlled = length_control.ControlledRate(Estimate(None, 0, why=raw.estimate.why or why))
+    raw, discrete = (
+        estimate_mean(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes)
+    )
+    if raw.value is None or tables is None:
+        why = raw.note or "needs the difficulty table and the anchors"
+        controlled = length_control.ControlledRate(None, note=why)
     else:
         controlled = length_control.control_length(judged, tables)
     # A prediction for all instructions, with the count of the judgments.
-    rate = replace(controlled.rate, n=raw.estimate.n)
-    counted = replace(discrete, note=", ".join(counts))
-    return AlpacaEvalFigures(raw, counted, rate, controlled.spread, measure_position(judged))
+    rate = replace(controlled, n=raw.n, failed=raw.failed)
+    return AlpacaEvalFigures(raw, discrete, ", ".join(counts), rate, measure_position(judged))
 
 
 def measure_position(judged: Sequence[length_control.Annotation]) -> Estimate:
     """How much standing first raises the model's win rate, in points of 100.
 
     Between different instructions, since each is shown in one order only: the rate where the model's output stood
-    first minus the rate where it stood second. `judging.agreement.favoured_position` reads it.
+    first minus the rate where it stood second. `tapir_core.judging.agreement.favoured_position` reads it.
     """
     known = [(each.switched, 100 * each.win) for each in judged if each.win is not None]
     first, second = ([win for switched, win in known if switched is side] for side in (True, False))

@@ -24,20 +24,20 @@ from tapir_core.config.benchmarks import JudgedBenchmark
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.rows import SHOWN_DIGITS, BaselineStudent, baseline_student, read_rows
 from tapir_core.evaluation.scores import (
+    ALL,
     NO_ANSWER,
     NO_BASELINE,
-    SCORES,
     ItemValues,
     Judgment,
     Order,
     Place,
-    Score,
+    Scores,
     failures_in_words,
-    score,
+    scores_table,
     withhold_categories,
 )
-from tapir_core.evaluation.statistics import ALL, Figure
 from tapir_core.prompts import Prompt
+from tapir_core.statistics import Estimate
 from tapir_core.text import Unparsed, first_few
 
 ITEMS = pl.Schema(
@@ -178,7 +178,7 @@ class Benchmark(ABC, Generic[_S]):
         return self.settings.drawn(student)
 
     @abstractmethod
-    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Scores:
         """All figures of one student; a judgment that is not there has failed."""
 
     @abstractmethod
@@ -196,7 +196,7 @@ class Benchmark(ABC, Generic[_S]):
     def score_rows(
         self,
         config: RunConfig,
-        scores: Sequence[Score],
+        scores: Scores,
         prompts: Mapping[str, Prompt],
         replies: pl.DataFrame,
         *,
@@ -216,7 +216,7 @@ class Benchmark(ABC, Generic[_S]):
             told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
         beside = (*self.judged_by(config, prompts, replies), "; ".join(told))
         # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
-        return pl.DataFrame([each.row(self.name, "test", *beside) for each in scores], schema=SCORES, orient="row")
+        return scores_table(scores, self.name, "test", *beside)
 
     def look(self) -> str:
         """What of this machine it needs, in words; empty where it needs nothing.
@@ -246,7 +246,7 @@ class Judging(Benchmark[_J]):
     @abstractmethod
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Figure]:
+    ) -> dict[str, Estimate]:
         """What the judgments come to, by metric, the first one the headline.
 
         ``whole`` says whether these are all questions, or those of one category.
@@ -268,19 +268,19 @@ class Judging(Benchmark[_J]):
             ConfigError: the file cannot be read, or has a row that is no answer.
         """
 
-    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Scores:
         """The figures of all questions, then by category; the first one says what failed."""
         names = dict.fromkeys(each.category for each in exchanges)
         categories = {ALL: exchanges, **{name: [each for each in exchanges if each.category == name] for name in names}}
-        found: list[Score] = []
         failures = failures_in_words(
             judged, field=self.where, baseline=self.baseline_name, logprobs=self.settings.logprobs_asked
         )
-        for name, of in categories.items():
-            for metric, figure in self.figures(of, judged, whole=name == ALL).items():
-                found.append(score(metric, figure, name, failures))
-                failures = ""
-        return withhold_categories(found)
+        found = {
+            (name, metric): figure
+            for name, of in categories.items()
+            for metric, figure in self.figures(of, judged, whole=name == ALL).items()
+        }
+        return withhold_categories(found, failures)
 
     def given_answers(self, model: str, items: pl.DataFrame) -> pl.DataFrame:
         """What the file of ``model`` answers: a row for each turn of ``items``, in their order.
@@ -422,16 +422,14 @@ def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
 
     Blanks around an answer and around a baseline's are left out: they are no part of either side's length.
     """
-    given = {
-        (question, turn): text for question, turn, text in answers.select("question_id", "turn", "response").rows()
-    }
-    found: dict[str, list[Turn]] = {}
-    for row in items.iter_rows(named=True):
-        replies = (row["baseline"], given.get((row["question_id"], row["turn"])))
+    given = answers.select("question_id", "turn", "response")
+    rows = items.join(given, on=["question_id", "turn"], how="left", maintain_order="left")
+    found: dict[tuple[str, str], list[Turn]] = {}
+    columns = ("question_id", "category", "question", "reference", "baseline", "response")
+    for question_id, category, question, reference, *replies in rows.select(columns).iter_rows():
         baseline, response = (None if text is None else text.strip() for text in replies)
-        found.setdefault(row["question_id"], []).append(Turn(row["question"], row["reference"], baseline, response))
-    categories = dict(items.select("question_id", "category").rows())
-    return [Exchange(name, categories[name], tuple(turns)) for name, turns in found.items()]
+        found.setdefault((question_id, category), []).append(Turn(question, reference, baseline, response))
+    return [Exchange(*question, tuple(turns)) for question, turns in found.items()]
 
 
 def without_files(settings: str) -> str:

@@ -32,7 +32,7 @@ most.
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from tapir_core.data.records import decode, read_content
 from tapir_core.errors import ConfigError
-from tapir_core.judging.estimates import FEWEST_ROWS, Estimate, estimate_mean, student_t
+from tapir_core.statistics import FEWEST_ROWS, Estimate, estimate_mean, student_t
 
 _Floats = NDArray[np.float64]
 
@@ -117,12 +117,13 @@ class LengthTables:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlledRate:
-    """The length-controlled win rate, with two errors that answer different questions."""
+class ControlledRate(Estimate):
+    """The length-controlled win rate in per cent, with two errors that answer different questions.
 
-    rate: Estimate
-    """In per cent; ``stderr`` and interval are of sampling: what other instructions would have made of it."""
-    spread: float | None = None
+    ``stderr`` and interval are of sampling: what other instructions would have made of it.
+    """
+
+    spread: float | None = field(default=None, kw_only=True)
     """The original's ``lc_standard_error``: the spread of predictions over the instructions, in points."""
 
 
@@ -164,15 +165,12 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
         tables: difficulty of at least as many instructions, and the anchors.
     """
     if all(each.win == 0.5 and each.model_chars == each.baseline_chars for each in judged):
-        found = predict_win_rate(np.zeros(3), tables.difficulty[: len(judged)])
-        return _without_error(found, "the baseline against itself")
+        return predict_win_rate(np.zeros(3), tables.difficulty[: len(judged)], "the baseline against itself")
     rows = regression_rows(judged, tables)
     strengths = (choose_strength(rows), STRENGTHS[-1])
     found, freely = (_with_error(judged, tables, rows, fit_logistic(rows, each)) for each in strengths)
-    ends = [end for each in (found, freely) for end in (each.rate.low, each.rate.high) if end is not None]
-    if len(ends) < 4:
-        return found
-    return replace(found, rate=replace(found.rate, low=min(ends), high=max(ends)))
+    ends = [end for each in (found, freely) for end in (each.low, each.high) if end is not None]
+    return found if len(ends) < 4 else replace(found, low=min(ends), high=max(ends))
 
 
 def choose_strength(rows: SoftRows) -> float:
@@ -212,10 +210,10 @@ def fit_logistic(rows: SoftRows, c: float) -> _Floats:
     return beta
 
 
-def predict_win_rate(beta: _Floats, difficulty: Sequence[float]) -> ControlledRate:
-    """The rate that the coefficients predict at equal lengths, over these instructions; without a sampling error."""
+def predict_win_rate(beta: _Floats, difficulty: Sequence[float], why: str = "") -> ControlledRate:
+    """The rate that the coefficients predict at equal lengths, over these instructions; ``why`` it has no interval."""
     found = estimate_mean((100 * sigmoid(beta[1] * np.array(difficulty) + beta[2])).tolist())
-    return _without_error(ControlledRate(found, found.stderr), "coefficients alone have no sampling error")
+    return ControlledRate(found.value, n=found.n, note=why, spread=found.stderr)
 
 
 def is_far_from(controlled: float, raw: float) -> bool:
@@ -228,27 +226,21 @@ def sigmoid(values: _Floats) -> _Floats:
     return np.exp(-np.logaddexp(0.0, -values))
 
 
-def _without_error(found: ControlledRate, why: str) -> ControlledRate:
-    return replace(found, rate=Estimate(found.rate.value, found.rate.n, why=why))
-
-
 def _with_error(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRows, beta: _Floats) -> ControlledRate:
     """The predicted rate with the standard error of the sum of all moves; its interval is taken on the log-odds."""
     difficulty, n = np.array(tables.difficulty[: len(judged)]), len(judged)
     found = predict_win_rate(beta, difficulty.tolist())
-    if found.rate.value is None or n < FEWEST_ROWS:
-        return _without_error(found, f"{n} judgments only")
+    if found.value is None or n < FEWEST_ROWS:
+        return replace(found, note=f"{n} judgments only")
     left = np.abs(rows.labels - sigmoid(rows.features @ beta))
     if left[_of_model(rows)].max() < _LEFT:
-        return _without_error(
-            found, "the fit predicts every judgment as it is, and leaves nothing to tell its error by"
-        )
+        return replace(found, note="the fit predicts every judgment as it is, and leaves nothing to tell its error by")
     kept = np.array([each.win is not None for each in judged])
     stderr = math.sqrt(n) * float(np.std(_moves(difficulty, kept, rows, beta), ddof=1))
-    share = min(max(found.rate.value / 100, _ROUNDING), 1 - _ROUNDING)
+    share = min(max(found.value / 100, _ROUNDING), 1 - _ROUNDING)
     margin = student_t(n - 1) * stderr / (share * (1 - share))
     low, high = map(float, 100 * sigmoid(math.log(share / (1 - share)) + np.array([-margin, margin])))
-    return replace(found, rate=Estimate(found.rate.value, found.rate.n, low, high, 100 * stderr))
+    return replace(found, low=low, high=high, stderr=100 * stderr)
 
 
 def _of_model(rows: SoftRows) -> NDArray[np.bool_]:

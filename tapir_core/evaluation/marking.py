@@ -13,7 +13,7 @@ import os
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,17 +23,20 @@ from tapir_core.config import RunConfig
 from tapir_core.config.benchmarks import LmEvalBenchmark, MarkedBenchmark
 from tapir_core.data.records import read_each, read_records
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
-from tapir_core.evaluation.benchmark import (
-    Benchmark,
-    Exchange,
-    ScriptFailed,
-    items_table,
-    register,
+from tapir_core.evaluation.benchmark import Benchmark, Exchange, ScriptFailed, items_table, register
+from tapir_core.evaluation.scores import (
+    ALL,
+    REPLIES,
+    ItemValues,
+    Judgment,
+    Place,
+    Scores,
+    failures_in_words,
+    withhold_categories,
 )
-from tapir_core.evaluation.scores import REPLIES, ItemValues, Judgment, Place, Score, failures_in_words, score
-from tapir_core.evaluation.statistics import ALL, SHARE, in_percent, mean_value, ratio_figure
 from tapir_core.installation import harness_setup
 from tapir_core.prompts import Prompt
+from tapir_core.statistics import SHARE, Estimate, estimate_ratio, in_percent, mean_value
 
 UNKNOWN = "marks"
 """Metric of answers of which none could be marked, so that nothing named one."""
@@ -103,19 +106,18 @@ class Marking(Benchmark[_M]):
     def mark(self, answers: Sequence[Answered]) -> Marks:
         """The marks of a student's answers, which are in the order of the questions; those that failed are not here."""
 
-    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Scores:
         """A mean of each metric, in per cent, in the order of the marks: the first one is the headline."""
-        found: list[Score] = []
+        found: dict[tuple[str, str], Estimate] = {}
+        limit = self.settings.max_failed_share
         for metric, marks in _by_metric(exchanges, judged).items():
             sums = [_sum(values) for values in marks.values()]
-            mean = in_percent(
-                ratio_figure(sums, scale=SHARE, max_failed_share=self.settings.max_failed_share, unit="questions")
-            )
-            if any(len(values) > 1 for values in marks.values()):
-                counted = sum(count for _, count in filter(None, sums))
-                mean = replace(mean, note=f"mean of {counted} marks; n counts questions")
-            found.append(score(metric, mean, ALL, "" if found else failures_in_words(judged, metric)))
-        return found
+            mean = in_percent(estimate_ratio(sums, scale=SHARE, max_failed_share=limit, unit="questions"))
+            counted = sum(count for _, count in filter(None, sums))
+            several = any(len(values) > 1 for values in marks.values())
+            note = f"mean of {counted} marks; n counts questions" if several else ""
+            found[ALL, metric] = mean.with_note(note)
+        return withhold_categories(found, failures_in_words(judged))
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
         """Of the metrics with one mark a question the mark, in per cent."""

@@ -25,9 +25,9 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation import scores
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
 from tapir_core.evaluation.rows import answer_of, check_category, read_rows, text_of
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, mean_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
+from tapir_core.statistics import MAX_FAILED_SHARE, Estimate, estimate_mean
 from tapir_core.text import Unparsed, encodable
 
 NUMBER = r"([0-9]{1,8}(?:\.[0-9]{0,8})?)"
@@ -116,7 +116,7 @@ class MTBench(FastChat[MTBenchBenchmark]):
 
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[scores.Place, scores.Judgment], *, whole: bool
-    ) -> dict[str, Figure]:
+    ) -> dict[str, Estimate]:
         """Mean ratings."""
         return measure_ratings(_ratings(exchanges, judged), max_failed_share=self.settings.max_failed_share)
 
@@ -194,7 +194,7 @@ def parse_rating(reply: str | None) -> float | Unparsed:
 
 def measure_ratings(
     ratings: Mapping[tuple[str, int], float | None], *, max_failed_share: float = MAX_FAILED_SHARE
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """Mean ratings, 1-10: of all together (not of the two means: the MT-Bench score), of turn 1, of turn 2.
 
     Args:
@@ -205,7 +205,9 @@ def measure_ratings(
     for metric, turns in (("rating", (1, 2)), ("rating_turn_1", (1,)), ("rating_turn_2", (2,))):
         of = {question: rating for question, rating in ratings.items() if question[1] in turns}
         clusters = [question for question, _ in of]
-        found[metric] = mean_figure([*of.values()], clusters=clusters, scale=_SCALE, max_failed_share=max_failed_share)
+        found[metric] = estimate_mean(
+            [*of.values()], clusters=clusters, scale=_SCALE, max_failed_share=max_failed_share
+        )
     return found
 
 

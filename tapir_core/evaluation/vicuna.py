@@ -13,7 +13,6 @@ cent would outweigh ten others in a sum; 0, below the scale that is asked for, c
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import ClassVar, Literal
 
@@ -23,10 +22,10 @@ from tapir_core.config.benchmarks import VicunaBenchmark
 from tapir_core.evaluation.benchmark import Exchange, Game, items_table, register
 from tapir_core.evaluation.mt_bench import NUMBER, FastChat, read_questions
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, by_question, position_note
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure, ratio_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import Prompt
+from tapir_core.statistics import MAX_FAILED_SHARE, SHARE, Estimate, estimate_mean, estimate_ratio, in_percent
 from tapir_core.text import Unparsed
 
 Review = tuple[float, float] | None
@@ -75,7 +74,7 @@ class Vicuna(FastChat[VicunaBenchmark]):
 
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Figure]:
+    ) -> dict[str, Estimate]:
         """Relative quality and wins, and of all questions what standing first is worth."""
         found = measure_reviews(self._reviews(exchanges, judged), max_failed_share=self.settings.max_failed_share)
         return found if whole else {name: each for name, each in found.items() if name != "review_position_gap"}
@@ -131,7 +130,7 @@ def parse_first_line(reply: str | None) -> PairScores | Unparsed:
 
 def measure_reviews(
     reviews: Mapping[str, Mapping[Order, Review]], *, max_failed_share: float = MAX_FAILED_SHARE
-) -> dict[str, Figure]:
+) -> dict[str, Estimate]:
     """The model against the baseline over questions: relative quality (a ratio of sums), wins by the higher score.
 
     With both orders also by how many points standing first raises the model's lead.
@@ -143,19 +142,19 @@ def measure_reviews(
     means = [_mean_scores([*of.values()]) for of in reviews.values()]
     kept = [each for each in means if each is not None]
     model, baseline = (math.fsum(each[side] for each in kept) for side in (0, 1))
-    quality = in_percent(ratio_figure(means, max_failed_share=max_failed_share))
+    quality = in_percent(estimate_ratio(means, max_failed_share=max_failed_share))
     winners = [None if each is None else 0.5 if each[0] == each[1] else float(each[0] > each[1]) for each in means]
-    wins = mean_figure(winners, clusters=[*reviews], scale=SHARE, max_failed_share=max_failed_share)
+    wins = estimate_mean(winners, clusters=[*reviews], scale=SHARE, max_failed_share=max_failed_share)
     counts = f"{winners.count(1.0)} wins, {winners.count(0.0)} losses, {winners.count(0.5)} ties"
     found = {
-        "relative_quality": replace(quality, note=f"sum of scores {model:.1f} to {baseline:.1f}"),
-        "review_win_rate_adjusted": replace(in_percent(wins), note=counts),
+        "relative_quality": quality.with_note(f"sum of scores {model:.1f} to {baseline:.1f}"),
+        "review_win_rate_adjusted": in_percent(wins).with_note(counts),
     }
     leads = [[_lead(of[order]) for order in _ORDERS["both"]] for of in reviews.values() if len(of) == 2]
     gaps = [None if first is None or second is None else first - second for first, second in leads]
     if gaps:
-        gap = mean_figure(gaps, max_failed_share=max_failed_share)
-        found["review_position_gap"] = replace(gap, note=position_note(gap.estimate))
+        gap = estimate_mean(gaps, max_failed_share=max_failed_share)
+        found["review_position_gap"] = gap.with_note(position_note(gap))
     return found
 
 

@@ -1,11 +1,11 @@
-"""Figures of benchmarks and of several trainings: never without n, and an interval or the reason why there is none.
+"""Estimates with intervals, of one student or of several trainings. Pure.
 
-Pure. Estimates are those of judges (`tapir_core.judging.estimates`: 95 %, Student's t, Wilson's for shares); here is
-what benchmarks and the held-out set need beside them. Where the ends of a scale are known, an interval stays between
-them. It is Wilson's where every item lies at one of the ends: such a mean is a share, and its interval has a width also
-where all items lie at the same end, where Student's t has none. None among values marks one that failed: it is left out
-and counted, never averaged in as a number. Where more than a stated share failed there is no figure at all, since
-failures are no random sample.
+An estimate is a mean, a ratio, a difference, a share, a rank correlation or Cohen's kappa, with its 95 % interval. What
+cannot be defined is a value with a reason, never NaN. None among values marks one that failed: it is left out and
+counted, never averaged in as a number. Where more than a stated share failed there is no figure at all, since failures
+are no random sample. Where the ends of a scale are known, an interval stays between them. It is Wilson's where every
+item lies at one of the ends: such a mean is a share, and its interval has a width also where all items lie at the same
+end, where Student's t has none.
 
 Of several trainings of one recipe each has a run seed, and a value for each held-out item. The hierarchical bootstrap
 (`resample`) draws run seeds with replacement, and items with replacement within them; where run seeds have their items
@@ -16,31 +16,34 @@ p-value is that of the same draws, so that the two agree. Every run seed has the
 With one run seed nothing says how much another would differ. What its own run, made again, would differ by is known of
 one student (`RERUN_SD`), and the interval has it beside the items.
 
-Limits: a ratio and a mean over clusters have the interval of their linearisation (that of large samples); items are
-taken as independent. Another student, or longer rounds, may differ more or less when made again; of few items, such as
-those of a task type, each student differs more. With several run seeds, the spread of items is in the spread between
-run seeds too, so that intervals are rather too wide where run seeds differ little (docs/compare.md has the shares that
-were seen).
+Limits: intervals take the rows as independent and, but for means (Student's t) and shares, are those of large samples
+(Spearman's is Bonett and Wright's, those of ratios and of means over clusters are linearised); below ``FEWEST_ROWS``
+rows there is none for all but shares. Ties take their mean rank. Another student, or longer rounds, may differ more or
+less when made again; of few items, such as those of a task type, each student differs more. With several run seeds, the
+spread of items is in the spread between run seeds too, so that intervals are rather too wide where run seeds differ
+little (docs/compare.md has the shares that were seen). Wilson's interval, and kappa with its variance (Fleiss, Cohen
+and Everitt), are statsmodels', which is imported where it is used, since that takes a second that no short command
+should wait.
 """
 
 import math
 import random
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import NormalDist, fmean
 from typing import Literal, TypeVar
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_ratio, estimate_share, share_interval
+FEWEST_ROWS = 4
+"""Rows that an interval needs; Spearman's has none below, and our t is right to 0.12 % from here on."""
 
 MAX_FAILED_SHARE = 0.05
 """Share of failures (0-1) above which there is no figure, where the caller states none."""
-
-ALL = "all"
-"""Category of the whole, as in ``scores/``."""
 
 Scale = tuple[float, float]
 """The lowest and the highest value that an item can have."""
@@ -50,6 +53,10 @@ SHARE, PERCENT = (0.0, 1.0), (0.0, 100.0)
 _JUDGMENTS = "judgments"
 """What is counted, where the caller does not say."""
 
+_Z = NormalDist().inv_cdf(0.975)
+_RANK_DIGITS = 12
+_NO_SPREAD = 1e-7
+_NOTHING = "nothing to measure"
 _SIGN_DRAWS = 10_000
 _DRAWS_AT_ONCE = 1_000
 
@@ -59,37 +66,36 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure with its interval and with what is not in it."""
+class Estimate:
+    """A figure with its 95 % interval, and with what is not in it."""
 
-    estimate: Estimate
-    """Its ``n`` counts what is in the figure; its ``why`` says why there is no figure, or no interval."""
-    n_failed: int
-    """How many values failed and are not in ``n``."""
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    """How many rows are in the figure."""
+    failed: int = 0
+    """How many rows failed and are not in ``n``."""
     note: str = ""
-    """What else is to be said of it."""
+    """Why there is no value or, where there is one, no interval; else what is to be said of the figure."""
+    stderr: float | None = field(default=None, kw_only=True)
+    p: float | None = field(default=None, kw_only=True)
+    """Two-sided, that there is no difference; of differences that a test was made of."""
+
+    def with_note(self, text: str) -> "Estimate":
+        """The same with ``text`` said of its value first; unchanged where it has none."""
+        return self if self.value is None else replace(self, note="; ".join(filter(None, (text, self.note))))
 
 
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Two students on the same items: the first one's mean minus the second one's, in the unit of the values."""
-
-    difference: Estimate
-    p_value: float | None
-    """Two-sided, of the hypothesis that it is a toss-up for each item whose value is whose; None without a figure."""
-    n_failed: int
-    """Items without a value of both."""
-
-
-def mean_figure(
+def estimate_mean(
     values: Sequence[float | None],
     *,
     clusters: Sequence[Hashable] | None = None,
     scale: Scale | None = None,
     max_failed_share: float = MAX_FAILED_SHARE,
     unit: str = _JUDGMENTS,
-) -> Figure:
-    """The mean of the values that did not fail.
+) -> Estimate:
+    """The mean of the values that did not fail, in their unit.
 
     Args:
         values: one an item, None where it failed.
@@ -99,48 +105,131 @@ def mean_figure(
         max_failed_share: above this share of None (0-1) there is no figure.
         unit: what is counted, where it says how many failed.
     """
-    kept, failed, why = _without_failed(values, max_failed_share, unit)
-    if why:
-        return Figure(Estimate(None, len(kept), why=why), failed)
-    groups: dict[Hashable, list[float]] = {}
-    for cluster, value in zip(range(len(values)) if clusters is None else clusters, values, strict=True):
-        if value is not None:
+
+    def of(kept: Sequence[tuple[Hashable, float]]) -> Estimate:
+        groups: dict[Hashable, list[float]] = {}
+        for cluster, value in kept:
             groups.setdefault(cluster, []).append(value)
-    sums = [(math.fsum(group), len(group)) for group in groups.values()]
-    mean = estimate_mean(kept) if clusters is None else estimate_ratio(sums)
-    return Figure(replace(_on_scale(mean, sums, scale), n=len(kept)), failed)
+        sums = [(math.fsum(group), len(group)) for group in groups.values()]
+        return _on_scale(_mean([value for _, value in kept]) if clusters is None else _ratio(sums), sums, scale)
+
+    placed = zip(range(len(values)) if clusters is None else clusters, values, strict=True)
+    pairs = [None if value is None else (cluster, value) for cluster, value in placed]
+    return _of_kept(pairs, of, max_failed_share, unit)
 
 
-def share_figure(marks: Sequence[bool | None]) -> Figure:
-    """Share (0-1) of the answers that are right, with Wilson's interval; None marks one that failed."""
-    kept, failed, why = _without_failed(marks, MAX_FAILED_SHARE, "answers")
-    share = Estimate(None, len(kept), why=why) if why else estimate_share(sum(kept), len(kept))
-    return Figure(share, failed)
-
-
-def ratio_figure(
+def estimate_ratio(
     pairs: Sequence[tuple[float, float] | None],
     *,
     scale: Scale | None = None,
     max_failed_share: float = MAX_FAILED_SHARE,
     unit: str = _JUDGMENTS,
-) -> Figure:
+) -> Estimate:
     """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail.
 
-    ``unit`` names the pairs; ``scale`` is that of the ratio of a pair, as `mean_figure` takes it.
+    Its interval is that of the linearised ratio. ``unit`` names the pairs; ``scale`` is that of the ratio of a pair, as
+    `estimate_mean` takes it.
     """
-    kept, failed, why = _without_failed(pairs, max_failed_share, unit)
-    ratio = Estimate(None, len(kept), why=why) if why else _on_scale(estimate_ratio(kept), kept, scale)
-    return Figure(ratio, failed)
+    return _of_kept(pairs, lambda kept: _on_scale(_ratio(kept), kept, scale), max_failed_share, unit)
 
 
-def in_percent(share: Figure) -> Figure:
-    """A figure of shares (0-1) in per cent."""
-    found = share.estimate
-    value, low, high, stderr = (
-        None if each is None else 100 * each for each in (found.value, found.low, found.high, found.stderr)
+def estimate_marks(marks: Sequence[bool | None]) -> Estimate:
+    """Share (0-1) of the answers that are right, with Wilson's interval; None marks one that failed."""
+    return _of_kept(marks, lambda kept: estimate_share(sum(kept), len(kept)), MAX_FAILED_SHARE, "answers")
+
+
+def estimate_share(hits: int, n: int) -> Estimate:
+    """``hits`` of ``n`` as a share (0-1)."""
+    if not n:
+        return Estimate(None, note=_NOTHING)
+    share = hits / n
+    return Estimate(share, *share_interval(share, n), n, stderr=math.sqrt(share * (1 - share) / n))
+
+
+def estimate_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Mean of ``first`` minus mean of ``second``, two sets of different items, with Welch's interval.
+
+    No interval where one of the two is too small to show its spread.
+    """
+    n, one, other = len(first) + len(second), _mean(first), _mean(second)
+    if one.value is None or other.value is None:
+        return Estimate(None, n=n, note="one of the two has no items")
+    difference = one.value - other.value
+    if one.stderr is None or other.stderr is None:
+        return Estimate(difference, n=n, note=f"{one.n} items against {other.n} only")
+    of_one, of_other = one.stderr**2, other.stderr**2
+    spread = of_one**2 / (one.n - 1) + of_other**2 / (other.n - 1)
+    stderr = math.sqrt(of_one + of_other)
+    margin = student_t((of_one + of_other) ** 2 / spread) * stderr if spread else 0.0
+    return Estimate(difference, difference - margin, difference + margin, n, stderr=stderr)
+
+
+def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Spearman's rank correlation of two columns of equal length, -1 to 1."""
+    n = len(first)
+    if n < 2:
+        return Estimate(None, n=n, note=_few(n) if n else _NOTHING)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return Estimate(None, n=n, note="one of the two never changes")
+    one, other = (pl.Series(each, dtype=pl.Float64) for each in (first, second))
+    value = round(pl.select(pl.corr(one, other, method="spearman")).item(), _RANK_DIGITS)
+    if n < FEWEST_ROWS:
+        return Estimate(value, n=n, note=_few(n))
+    if abs(value) == 1.0:
+        alike = "both rank the rows alike" if value > 0 else "each ranks the rows the other way"
+        return Estimate(value, n=n, note=alike)
+    centre, margin = math.atanh(value), _Z * math.sqrt((1 + value**2 / 2) / (n - 3))
+    return Estimate(value, math.tanh(centre - margin), math.tanh(centre + margin), n)
+
+
+def estimate_kappa(first: Sequence[str], second: Sequence[str]) -> Estimate:
+    """Cohen's kappa of two columns of classes: agreement beyond chance; 1 is full agreement, 0 that of chance."""
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    n, classes = len(first), list(dict.fromkeys([*first, *second]))
+    if len(classes) < 2:
+        return Estimate(None, n=n, note="every row has the same class" if n else _NOTHING)
+    counts = Counter(zip(first, second, strict=True))
+    # A variance of 0 may come out a rounding error below it, and the largest kappa there may be, unused, as 0 ÷ 0.
+    with np.errstate(invalid="ignore"):
+        found = cohens_kappa(np.array([[counts[one, other] for other in classes] for one in classes]))
+    kappa, stderr = float(found.kappa), float(found.std_kappa)
+    if n < FEWEST_ROWS:
+        return Estimate(kappa, n=n, note=_few(n))
+    if not stderr > _NO_SPREAD:
+        return Estimate(kappa, n=n, note="the rows leave no spread to take an interval from")
+    return Estimate(kappa, max(-1.0, kappa - _Z * stderr), min(1.0, kappa + _Z * stderr), n, stderr=stderr)
+
+
+def share_interval(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a ``share`` (0-1) of ``n`` independent rows, at least one; within 0 and 1."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(share * n, n, method="wilson")
+    # At 0 and 1 an end is the share itself but for rounding.
+    return min(share, max(0.0, float(low))), max(share, min(1.0, float(high)))
+
+
+def student_t(degrees: float) -> float:
+    """The 97.5 % point of Student's t, from 3 degrees of freedom on.
+
+    By its expansion around the normal one (Abramowitz and Stegun 26.7.5), 0.12 % below the exact one at 3 degrees and
+    0.005 % at 6: recorded intervals rest on it.
+    """
+    z = _Z
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return replace(share, estimate=replace(found, value=value, low=low, high=high, stderr=stderr))
+    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
+
+
+def in_percent(share: Estimate) -> Estimate:
+    """A share (0-1) in per cent."""
+    names = ("value", "low", "high", "stderr")
+    return replace(share, **{name: 100 * each for name in names if (each := getattr(share, name)) is not None})
 
 
 def mean_value(values: Sequence[float | None]) -> float | None:
@@ -156,11 +245,12 @@ def compare_paired(
     rng: random.Random,
     max_failed_share: float = MAX_FAILED_SHARE,
     unit: str = _JUDGMENTS,
-) -> PairedDifference:
-    """Compare two students, item by item: difference with its t interval, p-value of a sign-flip test.
+) -> Estimate:
+    """The mean of ``first`` minus that of ``second`` on the same items, in the unit of the values.
 
-    An item that lacks in one, or failed there, counts as failed. Several values of one item (both turns of a
-    question) are to be averaged before.
+    It has a t interval and the p-value of a sign-flip test: that it is a toss-up for each item whose value is whose. An
+    item that lacks in one, or failed there, counts as failed. Several values of one item (both turns of a question) are
+    to be averaged before.
 
     Args:
         first: item → value of the first student.
@@ -169,14 +259,49 @@ def compare_paired(
         max_failed_share: above this share of failed items (0-1) there is no figure.
         unit: what is counted, where it says how many failed.
     """
-    items = sorted({*first, *second})
-    pairs = [(first.get(item), second.get(item)) for item in items]
+    pairs = [(first.get(item), second.get(item)) for item in sorted({*first, *second})]
     differences = [None if one is None or other is None else one - other for one, other in pairs]
-    found = mean_figure(differences, max_failed_share=max_failed_share, unit=unit)
-    if found.estimate.value is None:
-        return PairedDifference(found.estimate, None, found.n_failed)
-    kept = np.array([each for each in differences if each is not None])
-    return PairedDifference(found.estimate, _sign_flip_p(kept, rng), found.n_failed)
+    found = estimate_mean(differences, max_failed_share=max_failed_share, unit=unit)
+    if found.value is None:
+        return found
+    return replace(found, p=_sign_flip_p(np.array([each for each in differences if each is not None]), rng))
+
+
+def _of_kept(
+    values: Sequence[_T | None], estimate: Callable[[Sequence[_T]], Estimate], max_share: float, unit: str
+) -> Estimate:
+    """The estimate of what did not fail; none where more than ``max_share`` failed."""
+    kept, n = [value for value in values if value is not None], len(values)
+    failed = n - len(kept)
+    if failed and failed / n > max_share:
+        why = f"{failed} of {n} {unit} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
+        return Estimate(None, n=len(kept), failed=failed, note=why)
+    return replace(estimate(kept), n=len(kept), failed=failed)
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    n = len(values)
+    if not n:
+        return Estimate(None, note=_NOTHING)
+    mean = math.fsum(values) / n
+    if n < FEWEST_ROWS:
+        return Estimate(mean, n=n, note=_few(n))
+    stderr = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    margin = student_t(n - 1) * stderr
+    return Estimate(mean, mean - margin, mean + margin, n, stderr=stderr)
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> Estimate:
+    n, whole = len(pairs), math.fsum(bottom for _, bottom in pairs)
+    if not n or not whole:
+        return Estimate(None, n=n, note="a ratio to 0" if n else _NOTHING)
+    ratio = math.fsum(top for top, _ in pairs) / whole
+    # Their mean is the ratio but for rounding.
+    return replace(_mean([ratio + (top - ratio * bottom) * n / whole for top, bottom in pairs]), value=ratio)
+
+
+def _few(n: int) -> str:
+    return f"{n} row{'s' if n > 1 else ''} only"
 
 
 def _on_scale(found: Estimate, items: Sequence[tuple[float, float]], scale: Scale | None) -> Estimate:
@@ -205,15 +330,6 @@ def _sign_flip_p(differences: _Floats, rng: random.Random) -> float:
     return as_far / (_SIGN_DRAWS + 1)
 
 
-def _without_failed(values: Sequence[_T | None], max_share: float, unit: str) -> tuple[list[_T], int, str]:
-    """What did not fail, how many did, and why there is no figure where that were too many."""
-    kept, n = [value for value in values if value is not None], len(values)
-    failed = n - len(kept)
-    if not failed or failed / n <= max_share:
-        return kept, failed, ""
-    return kept, failed, f"{failed} of {n} {unit} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
-
-
 DRAWS = 10_000
 """Draws of a bootstrap."""
 
@@ -227,7 +343,7 @@ Of the last students of eight runs of an earlier comparison, of rounds of 64 ste
 Covers = Literal["items", "items and reruns", "items and run seeds"]
 """What would differ in another comparison, as far as an interval knows."""
 
-_COVERS: dict[Covers, str] = {
+COVERS: dict[Covers, str] = {
     "items": "the choice of instructions",
     "items and reruns": "the choice of instructions and what a rerun changes "
     f"(SD {100 * RERUN_SD:.1f} points, measured on the quickstart student)",
@@ -238,26 +354,27 @@ Values = Mapping[int, Mapping[str, float]]
 """Run seed → item → value."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resampled:
-    """A mean over run seeds and items, in the unit of its values."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampled(Estimate):
+    """A mean over run seeds and items, in the unit of its values, with a 90 % interval too.
+
+    ``n`` counts the items of all run seeds together: an item that several of them have counts once for each. ``p`` is
+    twice the share of draws on the other side of 0, or on it; never 0 itself.
+    """
 
     value: float
-    run_seeds: int
-    items: int
-    """Of all run seeds together; an item that several of them have counts once for each."""
+    low: float
+    high: float
+    p: float
     low90: float
     high90: float
-    low95: float
-    high95: float
-    p: float
-    """Two-sided, that the mean is 0: twice the share of draws on the other side of 0, or on it; never 0 itself."""
+    run_seeds: int
     covers: Covers
 
     @property
     def in_words(self) -> str:
         """What the intervals cover, as a part of a sentence."""
-        return covers_in_words(self.covers)
+        return COVERS[self.covers]
 
 
 def paired_values(first: Values, second: Values) -> dict[int, dict[str, float]]:
@@ -289,11 +406,6 @@ def at_weights(values: Values, weights: Values) -> dict[int, dict[str, float]]:
     return found
 
 
-def covers_in_words(covers: Covers) -> str:
-    """The same as a part of a sentence."""
-    return _COVERS[covers]
-
-
 def rerun_sd(students: int) -> float:
     """The `RERUN_SD` of a sum or difference of this many trained students (0-1)."""
     return RERUN_SD * math.sqrt(students)
@@ -321,13 +433,13 @@ def resample(values: Values, *, rng: random.Random, draws: int = DRAWS, rerun: f
     beyond = min(np.count_nonzero(means <= _ROUNDING), np.count_nonzero(means >= -_ROUNDING))
     return Resampled(
         value=float(np.mean([column.mean() for column in table])),
-        run_seeds=len(table),
-        items=sum(column.size for column in table),
+        low=float(low95),
+        high=float(high95),
+        n=sum(column.size for column in table),
+        p=min(1.0, 2 * (int(beyond) + 1) / (draws + 1)),
         low90=float(low90),
         high90=float(high90),
-        low95=float(low95),
-        high95=float(high95),
-        p=min(1.0, 2 * (int(beyond) + 1) / (draws + 1)),
+        run_seeds=len(table),
         covers="items and run seeds" if len(table) > 1 else "items and reruns" if alone else "items",
     )
 
