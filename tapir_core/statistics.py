@@ -370,11 +370,7 @@ class Resampled(Estimate):
     high90: float
     run_seeds: int
     covers: Covers
-
-    @property
-    def in_words(self) -> str:
-        """What the intervals cover, as a part of a sentence."""
-        return COVERS[self.covers]
+    """What the intervals cover, which `COVERS` has as a part of a sentence."""
 
 
 def paired_values(first: Values, second: Values) -> dict[int, dict[str, float]]:

@@ -31,8 +31,6 @@ from tapir_core.summary.types import Baseline, RunSummary
 ARM = Arm("sft", "Plain fine-tuning", "whole", exploratory=False)
 """It differs from the run as `random_once` does from its reference."""
 
-_LIKE = READY["random_once"]
-
 _OF_THE_POOL = 0.9
 """Share of the pool that one pass takes at most: tokens are matched by more or fewer of them."""
 
@@ -81,9 +79,13 @@ def _is_baseline(run: RunFolder) -> bool:
 def baseline_config(run: RunFolder) -> RunConfig:
     """The configuration of the baseline of a finished run, before its size is matched."""
     config = spell_out_rounds(run.config)
-    named = f"run.name={json.dumps(baseline_of(run).ref.name)}"
-    own = [named, 'evaluation.baseline="none"', f"rounds.1.epochs={_epochs(run)}"]
-    return load.replace_values(config, [*_LIKE.settings(config), *own], source=f"baseline of run {run.ref.name}")
+    settings = [
+        *READY["random_once"].settings(config),
+        f"run.name={json.dumps(baseline_of(run).ref.name)}",
+        'evaluation.baseline="none"',
+        f"rounds.1.epochs={_epochs(run)}",
+    ]
+    return load.replace_values(config, settings, source=f"baseline of run {run.ref.name}")
 
 
 def _epochs(run: RunFolder) -> float:

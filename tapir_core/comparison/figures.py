@@ -9,7 +9,7 @@ stands apart, since decisions read it. Costs are means over run seeds, of an arm
 paid stands beside them, since runs share what is equal.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from math import hypot
@@ -44,33 +44,6 @@ _Students = Mapping[int, Mapping[str, Graded]]
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """What an arm takes, on average over its run seeds."""
-
-    tokens: float
-    """Trained on after S_0, over all rounds and epochs."""
-    steps: float
-    tokens_ratio: float | None
-    """To the reference of the same run seed; nothing while that is not finished."""
-    steps_ratio: float | None
-    all_tokens: float
-    """Of all trainings, that of S_0 among them."""
-    answer_tokens: float
-    """Of them, those with a loss."""
-    all_steps: float
-    distinct: float | None
-    """Instructions in the mixtures of all trainings, each counted once; nothing where a run's are not known."""
-    teacher_answers: float
-    judge_answers: float
-    usd: float
-    stored_share: float | None
-    """Of its answers, those that were asked for before, by another run or an earlier start."""
-    paid_requests: float
-    paid_usd: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Point:
     """One student of an arm's curve."""
 
@@ -96,7 +69,8 @@ class ArmRow:
     natural_to_random: Resampled | None = None
     to_random: Resampled | None = None
     """Of the test split, over the run seeds that both have."""
-    costs: Costs | None = None
+    costs: Mapping[str, float | None] | None = None
+    """What → how much of it the arm takes, on average over its run seeds."""
     curve: tuple[Point, ...] = ()
     """From S_0 on."""
     task_types: Mapping[str, Resampled] = field(default_factory=dict)
@@ -254,34 +228,35 @@ def _curve(comparison: str, name: str, runs: Mapping[int, ArmOutcome]) -> tuple[
     )
 
 
-def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> Costs:
+def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> dict[str, float | None]:
     runs = list(outcomes.values())
     pairs = [(each.trained, reference[seed].trained) for seed, each in outcomes.items() if seed in reference]
     answers = sum(sum(each.answers.values()) for each in runs)
     trained = [total(each.trainings.values()) for each in runs]
     distinct = [each.distinct for each in runs if each.distinct is not None]
-    return Costs(
-        tokens=fmean(each.trained.tokens for each in runs),
-        steps=fmean(each.trained.steps for each in runs),
-        tokens_ratio=_mean_ratio((own.tokens, other.tokens) for own, other in pairs),
-        steps_ratio=_mean_ratio((own.steps, other.steps) for own, other in pairs),
-        all_tokens=fmean(each.tokens for each in trained),
-        answer_tokens=fmean(each.loss_tokens for each in trained),
-        all_steps=fmean(each.steps for each in trained),
-        distinct=fmean(distinct) if len(distinct) == len(runs) else None,
-        teacher_answers=fmean(each.answers["teacher"] for each in runs),
-        judge_answers=fmean(each.answers["judge"] for each in runs),
-        usd=fmean(each.usd for each in runs),
-        stored_share=sum(each.stored for each in runs) / answers if answers else None,
-        paid_requests=fmean(each.paid_requests for each in runs),
-        paid_usd=fmean(each.paid_usd for each in runs),
-        seconds=fmean(each.seconds for each in runs),
-    )
-
-
-def _mean_ratio(pairs: Iterable[tuple[int, int]]) -> float | None:
-    ratios = [own / other for own, other in pairs if other]
-    return fmean(ratios) if ratios else None
+    return {
+        # Trained on after S_0, over all rounds and epochs.
+        "tokens": fmean(each.trained.tokens for each in runs),
+        "steps": fmean(each.trained.steps for each in runs),
+        # To the reference of the same run seed; nothing while that is not finished.
+        "tokens_ratio": fmean(own.tokens / other.tokens for own, other in pairs) if pairs else None,
+        "steps_ratio": fmean(own.steps / other.steps for own, other in pairs) if pairs else None,
+        # Of all trainings, that of S_0 among them.
+        "all_tokens": fmean(each.tokens for each in trained),
+        # Of them, those with a loss.
+        "answer_tokens": fmean(each.loss_tokens for each in trained),
+        "all_steps": fmean(each.steps for each in trained),
+        # Instructions in the mixtures of all trainings, each counted once; nothing where a run's are not known.
+        "distinct": fmean(distinct) if len(distinct) == len(runs) else None,
+        "teacher_answers": fmean(each.answers["teacher"] for each in runs),
+        "judge_answers": fmean(each.answers["judge"] for each in runs),
+        "usd": fmean(each.usd for each in runs),
+        # Of its answers, those that were asked for before, by another run or an earlier start.
+        "stored_share": sum(each.stored for each in runs) / answers if answers else None,
+        "paid_requests": fmean(each.paid_requests for each in runs),
+        "paid_usd": fmean(each.paid_usd for each in runs),
+        "seconds": fmean(each.seconds for each in runs),
+    }
 
 
 def _values(students: _Students, split: str) -> Values:

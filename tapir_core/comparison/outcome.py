@@ -42,7 +42,6 @@ to it lack that."""
 _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0, "-": None}
 """Right, wrong, or without an answer."""
-_OF_STAGES = ("config", "files")
 _OF_STANDIN = ("standin", "standin_pool")
 _FIGURES: tuple[str, ...] = ("usd", "stored", "paid_requests", "paid_usd", "seconds", "stages")
 
@@ -281,7 +280,7 @@ class ResultsFolder:
         wanted = self._said_of(planned, found)
         wanted["files"] |= _shipped_prompts(config, made_of["files"])
         if _recipe(config, made_of["files"]) == _recipe(now, wanted["files"]):
-            wanted |= {name: made_of[name] for name in _OF_STAGES}
+            wanted |= {name: made_of[name] for name in ("config", "files")}
         wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
         if other := _differing(made_of, wanted):
             more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
@@ -338,11 +337,8 @@ def _differing(one: Any, other: Any, name: str = "") -> list[str]:
 
 def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
     marks = {value: mark for mark, value in _MARKS.items()}
-    items: dict[str, dict[str, str]] = {}
-    weights: dict[str, dict[str, float]] = {}
-    for (_, split), graded in outcome.students.items():
-        items.setdefault(split, {}).update(graded.task_types)
-        weights.setdefault(split, {}).update(graded.weights)
+    # Every student of a run is asked the same items.
+    asked = {split: graded for (_, split), graded in outcome.students.items()}
     return {
         "run": outcome.run,
         "run_seed": outcome.run_seed,
@@ -350,13 +346,13 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
         "answers": dict(outcome.answers),
         **{name: getattr(outcome, name) for name in _FIGURES},
         "distinct": outcome.distinct,
-        "items": items,
-        "weights": {split: list(of.values()) for split, of in weights.items()},
+        "items": {split: dict(graded.task_types) for split, graded in asked.items()},
+        "weights": {split: list(graded.weights.values()) for split, graded in asked.items()},
         "students": [
             {
                 "round": number,
                 "split": split,
-                "marks": "".join(marks[graded.correct.get(item)] for item in items[split]),
+                "marks": "".join(marks[graded.correct.get(item)] for item in asked[split].task_types),
             }
             for (number, split), graded in outcome.students.items()
         ],

@@ -1,6 +1,6 @@
 """A benchmark that is asked: its questions, what is judged or marked of a student's answers, its figures.
 
-One class a kind of benchmark, in a module of its own, registered for its configuration class (`register`) and found
+One class a kind of benchmark, in a module of this folder, registered for its configuration class (`register`) and found
 by `benchmark_of`. It is either `Judging`, a judge being asked about every answer, or marks them itself (`marking`).
 
 Grain: an `Exchange` is one question with all its turns and a student's answers; a `Game` is one judgment, one call of
@@ -11,7 +11,6 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -371,20 +370,14 @@ def register(settings: type[AskedBenchmark]) -> Callable[[type], type]:
     return keep
 
 
-@cache
-def _import_shipped() -> None:
-    """Every module of this folder, so that a benchmark is registered by being there."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        import_module(f"{__package__}.{module.name}")
-
-
 def registered() -> dict[type[AskedBenchmark], type[Benchmark[Any]]]:
-    """The benchmark of every configuration class that is asked.
+    """The benchmark of every configuration class that is asked; every module of this folder registers its own.
 
     Raises:
         TypeError: one has none.
     """
-    _import_shipped()
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        import_module(f"{__package__}.{module.name}")
     asked = [kind for kind in BenchmarkConfig.kinds().values() if issubclass(kind, AskedBenchmark)]
     if lacking := ", ".join(kind.__name__ for kind in asked if kind not in _KINDS):
         raise TypeError(

@@ -314,10 +314,12 @@ def _read_csv(text: str, path: str) -> pl.DataFrame:
     """The cells as texts, behind the lines that they stand in."""
     try:
         table = pl.read_csv(
-            io.StringIO(text), infer_schema=False, truncate_ragged_lines=True, empty_string_is_null=False
+            io.StringIO(text),
+            infer_schema=False,
+            truncate_ragged_lines=True,
+            empty_string_is_null=False,
+            raise_if_empty=False,
         )
-    except pl.exceptions.NoDataError:
-        table = pl.DataFrame()
     except pl.exceptions.PolarsError as exc:
         why = str(exc).partition("\n")[0]
         raise ConfigError(

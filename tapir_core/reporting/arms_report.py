@@ -276,7 +276,7 @@ def _against(title: str, form: str) -> _Column:
 
 
 def _costs(title: str, name: str, in_words: Callable[[float | None], str] = count) -> _Column:
-    return title, lambda row: in_words(getattr(row.costs, name, None))
+    return title, lambda row: in_words((row.costs or {}).get(name))
 
 
 def _usd(value: float | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from tapir_core.config import RETENTION, RunConfig
 from tapir_core.paths import BACKBONE
-from tapir_core.statistics import Estimate
+from tapir_core.statistics import COVERS, Estimate
 from tapir_core.summary.formats import (
     accuracy,
     count,
@@ -122,7 +122,7 @@ def added(baseline: Baseline | None) -> str:
         else f"The curriculum added {found.value:z.1f} points over plain fine-tuning on as many tokens (90 % interval "
         f"{found.low90:z.1f} to {found.high90:z.1f})"
         f"{'; the interval holds 0, so nothing is shown' if found.low90 <= 0 <= found.high90 else ''}"
-        f"{'; plain fine-tuning did better' if found.high90 < 0 else ''}. The interval covers {found.in_words}."
+        f"{'; plain fine-tuning did better' if found.high90 < 0 else ''}. The interval covers {COVERS[found.covers]}."
     )
 
 

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tapir_core.statistics import (
+    COVERS,
     RERUN_SD,
     Resampled,
     Values,
@@ -142,7 +143,7 @@ def test_what_a_rerun_changes_adds_up_with_what_items_do() -> None:
         assert abs(getattr(whole, end) - whole.value) == pytest.approx((of_items**2 + noise**2) ** 0.5, rel=1e-3)
     assert whole.p > items.p
     assert (items.covers, whole.covers) == ("items", "items and reruns")
-    assert "a rerun changes (SD 2.1 points, measured on the quickstart student)" in whole.in_words
+    assert "a rerun changes (SD 2.1 points, measured on the quickstart student)" in COVERS[whole.covers]
 
 
 def test_the_interval_of_one_run_seed_holds_the_truth_as_often_as_it_says_where_reruns_differ_as_much() -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from tapir_core.config import Sampling
 from tapir_core.config.benchmarks import MTBenchBenchmark
-from tapir_core.evaluation.mt_bench import WITH_REFERENCE, MTBench, measure_ratings, parse_rating
+from tapir_core.evaluation.fastchat import WITH_REFERENCE, MTBench, measure_ratings, parse_rating
 from tapir_core.text import Unparsed
 
 

@@ -5,8 +5,13 @@ from collections import defaultdict
 
 import pytest
 
-from tapir_core.evaluation.mt_bench import WITH_REFERENCE, measure_ratings, parse_rating
-from tapir_core.evaluation.vicuna import measure_reviews, parse_first_line
+from tapir_core.evaluation.fastchat import (
+    WITH_REFERENCE,
+    measure_ratings,
+    measure_reviews,
+    parse_first_line,
+    parse_rating,
+)
 from tapir_core.judging.verdict import PairScores
 from tapir_core.statistics import Estimate
 from tapir_core.text import Unparsed

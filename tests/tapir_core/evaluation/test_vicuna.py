@@ -1,6 +1,6 @@
 import pytest
 
-from tapir_core.evaluation.vicuna import measure_reviews, parse_first_line, parse_review, request_kind
+from tapir_core.evaluation.fastchat import measure_reviews, parse_first_line, parse_review, request_kind
 from tapir_core.judging.verdict import PairScores
 from tapir_core.text import Unparsed
 
