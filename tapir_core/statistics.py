@@ -422,13 +422,16 @@ def resample(values: Values, *, rng: random.Random, draws: int = DRAWS, rerun: f
         return None
     table = [np.array(list(items.values()), dtype=np.float64) for items in columns.values()]
     means = _draw_means(list(columns.values()), table, draws, np.random.default_rng(rng.getrandbits(128)))
-    alone = len(table) == 1 and rerun > 0
+    value, alone = float(np.mean([column.mean() for column in table])), len(table) == 1 and rerun > 0
     if alone:
-        means = _with_rerun(means, float(table[0].mean()), rerun)
+        # At every level the two distances from the value add up in squares. No random numbers are added, so that an
+        # interval is never narrower than that of the items alone.
+        levels = _normal_levels(draws)
+        means = value + np.copysign(np.hypot(np.sort(means) - value, rerun * levels), levels)
     low95, low90, high90, high95 = np.quantile(means, [0.025, 0.05, 0.95, 0.975])
     beyond = min(np.count_nonzero(means <= _ROUNDING), np.count_nonzero(means >= -_ROUNDING))
     return Resampled(
-        value=float(np.mean([column.mean() for column in table])),
+        value=value,
         low=float(low95),
         high=float(high95),
         n=sum(column.size for column in table),
@@ -466,16 +469,6 @@ def _draw_means(
     moved = (widened * between + (drawn - of_seeds[picked])).mean(axis=1)
     means: _Floats = of_seeds.mean() + moved * _tails(table, draws, generator)
     return means
-
-
-def _with_rerun(means: _Floats, value: float, sd: float) -> _Floats:
-    """The draws with what a rerun changes: at every level the two distances from ``value`` add up in squares.
-
-    No random numbers are added, so that an interval is never narrower than that of the items alone.
-    """
-    levels = _normal_levels(means.size)
-    wider: _Floats = value + np.copysign(np.hypot(np.sort(means) - value, sd * levels), levels)
-    return wider
 
 
 @cache

@@ -115,7 +115,8 @@ def compare_arms(
     labels |= {arm.name: arm.label for arm in arms}
     students = {student_name(at): _students(reference, at) for at in (paths.BACKBONE, 0) if reference}
     students |= {arm: _students(runs) for arm, runs in of_arm.items() if runs}
-    rows = {each: _row(name, each, labels[each], of, students.get(RANDOM, {})) for each, of in students.items()}
+    random = students.get(RANDOM, {})
+    rows = {each: _row(name, each, labels[each], of, {} if each == RANDOM else random) for each, of in students.items()}
     for arm in arms:
         if runs := of_arm[arm.name]:
             row = replace(rows[arm.name], exploratory=arm.exploratory, costs=_costs(runs, reference))
@@ -138,6 +139,7 @@ def _students(runs: Mapping[int, ArmOutcome], number: int | None = None) -> _Stu
 
 
 def _row(comparison: str, name: str, label: str, students: _Students, random: _Students) -> ArmRow:
+    """One row; ``random`` is what it is set against, if anything."""
     # The backbone is not trained, so that a rerun changes nothing of it.
     trained = 0 if name == student_name(paths.BACKBONE) else 1
     missing = sum(splits["test"].missing for splits in students.values())
@@ -157,12 +159,10 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
         test=_score(students, "test", comparison, "score", name, "test", trained=trained),
         dev=_score(students, "dev", comparison, "score", name, "dev", trained=trained),
         natural=_score(students, "test", comparison, "natural", name, "test", trained=trained, natural=True),
-        to_random=None
-        if name == RANDOM
-        else _difference(comparison, students, random, name, RANDOM, trained=trained + 1),
-        natural_to_random=None
-        if name == RANDOM
-        else _difference(comparison, students, random, "natural", name, RANDOM, trained=trained + 1, natural=True),
+        to_random=_difference(comparison, students, random, name, RANDOM, trained=trained + 1),
+        natural_to_random=_difference(
+            comparison, students, random, "natural", name, RANDOM, trained=trained + 1, natural=True
+        ),
         task_types={task_type: share for task_type, share in shares.items() if share},
     )
 

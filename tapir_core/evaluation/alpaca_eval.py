@@ -42,7 +42,6 @@ _MODE, _PROMPT = "annotation", "alpaca_eval"
 _TAGS = ("output_1", "output_2")
 _LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"
 _AROUND_A_CHOICE = " \t\r\n\"'`*.()[]"
-_LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
 _LISTED = 5
 _NAMES = {"model": ("model", "generator_2"), "annotator": ("annotator",), "baseline": ("generator_1",)}
 """Who judgments are of, and the fields that name them, the first one that is there."""
@@ -399,8 +398,12 @@ def _annotation(fields: Mapping[str, Any]) -> length_control.Annotation:
         raise BadRecordError(f"preference must be a number or null, got {stored!r}")
     if not isinstance(switched, bool | None):
         raise BadRecordError(f"switched must be true, false or null, got {switched!r}")
-    lengths = {name: _length(fields, *sources) for name, sources in _LENGTHS.items()}
-    return length_control.Annotation(kept_preference(stored), switched=switched, **lengths)
+    return length_control.Annotation(
+        kept_preference(stored),
+        baseline_chars=_length(fields, "len_baseline", "output_1"),
+        model_chars=_length(fields, "len_model", "output_2"),
+        switched=switched,
+    )
 
 
 def _length(fields: Mapping[str, Any], length: str, output: str) -> int:
