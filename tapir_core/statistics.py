@@ -50,15 +50,14 @@ Scale = tuple[float, float]
 
 SHARE, PERCENT = (0.0, 1.0), (0.0, 100.0)
 
-_JUDGMENTS = "judgments"
-"""What is counted, where the caller does not say."""
+DRAWS = 10_000
+"""Draws of a bootstrap, and of signs."""
 
 _Z = NormalDist().inv_cdf(0.975)
 _RANK_DIGITS = 12
 _NO_SPREAD = 1e-7
 _NOTHING = "nothing to measure"
-_SIGN_DRAWS = 10_000
-_DRAWS_AT_ONCE = 1_000
+_SIGNS_AT_ONCE = 1_000
 
 _Floats = NDArray[np.float64]
 
@@ -93,7 +92,7 @@ def estimate_mean(
     clusters: Sequence[Hashable] | None = None,
     scale: Scale | None = None,
     max_failed_share: float = MAX_FAILED_SHARE,
-    unit: str = _JUDGMENTS,
+    unit: str = "judgments",
 ) -> Estimate:
     """The mean of the values that did not fail, in their unit.
 
@@ -123,7 +122,7 @@ def estimate_ratio(
     *,
     scale: Scale | None = None,
     max_failed_share: float = MAX_FAILED_SHARE,
-    unit: str = _JUDGMENTS,
+    unit: str = "judgments",
 ) -> Estimate:
     """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail.
 
@@ -244,7 +243,7 @@ def compare_paired(
     *,
     rng: random.Random,
     max_failed_share: float = MAX_FAILED_SHARE,
-    unit: str = _JUDGMENTS,
+    unit: str = "judgments",
 ) -> Estimate:
     """The mean of ``first`` minus that of ``second`` on the same items, in the unit of the values.
 
@@ -324,14 +323,11 @@ def _sign_flip_p(differences: _Floats, rng: random.Random) -> float:
     draws = np.random.default_rng(rng.getrandbits(128))
     seen = abs(math.fsum(differences))
     as_far = 1
-    for _ in range(_SIGN_DRAWS // _DRAWS_AT_ONCE):
-        signs = draws.integers(0, 2, size=(_DRAWS_AT_ONCE, differences.size)) * 2 - 1
+    for _ in range(DRAWS // _SIGNS_AT_ONCE):
+        signs = draws.integers(0, 2, size=(_SIGNS_AT_ONCE, differences.size)) * 2 - 1
         as_far += int(np.count_nonzero(np.abs(signs @ differences) >= seen * (1 - 1e-12)))
-    return as_far / (_SIGN_DRAWS + 1)
+    return as_far / (DRAWS + 1)
 
-
-DRAWS = 10_000
-"""Draws of a bootstrap."""
 
 RERUN_SD = 0.0207
 """Standard deviation of a trained student's accuracy (0-1) when its run is made again with the same run seed.
