@@ -235,10 +235,11 @@ def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Grade
     for number in numbers:
         graded = grade_answers(*map(run.rows, graded_of(run.config, number)))
         for split in ("dev", "test"):
-            rows = graded.filter(split=split).with_columns(pl.col("correct").cast(pl.Float64))
-            answered, asked = rows.drop_nulls("correct"), rows.with_columns(pl.col("task_type").fill_null(""))
-            pairs = (answered.select("instruction_id", "correct"), asked.select("instruction_id", "task_type"))
-            marks, task_types = (dict(each.iter_rows()) for each in pairs)
+            rows = graded.filter(split=split).with_columns(
+                pl.col("correct").cast(pl.Float64), pl.col("task_type").fill_null("")
+            )
+            marks = dict(rows.drop_nulls("correct").select("instruction_id", "correct").iter_rows())
+            task_types = dict(rows.select("instruction_id", "task_type").iter_rows())
             found[number, split] = Graded(marks, task_types, {item: weights[item] for item in task_types if weights})
     return found
 
