@@ -159,19 +159,19 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             return {"win_rate": measure_annotations(rows, max_failed_share=limit).win_rate} if named else {}
         tables = self._tables()
         found = measure_annotations(rows, tables or length_control.length_alone(len(rows)), max_failed_share=limit)
-        sources, failed = f"by {_sources(judged)}", found.win_rate.failed
+        sources = f"by {_sources(judged)}"
+        controlled, note = "length_controlled_minimal", "by lengths alone, never beside a published rate"
+        if tables is not None:
+            doubt = "far from the raw rate: look at the lengths" if found.length_is_doubtful else ""
+            controlled, note = "length_controlled_win_rate", doubt
         figures = {
             "win_rate": found.win_rate.with_note(sources),
             "discrete_win_rate": found.discrete.with_note(sources),
+            controlled: found.controlled.with_note(note),
         }
-        if tables is None:
-            minimal = found.controlled.with_note("by lengths alone, never beside a published rate")
-            figures["length_controlled_minimal"] = minimal
-        else:
-            doubt = "far from the raw rate: look at the lengths" if found.length_is_doubtful else ""
-            figures["length_controlled_win_rate"] = found.controlled.with_note(doubt)
         if found.win_rate.value is not None:
-            figures["position_gap"] = replace(found.position.with_note(position_note(found.position)), failed=failed)
+            position = found.position.with_note(position_note(found.position))
+            figures["position_gap"] = replace(position, failed=found.win_rate.failed)
         return figures
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
