@@ -218,6 +218,16 @@ def test_what_an_arm_cost_stands_in_a_table_of_its_own_of_at_most_nine_columns()
     ]  # fmt: skip
 
 
+def test_the_json_has_every_figure_by_the_names_that_its_readers_know() -> None:
+    found = compared(0.5, 0.4)
+    row, told = row_of(found, "multi_round"), json.loads(arms_json(found))
+    [kept] = [each for each in told["rows"] if each["name"] == "multi_round"]
+    assert row.to_random is not None
+    names = {"value", "run_seeds", "items", "low90", "high90", "low95", "high95", "p", "covers"}
+    assert kept["test"].keys() == kept["curve"][0]["test"].keys() == told["differences"]["random - S_0"].keys() == names
+    assert (kept["to_random"]["low95"], kept["to_random"]["items"]) == (row.to_random.low, row.to_random.n)
+
+
 def test_an_arm_that_lacks_too_many_answers_has_no_figure_and_says_why() -> None:
     outcomes = [outcome(REFERENCE, 1, 0.5), outcome(RANDOM, 1, 0.4, missing=30)]
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)

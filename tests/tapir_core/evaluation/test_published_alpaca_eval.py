@@ -94,7 +94,7 @@ def test_length_controlled_rates_fitted_at_the_published_strength() -> None:
 
 def test_length_controlled_rates_with_own_folds() -> None:
     for name, annotations in judged().items():
-        found = control_length(annotations, tables()).rate
+        found = control_length(annotations, tables())
         published = float(leaderboard()[name]["length_controlled_winrate"])
         assert found.value == pytest.approx(published, abs=0.2), name
         assert found.value is not None
@@ -106,10 +106,10 @@ def test_the_published_error_of_the_length_controlled_rate_is_no_sampling_error(
     for name, annotations in judged().items():
         found = control_length(annotations, tables())
         if name == "gpt4_1106_preview":
-            assert (found.rate.low, found.spread) == (None, 0.0)
+            assert (found.low, found.spread) == (None, 0.0)
             continue
-        assert found.rate.low < found.value < found.rate.high, name
-        assert found.rate.stderr > 1.3 * found.spread, name
+        assert found.low < found.value < found.high, name
+        assert found.stderr > 1.3 * found.spread, name
 
 
 def test_the_preferences_of_published_logprobs() -> None:
