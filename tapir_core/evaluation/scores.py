@@ -200,7 +200,7 @@ def score_answers(
         return {**found, NATURAL: estimate_ratio(pairs, scale=SHARE, unit="answers")}
 
     rule = f"verifier {verifier}" if verifier else _RULE
-    return _score_splits(grade_answers(questions, answers, marks), figures, "heldout", rule, "", settings)
+    return _figures_of_splits(grade_answers(questions, answers, marks), figures, "heldout", rule, "", settings)
 
 
 def score_judged(
@@ -227,7 +227,7 @@ def score_judged(
             **{metric: mean(rows[metric].to_list()) for metric in LENGTHS},
         }
 
-    return _score_splits(compared, figures, "judged_heldout", judge, prompt_version, settings)
+    return _figures_of_splits(compared, figures, "judged_heldout", judge, prompt_version, settings)
 
 
 def judges_in_words(config: RunConfig) -> str:
@@ -236,7 +236,7 @@ def judges_in_words(config: RunConfig) -> str:
     return f"{names} (the teacher, which judges its own answers)" if config.judges_itself else names
 
 
-def _score_splits(
+def _figures_of_splits(
     rows: pl.DataFrame, figures: Callable[[pl.DataFrame, str], Mapping[str, Estimate]], benchmark: str, *beside: str
 ) -> pl.DataFrame:
     """``SCORES`` of a held-out set: the ``figures`` of every split and of each task type in it, by metric.

@@ -83,12 +83,14 @@ def mean_scores(verdicts: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
 
     One row an instruction that is scored in every one of ``orders``.
     """
-    means = pl.col("student_score", "teacher_score").mean().round(_DIGITS)
     return (
         _scored(verdicts)
         .filter(pl.col("order").is_in(list(orders)))
         .group_by("instruction_id")
-        .agg(means, pl.col("mfd").mean().round(_DIGITS), pl.col("order").n_unique().alias("orders"))
+        .agg(
+            pl.col("student_score", "teacher_score", "mfd").mean().round(_DIGITS),
+            pl.col("order").n_unique().alias("orders"),
+        )
         .filter(pl.col("orders") == len(set(orders)))
         .sort("instruction_id")
         .drop("orders")
@@ -105,8 +107,11 @@ def pair_orders(verdicts: pl.DataFrame) -> pl.DataFrame:
         scored.filter(order=order).select("instruction_id", pl.col("mfd").alias(order))
         for order in ("teacher_first", "student_first")
     )
-    gap = (pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS)
-    return one.join(other, on="instruction_id", validate="1:1").with_columns(order_gap=gap).sort("instruction_id")
+    return (
+        one.join(other, on="instruction_id", validate="1:1")
+        .with_columns(order_gap=(pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS))
+        .sort("instruction_id")
+    )
 
 
 def measure_orders(pairs: pl.DataFrame) -> OrderAgreement:
@@ -129,8 +134,10 @@ def favoured_position(gap: Estimate) -> Literal["first", "second", "neither"] | 
 
 def compare_judges(verdicts: pl.DataFrame, orders: Sequence[str]) -> tuple[JudgePair, ...]:
     """Every two of the judges in ``verdicts``, by name: how often and how closely they agree."""
-    judges = sorted(verdicts["judge"].unique())
-    scores = {name: mean_scores(verdicts.filter(judge=name), orders).select("instruction_id", "mfd") for name in judges}
+    scores = {
+        name: mean_scores(verdicts.filter(judge=name), orders).select("instruction_id", "mfd")
+        for name in sorted(verdicts["judge"].unique())
+    }
     pairs = {
         (first, second): scores[first].join(scores[second], on="instruction_id", suffix="_other", validate="1:1")
         for first, second in combinations(scores, 2)
@@ -155,11 +162,10 @@ def with_lengths(scores: pl.DataFrame, student: pl.DataFrame, teacher: pl.DataFr
 
 def measure_length(rows: pl.DataFrame) -> LengthEffects:
     """Correlations of score and length; ``rows`` is what `with_lengths` gives."""
-    longer = rows["teacher_chars"] - rows["student_chars"]
     return LengthEffects(
         estimate_spearman(rows["student_score"].to_list(), rows["student_chars"].to_list()),
         estimate_spearman(rows["teacher_score"].to_list(), rows["teacher_chars"].to_list()),
-        estimate_spearman(rows["mfd"].to_list(), longer.to_list()),
+        estimate_spearman(rows["mfd"].to_list(), (rows["teacher_chars"] - rows["student_chars"]).to_list()),
     )
 
 
@@ -181,8 +187,7 @@ def _agree(first: pl.Series, second: pl.Series) -> tuple[Estimate, Estimate, Est
     """Of two MFD an instruction: the share with the same winner, kappa of the winners, rank correlation."""
     one, other = _winners(first), _winners(second)
     same = sum(winner == another for winner, another in zip(one, other, strict=True))
-    ranks = estimate_spearman(first.to_list(), second.to_list())
-    return estimate_share(same, len(one)), estimate_kappa(one, other), ranks
+    return estimate_share(same, len(one)), estimate_kappa(one, other), estimate_spearman([*first], [*second])
 
 
 def _winners(mfd: pl.Series) -> list[str]:
@@ -193,5 +198,4 @@ def _winners(mfd: pl.Series) -> list[str]:
 def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:
     """Scored verdicts with the MFD of their own order."""
     gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
-    there = pl.col("student_score").is_not_null() & pl.col("teacher_score").is_not_null()
-    return verdicts.filter((pl.col("status") == "scored") & there).with_columns(mfd=gap)
+    return verdicts.filter(status="scored").drop_nulls(["student_score", "teacher_score"]).with_columns(mfd=gap)
