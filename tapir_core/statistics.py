@@ -112,8 +112,10 @@ def estimate_mean(
         sums = [(math.fsum(group), len(group)) for group in groups.values()]
         return _on_scale(_mean([value for _, value in kept]) if clusters is None else _ratio(sums), sums, scale)
 
-    placed = zip(range(len(values)) if clusters is None else clusters, values, strict=True)
-    pairs = [None if value is None else (cluster, value) for cluster, value in placed]
+    pairs = [
+        None if value is None else (cluster, value)
+        for cluster, value in zip(range(len(values)) if clusters is None else clusters, values, strict=True)
+    ]
     return _of_kept(pairs, of, max_failed_share, unit)
 
 
@@ -227,8 +229,10 @@ def student_t(degrees: float) -> float:
 
 def in_percent(share: Estimate) -> Estimate:
     """A share (0-1) in per cent."""
-    names = ("value", "low", "high", "stderr")
-    return replace(share, **{name: 100 * each for name in names if (each := getattr(share, name)) is not None})
+    value, low, high, stderr = (
+        None if each is None else 100 * each for each in (share.value, share.low, share.high, share.stderr)
+    )
+    return replace(share, value=value, low=low, high=high, stderr=stderr)
 
 
 def mean_value(values: Sequence[float | None]) -> float | None:
@@ -273,8 +277,12 @@ def _of_kept(
     kept, n = [value for value in values if value is not None], len(values)
     failed = n - len(kept)
     if failed and failed / n > max_share:
-        why = f"{failed} of {n} {unit} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
-        return Estimate(None, n=len(kept), failed=failed, note=why)
+        return Estimate(
+            None,
+            n=len(kept),
+            failed=failed,
+            note=f"{failed} of {n} {unit} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed",
+        )
     return replace(estimate(kept), n=len(kept), failed=failed)
 
 
@@ -309,9 +317,9 @@ def _on_scale(found: Estimate, items: Sequence[tuple[float, float]], scale: Scal
         return found
     lowest, highest = scale
     if all(top in (lowest * weight, highest * weight) for top, weight in items):
-        n = effective_size(weight for _, weight in items)
         span = highest - lowest
-        low, high = (lowest + span * end for end in share_interval((found.value - lowest) / span, n))
+        share, n = (found.value - lowest) / span, effective_size(weight for _, weight in items)
+        low, high = (lowest + span * end for end in share_interval(share, n))
     else:
         low, high = max(lowest, found.low), min(highest, found.high)
     # Ratings may leave a scale that is not checked, and the interval holds its value nevertheless.
@@ -449,11 +457,9 @@ def _draw_means(
     """The mean of each draw: the whole's, moved by what the drawn run seeds and the drawn items differ."""
     seeds, of_seeds = len(table), np.array([column.mean() for column in table])
     picked = generator.integers(0, seeds, size=(draws, seeds))
-    # Most items, for an answer may be missing here or there.
-    in_common = 2 * len(set.intersection(*map(set, columns))) >= min(map(len, columns))
-    if in_common:
-        names = sorted(set().union(*columns))
-        values = np.array([[column.get(name, np.nan) for column in columns] for name in names])
+    # The run seeds have their items in common; most of them, for an answer may be missing here or there.
+    if 2 * len(set.intersection(*map(set, columns))) >= min(map(len, columns)):
+        values = np.array([[column.get(name, np.nan) for column in columns] for name in sorted(set().union(*columns))])
         drawn = np.take_along_axis(_draw_items(values, draws, generator), picked, axis=1)
     else:
         # A run seed that is drawn twice has its items drawn anew.

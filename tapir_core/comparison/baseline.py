@@ -52,8 +52,7 @@ def is_wanted(run: RunFolder) -> bool:
 def run_beside(baseline: RunFolder) -> RunFolder | None:
     """The run that this one is the baseline of; nothing where it is none."""
     run = RunFolder(RunRef(baseline.ref.root, baseline.ref.name.removesuffix(paths.baseline_run(""))))
-    is_one = run.ref != baseline.ref and run.storage.exists(paths.RUN_RECORD) and is_wanted(run)
-    return run if is_one else None
+    return run if run.ref != baseline.ref and run.storage.exists(paths.RUN_RECORD) and is_wanted(run) else None
 
 
 def match_baseline(run: RunFolder) -> MatchedRun:
@@ -142,5 +141,5 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
         why = f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}"
         return replace(found, why=why)
     seed = run.config.run.seed
-    rng, in_points = randomness.derive_rng(seed, "baseline"), 100 * rerun_sd(2)
-    return replace(found, difference=resample({seed: differences}, rng=rng, rerun=in_points))
+    rng = randomness.derive_rng(seed, "baseline")
+    return replace(found, difference=resample({seed: differences}, rng=rng, rerun=100 * rerun_sd(2)))

@@ -182,8 +182,9 @@ def shipped_versions(config: RunConfig, files: Mapping[str, str]) -> dict[str, s
 
 
 def _standin_versions(config: RunConfig) -> dict[str, str]:
-    asked = (config.teacher.endpoint, config.judge.endpoint)
-    versions = [each.version for each in asked if isinstance(each, StandinEndpoint)]
+    versions = [
+        each.version for each in (config.teacher.endpoint, config.judge.endpoint) if isinstance(each, StandinEndpoint)
+    ]
     return ({"standin": versions[0]} if versions else {}) | (
         {} if config.data.pool.file else {"standin_pool": standin.POOL_VERSION}
     )
@@ -277,10 +278,9 @@ class ResultsFolder:
             found = replace(found, shipped={**found.shipped, **_shipped_prompts(config, made_of["files"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
-        now = self._config(planned, found)
         wanted = self._said_of(planned, found)
         wanted["files"] |= _shipped_prompts(config, made_of["files"])
-        if _recipe(config, made_of["files"]) == _recipe(now, wanted["files"]):
+        if _recipe(config, made_of["files"]) == _recipe(self._config(planned, found), wanted["files"]):
             wanted |= {name: made_of[name] for name in ("config", "files")}
         wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
         if other := _differing(made_of, wanted):
@@ -328,10 +328,9 @@ def _differing(one: Any, other: Any, name: str = "") -> list[str]:
     """Names of the values that two tables do not share, the names of nested ones joined by dots."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [name]
-    names = dict.fromkeys([*one, *other])
     return [
         found
-        for each in names
+        for each in dict.fromkeys([*one, *other])
         for found in _differing(one.get(each), other.get(each), f"{name}.{each}" if name else each)
     ]
 
@@ -383,6 +382,9 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
 
 
 def _graded(marks: str, items: dict[str, str], weights: list[float]) -> Graded:
-    known = dict(zip(items, weights, strict=True)) if weights else {}
     values = {item: _MARKS[mark] for item, mark in zip(items, marks, strict=True)}
-    return Graded({item: value for item, value in values.items() if value is not None}, items, known)
+    return Graded(
+        {item: value for item, value in values.items() if value is not None},
+        items,
+        dict(zip(items, weights, strict=True)) if weights else {},
+    )

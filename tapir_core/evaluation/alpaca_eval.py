@@ -118,14 +118,19 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
                 f"{self.where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of "
                 "the same questions, in their order"
             )
-        rows = ((str(number), category, 1, text, None, None) for number, (text, category) in enumerate(asked, start=1))
-        return self.with_baseline(items_table(rows))
+        return self.with_baseline(
+            items_table(
+                (str(number), category, 1, text, None, None) for number, (text, category) in enumerate(asked, start=1)
+            )
+        )
 
     def read_outputs(self, path: str, items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
         """Found by the instruction."""
         outputs = read_outputs(path)
-        asked = items.select("question_id", "turn", "question").rows()
-        return {(question, turn): outputs.get(text) for question, turn, text in asked}
+        return {
+            (question, turn): outputs.get(text)
+            for question, turn, text in items.select("question_id", "turn", "question").iter_rows()
+        }
 
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
         """One judgment, in the order that is drawn from the instruction; equal outputs are a draw."""
@@ -176,9 +181,12 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
         """The probability of a win, in per cent."""
-        rows = zip(exchanges, _annotations(exchanges, judged), strict=True)
-        wins = {each.question_id: row.win for each, row in rows}
-        return {"win_rate": {name: None if win is None else 100 * win for name, win in wins.items()}}
+        return {
+            "win_rate": {
+                each.question_id: None if row.win is None else 100 * row.win
+                for each, row in zip(exchanges, _annotations(exchanges, judged), strict=True)
+            }
+        }
 
     def _tables(self) -> length_control.LengthTables | None:
         return read_length_tables(self.settings.difficulty, self.settings.anchors)
@@ -249,8 +257,7 @@ def measure_annotations(
         estimate_mean(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes)
     )
     if raw.value is None or tables is None:
-        why = raw.note or "needs the difficulty table and the anchors"
-        controlled = length_control.ControlledRate(None, note=why)
+        controlled = length_control.ControlledRate(None, note=raw.note or "needs the difficulty table and the anchors")
     else:
         controlled = length_control.control_length(judged, tables)
     # A prediction for all instructions, with the count of the judgments.
@@ -285,8 +292,9 @@ def read_annotations(path: str) -> AnnotationFile:
             f"{path!r} holds judgments of {' and '.join(several)}; give those of one, since figures are of one model, "
             "by one annotator, against one baseline"
         )
-    named = "; ".join(f"{who}: {name}" for who, names in found.items() for name in names)
-    return AnnotationFile([each for each, _ in rows], named)
+    return AnnotationFile(
+        [each for each, _ in rows], "; ".join(f"{who}: {name}" for who, names in found.items() for name in names)
+    )
 
 
 def read_outputs(path: str) -> dict[str, str | None]:

@@ -213,9 +213,8 @@ class Benchmark(ABC, Generic[_S]):
         told = [*self.settings_in_words(drawn)]
         if files:
             told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
-        beside = (*self.judged_by(config, prompts, replies), "; ".join(told))
         # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
-        return scores_table(scores, self.name, "test", *beside)
+        return scores_table(scores, self.name, "test", *self.judged_by(config, prompts, replies), "; ".join(told))
 
     def look(self) -> str:
         """What of this machine it needs, in words; empty where it needs nothing.
@@ -271,15 +270,15 @@ class Judging(Benchmark[_J]):
         """The figures of all questions, then by category; the first one says what failed."""
         names = dict.fromkeys(each.category for each in exchanges)
         categories = {ALL: exchanges, **{name: [each for each in exchanges if each.category == name] for name in names}}
-        failures = failures_in_words(
-            judged, field=self.where, baseline=self.baseline_name, logprobs=self.settings.logprobs_asked
-        )
         found = {
             (name, metric): figure
             for name, of in categories.items()
             for metric, figure in self.figures(of, judged, whole=name == ALL).items()
         }
-        return withhold_categories(found, failures)
+        logprobs = self.settings.logprobs_asked
+        return withhold_categories(
+            found, failures_in_words(judged, field=self.where, baseline=self.baseline_name, logprobs=logprobs)
+        )
 
     def given_answers(self, model: str, items: pl.DataFrame) -> pl.DataFrame:
         """What the file of ``model`` answers: a row for each turn of ``items``, in their order.
@@ -300,8 +299,9 @@ class Judging(Benchmark[_J]):
             raise ConfigError(
                 f"{where}: {path!r} holds answers of {len(models)} models ({first_few(models, 5)}); give those of one"
             )
-        remedy = f"is it of another benchmark? Give a file of {self.name!r}"
-        texts = self._in_places(found, items, f"{where}: {path!r}", remedy)
+        texts = self._in_places(
+            found, items, f"{where}: {path!r}", f"is it of another benchmark? Give a file of {self.name!r}"
+        )
         reason = pl.when(pl.col("response").is_null()).then(pl.lit("failed:not_given")).otherwise(pl.lit("given"))
         return items.select("question_id", "turn", response=texts).with_columns(finish_reason=reason)
 
@@ -315,8 +315,10 @@ class Judging(Benchmark[_J]):
         """
         path, other = self.settings.baseline_file or "", self.against
         found = self.read_outputs(path, items) if other is None else other.answers(items, self.found_by)
-        whose, remedy = f"{self.where}.baseline: {self.baseline_name}", "give the answers to the same questions"
-        return items.with_columns(baseline=self._in_places(found, items, whose, remedy))
+        whose = f"{self.where}.baseline: {self.baseline_name}"
+        return items.with_columns(
+            baseline=self._in_places(found, items, whose, "give the answers to the same questions")
+        )
 
     def _in_places(
         self, found: Mapping[tuple[str, int], str | None], items: pl.DataFrame, whose: str, remedy: str
@@ -339,8 +341,9 @@ class Judging(Benchmark[_J]):
     def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], _replies: pl.DataFrame) -> tuple[str, str]:
         """The judge with its identity, and the versions of its prompts."""
         answering = config.judge_of(self.settings).answers_as("judge")
-        versions = (f"{name} {prompts[name].version}" for name in self.settings.prompts)
-        return f"{answering.model} ({answering.identity})", ", ".join(versions)
+        return f"{answering.model} ({answering.identity})", ", ".join(
+            f"{name} {prompts[name].version}" for name in self.settings.prompts
+        )
 
     def settings_in_words(self, drawn: str) -> Iterator[str]:
         """The judge's replies first, and last the student of another run that is the baseline."""
@@ -416,10 +419,11 @@ def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
     Blanks around an answer and around a baseline's are left out: they are no part of either side's length.
     """
     given = answers.select("question_id", "turn", "response")
-    rows = items.join(given, on=["question_id", "turn"], how="left", maintain_order="left")
+    rows = items.join(given, on=["question_id", "turn"], how="left", maintain_order="left").select(
+        "question_id", "category", "question", "reference", "baseline", "response"
+    )
     found: dict[tuple[str, str], list[Turn]] = {}
-    columns = ("question_id", "category", "question", "reference", "baseline", "response")
-    for question_id, category, question, reference, *replies in rows.select(columns).iter_rows():
+    for question_id, category, question, reference, *replies in rows.iter_rows():
         baseline, response = (None if text is None else text.strip() for text in replies)
         found.setdefault((question_id, category), []).append(Turn(question, reference, baseline, response))
     return [Exchange(*question, tuple(turns)) for question, turns in found.items()]

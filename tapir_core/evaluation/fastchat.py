@@ -107,8 +107,11 @@ class FastChat(Judging[_F]):
 
     def read_outputs(self, path: str, _items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
         """Found by the question's id."""
-        answers = read_answers(path)
-        return {(each, turn): text for each, turns in answers.items() for turn, text in enumerate(turns, start=1)}
+        return {
+            (question, turn): text
+            for question, turns in read_answers(path).items()
+            for turn, text in enumerate(turns, start=1)
+        }
 
 
 @register(MTBenchBenchmark)
@@ -180,9 +183,11 @@ class Vicuna(FastChat[VicunaBenchmark]):
 
     def items(self) -> pl.DataFrame:
         """The questions, one turn each, with the baseline's answers."""
-        questions = read_questions(self.settings.questions)
         return self.with_baseline(
-            items_table((each.question, each.category, 1, each.turns[0], None, None) for each in questions)
+            items_table(
+                (each.question, each.category, 1, each.turns[0], None, None)
+                for each in read_questions(self.settings.questions)
+            )
         )
 
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
@@ -205,16 +210,21 @@ class Vicuna(FastChat[VicunaBenchmark]):
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
         """The model's score minus the baseline's, in points; the ratio of sums has no value of one question."""
-        reviews = self._reviews(exchanges, judged)
-        leads = {(question, order): _lead(each) for question, of in reviews.items() for order, each in of.items()}
+        leads = {
+            (question, order): _lead(each)
+            for question, of in self._reviews(exchanges, judged).items()
+            for order, each in of.items()
+        }
         return {"score_lead": by_question(leads)}
 
     def _reviews(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
     ) -> dict[str, dict[Order, Review]]:
-        orders = _ORDERS[self.settings.orders]
         said = {
-            each.question_id: {order: judged.get((each.question_id, 1, _REVIEW, order), Judgment()) for order in orders}
+            each.question_id: {
+                order: judged.get((each.question_id, 1, _REVIEW, order), Judgment())
+                for order in _ORDERS[self.settings.orders]
+            }
             for each in exchanges
         }
         return {
@@ -300,9 +310,11 @@ def measure_ratings(
     found = {}
     for metric, turns in (("rating", (1, 2)), ("rating_turn_1", (1,)), ("rating_turn_2", (2,))):
         of = {question: rating for question, rating in ratings.items() if question[1] in turns}
-        clusters = [question for question, _ in of]
         found[metric] = estimate_mean(
-            [*of.values()], clusters=clusters, scale=_SCALE, max_failed_share=max_failed_share
+            [*of.values()],
+            clusters=[question for question, _ in of],
+            scale=_SCALE,
+            max_failed_share=max_failed_share,
         )
     return found
 
@@ -345,13 +357,14 @@ def measure_reviews(
     means = [_mean_scores([*of.values()]) for of in reviews.values()]
     kept = [each for each in means if each is not None]
     model, baseline = (math.fsum(each[side] for each in kept) for side in (0, 1))
-    quality = in_percent(estimate_ratio(means, max_failed_share=max_failed_share))
+    quality = estimate_ratio(means, max_failed_share=max_failed_share)
     winners = [None if each is None else 0.5 if each[0] == each[1] else float(each[0] > each[1]) for each in means]
     wins = estimate_mean(winners, clusters=[*reviews], scale=SHARE, max_failed_share=max_failed_share)
-    counts = f"{winners.count(1.0)} wins, {winners.count(0.0)} losses, {winners.count(0.5)} ties"
     found = {
-        "relative_quality": quality.with_note(f"sum of scores {model:.1f} to {baseline:.1f}"),
-        "review_win_rate_adjusted": in_percent(wins).with_note(counts),
+        "relative_quality": in_percent(quality).with_note(f"sum of scores {model:.1f} to {baseline:.1f}"),
+        "review_win_rate_adjusted": in_percent(wins).with_note(
+            f"{winners.count(1.0)} wins, {winners.count(0.0)} losses, {winners.count(0.5)} ties"
+        ),
     }
     leads = [[_lead(of[order]) for order in _ORDERS["both"]] for of in reviews.values() if len(of) == 2]
     gaps = [None if first is None or second is None else first - second for first, second in leads]

@@ -142,8 +142,10 @@ def soft_rows(judged: Sequence[Annotation], difficulty: Sequence[float], *, anch
     if np.isin(wins, (0.0, 0.5, 1.0)).all():
         wins = wins.clip(_DOUBT, 1 - _DOUBT)
     of_model, weight = (0.0, _ANCHOR_WEIGHT) if anchors else (1.0, 1.0)
-    features = [_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], np.full(wins.size, of_model)]
-    return SoftRows(np.column_stack(features), wins, np.full(wins.size, weight))
+    features = np.column_stack(
+        [_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], np.full(wins.size, of_model)]
+    )
+    return SoftRows(features, wins, np.full(wins.size, weight))
 
 
 def join_rows(parts: Sequence[SoftRows]) -> SoftRows:
@@ -167,8 +169,9 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
     if all(each.win == 0.5 and each.model_chars == each.baseline_chars for each in judged):
         return predict_win_rate(np.zeros(3), tables.difficulty[: len(judged)], "the baseline against itself")
     rows = regression_rows(judged, tables)
-    strengths = (choose_strength(rows), STRENGTHS[-1])
-    found, freely = (_with_error(judged, tables, rows, fit_logistic(rows, each)) for each in strengths)
+    found, freely = (
+        _with_error(judged, tables, rows, fit_logistic(rows, each)) for each in (choose_strength(rows), STRENGTHS[-1])
+    )
     ends = [end for each in (found, freely) for end in (each.low, each.high) if end is not None]
     return found if len(ends) < 4 else replace(found, low=min(ends), high=max(ends))
 
@@ -306,8 +309,9 @@ def read_standardised(text: str, path: str) -> SoftRows:
     lengths, difficulty, wins = (_numbers(judged, name, path) for name in _ANCHOR_COLUMNS)
     if not ((wins >= 0) & (wins <= 1)).all():
         raise ConfigError(f"{path!r}: preference of standardised anchors is a share, 0-1; got {wins.max():g}")
-    features = np.column_stack([np.tanh(lengths), difficulty, np.zeros(wins.size)])
-    return SoftRows(features, wins, np.full(wins.size, _ANCHOR_WEIGHT))
+    return SoftRows(
+        np.column_stack([np.tanh(lengths), difficulty, np.zeros(wins.size)]), wins, np.full(wins.size, _ANCHOR_WEIGHT)
+    )
 
 
 def _read_csv(text: str, path: str) -> pl.DataFrame:

@@ -109,14 +109,14 @@ class Marking(Benchmark[_M]):
     def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Scores:
         """A mean of each metric, in per cent, in the order of the marks: the first one is the headline."""
         found: dict[tuple[str, str], Estimate] = {}
-        limit = self.settings.max_failed_share
         for metric, marks in _by_metric(exchanges, judged).items():
             sums = [_sum(values) for values in marks.values()]
-            mean = in_percent(estimate_ratio(sums, scale=SHARE, max_failed_share=limit, unit="questions"))
+            mean = in_percent(
+                estimate_ratio(sums, scale=SHARE, max_failed_share=self.settings.max_failed_share, unit="questions")
+            )
             counted = sum(count for _, count in filter(None, sums))
             several = any(len(values) > 1 for values in marks.values())
-            note = f"mean of {counted} marks; n counts questions" if several else ""
-            found[ALL, metric] = mean.with_note(note)
+            found[ALL, metric] = mean.with_note(f"mean of {counted} marks; n counts questions" if several else "")
         return withhold_categories(found, failures_in_words(judged))
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
@@ -148,8 +148,9 @@ class LmEval(Marking[LmEvalBenchmark]):
             MissingPrerequisite: the harness's environment is not there.
             EngineError: the harness failed.
         """
-        asked = self._do(None)["items"]
-        return items_table((question, ALL, 1, prompt, target, None) for question, prompt, target in asked)
+        return items_table(
+            (question, ALL, 1, prompt, target, None) for question, prompt, target in self._do(None)["items"]
+        )
 
     def mark(self, answers: Sequence[Answered]) -> Marks:
         """The harness's marks, in its order of metrics.
@@ -165,10 +166,14 @@ class LmEval(Marking[LmEvalBenchmark]):
             raise ConfigError(
                 f"{self._task}: no metric is a mean of marks between 0 and 1 (it has {', '.join(left_out)})"
             )
-        values = {metric: [(question, marks) for question, marks in rows] for metric, rows in said["metrics"]}
         own = self._own_sampling(**said["sampling"])
         rules = f"{self.settings.task} {said['task_version']}" + (f" (its own sampling: {own})" if own else "")
-        return Marks(f"{self.settings.marker} {said['harness']}", rules, values, left_out)
+        return Marks(
+            f"{self.settings.marker} {said['harness']}",
+            rules,
+            {metric: [(question, marks) for question, marks in rows] for metric, rows in said["metrics"]},
+            left_out,
+        )
 
     def look(self) -> str:
         """Version of the harness beside its interpreter; nothing heavy is loaded.
@@ -224,11 +229,12 @@ class LmEval(Marking[LmEvalBenchmark]):
         drawn = self.settings.answering
         if temperature in (None, drawn.temperature) and max_tokens in (None, drawn.max_tokens):
             return ""
-        told = (
-            f"temperature {temperature:g}" if temperature is not None else "",
-            f"{max_tokens} tokens" if max_tokens else "",
+        return ", ".join(
+            [
+                *([] if temperature is None else [f"temperature {temperature:g}"]),
+                *([f"{max_tokens} tokens"] if max_tokens else []),
+            ]
         )
-        return ", ".join(filter(None, told))
 
     def _explain(self, failure: ScriptFailed) -> EngineError | MissingPrerequisite:
         python = self.settings.python
@@ -240,11 +246,10 @@ class LmEval(Marking[LmEvalBenchmark]):
                 f"`{python} -m nltk.downloader {lacking[1]} -d FOLDER` where the network is open, bring "
                 "FOLDER here, and name it in the environment variable NLTK_DATA"
             )
-        lines = [f"  {line.rstrip()}" for line in failure.log.splitlines() if line.strip()]
-        last = "\n".join(lines[-_LAST_LINES:])
+        last = [f"  {line.rstrip()}" for line in failure.log.splitlines() if line.strip()][-_LAST_LINES:]
         return EngineError(
             f"{self._task}: lm-evaluation-harness ended with exit code {failure.code}; the last lines of "
-            f"{failure.log_path}:\n{last}"
+            f"{failure.log_path}:\n" + "\n".join(last)
         )
 
 
@@ -255,8 +260,10 @@ def _by_metric(
     found: dict[str, dict[str, list[float | None]]] = {}
     for (question, _, metric, _), mark in judged.items():
         found.setdefault(metric, {}).setdefault(question, []).append(mark.value)
-    asked = [each.question_id for each in exchanges]
-    return {metric: {each: marks.get(each, [None]) for each in asked} for metric, marks in found.items()}
+    return {
+        metric: {each.question_id: marks.get(each.question_id, [None]) for each in exchanges}
+        for metric, marks in found.items()
+    }
 
 
 def _sum(marks: Sequence[float | None]) -> tuple[float, int] | None:

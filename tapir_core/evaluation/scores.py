@@ -95,8 +95,9 @@ class Judgment:
 def judgments_of(replies: pl.DataFrame) -> dict[Place, Judgment]:
     """The judgments of a benchmark's ``replies/``."""
     said = pl.when(status="failed").then("raw").otherwise(pl.lit("")).alias("said")
-    columns = ("question_id", "turn", "mode", "order", "value", "baseline_value", "how", "reason", said)
-    rows = replies.select(columns).rows()
+    rows = replies.select(
+        "question_id", "turn", "mode", "order", "value", "baseline_value", "how", "reason", said
+    ).rows()
     return {(question, turn, mode, order): Judgment(*found) for question, turn, mode, order, *found in rows}
 
 
@@ -161,10 +162,9 @@ def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame, marks: pl.Data
         known = answers.drop_nulls("response").join(references, on="instruction_id")
         correct = [is_correct(*pair) for pair in known.select("response", "reference").iter_rows()]
         marks = known.with_columns(correct=pl.Series(correct, dtype=pl.Boolean))
-    marked = questions.join(
+    return questions.join(
         marks.select("instruction_id", "correct"), on="instruction_id", how="left", maintain_order="left"
-    )
-    return marked.select("instruction_id", "split", "task_type", "correct")
+    ).select("instruction_id", "split", "task_type", "correct")
 
 
 def score_answers(
@@ -195,8 +195,10 @@ def score_answers(
         found = {ACCURACY: estimate_marks(rows["correct"].to_list())}
         if category != ALL or not weights:
             return found
-        marked = rows.select("instruction_id", "correct").rows()
-        pairs = [None if mark is None else (weights[item] * mark, weights[item]) for item, mark in marked]
+        pairs = [
+            None if mark is None else (weights[item] * mark, weights[item])
+            for item, mark in rows.select("instruction_id", "correct").iter_rows()
+        ]
         return {**found, NATURAL: estimate_ratio(pairs, scale=SHARE, unit="answers")}
 
     rule = f"verifier {verifier}" if verifier else _RULE
@@ -219,8 +221,10 @@ def score_judged(
     mean = partial(estimate_mean, max_failed_share=max_failed_share, unit=unit)
 
     def figures(rows: pl.DataFrame, _category: str) -> dict[str, Estimate]:
-        scores = rows.select("student_score", "teacher_score").rows()
-        pairs = [None if student is None else (student, teacher) for student, teacher in scores]
+        pairs = [
+            None if student is None else (student, teacher)
+            for student, teacher in rows.select("student_score", "teacher_score").iter_rows()
+        ]
         return {
             **{metric: mean(rows[metric].to_list(), scale=SHARE) for metric in (RETENTION, WIN_RATE)},
             SCORE_RATIO: estimate_ratio(pairs, max_failed_share=max_failed_share, unit=unit),
