@@ -54,7 +54,6 @@ DRAWS = 10_000
 """Draws of a bootstrap, and of signs."""
 
 _Z = NormalDist().inv_cdf(0.975)
-_RANK_DIGITS = 12
 _NO_SPREAD = 1e-7
 _NOTHING = "nothing to measure"
 _SIGNS_AT_ONCE = 1_000
@@ -173,7 +172,7 @@ def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estima
     if len(set(first)) == 1 or len(set(second)) == 1:
         return Estimate(None, n=n, note="one of the two never changes")
     one, other = (pl.Series(each, dtype=pl.Float64) for each in (first, second))
-    value = round(pl.select(pl.corr(one, other, method="spearman")).item(), _RANK_DIGITS)
+    value = round(pl.select(pl.corr(one, other, method="spearman")).item(), 12)
     if n < FEWEST_ROWS:
         return Estimate(value, n=n, note=_few(n))
     if abs(value) == 1.0:

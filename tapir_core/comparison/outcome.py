@@ -257,7 +257,29 @@ class ResultsFolder:
     def write(self, outcome: ArmOutcome) -> None:
         """Put what a run came to there, in place of what stood there."""
         planned = self.plan.run(outcome.arm.name, outcome.run_seed)
-        told = {"format": _FORMAT, "of": self._said_of(planned, outcome), **_to_json(outcome)}
+        marks = {value: mark for mark, value in _MARKS.items()}
+        # Every student of a run is asked the same items.
+        asked = {split: graded for (_, split), graded in outcome.students.items()}
+        told = {
+            "format": _FORMAT,
+            "of": self._said_of(planned, outcome),
+            "run": outcome.run,
+            "run_seed": outcome.run_seed,
+            "trainings": {str(number): asdict(each) for number, each in outcome.trainings.items()},
+            "answers": dict(outcome.answers),
+            **{name: getattr(outcome, name) for name in _FIGURES},
+            "distinct": outcome.distinct,
+            "items": {split: dict(graded.task_types) for split, graded in asked.items()},
+            "weights": {split: list(graded.weights.values()) for split, graded in asked.items()},
+            "students": [
+                {
+                    "round": number,
+                    "split": split,
+                    "marks": "".join(marks[graded.correct.get(item)] for item in asked[split].task_types),
+                }
+                for (number, split), graded in outcome.students.items()
+            ],
+        }
         storage.Storage(self.path).write_bytes(self._file(planned).name, (json.dumps(told, indent=1) + "\n").encode())
 
     def read(self) -> list[ArmOutcome]:
@@ -333,30 +355,6 @@ def _differing(one: Any, other: Any, name: str = "") -> list[str]:
         for each in dict.fromkeys([*one, *other])
         for found in _differing(one.get(each), other.get(each), f"{name}.{each}" if name else each)
     ]
-
-
-def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
-    marks = {value: mark for mark, value in _MARKS.items()}
-    # Every student of a run is asked the same items.
-    asked = {split: graded for (_, split), graded in outcome.students.items()}
-    return {
-        "run": outcome.run,
-        "run_seed": outcome.run_seed,
-        "trainings": {str(number): asdict(each) for number, each in outcome.trainings.items()},
-        "answers": dict(outcome.answers),
-        **{name: getattr(outcome, name) for name in _FIGURES},
-        "distinct": outcome.distinct,
-        "items": {split: dict(graded.task_types) for split, graded in asked.items()},
-        "weights": {split: list(graded.weights.values()) for split, graded in asked.items()},
-        "students": [
-            {
-                "round": number,
-                "split": split,
-                "marks": "".join(marks[graded.correct.get(item)] for item in asked[split].task_types),
-            }
-            for (number, split), graded in outcome.students.items()
-        ],
-    }
 
 
 def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:

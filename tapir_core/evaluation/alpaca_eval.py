@@ -42,7 +42,6 @@ _MODE, _PROMPT = "annotation", "alpaca_eval"
 _TAGS = ("output_1", "output_2")
 _LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"
 _AROUND_A_CHOICE = " \t\r\n\"'`*.()[]"
-_LISTED = 5
 _NAMES = {"model": ("model", "generator_2"), "annotator": ("annotator",), "baseline": ("generator_1",)}
 """Who judgments are of, and the fields that name them, the first one that is there."""
 
@@ -112,7 +111,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
             "question",
         )
-        tables = self._tables()
+        tables = read_length_tables(self.settings.difficulty, self.settings.anchors)
         if tables is not None and len(tables.difficulty) != len(asked):
             raise ConfigError(
                 f"{self.where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of "
@@ -162,7 +161,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             # Questions that name no set are no category.
             named = any(each.category for each in exchanges)
             return {"win_rate": measure_annotations(rows, max_failed_share=limit).win_rate} if named else {}
-        tables = self._tables()
+        tables = read_length_tables(self.settings.difficulty, self.settings.anchors)
         found = measure_annotations(rows, tables or length_control.length_alone(len(rows)), max_failed_share=limit)
         sources = f"by {_sources(judged)}"
         controlled, note = "length_controlled_minimal", "by lengths alone, never beside a published rate"
@@ -187,9 +186,6 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
                 for each, row in zip(exchanges, _annotations(exchanges, judged), strict=True)
             }
         }
-
-    def _tables(self) -> length_control.LengthTables | None:
-        return read_length_tables(self.settings.difficulty, self.settings.anchors)
 
 
 def is_switched(instruction: str) -> bool:
@@ -285,9 +281,7 @@ def read_annotations(path: str) -> AnnotationFile:
     """
     rows = read_rows(path, lambda row: (_annotation(row), {who: _name(row, who) for who in _NAMES}), "annotation")
     found = {who: list(dict.fromkeys(name for _, names in rows if (name := names[who]) is not None)) for who in _NAMES}
-    if several := [
-        f"{len(names)} {who}s ({first_few(names, _LISTED)})" for who, names in found.items() if len(names) > 1
-    ]:
+    if several := [f"{len(names)} {who}s ({first_few(names, 5)})" for who, names in found.items() if len(names) > 1]:
         raise ConfigError(
             f"{path!r} holds judgments of {' and '.join(several)}; give those of one, since figures are of one model, "
             "by one annotator, against one baseline"
@@ -314,7 +308,7 @@ def read_outputs(path: str) -> dict[str, str | None]:
     if twice:
         shown = [
             f"{_begin(instruction)}: {_begin(first)} and {_begin(second)}"
-            for instruction, (first, second) in list(twice.items())[:_LISTED]
+            for instruction, (first, second) in list(twice.items())[:5]
         ]
         raise ConfigError(
             f"{path!r} has different outputs to {len(twice)} of its instructions ({'; '.join(shown)}); keep one of each"

@@ -313,8 +313,11 @@ class Judging(Benchmark[_J]):
         Raises:
             ConfigError: the file cannot be read, the student has not answered, or no question is answered in all turns.
         """
-        path, other = self.settings.baseline_file or "", self.against
-        found = self.read_outputs(path, items) if other is None else other.answers(items, self.found_by)
+        found = (
+            self.read_outputs(self.settings.baseline_file or "", items)
+            if self.against is None
+            else self.against.answers(items, self.found_by)
+        )
         whose = f"{self.where}.baseline: {self.baseline_name}"
         return items.with_columns(
             baseline=self._in_places(found, items, whose, "give the answers to the same questions")

@@ -126,12 +126,11 @@ class MTBench(FastChat[MTBenchBenchmark]):
 
     def items(self) -> pl.DataFrame:
         """All turns, with references in the categories that have them."""
-        where, settings = self.where, self.settings
-        questions = read_questions(settings.questions)
+        questions, settings = read_questions(self.settings.questions), self.settings
         if long := [each.question for each in questions if len(each.turns) > 2]:
-            raise ConfigError(f"{where}.questions: question {', '.join(long)} has more than two turns")
+            raise ConfigError(f"{self.where}.questions: question {', '.join(long)} has more than two turns")
         references = {} if settings.references is None else read_answers(settings.references)
-        check_references(questions, references, f"{where}.references")
+        check_references(questions, references, f"{self.where}.references")
         return items_table(
             (
                 *(each.question, each.category, turn + 1, text),

@@ -43,7 +43,6 @@ UNKNOWN = "marks"
 
 _M = TypeVar("_M", bound=MarkedBenchmark)
 _REMEDY = f"run `{harness_setup()}`, or let its `python` name an interpreter that has lm-evaluation-harness"
-_LAST_LINES = 8
 _NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
 _VERSION = "from importlib import metadata; print(metadata.version('lm_eval'))"
 
@@ -246,7 +245,7 @@ class LmEval(Marking[LmEvalBenchmark]):
                 f"`{python} -m nltk.downloader {lacking[1]} -d FOLDER` where the network is open, bring "
                 "FOLDER here, and name it in the environment variable NLTK_DATA"
             )
-        last = [f"  {line.rstrip()}" for line in failure.log.splitlines() if line.strip()][-_LAST_LINES:]
+        last = [f"  {line.rstrip()}" for line in failure.log.splitlines() if line.strip()][-8:]
         return EngineError(
             f"{self._task}: lm-evaluation-harness ended with exit code {failure.code}; the last lines of "
             f"{failure.log_path}:\n" + "\n".join(last)

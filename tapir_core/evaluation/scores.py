@@ -69,9 +69,6 @@ ItemValues = dict[str, float | None]
 Place = tuple[str, int, str, Order]
 """Question, turn, mode and order of a judgment."""
 
-_LISTED = 5
-_LONGEST_SAID = 160
-
 _RULE = "exact match of the final result"
 """What stands in the place of a judge of the held-out set; it is asked as it is, so a prompt's version is empty."""
 _OF_LOGPROBS = re.compile("log.?prob", re.IGNORECASE)
@@ -275,11 +272,11 @@ def failures_in_words(
     for reason, questions in reasons.items():
         if reason in (NO_ANSWER, NO_BASELINE):
             whose = f"the baseline, {baseline}, has no answer" if reason == NO_BASELINE else reason
-            told.append(f"{whose} to {_counted(questions)} ({first_few(questions, _LISTED)})")
+            told.append(f"{whose} to {_counted(questions)} ({first_few(questions, 5)})")
         else:
             refused = logprobs and any(_OF_LOGPROBS.search(each) for each in questions.values())
             remedy = f" (an endpoint that gives no log-probabilities: set {field}.top_logprobs = 0)" if refused else ""
-            said = next((f", {shorten(each, _LONGEST_SAID)!r}" for each in questions.values() if each), "")
+            said = next((f", {shorten(each, 160)!r}" for each in questions.values() if each), "")
             told.append(f"{_counted(questions)}: {reason}{said}{remedy}")
     return f"failed: {'; '.join(told)}" if told else ""
 
