@@ -115,8 +115,10 @@ def compare_arms(
     labels |= {arm.name: arm.label for arm in arms}
     students = {student_name(at): _students(reference, at) for at in (paths.BACKBONE, 0) if reference}
     students |= {arm: _students(runs) for arm, runs in of_arm.items() if runs}
-    random = students.get(RANDOM, {})
-    rows = {each: _row(name, each, labels[each], of, {} if each == RANDOM else random) for each, of in students.items()}
+    rows = {
+        each: _row(name, each, labels[each], of, {} if each == RANDOM else students.get(RANDOM, {}))
+        for each, of in students.items()
+    }
     for arm in arms:
         if runs := of_arm[arm.name]:
             row = replace(rows[arm.name], exploratory=arm.exploratory, costs=_costs(runs, reference))
@@ -142,8 +144,14 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
     """One row; ``random`` is what it is set against, if anything."""
     # The backbone is not trained, so that a rerun changes nothing of it.
     trained = 0 if name == student_name(paths.BACKBONE) else 1
-    missing = sum(splits["test"].missing for splits in students.values())
-    row = ArmRow(name, label, False, tuple(sorted(students)), missing, why=_too_many_missing(students, "test"))
+    row = ArmRow(
+        name,
+        label,
+        exploratory=False,
+        run_seeds=tuple(sorted(students)),
+        missing=sum(splits["test"].missing for splits in students.values()),
+        why=_too_many_missing(students, "test"),
+    )
     if row.why:
         return row
     asked = {name for splits in students.values() for name in splits["test"].task_types.values() if name}

@@ -213,8 +213,9 @@ def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
 
     Mixtures drawn from the pool at random, in its own shares, take no labels: those serve the figures by task type.
     """
-    balanced = config.curriculum.target_shares != "natural"
-    goes_by_type = balanced or any(config.round(number).alpha for number in config.round_numbers)
+    goes_by_type = config.curriculum.target_shares != "natural" or any(
+        config.round(number).alpha for number in config.round_numbers
+    )
     serving = {stage.name for stage in (BENCHMARK if goes_by_type else (*BENCHMARK, LABEL))}
     return [stage for stage in summary.all_stages if stage.name not in serving]
 

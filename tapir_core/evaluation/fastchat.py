@@ -57,8 +57,7 @@ _NUMBER = r"([0-9]{1,8}(?:\.[0-9]{0,8})?)"
 WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
 """Categories in which the judge is shown a reference answer."""
 _TEMPERATURES = {"extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1, "humanities": 0.1}
-"""At which a student answers, in MT-Bench and Vicuna-Instructions alike; in any other category at the next one."""
-_TEMPERATURE = 0.7
+"""At which a student answers, in MT-Bench and Vicuna-Instructions alike; in any other category at 0.7."""
 _F = TypeVar("_F", bound=FastChatBenchmark)
 
 _SINGLE: Literal["single"] = "single"
@@ -79,7 +78,6 @@ _SCALE = (1.0, 10.0)
 
 _RATINGS = (re.compile(rf"\[\[{_NUMBER}\]\]"), re.compile(rf"\[{_NUMBER}\]"))
 _TUPLE = re.compile(rf"\(\s{{0,8}}{_NUMBER}\s{{0,8}},\s{{0,8}}{_NUMBER}\s{{0,8}}\)")
-_LOWEST, _HIGHEST = 0, 10
 _DIGITS = 9
 """Scores with decimals must not miss a tie by a rounding error."""
 
@@ -103,7 +101,7 @@ class FastChat(Judging[_F]):
 
     def answering(self, category: str, _student: Sampling) -> Sampling:
         """Temperature by category."""
-        return Sampling(temperature=_TEMPERATURES.get(category, _TEMPERATURE), max_tokens=self.settings.max_tokens)
+        return Sampling(temperature=_TEMPERATURES.get(category, 0.7), max_tokens=self.settings.max_tokens)
 
     def read_outputs(self, path: str, _items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
         """Found by the question's id."""
@@ -327,8 +325,8 @@ def parse_review(reply: str | None, category: str) -> PairScores | Unparsed:
     """The scores of a reply, 0-10: on its first line; on mathematics the last tuple of it, where there is one."""
     stated = _TUPLE.findall(reply or "") if request_kind(category) == "math" else []
     found = PairScores(*map(float, stated[-1])) if stated else parse_first_line(reply)
-    if isinstance(found, PairScores) and not all(_LOWEST <= each <= _HIGHEST for each in found):
-        return Unparsed(f"score outside {_LOWEST}-{_HIGHEST}")
+    if isinstance(found, PairScores) and not all(0 <= each <= 10 for each in found):
+        return Unparsed("score outside 0-10")
     return found
 
 
@@ -354,8 +352,7 @@ def measure_reviews(
         max_failed_share: above this share of failed ones (0-1) there is no figure.
     """
     means = [_mean_scores([*of.values()]) for of in reviews.values()]
-    kept = [each for each in means if each is not None]
-    model, baseline = (math.fsum(each[side] for each in kept) for side in (0, 1))
+    model, baseline = (math.fsum(each[side] for each in means if each is not None) for side in (0, 1))
     quality = estimate_ratio(means, max_failed_share=max_failed_share)
     winners = [None if each is None else 0.5 if each[0] == each[1] else float(each[0] > each[1]) for each in means]
     wins = estimate_mean(winners, clusters=[*reviews], scale=SHARE, max_failed_share=max_failed_share)

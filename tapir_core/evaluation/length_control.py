@@ -201,8 +201,14 @@ def fit_logistic(rows: SoftRows, c: float) -> _Floats:
         losses, slopes = rows.losses(signed, parts)
         return penalty * parts.sum() + losses.mean(), penalty + slopes / n
 
-    bounds, options = [(0, None)] * (2 * width), {"ftol": 1e-16, "maxiter": 1_000}
-    parts = minimize(penalised, np.zeros(2 * width), method="SLSQP", jac=True, bounds=bounds, options=options).x
+    parts = minimize(
+        penalised,
+        np.zeros(2 * width),
+        method="SLSQP",
+        jac=True,
+        bounds=[(0, None)] * (2 * width),
+        options={"ftol": 1e-16, "maxiter": 1_000},
+    ).x
     beta: _Floats = parts[:width] - parts[width:]
     away = np.abs(beta) > _AWAY
     beta[~away], signs = 0.0, np.sign(beta[away])
@@ -235,8 +241,7 @@ def _with_error(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRo
     found = predict_win_rate(beta, difficulty.tolist())
     if found.value is None or n < FEWEST_ROWS:
         return replace(found, note=f"{n} judgments only")
-    left = np.abs(rows.labels - sigmoid(rows.features @ beta))
-    if left[_of_model(rows)].max() < _LEFT:
+    if np.abs(rows.labels - sigmoid(rows.features @ beta))[_of_model(rows)].max() < _LEFT:
         return replace(found, note="the fit predicts every judgment as it is, and leaves nothing to tell its error by")
     kept = np.array([each.win is not None for each in judged])
     stderr = math.sqrt(n) * float(np.std(_moves(difficulty, kept, rows, beta), ddof=1))

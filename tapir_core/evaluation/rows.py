@@ -135,8 +135,12 @@ class BaselineStudent:
         asked, answered = (self.run.rows(at) for at in self._places)
         rows = asked.join(answered, on=["question_id", "turn"], how="left", maintain_order="left")
         given = dict(zip(rows.select(by).iter_rows(), rows["response"], strict=True))
-        places = zip(items.select("question_id", "turn").iter_rows(), items.select(by).iter_rows(), strict=True)
-        return {(question, turn): given.get(key) for (question, turn), key in places}
+        return {
+            (question, turn): given.get(key)
+            for (question, turn), key in zip(
+                items.select("question_id", "turn").iter_rows(), items.select(by).iter_rows(), strict=True
+            )
+        }
 
     @property
     def _places(self) -> tuple[StageAt, StageAt]:

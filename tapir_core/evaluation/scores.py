@@ -198,8 +198,8 @@ def score_answers(
         ]
         return {**found, NATURAL: estimate_ratio(pairs, scale=SHARE, unit="answers")}
 
-    rule = f"verifier {verifier}" if verifier else _RULE
-    return _figures_of_splits(grade_answers(questions, answers, marks), figures, "heldout", rule, "", settings)
+    graded = grade_answers(questions, answers, marks)
+    return _figures_of_splits(graded, figures, "heldout", f"verifier {verifier}" if verifier else _RULE, "", settings)
 
 
 def score_judged(
