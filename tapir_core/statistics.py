@@ -176,8 +176,9 @@ def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estima
     if n < FEWEST_ROWS:
         return Estimate(value, n=n, note=_few(n))
     if abs(value) == 1.0:
-        alike = "both rank the rows alike" if value > 0 else "each ranks the rows the other way"
-        return Estimate(value, n=n, note=alike)
+        return Estimate(
+            value, n=n, note="both rank the rows alike" if value > 0 else "each ranks the rows the other way"
+        )
     centre, margin = math.atanh(value), _Z * math.sqrt((1 + value**2 / 2) / (n - 3))
     return Estimate(value, math.tanh(centre - margin), math.tanh(centre + margin), n)
 

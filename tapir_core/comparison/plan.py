@@ -185,8 +185,11 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
         ConfigError: the configuration is wrong, or the arm cannot be made of it.
     """
     entry = comparison.arms.get(arm.name, ArmEntry())
-    own = [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"]
-    read = load_config(comparison.config, own, comparison.run_name(arm.name, run_seed))
+    read = load_config(
+        comparison.config,
+        [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"],
+        comparison.run_name(arm.name, run_seed),
+    )
     config = spell_out_rounds(settle_sizes(read)[0])
     made = replace_values(config, _begins_with(comparison, arm.name).settings(config), source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
