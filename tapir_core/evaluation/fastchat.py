@@ -217,19 +217,12 @@ class Vicuna(FastChat[VicunaBenchmark]):
     def _reviews(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
     ) -> dict[str, dict[Order, Review]]:
-        said = {
+        return {
             each.question_id: {
-                order: judged.get((each.question_id, 1, _REVIEW, order), Judgment())
+                order: _review(judged.get((each.question_id, 1, _REVIEW, order), Judgment()))
                 for order in _ORDERS[self.settings.orders]
             }
             for each in exchanges
-        }
-        return {
-            question: {
-                order: None if each.value is None or each.baseline_value is None else (each.value, each.baseline_value)
-                for order, each in of.items()
-            }
-            for question, of in said.items()
         }
 
     def _game(self, exchange: Exchange, order: Order, prompt: Prompt) -> Game:
@@ -400,6 +393,10 @@ def _ratings(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) ->
     """Question and turn → the rating."""
     turns = [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
     return {turn: judged.get((*turn, _SINGLE, _SINGLE), Judgment()).value for turn in turns}
+
+
+def _review(said: Judgment) -> Review:
+    return None if said.value is None or said.baseline_value is None else (said.value, said.baseline_value)
 
 
 def _mean_scores(reviews: Sequence[Review]) -> Review:
