@@ -19,7 +19,6 @@ from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
 from tapir_core.comparison.outcome import read_trainings, total
 from tapir_core.comparison.plan import READY, Arm
 from tapir_core.config import RunConfig, load
-from tapir_core.config.load import spell_out_rounds
 from tapir_core.data.dataset import read_json
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder, RunRef
@@ -77,7 +76,7 @@ def _is_baseline(run: RunFolder) -> bool:
 
 def baseline_config(run: RunFolder) -> RunConfig:
     """The configuration of the baseline of a finished run, before its size is matched."""
-    config = spell_out_rounds(run.config)
+    config = load.spell_out_rounds(run.config)
     settings = [
         *READY["random_once"].settings(config),
         f"run.name={json.dumps(baseline_of(run).ref.name)}",
