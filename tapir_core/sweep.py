@@ -74,5 +74,6 @@ def sweep_sentence(swept: Sequence[Swept]) -> str:
     """How many backbones did what, and what is wrong with which."""
     by_outcome = {outcome: [each.name for each in swept if each.outcome == outcome] for outcome in get_args(Outcome)}
     counts = [f"{len(names)} {outcome} ({', '.join(names)})" for outcome, names in by_outcome.items() if names]
-    failures = [f"{each.name}: {each.message}" for each in swept if not each.is_well]
-    return "\n".join([f"Backbones: {'; '.join(counts)}.", *failures])
+    return "\n".join(
+        [f"Backbones: {'; '.join(counts)}.", *(f"{each.name}: {each.message}" for each in swept if not each.is_well)]
+    )

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.lab.table import read_results, usd_of, values_of
-from tapir_core.evaluation.statistics import resample
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page
+from tapir_core.statistics import resample
 
 _MARKERS = "osD^vP"
 

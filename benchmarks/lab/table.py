@@ -1,7 +1,7 @@
 """Results beside each other: accuracy of each arm and its difference to another, with intervals, and what it took.
 
 Calls are priced by the sheets of prices.toml. Intervals are those of the product's comparisons
-(`tapir_core.evaluation.statistics.resample`): 90 %, over seeds and items, as wide as Student's t asks for so few seeds.
+(`tapir_core.statistics.resample`): 90 %, over seeds and items, as wide as Student's t asks for so few seeds.
 A difference is shown where its interval excludes 0.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 from benchmarks.lab.runs import AVERAGE, read_result
 from tapir_core.config.load import read_toml
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.statistics import Resampled, Values, at_weights, paired_values, resample
 from tapir_core.randomness import derive_rng
+from tapir_core.statistics import Resampled, Values, at_weights, paired_values, resample
 
 Results = Mapping[int, Mapping[str, Any]]
 """Seed → result of one arm."""

@@ -12,13 +12,13 @@ import typer
 from flows.commands import Also, Root, console, print_table, print_tables, run_ref, say
 from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.evaluation import alpaca_eval
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
-from tapir_core.judging.estimates import Estimate, favoured_position
+from tapir_core.judging.agreement import favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.tables import students_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import Compared
+from tapir_core.statistics import MAX_FAILED_SHARE, Estimate
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, number
 from tapir_core.summary.types import RunSummary
@@ -125,10 +125,9 @@ def _score_annotations(
     found = alpaca_eval.read_annotations(path)
     most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
     figures = alpaca_eval.measure_annotations(found.judged, tables, max_failed_share=most)
-    rate = figures.win_rate
-    if rate.estimate.value is None:
+    if figures.win_rate.value is None:
         raise NoFigure(
-            f"{path}: {rate.estimate.why}; so there is no figure. "
+            f"{path}: {figures.win_rate.note}; so there is no figure. "
             "Have the failed ones judged again, or allow a larger share with --max-failed-share"
         )
     for sentence in _beside(found, figures, 0 if tables is None else len(tables.difficulty)):
@@ -143,7 +142,7 @@ def _beside(
     found: alpaca_eval.AnnotationFile, figures: alpaca_eval.AlpacaEvalFigures, instructions: int
 ) -> Iterator[str]:
     """What must be known beside the figures; ``instructions`` are those of the difficulty table."""
-    given, failed = len(found.judged), figures.win_rate.n_failed
+    given, failed = len(found.judged), figures.win_rate.failed
     if found.in_words:
         yield found.in_words
     if failed:
@@ -161,24 +160,24 @@ def _beside(
 def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
     """The figures in words; ``whose`` judgments they are of stands in the note."""
     estimates = {
-        "win rate, %": figures.win_rate.estimate,
-        "discrete win rate, %": figures.discrete.estimate,
+        "win rate, %": figures.win_rate,
+        "discrete win rate, %": figures.discrete,
         "length-controlled win rate, %": figures.controlled,
     }
     if figures.position.value is not None:
         estimates["gain by standing first, points"] = figures.position
     notes = [whose] if whose else []
-    notes.append(figures.discrete.note)
-    if failed := figures.win_rate.n_failed:
+    notes.append(figures.outcomes)
+    if failed := figures.win_rate.failed:
         notes.append(f"{count(failed)} judgments failed and are in no figure")
     if figures.controlled.value is None:
-        notes.append(f"The length-controlled win rate {figures.controlled.why}")
+        notes.append(f"The length-controlled win rate {figures.controlled.note}")
     else:
         notes.append(
             "Errors and intervals are of sampling: what other instructions would have made of it. The published "
-            f"lc_standard_error, the spread of predictions, is {number(figures.controlled_spread)}"
+            f"lc_standard_error, the spread of predictions, is {number(figures.controlled.spread)}"
         )
-    without = {name.partition(",")[0]: each.why for name, each in estimates.items() if each.value is not None}
+    without = {name.partition(",")[0]: each.note for name, each in estimates.items() if each.value is not None}
     notes += [f"The {name} has no interval: {why}" for name, why in without.items() if why]
     notes += _position_bias(figures)
     sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes)

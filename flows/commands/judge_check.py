@@ -34,13 +34,13 @@ from tapir_core.judging.check import (
     score_pair,
     summarise_check,
 )
-from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import STORE
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import table_of
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
+from tapir_core.statistics import Estimate
 from tapir_core.summary.formats import NOTHING, count, minutes
 from tapir_core.text import digest
 from tasks.asking import ask_judge, counts_of, failures_by_kind, read_verdicts, render_texts
@@ -76,7 +76,13 @@ class CheckedJudge:
             for result in self.results
         ]
         said = {"word": self.check.word, "objections": [reason for _, reason in self.check.objections]}
-        return {"judge": self.judge, **said, **asdict(self.check), "cost": self.cost, "pairs": pairs}
+        check = asdict(self.check, dict_factory=_told)
+        return {"judge": self.judge, **said, **check, "cost": self.cost, "pairs": pairs}
+
+
+def _told(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A part of the check by the names that the output has for its fields."""
+    return {"why" if name == "note" else name: value for name, value in fields if name not in ("failed", "p")}
 
 
 class _NoRun(RunFolder):

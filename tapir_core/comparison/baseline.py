@@ -19,19 +19,16 @@ from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
 from tapir_core.comparison.outcome import read_trainings, total
 from tapir_core.comparison.plan import READY, Arm
 from tapir_core.config import RunConfig, load
-from tapir_core.config.load import spell_out_rounds
 from tapir_core.data.dataset import read_json
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.statistics import rerun_sd, resample
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import pool_of
+from tapir_core.statistics import rerun_sd, resample
 from tapir_core.summary import RunReader, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import Baseline, RunSummary
 
 ARM = Arm("sft", "Plain fine-tuning", "whole", exploratory=False)
 """It differs from the run as `random_once` does from its reference."""
-
-_LIKE = READY["random_once"]
 
 _OF_THE_POOL = 0.9
 """Share of the pool that one pass takes at most: tokens are matched by more or fewer of them."""
@@ -54,8 +51,7 @@ def is_wanted(run: RunFolder) -> bool:
 def run_beside(baseline: RunFolder) -> RunFolder | None:
     """The run that this one is the baseline of; nothing where it is none."""
     run = RunFolder(RunRef(baseline.ref.root, baseline.ref.name.removesuffix(paths.baseline_run(""))))
-    is_one = run.ref != baseline.ref and run.storage.exists(paths.RUN_RECORD) and is_wanted(run)
-    return run if is_one else None
+    return run if run.ref != baseline.ref and run.storage.exists(paths.RUN_RECORD) and is_wanted(run) else None
 
 
 def match_baseline(run: RunFolder) -> MatchedRun:
@@ -80,10 +76,14 @@ def _is_baseline(run: RunFolder) -> bool:
 
 def baseline_config(run: RunFolder) -> RunConfig:
     """The configuration of the baseline of a finished run, before its size is matched."""
-    config = spell_out_rounds(run.config)
-    named = f"run.name={json.dumps(baseline_of(run).ref.name)}"
-    own = [named, 'evaluation.baseline="none"', f"rounds.1.epochs={_epochs(run)}"]
-    return load.replace_values(config, [*_LIKE.settings(config), *own], source=f"baseline of run {run.ref.name}")
+    config = load.spell_out_rounds(run.config)
+    settings = [
+        *READY["random_once"].settings(config),
+        f"run.name={json.dumps(baseline_of(run).ref.name)}",
+        'evaluation.baseline="none"',
+        f"rounds.1.epochs={_epochs(run)}",
+    ]
+    return load.replace_values(config, settings, source=f"baseline of run {run.ref.name}")
 
 
 def _epochs(run: RunFolder) -> float:
@@ -140,5 +140,5 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
         why = f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}"
         return replace(found, why=why)
     seed = run.config.run.seed
-    rng, in_points = randomness.derive_rng(seed, "baseline"), 100 * rerun_sd(2)
-    return replace(found, difference=resample({seed: differences}, rng=rng, rerun=in_points))
+    rng = randomness.derive_rng(seed, "baseline")
+    return replace(found, difference=resample({seed: differences}, rng=rng, rerun=100 * rerun_sd(2)))

@@ -9,7 +9,7 @@ stands apart, since decisions read it. Costs are means over run seeds, of an arm
 paid stands beside them, since runs share what is equal.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from math import hypot
@@ -18,56 +18,29 @@ from statistics import fmean
 from tapir_core import paths, randomness, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded, total
 from tapir_core.comparison.plan import RANDOM, Arm
-from tapir_core.evaluation.statistics import (
+from tapir_core.statistics import (
+    COVERS,
     MAX_FAILED_SHARE,
     Resampled,
     Values,
     at_weights,
-    covers_in_words,
     effective_size,
     paired_values,
     rerun_sd,
     resample,
+    share_interval,
 )
-from tapir_core.judging.estimates import share_interval
 from tapir_core.summary.formats import student_name
 
 BASIC = "S_0"
 """The row of what all arms start from."""
 
-_ENDS = ("low90", "high90", "low95", "high95")
+_ENDS = ("low", "high", "low90", "high90")
 
-_OF_ONE_SEED = f"{covers_in_words('items and reruns')}, and no other run seed"
+_OF_ONE_SEED = f"{COVERS['items and reruns']}, and no other run seed"
 
 _Students = Mapping[int, Mapping[str, Graded]]
 """Run seed → split → what the student got right."""
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What an arm takes, on average over its run seeds."""
-
-    tokens: float
-    """Trained on after S_0, over all rounds and epochs."""
-    steps: float
-    tokens_ratio: float | None
-    """To the reference of the same run seed; nothing while that is not finished."""
-    steps_ratio: float | None
-    all_tokens: float
-    """Of all trainings, that of S_0 among them."""
-    answer_tokens: float
-    """Of them, those with a loss."""
-    all_steps: float
-    distinct: float | None
-    """Instructions in the mixtures of all trainings, each counted once; nothing where a run's are not known."""
-    teacher_answers: float
-    judge_answers: float
-    usd: float
-    stored_share: float | None
-    """Of its answers, those that were asked for before, by another run or an earlier start."""
-    paid_requests: float
-    paid_usd: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +69,8 @@ class ArmRow:
     natural_to_random: Resampled | None = None
     to_random: Resampled | None = None
     """Of the test split, over the run seeds that both have."""
-    costs: Costs | None = None
+    costs: Mapping[str, float | None] | None = None
+    """What → how much of it the arm takes, on average over its run seeds."""
     curve: tuple[Point, ...] = ()
     """From S_0 on."""
     task_types: Mapping[str, Resampled] = field(default_factory=dict)
@@ -141,7 +115,10 @@ def compare_arms(
     labels |= {arm.name: arm.label for arm in arms}
     students = {student_name(at): _students(reference, at) for at in (paths.BACKBONE, 0) if reference}
     students |= {arm: _students(runs) for arm, runs in of_arm.items() if runs}
-    rows = {each: _row(name, each, labels[each], of, students.get(RANDOM, {})) for each, of in students.items()}
+    rows = {
+        each: _row(name, each, labels[each], of, {} if each == RANDOM else students.get(RANDOM, {}))
+        for each, of in students.items()
+    }
     for arm in arms:
         if runs := of_arm[arm.name]:
             row = replace(rows[arm.name], exploratory=arm.exploratory, costs=_costs(runs, reference))
@@ -164,10 +141,17 @@ def _students(runs: Mapping[int, ArmOutcome], number: int | None = None) -> _Stu
 
 
 def _row(comparison: str, name: str, label: str, students: _Students, random: _Students) -> ArmRow:
+    """One row; ``random`` is what it is set against, if anything."""
     # The backbone is not trained, so that a rerun changes nothing of it.
     trained = 0 if name == student_name(paths.BACKBONE) else 1
-    missing = sum(splits["test"].missing for splits in students.values())
-    row = ArmRow(name, label, False, tuple(sorted(students)), missing, why=_too_many_missing(students, "test"))
+    row = ArmRow(
+        name,
+        label,
+        exploratory=False,
+        run_seeds=tuple(sorted(students)),
+        missing=sum(splits["test"].missing for splits in students.values()),
+        why=_too_many_missing(students, "test"),
+    )
     if row.why:
         return row
     asked = {name for splits in students.values() for name in splits["test"].task_types.values() if name}
@@ -183,12 +167,10 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
         test=_score(students, "test", comparison, "score", name, "test", trained=trained),
         dev=_score(students, "dev", comparison, "score", name, "dev", trained=trained),
         natural=_score(students, "test", comparison, "natural", name, "test", trained=trained, natural=True),
-        to_random=None
-        if name == RANDOM
-        else _difference(comparison, students, random, name, RANDOM, trained=trained + 1),
-        natural_to_random=None
-        if name == RANDOM
-        else _difference(comparison, students, random, "natural", name, RANDOM, trained=trained + 1, natural=True),
+        to_random=_difference(comparison, students, random, name, RANDOM, trained=trained + 1),
+        natural_to_random=_difference(
+            comparison, students, random, "natural", name, RANDOM, trained=trained + 1, natural=True
+        ),
         task_types={task_type: share for task_type, share in shares.items() if share},
     )
 
@@ -238,10 +220,9 @@ def _score(students: _Students, split: str, *scope: str, trained: int = 1, natur
         ]
         low, high = share_interval(value, min(sizes))
         # What a rerun changes is in the draws, whose items do not differ.
-        low, high = value - hypot(value - low, value - found.low95), value + hypot(high - value, found.high95 - value)
-        found = replace(found, low90=low, high90=high, low95=low, high95=high)
-    low90, high90, low95, high95 = (min(1.0, max(0.0, getattr(found, end))) for end in _ENDS)
-    return replace(found, low90=low90, high90=high90, low95=low95, high95=high95)
+        low, high = value - hypot(value - low, value - found.low), value + hypot(high - value, found.high - value)
+        found = replace(found, low=low, high=high, low90=low, high90=high)
+    return replace(found, **{end: min(1.0, max(0.0, getattr(found, end))) for end in _ENDS})
 
 
 def _curve(comparison: str, name: str, runs: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
@@ -255,34 +236,35 @@ def _curve(comparison: str, name: str, runs: Mapping[int, ArmOutcome]) -> tuple[
     )
 
 
-def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> Costs:
+def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> dict[str, float | None]:
     runs = list(outcomes.values())
     pairs = [(each.trained, reference[seed].trained) for seed, each in outcomes.items() if seed in reference]
     answers = sum(sum(each.answers.values()) for each in runs)
     trained = [total(each.trainings.values()) for each in runs]
     distinct = [each.distinct for each in runs if each.distinct is not None]
-    return Costs(
-        tokens=fmean(each.trained.tokens for each in runs),
-        steps=fmean(each.trained.steps for each in runs),
-        tokens_ratio=_mean_ratio((own.tokens, other.tokens) for own, other in pairs),
-        steps_ratio=_mean_ratio((own.steps, other.steps) for own, other in pairs),
-        all_tokens=fmean(each.tokens for each in trained),
-        answer_tokens=fmean(each.loss_tokens for each in trained),
-        all_steps=fmean(each.steps for each in trained),
-        distinct=fmean(distinct) if len(distinct) == len(runs) else None,
-        teacher_answers=fmean(each.answers["teacher"] for each in runs),
-        judge_answers=fmean(each.answers["judge"] for each in runs),
-        usd=fmean(each.usd for each in runs),
-        stored_share=sum(each.stored for each in runs) / answers if answers else None,
-        paid_requests=fmean(each.paid_requests for each in runs),
-        paid_usd=fmean(each.paid_usd for each in runs),
-        seconds=fmean(each.seconds for each in runs),
-    )
-
-
-def _mean_ratio(pairs: Iterable[tuple[int, int]]) -> float | None:
-    ratios = [own / other for own, other in pairs if other]
-    return fmean(ratios) if ratios else None
+    return {
+        # Trained on after S_0, over all rounds and epochs.
+        "tokens": fmean(each.trained.tokens for each in runs),
+        "steps": fmean(each.trained.steps for each in runs),
+        # To the reference of the same run seed; nothing while that is not finished.
+        "tokens_ratio": fmean(own.tokens / other.tokens for own, other in pairs) if pairs else None,
+        "steps_ratio": fmean(own.steps / other.steps for own, other in pairs) if pairs else None,
+        # Of all trainings, that of S_0 among them.
+        "all_tokens": fmean(each.tokens for each in trained),
+        # Of them, those with a loss.
+        "answer_tokens": fmean(each.loss_tokens for each in trained),
+        "all_steps": fmean(each.steps for each in trained),
+        # Instructions in the mixtures of all trainings, each counted once; nothing where a run's are not known.
+        "distinct": fmean(distinct) if len(distinct) == len(runs) else None,
+        "teacher_answers": fmean(each.answers["teacher"] for each in runs),
+        "judge_answers": fmean(each.answers["judge"] for each in runs),
+        "usd": fmean(each.usd for each in runs),
+        # Of its answers, those that were asked for before, by another run or an earlier start.
+        "stored_share": sum(each.stored for each in runs) / answers if answers else None,
+        "paid_requests": fmean(each.paid_requests for each in runs),
+        "paid_usd": fmean(each.paid_usd for each in runs),
+        "seconds": fmean(each.seconds for each in runs),
+    }
 
 
 def _values(students: _Students, split: str) -> Values:

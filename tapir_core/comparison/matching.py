@@ -250,8 +250,7 @@ def next_examples(target: Training, made: Training, asked: int) -> int:
     fewest, most = math.ceil(centre * (1 - TOLERANCE)), math.floor(centre * (1 + TOLERANCE))
 
     def cost(examples: int) -> tuple[int, float]:
-        off = abs(_best_steps(target, examples, made.epochs) - target.steps)
-        return off, abs(examples * mean - target.tokens)
+        return abs(_best_steps(target, examples, made.epochs) - target.steps), abs(examples * mean - target.tokens)
 
     # Only what should fit: a number whose tokens came out too many or too few is not asked for again at once.
     best = min(range(fewest, most + 1), key=cost, default=max(1, round(centre)))
@@ -295,5 +294,8 @@ def buy_more(
 
 
 def _whole(run: RunFolder, prices: presets.RolePrices | None) -> float:
-    asked = (stage for stage in recipe_stages(summary.summarise(run), run.config) if stage.asks in ("teacher", "judge"))
-    return sum(usd_of(stage.usage, stage.asks, prices) for stage in asked)
+    return sum(
+        usd_of(stage.usage, stage.asks, prices)
+        for stage in recipe_stages(summary.summarise(run), run.config)
+        if stage.asks in ("teacher", "judge")
+    )

@@ -42,7 +42,6 @@ to it lack that."""
 _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0, "-": None}
 """Right, wrong, or without an answer."""
-_OF_STAGES = ("config", "files")
 _OF_STANDIN = ("standin", "standin_pool")
 _FIGURES: tuple[str, ...] = ("usd", "stored", "paid_requests", "paid_usd", "seconds", "stages")
 
@@ -183,8 +182,9 @@ def shipped_versions(config: RunConfig, files: Mapping[str, str]) -> dict[str, s
 
 
 def _standin_versions(config: RunConfig) -> dict[str, str]:
-    asked = (config.teacher.endpoint, config.judge.endpoint)
-    versions = [each.version for each in asked if isinstance(each, StandinEndpoint)]
+    versions = [
+        each.version for each in (config.teacher.endpoint, config.judge.endpoint) if isinstance(each, StandinEndpoint)
+    ]
     return ({"standin": versions[0]} if versions else {}) | (
         {} if config.data.pool.file else {"standin_pool": standin.POOL_VERSION}
     )
@@ -213,8 +213,9 @@ def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
 
     Mixtures drawn from the pool at random, in its own shares, take no labels: those serve the figures by task type.
     """
-    balanced = config.curriculum.target_shares != "natural"
-    goes_by_type = balanced or any(config.round(number).alpha for number in config.round_numbers)
+    goes_by_type = config.curriculum.target_shares != "natural" or any(
+        config.round(number).alpha for number in config.round_numbers
+    )
     serving = {stage.name for stage in (BENCHMARK if goes_by_type else (*BENCHMARK, LABEL))}
     return [stage for stage in summary.all_stages if stage.name not in serving]
 
@@ -236,10 +237,11 @@ def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Grade
     for number in numbers:
         graded = grade_answers(*map(run.rows, graded_of(run.config, number)))
         for split in ("dev", "test"):
-            rows = graded.filter(split=split).with_columns(pl.col("correct").cast(pl.Float64))
-            answered, asked = rows.drop_nulls("correct"), rows.with_columns(pl.col("task_type").fill_null(""))
-            pairs = (answered.select("instruction_id", "correct"), asked.select("instruction_id", "task_type"))
-            marks, task_types = (dict(each.iter_rows()) for each in pairs)
+            rows = graded.filter(split=split).with_columns(
+                pl.col("correct").cast(pl.Float64), pl.col("task_type").fill_null("")
+            )
+            marks = dict(rows.drop_nulls("correct").select("instruction_id", "correct").iter_rows())
+            task_types = dict(rows.select("instruction_id", "task_type").iter_rows())
             found[number, split] = Graded(marks, task_types, {item: weights[item] for item in task_types if weights})
     return found
 
@@ -256,7 +258,29 @@ class ResultsFolder:
     def write(self, outcome: ArmOutcome) -> None:
         """Put what a run came to there, in place of what stood there."""
         planned = self.plan.run(outcome.arm.name, outcome.run_seed)
-        told = {"format": _FORMAT, "of": self._said_of(planned, outcome), **_to_json(outcome)}
+        marks = {value: mark for mark, value in _MARKS.items()}
+        # Every student of a run is asked the same items.
+        asked = {split: graded for (_, split), graded in outcome.students.items()}
+        told = {
+            "format": _FORMAT,
+            "of": self._said_of(planned, outcome),
+            "run": outcome.run,
+            "run_seed": outcome.run_seed,
+            "trainings": {str(number): asdict(each) for number, each in outcome.trainings.items()},
+            "answers": dict(outcome.answers),
+            **{name: getattr(outcome, name) for name in _FIGURES},
+            "distinct": outcome.distinct,
+            "items": {split: dict(graded.task_types) for split, graded in asked.items()},
+            "weights": {split: list(graded.weights.values()) for split, graded in asked.items()},
+            "students": [
+                {
+                    "round": number,
+                    "split": split,
+                    "marks": "".join(marks[graded.correct.get(item)] for item in asked[split].task_types),
+                }
+                for (number, split), graded in outcome.students.items()
+            ],
+        }
         storage.Storage(self.path).write_bytes(self._file(planned).name, (json.dumps(told, indent=1) + "\n").encode())
 
     def read(self) -> list[ArmOutcome]:
@@ -277,11 +301,10 @@ class ResultsFolder:
             found = replace(found, shipped={**found.shipped, **_shipped_prompts(config, made_of["files"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
-        now = self._config(planned, found)
         wanted = self._said_of(planned, found)
         wanted["files"] |= _shipped_prompts(config, made_of["files"])
-        if _recipe(config, made_of["files"]) == _recipe(now, wanted["files"]):
-            wanted |= {name: made_of[name] for name in _OF_STAGES}
+        if _recipe(config, made_of["files"]) == _recipe(self._config(planned, found), wanted["files"]):
+            wanted |= {name: made_of[name] for name in ("config", "files")}
         wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
         if other := _differing(made_of, wanted):
             more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
@@ -328,39 +351,11 @@ def _differing(one: Any, other: Any, name: str = "") -> list[str]:
     """Names of the values that two tables do not share, the names of nested ones joined by dots."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [name]
-    names = dict.fromkeys([*one, *other])
     return [
         found
-        for each in names
+        for each in dict.fromkeys([*one, *other])
         for found in _differing(one.get(each), other.get(each), f"{name}.{each}" if name else each)
     ]
-
-
-def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
-    marks = {value: mark for mark, value in _MARKS.items()}
-    items: dict[str, dict[str, str]] = {}
-    weights: dict[str, dict[str, float]] = {}
-    for (_, split), graded in outcome.students.items():
-        items.setdefault(split, {}).update(graded.task_types)
-        weights.setdefault(split, {}).update(graded.weights)
-    return {
-        "run": outcome.run,
-        "run_seed": outcome.run_seed,
-        "trainings": {str(number): asdict(each) for number, each in outcome.trainings.items()},
-        "answers": dict(outcome.answers),
-        **{name: getattr(outcome, name) for name in _FIGURES},
-        "distinct": outcome.distinct,
-        "items": items,
-        "weights": {split: list(of.values()) for split, of in weights.items()},
-        "students": [
-            {
-                "round": number,
-                "split": split,
-                "marks": "".join(marks[graded.correct.get(item)] for item in items[split]),
-            }
-            for (number, split), graded in outcome.students.items()
-        ],
-    }
 
 
 def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
@@ -386,6 +381,9 @@ def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
 
 
 def _graded(marks: str, items: dict[str, str], weights: list[float]) -> Graded:
-    known = dict(zip(items, weights, strict=True)) if weights else {}
     values = {item: _MARKS[mark] for item, mark in zip(items, marks, strict=True)}
-    return Graded({item: value for item, value in values.items() if value is not None}, items, known)
+    return Graded(
+        {item: value for item, value in values.items() if value is not None},
+        items,
+        dict(zip(items, weights, strict=True)) if weights else {},
+    )

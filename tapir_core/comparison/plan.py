@@ -110,9 +110,18 @@ class ComparisonPlan:
             ConfigError: there is no such arm or run seed.
         """
         seeds, known = self.comparison.run_seeds, self.comparison.names
-        told, listed = ", ".join(known), ", ".join(map(str, seeds))
-        problems = [f"--only {each}: no arm of this comparison; it has {told}" for each in arms if each not in known]
-        problems += [f"--run-seeds {each}: this comparison has {listed}" for each in run_seeds if each not in seeds]
+        problems = [
+            *(
+                f"--only {each}: no arm of this comparison; it has {', '.join(known)}"
+                for each in arms
+                if each not in known
+            ),
+            *(
+                f"--run-seeds {each}: this comparison has {', '.join(map(str, seeds))}"
+                for each in run_seeds
+                if each not in seeds
+            ),
+        ]
         if problems:
             raise ConfigError(problems)
         return tuple(
@@ -176,11 +185,13 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
         ConfigError: the configuration is wrong, or the arm cannot be made of it.
     """
     entry = comparison.arms.get(arm.name, ArmEntry())
-    own = [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"]
-    read = load_config(comparison.config, own, comparison.run_name(arm.name, run_seed))
+    read = load_config(
+        comparison.config,
+        [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"],
+        comparison.run_name(arm.name, run_seed),
+    )
     config = spell_out_rounds(settle_sizes(read)[0])
-    settings = _begins_with(comparison, arm.name).settings(config)
-    made = replace_values(config, settings, source=f"arm {arm.name}")
+    made = replace_values(config, _begins_with(comparison, arm.name).settings(config), source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
         raise ConfigError(
             f"arm {arm.name}: the curriculum of {comparison.config} is this already, so that it would be compared with "

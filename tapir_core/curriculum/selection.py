@@ -21,8 +21,8 @@ import polars as pl
 
 from tapir_core.config import HardShare, RandomShare, SelectionRule, StopConfig, Threshold, by_kind
 from tapir_core.curriculum.mixture import draw_rows
-from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.stages import DIFFICULTY, SELECT
+from tapir_core.statistics import Estimate, estimate_mean
 
 _DIGITS = 9
 """Scores with decimals must not become harder than δ by a rounding error in the 16th digit."""

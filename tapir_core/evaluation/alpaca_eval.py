@@ -27,10 +27,9 @@ from tapir_core.evaluation import length_control
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
 from tapir_core.evaluation.rows import answer_of, check_category, read_rows, text_of
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, position_note
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, mean_figure
-from tapir_core.judging.estimates import Estimate, estimate_difference
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
+from tapir_core.statistics import MAX_FAILED_SHARE, PERCENT, Estimate, estimate_difference, estimate_mean
 from tapir_core.text import Unparsed, encodable, first_few
 
 _BASELINE, _DRAW, _MODEL = 1.0, 1.5, 2.0
@@ -43,8 +42,6 @@ _MODE, _PROMPT = "annotation", "alpaca_eval"
 _TAGS = ("output_1", "output_2")
 _LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"
 _AROUND_A_CHOICE = " \t\r\n\"'`*.()[]"
-_LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
-_LISTED = 5
 _NAMES = {"model": ("model", "generator_2"), "annotator": ("annotator",), "baseline": ("generator_1",)}
 """Who judgments are of, and the fields that name them, the first one that is there."""
 
@@ -63,33 +60,32 @@ class AnnotationFile:
 class AlpacaEvalFigures:
     """One model against the baseline, in per cent."""
 
-    win_rate: Figure
+    win_rate: Estimate
     """Mean probability that the model's output is better; its standard error is the published one."""
-    discrete: Figure
-    """Share of judgments that the model wins, a draw as one half. Its note counts wins, losses and draws."""
-    controlled: Estimate
+    discrete: Estimate
+    """Share of judgments that the model wins, a draw as one half."""
+    outcomes: str
+    """How many these are: wins, losses and draws, in words."""
+    controlled: length_control.ControlledRate
     """Length-controlled win rate, with its sampling error; ``n`` counts the judgments that it rests on."""
-    controlled_spread: float | None
-    """The spread of its predictions over the instructions, which the original calls ``lc_standard_error``."""
     position: Estimate
     """By how many points standing first raises the win rate; not defined where the orders are not known."""
 
     @property
     def length_is_doubtful(self) -> bool:
         """True when length control moves the rate so far that its regression is to be doubted."""
-        raw, controlled = self.win_rate.estimate.value, self.controlled.value
+        raw, controlled = self.win_rate.value, self.controlled.value
         return raw is not None and controlled is not None and length_control.is_far_from(controlled, raw)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """The figures under the original's names."""
-        rate = self.win_rate.estimate
         return {
-            "win_rate": rate.value,
-            "standard_error": rate.stderr,
-            "discrete_win_rate": self.discrete.estimate.value,
-            "n_total": rate.n,
+            "win_rate": self.win_rate.value,
+            "standard_error": self.win_rate.stderr,
+            "discrete_win_rate": self.discrete.value,
+            "n_total": self.win_rate.n,
             "length_controlled_winrate": self.controlled.value,
-            "lc_standard_error": self.controlled_spread,
+            "lc_standard_error": self.controlled.spread,
         }
 
 
@@ -115,20 +111,25 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
             "question",
         )
-        tables = self._tables()
+        tables = read_length_tables(self.settings.difficulty, self.settings.anchors)
         if tables is not None and len(tables.difficulty) != len(asked):
             raise ConfigError(
                 f"{self.where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of "
                 "the same questions, in their order"
             )
-        rows = ((str(number), category, 1, text, None, None) for number, (text, category) in enumerate(asked, start=1))
-        return self.with_baseline(items_table(rows))
+        return self.with_baseline(
+            items_table(
+                (str(number), category, 1, text, None, None) for number, (text, category) in enumerate(asked, start=1)
+            )
+        )
 
     def read_outputs(self, path: str, items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
         """Found by the instruction."""
         outputs = read_outputs(path)
-        asked = items.select("question_id", "turn", "question").rows()
-        return {(question, turn): outputs.get(text) for question, turn, text in asked}
+        return {
+            (question, turn): outputs.get(text)
+            for question, turn, text in items.select("question_id", "turn", "question").iter_rows()
+        }
 
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
         """One judgment, in the order that is drawn from the instruction; equal outputs are a draw."""
@@ -153,39 +154,38 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
 
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Figure]:
+    ) -> dict[str, Estimate]:
         """Win rates; of all questions also the length-controlled one, and what standing first is worth."""
         rows, limit = _annotations(exchanges, judged), self.settings.max_failed_share
         if not whole:
             # Questions that name no set are no category.
             named = any(each.category for each in exchanges)
             return {"win_rate": measure_annotations(rows, max_failed_share=limit).win_rate} if named else {}
-        tables = self._tables()
+        tables = read_length_tables(self.settings.difficulty, self.settings.anchors)
         found = measure_annotations(rows, tables or length_control.length_alone(len(rows)), max_failed_share=limit)
-        raw, sources = found.win_rate, f"by {_sources(judged)}"
-        figures = {
-            "win_rate": replace(raw, note=sources),
-            "discrete_win_rate": replace(found.discrete, note=sources),
-        }
-        if tables is None:
-            figures["length_controlled_minimal"] = Figure(
-                found.controlled, raw.n_failed, "by lengths alone, never beside a published rate"
-            )
-        else:
+        sources = f"by {_sources(judged)}"
+        controlled, note = "length_controlled_minimal", "by lengths alone, never beside a published rate"
+        if tables is not None:
             doubt = "far from the raw rate: look at the lengths" if found.length_is_doubtful else ""
-            figures["length_controlled_win_rate"] = Figure(found.controlled, raw.n_failed, doubt)
-        if raw.estimate.value is not None:
-            figures["position_gap"] = Figure(found.position, raw.n_failed, position_note(found.position))
+            controlled, note = "length_controlled_win_rate", doubt
+        figures = {
+            "win_rate": found.win_rate.with_note(sources),
+            "discrete_win_rate": found.discrete.with_note(sources),
+            controlled: found.controlled.with_note(note),
+        }
+        if found.win_rate.value is not None:
+            position = found.position.with_note(position_note(found.position))
+            figures["position_gap"] = replace(position, failed=found.win_rate.failed)
         return figures
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
         """The probability of a win, in per cent."""
-        rows = zip(exchanges, _annotations(exchanges, judged), strict=True)
-        wins = {each.question_id: row.win for each, row in rows}
-        return {"win_rate": {name: None if win is None else 100 * win for name, win in wins.items()}}
-
-    def _tables(self) -> length_control.LengthTables | None:
-        return read_length_tables(self.settings.difficulty, self.settings.anchors)
+        return {
+            "win_rate": {
+                each.question_id: None if row.win is None else 100 * row.win
+                for each, row in zip(exchanges, _annotations(exchanges, judged), strict=True)
+            }
+        }
 
 
 def is_switched(instruction: str) -> bool:
@@ -249,23 +249,23 @@ def measure_annotations(
     shares = [None if each.win is None else 100 * each.win for each in judged]
     outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
     counts = [f"{outcomes.count(end):,} {name}" for end, name in ((100, "wins"), (0, "losses"), (50, "draws"))]
-    why = "needs the difficulty table and the anchors"
-    raw, discrete = (mean_figure(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes))
-    if raw.estimate.value is None or tables is None:
-        controlled = length_control.ControlledRate(Estimate(None, 0, why=raw.estimate.why or why))
+    raw, discrete = (
+        estimate_mean(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes)
+    )
+    if raw.value is None or tables is None:
+        controlled = length_control.ControlledRate(None, note=raw.note or "needs the difficulty table and the anchors")
     else:
         controlled = length_control.control_length(judged, tables)
     # A prediction for all instructions, with the count of the judgments.
-    rate = replace(controlled.rate, n=raw.estimate.n)
-    counted = replace(discrete, note=", ".join(counts))
-    return AlpacaEvalFigures(raw, counted, rate, controlled.spread, measure_position(judged))
+    rate = replace(controlled, n=raw.n, failed=raw.failed)
+    return AlpacaEvalFigures(raw, discrete, ", ".join(counts), rate, measure_position(judged))
 
 
 def measure_position(judged: Sequence[length_control.Annotation]) -> Estimate:
     """How much standing first raises the model's win rate, in points of 100.
 
     Between different instructions, since each is shown in one order only: the rate where the model's output stood
-    first minus the rate where it stood second. `judging.agreement.favoured_position` reads it.
+    first minus the rate where it stood second. `tapir_core.judging.agreement.favoured_position` reads it.
     """
     known = [(each.switched, 100 * each.win) for each in judged if each.win is not None]
     first, second = ([win for switched, win in known if switched is side] for side in (True, False))
@@ -281,15 +281,14 @@ def read_annotations(path: str) -> AnnotationFile:
     """
     rows = read_rows(path, lambda row: (_annotation(row), {who: _name(row, who) for who in _NAMES}), "annotation")
     found = {who: list(dict.fromkeys(name for _, names in rows if (name := names[who]) is not None)) for who in _NAMES}
-    if several := [
-        f"{len(names)} {who}s ({first_few(names, _LISTED)})" for who, names in found.items() if len(names) > 1
-    ]:
+    if several := [f"{len(names)} {who}s ({first_few(names, 5)})" for who, names in found.items() if len(names) > 1]:
         raise ConfigError(
             f"{path!r} holds judgments of {' and '.join(several)}; give those of one, since figures are of one model, "
             "by one annotator, against one baseline"
         )
-    named = "; ".join(f"{who}: {name}" for who, names in found.items() for name in names)
-    return AnnotationFile([each for each, _ in rows], named)
+    return AnnotationFile(
+        [each for each, _ in rows], "; ".join(f"{who}: {name}" for who, names in found.items() for name in names)
+    )
 
 
 def read_outputs(path: str) -> dict[str, str | None]:
@@ -309,7 +308,7 @@ def read_outputs(path: str) -> dict[str, str | None]:
     if twice:
         shown = [
             f"{_begin(instruction)}: {_begin(first)} and {_begin(second)}"
-            for instruction, (first, second) in list(twice.items())[:_LISTED]
+            for instruction, (first, second) in list(twice.items())[:5]
         ]
         raise ConfigError(
             f"{path!r} has different outputs to {len(twice)} of its instructions ({'; '.join(shown)}); keep one of each"
@@ -401,8 +400,12 @@ def _annotation(fields: Mapping[str, Any]) -> length_control.Annotation:
         raise BadRecordError(f"preference must be a number or null, got {stored!r}")
     if not isinstance(switched, bool | None):
         raise BadRecordError(f"switched must be true, false or null, got {switched!r}")
-    lengths = {name: _length(fields, *sources) for name, sources in _LENGTHS.items()}
-    return length_control.Annotation(kept_preference(stored), switched=switched, **lengths)
+    return length_control.Annotation(
+        kept_preference(stored),
+        baseline_chars=_length(fields, "len_baseline", "output_1"),
+        model_chars=_length(fields, "len_model", "output_2"),
+        switched=switched,
+    )
 
 
 def _length(fields: Mapping[str, Any], length: str, output: str) -> int:

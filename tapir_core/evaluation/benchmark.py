@@ -1,6 +1,6 @@
 """A benchmark that is asked: its questions, what is judged or marked of a student's answers, its figures.
 
-One class a kind of benchmark, in a module of its own, registered for its configuration class (`register`) and found
+One class a kind of benchmark, in a module of this folder, registered for its configuration class (`register`) and found
 by `benchmark_of`. It is either `Judging`, a judge being asked about every answer, or marks them itself (`marking`).
 
 Grain: an `Exchange` is one question with all its turns and a student's answers; a `Game` is one judgment, one call of
@@ -11,7 +11,6 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -24,20 +23,21 @@ from tapir_core.config.benchmarks import JudgedBenchmark
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.rows import SHOWN_DIGITS, BaselineStudent, baseline_student, read_rows
 from tapir_core.evaluation.scores import (
+    ALL,
     NO_ANSWER,
     NO_BASELINE,
     ItemValues,
     Judgment,
     Order,
     Place,
-    Score,
+    Scores,
     failures_in_words,
-    score,
+    scores_table,
     withhold_categories,
 )
-from tapir_core.evaluation.statistics import ALL, Figure
 from tapir_core.prompts import Prompt
-from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_SCORES
+from tapir_core.stages import BENCHMARK_ITEMS
+from tapir_core.statistics import Estimate
 from tapir_core.text import Unparsed, first_few
 
 _FILES = "files (SHA-256): "
@@ -163,7 +163,7 @@ class Benchmark(ABC, Generic[_S]):
         return self.settings.drawn(student)
 
     @abstractmethod
-    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Scores:
         """All figures of one student; a judgment that is not there has failed."""
 
     @abstractmethod
@@ -181,7 +181,7 @@ class Benchmark(ABC, Generic[_S]):
     def score_rows(
         self,
         config: RunConfig,
-        scores: Sequence[Score],
+        scores: Scores,
         prompts: Mapping[str, Prompt],
         replies: pl.DataFrame,
         *,
@@ -199,10 +199,8 @@ class Benchmark(ABC, Generic[_S]):
         told = [*self.settings_in_words(drawn)]
         if files:
             told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
-        beside = (*self.judged_by(config, prompts, replies), "; ".join(told))
         # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
-        rows = [each.row(self.name, "test", *beside) for each in scores]
-        return pl.DataFrame(rows, schema=BENCHMARK_SCORES.columns, orient="row")
+        return scores_table(scores, self.name, "test", *self.judged_by(config, prompts, replies), "; ".join(told))
 
     def look(self) -> str:
         """What of this machine it needs, in words; empty where it needs nothing.
@@ -232,7 +230,7 @@ class Judging(Benchmark[_J]):
     @abstractmethod
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Figure]:
+    ) -> dict[str, Estimate]:
         """What the judgments come to, by metric, the first one the headline.
 
         ``whole`` says whether these are all questions, or those of one category.
@@ -254,19 +252,19 @@ class Judging(Benchmark[_J]):
             ConfigError: the file cannot be read, or has a row that is no answer.
         """
 
-    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Scores:
         """The figures of all questions, then by category; the first one says what failed."""
         names = dict.fromkeys(each.category for each in exchanges)
         categories = {ALL: exchanges, **{name: [each for each in exchanges if each.category == name] for name in names}}
-        found: list[Score] = []
-        failures = failures_in_words(
-            judged, field=self.where, baseline=self.baseline_name, logprobs=self.settings.logprobs_asked
+        found = {
+            (name, metric): figure
+            for name, of in categories.items()
+            for metric, figure in self.figures(of, judged, whole=name == ALL).items()
+        }
+        logprobs = self.settings.logprobs_asked
+        return withhold_categories(
+            found, failures_in_words(judged, field=self.where, baseline=self.baseline_name, logprobs=logprobs)
         )
-        for name, of in categories.items():
-            for metric, figure in self.figures(of, judged, whole=name == ALL).items():
-                found.append(score(metric, figure, name, failures))
-                failures = ""
-        return withhold_categories(found)
 
     def given_answers(self, model: str, items: pl.DataFrame) -> pl.DataFrame:
         """What the file of ``model`` answers: a row for each turn of ``items``, in their order.
@@ -287,8 +285,9 @@ class Judging(Benchmark[_J]):
             raise ConfigError(
                 f"{where}: {path!r} holds answers of {len(models)} models ({first_few(models, 5)}); give those of one"
             )
-        remedy = f"is it of another benchmark? Give a file of {self.name!r}"
-        texts = self._in_places(found, items, f"{where}: {path!r}", remedy)
+        texts = self._in_places(
+            found, items, f"{where}: {path!r}", f"is it of another benchmark? Give a file of {self.name!r}"
+        )
         reason = pl.when(pl.col("response").is_null()).then(pl.lit("failed:not_given")).otherwise(pl.lit("given"))
         return items.select("question_id", "turn", response=texts).with_columns(finish_reason=reason)
 
@@ -300,10 +299,15 @@ class Judging(Benchmark[_J]):
         Raises:
             ConfigError: the file cannot be read, the student has not answered, or no question is answered in all turns.
         """
-        path, other = self.settings.baseline_file or "", self.against
-        found = self.read_outputs(path, items) if other is None else other.answers(items, self.found_by)
-        whose, remedy = f"{self.where}.baseline: {self.baseline_name}", "give the answers to the same questions"
-        return items.with_columns(baseline=self._in_places(found, items, whose, remedy))
+        found = (
+            self.read_outputs(self.settings.baseline_file or "", items)
+            if self.against is None
+            else self.against.answers(items, self.found_by)
+        )
+        whose = f"{self.where}.baseline: {self.baseline_name}"
+        return items.with_columns(
+            baseline=self._in_places(found, items, whose, "give the answers to the same questions")
+        )
 
     def _in_places(
         self, found: Mapping[tuple[str, int], str | None], items: pl.DataFrame, whose: str, remedy: str
@@ -326,8 +330,9 @@ class Judging(Benchmark[_J]):
     def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], _replies: pl.DataFrame) -> tuple[str, str]:
         """The judge with its identity, and the versions of its prompts."""
         answering = config.judge_of(self.settings).answers_as("judge")
-        versions = (f"{name} {prompts[name].version}" for name in self.settings.prompts)
-        return f"{answering.model} ({answering.identity})", ", ".join(versions)
+        return f"{answering.model} ({answering.identity})", ", ".join(
+            f"{name} {prompts[name].version}" for name in self.settings.prompts
+        )
 
     def settings_in_words(self, drawn: str) -> Iterator[str]:
         """The judge's replies first, and last the student of another run that is the baseline."""
@@ -357,20 +362,14 @@ def register(settings: type[AskedBenchmark]) -> Callable[[type], type]:
     return keep
 
 
-@cache
-def _import_shipped() -> None:
-    """Every module of this folder, so that a benchmark is registered by being there."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        import_module(f"{__package__}.{module.name}")
-
-
 def registered() -> dict[type[AskedBenchmark], type[Benchmark[Any]]]:
-    """The benchmark of every configuration class that is asked.
+    """The benchmark of every configuration class that is asked; every module of this folder registers its own.
 
     Raises:
         TypeError: one has none.
     """
-    _import_shipped()
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        import_module(f"{__package__}.{module.name}")
     asked = [kind for kind in BenchmarkConfig.kinds().values() if issubclass(kind, AskedBenchmark)]
     if lacking := ", ".join(kind.__name__ for kind in asked if kind not in _KINDS):
         raise TypeError(
@@ -408,16 +407,15 @@ def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
 
     Blanks around an answer and around a baseline's are left out: they are no part of either side's length.
     """
-    given = {
-        (question, turn): text for question, turn, text in answers.select("question_id", "turn", "response").rows()
-    }
-    found: dict[str, list[Turn]] = {}
-    for row in items.iter_rows(named=True):
-        replies = (row["baseline"], given.get((row["question_id"], row["turn"])))
+    given = answers.select("question_id", "turn", "response")
+    rows = items.join(given, on=["question_id", "turn"], how="left", maintain_order="left").select(
+        "question_id", "category", "question", "reference", "baseline", "response"
+    )
+    found: dict[tuple[str, str], list[Turn]] = {}
+    for question_id, category, question, reference, *replies in rows.iter_rows():
         baseline, response = (None if text is None else text.strip() for text in replies)
-        found.setdefault(row["question_id"], []).append(Turn(row["question"], row["reference"], baseline, response))
-    categories = dict(items.select("question_id", "category").rows())
-    return [Exchange(name, categories[name], tuple(turns)) for name, turns in found.items()]
+        found.setdefault((question_id, category), []).append(Turn(question, reference, baseline, response))
+    return [Exchange(*question, tuple(turns)) for question, turns in found.items()]
 
 
 def without_files(settings: str) -> str:

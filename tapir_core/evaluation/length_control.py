@@ -32,7 +32,7 @@ most.
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from tapir_core.data.records import decode, read_content
 from tapir_core.errors import ConfigError
-from tapir_core.judging.estimates import FEWEST_ROWS, Estimate, estimate_mean, student_t
+from tapir_core.statistics import FEWEST_ROWS, Estimate, estimate_mean, student_t
 
 _Floats = NDArray[np.float64]
 
@@ -117,12 +117,13 @@ class LengthTables:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlledRate:
-    """The length-controlled win rate, with two errors that answer different questions."""
+class ControlledRate(Estimate):
+    """The length-controlled win rate in per cent, with two errors that answer different questions.
 
-    rate: Estimate
-    """In per cent; ``stderr`` and interval are of sampling: what other instructions would have made of it."""
-    spread: float | None = None
+    ``stderr`` and interval are of sampling: what other instructions would have made of it.
+    """
+
+    spread: float | None = field(default=None, kw_only=True)
     """The original's ``lc_standard_error``: the spread of predictions over the instructions, in points."""
 
 
@@ -141,8 +142,10 @@ def soft_rows(judged: Sequence[Annotation], difficulty: Sequence[float], *, anch
     if np.isin(wins, (0.0, 0.5, 1.0)).all():
         wins = wins.clip(_DOUBT, 1 - _DOUBT)
     of_model, weight = (0.0, _ANCHOR_WEIGHT) if anchors else (1.0, 1.0)
-    features = [_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], np.full(wins.size, of_model)]
-    return SoftRows(np.column_stack(features), wins, np.full(wins.size, weight))
+    features = np.column_stack(
+        [_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], np.full(wins.size, of_model)]
+    )
+    return SoftRows(features, wins, np.full(wins.size, weight))
 
 
 def join_rows(parts: Sequence[SoftRows]) -> SoftRows:
@@ -164,15 +167,13 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
         tables: difficulty of at least as many instructions, and the anchors.
     """
     if all(each.win == 0.5 and each.model_chars == each.baseline_chars for each in judged):
-        found = predict_win_rate(np.zeros(3), tables.difficulty[: len(judged)])
-        return _without_error(found, "the baseline against itself")
+        return predict_win_rate(np.zeros(3), tables.difficulty[: len(judged)], "the baseline against itself")
     rows = regression_rows(judged, tables)
-    strengths = (choose_strength(rows), STRENGTHS[-1])
-    found, freely = (_with_error(judged, tables, rows, fit_logistic(rows, each)) for each in strengths)
-    ends = [end for each in (found, freely) for end in (each.rate.low, each.rate.high) if end is not None]
-    if len(ends) < 4:
-        return found
-    return replace(found, rate=replace(found.rate, low=min(ends), high=max(ends)))
+    found, freely = (
+        _with_error(judged, tables, rows, fit_logistic(rows, each)) for each in (choose_strength(rows), STRENGTHS[-1])
+    )
+    ends = [end for each in (found, freely) for end in (each.low, each.high) if end is not None]
+    return found if len(ends) < 4 else replace(found, low=min(ends), high=max(ends))
 
 
 def choose_strength(rows: SoftRows) -> float:
@@ -200,8 +201,14 @@ def fit_logistic(rows: SoftRows, c: float) -> _Floats:
         losses, slopes = rows.losses(signed, parts)
         return penalty * parts.sum() + losses.mean(), penalty + slopes / n
 
-    bounds, options = [(0, None)] * (2 * width), {"ftol": 1e-16, "maxiter": 1_000}
-    parts = minimize(penalised, np.zeros(2 * width), method="SLSQP", jac=True, bounds=bounds, options=options).x
+    parts = minimize(
+        penalised,
+        np.zeros(2 * width),
+        method="SLSQP",
+        jac=True,
+        bounds=[(0, None)] * (2 * width),
+        options={"ftol": 1e-16, "maxiter": 1_000},
+    ).x
     beta: _Floats = parts[:width] - parts[width:]
     away = np.abs(beta) > _AWAY
     beta[~away], signs = 0.0, np.sign(beta[away])
@@ -212,10 +219,10 @@ def fit_logistic(rows: SoftRows, c: float) -> _Floats:
     return beta
 
 
-def predict_win_rate(beta: _Floats, difficulty: Sequence[float]) -> ControlledRate:
-    """The rate that the coefficients predict at equal lengths, over these instructions; without a sampling error."""
+def predict_win_rate(beta: _Floats, difficulty: Sequence[float], why: str = "") -> ControlledRate:
+    """The rate that the coefficients predict at equal lengths, over these instructions; ``why`` it has no interval."""
     found = estimate_mean((100 * sigmoid(beta[1] * np.array(difficulty) + beta[2])).tolist())
-    return _without_error(ControlledRate(found, found.stderr), "coefficients alone have no sampling error")
+    return ControlledRate(found.value, n=found.n, note=why, spread=found.stderr)
 
 
 def is_far_from(controlled: float, raw: float) -> bool:
@@ -228,27 +235,20 @@ def sigmoid(values: _Floats) -> _Floats:
     return np.exp(-np.logaddexp(0.0, -values))
 
 
-def _without_error(found: ControlledRate, why: str) -> ControlledRate:
-    return replace(found, rate=Estimate(found.rate.value, found.rate.n, why=why))
-
-
 def _with_error(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRows, beta: _Floats) -> ControlledRate:
     """The predicted rate with the standard error of the sum of all moves; its interval is taken on the log-odds."""
     difficulty, n = np.array(tables.difficulty[: len(judged)]), len(judged)
     found = predict_win_rate(beta, difficulty.tolist())
-    if found.rate.value is None or n < FEWEST_ROWS:
-        return _without_error(found, f"{n} judgments only")
-    left = np.abs(rows.labels - sigmoid(rows.features @ beta))
-    if left[_of_model(rows)].max() < _LEFT:
-        return _without_error(
-            found, "the fit predicts every judgment as it is, and leaves nothing to tell its error by"
-        )
+    if found.value is None or n < FEWEST_ROWS:
+        return replace(found, note=f"{n} judgments only")
+    if np.abs(rows.labels - sigmoid(rows.features @ beta))[_of_model(rows)].max() < _LEFT:
+        return replace(found, note="the fit predicts every judgment as it is, and leaves nothing to tell its error by")
     kept = np.array([each.win is not None for each in judged])
     stderr = math.sqrt(n) * float(np.std(_moves(difficulty, kept, rows, beta), ddof=1))
-    share = min(max(found.rate.value / 100, _ROUNDING), 1 - _ROUNDING)
+    share = min(max(found.value / 100, _ROUNDING), 1 - _ROUNDING)
     margin = student_t(n - 1) * stderr / (share * (1 - share))
     low, high = map(float, 100 * sigmoid(math.log(share / (1 - share)) + np.array([-margin, margin])))
-    return replace(found, rate=Estimate(found.rate.value, found.rate.n, low, high, 100 * stderr))
+    return replace(found, low=low, high=high, stderr=100 * stderr)
 
 
 def _of_model(rows: SoftRows) -> NDArray[np.bool_]:
@@ -314,18 +314,21 @@ def read_standardised(text: str, path: str) -> SoftRows:
     lengths, difficulty, wins = (_numbers(judged, name, path) for name in _ANCHOR_COLUMNS)
     if not ((wins >= 0) & (wins <= 1)).all():
         raise ConfigError(f"{path!r}: preference of standardised anchors is a share, 0-1; got {wins.max():g}")
-    features = np.column_stack([np.tanh(lengths), difficulty, np.zeros(wins.size)])
-    return SoftRows(features, wins, np.full(wins.size, _ANCHOR_WEIGHT))
+    return SoftRows(
+        np.column_stack([np.tanh(lengths), difficulty, np.zeros(wins.size)]), wins, np.full(wins.size, _ANCHOR_WEIGHT)
+    )
 
 
 def _read_csv(text: str, path: str) -> pl.DataFrame:
     """The cells as texts, behind the lines that they stand in."""
     try:
         table = pl.read_csv(
-            io.StringIO(text), infer_schema=False, truncate_ragged_lines=True, empty_string_is_null=False
+            io.StringIO(text),
+            infer_schema=False,
+            truncate_ragged_lines=True,
+            empty_string_is_null=False,
+            raise_if_empty=False,
         )
-    except pl.exceptions.NoDataError:
-        table = pl.DataFrame()
     except pl.exceptions.PolarsError as exc:
         why = str(exc).partition("\n")[0]
         raise ConfigError(

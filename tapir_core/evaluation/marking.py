@@ -13,7 +13,7 @@ import os
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,25 +23,26 @@ from tapir_core.config import RunConfig
 from tapir_core.config.benchmarks import LmEvalBenchmark, MarkedBenchmark
 from tapir_core.data.records import read_each, read_records
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
-from tapir_core.evaluation.benchmark import (
-    Benchmark,
-    Exchange,
-    ScriptFailed,
-    items_table,
-    register,
+from tapir_core.evaluation.benchmark import Benchmark, Exchange, ScriptFailed, items_table, register
+from tapir_core.evaluation.scores import (
+    ALL,
+    ItemValues,
+    Judgment,
+    Place,
+    Scores,
+    failures_in_words,
+    withhold_categories,
 )
-from tapir_core.evaluation.scores import ItemValues, Judgment, Place, Score, failures_in_words, score
-from tapir_core.evaluation.statistics import ALL, SHARE, in_percent, mean_value, ratio_figure
 from tapir_core.installation import harness_setup
 from tapir_core.prompts import Prompt
 from tapir_core.stages import BENCHMARK_REPLIES
+from tapir_core.statistics import SHARE, Estimate, estimate_ratio, in_percent, mean_value
 
 UNKNOWN = "marks"
 """Metric of answers of which none could be marked, so that nothing named one."""
 
 _M = TypeVar("_M", bound=MarkedBenchmark)
 _REMEDY = f"run `{harness_setup()}`, or let its `python` name an interpreter that has lm-evaluation-harness"
-_LAST_LINES = 8
 _NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
 _VERSION = "from importlib import metadata; print(metadata.version('lm_eval'))"
 
@@ -104,19 +105,18 @@ class Marking(Benchmark[_M]):
     def mark(self, answers: Sequence[Answered]) -> Marks:
         """The marks of a student's answers, which are in the order of the questions; those that failed are not here."""
 
-    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Scores:
         """A mean of each metric, in per cent, in the order of the marks: the first one is the headline."""
-        found: list[Score] = []
+        found: dict[tuple[str, str], Estimate] = {}
         for metric, marks in _by_metric(exchanges, judged).items():
             sums = [_sum(values) for values in marks.values()]
             mean = in_percent(
-                ratio_figure(sums, scale=SHARE, max_failed_share=self.settings.max_failed_share, unit="questions")
+                estimate_ratio(sums, scale=SHARE, max_failed_share=self.settings.max_failed_share, unit="questions")
             )
-            if any(len(values) > 1 for values in marks.values()):
-                counted = sum(count for _, count in filter(None, sums))
-                mean = replace(mean, note=f"mean of {counted} marks; n counts questions")
-            found.append(score(metric, mean, ALL, "" if found else failures_in_words(judged, metric)))
-        return found
+            counted = sum(count for _, count in filter(None, sums))
+            several = any(len(values) > 1 for values in marks.values())
+            found[ALL, metric] = mean.with_note(f"mean of {counted} marks; n counts questions" if several else "")
+        return withhold_categories(found, failures_in_words(judged))
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
         """Of the metrics with one mark a question the mark, in per cent."""
@@ -147,8 +147,9 @@ class LmEval(Marking[LmEvalBenchmark]):
             MissingPrerequisite: the harness's environment is not there.
             EngineError: the harness failed.
         """
-        asked = self._do(None)["items"]
-        return items_table((question, ALL, 1, prompt, target, None) for question, prompt, target in asked)
+        return items_table(
+            (question, ALL, 1, prompt, target, None) for question, prompt, target in self._do(None)["items"]
+        )
 
     def mark(self, answers: Sequence[Answered]) -> Marks:
         """The harness's marks, in its order of metrics.
@@ -164,10 +165,14 @@ class LmEval(Marking[LmEvalBenchmark]):
             raise ConfigError(
                 f"{self._task}: no metric is a mean of marks between 0 and 1 (it has {', '.join(left_out)})"
             )
-        values = {metric: [(question, marks) for question, marks in rows] for metric, rows in said["metrics"]}
         own = self._own_sampling(**said["sampling"])
         rules = f"{self.settings.task} {said['task_version']}" + (f" (its own sampling: {own})" if own else "")
-        return Marks(f"{self.settings.marker} {said['harness']}", rules, values, left_out)
+        return Marks(
+            f"{self.settings.marker} {said['harness']}",
+            rules,
+            {metric: [(question, marks) for question, marks in rows] for metric, rows in said["metrics"]},
+            left_out,
+        )
 
     def look(self) -> str:
         """Version of the harness beside its interpreter; nothing heavy is loaded.
@@ -223,11 +228,12 @@ class LmEval(Marking[LmEvalBenchmark]):
         drawn = self.settings.answering
         if temperature in (None, drawn.temperature) and max_tokens in (None, drawn.max_tokens):
             return ""
-        told = (
-            f"temperature {temperature:g}" if temperature is not None else "",
-            f"{max_tokens} tokens" if max_tokens else "",
+        return ", ".join(
+            [
+                *([] if temperature is None else [f"temperature {temperature:g}"]),
+                *([f"{max_tokens} tokens"] if max_tokens else []),
+            ]
         )
-        return ", ".join(filter(None, told))
 
     def _explain(self, failure: ScriptFailed) -> EngineError | MissingPrerequisite:
         python = self.settings.python
@@ -239,11 +245,10 @@ class LmEval(Marking[LmEvalBenchmark]):
                 f"`{python} -m nltk.downloader {lacking[1]} -d FOLDER` where the network is open, bring "
                 "FOLDER here, and name it in the environment variable NLTK_DATA"
             )
-        lines = [f"  {line.rstrip()}" for line in failure.log.splitlines() if line.strip()]
-        last = "\n".join(lines[-_LAST_LINES:])
+        last = [f"  {line.rstrip()}" for line in failure.log.splitlines() if line.strip()][-8:]
         return EngineError(
             f"{self._task}: lm-evaluation-harness ended with exit code {failure.code}; the last lines of "
-            f"{failure.log_path}:\n{last}"
+            f"{failure.log_path}:\n" + "\n".join(last)
         )
 
 
@@ -254,8 +259,10 @@ def _by_metric(
     found: dict[str, dict[str, list[float | None]]] = {}
     for (question, _, metric, _), mark in judged.items():
         found.setdefault(metric, {}).setdefault(question, []).append(mark.value)
-    asked = [each.question_id for each in exchanges]
-    return {metric: {each: marks.get(each, [None]) for each in asked} for metric, marks in found.items()}
+    return {
+        metric: {each.question_id: marks.get(each.question_id, [None]) for each in exchanges}
+        for metric, marks in found.items()
+    }
 
 
 def _sum(marks: Sequence[float | None]) -> tuple[float, int] | None:

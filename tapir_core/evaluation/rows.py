@@ -17,7 +17,7 @@ from tapir_core.config.benchmarks import RunBaseline
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.data.records import BadRecordError, Fields, T, first_of, read_each, read_records
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.statistics import ALL
+from tapir_core.evaluation.scores import ALL
 from tapir_core.paths import BACKBONE, RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, StageAt
@@ -131,17 +131,16 @@ class BaselineStudent:
         Raises:
             ConfigError: as `digest`.
         """
-        rows = self._rows()
-        given = dict(zip(rows.select(by).iter_rows(), rows["response"], strict=True))
-        places = zip(items.select("question_id", "turn").iter_rows(), items.select(by).iter_rows(), strict=True)
-        return {(question, turn): given.get(key) for (question, turn), key in places}
-
-    def _rows(self) -> pl.DataFrame:
-        """question_id, turn, question, response (nothing where it failed); a row a turn."""
         assert self._held
-        asked, given = (self.run.rows(at) for at in self._places)
-        joined = asked.join(given, on=["question_id", "turn"], how="left", maintain_order="left")
-        return joined.select("question_id", "turn", "question", "response")
+        asked, answered = (self.run.rows(at) for at in self._places)
+        rows = asked.join(answered, on=["question_id", "turn"], how="left", maintain_order="left")
+        given = dict(zip(rows.select(by).iter_rows(), rows["response"], strict=True))
+        return {
+            (question, turn): given.get(key)
+            for (question, turn), key in zip(
+                items.select("question_id", "turn").iter_rows(), items.select(by).iter_rows(), strict=True
+            )
+        }
 
     @property
     def _places(self) -> tuple[StageAt, StageAt]:

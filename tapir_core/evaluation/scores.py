@@ -1,37 +1,39 @@
 """Judgments of a benchmark and marks of the held-out set as they are kept, and the figures made of them, as rows. Pure.
 
-Grain: a `Judgment` is one row of a benchmark's ``replies/``, a `Score` one of its ``scores/``. Failures are counted in
-questions, whatever a figure counts: a question is in it once for each reason.
+Grain: a `Judgment` is one row of a benchmark's ``replies/``, an `Estimate` one of its ``scores/``. Failures are counted
+in questions, whatever a figure counts: a question is in it once for each reason.
 
 The held-out set is what scores, gains and comparisons of arms are made of. One of its instructions without an answer
 (one that failed for good, or that the run went on without) is neither right nor wrong: it is counted, and no part of an
-accuracy.
+accuracy. Of the judged set the instructions that are scored count (`tapir_core.run_state.compare_answers`); lengths are in
+characters, of the same instructions.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import polars as pl
 
 from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE, RunConfig
-from tapir_core.evaluation.statistics import (
-    ALL,
-    SHARE,
-    Figure,
-    mean_figure,
-    mean_value,
-    ratio_figure,
-    share_figure,
-)
-from tapir_core.judging.estimates import NO_TASK_TYPE, Estimate, favoured_position
-from tapir_core.stages import EVALUATE
+from tapir_core.judging.agreement import NO_TASK_TYPE, favoured_position
+from tapir_core.statistics import SHARE, Estimate, estimate_marks, estimate_mean, estimate_ratio, mean_value
 from tapir_core.text import first_few, shorten
 from tapir_core.verifiers import is_correct
 
 SCORE_RATIO = "score_ratio"
 """Of a judged held-out set: the student's scores ÷ the teacher's."""
+
+ALL = "all"
+"""Category of the whole, as in ``scores/``."""
+
+SCORE_RATIO = "score_ratio"
+"""Metric of the judged held-out set: the student's score over the teacher's."""
+
+Scores = Mapping[tuple[str, str], Estimate]
+"""Category and metric → figure, in the order of the rows. Its note tells a bias, what it rests on, what failed."""
 
 NO_ANSWER, NO_BASELINE = "there is no answer", "the baseline has no answer"
 """Why a judgment has failed that nobody can be asked for: whose answer is not there."""
@@ -43,9 +45,6 @@ ItemValues = dict[str, float | None]
 
 Place = tuple[str, int, str, Order]
 """Question, turn, mode and order of a judgment."""
-
-_LISTED = 5
-_LONGEST_SAID = 160
 
 _RULE = "exact match of the final result"
 """What stands in the place of a judge of the held-out set; it is asked as it is, so a prompt's version is empty."""
@@ -67,30 +66,13 @@ class Judgment:
     """What the judge, or its provider, said when it failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A figure of one category, or why there is none."""
-
-    category: str
-    metric: str
-    estimate: Estimate
-    n_failed: int
-    note: str = ""
-    """A bias that was found, what the figure rests on, or why there is no figure or no interval."""
-
-    def row(self, benchmark: str, split: str, judge: str, prompt_version: str, settings: str) -> tuple[object, ...]:
-        """As a row of ``scores/``, with what stands beside it."""
-        found = self.estimate
-        figure = (found.value, found.stderr, found.n, found.low, found.high, self.n_failed, self.note)
-        return (benchmark, split, self.category, self.metric, *figure, judge, prompt_version, settings)
-
-
 def judgments_of(replies: pl.DataFrame) -> dict[Place, Judgment]:
     """The judgments of a benchmark's ``replies/``."""
-    places = replies.select("question_id", "turn", "mode", "order").rows()
     said = pl.when(status="failed").then("raw").otherwise(pl.lit("")).alias("said")
-    values = replies.select("value", "baseline_value", "how", "reason", said).rows()
-    return {place: Judgment(*found) for place, found in zip(places, values, strict=True)}
+    rows = replies.select(
+        "question_id", "turn", "mode", "order", "value", "baseline_value", "how", "reason", said
+    ).rows()
+    return {(question, turn, mode, order): Judgment(*found) for question, turn, mode, order, *found in rows}
 
 
 def by_question(values: Mapping[tuple[str, Any], float | None]) -> ItemValues:
@@ -101,24 +83,32 @@ def by_question(values: Mapping[tuple[str, Any], float | None]) -> ItemValues:
     return {question: mean_value(of) for question, of in found.items()}
 
 
-def score(metric: str, found: Figure, category: str = ALL, failures: str = "") -> Score:
-    """A figure as a row: its note, where there is a figure, why it lacks something, and the ``failures`` in words."""
-    told = (found.note if found.estimate.value is not None else "", found.estimate.why, failures)
-    return Score(category, metric, found.estimate, found.n_failed, "; ".join(filter(None, told)))
-
-
-def withhold_categories(scores: Sequence[Score]) -> list[Score]:
+def withhold_categories(scores: Scores, failures: str = "") -> Scores:
     """The same figures, but none of a category where too much failed for that of the whole.
 
-    Failures are no random sample: a category that seems to have been spared is no safer to read than the rest.
+    Failures are no random sample: a category that seems to have been spared is no safer to read than the rest. The
+    first figure says what failed: the ``failures`` in words.
     """
-    none = {each.metric: each.estimate.why for each in scores if each.category == ALL and each.estimate.value is None}
-    return [
-        replace(each, estimate=Estimate(None, each.estimate.n, why=why), note=why)
-        if each.estimate.value is not None and (why := none.get(each.metric))
+    why = {metric: each.note for (category, metric), each in scores.items() if category == ALL and each.value is None}
+    found = {
+        (category, metric): Estimate(None, n=each.n, failed=each.failed, note=why[metric])
+        if each.value is not None and metric in why
         else each
-        for each in scores
+        for (category, metric), each in scores.items()
+    }
+    if failures:
+        first = next(iter(found))
+        found[first] = replace(found[first], note="; ".join(filter(None, (found[first].note, failures))))
+    return found
+
+
+def scores_table(scores: Scores, benchmark: str, split: str, *beside: str) -> pl.DataFrame:
+    """``SCORES`` of these figures; ``beside`` are the judge, the prompts' versions and the settings of every row."""
+    rows = [
+        (benchmark, split, *of, each.value, each.stderr, each.n, each.low, each.high, each.failed, each.note, *beside)
+        for of, each in scores.items()
     ]
+    return pl.DataFrame(rows, schema=EVALUATE.columns, orient="row")
 
 
 def position_note(gain: Estimate) -> str:
@@ -141,18 +131,14 @@ def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame, marks: pl.Data
     Returns:
         instruction_id, split, task_type, correct (null without an answer or what tells); in the order of ``questions``.
     """
-    columns = ["instruction_id", "split", "task_type", "correct"]
-    if marks is not None:
-        marked = marks.select("instruction_id", "correct")
-        return questions.join(marked, on="instruction_id", how="left", maintain_order="left").select(columns)
-    rows = questions.join(
-        answers.select("instruction_id", "response"), on="instruction_id", how="left", maintain_order="left"
-    )
-    pairs = rows.select("response", "reference").iter_rows()
-    correct = [
-        None if None in (response, reference) else is_correct(response, reference) for response, reference in pairs
-    ]
-    return rows.with_columns(correct=pl.Series(correct, dtype=pl.Boolean)).select(columns)
+    if marks is None:
+        references = questions.select("instruction_id", "reference").drop_nulls("reference")
+        known = answers.drop_nulls("response").join(references, on="instruction_id")
+        correct = [is_correct(*pair) for pair in known.select("response", "reference").iter_rows()]
+        marks = known.with_columns(correct=pl.Series(correct, dtype=pl.Boolean))
+    return questions.join(
+        marks.select("instruction_id", "correct"), on="instruction_id", how="left", maintain_order="left"
+    ).select("instruction_id", "split", "task_type", "correct")
 
 
 def score_answers(
@@ -178,44 +164,45 @@ def score_answers(
         weights: instruction_id → weight of a held-out instruction at natural shares. With them each split has a
             weighted share too, with the interval of a ratio's linearisation.
     """
-    rule = f"verifier {verifier}" if verifier else _RULE
-    graded = grade_answers(questions, answers, marks)
 
-    def figures(rows: pl.DataFrame, category: str) -> dict[str, Figure]:
-        found = {ACCURACY: share_figure(rows["correct"].to_list())}
+    def figures(rows: pl.DataFrame, category: str) -> dict[str, Estimate]:
+        found = {ACCURACY: estimate_marks(rows["correct"].to_list())}
         if category != ALL or not weights:
             return found
-        marked = rows.select("instruction_id", "correct").rows()
-        pairs = [None if mark is None else (weights[item] * mark, weights[item]) for item, mark in marked]
-        return {**found, NATURAL: ratio_figure(pairs, scale=SHARE, unit="answers")}
+        pairs = [
+            None if mark is None else (weights[item] * mark, weights[item])
+            for item, mark in rows.select("instruction_id", "correct").iter_rows()
+        ]
+        return {**found, NATURAL: estimate_ratio(pairs, scale=SHARE, unit="answers")}
 
-    return _figures_of_splits(graded, figures, "heldout", rule, "", settings)
+    graded = grade_answers(questions, answers, marks)
+    return _figures_of_splits(graded, figures, "heldout", f"verifier {verifier}" if verifier else _RULE, "", settings)
 
 
 def score_judged(
     compared: pl.DataFrame, *, judge: str, prompt_version: str, settings: str, max_failed_share: float
 ) -> pl.DataFrame:
-    """The figures of the judged held-out set: quality retention, win rate, score ratio, lengths in characters.
-
-    Grain: one row a split, category (`all`, or a task type) and metric, with 95 % intervals. Means are over the
-    instructions that are scored; others are counted, and in no figure.
+    """Quality retention, win rate, score ratio and lengths of the judged held-out set, as `score_answers` has them.
 
     Args:
-        compared: what `tapir_core.run_state.compare_answers` gives.
+        compared: what `compare_answers` gives.
         judge: who judged.
         prompt_version: of the judge's prompt.
         settings: how the answers were drawn and shown, in words.
         max_failed_share: share of unscored instructions of a split above which it has no figure.
     """
-    whose: dict[str, Any] = {"max_failed_share": max_failed_share, "unit": "instructions"}
+    unit = "instructions"
+    mean = partial(estimate_mean, max_failed_share=max_failed_share, unit=unit)
 
-    def figures(rows: pl.DataFrame, _category: str) -> dict[str, Figure]:
-        scores = rows.select("student_score", "teacher_score").rows()
-        pairs = [None if student is None else (student, teacher) for student, teacher in scores]
+    def figures(rows: pl.DataFrame, _category: str) -> dict[str, Estimate]:
+        pairs = [
+            None if student is None else (student, teacher)
+            for student, teacher in rows.select("student_score", "teacher_score").iter_rows()
+        ]
         return {
-            **{name: mean_figure(rows[name].to_list(), scale=SHARE, **whose) for name in (RETENTION, WIN_RATE)},
-            SCORE_RATIO: ratio_figure(pairs, **whose),
-            **{name: mean_figure(rows[name].to_list(), **whose) for name in LENGTHS},
+            **{metric: mean(rows[metric].to_list(), scale=SHARE) for metric in (RETENTION, WIN_RATE)},
+            SCORE_RATIO: estimate_ratio(pairs, max_failed_share=max_failed_share, unit=unit),
+            **{metric: mean(rows[metric].to_list()) for metric in LENGTHS},
         }
 
     return _figures_of_splits(compared, figures, "judged_heldout", judge, prompt_version, settings)
@@ -228,51 +215,48 @@ def judges_in_words(config: RunConfig) -> str:
 
 
 def _figures_of_splits(
-    rows: pl.DataFrame, figures: Callable[[pl.DataFrame, str], Mapping[str, Figure]], benchmark: str, *beside: str
+    rows: pl.DataFrame, figures: Callable[[pl.DataFrame, str], Mapping[str, Estimate]], benchmark: str, *beside: str
 ) -> pl.DataFrame:
-    """``scores/`` of a held-out set: metric → figure, of every split and of each task type in it.
+    """``SCORES`` of a held-out set: the ``figures`` of every split and of each task type in it, by metric.
 
-    Args:
-        rows: split, task_type and what ``figures`` are made of; one row an instruction.
-        figures: of some of them, and whose they are: a task type, or `ALL`.
-        benchmark: what the figures stand under.
-        beside: judge, prompt_version and settings of every row.
+    ``rows`` have split and task_type, and what figures are made of; ``figures`` are of some of them, and of a task type
+    or `ALL`.
     """
-    rows, found = rows.with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE)), list[tuple[object, ...]]()
+    rows, found = (
+        rows.with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE)),
+        [pl.DataFrame(schema=EVALUATE.columns)],
+    )
     for (split,), of_split in sorted(rows.group_by("split")):
         categories = {ALL: of_split} | {str(name): of for (name,), of in sorted(of_split.group_by("task_type"))}
-        made = [
-            score(metric, each, name) for name, of in categories.items() for metric, each in figures(of, name).items()
-        ]
-        found += [each.row(benchmark, str(split), *beside) for each in withhold_categories(made)]
-    return pl.DataFrame(found, schema=EVALUATE.columns, orient="row")
+        made = {(name, metric): each for name, of in categories.items() for metric, each in figures(of, name).items()}
+        found.append(scores_table(withhold_categories(made), benchmark, str(split), *beside))
+    return pl.concat(found)
 
 
 def failures_in_words(
-    judged: Mapping[Place, Judgment], mode: str | None = None, *, field: str = "", baseline: str = "", logprobs: int = 0
+    judged: Mapping[Place, Judgment], *, field: str = "", baseline: str = "", logprobs: int = 0
 ) -> str:
     """The failed judgments by reason, counted in questions; empty where no reason is known.
 
     Args:
         judged: The judgments.
-        mode: Those of one mode only.
         field: Of the configuration, which has the benchmark; named where a setting of it is the remedy.
         baseline: Whose answers stand against the student's.
         logprobs: Log-probabilities that the judge was asked for.
     """
     reasons: dict[str, dict[str, str]] = {}
-    for (question, _, of, _), each in judged.items():
-        if each.value is None and each.reason and mode in (None, of):
+    for (question, *_), each in judged.items():
+        if each.value is None and each.reason:
             reasons.setdefault(each.reason, {}).setdefault(question, each.said)
     told = []
     for reason, questions in reasons.items():
         if reason in (NO_ANSWER, NO_BASELINE):
             whose = f"the baseline, {baseline}, has no answer" if reason == NO_BASELINE else reason
-            told.append(f"{whose} to {_counted(questions)} ({first_few(questions, _LISTED)})")
+            told.append(f"{whose} to {_counted(questions)} ({first_few(questions, 5)})")
         else:
             refused = logprobs and any(_OF_LOGPROBS.search(each) for each in questions.values())
             remedy = f" (an endpoint that gives no log-probabilities: set {field}.top_logprobs = 0)" if refused else ""
-            said = next((f", {shorten(each, _LONGEST_SAID)!r}" for each in questions.values() if each), "")
+            said = next((f", {shorten(each, 160)!r}" for each in questions.values() if each), "")
             told.append(f"{_counted(questions)}: {reason}{said}{remedy}")
     return f"failed: {'; '.join(told)}" if told else ""
 

@@ -20,12 +20,12 @@ from itertools import cycle, pairwise
 from statistics import fmean
 from typing import Literal, get_args
 
-from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share
 from tapir_core.judging.hostile import hostile_cases
 from tapir_core.judging.modes import Verdict
 from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sample_problems
 from tapir_core.standin.family import Problem
 from tapir_core.standin.rules import grade
+from tapir_core.statistics import Estimate, estimate_mean, estimate_share
 from tapir_core.text import first_few
 from tapir_core.verifiers import is_correct
 

@@ -15,10 +15,9 @@ from tapir_core import judging, paths, stages, storage, text
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
-from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting import page
 from tapir_core.reporting.report import backbone_name
+from tapir_core.statistics import MAX_FAILED_SHARE, Estimate, Resampled
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tapir_core.task_types import in_order
 
@@ -33,6 +32,10 @@ _DIGITS = 12
 
 _LINES = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), ("Sizes", "Run seeds", "Settings"))
 """What stands together on a line."""
+
+_KEPT_AS = {"low": "low95", "high": "high95", "n": "items"}
+"""Fields of an estimate that the JSON names otherwise."""
+_NOT_KEPT = ("failed", "note", "stderr")
 
 _Column = tuple[str, Callable[[ArmRow], str]]
 
@@ -69,8 +72,11 @@ def arms_json(compared: ComparedArms) -> str:
     table = {
         "name": compared.name,
         "reference": compared.reference,
-        "rows": [asdict(row) for row in compared.rows],
-        "differences": {f"{one} - {other}": asdict(found) for (one, other), found in compared.differences.items()},
+        "rows": [asdict(row, dict_factory=_kept) for row in compared.rows],
+        "differences": {
+            f"{one} - {other}": asdict(found, dict_factory=_kept)
+            for (one, other), found in compared.differences.items()
+        },
         "unfinished": list(compared.unfinished),
         "verdicts": verdicts(compared),
         "intervals": covers_sentence(compared),
@@ -78,6 +84,10 @@ def arms_json(compared: ComparedArms) -> str:
         "conditions": dict(compared.conditions),
     }
     return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
+
+
+def _kept(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {_KEPT_AS.get(name, name): value for name, value in fields if name not in _NOT_KEPT}
 
 
 def render_arms(compared: ComparedArms) -> str:
@@ -258,7 +268,7 @@ def _percent(found: Resampled | None, form: str) -> str:
     """A share or a difference in percent, in a form such as `{value:.1f}`."""
     if found is None:
         return NOTHING
-    return form.format(**{end: 100 * getattr(found, end) for end in ("value", "low90", "high90", "low95", "high95")})
+    return form.format(**{end: 100 * getattr(found, end) for end in ("value", "low90", "high90", "low", "high")})
 
 
 def _against(title: str, form: str) -> _Column:
@@ -266,7 +276,7 @@ def _against(title: str, form: str) -> _Column:
 
 
 def _costs(title: str, name: str, in_words: Callable[[float | None], str] = count) -> _Column:
-    return title, lambda row: in_words(getattr(row.costs, name, None))
+    return title, lambda row: in_words((row.costs or {}).get(name))
 
 
 def _usd(value: float | None) -> str:
@@ -277,23 +287,23 @@ def _ratio(value: float | None) -> str:
     return NOTHING if value is None else f"× {value:.3f}"
 
 
-_SHARE = "{value:.1f} ({low95:.1f} to {high95:.1f})"
+_SHARE = "{value:.1f} ({low:.1f} to {high:.1f})"
 
 _RUN_SEEDS: _Column = ("Run seeds", lambda row: str(len(row.run_seeds)))
 _MISSING: _Column = ("Missing", lambda row: count(row.missing))
 
 _TEST: list[_Column] = [
     _RUN_SEEDS,
-    ("Items", lambda row: count(row.test.items if row.test else None)),
+    ("Items", lambda row: count(row.test.n if row.test else None)),
     _MISSING,
     ("Test, %", lambda row: row.why or _percent(row.test, "{value:.1f}")),
-    ("95 % interval", lambda row: _percent(row.test, "{low95:.1f} to {high95:.1f}")),
+    ("95 % interval", lambda row: _percent(row.test, "{low:.1f} to {high:.1f}")),
 ]
 
 _AGAINST: list[_Column] = [
     _against("− random", "{value:+.1f}"),
     _against("90 % interval", "{low90:+.1f} to {high90:+.1f}"),
-    _against("95 % interval", "{low95:+.1f} to {high95:+.1f}"),
+    _against("95 % interval", "{low:+.1f} to {high:+.1f}"),
     ("p", lambda row: NOTHING if row.to_random is None else f"{row.to_random.p:.4f}"),
     ("seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
 ]
@@ -307,13 +317,13 @@ _RESULTS: list[_Column] = [
     _SCORED,
     _AHEAD,
     *_AGAINST[2:],
-    ("of items", lambda row: count(row.to_random.items if row.to_random else None)),
+    ("of items", lambda row: count(row.to_random.n if row.to_random else None)),
 ]
 
 _DEV: list[_Column] = [
     _RUN_SEEDS,
     ("Dev, %", lambda row: _percent(row.dev, "{value:.1f}")),
-    ("95 % interval", lambda row: _percent(row.dev, "{low95:.1f} to {high95:.1f}")),
+    ("95 % interval", lambda row: _percent(row.dev, "{low:.1f} to {high:.1f}")),
 ]
 
 _TRAINING: list[_Column] = [
@@ -423,7 +433,7 @@ def _plot_differences(rows: Sequence[ArmRow]) -> page.Section | None:
     def fill(axes: Any) -> None:
         for place, (row, found) in enumerate(shown):
             colour = page.GREY if row.exploratory else page.COLOURS[0]
-            axes.hlines(place, 100 * found.low95, 100 * found.high95, color=colour, linewidth=1.2)
+            axes.hlines(place, 100 * found.low, 100 * found.high, color=colour, linewidth=1.2)
             axes.hlines(place, 100 * found.low90, 100 * found.high90, color=colour, linewidth=3.6)
             axes.plot([100 * found.value], [place], "D", color=colour, markersize=6)
         axes.axvline(0, color=page.INK, linewidth=0.8)
@@ -452,7 +462,7 @@ def _plot_curves(rows: Sequence[ArmRow]) -> page.Section | None:
             beside = apart * (place - (len(shown) - 1) / 2)
             places = [point.tokens / 1000 + beside for point in row.curve]
             tests = [point.test for point in row.curve]
-            figures = [Estimate(test.value, test.items, test.low90, test.high90) for test in tests]
+            figures = [Estimate(test.value, test.low90, test.high90) for test in tests]
             colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
             style = {"color": colour, "marker": marker, "label": row.label}
             page.points_with_intervals(axes, zip(places, figures, strict=True), style, scale=100)
@@ -475,7 +485,7 @@ def _plot_task_types(rows: Sequence[ArmRow]) -> page.Section | None:
         (
             row.label,
             page.COLOURS[arms.index(row.name) % len(page.COLOURS)] if row.costs else page.GREY,
-            {name: Estimate(found.value, found.items) for name, found in row.task_types.items()},
+            {name: Estimate(found.value) for name, found in row.task_types.items()},
         )
         for row in shown
     ]

@@ -11,8 +11,7 @@ import polars as pl
 
 from tapir_core.errors import NoFigure
 from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
-from tapir_core.evaluation.scores import ItemValues, judgments_of
-from tapir_core.evaluation.statistics import ALL, PairedDifference, compare_paired
+from tapir_core.evaluation.scores import ALL, ItemValues, judgments_of
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
@@ -26,6 +25,7 @@ from tapir_core.stages import (
     Compared,
     benchmark_stages,
 )
+from tapir_core.statistics import Estimate, compare_paired
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.types import RunSummary
@@ -265,13 +265,12 @@ def _paired(reader: RunReader, name: str, after: int, before: int) -> Iterator[t
         yield paired_cells(metric_label(metric), found)
 
 
-def paired_cells(figure: str, found: PairedDifference) -> tuple[str, ...]:
+def paired_cells(figure: str, found: Estimate) -> tuple[str, ...]:
     """The cells of a difference under ``PAIRED_COLUMNS`` from the figure on; ``figure`` is what it is called."""
-    estimate = found.difference
-    span = NOTHING if estimate.low is None else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
-    value = NOTHING if estimate.value is None else points(estimate.value)
-    counts = (count(estimate.n), count(found.n_failed))
-    return (figure, estimate.why, value, number(estimate.stderr), span, number(found.p_value, 4), *counts)
+    span = NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
+    value = NOTHING if found.value is None else points(found.value)
+    counts = (count(found.n), count(found.failed))
+    return (figure, found.note, value, number(found.stderr), span, number(found.p, 4), *counts)
 
 
 def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:

@@ -16,14 +16,29 @@ import polars as pl
 
 from tapir_core.config import JudgeConfig
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.judging import combine_judges, estimates, show_instruction
-from tapir_core.judging.estimates import WINNERS, Estimate
+from tapir_core.judging import combine_judges, show_instruction
+from tapir_core.judging.agreement import (
+    WINNERS,
+    JudgePair,
+    LengthEffects,
+    OrderAgreement,
+    UnscoredVerdicts,
+    compare_judges,
+    count_unscored_verdicts,
+    favoured_position,
+    mean_scores,
+    measure_length,
+    measure_orders,
+    pair_orders,
+    with_lengths,
+)
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting import page
 from tapir_core.reporting.plots import plot_order_gap
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import pool_of
 from tapir_core.stages import ANSWER, JUDGE
+from tapir_core.statistics import Estimate, estimate_mean
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.summary.types import Answer, Example
@@ -49,10 +64,10 @@ class Measures:
     """instruction_id, teacher_first, student_first, order_gap: what is scored in both orders."""
     scores: pl.DataFrame
     """instruction_id, both scores, mfd, student_chars, teacher_chars: what is scored in every order."""
-    agreement: estimates.OrderAgreement | None
+    agreement: OrderAgreement | None
     """Nothing when one order only was asked."""
-    length: estimates.LengthEffects
-    unscored: estimates.UnscoredVerdicts
+    length: LengthEffects
+    unscored: UnscoredVerdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,7 @@ class JudgeRound:
     """Of a panel its combined scores, and what all its judges left unscored."""
     single: dict[str, Measures]
     """Each judge of a panel by its name; empty with one."""
-    panel: tuple[estimates.JudgePair, ...]
+    panel: tuple[JudgePair, ...]
     """Every two judges; empty with one."""
     to_read: tuple[Example, ...]
     """The widest order gaps, then unscored ones of every reason; the teacher's answer first, then the student's."""
@@ -79,7 +94,7 @@ class JudgeRound:
     @property
     def favoured(self) -> str | None:
         """The position that the judge favours: first, second or neither; nothing where it cannot be told."""
-        return None if self.whole.agreement is None else estimates.favoured_position(self.whole.agreement.gap)
+        return None if self.whole.agreement is None else favoured_position(self.whole.agreement.gap)
 
 
 def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
@@ -109,21 +124,21 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         instructions=verdicts["instruction_id"].n_unique(),
         whole=whole,
         single={name: _measure(verdicts.filter(judge=name), answers, pool, judge) for name in alone},
-        panel=estimates.compare_judges(verdicts, orders),
+        panel=compare_judges(verdicts, orders),
         to_read=_choose_verdicts(verdicts, whole.pairs, pool),
     )
 
 
 def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, judge: JudgeConfig) -> Measures:
     combined, orders = combine_judges(verdicts, judge.panel_rule), judge.expected_orders
-    pairs = estimates.pair_orders(combined)
-    scores = estimates.with_lengths(estimates.mean_scores(combined, orders), answers, pool)
+    pairs = pair_orders(combined)
+    scores = with_lengths(mean_scores(combined, orders), answers, pool)
     return Measures(
         pairs,
         scores,
-        estimates.measure_orders(pairs) if len(orders) > 1 else None,
-        estimates.measure_length(scores),
-        estimates.count_unscored_verdicts(verdicts, pool),
+        measure_orders(pairs) if len(orders) > 1 else None,
+        measure_length(scores),
+        count_unscored_verdicts(verdicts, pool),
     )
 
 
@@ -250,9 +265,9 @@ def unscored_sentence(found: JudgeRound) -> str:
 def in_words(estimate: Estimate, cell: _Cell) -> str:
     """A figure with its interval, or why it has none."""
     return (
-        f"not defined ({estimate.why})"
+        f"not defined ({estimate.note})"
         if estimate.value is None
-        else f"{cell(estimate.value)} (no interval: {estimate.why})"
+        else f"{cell(estimate.value)} (no interval: {estimate.note})"
         if estimate.low is None or estimate.high is None
         else f"{cell(estimate.value)} (95 % interval {cell(estimate.low)} to {cell(estimate.high)})"
     )
@@ -344,9 +359,9 @@ def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
 def _cells(estimate: Estimate, cell: _Cell) -> tuple[str, str]:
     """A figure and its interval, or why there is none."""
     if estimate.value is None:
-        return f"not defined: {estimate.why}", NOTHING
+        return f"not defined: {estimate.note}", NOTHING
     if estimate.low is None or estimate.high is None:
-        return cell(estimate.value), f"none: {estimate.why}"
+        return cell(estimate.value), f"none: {estimate.note}"
     return cell(estimate.value), f"{cell(estimate.low)} to {cell(estimate.high)}"
 
 
@@ -418,7 +433,7 @@ def _by_length(scores: pl.DataFrame, who: str) -> tuple[list[float], list[Estima
     cuts = [rows.height * step // groups for step in range(groups + 1)]
     parts = [rows.slice(start, stop - start) for start, stop in pairwise(cuts)]
     chars = [sum(part[f"{who}_chars"].to_list()) / part.height for part in parts]
-    return chars, [estimates.estimate_mean(part[f"{who}_score"].to_list()) for part in parts]
+    return chars, [estimate_mean(part[f"{who}_score"].to_list()) for part in parts]
 
 
 def _plain(reason: str) -> str:

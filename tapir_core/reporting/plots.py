@@ -16,12 +16,12 @@ import polars as pl
 from markupsafe import Markup
 
 from tapir_core.config import ACCURACY, RETENTION
-from tapir_core.evaluation.statistics import ALL
-from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.evaluation.scores import ALL
 from tapir_core.reporting import page
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
 from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
+from tapir_core.statistics import Estimate, estimate_mean
 from tapir_core.summary.formats import first_two_and_last, metric_name, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary, Score
 from tapir_core.task_types import in_order
@@ -66,7 +66,7 @@ def plot_score(students: Sequence[RoundSummary], metric: str) -> page.Section:
         for offset, (split, marker) in enumerate(_SPLITS.items()):
             scores = [each.score(split, metric=metric) for each in students]
             if asked := [score for score in scores if score is not None and score.value is not None]:
-                label = f"{split} ({asked[0].n + asked[0].n_failed} instructions)"
+                label = f"{split} ({asked[0].n + asked[0].failed} instructions)"
                 places = [place + 0.08 * (2 * offset - 1) for place in range(len(students))]
                 style = {"color": page.COLOURS[offset], "marker": marker, "label": label}
                 page.points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100)
@@ -268,7 +268,7 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
 
     def fill(found: Any) -> None:
         for place, (axes, (label, rows)) in enumerate(zip(found[:, 0], panels, strict=True)):
-            figures = [Estimate(value, 0, *ends) for value, *ends in rows.select("value", "low", "high").rows()]
+            figures = [Estimate(*figure) for figure in rows.select("value", "low", "high").rows()]
             style = {"color": page.COLOURS[place % len(page.COLOURS)], "marker": "o"}
             page.points_with_intervals(axes, enumerate(figures), style)
             _name_students(axes, rows["number"].to_list())

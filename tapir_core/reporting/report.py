@@ -17,7 +17,7 @@ from tapir_core.comparison.baseline import with_baseline
 from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, LENGTHS, NATURAL, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
-from tapir_core.evaluation.statistics import ALL
+from tapir_core.evaluation.scores import ALL
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page, plots, tables

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from tapir_core.config import RETENTION, RunConfig
-from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import BACKBONE
+from tapir_core.statistics import COVERS, Estimate
 from tapir_core.summary.formats import (
     accuracy,
     count,
@@ -83,29 +83,29 @@ def gain(run: RunSummary) -> str:
     """What the last student gained over S_0, with its interval, and whether that shows a gain."""
     if run.gain is None:
         return ""
-    paired, found, numbers = run.gain.paired, run.gain.paired.difference, (run.gain.before, run.gain.after)
+    found, numbers = run.gain.paired, (run.gain.before, run.gain.after)
     before, after = (accuracy(student.score("test") if (student := run.round(each)) else None) for each in numbers)
-    figure = f"95 % interval {found.low:+.1f} to {found.high:+.1f}" if found.low is not None else found.why
+    figure = f"95 % interval {found.low:+.1f} to {found.high:+.1f}" if found.low is not None else found.note
     return (
         f"{'Quality retention (test)' if run.config.data.judged else 'Test accuracy'} from "
         f"{' to '.join(map(student_name, numbers))}: {before} to {after} %, "
     ) + (
-        f"no gain is told: {found.why}."
+        f"no gain is told: {found.note}."
         if found.value is None
-        else f"{found.value:+.1f} percentage points ({figure}, p = {number(paired.p_value, 4)}) on the same {found.n} "
-        f"instructions, {paired.n_failed} failed{_verdict(found, paired.p_value)}."
+        else f"{found.value:+.1f} percentage points ({figure}, p = {number(found.p, 4)}) on the same {found.n} "
+        f"instructions, {found.failed} failed{_verdict(found)}."
     )
 
 
-def _verdict(found: Estimate, p: float | None) -> str:
+def _verdict(found: Estimate) -> str:
     """With few changes interval and test may disagree; a gain needs both."""
     return (
         ""
-        if found.low is None or found.high is None or p is None
+        if found.low is None or found.high is None or found.p is None
         else "; the interval holds 0, so no gain is shown"
         if found.low <= 0 <= found.high
         else f"; the interval lies {'above' if found.low > 0 else 'below'} 0"
-        f"{', but p is above 0.05, so no gain is shown' if p > 0.05 else ''}"
+        f"{', but p is above 0.05, so no gain is shown' if found.p > 0.05 else ''}"
     )
 
 
@@ -122,7 +122,7 @@ def added(baseline: Baseline | None) -> str:
         else f"The curriculum added {found.value:z.1f} points over plain fine-tuning on as many tokens (90 % interval "
         f"{found.low90:z.1f} to {found.high90:z.1f})"
         f"{'; the interval holds 0, so nothing is shown' if found.low90 <= 0 <= found.high90 else ''}"
-        f"{'; plain fine-tuning did better' if found.high90 < 0 else ''}. The interval covers {found.in_words}."
+        f"{'; plain fine-tuning did better' if found.high90 < 0 else ''}. The interval covers {COVERS[found.covers]}."
     )
 
 

@@ -18,8 +18,6 @@ import polars as pl
 
 from tapir_core.calls.timing import Speed
 from tapir_core.curriculum import unusable_reason
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
-from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import DIFFERS, headline_values, metric_label
@@ -36,6 +34,7 @@ from tapir_core.stages import (
     TRAIN,
     benchmark_stages,
 )
+from tapir_core.statistics import MAX_FAILED_SHARE, Estimate, compare_paired
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, data_size, number, percent, student_name
@@ -216,7 +215,7 @@ def _mean_row(
         return _Row(label, cells)
     rng = derive_rng(reader.run.config.run.seed, "before and after", label, student)
     found = compare_paired(after, before, rng=rng, max_failed_share=limit, unit="answers")
-    return _Row(label, cells, found.difference, worse)
+    return _Row(label, cells, found, worse)
 
 
 @dataclass(frozen=True, slots=True)

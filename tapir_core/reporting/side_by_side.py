@@ -15,7 +15,6 @@ from tapir_core.data.fetched import file_ingredient
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
-from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.paths import sweep_report_file
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page, sentences
@@ -32,6 +31,7 @@ from tapir_core.reporting.plots import SHARES
 from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ITEMS, EVALUATE, benchmark_stages, heldout_stages, lines
+from tapir_core.statistics import compare_paired
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader, formats, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage

@@ -111,7 +111,7 @@ def baseline_table(summary: types.RunSummary) -> Table:
         )
         for name, (each, tokens) in students.items()
     )
-    items = formats.count(found.difference.items if found.difference else None)
+    items = formats.count(found.difference.n if found.difference else None)
     note = f"Both start from S_0. The difference is paired, over the {items} test instructions that both answered."
     return Table("Beside plain fine-tuning", ("Student", "Test", "Dev", "Tokens after S_0"), rows, note=note)
 
@@ -213,7 +213,7 @@ def judged_table(students: Sequence[types.RoundSummary]) -> Table:
             cells = (
                 *(formats.accuracy(found[metric]) for metric in (RETENTION, WIN_RATE)),
                 formats.number(values[2]),
-                *map(formats.count, (*values[3:], headline.n, headline.n_failed)),
+                *map(formats.count, (*values[3:], headline.n, headline.failed)),
             )
             rows.append((formats.student_name(each.number), split, *cells))
     note = sentences.score_note(each.score("test", metric=RETENTION) for each in students)
@@ -231,7 +231,7 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
             formats.accuracy(found),
             formats.interval(found),
             formats.count(found.n),
-            formats.count(found.n_failed),
+            formats.count(found.failed),
         )
         for names, found in scores.items()
         if found is not None
@@ -301,7 +301,7 @@ def _alpha(found: types.MixtureSummary | None) -> str:
 
 
 def _failed(found: types.Score | None) -> str:
-    return formats.NOTHING if found is None else f"{formats.count(found.n)} / {formats.count(found.n_failed)}"
+    return formats.NOTHING if found is None else f"{formats.count(found.n)} / {formats.count(found.failed)}"
 
 
 def origin_rows(indent: str, **origins: str) -> tuple[OfRound, ...]:

@@ -19,13 +19,13 @@ from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import TRAIN_AGAIN, DatasetRef, Manifest, read_json
 from tapir_core.evaluation.scores import grade_answers
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
 from tapir_core.judging import combine_judges
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, by_words
 from tapir_core.run_state import judged_answers, not_held_out, state_of
 from tapir_core.stages import StageAt
+from tapir_core.statistics import MAX_FAILED_SHARE, compare_paired
 from tapir_core.summary import types
 from tapir_core.summary.formats import round_name
 from tapir_core.task_types import in_order

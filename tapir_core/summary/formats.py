@@ -72,7 +72,7 @@ def score(value: "Score | None") -> str:
     """41.2 (35.2 to 47.5), in per cent with its 95 % interval; what failed stands behind it."""
     if value is None:
         return NOTHING
-    failed = f", {count(value.n_failed)} failed" if value.n_failed else ""
+    failed = f", {count(value.failed)} failed" if value.failed else ""
     return accuracy(value) + ("" if value.value is None else f" ({interval(value)})") + failed
 
 
@@ -80,21 +80,21 @@ def score_in_words(value: "Score") -> str:
     """41.2 % (35.2 to 47.5), n = 240, 0 failed."""
     if value.value is None:
         return f"no figure: {value.note}"
-    return f"{percent(value.value)} ({interval(value)}), n = {count(value.n)}, {count(value.n_failed)} failed"
+    return f"{percent(value.value)} ({interval(value)}), n = {count(value.n)}, {count(value.failed)} failed"
 
 
 def gain(value: "Gain") -> str:
     """+5.4 (+1.2 to +9.6), p = 0.0130, in percentage points with its 95 % interval."""
-    found = value.paired.difference
+    found = value.paired
     if found.value is None:
-        return f"no figure, {value.paired.n_failed} failed"
-    span = found.why if found.low is None else f"{found.low:+.1f} to {found.high:+.1f}"
-    return f"{found.value:+.1f} ({span}), p = {number(value.paired.p_value, 4)}"
+        return f"no figure, {found.failed} failed"
+    span = found.note if found.low is None else f"{found.low:+.1f} to {found.high:+.1f}"
+    return f"{found.value:+.1f} ({span}), p = {number(found.p, 4)}"
 
 
 def most(scores: "Iterable[Score | None]") -> str:
     """How many instructions a figure has where no answer failed."""
-    return count(max((each.n + each.n_failed for each in scores if each is not None), default=None))
+    return count(max((each.n + each.failed for each in scores if each is not None), default=None))
 
 
 def duration(seconds: float | None) -> str:

@@ -10,10 +10,11 @@ from typing import Literal
 import polars as pl
 
 from tapir_core.config import ACCURACY, RETENTION, RunConfig
-from tapir_core.evaluation.statistics import ALL, PairedDifference, Resampled
-from tapir_core.judging.estimates import NO_TASK_TYPE
+from tapir_core.evaluation.scores import ALL
+from tapir_core.judging.agreement import NO_TASK_TYPE
 from tapir_core.paths import REPORT
 from tapir_core.stages import Compared, StageAt
+from tapir_core.statistics import Estimate, Resampled
 from tapir_core.task_types import in_order
 
 ROLES = ("teacher", "judge")
@@ -97,19 +98,12 @@ class MixtureSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """A held-out score, such as an accuracy: a share (0-1) with its 95 % interval."""
+class Score(Estimate):
+    """A held-out score, such as an accuracy: a share (0-1), of instructions.
 
-    value: float | None
-    """Nothing where too many answers failed for a figure."""
-    low: float | None
-    high: float | None
-    n: int
-    """Answers in the figure."""
-    n_failed: int
-    """Instructions without an answer, or without a verdict."""
-    note: str = ""
-    """Why there is no figure."""
+    Those without an answer, or without a verdict, have failed.
+    """
+
     settings: str = ""
     """How the answers were drawn, in words."""
     judge: str = ""
@@ -216,7 +210,7 @@ class Gain:
     before: int
     after: int
     """Rounds of the two students."""
-    paired: PairedDifference
+    paired: Estimate
     """In percentage points, over the instructions that both answered, and that are judged of both."""
 
 

@@ -16,7 +16,7 @@ from tapir_core.config.benchmarks import MarkedBenchmark, OfReplies
 from tapir_core.evaluation.benchmark import items_table, register
 from tapir_core.evaluation.marking import Answered, Marking, Marks
 from tapir_core.evaluation.rows import read_rows, text_of
-from tapir_core.evaluation.statistics import ALL
+from tapir_core.evaluation.scores import ALL
 
 __all__ = ["ExactMatch", "ExactMatchBenchmark"]
 

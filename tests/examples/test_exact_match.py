@@ -48,9 +48,9 @@ def test_its_figures_are_the_share_of_right_answers_with_an_interval(tmp_path: P
             asked = items.select("question_id", "question", "reference").rows()
             given = [Answered(*each, text) for each, text in zip(asked, answers) if text is not None]
             replies = benchmark.mark(given).replies({{"7": "the student gave no answer"}})
-            [score] = benchmark.scores(exchanges_of(items, items.with_columns(response=None)), judgments_of(replies))
-            found = score.estimate
-            print(json.dumps([score.metric, found.value, found.low, found.high, found.n, score.n_failed, score.note]))
+            scores = benchmark.scores(exchanges_of(items, items.with_columns(response=None)), judgments_of(replies))
+            [((_, metric), found)] = scores.items()
+            print(json.dumps([metric, found.value, found.low, found.high, found.n, found.failed, found.note]))
             print(json.dumps(replies["how"][0]))
         """
     done = forked.python(textwrap.dedent(program))

@@ -18,12 +18,12 @@ from tapir_core.comparison.outcome import read_training
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError
-from tapir_core.evaluation.statistics import rerun_sd
 from tapir_core.reporting import sentences
 from tapir_core.reporting.report import model_card, run_card, write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt
+from tapir_core.statistics import rerun_sd
 from tapir_core.summary import summarise
 from tapir_core.verifiers import is_correct
 from tests.flows.built_comparison import CURRICULUM, BuiltRuns, trained

@@ -89,7 +89,7 @@ def test_random_at_equal_usd_trains_on_as_many_more_instructions_as_the_differen
     assert more > 0
     grown = trained(folder(plan, "equal_usd")).examples - trained(folder(plan, "random")).examples
     assert abs(grown - more) <= 0.1 * more
-    usd = {row.name: row.costs.usd for row in read_comparison(plan).rows if row.costs}
+    usd = {row.name: row.costs["usd"] for row in read_comparison(plan).rows if row.costs}
     assert usd["equal_usd"] == pytest.approx(usd["multi_round"], rel=0.05)
 
 

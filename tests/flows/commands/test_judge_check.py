@@ -168,6 +168,7 @@ def test_the_json_holds_every_figure_and_every_pair(tmp_path: Path) -> None:
     assert (whole["word"], whole["objections"]) == (found.check.word, [said for _, said in found.check.objections])
     assert len(whole["pairs"]) == 4 * 2 + math.ceil(2 * HOSTILE / PAIRS)
     assert {"kinds", "task_types", "order_gap", "flipped", "moved", "unscored", "reasons", "cost"} <= whole.keys()
+    assert whole["kinds"][0]["right"].keys() == {"value", "n", "low", "high", "stderr", "why"}
 
 
 def test_every_judge_of_a_panel_is_checked_and_the_worst_decides(tmp_path: Path) -> None:

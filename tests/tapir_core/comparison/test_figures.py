@@ -10,8 +10,6 @@ import pytest
 from tapir_core.comparison.figures import ArmRow, ComparedArms, compare_arms, covers_sentence, verdicts
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import Arm
-from tapir_core.evaluation.statistics import paired_values, rerun_sd, resample
-from tapir_core.judging.estimates import share_interval
 from tapir_core.reporting.arms_report import (
     arms_card,
     arms_json,
@@ -21,6 +19,7 @@ from tapir_core.reporting.arms_report import (
     narrow_tables,
     render_arms,
 )
+from tapir_core.statistics import paired_values, rerun_sd, resample, share_interval
 from tests.shown_plots import read_plots
 
 REFERENCE = Arm("multi_round", "Curriculum", "reference", False)
@@ -73,7 +72,7 @@ def test_at_natural_shares_a_row_has_its_weighted_score_and_difference_and_no_ve
     assert row.test is not None
     assert row.natural is not None
     assert row.natural_to_random is not None
-    assert (rand.natural_to_random, row.natural.items) == (None, row.test.items)
+    assert (rand.natural_to_random, row.natural.n) == (None, row.test.n)
     weighted = [
         sum(each.weights[item] * mark for item, mark in each.correct.items()) / sum(each.weights.values())
         for each in (graded(0.55, seed) for seed in (1, 2, 3))
@@ -161,8 +160,8 @@ def test_marks_of_one_run_seed_that_are_all_equal_have_wilsons_interval_and_a_re
     row = row_of(found, "multi_round")
     assert row.test is not None
     low, _ = share_interval(1.0, ITEMS)
-    assert row.test.low95 == pytest.approx(1 - ((1 - low) ** 2 + (1.96 * rerun_sd(1)) ** 2) ** 0.5, abs=1e-4)
-    assert row.test.high95 == 1.0
+    assert row.test.low == pytest.approx(1 - ((1 - low) ** 2 + (1.96 * rerun_sd(1)) ** 2) ** 0.5, abs=1e-4)
+    assert row.test.high == 1.0
 
 
 def test_every_primary_arm_is_set_against_random_the_reference_and_what_all_start_from() -> None:
@@ -219,6 +218,16 @@ def test_what_an_arm_cost_stands_in_a_table_of_its_own_of_at_most_nine_columns()
     ]  # fmt: skip
 
 
+def test_the_json_has_every_figure_by_the_names_that_its_readers_know() -> None:
+    found = compared(0.5, 0.4)
+    row, told = row_of(found, "multi_round"), json.loads(arms_json(found))
+    [kept] = [each for each in told["rows"] if each["name"] == "multi_round"]
+    assert row.to_random is not None
+    names = {"value", "run_seeds", "items", "low90", "high90", "low95", "high95", "p", "covers"}
+    assert kept["test"].keys() == kept["curve"][0]["test"].keys() == told["differences"]["random - S_0"].keys() == names
+    assert (kept["to_random"]["low95"], kept["to_random"]["items"]) == (row.to_random.low, row.to_random.n)
+
+
 def test_an_arm_that_lacks_too_many_answers_has_no_figure_and_says_why() -> None:
     outcomes = [outcome(REFERENCE, 1, 0.5), outcome(RANDOM, 1, 0.4, missing=30)]
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
@@ -239,7 +248,7 @@ def test_every_row_says_how_many_test_answers_are_missing() -> None:
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
     row = row_of(found, "multi_round")
     assert row.test is not None
-    assert (row.missing, row.test.items) == (10, 590)
+    assert (row.missing, row.test.n) == (10, 590)
     for table in (arms_tables(found)["results"], brief_tables(found)[0], narrow_tables(found)[0]):
         column = table.columns.index("Missing")
         assert [cells[column] for cells in table.rows] == ["10", "10", "10", "0"]
@@ -278,7 +287,7 @@ def test_intervals_of_an_accuracy_end_at_0_and_1() -> None:
     found = compare_arms("c", [REFERENCE], outcomes, unfinished=(), prices="", concludes=True)
     row = row_of(found, "multi_round")
     assert row.test is not None
-    assert row.test.low95 < row.test.value < row.test.high95 == 1.0
+    assert row.test.low < row.test.value < row.test.high == 1.0
 
 
 @pytest.mark.parametrize("lacking", ["multi_round", "random"])
@@ -332,7 +341,7 @@ def test_a_task_type_that_lacks_too_many_answers_has_no_figure_and_the_others_ha
     assert row.test is not None, "1 % of all"
     assert set(row.task_types) == {"Others"}, "10 % of Math"
     others = row.task_types["Others"]
-    assert others.low95 < others.value < others.high95
+    assert others.low < others.value < others.high
     cells = {cells[0]: cells[1:] for cells in arms_tables(found)["task_types"].rows}
     place = [each.name for each in found.rows].index("multi_round")
     assert cells["Math"][place] == "–"
@@ -344,8 +353,8 @@ def test_students_that_are_all_wrong_have_an_interval_that_does_not_say_they_alw
     found = compare_arms("c", [REFERENCE], outcomes, unfinished=(), prices="", concludes=True)
     row = row_of(found, "multi_round")
     assert row.test is not None
-    assert (row.test.value, row.test.low95) == (0.0, 0.0)
-    assert 0.01 < row.test.high95 < 0.02
+    assert (row.test.value, row.test.low) == (0.0, 0.0)
+    assert 0.01 < row.test.high < 0.02
 
 
 def test_page_and_card_escape_labels_and_carry_verdict_and_table() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from tapir_core.config import NATURAL
 from tapir_core.evaluation.scores import grade_answers, score_answers
-from tapir_core.judging.estimates import NO_TASK_TYPE, estimate_share
+from tapir_core.judging.agreement import NO_TASK_TYPE
+from tapir_core.statistics import estimate_share
 
 RIGHT, WRONG, FAILED = "Answer: 4", "Answer: 5", None
 

@@ -182,5 +182,5 @@ def test_a_question_without_an_answer_has_failed_and_asks_nobody(tmp_path: Path)
         games = [game for each in exchanges_of(items, answers) for game in benchmark.games(each, prompts)]
         assert {(game.text, game.reason) for game in games} == {(None, "there is no answer")}
         scores = benchmark.scores(exchanges_of(items, answers), {})
-        assert all(score.estimate.value is None for score in scores)
-        assert scores[0].n_failed == len({(row[0], row[1]) for row in items.select("question_id", "turn").rows()})
+        assert all(figure.value is None for figure in scores.values())
+        assert next(iter(scores.values())).failed == len({*items.select("question_id", "turn").rows()})

@@ -62,8 +62,8 @@ def test_what_the_longer_output_wins_by_length_alone_is_taken_off(times_longer: 
     for seed in range(10, 16):
         judged = judge(times_longer, prefers_the_longer, seed)
         found = measure_annotations(judged, tables)
-        raw, controlled = found.win_rate.estimate.value, found.controlled.value
-        minimal = control_length(judged, ALONE).rate.value
+        raw, controlled = found.win_rate.value, found.controlled.value
+        minimal = control_length(judged, ALONE).value
         assert raw is not None
         assert controlled is not None
         assert minimal is not None
@@ -90,14 +90,14 @@ def test_a_better_model_stays_better(difficulty: list[float]) -> None:
     judged = judge(1.0, prefers_the_model)
     tables = tables_of(lambda model, baseline: 1.5, difficulty)
     raw = 100 * float(np.mean([each.preference - 1 for each in judged if each.preference is not None]))
-    assert control_length(judged, tables).rate.value == pytest.approx(raw, abs=3)
+    assert control_length(judged, tables).value == pytest.approx(raw, abs=3)
 
 
 def test_the_baseline_against_itself_is_a_half_without_a_fit(difficulty: list[float]) -> None:
     judged = [Annotation(1.5, 700, 700)] * N
     found = control_length(judged, tables_of(prefers_the_longer, difficulty))
-    assert (found.rate.value, found.spread) == (50.0, 0.0)
-    assert (found.rate.stderr, found.rate.low, found.rate.why) == (None, None, "the baseline against itself")
+    assert (found.value, found.spread) == (50.0, 0.0)
+    assert (found.stderr, found.low, found.note) == (None, None, "the baseline against itself")
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_where_every_judgment_is_predicted_as_it_is_no_error_is_known(
 ) -> None:
     judged = [Annotation(preference(number % 2 > 0), 900 if number % 2 else 300, 600) for number in range(40)]
     for tables in (tables_of(prefers_the_longer, difficulty), ALONE):
-        rate = control_length(judged, tables).rate
+        rate = control_length(judged, tables)
         assert rate.value is not None
         assert (rate.stderr, rate.low, rate.high) == (None, None, None)
-        assert "leaves nothing to tell its error by" in rate.why
+        assert "leaves nothing to tell its error by" in rate.note
 
 
 def test_equally_long_outputs_have_no_effect_of_length() -> None:
@@ -126,15 +126,15 @@ def test_a_failed_judgment_counts_for_the_spread_of_lengths_and_for_the_predicti
     longer = [replace(failed[0], model_chars=90_000), *failed[1:]]
     one, other = (fit_logistic(regression_rows(each, tables), 10.0) for each in (failed, longer))
     assert abs(one - other).max() > 1e-3
-    assert control_length(failed, tables).rate.n == N
+    assert control_length(failed, tables).n == N
 
 
 def test_a_prediction_has_the_spread_of_its_parts_and_no_interval() -> None:
     found = predict_win_rate(np.array([-1.0, 1.0, 0.0]), [-1.0, 0.0, 1.0, 0.0])
     shares = [100 / (1 + np.exp(-each)) for each in (-1, 0, 1, 0)]
-    assert found.rate.value == pytest.approx(50)
+    assert found.value == pytest.approx(50)
     assert found.spread == pytest.approx(np.std(shares, ddof=1) / 2)
-    assert (found.rate.stderr, found.rate.low, found.rate.high) == (None, None, None)
+    assert (found.stderr, found.low, found.high) == (None, None, None)
 
 
 def test_where_lengths_say_nothing_the_sampling_error_is_that_of_the_mean() -> None:
@@ -142,7 +142,7 @@ def test_where_lengths_say_nothing_the_sampling_error_is_that_of_the_mean() -> N
     judged = [Annotation(1 + draw.random(), 700, 700) for _ in range(N)]
     found = control_length(judged, ALONE)
     shares = [100 * (each.preference - 1) for each in judged if each.preference is not None]
-    assert found.rate.stderr == pytest.approx(np.std(shares, ddof=1) / N**0.5)
+    assert found.stderr == pytest.approx(np.std(shares, ddof=1) / N**0.5)
     assert found.spread == pytest.approx(0), "every prediction is the same, which says nothing of other instructions"
 
 
@@ -161,20 +161,20 @@ def test_the_sampling_error_is_what_a_bootstrap_over_instructions_finds(difficul
         again, table = [judged[place] for place in places], [difficulty[place] for place in places]
         rows = regression_rows(again, replace(tables, difficulty=table))
         drawn = predict_win_rate(fit_logistic(rows, strength), table)
-        rates.append(drawn.rate.value)
-    assert found.rate.stderr == pytest.approx(np.std(rates, ddof=1), rel=0.2)
+        rates.append(drawn.value)
+    assert found.stderr == pytest.approx(np.std(rates, ddof=1), rel=0.2)
     assert found.spread is not None
-    assert found.spread < found.rate.stderr / 2
+    assert found.spread < found.stderr / 2
 
 
 def test_an_interval_stays_within_0_and_100_around_its_rate(difficulty: list[float]) -> None:
     draw = random.Random(8)
     judged = judge(1.0, lambda model, baseline: 1 + float(draw.random() < 0.02))[:40]
-    rate = control_length(judged, replace(ALONE, difficulty=difficulty)).rate
+    rate = control_length(judged, replace(ALONE, difficulty=difficulty))
     assert rate.value is not None
     assert 0 < rate.low < rate.value < rate.high < 100
-    few = control_length(judged[:3], replace(ALONE, difficulty=difficulty)).rate
-    assert (few.low, few.why) == (None, "3 judgments only")
+    few = control_length(judged[:3], replace(ALONE, difficulty=difficulty))
+    assert (few.low, few.note) == (None, "3 judgments only")
 
 
 def test_the_strength_is_one_of_the_grid_and_small_where_there_is_nothing_to_learn() -> None:

@@ -36,41 +36,40 @@ def marked(values: dict[str, list[tuple[str, list[float]]]]) -> Marks:
 def test_figures_are_means_of_all_marks_in_the_order_of_the_harness() -> None:
     replies = marked(MARKS).replies({})
     assert replies.schema == BENCHMARK_REPLIES.columns
-    strict, parts = benchmark().scores(exchanges(4), judgments_of(replies))
-    assert (strict.metric, strict.category, strict.estimate.value, strict.estimate.n) == ("strict", "all", 75, 4)
+    found = benchmark().scores(exchanges(4), judgments_of(replies))
+    assert [*found] == [("all", "strict"), ("all", "parts")]
+    strict, parts = found.values()
+    assert (strict.value, strict.n) == (75, 4)
     # As the harness does: its standard deviation (n - 1) by the root of n.
-    assert strict.estimate.stderr == pytest.approx(25)
+    assert strict.stderr == pytest.approx(25)
     # Wilson's interval, since a mark is right or wrong; a mean of several has the other one.
-    assert (strict.estimate.low, strict.estimate.high) == (pytest.approx(30.1, abs=0.05), pytest.approx(95.4, abs=0.05))
-    assert (parts.metric, parts.estimate.value, parts.estimate.n) == ("parts", 75, 4)
+    assert (strict.low, strict.high) == (pytest.approx(30.1, abs=0.05), pytest.approx(95.4, abs=0.05))
+    assert (parts.value, parts.n) == (75, 4)
     assert parts.note == "mean of 8 marks; n counts questions"
     assert strict.note == ""
-    assert parts.estimate.stderr is not None
+    assert parts.stderr is not None
     # Four questions, and not eight marks, are independent: the error of eight would be 16.4.
-    assert parts.estimate.stderr == pytest.approx(18.4, abs=0.01)
+    assert parts.stderr == pytest.approx(18.4, abs=0.01)
 
 
 def test_a_question_without_an_answer_has_failed_once_in_every_metric() -> None:
     replies = marked(MARKS).replies({"4": "the student gave no answer"})
-    for found in benchmark().scores(exchanges(5), judgments_of(replies)):
-        assert (found.estimate.value, found.estimate.n, found.n_failed) == (75, 4, 1)
+    for found in benchmark().scores(exchanges(5), judgments_of(replies)).values():
+        assert (found.value, found.n, found.failed) == (75, 4, 1)
     # One of five questions, whatever marks the others have.
     for share, withheld in ((0.2, False), (0.19, True)):
-        for found in benchmark(share).scores(exchanges(5), judgments_of(replies)):
-            assert (found.estimate.value is None) == withheld
+        for found in benchmark(share).scores(exchanges(5), judgments_of(replies)).values():
+            assert (found.value is None) == withheld
             assert ("1 of 5 questions failed (20.0%)" in found.note) == withheld
-    assert (
-        benchmark(0.1)
-        .scores(exchanges(5), judgments_of(replies))[0]
-        .note.endswith("failed: 1 question: the student gave no answer")
-    )
+    headline = benchmark(0.1).scores(exchanges(5), judgments_of(replies))["all", "strict"]
+    assert headline.note.endswith("failed: 1 question: the student gave no answer")
     assert replies.filter(status="failed")["reason"].to_list() == ["the student gave no answer"] * 2
 
 
 def test_where_nothing_could_be_marked_there_is_no_figure_and_it_is_said() -> None:
     replies = marked({}).replies({"0": "the student gave no answer"})
-    [found] = benchmark(1.0).scores(exchanges(1), judgments_of(replies))
-    assert (found.metric, found.estimate.value, found.n_failed) == (UNKNOWN, None, 1)
+    [((_, metric), found)] = benchmark(1.0).scores(exchanges(1), judgments_of(replies)).items()
+    assert (metric, found.value, found.failed) == (UNKNOWN, None, 1)
 
 
 def test_students_are_compared_by_what_has_one_mark_a_question() -> None:

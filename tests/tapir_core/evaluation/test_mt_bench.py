@@ -2,7 +2,7 @@ import pytest
 
 from tapir_core.config import Sampling
 from tapir_core.config.benchmarks import MTBenchBenchmark
-from tapir_core.evaluation.mt_bench import WITH_REFERENCE, MTBench, measure_ratings, parse_rating
+from tapir_core.evaluation.fastchat import WITH_REFERENCE, MTBench, measure_ratings, parse_rating
 from tapir_core.text import Unparsed
 
 
@@ -46,8 +46,8 @@ def rated(turns: tuple[int, ...] = (1, 2)) -> dict[tuple[str, int], float | None
 
 def test_the_average_is_that_of_all_ratings_not_of_the_turns() -> None:
     found = measure_ratings({**rated(), ("0", 2): None}, max_failed_share=0.1)
-    assert [each.estimate.value for each in found.values()] == [90 / 19, 4.5, 5.0]
-    assert {name: each.n_failed for name, each in found.items()} == {
+    assert [each.value for each in found.values()] == [90 / 19, 4.5, 5.0]
+    assert {name: each.failed for name, each in found.items()} == {
         "rating": 1,
         "rating_turn_1": 0,
         "rating_turn_2": 1,
@@ -57,15 +57,15 @@ def test_the_average_is_that_of_all_ratings_not_of_the_turns() -> None:
 def test_the_interval_of_a_mean_rating_ends_at_10() -> None:
     for lowest in (9.0, 10.0):
         ratings = {(str(number), 1): lowest if number == 0 else 10.0 for number in range(10)}
-        found = measure_ratings(ratings)["rating"].estimate
+        found = measure_ratings(ratings)["rating"]
         assert found.low < found.value <= found.high == 10
 
 
 def test_each_figure_stands_or_falls_by_its_own_failures() -> None:
     found = measure_ratings({**dict.fromkeys(rated(), 5.0), ("0", 2): None})
-    assert found["rating_turn_2"].estimate.value is None
-    assert found["rating"].estimate.value == 5.0
+    assert found["rating_turn_2"].value is None
+    assert found["rating"].value == 5.0
 
 
 def test_questions_of_one_turn_have_no_second() -> None:
-    assert measure_ratings(rated((1,)))["rating_turn_2"].estimate.why == "nothing to measure"
+    assert measure_ratings(rated((1,)))["rating_turn_2"].note == "nothing to measure"

@@ -10,7 +10,7 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import benchmark_of, judging
-from tapir_core.evaluation.mt_bench import read_answers
+from tapir_core.evaluation.fastchat import read_answers
 from tests.benchmark_runs import ALPACA, MT_BENCH, MT_BENCH_ANSWERS, QUESTIONS, VICUNA
 from tests.run_config import make_config
 

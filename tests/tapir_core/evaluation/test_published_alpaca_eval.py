@@ -54,13 +54,13 @@ def test_win_rates_standard_errors_and_counts_of_all_models() -> None:
     assert len(judged()) == 57
     for name, annotations in judged().items():
         published, found = leaderboard()[name], measure_annotations(annotations)
-        assert found.win_rate.estimate.value == pytest.approx(float(published["win_rate"]), abs=1e-6), name
-        assert found.win_rate.estimate.stderr == pytest.approx(float(published["standard_error"]), abs=1e-6), name
-        assert found.discrete.estimate.value == pytest.approx(float(published["discrete_win_rate"]), abs=1e-6), name
-        assert found.win_rate.estimate.n == int(published["n_total"]), name
+        assert found.win_rate.value == pytest.approx(float(published["win_rate"]), abs=1e-6), name
+        assert found.win_rate.stderr == pytest.approx(float(published["standard_error"]), abs=1e-6), name
+        assert found.discrete.value == pytest.approx(float(published["discrete_win_rate"]), abs=1e-6), name
+        assert found.win_rate.n == int(published["n_total"]), name
         wins, losses, draws = (published[key] for key in ("n_wins", "n_wins_base", "n_draws"))
-        assert found.discrete.note == f"{wins} wins, {losses} losses, {draws} draws", name
-        assert found.win_rate.n_failed == 0
+        assert found.outcomes == f"{wins} wins, {losses} losses, {draws} draws", name
+        assert found.win_rate.failed == 0
 
 
 def test_length_controlled_rates_from_the_published_coefficients() -> None:
@@ -73,7 +73,7 @@ def test_length_controlled_rates_from_the_published_coefficients() -> None:
         rows = SHORT_FILES.get(name) or len(judged().get(name, ())) or lengths.get(name, 805)
         beta = np.array([float(published[key]) for key in ("w_len", "w_difficulty", "w_model")])
         found = predict_win_rate(beta, tables().difficulty[:rows])
-        assert found.rate.value == pytest.approx(float(published["length_controlled_winrate"]), abs=1e-6), name
+        assert found.value == pytest.approx(float(published["length_controlled_winrate"]), abs=1e-6), name
         if published["lc_standard_error"]:
             assert found.spread == pytest.approx(float(published["lc_standard_error"]), abs=1e-6), name
         checked += 1
@@ -87,14 +87,14 @@ def test_length_controlled_rates_fitted_at_the_published_strength() -> None:
         if published["C"]:
             beta = fit_logistic(regression_rows(annotations, tables()), float(published["C"]))
             found = predict_win_rate(beta, tables().difficulty[: len(annotations)])
-            assert found.rate.value == pytest.approx(float(published["length_controlled_winrate"]), abs=0.03), name
+            assert found.value == pytest.approx(float(published["length_controlled_winrate"]), abs=0.03), name
             checked += 1
     assert checked == 56
 
 
 def test_length_controlled_rates_with_own_folds() -> None:
     for name, annotations in judged().items():
-        found = control_length(annotations, tables()).rate
+        found = control_length(annotations, tables())
         published = float(leaderboard()[name]["length_controlled_winrate"])
         assert found.value == pytest.approx(published, abs=0.2), name
         assert found.value is not None
@@ -106,10 +106,10 @@ def test_the_published_error_of_the_length_controlled_rate_is_no_sampling_error(
     for name, annotations in judged().items():
         found = control_length(annotations, tables())
         if name == "gpt4_1106_preview":
-            assert (found.rate.low, found.spread) == (None, 0.0)
+            assert (found.low, found.spread) == (None, 0.0)
             continue
-        assert found.rate.low < found.rate.value < found.rate.high, name
-        assert found.rate.stderr > 1.3 * found.spread, name
+        assert found.low < found.value < found.high, name
+        assert found.stderr > 1.3 * found.spread, name
 
 
 def test_the_preferences_of_published_logprobs() -> None:

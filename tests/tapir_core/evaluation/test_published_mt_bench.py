@@ -5,17 +5,22 @@ from collections import defaultdict
 
 import pytest
 
-from tapir_core.evaluation.mt_bench import WITH_REFERENCE, measure_ratings, parse_rating
-from tapir_core.evaluation.statistics import Figure
-from tapir_core.evaluation.vicuna import measure_reviews, parse_first_line
+from tapir_core.evaluation.fastchat import (
+    WITH_REFERENCE,
+    measure_ratings,
+    measure_reviews,
+    parse_first_line,
+    parse_rating,
+)
 from tapir_core.judging.verdict import PairScores
+from tapir_core.statistics import Estimate
 from tapir_core.text import Unparsed
 from tests.evalref import csv_rows, json_rows
 
 
-def value(figure: Figure) -> float:
-    assert figure.estimate.value is not None
-    return figure.estimate.value
+def value(figure: Estimate) -> float:
+    assert figure.value is not None
+    return figure.value
 
 
 def test_every_made_up_reply_is_read_as_the_originals_read_it() -> None:
@@ -46,18 +51,18 @@ def test_averages_of_published_gradings() -> None:
         found = measure_ratings(ratings)
         for name, metric in (("turn_1", "rating_turn_1"), ("turn_2", "rating_turn_2"), ("average", "rating")):
             assert value(found[metric]) == float(row[name]), row
-        assert (len(ratings), found["rating"].n_failed) == (int(row["n_rows"]), int(row["n_dropped"]))
+        assert (len(ratings), found["rating"].failed) == (int(row["n_rows"]), int(row["n_dropped"]))
         of_category = [
             measure_ratings({place: each for place, each in ratings.items() if categories[place[0]] == category})
             for category in {*categories.values()}
         ]
-        kept = sum(each["rating"].estimate.n for each in of_category)
-        whole = math.fsum(value(each["rating"]) * each["rating"].estimate.n for each in of_category)
+        kept = sum(each["rating"].n for each in of_category)
+        whole = math.fsum(value(each["rating"]) * each["rating"].n for each in of_category)
         assert whole / kept == pytest.approx(value(found["rating"]))
     assert len(expected) == 10
 
 
-def sums(figure: Figure) -> list[float]:
+def sums(figure: Estimate) -> list[float]:
     return [float(each) for each in figure.note.removeprefix("sum of scores ").split(" to ")]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.mt_bench import Question, check_references, read_answers, read_questions
+from tapir_core.evaluation.fastchat import Question, check_references, read_answers, read_questions
 
 
 def write(path: Path, *rows: Any) -> str:

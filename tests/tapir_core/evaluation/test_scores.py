@@ -1,6 +1,7 @@
 """What a benchmark makes of a student's judgments: figures with their counts, and none where too much failed."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from tapir_core.evaluation.benchmark import Exchange, Game, benchmark_of, exchanges_of
-from tapir_core.evaluation.scores import Judgment, Score
+from tapir_core.evaluation.scores import Judgment, Scores
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA
 from tests.run_config import make_config
@@ -37,7 +38,7 @@ def judged(game: Game, place: int) -> Judgment:
     return Judgment(5.0 + of_three)
 
 
-def scores_of(root: Path, settings: dict[str, Any], judge: Callable[[Game, int], Judgment], **more: Any) -> list[Score]:
+def scores_of(root: Path, settings: dict[str, Any], judge: Callable[[Game, int], Judgment], **more: Any) -> Scores:
     config = make_config(root, evaluation={"benchmarks": {"mine": {**settings, **more}}})
     benchmark, prompts = benchmark_of(config, "mine"), {name: load_prompt(name) for name in PROMPT_NAMES}
     items = benchmark.items()
@@ -57,19 +58,19 @@ def scores_of(root: Path, settings: dict[str, Any], judge: Callable[[Game, int],
 def test_where_too_much_failed_no_category_has_a_figure_either(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Failures are no random sample: what the judge lost is all of one category."""
     found = scores_of(tmp_path, settings, fails_math)
-    assert {each.estimate.value for each in found} == {None}
-    assert all("judgments failed" in each.note for each in found)
+    assert {each.value for each in found.values()} == {None}
+    assert all("judgments failed" in each.note for each in found.values())
     allowed = scores_of(tmp_path, settings, fails_math, max_failed_share=0.5)
-    assert {each.category: each.estimate.value is None for each in allowed}["all"] is False
-    lost = [each for each in allowed if each.category in ("math", "reckoning")]
+    assert {category: each.value is None for (category, _), each in allowed.items()}["all"] is False
+    lost = [each for (category, _), each in allowed.items() if category in ("math", "reckoning")]
     assert lost
-    assert {each.estimate.value for each in lost} == {None}
+    assert {each.value for each in lost} == {None}
 
 
 @ALL_THREE
 def test_a_note_tells_no_sums_or_wins_where_there_is_no_figure(tmp_path: Path, settings: dict[str, Any]) -> None:
-    for each in scores_of(tmp_path, settings, fails_math):
-        assert each.note == each.estimate.why
+    for each in scores_of(tmp_path, settings, fails_math).values():
+        assert re.fullmatch(r"\d+ of \d+ judgments failed \(.*%\), more than the .*% allowed", each.note)
 
 
 @ALL_THREE
@@ -77,11 +78,11 @@ def test_what_failed_is_in_no_count_but_its_own(tmp_path: Path, settings: dict[s
     turns = 2 if settings is MT_BENCH else 1
     for share in (0.1, 0.0):
         found = scores_of(tmp_path, settings, fails_first, max_failed_share=share)
-        for each in found:
-            if each.category == "all":
-                of_both_turns = turns if each.metric not in ("rating_turn_1", "rating_turn_2") else 1
-                assert each.n_failed == of_both_turns, each
-                assert each.estimate.n + each.n_failed == of_both_turns * QUESTIONS, each
+        for (category, metric), each in found.items():
+            if category == "all":
+                of_both_turns = turns if metric not in ("rating_turn_1", "rating_turn_2") else 1
+                assert each.failed == of_both_turns, each
+                assert each.n + each.failed == of_both_turns * QUESTIONS, each
 
 
 def without_first(path: str, folder: Path) -> str:
@@ -99,17 +100,16 @@ def test_a_baselines_answer_that_failed_is_neither_win_nor_loss_and_the_figure_s
 ) -> None:
     baseline = without_first(settings["baseline"], tmp_path)
     found = scores_of(tmp_path, settings, wins, baseline=baseline, max_failed_share=0.1)
-    of_all = [each for each in found if each.category == "all"]
-    for each in of_all:
-        assert (each.n_failed, each.estimate.n + each.n_failed) == (2, QUESTIONS), each
-    headline = of_all[0]
-    assert headline.estimate.value in (100, pytest.approx(100 * 9 / 6)), "of what was judged all is won"
+    of_all = {place: each for place, each in found.items() if place[0] == "all"}
+    for each in of_all.values():
+        assert (each.failed, each.n + each.failed) == (2, QUESTIONS), each
+    place, headline = next(iter(of_all.items()))
+    assert headline.value in (100, pytest.approx(100 * 9 / 6)), "of what was judged all is won"
     told = f"failed: the baseline, {baseline!r}, has no answer to 2 questions (1, 2)"
     assert headline.note.endswith(told)
     withheld = scores_of(tmp_path, settings, wins, baseline=baseline, max_failed_share=0.09)
-    [none] = [each for each in withheld if (each.category, each.metric) == ("all", headline.metric)]
-    assert none.estimate.value is None
-    assert none.note == f"{none.estimate.why}; {told}"
+    assert withheld[place].value is None
+    assert withheld[place].note == f"2 of {QUESTIONS} judgments failed (10.0%), more than the 9.0% allowed; {told}"
 
 
 def wins(game: Game, place: int) -> Judgment:
@@ -126,7 +126,7 @@ def test_what_the_judge_said_when_it_refused_stands_in_the_figure_once_and_short
     def refuses(game: Game, place: int) -> Judgment:
         return Judgment(reason="bad_request", said=said)
 
-    found = [each for each in scores_of(tmp_path, settings, refuses) if each.category == "all"]
+    found = [each for (name, _), each in scores_of(tmp_path, settings, refuses).items() if name == "all"]
     told = "failed: 20 questions: bad_request, 'HTTP 400: logprobs are not supported by this model. xx"
     assert told in found[0].note
     assert len(found[0].note) < 450
@@ -134,4 +134,4 @@ def test_what_the_judge_said_when_it_refused_stands_in_the_figure_once_and_short
     assert (remedy in found[0].note) == (settings is ALPACA)
     if settings is ALPACA:
         by_choice = scores_of(tmp_path, settings, refuses, top_logprobs=0)
-        assert remedy not in by_choice[0].note, "nobody asked for them"
+        assert remedy not in next(iter(by_choice.values())).note, "nobody asked for them"

@@ -1,6 +1,6 @@
 import pytest
 
-from tapir_core.evaluation.vicuna import measure_reviews, parse_first_line, parse_review, request_kind
+from tapir_core.evaluation.fastchat import measure_reviews, parse_first_line, parse_review, request_kind
 from tapir_core.judging.verdict import PairScores
 from tapir_core.text import Unparsed
 
@@ -57,7 +57,7 @@ def test_coding_and_mathematics_have_requests_of_their_own() -> None:
 def test_sums_relative_quality_and_outcomes() -> None:
     found = measure_reviews(one_order((8, 9), (9, 9), (7, 10), (9, 6)))
     assert found["relative_quality"].note == "sum of scores 33.0 to 34.0"
-    assert found["relative_quality"].estimate.value == 100 * (33 / 34)
+    assert found["relative_quality"].value == 100 * (33 / 34)
     assert found["review_win_rate_adjusted"].note == "1 wins, 2 losses, 1 ties"
     assert "review_position_gap" not in found, "one order cannot tell"
 
@@ -66,23 +66,24 @@ def test_with_both_orders_a_question_has_the_mean_of_its_two_reviews() -> None:
     found = measure_reviews(both_orders([(8, 7), (9, 5), (6, 6), (5, 9)], [(9, 8), (6, 8), (7, 5), (9, 6)]))
     assert found["relative_quality"].note == f"sum of scores {8 + 8.5 + 5.5 + 5.5} to {8 + 5.5 + 6.5 + 9}"
     assert found["review_win_rate_adjusted"].note == "1 wins, 2 losses, 1 ties"
-    assert found["review_win_rate_adjusted"].estimate.n == 4
+    assert found["review_win_rate_adjusted"].n == 4
 
 
 def test_a_question_of_which_one_review_failed_has_failed() -> None:
     reviews = both_orders([(8, 7), (9, 5)], [None, (6, 8)])
     found = measure_reviews(reviews, max_failed_share=0.5)
-    assert (found["relative_quality"].note, found["relative_quality"].n_failed) == ("sum of scores 8.5 to 5.5", 1)
-    assert found["review_win_rate_adjusted"].note == "1 wins, 0 losses, 0 ties"
-    assert measure_reviews(reviews)["relative_quality"].estimate.value is None
+    assert found["relative_quality"].failed == 1
+    assert found["relative_quality"].note == "sum of scores 8.5 to 5.5; 1 row only"
+    assert found["review_win_rate_adjusted"].note == "1 wins, 0 losses, 0 ties; 1 row only"
+    assert measure_reviews(reviews)["relative_quality"].value is None
 
 
 def test_a_judge_that_always_prefers_the_first_answer_yields_a_half_and_is_found_out() -> None:
     pairs: list[Scores] = [(9.0, 5.0)] * 40
     found = measure_reviews(both_orders(pairs, pairs))
-    rate, gap = found["review_win_rate_adjusted"].estimate, found["review_position_gap"]
+    rate, gap = found["review_win_rate_adjusted"], found["review_position_gap"]
     assert rate.low is not None
     assert rate.high is not None
     assert rate.low <= 50 <= rate.high
-    assert (found["relative_quality"].estimate.value, gap.estimate.value) == (100.0, 8.0)
+    assert (found["relative_quality"].value, gap.value) == (100.0, 8.0)
     assert gap.note == "position bias: favours the answer shown first"

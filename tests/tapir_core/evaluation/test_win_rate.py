@@ -1,11 +1,12 @@
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
 from tapir_core.evaluation.alpaca_eval import is_switched, measure_annotations, measure_position
 from tapir_core.evaluation.length_control import Annotation
-from tapir_core.judging.estimates import favoured_position
+from tapir_core.judging.agreement import favoured_position
 
 
 def judged(preferences: Iterable[float | None]) -> list[Annotation]:
@@ -16,44 +17,44 @@ def test_rates_and_errors_are_those_of_the_formulae() -> None:
     found = measure_annotations(judged([1.0, 1.5, 1.9, 2.0, 1.2]))
     shares = [0.0, 50.0, 90.0, 100.0, 20.0]
     mean = sum(shares) / 5
-    assert found.win_rate.estimate.value == pytest.approx(mean)
+    assert found.win_rate.value == pytest.approx(mean)
     spread = math.sqrt(sum((share - mean) ** 2 for share in shares) / 4)
-    assert found.win_rate.estimate.stderr == pytest.approx(spread / math.sqrt(5))
-    assert found.discrete.estimate.value == 50.0
-    assert (found.discrete.note, found.win_rate.estimate.n) == ("2 wins, 2 losses, 1 draws", 5)
+    assert found.win_rate.stderr == pytest.approx(spread / math.sqrt(5))
+    assert found.discrete.value == 50.0
+    assert (found.outcomes, found.win_rate.n) == ("2 wins, 2 losses, 1 draws", 5)
 
 
 def test_failed_judgments_are_in_no_figure_and_are_counted() -> None:
     whole = measure_annotations(judged([1.25] * 40))
     found = measure_annotations(judged([*[1.25] * 40, None]))
-    assert found.win_rate.estimate == whole.win_rate.estimate
-    assert (found.win_rate.n_failed, found.discrete.n_failed) == (1, 1)
+    assert replace(found.win_rate, failed=0) == whole.win_rate
+    assert (found.win_rate.failed, found.discrete.failed) == (1, 1)
 
 
 def test_above_the_allowed_share_of_failures_there_is_no_figure() -> None:
     preferences = [*[1.25] * 18, None, None]
     found = measure_annotations(judged(preferences))
-    assert found.win_rate.estimate.value is None
-    assert found.discrete.estimate.value is None
-    assert found.win_rate.estimate.why == "2 of 20 judgments failed (10.0%), more than the 5.0% allowed"
-    assert measure_annotations(judged(preferences), max_failed_share=0.1).win_rate.estimate.value == 25.0
+    assert found.win_rate.value is None
+    assert found.discrete.value is None
+    assert found.win_rate.note == "2 of 20 judgments failed (10.0%), more than the 5.0% allowed"
+    assert measure_annotations(judged(preferences), max_failed_share=0.1).win_rate.value == 25.0
 
 
 @pytest.mark.parametrize("lost", [0, 1, 20])
 def test_the_interval_of_a_rate_near_an_end_stays_within_0_and_100_and_has_a_width(lost: int) -> None:
     found = measure_annotations(judged([1.0] * lost + [2.0] * (20 - lost)))
-    for rate in (found.win_rate.estimate, found.discrete.estimate):
+    for rate in (found.win_rate, found.discrete):
         assert rate.value == 100 - 5 * lost
         assert 0 <= rate.low <= rate.value <= rate.high <= 100
         assert rate.high - rate.low > 10
-    soft = measure_annotations(judged([1.2] + [1.99] * 19)).win_rate.estimate
+    soft = measure_annotations(judged([1.2] + [1.99] * 19)).win_rate
     assert soft.low < soft.value < soft.high <= 100
 
 
 def test_an_annotator_that_prefers_the_first_output_yields_a_half_and_is_found_out() -> None:
     orders = [is_switched(f"Write about {number}.") for number in range(400)]
     found = [Annotation(2.0 if switched else 1.0, 100, 100, switched) for switched in orders]
-    rate = measure_annotations(found).win_rate.estimate
+    rate = measure_annotations(found).win_rate
     assert rate.low is not None
     assert rate.high is not None
     assert rate.low < 50 < rate.high

@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.judging import Verdict
-from tapir_core.judging.estimates import (
-    Estimate,
+from tapir_core.judging.agreement import (
     compare_judges,
     favoured_position,
     mean_scores,
     measure_orders,
     pair_orders,
 )
+from tapir_core.statistics import Estimate
 from tests.builders import make_labels, make_verdict, make_verdicts, shuffled
 
 BOTH = ("teacher_first", "student_first")
@@ -56,7 +56,7 @@ def test_a_gap_around_nothing_favours_neither() -> None:
 
 
 def test_without_an_interval_no_position_can_be_named() -> None:
-    assert favoured_position(Estimate(3.0, 1, why="1 row only")) is None
+    assert favoured_position(Estimate(3.0, n=1, note="1 row only")) is None
 
 
 def test_winners_are_counted_in_both_orders_and_a_tie_is_one_of_them() -> None:
@@ -86,14 +86,14 @@ def test_a_judge_who_always_ties_has_no_kappa_and_no_rank_correlation() -> None:
     found = measure_orders(pair_orders(judged(*([((5, 5), (5, 5))] * 8))))
     assert found.same_winner.value == 1.0
     assert found.gap.value == 0.0
-    assert (found.kappa.value, found.kappa.why) == (None, "every row has the same class")
-    assert (found.spearman.value, found.spearman.why) == (None, "one of the two never changes")
+    assert (found.kappa.value, found.kappa.note) == (None, "every row has the same class")
+    assert (found.spearman.value, found.spearman.note) == (None, "one of the two never changes")
 
 
 def test_one_order_leaves_nothing_to_compare() -> None:
     found = measure_orders(pair_orders(make_verdicts(make_verdict(), make_verdict("b"))))
     for estimate in (found.gap, found.same_winner, found.kappa, found.spearman):
-        assert (estimate.value, estimate.n, estimate.why) == (None, 0, "nothing to measure")
+        assert (estimate.value, estimate.n, estimate.note) == (None, 0, "nothing to measure")
 
 
 @given(JUDGED)
@@ -138,7 +138,7 @@ def test_judges_are_compared_two_by_two_by_name() -> None:
 def test_judges_without_a_common_instruction_have_no_agreement() -> None:
     one, other = judged(((4, 9), (4, 9))), judged((None, None), ((4, 9), (4, 9)))
     (pair,) = compare_judges(panel(one=one, other=other), BOTH)
-    assert (pair.kappa.value, pair.kappa.why) == (None, "nothing to measure")
+    assert (pair.kappa.value, pair.kappa.note) == (None, "nothing to measure")
 
 
 def test_one_judge_makes_no_pair() -> None:

@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from tapir_core.judging.estimates import mean_scores, measure_length, with_lengths
+from tapir_core.judging.agreement import mean_scores, measure_length, with_lengths
 from tests.builders import make_teacher, make_verdict, make_verdicts
 
 
@@ -33,4 +33,4 @@ def test_length_is_counted_in_characters_and_a_missing_answer_leaves() -> None:
 def test_what_cannot_be_correlated_says_why(pairs: tuple[tuple[float, float], ...], why: str) -> None:
     rows = with_lengths(scored(*pairs), answers(*range(len(pairs))), answers(*range(len(pairs))))
     found = measure_length(rows)
-    assert [(each.value, each.why) for each in (found.student, found.teacher, found.difference)] == [(None, why)] * 3
+    assert [(each.value, each.note) for each in (found.student, found.teacher, found.difference)] == [(None, why)] * 3

@@ -1,4 +1,4 @@
-from tapir_core.judging.estimates import NO_TASK_TYPE, count_unscored_verdicts
+from tapir_core.judging.agreement import NO_TASK_TYPE, count_unscored_verdicts
 from tests.builders import make_labels, make_verdict, make_verdicts
 
 
@@ -25,4 +25,4 @@ def test_a_whole_round_names_its_task_types_and_no_reason() -> None:
 
 def test_no_verdict_at_all_has_no_share() -> None:
     found = count_unscored_verdicts(make_verdicts(), make_labels({}))
-    assert (found.share.value, found.share.why) == (None, "nothing to measure")
+    assert (found.share.value, found.share.note) == (None, "nothing to measure")

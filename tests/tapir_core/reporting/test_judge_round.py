@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.judging.estimates import favoured_position
+from tapir_core.judging.agreement import favoured_position
 from tapir_core.reporting.judge_report import JudgeRound, summarise_judge
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

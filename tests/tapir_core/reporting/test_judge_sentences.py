@@ -3,7 +3,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.judge_report import (
     agreement_sentence,
     in_words,
@@ -12,6 +11,7 @@ from tapir_core.reporting.judge_report import (
     summarise_judge,
     unscored_sentence,
 )
+from tapir_core.statistics import Estimate
 from tapir_core.summary.formats import correlation, points
 from tests.tapir_core.reporting.judged_rounds import EDGES, Change, judged_run
 
@@ -81,9 +81,9 @@ def test_no_figure_is_a_negative_zero() -> None:
 @pytest.mark.parametrize(
     ("estimate", "told"),
     [
-        (Estimate(0.5, 9, 0.25, 0.75), "+0.50 (95 % interval +0.25 to +0.75)"),
-        (Estimate(0.5, 1, why="1 row only"), "+0.50 (no interval: 1 row only)"),
-        (Estimate(None, 0, why="nothing to measure"), "not defined (nothing to measure)"),
+        (Estimate(0.5, 0.25, 0.75, 9), "+0.50 (95 % interval +0.25 to +0.75)"),
+        (Estimate(0.5, n=1, note="1 row only"), "+0.50 (no interval: 1 row only)"),
+        (Estimate(None, note="nothing to measure"), "not defined (nothing to measure)"),
     ],
 )
 def test_a_figure_comes_with_its_interval_or_a_reason(estimate: Estimate, told: str) -> None:

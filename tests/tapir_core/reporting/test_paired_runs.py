@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import headline_values
 from tapir_core.reporting.side_by_side import (
@@ -20,6 +19,7 @@ from tapir_core.reporting.side_by_side import (
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, benchmark_stages
+from tapir_core.statistics import compare_paired
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import number
 from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA
@@ -77,13 +77,13 @@ def test_a_benchmark_of_both_runs_has_the_difference_of_their_last_students(
         headline_values(RunReader(run), "ae", last)["win_rate"] for run, last in zip(runs, (1, 2), strict=True)
     )
     expected = compare_paired(second, first, rng=derive_rng(1, "any"))
-    value, low, high = expected.difference.value, expected.difference.low, expected.difference.high
+    value, low, high = expected.value, expected.low, expected.high
     assert value is not None
     assert row["Difference"] == f"{value:+.2f}"
     assert row["95 % interval"] == f"{low:+.2f} to {high:+.2f}"
-    assert row["Standard error"] == number(expected.difference.stderr)
-    assert expected.p_value is not None
-    assert float(row["p"]) == pytest.approx(expected.p_value, abs=0.02)
+    assert row["Standard error"] == number(expected.stderr)
+    assert expected.p is not None
+    assert float(row["p"]) == pytest.approx(expected.p, abs=0.02)
     assert (row["n"], row["Failed"]) == ("20", "0")
 
 

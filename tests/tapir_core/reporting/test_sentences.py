@@ -1,18 +1,18 @@
 """What a report says of a gain: difference, interval, p and what it shows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from tapir_core.evaluation.statistics import PairedDifference
-from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting import sentences
+from tapir_core.statistics import Estimate
 from tapir_core.summary.types import Gain, RoundSummary, RunSummary, Score
 from tests.run_config import make_config
 
 
-def summary(paired: PairedDifference) -> RunSummary:
+def summary(paired: Estimate) -> RunSummary:
     """S_0 and S_2 with 20 and 50 % right of 240."""
     rounds = [
         RoundSummary(
@@ -45,22 +45,22 @@ def summary(paired: PairedDifference) -> RunSummary:
 @pytest.mark.parametrize(
     ("estimate", "said"),
     [
-        (Estimate(30.0, 238, 21.5, 38.5), "+30.0 percentage points (95 % interval +21.5 to +38.5, p = 0.0120) on the "),
-        (Estimate(30.0, 238, 21.5, 38.5), "same 238 instructions, 2 failed; the interval lies above 0."),
-        (Estimate(-9.0, 238, -15.0, -3.0), "; the interval lies below 0."),
-        (Estimate(1.0, 238, -3.0, 5.0), "; the interval holds 0, so no gain is shown."),
-        (Estimate(50.0, 2, why="2 rows only"), "+50.0 percentage points (2 rows only, p = 0.0120) on the same 2 "),
+        (Estimate(30.0, 21.5, 38.5, 238), "+30.0 percentage points (95 % interval +21.5 to +38.5, p = 0.0120) on the "),
+        (Estimate(30.0, 21.5, 38.5, 238), "same 238 instructions, 2 failed; the interval lies above 0."),
+        (Estimate(-9.0, -15.0, -3.0, 238), "; the interval lies below 0."),
+        (Estimate(1.0, -3.0, 5.0, 238), "; the interval holds 0, so no gain is shown."),
+        (Estimate(50.0, n=2, note="2 rows only"), "+50.0 percentage points (2 rows only, p = 0.0120) on the same 2 "),
     ],
 )
 def test_a_gain_is_told_with_its_interval_and_what_it_shows(estimate: Estimate, said: str) -> None:
-    told = sentences.gain(summary(PairedDifference(estimate, 0.012, 2)))
+    told = sentences.gain(summary(replace(estimate, failed=2, p=0.012)))
     assert told.startswith("Test accuracy from S_0 to S_2: 20.0 to 50.0 %, ")
     assert said in told
 
 
 def test_a_gain_without_a_figure_says_why() -> None:
     why = "40 of 240 instructions failed (16.7%), more than the 5.0% allowed"
-    told = sentences.gain(summary(PairedDifference(Estimate(None, 200, why=why), None, 40)))
+    told = sentences.gain(summary(Estimate(None, n=200, failed=40, note=why)))
     assert told.endswith(f", no gain is told: {why}.")
 
 

@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 
 from tapir_core.calls.timing import Timing, timing_counts
-from tapir_core.evaluation.statistics import mean_figure
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.page import Table
 from tapir_core.reporting.report import run_card, write_report
 from tapir_core.reporting.serving import before_after_table, cost_table, serving_tables
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tapir_core.statistics import estimate_mean
 from tapir_core.summary import RunReader, summarise
 from tests.run_builder import build_run, make_config
 
@@ -83,7 +83,7 @@ def test_the_figures_are_those_of_the_rows(tmp_path: Path) -> None:
     assert found["Cut off"]["teacher"] == f"{100 * sum(row[2] == 'length' for row in taught) / len(taught):.1f} %"
     assert found["Tokens, mean"]["teacher"] == f"{fmean(row[4] for row in taught if row[1] is not None):.1f}"
     assert found["Refused"]["backbone"] == "0.0 %"
-    change = mean_figure([100.0] * 13 + [0.0] * 67).estimate
+    change = estimate_mean([100.0] * 13 + [0.0] * 67)
     assert found["Refused"]["S_2 less backbone"] == f"+16.2 ({change.low:+.1f} to {change.high:+.1f}), worse"
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from tapir_core.evaluation.mt_bench import parse_rating
-from tapir_core.evaluation.vicuna import parse_review, request_kind
+from tapir_core.evaluation.fastchat import parse_rating, parse_review, request_kind
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import load_prompt
 from tests.doubles.standin import StandinServer

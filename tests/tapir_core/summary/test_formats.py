@@ -1,7 +1,6 @@
 import pytest
 
-from tapir_core.evaluation.statistics import PairedDifference
-from tapir_core.judging.estimates import Estimate
+from tapir_core.statistics import Estimate
 from tapir_core.summary.formats import (
     count,
     duration,
@@ -50,14 +49,9 @@ def test_an_accuracy_stands_with_its_interval_its_n_and_what_failed() -> None:
 
 
 def test_a_gain_stands_with_its_interval_and_p() -> None:
-    assert (
-        gain(Gain(0, 2, PairedDifference(Estimate(5.4, 240, 1.2, 9.6), 0.0131, 0))) == "+5.4 (+1.2 to +9.6), p = 0.0131"
-    )
-    assert (
-        gain(Gain(0, 2, PairedDifference(Estimate(5.4, 3, why="3 rows only"), 0.5, 0)))
-        == "+5.4 (3 rows only), p = 0.5000"
-    )
-    assert gain(Gain(0, 2, PairedDifference(Estimate(None, 200, why="40 of 240"), None, 40))) == "no figure, 40 failed"
+    assert gain(Gain(0, 2, Estimate(5.4, 1.2, 9.6, 240, p=0.0131))) == "+5.4 (+1.2 to +9.6), p = 0.0131"
+    assert gain(Gain(0, 2, Estimate(5.4, n=3, note="3 rows only", p=0.5))) == "+5.4 (3 rows only), p = 0.5000"
+    assert gain(Gain(0, 2, Estimate(None, n=200, failed=40, note="40 of 240"))) == "no figure, 40 failed"
 
 
 def test_rounds_and_students_have_the_names_of_the_method() -> None:

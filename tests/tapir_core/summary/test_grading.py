@@ -25,11 +25,11 @@ def test_a_gain_is_the_difference_of_the_two_scores(whole: RunFolder) -> None:
     scores = [whole.rows(StageAt("evaluate", number)).filter(split="test", category="all") for number in (0, 2)]
     before, after = (scores[0]["value"][0], scores[1]["value"][0])
     assert gain is not None
-    found = gain.paired.difference
+    found = gain.paired
     assert found.value == pytest.approx(100 * (after - before))
-    assert (found.n, gain.paired.n_failed) == (scores[0]["n"][0], 0)
+    assert (found.n, gain.paired.failed) == (scores[0]["n"][0], 0)
     assert found.low < found.value < found.high
-    assert 0 < gain.paired.p_value <= 1
+    assert 0 < gain.paired.p <= 1
 
 
 def test_what_failed_is_in_no_gain_and_no_example(tmp_path) -> None:
@@ -41,14 +41,14 @@ def test_what_failed_is_in_no_gain_and_no_example(tmp_path) -> None:
     gain, examples = measure_gain(RunReader(run), 0, 2), choose_examples(RunReader(run), STUDENTS, 10, random.Random(1))
     assert gain is not None
     assert examples is not None
-    assert (gain.paired.difference.n, gain.paired.n_failed, examples.n) == (77, 3, 77)
+    assert (gain.paired.n, gain.paired.failed, examples.n) == (77, 3, 77)
 
     lost = pl.col("instruction_id").is_in(test[:5].implode())
     run.write(at, answers.with_columns(response=pl.when(~lost).then("response")))
     gain = measure_gain(RunReader(run), 0, 2)
     assert gain is not None
-    assert gain.paired.difference.value is gain.paired.p_value is None
-    assert "5 of 80 instructions failed" in gain.paired.difference.why
+    assert gain.paired.value is gain.paired.p is None
+    assert "5 of 80 instructions failed" in gain.paired.note
 
 
 def test_no_gain_of_a_student_that_was_not_asked(tmp_path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tapir_core.evaluation.statistics import (
+from tapir_core.statistics import (
+    COVERS,
     RERUN_SD,
     Resampled,
     Values,
@@ -43,7 +44,7 @@ def test_a_clear_difference_is_found_and_none_is_not(shared: bool) -> None:
     none = resample(pairs(3, 400, 0.0, shared=shared), rng=random.Random(1), draws=DRAWS)
     assert clear is not None
     assert none is not None
-    assert clear.low95 < clear.low90 < clear.value < clear.high90 < clear.high95
+    assert clear.low < clear.low90 < clear.value < clear.high90 < clear.high
     assert clear.low90 > 0.1
     assert clear.p < 0.01
     assert none.low90 < 0 < none.high90
@@ -104,10 +105,10 @@ def test_run_seeds_that_disagree_make_the_interval_wider() -> None:
 def test_with_one_run_seed_only_items_are_covered_and_it_says_so() -> None:
     found = resample(pairs(1, 200, 0.1), rng=random.Random(1), draws=DRAWS)
     assert found is not None
-    assert (found.run_seeds, found.items, found.covers) == (1, 200, "items")
+    assert (found.run_seeds, found.n, found.covers) == (1, 200, "items")
     several = resample(pairs(2, 200, 0.1), rng=random.Random(1), draws=DRAWS)
     assert several is not None
-    assert (several.run_seeds, several.items, several.covers) == (2, 400, "items and run seeds")
+    assert (several.run_seeds, several.n, several.covers) == (2, 400, "items and run seeds")
 
 
 def of_one_run_seed(values: list[float], rerun: float) -> Resampled:
@@ -126,9 +127,9 @@ def test_the_interval_of_one_run_seed_holds_that_of_the_items_alone(values: list
     assert whole.value == items.value
     assert whole.low90 <= items.low90
     assert whole.high90 >= items.high90
-    assert whole.low95 <= items.low95
-    assert whole.high95 >= items.high95
-    assert whole.low95 <= whole.low90 <= whole.value <= whole.high90 <= whole.high95
+    assert whole.low <= items.low
+    assert whole.high >= items.high
+    assert whole.low <= whole.low90 <= whole.value <= whole.high90 <= whole.high
 
 
 def test_what_a_rerun_changes_adds_up_with_what_items_do() -> None:
@@ -142,7 +143,7 @@ def test_what_a_rerun_changes_adds_up_with_what_items_do() -> None:
         assert abs(getattr(whole, end) - whole.value) == pytest.approx((of_items**2 + noise**2) ** 0.5, rel=1e-3)
     assert whole.p > items.p
     assert (items.covers, whole.covers) == ("items", "items and reruns")
-    assert "a rerun changes (SD 2.1 points, measured on the quickstart student)" in whole.in_words
+    assert "a rerun changes (SD 2.1 points, measured on the quickstart student)" in COVERS[whole.covers]
 
 
 def test_the_interval_of_one_run_seed_holds_the_truth_as_often_as_it_says_where_reruns_differ_as_much() -> None:
@@ -176,7 +177,7 @@ def test_a_p_value_is_never_0_and_agrees_with_the_interval() -> None:
     assert 0 < found.p < 0.01
     same = resample({1: {"a": 0.0, "b": 0.0}}, rng=random.Random(1), draws=DRAWS)
     assert same is not None
-    assert (same.p, same.low95, same.high95) == (1.0, 0.0, 0.0)
+    assert (same.p, same.low, same.high) == (1.0, 0.0, 0.0)
 
 
 def test_only_run_seeds_and_items_of_both_are_paired() -> None:
@@ -205,5 +206,5 @@ def test_items_of_great_weight_make_a_weighted_mean_less_sure() -> None:
     assert plain is not None
     assert weighted is not None
     size = effective_size(weights[1].values())
-    ratio = (weighted.high95 - weighted.low95) / (plain.high95 - plain.low95)
+    ratio = (weighted.high - weighted.low) / (plain.high - plain.low)
     assert ratio == pytest.approx((400 / size) ** 0.5, rel=0.15)

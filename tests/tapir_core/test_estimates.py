@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.judging.check import in_words
-from tapir_core.judging.estimates import (
+from tapir_core.statistics import (
     Estimate,
     estimate_difference,
     estimate_kappa,
@@ -29,9 +29,9 @@ def assert_sound(estimate: Estimate) -> None:
     """Either a value in its interval, or a reason; never NaN."""
     numbers = [each for each in (estimate.value, estimate.low, estimate.high, estimate.stderr) if each is not None]
     assert all(math.isfinite(each) for each in numbers)
-    assert (estimate.low is None) == (estimate.high is None) == bool(estimate.why)
+    assert (estimate.low is None) == (estimate.high is None) == bool(estimate.note)
     if estimate.value is None:
-        assert estimate.why
+        assert estimate.note
         assert estimate.low is None
     elif estimate.low is not None and estimate.high is not None:
         assert estimate.low - 1e-9 <= estimate.value <= estimate.high + 1e-9
@@ -60,7 +60,7 @@ def test_a_ratio_is_that_of_sums() -> None:
     assert found.value == 30 / 36
     gaps = [top - 30 / 36 * bottom for top, bottom in zip([6, 8, 7, 9], [9, 8, 10, 9], strict=True)]
     assert found.stderr == pytest.approx(math.sqrt(sum(gap**2 for gap in gaps) / 3 / 4) / 9)
-    assert estimate_ratio([(1.0, 0.0)]).why == "a ratio to 0"
+    assert estimate_ratio([(1.0, 0.0)]).note == "a ratio to 0"
 
 
 def test_the_difference_of_two_sets_needs_both() -> None:
@@ -74,7 +74,7 @@ def test_a_set_of_one_item_says_nothing_of_its_spread() -> None:
         found = estimate_difference(first, second)
         assert found.value is not None
         assert (found.low, found.high, found.stderr) == (None, None, None)
-        assert found.why == f"{len(first)} items against {len(second)} only"
+        assert found.note == f"{len(first)} items against {len(second)} only"
 
 
 def test_the_interval_of_a_difference_is_welchs() -> None:
@@ -122,7 +122,7 @@ def test_agreement_by_chance_alone_is_no_agreement() -> None:
     ],
 )
 def test_what_is_not_defined_says_why(found: Estimate, why: str) -> None:
-    assert (found.value, found.why) == (None, why)
+    assert (found.value, found.note) == (None, why)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_what_is_not_defined_says_why(found: Estimate, why: str) -> None:
     ],
 )
 def test_a_value_without_an_interval_says_why(found: Estimate, value: float, why: str) -> None:
-    assert (found.value, found.low, found.why) == (value, None, why)
+    assert (found.value, found.low, found.note) == (value, None, why)
 
 
 @given(st.lists(HALVES, max_size=30))
