@@ -5,8 +5,8 @@ in questions, whatever a figure counts: a question is in it once for each reason
 
 The held-out set is what scores, gains and comparisons of arms are made of. One of its instructions without an answer
 (one that failed for good, or that the run went on without) is neither right nor wrong: it is counted, and no part of an
-accuracy. Of the judged set the instructions that are scored count (`tapir_core.run_state.compare_answers`); lengths are in
-characters, of the same instructions.
+accuracy. Of the judged set the instructions that are scored count (`tapir_core.run_state.compare_answers`); lengths are
+in characters, of the same instructions.
 """
 
 import re
@@ -19,6 +19,7 @@ import polars as pl
 
 from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE, RunConfig
 from tapir_core.judging.agreement import NO_TASK_TYPE, favoured_position
+from tapir_core.stages import EVALUATE
 from tapir_core.statistics import SHARE, Estimate, estimate_marks, estimate_mean, estimate_ratio, mean_value
 from tapir_core.text import first_few, shorten
 from tapir_core.verifiers import is_correct
