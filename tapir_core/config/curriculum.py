@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Section, matching
+from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Section, T, matching
 from tapir_core.task_types import (
     DEFINED,
     OTHERS,
@@ -104,6 +104,10 @@ class ExpansionConfig(Section):
     in rounds that judge their pool."""
 
 
+OnDev = Annotated[T, "dev"]
+"""Switches on a stop rule that reads the dev split, so that there must be one."""
+
+
 class StopConfig(Section):
     """When to stop before the last round. Reads the dev split only."""
 
@@ -113,7 +117,7 @@ class StopConfig(Section):
     min_gain: float = 0.0
     """Stop when the dev score grew by less than this …"""
 
-    patience: NonNegativeInt = 0
+    patience: OnDev[NonNegativeInt] = 0
     """… for this many rounds; 0 switches the rule on gains off."""
 
 
