@@ -16,6 +16,7 @@ from tapir_core.data.readers import (
     POOL_SCHEMA,
     Found,
     heldout_questions,
+    instruction_records,
     read_heldout,
     read_pool,
     read_questions,
@@ -39,11 +40,11 @@ def read_pool_of(source: config.PoolConfig, data: config.DataConfig, seed: int) 
 @read_pool_of.register
 def _(source: config.FilePool, data: config.DataConfig, seed: int) -> Found:
     return read_pool(
+        instruction_records(source.path, source.columns),
         source.path,
         on_bad_row=data.on_bad_row,
         limit=source.limit,
         rng=derive_rng(seed, "pool"),
-        columns=source.columns,
         answers=bool(source.answers_of),
     )
 
@@ -66,9 +67,9 @@ def read_heldout_of(source: config.HeldoutConfig, run: config.RunConfig) -> Foun
 @read_heldout_of.register
 def _(source: config.FileHeldout, run: config.RunConfig) -> Found:
     return read_heldout(
+        instruction_records(source.path, source.columns),
         source.path,
         on_bad_row=run.data.on_bad_row,
-        columns=source.columns,
         types=run.curriculum.heldout_types,
         bare=run.judge.marks_without_reference,
         way_out=_way_out(run.judge.verifier),
@@ -203,7 +204,7 @@ def natural_weights(data: config.DataConfig, heldout: pl.DataFrame) -> dict[str,
 
     A split that lacks families has the others in proportion. Nothing of a set that is another's.
     """
-    if data.references is None or data.references.file:
+    if data.references is None or not data.references.generated:
         return {}
     problems = [recognise(text) for text in heldout["instruction"]]
     places = list(zip(heldout["split"], [each.family if each else "" for each in problems], strict=True))

@@ -186,7 +186,7 @@ def _standin_versions(config: RunConfig) -> dict[str, str]:
     asked = (config.teacher.endpoint, config.judge.endpoint)
     versions = [each.version for each in asked if isinstance(each, StandinEndpoint)]
     return ({"standin": versions[0]} if versions else {}) | (
-        {} if config.data.pool.file else {"standin_pool": standin.POOL_VERSION}
+        {"standin_pool": standin.POOL_VERSION} if config.data.pool.generated else {}
     )
 
 

@@ -83,20 +83,19 @@ def _check_root(config: RunConfig) -> list[str]:
     )
 
 
-def _is_missing(path: str | None) -> bool:
-    """Whether a file is named that is not there; an address is not looked for."""
-    return path is not None and "://" not in path and not Path(path).is_file()
+def _is_missing(path: str) -> bool:
+    """Whether a file is not there; an address is not looked for."""
+    return "://" not in path and not Path(path).is_file()
 
 
 def _check_data(config: RunConfig) -> list[str]:
-    of_heldout = "heldout.references" if config.data.judged else "heldout.path"
-    parts = {"pool.path": config.data.pool, of_heldout: config.data.heldout}
     return problems(
         {
-            f'data.{name}: value "{part.file}": there is no such file; bring it, or name yours with '
-            f"--set data.{name}=FILE (docs/own-data.md)": _is_missing(part.file)
-            for name, part in parts.items()
+            f'data.{name}.{field}: value "{path}": there is no such file; bring it, or name yours with '
+            f"--set data.{name}.{field}=FILE (docs/own-data.md)": _is_missing(path)
+            for name, part in {"pool": config.data.pool, "heldout": config.data.heldout}.items()
             if part is not None
+            for field, path in part.files.items()
         }
     )
 
@@ -260,10 +259,12 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"rounds.{full.partition(',')[0]}.selection.share: value 1: where all instructions are "
             f"seeds (round {full}) the easy part (alpha below 1) has nothing to be drawn from; set a lower share, or "
             "alpha = 1": full,
-            f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
-            "set data.heldout, or patience = 0": (
-                stop.patience and (config.data.heldout is None or not config.data.heldout.may_have_dev)
-            ),
+            **{
+                f"curriculum.stop.{name}: value {getattr(stop, name)}: the stop rule reads the dev split and there is "
+                f"none; set data.heldout, or {name} = {default}": getattr(stop, name) != default
+                for name, default in stop.with_mark("dev").items()
+                if not config.data.may_have_dev
+            },
             f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
             f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
             f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held,

@@ -16,11 +16,11 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tapir_core.errors import ConfigError
+from tapir_core.storage import read_content
 from tapir_core.text import first_few
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ Fields = Mapping[str, Any]
 T = TypeVar("T")
 
 _ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, Parquet or Arrow"
-_CONNECT_SECONDS, _READ_SECONDS = 10, 60
-"""Longest wait for a web server to take a connection, and for its next bytes."""
-
 _LISTED = 20
 """Bad rows that an error spells out."""
 
@@ -198,39 +195,6 @@ def _check_names(found: Collection[str], path: str, columns: Names) -> None:
     if lacking := [f"{name} = {theirs!r}" for name, theirs in columns.items() if theirs not in found]:
         there = first_few([*map(repr, found)], _LISTED) or "nothing"
         raise ConfigError(f"{path!r} has no such column: {', '.join(lacking)} (found {there}); correct `columns`")
-
-
-def read_content(path: str) -> bytes:
-    """Bytes of a file or URL.
-
-    Raises:
-        ConfigError: it is not there or cannot be read.
-    """
-    if "://" in path:
-        return _read_remote(path)
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as exc:
-        raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
-    except OSError as exc:
-        raise ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc
-
-
-def _read_remote(url: str) -> bytes:
-    import aiohttp  # a local file needs neither
-    import fsspec
-
-    public = url.partition("?")[0]  # a query may be a signature
-    patience = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
-    of_http = {"client_kwargs": {"timeout": patience, "trust_env": True}} if url.startswith("http") else {}
-    try:
-        files, path = fsspec.url_to_fs(url, **of_http)
-        return bytes(files.cat_file(path))
-    except OSError as exc:
-        why = "" if isinstance(exc, FileNotFoundError) else f": {exc.strerror or exc}".replace(url, public)
-        raise ConfigError(f"nothing can be read at {public!r}; check the address and the network{why}") from exc
-    except Exception as exc:  # each file system of fsspec has errors of its own
-        raise ConfigError(f"{public!r} cannot be read: {str(exc).replace(url, public)}") from exc
 
 
 _PACKED: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
