@@ -271,6 +271,15 @@ def _only_file(content: bytes) -> bytes:
         return archive.read(names[0])
 
 
+def read_text(path: str) -> str:
+    """The text of a file or URL.
+
+    Raises:
+        ConfigError: it cannot be read, is in another encoding, or no text.
+    """
+    return decode(read_content(path), path)
+
+
 def decode(content: bytes, path: str) -> str:
     """The text of a file in UTF-8, or in what its byte order mark says.
 
