@@ -17,7 +17,6 @@ from functools import cached_property
 from itertools import count
 from operator import eq
 from pathlib import Path
-from string import Formatter
 from types import SimpleNamespace
 from typing import Literal
 
@@ -40,6 +39,9 @@ WORDS = SimpleNamespace(**tomllib.loads(Path(__file__).with_name("words.toml").r
 _MOST_DRAWS = 200
 """Draws for a content with all traits of another, before the likest of them is taken."""
 
+_SLOT = re.compile(r"\\{(\w+)\\}")
+"""In an escaped phrasing."""
+
 _STREAM_OF_TENTH: list[Stream] = ["pool", "pool", "pool", "pool", "pool", "pool", "dev", "dev", "test", "test"]
 
 
@@ -52,6 +54,8 @@ class Solution:
     """The bare final result."""
     working: str
     """What the refined answer says before its final result."""
+    traits: Traits
+    """As many for each content of a level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,8 @@ class Family:
     draw: Callable[[int, random.Random], Slots]
     """Content of a level."""
     solve: Callable[[Slots], Solution]
-    """Level and result of any content; a LookupError or ValueError, or no level of ours, where it is none of
+    """What follows from any content; a LookupError or ValueError, or no level of ours, where it is none of
     this family's."""
-    traits: Callable[[Slots], Traits] = lambda _: ()
-    """Of a content that was drawn or solved; as many for each content of a level."""
 
     @property
     def not_in_dev(self) -> str:
@@ -111,18 +113,18 @@ class Family:
         Where none of many draws has all its traits, the likest of them.
         """
         likest, most = None, -1
-        for drawn in count(1):
-            slots = self.draw(seed.level, rng)
-            alike = sum(map(eq, self.traits(slots), seed.traits))
-            if alike > most and (content := _content(slots)) != seed.content and self._stream(content) == stream:
-                likest, most = slots, alike
-            if likest and (most == len(seed.traits) or drawn >= _MOST_DRAWS):
-                return self._problem(seed.phrasing, likest)
+        for number in count(1):
+            drawn = self._problem(seed.phrasing, self.draw(seed.level, rng))
+            alike = sum(map(eq, drawn.traits, seed.traits))
+            if alike > most and drawn.content != seed.content and drawn.stream == stream:
+                likest, most = drawn, alike
+            if likest and (most == len(seed.traits) or number >= _MOST_DRAWS):
+                return likest
         raise AssertionError("a family has new content at every level")
 
     def read(self, instruction: str) -> Problem | None:
         """The problem that ``instruction`` poses, or None when it is none of this family's."""
-        for phrasing, pattern in self._patterns:
+        for phrasing, pattern in self._patterns.items():
             if match := pattern.fullmatch(instruction):
                 with suppress(LookupError, ValueError):
                     return self._problem(phrasing, match.groupdict())
@@ -132,37 +134,30 @@ class Family:
         solution = self.solve(slots)
         if solution.level not in LEVELS:
             raise ValueError(f"{dict(slots)} is too short or too long")
-        stated, content = f"Answer: {solution.reference}", _content(slots)
+        stated = f"Answer: {solution.reference}"
+        content = tuple(sorted(re.findall(r"\w+", " ".join(slots.values()).casefold())))
         return Problem(
             family=self.name,
             task_type=self.task_type,
             level=solution.level,
-            stream=self._stream(content),
+            stream=_STREAM_OF_TENTH[int(digest([self.name, content])[:8], 16) % len(_STREAM_OF_TENTH)],
             instruction=phrasing.format(**slots),
             reference=solution.reference,
             plain=stated,
             refined=f"{solution.working}\n{stated}",
             phrasing=phrasing,
-            traits=self.traits(slots),
+            traits=solution.traits,
             content=content,
         )
 
-    def _stream(self, content: tuple[str, ...]) -> Stream:
-        return _STREAM_OF_TENTH[int(digest([self.name, content])[:8], 16) % len(_STREAM_OF_TENTH)]
-
     @cached_property
-    def _patterns(self) -> tuple[tuple[str, re.Pattern[str]], ...]:
-        return tuple((phrasing, re.compile(self._pattern(phrasing), re.ASCII)) for phrasing in self.phrasings)
-
-    def _pattern(self, phrasing: str) -> str:
-        parts = Formatter().parse(phrasing)
-        return "".join(
-            re.escape(text) + (f"(?P<{slot}>{self.slots[slot]})" if slot else "") for text, slot, *_ in parts
-        )
-
-
-def _content(slots: Slots) -> tuple[str, ...]:
-    return tuple(sorted(re.findall(r"\w+", " ".join(slots.values()).casefold())))
+    def _patterns(self) -> dict[str, re.Pattern[str]]:
+        """Phrasing → what matches it, a group for each slot."""
+        texts = {
+            phrasing: _SLOT.sub(lambda slot: f"(?P<{slot[1]}>{self.slots[slot[1]]})", re.escape(phrasing))
+            for phrasing in self.phrasings
+        }
+        return {phrasing: re.compile(text, re.ASCII) for phrasing, text in texts.items()}
 
 
 def distinct(items: list[str]) -> list[str]:
