@@ -10,7 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from tapir_core import config
-from tapir_core.data.decontamination import EvaluationQuestions, check_left, loss_in_words
+from tapir_core.data.decontamination import EvaluationQuestions, loss_in_words
 from tapir_core.data.readers import (
     HELDOUT_SCHEMA,
     POOL_SCHEMA,
@@ -125,10 +125,8 @@ def clean_pool(run: config.RunConfig) -> CleanPool:
     data = run.data
     read = read_pool_of(data.pool, data, run.run.seed)
     heldout = [] if data.references is None else [read_heldout_of(data.references, run)]
-    asked = [heldout_questions(each.rows) for each in heldout]
-    questions = pl.concat([*asked, read_questions(run.evaluation.benchmarks)])
-    found = EvaluationQuestions(questions, run.evaluation.decontamination, read.rows).find(read.rows)
-    check_left(found, read.rows.height, QUESTION)
+    asked = [*(heldout_questions(each.rows) for each in heldout), read_questions(run.evaluation.benchmarks)]
+    found = EvaluationQuestions(pl.concat(asked), run.evaluation.decontamination, read.rows).find(read.rows)
     rows = read.rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     lost = loss_in_words(found, read.rows.height, QUESTION) or rehearse_heldout(rows, run)
     warnings = filter(None, (read.unread, *(each.unread for each in heldout), lost, few_in_words(rows.height, run)))
@@ -164,7 +162,6 @@ def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
     drawn = rows[sorted(rng.sample(range(rows.height), min(size, rows.height)))]
     rest = rows.join(drawn, on="instruction_id", how="anti", maintain_order="left")
     found = EvaluationQuestions(heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)
-    check_left(found, rest.height, HELD_OUT)
     return loss_in_words(found, rest.height, HELD_OUT)
 
 
@@ -174,10 +171,9 @@ def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
     Raises:
         ConfigError: there are not that many distinct instructions.
     """
-    problems = sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
     records = [
         (instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
-        for each in problems
+        for each in sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
     ]
     return pl.DataFrame(records, schema=POOL_SCHEMA, orient="row")
 

@@ -26,20 +26,17 @@ _DIGITS = 9
 
 def compute_difficulty(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
     """The table ``difficulty/``: one row an instruction that is scored in every one of ``orders``."""
-    gap = (pl.col("teacher_score") - pl.col("student_score")).alias("mfd")
     scored = (
         verdicts.filter(pl.col("status") == "scored", pl.col("order").is_in(list(orders)))
         .drop_nulls(["student_score", "teacher_score"])
-        .with_columns(gap)
+        .with_columns(mfd=pl.col("teacher_score") - pl.col("student_score"))
         .group_by("instruction_id")
         .agg(
-            pl.col("order").n_unique().alias("orders"),
             pl.col("student_score", "teacher_score", "mfd").mean().round(_DIGITS),
-            _of_order("teacher_first").alias("teacher_first"),
-            _of_order("student_first").alias("student_first"),
+            orders=pl.col("order").n_unique(),
+            order_gap=(_of_order("teacher_first") - _of_order("student_first")).round(_DIGITS),
         )
         .filter(pl.col("orders") == len(set(orders)))
-        .with_columns((pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS).alias("order_gap"))
     )
     rows = scored.join(labels.drop_nulls("task_type"), on="instruction_id", how="inner", validate="1:1")
     return in_order(rows).select(DIFFICULTY.names()).cast(DIFFICULTY)
@@ -142,5 +139,5 @@ def hardest(mfd: list[float], among: Collection[int], share: float, rng: random.
     """Of the rows ``among``, the ceil(q·n) with the highest MFD above 0, ties broken by the generator."""
     rows = list(among)
     rng.shuffle(rows)
-    ranked = sorted(rows, key=lambda row: -mfd[row])
-    return [row for row in ranked[: ceil_share(share, len(rows))] if mfd[row] > 0]
+    rows.sort(key=lambda row: -mfd[row])
+    return [row for row in rows[: ceil_share(share, len(rows))] if mfd[row] > 0]

@@ -79,8 +79,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> str:
         """The text in the characters known so far; a word that was not learnt matches nothing, whichever it is."""
-        known = self._codes.get
-        return "".join([known(word, _UNKNOWN) for word in words_of(text)])
+        return "".join([self._codes.get(word, _UNKNOWN) for word in words_of(text)])
 
 
 class NearDuplicates:
@@ -248,8 +247,7 @@ class EvaluationQuestions:
         pairs = dict(zip(RULES, (equal, self._shared_runs(encoded), self._near(encoded)), strict=True))
         rules = {pair: rule for rule in reversed(RULES) for pair in pairs[rule]}
         for (place, question), rule in rules.items():
-            alike = Indel.normalized_similarity(encoded[place], self._texts[question])
-            yield places[place], question, rule, alike
+            yield places[place], question, rule, Indel.normalized_similarity(encoded[place], self._texts[question])
 
     def _shared_runs(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Texts and questions that share as many words in a row as give the question away."""
@@ -386,11 +384,10 @@ def shared_words(found: pl.DataFrame) -> list[str]:
 def remedy_of(found: pl.DataFrame) -> str:
     """What to do where ``found`` takes too much of a pool."""
     words = shared_words(found)
-    setting = f"evaluation.decontamination.overlap_words = {max(len(words) + 1, 5)}"
-    shown = shorten(" ".join(words), _SHOWN)
     return (
-        f'most share the {len(words)} words "{shown}" with a question: set {setting} where these give none away, or '
-        "give another pool"
+        f'most share the {len(words)} words "{shorten(" ".join(words), _SHOWN)}" with a question: set '
+        f"evaluation.decontamination.overlap_words = {max(len(words) + 1, 5)} where these give none away, or give "
+        "another pool"
     )
 
 
@@ -405,7 +402,12 @@ def check_left(found: pl.DataFrame, rows: int, where: str) -> None:
 
 
 def loss_in_words(found: pl.DataFrame, rows: int, where: str) -> str:
-    """A warning where ``found`` takes much of a pool of ``rows`` instructions; else empty."""
+    """A warning where ``found`` takes much of a pool of ``rows`` instructions; else empty.
+
+    Raises:
+        ConfigError: as `check_left`.
+    """
+    check_left(found, rows, where)
     lost = found["instruction_id"].n_unique()
     if lost <= MUCH * rows:
         return ""

@@ -202,8 +202,11 @@ class Found:
     @property
     def noted(self) -> list[str]:
         """Each count that is not 0, in a sentence."""
-        counted = {name: int(count) for name, count in self.counts.items() if count}
-        return [f"{_NOTED.get(name, name.replace('_', ' '))}: {count:,}" for name, count in counted.items()]
+        return [
+            f"{_NOTED.get(name, name.replace('_', ' '))}: {int(count):,}"
+            for name, count in self.counts.items()
+            if count
+        ]
 
 
 def instruction_records(path: str, columns: Names = NO_NAMES) -> list[Record]:
@@ -214,8 +217,8 @@ def instruction_records(path: str, columns: Names = NO_NAMES) -> list[Record]:
     Raises:
         ConfigError: it cannot be read.
     """
-    more = (*_NOT_LEARNT, *_MASKED, *_ASIDE, *map(str.capitalize, _ASIDE))
-    return read_records(path, columns=columns, fields=(*FIELDS, *more))
+    fields = (*FIELDS, *_NOT_LEARNT, *_MASKED, *_ASIDE, *map(str.capitalize, _ASIDE))
+    return read_records(path, columns=columns, fields=fields)
 
 
 def read_pool(
@@ -430,15 +433,17 @@ def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
     records = read_records(path, fields=(*FIELDS, *_QUESTION_IDS, *_QUESTION_MARKS), marks=_QUESTION_MARKS)
     found, bad = read_each(records, _turns_of)
     if bad or not found:
-        shown = indented(bad) or ["  there is no record in it"]
-        said = f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(bad)} rows hold no question:"
-        remedy = "It is `instruction`, `prompt`, `question`, `turns` or `messages` (docs/decontamination.md)."
-        raise ConfigError("\n".join([said, *shown, remedy]))
+        lines = [
+            f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(bad)} rows hold no question:",
+            *(indented(bad) or ["  there is no record in it"]),
+            "It is `instruction`, `prompt`, `question`, `turns` or `messages` (docs/decontamination.md).",
+        ]
+        raise ConfigError("\n".join(lines))
     rows = []
     for record, texts in found:
         ids = (record.fields[name] for name in _QUESTION_IDS if record.fields.get(name) is not None)
-        named = str(next(ids, record.number))
-        rows += [(benchmark, named, turn, text) for turn, text in enumerate(texts, start=1)]
+        question_id = str(next(ids, record.number))
+        rows += [(benchmark, question_id, turn, text) for turn, text in enumerate(texts, start=1)]
     return pl.DataFrame(rows, schema=QUESTIONS, orient="row")
 
 

@@ -71,8 +71,9 @@ class UnknownLayout(ConfigError):
         if marks == MARKS:
             meant = ", ".join(f"{name} = {json.dumps(theirs)}" for name, theirs in self.likely.items())
             shown = meant or 'instruction = "NAME"'
-            where = "data.pool.columns (of a held-out set in data.heldout.columns)"
-            named = f"name yours in {where}: columns = {{ {shown} }}"
+            named = (
+                f"name yours in data.pool.columns (of a held-out set in data.heldout.columns): columns = {{ {shown} }}"
+            )
             remedy = named if self.likely else f"{remedy}; or {named}"
         super().__init__(what + remedy)
 
@@ -261,13 +262,16 @@ def _only_file(content: bytes) -> bytes:
         ValueError: it has several, as a workbook of Excel has.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [each for each in archive.namelist() if not f"/{each}".startswith("/__MACOSX/")]
-        names = [each for each in names if each.rpartition("/")[2][:1] not in ("", ".")]
+        names = [
+            each
+            for each in archive.namelist()
+            if not f"/{each}".startswith("/__MACOSX/") and each.rpartition("/")[2][:1] not in ("", ".")
+        ]
         if "xl/workbook.xml" in names:
             raise ValueError("it is a workbook of Excel, save the sheet as CSV")
         if len(names) != 1:
-            several = f"{len(names)} files ({first_few(names, 3)}), name one of them"
-            raise ValueError(f"it has {several if names else 'no file'}")
+            several = f"it has {len(names)} files ({first_few(names, 3)}), name one of them"
+            raise ValueError(several if names else "it has no file")
         return archive.read(names[0])
 
 

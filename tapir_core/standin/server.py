@@ -351,9 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and serve; gives the exit code."""
     given = make_parser().parse_args(arguments)
     behaviour = Behaviour(given.position_bias, given.noise, given.prefers, given.logprobs)
-    application = make_application(behaviour, given.latency_ms)
     try:
-        asyncio.run(serve(application, given.host, given.port, given.port_file))
+        asyncio.run(serve(make_application(behaviour, given.latency_ms), given.host, given.port, given.port_file))
     except TapirError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code
@@ -363,7 +362,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description="Serve the stand-in: a rule-based teacher and judge, no LLM.")
-    no_logprobs = "give no log-probabilities to who asks for them"
     options: dict[str, dict[str, Any]] = {
         "--host": {"default": "127.0.0.1", "help": "address to listen on"},
         "--port": {"type": int, "default": 0, "help": "port; 0 takes a free one"},
@@ -372,7 +370,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--latency-ms": {"type": int, "default": 0, "help": "milliseconds before each reply"},
         "--port-file": {"type": Path, "help": "write the port here once it listens"},
         "--prefers": {"choices": get_args(Preference), "default": "better", "help": "which answer wins in benchmarks"},
-        "--no-logprobs": {"dest": "logprobs", "action": "store_false", "help": no_logprobs},
+        "--no-logprobs": {"dest": "logprobs", "action": "store_false", "help": "give no log-probabilities"},
     }
     for name, settings in options.items():
         parser.add_argument(name, **settings)
