@@ -177,10 +177,6 @@ def _check_shares(shares: Mapping[str, float], known: TaskTypes) -> dict[str, fl
     return {task_type: shares[task_type] for task_type in in_order(shares)}
 
 
-def _has_own(others: Mapping[str, Any]) -> bool:
-    return others.get("task_types", "paper") not in ("paper", "defined")
-
-
 class CurriculumConfig(Section):
     """What holds for all rounds."""
 
@@ -246,7 +242,7 @@ class CurriculumConfig(Section):
     @classmethod
     def _write_out(cls, shares: Any, info: ValidationInfo) -> Any:
         """The recipe as the table that it is, which is what keys have always meant."""
-        if shares == "recipe" and _has_own(info.data):
+        if shares == "recipe" and info.data.get("task_types", "paper") not in ("paper", "defined"):
             raise ValueError(
                 'is for the paper\'s task types, and there are others; write "natural", "equal" or a table'
             )

@@ -369,13 +369,13 @@ def _read(
         raise ConfigError(_bad_rows_in_words(name, bad, len(records), way_out))
     if not found:
         raise ConfigError(f"{name!r} holds no instruction; bring a file with at least one row")
-    noted = Counter(each for _, row in found for each in row.noted)
     rows = pl.DataFrame([row[:-1] for _, row in found], schema=_ROW, orient="row")
     merged = rows.group_by("instruction_id").agg(
         pl.col("instruction", "system", EARLIER).first(),
         pl.col("source", "reference", "task_type", "split", "answer").min(),
     )
     counts = {"bad_rows": len(bad), "duplicates": rows.height - merged.height}
+    noted = Counter(each for _, row in found for each in row.noted)
     return Found(merged.sort("instruction_id"), {**counts, **noted}, _unread(name, found, fields))
 
 
@@ -392,9 +392,9 @@ def _unread(path: str, found: list[tuple[Record, Row]], names: Collection[str]) 
         columns.append(f"`{name}` (in {len(given):,} of {len(found):,} rows)")
         if meant in free & read and all(isinstance(value, str) for value in given):
             free.remove(meant)
-            here = f"{meant} = {json.dumps(name, ensure_ascii=False)}"
             remedies.append(
-                f"add {here} to data.pool.columns (of a held-out set to data.heldout.columns), or rename it"
+                f"add {meant} = {json.dumps(name, ensure_ascii=False)} to data.pool.columns (of a held-out set to "
+                "data.heldout.columns), or rename it"
             )
         else:
             remedies.append(_OTHERWISE[meant].format(name))

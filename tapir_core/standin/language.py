@@ -178,20 +178,16 @@ def _solve_pick(slots: Slots) -> Solution:
 
 _RULED_NOUNS = WORDS.regular_nouns + WORDS.sibilant_nouns
 _PLURALS = {
-    **{noun: f"{noun}s" for noun in WORDS.regular_nouns},
-    **{noun: f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" for noun in WORDS.sibilant_nouns},
-    **WORDS.irregular_plurals,
+    **{noun: ("s", f"{noun}s") for noun in WORDS.regular_nouns},
+    **{
+        noun: ("ies", f"{noun[:-1]}ies") if noun.endswith("y") else ("es", f"{noun}es") for noun in WORDS.sibilant_nouns
+    },
+    **{noun: ("irregular", plural) for noun, plural in WORDS.irregular_plurals.items()},
 }
-
+"""Noun → kind of its plural, and the plural."""
 
 _PLURAL_RULES = {"irregular": "is irregular", "s": "takes s", "es": "ends in a hiss, takes es", "ies": "turns y to ies"}
 """Kind of plural → how it is made, in words."""
-
-
-def _plural_kind(noun: str) -> str:
-    if noun in WORDS.irregular_plurals:
-        return "irregular"
-    return "s" if noun in WORDS.regular_nouns else "ies" if noun.endswith("y") else "es"
 
 
 def _draw_plural(level: int, rng: random.Random) -> Slots:
@@ -209,11 +205,9 @@ def _solve_plural(slots: Slots) -> Solution:
     plurals = [_PLURALS[noun] for noun in nouns]
     easy = {1: nouns[0] in WORDS.regular_nouns, 2: not set(nouns) & set(WORDS.irregular_plurals)}.get(len(nouns), False)
     level = len(nouns) if easy else len(nouns) + 1
-    kinds = list(map(_plural_kind, nouns))
-    working = " ".join(
-        f"{noun} {_PLURAL_RULES[kind]}: {plural}." for noun, kind, plural in zip(nouns, kinds, plurals, strict=True)
-    )
-    return Solution(level, ", ".join(plurals), working, traits=tuple(sorted(kinds)))
+    made = [f"{noun} {_PLURAL_RULES[kind]}: {plural}." for noun, (kind, plural) in zip(nouns, plurals, strict=True)]
+    reference = ", ".join(plural for _, plural in plurals)
+    return Solution(level, reference, " ".join(made), traits=tuple(sorted(kind for kind, _ in plurals)))
 
 
 _FORMS = {
