@@ -17,6 +17,7 @@ from tapir_core.config import (
     JudgeConfig,
     RunConfig,
     StudentConfig,
+    TrainingConfig,
     problems,
 )
 from tapir_core.config.run import LONGEST_NAME
@@ -38,6 +39,7 @@ def check_config(config: RunConfig) -> list[str]:
         *_check_verifier(config),
         *_check_served(config),
         *_contradictions(config),
+        *_check_training(config.training),
     ]
 
 
@@ -223,22 +225,13 @@ def _check_served(config: RunConfig) -> list[str]:
 
 
 def _contradictions(config: RunConfig) -> list[str]:
-    """What fields of the judge, of the curriculum and of training say against each other."""
-    judge, expansion, stop, training = (
-        config.judge,
-        config.curriculum.expansion,
-        config.curriculum.stop,
-        config.training,
-    )
+    """What fields of the judge and of the curriculum say against each other."""
+    judge, expansion, stop = config.judge, config.curriculum.expansion, config.curriculum.stop
     judges = list(zip(judge.endpoints, judge.identities, strict=True))
     first = {who: name for name, who in reversed(judges)}
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
-    held = training.micro_batch_size * (training.processes or 1) * training.nodes
-    least_stage = {"none": 0, "optimizer": 2, "all": 3}[training.offload]
-    of_all = f" × processes = {training.processes}" if training.processes else ""
-    of_all += f" × nodes = {training.nodes}" if training.nodes > 1 else ""
     return problems(
         {
             'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; leave it out or '
@@ -265,6 +258,18 @@ def _contradictions(config: RunConfig) -> list[str]:
                 for name, default in stop.with_mark("dev").items()
                 if not config.data.may_have_dev
             },
+        }
+    )
+
+
+def _check_training(training: TrainingConfig) -> list[str]:
+    """What fields of training say against each other."""
+    held = training.micro_batch_size * (training.processes or 1) * training.nodes
+    least_stage = {"none": 0, "optimizer": 2, "all": 3}[training.offload]
+    of_all = f" × processes = {training.processes}" if training.processes else ""
+    of_all += f" × nodes = {training.nodes}" if training.nodes > 1 else ""
+    return problems(
+        {
             f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
             f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
             f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held,

@@ -214,7 +214,8 @@ class DataConfig(Section):
     """The pool D: `type = "file"` (your own) or `"standin"` (generated)."""
 
     heldout: HeldoutConfig | None = Field(
-        default_factory=lambda values: JudgedHeldout() if _is_read(values.get("pool")) else None,
+        # A pool that is itself wrong is not there.
+        default_factory=lambda values: JudgedHeldout() if "pool" in values and not values["pool"].generated else None,
         json_schema_extra={"default_in_words": 'default `type = "judged"` for a pool of a file, else unset'},
     )
     """The held-out set; without one no score is reported and the stop rule sees only the seeds."""
@@ -243,8 +244,3 @@ class DataConfig(Section):
     def metric(self) -> str:
         """The figure that students are scored by: quality retention where there is a judged set."""
         return RETENTION if self.judged else ACCURACY
-
-
-def _is_read(pool: PoolConfig | None) -> bool:
-    """None where the pool itself is wrong."""
-    return pool is not None and not pool.generated

@@ -5,20 +5,22 @@ what the server recognises is what the generator made, by construction.
 
 Content decides the stream: a problem belongs to the pool, to dev or to test by a digest of its words, in any phrasing
 and in any order of its items. No draw can put one problem into two streams.
+
+Below are the steps that several families take in their refined answers, in as few words as a small student can learn.
 """
 
 import random
 import re
 import tomllib
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
+from itertools import count, zip_longest
 from operator import eq
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 from tapir_core.text import digest
 
@@ -41,6 +43,8 @@ _MOST_DRAWS = 200
 
 _SLOT = re.compile(r"\\{(\w+)\\}")
 """In an escaped phrasing."""
+
+_COLUMNS = ("Ones", "Tens", "Hundreds")
 
 _STREAM_OF_TENTH: list[Stream] = ["pool", "pool", "pool", "pool", "pool", "pool", "dev", "dev", "test", "test"]
 
@@ -174,3 +178,44 @@ def distinct(items: list[str]) -> list[str]:
 def any_of(words: Iterable[str]) -> str:
     """A regular expression that matches one of the words."""
     return f"(?:{'|'.join(words)})"
+
+
+def add_columns(terms: Iterable[int]) -> str:
+    """A sum of numbers below 1,000, column by column: `Ones: 7 + 6 = 13, carry 1. Tens: 2 + 1 = 3.`"""
+    columns = list(zip_longest(*(map(int, reversed(str(term))) for term in terms)))
+    steps, carry = [], 0
+    for place, column in enumerate(columns):
+        digits = [digit for digit in (*column, carry or None) if digit is not None]
+        total = sum(digits)
+        carry = total // 10
+        summed = f" = {total}" if len(digits) > 1 else ""
+        # What the last column carries is the head of its own sum.
+        carried = f", carry {carry}" if carry and place < len(columns) - 1 else ""
+        steps.append(f"{_COLUMNS[place]}: {' + '.join(map(str, digits))}{summed}{carried}.")
+    return " ".join(steps)
+
+
+def add_up(terms: Sequence[int]) -> list[str]:
+    """Partial sums, one term after the other: `40 + 5 = 45`, `45 + 3 = 48`."""
+    sums = [sum(terms[:count]) for count in range(1, len(terms) + 1)]
+    return [f"{before} + {term} = {after}" for before, term, after in zip(sums, terms[1:], sums[1:], strict=False)]
+
+
+def split_places(number: int) -> list[int]:
+    """A number by its digits: 705 is 700 and 5."""
+    digits = str(number)
+    return [int(digit) * 10 ** (len(digits) - place) for place, digit in enumerate(digits, start=1) if digit != "0"]
+
+
+def keep_largest(items: Sequence[Any], key: Callable[[Any], Any], say: Callable[[Any], str] = str) -> str:
+    """The largest of some items, each set against the largest before it: `cat or hill: hill. hill or ant: hill.`"""
+    steps, largest = [], items[0]
+    for item in items[1:]:
+        before, largest = largest, max(largest, item, key=key)
+        steps.append(f"{say(before)} or {say(item)}: {largest}.")
+    return " ".join(steps)
+
+
+def number_items(items: Iterable[str]) -> str:
+    """Items with their places from 1: `1 water, 2 garden`."""
+    return ", ".join(f"{place} {item}" for place, item in enumerate(items, start=1))

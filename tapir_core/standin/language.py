@@ -7,8 +7,16 @@ import random
 import re
 from collections.abc import Iterable
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
-from tapir_core.standin.workings import keep_largest, number_items
+from tapir_core.standin.family import (
+    WORDS,
+    Family,
+    Slots,
+    Solution,
+    any_of,
+    distinct,
+    keep_largest,
+    number_items,
+)
 
 _SIGNS = {"adds": "+", "subtracts": "-", "multiplies": "*", "divides": "/"}
 _FIRST = {

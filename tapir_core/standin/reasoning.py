@@ -3,8 +3,18 @@
 import random
 from itertools import accumulate, pairwise
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
-from tapir_core.standin.workings import add_columns, add_up, keep_largest, split_places
+from tapir_core.standin.family import (
+    WORDS,
+    Family,
+    Slots,
+    Solution,
+    add_columns,
+    add_up,
+    any_of,
+    distinct,
+    keep_largest,
+    split_places,
+)
 
 _SUMS = {1: (2, 1, 20), 2: (2, 21, 99), 3: (3, 10, 99), 4: (2, 100, 999), 5: (3, 100, 999)}
 

@@ -6,8 +6,18 @@ import re
 from decimal import Decimal
 from itertools import pairwise
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
-from tapir_core.standin.workings import add_up, keep_largest, number_items, split_places
+from tapir_core.standin.family import (
+    WORDS,
+    Family,
+    Slots,
+    Solution,
+    add_up,
+    any_of,
+    distinct,
+    keep_largest,
+    number_items,
+    split_places,
+)
 
 _TEXT_FIELDS = {"name": WORDS.names, "city": WORDS.cities, "colour": WORDS.colours, "pet": WORDS.pets}
 _NUMBER_FIELDS = ("age", "score", "room")
