@@ -22,12 +22,12 @@ class _Instructions(Section, ABC):
     """Whether tapir makes its instructions, so that they change with tapir's version alone."""
 
     def content(self) -> bytes | None:
-        """What its rows are read from, which stage keys know by digest: its file's. None where it has none.
+        """What its rows are read from, which stage keys know by digest: what its files hold. None where it has none.
 
         Raises:
             ConfigError: it cannot be read.
         """
-        return next(map(read_content, self.files.values()), None)
+        return b"".join(map(read_content, self.files.values())) if self.files else None
 
     @abstractmethod
     def in_words(self, digest: str) -> str:
