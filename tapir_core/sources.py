@@ -28,7 +28,7 @@ from tapir_core.text import instruction_id
 
 
 @config.by_kind(config.PoolConfig)
-def read_pool_of(source: config.PoolConfig, data: config.DataConfig, seed: int) -> Found:
+def read_pool_of(pool: config.PoolConfig, data: config.DataConfig, seed: int) -> Found:
     """The pool D; ``seed`` is the run's, of which every draw derives.
 
     Raises:
@@ -38,24 +38,24 @@ def read_pool_of(source: config.PoolConfig, data: config.DataConfig, seed: int) 
 
 
 @read_pool_of.register
-def _(source: config.FilePool, data: config.DataConfig, seed: int) -> Found:
+def _(pool: config.FilePool, data: config.DataConfig, seed: int) -> Found:
     return read_pool(
-        instruction_records(source.path, source.columns),
-        source.path,
+        instruction_records(pool.path, pool.columns),
+        pool.path,
         on_bad_row=data.on_bad_row,
-        limit=source.limit,
+        limit=pool.limit,
         rng=derive_rng(seed, "pool"),
-        answers=bool(source.answers_of),
+        answers=bool(pool.answers_of),
     )
 
 
 @read_pool_of.register
-def _(source: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
-    return Found(standin_pool(source.rows, source.max_level, seed))
+def _(pool: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
+    return Found(standin_pool(pool.rows, pool.max_level, seed))
 
 
 @config.by_kind(config.HeldoutConfig)
-def read_heldout_of(source: config.HeldoutConfig, run: config.RunConfig) -> Found:
+def read_heldout_of(heldout: config.HeldoutConfig, run: config.RunConfig) -> Found:
     """The held-out set of a run.
 
     Raises:
@@ -65,10 +65,10 @@ def read_heldout_of(source: config.HeldoutConfig, run: config.RunConfig) -> Foun
 
 
 @read_heldout_of.register
-def _(source: config.FileHeldout, run: config.RunConfig) -> Found:
+def _(heldout: config.FileHeldout, run: config.RunConfig) -> Found:
     return read_heldout(
-        instruction_records(source.path, source.columns),
-        source.path,
+        instruction_records(heldout.path, heldout.columns),
+        heldout.path,
         on_bad_row=run.data.on_bad_row,
         types=run.curriculum.heldout_types,
         bare=run.judge.marks_without_reference,
@@ -89,12 +89,12 @@ def _way_out(verifier: config.VerifierConfig | None) -> str:
 
 
 @read_heldout_of.register
-def _(source: config.StandinHeldout, run: config.RunConfig) -> Found:
-    return Found(standin_heldout(source.dev, source.test, source.max_level, run.run.seed))
+def _(heldout: config.StandinHeldout, run: config.RunConfig) -> Found:
+    return Found(standin_heldout(heldout.dev, heldout.test, heldout.max_level, run.run.seed))
 
 
 @read_heldout_of.register
-def _(_source: config.JudgedHeldout, run: config.RunConfig) -> Found:
+def _(_heldout: config.JudgedHeldout, run: config.RunConfig) -> Found:
     # Its own instructions are drawn from the pool, once the teacher has answered: stage `judged_heldout`.
     references = run.data.references
     return Found(pl.DataFrame(schema=HELDOUT_SCHEMA)) if references is None else read_heldout_of(references, run)

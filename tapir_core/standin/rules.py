@@ -137,11 +137,6 @@ def known(instruction: str) -> Problem:
     return problem
 
 
-def answer(ask: Ask, _behaviour: Behaviour) -> str:
-    """The plain answer."""
-    return known(ask.sections.get("instruction", ask.text)).plain
-
-
 def label(ask: Ask, _behaviour: Behaviour) -> str:
     """The task type, if it is among those offered."""
     task_type = known(ask.sections["instruction"]).task_type
@@ -157,11 +152,6 @@ def discover(ask: Ask, _behaviour: Behaviour) -> str:
     if not found:
         raise Refusal("The stand-in knows none of these instructions.")
     return "\n".join(f"Task type: {DEFINED.described(name)}" for name in in_order(found))
-
-
-def refine(ask: Ask, _behaviour: Behaviour) -> str:
-    """The refined answer; its style is the one that the instruction's task type needs."""
-    return known(ask.sections["instruction"]).refined
 
 
 def expand(ask: Ask, _behaviour: Behaviour) -> str:
@@ -344,12 +334,13 @@ _RULES: tuple[Rule, ...] = (
     ("expand", {"seed", "task_type"}, expand),
     ("label", {"instruction", "task_types"}, label),
     ("label", {"instructions"}, discover),
-    ("refine", {"instruction", "answer", "style"}, refine),
+    # The style of a refined answer is the one that the instruction's task type needs.
+    ("refine", {"instruction", "answer", "style"}, lambda ask, _: known(ask.sections["instruction"]).refined),
     ("benchmark", {"instruction", "output_1", "output_2"}, _choose),
     ("benchmark", {"question", "answer"}, _rate),
     ("benchmark", {"question", "response_1", "response_2"}, _review),
     ("judge", {"instruction", "answer_1", "answer_2"}, judge),
     ("judge", {"instruction", "answer"}, judge),
-    ("answer", set(), answer),
+    ("answer", set(), lambda ask, _: known(ask.sections.get("instruction", ask.text)).plain),
 )
 """The first that fits counts."""
