@@ -22,7 +22,7 @@ class _Instructions(Section, ABC):
     """Whether tapir makes its instructions, so that they change with tapir's version alone."""
 
     def content(self) -> bytes | None:
-        """What its rows are read from, which stage keys know by digest: what its files hold. None where it has none.
+        """The bytes that its rows are read from; stage keys hold their digest. None if it names no file.
 
         Raises:
             ConfigError: it cannot be read.
