@@ -70,7 +70,8 @@ def _(heldout: config.FileHeldout, run: config.RunConfig) -> Found:
         instruction_records(heldout.path, heldout.columns),
         heldout.path,
         on_bad_row=run.data.on_bad_row,
-        types=run.curriculum.heldout_types,
+        # Any name will do until the task types are discovered.
+        types=() if run.curriculum.task_types == "discover" else run.curriculum.types.names,
         bare=run.judge.marks_without_reference,
         way_out=_way_out(run.judge.verifier),
     )

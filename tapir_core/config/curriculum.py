@@ -260,11 +260,6 @@ class CurriculumConfig(Section):
         """The task types, for whoever renders, parses or lists them; the paper's until some are discovered."""
         return self._types_of(self.task_types)
 
-    @property
-    def heldout_types(self) -> tuple[str, ...]:
-        """Task types that a held-out file may name; nothing, which allows any, until some are discovered."""
-        return () if self.task_types == "discover" else self.types.names
-
     @staticmethod
     def _types_of(said: dict[str, TaskTypeConfig] | str) -> TaskTypes:
         if isinstance(said, str):
