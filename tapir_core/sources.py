@@ -10,8 +10,15 @@ from typing import NamedTuple
 import polars as pl
 
 from tapir_core import config, stages
-from tapir_core.data.decontamination import EvaluationQuestions, check_left, loss_in_words
-from tapir_core.data.readers import Found, heldout_questions, read_heldout, read_pool, read_questions
+from tapir_core.data.decontamination import EvaluationQuestions, loss_in_words
+from tapir_core.data.readers import (
+    Found,
+    heldout_questions,
+    instruction_records,
+    read_heldout,
+    read_pool,
+    read_questions,
+)
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import DEV_SHARES, EQUAL_SHARES, NATURAL_SHARES, recognise, sample_problems
 from tapir_core.standin.family import Stream
@@ -19,7 +26,7 @@ from tapir_core.text import instruction_id
 
 
 @config.by_kind(config.PoolConfig)
-def read_pool_of(source: config.PoolConfig, data: config.DataConfig, seed: int) -> Found:
+def read_pool_of(pool: config.PoolConfig, data: config.DataConfig, seed: int) -> Found:
     """The pool D; ``seed`` is the run's, of which every draw derives.
 
     Raises:
@@ -29,24 +36,24 @@ def read_pool_of(source: config.PoolConfig, data: config.DataConfig, seed: int) 
 
 
 @read_pool_of.register
-def _(source: config.FilePool, data: config.DataConfig, seed: int) -> Found:
+def _(pool: config.FilePool, data: config.DataConfig, seed: int) -> Found:
     return read_pool(
-        source.path,
+        instruction_records(pool.path, pool.columns),
+        pool.path,
         on_bad_row=data.on_bad_row,
-        limit=source.limit,
+        limit=pool.limit,
         rng=derive_rng(seed, "pool"),
-        columns=source.columns,
-        answers=bool(source.answers_of),
+        answers=bool(pool.answers_of),
     )
 
 
 @read_pool_of.register
-def _(source: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
-    return Found(standin_pool(source.rows, source.max_level, seed))
+def _(pool: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
+    return Found(standin_pool(pool.rows, pool.max_level, seed))
 
 
 @config.by_kind(config.HeldoutConfig)
-def read_heldout_of(source: config.HeldoutConfig, run: config.RunConfig) -> Found:
+def read_heldout_of(heldout: config.HeldoutConfig, run: config.RunConfig) -> Found:
     """The held-out set of a run.
 
     Raises:
@@ -56,12 +63,13 @@ def read_heldout_of(source: config.HeldoutConfig, run: config.RunConfig) -> Foun
 
 
 @read_heldout_of.register
-def _(source: config.FileHeldout, run: config.RunConfig) -> Found:
+def _(heldout: config.FileHeldout, run: config.RunConfig) -> Found:
     return read_heldout(
-        source.path,
+        instruction_records(heldout.path, heldout.columns),
+        heldout.path,
         on_bad_row=run.data.on_bad_row,
-        columns=source.columns,
-        types=run.curriculum.heldout_types,
+        # Any name will do until the task types are discovered.
+        types=() if run.curriculum.task_types == "discover" else run.curriculum.types.names,
         bare=run.judge.marks_without_reference,
         way_out=_way_out(run.judge.verifier),
     )
@@ -80,12 +88,12 @@ def _way_out(verifier: config.VerifierConfig | None) -> str:
 
 
 @read_heldout_of.register
-def _(source: config.StandinHeldout, run: config.RunConfig) -> Found:
-    return Found(standin_heldout(source.dev, source.test, source.max_level, run.run.seed))
+def _(heldout: config.StandinHeldout, run: config.RunConfig) -> Found:
+    return Found(standin_heldout(heldout.dev, heldout.test, heldout.max_level, run.run.seed))
 
 
 @read_heldout_of.register
-def _(_source: config.JudgedHeldout, run: config.RunConfig) -> Found:
+def _(_heldout: config.JudgedHeldout, run: config.RunConfig) -> Found:
     # Its own instructions are drawn from the pool, once the teacher has answered: stage `judged_heldout`.
     references = run.data.references
     nothing = Found(pl.DataFrame(schema=stages.HELDOUT.columns))
@@ -117,10 +125,8 @@ def clean_pool(run: config.RunConfig) -> CleanPool:
     data = run.data
     read = read_pool_of(data.pool, data, run.run.seed)
     heldout = [] if data.references is None else [read_heldout_of(data.references, run)]
-    asked = [heldout_questions(each.rows) for each in heldout]
-    questions = pl.concat([*asked, read_questions(run.evaluation.benchmarks)])
-    found = EvaluationQuestions(questions, run.evaluation.decontamination, read.rows).find(read.rows)
-    check_left(found, read.rows.height, QUESTION)
+    asked = [*(heldout_questions(each.rows) for each in heldout), read_questions(run.evaluation.benchmarks)]
+    found = EvaluationQuestions(pl.concat(asked), run.evaluation.decontamination, read.rows).find(read.rows)
     rows = read.rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     lost = loss_in_words(found, read.rows.height, QUESTION) or rehearse_heldout(rows, run)
     warnings = filter(None, (read.unread, *(each.unread for each in heldout), lost, few_in_words(rows.height, run)))
@@ -156,7 +162,6 @@ def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
     drawn = rows[sorted(rng.sample(range(rows.height), min(size, rows.height)))]
     rest = rows.join(drawn, on="instruction_id", how="anti", maintain_order="left")
     found = EvaluationQuestions(heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)
-    check_left(found, rest.height, HELD_OUT)
     return loss_in_words(found, rest.height, HELD_OUT)
 
 
@@ -166,10 +171,9 @@ def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
     Raises:
         ConfigError: there are not that many distinct instructions.
     """
-    problems = sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
     records = [
         (instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
-        for each in problems
+        for each in sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
     ]
     return pl.DataFrame(records, schema=stages.POOL.columns, orient="row")
 
@@ -196,7 +200,7 @@ def natural_weights(data: config.DataConfig, heldout: pl.DataFrame) -> dict[str,
 
     A split that lacks families has the others in proportion. Nothing of a set that is another's.
     """
-    if data.references is None or data.references.file:
+    if data.references is None or not data.references.generated:
         return {}
     problems = [recognise(text) for text in heldout["instruction"]]
     places = list(zip(heldout["split"], [each.family if each else "" for each in problems], strict=True))

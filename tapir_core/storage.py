@@ -345,3 +345,36 @@ def _server() -> str:
         return "Amazon S3 (AWS_ENDPOINT_URL is not set)"
     parts = urlsplit(endpoint)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def read_content(path: str) -> bytes:
+    """Bytes of a file or URL.
+
+    Raises:
+        ConfigError: it is not there or cannot be read.
+    """
+    if "://" in path:
+        return _read_remote(path)
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _read_remote(url: str) -> bytes:
+    import aiohttp  # a local file needs neither
+    import fsspec
+
+    public = url.partition("?")[0]  # a query may be a signature
+    patience = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
+    of_http = {"client_kwargs": {"timeout": patience, "trust_env": True}} if url.startswith("http") else {}
+    try:
+        files, path = fsspec.url_to_fs(url, **of_http)
+        return bytes(files.cat_file(path))
+    except OSError as exc:
+        why = "" if isinstance(exc, FileNotFoundError) else f": {exc.strerror or exc}".replace(url, public)
+        raise ConfigError(f"nothing can be read at {public!r}; check the address and the network{why}") from exc
+    except Exception as exc:  # each file system of fsspec has errors of its own
+        raise ConfigError(f"{public!r} cannot be read: {str(exc).replace(url, public)}") from exc

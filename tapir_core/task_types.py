@@ -15,38 +15,45 @@ RefinementFamily = Literal["steps", "code", "prose"]
 OTHERS = "Others"
 """The task type of what fits no other. The label prompt names it, so that every run has it."""
 
-_LARGE = {"Math": 0.167, "Reasoning": 0.167, "Code Generation": 0.083, "Code Debug": 0.083, OTHERS: 0.041}
-_SMALL = (
-    "Writing",
-    "Computer Science",
-    "Complex Format",
-    "Common-Sense",
-    "Counterfactual",
-    "Multilingual",
-    "Roleplay",
-    "Biology",
-    "Technology",
-    "Ethics",
-    "Sport",
-    "Law",
-    "Medicine",
-    "Literature",
-    "Entertainment",
-    "Art",
-    "Music",
-    "Toxicity",
-    "Economy",
-    "Physics",
-    "History",
-    "Chemistry",
-    "Philosophy",
-    "Health",
-    "Ecology",
-    "Grammar",
-    "Paraphrase",
-)
+_DEFINITIONS = {
+    "Math": "a calculation, an equation, a proof or another problem of mathematics",
+    "Reasoning": "a conclusion to be drawn from what is given: logic, puzzles, deduction, planning",
+    "Code Generation": "a program, a function, a query or another piece of code to be written",
+    "Code Debug": "given code to be corrected, explained, completed or made better",
+    OTHERS: "what fits none of the other task types",
+    "Writing": "a text to be written: a story, a letter, a speech, a post",
+    "Computer Science": "a question on algorithms, data, systems or networks, without code to be written",
+    "Complex Format": "an answer in a form with rules of its own: a table, JSON, a list with limits",
+    "Common-Sense": "what everybody knows of daily life and of how things behave",
+    "Counterfactual": "what would be if something were otherwise than it is",
+    "Multilingual": "a translation, or a task set or to be answered in another language than English",
+    "Roleplay": "an answer given as a person or a character, or a dialogue between some",
+    "Biology": "a question on living things, their cells, genes and evolution",
+    "Technology": "a question on devices, machines, engineering and their use",
+    "Ethics": "what is right or wrong, and moral dilemmas",
+    "Sport": "a question on sports, games, athletes and training for them",
+    "Law": "a question on laws, rights, contracts and courts",
+    "Medicine": "a question on illnesses, diagnoses, drugs and treatments",
+    "Literature": "a question on books, poems, authors and their works",
+    "Entertainment": "a question on films, shows, games, celebrities and leisure",
+    "Art": "a question on painting, sculpture, design, photography and their makers",
+    "Music": "a question on songs, instruments, musicians and the theory of music",
+    "Toxicity": "harmful, hateful or unsafe content, to be recognised, refused or softened",
+    "Economy": "a question on money, markets, trade, business and work",
+    "Physics": "a question on matter, energy, forces, light and the universe",
+    "History": "a question on past events, people and ages",
+    "Chemistry": "a question on substances, elements and their reactions",
+    "Philosophy": "a question on thinkers, ideas, knowledge and being",
+    "Health": "fitness, food, sleep and well-being in daily life",
+    "Ecology": "a question on environment, climate, species and how they live together",
+    "Grammar": "a sentence to be corrected or analysed by the rules of its language",
+    "Paraphrase": "a given text to be reworded, shortened or summed up with its meaning kept",
+}
+"""The paper's task types, in the order of the recipe → our definition of each."""
 
-TARGET_SHARES: dict[str, float] = {**_LARGE, **dict.fromkeys(_SMALL, 0.017)}
+_LARGE_SHARES = {"Math": 0.167, "Reasoning": 0.167, "Code Generation": 0.083, "Code Debug": 0.083, OTHERS: 0.041}
+
+TARGET_SHARES: dict[str, float] = {name: _LARGE_SHARES.get(name, 0.017) for name in _DEFINITIONS}
 """Task type → share of a mixture's hard part; sums to 1."""
 
 TASK_TYPES: tuple[str, ...] = tuple(TARGET_SHARES)
@@ -113,43 +120,8 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(found, key=lambda name: (has_own and name == OTHERS, places.get(name, len(places)), name))
 
 
-_DEFINITIONS = {
-    "Math": "a calculation, an equation, a proof or another problem of mathematics",
-    "Reasoning": "a conclusion to be drawn from what is given: logic, puzzles, deduction, planning",
-    "Code Generation": "a program, a function, a query or another piece of code to be written",
-    "Code Debug": "given code to be corrected, explained, completed or made better",
-    OTHERS: "what fits none of the other task types",
-    "Writing": "a text to be written: a story, a letter, a speech, a post",
-    "Computer Science": "a question on algorithms, data, systems or networks, without code to be written",
-    "Complex Format": "an answer in a form with rules of its own: a table, JSON, a list with limits",
-    "Common-Sense": "what everybody knows of daily life and of how things behave",
-    "Counterfactual": "what would be if something were otherwise than it is",
-    "Multilingual": "a translation, or a task set or to be answered in another language than English",
-    "Roleplay": "an answer given as a person or a character, or a dialogue between some",
-    "Biology": "a question on living things, their cells, genes and evolution",
-    "Technology": "a question on devices, machines, engineering and their use",
-    "Ethics": "what is right or wrong, and moral dilemmas",
-    "Sport": "a question on sports, games, athletes and training for them",
-    "Law": "a question on laws, rights, contracts and courts",
-    "Medicine": "a question on illnesses, diagnoses, drugs and treatments",
-    "Literature": "a question on books, poems, authors and their works",
-    "Entertainment": "a question on films, shows, games, celebrities and leisure",
-    "Art": "a question on painting, sculpture, design, photography and their makers",
-    "Music": "a question on songs, instruments, musicians and the theory of music",
-    "Toxicity": "harmful, hateful or unsafe content, to be recognised, refused or softened",
-    "Economy": "a question on money, markets, trade, business and work",
-    "Physics": "a question on matter, energy, forces, light and the universe",
-    "History": "a question on past events, people and ages",
-    "Chemistry": "a question on substances, elements and their reactions",
-    "Philosophy": "a question on thinkers, ideas, knowledge and being",
-    "Health": "fitness, food, sleep and well-being in daily life",
-    "Ecology": "a question on environment, climate, species and how they live together",
-    "Grammar": "a sentence to be corrected or analysed by the rules of its language",
-    "Paraphrase": "a given text to be reworded, shortened or summed up with its meaning kept",
-}
-
 PAPER = TaskTypes(dict.fromkeys(TASK_TYPES, ""), REFINEMENT_FAMILY)
 """The paper's, given to the teacher by name as the paper does."""
 
-DEFINED = TaskTypes({name: _DEFINITIONS[name] for name in TASK_TYPES}, REFINEMENT_FAMILY)
+DEFINED = TaskTypes(_DEFINITIONS, REFINEMENT_FAMILY)
 """The paper's, each with its definition."""

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import file_ingredient, is_address, is_kept, keep_file
-from tapir_core.data.records import read_content
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.evaluation.rows import baseline_student
 from tapir_core.paths import BACKBONE_CACHE, RUN_RECORD, fetched_file
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.storage import Storage, file_sha256, on_this_machine
+from tapir_core.storage import Storage, file_sha256, on_this_machine, read_content
 from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.verifier import check_verifier, source_digest
@@ -80,8 +79,8 @@ def gather_files(config: RunConfig, *, say: Say = lambda _: None) -> dict[str, s
     """
     found = {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
     for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout)):
-        if source is not None and source.file:
-            found[f"file:{name}"] = _sha256(source.file)
+        if source is not None and (content := source.content()) is not None:
+            found[f"file:{name}"] = hashlib.sha256(content).hexdigest()
     fetched: dict[str, str] = {}
     for name, benchmark in config.evaluation.benchmarks.items():
         for field, path in benchmark.all_files.items():

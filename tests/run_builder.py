@@ -153,9 +153,9 @@ class _Builder(BenchmarkStages):
     def _files(self) -> list[str]:
         """Digests of the files that the configuration names."""
         data, benchmarks = self.run.config.data, self.run.config.evaluation.benchmarks.values()
-        named = [each.file for each in (data.pool, data.heldout) if each]
+        named = [path for each in (data.pool, data.heldout) if each for path in each.files.values()]
         named += [path for each in benchmarks for path in each.all_files.values()]
-        return [hashlib.sha256(Path(each).read_bytes()).hexdigest() for each in named if each and Path(each).is_file()]
+        return [hashlib.sha256(Path(each).read_bytes()).hexdigest() for each in named if Path(each).is_file()]
 
     def _taken(self, at: StageAt) -> _Made:
         manifest = self.run.sealed(at)

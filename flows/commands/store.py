@@ -18,7 +18,7 @@ from flows.commands import AsJson, Overrides, console, errors, print_line, print
 from tapir_core import store_admin
 from tapir_core.calls import root_store_url, store_tables, store_url
 from tapir_core.config.load import load_config
-from tapir_core.data.readers import read_pool
+from tapir_core.data.readers import instruction_records, read_pool
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.estimate.evidence import plain_request
 from tapir_core.randomness import derive_rng
@@ -142,9 +142,9 @@ def import_answers(
     They go into that configuration's store, or the one of --store, which is made if there is none.
     """
     config = load_config(teacher_of, overrides or ())
-    names = getattr(config.data.pool, "columns", {})
+    records = instruction_records(file, getattr(config.data.pool, "columns", {}))
     found = read_pool(
-        file, on_bad_row=config.data.on_bad_row, limit=None, rng=derive_rng(0), columns=names, answers=True
+        records, file, on_bad_row=config.data.on_bad_row, limit=None, rng=derive_rng(0), answers=True
     ).rows
     if "answer" not in found.columns:
         raise ConfigError(

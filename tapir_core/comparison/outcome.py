@@ -186,7 +186,7 @@ def _standin_versions(config: RunConfig) -> dict[str, str]:
         each.version for each in (config.teacher.endpoint, config.judge.endpoint) if isinstance(each, StandinEndpoint)
     ]
     return ({"standin": versions[0]} if versions else {}) | (
-        {} if config.data.pool.file else {"standin_pool": standin.POOL_VERSION}
+        {"standin_pool": standin.POOL_VERSION} if config.data.pool.generated else {}
     )
 
 

@@ -28,12 +28,15 @@ T = TypeVar("T")
 AnyKind: TypeAlias = type[Any]
 
 
-Mark = Literal["free", "later", "saves", "file", "folder", "answers", "replies", "apart"]
+Mark = Literal["free", "later", "saves", "file", "folder", "answers", "replies", "apart", "dev"]
 """What a field says of itself beside its type, as in `proxy: Free[str | None]`."""
 
 Free = Annotated[T, "free"]
 """Its value changes no answer and no row: how fast, how dear, where a file lies (its content is known by digest). It
 stands in no key and in no identity, so that it can be changed at any time."""
+
+File = Annotated[T, "free", "file"]
+"""Names a file, or unset; a file is known by what it holds."""
 
 Later = Annotated[T, "later"]
 """A section got it when runs with that section existed: at its default it is left out of what shapes rows and of what
@@ -59,6 +62,11 @@ class Section(pydantic.BaseModel):
     def with_mark(cls, mark: Mark) -> Mapping[str, Any]:
         """Every field that bears the mark, with its default."""
         return {name: field.default for name, field in cls.model_fields.items() if mark in field.metadata}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that it is made of, or their addresses, by the field that names each."""
+        return {field: path for field in self.with_mark("file") if isinstance(path := getattr(self, field), str)}
 
     def shaping(self) -> dict[str, Any]:
         """All fields by name that can change an answer or a row: what goes into stage keys and identities."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Section, T, matching, problems
+from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, File, Free, Kind, Section, T, matching, problems
 from tapir_core.config.roles import EndpointConfig, Sampling
 from tapir_core.installation import harness_setup
 
@@ -58,9 +58,6 @@ ModelName = Annotated[
 """A model's name in tables and folders."""
 
 
-File = Annotated[T, "free", "file"]
-"""Names a file, or unset; a file is known by what it holds."""
-
 Folder = Annotated[T, "free", "folder"]
 """Names a folder, or unset; known by what it holds."""
 
@@ -84,11 +81,6 @@ class BenchmarkConfig(Kind):
     def read(cls, value: Any) -> Any:
         """The kind that a table describes by its `type`, if it has one."""
         return super().read({"type": "questions", **value} if isinstance(value, dict) else value)
-
-    @property
-    def files(self) -> dict[str, str]:
-        """The files that it is made of, or their addresses, by the field that names each, the questions first."""
-        return {field: path for field in self.with_mark("file") if isinstance(path := getattr(self, field), str)}
 
     @property
     def all_files(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from tapir_core.config import (
     JudgeConfig,
     RunConfig,
     StudentConfig,
+    TrainingConfig,
     problems,
 )
 from tapir_core.config.run import LONGEST_NAME
@@ -38,6 +39,7 @@ def check_config(config: RunConfig) -> list[str]:
         *_check_verifier(config),
         *_check_served(config),
         *_contradictions(config),
+        *_check_training(config.training),
     ]
 
 
@@ -83,20 +85,19 @@ def _check_root(config: RunConfig) -> list[str]:
     )
 
 
-def _is_missing(path: str | None) -> bool:
-    """Whether a file is named that is not there; an address is not looked for."""
-    return path is not None and "://" not in path and not Path(path).is_file()
+def _is_missing(path: str) -> bool:
+    """Whether a file is not there; an address is not looked for."""
+    return "://" not in path and not Path(path).is_file()
 
 
 def _check_data(config: RunConfig) -> list[str]:
-    of_heldout = "heldout.references" if config.data.judged else "heldout.path"
-    parts = {"pool.path": config.data.pool, of_heldout: config.data.heldout}
     return problems(
         {
-            f'data.{name}: value "{part.file}": there is no such file; bring it, or name yours with '
-            f"--set data.{name}=FILE (docs/own-data.md)": _is_missing(part.file)
-            for name, part in parts.items()
+            f'data.{name}.{field}: value "{path}": there is no such file; bring it, or name yours with '
+            f"--set data.{name}.{field}=FILE (docs/own-data.md)": _is_missing(path)
+            for name, part in {"pool": config.data.pool, "heldout": config.data.heldout}.items()
             if part is not None
+            for field, path in part.files.items()
         }
     )
 
@@ -224,22 +225,13 @@ def _check_served(config: RunConfig) -> list[str]:
 
 
 def _contradictions(config: RunConfig) -> list[str]:
-    """What fields of the judge, of the curriculum and of training say against each other."""
-    judge, expansion, stop, training = (
-        config.judge,
-        config.curriculum.expansion,
-        config.curriculum.stop,
-        config.training,
-    )
+    """What fields of the judge and of the curriculum say against each other."""
+    judge, expansion, stop = config.judge, config.curriculum.expansion, config.curriculum.stop
     judges = list(zip(judge.endpoints, judge.identities, strict=True))
     first = {who: name for name, who in reversed(judges)}
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
-    held = training.micro_batch_size * (training.processes or 1) * training.nodes
-    least_stage = {"none": 0, "optimizer": 2, "all": 3}[training.offload]
-    of_all = f" × processes = {training.processes}" if training.processes else ""
-    of_all += f" × nodes = {training.nodes}" if training.nodes > 1 else ""
     return problems(
         {
             f'judge.orders: has no effect in judge.mode = "{judge.mode}", which shows one answer a call; leave it out '
@@ -260,10 +252,24 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"rounds.{full.partition(',')[0]}.selection.share: value 1: where all instructions are "
             f"seeds (round {full}) the easy part (alpha below 1) has nothing to be drawn from; set a lower share, or "
             "alpha = 1": full,
-            f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
-            "set data.heldout, or patience = 0": (
-                stop.patience and (config.data.heldout is None or not config.data.heldout.may_have_dev)
-            ),
+            **{
+                f"curriculum.stop.{name}: value {getattr(stop, name)}: the stop rule reads the dev split and there is "
+                f"none; set data.heldout, or {name} = {default}": getattr(stop, name) != default
+                for name, default in stop.with_mark("dev").items()
+                if not config.data.may_have_dev
+            },
+        }
+    )
+
+
+def _check_training(training: TrainingConfig) -> list[str]:
+    """What fields of training say against each other."""
+    held = training.micro_batch_size * (training.processes or 1) * training.nodes
+    least_stage = {"none": 0, "optimizer": 2, "all": 3}[training.offload]
+    of_all = f" × processes = {training.processes}" if training.processes else ""
+    of_all += f" × nodes = {training.nodes}" if training.nodes > 1 else ""
+    return problems(
+        {
             f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
             f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
             f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held,

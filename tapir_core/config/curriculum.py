@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Section, matching
+from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Section, T, matching
 from tapir_core.task_types import (
     DEFINED,
     OTHERS,
@@ -104,6 +104,10 @@ class ExpansionConfig(Section):
     in rounds that judge their pool."""
 
 
+OnDev = Annotated[T, "dev"]
+"""Switches on a stop rule that reads the dev split, so that there must be one."""
+
+
 class StopConfig(Section):
     """When to stop before the last round. Reads the dev split only."""
 
@@ -113,7 +117,7 @@ class StopConfig(Section):
     min_gain: float = 0.0
     """Stop when the dev score grew by less than this …"""
 
-    patience: NonNegativeInt = 0
+    patience: OnDev[NonNegativeInt] = 0
     """… for this many rounds; 0 switches the rule on gains off."""
 
 
@@ -171,10 +175,6 @@ def _check_shares(shares: Mapping[str, float], known: TaskTypes) -> dict[str, fl
     if abs(total - 1) > 1e-6:
         raise ValueError(f"shares sum to {total:.6f}, not 1; scale each by {1 / total if total else 1:.6f}")
     return {task_type: shares[task_type] for task_type in in_order(shares)}
-
-
-def _has_own(others: Mapping[str, Any]) -> bool:
-    return others.get("task_types", "paper") not in ("paper", "defined")
 
 
 class CurriculumConfig(Section):
@@ -242,7 +242,7 @@ class CurriculumConfig(Section):
     @classmethod
     def _write_out(cls, shares: Any, info: ValidationInfo) -> Any:
         """The recipe as the table that it is, which is what keys have always meant."""
-        if shares == "recipe" and _has_own(info.data):
+        if shares == "recipe" and info.data.get("task_types", "paper") not in ("paper", "defined"):
             raise ValueError(
                 'is for the paper\'s task types, and there are others; write "natural", "equal" or a table'
             )
@@ -259,11 +259,6 @@ class CurriculumConfig(Section):
     def types(self) -> TaskTypes:
         """The task types, for whoever renders, parses or lists them; the paper's until some are discovered."""
         return self._types_of(self.task_types)
-
-    @property
-    def heldout_types(self) -> tuple[str, ...]:
-        """Task types that a held-out file may name; nothing, which allows any, until some are discovered."""
-        return () if self.task_types == "discover" else self.types.names
 
     @staticmethod
     def _types_of(said: dict[str, TaskTypeConfig] | str) -> TaskTypes:

@@ -25,15 +25,6 @@ VERSION = 4
 """Of the resolved configurations that are written now; what a development version wrote has a lower one."""
 
 
-def _name_standin(table: Table, version: str) -> None:
-    if "position_bias" in table:
-        table["version"] = version
-    for value in table.values():
-        for inner in value if isinstance(value, list) else [value]:
-            if isinstance(inner, dict):
-                _name_standin(inner, version)
-
-
 def _without_modes(table: Table) -> Table:
     """MT-Bench without what development versions wrote: its mode, if that is the one there is now, and a baseline."""
     gone = ("modes", "baseline") if table.get("type") == "mt_bench" and table.get("modes") == ["single"] else ()
@@ -124,9 +115,11 @@ def resolved_table(config: RunConfig) -> Table:
 
 def answered_by(config: RunConfig, standin: str) -> RunConfig:
     """The same with this version of the stand-in wherever it answers."""
-    table = config.model_dump(mode="json")
-    _name_standin(table, standin)
-    return RunConfig.model_validate(table)
+
+    def named(table: Table) -> Table:
+        return table | {"version": standin} if "position_bias" in table else table
+
+    return RunConfig.model_validate(json.loads(config.model_dump_json(), object_hook=named))
 
 
 def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> RunConfig:
@@ -180,18 +173,16 @@ def _extended(table: Table, folder: Path, overrides: Sequence[str]) -> Table:
 
 def _merged(below: Table, above: Table) -> Table:
     """``above`` over ``below``, table by table; one of another `type` takes the place of all that is below it."""
-    merged = dict(below)
-    for name, value in above.items():
-        under = below.get(name)
-        if (
-            isinstance(value, dict)
+
+    def laid(over: Any, under: Any) -> Any:
+        is_same = (
+            isinstance(over, dict)
             and isinstance(under, dict)
-            and value.get("type", under.get("type")) == under.get("type")
-        ):
-            merged[name] = _merged(under, value)
-        else:
-            merged[name] = value
-    return merged
+            and over.get("type", under.get("type")) == under.get("type")
+        )
+        return _merged(under, over) if is_same else over
+
+    return below | {name: laid(value, below.get(name)) for name, value in above.items()}
 
 
 def read_toml(path: Path) -> Table:

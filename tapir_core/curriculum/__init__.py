@@ -35,16 +35,14 @@ from tapir_core.curriculum.mixture import (
     target_shares,
 )
 from tapir_core.curriculum.selection import (
-    RoundHistory,
-    best_round,
     compute_difficulty,
     count_unscored,
     delta_of,
     easy_of,
     select_seeds,
-    should_stop,
     trusted,
 )
+from tapir_core.curriculum.stopping import RoundHistory, best_round, should_stop
 from tapir_core.curriculum.teacher import (
     UNVERIFIED,
     Labelling,

@@ -134,10 +134,6 @@ _OWN_WORDS = re.compile(
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 
-def _forget(_row: Row) -> None:
-    """What most gates do with a row that they let through."""
-
-
 @dataclass(frozen=True, slots=True)
 class Gate:
     """One reason to reject a candidate."""
@@ -146,7 +142,7 @@ class Gate:
     """What stands in the column ``gate`` of the rejected rows."""
     passes: Callable[[Row], bool]
     """Whether this gate has nothing against a row."""
-    admit: Callable[[Row], None] = _forget
+    admit: Callable[[Row], None] = lambda _row: None
     """Takes note of a row that passed every gate of the group."""
 
 
@@ -193,9 +189,6 @@ def text_gates(
     before_ids, before = set[str](), NearDuplicates([], config.max_rouge_l)
     texts = dict(known.select("instruction_id", "instruction").iter_rows())
 
-    def has_length(row: Row) -> bool:
-        return config.min_chars <= len(row["instruction"].strip()) <= config.max_chars
-
     def has_own_words(row: Row) -> bool:
         """Neither our tags, a chat template's tokens nor a run of words from the text of the prompt."""
         text = row["instruction"]
@@ -217,14 +210,11 @@ def text_gates(
         before_ids.add(row["instruction_id"])
         before.add(row["instruction"])
 
-    def holds_no_question(row: Row) -> bool:
-        return row["instruction_id"] not in contaminated
-
     return (
-        Gate("length", has_length),
+        Gate("length", lambda row: config.min_chars <= len(row["instruction"].strip()) <= config.max_chars),
         Gate("echo", has_own_words),
         Gate(NEAR_DUPLICATE_GATE, is_new),
-        Gate(CONTAMINATED_GATE, holds_no_question),
+        Gate(CONTAMINATED_GATE, lambda row: row["instruction_id"] not in contaminated),
         Gate(HELD_BACK_GATE, is_first, remember),
     )
 
@@ -285,12 +275,12 @@ def paid_gates(
         mfd = found[row["instruction_id"]]["mfd"]
         return delta is not None and mfd is not None and mfd > delta
 
-    def is_verified(row: Row) -> bool:
-        return row["instruction_id"] not in (wrong or ())
-
     gates = [Gate("task_type", has_needed_type, take_room), Gate("teacher_answer", has_answer)]
-    gates += [Gate("verifier", is_verified)] if wrong is not None else []
-    return (*gates, *([Gate("difficulty", is_hard)] if delta is not None else []))
+    if wrong is not None:
+        gates.append(Gate("verifier", lambda row: row["instruction_id"] not in wrong))
+    if delta is not None:
+        gates.append(Gate("difficulty", is_hard))
+    return tuple(gates)
 
 
 def file_by_label(gated: Gated, examined: pl.DataFrame) -> Gated:

@@ -172,8 +172,7 @@ def size_round(asked: int, alpha: float, easy: int) -> RoundSize:
 
     So α is that of the mixture within one example, also where easy rows run short.
     """
-    sizes = range(asked + 1)
-    examples = bisect_right(sizes, easy, key=lambda size: size - hard_count(size, alpha)) - 1
+    examples = bisect_right(range(asked + 1), easy, key=lambda size: size - hard_count(size, alpha)) - 1
     hard = hard_count(examples, alpha)
     return RoundSize(asked, hard, examples - hard)
 
@@ -207,8 +206,7 @@ def draw_easy(
 
     Of each task type those in ``used`` come last.
     """
-    wanted = fill_quotas(count, shares, supply_of(easy))
-    return draw_balanced(_from(easy, "easy"), wanted, rng, [used])
+    return draw_balanced(_from(easy, "easy"), fill_quotas(count, shares, supply_of(easy)), rng, [used])
 
 
 def draw_basic(examples: pl.DataFrame, count: int, rng: random.Random) -> BalancedDraw:
@@ -268,5 +266,4 @@ def _example(row: dict[str, str | None]) -> tuple[object, ...]:
     refined = row["better"] is not None
     answer = row["better"] if refined else row["response"]
     messages = [{"role": role, "content": content} for role, content in [*messages_of(row), ("assistant", answer)]]
-    identity = digest(messages)[:16]
-    return identity, row["instruction_id"], messages, row["task_type"], row["origin"], row["mfd"], refined
+    return digest(messages)[:16], row["instruction_id"], messages, row["task_type"], row["origin"], row["mfd"], refined

@@ -1,4 +1,4 @@
-"""How hard an instruction is for the student, which instructions are seeds, when to stop, and which round was best.
+"""How hard an instruction is for the student, and which instructions are seeds.
 
 Model Fitting Difficulty is how far the student's answer falls behind the teacher's, by the judge's scores: the mean
 over orders of teacher − student (method.md: the paper's summaries print the opposite sign, but keep what is *above* δ
@@ -7,9 +7,6 @@ as hard). An instruction counts as scored only when every configured order is, a
 Seeds are those above a threshold, the paper's rule; the hardest share, for weak students, of whose pool most lies above
 any fixed δ; or a share drawn at random, which knows no difficulty: it is what the other two are compared with. A rule
 of your own registers what it chooses with `choose_rows.register`.
-
-The stop rule and the choice of the best round read the dev split only. Where a judge scores it, they act only on what a
-paired interval over its instructions shows: verdicts are noisier than a comparison with references.
 """
 
 import math
@@ -19,10 +16,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.config import HardShare, RandomShare, SelectionRule, StopConfig, Threshold, by_kind
+from tapir_core.config import HardShare, RandomShare, SelectionRule, Threshold, by_kind
 from tapir_core.curriculum.mixture import draw_rows
 from tapir_core.stages import DIFFICULTY, SELECT
-from tapir_core.statistics import Estimate, estimate_mean
 
 _DIGITS = 9
 """Scores with decimals must not become harder than δ by a rounding error in the 16th digit."""
@@ -30,20 +26,17 @@ _DIGITS = 9
 
 def compute_difficulty(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
     """The table ``difficulty/``: one row an instruction that is scored in every one of ``orders``."""
-    gap = (pl.col("teacher_score") - pl.col("student_score")).alias("mfd")
     scored = (
         verdicts.filter(pl.col("status") == "scored", pl.col("order").is_in(list(orders)))
         .drop_nulls(["student_score", "teacher_score"])
-        .with_columns(gap)
+        .with_columns(mfd=pl.col("teacher_score") - pl.col("student_score"))
         .group_by("instruction_id")
         .agg(
-            pl.col("order").n_unique().alias("orders"),
             pl.col("student_score", "teacher_score", "mfd").mean().round(_DIGITS),
-            _of_order("teacher_first").alias("teacher_first"),
-            _of_order("student_first").alias("student_first"),
+            orders=pl.col("order").n_unique(),
+            order_gap=(_of_order("teacher_first") - _of_order("student_first")).round(_DIGITS),
         )
         .filter(pl.col("orders") == len(set(orders)))
-        .with_columns((pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS).alias("order_gap"))
     )
     rows = scored.join(labels.drop_nulls("task_type"), on="instruction_id", how="inner", validate="1:1")
     return rows.sort("instruction_id").select(*DIFFICULTY.columns).cast(DIFFICULTY.columns)
@@ -146,87 +139,5 @@ def hardest(mfd: list[float], among: Collection[int], share: float, rng: random.
     """Of the rows ``among``, the ceil(q·n) with the highest MFD above 0, ties broken by the generator."""
     rows = list(among)
     rng.shuffle(rows)
-    ranked = sorted(rows, key=lambda row: -mfd[row])
-    return [row for row in ranked[: ceil_share(share, len(rows))] if mfd[row] > 0]
-
-
-@dataclass(frozen=True, slots=True)
-class RoundHistory:
-    """What the stop rule knows of a round."""
-
-    number: int
-    """0 is S_0."""
-    seeds: int | None = None
-    """Seeds selected by their MFD in the round; nothing for S_0, and where they were drawn at random: that says nothing
-    of how much is left to learn."""
-    dev_score: float | None = None
-    """Held-out dev score after the round; nothing without a held-out set, before the evaluation, or where too many
-    answers failed for a figure."""
-    dev_values: Mapping[str, float] | None = None
-    """Instruction → its value, of a dev split that is judged; nothing of one with references."""
-
-
-def should_stop(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
-    """The reason to start no further round, in words; nothing when the run goes on.
-
-    Args:
-        history: S_0 and the rounds so far, in order. A round may be given as soon as its seeds are known.
-        stop: the rule. A gain is measured against the best score before, so that a fall and a recovery are no gain.
-            Of a judged dev split it is too small only where the whole paired interval says so.
-    """
-    if not history:
-        return None
-    last = history[-1]
-    if last.seeds is not None and last.seeds < stop.min_seeds:
-        return f"round {last.number} has {last.seeds} seeds, fewer than min_seeds = {stop.min_seeds}"
-    scored = [each for each in history if each.dev_score is not None]
-    scores = [each.dev_score for each in scored if each.dev_score is not None]
-    if stop.patience == 0 or last.dev_score is None or len(scores) <= stop.patience:
-        return None
-    recent = range(len(scores) - stop.patience, len(scores))
-    if last.dev_values is not None:
-        paired = [_gain(scored[place], _best(scored[:place])) for place in recent]
-        return _lack_in_words(paired, stop) if all(_is_below(each, stop.min_gain) for each in paired) else None
-    gains = [scores[place] - max(scores[:place]) for place in recent]
-    if all(gain < stop.min_gain for gain in gains):
-        return (
-            f"the dev score grew by less than min_gain = {stop.min_gain:g} for {stop.patience} rounds "
-            f"(best gain {max(gains):+.4f})"
-        )
-    return None
-
-
-def best_round(history: Sequence[RoundHistory]) -> int | None:
-    """The round of the highest dev score, the earliest of equal ones; nothing when none has a score.
-
-    Of a judged dev split that round only where its paired interval to the last round lies above 0, else the last.
-    """
-    scored = [each for each in history if each.dev_score is not None]
-    if not scored:
-        return None
-    best, last = _best(scored), scored[-1]
-    if last.dev_values is None:
-        return best.number
-    low = _gain(best, last).low
-    return best.number if low is not None and low > 0 else last.number
-
-
-def _best(scored: Sequence[RoundHistory]) -> RoundHistory:
-    return max(scored, key=lambda each: (each.dev_score or 0.0, -each.number))
-
-
-def _gain(after: RoundHistory, before: RoundHistory) -> Estimate:
-    """Mean of the paired differences, over the instructions that are scored of both."""
-    here, there = after.dev_values or {}, before.dev_values or {}
-    return estimate_mean([value - there[item] for item, value in sorted(here.items()) if item in there])
-
-
-def _is_below(gain: Estimate, least: float) -> bool:
-    return gain.high is not None and gain.high < least
-
-
-def _lack_in_words(gains: Sequence[Estimate], stop: StopConfig) -> str:
-    told = ", ".join(f"{each.value:+.4f} (95 % interval {each.low:+.4f} to {each.high:+.4f})" for each in gains)
-    return (
-        f"on the dev split the paired gain lies below min_gain = {stop.min_gain:g} for {stop.patience} rounds: {told}"
-    )
+    rows.sort(key=lambda row: -mfd[row])
+    return [row for row in rows[: ceil_share(share, len(rows))] if mfd[row] > 0]

@@ -51,7 +51,7 @@ def unusable_reason(response: str | None, finish_reason: str | None, asked: str 
     text = (response or "").strip()
     if broken := broken_reason(text, finish_reason):
         return broken
-    if _refuses(text):
+    if len(text) <= _LONGEST_REFUSAL and any(each.match(text) for each in (_REFUSAL, _NO_PERSON)):
         return "refused"
     if _loops(text):
         return "looped"
@@ -66,10 +66,6 @@ def broken_reason(response: str | None, finish_reason: str | None) -> str | None
     if not text.strip():
         return "empty"
     return "control_token" if holds_control_token(text) else None
-
-
-def _refuses(text: str) -> bool:
-    return len(text) <= _LONGEST_REFUSAL and any(each.match(text) for each in (_REFUSAL, _NO_PERSON))
 
 
 def _loops(text: str) -> bool:

@@ -104,7 +104,7 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     except (FileNotFoundError, ValueError, TypeError):
         return None
     try:
-        parts = tuple(Part(**part) for part in fields.pop("parts"))
+        parts = tuple(Part(**part) for part in fields["parts"])
         return Manifest(**{**fields, "columns": tuple(fields["columns"]), "parts": parts})
     except (KeyError, TypeError) as error:
         raise ConfigError(unknown_file(f"{storage.root}/{manifest_file(folder)}", error)) from error

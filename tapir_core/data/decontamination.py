@@ -80,8 +80,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> str:
         """The text in the characters known so far; a word that was not learnt matches nothing, whichever it is."""
-        known = self._codes.get
-        return "".join([known(word, _UNKNOWN) for word in words_of(text)])
+        return "".join([self._codes.get(word, _UNKNOWN) for word in words_of(text)])
 
 
 class NearDuplicates:
@@ -218,8 +217,9 @@ class EvaluationQuestions:
         for some in _batches(searched):
             hits += self._find(some["place"].to_list(), some["instruction"].to_list())
         rows = pl.DataFrame(hits, schema=_HIT, orient="row")
-        texts = searched[rows["place"]].drop("place")
-        named = pl.concat([rows, texts, self._names[rows["question_place"]]], how="horizontal")
+        named = pl.concat(
+            [rows, searched[rows["place"]].drop("place"), self._names[rows["question_place"]]], how="horizontal"
+        )
         best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule", "question_place")
         best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
         return best.select(*CONTAMINATED.columns).cast(CONTAMINATED.columns)
@@ -237,8 +237,7 @@ class EvaluationQuestions:
         pairs = dict(zip(RULES, (equal, self._shared_runs(encoded), self._near(encoded)), strict=True))
         rules = {pair: rule for rule in reversed(RULES) for pair in pairs[rule]}
         for (place, question), rule in rules.items():
-            alike = Indel.normalized_similarity(encoded[place], self._texts[question])
-            yield places[place], question, rule, alike
+            yield places[place], question, rule, Indel.normalized_similarity(encoded[place], self._texts[question])
 
     def _shared_runs(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Texts and questions that share as many words in a row as give the question away."""
@@ -328,18 +327,18 @@ class EvaluationQuestions:
                 rows = held.select(size=pl.lit(size, pl.Int64), hash="hash", row=some["row"].gather(held["text"]))
                 found.append(rows.unique())
         least = max(COMMON_ROWS, int(COMMON_SHARE * pool.height) + 1)
-        counted = pl.concat(found or [_NO_RUNS]).unique().group_by("size", "hash").len()
-        return counted.filter(pl.col("len") >= least)
+        return pl.concat(found or [_NO_RUNS]).unique().group_by("size", "hash").len().filter(pl.col("len") >= least)
 
     def _index_rarest_pairs(self) -> pl.DataFrame:
         """So many pairs of neighbouring words of each question, the rarest, that a near text has one of them."""
         [(_, runs)] = runs_of(self._texts, [_PAIR])
         near = (self._lengths >= FEWEST_NEAR) & (self._names["benchmark"] != HELDOUT).to_numpy() & (self._limit < 1)
-        needed = [_pairs_to_look_for(words, self._limit) for words in self._lengths.tolist()]
-        wanted = pl.Series(np.where(near, needed, 0))
+        wanted = pl.Series(
+            np.where(near, [_pairs_to_look_for(each, self._limit) for each in self._lengths.tolist()], 0)
+        )
         ranked = runs.with_columns(frequency=pl.len().over("hash")).sort("text", "frequency", maintain_order=True)
-        rank = pl.int_range(pl.len()).over("text")
-        return ranked.filter(rank < wanted.gather(ranked["text"])).select("hash", question="text")
+        is_wanted = pl.int_range(pl.len()).over("text") < wanted.gather(ranked["text"])
+        return ranked.filter(is_wanted).select("hash", question="text")
 
 
 def _pairs_to_look_for(words: int, limit: float) -> int:
@@ -375,11 +374,10 @@ def shared_words(found: pl.DataFrame) -> list[str]:
 def remedy_of(found: pl.DataFrame) -> str:
     """What to do where ``found`` takes too much of a pool."""
     words = shared_words(found)
-    setting = f"evaluation.decontamination.overlap_words = {max(len(words) + 1, 5)}"
-    shown = shorten(" ".join(words), _SHOWN)
     return (
-        f'most share the {len(words)} words "{shown}" with a question: set {setting} where these give none away, or '
-        "give another pool"
+        f'most share the {len(words)} words "{shorten(" ".join(words), _SHOWN)}" with a question: set '
+        f"evaluation.decontamination.overlap_words = {max(len(words) + 1, 5)} where these give none away, or give "
+        "another pool"
     )
 
 
@@ -394,7 +392,12 @@ def check_left(found: pl.DataFrame, rows: int, where: str) -> None:
 
 
 def loss_in_words(found: pl.DataFrame, rows: int, where: str) -> str:
-    """A warning where ``found`` takes much of a pool of ``rows`` instructions; else empty."""
+    """A warning where ``found`` takes much of a pool of ``rows`` instructions; else empty.
+
+    Raises:
+        ConfigError: as `check_left`.
+    """
+    check_left(found, rows, where)
     lost = found["instruction_id"].n_unique()
     if lost <= MUCH * rows:
         return ""
@@ -412,8 +415,11 @@ def texts_asked(instructions: pl.DataFrame) -> pl.DataFrame:
     texts = instructions.select("instruction_id", pl.col("instruction").cast(pl.String))
     if EARLIER not in instructions.columns:
         return texts
-    rows = instructions.drop_nulls(EARLIER).iter_rows(named=True)
-    earlier = [(row["instruction_id"], text) for row in rows for text in user_texts(row)[:-1]]
+    earlier = [
+        (row["instruction_id"], text)
+        for row in instructions.drop_nulls(EARLIER).iter_rows(named=True)
+        for text in user_texts(row)[:-1]
+    ]
     return pl.concat([texts, pl.DataFrame(earlier, schema=texts.schema, orient="row")])
 
 

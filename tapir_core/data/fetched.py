@@ -51,8 +51,11 @@ def with_kept_files(config: RunConfig, ingredients: dict[str, str]) -> RunConfig
 
 def kept_files(config: RunConfig, ingredients: dict[str, str]) -> dict[str, str]:
     """The kept files of a run, below the run root → the digest of each."""
-    found = (_kept(name, benchmark, ingredients) for name, benchmark in config.evaluation.benchmarks.items())
-    return dict(file for files in found for file in files.values())
+    return {
+        place: sha256
+        for name, benchmark in config.evaluation.benchmarks.items()
+        for place, sha256 in _kept(name, benchmark, ingredients).values()
+    }
 
 
 def _kept(name: str, benchmark: BenchmarkConfig, ingredients: dict[str, str]) -> dict[str, tuple[str, str]]:

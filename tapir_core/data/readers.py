@@ -22,7 +22,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -187,39 +187,54 @@ class Found:
     @property
     def noted(self) -> list[str]:
         """Each count that is not 0, in a sentence."""
-        counted = {name: int(count) for name, count in self.counts.items() if count}
-        return [f"{_NOTED.get(name, name.replace('_', ' '))}: {count:,}" for name, count in counted.items()]
+        return [
+            f"{_NOTED.get(name, name.replace('_', ' '))}: {int(count):,}"
+            for name, count in self.counts.items()
+            if count
+        ]
+
+
+def instruction_records(path: str, columns: Names = NO_NAMES) -> list[Record]:
+    """Records of a file of any accepted format, with the fields of a pool or held-out set.
+
+    ``path`` is a file, or a URL that fsspec opens; ``columns`` are what it calls otherwise.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    fields = (*FIELDS, *_NOT_LEARNT, *_MASKED, *_ASIDE, *map(str.capitalize, _ASIDE))
+    return read_records(path, columns=columns, fields=fields)
 
 
 def read_pool(
-    path: str,
+    records: Sequence[Record],
+    name: str,
     *,
     on_bad_row: OnBadRow,
     limit: int | None,
     rng: random.Random,
-    columns: Names = NO_NAMES,
     answers: bool = False,
 ) -> Found:
-    """The pool in a file of any accepted format.
+    """The pool in records of any accepted layout.
 
     Args:
-        path: a file, or a URL that fsspec opens.
+        records: those of a file, or of any other place.
+        name: what errors call that.
         on_bad_row: stop with every bad row listed, or skip and count them.
-        limit: size of the random sample that is taken; nothing takes all.
+        limit: size of the random sample that is taken; None takes all.
         rng: draws the sample.
-        columns: what the file calls otherwise.
         answers: whether its answers are read.
 
     Raises:
-        ConfigError: the file cannot be read, has bad rows under `stop`, or holds no instruction that can be asked.
+        ConfigError: there are bad rows under `stop`, or there is no instruction that can be asked.
     """
-    read = _read(path, partial(read_row, answers=answers), on_bad_row, columns)
+    read = _read(records, name, partial(read_row, answers=answers), on_bad_row)
     marked = pl.Series([asks_with_control_token(row) for row in read.rows.iter_rows(named=True)], dtype=pl.Boolean)
     rows = read.rows.filter(~marked)
     counts = {MARKED: marked.len() - rows.height} if marked.any() else {}
     if not rows.height:
         raise ConfigError(
-            f"{path!r}: all {marked.len():,} instructions have a control token of a chat format, such as <|im_end|>; "
+            f"{name!r}: all {marked.len():,} instructions have a control token of a chat format, such as <|im_end|>; "
             "write conversations as `messages`, and texts without such tokens"
         )
     if limit is not None and limit < rows.height:
@@ -229,20 +244,20 @@ def read_pool(
 
 
 def read_heldout(
-    path: str,
+    records: Sequence[Record],
+    name: str,
     *,
     on_bad_row: OnBadRow,
-    columns: Names = NO_NAMES,
     types: Collection[str] = TASK_TYPES,
     bare: bool = False,
     way_out: str = "",
 ) -> Found:
-    """The held-out set in a file of any accepted format.
+    """The held-out set in records of any accepted layout.
 
     Args:
-        path: as of `read_pool`.
+        records: as of `read_pool`.
+        name: likewise.
         on_bad_row: likewise.
-        columns: likewise.
         types: the run's task types.
         bare: whether a row may do without a reference.
         way_out: what would let it, told beside rows that are broken for want of one.
@@ -250,9 +265,9 @@ def read_heldout(
     Raises:
         ConfigError: as `read_pool`, or no row belongs to the test split.
     """
-    read = _read(path, partial(read_heldout_row, types=types, bare=bare), on_bad_row, columns, way_out)
+    read = _read(records, name, partial(read_heldout_row, types=types, bare=bare), on_bad_row, way_out)
     if "test" not in read.rows["split"]:
-        raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
+        raise ConfigError(f'{name!r} has no row of the test split, which is the reported one; set `split` = "test"')
     return replace(read, rows=in_columns(read.rows, stages.HELDOUT.columns, stages.HELDOUT.some_have))
 
 
@@ -325,27 +340,29 @@ def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES, *, bar
 
 
 def _read(
-    path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow, columns: Names, way_out: str = ""
+    records: Sequence[Record],
+    name: str,
+    read_one: Callable[[Fields], Row],
+    on_bad_row: OnBadRow,
+    way_out: str = "",
 ) -> Found:
-    """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
-    more = (*_NOT_LEARNT, *_MASKED, *_ASIDE, *map(str.capitalize, _ASIDE))
-    records = read_records(path, columns=columns, fields=(*FIELDS, *more))
-    names = dict.fromkeys(name for record in records if isinstance(record.item, dict) for name in record.item)
-    if names and not {*MARKS} & names.keys():
-        raise UnknownLayout(path, names)
+    """The instructions of records with all columns of ``Row``, one row for each id, whatever order they come in."""
+    fields = dict.fromkeys(each for record in records if isinstance(record.item, dict) for each in record.item)
+    if fields and not {*MARKS} & fields.keys():
+        raise UnknownLayout(name, fields)
     found, bad = read_each(records, read_one)
     if bad and (on_bad_row == "stop" or not found):
-        raise ConfigError(_bad_rows_in_words(path, bad, len(found) + len(bad), way_out))
+        raise ConfigError(_bad_rows_in_words(name, bad, len(records), way_out))
     if not found:
-        raise ConfigError(f"{path!r} holds no instruction; bring a file with at least one row")
-    noted = Counter(each for _, row in found for each in row.noted)
+        raise ConfigError(f"{name!r} holds no instruction; bring a file with at least one row")
     rows = pl.DataFrame([row[:-1] for _, row in found], schema=_ROW, orient="row")
     merged = rows.group_by("instruction_id").agg(
         pl.col("instruction", "system", EARLIER).first(),
         pl.col("source", "reference", "task_type", "split", "answer").min(),
     )
     counts = {"bad_rows": len(bad), "duplicates": rows.height - merged.height}
-    return Found(merged.sort("instruction_id"), {**counts, **noted}, _unread(path, found, names))
+    noted = Counter(each for _, row in found for each in row.noted)
+    return Found(merged.sort("instruction_id"), {**counts, **noted}, _unread(name, found, fields))
 
 
 def _unread(path: str, found: list[tuple[Record, Row]], names: Collection[str]) -> str:
@@ -361,9 +378,9 @@ def _unread(path: str, found: list[tuple[Record, Row]], names: Collection[str]) 
         columns.append(f"`{name}` (in {len(given):,} of {len(found):,} rows)")
         if meant in free & read and all(isinstance(value, str) for value in given):
             free.remove(meant)
-            here = f"{meant} = {json.dumps(name, ensure_ascii=False)}"
             remedies.append(
-                f"add {here} to data.pool.columns (of a held-out set to data.heldout.columns), or rename it"
+                f"add {meant} = {json.dumps(name, ensure_ascii=False)} to data.pool.columns (of a held-out set to "
+                "data.heldout.columns), or rename it"
             )
         else:
             remedies.append(_OTHERWISE[meant].format(name))
@@ -402,15 +419,17 @@ def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
     records = read_records(path, fields=(*FIELDS, *_QUESTION_IDS, *_QUESTION_MARKS), marks=_QUESTION_MARKS)
     found, bad = read_each(records, _turns_of)
     if bad or not found:
-        shown = indented(bad) or ["  there is no record in it"]
-        said = f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(bad)} rows hold no question:"
-        remedy = "It is `instruction`, `prompt`, `question`, `turns` or `messages` (docs/decontamination.md)."
-        raise ConfigError("\n".join([said, *shown, remedy]))
+        lines = [
+            f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(bad)} rows hold no question:",
+            *(indented(bad) or ["  there is no record in it"]),
+            "It is `instruction`, `prompt`, `question`, `turns` or `messages` (docs/decontamination.md).",
+        ]
+        raise ConfigError("\n".join(lines))
     rows = []
     for record, texts in found:
         ids = (record.fields[name] for name in _QUESTION_IDS if record.fields.get(name) is not None)
-        named = str(next(ids, record.number))
-        rows += [(benchmark, named, turn, text) for turn, text in enumerate(texts, start=1)]
+        question_id = str(next(ids, record.number))
+        rows += [(benchmark, question_id, turn, text) for turn, text in enumerate(texts, start=1)]
     return pl.DataFrame(rows, schema=stages.QUESTIONS.columns, orient="row")
 
 

@@ -16,11 +16,11 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tapir_core.errors import ConfigError
+from tapir_core.storage import read_content
 from tapir_core.text import first_few
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ Fields = Mapping[str, Any]
 T = TypeVar("T")
 
 _ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, Parquet or Arrow"
-_CONNECT_SECONDS, _READ_SECONDS = 10, 60
-"""Longest wait for a web server to take a connection, and for its next bytes."""
-
 _LISTED = 20
 """Bad rows that an error spells out."""
 
@@ -74,8 +71,9 @@ class UnknownLayout(ConfigError):
         if marks == MARKS:
             meant = ", ".join(f"{name} = {json.dumps(theirs)}" for name, theirs in self.likely.items())
             shown = meant or 'instruction = "NAME"'
-            where = "data.pool.columns (of a held-out set in data.heldout.columns)"
-            named = f"name yours in {where}: columns = {{ {shown} }}"
+            named = (
+                f"name yours in data.pool.columns (of a held-out set in data.heldout.columns): columns = {{ {shown} }}"
+            )
             remedy = named if self.likely else f"{remedy}; or {named}"
         super().__init__(what + remedy)
 
@@ -200,39 +198,6 @@ def _check_names(found: Collection[str], path: str, columns: Names) -> None:
         raise ConfigError(f"{path!r} has no such column: {', '.join(lacking)} (found {there}); correct `columns`")
 
 
-def read_content(path: str) -> bytes:
-    """Bytes of a file or URL.
-
-    Raises:
-        ConfigError: it is not there or cannot be read.
-    """
-    if "://" in path:
-        return _read_remote(path)
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as exc:
-        raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
-    except OSError as exc:
-        raise ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc
-
-
-def _read_remote(url: str) -> bytes:
-    import aiohttp  # a local file needs neither
-    import fsspec
-
-    public = url.partition("?")[0]  # a query may be a signature
-    patience = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
-    of_http = {"client_kwargs": {"timeout": patience, "trust_env": True}} if url.startswith("http") else {}
-    try:
-        files, path = fsspec.url_to_fs(url, **of_http)
-        return bytes(files.cat_file(path))
-    except OSError as exc:
-        why = "" if isinstance(exc, FileNotFoundError) else f": {exc.strerror or exc}".replace(url, public)
-        raise ConfigError(f"nothing can be read at {public!r}; check the address and the network{why}") from exc
-    except Exception as exc:  # each file system of fsspec has errors of its own
-        raise ConfigError(f"{public!r} cannot be read: {str(exc).replace(url, public)}") from exc
-
-
 _PACKED: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"\x1f\x8b": ("gzip", gzip.decompress),
     b"BZh": ("bzip2", bz2.decompress),
@@ -297,14 +262,26 @@ def _only_file(content: bytes) -> bytes:
         ValueError: it has several, as a workbook of Excel has.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [each for each in archive.namelist() if not f"/{each}".startswith("/__MACOSX/")]
-        names = [each for each in names if each.rpartition("/")[2][:1] not in ("", ".")]
+        names = [
+            each
+            for each in archive.namelist()
+            if not f"/{each}".startswith("/__MACOSX/") and each.rpartition("/")[2][:1] not in ("", ".")
+        ]
         if "xl/workbook.xml" in names:
             raise ValueError("it is a workbook of Excel, save the sheet as CSV")
         if len(names) != 1:
-            several = f"{len(names)} files ({first_few(names, 3)}), name one of them"
-            raise ValueError(f"it has {several if names else 'no file'}")
+            several = f"it has {len(names)} files ({first_few(names, 3)}), name one of them"
+            raise ValueError(several if names else "it has no file")
         return archive.read(names[0])
+
+
+def read_text(path: str) -> str:
+    """The text of a file or URL.
+
+    Raises:
+        ConfigError: it cannot be read, is in another encoding, or no text.
+    """
+    return decode(read_content(path), path)
 
 
 def decode(content: bytes, path: str) -> str:

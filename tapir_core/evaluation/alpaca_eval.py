@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from tapir_core.config.benchmarks import AlpacaEvalBenchmark
-from tapir_core.data.records import BadRecordError, decode, read_content
+from tapir_core.data.records import BadRecordError, read_text
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation import length_control
 from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
@@ -336,7 +336,7 @@ def read_anchors(path: str, difficulty: list[float]) -> length_control.SoftRows:
     Raises:
         ConfigError: the file cannot be read, has a row that is none, or more rows of a model than the table.
     """
-    text = decode(read_content(path), path)
+    text = read_text(path)
     if text.lstrip()[:1] not in ("[", "{"):
         return length_control.read_standardised(text, path)
     models: dict[str | None, list[length_control.Annotation]] = {}

@@ -39,7 +39,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tapir_core.data.records import decode, read_content
+from tapir_core.data.records import read_text
 from tapir_core.errors import ConfigError
 from tapir_core.statistics import FEWEST_ROWS, Estimate, estimate_mean, student_t
 
@@ -289,7 +289,7 @@ def read_difficulty(path: str) -> list[float]:
     Raises:
         ConfigError: the file cannot be read, or has no such column.
     """
-    table = _read_csv(decode(read_content(path), path), path)
+    table = _read_csv(read_text(path), path)
     columns = table.columns[1:]
     named = [name for name in _DIFFICULTY if name in columns] or columns[1:] * (len(columns) == 2)
     if not named:

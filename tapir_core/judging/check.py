@@ -113,7 +113,7 @@ def _wrong_result(problem: Problem, rng: random.Random) -> str:
     family = FAMILIES[problem.family]
     drawn = [draw_problem(family, problem.level, "pool", rng).reference for _ in range(_CANDIDATES)]
     wrong = [result for result in drawn if not is_correct(f"Answer: {result}", problem.reference)]
-    return min(wrong, key=lambda result: grade(f"Answer: {result}", problem).points, default="I cannot tell")
+    return min(wrong, key=lambda result: grade(f"Answer: {result}", problem), default="I cannot tell")
 
 
 def _slip(reference: str, rng: random.Random) -> str:

@@ -7,8 +7,16 @@ import random
 import re
 from collections.abc import Iterable
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
-from tapir_core.standin.workings import keep_largest, number_items
+from tapir_core.standin.family import (
+    WORDS,
+    Family,
+    Slots,
+    Solution,
+    any_of,
+    distinct,
+    keep_largest,
+    number_items,
+)
 
 _SIGNS = {"adds": "+", "subtracts": "-", "multiplies": "*", "divides": "/"}
 _FIRST = {
@@ -53,12 +61,7 @@ def _solve_lambda(slots: Slots) -> Solution:
             f"# {_THEN[verb].format(number)}: {_expression(steps[:place])}"
             for place, (verb, number) in enumerate(steps, start=1)
         ]
-    return Solution(level, f"lambda x: {body}", "\n".join(comments))
-
-
-def _traits_of_lambda(slots: Slots) -> Traits:
-    """What is done in each step."""
-    return tuple(verb for verb, _ in _STEP.findall(slots["wish"]))
+    return Solution(level, f"lambda x: {body}", "\n".join(comments), traits=tuple(verb for verb, _ in steps))
 
 
 def _expression(steps: list[tuple[str, str]]) -> str:
@@ -108,13 +111,8 @@ def _solve_mend(slots: Slots) -> Solution:
         "colon is there" if colon else "colon must be added",
         f"{variable} is the argument" if variable == argument else f"{variable} must be {argument}",
     ]
-    return Solution(level, line, f"# {'; '.join(checks)}")
-
-
-def _traits_of_mend(slots: Slots) -> Traits:
-    """Which keyword is misspelt, what is missing, the sign."""
-    [(define, _, argument, bracket, colon, give, variable, sign, _)] = _LINE.findall(slots["line"])
-    return define == "def", give == "return", bracket, colon, argument == variable, sign
+    traits = (define == "def", give == "return", bracket, colon, argument == variable, sign)
+    return Solution(level, line, f"# {'; '.join(checks)}", traits)
 
 
 _JOINED = re.compile(r"'([a-z]+)' \+ '([a-z]+)'")
@@ -139,34 +137,29 @@ def _draw_print(level: int, rng: random.Random) -> Slots:
 
 def _solve_print(slots: Slots) -> Solution:
     inner = slots["code"].removeprefix("print(").removesuffix(")")
+    numbers = [int(number) for number in re.findall(r"-?\d+", inner)]
+    # The index, or where the largest and the smallest number stand.
+    traits = tuple(numbers) if len(numbers) < 2 else (numbers.index(max(numbers)), numbers.index(min(numbers)))
     if match := _JOINED.fullmatch(inner):
-        return Solution(1, match[1] + match[2], f"First {match[1]}, then {match[2]}, no blank between.")
+        return Solution(1, match[1] + match[2], f"First {match[1]}, then {match[2]}, no blank between.", traits)
     if match := _INDEXED.fullmatch(inner):
         index = int(match[4])
-        return Solution(2, match[index + 1], f"{_from_zero(match.groups()[: index + 1])}.")
+        return Solution(2, match[index + 1], f"{_from_zero(match.groups()[: index + 1])}.", traits)
     if match := _LETTER.fullmatch(inner):
         index = int(match[2])
         steps = f"{' '.join(match[1])}, the last" if index < 0 else _from_zero(match[1][: index + 1])
-        return Solution(3, match[1][index], f"{steps}.")
+        return Solution(3, match[1][index], f"{steps}.", traits)
     if match := _LARGEST.fullmatch(inner):
-        given, added = [int(number) for number in match.groups()[:3]], int(match[4])
+        *given, added = numbers
         total = max(given) + added
-        return Solution(4, str(total), f"{keep_largest(given, key=int)} {max(given)} + {added} = {total}.")
-    if match := _SORTED.fullmatch(inner):
-        left = [int(number) for number in match[1].strip("[]").split(", ")]
-        numbers = sorted(left, reverse=True)
-        taken = []
-        for number in numbers:
-            left.remove(number)
-            taken.append(f"largest {number}, left {', '.join(map(str, left)) or 'none'}")
-        return Solution(5, str(numbers), f"{'; '.join(taken)}.")
+        return Solution(4, str(total), f"{keep_largest(given, key=int)} {max(given)} + {added} = {total}.", traits)
+    if _SORTED.fullmatch(inner):
+        ordered, taken = sorted(numbers, reverse=True), []
+        for number in ordered:
+            numbers.remove(number)
+            taken.append(f"largest {number}, left {', '.join(map(str, numbers)) or 'none'}")
+        return Solution(5, str(ordered), f"{'; '.join(taken)}.", traits)
     raise ValueError(f"{inner!r} is no code that is run here")
-
-
-def _traits_of_print(slots: Slots) -> Traits:
-    """The index, or where the largest and the smallest number stand."""
-    numbers = [int(number) for number in re.findall(r"-?\d+", slots["code"])]
-    return tuple(numbers) if len(numbers) < 2 else (numbers.index(max(numbers)), numbers.index(min(numbers)))
 
 
 def _from_zero(items: Iterable[str]) -> str:
@@ -188,29 +181,21 @@ def _solve_pick(slots: Slots) -> Solution:
     index = len(words) - 1 if place == "last" else _PLACES.index(place)
     counted = number_items(words[: index + 1])
     working = f"{counted}, the last." if place == "last" else f"{place} is {index + 1}: {counted}."
-    return Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], working)
-
-
-def _traits_of_pick(slots: Slots) -> Traits:
-    return (slots["place"],)
+    return Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], working, traits=(place,))
 
 
 _RULED_NOUNS = WORDS.regular_nouns + WORDS.sibilant_nouns
 _PLURALS = {
-    **{noun: f"{noun}s" for noun in WORDS.regular_nouns},
-    **{noun: f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" for noun in WORDS.sibilant_nouns},
-    **WORDS.irregular_plurals,
+    **{noun: ("s", f"{noun}s") for noun in WORDS.regular_nouns},
+    **{
+        noun: ("ies", f"{noun[:-1]}ies") if noun.endswith("y") else ("es", f"{noun}es") for noun in WORDS.sibilant_nouns
+    },
+    **{noun: ("irregular", plural) for noun, plural in WORDS.irregular_plurals.items()},
 }
-
+"""Noun → kind of its plural, and the plural."""
 
 _PLURAL_RULES = {"irregular": "is irregular", "s": "takes s", "es": "ends in a hiss, takes es", "ies": "turns y to ies"}
 """Kind of plural → how it is made, in words."""
-
-
-def _plural_kind(noun: str) -> str:
-    if noun in WORDS.irregular_plurals:
-        return "irregular"
-    return "s" if noun in WORDS.regular_nouns else "ies" if noun.endswith("y") else "es"
 
 
 def _draw_plural(level: int, rng: random.Random) -> Slots:
@@ -228,13 +213,9 @@ def _solve_plural(slots: Slots) -> Solution:
     plurals = [_PLURALS[noun] for noun in nouns]
     easy = {1: nouns[0] in WORDS.regular_nouns, 2: not set(nouns) & set(WORDS.irregular_plurals)}.get(len(nouns), False)
     level = len(nouns) if easy else len(nouns) + 1
-    working = " ".join(f"{noun} {_PLURAL_RULES[_plural_kind(noun)]}: {_PLURALS[noun]}." for noun in nouns)
-    return Solution(level, ", ".join(plurals), working)
-
-
-def _traits_of_plural(slots: Slots) -> Traits:
-    """The kinds of plural, in alphabetical order."""
-    return tuple(sorted(map(_plural_kind, slots["nouns"].split(", "))))
+    made = [f"{noun} {_PLURAL_RULES[kind]}: {plural}." for noun, (kind, plural) in zip(nouns, plurals, strict=True)]
+    reference = ", ".join(plural for _, plural in plurals)
+    return Solution(level, reference, " ".join(made), traits=tuple(sorted(kind for kind, _ in plurals)))
 
 
 _FORMS = {
@@ -266,34 +247,17 @@ def _solve_passive(slots: Slots) -> Solution:
     verb, level = _OF_FORM[form]
     formed = f"{_FORMS[level][1]} {WORDS.verbs[verb][1]}"
     working = f"First: the {thing}. Then: {form} becomes {formed}. Last: by {name}."
-    return Solution(level, f"The {thing} {formed} by {name}", working)
-
-
-def _traits_of_passive(slots: Slots) -> Traits:
-    """How the participle is spelt; its tense is the level."""
-    [(_, form, _)] = _ACTIVE.findall(slots["sentence"])
-    verb, _ = _OF_FORM[form]
-    return (verb[-1] if verb[-1] in "ey" else "",)
-
-
-def _draw_translation(level: int, rng: random.Random) -> Slots:
-    return {
-        "language": rng.choice(WORDS.languages),
-        "words": ", ".join(rng.sample(list(WORDS.translations), level)),
-    }
+    # How the participle is spelt; its tense is the level.
+    return Solution(level, f"The {thing} {formed} by {name}", working, traits=(verb[-1] if verb[-1] in "ey" else "",))
 
 
 def _solve_translation(slots: Slots) -> Solution:
     words, column = distinct(slots["words"].split(", ")), WORDS.languages.index(slots["language"])
     translated = [WORDS.translations[word][column] for word in words]
     working = ", ".join(f"{word} is {foreign}" for word, foreign in zip(words, translated, strict=True))
-    return Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.")
-
-
-def _traits_of_translation(slots: Slots) -> Traits:
-    """Language, and whether a word has a letter that English lacks."""
-    column = WORDS.languages.index(slots["language"])
-    return slots["language"], all(WORDS.translations[word][column].isascii() for word in slots["words"].split(", "))
+    # Language, and whether a word has a letter that English lacks.
+    traits = slots["language"], all(map(str.isascii, translated))
+    return Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.", traits)
 
 
 FAMILIES = (
@@ -304,7 +268,6 @@ FAMILIES = (
         slots={"wish": r"[a-z]+ [a-z0-9 ,]+"},
         draw=_draw_lambda,
         solve=_solve_lambda,
-        traits=_traits_of_lambda,
     ),
     Family(
         name="mend",
@@ -313,7 +276,6 @@ FAMILIES = (
         slots={"line": r"(?:def|dfe|edf) [^\n]+"},
         draw=_draw_mend,
         solve=_solve_mend,
-        traits=_traits_of_mend,
     ),
     Family(
         name="print",
@@ -322,7 +284,6 @@ FAMILIES = (
         slots={"code": r"print\([^\n]+\)"},
         draw=_draw_print,
         solve=_solve_print,
-        traits=_traits_of_print,
     ),
     Family(
         name="pick",
@@ -335,7 +296,6 @@ FAMILIES = (
         slots={"place": "|".join(_PLACES), "words": "[a-z]+(?: [a-z]+)+"},
         draw=_draw_pick,
         solve=_solve_pick,
-        traits=_traits_of_pick,
     ),
     Family(
         name="plural",
@@ -349,7 +309,6 @@ FAMILIES = (
         slots={"nouns": "[a-z]+(?:, [a-z]+)*"},
         draw=_draw_plural,
         solve=_solve_plural,
-        traits=_traits_of_plural,
     ),
     Family(
         name="passive",
@@ -362,7 +321,6 @@ FAMILIES = (
         slots={"sentence": r"[A-Z][a-z]+(?: [a-z]+)+\."},
         draw=_draw_passive,
         solve=_solve_passive,
-        traits=_traits_of_passive,
     ),
     Family(
         name="translation",
@@ -374,8 +332,10 @@ FAMILIES = (
             "Say in {language}: {words}",
         ),
         slots={"language": "|".join(WORDS.languages), "words": "[a-z]+(?:, [a-z]+)*"},
-        draw=_draw_translation,
+        draw=lambda level, rng: {
+            "language": rng.choice(WORDS.languages),
+            "words": ", ".join(rng.sample(list(WORDS.translations), level)),
+        },
         solve=_solve_translation,
-        traits=_traits_of_translation,
     ),
 )

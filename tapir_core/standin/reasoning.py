@@ -3,8 +3,18 @@
 import random
 from itertools import accumulate, pairwise
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
-from tapir_core.standin.workings import add_columns, add_up, keep_largest, split_places
+from tapir_core.standin.family import (
+    WORDS,
+    Family,
+    Slots,
+    Solution,
+    add_columns,
+    add_up,
+    any_of,
+    distinct,
+    keep_largest,
+    split_places,
+)
 
 _SUMS = {1: (2, 1, 20), 2: (2, 21, 99), 3: (3, 10, 99), 4: (2, 100, 999), 5: (3, 100, 999)}
 
@@ -19,13 +29,8 @@ def _solve_sum(slots: Slots) -> Solution:
     largest = max(terms)
     size = 1 if largest <= 20 else 2 if largest <= 99 else 4
     level = max(3, size + 1) if len(terms) == 3 else size
-    return Solution(level, str(sum(terms)), add_columns(terms))
-
-
-def _traits_of_sum(slots: Slots) -> Traits:
-    """What each column carries, from the right."""
-    terms = [int(term) for term in slots["terms"].split(" + ")]
-    return tuple(sum(term % base for term in terms) // base for base in (10, 100, 1000))
+    carried = tuple(sum(term % base for term in terms) // base for base in (10, 100, 1000))
+    return Solution(level, str(sum(terms)), add_columns(terms), traits=carried)
 
 
 _PRODUCTS = {
@@ -44,7 +49,8 @@ def _draw_product(level: int, rng: random.Random) -> Slots:
 
 
 def _solve_product(slots: Slots) -> Solution:
-    large, small = sorted((int(slots["a"]), int(slots["b"])), reverse=True)
+    a, b = int(slots["a"]), int(slots["b"])
+    large, small = max(a, b), min(a, b)
     level = min(
         level
         for level, ((low, high), (least, most)) in _PRODUCTS.items()
@@ -56,19 +62,14 @@ def _solve_product(slots: Slots) -> Solution:
         parts, other = (_fives(small), large) if level == 1 else (split_places(large), small)
         products = [f"{part} x {other} = {part * other}" for part in parts]
         working = f"{', '.join([*products, *add_up([part * other for part in parts])])}."
-    return Solution(level, str(large * small), working)
+    # Which factor comes first, and whether the smaller one has a digit above 5.
+    return Solution(level, str(large * small), working, traits=(a > b, max(str(small)) > "5"))
 
 
 def _fives(number: int) -> list[int]:
     """A number from 6 to 12 as 5 or 10 and what is left."""
     round_part = 5 if number < 10 else 10
     return [part for part in (round_part, number - round_part) if part]
-
-
-def _traits_of_product(slots: Slots) -> Traits:
-    """Which factor comes first, and whether the smaller one has a digit above 5."""
-    a, b = int(slots["a"]), int(slots["b"])
-    return a > b, max(str(min(a, b))) > "5"
 
 
 _STOCK_STEPS = {1: (1, 2, 20), 2: (2, 2, 20), 3: (3, 2, 20), 4: (3, 21, 99), 5: (4, 21, 99)}
@@ -97,25 +98,20 @@ _STOCK_LEVELS = {(1, False): 1, (2, False): 2, (3, False): 3, (3, True): 4, (4, 
 
 
 def _solve_stock(slots: Slots) -> Solution:
-    held = int(slots["start"])
+    start = int(slots["start"])
     steps = [(verb, int(number)) for verb, number in (step.split(" ") for step in slots["steps"].split(", "))]
-    level = _STOCK_LEVELS[len(steps), max(held, *(number for _, number in steps)) > 20]
-    lines = []
-    for verb, number in steps:
-        after = held + _SIGNS[verb] * number
-        if after < 0:
-            raise ValueError(f"{number} are more than {held}")
-        lines.append(f"{verb} {number}: {held} {'+' if _SIGNS[verb] > 0 else '-'} {number} = {after}")
-        held = after
-    return Solution(level, str(held), f"{', '.join(lines)}.")
-
-
-def _traits_of_stock(slots: Slots) -> Traits:
-    """Gain or loss, step by step, and in how many steps the ones alone change."""
-    steps = [step.split(" ") for step in slots["steps"].split(", ")]
-    changes = [_SIGNS[verb] * int(number) for verb, number in steps]
-    held = list(accumulate(changes, initial=int(slots["start"])))
-    return *(_SIGNS[verb] for verb, _ in steps), sum(one // 10 == other // 10 for one, other in pairwise(held))
+    level = _STOCK_LEVELS[len(steps), max(start, *(number for _, number in steps)) > 20]
+    held = list(accumulate((_SIGNS[verb] * number for verb, number in steps), initial=start))
+    if min(held) < 0:
+        raise ValueError(f"{slots['steps']!r} is more than {start}")
+    changes = list(pairwise(held))
+    lines = [
+        f"{verb} {number}: {before} {'+' if _SIGNS[verb] > 0 else '-'} {number} = {after}"
+        for (verb, number), (before, after) in zip(steps, changes, strict=True)
+    ]
+    # Gain or loss, step by step, and in how many steps the ones alone change.
+    traits = (*(_SIGNS[verb] for verb, _ in steps), sum(one // 10 == other // 10 for one, other in changes))
+    return Solution(level, str(held[-1]), f"{', '.join(lines)}.", traits)
 
 
 _ENDS = {"taller": ("tallest", "shortest"), "older": ("oldest", "youngest"), "faster": ("fastest", "slowest")}
@@ -145,14 +141,9 @@ def _solve_ranking(slots: Slots) -> Solution:
     # Who stands below somebody is not the first; who stands above somebody is not the last.
     steps = [f"{pair[0]} above {pair[1]}: not {pair[1 - end]}." for pair in pairs]
     result = (ranking[0], ranking[-1])[end]
-    return Solution(level, result, f"{' '.join(steps)} Left: {result}.")
-
-
-def _traits_of_ranking(slots: Slots) -> Traits:
-    """Relation, end that is asked for, and which of the facts names who stands there."""
-    result = _solve_ranking(slots).reference
-    facts = slots["facts"].split(", ")
-    return facts[0].split(" ")[2], slots["end"], [result in fact.split(" ") for fact in facts].index(True)
+    # Relation, end that is asked for, and which of the facts names who stands there.
+    traits = relation, slots["end"], [result in pair for pair in pairs].index(True)
+    return Solution(level, result, f"{' '.join(steps)} Left: {result}.", traits)
 
 
 def _chain(pairs: list[tuple[str, str]]) -> list[str]:
@@ -169,20 +160,13 @@ def _chain(pairs: list[tuple[str, str]]) -> list[str]:
     return distinct(ranking)
 
 
-def _draw_biggest(level: int, rng: random.Random) -> Slots:
-    return {"things": ", ".join(rng.sample(WORDS.ladder, level + 1))}
-
-
 def _solve_biggest(slots: Slots) -> Solution:
     things = distinct(slots["things"].split(", "))
-    return Solution(len(things) - 1, max(things, key=WORDS.ladder.index), keep_largest(things, key=WORDS.ladder.index))
-
-
-def _traits_of_biggest(slots: Slots) -> Traits:
-    """Place of the biggest, and whether another is close to it."""
-    sizes = [WORDS.ladder.index(thing) for thing in slots["things"].split(", ")]
+    sizes = list(map(WORDS.ladder.index, things))
     second, first = sorted(sizes)[-2:]
-    return sizes.index(first), first - second <= 2
+    # Place of the biggest, and whether another is close to it.
+    traits = sizes.index(first), first - second <= 2
+    return Solution(len(things) - 1, WORDS.ladder[first], keep_largest(things, key=WORDS.ladder.index), traits)
 
 
 def _draw_supposed(level: int, rng: random.Random) -> Slots:
@@ -202,12 +186,7 @@ def _solve_supposed(slots: Slots) -> Solution:
     colours = dict(zip(things, [colour for _, colour in clauses], strict=True))
     passed = "".join(f"{thing}: no. " for thing in things[: things.index(asked)])
     working = f"Asked: {asked}. {passed}{asked}: yes, {colours[asked]} here, in truth {WORDS.true_colours[asked]}."
-    return Solution(len(clauses), colours[asked], working)
-
-
-def _traits_of_supposed(slots: Slots) -> Traits:
-    """Place of what is asked."""
-    return ([clause.split(" ")[0] for clause in slots["supposed"].split(", ")].index(slots["asked"]),)
+    return Solution(len(clauses), colours[asked], working, traits=(things.index(asked),))
 
 
 _THING, _COLOUR = any_of(WORDS.true_colours), any_of(WORDS.colours)
@@ -220,7 +199,6 @@ FAMILIES = (
         slots={"terms": r"\d{1,3}(?: \+ \d{1,3}){1,2}"},
         draw=_draw_sum,
         solve=_solve_sum,
-        traits=_traits_of_sum,
     ),
     Family(
         name="product",
@@ -235,7 +213,6 @@ FAMILIES = (
         slots={"a": r"\d{1,3}", "b": r"\d{1,3}"},
         draw=_draw_product,
         solve=_solve_product,
-        traits=_traits_of_product,
     ),
     Family(
         name="stock",
@@ -253,7 +230,6 @@ FAMILIES = (
         },
         draw=_draw_stock,
         solve=_solve_stock,
-        traits=_traits_of_stock,
     ),
     Family(
         name="ranking",
@@ -265,7 +241,6 @@ FAMILIES = (
         },
         draw=_draw_ranking,
         solve=_solve_ranking,
-        traits=_traits_of_ranking,
     ),
     Family(
         name="biggest",
@@ -277,9 +252,8 @@ FAMILIES = (
             "{things}: what is biggest?",
         ),
         slots={"things": r"[A-Za-z]+(?:, [A-Za-z]+)+"},
-        draw=_draw_biggest,
+        draw=lambda level, rng: {"things": ", ".join(rng.sample(WORDS.ladder, level + 1))},
         solve=_solve_biggest,
-        traits=_traits_of_biggest,
     ),
     Family(
         name="supposed",
@@ -292,6 +266,5 @@ FAMILIES = (
         slots={"supposed": f"{_THING} was {_COLOUR}(?:, {_THING} {_COLOUR})*", "asked": "[a-z]+"},
         draw=_draw_supposed,
         solve=_solve_supposed,
-        traits=_traits_of_supposed,
     ),
 )

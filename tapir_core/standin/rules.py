@@ -137,11 +137,6 @@ def known(instruction: str) -> Problem:
     return problem
 
 
-def answer(ask: Ask, _behaviour: Behaviour) -> str:
-    """The plain answer."""
-    return known(ask.sections.get("instruction", ask.text)).plain
-
-
 def label(ask: Ask, _behaviour: Behaviour) -> str:
     """The task type, if it is among those offered."""
     task_type = known(ask.sections["instruction"]).task_type
@@ -157,11 +152,6 @@ def discover(ask: Ask, _behaviour: Behaviour) -> str:
     if not found:
         raise Refusal("The stand-in knows none of these instructions.")
     return "\n".join(f"Task type: {DEFINED.described(name)}" for name in in_order(found))
-
-
-def refine(ask: Ask, _behaviour: Behaviour) -> str:
-    """The refined answer; its style is the one that the instruction's task type needs."""
-    return known(ask.sections["instruction"]).refined
 
 
 def expand(ask: Ask, _behaviour: Behaviour) -> str:
@@ -222,6 +212,15 @@ class Scale:
 
 
 SCALE = Scale()
+_REASONS = {
+    SCALE.exact: "right and well stated",
+    SCALE.unstated: "right, though its result is not stated as such",
+    SCALE.badly_formed: "right, though its result is hard to find",
+    **dict.fromkeys((SCALE.close, SCALE.near, SCALE.distant), "almost right"),
+    SCALE.wrong: "wrong",
+    SCALE.empty: "empty or gibberish",
+}
+"""Points → what an answer of them is said to be."""
 _LIKENESS = ((0.9, SCALE.close), (0.8, SCALE.near), (0.7, SCALE.distant))
 """Share of equal characters, and the points for it; the first that is reached counts."""
 _NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
@@ -232,38 +231,28 @@ _SURE = 5.0
 _MIDDLE = 5.5
 
 
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """Points and the reason for them."""
-
-    points: float
-    reason: str
-
-
 def judge(ask: Ask, behaviour: Behaviour) -> str:
     """The verdict on a pair, or on one answer: an explanation, then the scores on the last line."""
     problem, rng = known(ask.sections["instruction"]), derive_rng(0, "judge", ask.text)
     if "answer_1" not in ask.sections:
         only = grade(ask.sections["answer"], problem)
-        return f"The answer is {only.reason}.\nScore: [[{_in_scale(only.points + rng.gauss(0, behaviour.noise)):.1f}]]"
+        return f"The answer is {_REASONS[only]}.\nScore: [[{_in_scale(only + rng.gauss(0, behaviour.noise)):.1f}]]"
     first, second = (grade(ask.sections[tag], problem) for tag in ("answer_1", "answer_2"))
     noises = rng.gauss(0, behaviour.noise), rng.gauss(0, behaviour.noise)
-    scores = _in_scale(first.points + behaviour.position_bias + noises[0]), _in_scale(second.points + noises[1])
-    return f"Answer 1 is {first.reason}. Answer 2 is {second.reason}.\nScores: [[{scores[0]:.1f}, {scores[1]:.1f}]]"
+    scores = _in_scale(first + behaviour.position_bias + noises[0]), _in_scale(second + noises[1])
+    said = f"Answer 1 is {_REASONS[first]}. Answer 2 is {_REASONS[second]}."
+    return f"{said}\nScores: [[{scores[0]:.1f}, {scores[1]:.1f}]]"
 
 
-def grade(answer: str, problem: Problem) -> Grade:
+def grade(answer: str, problem: Problem) -> float:
     """Points for one answer to a problem, without bias and noise."""
     if _is_empty(answer):
-        return Grade(SCALE.empty, "empty or gibberish")
+        return SCALE.empty
     if is_correct(answer, problem.reference):
-        if states_result(answer):
-            return Grade(SCALE.exact, "right and well stated")
-        return Grade(SCALE.unstated, "right, though its result is not stated as such")
+        return SCALE.exact if states_result(answer) else SCALE.unstated
     if _is_badly_formed(answer, problem.reference):
-        return Grade(SCALE.badly_formed, "right, though its result is hard to find")
-    points = _closeness(final_result(answer), normalise_result(problem.reference))
-    return Grade(points, "wrong" if points == SCALE.wrong else "almost right")
+        return SCALE.badly_formed
+    return _closeness(final_result(answer), normalise_result(problem.reference))
 
 
 def _choose(ask: Ask, behaviour: Behaviour) -> Weighted:
@@ -284,9 +273,9 @@ def _review(ask: Ask, behaviour: Behaviour) -> str:
 def _rate(ask: Ask, behaviour: Behaviour) -> str:
     """MT-Bench: the answer to the follow-up, where there is one."""
     question, answer = ("follow_up", "follow_up_answer") if "follow_up" in ask.sections else ("question", "answer")
-    found = grade(ask.sections[answer], known(ask.sections[question]))
+    points = grade(ask.sections[answer], known(ask.sections[question]))
     noise = derive_rng(0, "benchmark", ask.text, question).gauss(0, behaviour.noise)
-    return f"The answer is {found.reason}.\nRating: [[{_in_scale(found.points + noise):.1f}]]"
+    return f"The answer is {_REASONS[points]}.\nRating: [[{_in_scale(points + noise):.1f}]]"
 
 
 def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviour) -> float:
@@ -298,7 +287,7 @@ def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviou
         return math.copysign(_SURE, len(first) - len(second)) if len(first) != len(second) else 0.0
     problem, rng = known(ask.sections[question]), derive_rng(0, "benchmark", ask.text, question)
     noise = rng.gauss(0, behaviour.noise) - rng.gauss(0, behaviour.noise)
-    return grade(first, problem).points - grade(second, problem).points + behaviour.position_bias + noise
+    return grade(first, problem) - grade(second, problem) + behaviour.position_bias + noise
 
 
 def _in_scale(points: float) -> float:
@@ -345,12 +334,13 @@ _RULES: tuple[Rule, ...] = (
     ("expand", {"seed", "task_type"}, expand),
     ("label", {"instruction", "task_types"}, label),
     ("label", {"instructions"}, discover),
-    ("refine", {"instruction", "answer", "style"}, refine),
+    # The style of a refined answer is the one that the instruction's task type needs.
+    ("refine", {"instruction", "answer", "style"}, lambda ask, _: known(ask.sections["instruction"]).refined),
     ("benchmark", {"instruction", "output_1", "output_2"}, _choose),
     ("benchmark", {"question", "answer"}, _rate),
     ("benchmark", {"question", "response_1", "response_2"}, _review),
     ("judge", {"instruction", "answer_1", "answer_2"}, judge),
     ("judge", {"instruction", "answer"}, judge),
-    ("answer", set(), answer),
+    ("answer", set(), lambda ask, _: known(ask.sections.get("instruction", ask.text)).plain),
 )
 """The first that fits counts."""

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import math
-import os
 import re
 import secrets
 import signal
@@ -23,7 +22,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args
 
@@ -321,39 +319,26 @@ async def listen(application: web.Application, host: str, port: int) -> AsyncIte
         await runner.cleanup()
 
 
-async def serve(application: web.Application, host: str, port: int, port_file: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; the port is written to ``port_file`` once it listens.
+async def serve(application: web.Application, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT; says where it listens once it does.
 
     Raises:
-        ConfigError: the address cannot be bound, or the file cannot be written.
+        ConfigError: the address cannot be bound.
     """
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     async with listen(application, host, port) as bound:
-        if port_file is not None:
-            _write_port(port_file, bound)
         print(f"stand-in ready at http://{host}:{bound}/v1", flush=True)
         await stopped.wait()
-
-
-def _write_port(path: Path, port: int) -> None:
-    """In one step: whoever waits for the file never reads half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(f"{port}\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as exc:
-        raise ConfigError(f"the port file {path} cannot be written: {exc}; choose another --port-file") from exc
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and serve; gives the exit code."""
     given = make_parser().parse_args(arguments)
     behaviour = Behaviour(given.position_bias, given.noise, given.prefers, given.logprobs)
-    application = make_application(behaviour, given.latency_ms)
     try:
-        asyncio.run(serve(application, given.host, given.port, given.port_file))
+        asyncio.run(serve(make_application(behaviour, given.latency_ms), "127.0.0.1", given.port))
     except TapirError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code
@@ -363,16 +348,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description="Serve the stand-in: a rule-based teacher and judge, no LLM.")
-    no_logprobs = "give no log-probabilities to who asks for them"
     options: dict[str, dict[str, Any]] = {
-        "--host": {"default": "127.0.0.1", "help": "address to listen on"},
-        "--port": {"type": int, "default": 0, "help": "port; 0 takes a free one"},
+        "--port": {"type": int, "default": 0, "help": "port on 127.0.0.1; 0 takes a free one"},
         "--position-bias": {"type": float, "default": 0.5, "help": "points added to the answer shown first"},
         "--noise": {"type": float, "default": 0.5, "help": "standard deviation of the judge's scores, in points"},
         "--latency-ms": {"type": int, "default": 0, "help": "milliseconds before each reply"},
-        "--port-file": {"type": Path, "help": "write the port here once it listens"},
         "--prefers": {"choices": get_args(Preference), "default": "better", "help": "which answer wins in benchmarks"},
-        "--no-logprobs": {"dest": "logprobs", "action": "store_false", "help": no_logprobs},
+        "--no-logprobs": {"dest": "logprobs", "action": "store_false", "help": "give no log-probabilities"},
     }
     for name, settings in options.items():
         parser.add_argument(name, **settings)

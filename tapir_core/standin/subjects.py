@@ -6,8 +6,18 @@ import re
 from decimal import Decimal
 from itertools import pairwise
 
-from tapir_core.standin.family import WORDS, Family, Slots, Solution, Traits, any_of, distinct
-from tapir_core.standin.workings import add_up, keep_largest, number_items, split_places
+from tapir_core.standin.family import (
+    WORDS,
+    Family,
+    Slots,
+    Solution,
+    add_up,
+    any_of,
+    distinct,
+    keep_largest,
+    number_items,
+    split_places,
+)
 
 _TEXT_FIELDS = {"name": WORDS.names, "city": WORDS.cities, "colour": WORDS.colours, "pet": WORDS.pets}
 _NUMBER_FIELDS = ("age", "score", "room")
@@ -30,28 +40,19 @@ def _solve_record(slots: Slots) -> Solution:
     fields = distinct([field for field, _ in pairs])
     record = {field: int(value) if field in _NUMBER_FIELDS else value for field, value in pairs}
     kinds = [f"{field} is a {'number, bare' if field in _NUMBER_FIELDS else 'word, quoted'}" for field in fields]
-    return Solution(len(pairs), json.dumps(record), f"{'; '.join(kinds)}.")
-
-
-def _traits_of_record(slots: Slots) -> Traits:
-    """Word or number, field by field."""
-    return tuple(pair.split(" ")[0] in _NUMBER_FIELDS for pair in slots["fields"].split(", "))
-
-
-def _draw_melody(level: int, rng: random.Random) -> Slots:
-    return {"notes": " ".join(rng.choice("CDEFGAB") for _ in range(level + 2))}
+    are_numbers = tuple(field in _NUMBER_FIELDS for field in fields)
+    return Solution(len(pairs), json.dumps(record), f"{'; '.join(kinds)}.", traits=are_numbers)
 
 
 def _solve_melody(slots: Slots) -> Solution:
     notes = slots["notes"].split(" ")
     backwards = ", ".join(f"{place} {notes[place - 1]}" for place in range(len(notes), 0, -1))
-    return Solution(len(notes) - 2, " ".join(reversed(notes)), f"{number_items(notes)}. Backwards: {backwards}.")
-
-
-def _traits_of_melody(slots: Slots) -> Traits:
-    """How many different notes, and whether it ends as it began."""
-    notes = slots["notes"].split(" ")
-    return len(set(notes)), notes[0] == notes[-1]
+    return Solution(
+        len(notes) - 2,
+        " ".join(reversed(notes)),
+        f"{number_items(notes)}. Backwards: {backwards}.",
+        traits=(len(set(notes)), notes[0] == notes[-1]),
+    )
 
 
 _MATCH_SHAPES = {1: (2, 1), 2: (3, 1), 3: (4, 1), 4: (2, 2), 5: (3, 2)}
@@ -79,16 +80,12 @@ def _solve_match(slots: Slots) -> Solution:
     totals = {team: sum(map(int, points)) for team, *points in entries}
     [legs] = {len(entry) - 1 for entry in entries}
     [winner] = [team for team, total in totals.items() if total == max(totals.values())]
+    second, first = sorted(totals.values())[-2:]
     added = [f"{team} {' + '.join(points)} = {totals[team]}." for team, *points in entries if legs > 1]
     compared = keep_largest(teams, key=totals.__getitem__, say=lambda team: f"{team} {totals[team]}")
-    return Solution(_MATCH_LEVELS[len(entries), legs], winner, " ".join([*added, compared]))
-
-
-def _traits_of_match(slots: Slots) -> Traits:
-    """Place of the winner, and whether another is close."""
-    totals = [sum(map(int, re.findall(r"\d+", entry))) for entry in slots["scores"].split(", ")]
-    second, first = sorted(totals)[-2:]
-    return totals.index(first), first - second <= 2
+    # Place of the winner, and whether another is close.
+    traits = teams.index(winner), first - second <= 2
+    return Solution(_MATCH_LEVELS[len(entries), legs], winner, " ".join([*added, compared]), traits)
 
 
 def _draw_chain(level: int, rng: random.Random) -> Slots:
@@ -109,12 +106,7 @@ def _solve_chain(slots: Slots) -> Solution:
         raise ValueError(f"{slots['chain']!r} does not say what {asked}")
     # Read from the start until the animal, or who eats it, has been met.
     meals = ", ".join(f"{upper} eats {lower}" for lower, upper in pairwise(chain[: max(place, place - offset) + 1]))
-    return Solution(level, chain[place], f"{meals}.")
-
-
-def _traits_of_chain(slots: Slots) -> Traits:
-    """Place of the animal."""
-    return (slots["chain"].split(" - ").index(slots["asked"].rsplit(" ", 1)[1]),)
+    return Solution(level, chain[place], f"{meals}.", traits=(place - offset,))
 
 
 _YEAR = re.compile(r"\A(?:(\d{1,4}) years after )?(\d{1,4})( BC)?\Z")
@@ -147,13 +139,9 @@ def _solve_century(slots: Slots) -> Solution:
     hundreds, rest = divmod(year, 100)
     begun = f"{rest}, {hundreds} + 1 = {hundreds + 1}" if rest else "none"
     steps.append(f"Full hundreds {hundreds}, left {begun}.")
-    return Solution(level, f"{_ordinal(hundreds + bool(rest))}{' BC' if before else ''}", " ".join(steps))
-
-
-def _traits_of_century(slots: Slots) -> Traits:
-    """Whether a century ends with the year, and the ending of its ordinal."""
-    solution = _solve_century(slots)
-    return solution.working.endswith("left none."), re.sub(r"\d+", "", solution.reference)
+    reference = f"{_ordinal(hundreds + bool(rest))}{' BC' if before else ''}"
+    # Whether a century ends with the year, and the ending of its ordinal.
+    return Solution(level, reference, " ".join(steps), traits=(not rest, re.sub(r"\d+", "", reference)))
 
 
 def _ordinal(number: int) -> str:
@@ -200,18 +188,13 @@ def _solve_conversion(slots: Slots) -> Solution:
         shifted = [amount.scaleb(-place if is_up else place) for place in range(1 if steps else 0, len(str(factor)))]
         steps.append(f"1 {large} is {factor} {small}: {', '.join(map(_plain, shifted))}.")
         amount = shifted[-1]
-    return Solution(level, _plain(amount), " ".join(steps))
+    return Solution(level, _plain(amount), " ".join(steps), traits=pair)
 
 
 def _plain(number: Decimal) -> str:
     """Without an exponent, and without zeros at the end of a fraction."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _traits_of_conversion(slots: Slots) -> Traits:
-    """Both units."""
-    return slots["source"], slots["target"]
 
 
 _LOOKUPS = {"symbol": WORDS.elements, "name": {symbol: name for name, symbol in WORDS.elements.items()}}
@@ -226,14 +209,10 @@ def _solve_element(slots: Slots) -> Solution:
     items, lookup = distinct(slots["items"].split(", ")), _LOOKUPS[slots["wanted"]]
     found = [lookup[item] for item in items]
     working = ", ".join(f"{item} is {result}" for item, result in zip(items, found, strict=True))
-    return Solution(len(items), ", ".join(found), f"{working}.")
-
-
-def _traits_of_element(slots: Slots) -> Traits:
-    """Symbol or name, and how many symbols do not begin the English name."""
-    lookup = _LOOKUPS[slots["wanted"]]
-    pairs = [sorted((item, lookup[item]), key=len) for item in slots["items"].split(", ")]
-    return slots["wanted"], sum(not name.startswith(symbol.casefold()) for symbol, name in pairs)
+    # Symbol or name, and how many symbols do not begin the English name.
+    pairs = [sorted(pair, key=len) for pair in zip(items, found, strict=True)]
+    traits = slots["wanted"], sum(not name.startswith(symbol.casefold()) for symbol, name in pairs)
+    return Solution(len(items), ", ".join(found), f"{working}.", traits)
 
 
 FAMILIES = (
@@ -244,16 +223,14 @@ FAMILIES = (
         slots={"fields": f"{_FIELD}(?:, {_FIELD})*"},
         draw=_draw_record,
         solve=_solve_record,
-        traits=_traits_of_record,
     ),
     Family(
         name="melody",
         task_type="Music",
         phrasings=("Play backwards: {notes}", "Retrograde of {notes}?", "Reverse the melody {notes}."),
         slots={"notes": "[A-G](?: [A-G])+"},
-        draw=_draw_melody,
+        draw=lambda level, rng: {"notes": " ".join(rng.choice("CDEFGAB") for _ in range(level + 2))},
         solve=_solve_melody,
-        traits=_traits_of_melody,
     ),
     Family(
         name="match",
@@ -262,7 +239,6 @@ FAMILIES = (
         slots={"scores": f"{_SCORE}(?:, {_SCORE})+"},
         draw=_draw_match,
         solve=_solve_match,
-        traits=_traits_of_match,
     ),
     Family(
         name="chain",
@@ -278,7 +254,6 @@ FAMILIES = (
         },
         draw=_draw_chain,
         solve=_solve_chain,
-        traits=_traits_of_chain,
     ),
     Family(
         name="century",
@@ -287,7 +262,6 @@ FAMILIES = (
         slots={"when": r"(?:\d{1,4} years after )?\d{1,4}(?: BC)?"},
         draw=_draw_century,
         solve=_solve_century,
-        traits=_traits_of_century,
     ),
     Family(
         name="conversion",
@@ -300,7 +274,6 @@ FAMILIES = (
         slots={"amount": r"\d{1,3}(?:\.\d)?", "source": "[a-z]{1,2}", "target": "[a-z]{1,2}"},
         draw=_draw_conversion,
         solve=_solve_conversion,
-        traits=_traits_of_conversion,
     ),
     Family(
         name="element",
@@ -314,6 +287,5 @@ FAMILIES = (
         slots={"wanted": "symbol|name", "items": "[A-Za-z]+(?:, [A-Za-z]+)*"},
         draw=_draw_element,
         solve=_solve_element,
-        traits=_traits_of_element,
     ),
 )

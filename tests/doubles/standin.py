@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log_path=given.log,
             shape=given.shape,
         )
-        asyncio.run(serve(service.application, given.host, given.port, given.port_file))
+        asyncio.run(serve(service.application, "127.0.0.1", given.port))
     except TapirError as problem:
         print(problem, file=sys.stderr)
         return problem.exit_code

@@ -88,19 +88,18 @@ def test_the_log_has_one_line_a_request_at_once_and_is_appended_to(tmp_path: Pat
 
 
 def test_the_command_takes_the_products_options_and_its_own(tmp_path: Path) -> None:
-    port_file, log = tmp_path / "port", tmp_path / "log.jsonl"
-    command = [sys.executable, "-m", "tests.doubles.standin", "--port-file", str(port_file), "--log", str(log)]
+    command = [sys.executable, "-m", "tests.doubles.standin", "--log", str(tmp_path / "log.jsonl")]
     command += ["--noise", "0", "--faults", "hang@3600-", "--batch-seconds", "2", "--batch-max-rows", "5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline().startswith("stand-in ready at http://127.0.0.1:")
-        with urllib.request.urlopen(f"http://127.0.0.1:{int(port_file.read_text())}/stats") as reply:
+        base_url = process.stdout.readline().removeprefix("stand-in ready at ").strip()
+        with urllib.request.urlopen(f"{base_url.removesuffix('/v1')}/stats") as reply:
             assert json.load(reply)["requests"] == 0
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
         assert process.stderr.read() == ""
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["log.jsonl", "port"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["log.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ Each field is set to another value wherever it stands in the configurations of `
 compared. A new field or kind needs no line here, unless no base has its kind or none of the other values suits it.
 """
 
+import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 from tapir_core.config import EndpointConfig, Kind, Later, RunConfig, Section, StudentEngine
 from tapir_core.config.load import load_config
 from tests.golden.adapter import stage_keys_of
-from tests.golden.test_keys import types_in
+from tests.golden.test_keys import sections_below, types_in
 
 ROOT = Path(__file__).parents[2]
 _OPENAI = (
@@ -209,6 +211,24 @@ def test_what_shapes_answers_is_part_of_an_identity_and_of_a_key() -> None:
     lacking = {known for known, differs in identities.items() if not differs}
     remedy = "it is in no identity of {}, and stored answers would be mixed up: say it there, or mark it as `Free`"
     assert said(lacking, remedy)
+
+
+def test_product_code_reads_every_field() -> None:
+    """A field that only stands in keys would do nothing. What is read is told by name alone."""
+    read = set[str]()
+    for file in (each for room in ("tapir_core", "tasks", "flows") for each in (ROOT / room).rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        read |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        if file.parent.name != "config":  # a name as text, as of a limit that is looked up
+            read |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for template in (ROOT / "tapir_core").rglob("*.jinja2"):
+        read |= set(re.findall(r"\.(\w+)", template.read_text()))
+    unread = {
+        (f"{section.__name__}.{name}", section.__name__, name)
+        for section in sections_below(RunConfig)
+        for name in section.model_fields.keys() - read - {"type"}
+    }
+    assert said(unread, "nothing reads it: have the code that it is for read it, or take it out of {}")
 
 
 def test_a_field_that_a_section_got_later_changes_no_key_at_its_default() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.config import DataConfig
+from tapir_core.config import DataConfig, FilePool, JudgedHeldout, StandinPool
 from tapir_core.sources import clean_pool, natural_weights, standin_heldout, standin_pool
 from tapir_core.standin.families import DEV_SHARES, FAMILIES, NATURAL_SHARES, NOT_IN_DEV, recognise
 from tapir_core.text import instruction_id
@@ -101,6 +101,15 @@ def test_at_natural_weights_each_family_has_its_share_of_the_pool_in_each_split(
             assert problem is not None
             sums[problem.family] += weights[row["instruction_id"]]
         assert sums == pytest.approx({name: NATURAL_SHARES[name] for name in families})
+
+
+def test_a_pool_is_known_by_what_its_file_holds_and_a_generated_one_by_its_fields_alone(tmp_path: Path) -> None:
+    (tmp_path / "pool.jsonl").write_text('{"instruction": "A?"}')
+    own, made = FilePool(path=str(tmp_path / "pool.jsonl")), StandinPool()
+    assert (own.generated, own.content()) == (False, b'{"instruction": "A?"}')
+    assert (made.generated, made.content()) == (True, None)
+    assert JudgedHeldout().content() is None
+    assert JudgedHeldout(references=own.path).content() == own.content()
 
 
 def test_a_set_of_ones_own_has_no_natural_weights() -> None:

@@ -3,6 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 
+from tapir_core.config import HeldoutConfig, PoolConfig
 from tapir_core.config._base import BY_KIND
 
 ROOT = Path(__file__).parents[3]
@@ -21,3 +22,16 @@ def test_every_kind_is_known_to_every_function_over_its_family() -> None:
     ]
     assert BY_KIND
     assert lacking == []
+
+
+def test_instructions_that_are_not_generated_are_known_by_what_they_are_read_from() -> None:
+    unknown = [
+        kind.__name__
+        for family in (PoolConfig, HeldoutConfig)
+        for kind in family.kinds().values()
+        if not (kind.generated or kind.with_mark("file") or kind.content is not family.content)
+    ]
+    remedy = (
+        "mark the field that names its file `File`, define `content()`, or set `generated`: else other rows keep a key"
+    )
+    assert unknown == [], remedy

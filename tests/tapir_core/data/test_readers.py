@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.config import HeldoutConfig, RunConfig
-from tapir_core.data.readers import Found, read_heldout, read_pool
+from tapir_core.data.readers import Found, instruction_records, read_heldout, read_pool
+from tapir_core.data.records import Record
 from tapir_core.errors import ConfigError
 from tapir_core.sources import read_heldout_of
 from tapir_core.stages import HELDOUT, POOL
@@ -39,7 +40,16 @@ def write_as(kind: str, file: Path, rows: pl.DataFrame) -> str:
 
 
 def read(folder: Path, rows: list[Any], *, on_bad_row: Any = "stop", limit: int | None = None, seed: int = 1) -> Found:
-    return read_pool(write(folder, rows), on_bad_row=on_bad_row, limit=limit, rng=random.Random(seed))
+    return pool_of(write(folder, rows), on_bad_row=on_bad_row, limit=limit, rng=random.Random(seed))
+
+
+def pool_of(path: str, columns: dict[str, str] | None = None, **settings: Any) -> Found:
+    defaults: dict[str, Any] = {"on_bad_row": "stop", "limit": None, "rng": random.Random(1)}
+    return read_pool(instruction_records(path, columns or {}), path, **{**defaults, **settings})
+
+
+def heldout_of(path: str, columns: dict[str, str] | None = None, **settings: Any) -> Found:
+    return read_heldout(instruction_records(path, columns or {}), path, **{"on_bad_row": "stop", **settings})
 
 
 @given(rows=st.lists(ROWS, min_size=1, max_size=12), shuffle=st.randoms(use_true_random=False), limit=st.integers(1, 5))
@@ -60,6 +70,14 @@ def test_a_pool_has_the_columns_of_its_contract_even_when_all_are_null(tmp_path:
     assert read(tmp_path, [{"instruction": "A?"}]).rows.schema == pl.Schema(POOL.columns)
 
 
+def test_records_of_another_place_than_a_file_are_a_pool_too() -> None:
+    records = [Record(1, {"instruction": "A?"}), Record(2, {})]
+    settings: Any = {"limit": None, "rng": random.Random(1)}
+    assert read_pool(records, "the table", on_bad_row="skip", **settings).rows["instruction"].to_list() == ["A?"]
+    with pytest.raises(ConfigError, match="'the table': 1 of 2 rows are broken"):
+        read_pool(records, "the table", on_bad_row="stop", **settings)
+
+
 def test_duplicates_are_merged_and_counted(tmp_path: Path) -> None:
     rows = [{"instruction": "A?"}, {"instruction": " A?", "reference": "2"}, {"instruction": "A?", "reference": "1"}]
     pool = read(tmp_path, [*rows, {"instruction": "B?"}])
@@ -74,7 +92,7 @@ def test_the_same_instruction_under_another_system_text_is_no_duplicate(tmp_path
 def test_a_pool_has_more_columns_only_where_a_row_has_something_in_them(tmp_path: Path) -> None:
     turns = [{"role": role, "content": text} for role, text in (("user", "A?"), ("assistant", "B."), ("user", "C?"))]
     rows = [{"messages": turns}, {"messages": turns[:2]}]
-    pool = read_pool(write(tmp_path, rows), on_bad_row="stop", limit=None, rng=random.Random(1), answers=True).rows
+    pool = pool_of(write(tmp_path, rows), answers=True).rows
     assert pool.columns == [*POOL.columns, "earlier_turns", "answer"]
     assert sorted(pool.select("instruction", "answer").rows()) == [("A?", "B."), ("C?", None)]
     assert read(tmp_path, rows[1:]).rows.columns == list(POOL.columns)
@@ -82,7 +100,7 @@ def test_a_pool_has_more_columns_only_where_a_row_has_something_in_them(tmp_path
 
 def test_of_several_answers_the_first_in_alphabetical_order_stays(tmp_path: Path) -> None:
     rows = [{"instruction": "A?", "output": text} for text in ("C.", "B.", "")]
-    pool = read_pool(write(tmp_path, rows), on_bad_row="stop", limit=None, rng=random.Random(1), answers=True)
+    pool = pool_of(write(tmp_path, rows), answers=True)
     assert pool.rows["answer"].to_list() == ["B."]
 
 
@@ -93,16 +111,15 @@ OTHERS = {"instruction": "question", "output": "answer", "system": "input"}
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
 def test_fields_may_have_other_names_in_every_format(tmp_path: Path, kind: str) -> None:
     file = write_as(kind, tmp_path / "pool", pl.DataFrame({"question": ["A?"], "answer": ["B."], "input": ["S"]}))
-    settings: Any = {"on_bad_row": "stop", "limit": None, "rng": random.Random(1), "answers": True}
-    [row] = read_pool(file, columns=OTHERS, **settings).rows.iter_rows(named=True)
+    [row] = pool_of(file, OTHERS, answers=True).rows.iter_rows(named=True)
     assert (row["instruction"], row["answer"], row["system"]) == ("A?", "B.", "S")
     with pytest.raises(ConfigError, match=r"no such column: reference = 'gold' .found 'question', 'answer', 'input'."):
-        read_pool(file, columns=OTHERS | {"reference": "gold"}, **settings)
+        pool_of(file, OTHERS | {"reference": "gold"})
 
 
 def test_a_held_out_set_has_other_names_too(tmp_path: Path) -> None:
     path = write(tmp_path, [{"q": "A?", "gold": "B", "part": "dev"}, {"q": "C?", "gold": "D", "part": "test"}])
-    found = read_heldout(path, on_bad_row="stop", columns={"instruction": "q", "reference": "gold", "split": "part"})
+    found = heldout_of(path, {"instruction": "q", "reference": "gold", "split": "part"})
     assert sorted(found.rows["split"]) == ["dev", "test"]
 
 
@@ -118,7 +135,7 @@ def test_a_limit_draws_a_sample_that_depends_on_the_generator_only(tmp_path: Pat
 def test_a_renamed_file_is_the_same_pool(tmp_path: Path) -> None:
     first = Path(write(tmp_path, [{"instruction": "A?"}]))
     second = first.rename(tmp_path / "renamed.txt")
-    pool = read_pool(str(second), on_bad_row="stop", limit=None, rng=random.Random(1))
+    pool = pool_of(str(second))
     assert pool.rows["source"].to_list() == ["file"]
 
 
@@ -175,16 +192,15 @@ def test_a_file_of_other_names_is_told_the_likely_columns(
 ) -> None:
     file = write_as(kind, tmp_path / "pool", pl.DataFrame([row]))
     with pytest.raises(ConfigError, match=re.escape(f"data.heldout.columns): columns = {columns}")):
-        read_pool(file, on_bad_row="skip", limit=None, rng=random.Random(1))
+        pool_of(file, on_bad_row="skip")
 
 
 def test_the_column_that_is_meant_counts_where_rows_have_two_layouts(tmp_path: Path) -> None:
     rows = [{"instruction": "A?", "messages": [{"role": "user", "content": "B?"}]}]
     with pytest.raises(ConfigError, match=re.escape('columns = { messages = "messages" }')):
         read(tmp_path, rows)
-    settings: Any = {"on_bad_row": "stop", "limit": None, "rng": random.Random(1)}
     for name, text in (("instruction", "A?"), ("messages", "B?")):
-        found = read_pool(write(tmp_path, rows), columns={name: name}, **settings)
+        found = pool_of(write(tmp_path, rows), {name: name})
         assert found.rows["instruction"].to_list() == [text]
 
 
@@ -216,9 +232,7 @@ def test_instructions_with_a_control_token_leave_before_the_sample_is_drawn_and_
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_an_answer_of_a_row_with_weight_0_is_not_used_in_any_format(tmp_path: Path, kind: str) -> None:
     rows = pl.DataFrame({"instruction": ["A?", "B?"], "output": ["a", "b"], "weight": [0.0, 1.0]})
-    found = read_pool(
-        write_as(kind, tmp_path / "pool", rows), on_bad_row="stop", limit=None, rng=random.Random(1), answers=True
-    )
+    found = pool_of(write_as(kind, tmp_path / "pool", rows), answers=True)
     assert dict(found.rows.select("instruction", "answer").iter_rows()) == {"A?": None, "B?": "b"}
     assert found.counts["answer_not_to_be_learnt"] == 1
 
@@ -226,7 +240,7 @@ def test_an_answer_of_a_row_with_weight_0_is_not_used_in_any_format(tmp_path: Pa
 def test_an_object_of_lists_is_a_conversation_in_parquet_too(tmp_path: Path) -> None:
     turns = {"role": ["user", "assistant"], "content": ["A?", "a"]}
     path = write_as("parquet", tmp_path / "pool", pl.DataFrame({"messages": [turns]}))
-    found = read_pool(path, on_bad_row="stop", limit=None, rng=random.Random(1), answers=True)
+    found = pool_of(path, answers=True)
     assert found.rows.select("instruction", "answer").rows() == [("A?", "a")]
 
 
@@ -261,13 +275,12 @@ def test_a_column_that_is_not_read_and_changes_what_is_asked_is_named_with_what_
     if kind == "csv":
         row = {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
     path = write_as(kind, tmp_path / "pool", pl.DataFrame([row, {**row, column: None}]))
-    settings: Any = {"on_bad_row": "stop", "limit": None, "rng": random.Random(1)}
-    said = read_pool(path, **settings).unread
+    said = pool_of(path).unread
     assert said.startswith(f"{path!r}: columns that change what a row asks are not read: `{column}` (in 1 of 2 rows); ")
     if column != "choices" or kind != "csv":
         assert remedy in said
     if mapped := re.match(r'add (\w+) = "(.+?)"', said.partition("; ")[2]):
-        assert not read_pool(path, columns={mapped[1]: mapped[2]}, **settings).unread
+        assert not pool_of(path, {mapped[1]: mapped[2]}).unread
 
 
 @pytest.mark.parametrize(
@@ -297,21 +310,21 @@ def test_a_heldout_set_has_the_columns_of_its_contract(tmp_path: Path) -> None:
         {"instruction": "A?", "reference": "1", "task_type": "Math"},
         {"instruction": "B?", "reference": "2", "split": "dev"},
     ]
-    heldout = read_heldout(write(tmp_path, rows), on_bad_row="stop")
+    heldout = heldout_of(write(tmp_path, rows))
     assert heldout.rows.schema == pl.Schema(HELDOUT.columns)
     assert sorted(heldout.rows["split"]) == ["dev", "test"]
 
 
 def test_an_instruction_in_both_splits_is_dev_so_that_no_decision_reads_a_reported_row(tmp_path: Path) -> None:
     rows = [{"instruction": "A?", "reference": "1", "split": split} for split in ("test", "dev")]
-    heldout = read_heldout(write(tmp_path, [*rows, {"instruction": "B?", "reference": "2"}]), on_bad_row="stop")
+    heldout = heldout_of(write(tmp_path, [*rows, {"instruction": "B?", "reference": "2"}]))
     assert heldout.rows.filter(instruction="A?")["split"].to_list() == ["dev"]
     assert heldout.counts["duplicates"] == 1
 
 
 def test_a_heldout_set_without_a_test_row_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no row of the test split"):
-        read_heldout(write(tmp_path, [{"instruction": "A?", "reference": "1", "split": "dev"}]), on_bad_row="stop")
+        heldout_of(write(tmp_path, [{"instruction": "A?", "reference": "1", "split": "dev"}]))
 
 
 OWN = {"function": "mine:score", "folder": "tests"}
@@ -348,7 +361,7 @@ def test_only_a_verifier_of_ones_own_lets_a_heldout_row_do_without_a_reference(
 
 def test_a_heldout_set_without_any_reference_is_not_said_to_be_of_another_format(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Repair them\. Name a verifier\.") as caught:
-        read_heldout(write(tmp_path, [{"instruction": "A?"}]), on_bad_row="skip", way_out="Name a verifier.")
+        heldout_of(write(tmp_path, [{"instruction": "A?"}]), on_bad_row="skip", way_out="Name a verifier.")
     assert "accepted formats" not in str(caught.value)
 
 

@@ -38,14 +38,14 @@ def test_what_is_called_better_is_right_and_the_other_is_what_its_kind_says(pair
     if pair.kind == "padded":
         assert len(pair.other) > 5 * len(pair.better)
     else:
-        assert grade(pair.other, posed).points < SCALE.badly_formed
+        assert grade(pair.other, posed) < SCALE.badly_formed
     if pair.kind == "no answer":
         assert "Answer:" not in pair.other
 
 
 def test_almost_right_is_nearer_than_wrong() -> None:
     points = {
-        kind: [grade(pair.other, problem(pair)).points for pair in PAIRS if pair.kind == kind]
+        kind: [grade(pair.other, problem(pair)) for pair in PAIRS if pair.kind == kind]
         for kind in ("wrong", "almost right")
     }
     assert sum(points["almost right"]) > sum(points["wrong"]) + len(PAIRS) // 4

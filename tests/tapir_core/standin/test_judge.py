@@ -63,7 +63,7 @@ MELODY, MEND = "Reverse the melody E G C.", "Debug: def price(n) return n + 14"
 def test_points_grow_with_how_right_and_how_well_stated_an_answer_is(
     instruction: str, answer: str, points: float
 ) -> None:
-    assert grade(answer, problem(instruction)).points == points
+    assert grade(answer, problem(instruction)) == points
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -71,8 +71,8 @@ def test_plain_and_refined_answers_get_full_points_and_those_of_another_problem_
     rng = random.Random(4)
     for level in LEVELS:
         one, other = (FAMILIES[name].draw_problem(level, rng) for _ in range(2))
-        assert grade(one.plain, one).points == grade(one.refined, one).points == SCALE.exact
-        assert one.reference == other.reference or grade(other.plain, one).points <= SCALE.close
+        assert grade(one.plain, one) == grade(one.refined, one) == SCALE.exact
+        assert one.reference == other.reference or grade(other.plain, one) <= SCALE.close
 
 
 def test_the_answer_shown_first_gets_the_position_bias() -> None:

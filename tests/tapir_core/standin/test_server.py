@@ -1,10 +1,10 @@
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import openai
 import pytest
@@ -15,21 +15,22 @@ COMMAND = [sys.executable, "-m", "tapir_core.standin.server"]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_says_where_it_listens_and_stops_cleanly(stop: signal.Signals, tmp_path: Path) -> None:
-    port_file = tmp_path / "port"
-    command = [*COMMAND, "--port-file", str(port_file), "--position-bias", "0", "--noise", "0"]
+def test_the_command_says_where_it_listens_and_stops_cleanly(stop: signal.Signals) -> None:
+    command = [*COMMAND, "--position-bias", "0", "--noise", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        line = process.stdout.readline()
-        port = int(port_file.read_text())
-        assert line == f"stand-in ready at http://127.0.0.1:{port}/v1\n"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as reply:
+        with urllib.request.urlopen(f"{address(process.stdout.readline())}/health") as reply:
             assert json.load(reply)["status"] == "ok"
         process.send_signal(stop)
         assert process.wait(timeout=10) == 0
         assert process.stderr.read() == ""
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["port"]
+
+
+def address(line: str) -> str:
+    found = re.fullmatch(r"stand-in ready at (http://127\.0\.0\.1:\d+)/v1\n", line)
+    assert found is not None
+    return found[1]
 
 
 def test_a_taken_port_is_one_clear_message_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,13 +44,6 @@ def test_a_taken_port_is_one_clear_message_and_exit_code_2(capsys: pytest.Captur
     assert "choose another --port" in message
 
 
-def test_a_port_file_that_cannot_be_written_is_one_clear_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--port-file", str(tmp_path / "missing" / "port")]) == 2
-    assert "choose another --port-file" in capsys.readouterr().err
-
-
 def test_the_server_imports_nothing_heavy() -> None:
     code = (
         "import sys, tapir_core.standin.server; "
@@ -58,12 +52,10 @@ def test_the_server_imports_nothing_heavy() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_it_answers_batches_when_they_are_made(tmp_path: Path) -> None:
-    port_file = tmp_path / "port"
-    with subprocess.Popen([*COMMAND, "--port-file", str(port_file)], stdout=subprocess.PIPE, text=True) as process:
+def test_it_answers_batches_when_they_are_made() -> None:
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        base_url = f"http://127.0.0.1:{int(port_file.read_text())}/v1"
+        base_url = f"{address(process.stdout.readline())}/v1"
         with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
             asked = {"right": "standin-teacher", "wrong": "another-model"}
             rows = [

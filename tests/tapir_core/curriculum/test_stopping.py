@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 
 from tapir_core.config import StopConfig
 from tapir_core.curriculum import RoundHistory, best_round, should_stop
+from tapir_core.curriculum.stopping import STOP_RULES
 
 
 def make_history(*scores: float | None, seeds: int = 100) -> list[RoundHistory]:
@@ -37,6 +40,26 @@ def test_too_few_seeds_stop_the_run_with_a_reason() -> None:
     reason = should_stop(make_history(0.2, None, seeds=3), StopConfig(min_seeds=4))
     assert reason == "round 1 has 3 seeds, fewer than min_seeds = 4"
     assert should_stop(make_history(0.2, None, seeds=4), StopConfig(min_seeds=4)) is None
+
+
+DECIDES: dict[str, tuple[list[RoundHistory], dict[str, Any], dict[str, Any]]] = {
+    "min_seeds": (make_history(0.2, None, seeds=3), {"min_seeds": 4}, {"min_seeds": 3}),
+    "min_gain": (make_history(0.2, 0.3), {"min_gain": 0.2, "patience": 1}, {"min_gain": 0.0, "patience": 1}),
+    "patience": (make_history(0.3, 0.2), {"patience": 1}, {"patience": 0}),
+}
+"""Field of `StopConfig` → a history, and settings with which the run stops and goes on."""
+
+
+def test_every_field_decides_in_some_history_and_every_rule_gives_a_reason() -> None:
+    lacking = sorted(StopConfig.model_fields.keys() - DECIDES.keys())
+    assert lacking == [], "add a history in which it decides to DECIDES above, and its rule to STOP_RULES"
+    reached = set()
+    for field, (history, stops, goes_on) in DECIDES.items():
+        reason = should_stop(history, StopConfig.model_validate(stops))
+        assert reason, f"{field}: no rule of STOP_RULES in tapir_core/curriculum/stopping.py reads it"
+        assert should_stop(history, StopConfig.model_validate(goes_on)) is None
+        reached |= {each for each in STOP_RULES if each.reason(history, StopConfig.model_validate(stops)) == reason}
+    assert reached == {*STOP_RULES}, "add a field or a history in which the rule gives its reason to DECIDES above"
 
 
 @pytest.mark.parametrize(

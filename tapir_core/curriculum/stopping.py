@@ -1,0 +1,111 @@
+"""When a run ends before its last round, and which of its rounds was best.
+
+Stop rules and the choice of the best round read the dev split only. Where a judge scores it, they act only on what a
+paired interval over its instructions shows: verdicts are noisier than a comparison with references.
+
+A stop rule is a function in `STOP_RULES`; its settings are fields of `StopConfig`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from tapir_core.config import StopConfig
+from tapir_core.judging.estimates import Estimate, estimate_mean
+
+
+@dataclass(frozen=True, slots=True)
+class RoundHistory:
+    """What stop rules know of a round."""
+
+    number: int
+    """0 is S_0."""
+    seeds: int | None = None
+    """Seeds selected by their MFD in the round; None for S_0, and where they were drawn at random: that says nothing
+    of how much is left to learn."""
+    dev_score: float | None = None
+    """Held-out dev score after the round; None without a held-out set, before the evaluation, or where too many
+    answers failed for a figure."""
+    dev_values: Mapping[str, float] | None = None
+    """Instruction → its value, of a dev split that is judged; None of one with references."""
+
+
+class StopRule(NamedTuple):
+    """A reason to start no further round."""
+
+    needs: Literal["seeds", "dev_score"]
+    """Field of `RoundHistory` without which, in the last round, the rule says nothing."""
+    reason: Callable[[Sequence[RoundHistory], StopConfig], str | None]
+    """The reason in words; None when the run goes on. S_0 and the rounds so far are given in order."""
+
+
+def should_stop(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
+    """The first rule's reason to start no further round; None when the run goes on.
+
+    A round may be in ``history`` as soon as its seeds are known.
+    """
+    known = [rule for rule in STOP_RULES if history and getattr(history[-1], rule.needs) is not None]
+    return next(filter(None, (rule.reason(history, stop) for rule in known)), None)
+
+
+def few_seeds(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
+    """Too few instructions are left that the student finds hard."""
+    last = history[-1]
+    if last.seeds is None or last.seeds >= stop.min_seeds:
+        return None
+    return f"round {last.number} has {last.seeds} seeds, fewer than min_seeds = {stop.min_seeds}"
+
+
+def small_gain(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
+    """The dev score has not grown for `patience` rounds.
+
+    A gain is measured against the best score before, so that a fall and a recovery are no gain. Of a judged dev split
+    it is too small only where the whole paired interval says so.
+    """
+    scored = [each for each in history if each.dev_score is not None]
+    if stop.patience == 0 or len(scored) <= stop.patience:
+        return None
+    pairs = [(scored[at], _best(scored[:at])) for at in range(len(scored) - stop.patience, len(scored))]
+    if scored[-1].dev_values is None:
+        best = max((after.dev_score or 0.0) - (before.dev_score or 0.0) for after, before in pairs)
+        said = (
+            f"the dev score grew by less than min_gain = {stop.min_gain:g} for {stop.patience} rounds "
+            f"(best gain {best:+.4f})"
+        )
+        return said if best < stop.min_gain else None
+    gains = [_gain(*pair) for pair in pairs]
+    if not all(gain.high is not None and gain.high < stop.min_gain for gain in gains):
+        return None
+    told = ", ".join(f"{each.value:+.4f} (95 % interval {each.low:+.4f} to {each.high:+.4f})" for each in gains)
+    return (
+        f"on the dev split the paired gain lies below min_gain = {stop.min_gain:g} for {stop.patience} rounds: {told}"
+    )
+
+
+STOP_RULES = (StopRule("seeds", few_seeds), StopRule("dev_score", small_gain))
+"""The first that has a reason ends the run."""
+
+
+def best_round(history: Sequence[RoundHistory]) -> int | None:
+    """The round of the highest dev score, the earliest of equal ones; None when no round has a score.
+
+    Of a judged dev split that round only where its paired interval to the last round lies above 0, else the last.
+    """
+    scored = [each for each in history if each.dev_score is not None]
+    if not scored:
+        return None
+    best, last = _best(scored), scored[-1]
+    if last.dev_values is None:
+        return best.number
+    low = _gain(best, last).low
+    return best.number if low is not None and low > 0 else last.number
+
+
+def _best(scored: Sequence[RoundHistory]) -> RoundHistory:
+    return max(scored, key=lambda each: (each.dev_score or 0.0, -each.number))
+
+
+def _gain(after: RoundHistory, before: RoundHistory) -> Estimate:
+    """Mean of the paired differences, over the instructions that are scored of both."""
+    here, there = after.dev_values or {}, before.dev_values or {}
+    return estimate_mean([value - there[item] for item, value in sorted(here.items()) if item in there])
