@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 
 PIECE_BYTES = 32 * 2**20
 """Size of a piece. Files of twice that size are sent in pieces, four at a time."""
+_CONNECT_SECONDS, _READ_SECONDS = 10, 60
+"""Longest wait for a web server to take a connection, and for its next bytes."""
 
 
 @dataclass(frozen=True, slots=True)

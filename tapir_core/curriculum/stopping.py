@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from tapir_core.config import StopConfig
-from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.statistics import Estimate, estimate_mean
 
 
 @dataclass(frozen=True, slots=True)
