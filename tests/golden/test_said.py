@@ -57,7 +57,7 @@ def test_every_variant_may_be_run(variant: str) -> None:
 def test_every_variant_is_estimated(variant: str) -> None:
     config = config_of(variant)
     found = forecast(config, Pool(600, 120), evidence_of(config))
-    assert {each.name for each in found.benchmarks} == {*config.evaluation.each_round}
+    assert any(each.name == "benchmark_answers" for each in found.stages) == bool(config.evaluation.each_round)
     assert found.assumptions
     assert 0 < found.total.needed.calls.low <= found.total.needed.calls.likely <= found.total.needed.calls.high
 
