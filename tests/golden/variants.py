@@ -108,6 +108,7 @@ VARIANTS: dict[str, list[str]] = {
     "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
     "terms of the teacher": ["teacher.terms=MIT"],
     "labels by a schema": ["teacher.label_replies=json"],
+    "labels by a schema where it is obeyed": ["teacher.label_replies=auto"],
     # judge
     "judge openai": [f"judge.endpoint={{ {_OPENAI} }}"],
     "judge openai: all its fields": [f"judge.endpoint={{ {_ALL_OF_OPENAI} }}"],
@@ -119,6 +120,7 @@ VARIANTS: dict[str, list[str]] = {
     "judge stand-in, longer": ["judge.endpoint.prefers=longer"],
     "judge stand-in, no log-probabilities": ["judge.endpoint.logprobs=false"],
     "verdicts by a schema": ["judge.replies=json"],
+    "verdicts as text": ["judge.replies=text"],
     "pointwise": ["judge.mode=pointwise"],
     "teacher first only": ['judge.orders=["teacher_first"]'],
     "student first only": ['judge.orders=["student_first"]'],
