@@ -16,8 +16,8 @@ or a pod it is lost only when Prefect says so, for its image may be on its way.
 
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from logging import INFO
 from pathlib import Path
@@ -156,10 +156,16 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
         note: Gets what is waited for.
     """
     wanted = run.config.training.nodes
-    if wanted == 1:
-        return launch.alone
-    registry, host = ReplicaRegistry(*_known_as(run, at)), address.own_host(store_url(run.config))
-    return nodes.FirstNode(registry, fleet, at.number, wanted, attempt, _attempt(run, at), host, note).meet
+
+    @contextmanager
+    def meet(ranks: int) -> Iterator[launch.Node]:
+        folder, host = _attempt(run, at), address.own_host(store_url(run.config))
+        with closing(ReplicaRegistry(*_known_as(run, at))) as registry:
+            first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
+            with first.meet(ranks) as node:
+                yield node
+
+    return meet if wanted > 1 else launch.alone
 
 
 def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> None:
@@ -170,9 +176,8 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
         TapirError: as `make_student`.
     """
     log = run.workplace.local(log_file(f"train-{at.number:02d}-node-{node}"))
-    folder, host = _attempt(run, at), address.own_host(store_url(run.config))
-    with _gpus(run, at):
-        here = nodes.OtherNode(ReplicaRegistry(*_known_as(run, at)), node, folder, host, note)
+    with closing(ReplicaRegistry(*_known_as(run, at))) as registry, _gpus(run, at):
+        here = nodes.OtherNode(registry, node, _attempt(run, at), address.own_host(store_url(run.config)), note)
         launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
 
 

@@ -13,7 +13,7 @@ the next attempt asks for new ones.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -52,7 +52,7 @@ class FirstNode:
     """The node that asks for the others; `meet` is for `train_student`."""
 
     registry: ReplicaRegistry
-    """Of this training; closed when the nodes have parted."""
+    """Of this training."""
     fleet: Fleet
     """Starts the others."""
     number: int
@@ -75,8 +75,8 @@ class FirstNode:
             NodeLost: one of them is gone.
             EngineError: they did not come, or one failed; the error of the block otherwise.
         """
-        with closing(self.registry), supervisor.reserved_port(self.host) as port:
-            self._end_earlier()
+        self._end_earlier()
+        with supervisor.reserved_port(self.host) as port:
             row = self.registry.ask(self.number, self.attempt)
             with _taken(self.registry, row) as rows:
                 self.registry.serve(row, f"tcp://{self.host}:{port}", ranks)
@@ -107,7 +107,7 @@ class FirstNode:
                     with suppress(TapirError):
                         self._dismiss()
                     raise
-            self._forget_dead()
+        self._forget_dead()
 
     def _all_came(self, rows: "_Rows", others: Sequence[str]) -> bool:
         """Look whether all are there; EngineError where one has ended that is not."""
@@ -196,7 +196,7 @@ class OtherNode:
             NodeLost: another node is gone.
             EngineError: it sees another folder than the first one, or not all came.
         """
-        with closing(self.registry), _taken(self.registry, self.row) as rows:
+        with _taken(self.registry, self.row) as rows:
             _wait(
                 self.note,
                 SEEN_SECONDS,
