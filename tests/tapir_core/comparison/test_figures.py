@@ -186,9 +186,14 @@ def test_the_rows_begin_with_backbone_and_s_0_and_say_what_each_arm_took() -> No
     assert costs["S_0"] is None
     rand = costs["random"]
     assert rand is not None
-    assert (rand.tokens, rand.tokens_ratio, rand.steps_ratio) == (1010, 1.01, 1.0)
-    assert (rand.teacher_answers, rand.judge_answers, rand.stored_share, rand.paid_requests) == (90, 10, 0.25, 80)
-    assert (rand.all_tokens, rand.answer_tokens, rand.all_steps, rand.distinct) == (1510, 300, 12, None)
+    assert (rand["tokens"], rand["tokens_ratio"], rand["steps_ratio"]) == (1010, 1.01, 1.0)
+    assert (rand["teacher_answers"], rand["judge_answers"], rand["stored_share"], rand["paid_requests"]) == (
+        90,
+        10,
+        0.25,
+        80,
+    )
+    assert (rand["all_tokens"], rand["answer_tokens"], rand["all_steps"], rand["distinct"]) == (1510, 300, 12, None)
     curve = next(row.curve for row in found.rows if row.name == "random")
     assert [point.tokens for point in curve] == [0, 1010]
     assert curve[0].test.value == pytest.approx(next(row for row in found.rows if row.name == "S_0").test.value)  # type: ignore[union-attr]  # a row without a score fails the test too
