@@ -25,7 +25,6 @@ from tapir_core.reporting.judge_report import judge_tables, summarise_judge, wri
 from tapir_core.reporting.page import Table, markdown_text, render_markdown
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card, write_report
-from tapir_core.reporting.serving import serving_tables
 from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
 from tapir_core.reporting.tables import mfd_table, scores_table, shares_table, stages_table, students_table
 from tapir_core.run_folder import RunFolder, RunRef
@@ -88,7 +87,7 @@ def publish_run(ref: RunRef) -> str:
     summary = with_baseline(summarise(run), run)
     _show_plots(ref, summary)  # before the card, which links to them
     pages = _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds})
-    card = run_card(summary, pages, serving_tables(RunReader(run), summary.best))
+    card = run_card(summary, RunReader(run), pages)
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     # All students side by side: a table for each benchmark, and for each of its judges if it had several.
     seen = Counter[str]()

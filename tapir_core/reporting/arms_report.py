@@ -446,21 +446,24 @@ def _plot_curves(rows: Sequence[ArmRow]) -> page.Section | None:
     if not shown:
         return None
     apart = _APART * max(row.curve[-1].tokens for row in shown) / 1000
-
-    def fill(axes: Any) -> None:
-        for place, row in enumerate(shown):
-            beside = apart * (place - (len(shown) - 1) / 2)
-            places = [point.tokens / 1000 + beside for point in row.curve]
-            tests = [point.test for point in row.curve]
-            figures = [Estimate(test.value, test.items, test.low90, test.high90) for test in tests]
-            colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
-            style = {"color": colour, "marker": marker, "label": row.label}
-            page.points_with_intervals(axes, zip(places, figures, strict=True), style, scale=100)
-        axes.set(xlabel="thousand training tokens after S_0", ylabel="accuracy on the test split, %")
-
+    series = []
+    for place, row in enumerate(shown):
+        beside = apart * (place - (len(shown) - 1) / 2)
+        tests = [(point.tokens / 1000 + beside, point.test) for point in row.curve]
+        points = [(at, Estimate(test.value, test.items, test.low90, test.high90)) for at, test in tests]
+        colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
+        series.append(page.Series(row.label, colour, marker, points))
     return page.Section(
         "By training tokens",
-        plot=page.draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1),
+        plot=page.draw_points(
+            "Test accuracy by training tokens",
+            3.0 + 0.2 * len(shown),
+            series,
+            scale=100,
+            legend=1,
+            xlabel="thousand training tokens after S_0",
+            ylabel="accuracy on the test split, %",
+        ),
         note="Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen.",
     )
 

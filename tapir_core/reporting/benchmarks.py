@@ -4,21 +4,23 @@ Figures of different judges, prompts or settings never stand in one table, since
 file's outputs were drawn is not known, so they stand beside students and other files that were judged alike.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import NoFigure
 from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
-from tapir_core.evaluation.scores import SCORES, ItemValues, judgments_of
-from tapir_core.evaluation.statistics import ALL, PairedDifference, compare_paired
+from tapir_core.evaluation.scores import ItemValues, judgments_of
+from tapir_core.evaluation.statistics import ALL, compare_paired
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
-from tapir_core.reporting.run_progress import models_of
+from tapir_core.reporting.sentences import together
+from tapir_core.run_state import models_of
 from tapir_core.stages import Compared, StageAt, benchmark_stages
 from tapir_core.summary import RunReader
+from tapir_core.summary.figures import figures_of, headlines
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.types import RunSummary
 
@@ -49,36 +51,20 @@ def metric_label(metric: str) -> str:
 
 def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> list[Table]:
     """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings."""
-    rows = _with_scale(_figures(summary, compared, names))
+    rows, settings = figures_of(summary, compared, names), pl.col("settings")
+    of_file = settings.str.contains(_OF_FILE)
+    # A file's outputs stand beside students that were judged alike, else beside other files that were.
+    judged = settings.str.replace(r"; (student|outputs): [^;]*", "")
+    students = settings.filter(~of_file).first().over("benchmark", "judge", "prompt_version", judged)
+    rows = rows.with_columns(scale=pl.when(of_file).then(pl.coalesce(students, judged)).otherwise(settings))
     parts = rows.partition_by("benchmark", "judge", "prompt_version", "scale", maintain_order=True)
     return [figures_side_by_side(part) for part in parts if part.height]
-
-
-def _figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> pl.DataFrame:
-    """The rows of these students and models with `student`, its name, and `number`, its round."""
-    known = [pl.DataFrame(schema=SCORES).with_columns(_who(None))]
-    known += [rows.with_columns(_who(who)) for who in compared if (rows := summary.benchmarks(who)) is not None]
-    return pl.concat(known).filter(pl.col("benchmark").is_in(list(names)))
-
-
-def _who(who: Compared | None) -> list[pl.Expr]:
-    name = None if who is None else student_name(who)
-    number = who if isinstance(who, int) else None
-    return [pl.lit(name, pl.String).alias("student"), pl.lit(number, pl.Int64).alias("number")]
-
-
-def _with_scale(rows: pl.DataFrame) -> pl.DataFrame:
-    """With `scale`: the settings; of a file's outputs those of students that were judged alike, else how they were."""
-    of_file = pl.col("settings").str.contains(_OF_FILE)
-    judged = pl.col("settings").str.replace(r"; (student|outputs): [^;]*", "")
-    students = pl.col("settings").filter(~of_file).first().over("benchmark", "judge", "prompt_version", judged)
-    return rows.with_columns(scale=pl.when(of_file).then(pl.coalesce(students, judged)).otherwise("settings"))
 
 
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
     numbers = [each.number for each in summary.rounds]
-    rows = _of_headlines(_figures(summary, numbers, summary.benchmark_names))
+    rows = headlines(figures_of(summary, numbers, summary.benchmark_names))
     parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts if part.height]
 
@@ -95,55 +81,16 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
 
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
     """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
-    rows = _figures(summary, compared, names)
-    found = [f"{row['student']} {row['benchmark']} {_headline_in_words(row)}" for row in _headlines(rows)]
+    rows = figures_of(summary, compared, names)
+    whole = headlines(rows).filter(category=ALL).iter_rows(named=True)
+    found = [f"{row['student']} {row['benchmark']} {_headline_in_words(row)}" for row in whole]
     return f"{'; '.join(found)}. {beside_in_words(rows)}" if found else ""
-
-
-def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> None:
-    """Say where too many judgments failed for a figure.
-
-    Raises:
-        NoFigure: a student or model has no headline on one of the benchmarks.
-    """
-    lacking: dict[tuple[str, str], list[str]] = {}
-    for row in _headlines(_figures(summary, compared, names)):
-        if row["value"] is None:
-            lacking.setdefault((row["benchmark"], row["note"]), []).append(row["student"])
-    if lacking:
-        told = "; ".join(f"{', '.join(dict.fromkeys(who))} on {name}: {note}" for (name, note), who in lacking.items())
-        raise NoFigure(
-            f"no figure, since failures are no random sample: {told}. The run's benchmarks/ folders hold "
-            f"the replies. Once the judge is fixed, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
-            "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "
-            "that the student failed to give: forget them with `tapir store prune --role answer --status KIND --yes`, "
-            "remove those folders and give the same command again. A baseline without answers needs a file that has "
-            "them. Or raise max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
-        )
-
-
-def require_round_figures(summary: RunSummary, each_round: Sequence[str]) -> None:
-    """The same for the benchmarks that are asked after ``each_round``, of every student there is.
-
-    Raises:
-        NoFigure: a student has no headline on one of them.
-    """
-    require_figures(summary, [each.number for each in summary.rounds], each_round)
-
-
-def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    return _of_headlines(rows).filter(category=ALL).to_dicts()
 
 
 def _headline_in_words(row: dict[str, Any]) -> str:
     """What it is called, the figure, n; why, where there is none."""
     told = f"n = {row['n']}" if row["value"] is not None else f"since {row['note']}"
     return f"{metric_label(row['metric'])} {_cell(row)}, {told}"
-
-
-def _of_headlines(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the metric that stands for each benchmark: its first one."""
-    return rows.filter(pl.col("metric") == pl.col("metric").first().over("benchmark"))
 
 
 def figures_side_by_side(rows: pl.DataFrame) -> Table:
@@ -198,13 +145,11 @@ def beside_in_words(rows: pl.DataFrame) -> str:
 
 def _notes(rows: pl.DataFrame) -> str:
     """What the figures say of themselves, each note once with the students that it is about."""
-    told: dict[tuple[str, str], list[str]] = {}
-    for row in rows.filter((pl.col("note") != "") & (pl.col("category") == ALL)).iter_rows(named=True):
-        told.setdefault((metric_label(row["metric"]), row["note"]), []).append(row["student"])
-    every = rows["student"].n_unique()
-    return " ".join(
-        f"{metric.split(',')[0].capitalize()}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}."
-        for (metric, note), of in told.items()
+    noted = rows.filter(pl.col("note") != "", category=ALL)
+    every, notes = rows["student"].n_unique(), noted.group_by("metric", "note", maintain_order=True).agg("student")
+    return together(
+        f"{metric_label(metric).split(',')[0].capitalize()}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}."
+        for metric, note, of in notes.rows()
     )
 
 
@@ -217,14 +162,19 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
         best: The best student by the dev split of the held-out set. Where it is not known, or was not asked, the last
             one is set against the backbone.
     """
-    rows = []
-    for name in reader.run.config.evaluation.asked:
-        asked = {each: scores for each in sorted(students) if (scores := _scores(reader, name, each)) is not None}
+    rows: list[tuple[str, ...]] = []
+    seed = reader.run.config.run.seed
+    for name, benchmark in reader.run.config.evaluation.asked.items():
+        found = {each: reader.rows(benchmark_stages(name, each)[-1]) for each in sorted(students)}
+        asked = {each: scores for each, scores in found.items() if scores is not None}
         for after, before in _pairs([*asked], best):
-            pair = (student_name(after), student_name(before), name)
-            differs = [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]
-            cells = [unpaired_cells(differs)] if differs else _paired(reader, name, after, before)
-            rows += [(*pair, *each) for each in cells]
+            names = (student_name(after), student_name(before), name)
+            if differs := [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]:
+                rows.append(unpaired_row(names, differs))
+                continue
+            values = [headline_values(reader, name, student) for student in (after, before)]
+            rngs = {metric: derive_rng(seed, "benchmark", name, metric, after, before) for metric in values[0]}
+            rows += paired_rows(names, *values, rngs, max_failed_share=benchmark.max_failed_share)
     return Table(
         "Students on the same questions",
         PAIRED_COLUMNS,
@@ -247,43 +197,41 @@ def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:
     return [pair for pair in dict.fromkeys([*of_trained, *of_backbone]) if pair[0] != pair[1]]
 
 
-def _paired(reader: RunReader, name: str, after: int, before: int) -> Iterator[tuple[str, ...]]:
-    config = reader.run.config
-    first, second = (headline_values(reader, name, student) for student in (before, after))
-    for metric in sorted(first.keys() & second.keys()):
-        rng = derive_rng(config.run.seed, "benchmark", name, metric, after, before)
-        limit = config.evaluation.asked[name].max_failed_share
-        found = compare_paired(second[metric], first[metric], rng=rng, max_failed_share=limit)
-        yield paired_cells(metric_label(metric), found)
+def paired_rows(
+    names: tuple[str, str, str],
+    after: Mapping[str, ItemValues],
+    before: Mapping[str, ItemValues],
+    rngs: Mapping[str, Random],
+    *,
+    max_failed_share: float,
+    unit: str = "judgments",
+) -> list[tuple[str, ...]]:
+    """A row under ``PAIRED_COLUMNS`` for each figure of two students; ``names`` are theirs and the benchmark's."""
+    rows = []
+    for metric in sorted(after.keys() & before.keys()):
+        found = compare_paired(
+            after[metric], before[metric], rng=rngs[metric], max_failed_share=max_failed_share, unit=unit
+        )
+        estimate = found.difference
+        span = NOTHING if estimate.low is None else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
+        value = NOTHING if estimate.value is None else points(estimate.value)
+        figures = (value, number(estimate.stderr), span, number(found.p_value, 4))
+        rows.append((*names, metric_label(metric), estimate.why, *figures, count(estimate.n), count(found.n_failed)))
+    return rows
 
 
-def paired_cells(figure: str, found: PairedDifference) -> tuple[str, ...]:
-    """The cells of a difference under ``PAIRED_COLUMNS`` from the figure on; ``figure`` is what it is called."""
-    estimate = found.difference
-    span = NOTHING if estimate.low is None else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
-    value = NOTHING if estimate.value is None else points(estimate.value)
-    counts = (count(estimate.n), count(found.n_failed))
-    return (figure, estimate.why, value, number(estimate.stderr), span, number(found.p_value, 4), *counts)
-
-
-def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:
-    """The cells under ``PAIRED_COLUMNS``, from the figure on, of two students not compared; ``differs`` says why."""
-    return (NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 5))
+def unpaired_row(names: tuple[str, str, str], differs: Sequence[str]) -> tuple[str, ...]:
+    """The row of two students that are not compared; ``differs`` says why."""
+    return (*names, NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 5))
 
 
 def headline_values(reader: RunReader, name: str, student: int) -> dict[str, ItemValues]:
     """What the headlines of a student are made of; nothing where its figures do not stand."""
-    items = reader.rows(StageAt("benchmark_items", benchmark=name))
-    answers, replies = (
-        reader.rows(StageAt(stage, student, benchmark=name)) for stage in ("benchmark_answers", "benchmark_replies")
-    )
-    if items is None or answers is None or replies is None or _scores(reader, name, student) is None:
+    tables = reader.tables([StageAt("benchmark_items", benchmark=name), *benchmark_stages(name, student)])
+    if not tables:
         return {}
+    items, answers, replies, _ = tables
     return benchmark_of(reader.run.config, name).values(exchanges_of(items, answers), judgments_of(replies))
-
-
-def _scores(reader: RunReader, name: str, student: int) -> pl.DataFrame | None:
-    return reader.rows(StageAt("benchmark_scores", student, benchmark=name))
 
 
 def benchmark_states_tables(reader: RunReader) -> list[Table]:
@@ -298,22 +246,23 @@ def benchmark_states_tables(reader: RunReader) -> list[Table]:
 def _states_table(reader: RunReader, name: str) -> Table:
     config, models = reader.run.config, models_of(reader.run, name)
     each_round = name in config.evaluation.each_round
-    states = {who: _state(reader, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
-    shown = {who: state or "to do" for who, state in states.items() if state or each_round or who in models}
-    scores = {who: rows for who in shown if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
-    cells = []
-    for who, state in shown.items():
-        when = "each round" if each_round and who not in models else "later"
-        figures = "; ".join(map(_headline_in_words, _headlines(scores[who]))) if who in scores else NOTHING
-        cells.append((student_name(who), when, state, figures))
-    notes = [f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}"] if scores else []
-    notes += [_WHY_OUT_OF_DATE] if _OUT_OF_DATE in shown.values() else []
+    begun = {who: _state(reader, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
+    states = {who: state or "to do" for who, state in begun.items() if state or each_round or who in models}
+    scores = {who: rows for who in states if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
+    figures = {
+        who: "; ".join(map(_headline_in_words, headlines(rows).filter(category=ALL).iter_rows(named=True)))
+        for who, rows in scores.items()
+    }
+    notes = (
+        f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}" if scores else "",
+        _WHY_OUT_OF_DATE if _OUT_OF_DATE in states.values() else "",
+    )
+    rows = tuple(
+        (student_name(who), "each round" if each_round and who not in models else "later", state, figures.get(who, NOTHING))
+        for who, state in states.items()
+    )
     return Table(
-        f"Benchmark {name}",
-        ("Student", "Asked", "State", "Figure"),
-        tuple(cells),
-        text_columns=4,
-        note=" ".join(notes),
+        f"Benchmark {name}", ("Student", "Asked", "State", "Figure"), rows, text_columns=4, note=together(notes)
     )
 
 
@@ -321,8 +270,6 @@ def _state(reader: RunReader, name: str, who: Compared) -> str:
     """How far it is; empty where nothing of it lies in the run's folder."""
     stages = benchmark_stages(name, who)
     for at in reversed(stages):
-        if reader.manifest(at) is not None:
-            return _DONE[at.name]
         if reader.run.manifest(at) is not None:
-            return _OUT_OF_DATE
+            return _OUT_OF_DATE if reader.manifest(at) is None else _DONE[at.name]
     return "begun" if any(reader.run.storage.names(at.folder) for at in stages) else ""

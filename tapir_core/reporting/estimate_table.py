@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import astuple
 
-from tapir_core.estimate.run import Estimate, Figures, Span, load_estimate
-from tapir_core.paths import ESTIMATE
+from tapir_core.estimate.run import Estimate, Figures, Span, kept_estimate
 from tapir_core.reporting.page import Table
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary.formats import NOTHING, count, duration, number
@@ -82,9 +81,8 @@ def kept_comparison(run: RunFolder, summary: RunSummary) -> Table | None:
     Raises:
         ConfigError: the estimate is damaged.
     """
-    if not run.storage.exists(ESTIMATE):
-        return None
-    return comparison_table(load_estimate(run.storage.read_bytes(ESTIMATE)), summary)
+    kept = kept_estimate(run)
+    return None if kept is None else comparison_table(kept, summary)
 
 
 def _baseline(estimate: Estimate) -> list[Figures]:

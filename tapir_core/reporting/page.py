@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from inspect import getmembers, isfunction
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jinja2
 from markupsafe import Markup, escape
@@ -221,8 +221,13 @@ def standalone(svg: Markup) -> str:
 
 def draw_task_types(
     title: str, x_label: str, series: Sequence[tuple[str, str, Mapping[str, WithInterval]]], *, legend_columns: int = 1
-) -> Markup:
-    """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1)."""
+) -> Markup | None:
+    """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1).
+
+    None where there is no figure.
+    """
+    if not _has_figure(each for _, _, figures in series for each in figures.values()):
+        return None
     names = in_order(name for _, _, figures in series for name in figures)
     thickness = 0.8 / max(1, len(series))
 
@@ -281,6 +286,52 @@ def points_with_intervals(
         axes.errorbar(values, places, xerr=errors, linestyle="none", **known)
     else:
         axes.errorbar(places, values, yerr=errors, **known)
+
+
+def _has_figure(figures: Iterable[WithInterval | None]) -> bool:
+    return any(each is not None and each.value is not None for each in figures)
+
+
+class Series(NamedTuple):
+    """Figures with intervals that are drawn alike."""
+
+    label: str
+    colour: str
+    marker: str
+    points: Sequence[tuple[float, WithInterval | None]]
+    """Place and figure."""
+
+
+def draw_points(
+    title: str,
+    height_inches: float,
+    series: Iterable[Series],
+    *,
+    scale: float = 1.0,
+    names: Sequence[str] = (),
+    legend: int = 0,
+    legend_inside: str = "",
+    **settings: Any,
+) -> Markup | None:
+    """Points with intervals: one above the other where rows have ``names``, else joined by a line from left to right.
+
+    Series without a figure are left out; None where there is none. ``settings`` are matplotlib's for the axes.
+    """
+    shown = [each for each in series if _has_figure(figure for _, figure in each.points)]
+    if not shown:
+        return None
+
+    def fill(axes: Any) -> None:
+        for each in shown:
+            style = {"color": each.colour, "marker": each.marker, "label": each.label}
+            points_with_intervals(axes, each.points, style, scale=scale, sideways=bool(names))
+        if names:
+            name_rows(axes, names)
+        axes.set(**settings)
+        if legend_inside:
+            axes.legend(loc=legend_inside)
+
+    return draw(title, height_inches, fill, legend=legend)
 
 
 def draw_stacked(

@@ -20,10 +20,11 @@ from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.reporting import page
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
+from tapir_core.reporting.sentences import together
 from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
 from tapir_core.summary.formats import first_two_and_last, metric_name, number, percent, round_name, student_name
-from tapir_core.summary.types import RoundSummary, RunSummary, Score
+from tapir_core.summary.types import RoundSummary, RunSummary
 from tapir_core.task_types import in_order
 
 _Item = TypeVar("_Item")
@@ -47,8 +48,8 @@ _UNITS = (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 300), ("seconds", 1.0, 
 
 def score_plots(summary: RunSummary) -> list[page.Section]:
     """The plots of held-out scores and of benchmarks, as far as somebody was asked."""
-    heldout = [*plot_scores(summary), plot_score_by_task_type(summary)]
-    return [plot for plot in (*heldout, *benchmark_plots(summary)) if plot]
+    benchmarks = [plot_headlines(summary), *plot_categories(summary)]
+    return [*filter(None, [*plot_scores(summary), plot_score_by_task_type(summary), *benchmarks])]
 
 
 def plot_scores(summary: RunSummary) -> list[page.Section]:
@@ -60,23 +61,19 @@ def plot_scores(summary: RunSummary) -> list[page.Section]:
 
 def plot_score(students: Sequence[RoundSummary], metric: str) -> page.Section:
     """A held-out score of every student with 95 % intervals, dev and test."""
-    name, told = metric_name(metric), [each.score(split, metric=metric) for each in students for split in _SPLITS]
-
-    def fill(axes: Any) -> None:
-        for offset, (split, marker) in enumerate(_SPLITS.items()):
-            scores = [each.score(split, metric=metric) for each in students]
-            if asked := [score for score in scores if score is not None and score.value is not None]:
-                label = f"{split} ({asked[0].n + asked[0].n_failed} instructions)"
-                places = [place + 0.08 * (2 * offset - 1) for place in range(len(students))]
-                style = {"color": page.COLOURS[offset], "marker": marker, "label": label}
-                page.points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100)
-        _name_students(axes, [each.number for each in students])
-        axes.set(ylim=(0, None), xlabel="student", ylabel=f"{name}, %")
-        axes.legend(loc="upper left")
-
+    name = metric_name(metric)
+    series = []
+    for offset, (split, marker) in enumerate(_SPLITS.items()):
+        scores = [each.score(split, metric=metric) for each in students]
+        points = [(place + 0.08 * (2 * offset - 1), score) for place, score in enumerate(scores)]
+        if asked := [score for score in scores if score is not None and score.value is not None]:
+            label = f"{split} ({asked[0].n + asked[0].n_failed} instructions)"
+            series.append(page.Series(label, page.COLOURS[offset], marker, points))
+    axes = _student_axis([each.number for each in students]) | {"ylim": (0, None), "ylabel": f"{name}, %"}
+    title = f"Held-out {name} by round with 95 % intervals"
     return page.Section(
         f"{name.capitalize()} by round",
-        plot=page.draw(f"Held-out {name} by round with 95 % intervals", 2.7, fill) if _has_figure(told) else None,
+        plot=page.draw_points(title, 2.7, series, scale=100, legend_inside="upper left", xlabel="student", **axes),
         note=f"Share of held-out instructions {SHARES[metric]}. Bars are 95 % intervals. The test split "
         "is read by no decision; the dev split is, so its curve may flatter the best round.",
     )
@@ -88,13 +85,8 @@ def plot_score_by_task_type(summary: RunSummary) -> page.Section:
     colours = (page.GREY, page.COLOURS[1], page.COLOURS[0])[-len(shown) :]
     series = [(student_name(each.number), of, each.by_task_type()) for each, of in zip(shown, colours, strict=False)]
     title, axis = f"{name.capitalize()} by task type on the test split", f"{name} on the test split, %"
-    drawn = _has_figure([score for _, _, of in series for score in of.values()])
-    plot = page.draw_task_types(title, axis, series, legend_columns=3) if drawn else None
+    plot = page.draw_task_types(title, axis, series, legend_columns=3)
     return page.Section(f"{name.capitalize()} by task type", plot=plot, note="Test split; lines are 95 % intervals.")
-
-
-def _has_figure(scores: Iterable[Score | None]) -> bool:
-    return any(score is not None and score.value is not None for score in scores)
 
 
 def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
@@ -240,26 +232,31 @@ def plot_time(summary: RunSummary) -> page.Section:
     )
 
 
-def benchmark_plots(summary: RunSummary) -> list[page.Section]:
-    """The headlines of all benchmarks by round, then each of them by category; nothing where nobody was asked."""
+def plot_headlines(summary: RunSummary) -> page.Section | None:
+    """The headlines of all benchmarks by round; nothing where nobody was asked."""
     panels = headline_panels(summary)
     if not panels:
-        return []
-    radars = [(label, rows, choose_spokes(rows)) for label, rows in panels]
+        return None
+    radars = [(label, choose_spokes(rows)) for label, rows in panels]
     lacking = [
         f"{label}, is not drawn by category. {spokes.in_words}"
-        for label, _, spokes in radars
+        for label, spokes in radars
         if spokes.left_out and not spokes.drawn
     ]
     curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
     read = "Lines are 95 % intervals over questions. No decision reads these figures."
-    note = [read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))]
-    found = [page.Section("Benchmarks", plot=curves, note=" ".join(filter(None, note)))]
-    for label, rows, spokes in radars:
-        note = [f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows)]
+    note = together([read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))])
+    return page.Section("Benchmarks", plot=curves, note=note)
+
+
+def plot_categories(summary: RunSummary) -> list[page.Section]:
+    """Each headline of the benchmarks by category, where there are categories enough."""
+    found = []
+    for label, rows in headline_panels(summary):
+        spokes = choose_spokes(rows)
         if spokes.drawn:
-            radar = plot_benchmark_categories(label, spokes)
-            found.append(page.Section(label, plot=radar, note=" ".join(filter(None, note))))
+            note = [f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows)]
+            found.append(page.Section(label, plot=plot_benchmark_categories(label, spokes), note=together(note)))
     return found
 
 
@@ -271,8 +268,7 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
             figures = [Estimate(value, 0, *ends) for value, *ends in rows.select("value", "low", "high").rows()]
             style = {"color": page.COLOURS[place % len(page.COLOURS)], "marker": "o"}
             page.points_with_intervals(axes, enumerate(figures), style)
-            _name_students(axes, rows["number"].to_list())
-            axes.set_title(label)
+            axes.set(title=label, **_student_axis(rows["number"].to_list()))
         found[-1, 0].set_xlabel("student")
 
     return page.draw(
@@ -342,8 +338,10 @@ def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
     return page.draw(f"{label} by category", 3.9, fill, subplot_kw={"projection": "polar"})
 
 
-def _name_students(axes: Any, rounds: Sequence[int]) -> None:
-    axes.set(xticks=range(len(rounds)), xticklabels=[*map(student_name, rounds)], xlim=(-0.4, len(rounds) - 0.6))
+def _student_axis(rounds: Sequence[int]) -> dict[str, Any]:
+    """Settings of axes whose places are students."""
+    names = [*map(student_name, rounds)]
+    return {"xticks": range(len(rounds)), "xticklabels": names, "xlim": (-0.4, len(rounds) - 0.6)}
 
 
 def _edges(values: Sequence[Iterable[float]]) -> list[float]:

@@ -3,13 +3,15 @@ without plots; of one student the model card.
 
 All are made from the run folder alone, so they can be made again at any time, of an unfinished run too. Names of files
 and folders of the machine that made it stay out of a model card; digests stand in their place.
+
+What report and run card show is listed in `TOP`, `SECTIONS` and `CARD`, in the order in which a reader meets it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -45,138 +47,140 @@ def write_report(run: RunFolder) -> str:
     shown = first_two_and_last([each.number for each in summary.students] or answered)
     rng = derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(reader, shown, _EXAMPLES, rng) if shown else None
-    asked = [each.number for each in summary.rounds if each.benchmarks is not None]
-    html = render_report(
-        summary,
-        examples,
-        gains=benchmark_gains_table(reader, asked, summary.best),
-        trainings={
-            student_name(each.number): found for each in summary.rounds if (found := reader.training(each.number))
-        },
-        estimate=kept_comparison(run, summary),
-        serving=serving_tables(reader, summary.best),
-    )
-    run.storage.write_bytes(REPORT, html.encode())
+    run.storage.write_bytes(REPORT, render_report(summary, reader, examples).encode())
     return summary.report_path
 
 
-def render_report(
-    summary: RunSummary,
-    examples: Examples | None,
-    *,
-    gains: page.Table | None = None,
-    trainings: Mapping[str, Mapping[str, Any]] | None = None,
-    estimate: page.Table | None = None,
-    serving: Sequence[page.Table] = (),
-) -> str:
-    """The page: what the run is, its scores by round, examples, then all else. Everything that is text is escaped.
-
-    ``gains`` is what students gained over each other on benchmarks, ``trainings`` what the trainer said of each
-    student's training, ``estimate`` what was expected beside what came, ``serving`` what is asked of a student before
-    it is put to work.
-    """
-    tables_of_scores = [
-        tables.students_table(summary, [each.number for each in summary.students]),
-        tables.metric_table(summary.students, ACCURACY),
-    ]
-    of_scores = zip(plots.plot_scores(summary), tables_of_scores, strict=False)
-    judged = [page.section_of(tables.judged_table(summary.students))] if summary.config.data.judged else []
-    benchmarks = plots.benchmark_plots(summary)
-    sections = [
-        *_of_students(summary, serving, benchmarks[1:], gains),
-        *_of_rounds(summary, trainings or {}),
-        *_of_spend(summary, estimate),
-    ]
+def render_report(summary: RunSummary, reader: RunReader, examples: Examples | None) -> str:
+    """The page: what the run is, its scores by round, examples, then all else. Everything that is text is escaped."""
     return page.render_page(
         "report.html.jinja2",
-        sections,
+        sections_of(SECTIONS, summary, reader),
         summary=summary,
-        scores=[
-            *(replace(plot, table=table) for plot, table in of_scores),
-            *judged,
-            page.section_of(tables.metric_table(summary.students, NATURAL)),
-            page.section_of(tables.baseline_table(summary)),
-            *benchmarks[:1],
-        ],
+        scores=sections_of(TOP, summary, reader),
         examples=examples,
         config=resolved_json(summary.config),
     )
 
 
-def _of_students(
-    summary: RunSummary, serving: Sequence[page.Table], radars: list[page.Section], gains: page.Table | None
-) -> list[page.Section]:
-    figures = [
-        replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
-        for who in summary.compared
-        for table in figures_tables(student_name(who), summary.benchmarks(who))
-    ]
-    return [
-        replace(plots.plot_score_by_task_type(summary), table=tables.accuracy_table(summary)),
-        *map(page.section_of, serving),
-        *radars,
-        *map(page.section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
-        page.section_of(gains),
-        *figures,
-    ]
-
-
-def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) -> list[page.Section]:
-    mixed, found = summary.mixed_rounds, summary.decontamination
-    judged = [(round_name(each.number), each.difficulty) for each in summary.rounds]
-    gaps = {name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None}
-    return [
-        page.section_of(tables.rounds_table(summary)),
-        plots.plot_mfd(summary.rounds),
-        plots.plot_order_gap(gaps),
-        replace(plots.plot_shares(mixed), table=tables.shares_table(*mixed)),
-        replace(plots.plot_training(trainings), table=tables.trainings_table(trainings)),
-        replace(page.section_of(tables.left_out_table(summary)), note=_LEFT_OUT),
-        page.section_of(tables.decontamination_table(found)),
-        page.section_of(tables.contaminated_table(found), folded=True),
-        page.section_of(tables.settled_table(summary)),
-    ]
-
-
-def _of_spend(summary: RunSummary, estimate: page.Table | None) -> list[page.Section]:
-    spent = tables.spend_table(summary) if summary.all_stages else None
-    return [
-        replace(plots.plot_time(summary), table=tables.seconds_table(summary)),
-        replace(page.section_of(spent), title="Calls to teacher and judge"),
-        page.section_of(estimate),
-    ]
-
-
-def run_card(
-    summary: RunSummary,
-    pages: Mapping[str, Mapping[str, str]] | None = None,
-    serving: Sequence[page.Table] = (),
-) -> str:
+def run_card(summary: RunSummary, reader: RunReader, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
     """What the run is, its state, its rounds, and where to read more.
 
     Args:
         summary: The run.
+        reader: Reads its folder.
         pages: Where more of it is shown, where this card is: the run or a round, then title, then address. Without it
             the card says how to get there.
-        serving: The tables of `tapir_core.reporting.serving`.
     """
-    shown = [
-        tables.rounds_table(summary),
-        tables.baseline_table(summary),
-        tables.judged_table(summary.students),
-        tables.accuracy_table(summary),
-        *serving,
-        tables.left_out_table(summary),
-        tables.settled_table(summary),
-        tables.seconds_table(summary),
-        tables.spend_table(summary),
-        *benchmark_tables(summary, summary.compared, summary.benchmark_names),
-        tables.decontamination_table(summary.decontamination),
-    ]
     path = summary.report_path
     address = "" if "://" in path else Path(path).absolute().as_uri()
-    sections = [page.section_of(table) for table in shown if table]
+    sections = sections_of(CARD, summary, reader)
     return page.render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
+
+
+class Shown(NamedTuple):
+    """What sections are made from."""
+
+    run: RunSummary
+    reader: RunReader
+
+
+Part = Callable[[Shown], Iterable[page.Section | page.Table | None]]
+"""Makes what a report shows of one thing; what has nothing to show is left out."""
+
+
+def sections_of(parts: Mapping[str, Part], summary: RunSummary, reader: RunReader) -> list[page.Section]:
+    """The sections of all ``parts`` that have something to show."""
+    found = (each for part in parts.values() for each in part(Shown(summary, reader)) if each)
+    return [page.section_of(each) if isinstance(each, page.Table) else each for each in found]
+
+
+def _curves(of: Shown) -> list[page.Section]:
+    numbers, students = [each.number for each in of.run.students], of.run.students
+    beside = [tables.students_table(of.run, numbers), tables.metric_table(students, ACCURACY)]
+    return [replace(plot, table=table) for plot, table in zip(plots.plot_scores(of.run), beside, strict=False)]
+
+
+def _gains(of: Shown) -> list[page.Table]:
+    asked = [each.number for each in of.run.rounds if each.benchmarks is not None]
+    return [benchmark_gains_table(of.reader, asked, of.run.best)]
+
+
+def _figures(of: Shown) -> list[page.Section]:
+    return [
+        replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
+        for who in of.run.compared
+        for table in figures_tables(student_name(who), of.run.benchmarks(who))
+    ]
+
+
+def _order_gaps(of: Shown) -> list[page.Section]:
+    judged = [(round_name(each.number), each.difficulty) for each in of.run.rounds]
+    return [plots.plot_order_gap({name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None})]
+
+
+def _training(of: Shown) -> list[page.Section]:
+    found = {student_name(each.number): of.reader.training(each.number) for each in of.run.rounds}
+    trainings = {name: training for name, training in found.items() if training}
+    return [replace(plots.plot_training(trainings), table=tables.trainings_table(trainings))]
+
+
+def _spend(of: Shown) -> list[page.Section]:
+    spent = page.section_of(tables.spend_table(of.run))
+    return [replace(spent, title="Calls to teacher and judge")] if of.run.all_stages else []
+
+
+TOP: dict[str, Part] = {
+    "accuracy by round": _curves,
+    "judged against the teacher": lambda of: [tables.judged_table(of.run.students)],
+    "at natural shares": lambda of: [tables.metric_table(of.run.students, NATURAL)],
+    "beside plain fine-tuning": lambda of: [tables.baseline_table(of.run)],
+    "benchmarks by round": lambda of: [plots.plot_headlines(of.run)],
+}
+"""What the report begins with; the examples follow."""
+
+SECTIONS: dict[str, Part] = {
+    "accuracy by task type": lambda of: [
+        replace(plots.plot_score_by_task_type(of.run), table=tables.accuracy_table(of.run))
+    ],
+    "before and after, what it costs to serve": lambda of: serving_tables(of.reader, of.run.best),
+    "benchmarks by category": lambda of: plots.plot_categories(of.run),
+    "benchmarks side by side": lambda of: benchmark_tables(of.run, of.run.compared, of.run.benchmark_names),
+    "benchmarks, paired": _gains,
+    "benchmarks, with intervals": _figures,
+    "rounds": lambda of: [tables.rounds_table(of.run)],
+    "how hard the pool is": lambda of: [plots.plot_mfd(of.run.rounds)],
+    "order gap": _order_gaps,
+    "task shares": lambda of: [
+        replace(plots.plot_shares(of.run.mixed_rounds), table=tables.shares_table(*of.run.mixed_rounds))
+    ],
+    "training": _training,
+    "left out": lambda of: [replace(page.section_of(tables.left_out_table(of.run)), note=_LEFT_OUT)],
+    "decontamination": lambda of: [tables.decontamination_table(of.run.decontamination)],
+    "what holds an evaluation question": lambda of: [
+        page.section_of(tables.contaminated_table(of.run.decontamination), folded=True)
+    ],
+    "what endpoints do not take": lambda of: [tables.settled_table(of.run)],
+    "time": lambda of: [replace(plots.plot_time(of.run), table=tables.seconds_table(of.run))],
+    "spend": _spend,
+    "estimate": lambda of: [kept_comparison(of.reader.run, of.run)],
+}
+"""What follows the examples."""
+
+CARD: dict[str, Part] = {
+    "rounds": lambda of: [tables.rounds_table(of.run)],
+    "baseline": lambda of: [tables.baseline_table(of.run)],
+    "judged": lambda of: [tables.judged_table(of.run.students)],
+    "accuracy by task type": lambda of: [tables.accuracy_table(of.run)],
+    "serving": lambda of: serving_tables(of.reader, of.run.best),
+    "left out": lambda of: [tables.left_out_table(of.run)],
+    "what endpoints do not take": lambda of: [tables.settled_table(of.run)],
+    "time": lambda of: [tables.seconds_table(of.run)],
+    "spend": lambda of: [tables.spend_table(of.run)],
+    "benchmarks": lambda of: benchmark_tables(of.run, of.run.compared, of.run.benchmark_names),
+    "decontamination": lambda of: [tables.decontamination_table(of.run.decontamination)],
+}
+"""What the run card shows."""
 
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
