@@ -91,7 +91,7 @@ def publish_run(ref: RunRef) -> str:
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     # All students side by side: a table for each benchmark, and for each of its judges if it had several.
     seen = Counter[str]()
-    for table in benchmark_tables(summary, summary.compared, summary.benchmark_names):
+    for table in benchmark_tables(summary):
         seen[table.title] += 1
         again = [str(seen[table.title])] if seen[table.title] > 1 else []
         _show(artifact_key(ref.name, "benchmark", table.title, *again), table)

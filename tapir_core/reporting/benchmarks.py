@@ -49,8 +49,13 @@ def metric_label(metric: str) -> str:
     return next((kind.labels[metric] for kind in registered().values() if metric in kind.labels), f"{metric}, %")
 
 
-def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> list[Table]:
-    """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings."""
+def benchmark_tables(
+    summary: RunSummary, compared: Sequence[Compared] | None = None, names: Sequence[str] | None = None
+) -> list[Table]:
+    """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings.
+
+    ``compared`` are the students and models, ``names`` the benchmarks; all of them when left out.
+    """
     rows, settings = figures_of(summary, compared, names), pl.col("settings")
     of_file = settings.str.contains(_OF_FILE)
     # A file's outputs stand beside students that were judged alike, else beside other files that were.
@@ -64,7 +69,7 @@ def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: S
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
     numbers = [each.number for each in summary.rounds]
-    rows = headlines(figures_of(summary, numbers, summary.benchmark_names))
+    rows = headlines(figures_of(summary, numbers))
     parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts if part.height]
 

@@ -9,6 +9,7 @@ What report and run card show is listed in `TOP`, `SECTIONS` and `CARD`, in the 
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,8 +110,8 @@ def _gains(of: Shown) -> list[page.Table]:
 def _figures(of: Shown) -> list[page.Section]:
     return [
         replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
-        for who in of.run.compared
-        for table in figures_tables(student_name(who), of.run.benchmarks(who))
+        for who, figures in of.run.benchmarks.items()
+        for table in figures_tables(student_name(who), figures)
     ]
 
 
@@ -145,7 +146,7 @@ SECTIONS: dict[str, Part] = {
     ],
     "before and after, what it costs to serve": lambda of: serving_tables(of.reader, of.run.best),
     "benchmarks by category": lambda of: plots.plot_categories(of.run),
-    "benchmarks side by side": lambda of: benchmark_tables(of.run, of.run.compared, of.run.benchmark_names),
+    "benchmarks side by side": lambda of: benchmark_tables(of.run),
     "benchmarks, paired": _gains,
     "benchmarks, with intervals": _figures,
     "rounds": lambda of: [tables.rounds_table(of.run)],
@@ -177,7 +178,7 @@ CARD: dict[str, Part] = {
     "what endpoints do not take": lambda of: [tables.settled_table(of.run)],
     "time": lambda of: [tables.seconds_table(of.run)],
     "spend": lambda of: [tables.spend_table(of.run)],
-    "benchmarks": lambda of: benchmark_tables(of.run, of.run.compared, of.run.benchmark_names),
+    "benchmarks": lambda of: benchmark_tables(of.run),
     "decontamination": lambda of: [tables.decontamination_table(of.run.decontamination)],
 }
 """What the run card shows."""
@@ -189,7 +190,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
     known = [each for each in summary.rounds if each.number <= round_number and each.mixture is not None]
     at = StageAt("evaluate", round_number)
     scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)
-    benchmarks = summary.benchmarks(round_number)
+    benchmarks = summary.benchmarks.get(round_number)
     figures = scores if benchmarks is None else pl.concat([scores, benchmarks])
     card = page.render(
         "model_card.md.jinja2",
@@ -279,7 +280,10 @@ _MIXTURES: tuple[tables.OfRound, ...] = (
     ("Round", lambda each: round_name(each.number)),
     ("Examples", lambda each: count(each.mixture.rows if each.mixture else None)),
     ("Asked for", lambda each: count(each.mixture.asked if each.mixture else None)),
-    *tables.origin_rows("", pool="Pool", seed="Seeds", expansion="Expansion", easy="Easy"),
+    ("Pool", partial(tables.from_origin, "pool")),
+    ("Seeds", partial(tables.from_origin, "seed")),
+    ("Expansion", partial(tables.from_origin, "expansion")),
+    ("Easy", partial(tables.from_origin, "easy")),
     ("Refined", lambda each: count(each.refinement.accepted if each.refinement else None)),
 )
 _SCORES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (

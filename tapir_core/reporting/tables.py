@@ -5,6 +5,7 @@ Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -127,15 +128,11 @@ def shares_table(*rounds: types.RoundSummary) -> Table:
     """Task shares: the pool's own, the target, and what each round's mixture got, with what it lacks."""
     mixed = {formats.round_name(each.number): each.mixture for each in rounds if each.mixture is not None}
     rows = []
-    for place, name in enumerate([*mixed.values()][-1].shares["task_type"] if mixed else ()):
-        got = {each: (of.shares["got"][place], of.shortfall.get(name, 0)) for each, of in mixed.items()}
-        shares = [*mixed.values()][-1].shares.row(place, named=True)
-        if shares["natural"] or shares["target"] or any(share for share, _ in got.values()):
-            cells = (
-                formats.percent(share) + (f", {formats.count(short)} short" if short else "")
-                for share, short in got.values()
-            )
-            rows.append((name, formats.percent(shares["natural"]), formats.percent(shares["target"]), *cells))
+    for place, (name, natural, target, _) in enumerate([*mixed.values()][-1].shares.rows() if mixed else ()):
+        got = [(of.shares["got"][place], of.shortfall.get(name, 0)) for of in mixed.values()]
+        if natural or target or any(share for share, _ in got):
+            cells = (formats.percent(share) + (f", {formats.count(short)} short" if short else "") for share, short in got)
+            rows.append((name, formats.percent(natural), formats.percent(target), *cells))
     title = " of ".join(["Task shares", *(mixed if len(mixed) == 1 else ())])
     return Table(title, ("Task type", "Natural", "Target", *mixed), tuple(rows))
 
@@ -184,8 +181,8 @@ def scores_table(summary: types.RoundSummary) -> Table:
     found = None if summary.scores is None else summary.scores.filter(metric=summary.metric)
     rows = [] if found is None else found.select("split", "category").rows()
     scores = {row: summary.score(*row) for row in rows}
-    title = f"{_title_of(summary.metric)} of {formats.student_name(summary.number)}"
-    return _scores_table(title, ("Split", "Task type"), scores)
+    whose = f" of {formats.student_name(summary.number)}"
+    return _scores_table(summary.metric, whose, ("Split", "Task type"), scores)
 
 
 def students_table(summary: types.RunSummary, numbers: Sequence[int]) -> Table:
@@ -201,7 +198,7 @@ def metric_table(students: Sequence[types.RoundSummary], metric: str) -> Table:
         for each in students
         for split in ("dev", "test")
     }
-    return _scores_table(_title_of(metric), ("Student", "Split"), scores)
+    return _scores_table(metric, "", ("Student", "Split"), scores)
 
 
 def judged_table(students: Sequence[types.RoundSummary]) -> Table:
@@ -221,11 +218,11 @@ def judged_table(students: Sequence[types.RoundSummary]) -> Table:
     return Table("Judged against the teacher", _JUDGED_COLUMNS, tuple(rows), text_columns=2, note=f"{note} {_JUDGED}")
 
 
-def _title_of(metric: str) -> str:
-    return "Held-out accuracy" if metric == ACCURACY else formats.metric_name(metric).capitalize()
-
-
-def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], types.Score | None]) -> Table:
+def _scores_table(
+    metric: str, whose: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], types.Score | None]
+) -> Table:
+    name = formats.metric_name(metric).capitalize()
+    title = ("Held-out accuracy" if metric == ACCURACY else name) + whose
     rows = tuple(
         (
             *names,
@@ -237,10 +234,8 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
         for names, found in scores.items()
         if found is not None
     )
-    note = sentences.score_note(scores.values())
-    metric = next((each.metric for each in scores.values() if each is not None), ACCURACY)
-    name = f"{formats.metric_name(metric).capitalize()}, %"
-    return Table(title, (*columns, name, "95 % interval", "n", "Failed"), rows, text_columns=2, note=note)
+    shown = (*columns, f"{name}, %", "95 % interval", "n", "Failed")
+    return Table(title, shown, rows, text_columns=2, note=sentences.score_note(scores.values()))
 
 
 def decontamination_table(found: types.Decontamination | None) -> Table:
@@ -296,32 +291,28 @@ def _gated(found: types.GatedSummary | None) -> str:
 
 
 def _alpha(found: types.MixtureSummary | None) -> str:
-    if found is None or found.alpha is None:
-        return formats.NOTHING
-    return f"{formats.percent(found.alpha)} / {formats.percent(found.hard_share)}"
+    return (
+        formats.NOTHING
+        if found is None or found.alpha is None
+        else f"{formats.percent(found.alpha)} / {formats.percent(found.hard_share)}"
+    )
 
 
 def _failed(found: types.Score | None) -> str:
     return formats.NOTHING if found is None else f"{formats.count(found.n)} / {formats.count(found.n_failed)}"
 
 
-def origin_rows(indent: str, **origins: str) -> tuple[OfRound, ...]:
-    """How many examples of each of ``origins`` (origin → its name) a round's mixture has."""
-
-    def cell_of(origin: str) -> Callable[[types.RoundSummary], str]:
-        return lambda each: formats.count(each.mixture.origins.get(origin) if each.mixture else None)
-
-    return tuple((indent + name, cell_of(origin)) for origin, name in origins.items())
+def from_origin(origin: str, each: types.RoundSummary) -> str:
+    """How many examples of an origin a round's mixture has."""
+    return formats.count(each.mixture.origins.get(origin) if each.mixture else None)
 
 
 def _score_rows(metric: str, split: str) -> tuple[OfRound, ...]:
-    def score(each: types.RoundSummary) -> types.Score | None:
-        return each.score(split, metric=metric)
-
+    name = f"{formats.metric_name(metric).capitalize()}, {split}, %"
     return (
-        (f"{formats.metric_name(metric).capitalize()}, {split}, %", lambda each: formats.accuracy(score(each))),
-        ("  95 % interval", lambda each: formats.interval(score(each))),
-        ("  n / failed", lambda each: _failed(score(each))),
+        (name, lambda each: formats.accuracy(each.score(split, metric=metric))),
+        ("  95 % interval", lambda each: formats.interval(each.score(split, metric=metric))),
+        ("  n / failed", lambda each: _failed(each.score(split, metric=metric))),
     )
 
 
@@ -336,7 +327,10 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     ("Expansion accepted / asked", lambda each: _gated(each.expansion)),
     ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
     ("Mixture", lambda each: formats.count(each.mixture.rows if each.mixture else None)),
-    *origin_rows("  ", pool="from the pool", seed="seeds", expansion="expansion", easy="easy"),
+    ("  from the pool", partial(from_origin, "pool")),
+    ("  seeds", partial(from_origin, "seed")),
+    ("  expansion", partial(from_origin, "expansion")),
+    ("  easy", partial(from_origin, "easy")),
     ("  asked for (N)", lambda each: formats.count(each.mixture.asked if each.mixture else None)),
     ("  short of N", lambda each: formats.count(each.mixture.missing if each.mixture else None)),
     ("  α, asked for / got", lambda each: _alpha(each.mixture)),

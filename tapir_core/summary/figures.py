@@ -12,18 +12,24 @@ from tapir_core.summary.formats import student_name
 from tapir_core.summary.types import RunSummary
 
 
-def figures_of(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> pl.DataFrame:
-    """Their figures on these benchmarks: `SCORES` with `student`, its name, and `number`, its round."""
-    known = {who: rows for who in compared if (rows := summary.benchmarks(who)) is not None}
+def figures_of(
+    summary: RunSummary, compared: Sequence[Compared] | None = None, names: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Figures of these students and models on these benchmarks; of all of them when left out.
+
+    Columns: `SCORES` with `student`, its name, and `number`, its round.
+    """
+    known = summary.benchmarks
     tables = [
-        rows.with_columns(
+        known[who].with_columns(
             pl.lit(student_name(who)).alias("student"),
             pl.lit(who if isinstance(who, int) else None, pl.Int64).alias("number"),
         )
-        for who, rows in known.items()
+        for who in (known if compared is None else compared)
+        if who in known
     ]
-    of_nobody = pl.DataFrame(schema={**SCORES, "student": pl.String, "number": pl.Int64})
-    return pl.concat([of_nobody, *tables]).filter(pl.col("benchmark").is_in(list(names)))
+    found = pl.concat([pl.DataFrame(schema={**SCORES, "student": pl.String, "number": pl.Int64}), *tables])
+    return found if names is None else found.filter(pl.col("benchmark").is_in(list(names)))
 
 
 def headlines(figures: pl.DataFrame) -> pl.DataFrame:

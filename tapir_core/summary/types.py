@@ -337,11 +337,6 @@ class RunSummary:
         return f"{self.root}/{self.name}/{REPORT}"
 
     @property
-    def planned_rounds(self) -> int:
-        """Rounds that the configuration asks for."""
-        return self.config.run.rounds
-
-    @property
     def all_stages(self) -> list[StageSummary]:
         """Those that run once, then those of each round."""
         return [*self.stages, *(stage for each in self.rounds for stage in each.stages)]
@@ -366,22 +361,11 @@ class RunSummary:
         return [each for each in self.rounds if each.mixture is not None and each.number > 0]
 
     @property
-    def compared(self) -> list[Compared]:
-        """The rounds, then the models of files."""
-        return [*(each.number for each in self.rounds), *self.outputs]
-
-    @property
-    def benchmark_names(self) -> list[str]:
-        """The benchmarks that some student, or a model of a file, has figures of, in the configuration's order."""
-        tables = [rows for who in self.compared if (rows := self.benchmarks(who)) is not None]
-        return list(dict.fromkeys(name for rows in tables for name in rows["benchmark"]))
-
-    def benchmarks(self, who: Compared) -> pl.DataFrame | None:
-        """Figures of a student, or of a model of a file, on benchmarks."""
-        if isinstance(who, str):
-            return self.outputs.get(who)
-        found = self.round(who)
-        return None if found is None else found.benchmarks
+    def benchmarks(self) -> dict[Compared, pl.DataFrame]:
+        """Student, or model of a file → its figures on benchmarks; who was asked none is left out."""
+        of_students = ((each.number, each.benchmarks) for each in self.rounds)
+        found: list[tuple[Compared, pl.DataFrame | None]] = [*of_students, *self.outputs.items()]
+        return {who: rows for who, rows in found if rows is not None}
 
     @property
     def students(self) -> tuple[RoundSummary, ...]:

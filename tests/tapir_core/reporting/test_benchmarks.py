@@ -123,15 +123,14 @@ def test_the_card_puts_students_side_by_side_with_the_judge(run: RunFolder) -> N
 def test_models_of_files_that_were_judged_alike_stand_side_by_side(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, who: list[Compared]
 ) -> None:
-    figures = summarise(run).benchmarks(2)
-    assert figures is not None
+    figures = summarise(run).benchmarks[2]
 
     def of(each: Compared) -> pl.DataFrame:
         file = f"; outputs: {each}, from a file (SHA-256 of {each})"
         drawn = pl.col("settings").str.replace("; student: [^;]*", file)
         return figures if isinstance(each, int) else figures.with_columns(settings=drawn)
 
-    monkeypatch.setattr(RunSummary, "benchmarks", lambda _, each: of(each))
+    monkeypatch.setattr(RunSummary, "benchmarks", {each: of(each) for each in who})
     tables = benchmark_tables(summarise(run), who, ["ae", "mt"])
     assert [table.title for table in tables] == ["ae", "mt"]
     assert [table.columns[2:-1] for table in tables] == [tuple(student_name(each) for each in who)] * 2
@@ -140,8 +139,7 @@ def test_models_of_files_that_were_judged_alike_stand_side_by_side(
 
 
 def test_a_students_figures_by_two_judges_stand_in_two_tables(run: RunFolder) -> None:
-    figures = summarise(run).benchmarks(2)
-    assert figures is not None
+    figures = summarise(run).benchmarks[2]
     [table] = figures_tables("S_2", figures)
     assert (table.title, {row[0] for row in table.rows}) == ("Benchmarks of S_2", {"ae", "mt"})
     other = pl.when(pl.col("benchmark") == "mt").then(pl.lit("big judge")).otherwise("judge")
