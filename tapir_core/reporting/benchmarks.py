@@ -87,15 +87,20 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
     """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
     rows = figures_of(summary, compared, names)
-    whole = headlines(rows).filter(category=ALL).iter_rows(named=True)
-    found = [f"{row['student']} {row['benchmark']} {_headline_in_words(row)}" for row in whole]
+    whole = headlines(rows).filter(category=ALL)
+    whose = [f"{student} {benchmark}" for student, benchmark in whole.select("student", "benchmark").rows()]
+    found = [f"{who} {headline}" for who, headline in zip(whose, _headlines_in_words(rows), strict=True)]
     return f"{'; '.join(found)}. {beside_in_words(rows)}" if found else ""
 
 
-def _headline_in_words(row: dict[str, Any]) -> str:
-    """What it is called, the figure, n; why, where there is none."""
-    told = f"n = {row['n']}" if row["value"] is not None else f"since {row['note']}"
-    return f"{metric_label(row['metric'])} {_cell(row)}, {told}"
+def _headlines_in_words(rows: pl.DataFrame) -> list[str]:
+    """What each is called, the figure, n; why, where there is none."""
+    whole = headlines(rows).filter(category=ALL).iter_rows(named=True)
+    return [
+        f"{metric_label(row['metric'])} {_cell(row)}, "
+        + (f"since {row['note']}" if row["value"] is None else f"n = {row['n']}")
+        for row in whole
+    ]
 
 
 def figures_side_by_side(rows: pl.DataFrame) -> Table:
@@ -150,11 +155,11 @@ def beside_in_words(rows: pl.DataFrame) -> str:
 
 def _notes(rows: pl.DataFrame) -> str:
     """What the figures say of themselves, each note once with the students that it is about."""
-    noted = rows.filter(pl.col("note") != "", category=ALL)
-    every, notes = rows["student"].n_unique(), noted.group_by("metric", "note", maintain_order=True).agg("student")
+    noted, every = rows.filter(pl.col("note") != "", category=ALL), rows["student"].n_unique()
+    notes = noted.group_by("metric", "note", maintain_order=True).agg("student").rows()
+    labels = {metric: metric_label(metric).split(",")[0].capitalize() for metric, _, _ in notes}
     return together(
-        f"{metric_label(metric).split(',')[0].capitalize()}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}."
-        for metric, note, of in notes.rows()
+        f"{labels[metric]}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}." for metric, note, of in notes
     )
 
 
@@ -177,9 +182,9 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
             if differs := [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]:
                 rows.append(unpaired_row(names, differs))
                 continue
-            values = [headline_values(reader, name, student) for student in (after, before)]
-            rngs = {metric: derive_rng(seed, "benchmark", name, metric, after, before) for metric in values[0]}
-            rows += paired_rows(names, *values, rngs, max_failed_share=benchmark.max_failed_share)
+            values, others = (headline_values(reader, name, student) for student in (after, before))
+            rngs = {metric: derive_rng(seed, "benchmark", name, metric, after, before) for metric in values}
+            rows += paired_rows(names, values, others, rngs, max_failed_share=benchmark.max_failed_share)
     return Table(
         "Students on the same questions",
         PAIRED_COLUMNS,
@@ -212,7 +217,7 @@ def paired_rows(
     unit: str = "judgments",
 ) -> list[tuple[str, ...]]:
     """A row under ``PAIRED_COLUMNS`` for each figure of two students; ``names`` are theirs and the benchmark's."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for metric in sorted(after.keys() & before.keys()):
         found = compare_paired(
             after[metric], before[metric], rng=rngs[metric], max_failed_share=max_failed_share, unit=unit
@@ -254,21 +259,17 @@ def _states_table(reader: RunReader, name: str) -> Table:
     begun = {who: _state(reader, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
     states = {who: state or "to do" for who, state in begun.items() if state or each_round or who in models}
     scores = {who: rows for who in states if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
-    figures = {
-        who: "; ".join(map(_headline_in_words, headlines(rows).filter(category=ALL).iter_rows(named=True)))
-        for who, rows in scores.items()
-    }
     notes = (
         f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}" if scores else "",
         _WHY_OUT_OF_DATE if _OUT_OF_DATE in states.values() else "",
     )
-    rows = tuple(
-        (student_name(who), "each round" if each_round and who not in models else "later", state, figures.get(who, NOTHING))
-        for who, state in states.items()
+    columns: tuple[tuple[str, Callable[[Compared], str]], ...] = (
+        ("Student", student_name),
+        ("Asked", lambda who: "each round" if each_round and who not in models else "later"),
+        ("State", lambda who: states[who]),
+        ("Figure", lambda who: "; ".join(_headlines_in_words(scores[who])) if who in scores else NOTHING),
     )
-    return Table(
-        f"Benchmark {name}", ("Student", "Asked", "State", "Figure"), rows, text_columns=4, note=together(notes)
-    )
+    return table_of(f"Benchmark {name}", columns, states, text_columns=4, note=together(notes))
 
 
 def _state(reader: RunReader, name: str, who: Compared) -> str:

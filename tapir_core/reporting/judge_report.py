@@ -186,8 +186,8 @@ def position_sentence(found: JudgeRound) -> str:
         return (
             "The judge saw one answer a call, so there is no position to favour."
             if order == "pointwise"
-            else f"The judge saw every pair in one order only, {order.replace('_', ' ')}, so a favoured position cannot "
-            "be told."
+            else f"The judge saw every pair in one order only, {order.replace('_', ' ')}, so a favoured position "
+            "cannot be told."
         )
     gap = found.whole.agreement.gap
     favoured, told = estimates.favoured_position(gap), f"order gap {in_words(gap, points)}"
@@ -196,8 +196,8 @@ def position_sentence(found: JudgeRound) -> str:
         if favoured is None
         else f"No favoured position can be told from {count(gap.n)} instructions: {told}."
         if favoured == "neither"
-        else f"The judge favours the answer shown {favoured}, by {abs(gap.value or 0) / 2:.2f} points a verdict: {told}. "
-        "The MFD is the mean of both orders, in which this cancels."
+        else f"The judge favours the answer shown {favoured}, by {abs(gap.value or 0) / 2:.2f} points a verdict: "
+        f"{told}. The MFD is the mean of both orders, in which this cancels."
     )
 
 
@@ -283,7 +283,9 @@ def judge_tables(found: JudgeRound) -> dict[str, page.Table]:
         "judge-unscored": page.Table(
             f"Unscored verdicts by reason, {name}",
             ("Reason", "Verdicts", "Share of all"),
-            tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in whole.unscored.reasons.items()),
+            tuple(
+                (reason, count(rows), percent(rows / found.verdicts)) for reason, rows in whole.unscored.reasons.items()
+            ),
         ),
         "judge-task-types": page.Table(
             f"Unscored verdicts by task type, {name}",
@@ -322,12 +324,16 @@ def _panel(found: JudgeRound) -> page.Table:
 def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
     """What is measured of a judge: name, figure, and how a cell shows it."""
     between, length = measures.agreement, measures.length
-    of_orders: list[tuple[str, Estimate, _Cell]] = [] if between is None else [
-        ("Order gap, points", between.gap, points),
-        ("Same winner in both orders", between.same_winner, percent),
-        ("Winner in both orders, Cohen's κ", between.kappa, correlation),
-        ("MFD in both orders, Spearman's ρ", between.spearman, correlation),
-    ]
+    of_orders: list[tuple[str, Estimate, _Cell]] = (
+        []
+        if between is None
+        else [
+            ("Order gap, points", between.gap, points),
+            ("Same winner in both orders", between.same_winner, percent),
+            ("Winner in both orders, Cohen's κ", between.kappa, correlation),
+            ("MFD in both orders, Spearman's ρ", between.spearman, correlation),
+        ]
+    )
     return [
         *of_orders,
         ("Student's score and length, Spearman's ρ", length.student, correlation),

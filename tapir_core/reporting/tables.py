@@ -131,7 +131,9 @@ def shares_table(*rounds: types.RoundSummary) -> Table:
     for place, (name, natural, target, _) in enumerate([*mixed.values()][-1].shares.rows() if mixed else ()):
         got = [(of.shares["got"][place], of.shortfall.get(name, 0)) for of in mixed.values()]
         if natural or target or any(share for share, _ in got):
-            cells = (formats.percent(share) + (f", {formats.count(short)} short" if short else "") for share, short in got)
+            cells = (
+                formats.percent(share) + (f", {formats.count(short)} short" if short else "") for share, short in got
+            )
             rows.append((name, formats.percent(natural), formats.percent(target), *cells))
     title = " of ".join(["Task shares", *(mixed if len(mixed) == 1 else ())])
     return Table(title, ("Task type", "Natural", "Target", *mixed), tuple(rows))

@@ -11,8 +11,8 @@ from tapir_core.judging import show_instruction
 from tapir_core.run_state import judged_answers
 from tapir_core.stages import StageAt, usable_of
 from tapir_core.summary import types
-from tapir_core.summary.reader import RunReader, marks_on_test
 from tapir_core.summary.formats import student_name
+from tapir_core.summary.reader import RunReader, marks_on_test
 from tapir_core.verifiable import is_correct
 
 _Change = tuple[bool | None, bool | None]

@@ -54,7 +54,9 @@ def require_figures(
     names = summary.config.evaluation.each_round if names is None else names
     missing = headlines(figures_of(summary, compared, names)).filter(pl.col("value").is_null(), category=ALL)
     if missing.height:
-        reasons = missing.group_by("benchmark", "note", maintain_order=True).agg(pl.col("student").unique(maintain_order=True))
+        reasons = missing.group_by("benchmark", "note", maintain_order=True).agg(
+            pl.col("student").unique(maintain_order=True)
+        )
         said = "; ".join(f"{', '.join(who)} on {name}: {note}" for name, note, who in reasons.rows())
         raise NoFigure(
             f"no figure, since failures are no random sample: {said}. The run's benchmarks/ folders hold "

@@ -1,4 +1,4 @@
-"""`RunReader`, one look at a run folder, and `summarise`, which reads all that reports and status lines say of a run."""
+"""`RunReader`, one look at a run folder, and `summarise`: all that reports and status lines say of a run."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

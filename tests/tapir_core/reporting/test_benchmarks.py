@@ -114,7 +114,7 @@ def test_students_under_different_judges_are_not_compared(tmp_path: Path) -> Non
 
 
 def test_the_card_puts_students_side_by_side_with_the_judge(run: RunFolder) -> None:
-    card = run_card(summarise(run))
+    card = run_card(summarise(run), RunReader(run))
     assert "| Figure | Category | backbone | S_0 | S_1 | S_2 | n |" in card
     assert "prompt mt_bench_single " in card
 
@@ -162,7 +162,7 @@ def test_a_category_that_a_student_lacks_is_named_below_the_radar_with_the_reaso
         value=pl.when(~lost).then(pl.col("value")), note=pl.when(lost).then(pl.lit("3 of 4 failed")).otherwise("note")
     )
     object.__setattr__(found, "benchmarks", without)
-    page = unescape(render_report(summary, None))
+    page = unescape(render_report(summary, RunReader(run), None))
     caption = page.split("mt: rating, 1–10, by category; ")[1].split(" Judged by ")[0]
     assert caption == (
         "the further out, the better. Left out, for want of a figure of every student: "
@@ -219,7 +219,9 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
     [(_, rows)] = [panel for panel in headline_panels(summary) if panel[0].startswith("mt")]
     spokes = choose_spokes(rows)
     assert not spokes.drawn, "no category has a figure of all students that are shown"
-    assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(render_report(summary, None))
+    assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(
+        render_report(summary, RunReader(run), None)
+    )
     assert spokes.in_words.endswith("(S_2: 9 of 40 failed).")
 
 
