@@ -9,6 +9,7 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from tapir_core import judging, paths, stages, storage, text
@@ -269,10 +270,6 @@ def _costs(title: str, name: str, in_words: Callable[[float | None], str] = coun
     return title, lambda row: in_words(getattr(row.costs, name, None))
 
 
-def _usd(value: float | None) -> str:
-    return number(value, 4)
-
-
 def _ratio(value: float | None) -> str:
     return NOTHING if value is None else f"× {value:.3f}"
 
@@ -335,10 +332,10 @@ _IN_ALL: list[_Column] = [
 _CALLS: list[_Column] = [
     _costs("Teacher calls", "teacher_answers"),
     _costs("Judge calls", "judge_answers"),
-    _costs("USD", "usd", _usd),
+    _costs("USD", "usd", partial(number, digits=4)),
     _costs("Shared", "stored_share", percent),
     _costs("Sent", "paid_requests"),
-    _costs("USD sent", "paid_usd", _usd),
+    _costs("USD sent", "paid_usd", partial(number, digits=4)),
 ]
 
 _BRIEF: list[_Column] = [

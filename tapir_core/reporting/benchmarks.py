@@ -68,8 +68,7 @@ def benchmark_tables(
 
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
-    numbers = [each.number for each in summary.rounds]
-    rows = headlines(figures_of(summary, numbers))
+    rows = headlines(figures_of(summary).drop_nulls("number"))
     parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts if part.height]
 
@@ -87,41 +86,33 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
     """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
     rows = figures_of(summary, compared, names)
-    whole = headlines(rows).filter(category=ALL)
-    whose = [f"{student} {benchmark}" for student, benchmark in whole.select("student", "benchmark").rows()]
-    found = [f"{who} {headline}" for who, headline in zip(whose, _headlines_in_words(rows), strict=True)]
+    whole = headlines(rows).filter(category=ALL).to_dicts()
+    found = [f"{row['student']} {row['benchmark']} {_headline_in_words(row)}" for row in whole]
     return f"{'; '.join(found)}. {beside_in_words(rows)}" if found else ""
 
 
-def _headlines_in_words(rows: pl.DataFrame) -> list[str]:
-    """What each is called, the figure, n; why, where there is none."""
-    whole = headlines(rows).filter(category=ALL).iter_rows(named=True)
-    return [
-        f"{metric_label(row['metric'])} {_cell(row)}, "
-        + (f"since {row['note']}" if row["value"] is None else f"n = {row['n']}")
-        for row in whole
-    ]
+def _headline_in_words(row: dict[str, Any]) -> str:
+    """What it is called, the figure, n; why, where there is none."""
+    told = f"n = {row['n']}" if row["value"] is not None else f"since {row['note']}"
+    return f"{metric_label(row['metric'])} {_cell(row)}, {told}"
 
 
 def figures_side_by_side(rows: pl.DataFrame) -> Table:
     """One benchmark under one judge; a row a figure and category, a column a `student`, which names it."""
-    students = list(dict.fromkeys(rows["student"]))
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in rows.iter_rows(named=True):
-        found.setdefault((metric_label(row["metric"]), row["category"]), {})[row["student"]] = row
+    students = rows["student"].unique(maintain_order=True).to_list()
     shown = []
-    for (metric, category), of in found.items():
-        most = count(max(row["n"] + row["n_failed"] for row in of.values()))
-        shown.append((metric, category, *(_cell(of.get(student)) for student in students), most))
+    for (metric, category), of in rows.group_by("metric", "category", maintain_order=True):
+        found = {row["student"]: row for row in of.to_dicts()}
+        most = count(max(row["n"] + row["n_failed"] for row in found.values()))
+        cells = (_cell(found[student]) if student in found else NOTHING for student in students)
+        shown.append((metric_label(str(metric)), str(category), *cells, most))
     note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}"
     columns = ("Figure", "Category", *students, "n")
     return Table(rows["benchmark"][0], columns, tuple(shown), text_columns=2, note=note.strip())
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+def _cell(row: dict[str, Any]) -> str:
     """52.10 (45.83 to 58.37); what failed stands behind it."""
-    if row is None:
-        return NOTHING
     interval = f" ({span})" if (span := _span(row)) else ""
     figure = "no figure" if row["value"] is None else f"{row['value']:.2f}{interval}"
     return figure + (f", {row['n_failed']} failed" if row["n_failed"] else "")
@@ -263,11 +254,12 @@ def _states_table(reader: RunReader, name: str) -> Table:
         f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}" if scores else "",
         _WHY_OUT_OF_DATE if _OUT_OF_DATE in states.values() else "",
     )
+    whole = {who: headlines(rows).filter(category=ALL).to_dicts() for who, rows in scores.items()}
     columns: tuple[tuple[str, Callable[[Compared], str]], ...] = (
         ("Student", student_name),
         ("Asked", lambda who: "each round" if each_round and who not in models else "later"),
         ("State", lambda who: states[who]),
-        ("Figure", lambda who: "; ".join(_headlines_in_words(scores[who])) if who in scores else NOTHING),
+        ("Figure", lambda who: "; ".join(map(_headline_in_words, whole.get(who, []))) or NOTHING),
     )
     return table_of(f"Benchmark {name}", columns, states, text_columns=4, note=together(notes))
 

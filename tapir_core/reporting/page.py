@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jinja2
+import numpy as np
 from markupsafe import Markup, escape
+from numpy.typing import NDArray
 
 from tapir_core.reporting import sentences
 from tapir_core.summary import formats
@@ -252,18 +254,13 @@ def draw_task_types(
 
 def interval_bars(
     figures: Sequence[WithInterval | None], scale: float = 1.0
-) -> tuple[list[float], tuple[list[float], list[float]]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values times ``scale``, and how far below and above each its interval reaches; NaN is drawn as nothing."""
-
-    def ends(end: str) -> list[float]:
-        found = (getattr(each, end, None) for each in figures)
-        return [math.nan if each is None else scale * each for each in found]
-
-    lows, values, highs = map(ends, ("low", "value", "high"))
-    # A resampled interval may leave its value out. What is no number stays none, so it stands first.
-    below = [max(value - low, 0.0) for value, low in zip(values, lows, strict=True)]
-    above = [max(high - value, 0.0) for value, high in zip(values, highs, strict=True)]
-    return values, (below, above)
+    lows, values, highs = (
+        scale * np.array([getattr(each, end, None) for each in figures], float) for end in ("low", "value", "high")
+    )
+    # A resampled interval may leave its value out.
+    return values, np.maximum([values - lows, highs - values], 0.0)
 
 
 def points_with_intervals(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
@@ -79,107 +79,100 @@ def run_card(summary: RunSummary, reader: RunReader, pages: Mapping[str, Mapping
     return page.render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
 
 
-class Shown(NamedTuple):
-    """What sections are made from."""
-
-    run: RunSummary
-    reader: RunReader
-
-
-Part = Callable[[Shown], Iterable[page.Section | page.Table | None]]
+Part = Callable[[RunSummary, RunReader], Iterable[page.Section | page.Table | None]]
 """Makes what a report shows of one thing; what has nothing to show is left out."""
 
 
 def sections_of(parts: Mapping[str, Part], summary: RunSummary, reader: RunReader) -> list[page.Section]:
     """The sections of all ``parts`` that have something to show."""
-    found = (each for part in parts.values() for each in part(Shown(summary, reader)) if each)
+    found = (each for part in parts.values() for each in part(summary, reader) if each)
     return [page.section_of(each) if isinstance(each, page.Table) else each for each in found]
 
 
-def _curves(of: Shown) -> list[page.Section]:
-    numbers, students = [each.number for each in of.run.students], of.run.students
-    beside = [tables.students_table(of.run, numbers), tables.metric_table(students, ACCURACY)]
-    return [replace(plot, table=table) for plot, table in zip(plots.plot_scores(of.run), beside, strict=False)]
+def _curves(run: RunSummary, _: RunReader) -> list[page.Section]:
+    numbers, students = [each.number for each in run.students], run.students
+    beside = [tables.students_table(run, numbers), tables.metric_table(students, ACCURACY)]
+    return [replace(plot, table=table) for plot, table in zip(plots.plot_scores(run), beside, strict=False)]
 
 
-def _gains(of: Shown) -> list[page.Table]:
-    asked = [each.number for each in of.run.rounds if each.benchmarks is not None]
-    return [benchmark_gains_table(of.reader, asked, of.run.best)]
+def _gains(run: RunSummary, reader: RunReader) -> list[page.Table]:
+    asked = [each.number for each in run.rounds if each.benchmarks is not None]
+    return [benchmark_gains_table(reader, asked, run.best)]
 
 
-def _figures(of: Shown) -> list[page.Section]:
+def _figures(run: RunSummary, _: RunReader) -> list[page.Section]:
     return [
         replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
-        for who, figures in of.run.benchmarks.items()
+        for who, figures in run.benchmarks.items()
         for table in figures_tables(student_name(who), figures)
     ]
 
 
-def _order_gaps(of: Shown) -> list[page.Section]:
-    judged = [(round_name(each.number), each.difficulty) for each in of.run.rounds]
+def _order_gaps(run: RunSummary, _: RunReader) -> list[page.Section]:
+    judged = [(round_name(each.number), each.difficulty) for each in run.rounds]
     return [plots.plot_order_gap({name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None})]
 
 
-def _training(of: Shown) -> list[page.Section]:
-    found = {student_name(each.number): of.reader.training(each.number) for each in of.run.rounds}
+def _training(run: RunSummary, reader: RunReader) -> list[page.Section]:
+    found = {student_name(each.number): reader.training(each.number) for each in run.rounds}
     trainings = {name: training for name, training in found.items() if training}
     return [replace(plots.plot_training(trainings), table=tables.trainings_table(trainings))]
 
 
-def _spend(of: Shown) -> list[page.Section]:
-    spent = page.section_of(tables.spend_table(of.run))
-    return [replace(spent, title="Calls to teacher and judge")] if of.run.all_stages else []
+def _spend(run: RunSummary, _: RunReader) -> list[page.Section]:
+    spent = page.section_of(tables.spend_table(run))
+    return [replace(spent, title="Calls to teacher and judge")] if run.all_stages else []
 
 
 TOP: dict[str, Part] = {
     "accuracy by round": _curves,
-    "judged against the teacher": lambda of: [tables.judged_table(of.run.students)],
-    "at natural shares": lambda of: [tables.metric_table(of.run.students, NATURAL)],
-    "beside plain fine-tuning": lambda of: [tables.baseline_table(of.run)],
-    "benchmarks by round": lambda of: [plots.plot_headlines(of.run)],
+    "judged against the teacher": lambda run, _: [tables.judged_table(run.students)],
+    "at natural shares": lambda run, _: [tables.metric_table(run.students, NATURAL)],
+    "beside plain fine-tuning": lambda run, _: [tables.baseline_table(run)],
+    "benchmarks by round": lambda run, _: [plots.plot_headlines(run)],
 }
 """What the report begins with; the examples follow."""
 
 SECTIONS: dict[str, Part] = {
-    "accuracy by task type": lambda of: [
-        replace(plots.plot_score_by_task_type(of.run), table=tables.accuracy_table(of.run))
+    "accuracy by task type": lambda run, _: [
+        replace(plots.plot_score_by_task_type(run), table=tables.accuracy_table(run))
     ],
-    "before and after, what it costs to serve": lambda of: serving_tables(of.reader, of.run.best),
-    "benchmarks by category": lambda of: plots.plot_categories(of.run),
-    "benchmarks side by side": lambda of: benchmark_tables(of.run),
+    "before and after, what it costs to serve": lambda run, reader: serving_tables(reader, run.best),
+    "benchmarks by category": lambda run, _: plots.plot_categories(run),
+    "benchmarks side by side": lambda run, _: benchmark_tables(run),
     "benchmarks, paired": _gains,
     "benchmarks, with intervals": _figures,
-    "rounds": lambda of: [tables.rounds_table(of.run)],
-    "how hard the pool is": lambda of: [plots.plot_mfd(of.run.rounds)],
+    "rounds": lambda run, _: [tables.rounds_table(run)],
+    "how hard the pool is": lambda run, _: [plots.plot_mfd(run.rounds)],
     "order gap": _order_gaps,
-    "task shares": lambda of: [
-        replace(plots.plot_shares(of.run.mixed_rounds), table=tables.shares_table(*of.run.mixed_rounds))
+    "task shares": lambda run, _: [
+        replace(plots.plot_shares(run.mixed_rounds), table=tables.shares_table(*run.mixed_rounds))
     ],
     "training": _training,
-    "left out": lambda of: [replace(page.section_of(tables.left_out_table(of.run)), note=_LEFT_OUT)],
-    "decontamination": lambda of: [tables.decontamination_table(of.run.decontamination)],
-    "what holds an evaluation question": lambda of: [
-        page.section_of(tables.contaminated_table(of.run.decontamination), folded=True)
+    "left out": lambda run, _: [replace(page.section_of(tables.left_out_table(run)), note=_LEFT_OUT)],
+    "decontamination": lambda run, _: [tables.decontamination_table(run.decontamination)],
+    "what holds an evaluation question": lambda run, _: [
+        page.section_of(tables.contaminated_table(run.decontamination), folded=True)
     ],
-    "what endpoints do not take": lambda of: [tables.settled_table(of.run)],
-    "time": lambda of: [replace(plots.plot_time(of.run), table=tables.seconds_table(of.run))],
+    "what endpoints do not take": lambda run, _: [tables.settled_table(run)],
+    "time": lambda run, _: [replace(plots.plot_time(run), table=tables.seconds_table(run))],
     "spend": _spend,
-    "estimate": lambda of: [kept_comparison(of.reader.run, of.run)],
+    "estimate": lambda run, reader: [kept_comparison(reader.run, run)],
 }
 """What follows the examples."""
 
 CARD: dict[str, Part] = {
-    "rounds": lambda of: [tables.rounds_table(of.run)],
-    "baseline": lambda of: [tables.baseline_table(of.run)],
-    "judged": lambda of: [tables.judged_table(of.run.students)],
-    "accuracy by task type": lambda of: [tables.accuracy_table(of.run)],
-    "serving": lambda of: serving_tables(of.reader, of.run.best),
-    "left out": lambda of: [tables.left_out_table(of.run)],
-    "what endpoints do not take": lambda of: [tables.settled_table(of.run)],
-    "time": lambda of: [tables.seconds_table(of.run)],
-    "spend": lambda of: [tables.spend_table(of.run)],
-    "benchmarks": lambda of: benchmark_tables(of.run),
-    "decontamination": lambda of: [tables.decontamination_table(of.run.decontamination)],
+    "rounds": lambda run, _: [tables.rounds_table(run)],
+    "baseline": lambda run, _: [tables.baseline_table(run)],
+    "judged": lambda run, _: [tables.judged_table(run.students)],
+    "accuracy by task type": lambda run, _: [tables.accuracy_table(run)],
+    "serving": lambda run, reader: serving_tables(reader, run.best),
+    "left out": lambda run, _: [tables.left_out_table(run)],
+    "what endpoints do not take": lambda run, _: [tables.settled_table(run)],
+    "time": lambda run, _: [tables.seconds_table(run)],
+    "spend": lambda run, _: [tables.spend_table(run)],
+    "benchmarks": lambda run, _: benchmark_tables(run),
+    "decontamination": lambda run, _: [tables.decontamination_table(run.decontamination)],
 }
 """What the run card shows."""
 

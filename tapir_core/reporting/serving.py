@@ -40,15 +40,11 @@ _Values = Mapping[str, float | None]
 
 def serving_tables(reader: RunReader, best: int | None) -> list[Table]:
     """Both tables, of the student that is reported; none before one was trained. ``best`` is the best by dev split."""
-    student = _reported(reader, best)
-    return [] if student is None else [before_after_table(reader, student), cost_table(reader, student)]
-
-
-def _reported(reader: RunReader, best: int | None) -> int | None:
-    """The ``best`` student; without one the last that answered the held-out set, or was trained."""
     trained = [each for each in range(reader.run.config.run.rounds + 1) if reader.manifest(StageAt("train", each))]
     answered = [each for each in trained if reader.manifest(StageAt("answer_heldout", each))]
-    return best if best in trained else max(answered or trained, default=None)
+    # Without a best student the last that answered the held-out set, or was trained.
+    student = best if best in trained else max(answered or trained, default=None)
+    return [] if student is None else [before_after_table(reader, student), cost_table(reader, student)]
 
 
 class _Row(NamedTuple):

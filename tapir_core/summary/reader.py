@@ -69,9 +69,17 @@ class RunReader:
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
         """The lines of ``names`` of which something is done; the steps of a stage count as one."""
-        known = stages.lines()
-        found = (self._summarise_line(known[name], number) for name in names)
-        return tuple(stage for stage in found if stage is not None)
+        known, found = stages.lines(), []
+        for line in (known[name] for name in names):
+            manifests = [manifest for at in self._parts(line, number) if (manifest := self.manifest(at)) is not None]
+            self._shown += manifests
+            if manifests:
+                rows = sum(manifest.rows for manifest in manifests if manifest.stage == line.rows_of)
+                seconds = sum(manifest.counts.get("seconds", 0.0) for manifest in manifests)
+                missing = sum((Counter(manifest.accepted_missing) for manifest in manifests), Counter[str]())
+                usage = sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage())
+                found.append(types.StageSummary(line.name, line.asks, rows, seconds, dict(missing), usage))
+        return tuple(found)
 
     @property
     def updated(self) -> str:
@@ -81,25 +89,12 @@ class RunReader:
     @property
     def busy_seconds(self) -> float:
         """Time in which one of the stages that were summarised was at work."""
+        took = [(datetime.fromisoformat(of.created).timestamp(), of.counts.get("seconds", 0.0)) for of in self._shown]
         busy, end = 0.0, float("-inf")
-        for start, stop in sorted(map(_span, self._shown)):
+        for start, stop in sorted((stop - seconds, stop) for stop, seconds in took):
             busy += max(0.0, stop - max(start, end))
             end = max(end, stop)
         return busy
-
-    def _summarise_line(self, line: stages.Line, number: int | None) -> types.StageSummary | None:
-        manifests = [manifest for at in self._parts(line, number) if (manifest := self.manifest(at)) is not None]
-        self._shown += manifests
-        if not manifests:
-            return None
-        return types.StageSummary(
-            line.name,
-            line.asks,
-            sum(manifest.rows for manifest in manifests if manifest.stage == line.rows_of),
-            sum(manifest.counts.get("seconds", 0.0) for manifest in manifests),
-            dict(sum((Counter(manifest.accepted_missing) for manifest in manifests), Counter[str]())),
-            sum((types.Usage.of(manifest.counts) for manifest in manifests), types.Usage()),
-        )
 
     def _parts(self, line: stages.Line, number: int | None) -> list[StageAt]:
         config, name = self.run.config, line.name
@@ -112,11 +107,6 @@ class RunReader:
             judged = config.evaluation.judged.items()
             return [StageAt(name, benchmark=each, model=model) for each, of in judged for model in of.outputs]
         return [StageAt(name, number, benchmark=each) for each in config.evaluation.asked]
-
-
-def _span(manifest: Manifest) -> tuple[float, float]:
-    stop = datetime.fromisoformat(manifest.created).timestamp()
-    return stop - manifest.counts.get("seconds", 0.0), stop
 
 
 def summarise(run: RunFolder) -> types.RunSummary:
@@ -209,9 +199,9 @@ def _difficulty(reader: RunReader, number: int) -> pl.DataFrame | None:
     rows, seeds = reader.rows(StageAt("difficulty", number)), reader.rows(StageAt("select", number))
     if rows is None:
         return None
-    known = None if seeds is None else seeds["instruction_id"].implode()
-    chosen = pl.lit(None, pl.Boolean) if known is None else pl.col("instruction_id").is_in(known)
-    return rows.select("instruction_id", "task_type", "mfd", "order_gap", chosen.alias("seed"))
+    identity = pl.col("instruction_id")
+    chosen = pl.lit(None, pl.Boolean) if seeds is None else identity.is_in(seeds["instruction_id"].implode())
+    return rows.select(identity, "task_type", "mfd", "order_gap", chosen.alias("seed"))
 
 
 def _not_judged(reader: RunReader, number: int) -> str | None:

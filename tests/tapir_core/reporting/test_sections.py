@@ -14,11 +14,11 @@ from tapir_core.estimate.run import estimate_json, forecast
 from tapir_core.estimate.workload import Pool
 from tapir_core.paths import ESTIMATE
 from tapir_core.reporting import benchmarks, estimate_table, plots, report, serving, tables
-from tapir_core.reporting.report import CARD, SECTIONS, TOP, Shown, sections_of
+from tapir_core.reporting.report import CARD, SECTIONS, TOP, sections_of
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import standin_pool
 from tapir_core.summary import RunReader, summarise
-from tapir_core.summary.types import Baseline
+from tapir_core.summary.types import Baseline, RunSummary
 from tests.benchmark_runs import ALPACA, MT_BENCH
 from tests.estimates import measured
 from tests.run_builder import build_run
@@ -44,7 +44,7 @@ def asked_benchmarks(root: Path) -> RunFolder:
     return run
 
 
-def with_what_no_builder_makes(run: RunFolder) -> Shown:
+def with_what_no_builder_makes(run: RunFolder) -> RunSummary:
     """A baseline, a field that an endpoint refuses, scores at natural shares."""
     summary = summarise(run)
     rounds = [
@@ -54,20 +54,25 @@ def with_what_no_builder_makes(run: RunFolder) -> Shown:
     ]
     baseline = Baseline("example-sft", None, 2, summary.round(2), 1000, 1000)
     settled = (("judge.sampling.temperature", "left out", "unsupported"),)
-    return Shown(replace(summary, rounds=tuple(rounds), baseline=baseline, settled=settled), RunReader(run))
+    return replace(summary, rounds=tuple(rounds), baseline=baseline, settled=settled)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Shown]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[RunSummary, RunReader]]:
     root = tmp_path_factory.mktemp("judged")
     data = {"pool": {"type": "standin", "rows": 240}, "heldout": {"type": "judged"}}
     judged = build_run(root, config=make_config(root, data=data))
-    everything = with_what_no_builder_makes(asked_benchmarks(tmp_path_factory.mktemp("runs")))
-    return [everything, Shown(summarise(judged), RunReader(judged))]
+    everything = asked_benchmarks(tmp_path_factory.mktemp("runs"))
+    return [
+        (with_what_no_builder_makes(everything), RunReader(everything)),
+        (summarise(judged), RunReader(judged)),
+    ]
 
 
 @pytest.mark.parametrize(("of", "name"), [(of, name) for of, parts in LISTS.items() for name in parts])
-def test_every_part_of_report_and_run_card_is_shown(runs: list[Shown], of: str, name: str) -> None:
+def test_every_part_of_report_and_run_card_is_shown(
+    runs: list[tuple[RunSummary, RunReader]], of: str, name: str
+) -> None:
     found = [section for each in runs for section in sections_of({name: LISTS[of][name]}, *each)]
     assert found, f"{name!r} of report.{of} shows nothing of any run here: let one of `runs` have what it shows"
 
