@@ -19,8 +19,7 @@ from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.sentences import together
 from tapir_core.run_state import models_of
 from tapir_core.stages import Compared, StageAt, benchmark_stages
-from tapir_core.summary import RunReader
-from tapir_core.summary.figures import figures_of, headlines
+from tapir_core.summary import RunReader, figures_of, headlines
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.types import RunSummary
 
@@ -36,12 +35,6 @@ _DONE = {"benchmark_answers": "answered", "benchmark_replies": "judged", "benchm
 """Stage → how far a benchmark is whose last stage that holds is this one."""
 
 _OUT_OF_DATE = "out of date"
-_WHY_OUT_OF_DATE = (
-    "Out of date: made with another configuration, file, checkpoint or version of tapir; `tapir run`, then the command "
-    "that made it, makes it again."
-)
-_OF_FILE = r"; outputs: "
-"""In the settings of figures of a model of a file."""
 
 
 def metric_label(metric: str) -> str:
@@ -57,7 +50,7 @@ def benchmark_tables(
     ``compared`` are the students and models, ``names`` the benchmarks; all of them when left out.
     """
     rows, settings = figures_of(summary, compared, names), pl.col("settings")
-    of_file = settings.str.contains(_OF_FILE)
+    of_file = settings.str.contains("; outputs: ")
     # A file's outputs stand beside students that were judged alike, else beside other files that were.
     judged = settings.str.replace(r"; (student|outputs): [^;]*", "")
     students = settings.filter(~of_file).first().over("benchmark", "judge", "prompt_version", judged)
@@ -252,7 +245,10 @@ def _states_table(reader: RunReader, name: str) -> Table:
     scores = {who: rows for who in states if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
     notes = (
         f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}" if scores else "",
-        _WHY_OUT_OF_DATE if _OUT_OF_DATE in states.values() else "",
+        "Out of date: made with another configuration, file, checkpoint or version of tapir; `tapir run`, then the "
+        "command that made it, makes it again."
+        if _OUT_OF_DATE in states.values()
+        else "",
     )
     whole = {who: headlines(rows).filter(category=ALL).to_dicts() for who, rows in scores.items()}
     columns: tuple[tuple[str, Callable[[Compared], str]], ...] = (

@@ -66,8 +66,6 @@ _STYLE = {
     ),
 }
 _WIDTH_INCHES = 5.2
-_PAPER = "color: #1f2328; background: #fff"
-_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML document may hold, not even escaped."""
 
@@ -172,8 +170,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentences=sentences)
-    made.globals.update(markdown_table=markdown_table)
+    names = {"NOTHING": formats.NOTHING, "sentences": sentences, "markdown_table": markdown_table}
+    made.globals.update(getmembers(formats, isfunction), **names)
     made.filters.update(markdown_text=markdown_text, image_address=image_address)
     return made
 
@@ -218,7 +216,7 @@ def image_address(svg: Markup) -> str:
 
 def standalone(svg: Markup) -> str:
     """What `draw` made as an image of its own, dark on white: it takes no colour from the page that shows it."""
-    return str(svg).replace("<svg ", f'<svg style="{_PAPER}" ', 1)
+    return str(svg).replace("<svg ", '<svg style="color: #1f2328; background: #fff" ', 1)
 
 
 def draw_task_types(
@@ -361,17 +359,16 @@ def name_rows(axes: Any, names: Sequence[str], *, lines: bool = False) -> None:
 
 def _figure_svg(height_inches: float, fill: Callable[[Any], None], legend: int, panels: dict[str, Any]) -> str:
     import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_INCHES, height_inches))
-        FigureCanvasSVG(figure)
         fill(figure.subplots(**panels))
         if legend and any(axes.get_legend_handles_labels()[1] for axes in figure.axes):
             figure.legend(loc="outside upper center", ncols=legend)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     return buffer.getvalue()
 
 

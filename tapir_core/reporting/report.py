@@ -37,14 +37,13 @@ from tapir_core.summary.formats import NOTHING, count, first_two_and_last, numbe
 from tapir_core.summary.types import Examples, RunSummary
 
 _EXAMPLES = 10
-_LEFT_OUT = "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place."
 
 
 def write_report(run: RunFolder) -> str:
     """Write `report.html` into the run folder and say where it is."""
     summary, reader = with_baseline(summarise(run), run), RunReader(run)
     # The pool of a round is answered by the student of the round before.
-    answered = [each.number - 1 for each in summary.rounds if each.did("answer")]
+    answered = [each.number - 1 for each in summary.rounds for stage in each.stages if stage.name == "answer"]
     shown = first_two_and_last([each.number for each in summary.students] or answered)
     rng = derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(reader, shown, _EXAMPLES, rng) if shown else None
@@ -149,7 +148,12 @@ SECTIONS: dict[str, Part] = {
         replace(plots.plot_shares(run.mixed_rounds), table=tables.shares_table(*run.mixed_rounds))
     ],
     "training": _training,
-    "left out": lambda run, _: [replace(page.section_of(tables.left_out_table(run)), note=_LEFT_OUT)],
+    "left out": lambda run, _: [
+        replace(
+            page.section_of(tables.left_out_table(run)),
+            note="Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place.",
+        )
+    ],
     "decontamination": lambda run, _: [tables.decontamination_table(run.decontamination)],
     "what holds an evaluation question": lambda run, _: [
         page.section_of(tables.contaminated_table(run.decontamination), folded=True)

@@ -67,8 +67,14 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     asked = _asked(runs)
     benchmarks = _benchmarks_of_runs(each for of_runs in asked.values() for each in of_runs)
     rows = tuple(row for first, *others in asked.values() for other in others for row in _paired(first, other))
-    title = "Students of different runs on the same items"
-    paired = page.Table(title, PAIRED_COLUMNS, rows, text_columns=5, note=_PAIRED)
+    paired = page.Table(
+        "Students of different runs on the same items",
+        PAIRED_COLUMNS,
+        rows,
+        text_columns=5,
+        note="Difference of the first column to the second one, paired over the same items; p of a sign-flip test with "
+        "10,000 draws. An item that one of the two lacks, or failed, is in neither.",
+    )
     return SideBySide(tuple(map(summarise, runs)), tuple(benchmarks), paired)
 
 
@@ -119,7 +125,13 @@ def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
     students = dict(zip(names, map(last_student, runs), strict=True))
     of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
     return {
-        "overview": page.Table("Side by side", ("", *names), rows, note=f"{note} {_OVERVIEW}".strip()),
+        "overview": page.Table(
+            "Side by side",
+            ("", *names),
+            rows,
+            note=f"{note} The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is the "
+            "price of all of them: what came from the store was paid by the run that asked first.".strip(),
+        ),
         "task_types": task_types_table(f"{metric.capitalize()} by task type", students, of_students),
         "answers": _answers_table(runs),
     }
@@ -179,10 +191,6 @@ def _last_score(summary: RunSummary) -> Score | None:
     return _test_score(last_student(summary))
 
 
-_OVERVIEW = (
-    "The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is the price of all of "
-    "them: what came from the store was paid by the run that asked first."
-)
 _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Backbone": lambda run: run.config.student.backbone,
     "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
@@ -226,15 +234,20 @@ def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
 
 def _plot_task_types(runs: Sequence[RunSummary]) -> page.Section:
     """Test score of each run's last student on each task type."""
-    last = [(run.name, last_student(run)) for run in runs]
-    figures = {name: student.by_task_type() if student else {} for name, student in last}
-    series = [(name, page.COLOURS[place % len(page.COLOURS)], of) for place, (name, of) in enumerate(figures.items())]
+    series = [
+        (run.name, page.COLOURS[place % len(page.COLOURS)], student.by_task_type() if student else {})
+        for place, (run, student) in enumerate(zip(runs, map(last_student, runs), strict=True))
+    ]
     metric = formats.metric_name(runs[0].metric)
-    title = f"Test {metric} of the last students by task type"
-    axis = f"{metric} of the last student on the test split, %"
-    plot = page.draw_task_types(title, axis, series, legend_columns=2)
-    note = "Test split; lines are 95 % intervals. A task type with few instructions says little."
-    return page.Section("By task type", plot=plot, note=note)
+    title, axis = (
+        f"Test {metric} of the last students by task type",
+        f"{metric} of the last student on the test split, %",
+    )
+    return page.Section(
+        "By task type",
+        plot=page.draw_task_types(title, axis, series, legend_columns=2),
+        note="Test split; lines are 95 % intervals. A task type with few instructions says little.",
+    )
 
 
 def _plot_answers(runs: Sequence[RunSummary]) -> page.Section:
@@ -259,10 +272,6 @@ _DIFFERS = {
 }
 """``DIFFERS``, and what else must be equal, of a benchmark as it is configured."""
 
-_PAIRED = (
-    "Difference of the first column to the second one, paired over the same items; p of a sign-flip test with 10,000 "
-    "draws. An item that one of the two lacks, or failed, is in neither."
-)
 _HELDOUT = "held-out"
 """What stands in the place of a benchmark."""
 

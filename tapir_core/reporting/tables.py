@@ -72,8 +72,14 @@ def spend_table(summary: types.RunSummary) -> Table:
     """What teacher and judge were asked, by stage, over the whole run."""
     asks = {stage.name: stage.asks for stage in summary.all_stages if stage.asks in types.ROLES}
     rows = [(name, asks[name], *_usage_cells(summary.usage_of(stage=name))) for name in lines() if name in asks]
-    columns = ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD")
-    return Table("Spend", columns, (*rows, ("all", "", *_usage_cells(summary.usage))), text_columns=2, note=_STORED)
+    return Table(
+        "Spend",
+        ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD"),
+        (*rows, ("all", "", *_usage_cells(summary.usage))),
+        text_columns=2,
+        note="Calls to teacher and judge that the last start of each stage made; from store: answers that were there "
+        "already, of another run or of an earlier start. USD is the price of both, each paid for once.",
+    )
 
 
 def left_out_table(summary: types.RunSummary) -> Table:
@@ -84,11 +90,10 @@ def left_out_table(summary: types.RunSummary) -> Table:
         "holds an evaluation question": {each["benchmark"]: each["pool"] for each in hits if each["pool"]},
         "unusable teacher answer": summary.unusable or {},
     }
-    places = {"pool": of_pool | _missing(summary.stages)}
-    places |= {formats.round_name(each.number): _left_out(each) for each in summary.rounds}
+    of_rounds = {formats.round_name(each.number): _left_out(each) for each in summary.rounds}
     rows = tuple(
         (where, what, reason.replace("_", " "), formats.count(rows))
-        for where, kinds in places.items()
+        for where, kinds in {"pool": of_pool | _missing(summary.stages), **of_rounds}.items()
         for what, reasons in kinds.items()
         for reason, rows in reasons.items()
     )
@@ -120,8 +125,9 @@ def baseline_table(summary: types.RunSummary) -> Table:
 
 def settled_table(summary: types.RunSummary) -> Table:
     """What endpoints do not take, and what the run does in its place."""
-    columns = ("Field", "In this run", "The endpoint said")
-    return Table("What endpoints do not take", columns, summary.settled, text_columns=3)
+    return Table(
+        "What endpoints do not take", ("Field", "In this run", "The endpoint said"), summary.settled, text_columns=3
+    )
 
 
 def shares_table(*rounds: types.RoundSummary) -> Table:
@@ -163,8 +169,7 @@ def accuracy_table(summary: types.RunSummary) -> Table:
     students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.students)}
     of_scores = sentences.score_note(each.score("test") for each in students.values())
     note = sentences.together(("n counts what failed, too.", of_scores, sentences.format_note(summary)))
-    name = formats.metric_name(summary.metric).capitalize()
-    return task_types_table(f"{name} by task type (test)", students, note)
+    return task_types_table(f"{formats.metric_name(summary.metric).capitalize()} by task type (test)", students, note)
 
 
 def task_types_table(title: str, students: Mapping[str, types.RoundSummary | None], note: str) -> Table:
@@ -217,7 +222,18 @@ def judged_table(students: Sequence[types.RoundSummary]) -> Table:
             )
             rows.append((formats.student_name(each.number), split, *cells))
     note = sentences.score_note(each.score("test", metric=RETENTION) for each in students)
-    return Table("Judged against the teacher", _JUDGED_COLUMNS, tuple(rows), text_columns=2, note=f"{note} {_JUDGED}")
+    columns = (
+        *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
+        *("Characters, student", "Characters, teacher", "n", "Unscored"),
+    )
+    return Table(
+        "Judged against the teacher",
+        columns,
+        tuple(rows),
+        text_columns=2,
+        note=f"{note} Win rate: ties count half. Score ratio: mean score of the student over that of the teacher. "
+        "Characters: mean length of their answers; judges tend to prefer longer ones.",
+    )
 
 
 def _scores_table(
@@ -246,7 +262,8 @@ def decontamination_table(found: types.Decontamination | None) -> Table:
         "Decontamination",
         _HITS_COLUMNS,
         found.benchmarks.rows(named=True) if found else (),
-        note=_DECONTAMINATION,
+        note="An instruction that holds questions of several benchmarks counts for each. Held-out instructions are "
+        "looked for by equality and shared words, those of benchmarks by near-duplicates too.",
     )
 
 
@@ -254,10 +271,14 @@ def contaminated_table(found: types.Decontamination | None) -> Table:
     """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
     rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
     listed = rows.head(_LISTED).to_dicts()
-    shown, of = formats.count(len(listed)), formats.count(rows.height)
-    note = f"{shown} of {of}, the least similar; all of them are in `contaminated/`."
-    title = "Instructions that hold an evaluation question"
-    return table_of(title, _CONTAMINATED_COLUMNS, listed, text_columns=5, note=note)
+    return table_of(
+        "Instructions that hold an evaluation question",
+        _CONTAMINATED_COLUMNS,
+        listed,
+        text_columns=5,
+        note=f"{formats.count(len(listed))} of {formats.count(rows.height)}, the least similar; all of them are in "
+        "`contaminated/`.",
+    )
 
 
 def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -392,25 +413,9 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("Precision", lambda each: each.get("precision", formats.NOTHING)),
 )
 
-_JUDGED_COLUMNS = (
-    *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
-    *("Characters, student", "Characters, teacher", "n", "Unscored"),
-)
-_JUDGED = (
-    "Win rate: ties count half. Score ratio: mean score of the student over that of the teacher. Characters: mean "
-    "length of their answers; judges tend to prefer longer ones."
-)
 _LISTED = 50
 _SHOWN_CHARACTERS = 160
 
 _OVERLAP = (
     "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
-)
-_STORED = (
-    "Calls to teacher and judge that the last start of each stage made; from store: answers that were there already, "
-    "of another run or of an earlier start. USD is the price of both, each paid for once."
-)
-_DECONTAMINATION = (
-    "An instruction that holds questions of several benchmarks counts for each. Held-out instructions are looked for "
-    "by equality and shared words, those of benchmarks by near-duplicates too."
 )

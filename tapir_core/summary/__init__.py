@@ -7,6 +7,14 @@ Limits: a stage that does not hold (another configuration, a missing part) count
 those of a stage's last start; what a killed start had spent shows as answers from the store.
 """
 
-from tapir_core.summary.figures import require_figures
 from tapir_core.summary.progress import RunProgress, read_progress
-from tapir_core.summary.reader import RunReader, marks_on_test, max_failed_share, measure_gain, summarise
+from tapir_core.summary.reader import (
+    RunReader,
+    figures_of,
+    headlines,
+    marks_on_test,
+    max_failed_share,
+    measure_gain,
+    require_figures,
+    summarise,
+)

@@ -12,8 +12,9 @@ from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import TRAIN_AGAIN, DatasetRef, Manifest, read_json
 from tapir_core.data.decontamination import CONTAMINATED
-from tapir_core.evaluation.scores import grade_answers
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, compare_paired
+from tapir_core.errors import NoFigure
+from tapir_core.evaluation.scores import SCORES, grade_answers
+from tapir_core.evaluation.statistics import ALL, MAX_FAILED_SHARE, compare_paired
 from tapir_core.judging import expected_orders
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import BACKBONE, training_file
@@ -22,7 +23,7 @@ from tapir_core.run_folder import RunFolder, by_words
 from tapir_core.run_state import judged_answers, not_held_out, state_of
 from tapir_core.stages import StageAt
 from tapir_core.summary import types
-from tapir_core.summary.formats import round_name
+from tapir_core.summary.formats import round_name, student_name
 from tapir_core.task_types import in_order
 from tapir_core.verifiable import states_result
 
@@ -121,7 +122,7 @@ def summarise(run: RunFolder) -> types.RunSummary:
         reader.rows(StageAt("label")),
         reader.tables(stages.usable_of(config)),
     )
-    taught = reader.manifest(StageAt("teach"))
+    taught, left_out = reader.manifest(StageAt("teach")), {} if pool is None else pool.counts
     usable = curriculum.split_usable(*of_pool) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
     found = (_round(reader, number, examples, labels) for number in range(BACKBONE, config.run.rounds + 1))
@@ -143,7 +144,7 @@ def summarise(run: RunFolder) -> types.RunSummary:
         pool=labels.height if labels is not None else pool.rows if pool is not None else None,
         own_answers=0 if taught is None else int(taught.counts.get(FROM_POOL, 0)),
         unusable=None if usable is None else usable.dropped,
-        dropped=_dropped(pool),
+        dropped={name.replace("_", " "): int(n) for name, n in left_out.items() if name != "seconds" and n},
         decontamination=_decontamination(reader),
         stages=once,
         rounds=rounds,
@@ -152,11 +153,6 @@ def summarise(run: RunFolder) -> types.RunSummary:
         gain=measure_gain(reader, 0, students[-1]) if students else None,
         busy_seconds=round(reader.busy_seconds, 1),
     )
-
-
-def _dropped(pool: Manifest | None) -> dict[str, int]:
-    counts = {} if pool is None else pool.counts
-    return {name.replace("_", " "): int(count) for name, count in counts.items() if name != "seconds" and count}
 
 
 def _round(
@@ -294,25 +290,19 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
     of_pool = [rows for place, rows in found.items() if place.startswith("pool")]
     if not of_pool:
         return None
+    heldout, asked = map(reader.manifest, stages.heldout_stages(reader.run.config)), reader.rows(StageAt("questions"))
+    sizes = [manifest.rows for manifest in heldout if manifest is not None]
+    questions = {HELDOUT: sum(sizes)} if sizes else {}
+    # A turn counts as one.
+    questions |= {} if asked is None else dict(sorted(Counter(asked["benchmark"]).items()))
     in_pool = Counter(name for rows in of_pool for name in rows["benchmark"])
     everywhere = Counter(name for rows in found.values() for name in rows["benchmark"])
     hits = [
         {"benchmark": name, "questions": n, "pool": in_pool[name], "expansion": everywhere[name] - in_pool[name]}
-        for name, n in _questions(reader).items()
+        for name, n in questions.items()
     ]
     listed = [rows.with_columns(place=pl.lit(place)) for place, rows in found.items()]
     return types.Decontamination(pl.DataFrame(hits), pl.concat(listed).select("place", *CONTAMINATED.names()))
-
-
-def _questions(reader: RunReader) -> dict[str, int]:
-    """Benchmark → its questions, a turn counting as one."""
-    heldout, questions = (
-        map(reader.manifest, stages.heldout_stages(reader.run.config)),
-        reader.rows(StageAt("questions")),
-    )
-    sizes = [manifest.rows for manifest in heldout if manifest is not None]
-    of_benchmarks = {} if questions is None else dict(sorted(Counter(questions["benchmark"]).items()))
-    return ({HELDOUT: sum(sizes)} if sizes else {}) | of_benchmarks
 
 
 def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | None:
@@ -345,3 +335,59 @@ def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
         return {}
     test = grade_answers(*asked).filter(split="test")
     return dict(test.select("instruction_id", 100.0 * pl.col("correct")).iter_rows())
+
+
+def figures_of(
+    summary: types.RunSummary, compared: Sequence[stages.Compared] | None = None, names: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """Figures of these students and models on these benchmarks; of all of them when left out.
+
+    Columns: `SCORES` with `student`, its name, and `number`, its round.
+    """
+    known = summary.benchmarks
+    tables = [
+        known[who].with_columns(
+            pl.lit(student_name(who)).alias("student"),
+            pl.lit(who if isinstance(who, int) else None, pl.Int64).alias("number"),
+        )
+        for who in (known if compared is None else compared)
+        if who in known
+    ]
+    found = pl.concat([pl.DataFrame(schema={**SCORES, "student": pl.String, "number": pl.Int64}), *tables])
+    return found if names is None else found.filter(pl.col("benchmark").is_in(list(names)))
+
+
+def headlines(figures: pl.DataFrame) -> pl.DataFrame:
+    """The rows of the metric that stands for each benchmark: its first one."""
+    return figures.filter(pl.col("metric") == pl.col("metric").first().over("benchmark"))
+
+
+def require_figures(
+    summary: types.RunSummary, compared: Sequence[stages.Compared] | None = None, names: Sequence[str] | None = None
+) -> None:
+    """Say where too many judgments failed for a figure.
+
+    Args:
+        summary: The run.
+        compared: Students, and models of files; every student that there is when left out.
+        names: Benchmarks; those that are asked after each round when left out.
+
+    Raises:
+        NoFigure: a student or model has no headline on one of the benchmarks.
+    """
+    compared = [each.number for each in summary.rounds] if compared is None else compared
+    names = summary.config.evaluation.each_round if names is None else names
+    missing = headlines(figures_of(summary, compared, names)).filter(pl.col("value").is_null(), category=ALL)
+    if missing.height:
+        reasons = missing.group_by("benchmark", "note", maintain_order=True).agg(
+            pl.col("student").unique(maintain_order=True)
+        )
+        said = "; ".join(f"{', '.join(who)} on {name}: {note}" for name, note, who in reasons.rows())
+        raise NoFigure(
+            f"no figure, since failures are no random sample: {said}. The run's benchmarks/ folders hold "
+            f"the replies. Once the judge is fixed, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
+            "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "
+            "that the student failed to give: forget them with `tapir store prune --role answer --status KIND --yes`, "
+            "remove those folders and give the same command again. A baseline without answers needs a file that has "
+            "them. Or raise max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
+        )

@@ -146,10 +146,6 @@ class RoundSummary:
     benchmarks: pl.DataFrame | None = None
     """The figures of every benchmark that the student was asked, with the columns of their ``scores/``."""
 
-    def did(self, stage: str) -> bool:
-        """Whether the stage is done."""
-        return any(each.name == stage for each in self.stages)
-
     @property
     def scored(self) -> int | None:
         """Instructions with an MFD."""
