@@ -32,9 +32,6 @@ _APART = 0.012
 _DIGITS = 12
 """Hex digits of a digest that are shown."""
 
-_LINES = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), ("Sizes", "Run seeds", "Settings"))
-"""What stands together on a line."""
-
 _Column = tuple[str, Callable[[ArmRow], str]]
 
 
@@ -175,7 +172,8 @@ def conditions_table(conditions: Mapping[str, str]) -> page.Table:
 
 def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
     """The conditions on three lines of text."""
-    return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
+    lines = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), ("Sizes", "Run seeds", "Settings"))
+    return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in lines if conditions]
 
 
 def brief_tables(compared: ComparedArms) -> list[page.Table]:
@@ -355,11 +353,6 @@ _NATURAL: list[_Column] = [
     ),
 ]
 
-_NATURAL_NOTE = (
-    "At natural shares: the same test answers, weighted so that each family of the stand-in has its share of the pool "
-    "and not an equal one; no verdict reads it."
-)
-
 _TEST_NOTE = (
     "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one. Missing: "
     f"test answers that the students lack; no figure where it is more than {MAX_FAILED_SHARE:.0%} with a run seed."
@@ -387,7 +380,11 @@ def _natural(compared: ComparedArms) -> list[_Column]:
 
 
 def _natural_notes(compared: ComparedArms) -> list[str]:
-    return [_NATURAL_NOTE] if _natural(compared) else []
+    told = (
+        "At natural shares: the same test answers, weighted so that each family of the stand-in has its share of the "
+        "pool and not an equal one; no verdict reads it."
+    )
+    return [told] if _natural(compared) else []
 
 
 def _asked_note(compared: ComparedArms) -> str:

@@ -20,14 +20,12 @@ from tapir_core.judging import estimates, expected_orders, show_instruction
 from tapir_core.judging.estimates import WINNERS, Estimate
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
-from tapir_core.reporting import page
-from tapir_core.reporting.plots import plot_order_gap
+from tapir_core.reporting import page, plots
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import pool_of
 from tapir_core.stages import StageAt
-from tapir_core.summary import RunReader
+from tapir_core.summary import RunReader, types
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
-from tapir_core.summary.types import Answer, Example
 from tapir_core.text import shorten
 
 _EACH = 5
@@ -72,7 +70,7 @@ class JudgeRound:
     """Each judge of a panel by its name; empty with one."""
     panel: tuple[estimates.JudgePair, ...]
     """Every two judges; empty with one."""
-    to_read: tuple[Example, ...]
+    to_read: tuple[types.Example, ...]
     """The widest order gaps, then unscored ones of every reason; the teacher's answer first, then the student's."""
 
 
@@ -119,7 +117,7 @@ def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, 
     )
 
 
-def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[Example, ...]:
+def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[types.Example, ...]:
     """At most ten instructions with their replies, the same ones for the same verdicts."""
     unequal = pairs.filter(pl.col("order_gap") != 0)
     widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
@@ -136,11 +134,11 @@ def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataF
     for identity, why in chosen:
         replies = ordered.filter(instruction_id=identity).iter_rows(named=True)
         answers, text = tuple(_answer(row, several=several) for row in replies), texts[identity]
-        found.append(Example(why, text["task_type"], show_instruction(text), answers))
+        found.append(types.Example(why, text["task_type"], show_instruction(text), answers))
     return tuple(found)
 
 
-def _answer(row: dict[str, Any], *, several: bool) -> Answer:
+def _answer(row: dict[str, Any], *, several: bool) -> types.Answer:
     """A judge's reply; a long one without its middle, since verdicts stand at the end."""
     who = row["order"].replace("_", " ") + (f", {row['judge']}" if several else "")
     outcome = (
@@ -151,7 +149,7 @@ def _answer(row: dict[str, Any], *, several: bool) -> Answer:
     text, half = row["raw"] or "(no reply)", _SHOWN_CHARS // 2
     left_out = f"\n… ({len(text) - 2 * half} characters left out) …\n"
     shown = text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
-    return Answer(f"{who}:", outcome, shown)
+    return types.Answer(f"{who}:", outcome, shown)
 
 
 def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
@@ -167,7 +165,7 @@ def render_judge_report(found: JudgeRound) -> str:
     pairs = whole.pairs if whole.agreement is not None else whole.pairs.clear()
     sections = [
         page.Section("", tables["judge"]),
-        plot_order_gap({round_name(found.number): pairs["order_gap"]}),
+        plots.plot_order_gap({round_name(found.number): pairs["order_gap"]}),
         replace(plot_orders(pairs), table=tables["judge-winners"]),
         page.section_of(tables["judge-panel"]),
         page.section_of(tables["judge-single"]),

@@ -18,10 +18,8 @@ from markupsafe import Markup
 from tapir_core.config import ACCURACY, RETENTION
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.estimates import Estimate, estimate_mean
-from tapir_core.reporting import page
+from tapir_core.reporting import page, sentences, tables
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
-from tapir_core.reporting.sentences import together
-from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
 from tapir_core.summary.formats import first_two_and_last, metric_name, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
@@ -187,12 +185,12 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
     names = in_order(used)
 
     def fill(axes: Any) -> None:
-        tables = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]
-        natural, target = (100 * tables[0][column] for column in ("natural", "target"))
+        shares = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]
+        natural, target = (100 * shares[0][column] for column in ("natural", "target"))
         places = range(len(names))
         axes.scatter(natural, places, s=34, facecolors="none", edgecolors=page.GREY, linewidths=1.3, label="natural")
         axes.scatter(target, places, s=110, marker="|", color=page.COLOURS[3], linewidths=1.8, label="target")
-        for offset, ((each, _), table) in enumerate(zip(shown, tables, strict=True)):
+        for offset, ((each, _), table) in enumerate(zip(shown, shares, strict=True)):
             heights = [place + 0.22 * (offset - (len(shown) - 1) / 2) for place in places]
             style = {"s": 16, "marker": _MARKERS[offset], "color": page.COLOURS[offset], "zorder": 3}
             axes.scatter(100 * table["got"], heights, label=f"got in {round_name(each.number)}", **style)
@@ -208,7 +206,7 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
 
 def plot_time(summary: RunSummary) -> page.Section:
     """Time by stage, stacked for each part of the run; the shortest stages are one colour."""
-    took = stage_seconds(summary)
+    took = tables.stage_seconds(summary)
     totals = sum(map(Counter, took.values()), Counter[str]())
     colours = {name: colour for (name, _), colour in zip(totals.most_common(), page.COLOURS, strict=False)}
     stages = {name: [name] for name in lines() if name in colours}
@@ -245,7 +243,7 @@ def plot_headlines(summary: RunSummary) -> page.Section | None:
     ]
     curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
     read = "Lines are 95 % intervals over questions. No decision reads these figures."
-    note = together([read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))])
+    note = sentences.together([read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))])
     return page.Section("Benchmarks", plot=curves, note=note)
 
 
@@ -256,7 +254,9 @@ def plot_categories(summary: RunSummary) -> list[page.Section]:
         spokes = choose_spokes(rows)
         if spokes.drawn:
             note = [f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows)]
-            found.append(page.Section(label, plot=plot_benchmark_categories(label, spokes), note=together(note)))
+            found.append(
+                page.Section(label, plot=plot_benchmark_categories(label, spokes), note=sentences.together(note))
+            )
     return found
 
 

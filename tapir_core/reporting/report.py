@@ -25,10 +25,7 @@ from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.retention import LENGTHS
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting import page, plots, tables
-from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, figures_tables
-from tapir_core.reporting.estimate_table import kept_comparison
-from tapir_core.reporting.serving import serving_tables
+from tapir_core.reporting import benchmarks, estimate_table, page, plots, serving, tables
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, summarise
@@ -96,14 +93,14 @@ def _curves(run: RunSummary, _: RunReader) -> list[page.Section]:
 
 def _gains(run: RunSummary, reader: RunReader) -> list[page.Table]:
     asked = [each.number for each in run.rounds if each.benchmarks is not None]
-    return [benchmark_gains_table(reader, asked, run.best)]
+    return [benchmarks.benchmark_gains_table(reader, asked, run.best)]
 
 
 def _figures(run: RunSummary, _: RunReader) -> list[page.Section]:
     return [
         replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
         for who, figures in run.benchmarks.items()
-        for table in figures_tables(student_name(who), figures)
+        for table in benchmarks.figures_tables(student_name(who), figures)
     ]
 
 
@@ -136,9 +133,9 @@ SECTIONS: dict[str, Part] = {
     "accuracy by task type": lambda run, _: [
         replace(plots.plot_score_by_task_type(run), table=tables.accuracy_table(run))
     ],
-    "before and after, what it costs to serve": lambda run, reader: serving_tables(reader, run.best),
+    "before and after, what it costs to serve": lambda run, reader: serving.serving_tables(reader, run.best),
     "benchmarks by category": lambda run, _: plots.plot_categories(run),
-    "benchmarks side by side": lambda run, _: benchmark_tables(run),
+    "benchmarks side by side": lambda run, _: benchmarks.benchmark_tables(run),
     "benchmarks, paired": _gains,
     "benchmarks, with intervals": _figures,
     "rounds": lambda run, _: [tables.rounds_table(run)],
@@ -161,7 +158,7 @@ SECTIONS: dict[str, Part] = {
     "what endpoints do not take": lambda run, _: [tables.settled_table(run)],
     "time": lambda run, _: [replace(plots.plot_time(run), table=tables.seconds_table(run))],
     "spend": _spend,
-    "estimate": lambda run, reader: [kept_comparison(reader.run, run)],
+    "estimate": lambda run, reader: [estimate_table.kept_comparison(reader.run, run)],
 }
 """What follows the examples."""
 
@@ -170,12 +167,12 @@ CARD: dict[str, Part] = {
     "baseline": lambda run, _: [tables.baseline_table(run)],
     "judged": lambda run, _: [tables.judged_table(run.students)],
     "accuracy by task type": lambda run, _: [tables.accuracy_table(run)],
-    "serving": lambda run, reader: serving_tables(reader, run.best),
+    "serving": lambda run, reader: serving.serving_tables(reader, run.best),
     "left out": lambda run, _: [tables.left_out_table(run)],
     "what endpoints do not take": lambda run, _: [tables.settled_table(run)],
     "time": lambda run, _: [tables.seconds_table(run)],
     "spend": lambda run, _: [tables.spend_table(run)],
-    "benchmarks": lambda run, _: benchmark_tables(run),
+    "benchmarks": lambda run, _: benchmarks.benchmark_tables(run),
     "decontamination": lambda run, _: [tables.decontamination_table(run.decontamination)],
 }
 """What the run card shows."""
@@ -187,8 +184,8 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
     known = [each for each in summary.rounds if each.number <= round_number and each.mixture is not None]
     at = StageAt("evaluate", round_number)
     scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)
-    benchmarks = summary.benchmarks.get(round_number)
-    figures = scores if benchmarks is None else pl.concat([scores, benchmarks])
+    asked = summary.benchmarks.get(round_number)
+    figures = scores if asked is None else pl.concat([scores, asked])
     card = page.render(
         "model_card.md.jinja2",
         front_matter=_front_matter(summary, round_number, figures),
@@ -201,7 +198,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         mixtures=page.table_of("", _MIXTURES, known),
         shares=tables.shares_table(*known),
         scores=_scores(scores),
-        benchmarks=figures_tables(student_name(round_number), benchmarks),
+        benchmarks=benchmarks.figures_tables(student_name(round_number), asked),
         dropped=tables.decontamination_table(summary.decontamination),
         fewest_words=FEWEST_WORDS,
         run=run,

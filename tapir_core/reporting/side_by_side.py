@@ -19,7 +19,7 @@ from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
 from tapir_core.paths import sweep_report_file
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting import page, sentences
+from tapir_core.reporting import page, plots, sentences, tables
 from tapir_core.reporting.benchmarks import (
     DIFFERS,
     PAIRED_COLUMNS,
@@ -28,8 +28,6 @@ from tapir_core.reporting.benchmarks import (
     paired_rows,
     unpaired_row,
 )
-from tapir_core.reporting.plots import SHARES
-from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, heldout_stages, lines
 from tapir_core.storage import Storage
@@ -95,22 +93,20 @@ def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[Side
 
 def side_by_side_card(shown: SideBySide, report: str) -> str:
     """The tables in Markdown, for an artifact."""
-    tables = (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
-    return (
-        f"# Backbones side by side\n\n{page.render_markdown(map(page.section_of, tables))}Page with plots: `{report}`\n"
-    )
+    sections = map(page.section_of, (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired))
+    return f"# Backbones side by side\n\n{page.render_markdown(sections)}Page with plots: `{report}`\n"
 
 
 def render_side_by_side(shown: SideBySide) -> str:
     """The page. Everything that is text is escaped."""
-    tables = side_by_side_tables(shown)
+    beside = side_by_side_tables(shown)
     sections = [
-        page.Section("", tables["overview"]),
+        page.Section("", beside["overview"]),
         _plot_students(shown.runs),
-        replace(_plot_task_types(shown.runs), table=tables["task_types"]),
+        replace(_plot_task_types(shown.runs), table=beside["task_types"]),
         page.section_of(shown.paired),
         *map(page.section_of, shown.benchmarks),
-        replace(_plot_answers(shown.runs), table=tables["answers"]),
+        replace(_plot_answers(shown.runs), table=beside["answers"]),
     ]
     cautions = dict.fromkeys(map(sentences.caution, shown.runs))
     return page.render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*filter(None, cautions)])
@@ -129,10 +125,10 @@ def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
             "Side by side",
             ("", *names),
             rows,
-            note=f"{note} The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is the "
-            "price of all of them: what came from the store was paid by the run that asked first.".strip(),
+            note=f"{note} The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is "
+            "the price of all of them: what came from the store was paid by the run that asked first.".strip(),
         ),
-        "task_types": task_types_table(f"{metric.capitalize()} by task type", students, of_students),
+        "task_types": tables.task_types_table(f"{metric.capitalize()} by task type", students, of_students),
         "answers": _answers_table(runs),
     }
 
@@ -227,7 +223,7 @@ def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
     return page.Section(
         f"Held-out {metric}",
         plot=page.draw_points(title, height, series, scale=100, names=names, legend=3, xlim=(-2, 102), xlabel=axis),
-        note=f"Share of the same held-out instructions {SHARES[runs[0].metric]}; bars are 95 % intervals. The grey "
+        note=f"Share of the same held-out instructions {plots.SHARES[runs[0].metric]}; bars are 95 % intervals. The grey "
         "point is the backbone before any training.",
     )
 

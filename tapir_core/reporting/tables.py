@@ -174,13 +174,13 @@ def accuracy_table(summary: types.RunSummary) -> Table:
 
 def task_types_table(title: str, students: Mapping[str, types.RoundSummary | None], note: str) -> Table:
     """The score on the test split by task type, a column for each of ``students`` under its name."""
-    rows = []
     found = {name for each in students.values() if each is not None for name in each.by_task_type()}
-    for name in ("all", *in_order(found)):
-        scores = [None if each is None else each.score("test", name) for each in students.values()]
-        if any(scores):
-            rows.append((name, *map(formats.score, scores), formats.most(scores)))
-    return Table(title, ("Task type", *students, "n"), tuple(rows), note=note)
+    scores = {
+        name: [None if each is None else each.score("test", name) for each in students.values()]
+        for name in ("all", *in_order(found))
+    }
+    rows = tuple((name, *map(formats.score, of), formats.most(of)) for name, of in scores.items() if any(of))
+    return Table(title, ("Task type", *students, "n"), rows, note=note)
 
 
 def scores_table(summary: types.RoundSummary) -> Table:
