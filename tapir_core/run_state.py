@@ -202,11 +202,8 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
         raise ConfigError(
             f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
         )
-    if which == "all":
-        return [BACKBONE, *run.trained_rounds, *models]
-    if which == _BACKBONE:
-        return [BACKBONE]
-    return [find_student(run, which, others=(_BACKBONE, *([_OUTPUTS] if models else [])))]
+    meant: dict[str, list[Compared]] = {"all": [BACKBONE, *run.trained_rounds, *models], _BACKBONE: [BACKBONE]}
+    return meant.get(which) or [find_student(run, which, others=(_BACKBONE, *([_OUTPUTS] if models else [])))]
 
 
 def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> int:

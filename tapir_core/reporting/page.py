@@ -206,7 +206,11 @@ def draw(title: str, height_inches: float, fill: Callable[[Any], None], *, legen
         reason = type(error).__name__
         logger.warning("the plot %r could not be drawn: %s: %s", title, reason, error)
         svg = _NOT_DRAWN.format(reason=reason)
-    return Markup(_inline(svg, title))
+    # The element alone: sized by the page, labelled, and in the page's text colour.
+    element = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    labelled = f'<svg role="img" aria-label="{escape(title)}" '
+    sized = re.sub(r'^<svg (.*?)width="[^"]*" ?', lambda found: labelled + found[1], element, count=1, flags=re.S)
+    return Markup(_NO_XML.sub("\ufffd", sized))
 
 
 def image_address(svg: Markup) -> str:
@@ -370,14 +374,6 @@ def _figure_svg(height_inches: float, fill: Callable[[Any], None], legend: int, 
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     return buffer.getvalue()
-
-
-def _inline(svg: str, title: str) -> str:
-    """The element alone: sized by the page, labelled, and in the page's text colour."""
-    element = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    labelled = f'<svg role="img" aria-label="{escape(title)}" '
-    sized = re.sub(r'^<svg (.*?)width="[^"]*" ?', lambda found: labelled + found[1], element, count=1, flags=re.S)
-    return _NO_XML.sub("\ufffd", sized)
 
 
 _NOT_DRAWN = (

@@ -82,9 +82,14 @@ def plot_score_by_task_type(summary: RunSummary) -> page.Section:
     shown, name = first_two_and_last(summary.students), metric_name(summary.metric)
     colours = (page.GREY, page.COLOURS[1], page.COLOURS[0])[-len(shown) :]
     series = [(student_name(each.number), of, each.by_task_type()) for each, of in zip(shown, colours, strict=False)]
-    title, axis = f"{name.capitalize()} by task type on the test split", f"{name} on the test split, %"
-    plot = page.draw_task_types(title, axis, series, legend_columns=3)
-    return page.Section(f"{name.capitalize()} by task type", plot=plot, note="Test split; lines are 95 % intervals.")
+    title = f"{name.capitalize()} by task type"
+    return page.Section(
+        title,
+        plot=page.draw_task_types(
+            f"{title} on the test split", f"{name} on the test split, %", series, legend_columns=3
+        ),
+        note="Test split; lines are 95 % intervals.",
+    )
 
 
 def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
@@ -101,17 +106,16 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
             steps = [begun + entry["step"] for entry in shown]
             for axes, noted in zip(panels, _CURVES, strict=True):
                 values = [entry.get(noted, math.nan) for entry in shown]
-                axes.plot(steps, values, color=page.COLOURS[place % len(page.COLOURS)], linewidth=1.2, label=name)
+                label = name if axes is panels[0] else None
+                axes.plot(steps, values, color=page.COLOURS[place % len(page.COLOURS)], linewidth=1.2, label=label)
             begun += curve[-1]["step"]
         for axes, label in zip(panels, _CURVES.values(), strict=True):
             axes.set(ylim=(0, None), ylabel=label)
-        handles, labels = panels[0].get_legend_handles_labels()
-        panels[0].figure.legend(handles, labels, loc="outside upper center", ncols=6)
         panels[-1].set_xlabel("steps of all trainings, one after another")
 
     return page.Section(
         "Training",
-        plot=page.draw("Loss, learning rate and gradient norm by step", 4.6, fill, nrows=3, sharex=True)
+        plot=page.draw("Loss, learning rate and gradient norm by step", 4.6, fill, legend=6, nrows=3, sharex=True)
         if curves
         else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
@@ -222,10 +226,11 @@ def plot_time(summary: RunSummary) -> page.Section:
         )
         for label, names in stages.items()
     ]
-    axis = f"time of all stages, {unit}"
     return page.Section(
         "Time by stage",
-        plot=page.draw_stacked("Time by stage and round", [*took], series, axis, legend=4) if took else None,
+        plot=page.draw_stacked("Time by stage and round", [*took], series, f"time of all stages, {unit}", legend=4)
+        if took
+        else None,
         note="Answer and judge overlap, so do label and teach: bars can be longer than the clock showed.",
     )
 
@@ -243,8 +248,8 @@ def plot_headlines(summary: RunSummary) -> page.Section | None:
     ]
     curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
     read = "Lines are 95 % intervals over questions. No decision reads these figures."
-    note = sentences.together([read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))])
-    return page.Section("Benchmarks", plot=curves, note=note)
+    told = [read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))]
+    return page.Section("Benchmarks", plot=curves, note=sentences.together(told))
 
 
 def plot_categories(summary: RunSummary) -> list[page.Section]:

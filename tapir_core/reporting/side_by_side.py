@@ -223,8 +223,8 @@ def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
     return page.Section(
         f"Held-out {metric}",
         plot=page.draw_points(title, height, series, scale=100, names=names, legend=3, xlim=(-2, 102), xlabel=axis),
-        note=f"Share of the same held-out instructions {plots.SHARES[runs[0].metric]}; bars are 95 % intervals. The grey "
-        "point is the backbone before any training.",
+        note=f"Share of the same held-out instructions {plots.SHARES[runs[0].metric]}; bars are 95 % intervals. The "
+        "grey point is the backbone before any training.",
     )
 
 

@@ -105,9 +105,8 @@ def baseline_table(summary: types.RunSummary) -> Table:
     found = summary.baseline
     if found is None or found.next_stage is not None:
         return Table("", (), ())
-    last = formats.student_name(found.last)
     students = {
-        f"{last}, after all rounds": (summary.round(found.last), found.run_tokens),
+        f"{formats.student_name(found.last)}, after all rounds": (summary.round(found.last), found.run_tokens),
         f"Plain fine-tuning (run {found.run})": (found.student, found.tokens),
     }
     rows = tuple(
@@ -119,8 +118,12 @@ def baseline_table(summary: types.RunSummary) -> Table:
         for name, (each, tokens) in students.items()
     )
     items = formats.count(found.difference.items if found.difference else None)
-    note = f"Both start from S_0. The difference is paired, over the {items} test instructions that both answered."
-    return Table("Beside plain fine-tuning", ("Student", "Test", "Dev", "Tokens after S_0"), rows, note=note)
+    return Table(
+        "Beside plain fine-tuning",
+        ("Student", "Test", "Dev", "Tokens after S_0"),
+        rows,
+        note=f"Both start from S_0. The difference is paired, over the {items} test instructions that both answered.",
+    )
 
 
 def settled_table(summary: types.RunSummary) -> Table:

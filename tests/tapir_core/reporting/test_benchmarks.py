@@ -15,7 +15,6 @@ from tapir_core.reporting.benchmarks import (
     benchmarks_sentence,
     figures_tables,
     headline_panels,
-    require_figures,
 )
 from tapir_core.reporting.page import render_markdown
 from tapir_core.reporting.plots import choose_spokes, score_plots
@@ -23,7 +22,7 @@ from tapir_core.reporting.report import render_report, run_card, write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import Compared, StageAt, plan
-from tapir_core.summary import RunReader, summarise
+from tapir_core.summary import RunReader, require_figures, summarise
 from tapir_core.summary.formats import student_name
 from tapir_core.summary.types import RunSummary
 from tests.benchmark_runs import ALPACA, MT_BENCH
