@@ -20,6 +20,7 @@ from tapir_core.comparison.baseline import with_baseline
 from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, NATURAL, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
+from tapir_core.estimate.run import kept_estimate
 from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.retention import LENGTHS
@@ -158,7 +159,7 @@ SECTIONS: dict[str, Part] = {
     "what endpoints do not take": lambda run, _: [tables.settled_table(run)],
     "time": lambda run, _: [replace(plots.plot_time(run), table=tables.seconds_table(run))],
     "spend": _spend,
-    "estimate": lambda run, reader: [estimate_table.kept_comparison(reader.run, run)],
+    "estimate": lambda run, reader: [estimate_table.comparison_table(kept_estimate(reader.run), run)],
 }
 """What follows the examples."""
 
