@@ -400,19 +400,17 @@ def _calls_note(compared: ComparedArms) -> str:
     )
 
 
-def _plots(compared: ComparedArms) -> list[page.Section | None]:
-    """Difference to random, curves, task types; nothing in place of a plot that has nothing to show."""
+def _plots(compared: ComparedArms) -> list[page.Section]:
+    """Difference to random, curves, task types; without a plot where there is nothing to show."""
     return [_plot_differences(compared.rows), _plot_curves(compared.rows), _plot_task_types(compared.rows)]
 
 
-def _plot_differences(rows: Sequence[ArmRow]) -> page.Section | None:
+def _plot_differences(rows: Sequence[ArmRow]) -> page.Section:
     """Difference to random of each arm that has one: 90 % interval thick, 95 % thin; exploratory arms grey.
 
     Backbone and S_0 are no arms: so far below that nobody could tell the others apart.
     """
     shown = [(row, row.to_random) for row in rows if row.costs and row.to_random is not None]
-    if not shown:
-        return None
 
     def fill(axes: Any) -> None:
         for place, (row, found) in enumerate(shown):
@@ -426,20 +424,20 @@ def _plot_differences(rows: Sequence[ArmRow]) -> page.Section | None:
 
     return page.Section(
         "Difference to random",
-        plot=page.draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill),
+        plot=page.draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill)
+        if shown
+        else None,
         note="Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory.",
     )
 
 
-def _plot_curves(rows: Sequence[ArmRow]) -> page.Section | None:
+def _plot_curves(rows: Sequence[ArmRow]) -> page.Section:
     """Test accuracy after each round of the primary arms by the tokens trained on, with 90 % intervals.
 
     Exploratory arms have fewer run seeds, so their curves begin at another S_0.
     """
     shown = [row for row in rows if len(row.curve) > 1 and not row.exploratory]
-    if not shown:
-        return None
-    apart = _APART * max(row.curve[-1].tokens for row in shown) / 1000
+    apart = _APART * max((row.curve[-1].tokens for row in shown), default=0) / 1000
     series = []
     for place, row in enumerate(shown):
         beside = apart * (place - (len(shown) - 1) / 2)
@@ -462,11 +460,9 @@ def _plot_curves(rows: Sequence[ArmRow]) -> page.Section | None:
     )
 
 
-def _plot_task_types(rows: Sequence[ArmRow]) -> page.Section | None:
+def _plot_task_types(rows: Sequence[ArmRow]) -> page.Section:
     """Test accuracy of S_0 and the primary arms on each task type."""
     shown = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
-    if not shown:
-        return None
     arms = [row.name for row in shown if row.costs]
     series = [
         (

@@ -92,11 +92,6 @@ def _curves(run: RunSummary, _: RunReader) -> list[page.Section]:
     return [replace(plot, table=table) for plot, table in zip(plots.plot_scores(run), beside, strict=False)]
 
 
-def _gains(run: RunSummary, reader: RunReader) -> list[page.Table]:
-    asked = [each.number for each in run.rounds if each.benchmarks is not None]
-    return [benchmarks.benchmark_gains_table(reader, asked, run.best)]
-
-
 def _figures(run: RunSummary, _: RunReader) -> list[page.Section]:
     return [
         replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
@@ -116,11 +111,6 @@ def _training(run: RunSummary, reader: RunReader) -> list[page.Section]:
     return [replace(plots.plot_training(trainings), table=tables.trainings_table(trainings))]
 
 
-def _spend(run: RunSummary, _: RunReader) -> list[page.Section]:
-    spent = page.section_of(tables.spend_table(run))
-    return [replace(spent, title="Calls to teacher and judge")] if run.all_stages else []
-
-
 TOP: dict[str, Part] = {
     "accuracy by round": _curves,
     "judged against the teacher": lambda run, _: [tables.judged_table(run.students)],
@@ -137,7 +127,9 @@ SECTIONS: dict[str, Part] = {
     "before and after, what it costs to serve": lambda run, reader: serving.serving_tables(reader, run.best),
     "benchmarks by category": lambda run, _: plots.plot_categories(run),
     "benchmarks side by side": lambda run, _: benchmarks.benchmark_tables(run),
-    "benchmarks, paired": _gains,
+    "benchmarks, paired": lambda run, reader: [
+        benchmarks.benchmark_gains_table(reader, [each.number for each in run.rounds], run.best)
+    ],
     "benchmarks, with intervals": _figures,
     "rounds": lambda run, _: [tables.rounds_table(run)],
     "how hard the pool is": lambda run, _: [plots.plot_mfd(run.rounds)],
@@ -158,7 +150,11 @@ SECTIONS: dict[str, Part] = {
     ],
     "what endpoints do not take": lambda run, _: [tables.settled_table(run)],
     "time": lambda run, _: [replace(plots.plot_time(run), table=tables.seconds_table(run))],
-    "spend": _spend,
+    "spend": lambda run, _: [
+        replace(page.section_of(tables.spend_table(run)), title="Calls to teacher and judge")
+        if run.all_stages
+        else None
+    ],
     "estimate": lambda run, reader: [estimate_table.comparison_table(kept_estimate(reader.run), run)],
 }
 """What follows the examples."""

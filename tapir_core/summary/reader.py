@@ -271,9 +271,9 @@ def _stated(reader: RunReader, number: int) -> float | None:
 
 def _benchmark_figures(reader: RunReader, who: stages.Compared) -> pl.DataFrame | None:
     """Figures of a student, or of a model of a file, on all benchmarks; nothing where it has none."""
-    found = [reader.rows(stages.benchmark_stages(name, who)[-1]) for name in reader.run.config.evaluation.asked]
-    tables = [rows for rows in found if rows is not None]
-    return pl.concat(tables) if tables else None
+    asked = (reader.rows(stages.benchmark_stages(name, who)[-1]) for name in reader.run.config.evaluation.asked)
+    found = [rows for rows in asked if rows is not None]
+    return pl.concat(found) if found else None
 
 
 def _counted(values: pl.Series) -> dict[str, int]:
