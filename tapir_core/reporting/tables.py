@@ -189,10 +189,8 @@ def task_types_table(title: str, students: Mapping[str, types.RoundSummary | Non
 def scores_table(summary: types.RoundSummary) -> Table:
     """The held-out score of one student by split and task type."""
     found = None if summary.scores is None else summary.scores.filter(metric=summary.metric)
-    rows = [] if found is None else found.select("split", "category").rows()
-    scores = {row: summary.score(*row) for row in rows}
-    whose = f" of {formats.student_name(summary.number)}"
-    return _scores_table(summary.metric, whose, ("Split", "Task type"), scores)
+    scores = {} if found is None else {row: summary.score(*row) for row in found.select("split", "category").rows()}
+    return _scores_table(summary.metric, f" of {formats.student_name(summary.number)}", ("Split", "Task type"), scores)
 
 
 def students_table(summary: types.RunSummary, numbers: Sequence[int]) -> Table:
@@ -225,13 +223,12 @@ def judged_table(students: Sequence[types.RoundSummary]) -> Table:
             )
             rows.append((formats.student_name(each.number), split, *cells))
     note = sentences.score_note(each.score("test", metric=RETENTION) for each in students)
-    columns = (
-        *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
-        *("Characters, student", "Characters, teacher", "n", "Unscored"),
-    )
     return Table(
         "Judged against the teacher",
-        columns,
+        (
+            *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
+            *("Characters, student", "Characters, teacher", "n", "Unscored"),
+        ),
         tuple(rows),
         text_columns=2,
         note=f"{note} Win rate: ties count half. Score ratio: mean score of the student over that of the teacher. "

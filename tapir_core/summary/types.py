@@ -182,8 +182,8 @@ class RoundSummary:
         if self.scores is None:
             return None
         rows = self.scores.filter(split=split, category=category, metric=metric or self.metric)
-        columns = ("value", "low", "high", "n", "n_failed", "note", "settings", "judge", "metric")
-        return Score(*rows.select(columns).row(0)) if rows.height else None
+        found = rows.select("value", "low", "high", "n", "n_failed", "note", "settings", "judge", "metric").rows()
+        return Score(*found[0]) if found else None
 
     def by_task_type(self) -> dict[str, Score]:
         """Task type → its score on the test split, of those that have one."""
