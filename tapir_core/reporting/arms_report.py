@@ -178,11 +178,12 @@ def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
 
 def brief_tables(compared: ComparedArms) -> list[page.Table]:
     """What a reader of a Markdown page wants of each arm: its score and difference, and what it cost."""
-    results = [*_BRIEF[:4], *_natural(compared), *_BRIEF[4:]]
-    notes = [_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), _RATIOS_NOTE]
+    ratios = [_costs("Tokens", "tokens_ratio", _ratio), _costs("Steps", "steps_ratio", _ratio)]
+    of_ratios = "Tokens and steps: of all rounds after S_0, as ratios to the reference."
+    notes = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), of_ratios])
     costs = f"Tokens: of all rounds after S_0. {_IN_ALL_NOTE} {_asked_note(compared)}"
     return [
-        _table("Results", compared, results, " ".join(notes)),
+        _table("Results", compared, [*_SCORES, *_natural(compared), *ratios], notes),
         _table("Costs", _arms(compared), [_costs("Tokens", "tokens"), *_IN_ALL, *_CALLS[:3]], costs),
     ]
 
@@ -205,12 +206,18 @@ def narrow_tables(compared: ComparedArms) -> list[page.Table]:
 def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
     """`results`, `training` and `calls`: scores and costs of each arm; `dev` and `task_types`."""
     results = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared)])
+    of_items: _Column = ("of items", lambda row: count(row.to_random.items if row.to_random else None))
+    dev: list[_Column] = [
+        _RUN_SEEDS,
+        ("Dev, %", lambda row: _percent(row.dev, "{value:.1f}")),
+        ("95 % interval", lambda row: _percent(row.dev, "{low95:.1f} to {high95:.1f}")),
+    ]
     of_dev = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
     return {
-        "results": _table("Results", compared, [*_RESULTS, *_natural(compared)], results),
+        "results": _table("Results", compared, [*_SCORES, *_AGAINST[2:], of_items, *_natural(compared)], results),
         "training": _table("Training", _arms(compared), [*_TRAINING, *_IN_ALL], f"{_TRAINING_NOTE} {_IN_ALL_NOTE}"),
         "calls": _table("Calls", _arms(compared), [*_CALLS, _TIME], f"{_calls_note(compared)} {_TIME_NOTE}"),
-        "dev": _table("Dev split", compared, _DEV, of_dev),
+        "dev": _table("Dev split", compared, dev, of_dev),
         "task_types": _task_types(compared),
     }
 
@@ -293,22 +300,11 @@ _AGAINST: list[_Column] = [
     ("seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
 ]
 
-_SCORED: _Column = ("Test, % (95 % interval)", lambda row: row.why or _percent(row.test, _SHARE))
-_AHEAD: _Column = _against("− random (90 % interval)", "{value:+.1f} ({low90:+.1f} to {high90:+.1f})")
-
-_RESULTS: list[_Column] = [
+_SCORES: list[_Column] = [
     _RUN_SEEDS,
     _MISSING,
-    _SCORED,
-    _AHEAD,
-    *_AGAINST[2:],
-    ("of items", lambda row: count(row.to_random.items if row.to_random else None)),
-]
-
-_DEV: list[_Column] = [
-    _RUN_SEEDS,
-    ("Dev, %", lambda row: _percent(row.dev, "{value:.1f}")),
-    ("95 % interval", lambda row: _percent(row.dev, "{low95:.1f} to {high95:.1f}")),
+    ("Test, % (95 % interval)", lambda row: row.why or _percent(row.test, _SHARE)),
+    _against("− random (90 % interval)", "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
 ]
 
 _TRAINING: list[_Column] = [
@@ -336,23 +332,6 @@ _CALLS: list[_Column] = [
     _costs("USD sent", "paid_usd", partial(number, digits=4)),
 ]
 
-_BRIEF: list[_Column] = [
-    _RUN_SEEDS,
-    _MISSING,
-    _SCORED,
-    _AHEAD,
-    _costs("Tokens", "tokens_ratio", _ratio),
-    _costs("Steps", "steps_ratio", _ratio),
-]
-
-_NATURAL: list[_Column] = [
-    ("At natural shares, % (95 % interval)", lambda row: _percent(row.natural, _SHARE)),
-    (
-        "− random there (90 % interval)",
-        lambda row: _percent(row.natural_to_random, "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
-    ),
-]
-
 _TEST_NOTE = (
     "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one. Missing: "
     f"test answers that the students lack; no figure where it is more than {MAX_FAILED_SHARE:.0%} with a run seed."
@@ -366,8 +345,6 @@ _TRAINING_NOTE = "Tokens and steps: of all rounds after S_0, mean over run seeds
 
 _TIME_NOTE = "Time: at work, without what was taken over."
 
-_RATIOS_NOTE = "Tokens and steps: of all rounds after S_0, as ratios to the reference."
-
 _IN_ALL_NOTE = (
     "All tokens and steps: of all trainings, S_0's among them, prompts included and over all epochs; of answers: of "
     "these tokens, those with a loss. Instructions: trained on, each counted once; – where a run does not say."
@@ -376,7 +353,17 @@ _IN_ALL_NOTE = (
 
 def _natural(compared: ComparedArms) -> list[_Column]:
     """Columns of what is known at natural shares; none where that is nothing."""
-    return _NATURAL if any(row.natural for row in compared.rows) else []
+    return (
+        [
+            ("At natural shares, % (95 % interval)", lambda row: _percent(row.natural, _SHARE)),
+            (
+                "− random there (90 % interval)",
+                lambda row: _percent(row.natural_to_random, "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
+            ),
+        ]
+        if any(row.natural for row in compared.rows)
+        else []
+    )
 
 
 def _natural_notes(compared: ComparedArms) -> list[str]:

@@ -287,22 +287,21 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
     places = {"pool": StageAt("contaminated"), "pool, held-out": StageAt("heldout_overlap")}
     places |= {f"expansion, {round_name(n)}": StageAt("contaminated", n) for n in reader.run.config.round_numbers}
     found = {place: rows for place, at in places.items() if (rows := reader.rows(at)) is not None}
-    of_pool = [rows for place, rows in found.items() if place.startswith("pool")]
-    if not of_pool:
+    if not any(place.startswith("pool") for place in found):
         return None
+    rows = pl.concat(rows.with_columns(place=pl.lit(place)) for place, rows in found.items())
     heldout, asked = map(reader.manifest, stages.heldout_stages(reader.run.config)), reader.rows(StageAt("questions"))
     sizes = [manifest.rows for manifest in heldout if manifest is not None]
     questions = {HELDOUT: sum(sizes)} if sizes else {}
     # A turn counts as one.
     questions |= {} if asked is None else dict(sorted(Counter(asked["benchmark"]).items()))
-    in_pool = Counter(name for rows in of_pool for name in rows["benchmark"])
-    everywhere = Counter(name for rows in found.values() for name in rows["benchmark"])
+    in_pool = Counter(rows.filter(pl.col("place").str.starts_with("pool"))["benchmark"])
+    everywhere = Counter(rows["benchmark"])
     hits = [
         {"benchmark": name, "questions": n, "pool": in_pool[name], "expansion": everywhere[name] - in_pool[name]}
         for name, n in questions.items()
     ]
-    listed = [rows.with_columns(place=pl.lit(place)) for place, rows in found.items()]
-    return types.Decontamination(pl.DataFrame(hits), pl.concat(listed).select("place", *CONTAMINATED.names()))
+    return types.Decontamination(pl.DataFrame(hits), rows.select("place", *CONTAMINATED.names()))
 
 
 def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | None:
