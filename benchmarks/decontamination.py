@@ -19,7 +19,7 @@ import polars as pl
 
 from tapir_core.config.benchmarks import DecontaminationConfig
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.readers import QUESTIONS
+from tapir_core.stages import QUESTIONS
 
 VOCABULARY, FOLLOWERS, BENCHMARKS = 60_000, 8, 5
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprst" for vowel in "aeiou"]
@@ -99,7 +99,7 @@ def measure(rows: int, questions: int, planted: int) -> dict[str, object]:
     benchmarks = [f"made_{number % BENCHMARKS}" for number in range(questions)]
     table = pl.DataFrame(
         [(benchmarks[number], str(number), 1, " ".join(text)) for number, text in enumerate(asked)],
-        schema=QUESTIONS,
+        schema=QUESTIONS.columns,
         orient="row",
     )
     began, began_cpu = time.perf_counter(), time.process_time()
