@@ -9,9 +9,9 @@ from prefect import tags
 
 from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages
-from tapir_core.reporting.run_progress import failed_judgments, models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_REPLIES, Compared, StageAt, benchmark_stages, heldout_stages
+from tapir_core.run_state import failed_judgments, models_of, scoring_stages
+from tapir_core.stages import BENCHMARK_ITEMS, Compared, StageAt, benchmark_stages, heldout_stages
 from tapir_core.summary.formats import student_name
 from tasks.artifacts import publish_run, publish_scores
 from tasks.benchmarks import forget_failed
@@ -48,8 +48,7 @@ def _read_first(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequen
 
 def _forget_failed(run: RunFolder, at: StageAt) -> bool:
     """Whether judgments failed for good, once those are forgotten, so that their judge is asked anew."""
-    judged = at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged
-    failed = judged and failed_judgments(run, at) > 0
+    failed = failed_judgments(run, at) > 0
     if failed:
         forget_failed(run, at)
     return failed

@@ -45,11 +45,11 @@ from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONES, RUN_RECORD
 from tapir_core.reporting import sentences
 from tapir_core.reporting.arms_report import arms_card, arms_plots_card
-from tapir_core.reporting.benchmarks import benchmarks_sentence, require_round_figures
+from tapir_core.reporting.benchmarks import benchmarks_sentence
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import TRAIN, Compared, StageAt, plan
-from tapir_core.summary import summarise
+from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
 from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_comparison, publish_sweep
@@ -227,7 +227,7 @@ def distill_from_form(
     config = read_config(source, [*settings, *overrides], run, until=last, say=get_run_logger().info)
 
     summary = drive(config, partial(_do, "distil"), say=get_run_logger().info, until=last, amend=amend)
-    require_round_figures(summary, config.evaluation.each_round)
+    require_figures(summary)
     shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
     return sentences.together(
         (sentences.state(summary), sentences.gain(summary), sentences.added(summary.baseline), shown)

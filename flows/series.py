@@ -26,12 +26,12 @@ from tapir_core.config import load
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
-from tapir_core.reporting import benchmarks, sentences
+from tapir_core.reporting import sentences
 from tapir_core.reporting.arms_report import conditions_of, write_arms
 from tapir_core.reporting.side_by_side import SideBySide, write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
-from tapir_core.summary import summarise
+from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.formats import duration
 from tapir_core.sweep import Outcome, Sweep, Swept, lacks_run
 from tasks import input_files
@@ -347,7 +347,7 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say
             drive(config, distil, say=say)
             outcome = "finished"
         summary = summarise(RunFolder(run))
-        benchmarks.require_round_figures(summary, config.evaluation.each_round)
+        require_figures(summary)
     except NoFigure as error:
         return Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it

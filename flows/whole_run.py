@@ -16,13 +16,17 @@ from tapir_core.config import RunConfig
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import REPORT
 from tapir_core.reporting import sentences
-from tapir_core.reporting.benchmarks import require_figures, require_round_figures
 from tapir_core.reporting.report import write_report
-from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import changed_stages, stages_to_retry
+from tapir_core.run_state import (
+    changed_stages,
+    find_benchmarks,
+    find_students,
+    stages_to_retry,
+    unscored_students,
+)
 from tapir_core.stages import Compared
-from tapir_core.summary import summarise
+from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
 from tasks.engines import machine
 
@@ -145,7 +149,7 @@ def retry_run(
     if added := sentences.added(summary.baseline):
         tell(added)
     if go_on:
-        require_round_figures(summary, run.config.evaluation.each_round)
+        require_figures(summary)
     return summary
 
 

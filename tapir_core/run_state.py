@@ -1,5 +1,6 @@
-"""What is left of a run, why it stopped, and which verdicts it lacks: for flows, commands and reports. Reads only."""
+"""What is left of a run, why it stopped, which students it has, and which verdicts and scores it lacks. Reads only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -7,13 +8,16 @@ from polars import selectors as cs
 
 from tapir_core import stages
 from tapir_core.config import LENGTHS, RETENTION, WIN_RATE, JudgeConfig
-from tapir_core.curriculum import RoundHistory, should_stop, split_usable
+from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
 from tapir_core.errors import ConfigError
 from tapir_core.judging import combine_judges
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.stages import StageAt
+from tapir_core.stages import Compared, StageAt
 from tapir_core.turns import EARLIER
+
+_BACKBONE, _OUTPUTS = "backbone", "outputs"
+"""What a person says for the untouched backbone, and for all models of files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,3 +219,108 @@ def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
 def changed_stages(run: RunFolder) -> list[StageAt]:
     """The stages that are done, but from verdicts that are not the same any more."""
     return [at for at in stages.plan(run.config) if run.manifest(at) is not None and run.holds(at) is None]
+
+
+def models_of(run: RunFolder, benchmark: str) -> list[str]:
+    """Models whose outputs to a benchmark are files."""
+    judged = run.config.evaluation.judged.get(benchmark)
+    return [] if judged is None else [*judged.outputs]
+
+
+def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[Compared]:
+    """The rounds whose student is meant, and models of files by their names.
+
+    ``which`` is `all`, `backbone`, `outputs` (the models alone), or what `find_student` takes.
+
+    Raises:
+        ConfigError: the run has no held-out set where no benchmark is meant, or no such student or model.
+    """
+    models = dict.fromkeys(model for name in benchmarks for model in models_of(run, name))
+    if which == _OUTPUTS:
+        if not models:
+            having = [name for name in run.config.evaluation.judged if models_of(run, name)]
+            raise ConfigError(
+                f"--round {_OUTPUTS}: no benchmark that is asked has outputs of a model as a file; those of run "
+                f"{run.ref.name!r} that have are {', '.join(having) or 'none'}: name them with --benchmark, or give "
+                '[evaluation.benchmarks.NAME.outputs] a line `MODEL = "FILE"` and run the configuration again'
+            )
+        return [*models]
+    if run.config.data.heldout is None and not benchmarks:
+        raise ConfigError(
+            f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
+        )
+    meant: dict[str, list[Compared]] = {"all": [BACKBONE, *run.trained_rounds, *models], _BACKBONE: [BACKBONE]}
+    return meant.get(which) or [find_student(run, which, others=(_BACKBONE, *([_OUTPUTS] if models else [])))]
+
+
+def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> int:
+    """The round whose trained student is meant: `best` (by the dev split), or the number of a round.
+
+    Args:
+        run: The run.
+        which: What the user says.
+        others: What the user might have said as well.
+
+    Raises:
+        ConfigError: the run has no such student.
+    """
+    students = {str(number): number for number in run.trained_rounds}
+    number = best_round(state_of(run).history) if which == "best" else students.get(which)
+    if number is None or number not in students.values():
+        why = (
+            f" yet: it takes a dev split, and a round that is scored (`tapir evaluate {run.ref.name}` scores)"
+            if which == "best"
+            else ""
+        )
+        raise ConfigError(
+            f"--round {which}: run {run.ref.name!r} has no such student{why}; it has "
+            f"{', '.join([*others, *students]) or 'none'}; see `tapir status {run.ref.name}`"
+        )
+    return number
+
+
+def find_benchmarks(run: RunFolder, named: str) -> list[str]:
+    """The benchmarks of a list with commas, in its order; none of an empty text.
+
+    Raises:
+        ConfigError: the run's configuration has no such benchmark that can be asked.
+    """
+    wanted = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
+    known = run.config.evaluation.asked
+    if unknown := [name for name in wanted if name not in known]:
+        there = f"it has {', '.join(known)}" if known else "it has none"
+        raise ConfigError(
+            f"--benchmark {', '.join(unknown)}: run {run.ref.name!r} has no such benchmark that can be asked; {there}. "
+            f"Give it [evaluation.benchmarks.{unknown[0]}] with a `type` and run it with --amend (docs/evaluation.md)"
+        )
+    return wanted
+
+
+def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str]) -> list[StageAt]:
+    """Everything that scoring these students and models takes."""
+    scoring = []
+    for who in compared:
+        if isinstance(who, int):
+            scoring += [each.at(who) for each in stages.EVALUATION if each.when(run.config, each.at(who))]
+        for name in benchmarks:
+            if isinstance(who, int) or who in models_of(run, name):
+                scoring += stages.benchmark_stages(name, who)
+    return scoring
+
+
+def unscored_students(
+    run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = (), *, also_terminal: bool = False
+) -> list[Compared]:
+    """Those of ``compared`` whose scores do not stand; with ``also_terminal`` those too of which judgments failed."""
+
+    def is_unscored(at: StageAt) -> bool:
+        lacks_scores = at.stage.columns == stages.EVALUATE.columns and run.holds(at) is None
+        return lacks_scores or (also_terminal and failed_judgments(run, at) > 0)
+
+    return [who for who in compared if any(map(is_unscored, scoring_stages(run, [who], benchmarks)))]
+
+
+def failed_judgments(run: RunFolder, at: StageAt) -> int:
+    """How many judgments of a benchmark failed for good, of those that lie sealed; 0 of any other stage."""
+    judged = at.name == stages.BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged
+    return run.rows(at).filter(status="failed").height if judged and run.holds(at) else 0

@@ -237,7 +237,7 @@ def seal(
     """Write a sharded stage's manifest, of its shards in their order; without shards the stage holds.
 
     A benchmark may fail as much as it will: it has a limit of its own, above which there is no figure, and no decision
-    reads it; who started the run is told at its end (`tapir_core.reporting.benchmarks.require_figures`).
+    reads it; who started the run is told at its end (`tapir_core.summary.require_figures`).
     """
     _tag_task_run(f"stage-{at.name}")
     run = RunFolder(ref)

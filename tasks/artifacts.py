@@ -20,7 +20,7 @@ from prefect.context import FlowRunContext
 
 from tapir_core.comparison.baseline import with_baseline
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting import benchmarks, judge_report, plots, report, serving, side_by_side, tables
+from tapir_core.reporting import benchmarks, judge_report, plots, report, side_by_side, tables
 from tapir_core.reporting.page import Table, markdown_text, render_markdown
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import is_judging
@@ -82,11 +82,11 @@ def publish_run(ref: RunRef) -> str:
     summary = with_baseline(summarise(run), run)
     _show_plots(ref, summary)  # before the card, which links to them
     pages = _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds})
-    card = report.run_card(summary, pages, serving.serving_tables(RunReader(run), summary.best))
+    card = report.run_card(summary, RunReader(run), pages)
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     # All students side by side: a table for each benchmark, and for each of its judges if it had several.
     seen = Counter[str]()
-    for table in benchmarks.benchmark_tables(summary, summary.compared, summary.benchmark_names):
+    for table in benchmarks.benchmark_tables(summary):
         seen[table.title] += 1
         again = [str(seen[table.title])] if seen[table.title] > 1 else []
         _show(artifact_key(ref.name, "benchmark", table.title, *again), table)

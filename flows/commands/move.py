@@ -16,9 +16,10 @@ from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.modelfile import write_modelfile
 from tapir_core.paths import MODEL_CARD, MODELFILE, STORE, export_folder
-from tapir_core.reporting import report, run_progress
+from tapir_core.reporting import report
 from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import find_student
 from tapir_core.stages import TRAIN
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count, student_name
@@ -105,7 +106,7 @@ def export(
     """`tapir export`."""
     use = (files("tasks.engines") / "exported_student.md").read_text().rstrip()
     run = RunFolder(run_ref(name, root))
-    number = run_progress.find_student(run, which)
+    number = find_student(run, which)
     folder = Storage(to or export_folder(run.ref.name, number))
     if public and not push:
         raise ConfigError("--public says how --push uploads, and there is no --push; give it, or leave --public out")

@@ -31,10 +31,11 @@ from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.paths import BACKBONE_CACHE, TASK_TYPES
-from tapir_core.reporting import benchmarks, estimate_table
+from tapir_core.reporting import estimate_table
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import on_this_machine
+from tapir_core.summary import require_figures
 from tasks import asking, runtime
 from tasks.engines import backbone, machine
 from tasks.engines.training import prerequisites
@@ -109,7 +110,7 @@ def run(
             "or put the table into the configuration, and give the command with --amend."
         )
         return
-    benchmarks.require_round_figures(summary, settings.evaluation.each_round)
+    require_figures(summary)
 
 
 def report(name: RunName, root: Root = "runs") -> None:

@@ -10,11 +10,12 @@ from flows.commands import Root, console, print_line, print_table, print_tables,
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.comparison.baseline import read_baseline
 from tapir_core.errors import ConfigError, TapirError
+from tapir_core.estimate.run import kept_hours
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting import benchmarks, page, run_progress, sentences
+from tapir_core.reporting import benchmarks, page, sentences
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.store_admin.rows import is_there
-from tapir_core.summary import RunReader
+from tapir_core.summary import RunProgress, RunReader, read_progress
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
@@ -57,14 +58,14 @@ def _print_run(run: RunFolder) -> None:
     """
     print_line(console, f"run {run.ref.name} in {run.ref.root}, created {run.record.created[:19]}")
     look = RunReader(run)
-    progress = run_progress.read_progress(look)
+    progress = read_progress(look, kept_hours(run))
     print_table(console, page.Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
     print_tables(console, *benchmarks.benchmark_states_tables(look))
     for line in filter(None, (*_state(run, progress), sentences.added(read_baseline(run)))):
         print_line(console, line)
 
 
-def _state(run: RunFolder, progress: run_progress.RunProgress) -> tuple[str, ...]:
+def _state(run: RunFolder, progress: RunProgress) -> tuple[str, ...]:
     """Lines on score, spending, last error and what comes next; an empty one where there is nothing to say."""
     usd, unknown = _usd(run)
     student, found, judged, cap = progress.student, progress.score, run.config.data.judged, run.config.budget.usd
@@ -90,7 +91,7 @@ def _state(run: RunFolder, progress: run_progress.RunProgress) -> tuple[str, ...
     )
 
 
-def _stage_rows(look: RunReader, progress: run_progress.RunProgress) -> Iterator[tuple[str, ...]]:
+def _stage_rows(look: RunReader, progress: RunProgress) -> Iterator[tuple[str, ...]]:
     place = None
     for at, rows in progress.stages.items():
         manifest = look.manifest(at)
@@ -104,7 +105,7 @@ def _stage_rows(look: RunReader, progress: run_progress.RunProgress) -> Iterator
 
 def _run_row(run: RunFolder) -> tuple[str, ...]:
     try:
-        progress = run_progress.read_progress(RunReader(run))
+        progress = read_progress(RunReader(run), kept_hours(run))
     except (TapirError, ValueError, TypeError) as exc:
         return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
     usd = number(_usd(run)[0])

@@ -150,6 +150,21 @@ def load_estimate(content: bytes | str) -> Estimate:
         raise ConfigError(f"{paths.ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
 
 
+def kept_estimate(run: RunFolder) -> Estimate | None:
+    """The estimate that the run's folder keeps; None where it keeps none.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    return load_estimate(run.storage.read_bytes(paths.ESTIMATE)) if run.storage.exists(paths.ESTIMATE) else None
+
+
+def kept_hours(run: RunFolder) -> dict[str, float]:
+    """Stage → likely hours of all of it, as far as the run's kept estimate knows them."""
+    kept, known = kept_estimate(run), lines()
+    return {known[each.name].name: each.hours.likely for each in kept.stages if each.hours} if kept else {}
+
+
 def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: int = 0) -> Estimate:
     """What the run will take.
 

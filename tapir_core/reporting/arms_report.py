@@ -9,6 +9,7 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from tapir_core import judging, paths, stages, storage, text
@@ -29,9 +30,6 @@ _APART = 0.012
 
 _DIGITS = 12
 """Hex digits of a digest that are shown."""
-
-_LINES = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), ("Sizes", "Run seeds", "Settings"))
-"""What stands together on a line."""
 
 _KEPT_AS = {"low": "low95", "high": "high95", "n": "items"}
 """Fields of an estimate that the JSON names otherwise."""
@@ -184,16 +182,18 @@ def conditions_table(conditions: Mapping[str, str]) -> page.Table:
 
 def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
     """The conditions on three lines of text."""
-    return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
+    lines = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), ("Sizes", "Run seeds", "Settings"))
+    return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in lines if conditions]
 
 
 def brief_tables(compared: ComparedArms) -> list[page.Table]:
     """What a reader of a Markdown page wants of each arm: its score and difference, and what it cost."""
-    results = [*_BRIEF[:4], *_natural(compared), *_BRIEF[4:]]
-    notes = [_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), _RATIOS_NOTE]
+    ratios = [_costs("Tokens", "tokens_ratio", _ratio), _costs("Steps", "steps_ratio", _ratio)]
+    of_ratios = "Tokens and steps: of all rounds after S_0, as ratios to the reference."
+    notes = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared), of_ratios])
     costs = f"Tokens: of all rounds after S_0. {_IN_ALL_NOTE} {_asked_note(compared)}"
     return [
-        _table("Results", compared, results, " ".join(notes)),
+        _table("Results", compared, [*_SCORES, *_natural(compared), *ratios], notes),
         _table("Costs", _arms(compared), [_costs("Tokens", "tokens"), *_IN_ALL, *_CALLS[:3]], costs),
     ]
 
@@ -216,12 +216,18 @@ def narrow_tables(compared: ComparedArms) -> list[page.Table]:
 def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
     """`results`, `training` and `calls`: scores and costs of each arm; `dev` and `task_types`."""
     results = " ".join([_TEST_NOTE, _AGAINST_NOTE, *_natural_notes(compared)])
+    of_items: _Column = ("of items", lambda row: count(row.to_random.n if row.to_random else None))
+    dev: list[_Column] = [
+        _RUN_SEEDS,
+        ("Dev, %", lambda row: _percent(row.dev, "{value:.1f}")),
+        ("95 % interval", lambda row: _percent(row.dev, "{low:.1f} to {high:.1f}")),
+    ]
     of_dev = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
     return {
-        "results": _table("Results", compared, [*_RESULTS, *_natural(compared)], results),
+        "results": _table("Results", compared, [*_SCORES, *_AGAINST[2:], of_items, *_natural(compared)], results),
         "training": _table("Training", _arms(compared), [*_TRAINING, *_IN_ALL], f"{_TRAINING_NOTE} {_IN_ALL_NOTE}"),
         "calls": _table("Calls", _arms(compared), [*_CALLS, _TIME], f"{_calls_note(compared)} {_TIME_NOTE}"),
-        "dev": _table("Dev split", compared, _DEV, of_dev),
+        "dev": _table("Dev split", compared, dev, of_dev),
         "task_types": _task_types(compared),
     }
 
@@ -279,10 +285,6 @@ def _costs(title: str, name: str, in_words: Callable[[float | None], str] = coun
     return title, lambda row: in_words((row.costs or {}).get(name))
 
 
-def _usd(value: float | None) -> str:
-    return number(value, 4)
-
-
 def _ratio(value: float | None) -> str:
     return NOTHING if value is None else f"× {value:.3f}"
 
@@ -308,22 +310,11 @@ _AGAINST: list[_Column] = [
     ("seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
 ]
 
-_SCORED: _Column = ("Test, % (95 % interval)", lambda row: row.why or _percent(row.test, _SHARE))
-_AHEAD: _Column = _against("− random (90 % interval)", "{value:+.1f} ({low90:+.1f} to {high90:+.1f})")
-
-_RESULTS: list[_Column] = [
+_SCORES: list[_Column] = [
     _RUN_SEEDS,
     _MISSING,
-    _SCORED,
-    _AHEAD,
-    *_AGAINST[2:],
-    ("of items", lambda row: count(row.to_random.n if row.to_random else None)),
-]
-
-_DEV: list[_Column] = [
-    _RUN_SEEDS,
-    ("Dev, %", lambda row: _percent(row.dev, "{value:.1f}")),
-    ("95 % interval", lambda row: _percent(row.dev, "{low:.1f} to {high:.1f}")),
+    ("Test, % (95 % interval)", lambda row: row.why or _percent(row.test, _SHARE)),
+    _against("− random (90 % interval)", "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
 ]
 
 _TRAINING: list[_Column] = [
@@ -345,33 +336,11 @@ _IN_ALL: list[_Column] = [
 _CALLS: list[_Column] = [
     _costs("Teacher calls", "teacher_answers"),
     _costs("Judge calls", "judge_answers"),
-    _costs("USD", "usd", _usd),
+    _costs("USD", "usd", partial(number, digits=4)),
     _costs("Shared", "stored_share", percent),
     _costs("Sent", "paid_requests"),
-    _costs("USD sent", "paid_usd", _usd),
+    _costs("USD sent", "paid_usd", partial(number, digits=4)),
 ]
-
-_BRIEF: list[_Column] = [
-    _RUN_SEEDS,
-    _MISSING,
-    _SCORED,
-    _AHEAD,
-    _costs("Tokens", "tokens_ratio", _ratio),
-    _costs("Steps", "steps_ratio", _ratio),
-]
-
-_NATURAL: list[_Column] = [
-    ("At natural shares, % (95 % interval)", lambda row: _percent(row.natural, _SHARE)),
-    (
-        "− random there (90 % interval)",
-        lambda row: _percent(row.natural_to_random, "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
-    ),
-]
-
-_NATURAL_NOTE = (
-    "At natural shares: the same test answers, weighted so that each family of the stand-in has its share of the pool "
-    "and not an equal one; no verdict reads it."
-)
 
 _TEST_NOTE = (
     "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one. Missing: "
@@ -386,8 +355,6 @@ _TRAINING_NOTE = "Tokens and steps: of all rounds after S_0, mean over run seeds
 
 _TIME_NOTE = "Time: at work, without what was taken over."
 
-_RATIOS_NOTE = "Tokens and steps: of all rounds after S_0, as ratios to the reference."
-
 _IN_ALL_NOTE = (
     "All tokens and steps: of all trainings, S_0's among them, prompts included and over all epochs; of answers: of "
     "these tokens, those with a loss. Instructions: trained on, each counted once; – where a run does not say."
@@ -396,11 +363,25 @@ _IN_ALL_NOTE = (
 
 def _natural(compared: ComparedArms) -> list[_Column]:
     """Columns of what is known at natural shares; none where that is nothing."""
-    return _NATURAL if any(row.natural for row in compared.rows) else []
+    return (
+        [
+            ("At natural shares, % (95 % interval)", lambda row: _percent(row.natural, _SHARE)),
+            (
+                "− random there (90 % interval)",
+                lambda row: _percent(row.natural_to_random, "{value:+.1f} ({low90:+.1f} to {high90:+.1f})"),
+            ),
+        ]
+        if any(row.natural for row in compared.rows)
+        else []
+    )
 
 
 def _natural_notes(compared: ComparedArms) -> list[str]:
-    return [_NATURAL_NOTE] if _natural(compared) else []
+    told = (
+        "At natural shares: the same test answers, weighted so that each family of the stand-in has its share of the "
+        "pool and not an equal one; no verdict reads it."
+    )
+    return [told] if _natural(compared) else []
 
 
 def _asked_note(compared: ComparedArms) -> str:
@@ -416,19 +397,17 @@ def _calls_note(compared: ComparedArms) -> str:
     )
 
 
-def _plots(compared: ComparedArms) -> list[page.Section | None]:
-    """Difference to random, curves, task types; nothing in place of a plot that has nothing to show."""
+def _plots(compared: ComparedArms) -> list[page.Section]:
+    """Difference to random, curves, task types; without a plot where there is nothing to show."""
     return [_plot_differences(compared.rows), _plot_curves(compared.rows), _plot_task_types(compared.rows)]
 
 
-def _plot_differences(rows: Sequence[ArmRow]) -> page.Section | None:
+def _plot_differences(rows: Sequence[ArmRow]) -> page.Section:
     """Difference to random of each arm that has one: 90 % interval thick, 95 % thin; exploratory arms grey.
 
     Backbone and S_0 are no arms: so far below that nobody could tell the others apart.
     """
     shown = [(row, row.to_random) for row in rows if row.costs and row.to_random is not None]
-    if not shown:
-        return None
 
     def fill(axes: Any) -> None:
         for place, (row, found) in enumerate(shown):
@@ -442,44 +421,45 @@ def _plot_differences(rows: Sequence[ArmRow]) -> page.Section | None:
 
     return page.Section(
         "Difference to random",
-        plot=page.draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill),
+        plot=page.draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill)
+        if shown
+        else None,
         note="Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory.",
     )
 
 
-def _plot_curves(rows: Sequence[ArmRow]) -> page.Section | None:
+def _plot_curves(rows: Sequence[ArmRow]) -> page.Section:
     """Test accuracy after each round of the primary arms by the tokens trained on, with 90 % intervals.
 
     Exploratory arms have fewer run seeds, so their curves begin at another S_0.
     """
     shown = [row for row in rows if len(row.curve) > 1 and not row.exploratory]
-    if not shown:
-        return None
-    apart = _APART * max(row.curve[-1].tokens for row in shown) / 1000
-
-    def fill(axes: Any) -> None:
-        for place, row in enumerate(shown):
-            beside = apart * (place - (len(shown) - 1) / 2)
-            places = [point.tokens / 1000 + beside for point in row.curve]
-            tests = [point.test for point in row.curve]
-            figures = [Estimate(test.value, test.low90, test.high90) for test in tests]
-            colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
-            style = {"color": colour, "marker": marker, "label": row.label}
-            page.points_with_intervals(axes, zip(places, figures, strict=True), style, scale=100)
-        axes.set(xlabel="thousand training tokens after S_0", ylabel="accuracy on the test split, %")
-
+    apart = _APART * max((row.curve[-1].tokens for row in shown), default=0) / 1000
+    series = []
+    for place, row in enumerate(shown):
+        beside = apart * (place - (len(shown) - 1) / 2)
+        tests = [(point.tokens / 1000 + beside, point.test) for point in row.curve]
+        points = [(at, Estimate(test.value, test.low90, test.high90)) for at, test in tests]
+        colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
+        series.append(page.Series(row.label, colour, marker, points))
     return page.Section(
         "By training tokens",
-        plot=page.draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1),
+        plot=page.draw_points(
+            "Test accuracy by training tokens",
+            3.0 + 0.2 * len(shown),
+            series,
+            scale=100,
+            legend=1,
+            xlabel="thousand training tokens after S_0",
+            ylabel="accuracy on the test split, %",
+        ),
         note="Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen.",
     )
 
 
-def _plot_task_types(rows: Sequence[ArmRow]) -> page.Section | None:
+def _plot_task_types(rows: Sequence[ArmRow]) -> page.Section:
     """Test accuracy of S_0 and the primary arms on each task type."""
     shown = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
-    if not shown:
-        return None
     arms = [row.name for row in shown if row.costs]
     series = [
         (

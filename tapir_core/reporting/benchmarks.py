@@ -4,29 +4,22 @@ Figures of different judges, prompts or settings never stand in one table, since
 file's outputs were drawn is not known, so they stand beside students and other files that were judged alike.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import NoFigure
 from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
 from tapir_core.evaluation.scores import ALL, ItemValues, judgments_of
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
-from tapir_core.reporting.run_progress import models_of
-from tapir_core.stages import (
-    BENCHMARK_ANSWERS,
-    BENCHMARK_ITEMS,
-    BENCHMARK_REPLIES,
-    BENCHMARK_SCORES,
-    EVALUATE,
-    Compared,
-    benchmark_stages,
-)
-from tapir_core.statistics import Estimate, compare_paired
-from tapir_core.summary import RunReader
+from tapir_core.reporting.sentences import together
+from tapir_core.run_state import models_of
+from tapir_core.stages import BENCHMARK_ITEMS, Compared, benchmark_stages
+from tapir_core.statistics import compare_paired
+from tapir_core.summary import RunReader, figures_of, headlines
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.types import RunSummary
 
@@ -42,12 +35,6 @@ _DONE = {"benchmark_answers": "answered", "benchmark_replies": "judged", "benchm
 """Stage → how far a benchmark is whose last stage that holds is this one."""
 
 _OUT_OF_DATE = "out of date"
-_WHY_OUT_OF_DATE = (
-    "Out of date: made with another configuration, file, checkpoint or version of tapir; `tapir run`, then the command "
-    "that made it, makes it again."
-)
-_OF_FILE = r"; outputs: "
-"""In the settings of figures of a model of a file."""
 
 
 def metric_label(metric: str) -> str:
@@ -55,38 +42,26 @@ def metric_label(metric: str) -> str:
     return next((kind.labels[metric] for kind in registered().values() if metric in kind.labels), f"{metric}, %")
 
 
-def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> list[Table]:
-    """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings."""
-    rows = _with_scale(_figures(summary, compared, names))
+def benchmark_tables(
+    summary: RunSummary, compared: Sequence[Compared] | None = None, names: Sequence[str] | None = None
+) -> list[Table]:
+    """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings.
+
+    ``compared`` are the students and models, ``names`` the benchmarks; all of them when left out.
+    """
+    rows, settings = figures_of(summary, compared, names), pl.col("settings")
+    of_file = settings.str.contains("; outputs: ")
+    # A file's outputs stand beside students that were judged alike, else beside other files that were.
+    judged = settings.str.replace(r"; (student|outputs): [^;]*", "")
+    students = settings.filter(~of_file).first().over("benchmark", "judge", "prompt_version", judged)
+    rows = rows.with_columns(scale=pl.when(of_file).then(pl.coalesce(students, judged)).otherwise(settings))
     parts = rows.partition_by("benchmark", "judge", "prompt_version", "scale", maintain_order=True)
     return [figures_side_by_side(part) for part in parts if part.height]
 
 
-def _figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> pl.DataFrame:
-    """The rows of these students and models with `student`, its name, and `number`, its round."""
-    known = [pl.DataFrame(schema=EVALUATE.columns).with_columns(_who(None))]
-    known += [rows.with_columns(_who(who)) for who in compared if (rows := summary.benchmarks(who)) is not None]
-    return pl.concat(known).filter(pl.col("benchmark").is_in(list(names)))
-
-
-def _who(who: Compared | None) -> list[pl.Expr]:
-    name = None if who is None else student_name(who)
-    number = who if isinstance(who, int) else None
-    return [pl.lit(name, pl.String).alias("student"), pl.lit(number, pl.Int64).alias("number")]
-
-
-def _with_scale(rows: pl.DataFrame) -> pl.DataFrame:
-    """With `scale`: the settings; of a file's outputs those of students that were judged alike, else how they were."""
-    of_file = pl.col("settings").str.contains(_OF_FILE)
-    judged = pl.col("settings").str.replace(r"; (student|outputs): [^;]*", "")
-    students = pl.col("settings").filter(~of_file).first().over("benchmark", "judge", "prompt_version", judged)
-    return rows.with_columns(scale=pl.when(of_file).then(pl.coalesce(students, judged)).otherwise("settings"))
-
-
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
-    numbers = [each.number for each in summary.rounds]
-    rows = _of_headlines(_figures(summary, numbers, summary.benchmark_names))
+    rows = headlines(figures_of(summary).drop_nulls("number"))
     parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts if part.height]
 
@@ -103,44 +78,10 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
 
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
     """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
-    rows = _figures(summary, compared, names)
-    found = [f"{row['student']} {row['benchmark']} {_headline_in_words(row)}" for row in _headlines(rows)]
+    rows = figures_of(summary, compared, names)
+    whole = headlines(rows).filter(category=ALL).to_dicts()
+    found = [f"{row['student']} {row['benchmark']} {_headline_in_words(row)}" for row in whole]
     return f"{'; '.join(found)}. {beside_in_words(rows)}" if found else ""
-
-
-def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> None:
-    """Say where too many judgments failed for a figure.
-
-    Raises:
-        NoFigure: a student or model has no headline on one of the benchmarks.
-    """
-    lacking: dict[tuple[str, str], list[str]] = {}
-    for row in _headlines(_figures(summary, compared, names)):
-        if row["value"] is None:
-            lacking.setdefault((row["benchmark"], row["note"]), []).append(row["student"])
-    if lacking:
-        told = "; ".join(f"{', '.join(dict.fromkeys(who))} on {name}: {note}" for (name, note), who in lacking.items())
-        raise NoFigure(
-            f"no figure, since failures are no random sample: {told}. The run's benchmarks/ folders hold "
-            f"the replies. Once the judge is fixed, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
-            "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "
-            "that the student failed to give: forget them with `tapir store prune --role answer --status KIND --yes`, "
-            "remove those folders and give the same command again. A baseline without answers needs a file that has "
-            "them. Or raise max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
-        )
-
-
-def require_round_figures(summary: RunSummary, each_round: Sequence[str]) -> None:
-    """The same for the benchmarks that are asked after ``each_round``, of every student there is.
-
-    Raises:
-        NoFigure: a student has no headline on one of them.
-    """
-    require_figures(summary, [each.number for each in summary.rounds], each_round)
-
-
-def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    return _of_headlines(rows).filter(category=ALL).to_dicts()
 
 
 def _headline_in_words(row: dict[str, Any]) -> str:
@@ -149,30 +90,22 @@ def _headline_in_words(row: dict[str, Any]) -> str:
     return f"{metric_label(row['metric'])} {_cell(row)}, {told}"
 
 
-def _of_headlines(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the metric that stands for each benchmark: its first one."""
-    return rows.filter(pl.col("metric") == pl.col("metric").first().over("benchmark"))
-
-
 def figures_side_by_side(rows: pl.DataFrame) -> Table:
     """One benchmark under one judge; a row a figure and category, a column a `student`, which names it."""
-    students = list(dict.fromkeys(rows["student"]))
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in rows.iter_rows(named=True):
-        found.setdefault((metric_label(row["metric"]), row["category"]), {})[row["student"]] = row
+    students = rows["student"].unique(maintain_order=True).to_list()
     shown = []
-    for (metric, category), of in found.items():
-        most = count(max(row["n"] + row["n_failed"] for row in of.values()))
-        shown.append((metric, category, *(_cell(of.get(student)) for student in students), most))
+    for (metric, category), of in rows.group_by("metric", "category", maintain_order=True):
+        found = {row["student"]: row for row in of.to_dicts()}
+        most = count(max(row["n"] + row["n_failed"] for row in found.values()))
+        cells = (_cell(found[student]) if student in found else NOTHING for student in students)
+        shown.append((metric_label(str(metric)), str(category), *cells, most))
     note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}"
     columns = ("Figure", "Category", *students, "n")
     return Table(rows["benchmark"][0], columns, tuple(shown), text_columns=2, note=note.strip())
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+def _cell(row: dict[str, Any]) -> str:
     """52.10 (45.83 to 58.37); what failed stands behind it."""
-    if row is None:
-        return NOTHING
     interval = f" ({span})" if (span := _span(row)) else ""
     figure = "no figure" if row["value"] is None else f"{row['value']:.2f}{interval}"
     return figure + (f", {row['n_failed']} failed" if row["n_failed"] else "")
@@ -206,13 +139,11 @@ def beside_in_words(rows: pl.DataFrame) -> str:
 
 def _notes(rows: pl.DataFrame) -> str:
     """What the figures say of themselves, each note once with the students that it is about."""
-    told: dict[tuple[str, str], list[str]] = {}
-    for row in rows.filter((pl.col("note") != "") & (pl.col("category") == ALL)).iter_rows(named=True):
-        told.setdefault((metric_label(row["metric"]), row["note"]), []).append(row["student"])
-    every = rows["student"].n_unique()
-    return " ".join(
-        f"{metric.split(',')[0].capitalize()}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}."
-        for (metric, note), of in told.items()
+    noted, every = rows.filter(pl.col("note") != "", category=ALL), rows["student"].n_unique()
+    notes = noted.group_by("metric", "note", maintain_order=True).agg("student").rows()
+    labels = {metric: metric_label(metric).split(",")[0].capitalize() for metric, _, _ in notes}
+    return together(
+        f"{labels[metric]}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}." for metric, note, of in notes
     )
 
 
@@ -225,14 +156,19 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
         best: The best student by the dev split of the held-out set. Where it is not known, or was not asked, the last
             one is set against the backbone.
     """
-    rows = []
-    for name in reader.run.config.evaluation.asked:
-        asked = {each: scores for each in sorted(students) if (scores := _scores(reader, name, each)) is not None}
+    rows: list[tuple[str, ...]] = []
+    seed = reader.run.config.run.seed
+    for name, benchmark in reader.run.config.evaluation.asked.items():
+        found = {each: reader.rows(benchmark_stages(name, each)[-1]) for each in sorted(students)}
+        asked = {each: scores for each, scores in found.items() if scores is not None}
         for after, before in _pairs([*asked], best):
-            pair = (student_name(after), student_name(before), name)
-            differs = [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]
-            cells = [unpaired_cells(differs)] if differs else _paired(reader, name, after, before)
-            rows += [(*pair, *each) for each in cells]
+            names = (student_name(after), student_name(before), name)
+            if differs := [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]:
+                rows.append(unpaired_row(names, differs))
+                continue
+            values, others = (headline_values(reader, name, student) for student in (after, before))
+            rngs = {metric: derive_rng(seed, "benchmark", name, metric, after, before) for metric in values}
+            rows += paired_rows(names, values, others, rngs, max_failed_share=benchmark.max_failed_share)
     return Table(
         "Students on the same questions",
         PAIRED_COLUMNS,
@@ -255,42 +191,40 @@ def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:
     return [pair for pair in dict.fromkeys([*of_trained, *of_backbone]) if pair[0] != pair[1]]
 
 
-def _paired(reader: RunReader, name: str, after: int, before: int) -> Iterator[tuple[str, ...]]:
-    config = reader.run.config
-    first, second = (headline_values(reader, name, student) for student in (before, after))
-    for metric in sorted(first.keys() & second.keys()):
-        rng = derive_rng(config.run.seed, "benchmark", name, metric, after, before)
-        limit = config.evaluation.asked[name].max_failed_share
-        found = compare_paired(second[metric], first[metric], rng=rng, max_failed_share=limit)
-        yield paired_cells(metric_label(metric), found)
+def paired_rows(
+    names: tuple[str, str, str],
+    after: Mapping[str, ItemValues],
+    before: Mapping[str, ItemValues],
+    rngs: Mapping[str, Random],
+    *,
+    max_failed_share: float,
+    unit: str = "judgments",
+) -> list[tuple[str, ...]]:
+    """A row under ``PAIRED_COLUMNS`` for each figure of two students; ``names`` are theirs and the benchmark's."""
+    rows: list[tuple[str, ...]] = []
+    for metric in sorted(after.keys() & before.keys()):
+        found = compare_paired(
+            after[metric], before[metric], rng=rngs[metric], max_failed_share=max_failed_share, unit=unit
+        )
+        span = NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
+        value = NOTHING if found.value is None else points(found.value)
+        figures = (value, number(found.stderr), span, number(found.p, 4))
+        rows.append((*names, metric_label(metric), found.note, *figures, count(found.n), count(found.failed)))
+    return rows
 
 
-def paired_cells(figure: str, found: Estimate) -> tuple[str, ...]:
-    """The cells of a difference under ``PAIRED_COLUMNS`` from the figure on; ``figure`` is what it is called."""
-    span = NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
-    value = NOTHING if found.value is None else points(found.value)
-    counts = (count(found.n), count(found.failed))
-    return (figure, found.note, value, number(found.stderr), span, number(found.p, 4), *counts)
-
-
-def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:
-    """The cells under ``PAIRED_COLUMNS``, from the figure on, of two students not compared; ``differs`` says why."""
-    return (NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 5))
+def unpaired_row(names: tuple[str, str, str], differs: Sequence[str]) -> tuple[str, ...]:
+    """The row of two students that are not compared; ``differs`` says why."""
+    return (*names, NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 5))
 
 
 def headline_values(reader: RunReader, name: str, student: int) -> dict[str, ItemValues]:
     """What the headlines of a student are made of; nothing where its figures do not stand."""
-    items = reader.rows(BENCHMARK_ITEMS.at(benchmark=name))
-    answers, replies = (
-        reader.rows(stage.at(student, benchmark=name)) for stage in (BENCHMARK_ANSWERS, BENCHMARK_REPLIES)
-    )
-    if items is None or answers is None or replies is None or _scores(reader, name, student) is None:
+    tables = reader.tables([BENCHMARK_ITEMS.at(benchmark=name), *benchmark_stages(name, student)])
+    if not tables:
         return {}
+    items, answers, replies, _ = tables
     return benchmark_of(reader.run.config, name).values(exchanges_of(items, answers), judgments_of(replies))
-
-
-def _scores(reader: RunReader, name: str, student: int) -> pl.DataFrame | None:
-    return reader.rows(BENCHMARK_SCORES.at(student, benchmark=name))
 
 
 def benchmark_states_tables(reader: RunReader) -> list[Table]:
@@ -305,31 +239,30 @@ def benchmark_states_tables(reader: RunReader) -> list[Table]:
 def _states_table(reader: RunReader, name: str) -> Table:
     config, models = reader.run.config, models_of(reader.run, name)
     each_round = name in config.evaluation.each_round
-    states = {who: _state(reader, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
-    shown = {who: state or "to do" for who, state in states.items() if state or each_round or who in models}
-    scores = {who: rows for who in shown if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
-    cells = []
-    for who, state in shown.items():
-        when = "each round" if each_round and who not in models else "later"
-        figures = "; ".join(map(_headline_in_words, _headlines(scores[who]))) if who in scores else NOTHING
-        cells.append((student_name(who), when, state, figures))
-    notes = [f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}"] if scores else []
-    notes += [_WHY_OUT_OF_DATE] if _OUT_OF_DATE in shown.values() else []
-    return Table(
-        f"Benchmark {name}",
-        ("Student", "Asked", "State", "Figure"),
-        tuple(cells),
-        text_columns=4,
-        note=" ".join(notes),
+    begun = {who: _state(reader, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
+    states = {who: state or "to do" for who, state in begun.items() if state or each_round or who in models}
+    scores = {who: rows for who in states if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
+    notes = (
+        f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}" if scores else "",
+        "Out of date: made with another configuration, file, checkpoint or version of tapir; `tapir run`, then the "
+        "command that made it, makes it again."
+        if _OUT_OF_DATE in states.values()
+        else "",
     )
+    whole = {who: headlines(rows).filter(category=ALL).to_dicts() for who, rows in scores.items()}
+    columns: tuple[tuple[str, Callable[[Compared], str]], ...] = (
+        ("Student", student_name),
+        ("Asked", lambda who: "each round" if each_round and who not in models else "later"),
+        ("State", lambda who: states[who]),
+        ("Figure", lambda who: "; ".join(map(_headline_in_words, whole.get(who, []))) or NOTHING),
+    )
+    return table_of(f"Benchmark {name}", columns, states, text_columns=4, note=together(notes))
 
 
 def _state(reader: RunReader, name: str, who: Compared) -> str:
     """How far it is; empty where nothing of it lies in the run's folder."""
     stages = benchmark_stages(name, who)
     for at in reversed(stages):
-        if reader.manifest(at) is not None:
-            return _DONE[at.name]
         if reader.run.manifest(at) is not None:
-            return _OUT_OF_DATE
+            return _OUT_OF_DATE if reader.manifest(at) is None else _DONE[at.name]
     return "begun" if any(reader.run.storage.names(at.folder) for at in stages) else ""

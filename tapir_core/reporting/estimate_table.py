@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from dataclasses import astuple
 
-from tapir_core.estimate.run import Estimate, Figures, Span, load_estimate
-from tapir_core.paths import ESTIMATE
+from tapir_core.estimate.run import Estimate, Figures, Span
 from tapir_core.reporting.page import Table
-from tapir_core.run_folder import RunFolder
 from tapir_core.summary.formats import NOTHING, count, duration, number
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
@@ -37,8 +35,8 @@ def instead_sentence(estimate: Estimate) -> str:
     )
 
 
-def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
-    """What was expected of each stage, and what its stages took over all rounds of the run.
+def comparison_table(estimate: Estimate | None, summary: RunSummary) -> Table:
+    """What was expected of each stage, and what its stages took over all rounds of the run; no row without an estimate.
 
     Both sides count every answer, those from the store included, so that a run in several starts compares too.
     """
@@ -47,22 +45,12 @@ def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
         "Estimate and actual",
         ("Stage", *(column for name in compared for column in (f"{name} expected", "got"))),
         tuple(
-            _compared(each, [got for got in summary.all_stages if got.name == each.name]) for each in estimate.stages
+            _compared(each, [got for got in summary.all_stages if got.name == each.name])
+            for each in (estimate.stages if estimate else ())
         ),
         note="Expected before the run: likely (low–high), with answers from the store counted as any other; got: "
         "up to now. Time is expected for the answers to ask for, and got at the last start of each stage.",
     )
-
-
-def kept_comparison(run: RunFolder, summary: RunSummary) -> Table | None:
-    """The comparison with the estimate that the run's folder keeps; nothing where it keeps none.
-
-    Raises:
-        ConfigError: the estimate is damaged.
-    """
-    if not run.storage.exists(ESTIMATE):
-        return None
-    return comparison_table(load_estimate(run.storage.read_bytes(ESTIMATE)), summary)
 
 
 def _row(each: Figures) -> tuple[str, ...]:

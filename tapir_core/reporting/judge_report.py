@@ -33,15 +33,13 @@ from tapir_core.judging.agreement import (
     with_lengths,
 )
 from tapir_core.paths import judge_report_file
-from tapir_core.reporting import page
-from tapir_core.reporting.plots import plot_order_gap
+from tapir_core.reporting import page, plots
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import pool_of
 from tapir_core.stages import ANSWER, JUDGE
 from tapir_core.statistics import Estimate, estimate_mean
-from tapir_core.summary import RunReader
+from tapir_core.summary import RunReader, types
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
-from tapir_core.summary.types import Answer, Example
 from tapir_core.text import shorten
 
 _EACH = 5
@@ -77,8 +75,6 @@ class JudgeRound:
     run: str
     number: int
     judge: JudgeConfig
-    orders: tuple[str, ...]
-    """Orders that every instruction is asked in; `pointwise` alone in pointwise mode."""
     verdicts: int
     instructions: int
     """With at least one verdict."""
@@ -88,13 +84,8 @@ class JudgeRound:
     """Each judge of a panel by its name; empty with one."""
     panel: tuple[JudgePair, ...]
     """Every two judges; empty with one."""
-    to_read: tuple[Example, ...]
+    to_read: tuple[types.Example, ...]
     """The widest order gaps, then unscored ones of every reason; the teacher's answer first, then the student's."""
-
-    @property
-    def favoured(self) -> str | None:
-        """The position that the judge favours: first, second or neither; nothing where it cannot be told."""
-        return None if self.whole.agreement is None else favoured_position(self.whole.agreement.gap)
 
 
 def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
@@ -103,9 +94,8 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
     Raises:
         MissingPrerequisite: the round has no verdicts yet.
     """
-    reader, judge = RunReader(run), run.config.judge
-    orders = judge.expected_orders
-    asked = reader.tables([JUDGE.at(number), ANSWER.at(number)])
+    judge = run.config.judge
+    asked = RunReader(run).tables([JUDGE.at(number), ANSWER.at(number)])
     if not asked:
         raise MissingPrerequisite(
             f"round {number} of run {run.ref.name!r} has no verdicts yet, so there is no judge to report on; "
@@ -119,12 +109,11 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         run=run.record.name,
         number=number,
         judge=judge,
-        orders=orders,
         verdicts=verdicts.height,
         instructions=verdicts["instruction_id"].n_unique(),
         whole=whole,
         single={name: _measure(verdicts.filter(judge=name), answers, pool, judge) for name in alone},
-        panel=compare_judges(verdicts, orders),
+        panel=compare_judges(verdicts, judge.expected_orders),
         to_read=_choose_verdicts(verdicts, whole.pairs, pool),
     )
 
@@ -142,7 +131,7 @@ def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, 
     )
 
 
-def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[Example, ...]:
+def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[types.Example, ...]:
     """At most ten instructions with their replies, the same ones for the same verdicts."""
     unequal = pairs.filter(pl.col("order_gap") != 0)
     widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
@@ -153,27 +142,28 @@ def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataF
     unscored = verdicts.filter(pl.col("status") != "scored").sort("instruction_id", "order", "judge")
     turns = unscored.with_columns(turn=pl.int_range(pl.len()).over("reason")).sort("turn", maintain_order=True)
     chosen += [(identity, "unscored") for identity in turns["instruction_id"].unique(maintain_order=True).head(_EACH)]
-    texts = {row["instruction_id"]: row for row in pool.iter_rows(named=True)}
-    several = verdicts["judge"].n_unique() > 1
-    ordered = verdicts.sort("order", "judge", descending=[True, False])
-
-    def example(identity: str, why: str) -> Example:
+    texts = pool.rows_by_key("instruction_id", named=True, include_key=True, unique=True)
+    several, ordered = verdicts["judge"].n_unique() > 1, verdicts.sort("order", "judge", descending=[True, False])
+    found = []
+    for identity, why in chosen:
         replies = ordered.filter(instruction_id=identity).iter_rows(named=True)
-        answers = tuple(_answer(row, several=several) for row in replies)
-        return Example(why, texts[identity]["task_type"], show_instruction(texts[identity]), answers)
+        answers, text = tuple(_answer(row, several=several) for row in replies), texts[identity]
+        found.append(types.Example(why, text["task_type"], show_instruction(text), answers))
+    return tuple(found)
 
-    return tuple(example(identity, why) for identity, why in chosen)
 
-
-def _answer(row: dict[str, Any], *, several: bool) -> Answer:
+def _answer(row: dict[str, Any], *, several: bool) -> types.Answer:
     """A judge's reply; a long one without its middle, since verdicts stand at the end."""
     who = row["order"].replace("_", " ") + (f", {row['judge']}" if several else "")
-    scored = row["status"] == "scored"
-    outcome = f"student {row['student_score']:g}, teacher {row['teacher_score']:g}" if scored else ""
-    text, half = row["raw"] or "", _SHOWN_CHARS // 2
+    outcome = (
+        f"student {row['student_score']:g}, teacher {row['teacher_score']:g}"
+        if row["status"] == "scored"
+        else f"unscored: {row['reason']}"
+    )
+    text, half = row["raw"] or "(no reply)", _SHOWN_CHARS // 2
     left_out = f"\n… ({len(text) - 2 * half} characters left out) …\n"
     shown = text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
-    return Answer(f"{who}:", outcome or f"unscored: {row['reason']}", shown or "(no reply)")
+    return types.Answer(f"{who}:", outcome, shown)
 
 
 def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
@@ -189,7 +179,7 @@ def render_judge_report(found: JudgeRound) -> str:
     pairs = whole.pairs if whole.agreement is not None else whole.pairs.clear()
     sections = [
         page.Section("", tables["judge"]),
-        plot_order_gap({round_name(found.number): pairs["order_gap"]}),
+        plots.plot_order_gap({round_name(found.number): pairs["order_gap"]}),
         replace(plot_orders(pairs), table=tables["judge-winners"]),
         page.section_of(tables["judge-panel"]),
         page.section_of(tables["judge-single"]),
@@ -203,20 +193,23 @@ def render_judge_report(found: JudgeRound) -> str:
 
 def position_sentence(found: JudgeRound) -> str:
     """Whether the judge favours the answer that it is shown first, or second."""
-    agreement = found.whole.agreement
-    told = "" if agreement is None else f"order gap {in_words(agreement.gap, points)}"
+    order = found.judge.expected_orders[0]
+    if found.whole.agreement is None:
+        return (
+            "The judge saw one answer a call, so there is no position to favour."
+            if not found.judge.asked_as.shows_both
+            else f"The judge saw every pair in one order only, {order.replace('_', ' ')}, so a favoured position "
+            "cannot be told."
+        )
+    gap = found.whole.agreement.gap
+    favoured, told = favoured_position(gap), f"order gap {in_words(gap, points)}"
     return (
-        "The judge saw one answer a call, so there is no position to favour."
-        if not found.judge.asked_as.shows_both
-        else f"The judge saw every pair in one order only, {found.orders[0].replace('_', ' ')}, so a favoured position "
-        "cannot be told."
-        if agreement is None
-        else f"Whether the judge favours a position cannot be told: {told}."
-        if found.favoured is None
-        else f"No favoured position can be told from {count(agreement.gap.n)} instructions: {told}."
-        if found.favoured == "neither"
-        else f"The judge favours the answer shown {found.favoured}, by {abs(agreement.gap.value or 0) / 2:.2f} points "
-        f"a verdict: {told}. The MFD is the mean of both orders, in which this cancels."
+        f"Whether the judge favours a position cannot be told: {told}."
+        if favoured is None
+        else f"No favoured position can be told from {count(gap.n)} instructions: {told}."
+        if favoured == "neither"
+        else f"The judge favours the answer shown {favoured}, by {abs(gap.value or 0) / 2:.2f} points a verdict: "
+        f"{told}. The MFD is the mean of both orders, in which this cancels."
     )
 
 
@@ -276,16 +269,16 @@ def in_words(estimate: Estimate, cell: _Cell) -> str:
 def judge_tables(found: JudgeRound) -> dict[str, page.Table]:
     """Artifact name → table; a table without rows has nothing to show."""
     name, whole = round_name(found.number), found.whole
+    # A standard error has no sign.
     measures = [
-        (measure, *_cells(each, cell), _stderr(each, cell), count(each.n)) for measure, each, cell in _estimates(whole)
+        (measure, *_cells(each, cell), (percent if cell is percent else number)(each.stderr), count(each.n))
+        for measure, each, cell in _estimates(whole)
     ]
     single = [
         (judge, measure, *_cells(each, cell), count(each.n))
         for judge, measured in found.single.items()
         for measure, each, cell in _estimates(measured)
     ]
-    reasons = whole.unscored.reasons.items()
-    types = whole.unscored.task_types.items()
     of_figure = ("Value", "95 % interval")
     return {
         "judge": page.Table(
@@ -302,12 +295,14 @@ def judge_tables(found: JudgeRound) -> dict[str, page.Table]:
         "judge-unscored": page.Table(
             f"Unscored verdicts by reason, {name}",
             ("Reason", "Verdicts", "Share of all"),
-            tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in reasons),
+            tuple(
+                (reason, count(rows), percent(rows / found.verdicts)) for reason, rows in whole.unscored.reasons.items()
+            ),
         ),
         "judge-task-types": page.Table(
             f"Unscored verdicts by task type, {name}",
             ("Task type", "Verdicts", "Unscored", "95 % interval"),
-            tuple((each, count(share.n), *_cells(share, percent)) for each, share in types),
+            tuple((each, count(share.n), *_cells(share, percent)) for each, share in whole.unscored.task_types.items()),
         ),
         "judge-panel": _panel(found),
     }
@@ -326,11 +321,13 @@ def _winners(found: JudgeRound) -> page.Table:
 
 
 def _panel(found: JudgeRound) -> page.Table:
-    rows = []
-    for pair in found.panel:
-        measured = ((pair.same_winner, percent), (pair.kappa, correlation), (pair.spearman, correlation))
-        cells = (text for each, cell in measured for text in _cells(each, cell))
-        rows.append((pair.first, pair.second, *cells, count(pair.same_winner.n)))
+    rows = [
+        (
+            *(pair.first, pair.second, *_cells(pair.same_winner, percent)),
+            *(*_cells(pair.kappa, correlation), *_cells(pair.spearman, correlation), count(pair.same_winner.n)),
+        )
+        for pair in found.panel
+    ]
     measures = ("Same winner", "Winner, Cohen's κ", "MFD, Spearman's ρ")
     columns = ("Judge", "Other judge", *(name for each in measures for name in (each, "95 % interval")), "n")
     return page.Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
@@ -338,20 +335,22 @@ def _panel(found: JudgeRound) -> page.Table:
 
 def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
     """What is measured of a judge: name, figure, and how a cell shows it."""
-    rows: list[tuple[str, Estimate, _Cell]] = []
-    if measures.agreement is not None:
-        between = measures.agreement
-        rows += [
+    between, length = measures.agreement, measures.length
+    of_orders: list[tuple[str, Estimate, _Cell]] = (
+        []
+        if between is None
+        else [
             ("Order gap, points", between.gap, points),
             ("Same winner in both orders", between.same_winner, percent),
             ("Winner in both orders, Cohen's κ", between.kappa, correlation),
             ("MFD in both orders, Spearman's ρ", between.spearman, correlation),
         ]
+    )
     return [
-        *rows,
-        ("Student's score and length, Spearman's ρ", measures.length.student, correlation),
-        ("Teacher's score and length, Spearman's ρ", measures.length.teacher, correlation),
-        ("MFD and length difference, Spearman's ρ", measures.length.difference, correlation),
+        *of_orders,
+        ("Student's score and length, Spearman's ρ", length.student, correlation),
+        ("Teacher's score and length, Spearman's ρ", length.teacher, correlation),
+        ("MFD and length difference, Spearman's ρ", length.difference, correlation),
         ("Unscored verdicts", measures.unscored.share, percent),
     ]
 
@@ -363,11 +362,6 @@ def _cells(estimate: Estimate, cell: _Cell) -> tuple[str, str]:
     if estimate.low is None or estimate.high is None:
         return cell(estimate.value), f"none: {estimate.note}"
     return cell(estimate.value), f"{cell(estimate.low)} to {cell(estimate.high)}"
-
-
-def _stderr(estimate: Estimate, cell: _Cell) -> str:
-    """A standard error has no sign."""
-    return percent(estimate.stderr) if cell is percent else number(estimate.stderr)
 
 
 def plot_orders(pairs: pl.DataFrame) -> page.Section:

@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from inspect import getmembers, isfunction
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jinja2
+import numpy as np
 from markupsafe import Markup, escape
+from numpy.typing import NDArray
 
 from tapir_core.reporting import sentences
+from tapir_core.statistics import Estimate
 from tapir_core.summary import formats
 from tapir_core.task_types import in_order
 
@@ -64,8 +67,6 @@ _STYLE = {
     ),
 }
 _WIDTH_INCHES = 5.2
-_PAPER = "color: #1f2328; background: #fff"
-_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML document may hold, not even escaped."""
 
@@ -170,26 +171,10 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentences=sentences)
-    made.globals.update(markdown_table=markdown_table)
+    names = {"NOTHING": formats.NOTHING, "sentences": sentences, "markdown_table": markdown_table}
+    made.globals.update(getmembers(formats, isfunction), **names)
     made.filters.update(markdown_text=markdown_text, image_address=image_address)
     return made
-
-
-class WithInterval(Protocol):
-    """A figure as plots need it; no number where it has none."""
-
-    @property
-    def value(self) -> float | None:
-        """In the unit of the interval's ends."""
-
-    @property
-    def low(self) -> float | None:
-        """Lower end of its interval."""
-
-    @property
-    def high(self) -> float | None:
-        """Upper end of its interval."""
 
 
 def draw(title: str, height_inches: float, fill: Callable[[Any], None], *, legend: int = 0, **panels: Any) -> Markup:
@@ -206,7 +191,11 @@ def draw(title: str, height_inches: float, fill: Callable[[Any], None], *, legen
         reason = type(error).__name__
         logger.warning("the plot %r could not be drawn: %s: %s", title, reason, error)
         svg = _NOT_DRAWN.format(reason=reason)
-    return Markup(_inline(svg, title))
+    # The element alone: sized by the page, labelled, and in the page's text colour.
+    element = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    labelled = f'<svg role="img" aria-label="{escape(title)}" '
+    sized = re.sub(r'^<svg (.*?)width="[^"]*" ?', lambda found: labelled + found[1], element, count=1, flags=re.S)
+    return Markup(_NO_XML.sub("\ufffd", sized))
 
 
 def image_address(svg: Markup) -> str:
@@ -216,13 +205,18 @@ def image_address(svg: Markup) -> str:
 
 def standalone(svg: Markup) -> str:
     """What `draw` made as an image of its own, dark on white: it takes no colour from the page that shows it."""
-    return str(svg).replace("<svg ", f'<svg style="{_PAPER}" ', 1)
+    return str(svg).replace("<svg ", '<svg style="color: #1f2328; background: #fff" ', 1)
 
 
 def draw_task_types(
-    title: str, x_label: str, series: Sequence[tuple[str, str, Mapping[str, WithInterval]]], *, legend_columns: int = 1
-) -> Markup:
-    """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1)."""
+    title: str, x_label: str, series: Sequence[tuple[str, str, Mapping[str, Estimate]]], *, legend_columns: int = 1
+) -> Markup | None:
+    """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1).
+
+    None where there is no figure.
+    """
+    if not _has_figure(each for _, _, figures in series for each in figures.values()):
+        return None
     names = in_order(name for _, _, figures in series for name in figures)
     thickness = 0.8 / max(1, len(series))
 
@@ -246,24 +240,19 @@ def draw_task_types(
 
 
 def interval_bars(
-    figures: Sequence[WithInterval | None], scale: float = 1.0
-) -> tuple[list[float], tuple[list[float], list[float]]]:
+    figures: Sequence[Estimate | None], scale: float = 1.0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values times ``scale``, and how far below and above each its interval reaches; NaN is drawn as nothing."""
-
-    def ends(end: str) -> list[float]:
-        found = (getattr(each, end, None) for each in figures)
-        return [math.nan if each is None else scale * each for each in found]
-
-    lows, values, highs = map(ends, ("low", "value", "high"))
-    # A resampled interval may leave its value out. What is no number stays none, so it stands first.
-    below = [max(value - low, 0.0) for value, low in zip(values, lows, strict=True)]
-    above = [max(high - value, 0.0) for value, high in zip(values, highs, strict=True)]
-    return values, (below, above)
+    lows, values, highs = (
+        scale * np.array([getattr(each, end, None) for each in figures], float) for end in ("low", "value", "high")
+    )
+    # A resampled interval may leave its value out.
+    return values, np.maximum([values - lows, highs - values], 0.0)
 
 
 def points_with_intervals(
     axes: Any,
-    points: Iterable[tuple[float, WithInterval | None]],
+    points: Iterable[tuple[float, Estimate | None]],
     style: Mapping[str, Any],
     *,
     scale: float = 1.0,
@@ -281,6 +270,52 @@ def points_with_intervals(
         axes.errorbar(values, places, xerr=errors, linestyle="none", **known)
     else:
         axes.errorbar(places, values, yerr=errors, **known)
+
+
+def _has_figure(figures: Iterable[Estimate | None]) -> bool:
+    return any(each is not None and each.value is not None for each in figures)
+
+
+class Series(NamedTuple):
+    """Figures with intervals that are drawn alike."""
+
+    label: str
+    colour: str
+    marker: str
+    points: Sequence[tuple[float, Estimate | None]]
+    """Place and figure."""
+
+
+def draw_points(
+    title: str,
+    height_inches: float,
+    series: Iterable[Series],
+    *,
+    scale: float = 1.0,
+    names: Sequence[str] = (),
+    legend: int = 0,
+    legend_inside: str = "",
+    **settings: Any,
+) -> Markup | None:
+    """Points with intervals: one above the other where rows have ``names``, else joined by a line from left to right.
+
+    Series without a figure are left out; None where there is none. ``settings`` are matplotlib's for the axes.
+    """
+    shown = [each for each in series if _has_figure(figure for _, figure in each.points)]
+    if not shown:
+        return None
+
+    def fill(axes: Any) -> None:
+        for each in shown:
+            style = {"color": each.colour, "marker": each.marker, "label": each.label}
+            points_with_intervals(axes, each.points, style, scale=scale, sideways=bool(names))
+        if names:
+            name_rows(axes, names)
+        axes.set(**settings)
+        if legend_inside:
+            axes.legend(loc=legend_inside)
+
+    return draw(title, height_inches, fill, legend=legend)
 
 
 def draw_stacked(
@@ -313,26 +348,17 @@ def name_rows(axes: Any, names: Sequence[str], *, lines: bool = False) -> None:
 
 def _figure_svg(height_inches: float, fill: Callable[[Any], None], legend: int, panels: dict[str, Any]) -> str:
     import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_INCHES, height_inches))
-        FigureCanvasSVG(figure)
         fill(figure.subplots(**panels))
         if legend and any(axes.get_legend_handles_labels()[1] for axes in figure.axes):
             figure.legend(loc="outside upper center", ncols=legend)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     return buffer.getvalue()
-
-
-def _inline(svg: str, title: str) -> str:
-    """The element alone: sized by the page, labelled, and in the page's text colour."""
-    element = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    labelled = f'<svg role="img" aria-label="{escape(title)}" '
-    sized = re.sub(r'^<svg (.*?)width="[^"]*" ?', lambda found: labelled + found[1], element, count=1, flags=re.S)
-    return _NO_XML.sub("\ufffd", sized)
 
 
 _NOT_DRAWN = (

@@ -17,13 +17,12 @@ from markupsafe import Markup
 
 from tapir_core.config import ACCURACY, RETENTION
 from tapir_core.evaluation.scores import ALL
-from tapir_core.reporting import page
+from tapir_core.reporting import page, sentences, tables
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
-from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
 from tapir_core.statistics import Estimate, estimate_mean
 from tapir_core.summary.formats import first_two_and_last, metric_name, number, percent, round_name, student_name
-from tapir_core.summary.types import RoundSummary, RunSummary, Score
+from tapir_core.summary.types import RoundSummary, RunSummary
 from tapir_core.task_types import in_order
 
 _Item = TypeVar("_Item")
@@ -47,8 +46,8 @@ _UNITS = (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 300), ("seconds", 1.0, 
 
 def score_plots(summary: RunSummary) -> list[page.Section]:
     """The plots of held-out scores and of benchmarks, as far as somebody was asked."""
-    heldout = [*plot_scores(summary), plot_score_by_task_type(summary)]
-    return [plot for plot in (*heldout, *benchmark_plots(summary)) if plot]
+    benchmarks = [plot_headlines(summary), *plot_categories(summary)]
+    return [*filter(None, [*plot_scores(summary), plot_score_by_task_type(summary), *benchmarks])]
 
 
 def plot_scores(summary: RunSummary) -> list[page.Section]:
@@ -60,23 +59,19 @@ def plot_scores(summary: RunSummary) -> list[page.Section]:
 
 def plot_score(students: Sequence[RoundSummary], metric: str) -> page.Section:
     """A held-out score of every student with 95 % intervals, dev and test."""
-    name, told = metric_name(metric), [each.score(split, metric=metric) for each in students for split in _SPLITS]
-
-    def fill(axes: Any) -> None:
-        for offset, (split, marker) in enumerate(_SPLITS.items()):
-            scores = [each.score(split, metric=metric) for each in students]
-            if asked := [score for score in scores if score is not None and score.value is not None]:
-                label = f"{split} ({asked[0].n + asked[0].failed} instructions)"
-                places = [place + 0.08 * (2 * offset - 1) for place in range(len(students))]
-                style = {"color": page.COLOURS[offset], "marker": marker, "label": label}
-                page.points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100)
-        _name_students(axes, [each.number for each in students])
-        axes.set(ylim=(0, None), xlabel="student", ylabel=f"{name}, %")
-        axes.legend(loc="upper left")
-
+    name = metric_name(metric)
+    series = []
+    for offset, (split, marker) in enumerate(_SPLITS.items()):
+        scores = [each.score(split, metric=metric) for each in students]
+        points = [(place + 0.08 * (2 * offset - 1), score) for place, score in enumerate(scores)]
+        if asked := [score for score in scores if score is not None and score.value is not None]:
+            label = f"{split} ({asked[0].n + asked[0].failed} instructions)"
+            series.append(page.Series(label, page.COLOURS[offset], marker, points))
+    axes = _student_axis([each.number for each in students]) | {"ylim": (0, None), "ylabel": f"{name}, %"}
+    title = f"Held-out {name} by round with 95 % intervals"
     return page.Section(
         f"{name.capitalize()} by round",
-        plot=page.draw(f"Held-out {name} by round with 95 % intervals", 2.7, fill) if _has_figure(told) else None,
+        plot=page.draw_points(title, 2.7, series, scale=100, legend_inside="upper left", xlabel="student", **axes),
         note=f"Share of held-out instructions {SHARES[metric]}. Bars are 95 % intervals. The test split "
         "is read by no decision; the dev split is, so its curve may flatter the best round.",
     )
@@ -87,14 +82,14 @@ def plot_score_by_task_type(summary: RunSummary) -> page.Section:
     shown, name = first_two_and_last(summary.students), metric_name(summary.metric)
     colours = (page.GREY, page.COLOURS[1], page.COLOURS[0])[-len(shown) :]
     series = [(student_name(each.number), of, each.by_task_type()) for each, of in zip(shown, colours, strict=False)]
-    title, axis = f"{name.capitalize()} by task type on the test split", f"{name} on the test split, %"
-    drawn = _has_figure([score for _, _, of in series for score in of.values()])
-    plot = page.draw_task_types(title, axis, series, legend_columns=3) if drawn else None
-    return page.Section(f"{name.capitalize()} by task type", plot=plot, note="Test split; lines are 95 % intervals.")
-
-
-def _has_figure(scores: Iterable[Score | None]) -> bool:
-    return any(score is not None and score.value is not None for score in scores)
+    title = f"{name.capitalize()} by task type"
+    return page.Section(
+        title,
+        plot=page.draw_task_types(
+            f"{title} on the test split", f"{name} on the test split, %", series, legend_columns=3
+        ),
+        note="Test split; lines are 95 % intervals.",
+    )
 
 
 def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
@@ -111,17 +106,16 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
             steps = [begun + entry["step"] for entry in shown]
             for axes, noted in zip(panels, _CURVES, strict=True):
                 values = [entry.get(noted, math.nan) for entry in shown]
-                axes.plot(steps, values, color=page.COLOURS[place % len(page.COLOURS)], linewidth=1.2, label=name)
+                label = name if axes is panels[0] else None
+                axes.plot(steps, values, color=page.COLOURS[place % len(page.COLOURS)], linewidth=1.2, label=label)
             begun += curve[-1]["step"]
         for axes, label in zip(panels, _CURVES.values(), strict=True):
             axes.set(ylim=(0, None), ylabel=label)
-        handles, labels = panels[0].get_legend_handles_labels()
-        panels[0].figure.legend(handles, labels, loc="outside upper center", ncols=6)
         panels[-1].set_xlabel("steps of all trainings, one after another")
 
     return page.Section(
         "Training",
-        plot=page.draw("Loss, learning rate and gradient norm by step", 4.6, fill, nrows=3, sharex=True)
+        plot=page.draw("Loss, learning rate and gradient norm by step", 4.6, fill, legend=6, nrows=3, sharex=True)
         if curves
         else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
@@ -195,12 +189,12 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
     names = in_order(used)
 
     def fill(axes: Any) -> None:
-        tables = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]
-        natural, target = (100 * tables[0][column] for column in ("natural", "target"))
+        shares = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]
+        natural, target = (100 * shares[0][column] for column in ("natural", "target"))
         places = range(len(names))
         axes.scatter(natural, places, s=34, facecolors="none", edgecolors=page.GREY, linewidths=1.3, label="natural")
         axes.scatter(target, places, s=110, marker="|", color=page.COLOURS[3], linewidths=1.8, label="target")
-        for offset, ((each, _), table) in enumerate(zip(shown, tables, strict=True)):
+        for offset, ((each, _), table) in enumerate(zip(shown, shares, strict=True)):
             heights = [place + 0.22 * (offset - (len(shown) - 1) / 2) for place in places]
             style = {"s": 16, "marker": _MARKERS[offset], "color": page.COLOURS[offset], "zorder": 3}
             axes.scatter(100 * table["got"], heights, label=f"got in {round_name(each.number)}", **style)
@@ -216,7 +210,7 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
 
 def plot_time(summary: RunSummary) -> page.Section:
     """Time by stage, stacked for each part of the run; the shortest stages are one colour."""
-    took = stage_seconds(summary)
+    took = tables.stage_seconds(summary)
     totals = sum(map(Counter, took.values()), Counter[str]())
     colours = {name: colour for (name, _), colour in zip(totals.most_common(), page.COLOURS, strict=False)}
     stages = {name: [name] for name in lines() if name in colours}
@@ -232,34 +226,42 @@ def plot_time(summary: RunSummary) -> page.Section:
         )
         for label, names in stages.items()
     ]
-    axis = f"time of all stages, {unit}"
     return page.Section(
         "Time by stage",
-        plot=page.draw_stacked("Time by stage and round", [*took], series, axis, legend=4) if took else None,
+        plot=page.draw_stacked("Time by stage and round", [*took], series, f"time of all stages, {unit}", legend=4)
+        if took
+        else None,
         note="Answer and judge overlap, so do label and teach: bars can be longer than the clock showed.",
     )
 
 
-def benchmark_plots(summary: RunSummary) -> list[page.Section]:
-    """The headlines of all benchmarks by round, then each of them by category; nothing where nobody was asked."""
+def plot_headlines(summary: RunSummary) -> page.Section | None:
+    """The headlines of all benchmarks by round; nothing where nobody was asked."""
     panels = headline_panels(summary)
     if not panels:
-        return []
-    radars = [(label, rows, choose_spokes(rows)) for label, rows in panels]
+        return None
+    radars = [(label, choose_spokes(rows)) for label, rows in panels]
     lacking = [
         f"{label}, is not drawn by category. {spokes.in_words}"
-        for label, _, spokes in radars
+        for label, spokes in radars
         if spokes.left_out and not spokes.drawn
     ]
     curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
     read = "Lines are 95 % intervals over questions. No decision reads these figures."
-    note = [read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))]
-    found = [page.Section("Benchmarks", plot=curves, note=" ".join(filter(None, note)))]
-    for label, rows, spokes in radars:
-        note = [f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows)]
+    told = [read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))]
+    return page.Section("Benchmarks", plot=curves, note=sentences.together(told))
+
+
+def plot_categories(summary: RunSummary) -> list[page.Section]:
+    """Each headline of the benchmarks by category, where there are categories enough."""
+    found = []
+    for label, rows in headline_panels(summary):
+        spokes = choose_spokes(rows)
         if spokes.drawn:
-            radar = plot_benchmark_categories(label, spokes)
-            found.append(page.Section(label, plot=radar, note=" ".join(filter(None, note))))
+            note = [f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows)]
+            found.append(
+                page.Section(label, plot=plot_benchmark_categories(label, spokes), note=sentences.together(note))
+            )
     return found
 
 
@@ -271,8 +273,7 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
             figures = [Estimate(*figure) for figure in rows.select("value", "low", "high").rows()]
             style = {"color": page.COLOURS[place % len(page.COLOURS)], "marker": "o"}
             page.points_with_intervals(axes, enumerate(figures), style)
-            _name_students(axes, rows["number"].to_list())
-            axes.set_title(label)
+            axes.set(title=label, **_student_axis(rows["number"].to_list()))
         found[-1, 0].set_xlabel("student")
 
     return page.draw(
@@ -342,8 +343,10 @@ def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
     return page.draw(f"{label} by category", 3.9, fill, subplot_kw={"projection": "polar"})
 
 
-def _name_students(axes: Any, rounds: Sequence[int]) -> None:
-    axes.set(xticks=range(len(rounds)), xticklabels=[*map(student_name, rounds)], xlim=(-0.4, len(rounds) - 0.6))
+def _student_axis(rounds: Sequence[int]) -> dict[str, Any]:
+    """Settings of axes whose places are students."""
+    names = [*map(student_name, rounds)]
+    return {"xticks": range(len(rounds)), "xticklabels": names, "xlim": (-0.4, len(rounds) - 0.6)}
 
 
 def _edges(values: Sequence[Iterable[float]]) -> list[float]:

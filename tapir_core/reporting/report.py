@@ -3,10 +3,13 @@ without plots; of one student the model card.
 
 All are made from the run folder alone, so they can be made again at any time, of an unfinished run too. Names of files
 and folders of the machine that made it stay out of a model card; digests stand in their place.
+
+What report and run card show is listed in `TOP`, `SECTIONS` and `CARD`, in the order in which a reader meets it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,13 +20,11 @@ from tapir_core.comparison.baseline import with_baseline
 from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, LENGTHS, NATURAL, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
+from tapir_core.estimate.run import kept_estimate
 from tapir_core.evaluation.scores import ALL
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting import page, plots, tables
-from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, figures_tables
-from tapir_core.reporting.estimate_table import kept_comparison
-from tapir_core.reporting.serving import serving_tables
+from tapir_core.reporting import benchmarks, estimate_table, page, plots, serving, tables
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import EVALUATE, TRAIN
 from tapir_core.summary import RunReader, summarise
@@ -32,149 +33,144 @@ from tapir_core.summary.formats import NOTHING, count, first_two_and_last, numbe
 from tapir_core.summary.types import Examples, RunSummary
 
 _EXAMPLES = 10
-_LEFT_OUT = "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place."
 
 
 def write_report(run: RunFolder) -> str:
     """Write `report.html` into the run folder and say where it is."""
     summary, reader = with_baseline(summarise(run), run), RunReader(run)
     # The pool of a round is answered by the student of the round before.
-    answered = [each.number - 1 for each in summary.rounds if each.did("answer")]
+    answered = [each.number - 1 for each in summary.rounds for stage in each.stages if stage.name == "answer"]
     shown = first_two_and_last([each.number for each in summary.students] or answered)
     rng = derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(reader, shown, _EXAMPLES, rng) if shown else None
-    asked = [each.number for each in summary.rounds if each.benchmarks is not None]
-    html = render_report(
-        summary,
-        examples,
-        gains=benchmark_gains_table(reader, asked, summary.best),
-        trainings={
-            student_name(each.number): found for each in summary.rounds if (found := reader.training(each.number))
-        },
-        estimate=kept_comparison(run, summary),
-        serving=serving_tables(reader, summary.best),
-    )
-    run.storage.write_bytes(REPORT, html.encode())
+    run.storage.write_bytes(REPORT, render_report(summary, reader, examples).encode())
     return summary.report_path
 
 
-def render_report(
-    summary: RunSummary,
-    examples: Examples | None,
-    *,
-    gains: page.Table | None = None,
-    trainings: Mapping[str, Mapping[str, Any]] | None = None,
-    estimate: page.Table | None = None,
-    serving: Sequence[page.Table] = (),
-) -> str:
-    """The page: what the run is, its scores by round, examples, then all else. Everything that is text is escaped.
-
-    ``gains`` is what students gained over each other on benchmarks, ``trainings`` what the trainer said of each
-    student's training, ``estimate`` what was expected beside what came, ``serving`` what is asked of a student before
-    it is put to work.
-    """
-    tables_of_scores = [
-        tables.students_table(summary, [each.number for each in summary.students]),
-        tables.metric_table(summary.students, ACCURACY),
-    ]
-    of_scores = zip(plots.plot_scores(summary), tables_of_scores, strict=False)
-    judged = [page.section_of(tables.judged_table(summary.students))] if summary.config.data.judged else []
-    benchmarks = plots.benchmark_plots(summary)
-    sections = [
-        *_of_students(summary, serving, benchmarks[1:], gains),
-        *_of_rounds(summary, trainings or {}),
-        *_of_spend(summary, estimate),
-    ]
+def render_report(summary: RunSummary, reader: RunReader, examples: Examples | None) -> str:
+    """The page: what the run is, its scores by round, examples, then all else. Everything that is text is escaped."""
     return page.render_page(
         "report.html.jinja2",
-        sections,
+        sections_of(SECTIONS, summary, reader),
         summary=summary,
-        scores=[
-            *(replace(plot, table=table) for plot, table in of_scores),
-            *judged,
-            page.section_of(tables.metric_table(summary.students, NATURAL)),
-            page.section_of(tables.baseline_table(summary)),
-            *benchmarks[:1],
-        ],
+        scores=sections_of(TOP, summary, reader),
         examples=examples,
         config=resolved_json(summary.config),
     )
 
 
-def _of_students(
-    summary: RunSummary, serving: Sequence[page.Table], radars: list[page.Section], gains: page.Table | None
-) -> list[page.Section]:
-    figures = [
-        replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
-        for who in summary.compared
-        for table in figures_tables(student_name(who), summary.benchmarks(who))
-    ]
-    return [
-        replace(plots.plot_score_by_task_type(summary), table=tables.accuracy_table(summary)),
-        *map(page.section_of, serving),
-        *radars,
-        *map(page.section_of, benchmark_tables(summary, summary.compared, summary.benchmark_names)),
-        page.section_of(gains),
-        *figures,
-    ]
-
-
-def _of_rounds(summary: RunSummary, trainings: Mapping[str, Mapping[str, Any]]) -> list[page.Section]:
-    mixed, found = summary.mixed_rounds, summary.decontamination
-    judged = [(round_name(each.number), each.difficulty) for each in summary.rounds]
-    gaps = {name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None}
-    return [
-        page.section_of(tables.rounds_table(summary)),
-        plots.plot_mfd(summary.rounds),
-        plots.plot_order_gap(gaps),
-        replace(plots.plot_shares(mixed), table=tables.shares_table(*mixed)),
-        replace(plots.plot_training(trainings), table=tables.trainings_table(trainings)),
-        replace(page.section_of(tables.left_out_table(summary)), note=_LEFT_OUT),
-        page.section_of(tables.decontamination_table(found)),
-        page.section_of(tables.contaminated_table(found), folded=True),
-        page.section_of(tables.settled_table(summary)),
-    ]
-
-
-def _of_spend(summary: RunSummary, estimate: page.Table | None) -> list[page.Section]:
-    spent = tables.spend_table(summary) if summary.all_stages else None
-    return [
-        replace(plots.plot_time(summary), table=tables.seconds_table(summary)),
-        replace(page.section_of(spent), title="Calls to teacher and judge"),
-        page.section_of(estimate),
-    ]
-
-
-def run_card(
-    summary: RunSummary,
-    pages: Mapping[str, Mapping[str, str]] | None = None,
-    serving: Sequence[page.Table] = (),
-) -> str:
+def run_card(summary: RunSummary, reader: RunReader, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
     """What the run is, its state, its rounds, and where to read more.
 
     Args:
         summary: The run.
+        reader: Reads its folder.
         pages: Where more of it is shown, where this card is: the run or a round, then title, then address. Without it
             the card says how to get there.
-        serving: The tables of `tapir_core.reporting.serving`.
     """
-    shown = [
-        tables.rounds_table(summary),
-        tables.baseline_table(summary),
-        tables.judged_table(summary.students),
-        tables.accuracy_table(summary),
-        *serving,
-        tables.left_out_table(summary),
-        tables.settled_table(summary),
-        tables.seconds_table(summary),
-        tables.spend_table(summary),
-        *benchmark_tables(summary, summary.compared, summary.benchmark_names),
-        tables.decontamination_table(summary.decontamination),
-    ]
     path = summary.report_path
     address = "" if "://" in path else Path(path).absolute().as_uri()
-    sections = [page.section_of(table) for table in shown if table]
+    sections = sections_of(CARD, summary, reader)
     return page.render("run_card.md.jinja2", summary=summary, sections=sections, address=address, pages=pages)
+
+
+Part = Callable[[RunSummary, RunReader], Iterable[page.Section | page.Table | None]]
+"""Makes what a report shows of one thing; what has nothing to show is left out."""
+
+
+def sections_of(parts: Mapping[str, Part], summary: RunSummary, reader: RunReader) -> list[page.Section]:
+    """The sections of all ``parts`` that have something to show."""
+    found = (each for part in parts.values() for each in part(summary, reader) if each)
+    return [page.section_of(each) if isinstance(each, page.Table) else each for each in found]
+
+
+def _curves(run: RunSummary, _: RunReader) -> list[page.Section]:
+    numbers, students = [each.number for each in run.students], run.students
+    beside = [tables.students_table(run, numbers), tables.metric_table(students, ACCURACY)]
+    return [replace(plot, table=table) for plot, table in zip(plots.plot_scores(run), beside, strict=False)]
+
+
+def _figures(run: RunSummary, _: RunReader) -> list[page.Section]:
+    return [
+        replace(page.section_of(table, folded=True), title=f"{table.title}, with intervals")
+        for who, figures in run.benchmarks.items()
+        for table in benchmarks.figures_tables(student_name(who), figures)
+    ]
+
+
+def _order_gaps(run: RunSummary, _: RunReader) -> list[page.Section]:
+    judged = [(round_name(each.number), each.difficulty) for each in run.rounds]
+    return [plots.plot_order_gap({name: rows["order_gap"].drop_nulls() for name, rows in judged if rows is not None})]
+
+
+def _training(run: RunSummary, reader: RunReader) -> list[page.Section]:
+    found = {student_name(each.number): reader.training(each.number) for each in run.rounds}
+    trainings = {name: training for name, training in found.items() if training}
+    return [replace(plots.plot_training(trainings), table=tables.trainings_table(trainings))]
+
+
+TOP: dict[str, Part] = {
+    "accuracy by round": _curves,
+    "judged against the teacher": lambda run, _: [tables.judged_table(run.students)],
+    "at natural shares": lambda run, _: [tables.metric_table(run.students, NATURAL)],
+    "beside plain fine-tuning": lambda run, _: [tables.baseline_table(run)],
+    "benchmarks by round": lambda run, _: [plots.plot_headlines(run)],
+}
+"""What the report begins with; the examples follow."""
+
+SECTIONS: dict[str, Part] = {
+    "accuracy by task type": lambda run, _: [
+        replace(plots.plot_score_by_task_type(run), table=tables.accuracy_table(run))
+    ],
+    "before and after, what it costs to serve": lambda run, reader: serving.serving_tables(reader, run.best),
+    "benchmarks by category": lambda run, _: plots.plot_categories(run),
+    "benchmarks side by side": lambda run, _: benchmarks.benchmark_tables(run),
+    "benchmarks, paired": lambda run, reader: [
+        benchmarks.benchmark_gains_table(reader, [each.number for each in run.rounds], run.best)
+    ],
+    "benchmarks, with intervals": _figures,
+    "rounds": lambda run, _: [tables.rounds_table(run)],
+    "how hard the pool is": lambda run, _: [plots.plot_mfd(run.rounds)],
+    "order gap": _order_gaps,
+    "task shares": lambda run, _: [
+        replace(plots.plot_shares(run.mixed_rounds), table=tables.shares_table(*run.mixed_rounds))
+    ],
+    "training": _training,
+    "left out": lambda run, _: [
+        replace(
+            page.section_of(tables.left_out_table(run)),
+            note="Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place.",
+        )
+    ],
+    "decontamination": lambda run, _: [tables.decontamination_table(run.decontamination)],
+    "what holds an evaluation question": lambda run, _: [
+        page.section_of(tables.contaminated_table(run.decontamination), folded=True)
+    ],
+    "what endpoints do not take": lambda run, _: [tables.settled_table(run)],
+    "time": lambda run, _: [replace(plots.plot_time(run), table=tables.seconds_table(run))],
+    "spend": lambda run, _: [
+        replace(page.section_of(tables.spend_table(run)), title="Calls to teacher and judge")
+        if run.all_stages
+        else None
+    ],
+    "estimate": lambda run, reader: [estimate_table.comparison_table(kept_estimate(reader.run), run)],
+}
+"""What follows the examples."""
+
+CARD: dict[str, Part] = {
+    "rounds": lambda run, _: [tables.rounds_table(run)],
+    "baseline": lambda run, _: [tables.baseline_table(run)],
+    "judged": lambda run, _: [tables.judged_table(run.students)],
+    "accuracy by task type": lambda run, _: [tables.accuracy_table(run)],
+    "serving": lambda run, reader: serving.serving_tables(reader, run.best),
+    "left out": lambda run, _: [tables.left_out_table(run)],
+    "what endpoints do not take": lambda run, _: [tables.settled_table(run)],
+    "time": lambda run, _: [tables.seconds_table(run)],
+    "spend": lambda run, _: [tables.spend_table(run)],
+    "benchmarks": lambda run, _: benchmarks.benchmark_tables(run),
+    "decontamination": lambda run, _: [tables.decontamination_table(run.decontamination)],
+}
+"""What the run card shows."""
 
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
@@ -183,8 +179,8 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
     known = [each for each in summary.rounds if each.number <= round_number and each.mixture is not None]
     at = EVALUATE.at(round_number)
     scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=at.stage.columns)
-    benchmarks = summary.benchmarks(round_number)
-    figures = scores if benchmarks is None else pl.concat([scores, benchmarks])
+    asked = summary.benchmarks.get(round_number)
+    figures = scores if asked is None else pl.concat([scores, asked])
     card = page.render(
         "model_card.md.jinja2",
         front_matter=_front_matter(summary, round_number, figures),
@@ -197,7 +193,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         mixtures=page.table_of("", _MIXTURES, known),
         shares=tables.shares_table(*known),
         scores=_scores(scores),
-        benchmarks=figures_tables(student_name(round_number), benchmarks),
+        benchmarks=benchmarks.figures_tables(student_name(round_number), asked),
         dropped=tables.decontamination_table(summary.decontamination),
         fewest_words=FEWEST_WORDS,
         run=run,
@@ -273,7 +269,10 @@ _MIXTURES: tuple[tables.OfRound, ...] = (
     ("Round", lambda each: round_name(each.number)),
     ("Examples", lambda each: count(each.mixture.rows if each.mixture else None)),
     ("Asked for", lambda each: count(each.mixture.asked if each.mixture else None)),
-    *tables.origin_rows("", pool="Pool", seed="Seeds", expansion="Expansion", easy="Easy"),
+    ("Pool", partial(tables.from_origin, "pool")),
+    ("Seeds", partial(tables.from_origin, "seed")),
+    ("Expansion", partial(tables.from_origin, "expansion")),
+    ("Easy", partial(tables.from_origin, "easy")),
     ("Refined", lambda each: count(each.refinement.accepted if each.refinement else None)),
 )
 _SCORES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (

@@ -27,11 +27,12 @@ def together(parts: Iterable[str]) -> str:
 def outline(run: RunSummary) -> str:
     """Who learns from whom, on what, and how much was asked so far."""
     usage, pool, unusable = run.usage, run.config.data.pool, sum((run.unusable or {}).values())
+    planned = run.config.run.rounds
     return together(
         (
             f"The student {run.config.student.backbone} is taught by {run.config.teacher.endpoint.name} and judged by "
-            f"{' and '.join(run.config.judge.all_names)}, over {run.planned_rounds} "
-            f"{'round' if run.planned_rounds == 1 else 'rounds'}.",
+            f"{' and '.join(run.config.judge.all_names)}, over {planned} "
+            f"{'round' if planned == 1 else 'rounds'}.",
             f"Its pool: {count(run.pool)} instructions from {pool.source}"
             f"{f', {count(unusable)} of them without a usable answer or task type' if unusable else ''}."
             if run.pool is not None
@@ -68,7 +69,7 @@ def state(run: RunSummary) -> str:
 def progress(run: RunSummary) -> str:
     """How many rounds are trained, and the next stage."""
     return (
-        f"{len(run.mixed_rounds)} of {run.planned_rounds} rounds trained"
+        f"{len(run.mixed_rounds)} of {run.config.run.rounds} rounds trained"
         f"{f'. Next stage: {run.next_stage}' if run.next_stage else ''}"
     )
 

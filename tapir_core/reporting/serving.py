@@ -9,10 +9,10 @@ what it answered usably; of a run without one its answers are those to the pool.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from statistics import fmean, median
+from typing import NamedTuple
 
 import polars as pl
 
@@ -32,6 +32,7 @@ from tapir_core.stages import (
     POOL,
     TEACH,
     TRAIN,
+    StageAt,
     benchmark_stages,
 )
 from tapir_core.statistics import MAX_FAILED_SHARE, Estimate, compare_paired
@@ -49,19 +50,14 @@ _Values = Mapping[str, float | None]
 
 def serving_tables(reader: RunReader, best: int | None) -> list[Table]:
     """Both tables, of the student that is reported; none before one was trained. ``best`` is the best by dev split."""
-    student = _reported(reader, best)
+    trained = [each for each in range(reader.run.config.run.rounds + 1) if reader.manifest(TRAIN.at(each))]
+    answered = [each for each in trained if reader.manifest(ANSWER_HELDOUT.at(each))]
+    # Without a best student the last that answered the held-out set, or was trained.
+    student = best if best in trained else max(answered or trained, default=None)
     return [] if student is None else [before_after_table(reader, student), cost_table(reader, student)]
 
 
-def _reported(reader: RunReader, best: int | None) -> int | None:
-    """The ``best`` student; without one the last that answered the held-out set, or was trained."""
-    trained = [each for each in range(reader.run.config.run.rounds + 1) if reader.manifest(TRAIN.at(each))]
-    answered = [each for each in trained if reader.manifest(ANSWER_HELDOUT.at(each))]
-    return best if best in trained else max(answered or trained, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(NamedTuple):
     """A figure of several models."""
 
     label: str
@@ -69,16 +65,8 @@ class _Row:
     """Model → its figure."""
     difference: Estimate | None = None
     """Of student and backbone."""
-    worse: int = 0
-    """Sign of a difference for the worse; 0 where neither is."""
-
-    @property
-    def got_worse(self) -> bool:
-        """Whether the whole interval of the difference lies on the worse side."""
-        found = self.difference
-        if found is None or found.low is None or found.high is None:
-            return False
-        return self.worse * found.low > 0 and self.worse * found.high > 0
+    got_worse: bool = False
+    """Whether the whole interval of the difference lies on the worse side."""
 
     @property
     def change(self) -> str:
@@ -95,7 +83,15 @@ class _Row:
 def before_after_table(reader: RunReader, student: int) -> Table:
     """Answers that are of no use, their length, and the headlines of benchmarks that nobody judges."""
     before, after = student_name(BACKBONE), student_name(student)
-    answers = {before: _heldout(reader, BACKBONE), after: _heldout(reader, student), "teacher": _taught(reader)}
+    judged = reader.run.config.data.judged is not None
+    # The judged set, which the teacher answered too; without one, that with references.
+    heldout = reader.rows((JUDGED_HELDOUT if judged else HELDOUT).at())
+    test = None if heldout is None else heldout.filter(split="test")
+    answers = {
+        before: _with_ending(reader.rows(ANSWER_HELDOUT.at(BACKBONE)), test),
+        after: _with_ending(reader.rows(ANSWER_HELDOUT.at(student)), test),
+        "teacher": _with_ending(reader.rows(TEACH.at()), test if judged else reader.rows(POOL.at())),
+    }
     known = {name: rows for name, rows in answers.items() if rows is not None and rows.height}
     of_answers = _of_answers(reader, student, known) if after in known else ()
     rows = [row for row in (*of_answers, *_of_benchmarks(reader, student)) if row.cells]
@@ -104,7 +100,7 @@ def before_after_table(reader: RunReader, student: int) -> Table:
         "Before and after",
         ("", *models, f"{after} less {before}"),
         tuple((row.label, *(row.cells.get(name, NOTHING) for name in models), row.change) for row in rows),
-        note=_before_after_note(after, rows, is_judged=reader.run.config.data.judged is not None),
+        note=_before_after_note(after, rows, is_judged=judged),
     )
 
 
@@ -132,27 +128,10 @@ def _before_after_note(student: str, rows: list[_Row], *, is_judged: bool) -> st
     )
 
 
-def _heldout(reader: RunReader, student: int) -> pl.DataFrame | None:
-    """Its answers to the test split."""
-    answers, test = reader.rows(ANSWER_HELDOUT.at(student)), _test_split(reader)
-    return None if answers is None or test is None else _with_ending(answers, test)
-
-
-def _taught(reader: RunReader) -> pl.DataFrame | None:
-    """The teacher's answers to the test split of the judged set; to the pool, where there is none."""
-    rows = reader.rows(TEACH.at())
-    asked = _test_split(reader) if reader.run.config.data.judged else reader.rows(POOL.at())
-    return None if rows is None or asked is None else _with_ending(rows, asked)
-
-
-def _test_split(reader: RunReader) -> pl.DataFrame | None:
-    """The test split of the judged set, which the teacher answered too; without one, of that with references."""
-    rows = reader.rows((JUDGED_HELDOUT if reader.run.config.data.judged else HELDOUT).at())
-    return None if rows is None else rows.filter(split="test")
-
-
-def _with_ending(answers: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+def _with_ending(answers: pl.DataFrame | None, asked: pl.DataFrame | None) -> pl.DataFrame | None:
     """The answers to what was ``asked``, with `ending`: why one is of no use, or an empty text."""
+    if answers is None or asked is None:
+        return None
     rows = answers.join(asked.select("instruction_id", "instruction"), on="instruction_id", maintain_order="left")
     told = rows.select("response", "finish_reason", "instruction").iter_rows()
     return rows.with_columns(ending=pl.Series([unusable_reason(*each) or "" for each in told], dtype=pl.String))
@@ -161,22 +140,15 @@ def _with_ending(answers: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
 def _of_answers(reader: RunReader, student: int, known: Mapping[str, pl.DataFrame]) -> Iterator[_Row]:
     yield _Row("Answers", {name: count(rows.height) for name, rows in known.items()})
     for ending, label in _ENDINGS.items():
-        values = {name: _marks(rows, ending) for name, rows in known.items()}
+        # 100 for an answer that ended so, 0 for another one, None where there is none.
+        mark = pl.when(~pl.col("ending").str.starts_with("failed")).then(100.0 * (pl.col("ending") == ending))
+        values = {name: dict(rows.select("instruction_id", mark).iter_rows()) for name, rows in known.items()}
         yield _mean_row(reader, student, label, values, lambda value: percent(value / 100), worse=1)
-    lengths = {name: _lengths(rows) for name, rows in known.items()}
+    tokens = pl.col("completion_tokens") * 1.0
+    answered = {name: rows.drop_nulls("response").select("instruction_id", tokens) for name, rows in known.items()}
+    lengths = {name: dict(rows.iter_rows()) for name, rows in answered.items()}
     yield _mean_row(reader, student, "Tokens, mean", lengths, lambda value: number(value, 1))
     yield _Row("Tokens, median", {name: number(median(of.values()), 1) for name, of in lengths.items() if of})
-
-
-def _marks(rows: pl.DataFrame, ending: str) -> _Values:
-    """100 for an answer that ended so, 0 for another one, None where there is none."""
-    pairs = rows.select("instruction_id", "ending").iter_rows()
-    return {name: None if came.startswith("failed") else 100.0 * (came == ending) for name, came in pairs}
-
-
-def _lengths(rows: pl.DataFrame) -> dict[str, float]:
-    """Tokens of each answer that has a text."""
-    return dict(rows.drop_nulls("response").select("instruction_id", pl.col("completion_tokens") * 1.0).iter_rows())
 
 
 def _of_benchmarks(reader: RunReader, student: int) -> Iterator[_Row]:
@@ -215,63 +187,74 @@ def _mean_row(
         return _Row(label, cells)
     rng = derive_rng(reader.run.config.run.seed, "before and after", label, student)
     found = compare_paired(after, before, rng=rng, max_failed_share=limit, unit="answers")
-    return _Row(label, cells, found, worse)
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """What serving one model takes, as far as it is known."""
-
-    parameters: int | None = None
-    size_bytes: int | None = None
-    speed: Speed | None = None
-    usd_per_thousand: float | None = None
-    """Of plain answers, at the prices of this run."""
+    apart = found.low is not None and found.high is not None and min(worse * found.low, worse * found.high) > 0
+    return _Row(label, cells, found, got_worse=apart)
 
 
 def cost_table(reader: RunReader, student: int) -> Table:
     """The student as this run served it, beside the teacher as it was called."""
-    served = {student_name(student): _served_student(reader, student), "teacher": _served_teacher(reader)}
-    rows = [(label, *map(cell, served.values())) for label, cell in _COSTS]
+    evaluation, name = reader.run.config.evaluation, student_name(student)
+    asked = [BENCHMARK_ANSWERS.at(student, benchmark=each) for each in evaluation.asked]
+    speed = _speed(reader, [ANSWER_HELDOUT.at(student), ANSWER.at(student + 1), *asked])
+    taught = _speed(reader, [TEACH.at()])
+    served = {name: _sizes(reader, student) | _speed_cells(speed), "teacher": _speed_cells(taught) | _price(reader)}
+    labels = dict.fromkeys(label for of in served.values() for label in of)
+    rows = [(label, *(of.get(label, NOTHING) for of in served.values())) for label in labels]
+    by = "; then with ".join(speed.by if speed else ())
+    notes = (
+        by and f"{name} answered with {by}.",
+        "Speed is that of this run's own requests: output tokens a second while calls were in flight; seconds from "
+        "sending a call until its answer came, right to 5 %, without waiting for a turn and without failed "
+        "attempts. More calls in flight mean more tokens a second, and more seconds an answer."
+        if speed or taught
+        else "",
+        "USD is what the teacher's plain answers to the pool cost; the price of the student's machine is not known."
+        if _USD in labels
+        else "",
+    )
     return Table(
         "What it costs to serve",
         ("", *served),
         tuple(row for row in rows if any(cell != NOTHING for cell in row[1:])),
-        note=_cost_note(student_name(student), *served.values()),
+        note=together(notes),
     )
 
 
-def _cost_note(name: str, student: _Served, teacher: _Served) -> str:
-    by = "; then with ".join(student.speed.by if student.speed else ())
-    return together(
-        (
-            by and f"{name} answered with {by}.",
-            "Speed is that of this run's own requests: output tokens a second while calls were in flight; seconds from "
-            "sending a call until its answer came, right to 5 %, without waiting for a turn and without failed "
-            "attempts. More calls in flight mean more tokens a second, and more seconds an answer."
-            if student.speed or teacher.speed
-            else "",
-            "USD is what the teacher's plain answers to the pool cost; the price of the student's machine is not known."
-            if teacher.usd_per_thousand is not None
-            else "",
-        )
-    )
+def _speed(reader: RunReader, stages: Iterable[StageAt]) -> Speed | None:
+    return Speed.of([manifest.counts for at in stages if (manifest := reader.manifest(at)) is not None])
 
 
-def _served_student(reader: RunReader, number: int) -> _Served:
-    at, storage = TRAIN.at(number), reader.run.storage
+def _speed_cells(speed: Speed | None) -> dict[str, str]:
+    if speed is None:
+        return {}
+    return {
+        "Output tokens/s": number(speed.tokens_per_second, 1),
+        "Seconds an answer, p50": number(speed.latency_seconds(0.5)),
+        "Seconds an answer, p95": number(speed.latency_seconds(0.95)),
+        "Calls in flight, mean": number(speed.in_flight, 1),
+        "Answers timed": count(speed.answers),
+    }
+
+
+def _sizes(reader: RunReader, student: int) -> dict[str, str]:
+    at, storage = TRAIN.at(student), reader.run.storage
     manifest, sizes = reader.manifest(at), storage.files(at.folder)
     paths = [f"{at.folder}/{part.name}" for part in manifest.parts] if manifest else []
     weights = [_parameters(storage, path, sizes[path]) for path in paths if path.endswith(".safetensors")]
-    counted = [each for each in weights if each is not None]
-    asked = [BENCHMARK_ANSWERS.at(number, benchmark=name) for name in reader.run.config.evaluation.asked]
-    stages = [ANSWER_HELDOUT.at(number), ANSWER.at(number + 1), *asked]
-    found = [manifest.counts for at in stages if (manifest := reader.manifest(at)) is not None]
-    return _Served(
-        sum(counted) if counted and len(counted) == len(weights) else None,
-        sum(sizes[path] for path in paths) or None,
-        Speed.of(found),
-    )
+    counted, size = [each for each in weights if each is not None], sum(sizes[path] for path in paths)
+    return {
+        **({"Parameters": count(sum(counted))} if counted and len(counted) == len(weights) else {}),
+        **({"Size on disk": data_size(size)} if size else {}),
+    }
+
+
+def _price(reader: RunReader) -> dict[str, str]:
+    """Of the teacher's plain answers, at the prices of this run."""
+    manifest = reader.manifest(TEACH.at())
+    usage = Usage.of(manifest.counts) if manifest else Usage()
+    answers = usage.calls + usage.stored
+    # Nothing charged is no price: the model may be one's own, or its price unknown.
+    return {_USD: number(1000 * usage.usd / answers)} if answers and usage.usd else {}
 
 
 def _parameters(storage: Storage, path: str, size_bytes: int) -> int | None:
@@ -286,28 +269,4 @@ def _parameters(storage: Storage, path: str, size_bytes: int) -> int | None:
         return None
 
 
-def _served_teacher(reader: RunReader) -> _Served:
-    manifest = reader.manifest(TEACH.at())
-    if manifest is None:
-        return _Served()
-    usage = Usage.of(manifest.counts)
-    answers = usage.calls + usage.stored
-    # Nothing charged is no price: the model may be one's own, or its price unknown.
-    price = 1000 * usage.usd / answers if answers and usage.usd else None
-    return _Served(speed=Speed.of([manifest.counts]), usd_per_thousand=price)
-
-
-def _of_speed(cell: Callable[[Speed], str]) -> Callable[[_Served], str]:
-    return lambda served: NOTHING if served.speed is None else cell(served.speed)
-
-
-_COSTS: tuple[tuple[str, Callable[[_Served], str]], ...] = (
-    ("Parameters", lambda served: count(served.parameters)),
-    ("Size on disk", lambda served: NOTHING if served.size_bytes is None else data_size(served.size_bytes)),
-    ("Output tokens/s", _of_speed(lambda speed: number(speed.tokens_per_second, 1))),
-    ("Seconds an answer, p50", _of_speed(lambda speed: number(speed.latency_seconds(0.5)))),
-    ("Seconds an answer, p95", _of_speed(lambda speed: number(speed.latency_seconds(0.95)))),
-    ("Calls in flight, mean", _of_speed(lambda speed: number(speed.in_flight, 1))),
-    ("Answers timed", _of_speed(lambda speed: count(speed.answers))),
-    ("USD per 1,000 answers", lambda served: number(served.usd_per_thousand)),
-)
+_USD = "USD per 1,000 answers"

@@ -5,9 +5,11 @@ prompts, settings, questions or baselines stand in different tables and are not 
 folders alone. Limits: each p-value is that of its own difference, however many runs are set against the first.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
+from typing import NamedTuple
 
 import polars as pl
 
@@ -17,21 +19,17 @@ from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
 from tapir_core.paths import sweep_report_file
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting import page, sentences
+from tapir_core.reporting import page, plots, sentences, tables
 from tapir_core.reporting.benchmarks import (
     DIFFERS,
     PAIRED_COLUMNS,
     figures_side_by_side,
     headline_values,
-    metric_label,
-    paired_cells,
-    unpaired_cells,
+    paired_rows,
+    unpaired_row,
 )
-from tapir_core.reporting.plots import SHARES
-from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ITEMS, EVALUATE, benchmark_stages, heldout_stages, lines
-from tapir_core.statistics import compare_paired
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader, formats, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
@@ -64,8 +62,18 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
                 f"run {run.ref.name!r} cannot stand beside {runs[0].ref.name!r}, their held-out sets are not the same: "
                 f"{_difference(runs[0], run)}; take runs of one curriculum"
             )
-    summaries, readers = tuple(map(summarise, runs)), [RunReader(run) for run in runs]
-    return SideBySide(summaries, tuple(benchmarks_of_runs(readers)), paired_runs_table(readers))
+    asked = _asked(runs)
+    benchmarks = _benchmarks_of_runs(each for of_runs in asked.values() for each in of_runs)
+    rows = tuple(row for first, *others in asked.values() for other in others for row in _paired(first, other))
+    paired = page.Table(
+        "Students of different runs on the same items",
+        PAIRED_COLUMNS,
+        rows,
+        text_columns=5,
+        note="Difference of the first column to the second one, paired over the same items; p of a sign-flip test with "
+        "10,000 draws. An item that one of the two lacks, or failed, is in neither.",
+    )
+    return SideBySide(tuple(map(summarise, runs)), tuple(benchmarks), paired)
 
 
 def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
@@ -85,22 +93,20 @@ def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[Side
 
 def side_by_side_card(shown: SideBySide, report: str) -> str:
     """The tables in Markdown, for an artifact."""
-    tables = (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
-    return (
-        f"# Backbones side by side\n\n{page.render_markdown(map(page.section_of, tables))}Page with plots: `{report}`\n"
-    )
+    sections = map(page.section_of, (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired))
+    return f"# Backbones side by side\n\n{page.render_markdown(sections)}Page with plots: `{report}`\n"
 
 
 def render_side_by_side(shown: SideBySide) -> str:
     """The page. Everything that is text is escaped."""
-    tables = side_by_side_tables(shown)
+    beside = side_by_side_tables(shown)
     sections = [
-        page.Section("", tables["overview"]),
+        page.Section("", beside["overview"]),
         _plot_students(shown.runs),
-        replace(_plot_task_types(shown.runs), table=tables["task_types"]),
+        replace(_plot_task_types(shown.runs), table=beside["task_types"]),
         page.section_of(shown.paired),
         *map(page.section_of, shown.benchmarks),
-        replace(_plot_answers(shown.runs), table=tables["answers"]),
+        replace(_plot_answers(shown.runs), table=beside["answers"]),
     ]
     cautions = dict.fromkeys(map(sentences.caution, shown.runs))
     return page.render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*filter(None, cautions)])
@@ -115,8 +121,14 @@ def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
     students = dict(zip(names, map(last_student, runs), strict=True))
     of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
     return {
-        "overview": page.Table("Side by side", ("", *names), rows, note=f"{note} {_OVERVIEW}".strip()),
-        "task_types": task_types_table(f"{metric.capitalize()} by task type", students, of_students),
+        "overview": page.Table(
+            "Side by side",
+            ("", *names),
+            rows,
+            note=f"{note} The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is "
+            "the price of all of them: what came from the store was paid by the run that asked first.".strip(),
+        ),
+        "task_types": tables.task_types_table(f"{metric.capitalize()} by task type", students, of_students),
         "answers": _answers_table(runs),
     }
 
@@ -175,10 +187,6 @@ def _last_score(summary: RunSummary) -> Score | None:
     return _test_score(last_student(summary))
 
 
-_OVERVIEW = (
-    "The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is the price of all of "
-    "them: what came from the store was paid by the run that asked first."
-)
 _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Backbone": lambda run: run.config.student.backbone,
     "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
@@ -201,40 +209,41 @@ _ROWS: dict[str, Callable[[RunSummary], str]] = {
 def _plot_students(runs: Sequence[RunSummary]) -> page.Section:
     """Test score of backbone, S_0 and last student of each run, with 95 % intervals."""
     metric = formats.metric_name(runs[0].metric)
-    title, height = f"Test {metric} of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs)
-    series = {
+    students = {
         "backbone": (page.GREY, "o", [_test_score(run.round(-1)) for run in runs]),
         "S_0": (page.COLOURS[1], "s", [_test_score(run.round(0)) for run in runs]),
         "last student": (page.COLOURS[0], "D", [_last_score(run) for run in runs]),
     }
-
-    def fill(axes: Any) -> None:
-        for offset, (label, (colour, marker, scores)) in enumerate(series.items()):
-            places = [place + 0.16 * (offset - 1) for place in range(len(runs))]
-            style = {"color": colour, "marker": marker, "label": label}
-            page.points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100, sideways=True)
-        page.name_rows(axes, [run.name for run in runs])
-        axes.set(xlim=(-2, 102), xlabel=f"{metric} on the test split, %")
-
+    series = [
+        page.Series(label, colour, marker, [(place + 0.16 * (offset - 1), score) for place, score in enumerate(scores)])
+        for offset, (label, (colour, marker, scores)) in enumerate(students.items())
+    ]
+    title, axis = f"Test {metric} of backbone, S_0 and last student by run", f"{metric} on the test split, %"
+    names, height = [run.name for run in runs], 0.9 + 0.5 * len(runs)
     return page.Section(
         f"Held-out {metric}",
-        plot=page.draw(title, height, fill, legend=3) if any(each.students for each in runs) else None,
-        note=f"Share of the same held-out instructions {SHARES[runs[0].metric]}; bars are 95 % intervals. The grey "
-        "point is the backbone before any training.",
+        plot=page.draw_points(title, height, series, scale=100, names=names, legend=3, xlim=(-2, 102), xlabel=axis),
+        note=f"Share of the same held-out instructions {plots.SHARES[runs[0].metric]}; bars are 95 % intervals. The "
+        "grey point is the backbone before any training.",
     )
 
 
 def _plot_task_types(runs: Sequence[RunSummary]) -> page.Section:
     """Test score of each run's last student on each task type."""
-    last = [(run.name, last_student(run)) for run in runs]
-    figures = {name: student.by_task_type() if student else {} for name, student in last}
-    series = [(name, page.COLOURS[place % len(page.COLOURS)], of) for place, (name, of) in enumerate(figures.items())]
+    series = [
+        (run.name, page.COLOURS[place % len(page.COLOURS)], student.by_task_type() if student else {})
+        for place, (run, student) in enumerate(zip(runs, map(last_student, runs), strict=True))
+    ]
     metric = formats.metric_name(runs[0].metric)
-    title = f"Test {metric} of the last students by task type"
-    axis = f"{metric} of the last student on the test split, %"
-    plot = page.draw_task_types(title, axis, series, legend_columns=2) if any(figures.values()) else None
-    note = "Test split; lines are 95 % intervals. A task type with few instructions says little."
-    return page.Section("By task type", plot=plot, note=note)
+    title, axis = (
+        f"Test {metric} of the last students by task type",
+        f"{metric} of the last student on the test split, %",
+    )
+    return page.Section(
+        "By task type",
+        plot=page.draw_task_types(title, axis, series, legend_columns=2),
+        note="Test split; lines are 95 % intervals. A task type with few instructions says little.",
+    )
 
 
 def _plot_answers(runs: Sequence[RunSummary]) -> page.Section:
@@ -259,108 +268,89 @@ _DIFFERS = {
 }
 """``DIFFERS``, and what else must be equal, of a benchmark as it is configured."""
 
-_PAIRED = (
-    "Difference of the first column to the second one, paired over the same items; p of a sign-flip test with 10,000 "
-    "draws. An item that one of the two lacks, or failed, is in neither."
-)
 _HELDOUT = "held-out"
 """What stands in the place of a benchmark."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """A run's last trained student with figures of one benchmark, or of the test split."""
 
-    reader: RunReader
+    run: RunFolder
     benchmark: str
-    number: int
+    student: str
+    """With its run."""
     scores: pl.DataFrame
-
-    @property
-    def name(self) -> str:
-        return f"{self.reader.run.ref.name} {formats.student_name(self.number)}"
-
-    @property
-    def scale(self) -> dict[str, str]:
-        """What must be equal for figures to be comparable, by the keys of `_DIFFERS`.
-
-        Questions, references and a baseline's answers count by what they say, wherever they come from.
-        """
-        if self.benchmark == _HELDOUT:
-            scores = self.scores.filter(metric=self.reader.run.config.data.metric)
-            return {part: scores[part][0] for part in ("settings", "judge", "prompt_version")}
-        reader, items = self.reader, BENCHMARK_ITEMS.at(benchmark=self.benchmark)
-        fields = (file_ingredient(self.benchmark, field) for field in ("difficulty", "anchors", "include_path"))
-        stages = filter(None, map(reader.manifest, (items, *benchmark_stages(self.benchmark, self.number))))
-        return {
-            **{part: self.scores[part][0] for part in DIFFERS},
-            "settings": without_files(self.scores["settings"][0]),
-            "items": digest([*map(list, reader.run.rows(items).iter_rows())]),
-            "files": " ".join(reader.run.record.ingredients.get(field, "") for field in fields),
-            "versions": " ".join(str(each.version) for each in stages),
-        }
-
-    @property
-    def max_failed_share(self) -> float:
-        """Above this share of failed items there is no figure."""
-        asked = self.reader.run.config.evaluation.asked.get(self.benchmark)
-        return max_failed_share(self.reader.run.config) if asked is None else asked.max_failed_share
-
-    @property
-    def values(self) -> Mapping[str, ItemValues]:
-        """Metric → item → its value."""
-        if self.benchmark == _HELDOUT:
-            metric = formats.metric_name(self.reader.run.config.data.metric)
-            return {f"test {metric}": marks_on_test(self.reader, self.number)}
-        return headline_values(self.reader, self.benchmark, self.number)
+    scale: dict[str, str]
+    """What must be equal for figures to be comparable, by the keys of `_DIFFERS`."""
+    max_failed_share: float
+    """Above this share of failed items there is no figure."""
+    values: dict[str, ItemValues]
+    """Metric → item → its value."""
 
 
-def benchmarks_of_runs(readers: Sequence[RunReader]) -> list[page.Table]:
+def _benchmarks_of_runs(asked: Iterable[_Asked]) -> list[page.Table]:
     """Each benchmark's figures with the runs' last students as columns: a table for each scale."""
-    by_scale: dict[tuple[str, ...], list[pl.DataFrame]] = {}
-    for name, asked in _asked(readers).items():
-        for each in asked if name != _HELDOUT else ():
-            scores = each.scores.with_columns(student=pl.lit(each.name))
-            by_scale.setdefault((name, *each.scale.values()), []).append(scores)
+    by_scale: dict[tuple[str, ...], list[pl.DataFrame]] = defaultdict(list)
+    for each in asked:
+        if each.benchmark != _HELDOUT:
+            scores = each.scores.with_columns(student=pl.lit(each.student))
+            by_scale[each.benchmark, *each.scale.values()].append(scores)
     return [figures_side_by_side(pl.concat(alike)) for alike in by_scale.values()]
 
 
-def paired_runs_table(readers: Sequence[RunReader]) -> page.Table:
-    """Every run's last student against the first one's, on the test split and on each benchmark."""
-    pairs = [(first, other) for first, *others in _asked(readers).values() for other in others]
-    rows = tuple(
-        (other.name, first.name, first.benchmark, *cells) for first, other in pairs for cells in _paired(first, other)
-    )
-    return page.Table(
-        "Students of different runs on the same items", PAIRED_COLUMNS, rows, text_columns=5, note=_PAIRED
-    )
+def _paired(first: _Asked, other: _Asked) -> list[tuple[str, ...]]:
+    """A row for each headline, or one that says why the two cannot be compared."""
+    names = (other.student, first.student, first.benchmark)
+    if differs := [words for part, words in _DIFFERS.items() if first.scale.get(part) != other.scale.get(part)]:
+        return [unpaired_row(names, differs)]
+    seed, is_heldout = first.run.config.run.seed, first.benchmark == _HELDOUT
+    parts = {metric: names[:2] if is_heldout else (*names, metric) for metric in first.values}
+    rngs = {metric: derive_rng(seed, "paired runs", *of) for metric, of in parts.items()}
+    limit, unit = min(first.max_failed_share, other.max_failed_share), "instructions" if is_heldout else "judgments"
+    return paired_rows(names, other.values, first.values, rngs, max_failed_share=limit, unit=unit)
 
 
-def _paired(first: _Asked, other: _Asked) -> Iterator[tuple[str, ...]]:
-    """The cells of each headline under ``PAIRED_COLUMNS``, or why the two cannot be compared."""
-    here, there, pair = first.scale, other.scale, (other.name, first.name)
-    if differs := [words for part, words in _DIFFERS.items() if here.get(part) != there.get(part)]:
-        yield unpaired_cells(differs)
-        return
-    before, after, run = first.values, other.values, first.reader.run
-    is_heldout = first.benchmark == _HELDOUT
-    limit = min(first.max_failed_share, other.max_failed_share)
-    for metric in sorted(before.keys() & after.keys()):
-        parts = pair if is_heldout else (*pair, first.benchmark, metric)
-        rng = derive_rng(run.config.run.seed, "paired runs", *parts)
-        unit = "instructions" if is_heldout else "judgments"
-        found = compare_paired(after[metric], before[metric], rng=rng, max_failed_share=limit, unit=unit)
-        yield paired_cells(metric_label(metric), found)
-
-
-def _asked(readers: Sequence[RunReader]) -> dict[str, list[_Asked]]:
+def _asked(runs: Sequence[RunFolder]) -> dict[str, list[_Asked]]:
     """Held-out set and benchmark → the students that have figures of it, in the order of the runs."""
-    found: dict[str, list[_Asked]] = {}
-    for reader in readers:
+    found: dict[str, list[_Asked]] = defaultdict(list)
+    for reader in map(RunReader, runs):
+        numbers = range(reader.run.config.run.rounds, -1, -1)
         for name in (_HELDOUT, *reader.run.config.evaluation.asked):
-            for trained in range(reader.run.config.run.rounds, -1, -1):
-                at = EVALUATE.at(trained) if name == _HELDOUT else benchmark_stages(name, trained)[-1]
-                if (scores := reader.rows(at)) is not None:
-                    found.setdefault(name, []).append(_Asked(reader, name, trained, scores))
-                    break
-    return found
+            of_students = (
+                _on_heldout(reader, number) if name == _HELDOUT else _on_benchmark(reader, name, number)
+                for number in numbers
+            )
+            found[name] += islice(filter(None, of_students), 1)
+    return {name: asked for name, asked in found.items() if asked}
+
+
+def _on_heldout(reader: RunReader, number: int) -> _Asked | None:
+    scores, config = reader.rows(EVALUATE.at(number)), reader.run.config
+    if scores is None:
+        return None
+    scale = scores.filter(metric=config.data.metric).select("settings", "judge", "prompt_version").row(0, named=True)
+    metric, limit = f"test {formats.metric_name(config.data.metric)}", max_failed_share(config)
+    values = {metric: marks_on_test(reader, number)}
+    return _Asked(reader.run, _HELDOUT, _name(reader, number), scores, scale, limit, values)
+
+
+def _on_benchmark(reader: RunReader, name: str, number: int) -> _Asked | None:
+    """Questions, references and a baseline's answers count by what they say, wherever they come from."""
+    run, items, stages = reader.run, BENCHMARK_ITEMS.at(benchmark=name), benchmark_stages(name, number)
+    scores = reader.rows(stages[-1])
+    if scores is None:
+        return None
+    fields = (file_ingredient(name, field) for field in ("difficulty", "anchors", "include_path"))
+    scale = {
+        **{part: scores[part][0] for part in DIFFERS},
+        "settings": without_files(scores["settings"][0]),
+        "items": digest([*map(list, run.rows(items).iter_rows())]),
+        "files": " ".join(run.record.ingredients.get(field, "") for field in fields),
+        "versions": " ".join(str(each.version) for each in filter(None, map(reader.manifest, (items, *stages)))),
+    }
+    limit, values = run.config.evaluation.asked[name].max_failed_share, headline_values(reader, name, number)
+    return _Asked(run, name, _name(reader, number), scores, scale, limit, values)
+
+
+def _name(reader: RunReader, number: int) -> str:
+    return f"{reader.run.ref.name} {formats.student_name(number)}"

@@ -5,6 +5,7 @@ Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -70,8 +71,14 @@ def spend_table(summary: types.RunSummary) -> Table:
     """What teacher and judge were asked, by stage, over the whole run."""
     asks = {stage.name: stage.asks for stage in summary.all_stages if stage.asks in types.ROLES}
     rows = [(name, asks[name], *_usage_cells(summary.usage_of(stage=name))) for name in lines() if name in asks]
-    columns = ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD")
-    return Table("Spend", columns, (*rows, ("all", "", *_usage_cells(summary.usage))), text_columns=2, note=_STORED)
+    return Table(
+        "Spend",
+        ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD"),
+        (*rows, ("all", "", *_usage_cells(summary.usage))),
+        text_columns=2,
+        note="Calls to teacher and judge that the last start of each stage made; from store: answers that were there "
+        "already, of another run or of an earlier start. USD is the price of both, each paid for once.",
+    )
 
 
 def left_out_table(summary: types.RunSummary) -> Table:
@@ -82,11 +89,10 @@ def left_out_table(summary: types.RunSummary) -> Table:
         "holds an evaluation question": {each["benchmark"]: each["pool"] for each in hits if each["pool"]},
         "unusable teacher answer": summary.unusable or {},
     }
-    places = {"pool": of_pool | _missing(summary.stages)}
-    places |= {formats.round_name(each.number): _left_out(each) for each in summary.rounds}
+    of_rounds = {formats.round_name(each.number): _left_out(each) for each in summary.rounds}
     rows = tuple(
         (where, what, reason.replace("_", " "), formats.count(rows))
-        for where, kinds in places.items()
+        for where, kinds in {"pool": of_pool | _missing(summary.stages), **of_rounds}.items()
         for what, reasons in kinds.items()
         for reason, rows in reasons.items()
     )
@@ -98,9 +104,8 @@ def baseline_table(summary: types.RunSummary) -> Table:
     found = summary.baseline
     if found is None or found.next_stage is not None:
         return Table("", (), ())
-    last = formats.student_name(found.last)
     students = {
-        f"{last}, after all rounds": (summary.round(found.last), found.run_tokens),
+        f"{formats.student_name(found.last)}, after all rounds": (summary.round(found.last), found.run_tokens),
         f"Plain fine-tuning (run {found.run})": (found.student, found.tokens),
     }
     rows = tuple(
@@ -112,29 +117,32 @@ def baseline_table(summary: types.RunSummary) -> Table:
         for name, (each, tokens) in students.items()
     )
     items = formats.count(found.difference.n if found.difference else None)
-    note = f"Both start from S_0. The difference is paired, over the {items} test instructions that both answered."
-    return Table("Beside plain fine-tuning", ("Student", "Test", "Dev", "Tokens after S_0"), rows, note=note)
+    return Table(
+        "Beside plain fine-tuning",
+        ("Student", "Test", "Dev", "Tokens after S_0"),
+        rows,
+        note=f"Both start from S_0. The difference is paired, over the {items} test instructions that both answered.",
+    )
 
 
 def settled_table(summary: types.RunSummary) -> Table:
     """What endpoints do not take, and what the run does in its place."""
-    columns = ("Field", "In this run", "The endpoint said")
-    return Table("What endpoints do not take", columns, summary.settled, text_columns=3)
+    return Table(
+        "What endpoints do not take", ("Field", "In this run", "The endpoint said"), summary.settled, text_columns=3
+    )
 
 
 def shares_table(*rounds: types.RoundSummary) -> Table:
     """Task shares: the pool's own, the target, and what each round's mixture got, with what it lacks."""
     mixed = {formats.round_name(each.number): each.mixture for each in rounds if each.mixture is not None}
     rows = []
-    for place, name in enumerate([*mixed.values()][-1].shares["task_type"] if mixed else ()):
-        got = {each: (of.shares["got"][place], of.shortfall.get(name, 0)) for each, of in mixed.items()}
-        shares = [*mixed.values()][-1].shares.row(place, named=True)
-        if shares["natural"] or shares["target"] or any(share for share, _ in got.values()):
+    for place, (name, natural, target, _) in enumerate([*mixed.values()][-1].shares.rows() if mixed else ()):
+        got = [(of.shares["got"][place], of.shortfall.get(name, 0)) for of in mixed.values()]
+        if natural or target or any(share for share, _ in got):
             cells = (
-                formats.percent(share) + (f", {formats.count(short)} short" if short else "")
-                for share, short in got.values()
+                formats.percent(share) + (f", {formats.count(short)} short" if short else "") for share, short in got
             )
-            rows.append((name, formats.percent(shares["natural"]), formats.percent(shares["target"]), *cells))
+            rows.append((name, formats.percent(natural), formats.percent(target), *cells))
     title = " of ".join(["Task shares", *(mixed if len(mixed) == 1 else ())])
     return Table(title, ("Task type", "Natural", "Target", *mixed), tuple(rows))
 
@@ -163,28 +171,25 @@ def accuracy_table(summary: types.RunSummary) -> Table:
     students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.students)}
     of_scores = sentences.score_note(each.score("test") for each in students.values())
     note = sentences.together(("n counts what failed, too.", of_scores, sentences.format_note(summary)))
-    name = formats.metric_name(summary.metric).capitalize()
-    return task_types_table(f"{name} by task type (test)", students, note)
+    return task_types_table(f"{formats.metric_name(summary.metric).capitalize()} by task type (test)", students, note)
 
 
 def task_types_table(title: str, students: Mapping[str, types.RoundSummary | None], note: str) -> Table:
     """The score on the test split by task type, a column for each of ``students`` under its name."""
-    rows = []
     found = {name for each in students.values() if each is not None for name in each.by_task_type()}
-    for name in ("all", *in_order(found)):
-        scores = [None if each is None else each.score("test", name) for each in students.values()]
-        if any(scores):
-            rows.append((name, *map(formats.score, scores), formats.most(scores)))
-    return Table(title, ("Task type", *students, "n"), tuple(rows), note=note)
+    scores = {
+        name: [None if each is None else each.score("test", name) for each in students.values()]
+        for name in ("all", *in_order(found))
+    }
+    rows = tuple((name, *map(formats.score, of), formats.most(of)) for name, of in scores.items() if any(of))
+    return Table(title, ("Task type", *students, "n"), rows, note=note)
 
 
 def scores_table(summary: types.RoundSummary) -> Table:
     """The held-out score of one student by split and task type."""
     found = None if summary.scores is None else summary.scores.filter(metric=summary.metric)
-    rows = [] if found is None else found.select("split", "category").rows()
-    scores = {row: summary.score(*row) for row in rows}
-    title = f"{_title_of(summary.metric)} of {formats.student_name(summary.number)}"
-    return _scores_table(title, ("Split", "Task type"), scores)
+    scores = {} if found is None else {row: summary.score(*row) for row in found.select("split", "category").rows()}
+    return _scores_table(summary.metric, f" of {formats.student_name(summary.number)}", ("Split", "Task type"), scores)
 
 
 def students_table(summary: types.RunSummary, numbers: Sequence[int]) -> Table:
@@ -200,7 +205,7 @@ def metric_table(students: Sequence[types.RoundSummary], metric: str) -> Table:
         for each in students
         for split in ("dev", "test")
     }
-    return _scores_table(_title_of(metric), ("Student", "Split"), scores)
+    return _scores_table(metric, "", ("Student", "Split"), scores)
 
 
 def judged_table(students: Sequence[types.RoundSummary]) -> Table:
@@ -217,14 +222,24 @@ def judged_table(students: Sequence[types.RoundSummary]) -> Table:
             )
             rows.append((formats.student_name(each.number), split, *cells))
     note = sentences.score_note(each.score("test", metric=RETENTION) for each in students)
-    return Table("Judged against the teacher", _JUDGED_COLUMNS, tuple(rows), text_columns=2, note=f"{note} {_JUDGED}")
+    return Table(
+        "Judged against the teacher",
+        (
+            *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
+            *("Characters, student", "Characters, teacher", "n", "Unscored"),
+        ),
+        tuple(rows),
+        text_columns=2,
+        note=f"{note} Win rate: ties count half. Score ratio: mean score of the student over that of the teacher. "
+        "Characters: mean length of their answers; judges tend to prefer longer ones.",
+    )
 
 
-def _title_of(metric: str) -> str:
-    return "Held-out accuracy" if metric == ACCURACY else formats.metric_name(metric).capitalize()
-
-
-def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], types.Score | None]) -> Table:
+def _scores_table(
+    metric: str, whose: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], types.Score | None]
+) -> Table:
+    name = formats.metric_name(metric).capitalize()
+    title = ("Held-out accuracy" if metric == ACCURACY else name) + whose
     rows = tuple(
         (
             *names,
@@ -236,10 +251,8 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
         for names, found in scores.items()
         if found is not None
     )
-    note = sentences.score_note(scores.values())
-    metric = next((each.metric for each in scores.values() if each is not None), ACCURACY)
-    name = f"{formats.metric_name(metric).capitalize()}, %"
-    return Table(title, (*columns, name, "95 % interval", "n", "Failed"), rows, text_columns=2, note=note)
+    shown = (*columns, f"{name}, %", "95 % interval", "n", "Failed")
+    return Table(title, shown, rows, text_columns=2, note=sentences.score_note(scores.values()))
 
 
 def decontamination_table(found: types.Decontamination | None) -> Table:
@@ -248,7 +261,8 @@ def decontamination_table(found: types.Decontamination | None) -> Table:
         "Decontamination",
         _HITS_COLUMNS,
         found.benchmarks.rows(named=True) if found else (),
-        note=_DECONTAMINATION,
+        note="An instruction that holds questions of several benchmarks counts for each. Held-out instructions are "
+        "looked for by equality and shared words, those of benchmarks by near-duplicates too.",
     )
 
 
@@ -256,10 +270,14 @@ def contaminated_table(found: types.Decontamination | None) -> Table:
     """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
     rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
     listed = rows.head(_LISTED).to_dicts()
-    shown, of = formats.count(len(listed)), formats.count(rows.height)
-    note = f"{shown} of {of}, the least similar; all of them are in `contaminated/`."
-    title = "Instructions that hold an evaluation question"
-    return table_of(title, _CONTAMINATED_COLUMNS, listed, text_columns=5, note=note)
+    return table_of(
+        "Instructions that hold an evaluation question",
+        _CONTAMINATED_COLUMNS,
+        listed,
+        text_columns=5,
+        note=f"{formats.count(len(listed))} of {formats.count(rows.height)}, the least similar; all of them are in "
+        "`contaminated/`.",
+    )
 
 
 def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -295,32 +313,28 @@ def _gated(found: types.GatedSummary | None) -> str:
 
 
 def _alpha(found: types.MixtureSummary | None) -> str:
-    if found is None or found.alpha is None:
-        return formats.NOTHING
-    return f"{formats.percent(found.alpha)} / {formats.percent(found.hard_share)}"
+    return (
+        formats.NOTHING
+        if found is None or found.alpha is None
+        else f"{formats.percent(found.alpha)} / {formats.percent(found.hard_share)}"
+    )
 
 
 def _failed(found: types.Score | None) -> str:
     return formats.NOTHING if found is None else f"{formats.count(found.n)} / {formats.count(found.failed)}"
 
 
-def origin_rows(indent: str, **origins: str) -> tuple[OfRound, ...]:
-    """How many examples of each of ``origins`` (origin → its name) a round's mixture has."""
-
-    def cell_of(origin: str) -> Callable[[types.RoundSummary], str]:
-        return lambda each: formats.count(each.mixture.origins.get(origin) if each.mixture else None)
-
-    return tuple((indent + name, cell_of(origin)) for origin, name in origins.items())
+def from_origin(origin: str, each: types.RoundSummary) -> str:
+    """How many examples of an origin a round's mixture has."""
+    return formats.count(each.mixture.origins.get(origin) if each.mixture else None)
 
 
 def _score_rows(metric: str, split: str) -> tuple[OfRound, ...]:
-    def score(each: types.RoundSummary) -> types.Score | None:
-        return each.score(split, metric=metric)
-
+    name = f"{formats.metric_name(metric).capitalize()}, {split}, %"
     return (
-        (f"{formats.metric_name(metric).capitalize()}, {split}, %", lambda each: formats.accuracy(score(each))),
-        ("  95 % interval", lambda each: formats.interval(score(each))),
-        ("  n / failed", lambda each: _failed(score(each))),
+        (name, lambda each: formats.accuracy(each.score(split, metric=metric))),
+        ("  95 % interval", lambda each: formats.interval(each.score(split, metric=metric))),
+        ("  n / failed", lambda each: _failed(each.score(split, metric=metric))),
     )
 
 
@@ -335,7 +349,10 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
     ("Expansion accepted / asked", lambda each: _gated(each.expansion)),
     ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
     ("Mixture", lambda each: formats.count(each.mixture.rows if each.mixture else None)),
-    *origin_rows("  ", pool="from the pool", seed="seeds", expansion="expansion", easy="easy"),
+    ("  from the pool", partial(from_origin, "pool")),
+    ("  seeds", partial(from_origin, "seed")),
+    ("  expansion", partial(from_origin, "expansion")),
+    ("  easy", partial(from_origin, "easy")),
     ("  asked for (N)", lambda each: formats.count(each.mixture.asked if each.mixture else None)),
     ("  short of N", lambda each: formats.count(each.mixture.missing if each.mixture else None)),
     ("  α, asked for / got", lambda each: _alpha(each.mixture)),
@@ -395,25 +412,9 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("Precision", lambda each: each.get("precision", formats.NOTHING)),
 )
 
-_JUDGED_COLUMNS = (
-    *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
-    *("Characters, student", "Characters, teacher", "n", "Unscored"),
-)
-_JUDGED = (
-    "Win rate: ties count half. Score ratio: mean score of the student over that of the teacher. Characters: mean "
-    "length of their answers; judges tend to prefer longer ones."
-)
 _LISTED = 50
 _SHOWN_CHARACTERS = 160
 
 _OVERLAP = (
     "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
-)
-_STORED = (
-    "Calls to teacher and judge that the last start of each stage made; from store: answers that were there already, "
-    "of another run or of an earlier start. USD is the price of both, each paid for once."
-)
-_DECONTAMINATION = (
-    "An instruction that holds questions of several benchmarks counts for each. Held-out instructions are looked for "
-    "by equality and shared words, those of benchmarks by near-duplicates too."
 )

@@ -10,8 +10,9 @@ from tapir_core.config import RETENTION
 from tapir_core.judging import show_instruction
 from tapir_core.run_state import judged_answers
 from tapir_core.stages import ANSWER, ANSWER_HELDOUT, HELDOUT, JUDGED_HELDOUT, TEACH, usable_of
-from tapir_core.summary import RunReader, marks_on_test, types
+from tapir_core.summary import types
 from tapir_core.summary.formats import student_name
+from tapir_core.summary.reader import RunReader, marks_on_test
 from tapir_core.verifiers import is_correct
 
 _Change = tuple[bool | None, bool | None]

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from rich import filesize
 
 from tapir_core.paths import BACKBONE
-
-if TYPE_CHECKING:
-    from tapir_core.stages import Compared
-    from tapir_core.summary.types import Gain, Score
-
+from tapir_core.stages import Compared
+from tapir_core.summary.types import Gain, Score
 
 _Item = TypeVar("_Item")
 
@@ -49,14 +46,14 @@ def correlation(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"
 
 
-def accuracy(value: "Score | None") -> str:
+def accuracy(value: Score | None) -> str:
     """41.2, in per cent."""
     if value is None:
         return NOTHING
     return "no figure" if value.value is None else f"{100 * value.value:.1f}"
 
 
-def interval(value: "Score | None") -> str:
+def interval(value: Score | None) -> str:
     """35.2 to 47.5: the 95 % interval of an accuracy, in per cent."""
     if value is None or value.low is None or value.high is None:
         return NOTHING
@@ -68,7 +65,7 @@ def metric_name(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def score(value: "Score | None") -> str:
+def score(value: Score | None) -> str:
     """41.2 (35.2 to 47.5), in per cent with its 95 % interval; what failed stands behind it."""
     if value is None:
         return NOTHING
@@ -76,14 +73,14 @@ def score(value: "Score | None") -> str:
     return accuracy(value) + ("" if value.value is None else f" ({interval(value)})") + failed
 
 
-def score_in_words(value: "Score") -> str:
+def score_in_words(value: Score) -> str:
     """41.2 % (35.2 to 47.5), n = 240, 0 failed."""
     if value.value is None:
         return f"no figure: {value.note}"
     return f"{percent(value.value)} ({interval(value)}), n = {count(value.n)}, {count(value.failed)} failed"
 
 
-def gain(value: "Gain") -> str:
+def gain(value: Gain) -> str:
     """+5.4 (+1.2 to +9.6), p = 0.0130, in percentage points with its 95 % interval."""
     found = value.paired
     if found.value is None:
@@ -92,7 +89,7 @@ def gain(value: "Gain") -> str:
     return f"{found.value:+.1f} ({span}), p = {number(found.p, 4)}"
 
 
-def most(scores: "Iterable[Score | None]") -> str:
+def most(scores: Iterable[Score | None]) -> str:
     """How many instructions a figure has where no answer failed."""
     return count(max((each.n + each.failed for each in scores if each is not None), default=None))
 
@@ -132,7 +129,7 @@ def round_name(number: int) -> str:
     return student_name(number) if number < 1 else f"round {number}"
 
 
-def student_name(who: "Compared") -> str:
+def student_name(who: Compared) -> str:
     """What the student after a round is called: backbone, S_0, S_1, …; a model of a file has its own name."""
     if isinstance(who, str):
         return who

@@ -140,10 +140,6 @@ class RoundSummary:
     benchmarks: pl.DataFrame | None = None
     """The figures of every benchmark that the student was asked, with the columns of their ``scores/``."""
 
-    def did(self, stage: str) -> bool:
-        """Whether the stage is done."""
-        return any(each.name == stage for each in self.stages)
-
     @property
     def scored(self) -> int | None:
         """Instructions with an MFD."""
@@ -180,8 +176,8 @@ class RoundSummary:
         if self.scores is None:
             return None
         rows = self.scores.filter(split=split, category=category, metric=metric or self.metric)
-        columns = ("value", "low", "high", "n", "n_failed", "note", "settings", "judge", "metric")
-        return Score(*rows.select(columns).row(0)) if rows.height else None
+        found = rows.select("value", "low", "high", "n", "n_failed", "note", "settings", "judge", "metric").rows()
+        return Score(*found[0]) if found else None
 
     def by_task_type(self) -> dict[str, Score]:
         """Task type → its score on the test split, of those that have one."""
@@ -331,11 +327,6 @@ class RunSummary:
         return f"{self.root}/{self.name}/{REPORT}"
 
     @property
-    def planned_rounds(self) -> int:
-        """Rounds that the configuration asks for."""
-        return self.config.run.rounds
-
-    @property
     def all_stages(self) -> list[StageSummary]:
         """Those that run once, then those of each round."""
         return [*self.stages, *(stage for each in self.rounds for stage in each.stages)]
@@ -360,22 +351,11 @@ class RunSummary:
         return [each for each in self.rounds if each.mixture is not None and each.number > 0]
 
     @property
-    def compared(self) -> list[Compared]:
-        """The rounds, then the models of files."""
-        return [*(each.number for each in self.rounds), *self.outputs]
-
-    @property
-    def benchmark_names(self) -> list[str]:
-        """The benchmarks that some student, or a model of a file, has figures of, in the configuration's order."""
-        tables = [rows for who in self.compared if (rows := self.benchmarks(who)) is not None]
-        return list(dict.fromkeys(name for rows in tables for name in rows["benchmark"]))
-
-    def benchmarks(self, who: Compared) -> pl.DataFrame | None:
-        """Figures of a student, or of a model of a file, on benchmarks."""
-        if isinstance(who, str):
-            return self.outputs.get(who)
-        found = self.round(who)
-        return None if found is None else found.benchmarks
+    def benchmarks(self) -> dict[Compared, pl.DataFrame]:
+        """Student, or model of a file → its figures on benchmarks; who was asked none is left out."""
+        of_students = ((each.number, each.benchmarks) for each in self.rounds)
+        found: list[tuple[Compared, pl.DataFrame | None]] = [*of_students, *self.outputs.items()]
+        return {who: rows for who, rows in found if rows is not None}
 
     @property
     def students(self) -> tuple[RoundSummary, ...]:

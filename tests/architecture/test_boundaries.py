@@ -1,10 +1,13 @@
 """Folders say who may know what: the core knows no engine and no orchestrator, arrows run one way."""
 
 import ast
+import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from types import NoneType
+from typing import Any, get_args
 
 import pytest
 
@@ -54,6 +57,46 @@ def test_arrows_run_one_way(package, may_not_know):
         if any(name == banned or name.startswith(f"{banned}.") for banned in may_not_know)
     ]
     assert backwards == []
+
+
+REPORTS = "tapir_core.reporting"
+
+
+def taken_from_reports(file: Path) -> Iterator[tuple[str, Any]]:
+    """What a module imports of reports, and what it takes of their modules: name, object."""
+    tree, modules = ast.parse(file.read_text()), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == REPORTS:
+            modules |= {
+                each.asname or each.name: importlib.import_module(f"{REPORTS}.{each.name}") for each in node.names
+            }
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{REPORTS}."):
+            module = importlib.import_module(node.module or "")
+            yield from ((each.name, getattr(module, each.name)) for each in node.names)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            yield f"{node.value.id}.{node.attr}", getattr(modules[node.value.id], node.attr)
+
+
+def kinds_in(annotation: Any) -> set[Any]:
+    return {each for part in get_args(annotation) for each in kinds_in(part)} or {annotation}
+
+
+def is_shown(function: Any) -> bool:
+    """Whether it gives texts, tables and pages, and nothing that a run could go by."""
+    kinds = kinds_in(function.__annotations__["return"]) - {NoneType, ...}
+    return all(each is str or getattr(each, "__module__", "").startswith(REPORTS) for each in kinds)
+
+
+def test_flows_and_tasks_take_texts_and_tables_of_reports_and_no_decisions():
+    deciding = [
+        f"{file.relative_to(ROOT)}: {name}"
+        for package in ("tasks", "flows")
+        for file in (ROOT / package).rglob("*.py")
+        for name, found in taken_from_reports(file)
+        if callable(found) and not isinstance(found, type) and not is_shown(found)
+    ]
+    assert deciding == [], "a report shows: decide in tapir_core/run_state.py, read in tapir_core/summary/"
 
 
 def test_only_the_projects_own_decorator_makes_prefect_tasks():

@@ -24,7 +24,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt
 from tapir_core.statistics import rerun_sd
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, summarise
 from tapir_core.verifiers import is_correct
 from tests.flows.built_comparison import CURRICULUM, BuiltRuns, trained
 from tests.students import make_checkpoint
@@ -119,7 +119,7 @@ def test_a_baseline_is_matched_shares_all_that_is_paid_and_is_told_with_its_inte
     write_report(run)
     summary = with_baseline(summarise(run), run)
     shown = CliRunner().invoke(app, ["status", "q", "--root", run.ref.root])
-    for place in (run.storage.read_bytes("report.html").decode(), run_card(summary), shown.output):
+    for place in (run.storage.read_bytes("report.html").decode(), run_card(summary, RunReader(run)), shown.output):
         assert told in place
     assert f"\n{told}\n" in model_card(run, 2, "")
     assert f"Of S_2, the last student of the run: {told}" in model_card(run, 1, "")

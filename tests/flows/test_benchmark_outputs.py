@@ -14,8 +14,8 @@ from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import REPORT
 from tapir_core.reporting.benchmarks import benchmark_states_tables, benchmark_tables
 from tapir_core.reporting.report import write_report
-from tapir_core.reporting.run_progress import find_students
 from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.run_state import find_students
 from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise
 from tapir_core.summary import RunReader, summarise

@@ -159,7 +159,7 @@ def test_figures_stand_in_tables_report_and_gains(tmp_path: Path, backbone: Path
     [table] = benchmark_tables(summary, [0, 1], ["ex"])
     assert [row[0] for row in table.rows] == ["exact, %", "words, %"]
     assert "Judged by lm-evaluation-harness 0.0-fake; prompt numbers 1.0" in table.note
-    [figures] = figures_tables("S_0", summary.benchmarks(0))
+    [figures] = figures_tables("S_0", summary.benchmarks[0])
     assert figures.rows[0][:2] == ("ex", "exact, %")
     assert benchmarks_sentence(summary, [0], ["ex"]).startswith("S_0 ex exact, % 50.00 (")
     # One mark a question is what a comparison on the same questions can be made of.

@@ -84,11 +84,11 @@ def test_a_failing_backbone_does_not_stop_the_others_and_is_tried_again(listed: 
 def test_a_backbone_without_a_figure_is_no_success_at_any_start_and_is_still_compared(
     listed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def require(summary: RunSummary, _: object) -> None:
+    def require(summary: RunSummary) -> None:
         if summary.name == "q-b":
             raise NoFigure("9 of 40 failed")
 
-    monkeypatch.setattr("flows.series.benchmarks.require_round_figures", require)
+    monkeypatch.setattr("flows.series.require_figures", require)
     for well in ("finished", "finished before"):
         swept = sweep(listed, finish)
         assert outcomes(swept) == {"a": well, "b": "without a figure", "c": well}

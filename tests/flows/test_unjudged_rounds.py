@@ -14,7 +14,7 @@ from tapir_core.reporting.tables import mfd_table, rounds_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import stop_reason
 from tapir_core.stages import StageAt
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, summarise
 from tasks.runtime import close_all
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -123,7 +123,7 @@ def test_reports_say_that_the_round_judged_nothing(tmp_path: Path) -> None:
     assert rows["not judged"][2:] == ["drawn at random", "drawn at random"]
     assert not {"Scored", "Hard share", "δ, points", "Order gap, points"} & rows.keys()
     assert all(each.unscored is None for each in summary.rounds)
-    assert "drawn at random" in run_card(summary)
+    assert "drawn at random" in run_card(summary, RunReader(run))
     assert not any(mfd_table(each).rows for each in summary.rounds)
     write_report(run)
     assert b"How hard the pool is" not in run.storage.read_bytes("report.html")

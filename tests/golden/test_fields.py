@@ -188,6 +188,31 @@ def test_every_field_is_set_to_another_value_somewhere() -> None:
     assert sorted(everywhere - tried) == [], "set it in a base, or add a value that suits it to `other_values`"
 
 
+def sections_in(section: Section) -> Iterator[Section]:
+    """The section and all that stand in it, at any depth."""
+    yield section
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        for each in items:
+            if isinstance(each, Section):
+                yield from sections_in(each)
+
+
+def test_every_list_of_sections_is_set_in_a_base() -> None:
+    """An empty one would hide all fields of its sections from the tests below."""
+    found = {
+        (type(section).__name__, name, bool(getattr(section, name)))
+        for base in BASES
+        for section in sections_in(load(base))
+        for name, field in type(section).model_fields.items()
+        if isinstance(getattr(section, name), tuple | dict)
+        if any(isinstance(each, type) and issubclass(each, Section) for each in types_in(field.annotation))
+    }
+    unset = [f"{kind}.{name}" for kind, name, is_set in sorted(found) if not is_set and (kind, name, True) not in found]
+    assert unset == [], "none of its sections is in a base, so nobody looks at their fields: set it in one of BASES"
+
+
 def test_a_field_changes_a_key_or_is_free() -> None:
     moved = {each.place.known_as for each in outcomes() if each.keys}
     still = {each.place.known_as for each in outcomes() if not each.place.free} - moved

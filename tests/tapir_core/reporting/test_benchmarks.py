@@ -15,7 +15,6 @@ from tapir_core.reporting.benchmarks import (
     benchmarks_sentence,
     figures_tables,
     headline_panels,
-    require_figures,
 )
 from tapir_core.reporting.page import render_markdown
 from tapir_core.reporting.plots import choose_spokes, score_plots
@@ -23,7 +22,7 @@ from tapir_core.reporting.report import render_report, run_card, write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import Compared, StageAt, plan
-from tapir_core.summary import RunReader, summarise
+from tapir_core.summary import RunReader, require_figures, summarise
 from tapir_core.summary.formats import student_name
 from tapir_core.summary.types import RunSummary
 from tests.benchmark_runs import ALPACA, MT_BENCH
@@ -114,7 +113,7 @@ def test_students_under_different_judges_are_not_compared(tmp_path: Path) -> Non
 
 
 def test_the_card_puts_students_side_by_side_with_the_judge(run: RunFolder) -> None:
-    card = run_card(summarise(run))
+    card = run_card(summarise(run), RunReader(run))
     assert "| Figure | Category | backbone | S_0 | S_1 | S_2 | n |" in card
     assert "prompt mt_bench_single " in card
 
@@ -123,15 +122,14 @@ def test_the_card_puts_students_side_by_side_with_the_judge(run: RunFolder) -> N
 def test_models_of_files_that_were_judged_alike_stand_side_by_side(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, who: list[Compared]
 ) -> None:
-    figures = summarise(run).benchmarks(2)
-    assert figures is not None
+    figures = summarise(run).benchmarks[2]
 
     def of(each: Compared) -> pl.DataFrame:
         file = f"; outputs: {each}, from a file (SHA-256 of {each})"
         drawn = pl.col("settings").str.replace("; student: [^;]*", file)
         return figures if isinstance(each, int) else figures.with_columns(settings=drawn)
 
-    monkeypatch.setattr(RunSummary, "benchmarks", lambda _, each: of(each))
+    monkeypatch.setattr(RunSummary, "benchmarks", {each: of(each) for each in who})
     tables = benchmark_tables(summarise(run), who, ["ae", "mt"])
     assert [table.title for table in tables] == ["ae", "mt"]
     assert [table.columns[2:-1] for table in tables] == [tuple(student_name(each) for each in who)] * 2
@@ -140,8 +138,7 @@ def test_models_of_files_that_were_judged_alike_stand_side_by_side(
 
 
 def test_a_students_figures_by_two_judges_stand_in_two_tables(run: RunFolder) -> None:
-    figures = summarise(run).benchmarks(2)
-    assert figures is not None
+    figures = summarise(run).benchmarks[2]
     [table] = figures_tables("S_2", figures)
     assert (table.title, {row[0] for row in table.rows}) == ("Benchmarks of S_2", {"ae", "mt"})
     other = pl.when(pl.col("benchmark") == "mt").then(pl.lit("big judge")).otherwise("judge")
@@ -164,7 +161,7 @@ def test_a_category_that_a_student_lacks_is_named_below_the_radar_with_the_reaso
         value=pl.when(~lost).then(pl.col("value")), note=pl.when(lost).then(pl.lit("3 of 4 failed")).otherwise("note")
     )
     object.__setattr__(found, "benchmarks", without)
-    page = unescape(render_report(summary, None))
+    page = unescape(render_report(summary, RunReader(run), None))
     caption = page.split("mt: rating, 1–10, by category; ")[1].split(" Judged by ")[0]
     assert caption == (
         "the further out, the better. Left out, for want of a figure of every student: "
@@ -221,7 +218,9 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
     [(_, rows)] = [panel for panel in headline_panels(summary) if panel[0].startswith("mt")]
     spokes = choose_spokes(rows)
     assert not spokes.drawn, "no category has a figure of all students that are shown"
-    assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(render_report(summary, None))
+    assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(
+        render_report(summary, RunReader(run), None)
+    )
     assert spokes.in_words.endswith("(S_2: 9 of 40 failed).")
 
 

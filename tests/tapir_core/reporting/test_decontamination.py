@@ -8,7 +8,7 @@ from tapir_core.reporting.tables import contaminated_table, decontamination_tabl
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import standin_pool
 from tapir_core.stages import StageAt
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, summarise
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
@@ -53,7 +53,7 @@ def test_the_least_similar_are_listed_first_with_instruction_and_question(run: R
 
 
 def test_report_and_run_card_show_it(run: RunFolder) -> None:
-    assert "\n## Decontamination\n" in run_card(summarise(run))
+    assert "\n## Decontamination\n" in run_card(summarise(run), RunReader(run))
     page = Path(write_report(run)).read_text()
     assert "<h2>Decontamination</h2>" in page
     assert "Instructions that hold an evaluation question" in page
@@ -61,7 +61,8 @@ def test_report_and_run_card_show_it(run: RunFolder) -> None:
 
 def test_a_run_that_looks_for_nothing_shows_nothing(tmp_path: Path) -> None:
     config = make_config(tmp_path, data={"pool": {"type": "standin", "rows": 60}}, run={"rounds": 1})
-    summary = summarise(build_run(tmp_path, config=config, until=StageAt("label")))
+    run = build_run(tmp_path, config=config, until=StageAt("label"))
+    summary = summarise(run)
     assert summary.decontamination is None
     assert decontamination_table(None).rows == contaminated_table(None).rows == ()
-    assert "Decontamination" not in run_card(summary)
+    assert "Decontamination" not in run_card(summary, RunReader(run))

@@ -12,7 +12,7 @@ from tapir_core.reporting.report import render_report, write_report
 from tapir_core.reporting.tables import accuracy_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.types import Answer, Example, Examples
 from tests.run_builder import build_run, make_config
 
@@ -105,10 +105,13 @@ def test_a_backbone_that_states_no_result_has_its_score_explained(run: RunFolder
         "Part of the gain over the backbone is format: 2.0 % of its answers on the test split state a "
     )
     assert "against 100.0 % of those of S_2" in said
-    assert said in render_report(replace(summary, rounds=tuple(rounds)), None).replace("&#39;", "'")
+    reader = RunReader(run)
+    assert said in render_report(replace(summary, rounds=tuple(rounds)), reader, None).replace("&#39;", "'")
     assert said in accuracy_table(replace(summary, rounds=tuple(rounds))).note
     unscored = replace(summary, rounds=tuple(replace(each, scores=None) for each in rounds))
-    assert "format" not in render_report(unscored, None).split("<footer>")[0], "answered, and as yet nobody is scored"
+    assert "format" not in render_report(unscored, reader, None).split("<footer>")[0], (
+        "answered, and as yet nobody is scored"
+    )
 
 
 def test_the_same_folder_gives_the_same_report(run: RunFolder, page: str) -> None:
@@ -119,7 +122,8 @@ def test_what_a_model_wrote_cannot_become_part_of_the_page(run: RunFolder) -> No
     hostile = "<script>alert(1)</script><svg onload=x>&amp;"
     answer = Answer(hostile, "✗ wrong", hostile, correct=False)
     example = Example("stayed wrong", "Math", hostile, (answer,), hostile, hostile)
-    page = render_report(replace(summarise(run), name=hostile), Examples((example,), 1, {"stayed wrong": 1}))
+    summary, examples = replace(summarise(run), name=hostile), Examples((example,), 1, {"stayed wrong": 1})
+    page = render_report(summary, RunReader(run), examples)
     assert "<script>" not in page
     assert "<svg onload" not in page
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5 + 2

@@ -10,20 +10,33 @@ from markdown_it import MarkdownIt
 from tapir_core.reporting.page import Section, Table, draw, markdown_table, markdown_text, render_markdown, section_of
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card
+from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary import summarise
+from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.types import RunSummary
 from tests.run_builder import build_run, make_config
 from tests.shown_plots import read_plots
 
 
 @pytest.fixture(scope="module")
-def summary(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
-    return summarise(build_run(tmp_path_factory.mktemp("whole")))
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return build_run(tmp_path_factory.mktemp("whole"))
 
 
-def test_the_run_card_says_what_the_run_is_how_it_went_and_where_the_report_is(summary: RunSummary) -> None:
-    card = run_card(summary)
+@pytest.fixture
+def summary(run: RunFolder) -> RunSummary:
+    return summarise(run)
+
+
+@pytest.fixture
+def reader(run: RunFolder) -> RunReader:
+    return RunReader(run)
+
+
+def test_the_run_card_says_what_the_run_is_how_it_went_and_where_the_report_is(
+    summary: RunSummary, reader: RunReader
+) -> None:
+    card = run_card(summary, reader)
     assert card.startswith("# example\n")
     assert "taught by the stand-in" in card
     assert "Done, 2 of 2 rounds trained." in card
@@ -33,19 +46,22 @@ def test_the_run_card_says_what_the_run_is_how_it_went_and_where_the_report_is(s
     assert re.findall(r"^## (.*)$", card, re.M)[:2] == ["Rounds", "Accuracy by task type (test)"]
 
 
-def test_where_there_are_pages_the_card_links_to_them_and_says_how_the_report_opens(summary: RunSummary) -> None:
-    card = run_card(summary, {"round 1": {"mfd": "/artifacts/key/a", "judge": "/artifacts/key/b"}})
+def test_where_there_are_pages_the_card_links_to_them_and_says_how_the_report_opens(
+    summary: RunSummary, reader: RunReader
+) -> None:
+    card = run_card(summary, reader, {"round 1": {"mfd": "/artifacts/key/a", "judge": "/artifacts/key/b"}})
     assert card.endswith("\n\n- round 1: [mfd](/artifacts/key/a) · [judge](/artifacts/key/b)\n")
     assert f"Report: `file://{summary.root}/example/report.html`." in card
     assert "tapir up" not in card
     remote = replace(summary, root="s3://bucket/runs")
     assert "Report: `s3://bucket/runs/example/report.html`. `tapir move example runs --root s3://bucket/runs` " in (
-        run_card(remote)
+        run_card(remote, reader)
     )
 
 
 def test_a_run_that_has_hardly_begun_has_a_card(tmp_path) -> None:
-    card = run_card(summarise(build_run(tmp_path, until=StageAt("pool"))))
+    run = build_run(tmp_path, until=StageAt("pool"))
+    card = run_card(summarise(run), RunReader(run))
     assert "Next stage: label." in card
     assert "Rounds" not in card
 
@@ -97,7 +113,7 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_text_from_data_is_shown_as_it_is_written(summary: RunSummary, text: str) -> None:
+def test_text_from_data_is_shown_as_it_is_written(summary: RunSummary, reader: RunReader, text: str) -> None:
     table = Table(text, (text, "n"), ((text, "1"),), note=text)
     shown = read_markdown(render_markdown([section_of(table)]))
     assert shown == [("h2", text), ("th", text), ("th", "n"), ("td", text), ("td", "1"), ("p", text)]
@@ -105,7 +121,7 @@ def test_text_from_data_is_shown_as_it_is_written(summary: RunSummary, text: str
     roles = {"teacher": MODEL.teacher, "judge": MODEL.judge}
     named = {name: role.model_copy(update={"endpoint": endpoint}) for name, role in roles.items()}
     named["student"] = student.model_copy(update={"backbone": text})
-    card = run_card(replace(summary, config=summary.config.model_copy(update=named)))
+    card = run_card(replace(summary, config=summary.config.model_copy(update=named)), reader)
     [said] = [said for _, said in read_markdown(card) if "taught by" in said]
     assert said.startswith(f"The student {text} is taught by {text} and judged by {text}, over 2 rounds.")
     image = render_markdown([Section(text, plot=draw("t", 1, lambda _: None), note=text)])

@@ -173,7 +173,7 @@ def test_a_run_of_an_earlier_version_has_a_report_without_latencies(run: RunFold
 
 
 def test_the_card_has_both_tables(run: RunFolder) -> None:
-    card = run_card(summary := summarise(run), serving=serving_tables(RunReader(run), summary.best))
+    card = run_card(summarise(run), RunReader(run))
     assert "\n## Before and after\n" in card
     assert "\n## What it costs to serve\n" in card
 

@@ -5,11 +5,10 @@ import pytest
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting import sentences
-from tapir_core.reporting.run_progress import read_progress
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import StageAt
-from tapir_core.summary import RunReader, summarise
+from tapir_core.summary import RunReader, read_progress, summarise
 from tests.run_builder import build_run, make_config
 
 
@@ -156,7 +155,7 @@ def test_a_run_that_the_stop_rule_ended_is_done(tmp_path) -> None:
     stop = config.curriculum.stop.model_copy(update={"min_seeds": 1000})
     config = config.model_copy(update={"curriculum": config.curriculum.model_copy(update={"stop": stop})})
     run = build_run(tmp_path, until=StageAt("select", 1), config=config)
-    summary, progress = summarise(run), read_progress(RunReader(run))
+    summary, progress = summarise(run), read_progress(RunReader(run), {})
     assert summary.done
     assert summary.stopped is not None
     assert "min_seeds = 1000" in summary.stopped

@@ -4,7 +4,7 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.run_progress import find_students, unscored_students
+from tapir_core.run_state import find_students, unscored_students
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tests.run_builder import build_run, make_config
