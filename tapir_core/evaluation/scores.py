@@ -104,7 +104,7 @@ def withhold_categories(scores: Scores, failures: str = "") -> Scores:
 
 
 def scores_table(scores: Scores, benchmark: str, split: str, *beside: str) -> pl.DataFrame:
-    """``SCORES`` of these figures; ``beside`` are the judge, the prompts' versions and the settings of every row."""
+    """``scores/`` of these figures; ``beside`` are the judge, the prompts' versions and the settings of every row."""
     rows = [
         (benchmark, split, *of, each.value, each.stderr, each.n, each.low, each.high, each.failed, each.note, *beside)
         for of, each in scores.items()
@@ -218,7 +218,7 @@ def judges_in_words(config: RunConfig) -> str:
 def _figures_of_splits(
     rows: pl.DataFrame, figures: Callable[[pl.DataFrame, str], Mapping[str, Estimate]], benchmark: str, *beside: str
 ) -> pl.DataFrame:
-    """``SCORES`` of a held-out set: the ``figures`` of every split and of each task type in it, by metric.
+    """``scores/`` of a held-out set: the ``figures`` of every split and of each task type in it, by metric.
 
     ``rows`` have split and task_type, and what figures are made of; ``figures`` are of some of them, and of a task type
     or `ALL`.
