@@ -6,28 +6,31 @@ deployments begin here alike, so that both refuse the same things in the same wo
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
-from tapir_core.calls import run_key, store_url
+from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request, run_key, store_url
 from tapir_core.calls.sending import STOPPED
-from tapir_core.config import RunConfig
+from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError, told_by
-from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.leases import RunLease
-from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
+from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD, backbone_cache, log_file
 from tapir_core.prices import missing_prices
-from tapir_core.probing import in_words, settle
+from tapir_core.probing import Ask, in_words, settle
 from tapir_core.run_files import publish_logs
-from tapir_core.run_folder import RunFolder, RunRef, Settled, forget_damaged, keep_without_heldout, open_run
+from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, keep_without_heldout, open_run
 from tapir_core.run_state import state_of
+from tapir_core.sources import settle_sizes
 from tapir_core.stages import StageAt, plan
-from tapir_core.storage import Storage
+from tapir_core.storage import Storage, on_this_machine
 from tasks.engines import machine
+from tasks.engines.backbone import prepare_backbone
+from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current
 
@@ -115,20 +118,13 @@ def hold_run(
     with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
         ingredients = gather_ingredients(config, say=say)
-        known = _known_of(config) if probe else {}
+        folder = RunFolder(RunRef(config.run.root, config.run.name))
+        known = folder.record.settled if probe and folder.storage.exists(RUN_RECORD) else {}
         as_known, _ = settle(config, known, lambda *_: STOPPED)
         run = open_run(as_known, ingredients, amend=amend, any_version=any_version)
         try:
-            for line in forget_damaged(run) if probe else ():
-                say(line)
-            if probe and not is_done(run, None):
-                current(run).prepare_models(say)
-                as_found, found = settle(config, known, current(run).probe)
-                if found != known:
-                    close_all()
-                    run = open_run(as_found, ingredients, amend=amend, any_version=any_version, settled=found)
-                    for line in in_words(found):
-                        say(line)
+            if probe:
+                run = _probed(run, config, amend=amend, say=say)
             current(run).lease = lease
             run.storage.remove(RUN_ERROR)
             yield run
@@ -146,6 +142,57 @@ def hold_run(
             publish_logs(run)
 
 
+def _probed(run: RunFolder, config: RunConfig, *, amend: bool, say: Say) -> RunFolder:
+    """The run with what its endpoints take, which are asked where work is left and no earlier start has asked them."""
+    for line in forget_damaged(run):
+        say(line)
+    if is_done(run, None):
+        return run
+    for field, endpoint in run.config.endpoints.items():
+        # Before anything is paid for.
+        if isinstance(endpoint, VllmEndpoint):
+            say(f"preparing {endpoint.model}")
+            prepare_backbone(endpoint.as_student, _backbones(run.ref.root), field=f"{field}.model")
+    with probing_engine(run, run.ref.root, say) as ask:
+        as_found, found = settle(config, run.record.settled, ask)
+    if found != run.record.settled:
+        run = keep_settled(run, as_found, found, amend=amend)
+        for line in in_words(found):
+            say(line)
+    return run
+
+
+@contextmanager
+def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[Ask]:
+    """Asks endpoints before the engines of the run are made; needs its store and its endpoints alone.
+
+    ``root`` has the models that are fetched. Rows of endpoints that work in batches are asked live here.
+    """
+    calls = run.config.calls
+    endpoints = Endpoints(
+        calls.concurrency, lambda name: run.workplace.local(log_file(name)), _backbones(root), report=say
+    )
+    store = AnswerStore(store_url(run.config))
+    with closing(endpoints), CallEngine(store, calls, run=run.record.id, budget=run.config.budget) as engine:
+
+        def ask(field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
+            source = endpoint_source(endpoint.live, endpoints, field)
+            try:
+                [outcome] = engine.ask([replace(request, run=run.ref.name)], source)
+            except MissingPrerequisite as error:
+                return Failure("connection", str(error))
+            if isinstance(outcome, Failure) and outcome.kind in ("bad_request", "used_up", "no_answer"):
+                # Whoever corrects it is to be probed again, and not to be told from the store.
+                engine.forget([request])
+            return outcome
+
+        yield ask
+
+
+def _backbones(root: str) -> Path:
+    return on_this_machine(root).local(backbone_cache())
+
+
 def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> AbstractContextManager[RunFolder]:
     """Hold and open a run by its own configuration, wherever its folder lies now; ``any_version`` as in `open_run`.
 
@@ -155,12 +202,6 @@ def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Abstr
         RunChanged: finished stages would be made otherwise now.
     """
     return hold_run(RunFolder(ref).config, say=say, any_version=any_version, probe=False)
-
-
-def _known_of(config: RunConfig) -> dict[str, Settled]:
-    """What an earlier start of the run found of its endpoints."""
-    folder = RunFolder(RunRef(config.run.root, config.run.name))
-    return folder.record.settled if folder.storage.exists(RUN_RECORD) else {}
 
 
 def run_lease(config: RunConfig) -> RunLease:

@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
+from flows.driver import probing_engine
 from tapir_core import probing
 from tapir_core.calls import OnOutcome, Outcome, run_key
 from tapir_core.config import Order, RunConfig
@@ -123,17 +125,13 @@ def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
     drawn, balanced = build_pairs(pairs, derive_rng(_SEED, _NAME)), mode_of(config.judge).is_balanced(config.judge)
-    runtime = Runtime(_NoRun(_as_checked(config)), root=config.run.root)
-    try:
-        settled, found = probing.settle(runtime.config, {}, runtime.probe, of="judge.")
-        for line in probing.in_words(found):
-            say(line)
-        if settled != runtime.config:
-            runtime.close()
-            runtime = Runtime(_NoRun(settled), root=config.run.root)
+    checked = _NoRun(_as_checked(config))
+    with probing_engine(checked, config.run.root, say) as ask:
+        settled, found = probing.settle(checked.config, {}, ask, of="judge.")
+    for line in probing.in_words(found):
+        say(line)
+    with closing(Runtime(_NoRun(settled), root=config.run.root)) as runtime:
         return [_check(runtime, name, drawn, balanced=balanced, say=say) for name in runtime.judges]
-    finally:
-        runtime.close()
 
 
 def print_check(console: Console, found: Sequence[CheckedJudge]) -> None:

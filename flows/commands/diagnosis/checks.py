@@ -45,14 +45,13 @@ from tapir_core.config import (
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, MissingPrerequisite
-from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
 from tapir_core.judging import show_instruction
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
 from tapir_core.prices import Price, UnknownPrice, missing_prices, price_of
 from tapir_core.proxies import proxy_before
-from tapir_core.sources import clean_pool
+from tapir_core.sources import clean_pool, settle_sizes
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
 from tapir_core.text import shorten
