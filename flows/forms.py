@@ -26,7 +26,6 @@ from prefect.states import Completed, Crashed, Failed
 from pydantic import Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from flows.arm_run import drive_run
 from flows.distill import distill
 from flows.driver import read_config, worker_root
 from flows.evaluate import evaluate_students
@@ -35,9 +34,9 @@ from flows.prefect_server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from flows.retry_judge import retry_judge
 from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
-from flows.whole_run import Work, drive, evaluate_run, retry_run
+from flows.whole_run import Work, drive, drive_matched, evaluate_run, retry_run
 from tapir_core.comparison.figures import ComparedArms, verdicts
-from tapir_core.comparison.plan import PlannedRun
+from tapir_core.comparison.matching import MatchedRun
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped, TapirError
 from tapir_core.estimate.run import save_estimate
@@ -415,11 +414,11 @@ def compare_from_form(
     asked = read_asked(source, settings, only=only, run_seeds=run_seeds, results=results)
     name = asked.plan.comparison.name
 
-    def drive_below(planned: PlannedRun) -> None:
-        def work(ref: RunRef) -> None:
-            drive_run(asked.plan, planned, _distil, count_round, say=get_run_logger().info)
+    def drive_below(matched: MatchedRun) -> None:
+        def work(_: RunRef) -> None:
+            drive_matched(matched, _distil, count_round, say=get_run_logger().info)
 
-        _in_flow_run(asked.plan.config(planned), planned.ref, work)
+        _in_flow_run(matched.planned(), matched.ref, work)
 
     tag_flow_run(f"comparison-{name}", name=name)
     with heed_suspension(lambda: "Runs that are finished stay finished."):

@@ -14,12 +14,11 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from flows.arm_run import Distil, find_finished, is_finished
 from flows.driver import Say, check_settings, read_config
-from flows.whole_run import drive, lacks_baseline
+from flows.whole_run import Distil, drive, is_finished, lacks_baseline
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.comparison.figures import ComparedArms, compare_arms
-from tapir_core.comparison.matching import is_matched, match_run, targets_of
+from tapir_core.comparison.matching import MatchedRun, is_matched, match_run, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config import load
@@ -94,10 +93,19 @@ def read_asked(
     return Asked(plan, chosen, ResultsFolder(Path(results), plan, input_files.gather_files) if results else None)
 
 
+def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
+    """The runs for which nothing is left to do: done, as they are planned, and matched. Reads folders only."""
+    finished: list[PlannedRun] = []
+    for each in plan.runs:
+        if all(needed in finished for needed in plan.needs(each)) and is_finished(match_run(plan, each)):
+            finished.append(each)
+    return finished
+
+
 def run_comparison(
     plan: ComparisonPlan,
     chosen: Sequence[PlannedRun],
-    drive: Callable[[PlannedRun], object],
+    drive: Callable[[MatchedRun], object],
     *,
     say: Say,
     results: ResultsFolder | None = None,
@@ -146,14 +154,14 @@ def run_comparison(
     return failed
 
 
-def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[PlannedRun], object]) -> Failed | None:
+def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[MatchedRun], object]) -> Failed | None:
     """Finish a run; why it failed, or nothing."""
     # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
     lacking = [each.ref.name for each in plan.needs(planned) if not is_finished(match_run(plan, each))]
     try:
         if lacking:
             raise TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
-        drive(planned)
+        drive(match_run(plan, planned))
     except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
         return Failed(planned.ref.name, _why(error), type(error) if isinstance(error, TapirError) else TapirError)
     return None
@@ -285,7 +293,7 @@ def _time_left(left: Sequence[PlannedRun], took: Sequence[tuple[Arm, float]]) ->
 
 def finish_comparison(
     asked: Asked,
-    drive: Callable[[PlannedRun], object],
+    drive: Callable[[MatchedRun], object],
     show: Callable[[ComparedArms, str], str],
     *,
     say: Say,

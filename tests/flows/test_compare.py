@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.arm_run import find_finished
 from flows.driver import Say
-from flows.series import read_comparison, run_comparison
-from tapir_core.comparison.matching import TOLERANCE
+from flows.series import find_finished, read_comparison, run_comparison
+from tapir_core.comparison.matching import TOLERANCE, MatchedRun
 from tapir_core.comparison.outcome import Training, read_training
-from tapir_core.comparison.plan import PlannedRun, open_comparison
+from tapir_core.comparison.plan import open_comparison
 from tapir_core.config import RunConfig
 from tapir_core.errors import RunChanged
 from tapir_core.run_folder import RunFolder
@@ -186,9 +185,9 @@ def test_an_arm_waits_for_a_reference_that_was_taken_up_again_while_the_comparis
     plan = open_comparison(spec)
     again = BuiltRuns()
 
-    def drive(planned: PlannedRun) -> None:
+    def drive(matched: MatchedRun) -> None:
         folder(plan, "multi_round").storage.remove(StageAt("judge", 1).folder)
-        again.drive(plan)(planned)
+        again.drive()(matched)
 
     asked = plan.choose(["random", "hard_only"], [1])
     failed = run_comparison(plan, asked, drive, say=lambda _: None)
