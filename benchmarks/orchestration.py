@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.prefect_server import connect_prefect
+from flows.prefect_server.server import connect_prefect
 from tapir_core.calls import Answer, EndpointSource, IsStopped, LiveSpend, Outcome, Request, Spend, never_stopped
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part

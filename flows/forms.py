@@ -30,7 +30,7 @@ from flows.distill import distill
 from flows.driver import read_config, worker_root
 from flows.evaluate import evaluate_students
 from flows.fleet import training_fleet
-from flows.prefect_server import TAG
+from flows.prefect_server.server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from flows.retry_judge import retry_judge
 from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked

@@ -32,7 +32,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 
-from flows.prefect_server import HURRY
+from flows.prefect_server.server import HURRY
 from flows.server_away import outlast_server
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import Also, Root, console, print_table, print_tables, run_ref, say
+from flows.commands.terminal import Also, Root, console, print_table, print_tables, run_ref, say
 from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.evaluation import alpaca_eval
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import jinja2
 import typer
 
-from flows.commands import console, print_line
+from flows.commands.terminal import console, print_line
 from tapir_core.calls.types import is_local
 from tapir_core.config import EMBEDDED_STUDENT
 from tapir_core.config.load import load_config, read_toml

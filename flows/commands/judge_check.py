@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
+from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
 from flows.driver import probing_engine
 from tapir_core import probing
 from tapir_core.calls import OnOutcome, Outcome, run_key

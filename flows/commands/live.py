@@ -19,8 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands import print_tables, say
-from flows.prefect_server import TAG, connect_prefect, ignore_settings
+from flows.commands.terminal import print_tables, say
+from flows.prefect_server.server import TAG, connect_prefect, ignore_settings
 from flows.whole_run import Work
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.commands import Root, RunName, console, print_line, run_ref, say
+from flows.commands.terminal import Root, RunName, console, print_line, run_ref, say
 from flows.driver import Say, run_lease
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files

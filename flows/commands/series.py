@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import Root, console, errors, print_line, print_tables, say
 from flows.commands.live import ShownFlows, shown_flows
-from flows.prefect_server import enter_server, find_server, ignore_settings, standing_server
+from flows.commands.terminal import Root, console, errors, print_line, print_tables, say
+from flows.prefect_server.server import enter_server, find_server, ignore_settings, standing_server
 from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
 from flows.whole_run import count_round, drive_matched
 from tapir_core.comparison.figures import ComparedArms, covers_sentence, verdicts

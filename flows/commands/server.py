@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from flows import prefect_server
-from flows.commands import Root, console, print_line, say
+from flows.commands.terminal import Root, console, print_line, say
+from flows.prefect_server import server as prefect_server
 from flows.prefect_server.caretaker import staff
 from tapir_core.errors import ConfigError
 from tapir_core.standin import server

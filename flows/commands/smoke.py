@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.commands import Overrides, console, print_line
 from flows.commands.live import shown_flows
+from flows.commands.terminal import Overrides, console, print_line
 from flows.driver import check_settings
 from flows.whole_run import drive
 from tapir_core.config import RunConfig

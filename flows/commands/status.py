@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands import Root, console, print_line, print_table, print_tables, run_ref
+from flows.commands.terminal import Root, console, print_line, print_table, print_tables, run_ref
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.comparison.baseline import read_baseline
 from tapir_core.errors import ConfigError, TapirError

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from flows.commands import AsJson, Overrides, console, errors, print_line, print_tables
+from flows.commands.terminal import AsJson, Overrides, console, errors, print_line, print_tables
 from tapir_core import store_admin
 from tapir_core.calls import root_store_url, store_tables, store_url
 from tapir_core.config.load import load_config

@@ -29,9 +29,7 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec.write_text(spec.read_text().replace("exploratory = [", "exploratory = [] # ["))
     plan = open_comparison(spec)
     results = ResultsFolder(spec.parent / "results", plan, gather_files)
-    assert (
-        run_comparison(plan, plan.choose([], [1]), BuiltRuns().drive(), say=lambda _: None, results=results) == []
-    )
+    assert run_comparison(plan, plan.choose([], [1]), BuiltRuns().drive(), say=lambda _: None, results=results) == []
     return spec
 
 

@@ -5,6 +5,9 @@ its endpoints and their prices, the backbone and its chat template. Nothing heav
 made. Limits: of accelerators only NVIDIA's are seen, as `nvidia-smi` shows them; of GPU workers only process workers
 (`--type process`) that were started in this folder.
 
+Checks are made side by side, each within its own time, none hiding the others. A check says what it found and what
+helps.
+
 Imports no Prefect before a server is looked at: its settings must stand in the environment before.
 """
 
@@ -14,20 +17,21 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 import sqlalchemy as sa
 
-from flows import prefect_server
-from flows.commands.diagnosis import Check, Finding, fault_of, finding
 from flows.commands.store import opened
+from flows.prefect_server import server as prefect_server
 from flows.prefect_server.caretaker import GPU_POOL, POOLS
 from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
@@ -44,7 +48,7 @@ from tapir_core.config import (
 )
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, MissingPrerequisite
+from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
 from tapir_core.judging import show_instruction
@@ -88,6 +92,70 @@ _LOGS = (
     "look at the server's log (.tapir/logs/prefect-server.log of the root); a server with a password wants "
     "PREFECT_API_AUTH_STRING"
 )
+
+Level = Literal["ok", "warning", "fault"]
+"""A fault stops a run or an operation, a warning may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The state of one part; `examine` gives it the name of its check."""
+
+    part: str
+    level: Level
+    found: str
+    """Versions, addresses, figures; or what is wrong."""
+    remedy: str = ""
+    """What to do; nothing where all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A look at one part."""
+
+    part: str
+    look: Callable[[], Finding]
+    """May raise: that is a fault."""
+    remedy: str
+    """What helps when the look fails or takes too long, and its error does not say it."""
+    limit_seconds: float = 15.0
+
+
+def finding(level: Level, found: str, remedy: str = "") -> Finding:
+    """A finding on one line, which `examine` gives its part; the remedy is left out where all is well."""
+    return Finding("", level, " ".join(found.split()), "" if level == "ok" else remedy)
+
+
+def fault_of(message: str, remedy: str = "") -> Finding:
+    """The fault of an error message, which says its remedy after a semicolon; ``remedy`` where it does not."""
+    found, _, said = message.partition("; ")
+    return Finding("", "fault", found, said or remedy)
+
+
+def examine(checks: Sequence[Check]) -> list[Finding]:
+    """Make all checks at once; the findings stand in the order of the checks.
+
+    A check that is still at work at its limit is a fault, and is left behind: it ends with the process.
+    """
+    found: dict[Check, Finding] = {}
+
+    def look(check: Check) -> None:
+        try:
+            found[check] = check.look()
+        except TapirError as error:
+            found[check] = fault_of(str(error), check.remedy)
+        except Exception as error:  # whatever breaks one check is a fault of its part, and the others are made
+            found[check] = Finding("", "fault", f"{type(error).__name__}: {error}", check.remedy)
+
+    started = time.monotonic()
+    threads = {check: threading.Thread(target=look, args=[check], daemon=True) for check in checks}
+    for thread in threads.values():
+        thread.start()
+    for check, thread in threads.items():
+        thread.join(max(0.0, check.limit_seconds - (time.monotonic() - started)))
+    late = {each: Finding("", "fault", f"no answer within {each.limit_seconds:g} s", each.remedy) for each in checks}
+    return [replace(found.get(each, late[each]), part=each.part) for each in checks]
+
 
 Look = Callable[["SyncPrefectClient", str], Finding]
 """Of a server and the root whose server it is."""

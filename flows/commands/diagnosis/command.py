@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows import prefect_server
-from flows.commands import AsJson, Overrides, console, say
-from flows.commands.diagnosis import Finding, checks, examine
+from flows.commands.diagnosis import checks
+from flows.commands.diagnosis.checks import Finding
+from flows.commands.terminal import AsJson, Overrides, console, say
 from flows.driver import read_config
+from flows.prefect_server import server as prefect_server
 from tapir_core import curriculum, judging, probing, prompts, sources
 from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource, Message, Outcome, Request, Role
 from tapir_core.calls.client import timeout_of
@@ -87,9 +88,9 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
     read, said = (None, []) if config is None else checks.read_run(config, overrides)
     place = root or (read.run.root if read else "runs")
     prefect_server.ignore_settings(place, say, database=True)
-    *found, server = examine(checks.checks_of(place, read))
+    *found, server = checks.examine(checks.checks_of(place, read))
     # What is on a server is only asked of one that answers.
-    parts = [] if server.level == "fault" else examine(checks.server_parts(place))
+    parts = [] if server.level == "fault" else checks.examine(checks.server_parts(place))
     return [*said, *found, server, *parts]
 
 

@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from flows.commands import print_table
 from flows.commands.store import print_stats
+from flows.commands.terminal import print_table
 from tapir_core.reporting.page import Table
 from tapir_core.store_admin import AnswerGroup, StoreSize, StoreStats
 
