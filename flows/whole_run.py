@@ -24,8 +24,10 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import REPORT
-from tapir_core.reporting import benchmarks, run_progress, sentences
+from tapir_core.reporting import sentences
+from tapir_core.reporting.benchmarks import require_figures, require_round_figures
 from tapir_core.reporting.report import write_report
+from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, stages_to_retry
 from tapir_core.stages import Compared, StageAt
@@ -157,7 +159,7 @@ def retry_run(
     if added := sentences.added(summary.baseline):
         tell(added)
     if go_on:
-        benchmarks.require_round_figures(summary, run.config.evaluation.each_round)
+        require_round_figures(summary, run.config.evaluation.each_round)
     return summary
 
 
@@ -175,8 +177,8 @@ def evaluate_run(
 
     Args:
         ref: the run.
-        which: students and models of files, as `run_progress.find_students` takes them.
-        names: benchmarks, as `run_progress.find_benchmarks` takes them.
+        which: students and models of files, as `find_students` takes them.
+        names: benchmarks, as `find_benchmarks` takes them.
         do: does the work.
         show: shows their scores.
         say: told how it gets on.
@@ -187,13 +189,13 @@ def evaluate_run(
         NoFigure: too many judgments failed for a figure; what there is is shown first.
     """
     with hold_known_run(ref, say=say, any_version=True) as run:
-        asked = run_progress.find_benchmarks(run, names)
-        compared = run_progress.find_students(run, which, asked)
-        unscored = run_progress.unscored_students(run, compared, asked, also_terminal=also_terminal)
-        do("evaluate" if unscored else "show", run, compared, asked, also_terminal)
+        benchmarks = find_benchmarks(run, names)
+        compared = find_students(run, which, benchmarks)
+        unscored = unscored_students(run, compared, benchmarks, also_terminal=also_terminal)
+        do("evaluate" if unscored else "show", run, compared, benchmarks, also_terminal)
         summary = summarise(run)
-        shown = show(run, summary, compared, asked)
-        benchmarks.require_figures(summary, compared, asked)
+        shown = show(run, summary, compared, benchmarks)
+        require_figures(summary, compared, benchmarks)
         return shown
 
 
