@@ -46,10 +46,6 @@ def worker_root() -> str:
     return os.environ.get(ROOT_VARIABLE, "runs")
 
 
-def _quiet(_: str) -> None:
-    """Tells nobody: where a configuration is only tried."""
-
-
 def read_config(
     config: str | Path,
     overrides: Sequence[str] = (),
@@ -57,7 +53,7 @@ def read_config(
     *,
     until: str | None = None,
     look: Look = missing_prerequisites,
-    say: Say = _quiet,
+    say: Say = lambda _: None,
 ) -> RunConfig:
     """Read what a run is to be, and find everything that is wrong with it before anything starts.
 
@@ -217,17 +213,13 @@ def _held(lease: RunLease, say: Say) -> Iterator[RunLease]:
         if tried.attempt_number == 1 and tried.outcome is not None:
             say(f"waiting for an earlier process of this flow run: {tried.outcome.exception()}")
 
-    waiting = Retrying(retry=retry_if_exception(_is_earlier), wait=wait_fixed(0.5), before_sleep=tell, reraise=True)
-    waiting(lease.acquire)
+    own = _own_flow_run()
+    is_earlier = retry_if_exception(lambda error: own is not None and getattr(error, "flow_run", None) == own)
+    Retrying(retry=is_earlier, wait=wait_fixed(0.5), before_sleep=tell, reraise=True)(lease.acquire)
     try:
         yield lease
     finally:
         lease.release()
-
-
-def _is_earlier(error: BaseException) -> bool:
-    """Whether a lease is held by an earlier process of our own flow run."""
-    return isinstance(error, RunBusy) and error.flow_run is not None and error.flow_run == _own_flow_run()
 
 
 def _own_flow_run() -> str | None:

@@ -32,7 +32,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 
-from flows.prefect_server.server import HURRY
+from flows.prefect_server.server import HURRY, beside
 from flows.server_away import outlast_server
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -107,7 +107,7 @@ def heed_suspension(tell_done: Callable[[], str]) -> Iterator[None]:
         return f"Suspended, and everything received is stored. {tell_done()} Resume goes on from there{limit}."
 
     try:
-        with _beside("tapir-suspension", stop_when_asked):
+        with beside("tapir-suspension", stop_when_asked):
             yield
     except Pause:
         _reword(context.flow_run, lambda state: state.name == "Suspended", words)
@@ -180,7 +180,10 @@ def _prompt_interrupts() -> Iterator[None]:
         # begun never do.
         context.task_runner.cancel_all()  # type: ignore[attr-defined]  # our flows have a ThreadPoolTaskRunner
         if is_suspended and context.flow_run is not None and context.flow_run.parent_task_run_id is not None:
-            _end_child(context.flow_run)
+            # Its parent begins it again when that goes on.
+            message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on with it."
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(context.flow_run.id, states.Cancelled(message=message), force=True)
         raise
 
 
@@ -188,13 +191,6 @@ def _abort_all() -> None:
     """Make every call in flight and every server that starts give up, so that the threads waiting for them end."""
     for runtime in runtimes():
         runtime.abort()
-
-
-def _end_child(flow_run: FlowRun) -> None:
-    """End a child flow run with its parent, which begins it again when it goes on."""
-    message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on with it."
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(flow_run.id, states.Cancelled(message=message), force=True)
 
 
 def _reword(flow_run: FlowRun | None, stands: Callable[[State[Any]], bool], words: Callable[[State[Any]], str]) -> None:
@@ -214,19 +210,6 @@ def _context() -> FlowRunContext:
 
 
 @contextmanager
-def _beside(name: str, work: Callable[[threading.Event], None], patience: float | None = None) -> Iterator[None]:
-    """A thread that does ``work`` beside the block; the event says that the block has ended, and waits for it."""
-    ended = threading.Event()
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work, ended), name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(patience)
-
-
-@contextmanager
 def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) -> Iterator[None]:
     """Show the block's progress through ``stages`` in the flow run at work.
 
@@ -242,6 +225,6 @@ def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) ->
             with suppress(Exception):
                 show(all_done)
 
-    with _beside("tapir-live-spend", follow, _LAST_CARD_SECONDS):
+    with beside("tapir-live-spend", follow, _LAST_CARD_SECONDS):
         yield
         all_done = whole

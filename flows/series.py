@@ -130,8 +130,8 @@ def run_comparison(
     wanted += [needed for each in wanted for needed in plan.needs(each)]
     left = [each for each in plan.runs if each in wanted and each not in finished]
     if left:
-        _check_goes_on({each.source: each.stages for name, each in brought.items() if name not in here})
-        _check_goes_on({f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished})
+        elsewhere = {each.source: each.stages for name, each in brought.items() if name not in here}
+        _check_goes_on(elsewhere | {f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished})
         for each in brought.values():
             now = plan.config(left[0])
             _check_shipped(each, shipped_versions(now, input_files.gather_files(now)), "what is run now")

@@ -227,10 +227,6 @@ def _lines(found: CheckedJudge) -> list[str]:
     ]
 
 
-def _share(right: Estimate) -> str:
-    return NOTHING if right.value is None else f"{right.value:.0%}"
-
-
 def _interval(right: Estimate) -> str:
     return NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
 
@@ -238,7 +234,7 @@ def _interval(right: Estimate) -> str:
 _COLUMNS: tuple[tuple[str, Callable[[Group], str]], ...] = (
     ("", lambda group: group.name),
     ("pairs", lambda group: count(group.right.n + group.unscored)),
-    ("right", lambda group: _share(group.right)),
+    ("right", lambda group: NOTHING if group.right.value is None else f"{group.right.value:.0%}"),
     ("95 % interval", lambda group: _interval(group.right)),
     ("ties", lambda group: count(group.ties)),
     ("unscored", lambda group: count(group.unscored)),

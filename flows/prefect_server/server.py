@@ -13,6 +13,7 @@ Imports no Prefect: the settings must stand in the environment before it is impo
 """
 
 import base64
+import contextvars
 import json
 import os
 import re
@@ -26,7 +27,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import httpx
@@ -95,6 +97,7 @@ _REMEDIES = {
     _UNWRITABLE: "let this user write to {home}",
 }
 """What to do about an error of Prefect's database."""
+_MIGRATIONS = "prefect/server/database/_migrations/versions/sqlite"
 
 _END_SECONDS = 60.0
 
@@ -398,20 +401,14 @@ def check_database(root: str) -> None:
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
             (version,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
-        if not any(version in each.read_text() for each in _migrations()):
+        # Those of the Prefect that is installed here, without importing it.
+        migrations = Path(str(metadata.distribution("prefect").locate_file(_MIGRATIONS)))
+        if not any(version in each.read_text() for each in migrations.glob("*.py")):
             said = f"Can't locate revision identified by {version!r}"
     except sqlite3.Error as error:
         said = str(error)
     if remedy := _remedy(said, file.parent):
         raise EngineError(f"the Prefect server cannot use {file} ({said}); {remedy}")
-
-
-def _migrations() -> list[Path]:
-    """What the Prefect that is installed here can make of a database, without importing it."""
-    package = find_spec("prefect")
-    assert package is not None
-    assert package.origin is not None
-    return [*Path(package.origin).parent.glob("server/database/_migrations/versions/sqlite/*.py")]
 
 
 def _remedy(words: str, home: str | Path) -> str:
@@ -462,8 +459,11 @@ def _own_server(ref: RunRef) -> Iterator[str]:
         with ends_with(child, f"{address}/api"):
             yield f"{address}/api"
     finally:
-        if child.poll() is None:
-            _send_last_logs()
+        if child.poll() is None and "prefect" in sys.modules:
+            from prefect.logging.handlers import APILogHandler
+
+            # It sends logs in batches from a thread; what is left must go before its server does.
+            APILogHandler().flush()
         child.terminate(grace_seconds=5)
         os.environ.pop("PREFECT_API_URL", None)
 
@@ -477,14 +477,10 @@ def ends_with(server: supervisor.Child, api: str, *, silent_seconds: float = _SI
     Raises:
         EngineError: the server ended, or had to be ended because it did not answer.
     """
-    over = threading.Event()
-    watch = threading.Thread(
-        target=_watch, args=(server, api, silent_seconds, over), name="tapir-prefect-server", daemon=True
-    )
     HURRY.clear()
-    watch.start()
     try:
-        yield
+        with beside("tapir-prefect-server", partial(_watch, server, api, silent_seconds)):
+            yield
     except BaseException as error:
         if server.poll() is None:
             raise
@@ -493,9 +489,19 @@ def ends_with(server: supervisor.Child, api: str, *, silent_seconds: float = _SI
             "the Prefect server of this run died or stopped answering, and the run ended with it; the end of its log "
             f"{server.log_path}: {last}. What was received is stored: the same command starts a new server and goes on"
         ) from error
+
+
+@contextmanager
+def beside(name: str, work: Callable[[threading.Event], None], patience: float | None = None) -> Iterator[None]:
+    """A thread that does ``work`` beside the block; the event says that the block has ended, and waits for it."""
+    ended = threading.Event()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work, ended), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
     finally:
-        over.set()
-        watch.join()
+        ended.set()
+        thread.join(patience)
 
 
 def _watch(server: supervisor.Child, api: str, silent_seconds: float, over: threading.Event) -> None:
@@ -511,14 +517,6 @@ def _watch(server: supervisor.Child, api: str, silent_seconds: float, over: thre
             HURRY.set()
             os.kill(os.getpid(), signal.SIGINT)
         return
-
-
-def _send_last_logs() -> None:
-    """Prefect sends logs in batches from a thread; what is left must go before its server does."""
-    if "prefect" in sys.modules:
-        from prefect.logging.handlers import APILogHandler
-
-        APILogHandler().flush()
 
 
 def _kept_server(root: str) -> PrefectServer | None:

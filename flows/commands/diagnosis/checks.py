@@ -364,12 +364,15 @@ def _sizes(config: RunConfig) -> list[Finding]:
 
 def run_checks(config: RunConfig, root: str) -> list[Check]:
     """Checks of what ``config`` needs beside the machine and the root."""
-    paid = {field: each for field, each in config.endpoints.items() if isinstance(each, OpenAIEndpoint)}
-    verifier = config.judge.verifier
     student = Check(
         "student.engine",
         lambda: _look_at_serving(config.student),
         "start that server, or correct student.engine.base_url",
+    )
+    training = Check(
+        "training",
+        lambda: _look_at_training(config, root),
+        "take a smaller student.backbone, or set [training.lora]",
     )
     return [
         Check("data.pool", lambda: _look_at_pool(config), "see docs/own-data.md", limit_seconds=60),
@@ -380,7 +383,8 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
                 f"start that server, or correct {field}.base_url",
                 limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
             )
-            for field, endpoint in paid.items()
+            for field, endpoint in config.endpoints.items()
+            if isinstance(endpoint, OpenAIEndpoint)
         ),
         *(
             Check(field, partial(_look_at_model, field, endpoint, root), "name a model folder or a hub id")
@@ -399,7 +403,13 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             for name, each in config.evaluation.asked.items()
             if each.remedy
         ),
-        *([_verifier_check(verifier)] if verifier else []),
+        *(
+            Check(
+                "judge.verifier", partial(_look_at_verifier, each), "correct it (docs/verifiers.md)", limit_seconds=90
+            )
+            for each in [config.judge.verifier]
+            if each
+        ),
         Check("prices", lambda: _look_at_prices(config), "set the prices beside each model"),
         Check(
             "backbone",
@@ -407,7 +417,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             "name a model folder, a hub id or a chat template that can be read",
             limit_seconds=_TEMPLATE_SECONDS + 10,
         ),
-        *([] if config.training.runs_on == "worker" else [_training_check(config, root)]),
+        *([] if config.training.runs_on == "worker" else [training]),
     ]
 
 
@@ -457,12 +467,9 @@ def _look_at_serving(student: StudentConfig) -> Finding:
     return _ask(served.source(student_server.Student(BACKBONE, Path(), ""))(), name if name == other else None)
 
 
-def _verifier_check(verifier: VerifierConfig) -> Check:
-    def look() -> Finding:
-        check_verifier(verifier)
-        return finding("ok", f"{verifier.function} ({verifier.source or 'shipped'})")
-
-    return Check("judge.verifier", look, "correct it (docs/verifiers.md)", limit_seconds=90)
+def _look_at_verifier(verifier: VerifierConfig) -> Finding:
+    check_verifier(verifier)
+    return finding("ok", f"{verifier.function} ({verifier.source or 'shipped'})")
 
 
 def _look_at_benchmark(config: RunConfig, name: str) -> Finding:
@@ -561,20 +568,17 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     )
 
 
-def _training_check(config: RunConfig, root: str) -> Check:
-    def look() -> Finding:
-        machine.check_gpu_training()
-        prerequisites.check_packages(config.training)
-        folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
-        ahead = memory.look_ahead(config.training, folder) if folder else []
-        unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
-        return (
-            replace(fault_of(ahead[1]), level="warning")
-            if len(ahead) > 1
-            else finding("ok", ahead[0] if ahead else f"how much memory training takes is {unknown}")
-        )
-
-    return Check("training", look, "take a smaller student.backbone, or set [training.lora]")
+def _look_at_training(config: RunConfig, root: str) -> Finding:
+    machine.check_gpu_training()
+    prerequisites.check_packages(config.training)
+    folder = backbone.find_backbone(config.student, on_this_machine(root).local(backbone_cache()))
+    ahead = memory.look_ahead(config.training, folder) if folder else []
+    unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
+    return (
+        replace(fault_of(ahead[1]), level="warning")
+        if len(ahead) > 1
+        else finding("ok", ahead[0] if ahead else f"how much memory training takes is {unknown}")
+    )
 
 
 def server_parts(root: str) -> list[Check]:

@@ -69,29 +69,18 @@ def doctor(
     if attempt:
         assert config is not None
         raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
-    found = diagnose(config, overrides or [], root)
-    if as_json:
-        typer.echo(findings_json(found))
-    else:
-        print_findings(console, found)
-    raise typer.Exit(int(any(each.level == "fault" for each in found)))
-
-
-def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str | None = None) -> list[Finding]:
-    """Look at every part of this machine and root, and at what a configuration needs, if one is given.
-
-    Args:
-        config: A TOML file.
-        overrides: Its `section.field=value`.
-        root: Folder of all runs; the configuration's where left out, and ``runs`` without one.
-    """
-    read, said = (None, []) if config is None else checks.read_run(config, overrides)
+    read, said = (None, []) if config is None else checks.read_run(config, overrides or [])
     place = root or (read.run.root if read else "runs")
     prefect_server.ignore_settings(place, say, database=True)
     *found, server = checks.examine(checks.checks_of(place, read))
     # What is on a server is only asked of one that answers.
     parts = [] if server.level == "fault" else checks.examine(checks.server_parts(place))
-    return [*said, *found, server, *parts]
+    found = [*said, *found, server, *parts]
+    if as_json:
+        typer.echo(findings_json(found))
+    else:
+        print_findings(console, found)
+    raise typer.Exit(int(any(each.level == "fault" for each in found)))
 
 
 def findings_json(findings: Sequence[Finding]) -> str:
