@@ -14,10 +14,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request, run_key, store_url
 from tapir_core.calls.sending import STOPPED
-from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint
-from tapir_core.config.checks import check_config, missing_prerequisites
-from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError, told_by
+from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint, checks, load
+from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError, told_by
 from tapir_core.leases import RunLease
 from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD, backbone_cache, log_file
 from tapir_core.prices import missing_prices
@@ -28,8 +26,7 @@ from tapir_core.run_state import state_of
 from tapir_core.sources import settle_sizes
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage, on_this_machine
-from tasks.engines import machine
-from tasks.engines.backbone import prepare_backbone
+from tasks.engines import backbone, machine
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current
@@ -52,7 +49,7 @@ def read_config(
     name: str | None = None,
     *,
     until: str | None = None,
-    look: Look = missing_prerequisites,
+    look: Look = checks.missing_prerequisites,
     say: Say = lambda _: None,
 ) -> RunConfig:
     """Read what a run is to be, and find everything that is wrong with it before anything starts.
@@ -69,7 +66,7 @@ def read_config(
         ConfigError: fields, files, folders or the stage ``until`` are wrong; every one of them.
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
-    settings = load_config(config, overrides, name)
+    settings = load.load_config(config, overrides, name)
     if until is not None:
         find_stage(settings, until)
     check_settings(settings, source=str(config), look=look)
@@ -79,14 +76,14 @@ def read_config(
     return sized
 
 
-def check_settings(settings: RunConfig, *, source: str, look: Look = missing_prerequisites) -> None:
+def check_settings(settings: RunConfig, *, source: str, look: Look = checks.missing_prerequisites) -> None:
     """Find what is wrong with a configuration on this machine, and by ``look`` what that lacks.
 
     Raises:
         ConfigError: fields, files or folders are wrong; every one of them.
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
-    problems = [*check_config(settings), *missing_prices(settings)]
+    problems = [*checks.check_config(settings), *missing_prices(settings)]
     if problems:
         raise ConfigError(problems, source=source)
     lacking = look(settings, os.environ)
@@ -148,7 +145,7 @@ def _probed(run: RunFolder, config: RunConfig, *, amend: bool, say: Say) -> RunF
         # Before anything is paid for.
         if isinstance(endpoint, VllmEndpoint):
             say(f"preparing {endpoint.model}")
-            prepare_backbone(endpoint.as_student, _backbones(run.ref.root), field=f"{field}.model")
+            backbone.prepare_backbone(endpoint.as_student, _backbones(run.ref.root), field=f"{field}.model")
     with probing_engine(run, run.ref.root, say) as ask:
         as_found, found = settle(config, run.record.settled, ask)
     if found != run.record.settled:

@@ -22,7 +22,6 @@ from tapir_core.comparison.matching import MatchedRun, is_matched, match_run, ta
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config import load
-from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
 from tapir_core.reporting import benchmarks, sentences
@@ -323,7 +322,7 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     """
     listed = load_backbones(backbones)
     source = str(config or listed.config)
-    curriculum = load_config(source, overrides).run
+    curriculum = load.load_config(source, overrides).run
     return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
 from flows.driver import probing_engine
-from tapir_core import probing
+from tapir_core import paths, probing, randomness
 from tapir_core.calls import OnOutcome, Outcome, run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.config.load import load_config
@@ -37,9 +37,7 @@ from tapir_core.judging.check import (
     summarise_check,
 )
 from tapir_core.judging.estimates import Estimate
-from tapir_core.paths import STORE
 from tapir_core.prompts import load_prompt
-from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import table_of
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
@@ -88,7 +86,7 @@ class _NoRun(RunFolder):
     """
 
     def __init__(self, config: RunConfig) -> None:
-        super().__init__(RunRef(f"{config.run.root}/{PurePosixPath(STORE).parent}", _NAME))
+        super().__init__(RunRef(f"{config.run.root}/{PurePosixPath(paths.STORE).parent}", _NAME))
         self.config = config
         known_by = digest([run_key(config), _NAME, judge_fields(config)])[:32]
         self.record = RunRecord(known_by, _NAME, datetime.now(UTC).isoformat(), {})
@@ -124,7 +122,8 @@ def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -
         BudgetReached: a cap was reached first.
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
-    drawn, balanced = build_pairs(pairs, derive_rng(_SEED, _NAME)), mode_of(config.judge).is_balanced(config.judge)
+    drawn = build_pairs(pairs, randomness.derive_rng(_SEED, _NAME))
+    balanced = mode_of(config.judge).is_balanced(config.judge)
     checked = _NoRun(_as_checked(config))
     with probing_engine(checked, config.run.root, say) as ask:
         settled, found = probing.settle(checked.config, {}, ask, of="judge.")

@@ -24,8 +24,7 @@ from flows.prefect_server.server import TAG, connect_prefect, ignore_settings
 from flows.whole_run import Work
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.reporting import sentences, tables
-from tapir_core.reporting.report import write_report
+from tapir_core.reporting import report, sentences, tables
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import count, duration, number, round_name
@@ -73,7 +72,7 @@ class ShownFlows:
     def do(self, work: Work, run: RunFolder, *given: Any) -> Any:
         """Begin the flow of this work; scores that stand are shown by the report."""
         if work == "show":
-            return write_report(run)
+            return report.write_report(run)
         self.connect()
         # Not before: Prefect reads its settings when it is imported.
         from flows import distill, evaluate, retry_judge

@@ -12,8 +12,7 @@ from flows.commands.terminal import Root, console, print_line, say
 from flows.prefect_server import server as prefect_server
 from flows.prefect_server.caretaker import staff
 from tapir_core.errors import ConfigError
-from tapir_core.standin import server
-from tapir_core.standin.families import sample_problems
+from tapir_core.standin import families, server
 from tapir_core.standin.rules import Behaviour, Preference
 
 
@@ -98,7 +97,7 @@ def write(
     """Write instructions that the stand-in can answer in Alpaca format, its plain answers as `output`."""
     if file.exists():
         raise ConfigError(f"{file} exists already; give another name, or remove it")
-    problems = sample_problems(rows, max_level=max_level, rng=random.Random(seed))
+    problems = families.sample_problems(rows, max_level=max_level, rng=random.Random(seed))
     records = [{"instruction": each.instruction, "input": "", "output": each.plain} for each in problems]
     file.write_text(json.dumps(records, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     say(f"wrote {len(records):,} instructions with answers to {file}")

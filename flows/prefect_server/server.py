@@ -34,13 +34,11 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tapir_core import paths
+from tapir_core import paths, proxies, text
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.processes import Holder
-from tapir_core.proxies import through
 from tapir_core.run_folder import RunRef
 from tapir_core.storage import Patience, client_settings, on_this_machine
-from tapir_core.text import digest
 from tasks.engines import keys, logs, supervisor
 
 TAG = "tapir"
@@ -160,8 +158,8 @@ def find_server(root: str) -> str | None:
         return api
     if api is not None and os.environ.get("PREFECT_API_URL"):
         raise MissingPrerequisite(
-            f"PREFECT_API_URL is {api} and nothing answers there{through(api)}; start that server, or unset the "
-            "variable and the run brings its own"
+            f"PREFECT_API_URL is {api} and nothing answers there{proxies.through(api)}; start that server, or unset "
+            "the variable and the run brings its own"
         )
     return None
 
@@ -558,4 +556,4 @@ def _status(url: str) -> int:
 
 
 def _name(root: str) -> str:
-    return f"tapir-{digest(root.rstrip('/'))[:12]}"
+    return f"tapir-{text.digest(root.rstrip('/'))[:12]}"

@@ -45,9 +45,9 @@ from tapir_core.config import (
     VerifierConfig,
     VllmEndpoint,
     VllmEngine,
+    load,
 )
 from tapir_core.config.checks import check_config, missing_prerequisites
-from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
@@ -338,7 +338,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
     """The configuration if it can be read, and what is wrong with it, a finding each."""
     read = None
     try:
-        read = load_config(config, overrides)
+        read = load.load_config(config, overrides)
         problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
     except ConfigError as error:
         problems = [*error.problems]

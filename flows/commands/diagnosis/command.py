@@ -27,17 +27,13 @@ from flows.commands.diagnosis.checks import Finding
 from flows.commands.terminal import AsJson, Overrides, console, say
 from flows.driver import read_config
 from flows.prefect_server import server as prefect_server
-from tapir_core import curriculum, judging, probing, prompts, sources
-from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource, Message, Outcome, Request, Role
+from tapir_core import curriculum, judging, paths, probing, prompts, sources, storage, task_types
+from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource, Message, Outcome, Request, Role, wire
 from tapir_core.calls.client import timeout_of
-from tapir_core.calls.wire import request_body
 from tapir_core.config import CallsConfig, EndpointConfig, RunConfig, Sampling
 from tapir_core.config.checks import missing_for_calls
 from tapir_core.errors import ConfigError
-from tapir_core.paths import backbone_cache
 from tapir_core.speeds import EndpointSpeed, keep_speeds
-from tapir_core.storage import on_this_machine
-from tapir_core.task_types import OTHERS
 from tapir_core.text import Unparsed, shorten
 from tasks.asking import chat, conversation
 from tasks.engines.endpoints import Endpoints, endpoint_source
@@ -111,7 +107,7 @@ def try_roles(config: RunConfig) -> int:
         MissingPrerequisite: a key is not there, or nothing answers.
     """
     with TemporaryDirectory() as folder, ExitStack() as ended:
-        cache = on_this_machine(config.run.root).local(backbone_cache())
+        cache = storage.on_this_machine(config.run.root).local(paths.backbone_cache())
         endpoints = Endpoints(config.calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)
         ended.callback(endpoints.close)
         store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
@@ -149,7 +145,7 @@ def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
     types = config.curriculum.types
     label = curriculum.Labelling(types, teacher.label_replies)
     asked = chat(label.render(prompts.load_prompt("label", own), text))
-    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or OTHERS
+    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or task_types.OTHERS
     taught = attempt("teach", *at, teacher.answering, conversation(row), str)
     expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, types.described(task_type))
     attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
@@ -219,7 +215,7 @@ class _Trials:
         started = time.monotonic()
         outcome = self.ask(field, endpoint, request)
         seconds = time.monotonic() - started
-        sent = request_body(request, endpoint_source(endpoint, self.endpoints, field)())
+        sent = wire.request_body(request, endpoint_source(endpoint, self.endpoints, field)())
         prompt = sent.pop("messages")[-1]["content"]
         rows = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
         if isinstance(outcome, Answer):
