@@ -24,13 +24,11 @@ from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_com
 from tapir_core.config import load
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
-from tapir_core.reporting import benchmarks, sentences
-from tapir_core.reporting.arms_report import conditions_of, write_arms
+from tapir_core.reporting import arms_report, benchmarks, sentences
 from tapir_core.reporting.side_by_side import SideBySide, write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
-from tapir_core.summary import summarise
-from tapir_core.summary.formats import duration
+from tapir_core.summary import formats, summarise
 from tapir_core.sweep import Outcome, Sweep, Swept, lacks_run
 from tasks import input_files
 
@@ -149,7 +147,7 @@ def run_comparison(
         # What does not fit, or was only made for others to be matched to, is for the end to refuse or to replace.
         if results and not why and name not in brought and _fits(plan, made := _read(plan, planned), brought.values()):
             results.write(made)
-        say(f"{name}: {'failed' if why else 'finished'} after {duration(time.monotonic() - began)}")
+        say(f"{name}: {'failed' if why else 'finished'} after {formats.duration(time.monotonic() - began)}")
     return failed
 
 
@@ -221,7 +219,7 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
     others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
     return replace(
         compared,
-        conditions=conditions_of(
+        conditions=arms_report.conditions_of(
             reference, {**input_files.gather_files(reference), **shipped}, plan.comparison, others=others
         ),
     )
@@ -287,7 +285,7 @@ def _time_left(left: Sequence[PlannedRun], took: Sequence[tuple[Arm, float]]) ->
         return "how long it takes is known after the first run"
     of_any = fmean(seconds for _, seconds in took)
     of_arms = [[seconds for arm, seconds in took if arm == each.arm] for each in left]
-    return f"about {duration(sum(fmean(seconds or [of_any]) for seconds in of_arms))} left"
+    return f"about {formats.duration(sum(fmean(seconds or [of_any]) for seconds in of_arms))} left"
 
 
 def finish_comparison(
@@ -308,7 +306,7 @@ def finish_comparison(
     """
     failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
     compared = read_comparison(asked.plan, asked.results, keep=keep)
-    shown = show(compared, write_arms(compared, asked.plan.root)) if compared.rows else ""
+    shown = show(compared, arms_report.write_arms(compared, asked.plan.root)) if compared.rows else ""
     if failed:
         raise not_finished(failed)
     return shown
@@ -326,19 +324,16 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
 
 
-def run_sweep(sweep: Sweep, distil: Distil, *, say: Say) -> list[Swept]:
-    """Distil every backbone that lacks a finished run; what became of each, in the order of the list."""
-    found = []
+def finish_sweep(sweep: Sweep, distil: Distil, show: Callable[[SideBySide, str], object], *, say: Say) -> list[Swept]:
+    """Distil every backbone that lacks a finished run; what became of each, in the order of the list.
+
+    Then ``show`` is told of all finished runs side by side, and where their page is.
+    """
+    swept = []
     for entry in sweep.entries:
         say(f"backbone {entry.name}")
-        found.append(_sweep_backbone(sweep, entry, distil, say))
-        say(f"backbone {entry.name}: {found[-1].outcome}")
-    return found
-
-
-def finish_sweep(sweep: Sweep, distil: Distil, show: Callable[[SideBySide, str], object], *, say: Say) -> list[Swept]:
-    """As `run_sweep`; then ``show`` is told of all finished runs side by side, and where their page is."""
-    swept = run_sweep(sweep, distil, say=say)
+        swept.append(_sweep_backbone(sweep, entry, distil, say))
+        say(f"backbone {entry.name}: {swept[-1].outcome}")
     if (written := write_sweep_report(sweep.curriculum, swept)) is not None:
         show(*written)
     return swept

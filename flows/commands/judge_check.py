@@ -20,10 +20,9 @@ from rich.text import Text
 
 from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
 from flows.driver import probing_engine
-from tapir_core import paths, probing, randomness
+from tapir_core import paths, probing, randomness, text
 from tapir_core.calls import OnOutcome, Outcome, run_key
-from tapir_core.config import Order, RunConfig
-from tapir_core.config.load import load_config
+from tapir_core.config import Order, RunConfig, load
 from tapir_core.errors import BudgetReached, IncompleteBatch
 from tapir_core.judging import Verdict, mode_of
 from tapir_core.judging.check import (
@@ -42,7 +41,6 @@ from tapir_core.reporting.page import table_of
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
 from tapir_core.summary.formats import NOTHING, count, minutes
-from tapir_core.text import digest
 from tasks.asking import ask_judge, counts_of, missing_by_kind, read_verdicts, render_texts
 from tasks.runtime import Runtime
 
@@ -88,7 +86,7 @@ class _NoRun(RunFolder):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(RunRef(f"{config.run.root}/{PurePosixPath(paths.STORE).parent}", _NAME))
         self.config = config
-        known_by = digest([run_key(config), _NAME, judge_fields(config)])[:32]
+        known_by = text.digest([run_key(config), _NAME, judge_fields(config)])[:32]
         self.record = RunRecord(known_by, _NAME, datetime.now(UTC).isoformat(), {})
 
 
@@ -101,7 +99,7 @@ def judge_check(
     as_json: AsJson = False,
 ) -> None:
     """`tapir judge-check`."""
-    found = check_judges(load_config(config, overrides or []), pairs=pairs, say=say)
+    found = check_judges(load.load_config(config, overrides or []), pairs=pairs, say=say)
     if as_json:
         typer.echo(json.dumps({"judges": [each.to_dict() for each in found]}, indent=2, ensure_ascii=False))
     else:

@@ -45,20 +45,17 @@ class Snapshot:
 
 
 @contextmanager
-def connected(ref: RunRef) -> Iterator[None]:
-    """Connect like `connect_prefect` for as long as the block lasts, and say so."""
-    ignore_settings(ref.root, say)
-    say("connecting to Prefect")
-    with connect_prefect(ref) as address:
-        say(f"Prefect UI {address} while it runs")
-        yield
-
-
-@contextmanager
 def shown_flows(ref: RunRef, console: Console) -> Iterator["ShownFlows"]:
-    """The flows of a command; the first one connects for as long as the block lasts."""
+    """The flows of a command; the first one connects to Prefect for as long as the block lasts, and says so."""
     with ExitStack() as servers:
-        yield ShownFlows(cache(lambda: servers.enter_context(connected(ref))), console)
+
+        @cache
+        def connect() -> None:
+            ignore_settings(ref.root, say)
+            say("connecting to Prefect")
+            say(f"Prefect UI {servers.enter_context(connect_prefect(ref))} while it runs")
+
+        yield ShownFlows(connect, console)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from flows.commands.terminal import Root, console, print_line, say
+from flows.prefect_server import caretaker
 from flows.prefect_server import server as prefect_server
-from flows.prefect_server.caretaker import staff
 from tapir_core.errors import ConfigError
 from tapir_core.standin import families, server
 from tapir_core.standin.rules import Behaviour, Preference
@@ -30,7 +30,7 @@ def up(
     """`tapir up`."""
     prefect_server.ignore_settings(root, say, database=True)
     stood = prefect_server.living_server(root)
-    posts = staff(gpu_workers or (stood.gpu_workers if stood else 1))
+    posts = caretaker.staff(gpu_workers or (stood.gpu_workers if stood else 1))
     server = stood or prefect_server.start_server(root, port, postgres=postgres, gpu_workers=gpu_workers or 1)
     if gpu_workers not in (None, server.gpu_workers):
         raise ConfigError(f"--gpu-workers {gpu_workers}: {server.gpu_workers} stand; `tapir down` first ends them")

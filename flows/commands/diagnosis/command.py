@@ -28,8 +28,18 @@ from flows.commands.terminal import AsJson, Overrides, console, say
 from flows.driver import read_config
 from flows.prefect_server import server as prefect_server
 from tapir_core import curriculum, judging, paths, probing, prompts, sources, storage, task_types
-from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource, Message, Outcome, Request, Role, wire
-from tapir_core.calls.client import timeout_of
+from tapir_core.calls import (
+    Answer,
+    AnswerStore,
+    CallEngine,
+    EndpointSource,
+    Message,
+    Outcome,
+    Request,
+    Role,
+    client,
+    wire,
+)
 from tapir_core.config import CallsConfig, EndpointConfig, RunConfig, Sampling
 from tapir_core.config.checks import missing_for_calls
 from tapir_core.errors import ConfigError
@@ -178,7 +188,7 @@ class _Trials:
     def _source(self, where: str, endpoint: EndpointConfig) -> EndpointSource:
         """As a run has it, but that a slow one is asked for more than a few at once; it has as long to answer."""
         source = endpoint_source(endpoint.live, self.endpoints, where)
-        return lambda: replace(source(), is_slow=False, timeout_seconds=timeout_of(source(), self.calls))
+        return lambda: replace(source(), is_slow=False, timeout_seconds=client.timeout_of(source(), self.calls))
 
     def at_once(
         self,
