@@ -135,10 +135,8 @@ def tag_flow_run(tag: str, *, name: str | None = None) -> None:
 
 def machine_for(config: RunConfig, work: Work) -> AbstractContextManager[None]:
     """This machine for work that serves a model or trains on it; nothing for work that does neither."""
-    if work == "show":
-        return nullcontext()
     served_by = config.student.engine.served_by
-    endpoints = config.judge.endpoints if work == "judge" else config.endpoints
+    endpoints = {"judge": config.judge.endpoints, "show": {}}.get(work, config.endpoints)
     needed = {
         "distil": served_by == "driver" or config.training.runs_on == "driver",
         # The replicas of a run serve nobody who scores its students.
