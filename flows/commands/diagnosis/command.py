@@ -9,8 +9,8 @@ nothing else of them. A local server is asked some more at once, which shows how
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -116,25 +116,27 @@ def try_roles(config: RunConfig) -> int:
         ConfigError: an endpoint refuses what must not be left out, or the pool cannot be read.
         MissingPrerequisite: a key is not there, or nothing answers.
     """
-    with TemporaryDirectory() as folder, ExitStack() as ended:
-        cache = storage.on_this_machine(config.run.root).local(paths.backbone_cache())
-        endpoints = Endpoints(config.calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)
-        ended.callback(endpoints.close)
-        store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
-        engine = ended.enter_context(CallEngine(store, config.calls, run="doctor", budget=config.budget))
-        trials = _Trials(engine, endpoints, config.calls)
+    calls, pool = config.calls, sources.read_pool_of(config.data.pool, config.data, config.run.seed)
+    rows = [*pool.rows.head(_AT_ONCE).iter_rows(named=True)]
+    cache = storage.on_this_machine(config.run.root).local(paths.backbone_cache())
+    with (
+        TemporaryDirectory() as folder,
+        closing(Endpoints(calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)) as endpoints,
+        CallEngine(
+            AnswerStore(f"sqlite:///{folder}/store.sqlite"), calls, run="doctor", budget=config.budget
+        ) as engine,
+    ):
+        trials = _Trials(engine, endpoints, calls)
         settled, found = probing.settle(config, {}, trials.ask)
         for line in probing.in_words(found):
             console.print(line, highlight=False)
-        _try_each(settled, trials.attempt)
-        _keep_speeds(settled, trials)
+        _try_each(settled, trials.attempt, rows[0])
+        _keep_speeds(settled, trials, [conversation(row) for row in rows])
     return trials.faults
 
 
-def _keep_speeds(config: RunConfig, trials: "_Trials") -> None:
-    """Of every endpoint that gave a reply."""
-    rows = sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.head(_AT_ONCE)
-    asked = [conversation(row) for row in rows.iter_rows(named=True)]
+def _keep_speeds(config: RunConfig, trials: "_Trials", asked: Sequence[tuple[Message, ...]]) -> None:
+    """Of every endpoint that gave a reply; local servers are ``asked`` some more."""
     sampling = config.teacher.answering
     short = sampling.model_copy(update={"max_tokens": min(_SHORT, sampling.max_tokens)})
     speeds: dict[str, EndpointSpeed] = {}
@@ -148,9 +150,8 @@ def _keep_speeds(config: RunConfig, trials: "_Trials") -> None:
         console.print("`tapir estimate` counts with it.", highlight=False)
 
 
-def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
+def _try_each(config: RunConfig, attempt: Callable[..., str], row: Mapping[str, Any]) -> None:
     teacher, own = config.teacher, config.run.prompts
-    row = next(sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
     text, system, at = judging.show_instruction(row), row["system"], ("teacher.endpoint", teacher.endpoint)
     types = config.curriculum.types
     label = curriculum.Labelling(types, teacher.label_replies)
