@@ -44,16 +44,6 @@ class Asked:
     """Of runs made anywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A run that could not be finished."""
-
-    run: str
-    message: str
-    kind: type[TapirError]
-    """What stopped it; `TapirError` itself for what nobody expected."""
-
-
 def read_asked(
     spec: str | Path,
     overrides: Sequence[str],
@@ -106,8 +96,8 @@ def run_comparison(
     *,
     say: Say,
     results: ResultsFolder | None = None,
-) -> list[Failed]:
-    """Finish these runs, each after what it needs; gives those that failed.
+) -> dict[str, TapirError]:
+    """Finish these runs, each after what it needs; gives those that failed, and why.
 
     Args:
         plan: what is compared.
@@ -133,7 +123,7 @@ def run_comparison(
             now = plan.config(left[0])
             _check_shipped(each, shipped_versions(now, input_files.gather_files(now)), "what is run now")
     took = [(each.arm, summarise(RunFolder(each.ref)).busy_seconds) for each in finished]
-    failed: list[Failed] = []
+    failed: dict[str, TapirError] = {}
     ended = len(here | brought.keys())
     say(f"comparison {plan.comparison.name}: {len(plan.runs)} runs, {ended} finished, {len(left)} to do now")
     for place, planned in enumerate(left):
@@ -141,7 +131,7 @@ def run_comparison(
         say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
         why = _try(plan, planned, drive)
         if why:
-            failed.append(why)
+            failed[name] = why
         else:
             took.append((planned.arm, time.monotonic() - began))
         # What does not fit, or was only made for others to be matched to, is for the end to refuse or to replace.
@@ -151,7 +141,7 @@ def run_comparison(
     return failed
 
 
-def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[MatchedRun], object]) -> Failed | None:
+def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[MatchedRun], object]) -> TapirError | None:
     """Finish a run; why it failed, or nothing."""
     # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
     lacking = [each.ref.name for each in plan.needs(planned) if not is_finished(match_run(plan, each))]
@@ -160,20 +150,13 @@ def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[MatchedRun]
             raise TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
         drive(match_run(plan, planned))
     except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
-        return Failed(planned.ref.name, _why(error), type(error) if isinstance(error, TapirError) else TapirError)
+        return _told(error)
     return None
 
 
-def _why(error: Exception) -> str:
-    """What is told of a failure: its message, and all of what nobody expected."""
-    return str(error) if isinstance(error, TapirError) else "".join(traceback.format_exception(error))
-
-
-def not_finished(failed: Sequence[Failed]) -> TapirError:
-    """What to raise at the end of a comparison of which runs failed: each of them with why."""
-    told = [f"{each.run}: {each.message}" for each in failed]
-    capped = any(issubclass(each.kind, BudgetReached) for each in failed)
-    return (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
+def _told(error: Exception) -> TapirError:
+    """What is told of a failure: it as it is, and all of what nobody expected."""
+    return error if isinstance(error, TapirError) else TapirError("".join(traceback.format_exception(error)))
 
 
 def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, *, keep: bool = False) -> ComparedArms:
@@ -308,7 +291,9 @@ def finish_comparison(
     compared = read_comparison(asked.plan, asked.results, keep=keep)
     shown = show(compared, arms_report.write_arms(compared, asked.plan.root)) if compared.rows else ""
     if failed:
-        raise not_finished(failed)
+        capped = any(isinstance(each, BudgetReached) for each in failed.values())
+        told = [f"{run}: {error}" for run, error in failed.items()]
+        raise (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
     return shown
 
 
@@ -353,5 +338,5 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say
     except NoFigure as error:
         return Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
-        return Swept(entry.name, run, "failed", _why(error))
+        return Swept(entry.name, run, "failed", str(_told(error)))
     return Swept(entry.name, run, outcome, sentences.gain(summary))

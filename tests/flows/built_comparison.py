@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from flows.driver import Say, find_stage
-from flows.series import Failed, run_comparison
+from flows.series import run_comparison
 from flows.whole_run import drive_matched
 from tapir_core.comparison.matching import MatchedRun, steps_of
 from tapir_core.comparison.outcome import Training, read_training, total
@@ -107,8 +107,8 @@ def run_all(
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     say: Say = lambda _: None,
-) -> list[Failed]:
-    """Finish the runs that are wanted; gives those that failed."""
+) -> dict[str, TapirError]:
+    """Finish the runs that are wanted; gives those that failed, and why."""
     plan = open_comparison(spec)
     return run_comparison(plan, plan.choose(only, seeds), engines.drive(say), say=say)
 
