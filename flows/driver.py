@@ -12,18 +12,15 @@ from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
+from tapir_core import prices, run_files, run_state, sources
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request, run_key, store_url
 from tapir_core.calls.sending import STOPPED
 from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint, checks, load
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError, told_by
 from tapir_core.leases import RunLease
 from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD, backbone_cache, log_file
-from tapir_core.prices import missing_prices
 from tapir_core.probing import Ask, in_words, settle
-from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, keep_without_heldout, open_run
-from tapir_core.run_state import state_of
-from tapir_core.sources import settle_sizes
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage, on_this_machine
 from tasks.engines import backbone, machine
@@ -70,7 +67,7 @@ def read_config(
     if until is not None:
         find_stage(settings, until)
     check_settings(settings, source=str(config), look=look)
-    sized, said = settle_sizes(settings)
+    sized, said = sources.settle_sizes(settings)
     for line in said:
         say(line)
     return sized
@@ -83,7 +80,7 @@ def check_settings(settings: RunConfig, *, source: str, look: Look = checks.miss
         ConfigError: fields, files or folders are wrong; every one of them.
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
-    problems = [*checks.check_config(settings), *missing_prices(settings)]
+    problems = [*checks.check_config(settings), *prices.missing_prices(settings)]
     if problems:
         raise ConfigError(problems, source=source)
     lacking = look(settings, os.environ)
@@ -132,7 +129,7 @@ def hold_run(
             raise told from error
         finally:
             close_all()
-            publish_logs(run)
+            run_files.publish_logs(run)
 
 
 def _probed(run: RunFolder, config: RunConfig, *, amend: bool, say: Say) -> RunFolder:
@@ -229,7 +226,7 @@ def _own_flow_run() -> str | None:
 
 def is_done(run: RunFolder, until: str | None) -> bool:
     """Whether nothing is left to do, as far as the user wants to go."""
-    return state_of(run).next_stage not in stages_until(run.config, until)
+    return run_state.state_of(run).next_stage not in stages_until(run.config, until)
 
 
 def find_stage(config: RunConfig, name: str) -> StageAt:

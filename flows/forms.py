@@ -18,11 +18,10 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import get_client, get_run_logger, runtime, tags
+from prefect import get_client, get_run_logger, runtime, states, tags
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.states import Completed, Crashed, Failed
 from pydantic import Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -42,8 +41,7 @@ from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped,
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONES, RUN_RECORD
-from tapir_core.reporting import sentences
-from tapir_core.reporting.arms_report import arms_card, arms_plots_card
+from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_round_figures
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
@@ -51,12 +49,10 @@ from tapir_core.stages import Compared, StageAt, plan
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary
 from tapir_core.sweep import sweep_sentence
-from tasks.artifacts import publish_comparison, publish_sweep
+from tasks import artifacts, input_files, serving
 from tasks.engines import machine
 from tasks.engines.training.trainer import TrainingProgress
-from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
-from tasks.serving import ASKED_NOW, serve_replica
 from tasks.train import (
     check_wanted,
     count_round,
@@ -104,11 +100,13 @@ def form_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., 
         def body(*args: Any, **kwargs: Any) -> Any:
             try:
                 done = function(*args, **kwargs)
-                return Completed(message=done) if isinstance(done, str) else done
+                return states.Completed(message=done) if isinstance(done, str) else done
             except TapirError as error:
                 get_run_logger().error("%s", error)
                 # A wrong value stays wrong, and what failed for good has failed: told as the command line tells it.
-                return Failed(message=str(error) if isinstance(error, ConfigError | NoFigure) else f"{error} {GO_ON}")
+                return states.Failed(
+                    message=str(error) if isinstance(error, ConfigError | NoFigure) else f"{error} {GO_ON}"
+                )
 
         return project_flow(name, run_name=run_name)(body)
 
@@ -300,12 +298,12 @@ def fine_tune_from_form(
         raise ConfigError(
             f"round_number: value {round_number}: run {run!r} has no mixture of it yet; *distill* makes it"
         )
-    check_training_ingredients(opened, at)
+    input_files.check_training_ingredients(opened, at)
     try:
         return _join(opened, at, node) if node else _fine_tune(opened, at)
     except NodeLost as lost:
         # No fault of this node: whoever follows it starts the training again, and others do not.
-        return Crashed(message=f"{lost}; the next attempt goes on from the last save")
+        return states.Crashed(message=f"{lost}; the next attempt goes on from the last save")
     finally:
         close_all()
         publish_logs(opened)
@@ -348,7 +346,7 @@ def _noted(run: RunFolder, at: StageAt) -> Callable[[str], None]:
 @of_one_run
 def serve_student_from_form(
     run: RunName,
-    after_round: Annotated[int, Field(ge=ASKED_NOW, le=MAX_ROUNDS), shown("After round")] = ASKED_NOW,
+    after_round: Annotated[int, Field(ge=serving.ASKED_NOW, le=MAX_ROUNDS), shown("After round")] = serving.ASKED_NOW,
     replica: Annotated[str, Field(pattern="^[0-9a-f]*$"), shown("Replica")] = "",
 ) -> str:
     """Serve a run's student on all GPUs of a worker until the run does not need it.
@@ -360,7 +358,7 @@ def serve_student_from_form(
         replica: Filled in by runs, to know again which one they asked for. Empty: one more than the run asked for.
     """
     opened = RunFolder(RunRef(worker_root(), run))
-    return f"Ended: {serve_replica(opened, after_round, replica, say=get_run_logger().info)}."
+    return f"Ended: {serving.serve_replica(opened, after_round, replica, say=get_run_logger().info)}."
 
 
 @contextmanager
@@ -431,7 +429,7 @@ def _distil(run: RunFolder, until: str | None) -> None:
 
 
 def _show_arms(compared: ComparedArms, written: str) -> str:
-    publish_comparison(compared.name, arms_card(compared), arms_plots_card(compared))
+    artifacts.publish_comparison(compared.name, arms_report.arms_card(compared), arms_report.arms_plots_card(compared))
     return " ".join([*verdicts(compared), f"Page: {written}"])
 
 
@@ -464,10 +462,10 @@ def sweep_from_form(
         _in_flow_run(run.config, run.ref, lambda ref: distill.fn(ref, until))
 
     with heed_suspension(lambda: "Backbones that are done stay done."):
-        show = partial(publish_sweep, sweep.curriculum.name)
+        show = partial(artifacts.publish_sweep, sweep.curriculum.name)
         swept = finish_sweep(sweep, distil_below, show, say=get_run_logger().info)
     failed = not all(each.is_well for each in swept)
-    return (Failed if failed else Completed)(message=sweep_sentence(swept))
+    return (states.Failed if failed else states.Completed)(message=sweep_sentence(swept))
 
 
 def _root_setting() -> str:

@@ -33,6 +33,7 @@ import sqlalchemy as sa
 from flows.commands.store import opened
 from flows.prefect_server import server as prefect_server
 from flows.prefect_server.caretaker import GPU_POOL, POOLS
+from tapir_core import proxies, sources, text
 from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
 from tapir_core.calls.types import is_local
@@ -54,11 +55,8 @@ from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
 from tapir_core.judging import show_instruction
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
 from tapir_core.prices import Price, UnknownPrice, missing_prices, price_of
-from tapir_core.proxies import proxy_before
-from tapir_core.sources import clean_pool, settle_sizes
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
-from tapir_core.text import shorten
 from tasks.engines import backbone, keys, machine, student_server, students, supervisor, vllm
 from tasks.engines.endpoints import as_configured
 from tasks.engines.training import memory, prerequisites, trainer
@@ -357,7 +355,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
 def _sizes(config: RunConfig) -> list[Finding]:
     """What sizes that are left to the pool become, or why they cannot be told."""
     try:
-        return [finding("ok", said) for said in settle_sizes(config)[1]]
+        return [finding("ok", said) for said in sources.settle_sizes(config)[1]]
     except ConfigError as error:
         return [fault_of(each, "see docs/own-data.md") for each in error.problems]
 
@@ -423,8 +421,8 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
 
 def _look_at_pool(config: RunConfig) -> Finding:
     """The pool's size, its first instruction, and the rows that are skipped or merged."""
-    pool = clean_pool(config)
-    first = shorten(show_instruction(pool.rows.row(0, named=True)), _SHOWN)
+    pool = sources.clean_pool(config)
+    first = text.shorten(show_instruction(pool.rows.row(0, named=True)), _SHOWN)
     said = "; ".join([f'{pool.rows.height:,} instructions, the first is "{first}"', *pool.notes])
     if not pool.lost:
         return finding("ok", said)
@@ -514,7 +512,7 @@ def _no_models(endpoint: Endpoint, failure: Failure) -> Finding:
         )
         if failure.kind not in ("connection", "timeout")
         else finding("fault", failure.message, f"start or correct that proxy, or unset {proxy.source}")
-        if (proxy := proxy_before(endpoint.base_url, endpoint.proxy))
+        if (proxy := proxies.proxy_before(endpoint.base_url, endpoint.proxy))
         else finding("fault", failure.message, "start that server, or correct base_url")
     )
 
