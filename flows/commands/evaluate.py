@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.terminal import Also, Root, console, print_table, print_tables, run_ref, say
+from flows.commands.terminal import Also, Root, console, print_tables, run_ref, say
 from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.evaluation import alpaca_eval
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
@@ -137,7 +137,7 @@ def _score_annotations(
     if as_json:
         typer.echo(json.dumps(figures.to_dict()))
     else:
-        print_table(console, _figures_table(figures, found.in_words))
+        print_tables(console, _figures_table(figures, found.in_words))
 
 
 def _beside(

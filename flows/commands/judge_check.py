@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
+from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_tables, say
 from flows.driver import probing_engine
 from tapir_core import paths, probing, randomness, text
 from tapir_core.calls import OnOutcome, Outcome, run_key
@@ -136,11 +136,11 @@ def print_check(console: Console, found: Sequence[CheckedJudge]) -> None:
     for each in found:
         if len(found) > 1:
             console.rule(Text(each.name))
-        for title, groups in (
-            ("By kind of pair", each.check.kinds),
-            ("By task type (pairs with a better answer)", each.check.task_types),
-        ):
-            print_table(console, table_of(title, _COLUMNS, groups))
+        print_tables(
+            console,
+            table_of("By kind of pair", _COLUMNS, each.check.kinds),
+            table_of("By task type (pairs with a better answer)", _COLUMNS, each.check.task_types),
+        )
         for line in _lines(each):
             print_line(console, line)
 

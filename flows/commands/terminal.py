@@ -62,25 +62,20 @@ def say(line: str) -> None:
 
 
 def print_tables(console: Console, *tables: Table) -> None:
-    """Those of the tables that have rows."""
-    for table in filter(None, tables):
-        print_table(console, table)
-
-
-def print_table(console: Console, table: Table) -> None:
-    """Title, table and note, however narrow the terminal: text is broken, a figure never is.
+    """Title, table and note of those that have rows, however narrow the terminal: text is broken, a figure never is.
 
     Columns of figures line up at the right. What does not fit by words stands closer, then spans break after their
     dash; where even that is too wide, each row is a list of its cells.
     """
-    layout = _lay_out(table, console.width)
-    if layout is None:
-        _print_lists(console, table)
-    else:
-        _print_columns(console, table, *layout)
-    if table.note:
-        console.print(table.note, style="dim", highlight=False, markup=False)
-    console.print()
+    for table in filter(None, tables):
+        layout = _lay_out(table, console.width)
+        if layout is None:
+            _print_lists(console, table)
+        else:
+            _print_columns(console, table, *layout)
+        if table.note:
+            console.print(table.note, style="dim", highlight=False, markup=False)
+        console.print()
 
 
 def _lay_out(table: Table, room: int) -> tuple[int, list[int]] | None:
