@@ -166,8 +166,8 @@ def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[Ask]:
     with closing(endpoints), CallEngine(store, calls, run=run.record.id, budget=run.config.budget) as engine:
 
         def ask(field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
-            source = endpoint_source(endpoint.live, endpoints, field)
             try:
+                source = endpoint_source(endpoint.live, endpoints, field)
                 [outcome] = engine.ask([replace(request, run=run.ref.name)], source)
             except MissingPrerequisite as error:
                 return Failure("connection", str(error))
