@@ -34,16 +34,15 @@ from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, proje
 from flows.retry_judge import retry_judge
 from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
 from flows.whole_run import Work, drive, drive_matched, evaluate_run, retry_run
+from tapir_core import paths, run_files
 from tapir_core.comparison.figures import ComparedArms, verdicts
 from tapir_core.comparison.matching import MatchedRun
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
-from tapir_core.paths import BACKBONES, RUN_RECORD
 from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_round_figures
-from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import Compared, StageAt, plan
 from tapir_core.summary import summarise
@@ -88,7 +87,9 @@ Overrides = Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], show
 def presets(*, comparisons: bool = False) -> dict[str, list[str]]:
     """For the field of a form: names of configurations, of runs or of comparisons; any text where there are none."""
     compared = set(_PRESETS.glob("compare_*.toml"))
-    files = compared if comparisons else set(_PRESETS.glob("*.toml")) - compared - {_PRESETS / Path(BACKBONES).name}
+    files = (
+        compared if comparisons else set(_PRESETS.glob("*.toml")) - compared - {_PRESETS / Path(paths.BACKBONES).name}
+    )
     return {"enum": sorted(file.stem for file in files)} if files else {}
 
 
@@ -153,7 +154,7 @@ def _do(work: Work, run: RunFolder, *given: Any) -> Any:
 
 def _progress_of(name: str) -> str:
     run = RunFolder(RunRef(worker_root(), name))
-    return f"{sentences.progress(summarise(run))}." if run.storage.exists(RUN_RECORD) else "Nothing had begun."
+    return f"{sentences.progress(summarise(run))}." if run.storage.exists(paths.RUN_RECORD) else "Nothing had begun."
 
 
 @contextmanager
@@ -306,7 +307,7 @@ def fine_tune_from_form(
         return states.Crashed(message=f"{lost}; the next attempt goes on from the last save")
     finally:
         close_all()
-        publish_logs(opened)
+        run_files.publish_logs(opened)
 
 
 def _fine_tune(run: RunFolder, at: StageAt) -> str:
@@ -443,7 +444,7 @@ def _in_flow_run(config: RunConfig, ref: RunRef, work: Callable[..., Any]) -> No
 
 @form_flow("sweep-backbones", run_name="sweep-{backbones}")
 def sweep_from_form(
-    backbones: Annotated[str, Field(min_length=1), shown("List of backbones")] = BACKBONES,
+    backbones: Annotated[str, Field(min_length=1), shown("List of backbones")] = paths.BACKBONES,
     config_file: Annotated[str, shown("Configuration file")] = "",
     overrides: Overrides = (),
 ) -> Any:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_tables, say
 from flows.driver import probing_engine
-from tapir_core import paths, probing, randomness, text
+from tapir_core import paths, probing, prompts, randomness, text
 from tapir_core.calls import OnOutcome, Outcome, run_key
 from tapir_core.config import Order, RunConfig, load
 from tapir_core.errors import BudgetReached, IncompleteBatch
@@ -36,7 +36,6 @@ from tapir_core.judging.check import (
     summarise_check,
 )
 from tapir_core.judging.estimates import Estimate
-from tapir_core.prompts import load_prompt
 from tapir_core.reporting.page import table_of
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
@@ -157,7 +156,7 @@ def _check(
 ) -> CheckedJudge:
     settings, role = runtime.config.judge, runtime.judges[name]
     say(f"asking {name} about {len(pairs)} pairs")
-    prompt = load_prompt(settings.prompt, runtime.config.run.prompts)
+    prompt = prompts.load_prompt(settings.prompt, runtime.config.run.prompts)
     texts = render_texts(settings, prompt, map(_as_row, pairs))
     replies = ask_judge(runtime, role, prompt, texts, on_outcome=_saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])

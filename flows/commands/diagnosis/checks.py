@@ -33,7 +33,7 @@ import sqlalchemy as sa
 from flows.commands.store import opened
 from flows.prefect_server import server as prefect_server
 from flows.prefect_server.caretaker import GPU_POOL, POOLS
-from tapir_core import proxies, sources, text
+from tapir_core import installation, judging, proxies, sources, text
 from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
 from tapir_core.calls.types import is_local
@@ -51,8 +51,6 @@ from tapir_core.config import (
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.evaluation.benchmark import benchmark_of
-from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
-from tapir_core.judging import show_instruction
 from tapir_core.paths import BACKBONE, SERVER_RECORD, backbone_cache, probe_file, worker_log
 from tapir_core.prices import Price, UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
@@ -164,11 +162,14 @@ def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
     engine, is_remote = config.student.engine if config else None, "://" in root
     # A cold disk takes long to give what the Python of an environment imports.
     student = Check(
-        "student environment", lambda: _look_at_student(engine), f"`{STUDENT_SETUP}` builds it anew", limit_seconds=60
+        "student environment",
+        lambda: _look_at_student(engine),
+        f"`{installation.STUDENT_SETUP}` builds it anew",
+        limit_seconds=60,
     )
     disk = Check("disk", lambda: _look_at_disk(root), "look whether the file system of the root answers")
     return [
-        Check("environment", _look_at_environment, f"`{package_setup()}` builds it"),
+        Check("environment", _look_at_environment, f"`{installation.package_setup()}` builds it"),
         *([student] if engine is None or engine.served_by != "others" else []),
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
@@ -192,7 +193,7 @@ def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
 def _look_at_environment() -> Finding:
     versions, where = {name: _version(name) for name in _PACKAGES}, f"Python {sys.version.split()[0]} in {sys.prefix}"
     return (
-        finding("fault", f"{where} has no {', no '.join(missing)}", f"install with `{package_setup()}`")
+        finding("fault", f"{where} has no {', no '.join(missing)}", f"install with `{installation.package_setup()}`")
         if (missing := [name for name, version in versions.items() if version is None])
         else finding("ok", f"{where}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     )
@@ -222,7 +223,8 @@ def _look_at_student(engine: StudentEngine | None) -> Finding:
         else finding(
             "warning",
             f'{why}: this machine only drives runs with student.engine.type = "replicas" or "endpoint"',
-            f"`{STUDENT_SETUP}` builds it for other runs; `tapir doctor CONFIG` says whether a run needs it",
+            f"`{installation.STUDENT_SETUP}` builds it for other runs; "
+            "`tapir doctor CONFIG` says whether a run needs it",
         )
     )
 
@@ -250,10 +252,14 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
     return (
         finding("ok", f"{seen}: student and training use the CPU")
         if not gpus
-        else finding("warning", f"{gpus}, but torch in this environment is a CPU build", f"`{gpu_setup(torch)}`")
+        else finding(
+            "warning", f"{gpus}, but torch in this environment is a CPU build", f"`{installation.gpu_setup(torch)}`"
+        )
         if (torch := _version("torch")) and not machine.cuda_of_torch()
         else finding(
-            "warning", f"{gpus}, but the student's environment is a CPU build", f"`{STUDENT_SETUP} --student vllm-cuda`"
+            "warning",
+            f"{gpus}, but the student's environment is a CPU build",
+            f"`{installation.STUDENT_SETUP} --student vllm-cuda`",
         )
         if student is not None and student.device == "cpu"
         else finding("ok", gpus)
@@ -422,7 +428,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
 def _look_at_pool(config: RunConfig) -> Finding:
     """The pool's size, its first instruction, and the rows that are skipped or merged."""
     pool = sources.clean_pool(config)
-    first = text.shorten(show_instruction(pool.rows.row(0, named=True)), _SHOWN)
+    first = text.shorten(judging.show_instruction(pool.rows.row(0, named=True)), _SHOWN)
     said = "; ".join([f'{pool.rows.height:,} instructions, the first is "{first}"', *pool.notes])
     if not pool.lost:
         return finding("ok", said)
