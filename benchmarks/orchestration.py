@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.prefect_server import connect_prefect
+from flows.prefect_server.server import connect_prefect
 from tapir_core.calls import UNWATCHED, Answer, EndpointSource, LiveSpend, Outcome, Request, Spend, Watch
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part

@@ -13,7 +13,7 @@ import sys
 
 import psutil
 
-from flows.prefect_server import results_setting, save_results_storage
+from flows.prefect_server.server import results_setting, save_results_storage
 from tapir_core.paths import ROOT_VARIABLE
 
 FLOW_RUN_SECONDS = 45.0

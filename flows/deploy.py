@@ -26,7 +26,8 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
-from flows.prefect_server import DEPLOYMENTS, caretaker, save_results_storage
+from flows.prefect_server import caretaker
+from flows.prefect_server.server import DEPLOYMENTS, save_results_storage
 from tapir_core.errors import EngineError
 
 _WORKERS_SECONDS = 90.0

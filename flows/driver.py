@@ -6,28 +6,25 @@ deployments begin here alike, so that both refuse the same things in the same wo
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
-from tapir_core.calls import run_key, store_url
+from tapir_core import prices, run_files, run_state, sources
+from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request, run_key, store_url
 from tapir_core.calls.books import STOPPED
-from tapir_core.config import RunConfig
-from tapir_core.config.checks import check_config, missing_prerequisites
-from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError, told_by
-from tapir_core.estimate.sizes import settle_sizes
+from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint, checks, load
+from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError, told_by
 from tapir_core.leases import RunLease
-from tapir_core.paths import ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
-from tapir_core.prices import missing_prices
-from tapir_core.probing import in_words, settle
-from tapir_core.run_files import publish_logs
-from tapir_core.run_folder import RunFolder, RunRef, Settled, forget_damaged, keep_without_heldout, open_run
-from tapir_core.run_state import state_of
+from tapir_core.paths import BACKBONE_CACHE, ROOT_VARIABLE, RUN_ERROR, RUN_RECORD, log_file
+from tapir_core.probing import Ask, in_words, settle
+from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, keep_without_heldout, open_run
 from tapir_core.stages import StageAt, plan
-from tapir_core.storage import Storage
-from tasks.engines import machine
+from tapir_core.storage import Storage, on_this_machine
+from tasks.engines import backbone, machine
+from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current
 
@@ -43,18 +40,14 @@ def worker_root() -> str:
     return os.environ.get(ROOT_VARIABLE, "runs")
 
 
-def _quiet(_: str) -> None:
-    """Tells nobody: where a configuration is only tried."""
-
-
 def read_config(
     config: str | Path,
     overrides: Sequence[str] = (),
     name: str | None = None,
     *,
     until: str | None = None,
-    look: Look = missing_prerequisites,
-    say: Say = _quiet,
+    look: Look = checks.missing_prerequisites,
+    say: Say = lambda _: None,
 ) -> RunConfig:
     """Read what a run is to be, and find everything that is wrong with it before anything starts.
 
@@ -70,24 +63,24 @@ def read_config(
         ConfigError: fields, files, folders or the stage ``until`` are wrong; every one of them.
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
-    settings = load_config(config, overrides, name)
+    settings = load.load_config(config, overrides, name)
     if until is not None:
         find_stage(settings, until)
     check_settings(settings, source=str(config), look=look)
-    sized, said = settle_sizes(settings)
+    sized, said = sources.settle_sizes(settings)
     for line in said:
         say(line)
     return sized
 
 
-def check_settings(settings: RunConfig, *, source: str, look: Look = missing_prerequisites) -> None:
+def check_settings(settings: RunConfig, *, source: str, look: Look = checks.missing_prerequisites) -> None:
     """Find what is wrong with a configuration on this machine, and by ``look`` what that lacks.
 
     Raises:
         ConfigError: fields, files or folders are wrong; every one of them.
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
-    problems = [*check_config(settings), *missing_prices(settings)]
+    problems = [*checks.check_config(settings), *prices.missing_prices(settings)]
     if problems:
         raise ConfigError(problems, source=source)
     lacking = look(settings, os.environ)
@@ -115,20 +108,13 @@ def hold_run(
     with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
         ingredients = gather_ingredients(config, say=say)
-        known = _known_of(config) if probe else {}
+        folder = RunFolder(RunRef(config.run.root, config.run.name))
+        known = folder.record.settled if probe and folder.storage.exists(RUN_RECORD) else {}
         as_known, _ = settle(config, known, lambda *_: STOPPED)
         run = open_run(as_known, ingredients, amend=amend, any_version=any_version)
         try:
-            for line in forget_damaged(run) if probe else ():
-                say(line)
-            if probe and not is_done(run, None):
-                current(run).prepare_models(say)
-                as_found, found = settle(config, known, current(run).probe)
-                if found != known:
-                    close_all()
-                    run = open_run(as_found, ingredients, amend=amend, any_version=any_version, settled=found)
-                    for line in in_words(found):
-                        say(line)
+            if probe:
+                run = _probed(run, config, amend=amend, say=say)
             current(run).lease = lease
             run.storage.remove(RUN_ERROR)
             yield run
@@ -143,7 +129,58 @@ def hold_run(
             raise told from error
         finally:
             close_all()
-            publish_logs(run)
+            run_files.publish_logs(run)
+
+
+def _probed(run: RunFolder, config: RunConfig, *, amend: bool, say: Say) -> RunFolder:
+    """The run with what its endpoints take, which are asked where work is left and no earlier start has asked them."""
+    for line in forget_damaged(run):
+        say(line)
+    if is_done(run, None):
+        return run
+    for field, endpoint in run.config.endpoints.items():
+        # Before anything is paid for.
+        if isinstance(endpoint, VllmEndpoint):
+            say(f"preparing {endpoint.model}")
+            backbone.prepare_backbone(endpoint.as_student, _backbones(run.ref.root), field=f"{field}.model")
+    with probing_engine(run, run.ref.root, say) as ask:
+        as_found, found = settle(config, run.record.settled, ask)
+    if found != run.record.settled:
+        run = keep_settled(run, as_found, found, amend=amend)
+        for line in in_words(found):
+            say(line)
+    return run
+
+
+@contextmanager
+def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[Ask]:
+    """Asks endpoints before the engines of the run are made; needs its store and its endpoints alone.
+
+    ``root`` has the models that are fetched. Rows of endpoints that work in batches are asked live here.
+    """
+    calls = run.config.calls
+    endpoints = Endpoints(
+        calls.concurrency, lambda name: run.workplace.local(log_file(name)), _backbones(root), report=say
+    )
+    store = AnswerStore(store_url(run.config))
+    with closing(endpoints), CallEngine(store, calls, run=run.record.id, budget=run.config.budget) as engine:
+
+        def ask(field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
+            try:
+                source = endpoint_source(endpoint.live, endpoints, field)
+                [outcome] = engine.ask([replace(request, run=run.ref.name)], source)
+            except MissingPrerequisite as error:
+                return Failure("connection", str(error))
+            if isinstance(outcome, Failure) and outcome.kind in ("bad_request", "used_up", "no_answer"):
+                # Whoever corrects it is to be probed again, and not to be told from the store.
+                engine.forget([request])
+            return outcome
+
+        yield ask
+
+
+def _backbones(root: str) -> Path:
+    return on_this_machine(root).local(BACKBONE_CACHE)
 
 
 def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> AbstractContextManager[RunFolder]:
@@ -155,12 +192,6 @@ def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Abstr
         RunChanged: finished stages would be made otherwise now.
     """
     return hold_run(RunFolder(ref).config, say=say, any_version=any_version, probe=False)
-
-
-def _known_of(config: RunConfig) -> dict[str, Settled]:
-    """What an earlier start of the run found of its endpoints."""
-    folder = RunFolder(RunRef(config.run.root, config.run.name))
-    return folder.record.settled if folder.storage.exists(RUN_RECORD) else {}
 
 
 def run_lease(config: RunConfig) -> RunLease:
@@ -176,17 +207,13 @@ def _held(lease: RunLease, say: Say) -> Iterator[RunLease]:
         if tried.attempt_number == 1 and tried.outcome is not None:
             say(f"waiting for an earlier process of this flow run: {tried.outcome.exception()}")
 
-    waiting = Retrying(retry=retry_if_exception(_is_earlier), wait=wait_fixed(0.5), before_sleep=tell, reraise=True)
-    waiting(lease.acquire)
+    own = _own_flow_run()
+    is_earlier = retry_if_exception(lambda error: own is not None and getattr(error, "flow_run", None) == own)
+    Retrying(retry=is_earlier, wait=wait_fixed(0.5), before_sleep=tell, reraise=True)(lease.acquire)
     try:
         yield lease
     finally:
         lease.release()
-
-
-def _is_earlier(error: BaseException) -> bool:
-    """Whether a lease is held by an earlier process of our own flow run."""
-    return isinstance(error, RunBusy) and error.flow_run is not None and error.flow_run == _own_flow_run()
 
 
 def _own_flow_run() -> str | None:
@@ -199,7 +226,7 @@ def _own_flow_run() -> str | None:
 
 def is_done(run: RunFolder, until: str | None) -> bool:
     """Whether nothing is left to do, as far as the user wants to go."""
-    return state_of(run).next_stage not in stages_until(run.config, until)
+    return run_state.state_of(run).next_stage not in stages_until(run.config, until)
 
 
 def find_stage(config: RunConfig, name: str) -> StageAt:

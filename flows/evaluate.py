@@ -9,10 +9,10 @@ from prefect import tags
 
 from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages
+from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import failed_judgments, models_of, scoring_stages
 from tapir_core.stages import BENCHMARK_ITEMS, Compared, StageAt, benchmark_stages, heldout_stages
-from tapir_core.summary.formats import student_name
 from tasks.artifacts import publish_run, publish_scores
 from tasks.benchmarks import forget_failed
 
@@ -31,7 +31,7 @@ def evaluate_students(
         run_stages(ref, _read_first(run, compared, benchmarks))
         for who in sorted(compared, key=lambda each: isinstance(each, str)):
             stages = scoring_stages(run, [who], benchmarks)
-            with tags(_tag(who)):
+            with tags(who if isinstance(who, str) else {BACKBONE: "backbone"}.get(who, f"round-{who}")):
                 run_stages(ref, stages, again=lambda at: also_terminal and _forget_failed(run, at))
     publish_scores(ref, numbers)
     publish_run(ref)
@@ -52,9 +52,3 @@ def _forget_failed(run: RunFolder, at: StageAt) -> bool:
     if failed:
         forget_failed(run, at)
     return failed
-
-
-def _tag(who: Compared) -> str:
-    if isinstance(who, str):
-        return who
-    return f"round-{who}" if who >= 0 else student_name(who)

@@ -3,7 +3,7 @@
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled
 
-from flows.prefect_server import TAG
+from flows.prefect_server.server import TAG
 from tapir_core.run_folder import RunFolder
 from tasks.engines.replicas import Ended, How, replicas_of
 from tasks.flow_runs import Deployment

@@ -18,46 +18,40 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import get_client, get_run_logger, runtime, tags
+from prefect import get_client, get_run_logger, runtime, states, tags
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.states import Completed, Crashed, Failed
 from pydantic import Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from flows.arm_run import drive_run
 from flows.distill import distill
 from flows.driver import read_config, worker_root
 from flows.evaluate import evaluate_students
 from flows.fleet import training_fleet
-from flows.prefect_server import TAG
+from flows.prefect_server.server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from flows.retry_judge import retry_judge
 from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
-from flows.whole_run import Work, drive, evaluate_run, retry_run
+from flows.whole_run import Work, drive, drive_matched, evaluate_run, retry_run
+from tapir_core import paths, run_files
 from tapir_core.comparison.figures import ComparedArms, verdicts
-from tapir_core.comparison.plan import PlannedRun
+from tapir_core.comparison.matching import MatchedRun
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
-from tapir_core.paths import BACKBONES, RUN_RECORD
-from tapir_core.reporting import sentences
-from tapir_core.reporting.arms_report import arms_card, arms_plots_card
+from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.benchmarks import benchmarks_sentence
-from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import TRAIN, Compared, StageAt, plan
 from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
 from tapir_core.sweep import sweep_sentence
-from tasks.artifacts import publish_comparison, publish_sweep
+from tasks import artifacts, input_files, serving
 from tasks.engines import machine
 from tasks.engines.training.launch import TrainingProgress
-from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
-from tasks.serving import ASKED_NOW, serve_replica
 from tasks.train import (
     check_wanted,
     count_round,
@@ -93,7 +87,9 @@ Overrides = Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], show
 def presets(*, comparisons: bool = False) -> dict[str, list[str]]:
     """For the field of a form: names of configurations, of runs or of comparisons; any text where there are none."""
     compared = set(_PRESETS.glob("compare_*.toml"))
-    files = compared if comparisons else set(_PRESETS.glob("*.toml")) - compared - {_PRESETS / Path(BACKBONES).name}
+    files = (
+        compared if comparisons else set(_PRESETS.glob("*.toml")) - compared - {_PRESETS / Path(paths.BACKBONES).name}
+    )
     return {"enum": sorted(file.stem for file in files)} if files else {}
 
 
@@ -105,11 +101,13 @@ def form_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., 
         def body(*args: Any, **kwargs: Any) -> Any:
             try:
                 done = function(*args, **kwargs)
-                return Completed(message=done) if isinstance(done, str) else done
+                return states.Completed(message=done) if isinstance(done, str) else done
             except TapirError as error:
                 get_run_logger().error("%s", error)
                 # A wrong value stays wrong, and what failed for good has failed: told as the command line tells it.
-                return Failed(message=str(error) if isinstance(error, ConfigError | NoFigure) else f"{error} {GO_ON}")
+                return states.Failed(
+                    message=str(error) if isinstance(error, ConfigError | NoFigure) else f"{error} {GO_ON}"
+                )
 
         return project_flow(name, run_name=run_name)(body)
 
@@ -136,10 +134,8 @@ def tag_flow_run(tag: str, *, name: str | None = None) -> None:
 
 def machine_for(config: RunConfig, work: Work) -> AbstractContextManager[None]:
     """This machine for work that serves a model or trains on it; nothing for work that does neither."""
-    if work == "show":
-        return nullcontext()
     served_by = config.student.engine.served_by
-    endpoints = config.judge.endpoints if work == "judge" else config.endpoints
+    endpoints = {"judge": config.judge.endpoints, "show": {}}.get(work, config.endpoints)
     needed = {
         "distil": served_by == "driver" or config.training.runs_on == "driver",
         # The replicas of a run serve nobody who scores its students.
@@ -158,7 +154,7 @@ def _do(work: Work, run: RunFolder, *given: Any) -> Any:
 
 def _progress_of(name: str) -> str:
     run = RunFolder(RunRef(worker_root(), name))
-    return f"{sentences.progress(summarise(run))}." if run.storage.exists(RUN_RECORD) else "Nothing had begun."
+    return f"{sentences.progress(summarise(run))}." if run.storage.exists(paths.RUN_RECORD) else "Nothing had begun."
 
 
 @contextmanager
@@ -303,15 +299,15 @@ def fine_tune_from_form(
         raise ConfigError(
             f"round_number: value {round_number}: run {run!r} has no mixture of it yet; *distill* makes it"
         )
-    check_training_ingredients(opened, at)
+    input_files.check_training_ingredients(opened, at)
     try:
         return _join(opened, at, node) if node else _fine_tune(opened, at)
     except NodeLost as lost:
         # No fault of this node: whoever follows it starts the training again, and others do not.
-        return Crashed(message=f"{lost}; the next attempt goes on from the last save")
+        return states.Crashed(message=f"{lost}; the next attempt goes on from the last save")
     finally:
         close_all()
-        publish_logs(opened)
+        run_files.publish_logs(opened)
 
 
 def _fine_tune(run: RunFolder, at: StageAt) -> str:
@@ -351,7 +347,7 @@ def _noted(run: RunFolder, at: StageAt) -> Callable[[str], None]:
 @of_one_run
 def serve_student_from_form(
     run: RunName,
-    after_round: Annotated[int, Field(ge=ASKED_NOW, le=MAX_ROUNDS), shown("After round")] = ASKED_NOW,
+    after_round: Annotated[int, Field(ge=serving.ASKED_NOW, le=MAX_ROUNDS), shown("After round")] = serving.ASKED_NOW,
     replica: Annotated[str, Field(pattern="^[0-9a-f]*$"), shown("Replica")] = "",
 ) -> str:
     """Serve a run's student on all GPUs of a worker until the run does not need it.
@@ -363,7 +359,7 @@ def serve_student_from_form(
         replica: Filled in by runs, to know again which one they asked for. Empty: one more than the run asked for.
     """
     opened = RunFolder(RunRef(worker_root(), run))
-    return f"Ended: {serve_replica(opened, after_round, replica, say=get_run_logger().info)}."
+    return f"Ended: {serving.serve_replica(opened, after_round, replica, say=get_run_logger().info)}."
 
 
 @contextmanager
@@ -415,11 +411,11 @@ def compare_from_form(
     asked = read_asked(source, settings, only=only, run_seeds=run_seeds, results=results)
     name = asked.plan.comparison.name
 
-    def drive_below(planned: PlannedRun) -> None:
-        def work(ref: RunRef) -> None:
-            drive_run(asked.plan, planned, _distil, count_round, say=get_run_logger().info)
+    def drive_below(matched: MatchedRun) -> None:
+        def work(_: RunRef) -> None:
+            drive_matched(matched, _distil, count_round, say=get_run_logger().info)
 
-        _in_flow_run(asked.plan.config(planned), planned.ref, work)
+        _in_flow_run(matched.planned(), matched.ref, work)
 
     tag_flow_run(f"comparison-{name}", name=name)
     with heed_suspension(lambda: "Runs that are finished stay finished."):
@@ -434,7 +430,7 @@ def _distil(run: RunFolder, until: str | None) -> None:
 
 
 def _show_arms(compared: ComparedArms, written: str) -> str:
-    publish_comparison(compared.name, arms_card(compared), arms_plots_card(compared))
+    artifacts.publish_comparison(compared.name, arms_report.arms_card(compared), arms_report.arms_plots_card(compared))
     return " ".join([*verdicts(compared), f"Page: {written}"])
 
 
@@ -448,7 +444,7 @@ def _in_flow_run(config: RunConfig, ref: RunRef, work: Callable[..., Any]) -> No
 
 @form_flow("sweep-backbones", run_name="sweep-{backbones}")
 def sweep_from_form(
-    backbones: Annotated[str, Field(min_length=1), shown("List of backbones")] = BACKBONES,
+    backbones: Annotated[str, Field(min_length=1), shown("List of backbones")] = paths.BACKBONES,
     config_file: Annotated[str, shown("Configuration file")] = "",
     overrides: Overrides = (),
 ) -> Any:
@@ -467,10 +463,10 @@ def sweep_from_form(
         _in_flow_run(run.config, run.ref, lambda ref: distill.fn(ref, until))
 
     with heed_suspension(lambda: "Backbones that are done stay done."):
-        show = partial(publish_sweep, sweep.curriculum.name)
+        show = partial(artifacts.publish_sweep, sweep.curriculum.name)
         swept = finish_sweep(sweep, distil_below, show, say=get_run_logger().info)
     failed = not all(each.is_well for each in swept)
-    return (Failed if failed else Completed)(message=sweep_sentence(swept))
+    return (states.Failed if failed else states.Completed)(message=sweep_sentence(swept))
 
 
 def _root_setting() -> str:

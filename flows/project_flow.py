@@ -6,9 +6,8 @@ cancelled. *Suspend* from the UI: Prefect raises its `Pause` at the next boundar
 cannot know, that requests which wait to be sent are left and tasks at work need their engines to the end. The state of
 a flow run that ended badly says what a person can do.
 
-While it works, one progress artifact in Prefect's UI, changed in place, shows how far it is and what it spends. The bar
-counts stages; the table below it holds rows, rate and time left of the stages at work, calls, tokens and USD, and the
-share of each cap. A thread of its own shows it: a server that is away is neither waited for nor an error.
+While it works, one progress artifact in Prefect's UI, changed in place, shows how far it is and what it spends. A
+thread of its own shows it: a server that is away is neither waited for nor an error.
 
 Limits: a batch that a Batch API works on is left `GRACE_SECONDS` after *Suspend*, and found again. The state
 *Cancelled* is set when all of ours has ended; the server adds to it (deployments/automations.toml).
@@ -20,33 +19,25 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC
 from functools import wraps
 from pathlib import Path
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
 from prefect import flow, get_run_logger, states
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 
-from flows.prefect_server import HURRY
+from flows.prefect_server.server import HURRY, beside
 from flows.server_away import outlast_server
-from tapir_core.calls import LiveSpend, Spend
-from tapir_core.calls.budget import DRIVING, UNPAID
-from tapir_core.config import Caps
-from tapir_core.reporting.page import Table, markdown_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.summary.formats import NOTHING, count, duration, number, percent
-from tasks.artifacts import artifact_key
+from tasks.artifacts import spend_artifact
 from tasks.engines.logs import told_to
-from tasks.progress import StageProgress
 from tasks.runtime import current, runtimes
 
 GO_ON = (
@@ -116,7 +107,7 @@ def heed_suspension(tell_done: Callable[[], str]) -> Iterator[None]:
         return f"Suspended, and everything received is stored. {tell_done()} Resume goes on from there{limit}."
 
     try:
-        with _beside("tapir-suspension", stop_when_asked):
+        with beside("tapir-suspension", stop_when_asked):
             yield
     except Pause:
         _reword(context.flow_run, lambda state: state.name == "Suspended", words)
@@ -189,7 +180,10 @@ def _prompt_interrupts() -> Iterator[None]:
         # begun never do.
         context.task_runner.cancel_all()  # type: ignore[attr-defined]  # our flows have a ThreadPoolTaskRunner
         if is_suspended and context.flow_run is not None and context.flow_run.parent_task_run_id is not None:
-            _end_child(context.flow_run)
+            # Its parent begins it again when that goes on.
+            message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on with it."
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(context.flow_run.id, states.Cancelled(message=message), force=True)
         raise
 
 
@@ -197,13 +191,6 @@ def _abort_all() -> None:
     """Make every call in flight and every server that starts give up, so that the threads waiting for them end."""
     for runtime in runtimes():
         runtime.abort()
-
-
-def _end_child(flow_run: FlowRun) -> None:
-    """End a child flow run with its parent, which begins it again when it goes on."""
-    message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on with it."
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(flow_run.id, states.Cancelled(message=message), force=True)
 
 
 def _reword(flow_run: FlowRun | None, stands: Callable[[State[Any]], bool], words: Callable[[State[Any]], str]) -> None:
@@ -223,36 +210,12 @@ def _context() -> FlowRunContext:
 
 
 @contextmanager
-def _beside(name: str, work: Callable[[threading.Event], None], patience: float | None = None) -> Iterator[None]:
-    """A thread that does ``work`` beside the block; the event says that the block has ended, and waits for it."""
-    ended = threading.Event()
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work, ended), name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(patience)
-
-
-@contextmanager
 def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) -> Iterator[None]:
     """Show the block's progress through ``stages`` in the flow run at work.
 
     ``whole``: the block is to do all of them.
     """
-    runtime, all_done = current(RunFolder(ref)), False
-    artifact: UUID | None = None
-
-    def show() -> None:
-        nonlocal artifact
-        working, calls = runtime.progress.stages(), runtime.calls
-        done = 100.0 if all_done else round(100 * share_done(working, stages), 1)
-        card = f"Run {ref.name}\n\n{spend_card(working, calls.spend(), calls.paid(), runtime.config.budget)}"
-        if artifact is None:
-            artifact = cast(UUID, create_progress_artifact(done, artifact_key(ref.name, "spend"), card))
-        else:
-            update_progress_artifact(artifact, done, card)
+    show, all_done = spend_artifact(current(RunFolder(ref)), stages), False
 
     def follow(ended: threading.Event) -> None:
         began, is_last = time.monotonic(), False
@@ -260,56 +223,8 @@ def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) ->
             is_last = ended.wait(min(max(_CARD_SECONDS, (time.monotonic() - began) / 100), _MOST_CARD_SECONDS))
             # Whatever keeps a look from being shown, a server or a store that is away, ends no run.
             with suppress(Exception):
-                show()
+                show(all_done)
 
-    with _beside("tapir-live-spend", follow, _LAST_CARD_SECONDS):
+    with beside("tapir-live-spend", follow, _LAST_CARD_SECONDS):
         yield
         all_done = whole
-
-
-def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> float:
-    """How far along ``stages`` the last of those that began is, as a share (0–1); stages that are none of them count 0.
-
-    A step of an expansion wave counts as its expansion's beginning.
-    """
-    places = {at: place for place, at in enumerate(stages)}
-    reached = (places[stage.at.whole] + _share_of(stage) for stage in working if stage.at.whole in places)
-    return min(1.0, max(reached, default=0.0) / len(stages))
-
-
-def _share_of(stage: StageProgress) -> float:
-    if stage.at.wave or stage.ended:
-        return 0.0 if stage.at.wave else 1.0
-    return stage.rows_done / stage.rows if stage.rows else stage.shards_done / max(1, stage.shards)
-
-
-def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[str, Spend], caps: Caps) -> str:
-    """In Markdown: the stages at work, what this start asked, what the run has paid for, the share of each cap."""
-    at_work = [stage for stage in working if stage.ended is None]
-    rows = tuple((str(stage.at), *_rows_cells(stage), stage.note) for stage in at_work)
-    stages = Table("Stages", ("Stage at work", "Rows", "Rows/s", "Missing", "Left", ""), rows)
-    whole = sum((each for name, each in paid.items() if name not in (DRIVING, UNPAID)), Spend())
-    hours = paid.get(DRIVING, Spend()).seconds / 3600
-    tokens = whole.prompt_tokens + whole.completion_tokens
-    figures = (
-        ("Calls", count(live.sent), count(whole.requests), _of(whole.requests, caps.requests)),
-        ("From the store", count(live.stored), "", ""),
-        ("Tokens", count(live.prompt_tokens + live.completion_tokens), count(tokens), _of(tokens, caps.tokens)),
-        ("USD", number(live.usd), number(whole.usd), _of(whole.usd, caps.usd)),
-        ("Hours of work", "", number(hours), _of(hours, caps.hours)),
-    )
-    columns = ("", "This start, student included", "All starts, teacher and judge", "Of the cap")
-    parts = [markdown_table(stages)] if rows else []
-    return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
-
-
-def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:
-    if not stage.rows:
-        return NOTHING, NOTHING, NOTHING, NOTHING
-    rate = stage.rows_done / stage.seconds if stage.seconds else 0.0
-    left = duration((stage.rows - stage.rows_done) / rate) if rate else NOTHING
-    return f"{count(stage.rows_done)} of {count(stage.rows)}", number(rate, 1), count(stage.missing), left
-
-
-def _of(used: float, cap: float | None) -> str:
-    return f"{percent(used / cap)} of {cap:g}" if cap else ""

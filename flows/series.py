@@ -14,25 +14,21 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from flows.arm_run import Distil, find_finished, is_finished
 from flows.driver import Say, check_settings, read_config
-from flows.whole_run import drive, lacks_baseline
+from flows.whole_run import Distil, drive, is_finished, lacks_baseline
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.comparison.figures import ComparedArms, compare_arms
-from tapir_core.comparison.matching import is_matched, match_run, targets_of
+from tapir_core.comparison.matching import MatchedRun, is_matched, match_run, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config import load
-from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
-from tapir_core.reporting import sentences
-from tapir_core.reporting.arms_report import conditions_of, write_arms
+from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.side_by_side import SideBySide, write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
-from tapir_core.summary import require_figures, summarise
-from tapir_core.summary.formats import duration
+from tapir_core.summary import formats, require_figures, summarise
 from tapir_core.sweep import Outcome, Sweep, Swept, lacks_run
 from tasks import input_files
 
@@ -46,16 +42,6 @@ class Asked:
     """The runs that are wanted."""
     results: ResultsFolder | None
     """Of runs made anywhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A run that could not be finished."""
-
-    run: str
-    message: str
-    kind: type[TapirError]
-    """What stopped it; `TapirError` itself for what nobody expected."""
 
 
 def read_asked(
@@ -94,15 +80,24 @@ def read_asked(
     return Asked(plan, chosen, ResultsFolder(Path(results), plan, input_files.gather_files) if results else None)
 
 
+def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
+    """The runs for which nothing is left to do: done, as they are planned, and matched. Reads folders only."""
+    finished: list[PlannedRun] = []
+    for each in plan.runs:
+        if all(needed in finished for needed in plan.needs(each)) and is_finished(match_run(plan, each)):
+            finished.append(each)
+    return finished
+
+
 def run_comparison(
     plan: ComparisonPlan,
     chosen: Sequence[PlannedRun],
-    drive: Callable[[PlannedRun], object],
+    drive: Callable[[MatchedRun], object],
     *,
     say: Say,
     results: ResultsFolder | None = None,
-) -> list[Failed]:
-    """Finish these runs, each after what it needs; gives those that failed.
+) -> dict[str, TapirError]:
+    """Finish these runs, each after what it needs; gives those that failed, and why.
 
     Args:
         plan: what is compared.
@@ -122,13 +117,13 @@ def run_comparison(
     wanted += [needed for each in wanted for needed in plan.needs(each)]
     left = [each for each in plan.runs if each in wanted and each not in finished]
     if left:
-        _check_goes_on({each.source: each.stages for name, each in brought.items() if name not in here})
-        _check_goes_on({f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished})
+        elsewhere = {each.source: each.stages for name, each in brought.items() if name not in here}
+        _check_goes_on(elsewhere | {f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished})
         for each in brought.values():
             now = plan.config(left[0])
             _check_shipped(each, shipped_versions(now, input_files.gather_files(now)), "what is run now")
     took = [(each.arm, summarise(RunFolder(each.ref)).busy_seconds) for each in finished]
-    failed: list[Failed] = []
+    failed: dict[str, TapirError] = {}
     ended = len(here | brought.keys())
     say(f"comparison {plan.comparison.name}: {len(plan.runs)} runs, {ended} finished, {len(left)} to do now")
     for place, planned in enumerate(left):
@@ -136,39 +131,32 @@ def run_comparison(
         say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
         why = _try(plan, planned, drive)
         if why:
-            failed.append(why)
+            failed[name] = why
         else:
             took.append((planned.arm, time.monotonic() - began))
         # What does not fit, or was only made for others to be matched to, is for the end to refuse or to replace.
         if results and not why and name not in brought and _fits(plan, made := _read(plan, planned), brought.values()):
             results.write(made)
-        say(f"{name}: {'failed' if why else 'finished'} after {duration(time.monotonic() - began)}")
+        say(f"{name}: {'failed' if why else 'finished'} after {formats.duration(time.monotonic() - began)}")
     return failed
 
 
-def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[PlannedRun], object]) -> Failed | None:
+def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[MatchedRun], object]) -> TapirError | None:
     """Finish a run; why it failed, or nothing."""
     # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
     lacking = [each.ref.name for each in plan.needs(planned) if not is_finished(match_run(plan, each))]
     try:
         if lacking:
             raise TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
-        drive(planned)
+        drive(match_run(plan, planned))
     except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
-        return Failed(planned.ref.name, _why(error), type(error) if isinstance(error, TapirError) else TapirError)
+        return _told(error)
     return None
 
 
-def _why(error: Exception) -> str:
-    """What is told of a failure: its message, and all of what nobody expected."""
-    return str(error) if isinstance(error, TapirError) else "".join(traceback.format_exception(error))
-
-
-def not_finished(failed: Sequence[Failed]) -> TapirError:
-    """What to raise at the end of a comparison of which runs failed: each of them with why."""
-    told = [f"{each.run}: {each.message}" for each in failed]
-    capped = any(issubclass(each.kind, BudgetReached) for each in failed)
-    return (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
+def _told(error: Exception) -> TapirError:
+    """What is told of a failure: it as it is, and all of what nobody expected."""
+    return error if isinstance(error, TapirError) else TapirError("".join(traceback.format_exception(error)))
 
 
 def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, *, keep: bool = False) -> ComparedArms:
@@ -214,7 +202,7 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
     others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
     return replace(
         compared,
-        conditions=conditions_of(
+        conditions=arms_report.conditions_of(
             reference, {**input_files.gather_files(reference), **shipped}, plan.comparison, others=others
         ),
     )
@@ -280,12 +268,12 @@ def _time_left(left: Sequence[PlannedRun], took: Sequence[tuple[Arm, float]]) ->
         return "how long it takes is known after the first run"
     of_any = fmean(seconds for _, seconds in took)
     of_arms = [[seconds for arm, seconds in took if arm == each.arm] for each in left]
-    return f"about {duration(sum(fmean(seconds or [of_any]) for seconds in of_arms))} left"
+    return f"about {formats.duration(sum(fmean(seconds or [of_any]) for seconds in of_arms))} left"
 
 
 def finish_comparison(
     asked: Asked,
-    drive: Callable[[PlannedRun], object],
+    drive: Callable[[MatchedRun], object],
     show: Callable[[ComparedArms, str], str],
     *,
     say: Say,
@@ -301,9 +289,11 @@ def finish_comparison(
     """
     failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
     compared = read_comparison(asked.plan, asked.results, keep=keep)
-    shown = show(compared, write_arms(compared, asked.plan.root)) if compared.rows else ""
+    shown = show(compared, arms_report.write_arms(compared, asked.plan.root)) if compared.rows else ""
     if failed:
-        raise not_finished(failed)
+        capped = any(isinstance(each, BudgetReached) for each in failed.values())
+        told = [f"{run}: {error}" for run, error in failed.items()]
+        raise (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
     return shown
 
 
@@ -315,23 +305,20 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     """
     listed = load_backbones(backbones)
     source = str(config or listed.config)
-    curriculum = load_config(source, overrides).run
+    curriculum = load.load_config(source, overrides).run
     return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
 
 
-def run_sweep(sweep: Sweep, distil: Distil, *, say: Say) -> list[Swept]:
-    """Distil every backbone that lacks a finished run; what became of each, in the order of the list."""
-    found = []
+def finish_sweep(sweep: Sweep, distil: Distil, show: Callable[[SideBySide, str], object], *, say: Say) -> list[Swept]:
+    """Distil every backbone that lacks a finished run; what became of each, in the order of the list.
+
+    Then ``show`` is told of all finished runs side by side, and where their page is.
+    """
+    swept = []
     for entry in sweep.entries:
         say(f"backbone {entry.name}")
-        found.append(_sweep_backbone(sweep, entry, distil, say))
-        say(f"backbone {entry.name}: {found[-1].outcome}")
-    return found
-
-
-def finish_sweep(sweep: Sweep, distil: Distil, show: Callable[[SideBySide, str], object], *, say: Say) -> list[Swept]:
-    """As `run_sweep`; then ``show`` is told of all finished runs side by side, and where their page is."""
-    swept = run_sweep(sweep, distil, say=say)
+        swept.append(_sweep_backbone(sweep, entry, distil, say))
+        say(f"backbone {entry.name}: {swept[-1].outcome}")
     if (written := write_sweep_report(sweep.curriculum, swept)) is not None:
         show(*written)
     return swept
@@ -351,5 +338,5 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say
     except NoFigure as error:
         return Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
-        return Swept(entry.name, run, "failed", _why(error))
+        return Swept(entry.name, run, "failed", str(_told(error)))
     return Swept(entry.name, run, outcome, sentences.gain(summary))

@@ -17,7 +17,7 @@ from prefect.client import base
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 from prefect.events.clients import PrefectEventsClient
 
-from flows.prefect_server import HURRY
+from flows.prefect_server.server import HURRY
 from tapir_core.proxies import spare_this_machine
 
 _EVENT_RETRIES, _HURRIED_RETRIES = 10, 1

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from prefect import allow_failure
 from prefect.utilities.annotations import opaque
@@ -115,8 +115,7 @@ def _run_whole(run: RunFolder, at: StageAt) -> DatasetRef:
 def _done(task: Any, *given: Any) -> DatasetRef:
     """What a task comes to, in this thread."""
     with late_tags():
-        made: DatasetRef = task(*given, return_state=True).result()
-    return made
+        return cast(DatasetRef, task(*given, return_state=True).result())
 
 
 def _submit(run: RunFolder, at: StageAt, work: Work, before: _Shards | None) -> _Shards:
@@ -132,9 +131,16 @@ def _submit(run: RunFolder, at: StageAt, work: Work, before: _Shards | None) -> 
         rows, of = before.rows * at.stage.rows_per_row(run.config), len(before.shards)
         pieces = [(Piece(index, of), allow_failure(each)) for index, each in enumerate(before.shards)]
     current(run).progress.begin(at, shards=of, rows=rows)
-    submit, started = _patient(run, work).submit, time.monotonic()
+    # A shard that lacks what another try may bring asks again for that; the last try that leaves it red shows the rest.
+    task = work.task.with_options(
+        retries=run.config.calls.shard_retries,
+        retry_delay_seconds=run.config.calls.shard_retry_seconds,
+        retry_condition_fn=_may_get_more,
+        on_failure=[partial(publish_missing, run.ref)],
+    )
+    started = time.monotonic()
     with late_tags():
-        return _Shards(at, [submit(run.ref, at, *piece) for piece in pieces], rows, started)
+        return _Shards(at, [task.submit(run.ref, at, *piece) for piece in pieces], rows, started)
 
 
 def _seal_all(run: RunFolder, under_way: list[_Shards]) -> Iterator[tuple[StageAt, DatasetRef]]:
@@ -162,19 +168,6 @@ def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     return max([config.calls.rows_per_shard, *filled])
 
 
-def _patient(run: RunFolder, work: Work) -> Any:
-    """The task of a shard with the run's retries: one that lacks what another try may bring asks again for that.
-
-    The last try that leaves it red shows what it lacks.
-    """
-    return work.task.with_options(
-        retries=run.config.calls.shard_retries,
-        retry_delay_seconds=run.config.calls.shard_retry_seconds,
-        retry_condition_fn=_may_get_more,
-        on_failure=[partial(publish_missing, run.ref)],
-    )
-
-
 def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.data, ShardIncomplete) and "budget" not in state.data.outcome.missing
 
@@ -182,7 +175,6 @@ def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:
 def _outcome(shard: Any) -> ShardOutcome:
     """What a shard wrote, though it may lack rows."""
     try:
-        outcome: ShardOutcome = shard.result()
+        return cast(ShardOutcome, shard.result())
     except ShardIncomplete as incomplete:
         return incomplete.outcome
-    return outcome

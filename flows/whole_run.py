@@ -1,18 +1,27 @@
-"""What a person does with one run, by a command and by a form alike: distil it, ask its judge again, score students.
+"""What is done with one run, by a command, a form or a comparison: distil it, ask its judge again, score students.
 
 The baseline (`tapir_core.comparison.baseline`) comes after the last round, also after an early stop, as a run of its
 own. While it is not finished the run itself is done, and the same command goes on with it.
+
+A run that is matched to others, a baseline or an arm of a comparison, is sized round by round before each training. The
+mixture of a round is made, its tokens are counted, and it is made anew with another number of examples until they fit
+the reference's; only then it is trained on. The sizes that were found stand in the run's own configuration, so that the
+same command goes on from there. What another run of the run seed has made just so is taken over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from flows.arm_run import Count, Distil, drive_matched, is_finished
-from flows.driver import Say, hold_known_run, hold_run, is_done
-from tapir_core.comparison import baseline
-from tapir_core.comparison.outcome import Training
+from flows.driver import Say, check_settings, hold_known_run, hold_run, is_done
+from tapir_core import run_files, sweep
+from tapir_core.comparison import baseline, matching
+from tapir_core.comparison.matching import Size
+from tapir_core.comparison.outcome import Training, read_training, read_trainings
 from tapir_core.config import RunConfig
+from tapir_core.errors import TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import REPORT
 from tapir_core.reporting import sentences
@@ -25,16 +34,21 @@ from tapir_core.run_state import (
     stages_to_retry,
     unscored_students,
 )
-from tapir_core.stages import Compared
+from tapir_core.stages import MIX, POOL, TRAIN, Compared
 from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
 from tasks.engines import machine
+from tasks.input_files import gather_files
 
 T = TypeVar("T")
 Work: TypeAlias = Literal["distil", "judge", "evaluate", "show"]
 """On an opened run; `show` where all scores stand, and it is only to show them."""
 Do: TypeAlias = Callable[..., Any]
 """Does a work on a run, with what its flow takes beside: as a command, or as a part of a form's flow run."""
+Distil: TypeAlias = Callable[[RunFolder, str | None], object]
+"""Distils an opened run to the end, or until a stage holds."""
+Count: TypeAlias = Callable[[RunFolder, int], Training]
+"""What the training of a round of an opened run will come to, once its mixture holds."""
 
 
 def count_round(run: RunFolder, number: int) -> Training:
@@ -187,3 +201,110 @@ def evaluate_run(
         shown = show(run, summary, compared, benchmarks)
         require_figures(summary, compared, benchmarks)
         return shown
+
+
+def drive_matched(
+    matched: matching.MatchedRun, distil: Distil, count: Count, *, say: Say, follows: bool = False
+) -> None:
+    """Distil a run that is matched to others, when those are finished.
+
+    With ``follows`` it goes by a run whose configuration it has: its endpoints were probed for that one, and what has
+    changed since, as was allowed there, is amended.
+
+    Raises:
+        TapirError: it cannot be matched, or as `distill`.
+    """
+    drive = _Drive(matched, distil, count, say, follows)
+    check_settings(matched.config, source=f"arm {matched.arm.name}")
+    sizes = matched.sizes
+    if matched.bought:
+        say(f"{matched.ref.name}: {matched.bought}")
+        drive.make_pool(sizes)
+    for number, target in matched.targets.items():
+        sizes = drive.match_round(number, target, sizes)
+    with drive.open(sizes) as run:
+        if not is_done(run, None):
+            distil(run, None)
+
+
+def is_finished(matched: matching.MatchedRun) -> bool:
+    """Whether nothing is left to do for a run whose needed ones are finished. Reads its folder only."""
+    if not matched.kept:
+        return False
+    config = matching.with_sizes(matched.config, matched.sizes)
+    if sweep.lacks_run(config, gather_files(config)):
+        return False
+    return matching.is_matched(matched.targets, read_trainings(RunFolder(matched.ref)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Drive:
+    """One run, with all that its steps need."""
+
+    matched: matching.MatchedRun
+    distil: Distil
+    count: Count
+    say: Say
+    follows: bool
+
+    @contextmanager
+    def open(self, sizes: Mapping[int, Size]) -> Iterator[RunFolder]:
+        """Hold the run with these sizes; what it was opened with before is amended where only they differ.
+
+        Raises:
+            RunChanged: something else has changed since, a prompt that was edited meanwhile for one.
+        """
+        config, kept, say = self.matched.config, self.matched.kept, self.say
+        resized = any(kept[number] != size for number, size in sizes.items() if number in kept)
+        if resized and not self.follows:
+            with hold_run(matching.with_sizes(config, kept), say=say):
+                pass
+        probe, amend = not self.follows, resized or self.follows
+        with hold_run(matching.with_sizes(config, sizes), say=say, amend=amend, probe=probe) as run:
+            for source in self.matched.earlier:
+                if taken := run_files.take_over(source, run):
+                    say(f"{len(taken)} finished stages taken over from {source.ref.name}, up to {taken[-1]}")
+            yield run
+
+    def make_pool(self, sizes: Mapping[int, Size]) -> None:
+        """Refuse a pool that lacks what is bought, before a call is made for it."""
+        with self.open(sizes) as run:
+            if run.holds(POOL.at()) is None:
+                self.distil(run, "pool")
+            self.matched.check_pool(run.rows(POOL.at()).height)
+
+    def match_round(self, number: int, target: Training, sizes: dict[int, Size]) -> dict[int, Size]:
+        """Make the mixture of a round until it fits; the sizes with which it does."""
+        name, usual = self.matched.ref.name, self.matched.config.batch_size(number)
+        for tries in range(1, matching.MOST_TRIES + 1):
+            asked = sizes[number].examples
+            made, kept = self._make_round(number, sizes)
+            tokens = f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,}"
+            fits = matching.is_match(target, made, tries=matching.MOST_TRIES if kept else tries)
+            examples = asked if fits else matching.next_examples(target, made, asked)
+            trained = made.examples if fits else examples
+            batch_size = matching.suited_batch_size(target, trained, made.epochs, usual)
+            sizes = sizes | {number: Size(examples, batch_size)}
+            if fits:
+                self.say(f"{tokens} of the reference")
+                return sizes
+            if tries < matching.MOST_TRIES:
+                self.say(f"{tokens}; {examples:,} examples in place of {asked:,}")
+        raise matching.unmatched(f"round {number} of {name}", target, made, asked)
+
+    def _make_round(self, number: int, sizes: Mapping[int, Size]) -> tuple[Training, bool]:
+        """What a round's mixture comes to, and whether an earlier start made it.
+
+        That one may have begun to train on it: a mixture that may be trained on is not given up.
+        """
+        at = MIX.at(number)
+        with self.open(sizes) as run:
+            if run.holds(TRAIN.at(number)) is not None:
+                return read_training(run, number), True
+            kept = run.holds(at) is not None
+            if not kept:
+                self.distil(run, f"mix@{number}")
+            if run.holds(at) is None:
+                why = summarise(run).stopped or "it ended without"
+                raise TapirError(f"run {run.ref.name!r} has no {at}: {why}; arms are compared over equally many rounds")
+            return self.count(run, number), kept

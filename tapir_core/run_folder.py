@@ -309,7 +309,6 @@ def open_run(
     *,
     amend: bool = False,
     any_version: bool = False,
-    settled: Mapping[str, Settled] | None = None,
 ) -> RunFolder:
     """Create the run's folder, or open it if it belongs to this configuration.
 
@@ -318,7 +317,6 @@ def open_run(
         ingredients: name → digest of what goes into it beside.
         amend: redo what is not as it would be made now; keep the rest.
         any_version: leave finished stages as they are, whichever version of tapir made them.
-        settled: what was found of the endpoints; nothing keeps what the record says.
 
     Raises:
         RunChanged: finished stages would be made otherwise now, and `amend` is not set.
@@ -335,6 +333,21 @@ def open_run(
             f"{version}): it can be read and exported, but not continued; start it under a new --name, which re-uses "
             "the stored answers"
         )
+    return _go_on(folder, config, replace(folder.record, ingredients=ingredients), amend, any_version)
+
+
+def keep_settled(run: RunFolder, config: RunConfig, found: Mapping[str, Settled], *, amend: bool) -> RunFolder:
+    """An opened run with what its endpoints take: what was ``found``, and the configuration that follows.
+
+    Raises:
+        RunChanged: finished stages would be made otherwise so, and `amend` is not set.
+    """
+    return _go_on(run, config, replace(run.record, settled=dict(found)), amend, any_version=False)
+
+
+def _go_on(folder: RunFolder, config: RunConfig, record: RunRecord, amend: bool, any_version: bool) -> RunFolder:
+    """The run with another configuration and record, as far as what is finished allows; as in `open_run`."""
+    ingredients = record.ingredients
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
         same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
@@ -343,8 +356,7 @@ def open_run(
         # Its key holds by the version that made it, whatever is asked for now.
         if each.is_outdated:
             folder.storage.remove(manifest_file(each.at.folder))
-    kept = folder.record.settled if settled is None else dict(settled)
-    _write_record(folder, replace(folder.record, ingredients=ingredients, settled=kept), config)
+    _write_record(folder, record, config)
     return RunFolder(folder.ref)
 
 

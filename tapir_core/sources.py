@@ -10,6 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from tapir_core import config, stages
+from tapir_core.curriculum import sizes
 from tapir_core.data.decontamination import EvaluationQuestions, loss_in_words
 from tapir_core.data.readers import (
     Found,
@@ -50,6 +51,17 @@ def _(pool: config.FilePool, data: config.DataConfig, seed: int) -> Found:
 @read_pool_of.register
 def _(pool: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
     return Found(standin_pool(pool.rows, pool.max_level, seed))
+
+
+def settle_sizes(run: config.RunConfig) -> tuple[config.RunConfig, tuple[str, ...]]:
+    """The configuration with numbers for `"auto"`, and a sentence for each; where there is none, nothing is read.
+
+    Raises:
+        ConfigError: the pool cannot be read, or has bad rows.
+    """
+    if not sizes.are_open(run):
+        return run, ()
+    return sizes.auto_sizes(run, read_pool_of(run.data.pool, run.data, run.run.seed).rows.height)
 
 
 @config.by_kind(config.HeldoutConfig)

@@ -1,4 +1,4 @@
-"""What a run leaves in Prefect's UI: tables of each round, of failed shards, plots, the run card; and its reports.
+"""What a run shows in Prefect's UI: progress, tables of each round, of failed shards, plots, its card; and its reports.
 
 Outside a flow only the reports are written. Artifacts are copies for the UI; the run folder stays the truth. Plots
 are images within Markdown: both of Prefect's UIs show these, and one artifact holds several. Of an artifact of the type
@@ -8,26 +8,39 @@ image the first UI prints the address too, which is the whole image.
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from httpx import HTTPError
 from prefect import get_run_logger
-from prefect.artifacts import TableArtifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    TableArtifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
+from tapir_core.calls import LiveSpend, Spend
+from tapir_core.calls.budget import DRIVING, UNPAID
 from tapir_core.comparison.baseline import with_baseline
+from tapir_core.config import Caps
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting import benchmarks, judge_report, plots, report, side_by_side, tables
-from tapir_core.reporting.page import Table, markdown_text, render_markdown
+from tapir_core.reporting.page import Table, markdown_table, markdown_text, render_markdown
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import is_judging
+from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, summarise
-from tapir_core.summary.formats import round_name, student_name
+from tapir_core.summary.formats import NOTHING, count, duration, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
+from tasks.progress import StageProgress
+from tasks.runtime import Runtime
 
 _OF_A_STUDENT = ("stages", "scores")
 """Of backbone and S_0 too: the one has no mixture, that of the other follows no target shares."""
@@ -99,7 +112,7 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
     if not isinstance(raised, ShardIncomplete):
         return
     at, index, outcome = raised.at, raised.index, raised.outcome
-    kinds = ", ".join(f"{count} {kind}" for kind, count in {**outcome.missing, **outcome.failed}.items())
+    kinds = ", ".join(f"{rows} {kind}" for kind, rows in {**outcome.missing, **outcome.failed}.items())
     again = "If the run stopped here, Retry of its flow run, or its own command, asks for the missing rows again."
     if is_judging(at):
         again += f" So does retry-judge (`tapir retry-judge {ref.name}`), also if the run went on without them."
@@ -110,6 +123,26 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
         task_run_id=task_run.id,
         flow_run_id=task_run.flow_run_id,
     ).create()
+
+
+def spend_artifact(runtime: Runtime, stages: Sequence[StageAt]) -> Callable[[bool], None]:
+    """Shows the progress of a run at work through ``stages`` and its spend, in one artifact that each call changes.
+
+    The bar counts stages, all of them once the call says that they are done; the card below it is `spend_card`.
+    """
+    name, artifact = runtime.run.ref.name, cast(UUID | None, None)
+
+    def show(all_done: bool) -> None:
+        nonlocal artifact
+        working, calls = runtime.progress.stages(), runtime.calls
+        done = 100.0 if all_done else round(100 * share_done(working, stages), 1)
+        card = f"Run {name}\n\n{spend_card(working, calls.spend(), calls.paid(), runtime.config.budget)}"
+        if artifact is None:
+            artifact = cast(UUID, create_progress_artifact(done, artifact_key(name, "spend"), card))
+        else:
+            update_progress_artifact(artifact, done, card)
+
+    return show
 
 
 def publish_sweep(curriculum: str, shown: side_by_side.SideBySide, page: str) -> None:
@@ -191,3 +224,51 @@ def make_artifact(create: Callable[..., object], content: object, key: str, desc
         create(content, key, description)
     except HTTPError as error:
         get_run_logger().warning("artifact %s is not in the UI, but in the run folder: %s", key, error)
+
+
+def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> float:
+    """How far along ``stages`` the last of those that began is, as a share (0–1); stages that are none of them count 0.
+
+    A step of an expansion wave counts as its expansion's beginning.
+    """
+    places = {at: place for place, at in enumerate(stages)}
+    reached = (places[stage.at.whole] + _share_of(stage) for stage in working if stage.at.whole in places)
+    return min(1.0, max(reached, default=0.0) / len(stages))
+
+
+def _share_of(stage: StageProgress) -> float:
+    if stage.at.wave or stage.ended:
+        return 0.0 if stage.at.wave else 1.0
+    return stage.rows_done / stage.rows if stage.rows else stage.shards_done / max(1, stage.shards)
+
+
+def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[str, Spend], caps: Caps) -> str:
+    """In Markdown: the stages at work, what this start asked, what the run has paid for, the share of each cap."""
+    at_work = [stage for stage in working if stage.ended is None]
+    rows = tuple((str(stage.at), *_rows_cells(stage), stage.note) for stage in at_work)
+    stages = Table("Stages", ("Stage at work", "Rows", "Rows/s", "Missing", "Left", ""), rows)
+    whole = sum((each for name, each in paid.items() if name not in (DRIVING, UNPAID)), Spend())
+    hours = paid.get(DRIVING, Spend()).seconds / 3600
+    tokens = whole.prompt_tokens + whole.completion_tokens
+    figures = (
+        ("Calls", count(live.sent), count(whole.requests), _of(whole.requests, caps.requests)),
+        ("From the store", count(live.stored), "", ""),
+        ("Tokens", count(live.prompt_tokens + live.completion_tokens), count(tokens), _of(tokens, caps.tokens)),
+        ("USD", number(live.usd), number(whole.usd), _of(whole.usd, caps.usd)),
+        ("Hours of work", "", number(hours), _of(hours, caps.hours)),
+    )
+    columns = ("", "This start, student included", "All starts, teacher and judge", "Of the cap")
+    parts = [markdown_table(stages)] if rows else []
+    return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
+
+
+def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:
+    if not stage.rows:
+        return NOTHING, NOTHING, NOTHING, NOTHING
+    rate = stage.rows_done / stage.seconds if stage.seconds else 0.0
+    left = duration((stage.rows - stage.rows_done) / rate) if rate else NOTHING
+    return f"{count(stage.rows_done)} of {count(stage.rows)}", number(rate, 1), count(stage.missing), left
+
+
+def _of(used: float, cap: float | None) -> str:
+    return f"{percent(used / cap)} of {cap:g}" if cap else ""

@@ -7,16 +7,16 @@ every child process.
 import atexit
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
 
-from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, Failure, Outcome, Request, store_url
-from tapir_core.config import EndpointConfig, ModelIdentity, VllmEndpoint
-from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
+from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, store_url
+from tapir_core.config import EndpointConfig, ModelIdentity
+from tapir_core.errors import RunBusy, RunChanged, Stopped
 from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONE, BACKBONE_CACHE, log_file
 from tapir_core.prompts import Prompt, load_prompt
@@ -157,30 +157,6 @@ class Runtime:
         benchmark = self.config.evaluation.judged[name]
         field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
         return self._role(self.config.judge_of(benchmark), "judge", field)
-
-    def probe(self, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
-        """What comes of a request that finds out what an endpoint takes: live, also where rows go in batches."""
-        try:
-            [outcome] = self.calls.ask(
-                [replace(request, run=self.run.ref.name)], endpoint_source(endpoint.live, self._endpoints, field)
-            )
-        except MissingPrerequisite as error:
-            return Failure("connection", str(error))
-        if isinstance(outcome, Failure) and outcome.kind in ("bad_request", "used_up", "no_answer"):
-            # Whoever corrects it is to be probed again, and not to be told from the store.
-            self.calls.forget([request])
-        return outcome
-
-    def prepare_models(self, say: Callable[[str], object]) -> None:
-        """Fetch what the run serves itself beside its student, before anything is paid for; ``say`` is told of each.
-
-        Raises:
-            ConfigError: a folder holds no model.
-            MissingPrerequisite: the hub cannot be reached.
-        """
-        for field, endpoint in self.config.endpoints.items():
-            if isinstance(endpoint, VllmEndpoint):
-                self._endpoints.prepare(endpoint, field, say)
 
     def student(self, number: int) -> AskedModel:
         """The student after round ``number`` (`BACKBONE`: before any training)."""

@@ -22,7 +22,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from flows.prefect_server import server_command, wait_until_healthy
+from flows.prefect_server.server import server_command, wait_until_healthy
 from tapir_core.paths import PREFECT_HOME
 from tasks.engines.supervisor import start_child
 from tests.harness.forked import Forked

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import Also, Root, console, print_table, print_tables, run_ref, say
+from flows.commands.terminal import Also, Root, console, print_tables, run_ref, say
 from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.evaluation import alpaca_eval
 from tapir_core.judging.agreement import favoured_position
@@ -59,37 +59,41 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="With --annotations: print one JSON object.")] = False,
 ) -> None:
     """`tapir evaluate`."""
-    with_annotations = {
-        "--difficulty": difficulty,
-        "--anchors": anchors,
-        "--max-failed-share": max_failed_share,
-        "--json": as_json or None,
+    offline = annotations is not None
+    options = {
+        "--difficulty": difficulty is not None,
+        "--anchors": anchors is not None,
+        "--max-failed-share": max_failed_share is not None,
+        "--json": as_json,
     }
-    misplaced = [option for option, value in with_annotations.items() if value is not None]
+    given = [option for option, is_given in options.items() if is_given]
+    lacking = [option for option in ("--difficulty", "--anchors") if option not in given]
+    refused = (
+        (offline and name is not None, f"a run ({name}) and --annotations: give one of the two"),
+        (
+            offline and benchmark is not None,
+            f"--benchmark {benchmark} and --annotations: a benchmark is asked of the students of a RUN",
+        ),
+        (offline and also, f"--also {also} and --annotations: nobody is asked for judgments that are there"),
+        (offline and which != "all", f"--round {which} and --annotations: a round is one of a RUN"),
+        (given and not offline, f"{', '.join(given)} without --annotations FILE: they go together"),
+        (name is None and not offline, "nothing to evaluate: give a RUN, or --annotations FILE"),
+        (
+            also and not benchmark,
+            f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew",
+        ),
+        (
+            len(lacking) == 1,
+            f"{' '.join(given[:1])} without {' '.join(lacking)}: the length-controlled win rate needs both",
+        ),
+    )
+    for is_wrong, why in refused:
+        if is_wrong:
+            raise ConfigError(why)
     if annotations is not None:
-        _check_alone(name, which, benchmark, also)
         _score_annotations(annotations, difficulty, anchors, max_failed_share, as_json=as_json)
-    elif misplaced:
-        raise ConfigError(f"{', '.join(misplaced)} without --annotations FILE: they go together")
-    elif name is None:
-        raise ConfigError("nothing to evaluate: give a RUN, or --annotations FILE")
-    elif also and not benchmark:
-        raise ConfigError(f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew")
-    else:
+    elif name is not None:
         _evaluate_run(run_ref(name, root), which, benchmark or "", also_terminal=also is not None)
-
-
-def _check_alone(name: str | None, which: str, benchmark: str | None, also: str | None) -> None:
-    """Refuse what is about a run beside ``--annotations``."""
-    about_a_run = [
-        (name, f"a run ({name})", "give one of the two"),
-        (benchmark, f"--benchmark {benchmark}", "a benchmark is asked of the students of a RUN"),
-        (also, f"--also {also}", "nobody is asked for judgments that are there"),
-        (None if which == "all" else which, f"--round {which}", "a round is one of a RUN"),
-    ]
-    for given, what, why in about_a_run:
-        if given is not None:
-            raise ConfigError(f"{what} and --annotations: {why}")
 
 
 def _evaluate_run(ref: RunRef, which: str, benchmark: str, *, also_terminal: bool) -> None:
@@ -115,12 +119,9 @@ def _score_annotations(
     """Print the figures of one model's annotations.
 
     Raises:
-        ConfigError: a file is wrong, or only one of difficulty and anchors is given.
+        ConfigError: a file is wrong.
         NoFigure: more than ``max_failed_share`` of the judgments failed.
     """
-    if (difficulty is None) != (anchors is None):
-        given, lacking = ("--anchors", "--difficulty") if difficulty is None else ("--difficulty", "--anchors")
-        raise ConfigError(f"{given} without {lacking}: the length-controlled win rate needs both")
     tables = alpaca_eval.read_length_tables(difficulty, anchors)
     found = alpaca_eval.read_annotations(path)
     most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
@@ -135,7 +136,7 @@ def _score_annotations(
     if as_json:
         typer.echo(json.dumps(figures.to_dict()))
     else:
-        print_table(console, _figures_table(figures, found.in_words))
+        print_tables(console, _figures_table(figures, found.in_words))
 
 
 def _beside(

@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 import jinja2
 import typer
 
-from flows.commands import console, print_line
+from flows.commands.terminal import console, print_line
 from tapir_core.calls.types import is_local
-from tapir_core.config import EMBEDDED_STUDENT
-from tapir_core.config.load import load_config, read_toml
+from tapir_core.config import EMBEDDED_STUDENT, load
 from tapir_core.config.student import PRESETS, shipped
 from tapir_core.data.records import UnknownLayout
 from tapir_core.errors import ConfigError
@@ -77,7 +76,7 @@ class Asked:
         if self.embedded:
             return EMBEDDED_STUDENT
         if self.student in shipped("toml"):
-            return str(read_toml(PRESETS / f"{self.student}.toml")["student"]["backbone"])
+            return str(load.read_toml(PRESETS / f"{self.student}.toml")["student"]["backbone"])
         return self.student
 
     @property
@@ -129,7 +128,7 @@ def init(
                 asked = replace(asked, columns=unknown.likely or {"instruction": _ask_column(unknown)})
                 rows = _count(asked, file)
         file.write_text(_text(asked, file, rows), encoding="utf-8")
-        few = few_in_words(rows, load_config(file)) if asked.own else ""
+        few = few_in_words(rows, load.load_config(file)) if asked.own else ""
     except BaseException:
         file.unlink(missing_ok=True)
         raise
@@ -163,7 +162,7 @@ def _ask(
 def _count(asked: Asked, file: Path) -> int:
     """How many instructions there are, read as the file to write says it."""
     file.write_text(_text(asked, file, _ROWS), encoding="utf-8")
-    config = load_config(file)
+    config = load.load_config(file)
     return read_pool_of(config.data.pool, config.data, config.run.seed).rows.height
 
 

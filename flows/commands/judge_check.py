@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -17,11 +18,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
-from tapir_core import probing
+from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_tables, say
+from flows.driver import probing_engine
+from tapir_core import paths, probing, prompts, randomness, text
 from tapir_core.calls import Outcome, Watch, run_key
-from tapir_core.config import Order, RunConfig
-from tapir_core.config.load import load_config
+from tapir_core.config import Order, RunConfig, load
 from tapir_core.errors import BudgetReached, IncompleteBatch
 from tapir_core.judging import Verdict, mode_of
 from tapir_core.judging.check import (
@@ -34,15 +35,11 @@ from tapir_core.judging.check import (
     score_pair,
     summarise_check,
 )
-from tapir_core.paths import STORE
-from tapir_core.prompts import load_prompt
-from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import table_of
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
 from tapir_core.statistics import Estimate
 from tapir_core.summary.formats import NOTHING, count, minutes
-from tapir_core.text import digest
 from tasks.asking import ask_judge, counts_of, failures_by_kind, read_verdicts, render_texts
 from tasks.runtime import Runtime
 
@@ -92,9 +89,9 @@ class _NoRun(RunFolder):
     """
 
     def __init__(self, config: RunConfig) -> None:
-        super().__init__(RunRef(f"{config.run.root}/{PurePosixPath(STORE).parent}", _NAME))
+        super().__init__(RunRef(f"{config.run.root}/{PurePosixPath(paths.STORE).parent}", _NAME))
         self.config = config
-        known_by = digest([run_key(config), _NAME, judge_fields(config)])[:32]
+        known_by = text.digest([run_key(config), _NAME, judge_fields(config)])[:32]
         self.record = RunRecord(known_by, _NAME, datetime.now(UTC).isoformat(), {})
 
 
@@ -107,7 +104,7 @@ def judge_check(
     as_json: AsJson = False,
 ) -> None:
     """`tapir judge-check`."""
-    found = check_judges(load_config(config, overrides or []), pairs=pairs, say=say)
+    found = check_judges(load.load_config(config, overrides or []), pairs=pairs, say=say)
     if as_json:
         typer.echo(json.dumps({"judges": [each.to_dict() for each in found]}, indent=2, ensure_ascii=False))
     else:
@@ -128,18 +125,15 @@ def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -
         BudgetReached: a cap was reached first.
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
-    drawn, balanced = build_pairs(pairs, derive_rng(_SEED, _NAME)), mode_of(config.judge).is_balanced(config.judge)
-    runtime = Runtime(_NoRun(_as_checked(config)), root=config.run.root)
-    try:
-        settled, found = probing.settle(runtime.config, {}, runtime.probe, of="judge.")
-        for line in probing.in_words(found):
-            say(line)
-        if settled != runtime.config:
-            runtime.close()
-            runtime = Runtime(_NoRun(settled), root=config.run.root)
+    drawn = build_pairs(pairs, randomness.derive_rng(_SEED, _NAME))
+    balanced = mode_of(config.judge).is_balanced(config.judge)
+    checked = _NoRun(_as_checked(config))
+    with probing_engine(checked, config.run.root, say) as ask:
+        settled, found = probing.settle(checked.config, {}, ask, of="judge.")
+    for line in probing.in_words(found):
+        say(line)
+    with closing(Runtime(_NoRun(settled), root=config.run.root)) as runtime:
         return [_check(runtime, name, drawn, balanced=balanced, say=say) for name in runtime.judges]
-    finally:
-        runtime.close()
 
 
 def print_check(console: Console, found: Sequence[CheckedJudge]) -> None:
@@ -147,11 +141,11 @@ def print_check(console: Console, found: Sequence[CheckedJudge]) -> None:
     for each in found:
         if len(found) > 1:
             console.rule(Text(each.name))
-        for title, groups in (
-            ("By kind of pair", each.check.kinds),
-            ("By task type (pairs with a better answer)", each.check.task_types),
-        ):
-            print_table(console, table_of(title, _COLUMNS, groups))
+        print_tables(
+            console,
+            table_of("By kind of pair", _COLUMNS, each.check.kinds),
+            table_of("By task type (pairs with a better answer)", _COLUMNS, each.check.task_types),
+        )
         for line in _lines(each):
             print_line(console, line)
 
@@ -168,7 +162,7 @@ def _check(
 ) -> CheckedJudge:
     settings, role = runtime.config.judge, runtime.judges[name]
     say(f"asking {name} about {len(pairs)} pairs")
-    prompt = load_prompt(settings.asked_as.prompt, runtime.config.run.prompts)
+    prompt = prompts.load_prompt(settings.asked_as.prompt, runtime.config.run.prompts)
     texts = render_texts(settings, prompt, map(_as_row, pairs))
     replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])
@@ -235,10 +229,6 @@ def _lines(found: CheckedJudge) -> list[str]:
     ]
 
 
-def _share(right: Estimate) -> str:
-    return NOTHING if right.value is None else f"{right.value:.0%}"
-
-
 def _interval(right: Estimate) -> str:
     return NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
 
@@ -246,7 +236,7 @@ def _interval(right: Estimate) -> str:
 _COLUMNS: tuple[tuple[str, Callable[[Group], str]], ...] = (
     ("", lambda group: group.name),
     ("pairs", lambda group: count(group.right.n + group.unscored)),
-    ("right", lambda group: _share(group.right)),
+    ("right", lambda group: NOTHING if group.right.value is None else f"{group.right.value:.0%}"),
     ("95 % interval", lambda group: _interval(group.right)),
     ("ties", lambda group: count(group.ties)),
     ("unscored", lambda group: count(group.unscored)),

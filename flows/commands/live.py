@@ -19,13 +19,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands import print_tables, say
-from flows.prefect_server import TAG, connect_prefect, ignore_settings
+from flows.commands.terminal import print_tables, say
+from flows.prefect_server.server import TAG, connect_prefect, ignore_settings
 from flows.whole_run import Work
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.reporting import sentences, tables
-from tapir_core.reporting.report import write_report
+from tapir_core.reporting import report, sentences, tables
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import count, duration, number, round_name
@@ -47,20 +46,17 @@ class Snapshot:
 
 
 @contextmanager
-def connected(ref: RunRef) -> Iterator[None]:
-    """Connect like `connect_prefect` for as long as the block lasts, and say so."""
-    ignore_settings(ref.root, say)
-    say("connecting to Prefect")
-    with connect_prefect(ref) as address:
-        say(f"Prefect UI {address} while it runs")
-        yield
-
-
-@contextmanager
 def shown_flows(ref: RunRef, console: Console) -> Iterator["ShownFlows"]:
-    """The flows of a command; the first one connects for as long as the block lasts."""
+    """The flows of a command; the first one connects to Prefect for as long as the block lasts, and says so."""
     with ExitStack() as servers:
-        yield ShownFlows(cache(lambda: servers.enter_context(connected(ref))), console)
+
+        @cache
+        def connect() -> None:
+            ignore_settings(ref.root, say)
+            say("connecting to Prefect")
+            say(f"Prefect UI {servers.enter_context(connect_prefect(ref))} while it runs")
+
+        yield ShownFlows(connect, console)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ class ShownFlows:
     def do(self, work: Work, run: RunFolder, *given: Any) -> Any:
         """Begin the flow of this work; scores that stand are shown by the report."""
         if work == "show":
-            return write_report(run)
+            return report.write_report(run)
         self.connect()
         # Not before: Prefect reads its settings when it is imported.
         from flows import distill, evaluate, retry_judge

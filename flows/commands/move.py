@@ -1,6 +1,6 @@
 """What is copied out of a root and verified: a run that nobody drives (`tapir move`), a student (`tapir export`)."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.commands import Root, RunName, console, print_line, run_ref, say
+from flows.commands.terminal import Root, RunName, console, print_line, run_ref, say
 from flows.driver import Say, run_lease
-from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.modelfile import write_modelfile
@@ -49,7 +48,9 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
     if _place(root) == _place(ref.root):
         raise ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
-    with _unused(config):
+    # On S3 a run is driven with a store of its own only, and without one there is no driver to keep away.
+    is_undriven = "://" in config.run.root and config.calls.store_url is None
+    with nullcontext() if is_undriven else run_lease(config):
         # A bar on a terminal, nothing elsewhere.
         with Progress(*_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("copying and verifying", total=None)
@@ -74,13 +75,6 @@ def _copy_kept(run: RunFolder, root: str, say: Say) -> None:
             copy_file(here, Storage(root), path, sha256)
         else:
             say(f"{here.url}/{path} is not there; the run will fetch it from its address")
-
-
-def _unused(config: RunConfig) -> AbstractContextManager[object]:
-    """Keeps drivers away from the run."""
-    # On S3 a run is driven with a store of its own only, and without one there is nobody to keep away.
-    nobody = "://" in config.run.root and config.calls.store_url is None
-    return nullcontext() if nobody else run_lease(config)
 
 
 def _place(root: str) -> str:

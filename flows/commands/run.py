@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.commands import (
+from flows.commands.live import print_summary, shown_flows
+from flows.commands.terminal import (
     Also,
     AsJson,
     ConfigPath,
@@ -22,7 +23,6 @@ from flows.commands import (
     run_ref,
     say,
 )
-from flows.commands.live import print_summary, shown_flows
 from flows.driver import read_config
 from flows.whole_run import drive, retry_run
 from tapir_core.calls import Failure

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
-from flows.arm_run import drive_run
-from flows.commands import Root, console, errors, print_line, print_tables, say
 from flows.commands.live import ShownFlows, shown_flows
-from flows.prefect_server import enter_server, find_server, ignore_settings, standing_server
+from flows.commands.terminal import Root, console, errors, print_line, print_tables, say
+from flows.prefect_server.server import enter_server, find_server, ignore_settings, standing_server
 from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
-from flows.whole_run import count_round
+from flows.whole_run import count_round, drive_matched
 from tapir_core.comparison.figures import ComparedArms, covers_sentence, verdicts
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
+from tapir_core.comparison.matching import MatchedRun
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
 from tapir_core.estimate.run import save_estimate
@@ -63,7 +62,7 @@ def compare(
     root = asked.plan.root
     with shown_flows(RunRef(root, COMPARE_PLACE), errors if markdown else console) as shown:
         show_all = partial(_show, root=root, connect=shown.connect, markdown=markdown)
-        if not finish_comparison(asked, _drive(asked.plan, shown), show_all, say=say, keep=not show):
+        if not finish_comparison(asked, _drive(shown), show_all, say=say, keep=not show):
             console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
 
 
@@ -189,16 +188,16 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
     asyncio.run(send())
 
 
-def _drive(plan: ComparisonPlan, shown: ShownFlows) -> Callable[[PlannedRun], None]:
+def _drive(shown: ShownFlows) -> Callable[[MatchedRun], None]:
     """Drives a run of a comparison with the live display."""
 
     def distil(run: RunFolder, until: str | None) -> None:
         save_estimate(run, len(machine.gpu_memory()))
         shown.do("distil", run, until)
 
-    def drive(planned: PlannedRun) -> None:
+    def drive(matched: MatchedRun) -> None:
         shown.connect()
-        drive_run(plan, planned, distil, count_round, say=say)
+        drive_matched(matched, distil, count_round, say=say)
 
     return drive
 

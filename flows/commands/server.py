@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from flows import prefect_server
-from flows.commands import Root, console, print_line, say
-from flows.prefect_server.caretaker import staff
+from flows.commands.terminal import Root, console, print_line, say
+from flows.prefect_server import caretaker
+from flows.prefect_server import server as prefect_server
 from tapir_core.errors import ConfigError
-from tapir_core.standin import server
-from tapir_core.standin.families import sample_problems
+from tapir_core.standin import families, server
 from tapir_core.standin.rules import Behaviour, Preference
 
 
@@ -31,7 +30,7 @@ def up(
     """`tapir up`."""
     prefect_server.ignore_settings(root, say, database=True)
     stood = prefect_server.living_server(root)
-    posts = staff(gpu_workers or (stood.gpu_workers if stood else 1))
+    posts = caretaker.staff(gpu_workers or (stood.gpu_workers if stood else 1))
     server = stood or prefect_server.start_server(root, port, postgres=postgres, gpu_workers=gpu_workers or 1)
     if gpu_workers not in (None, server.gpu_workers):
         raise ConfigError(f"--gpu-workers {gpu_workers}: {server.gpu_workers} stand; `tapir down` first ends them")
@@ -98,7 +97,7 @@ def write(
     """Write instructions that the stand-in can answer in Alpaca format, its plain answers as `output`."""
     if file.exists():
         raise ConfigError(f"{file} exists already; give another name, or remove it")
-    problems = sample_problems(rows, max_level=max_level, rng=random.Random(seed))
+    problems = families.sample_problems(rows, max_level=max_level, rng=random.Random(seed))
     records = [{"instruction": each.instruction, "input": "", "output": each.plain} for each in problems]
     file.write_text(json.dumps(records, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     say(f"wrote {len(records):,} instructions with answers to {file}")

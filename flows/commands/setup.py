@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.commands import console, print_line
+from flows.commands.terminal import console, print_line
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.installation import BUILDER, interpreter, student_environment
 from tasks.engines import machine

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.commands import Overrides, console, print_line
 from flows.commands.live import shown_flows
+from flows.commands.terminal import Overrides, console, print_line
 from flows.driver import check_settings
 from flows.whole_run import drive
-from tapir_core.config import RunConfig
-from tapir_core.config.load import validated
+from tapir_core.config import RunConfig, load
 from tapir_core.errors import EngineError
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import state_of
@@ -135,4 +134,4 @@ def smoke_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:
         "training": {"batch_size": 16, "micro_batch_size": 4, "max_length": _MAX_LENGTH},
         "evaluation": {"baseline": "none"},
     }
-    return validated(RunConfig, table, "tapir smoke", overrides)
+    return load.validated(RunConfig, table, "tapir smoke", overrides)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands import Root, console, print_line, print_table, print_tables, run_ref
+from flows.commands.terminal import Root, console, print_line, print_tables, run_ref
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.comparison.baseline import read_baseline
 from tapir_core.errors import ConfigError, TapirError
@@ -48,7 +48,7 @@ def _print_runs(root: str) -> None:
     rows = tuple(map(_run_row, runs_of(root)))
     if not rows:
         raise ConfigError(f"there is no run in {root!r}; start one with `tapir run configs/quickstart.toml`")
-    print_table(console, page.Table("", _RUNS, rows, text_columns=3, note=_NOTE))
+    print_tables(console, page.Table("", _RUNS, rows, text_columns=3, note=_NOTE))
 
 
 def _print_run(run: RunFolder) -> None:
@@ -59,7 +59,7 @@ def _print_run(run: RunFolder) -> None:
     print_line(console, f"run {run.ref.name} in {run.ref.root}, created {run.record.created[:19]}")
     look = RunReader(run)
     progress = read_progress(look, kept_hours(run))
-    print_table(console, page.Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
+    print_tables(console, page.Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
     print_tables(console, *benchmarks.benchmark_states_tables(look))
     for line in filter(None, (*_state(run, progress), sentences.added(read_baseline(run)))):
         print_line(console, line)

@@ -14,14 +14,13 @@ import sqlalchemy as sa
 import typer
 from rich.console import Console
 
-from flows.commands import AsJson, Overrides, console, errors, print_line, print_tables
-from tapir_core import store_admin
+from flows.commands.terminal import AsJson, Overrides, console, errors, print_line, print_tables
+from tapir_core import randomness, store_admin
 from tapir_core.calls import root_store_url, store_tables, store_url
 from tapir_core.config.load import load_config
 from tapir_core.data.readers import instruction_records, read_pool
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.estimate.evidence import plain_request
-from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.summary.formats import NOTHING, count, data_size, duration, percent
 from tapir_core.text import shorten
@@ -144,7 +143,7 @@ def import_answers(
     config = load_config(teacher_of, overrides or ())
     records = instruction_records(file, getattr(config.data.pool, "columns", {}))
     found = read_pool(
-        records, file, on_bad_row=config.data.on_bad_row, limit=None, rng=derive_rng(0), answers=True
+        records, file, on_bad_row=config.data.on_bad_row, limit=None, rng=randomness.derive_rng(0), answers=True
     ).rows
     if "answer" not in found.columns:
         raise ConfigError(

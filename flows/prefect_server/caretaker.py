@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.prefect_server import answers, own_settings, server_command, server_environment, wait_until_healthy
+from flows.prefect_server.server import answers, own_settings, server_command, server_environment, wait_until_healthy
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
 from tapir_core.storage import on_this_machine

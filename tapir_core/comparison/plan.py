@@ -17,8 +17,8 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config, replace_values, spell_out_rounds
 from tapir_core.config.presets import ArmEntry, ComparisonConfig, load_comparison
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.run_folder import RunRef
+from tapir_core.sources import settle_sizes
 
 Match = Literal["reference", "rounds", "whole", "usd"]
 """What an arm is matched by: nothing (it is what others are matched to), tokens and steps of each round, those of all

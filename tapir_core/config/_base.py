@@ -348,4 +348,4 @@ AutoSize: TypeAlias = Annotated[
     Annotated[pydantic.PositiveInt, OTHER] | Annotated[Literal["auto"], TEXT],
     BY_FORM,
 ]
-"""Examples, or what `tapir_core.estimate.sizes` makes of the pool before a run is opened."""
+"""Examples, or what `tapir_core.curriculum.sizes` makes of the pool before a run is opened."""

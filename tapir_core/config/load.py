@@ -71,6 +71,8 @@ def with_changes(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: carries every problem found.
     """
+    if not changes:
+        return config
     table = config.model_dump(mode="json")
     for path, value in changes.items():
         *steps, name = path.split(".")
@@ -83,8 +85,10 @@ def with_changes(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
 
 def spell_out_rounds(config: RunConfig) -> RunConfig:
     """The same with an entry for each round, so that one can be changed without touching those after it."""
-    entries = {str(number): config.round(number).model_dump(mode="json") for number in config.round_numbers}
-    return RunConfig.model_validate({**config.model_dump(mode="json"), "rounds": entries})
+    rounds = {str(number): config.round(number) for number in config.round_numbers}
+    # What counts as set is written, and every field of an entry is to be.
+    spelled = {name: entry.model_copy(update=dict(entry)) for name, entry in rounds.items()}
+    return config.model_copy(update={"rounds": spelled})
 
 
 def validated(root: type[AnySection], table: Table, source: str, overrides: Sequence[str] = ()) -> AnySection:

@@ -337,7 +337,7 @@ class RunConfig(Section):
     def examples(self, number: int) -> int:
         """Examples that are asked for in round ``number`` (0: of S_0)."""
         asked = self.round(number).examples if number else self.basic_tuning.examples
-        assert asked != "auto", "`tapir_core.estimate.sizes.settle_sizes` comes before whatever asks for a size"
+        assert asked != "auto", "`tapir_core.sources.settle_sizes` comes before whatever asks for a size"
         return asked
 
     def batch_size(self, number: int) -> int:

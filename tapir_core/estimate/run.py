@@ -14,12 +14,13 @@ from tapir_core import paths, prices, randomness
 from tapir_core.calls import Role, store_url
 from tapir_core.config import EndpointConfig, ModelIdentity, RunConfig, Sampling
 from tapir_core.config.checks import check_config, may_have_baseline
+from tapir_core.curriculum.sizes import priors_of
 from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
-from tapir_core.estimate.sizes import settle_sizes
-from tapir_core.estimate.workload import Pool, Work, is_repeated, priors_of, workload
+from tapir_core.estimate.workload import REPLY_TOKENS, Pool, Work, is_repeated, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
+from tapir_core.sources import settle_sizes
 from tapir_core.speeds import EndpointSpeed, known_speeds
 from tapir_core.stages import (
     BENCHMARK,
@@ -357,7 +358,7 @@ class _Costs:
         key = stored_as, identity_of(stored_as, endpoint or self.teacher), work.benchmark if endpoint else ""
         if (stored := self.known.lengths.get(key)) is not None:
             return min(longest, stored), longest, KNOWN_TOKENS
-        tokens = priors_of(endpoint or self.teacher).tokens[role]
+        tokens = REPLY_TOKENS[(endpoint or self.teacher).is_standin][role]
         return min(longest, tokens + (self.known.instruction if role == "expand" else 0.0)), longest, TOKENS
 
     def _sampling(self, work: Work) -> Sampling:

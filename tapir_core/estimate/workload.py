@@ -2,7 +2,7 @@
 
 Who is asked for what in which round stands in the declarations of the stages; quotas and mixtures are those of
 `tapir_core.curriculum`. What only a model decides (which instructions are hard, which new ones pass) is a likely share
-from `Priors`. The range around the likely figures stands in `run`.
+from `curriculum.sizes`. The range around the likely figures stands in `run`.
 
 Limits: unknown task types of a pool are taken to be those of the mixtures; every answer differs from that of the round
 before; no round ends early by the stop rule; a stage that is not counted below asks for every row that it reads.
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from tapir_core import curriculum, judging
 from tapir_core.calls import Role
-from tapir_core.config import EndpointConfig, RunConfig
+from tapir_core.config import RunConfig
+from tapir_core.curriculum.sizes import likely_parts, priors_of
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import (
     ANSWER_HELDOUT,
@@ -33,51 +34,16 @@ from tapir_core.stages import (
     served_in_turn,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Priors:
-    """What is likely of a teacher and a judge of one kind."""
-
-    usable: float
-    """Share of instructions with a usable teacher answer and a task type."""
-    hard: float
-    """Share of scored instructions above δ, where a threshold selects."""
-    easy: float
-    """Of scored instructions that are no seeds, the share that the easy part may take: the teacher's answer is good
-    enough, and the student's no better."""
-    passing: float
-    """Share of new instructions that pass the gates on their text and get a label that is wanted."""
-    tokens: Mapping[Role, float]
-    """Completion tokens of a reply; an expansion adds the length of an instruction."""
-
-
-MODEL = Priors(
-    usable=0.98,
-    hard=0.3,
-    easy=0.85,
-    passing=0.8,
-    tokens={"label": 12, "teach": 250, "answer": 250, "judge": 120, "expand": 20, "refine": 400, "benchmark": 150},
-)
-"""Large language models behind an API."""
-
-STANDIN = Priors(
-    usable=1.0,
-    hard=0.7,
-    easy=1.0,
-    passing=0.99,
-    tokens={"label": 4, "teach": 4, "answer": 7, "judge": 28, "expand": 5, "refine": 16, "benchmark": 20},
-)
-"""Our rule-based stand-in, on its own verifiable instructions."""
+REPLY_TOKENS: Mapping[bool, Mapping[Role, float]] = {
+    True: {"label": 4, "teach": 4, "answer": 7, "judge": 28, "expand": 5, "refine": 16, "benchmark": 20},
+    False: {"label": 12, "teach": 250, "answer": 250, "judge": 120, "expand": 20, "refine": 400, "benchmark": 150},
+}
+"""Whether the stand-in is asked → completion tokens of a reply; an expansion adds the length of an instruction."""
 
 _HARDNESS = (0.3, 1.0, 1.7)
 """Times its share of the seeds that a task type has, for some are harder than others."""
 _NEW_ARE_HARD = 0.6
 """Share of new instructions that the difficulty check keeps: they imitate hard ones."""
-
-
-def priors_of(endpoint: EndpointConfig) -> Priors:
-    """What is likely of an endpoint."""
-    return STANDIN if endpoint.is_standin else MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,13 +223,6 @@ class _Counts:
         if judge.verifies("judge"):
             share *= 1 - (self.pool.references if references is None else references) / max(1, self.pool.rows)
         return judging.mode_of(judge).calls(judge, share * rows, share * fresh)
-
-
-def likely_parts(config: RunConfig, number: int, rows: float) -> tuple[int, int]:
-    """Of ``rows`` instructions the likely seeds of a round, and those that its easy part may take."""
-    priors, share = priors_of(config.teacher.endpoint), config.round(number).selection.fixed_share
-    seeds = int(rows * (priors.hard if share is None else share))
-    return seeds, int((rows - seeds) * (1.0 if config.verdict_round(number) is None else priors.easy))
 
 
 def expected_shares(config: RunConfig, natural: Mapping[str, float] | None) -> Mapping[str, float]:

@@ -11,10 +11,9 @@ from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.config.presets import load_backbones, settings_of
 from tapir_core.config.student import PRESETS
-from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.paths import BACKBONES
 from tapir_core.prices import missing_prices
-from tapir_core.sources import read_pool_of
+from tapir_core.sources import read_pool_of, settle_sizes
 from tapir_core.standin.families import FAMILIES, recognise
 
 ROOT = Path(__file__).parents[2]

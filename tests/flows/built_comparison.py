@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from flows.arm_run import drive_run
 from flows.driver import Say, find_stage
-from flows.series import Failed, run_comparison
-from tapir_core.comparison.matching import steps_of
+from flows.series import run_comparison
+from flows.whole_run import drive_matched
+from tapir_core.comparison.matching import MatchedRun, steps_of
 from tapir_core.comparison.outcome import Training, read_training, total
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
+from tapir_core.comparison.plan import ComparisonPlan, open_comparison
 from tapir_core.errors import EngineError, TapirError
 from tapir_core.paths import training_file
 from tapir_core.run_folder import RunFolder
@@ -55,9 +55,9 @@ class BuiltRuns:
         self.failing, self.stopping_at = failing, stopping_at
         self.driven: list[tuple[str, str | None]] = []
 
-    def drive(self, plan: ComparisonPlan, say: Say = lambda _: None) -> Callable[[PlannedRun], None]:
+    def drive(self, say: Say = lambda _: None) -> Callable[[MatchedRun], None]:
         """Drives a run of a comparison with these engines."""
-        return partial(drive_run, plan, distil=self.distil, count=self.count, say=say)
+        return partial(drive_matched, distil=self.distil, count=self.count, say=say)
 
     def distil(self, run: RunFolder, until: str | None) -> None:
         self.driven.append((run.ref.name, until))
@@ -107,10 +107,10 @@ def run_all(
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     say: Say = lambda _: None,
-) -> list[Failed]:
-    """Finish the runs that are wanted; gives those that failed."""
+) -> dict[str, TapirError]:
+    """Finish the runs that are wanted; gives those that failed, and why."""
     plan = open_comparison(spec)
-    return run_comparison(plan, plan.choose(only, seeds), engines.drive(plan, say), say=say)
+    return run_comparison(plan, plan.choose(only, seeds), engines.drive(say), say=say)
 
 
 def folder(plan: ComparisonPlan, arm: str, run_seed: int = 1) -> RunFolder:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.arm_run import find_finished
 from flows.driver import Say
-from flows.series import read_comparison, run_comparison
-from tapir_core.comparison.matching import TOLERANCE
+from flows.series import find_finished, read_comparison, run_comparison
+from tapir_core.comparison.matching import TOLERANCE, MatchedRun
 from tapir_core.comparison.outcome import Training, read_training
-from tapir_core.comparison.plan import PlannedRun, open_comparison
+from tapir_core.comparison.plan import open_comparison
 from tapir_core.config import RunConfig
 from tapir_core.errors import RunChanged
 from tapir_core.run_folder import RunFolder
@@ -30,7 +29,7 @@ def spec(tmp_path: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison of which every run is finished."""
     spec = lay_spec(tmp_path_factory.mktemp("finished"))
-    assert run_all(spec, BuiltRuns()) == []
+    assert run_all(spec, BuiltRuns()) == {}
     return spec
 
 
@@ -49,19 +48,19 @@ def test_every_arm_is_run_and_matched_and_the_same_command_again_does_nothing(fi
         assert abs(trained(hard).tokens - whole.tokens) <= TOLERANCE * whole.tokens
         assert abs(trained(hard).steps - whole.steps) <= 1
     again = BuiltRuns()
-    assert run_all(finished, again) == []
+    assert run_all(finished, again) == {}
     assert again.driven == []
 
 
 def test_an_arm_that_is_added_is_all_that_is_run(spec: Path) -> None:
     """It is one round that is matched to all rounds of the reference, also where it goes through its examples twice."""
-    assert run_all(spec, BuiltRuns(), only=["random"], seeds=[1]) == []
+    assert run_all(spec, BuiltRuns(), only=["random"], seeds=[1]) == {}
     before = spec.read_text()
     spec.write_text(before.replace('["equal_usd", "no_refinement"]', '["random_once", "equal_usd", "twice"]'))
     with spec.open("a") as file:
         file.write('arms.twice = { like = "random_once", overrides = ["rounds.1.epochs=2.0"] }\n')
     added, engines = ["random_once", "twice"], BuiltRuns()
-    assert run_all(spec, engines, only=added, seeds=[1]) == []
+    assert run_all(spec, engines, only=added, seeds=[1]) == {}
     assert {name for name, _ in engines.driven} == {"c-random_once-s1", "c-twice-s1"}
     plan = open_comparison(spec)
     whole = trained(folder(plan, "multi_round"))
@@ -96,7 +95,7 @@ def test_random_at_equal_usd_trains_on_as_many_more_instructions_as_the_differen
 def test_random_at_equal_usd_trains_on_no_more_than_is_enough_and_is_not_called_equal(spec: Path) -> None:
     spec.write_text("equal_usd_at_most = 1.5\n" + spec.read_text())
     told: list[str] = []
-    assert run_all(spec, BuiltRuns(), only=["equal_usd"], say=told.append) == []
+    assert run_all(spec, BuiltRuns(), only=["equal_usd"], say=told.append) == {}
     plan = open_comparison(spec)
     random, more = (trained(folder(plan, name)) for name in ("random", "equal_usd"))
     assert more.examples == pytest.approx(1.5 * random.examples, rel=0.1)
@@ -121,7 +120,7 @@ def test_an_arm_that_differs_from_a_later_round_on_shares_the_rounds_before_also
 ) -> None:
     """Or what is left out of an ablation would not be all that it differs in."""
     spec.write_text(spec.read_text().replace('"no_refinement"]', '"no_rejudging"]'))
-    assert run_all(spec, ShortRuns(), only=["no_rejudging"]) == []
+    assert run_all(spec, ShortRuns(), only=["no_rejudging"]) == {}
     plan, at = open_comparison(spec), StageAt("mix", 1)
     reference, other = folder(plan, "multi_round"), folder(plan, "no_rejudging")
     assert other.config.round(1).examples == reference.config.round(1).examples
@@ -156,9 +155,9 @@ def test_what_is_edited_while_an_arm_is_sized_is_refused_and_not_amended(
         return gather_ingredients(config, say=say) | ({"prompt:label": "edited"} if engines.driven else {})
 
     monkeypatch.setattr("flows.driver.gather_ingredients", gather)
-    [failed] = run_all(spec, engines, only=["random"], seeds=[1])
-    assert failed.kind is RunChanged
-    assert "Other than before: prompt:label" in failed.message
+    [failed] = run_all(spec, engines, only=["random"], seeds=[1]).values()
+    assert type(failed) is RunChanged
+    assert "Other than before: prompt:label" in str(failed)
     assert engines.driven == [("c-random-s1", "mix@1")]
     run = folder(open_comparison(spec), "random")
     assert run.record.ingredients["prompt:label"] != "edited"
@@ -166,15 +165,15 @@ def test_what_is_edited_while_an_arm_is_sized_is_refused_and_not_amended(
 
 def test_a_run_that_fails_is_told_and_those_that_need_it_wait(spec: Path) -> None:
     failed = run_all(spec, BuiltRuns(failing=["c-multi_round-s2", "c-random-s1"]))
-    assert [each.run for each in failed] == [
+    assert [*failed] == [
         "c-random-s1",
         "c-multi_round-s2",
         "c-random-s2",
         "c-hard_only-s2",
         "c-equal_usd-s1",
     ]
-    assert "the trainer ended" in failed[0].message
-    assert "c-random-s1, which is not finished" in failed[-1].message
+    assert "the trainer ended" in str(next(iter(failed.values())))
+    assert "c-random-s1, which is not finished" in str([*failed.values()][-1])
     compared = read_comparison(open_comparison(spec))
     assert not compared.concludes
     assert [row.name for row in compared.rows] == ["backbone", "S_0", "multi_round", "hard_only", "no_refinement"]
@@ -186,14 +185,14 @@ def test_an_arm_waits_for_a_reference_that_was_taken_up_again_while_the_comparis
     plan = open_comparison(spec)
     again = BuiltRuns()
 
-    def drive(planned: PlannedRun) -> None:
+    def drive(matched: MatchedRun) -> None:
         folder(plan, "multi_round").storage.remove(StageAt("judge", 1).folder)
-        again.drive(plan)(planned)
+        again.drive()(matched)
 
     asked = plan.choose(["random", "hard_only"], [1])
     failed = run_comparison(plan, asked, drive, say=lambda _: None)
-    assert [each.run for each in failed][-1] == "c-hard_only-s1"
-    assert "c-multi_round-s1, which is not finished" in failed[-1].message
+    assert [*failed][-1] == "c-hard_only-s1"
+    assert "c-multi_round-s1, which is not finished" in str([*failed.values()][-1])
     assert "c-hard_only-s1" not in {name for name, _ in again.driven}
 
 
@@ -202,7 +201,7 @@ def test_more_rounds_go_on_in_every_arm_and_fewer_end_every_arm_sooner(spec: Pat
     two = config.read_text()
     for rounds in (2, 3, 1):
         config.write_text(two.replace("rounds = 2", f"rounds = {rounds}"))
-        assert run_all(spec, BuiltRuns(), only=["random"], seeds=[1]) == []
+        assert run_all(spec, BuiltRuns(), only=["random"], seeds=[1]) == {}
         plan = open_comparison(spec)
         assert [each.ref.name for each in find_finished(plan)] == ["c-multi_round-s1", "c-random-s1"]
         assert {folder(plan, arm).config.run.rounds for arm in ("multi_round", "random")} == {rounds}

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.arm_run import find_finished
-from flows.series import read_comparison, run_comparison
+from flows.series import find_finished, read_comparison, run_comparison
 from tapir_core.comparison.outcome import ResultsFolder
 from tapir_core.comparison.plan import open_comparison
 from tapir_core.errors import ConfigError
@@ -30,9 +29,7 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec.write_text(spec.read_text().replace("exploratory = [", "exploratory = [] # ["))
     plan = open_comparison(spec)
     results = ResultsFolder(spec.parent / "results", plan, gather_files)
-    assert (
-        run_comparison(plan, plan.choose([], [1]), BuiltRuns().drive(plan), say=lambda _: None, results=results) == []
-    )
+    assert run_comparison(plan, plan.choose([], [1]), BuiltRuns().drive(), say=lambda _: None, results=results) == {}
     return spec
 
 
@@ -69,7 +66,7 @@ def test_an_arm_that_is_added_leaves_the_results_of_the_others_as_they_are(elsew
 def test_only_what_no_machine_made_is_run_and_then_there_is_a_verdict(elsewhere: Path) -> None:
     plan, engines = open_comparison(elsewhere), BuiltRuns()
     results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
-    assert run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results) == []
+    assert run_comparison(plan, plan.runs, engines.drive(), say=lambda _: None, results=results) == {}
     assert {name for name, _ in engines.driven} == {"c-multi_round-s2", "c-random-s2", "c-hard_only-s2"}
     assert read_comparison(plan, results).concludes
     assert len(list((elsewhere.parent / "results").glob("*.json"))) == 6
@@ -155,7 +152,7 @@ def test_figures_of_another_shipped_prompt_are_shown_as_its_own_and_no_run_is_ad
     with pytest.raises(
         ConfigError, match=r"-s1\.json: prompt:judge 0123456789ab made it, and \w+ what is run now; remove"
     ):
-        run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results)
+        run_comparison(plan, plan.runs, engines.drive(), say=lambda _: None, results=results)
     assert engines.driven == []
     made_with_prompt(results.path / "c-hard_only-s1.json", "judge", "ba9876543210")
     with pytest.raises(ConfigError, match=r"prompt:judge \w{12} made it, and \w{12} .*c-.*\.json; remove it"):
@@ -195,7 +192,7 @@ def test_a_run_that_was_matched_to_a_reference_made_anew_is_not_put_beside_the_r
         file.write_text(json.dumps(told))
     before = {file.name: file.read_bytes() for file in results.path.iterdir()}
     chosen = plan.choose(["random"], [1])
-    assert run_comparison(plan, chosen, engines.drive(plan), say=lambda _: None, results=results) == []
+    assert run_comparison(plan, chosen, engines.drive(), say=lambda _: None, results=results) == {}
     assert {name for name, _ in engines.driven} == {"c-multi_round-s1", "c-random-s1"}
     with pytest.raises(
         ConfigError, match=r"c-hard_only-s1\.json: its tokens or steps are not those of multi_round with"
@@ -226,9 +223,9 @@ def test_no_run_is_added_to_those_that_another_code_made(elsewhere: Path) -> Non
     with pytest.raises(
         ConfigError, match=r"c-multi_round-s1\.json: version 1 of stage mix made it, and what is run now"
     ):
-        run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results)
+        run_comparison(plan, plan.runs, engines.drive(), say=lambda _: None, results=results)
     assert engines.driven == []
-    assert run_comparison(plan, (), engines.drive(plan), say=lambda _: None, results=results) == [], "shown they can be"
+    assert run_comparison(plan, (), engines.drive(), say=lambda _: None, results=results) == {}, "shown they can be"
 
 
 def test_what_does_not_fit_the_runs_made_here_leaves_the_folder_as_it_was(laid: Path, tmp_path: Path) -> None:
@@ -257,9 +254,9 @@ def test_no_run_is_added_to_runs_of_an_older_version_and_finished_ones_are_shown
     with pytest.raises(
         ConfigError, match=rf"^run c-\w+-s1: version {mix.version} of stage mix made it, and what is run"
     ):
-        run_comparison(plan, plan.choose([], [2]), engines.drive(plan), say=lambda _: None)
+        run_comparison(plan, plan.choose([], [2]), engines.drive(), say=lambda _: None)
     assert engines.driven == []
-    assert run_comparison(plan, plan.choose([], [1]), engines.drive(plan), say=lambda _: None) == []
+    assert run_comparison(plan, plan.choose([], [1]), engines.drive(), say=lambda _: None) == {}
     assert engines.driven == [], "what is finished is not made anew"
     after = read_comparison(plan)
     assert after.conditions["Settings"].endswith(f", made by other versions of stages: mix {mix.version}")
@@ -323,7 +320,7 @@ def test_figures_of_another_stand_in_are_shown_as_its_own_and_no_run_is_added_to
     with pytest.raises(
         ConfigError, match=r"-s1\.json: standin 0123456789ab made it, and \w{12} what is run now; remove"
     ):
-        run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results)
+        run_comparison(plan, plan.runs, engines.drive(), say=lambda _: None, results=results)
     assert engines.driven == []
 
 

@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import (
 )
 
 from flows.distill import distill
-from flows.prefect_server import TAG
+from flows.prefect_server.server import TAG
 from tapir_core.run_folder import RunFolder
 from tasks.runtime import close_all
 from tests.run_builder import build_run

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from flows.driver import hold_known_run, hold_run, run_lease
+from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, RunBusy, TapirError
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tasks.input_files import gather_ingredients
+from tests.doubles.provider import FakeProvider
+from tests.doubles.shapes import SHAPES
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
@@ -71,6 +74,29 @@ def test_a_teacher_that_the_run_cannot_serve_is_refused_before_anything_is_asked
     with refused, hold_run(config, say=said.append):
         pytest.fail("the run was opened")
     assert said[-1] == "preparing ./nowhere"
+
+
+def test_a_run_is_opened_once_also_where_an_endpoint_takes_less(
+    tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[RunConfig] = []
+
+    def note(config: RunConfig, ingredients: dict[str, str], **how: bool) -> RunFolder:
+        opened.append(config)
+        return open_run(config, ingredients, **how)
+
+    monkeypatch.setattr("flows.driver.open_run", note)
+    with FakeProvider(SHAPES["anthropic_newest"], probed=True) as provider:
+        endpoint = {"type": "openai", "base_url": provider.base_url, "api_key_env": "", "model": "a-teacher"}
+        teacher = {"endpoint": endpoint, "label_replies": "text"}
+        config = make_config(tmp_path, student={"backbone": str(backbone)}, teacher=teacher)
+        with hold_run(config, say=print) as run:
+            assert run.config.teacher.answering.temperature == "provider"
+        asked = len(provider.calls)
+        with hold_run(config, say=print) as again:
+            assert again.config == run.config
+        assert asked == len(provider.calls) > 0
+    assert [each.teacher.answering.temperature for each in opened][1:] == ["provider"], "one start, one opening"
 
 
 class OfPrefect(Exception):

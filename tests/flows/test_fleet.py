@@ -15,7 +15,7 @@ from prefect.states import Crashed, Failed, Pending
 from flows import fleet as fleet_module
 from flows.fleet import SERVE_STUDENT, join_fleet, serving_fleet, training_fleet
 from flows.forms import serve_student_from_form
-from flows.prefect_server import DEPLOYMENTS
+from flows.prefect_server.server import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run
 from tasks.engines.replicas import Ended, ReplicaStudents, replicas_of

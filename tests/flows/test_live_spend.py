@@ -14,11 +14,12 @@ from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import project_flow as module
-from flows.project_flow import live_spend, share_done, spend_card
+from flows.project_flow import live_spend
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.config import BudgetConfig
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt, plan
+from tasks.artifacts import artifact_key, share_done, spend_card
 from tasks.progress import StageProgress
 from tasks.runtime import close_all, current
 from tests import waiting
@@ -84,7 +85,7 @@ def test_one_artifact_changes_in_place_and_its_thread_ends_with_the_flow(
     run: RunFolder, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_CARD_SECONDS", 0.05)
-    key = module.artifact_key(run.ref.name, "spend")
+    key = artifact_key(run.ref.name, "spend")
 
     def work() -> None:
         progress = current(run).progress

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.prefect_server import HURRY, ends_with
+from flows.prefect_server.server import HURRY, ends_with
 from tapir_core.errors import EngineError
 from tasks.engines.supervisor import Child, start_child
 from tests.waiting import wait_until

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.forms import sweep_from_form
-from flows.series import open_sweep, run_sweep
+from flows.series import finish_sweep, open_sweep
 from tapir_core.errors import ConfigError, EngineError, NoFigure
 from tapir_core.paths import sweep_report_file
 from tapir_core.run_folder import RunFolder, RunRef
@@ -44,7 +44,7 @@ def listed(tmp_path: Path) -> Path:
 
 
 def sweep(listed: Path, distil: Callable[[RunFolder, str | None], object]) -> list[Swept]:
-    return run_sweep(open_sweep(listed, None, []), distil, say=lambda _: None)
+    return finish_sweep(open_sweep(listed, None, []), distil, lambda *_: None, say=lambda _: None)
 
 
 def finish(run: RunFolder, _until: str | None = None) -> None:
@@ -110,7 +110,8 @@ def test_other_weights_under_an_old_name_are_refused_once_the_curriculum_changes
 ) -> None:
     sweep(listed, finish)
     (tmp_path / "a/model.safetensors").write_bytes(b"other weights")
-    swept = run_sweep(open_sweep(listed, None, ["calls.concurrency=3"]), finish, say=lambda _: None)
+    changed = open_sweep(listed, None, ["calls.concurrency=3"])
+    swept = finish_sweep(changed, finish, lambda *_: None, say=lambda _: None)
     assert outcomes(swept) == {"a": "failed", "b": "finished", "c": "finished"}
     assert "another configuration" in swept[0].message
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tapir_core.config import Kind, RunConfig
 from tapir_core.config.load import load_config
-from tapir_core.estimate.sizes import settle_sizes
+from tapir_core.sources import settle_sizes
 from tests.golden.adapter import keys_of, stages_in_none
 from tests.golden.recorded import check_keys
 from tests.golden.variants import VARIANTS, overrides

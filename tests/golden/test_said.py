@@ -12,9 +12,9 @@ from tapir_core.config.load import load_config
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.estimate.evidence import Evidence
 from tapir_core.estimate.run import forecast
-from tapir_core.estimate.sizes import settle_sizes
 from tapir_core.estimate.workload import Asks, Pool, Prompts
 from tapir_core.reporting.arms_report import conditions_of
+from tapir_core.sources import settle_sizes
 from tapir_core.text import digest
 from tests.estimates import PROMPTS, measured
 from tests.golden.variants import VARIANTS, overrides

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flows.prefect_server import is_taken
+from flows.prefect_server.server import is_taken
 from tasks.engines.supervisor import Child, start_child
 from tests.harness.processes import REPOSITORY, free_port
 from tests.waiting import wait_until

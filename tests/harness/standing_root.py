@@ -26,7 +26,7 @@ from typing import Any, Self
 
 import psutil
 
-from flows.prefect_server import is_healthy
+from flows.prefect_server.server import is_healthy
 from tapir_core.paths import CARETAKER_LOG, SERVER_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import on_this_machine

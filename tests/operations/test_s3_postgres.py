@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from s3fs import S3FileSystem
 
-from flows.prefect_server import DATABASE_VARIABLE, is_taken
+from flows.prefect_server.server import DATABASE_VARIABLE, is_taken
 from tapir_core.config import ACCURACY
 from tapir_core.paths import PREFECT_RESULTS, REPORT, RUN_RECORD, SCRATCH_VARIABLE, log_file, manifest_file
 from tapir_core.run_folder import RunFolder, RunRef

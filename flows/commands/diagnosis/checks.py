@@ -5,6 +5,9 @@ its endpoints and their prices, the backbone and its chat template. Nothing heav
 made. Limits: of accelerators only NVIDIA's are seen, as `nvidia-smi` shows them; of GPU workers only process workers
 (`--type process`) that were started in this folder.
 
+Checks are made side by side, each within its own time, none hiding the others. A check says what it found and what
+helps.
+
 Imports no Prefect before a server is looked at: its settings must stand in the environment before.
 """
 
@@ -14,21 +17,23 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 import sqlalchemy as sa
 
-from flows import prefect_server
-from flows.commands.diagnosis import Check, Finding, fault_of, finding
 from flows.commands.store import opened
+from flows.prefect_server import server as prefect_server
 from flows.prefect_server.caretaker import GPU_POOL, POOLS
+from tapir_core import installation, judging, proxies, sources, text
 from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
 from tapir_core.calls.types import is_local
@@ -41,21 +46,15 @@ from tapir_core.config import (
     VerifierConfig,
     VllmEndpoint,
     VllmEngine,
+    load,
 )
 from tapir_core.config.checks import check_config, missing_prerequisites
-from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, MissingPrerequisite
-from tapir_core.estimate.sizes import settle_sizes
+from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.evaluation.benchmark import benchmark_of
-from tapir_core.installation import STUDENT_SETUP, gpu_setup, package_setup
-from tapir_core.judging import show_instruction
 from tapir_core.paths import BACKBONE, BACKBONE_CACHE, SERVER_RECORD, probe_file, worker_log
 from tapir_core.prices import Price, UnknownPrice, missing_prices, price_of
-from tapir_core.proxies import proxy_before
-from tapir_core.sources import clean_pool
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, reading
-from tapir_core.text import shorten
 from tasks.engines import backbone, machine, student_server, supervisor, vllm
 from tasks.engines.endpoints import endpoint_of
 from tasks.engines.training import launch, prerequisites
@@ -90,6 +89,70 @@ _LOGS = (
     "PREFECT_API_AUTH_STRING"
 )
 
+Level = Literal["ok", "warning", "fault"]
+"""A fault stops a run or an operation, a warning may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The state of one part; `examine` gives it the name of its check."""
+
+    part: str
+    level: Level
+    found: str
+    """Versions, addresses, figures; or what is wrong."""
+    remedy: str = ""
+    """What to do; nothing where all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A look at one part."""
+
+    part: str
+    look: Callable[[], Finding]
+    """May raise: that is a fault."""
+    remedy: str
+    """What helps when the look fails or takes too long, and its error does not say it."""
+    limit_seconds: float = 15.0
+
+
+def finding(level: Level, found: str, remedy: str = "") -> Finding:
+    """A finding on one line, which `examine` gives its part; the remedy is left out where all is well."""
+    return Finding("", level, " ".join(found.split()), "" if level == "ok" else remedy)
+
+
+def fault_of(message: str, remedy: str = "") -> Finding:
+    """The fault of an error message, which says its remedy after a semicolon; ``remedy`` where it does not."""
+    found, _, said = message.partition("; ")
+    return Finding("", "fault", found, said or remedy)
+
+
+def examine(checks: Sequence[Check]) -> list[Finding]:
+    """Make all checks at once; the findings stand in the order of the checks.
+
+    A check that is still at work at its limit is a fault, and is left behind: it ends with the process.
+    """
+    found: dict[Check, Finding] = {}
+
+    def look(check: Check) -> None:
+        try:
+            found[check] = check.look()
+        except TapirError as error:
+            found[check] = fault_of(str(error), check.remedy)
+        except Exception as error:  # whatever breaks one check is a fault of its part, and the others are made
+            found[check] = Finding("", "fault", f"{type(error).__name__}: {error}", check.remedy)
+
+    started = time.monotonic()
+    threads = {check: threading.Thread(target=look, args=[check], daemon=True) for check in checks}
+    for thread in threads.values():
+        thread.start()
+    for check, thread in threads.items():
+        thread.join(max(0.0, check.limit_seconds - (time.monotonic() - started)))
+    late = {each: Finding("", "fault", f"no answer within {each.limit_seconds:g} s", each.remedy) for each in checks}
+    return [replace(found.get(each, late[each]), part=each.part) for each in checks]
+
+
 Look = Callable[["SyncPrefectClient", str], Finding]
 """Of a server and the root whose server it is."""
 
@@ -99,11 +162,14 @@ def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
     engine, is_remote = config.student.engine if config else None, "://" in root
     # A cold disk takes long to give what the Python of an environment imports.
     student = Check(
-        "student environment", lambda: _look_at_student(engine), f"`{STUDENT_SETUP}` builds it anew", limit_seconds=60
+        "student environment",
+        lambda: _look_at_student(engine),
+        f"`{installation.STUDENT_SETUP}` builds it anew",
+        limit_seconds=60,
     )
     disk = Check("disk", lambda: _look_at_disk(root), "look whether the file system of the root answers")
     return [
-        Check("environment", _look_at_environment, f"`{package_setup()}` builds it"),
+        Check("environment", _look_at_environment, f"`{installation.package_setup()}` builds it"),
         *([student] if engine is None or engine.served_by != "others" else []),
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
@@ -127,7 +193,7 @@ def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
 def _look_at_environment() -> Finding:
     versions, where = {name: _version(name) for name in _PACKAGES}, f"Python {sys.version.split()[0]} in {sys.prefix}"
     return (
-        finding("fault", f"{where} has no {', no '.join(missing)}", f"install with `{package_setup()}`")
+        finding("fault", f"{where} has no {', no '.join(missing)}", f"install with `{installation.package_setup()}`")
         if (missing := [name for name, version in versions.items() if version is None])
         else finding("ok", f"{where}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     )
@@ -157,7 +223,8 @@ def _look_at_student(engine: StudentEngine | None) -> Finding:
         else finding(
             "warning",
             f'{why}: this machine only drives runs with student.engine.type = "replicas" or "endpoint"',
-            f"`{STUDENT_SETUP}` builds it for other runs; `tapir doctor CONFIG` says whether a run needs it",
+            f"`{installation.STUDENT_SETUP}` builds it for other runs; "
+            "`tapir doctor CONFIG` says whether a run needs it",
         )
     )
 
@@ -185,10 +252,14 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
     return (
         finding("ok", f"{seen}: student and training use the CPU")
         if not gpus
-        else finding("warning", f"{gpus}, but torch in this environment is a CPU build", f"`{gpu_setup(torch)}`")
+        else finding(
+            "warning", f"{gpus}, but torch in this environment is a CPU build", f"`{installation.gpu_setup(torch)}`"
+        )
         if (torch := _version("torch")) and not machine.cuda_of_torch()
         else finding(
-            "warning", f"{gpus}, but the student's environment is a CPU build", f"`{STUDENT_SETUP} --student vllm-cuda`"
+            "warning",
+            f"{gpus}, but the student's environment is a CPU build",
+            f"`{installation.STUDENT_SETUP} --student vllm-cuda`",
         )
         if student is not None and student.device == "cpu"
         else finding("ok", gpus)
@@ -271,7 +342,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
     """The configuration if it can be read, and what is wrong with it, a finding each."""
     read = None
     try:
-        read = load_config(config, overrides)
+        read = load.load_config(config, overrides)
         problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
     except ConfigError as error:
         problems = [*error.problems]
@@ -290,19 +361,22 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
 def _sizes(config: RunConfig) -> list[Finding]:
     """What sizes that are left to the pool become, or why they cannot be told."""
     try:
-        return [finding("ok", said) for said in settle_sizes(config)[1]]
+        return [finding("ok", said) for said in sources.settle_sizes(config)[1]]
     except ConfigError as error:
         return [fault_of(each, "see docs/own-data.md") for each in error.problems]
 
 
 def run_checks(config: RunConfig, root: str) -> list[Check]:
     """Checks of what ``config`` needs beside the machine and the root."""
-    paid = {field: each for field, each in config.endpoints.items() if isinstance(each, OpenAIEndpoint)}
-    verifier = config.judge.verifier
     student = Check(
         "student.engine",
         lambda: _look_at_serving(config.student),
         "start that server, or correct student.engine.base_url",
+    )
+    training = Check(
+        "training",
+        lambda: _look_at_training(config, root),
+        "take a smaller student.backbone, or set [training.lora]",
     )
     return [
         Check("data.pool", lambda: _look_at_pool(config), "see docs/own-data.md", limit_seconds=60),
@@ -313,7 +387,8 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
                 f"start that server, or correct {field}.base_url",
                 limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
             )
-            for field, endpoint in paid.items()
+            for field, endpoint in config.endpoints.items()
+            if isinstance(endpoint, OpenAIEndpoint)
         ),
         *(
             Check(field, partial(_look_at_model, field, endpoint, root), "name a model folder or a hub id")
@@ -332,7 +407,13 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             for name, each in config.evaluation.asked.items()
             if each.remedy
         ),
-        *([_verifier_check(verifier)] if verifier else []),
+        *(
+            Check(
+                "judge.verifier", partial(_look_at_verifier, each), "correct it (docs/verifiers.md)", limit_seconds=90
+            )
+            for each in [config.judge.verifier]
+            if each
+        ),
         Check("prices", lambda: _look_at_prices(config), "set the prices beside each model"),
         Check(
             "backbone",
@@ -340,14 +421,14 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
             "name a model folder, a hub id or a chat template that can be read",
             limit_seconds=_TEMPLATE_SECONDS + 10,
         ),
-        *([] if config.training.runs_on == "worker" else [_training_check(config, root)]),
+        *([] if config.training.runs_on == "worker" else [training]),
     ]
 
 
 def _look_at_pool(config: RunConfig) -> Finding:
     """The pool's size, its first instruction, and the rows that are skipped or merged."""
-    pool = clean_pool(config)
-    first = shorten(show_instruction(pool.rows.row(0, named=True)), _SHOWN)
+    pool = sources.clean_pool(config)
+    first = text.shorten(judging.show_instruction(pool.rows.row(0, named=True)), _SHOWN)
     said = "; ".join([f'{pool.rows.height:,} instructions, the first is "{first}"', *pool.notes])
     if not pool.lost:
         return finding("ok", said)
@@ -389,12 +470,9 @@ def _look_at_serving(student: StudentConfig) -> Finding:
     return _ask(served.endpoint(student_server.Student(BACKBONE, Path(), "")), name if name == other else None)
 
 
-def _verifier_check(verifier: VerifierConfig) -> Check:
-    def look() -> Finding:
-        check_verifier(verifier)
-        return finding("ok", f"{verifier.function} ({verifier.source or 'shipped'})")
-
-    return Check("judge.verifier", look, "correct it (docs/verifiers.md)", limit_seconds=90)
+def _look_at_verifier(verifier: VerifierConfig) -> Finding:
+    check_verifier(verifier)
+    return finding("ok", f"{verifier.function} ({verifier.source or 'shipped'})")
 
 
 def _look_at_benchmark(config: RunConfig, name: str) -> Finding:
@@ -439,7 +517,7 @@ def _no_models(endpoint: Endpoint, failure: Failure) -> Finding:
         )
         if failure.kind not in ("connection", "timeout")
         else finding("fault", failure.message, f"start or correct that proxy, or unset {proxy.source}")
-        if (proxy := proxy_before(endpoint.base_url, endpoint.proxy))
+        if (proxy := proxies.proxy_before(endpoint.base_url, endpoint.proxy))
         else finding("fault", failure.message, "start that server, or correct base_url")
     )
 
@@ -493,20 +571,17 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     )
 
 
-def _training_check(config: RunConfig, root: str) -> Check:
-    def look() -> Finding:
-        machine.check_gpu_training()
-        prerequisites.check_packages(config.training)
-        folder = backbone.find_backbone(config.student, on_this_machine(root).local(BACKBONE_CACHE))
-        ahead = prerequisites.look_ahead(config.training, folder) if folder else []
-        unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
-        return (
-            replace(fault_of(ahead[1]), level="warning")
-            if len(ahead) > 1
-            else finding("ok", ahead[0] if ahead else f"how much memory training takes is {unknown}")
-        )
-
-    return Check("training", look, "take a smaller student.backbone, or set [training.lora]")
+def _look_at_training(config: RunConfig, root: str) -> Finding:
+    machine.check_gpu_training()
+    prerequisites.check_packages(config.training)
+    folder = backbone.find_backbone(config.student, on_this_machine(root).local(BACKBONE_CACHE))
+    ahead = prerequisites.look_ahead(config.training, folder) if folder else []
+    unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
+    return (
+        replace(fault_of(ahead[1]), level="warning")
+        if len(ahead) > 1
+        else finding("ok", ahead[0] if ahead else f"how much memory training takes is {unknown}")
+    )
 
 
 def server_parts(root: str) -> list[Check]:

@@ -9,8 +9,8 @@ nothing else of them. A local server is asked some more at once, which shows how
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,21 +22,28 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows import prefect_server
-from flows.commands import AsJson, Overrides, console, say
-from flows.commands.diagnosis import Finding, checks, examine
+from flows.commands.diagnosis import checks
+from flows.commands.diagnosis.checks import Finding
+from flows.commands.terminal import AsJson, Overrides, console, say
 from flows.driver import read_config
-from tapir_core import curriculum, judging, probing, prompts, sources
-from tapir_core.calls import Answer, AnswerStore, CallEngine, EndpointSource, Message, Outcome, Request, Role
-from tapir_core.calls.client import timeout_of
-from tapir_core.calls.wire import request_body
+from flows.prefect_server import server as prefect_server
+from tapir_core import curriculum, judging, paths, probing, prompts, sources, storage, task_types
+from tapir_core.calls import (
+    Answer,
+    AnswerStore,
+    CallEngine,
+    EndpointSource,
+    Message,
+    Outcome,
+    Request,
+    Role,
+    client,
+    wire,
+)
 from tapir_core.config import CallsConfig, EndpointConfig, RunConfig, Sampling
 from tapir_core.config.checks import missing_for_calls
 from tapir_core.errors import ConfigError
-from tapir_core.paths import BACKBONE_CACHE
 from tapir_core.speeds import EndpointSpeed, keep_speeds
-from tapir_core.storage import on_this_machine
-from tapir_core.task_types import OTHERS
 from tapir_core.text import Unparsed, shorten
 from tasks.asking import chat, conversation
 from tasks.engines.endpoints import Endpoints, endpoint_source
@@ -68,29 +75,18 @@ def doctor(
     if attempt:
         assert config is not None
         raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
-    found = diagnose(config, overrides or [], root)
+    read, said = (None, []) if config is None else checks.read_run(config, overrides or [])
+    place = root or (read.run.root if read else "runs")
+    prefect_server.ignore_settings(place, say, database=True)
+    *found, server = checks.examine(checks.checks_of(place, read))
+    # What is on a server is only asked of one that answers.
+    parts = [] if server.level == "fault" else checks.examine(checks.server_parts(place))
+    found = [*said, *found, server, *parts]
     if as_json:
         typer.echo(findings_json(found))
     else:
         print_findings(console, found)
     raise typer.Exit(int(any(each.level == "fault" for each in found)))
-
-
-def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str | None = None) -> list[Finding]:
-    """Look at every part of this machine and root, and at what a configuration needs, if one is given.
-
-    Args:
-        config: A TOML file.
-        overrides: Its `section.field=value`.
-        root: Folder of all runs; the configuration's where left out, and ``runs`` without one.
-    """
-    read, said = (None, []) if config is None else checks.read_run(config, overrides)
-    place = root or (read.run.root if read else "runs")
-    prefect_server.ignore_settings(place, say, database=True)
-    *found, server = examine(checks.checks_of(place, read))
-    # What is on a server is only asked of one that answers.
-    parts = [] if server.level == "fault" else examine(checks.server_parts(place))
-    return [*said, *found, server, *parts]
 
 
 def findings_json(findings: Sequence[Finding]) -> str:
@@ -120,25 +116,27 @@ def try_roles(config: RunConfig) -> int:
         ConfigError: an endpoint refuses what must not be left out, or the pool cannot be read.
         MissingPrerequisite: a key is not there, or nothing answers.
     """
-    with TemporaryDirectory() as folder, ExitStack() as ended:
-        cache = on_this_machine(config.run.root).local(BACKBONE_CACHE)
-        endpoints = Endpoints(config.calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)
-        ended.callback(endpoints.close)
-        store = AnswerStore(f"sqlite:///{folder}/store.sqlite")
-        engine = ended.enter_context(CallEngine(store, config.calls, run="doctor", budget=config.budget))
-        trials = _Trials(engine, endpoints, config.calls)
+    calls, pool = config.calls, sources.read_pool_of(config.data.pool, config.data, config.run.seed)
+    rows = [*pool.rows.head(_AT_ONCE).iter_rows(named=True)]
+    cache = storage.on_this_machine(config.run.root).local(paths.BACKBONE_CACHE)
+    with (
+        TemporaryDirectory() as folder,
+        closing(Endpoints(calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)) as endpoints,
+        CallEngine(
+            AnswerStore(f"sqlite:///{folder}/store.sqlite"), calls, run="doctor", budget=config.budget
+        ) as engine,
+    ):
+        trials = _Trials(engine, endpoints, calls)
         settled, found = probing.settle(config, {}, trials.ask)
         for line in probing.in_words(found):
             console.print(line, highlight=False)
-        _try_each(settled, trials.attempt)
-        _keep_speeds(settled, trials)
+        _try_each(settled, trials.attempt, rows[0])
+        _keep_speeds(settled, trials, [conversation(row) for row in rows])
     return trials.faults
 
 
-def _keep_speeds(config: RunConfig, trials: "_Trials") -> None:
-    """Of every endpoint that gave a reply."""
-    rows = sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.head(_AT_ONCE)
-    asked = [conversation(row) for row in rows.iter_rows(named=True)]
+def _keep_speeds(config: RunConfig, trials: "_Trials", asked: Sequence[tuple[Message, ...]]) -> None:
+    """Of every endpoint that gave a reply; local servers are ``asked`` some more."""
     sampling = config.teacher.answering
     short = sampling.model_copy(update={"max_tokens": min(_SHORT, sampling.max_tokens)})
     speeds: dict[str, EndpointSpeed] = {}
@@ -152,14 +150,13 @@ def _keep_speeds(config: RunConfig, trials: "_Trials") -> None:
         console.print("`tapir estimate` counts with it.", highlight=False)
 
 
-def _try_each(config: RunConfig, attempt: Callable[..., str]) -> None:
+def _try_each(config: RunConfig, attempt: Callable[..., str], row: Mapping[str, Any]) -> None:
     teacher, own = config.teacher, config.run.prompts
-    row = next(sources.read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
     text, system, at = judging.show_instruction(row), row["system"], ("teacher.endpoint", teacher.endpoint)
     types = config.curriculum.types
     label = curriculum.Labelling(types, teacher.label_replies)
     asked = chat(label.render(prompts.load_prompt("label", own), text))
-    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or OTHERS
+    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or task_types.OTHERS
     taught = attempt("teach", *at, teacher.answering, conversation(row), str)
     expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, types.described(task_type))
     attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
@@ -192,7 +189,7 @@ class _Trials:
     def _source(self, where: str, endpoint: EndpointConfig) -> EndpointSource:
         """As a run has it, but that a slow one is asked for more than a few at once; it has as long to answer."""
         source = endpoint_source(endpoint.live, self.endpoints, where)
-        return lambda: replace(source(), is_slow=False, timeout_seconds=timeout_of(source(), self.calls))
+        return lambda: replace(source(), is_slow=False, timeout_seconds=client.timeout_of(source(), self.calls))
 
     def at_once(
         self,
@@ -229,7 +226,7 @@ class _Trials:
         started = time.monotonic()
         outcome = self.ask(field, endpoint, request)
         seconds = time.monotonic() - started
-        sent = request_body(request, endpoint_source(endpoint, self.endpoints, field)())
+        sent = wire.request_body(request, endpoint_source(endpoint, self.endpoints, field)())
         prompt = sent.pop("messages")[-1]["content"]
         rows = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
         if isinstance(outcome, Answer):

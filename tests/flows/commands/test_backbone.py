@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.commands.series import REGISTERED, announce
-from flows.prefect_server import own_settings
+from flows.prefect_server.server import own_settings
 from tapir_core.config import EMBEDDED_STUDENT
 from tapir_core.config.presets import BackboneEntry, load_backbones
 from tests.conftest import StandingServer

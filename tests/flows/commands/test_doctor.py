@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.commands.diagnosis import Finding
+from flows.commands.diagnosis.checks import Finding
 from flows.commands.diagnosis.command import findings_json, print_findings
 from tapir_core.speeds import known_speeds
 from tests.doubles.provider import FakeProvider, Text

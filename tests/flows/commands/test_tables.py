@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from flows.commands import print_table
 from flows.commands.store import print_stats
+from flows.commands.terminal import print_tables
 from tapir_core.reporting.page import Table
 from tapir_core.store_admin import AnswerGroup, StoreSize, StoreStats
 
@@ -27,7 +27,7 @@ WIDE = Table(
 
 def printed(table: Table, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    print_table(console, table)
+    print_tables(console, table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.forms import compare_from_form
-from flows.prefect_server import TAG
+from flows.prefect_server.server import TAG
 from tapir_core.errors import EngineError
 from tapir_core.paths import comparison_file
 from tests.flows.built_comparison import BuiltRuns, lay_spec

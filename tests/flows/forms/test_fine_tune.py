@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from flows import forms
 from flows.distill import distill
 from flows.forms import fine_tune_from_form
-from flows.prefect_server import DEPLOYMENTS
+from flows.prefect_server.server import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite, NodeLost
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

@@ -21,8 +21,8 @@ from flows.forms import (
     serve_student_from_form,
     sweep_from_form,
 )
-from flows.prefect_server import DEPLOYMENTS
 from flows.prefect_server.caretaker import POOLS
+from flows.prefect_server.server import DEPLOYMENTS
 from tapir_core.config.run import RunSection
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONES

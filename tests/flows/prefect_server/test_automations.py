@@ -14,7 +14,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.states import Cancelled, Running
 
 from flows.deploy import automations, install_automation
-from flows.prefect_server import TAG
+from flows.prefect_server.server import TAG
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import psutil
 import pytest
 
-from flows.prefect_server import (
+from flows.prefect_server.caretaker import Post, worker_environment
+from flows.prefect_server.server import (
     answers,
     check_database,
     check_entry,
@@ -22,7 +23,6 @@ from flows.prefect_server import (
     stop_server,
     wait_until_healthy,
 )
-from flows.prefect_server.caretaker import Post, worker_environment
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.paths import PREFECT_HOME, SERVER_RECORD
 from tapir_core.processes import Holder

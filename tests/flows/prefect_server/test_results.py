@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flows.prefect_server import own_settings, results_setting, worker_settings
+from flows.prefect_server.server import own_settings, results_setting, worker_settings
 from tapir_core.paths import PREFECT_RESULTS, SCRATCH_VARIABLE
 from tapir_core.storage import Storage
 
@@ -15,7 +15,7 @@ ROOT = "s3://runs/all"
 MADE = {"__class__": "tapir_core.data.dataset.DatasetRef", "data": {"path": "pool", "digest": "abab", "rows": 7}}
 
 RUN = """
-from flows.prefect_server import connect_prefect
+from flows.prefect_server.server import connect_prefect
 from tapir_core.run_folder import RunRef
 
 with connect_prefect(RunRef("s3://runs/all", "far")):

@@ -2,7 +2,7 @@
 
 import threading
 
-from flows.commands.diagnosis import Check, Finding, examine
+from flows.commands.diagnosis.checks import Check, Finding, examine
 from tapir_core.errors import MissingPrerequisite
 
 

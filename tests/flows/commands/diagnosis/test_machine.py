@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.diagnosis import Check, Finding, examine
-from flows.commands.diagnosis.checks import checks_of
+from flows.commands.diagnosis.checks import Check, Finding, checks_of, examine
 from tapir_core.config import StudentEngine, VllmEngine
 from tapir_core.config.student import EndpointEngine, ReplicasEngine
 from tapir_core.installation import STUDENT_ENVIRONMENT_VARIABLE

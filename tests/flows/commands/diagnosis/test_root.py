@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.checks import checks_of
+from flows.commands.diagnosis.checks import Finding, checks_of, examine
 from tapir_core.calls import AnswerStore, root_store_url
 from tapir_core.paths import STORE
 from tests.run_config import make_config

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.checks import read_run, run_checks
+from flows.commands.diagnosis.checks import Finding, examine, read_run, run_checks
 from tapir_core.config import RunConfig
 from tapir_core.errors import MissingPrerequisite
 from tests.builders import mails

@@ -9,12 +9,12 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 
-from flows import prefect_server
-from flows.commands.diagnosis import Check, Finding, checks, examine
-from flows.commands.diagnosis.checks import checks_of, server_parts
+from flows.commands.diagnosis import checks
+from flows.commands.diagnosis.checks import Check, Finding, checks_of, examine, server_parts
 from flows.deploy import automations, deploy
-from flows.prefect_server import DEPLOYMENTS, own_settings
+from flows.prefect_server import server as prefect_server
 from flows.prefect_server.caretaker import POOLS
+from flows.prefect_server.server import DEPLOYMENTS, own_settings
 from tapir_core.paths import SERVER_RECORD
 from tests.conftest import StandingServer
 

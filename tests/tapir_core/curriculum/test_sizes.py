@@ -10,7 +10,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.run import estimate_run
-from tapir_core.estimate.sizes import settle_sizes
+from tapir_core.sources import settle_sizes
 from tests.run_config import make_config
 
 ROWS = 3000
