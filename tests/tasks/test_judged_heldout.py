@@ -188,7 +188,7 @@ def test_instructions_without_a_verdict_are_counted_and_above_a_share_there_is_n
 ) -> None:
     with FakeProvider(sometimes_silent) as provider:
         run = judged_run(tmp_path, provider)
-    assert re.search(r"evaluate.*have no verdict .*x no verdict.*no figure here.*judge\.replies", caplog.text)
+    assert re.search(r"evaluate.*have no verdict .*x no verdict.*no figure here.*judge\.sampling", caplog.text)
     row = figures(run)["test", "all", "quality_retention"]
     assert row["value"] is None
     assert row["n_failed"] > 0
