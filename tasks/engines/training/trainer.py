@@ -12,7 +12,7 @@ says which rank it is. In order:
 7. Every ``save_minutes``, and on SIGTERM, the ranks agree on a save; `publish_save` makes it complete.
 8. After SIGTERM the rank ends with exit code 75: the same job goes on later.
 9. `_finish` collects the weights, merges adapters, and writes the student and ``training.json``.
-10. What a user can act on is printed as ``tapir error KIND: MESSAGE``, which `launch.py` raises again.
+10. What a user can act on is printed as one line with its kind, which `launch.py` raises again.
 """
 
 import json
