@@ -1,0 +1,52 @@
+"""How large the house may be: statements of each folder, docstrings apart.
+
+A folder over its ceiling fails. Raise a ceiling only in a commit whose message says what made way for the new
+statements, or why nothing could; put it down where a folder has shrunk.
+"""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SLACK = 15
+"""Statements that a ceiling may lie above its folder, so that what was cut stays cut."""
+
+CEILINGS = {
+    "flows": 0,
+}
+
+
+def statements(module: Path) -> int:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    texts = {
+        id(line)
+        for owner in ast.walk(tree)
+        for line in getattr(owner, "body", ()) if isinstance(getattr(owner, "body", None), list)
+        if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+    }
+    return sum(isinstance(each, ast.stmt) and id(each) not in texts for each in ast.walk(tree))
+
+
+@pytest.fixture(scope="module")
+def sizes() -> Counter[str]:
+    found = Counter[str]()
+    for package in ("tapir_core", "tasks", "flows", "deployments"):
+        for module in (ROOT / package).rglob("*.py"):
+            found[module.parent.relative_to(ROOT).as_posix()] += statements(module)
+    return +found
+
+
+def test_no_folder_is_larger_than_its_ceiling(sizes: Counter[str]) -> None:
+    over = {folder: size for folder, size in sizes.items() if size > CEILINGS.get(folder, 0)}
+    assert not over, (
+        f"statements over the ceiling: {', '.join(f'{folder} {size} (ceiling {CEILINGS.get(folder, 0)})' for folder, size in over.items())}. "
+        "Take something away, or raise the ceiling in tests/architecture/test_ceiling.py and say in the commit what made way"
+    )
+
+
+def test_no_ceiling_is_left_high_over_a_folder_that_shrank(sizes: Counter[str]) -> None:
+    high = {folder: sizes[folder] for folder, ceiling in CEILINGS.items() if ceiling - sizes[folder] > SLACK}
+    assert not high, f"put the ceilings down to the folders: {high}"
