@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -201,20 +200,19 @@ def test_a_check_of_a_damaged_file_says_where_to_read_how_to_save_what_is_left(r
     assert "the database says" in done.output
 
 
-@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="SQLite's own program is not here")
 def test_the_recipe_of_the_docs_saves_what_is_left_of_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     fill(root_store_url("runs"), numbered(1000))
     damage_file(Path("runs", STORE))
     page = (REPOSITORY / "docs/store.md").read_text()
     recipe = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[-1].splitlines()
-    assert [line.split()[0] for line in recipe] == ["mkdir", "sqlite3", "tapir"]
+    assert [line.split()[0] for line in recipe] == ["mkdir", "tapir"]
     for line in recipe[:-1]:
         subprocess.run(["bash", "-c", line], check=False, capture_output=True, timeout=60)
-    assert "already there" in printed(*recipe[-1].split()[2:])
+    assert "The sound rows up to there are in" in str(failed(*recipe[-1].split()[2:]))
     checked = printed("stats", "--check")
     saved = int(re.findall(r"([\d,]+) rows read, 0 of them damaged", checked)[0].replace(",", ""))
-    assert 500 < saved < 1000
+    assert 200 < saved < 1000
 
 
 @pytest.fixture
