@@ -12,14 +12,10 @@ from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
-from tapir_core import prices, run_files, run_state, sources
+from tapir_core import errors, leases, paths, prices, probing, run_files, run_state, sources
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request, run_key, store_url
 from tapir_core.calls.books import STOPPED
 from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint, checks, load
-from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError, told_by
-from tapir_core.leases import RunLease
-from tapir_core.paths import BACKBONE_CACHE, ROOT_VARIABLE, RUN_ERROR, RUN_RECORD, log_file
-from tapir_core.probing import Ask, in_words, settle
 from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, keep_without_heldout, open_run
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage, on_this_machine
@@ -37,7 +33,7 @@ Look = Callable[[RunConfig, Mapping[str, str]], list[str]]
 
 def worker_root() -> str:
     """Folder of all runs of the worker that this process belongs to."""
-    return os.environ.get(ROOT_VARIABLE, "runs")
+    return os.environ.get(paths.ROOT_VARIABLE, "runs")
 
 
 def read_config(
@@ -82,10 +78,10 @@ def check_settings(settings: RunConfig, *, source: str, look: Look = checks.miss
     """
     problems = [*checks.check_config(settings), *prices.missing_prices(settings)]
     if problems:
-        raise ConfigError(problems, source=source)
+        raise errors.ConfigError(problems, source=source)
     lacking = look(settings, os.environ)
     if lacking:
-        raise MissingPrerequisite("\n".join(lacking))
+        raise errors.MissingPrerequisite("\n".join(lacking))
 
 
 @contextmanager
@@ -109,21 +105,21 @@ def hold_run(
         say(f"preparing {config.student.backbone}")
         ingredients = gather_ingredients(config, say=say)
         folder = RunFolder(RunRef(config.run.root, config.run.name))
-        known = folder.record.settled if probe and folder.storage.exists(RUN_RECORD) else {}
-        as_known, _ = settle(config, known, lambda *_: STOPPED)
+        known = folder.record.settled if probe and folder.storage.exists(paths.RUN_RECORD) else {}
+        as_known, _ = probing.settle(config, known, lambda *_: STOPPED)
         run = open_run(as_known, ingredients, amend=amend, any_version=any_version)
         try:
             if probe:
                 run = _probed(run, config, amend=amend, say=say)
             current(run).lease = lease
-            run.storage.remove(RUN_ERROR)
+            run.storage.remove(paths.RUN_ERROR)
             yield run
         except Exception as error:
-            if (told := told_by(error)) is None:
+            if (told := errors.told_by(error)) is None:
                 raise
             # Where the folder itself cannot be written the terminal alone says so.
-            with suppress(TapirError, OSError):
-                run.storage.write_bytes(RUN_ERROR, str(told).encode())
+            with suppress(errors.TapirError, OSError):
+                run.storage.write_bytes(paths.RUN_ERROR, str(told).encode())
             if told is error:
                 raise
             raise told from error
@@ -144,23 +140,23 @@ def _probed(run: RunFolder, config: RunConfig, *, amend: bool, say: Say) -> RunF
             say(f"preparing {endpoint.model}")
             backbone.prepare_backbone(endpoint.as_student, _backbones(run.ref.root), field=f"{field}.model")
     with probing_engine(run, run.ref.root, say) as ask:
-        as_found, found = settle(config, run.record.settled, ask)
+        as_found, found = probing.settle(config, run.record.settled, ask)
     if found != run.record.settled:
         run = keep_settled(run, as_found, found, amend=amend)
-        for line in in_words(found):
+        for line in probing.in_words(found):
             say(line)
     return run
 
 
 @contextmanager
-def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[Ask]:
+def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[probing.Ask]:
     """Asks endpoints before the engines of the run are made; needs its store and its endpoints alone.
 
     ``root`` has the models that are fetched. Rows of endpoints that work in batches are asked live here.
     """
     calls = run.config.calls
     endpoints = Endpoints(
-        calls.concurrency, lambda name: run.workplace.local(log_file(name)), _backbones(root), report=say
+        calls.concurrency, lambda name: run.workplace.local(paths.log_file(name)), _backbones(root), report=say
     )
     store = AnswerStore(store_url(run.config))
     with closing(endpoints), CallEngine(store, calls, run=run.record.id, budget=run.config.budget) as engine:
@@ -169,7 +165,7 @@ def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[Ask]:
             try:
                 source = endpoint_source(endpoint.live, endpoints, field)
                 [outcome] = engine.ask([replace(request, run=run.ref.name)], source)
-            except MissingPrerequisite as error:
+            except errors.MissingPrerequisite as error:
                 return Failure("connection", str(error))
             if isinstance(outcome, Failure) and outcome.kind in ("bad_request", "used_up", "no_answer"):
                 # Whoever corrects it is to be probed again, and not to be told from the store.
@@ -180,7 +176,7 @@ def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[Ask]:
 
 
 def _backbones(root: str) -> Path:
-    return on_this_machine(root).local(BACKBONE_CACHE)
+    return on_this_machine(root).local(paths.BACKBONE_CACHE)
 
 
 def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> AbstractContextManager[RunFolder]:
@@ -194,13 +190,13 @@ def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Abstr
     return hold_run(RunFolder(ref).config, say=say, any_version=any_version, probe=False)
 
 
-def run_lease(config: RunConfig) -> RunLease:
+def run_lease(config: RunConfig) -> leases.RunLease:
     """The right to drive the run, under the name that all its drivers know."""
-    return RunLease(store_url(config), run_key(config), flow_run=_own_flow_run())
+    return leases.RunLease(store_url(config), run_key(config), flow_run=_own_flow_run())
 
 
 @contextmanager
-def _held(lease: RunLease, say: Say) -> Iterator[RunLease]:
+def _held(lease: leases.RunLease, say: Say) -> Iterator[leases.RunLease]:
     """Hold a lease for the block. What is resumed or retried waits for an earlier process of its own flow run."""
 
     def tell(tried: RetryCallState) -> None:
@@ -240,7 +236,7 @@ def find_stage(config: RunConfig, name: str) -> StageAt:
     wanted = [at for at in found if number == ("" if at.round is None else str(at.round))]
     wanted += [at for at in found if not number and at.round == 1]
     if not wanted:
-        raise ConfigError(f"--until {name}: this run has no such stage; it has {_known(config)}")
+        raise errors.ConfigError(f"--until {name}: this run has no such stage; it has {_known(config)}")
     return wanted[0]
 
 

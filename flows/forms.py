@@ -25,15 +25,11 @@ from prefect.exceptions import ObjectAlreadyExists
 from pydantic import Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from flows import driver, evaluate, fleet, series, whole_run
 from flows.distill import distill
-from flows.driver import read_config, worker_root
-from flows.evaluate import evaluate_students
-from flows.fleet import training_fleet
 from flows.prefect_server.server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from flows.retry_judge import retry_judge
-from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
-from flows.whole_run import Work, drive, drive_matched, evaluate_run, retry_run
 from tapir_core import paths, run_files
 from tapir_core.comparison.figures import ComparedArms, verdicts
 from tapir_core.comparison.matching import MatchedRun
@@ -48,19 +44,10 @@ from tapir_core.stages import TRAIN, Compared, StageAt, plan
 from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
 from tapir_core.sweep import sweep_sentence
-from tasks import artifacts, input_files, serving
+from tasks import artifacts, input_files, serving, train
 from tasks.engines import machine
 from tasks.engines.training.launch import TrainingProgress
 from tasks.runtime import close_all, current
-from tasks.train import (
-    check_wanted,
-    count_round,
-    join_student,
-    lease_token,
-    make_student,
-    meeting_place,
-    training_lease,
-)
 
 MAX_ROUNDS = 49
 
@@ -132,7 +119,7 @@ def tag_flow_run(tag: str, *, name: str | None = None) -> None:
         client.update_flow_run(runtime.flow_run.id, name=name, tags=sorted({*runtime.flow_run.tags, tag}))
 
 
-def machine_for(config: RunConfig, work: Work) -> AbstractContextManager[None]:
+def machine_for(config: RunConfig, work: whole_run.Work) -> AbstractContextManager[None]:
     """This machine for work that serves a model or trains on it; nothing for work that does neither."""
     served_by = config.student.engine.served_by
     endpoints = {"judge": config.judge.endpoints, "show": {}}.get(work, config.endpoints)
@@ -145,15 +132,20 @@ def machine_for(config: RunConfig, work: Work) -> AbstractContextManager[None]:
     return _whole_machine() if needed.get(work) or serves_others else nullcontext()
 
 
-def _do(work: Work, run: RunFolder, *given: Any) -> Any:
+def _do(work: whole_run.Work, run: RunFolder, *given: Any) -> Any:
     """In the form's own flow run, once the machine is free."""
-    flows = {"distil": distill, "judge": retry_judge, "evaluate": evaluate_students, "show": evaluate_students}
+    flows = {
+        "distil": distill,
+        "judge": retry_judge,
+        "evaluate": evaluate.evaluate_students,
+        "show": evaluate.evaluate_students,
+    }
     with machine_for(run.config, work):
         return flows[work].fn(run.ref, *given)
 
 
 def _progress_of(name: str) -> str:
-    run = RunFolder(RunRef(worker_root(), name))
+    run = RunFolder(RunRef(driver.worker_root(), name))
     return f"{sentences.progress(summarise(run))}." if run.storage.exists(paths.RUN_RECORD) else "Nothing had begun."
 
 
@@ -217,12 +209,17 @@ def distill_from_form(
         overrides: Any other setting, one `section.field=value` each, such as `calls.concurrency=16`. They win over the
             fields above.
     """
-    given = {"run.root": worker_root(), "student.backbone": backbone, "run.rounds": rounds, "budget.usd": budget_usd}
+    given = {
+        "run.root": driver.worker_root(),
+        "student.backbone": backbone,
+        "run.rounds": rounds,
+        "budget.usd": budget_usd,
+    }
     settings = [f"{field}={json.dumps(value)}" for field, value in given.items() if value]
     source, last = config_file or _PRESETS / f"{preset}.toml", until or None
-    config = read_config(source, [*settings, *overrides], run, until=last, say=get_run_logger().info)
+    config = driver.read_config(source, [*settings, *overrides], run, until=last, say=get_run_logger().info)
 
-    summary = drive(config, partial(_do, "distil"), say=get_run_logger().info, until=last, amend=amend)
+    summary = whole_run.drive(config, partial(_do, "distil"), say=get_run_logger().info, until=last, amend=amend)
     require_figures(summary)
     shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
     return sentences.together(
@@ -246,9 +243,9 @@ def retry_judge_from_form(
         also_terminal: Forget the replies of unscored verdicts (refused, no scores in the reply) and pay for them anew.
         go_on: Redo the stages that the new verdicts change, and go on to the run's end. Off: they are only named.
     """
-    ref, say, told = RunRef(worker_root(), run), get_run_logger().info, list[str]()
+    ref, say, told = RunRef(driver.worker_root(), run), get_run_logger().info, list[str]()
     number, tell = round_number or None, told.append
-    summary = retry_run(ref, number, _do, tell, say=say, also_terminal=also_terminal, go_on=go_on)
+    summary = whole_run.retry_run(ref, number, _do, tell, say=say, also_terminal=also_terminal, go_on=go_on)
     return sentences.together((*told, sentences.state(summary)))
 
 
@@ -269,8 +266,8 @@ def evaluate_from_form(
         benchmarks: names of benchmarks that the run's configuration has, with commas between them; none if empty.
         also_terminal: Forget the replies of judgments that failed (refused, not to be read) and pay for them anew.
     """
-    ref, say = RunRef(worker_root(), run), get_run_logger().info
-    return evaluate_run(ref, students, benchmarks, _do, _scores, say=say, also_terminal=also_terminal)
+    ref, say = RunRef(driver.worker_root(), run), get_run_logger().info
+    return whole_run.evaluate_run(ref, students, benchmarks, _do, _scores, say=say, also_terminal=also_terminal)
 
 
 def _scores(_run: RunFolder, summary: RunSummary, compared: Sequence[Compared], asked: Sequence[str]) -> str:
@@ -292,7 +289,7 @@ def fine_tune_from_form(
         round_number: The round whose mixture is trained on. 0: basic tuning, which makes S_0.
         node: Filled in by the first worker of several that train together, to know again which one it asked for.
     """
-    opened, at = RunFolder(RunRef(worker_root(), run)), TRAIN.at(round_number)
+    opened, at = RunFolder(RunRef(driver.worker_root(), run)), TRAIN.at(round_number)
     if at not in plan(opened.config):
         raise ConfigError(f"round_number: value {round_number}: run {run!r} has rounds 0 to {opened.config.run.rounds}")
     if opened.key(at) is None:
@@ -311,19 +308,19 @@ def fine_tune_from_form(
 
 
 def _fine_tune(run: RunFolder, at: StageAt) -> str:
-    attempt = lease_token(str(runtime.flow_run.id), runtime.flow_run.run_count)
-    lease = training_lease(run, at, attempt)
+    attempt = train.lease_token(str(runtime.flow_run.id), runtime.flow_run.run_count)
+    lease = train.training_lease(run, at, attempt)
     with _hold(lease):
         if run.holds(at) is not None:
             return f"S_{at.number} is there already; nothing was done."
-        meet = meeting_place(run, at, training_fleet(run), attempt, _noted(run, at))
-        summary = make_student(run, at, lease, _watch(run, at), meet)
+        meet = train.meeting_place(run, at, fleet.training_fleet(run), attempt, _noted(run, at))
+        summary = train.make_student(run, at, lease, _watch(run, at), meet)
     return f"S_{at.number}: {summary.in_words()}."
 
 
 def _join(run: RunFolder, at: StageAt, node: str) -> str:
     try:
-        join_student(run, at, node, _noted(run, at))
+        train.join_student(run, at, node, _noted(run, at))
     except Stopped as stopped:
         return f"Ended: {stopped}."
     return f"Node {node} of S_{at.number} is done."
@@ -358,7 +355,7 @@ def serve_student_from_form(
             now. Nothing is served when the run asks for another.
         replica: Filled in by runs, to know again which one they asked for. Empty: one more than the run asked for.
     """
-    opened = RunFolder(RunRef(worker_root(), run))
+    opened = RunFolder(RunRef(driver.worker_root(), run))
     return f"Ended: {serving.serve_replica(opened, after_round, replica, say=get_run_logger().info)}."
 
 
@@ -383,7 +380,7 @@ def _watch(run: RunFolder, at: StageAt) -> Callable[[TrainingProgress], None]:
         current(run).check_stop(at)
         if time.monotonic() >= next_look:
             next_look = time.monotonic() + _LOOK_SECONDS
-            check_wanted(run, at, key)
+            train.check_wanted(run, at, key)
 
     return look
 
@@ -408,18 +405,18 @@ def compare_from_form(
         overrides: Settings for all arms, one `section.field=value` each, such as `run.rounds=2`.
     """
     source, settings = comparison_file or _PRESETS / f"{preset}.toml", [_root_setting(), *overrides]
-    asked = read_asked(source, settings, only=only, run_seeds=run_seeds, results=results)
+    asked = series.read_asked(source, settings, only=only, run_seeds=run_seeds, results=results)
     name = asked.plan.comparison.name
 
     def drive_below(matched: MatchedRun) -> None:
         def work(_: RunRef) -> None:
-            drive_matched(matched, _distil, count_round, say=get_run_logger().info)
+            whole_run.drive_matched(matched, _distil, train.count_round, say=get_run_logger().info)
 
         _in_flow_run(matched.planned(), matched.ref, work)
 
     tag_flow_run(f"comparison-{name}", name=name)
     with heed_suspension(lambda: "Runs that are finished stay finished."):
-        shown = finish_comparison(asked, drive_below, _show_arms, say=get_run_logger().info)
+        shown = series.finish_comparison(asked, drive_below, _show_arms, say=get_run_logger().info)
     return shown or "Nothing is finished yet, so there is nothing to compare."
 
 
@@ -456,7 +453,7 @@ def sweep_from_form(
         overrides: Settings for every backbone, one `section.field=value` each, such as `run.rounds=2`. What a backbone
             sets itself wins over them.
     """
-    sweep = open_sweep(backbones, config_file or None, [_root_setting(), *overrides])
+    sweep = series.open_sweep(backbones, config_file or None, [_root_setting(), *overrides])
     tag_flow_run(f"sweep-{sweep.curriculum.name}")
 
     def distil_below(run: RunFolder, until: str | None) -> None:
@@ -464,10 +461,10 @@ def sweep_from_form(
 
     with heed_suspension(lambda: "Backbones that are done stay done."):
         show = partial(artifacts.publish_sweep, sweep.curriculum.name)
-        swept = finish_sweep(sweep, distil_below, show, say=get_run_logger().info)
+        swept = series.finish_sweep(sweep, distil_below, show, say=get_run_logger().info)
     failed = not all(each.is_well for each in swept)
     return (states.Failed if failed else states.Completed)(message=sweep_sentence(swept))
 
 
 def _root_setting() -> str:
-    return f"run.root={json.dumps(worker_root())}"
+    return f"run.root={json.dumps(driver.worker_root())}"

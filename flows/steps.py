@@ -14,29 +14,22 @@ from typing import Any, cast
 from prefect import allow_failure
 from prefect.utilities.annotations import opaque
 
+from tapir_core import stages as stages_
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import (
-    STAGES,
-    StageAt,
-    asked_endpoints,
-    inner_stages,
-    served_in_turn,
-    with_steps,
-)
 from tasks._task import Work, late_tags, seal, work_of
 from tasks.artifacts import publish_missing
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
 
-Again = Callable[[StageAt], bool]
+Again = Callable[[stages_.StageAt], bool]
 """Asked of a stage with shards, before they begin: whether to do it though it holds."""
 
 
 def walk(
-    ref: RunRef, stages: Iterable[StageAt], *, again: Again = lambda _: False
-) -> Iterator[tuple[StageAt, DatasetRef]]:
+    ref: RunRef, stages: Iterable[stages_.StageAt], *, again: Again = lambda _: False
+) -> Iterator[tuple[stages_.StageAt, DatasetRef]]:
     """Do these stages, inputs first; gives each with its rows as soon as it holds.
 
     Shards of stages that do not read each other work at the same time. Shards of a stage that follows another's begin
@@ -57,7 +50,7 @@ def walk(
         if not work.in_shards or (reads_open and before is None) or _waits_its_turn(run.config, at, under_way):
             yield from _seal_all(run, under_way)
         if run.holds(at) is None:
-            for each in inner_stages(run.config, at):
+            for each in stages_.inner_stages(run.config, at):
                 _run_whole(run, each)
         if not work.in_shards:
             yield at, _run_waves(run, at) if at.stage.wave_steps else _run_whole(run, at)
@@ -69,12 +62,14 @@ def walk(
     yield from _seal_all(run, under_way)
 
 
-def run_stages(ref: RunRef, stages: Iterable[StageAt], *, again: Again = lambda _: False) -> dict[StageAt, DatasetRef]:
+def run_stages(
+    ref: RunRef, stages: Iterable[stages_.StageAt], *, again: Again = lambda _: False
+) -> dict[stages_.StageAt, DatasetRef]:
     """Do these stages as `walk` does; gives the rows of each."""
     return dict(walk(ref, stages, again=again))
 
 
-def run_stage(ref: RunRef, at: StageAt) -> DatasetRef:
+def run_stage(ref: RunRef, at: stages_.StageAt) -> DatasetRef:
     """Do one stage as `walk` does."""
     return run_stages(ref, [at])[at]
 
@@ -83,21 +78,21 @@ def run_stage(ref: RunRef, at: StageAt) -> DatasetRef:
 class _Shards:
     """The shards of one stage: under way since ``started``, or what those of a stage wrote that holds."""
 
-    at: StageAt
+    at: stages_.StageAt
     shards: Sequence[Any]
     rows: int
     started: float | None = None
 
 
-def _waits_its_turn(config: RunConfig, at: StageAt, under_way: Sequence[_Shards]) -> bool:
+def _waits_its_turn(config: RunConfig, at: stages_.StageAt, under_way: Sequence[_Shards]) -> bool:
     """Whether it asks another model of this machine than shards that are under way."""
-    asked = served_in_turn(config, at)
-    return bool(asked) and bool({served_in_turn(config, each.at) for each in under_way} - {asked, ""})
+    asked = stages_.served_in_turn(config, at)
+    return bool(asked) and bool({stages_.served_in_turn(config, each.at) for each in under_way} - {asked, ""})
 
 
-def _run_waves(run: RunFolder, at: StageAt) -> DatasetRef:
+def _run_waves(run: RunFolder, at: stages_.StageAt) -> DatasetRef:
     """Do the steps of a stage wave by wave, until one requests nothing or the waves are used up, then the last ones."""
-    collected = with_steps(run.config, at, waves=())
+    collected = stages_.with_steps(run.config, at, waves=())
     if not all(run.holds(each) for each in collected):
         for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
             requests, *others = (step.at(at.round, wave) for step in at.stage.wave_steps)
@@ -107,7 +102,7 @@ def _run_waves(run: RunFolder, at: StageAt) -> DatasetRef:
     return [_run_whole(run, each) for each in collected][-1]
 
 
-def _run_whole(run: RunFolder, at: StageAt) -> DatasetRef:
+def _run_whole(run: RunFolder, at: stages_.StageAt) -> DatasetRef:
     """Do a stage that is one task."""
     return _done(work_of(run.config, at).task, run.ref, at)
 
@@ -118,7 +113,7 @@ def _done(task: Any, *given: Any) -> DatasetRef:
         return cast(DatasetRef, task(*given, return_state=True).result())
 
 
-def _submit(run: RunFolder, at: StageAt, work: Work, before: _Shards | None) -> _Shards:
+def _submit(run: RunFolder, at: stages_.StageAt, work: Work, before: _Shards | None) -> _Shards:
     """Submit a stage's shards: pieces of its plan, or one for each shard of ``before``."""
     if work.plan is not None:
         rows, size = work.plan(run, at).height, _rows_per_shard(run.config, at)
@@ -143,7 +138,7 @@ def _submit(run: RunFolder, at: StageAt, work: Work, before: _Shards | None) -> 
         return _Shards(at, [task.submit(run.ref, at, *piece) for piece in pieces], rows, started)
 
 
-def _seal_all(run: RunFolder, under_way: list[_Shards]) -> Iterator[tuple[StageAt, DatasetRef]]:
+def _seal_all(run: RunFolder, under_way: list[_Shards]) -> Iterator[tuple[stages_.StageAt, DatasetRef]]:
     """Wait for the shards of each stage and declare it complete."""
     while under_way:
         stage = under_way.pop(0)
@@ -157,13 +152,13 @@ def _seal_all(run: RunFolder, under_way: list[_Shards]) -> Iterator[tuple[StageA
         yield stage.at, _done(seal, run.ref, stage.at, opaque(outcomes), seconds)
 
 
-def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
+def _rows_per_shard(config: RunConfig, at: stages_.StageAt) -> int:
     """`calls.rows_per_shard`, or what fills a batch where a Batch API is asked: each shard makes a batch of its own.
 
     Shards that others follow are those of their followers too.
     """
-    following = [replace(at, name=stage.name) for stage in STAGES.values() if stage.shards_of == at.name]
-    endpoints = [endpoint for each in (at, *following) for endpoint in asked_endpoints(config, each)]
+    following = [replace(at, name=stage.name) for stage in stages_.STAGES.values() if stage.shards_of == at.name]
+    endpoints = [endpoint for each in (at, *following) for endpoint in stages_.asked_endpoints(config, each)]
     filled = [batches.max_rows for endpoint in endpoints if (batches := endpoint.in_batches)]
     return max([config.calls.rows_per_shard, *filled])
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from flows.driver import Say, check_settings, hold_known_run, hold_run, is_done
-from tapir_core import run_files, sweep
+from tapir_core import run_files, run_state, sweep
 from tapir_core.comparison import baseline, matching
 from tapir_core.comparison.matching import Size
 from tapir_core.comparison.outcome import Training, read_training, read_trainings
@@ -27,13 +27,6 @@ from tapir_core.paths import REPORT
 from tapir_core.reporting import sentences
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import (
-    changed_stages,
-    find_benchmarks,
-    find_students,
-    stages_to_retry,
-    unscored_students,
-)
 from tapir_core.stages import MIX, POOL, TRAIN, Compared
 from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
@@ -142,13 +135,13 @@ def retry_run(
     """
     distil = partial(do, "distil")
     with hold_known_run(ref, say=say) as run:
-        again = stages_to_retry(run, number, also_terminal=also_terminal)
+        again = run_state.stages_to_retry(run, number, also_terminal=also_terminal)
         for each in do("judge", run, again, also_terminal) if again else ():
             tell(
                 f"{each['stage']}: {each['missing_before']} verdicts missing before, {each['missing_after']} now; "
                 f"{each['unscored_before']} unscored before, {each['unscored_after']} now."
             )
-        changed = changed_stages(run)
+        changed = run_state.changed_stages(run)
         if go_on and (changed or not is_done(run, None)):
             say("going on with the run")
             distil(run, None)
@@ -193,9 +186,9 @@ def evaluate_run(
         NoFigure: too many judgments failed for a figure; what there is is shown first.
     """
     with hold_known_run(ref, say=say, any_version=True) as run:
-        benchmarks = find_benchmarks(run, names)
-        compared = find_students(run, which, benchmarks)
-        unscored = unscored_students(run, compared, benchmarks, also_terminal=also_terminal)
+        benchmarks = run_state.find_benchmarks(run, names)
+        compared = run_state.find_students(run, which, benchmarks)
+        unscored = run_state.unscored_students(run, compared, benchmarks, also_terminal=also_terminal)
         do("evaluate" if unscored else "show", run, compared, benchmarks, also_terminal)
         summary = summarise(run)
         shown = show(run, summary, compared, benchmarks)

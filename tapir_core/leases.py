@@ -16,18 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tapir_core.calls.store_tables import (
-    database_time,
-    explained,
-    insert_or_ignore,
-    leases,
-    open_engine,
-    own_process,
-    reason_of,
-    replicas,
-    with_silence,
-    writing,
-)
+from tapir_core.calls import store_tables
 from tapir_core.calls.store_writer import Patience
 from tapir_core.processes import LAPSE, Heart, Holder, busy, is_free
 
@@ -59,11 +48,11 @@ class RunLease:
         """
         self.token = token or secrets.token_hex(16)
         self._named = {"run_key": run_key, "token": self.token, "flow_run": flow_run}
-        self._engine = open_engine(store_url)
+        self._engine = store_tables.open_engine(store_url)
         self._patience = Patience(f"the lease of run {run_key}")
         self._heart = Heart(f"run {run_key}", self._beat)
-        self._row = sa.select(leases).where(leases.c.run_key == run_key)
-        self._ours = leases.c.run_key == run_key, leases.c.token == self.token
+        self._row = sa.select(store_tables.leases).where(store_tables.leases.c.run_key == run_key)
+        self._ours = store_tables.leases.c.run_key == run_key, store_tables.leases.c.token == self.token
 
     def acquire(self) -> None:
         """Take the lease.
@@ -71,13 +60,19 @@ class RunLease:
         Raises:
             RunBusy: another driver holds it.
         """
-        with writing(self._engine) as connection:
-            mine = {**self._named, "since": database_time(connection), **own_process(connection)}
-            connection.execute(insert_or_ignore(connection.dialect.name, leases).values(mine))
-            (row,) = with_silence(connection, self._row.with_for_update())
+        with store_tables.writing(self._engine) as connection:
+            mine = {
+                **self._named,
+                "since": store_tables.database_time(connection),
+                **store_tables.own_process(connection),
+            }
+            connection.execute(store_tables.insert_or_ignore(connection.dialect.name, store_tables.leases).values(mine))
+            (row,) = store_tables.with_silence(connection, self._row.with_for_update())
             is_taken = row["token"] != self.token and not is_free(row)
             if not is_taken:
-                connection.execute(sa.update(leases).where(leases.c.run_key == mine["run_key"]).values(mine))
+                connection.execute(
+                    sa.update(store_tables.leases).where(store_tables.leases.c.run_key == mine["run_key"]).values(mine)
+                )
         if is_taken:
             self._engine.dispose()
             raise busy(row)
@@ -91,7 +86,7 @@ class RunLease:
     def holding(self) -> Holding | None:
         """The current holder of the lease, this process or another; None if it is free."""
         with self._engine.connect() as connection:
-            rows = with_silence(connection, self._row)
+            rows = store_tables.with_silence(connection, self._row)
         return Holding(rows[0]["token"], lives=not is_free(rows[0])) if rows else None
 
     def hurry(self) -> None:
@@ -112,7 +107,7 @@ class RunLease:
             logger.warning(
                 "the lease of run %s could not be given back (%s): it is free when this process has ended",
                 self._named["run_key"],
-                reason_of(error),
+                store_tables.reason_of(error),
             )
         finally:
             self._engine.dispose()
@@ -125,12 +120,16 @@ class RunLease:
         self.release()
 
     def _drop(self) -> None:
-        with writing(self._engine) as connection:
-            connection.execute(sa.delete(leases).where(*self._ours))
+        with store_tables.writing(self._engine) as connection:
+            connection.execute(sa.delete(store_tables.leases).where(*self._ours))
 
     def _beat(self) -> None:
-        with writing(self._engine) as connection:
-            connection.execute(sa.update(leases).where(*self._ours).values(heartbeat=database_time(connection)))
+        with store_tables.writing(self._engine) as connection:
+            connection.execute(
+                sa.update(store_tables.leases)
+                .where(*self._ours)
+                .values(heartbeat=store_tables.database_time(connection))
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +161,9 @@ class ReplicaRegistry:
 
     def __init__(self, store_url: str, run_key: str) -> None:
         self.run_key = run_key
-        self._engine = open_engine(store_url)
-        self._of_run = replicas.c.run_key == run_key
-        self._untaken = self._of_run, replicas.c.host.is_(None)
+        self._engine = store_tables.open_engine(store_url)
+        self._of_run = store_tables.replicas.c.run_key == run_key
+        self._untaken = self._of_run, store_tables.replicas.c.host.is_(None)
 
     def ask(self, number: int, checkpoint: str) -> str:
         """Ask for a replica of the student after round ``number``; returns its id."""
@@ -178,16 +177,16 @@ class ReplicaRegistry:
                 "base_url": "",
                 "concurrency": 0,
                 "leaving": False,
-                "heartbeat": database_time(connection),
+                "heartbeat": store_tables.database_time(connection),
             }
-            connection.execute(sa.insert(replicas).values(wanted))
+            connection.execute(sa.insert(store_tables.replicas).values(wanted))
         return replica
 
     def take(self, replica: str) -> Replica | None:
         """Take a replica for this process; None if it is no longer wanted, or another process has it."""
         with self._changing() as connection:
-            free = sa.update(replicas).where(replicas.c.id == replica, *self._untaken)
-            taken = connection.execute(free.values(own_process(connection))).rowcount == 1
+            free = sa.update(store_tables.replicas).where(store_tables.replicas.c.id == replica, *self._untaken)
+            taken = connection.execute(free.values(store_tables.own_process(connection))).rowcount == 1
         return next((each for each in self.all() if each.id == replica), None) if taken else None
 
     def serve(self, replica: str, base_url: str, concurrency: int) -> None:
@@ -208,7 +207,7 @@ class ReplicaRegistry:
 
     def all(self) -> list[Replica]:
         """Every replica of the run, including dead ones, in the order of their ids."""
-        rows = self._read(sa.select(replicas).where(self._of_run).order_by(replicas.c.id))
+        rows = self._read(sa.select(store_tables.replicas).where(self._of_run).order_by(store_tables.replicas.c.id))
         same = ("id", "round", "checkpoint", "base_url", "concurrency", "leaving", "silent")
         return [
             Replica(**{name: row[name] for name in same}, holder=Holder.of(row) if row["host"] else None)
@@ -218,19 +217,22 @@ class ReplicaRegistry:
     def dismiss(self) -> list[str]:
         """Ask every replica to leave, and remove those that no worker has taken; returns the ids of the latter."""
         with self._changing() as connection:
-            forgotten = connection.scalars(sa.delete(replicas).where(*self._untaken).returning(replicas.c.id)).all()
-            connection.execute(sa.update(replicas).where(self._of_run).values(leaving=True))
+            forgotten = connection.scalars(
+                sa.delete(store_tables.replicas).where(*self._untaken).returning(store_tables.replicas.c.id)
+            ).all()
+            connection.execute(sa.update(store_tables.replicas).where(self._of_run).values(leaving=True))
         return list(forgotten)
 
     def remove(self, replica: str) -> None:
         """Remove a replica."""
         with self._changing() as connection:
-            connection.execute(sa.delete(replicas).where(replicas.c.id == replica))
+            connection.execute(sa.delete(store_tables.replicas).where(store_tables.replicas.c.id == replica))
 
     def is_driven(self) -> bool:
         """Whether a driver of the run sent a heartbeat within the last 60 s."""
         return any(
-            row["silent"] < LAPSE for row in self._read(sa.select(leases).where(leases.c.run_key == self.run_key))
+            row["silent"] < LAPSE
+            for row in self._read(sa.select(store_tables.leases).where(store_tables.leases.c.run_key == self.run_key))
         )
 
     def close(self) -> None:
@@ -241,14 +243,14 @@ class ReplicaRegistry:
         """Write values into a row, with a heartbeat unless one is among them."""
         with self._changing() as connection:
             connection.execute(
-                sa.update(replicas)
-                .where(replicas.c.id == replica)
-                .values({"heartbeat": database_time(connection), **values})
+                sa.update(store_tables.replicas)
+                .where(store_tables.replicas.c.id == replica)
+                .values({"heartbeat": store_tables.database_time(connection), **values})
             )
 
     def _changing(self) -> AbstractContextManager[sa.Connection]:
-        return explained(_UNREACHABLE, partial(writing, self._engine))
+        return store_tables.explained(_UNREACHABLE, partial(store_tables.writing, self._engine))
 
     def _read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        with explained(_UNREACHABLE, self._engine.connect) as connection:
-            return with_silence(connection, query)
+        with store_tables.explained(_UNREACHABLE, self._engine.connect) as connection:
+            return store_tables.with_silence(connection, query)

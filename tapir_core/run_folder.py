@@ -18,30 +18,17 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core import errors, paths, stages, text
 from tapir_core.config import RunConfig
 from tapir_core.config.load import VERSION, load_resolved, resolved_json
 from tapir_core.data import dataset
 from tapir_core.data.fetched import kept_files, with_kept_files
-from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
-from tapir_core.paths import RESOLVED_CONFIG, RUN_ERROR, RUN_RECORD, is_part, manifest_file
-from tapir_core.stages import (
-    EVALUATION,
-    TRAIN,
-    StageAt,
-    asked_apart,
-    inner_stages,
-    own_digest,
-    plan,
-    stage_key,
-    whole_plan,
-)
 from tapir_core.storage import Storage, on_this_machine
-from tapir_core.text import first_few
 
 _LISTED = 10
 """Runs of a root that an error names."""
 
-Seen = dict[StageAt, dataset.DatasetRef | None]
+Seen = dict[stages.StageAt, dataset.DatasetRef | None]
 """What was found of stages during one look at a run, which it never outlives."""
 
 
@@ -92,7 +79,7 @@ def by_words(found: Mapping[str, Settled]) -> Iterator[tuple[str, str, str]]:
 class Redo:
     """A finished stage that would be done again."""
 
-    at: StageAt
+    at: stages.StageAt
     rows: int
     calls: int
     version: int
@@ -127,19 +114,19 @@ class RunFolder:
         """
         remedy = "put back a copy of it, or start the run under another --name: stored answers are re-used"
         try:
-            record = dataset.read_json(self.storage, RUN_RECORD, remedy)
+            record = dataset.read_json(self.storage, paths.RUN_RECORD, remedy)
             settled = {name: Settled(**each) for name, each in record.pop("settled", {}).items()}
             return RunRecord(**record, settled=settled)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise ConfigError(_no_such_run(self.ref)) from error
+            raise errors.ConfigError(_no_such_run(self.ref)) from error
         except (TypeError, AttributeError) as error:
-            raise ConfigError(dataset.unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
+            raise errors.ConfigError(dataset.unknown_file(f"{self.storage.root}/{paths.RUN_RECORD}", error)) from error
 
     @property
     def error(self) -> str:
         """What the last start ended with, such as a provider's words; empty where it did its work or is at it."""
         try:
-            return self.storage.read_bytes(RUN_ERROR).decode()
+            return self.storage.read_bytes(paths.RUN_ERROR).decode()
         except FileNotFoundError:
             return ""
 
@@ -151,17 +138,17 @@ class RunFolder:
             ConfigError: there is no such run, or its file is damaged.
         """
         try:
-            content = self.storage.read_bytes(RESOLVED_CONFIG)
+            content = self.storage.read_bytes(paths.RESOLVED_CONFIG)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise ConfigError(_no_such_run(self.ref)) from error
-        written = load_resolved(content, source=f"{self.storage.root}/{RESOLVED_CONFIG}")
+            raise errors.ConfigError(_no_such_run(self.ref)) from error
+        written = load_resolved(content, source=f"{self.storage.root}/{paths.RESOLVED_CONFIG}")
         here = written.run.model_copy(update={"root": self.ref.root, "name": self.ref.name})
         return written.model_copy(update={"run": here})
 
     @cached_property
     def version(self) -> int:
         """Of its resolved configuration; below `VERSION` the run is read, and not gone on with."""
-        return int(json.loads(self.storage.read_bytes(RESOLVED_CONFIG)).get("version", 1))
+        return int(json.loads(self.storage.read_bytes(paths.RESOLVED_CONFIG)).get("version", 1))
 
     @cached_property
     def kept_config(self) -> RunConfig:
@@ -171,20 +158,20 @@ class RunFolder:
     @property
     def trained_rounds(self) -> list[int]:
         """Rounds whose student's checkpoint holds, in order; 0 is S_0."""
-        return [number for number in range(self.config.run.rounds + 1) if self.holds(TRAIN.at(number))]
+        return [number for number in range(self.config.run.rounds + 1) if self.holds(stages.TRAIN.at(number))]
 
     @property
     def stage_versions(self) -> dict[str, int]:
         """Stage → version of the code that made its rows, the oldest of them; of all that the run plans and has."""
         found: dict[str, int] = {}
-        for at in plan(self.config):
+        for at in stages.plan(self.config):
             if (manifest := self.manifest(at)) is not None:
                 found[at.name] = min(manifest.version, found.get(at.name, manifest.version))
         return found
 
     def key(
         self,
-        at: StageAt,
+        at: stages.StageAt,
         seen: Seen | None = None,
         *,
         made_by: str | None = None,
@@ -200,9 +187,9 @@ class RunFolder:
         digests = [ref.digest for ref in inputs if ref is not None]
         if len(digests) < len(inputs):
             return None
-        return stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests, version)
+        return stages.stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests, version)
 
-    def holds(self, at: StageAt, seen: Seen | None = None) -> dataset.DatasetRef | None:
+    def holds(self, at: stages.StageAt, seen: Seen | None = None) -> dataset.DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
 
         Whichever version of the stage's code made it. What an earlier configuration made and today's does not plan
@@ -225,21 +212,21 @@ class RunFolder:
             seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
         return seen[at]
 
-    def manifest(self, at: StageAt) -> dataset.Manifest | None:
+    def manifest(self, at: stages.StageAt) -> dataset.Manifest | None:
         """The stage's manifest as it lies there, whether it holds or not."""
         return dataset.read_manifest(self.storage, at.folder)
 
-    def sealed(self, at: StageAt) -> dataset.Manifest:
+    def sealed(self, at: stages.StageAt) -> dataset.Manifest:
         """The manifest of a stage that is done.
 
         Raises:
             MissingPrerequisite: it is not.
         """
         if (manifest := self.manifest(at)) is None:
-            raise MissingPrerequisite(_not_done(self.ref, at))
+            raise errors.MissingPrerequisite(_not_done(self.ref, at))
         return manifest
 
-    def rows(self, at: StageAt) -> pl.DataFrame:
+    def rows(self, at: stages.StageAt) -> pl.DataFrame:
         """All rows of a stage that holds.
 
         Raises:
@@ -249,16 +236,18 @@ class RunFolder:
         try:
             return dataset.read_rows(self.storage, at.folder)
         except FileNotFoundError as exc:
-            raise MissingPrerequisite(f"{_not_done(self.ref, at)} ({exc} is not there)") from exc
+            raise errors.MissingPrerequisite(f"{_not_done(self.ref, at)} ({exc} is not there)") from exc
 
-    def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> dataset.DatasetRef:
+    def write(
+        self, at: stages.StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None
+    ) -> dataset.DatasetRef:
         """Write a whole dataset in one part and declare it complete."""
         rows = dataset.in_columns(rows, at.stage.columns, at.stage.some_have)
         return self.seal(at, [dataset.write_part(self.storage, at.folder, rows)], counts=counts)
 
     def seal(
         self,
-        at: StageAt,
+        at: stages.StageAt,
         parts: list[dataset.Part],
         *,
         accepted_missing: dict[str, int] | None = None,
@@ -270,7 +259,7 @@ class RunFolder:
         assert key is not None, f"{at} was sealed before its inputs"
         # Other programs read all Parquet files of a folder: what an earlier making left there must go.
         for name in {*self.storage.names(at.folder)} - {part.name for part in parts}:
-            if is_part(name):
+            if paths.is_part(name):
                 self.storage.remove(f"{at.folder}/{name}")
         manifest = dataset.Manifest(
             stage=at.name,
@@ -290,7 +279,7 @@ def runs_of(root: str) -> Iterator[RunFolder]:
     """Every run of a root, by name; none where the root is not there."""
     storage = Storage(root)
     for name in storage.names(""):
-        if storage.exists(f"{name}/{RUN_RECORD}"):
+        if storage.exists(f"{name}/{paths.RUN_RECORD}"):
             yield RunFolder(RunRef(root, name))
 
 
@@ -298,7 +287,7 @@ def keep_without_heldout(config: RunConfig) -> RunConfig:
     """The configuration as the run began that it belongs to: one without a held-out set gets none by default."""
     folder, data = RunFolder(RunRef(config.run.root, config.run.name)), config.data
     given = "heldout" in data.model_fields_set or data.heldout is None
-    if given or not folder.storage.exists(RUN_RECORD) or folder.config.data.heldout is not None:
+    if given or not folder.storage.exists(paths.RUN_RECORD) or folder.config.data.heldout is not None:
         return config
     return config.model_copy(update={"data": data.model_copy(update={"heldout": None})})
 
@@ -323,12 +312,12 @@ def open_run(
         ConfigError: the folder cannot be written.
     """
     folder = RunFolder(RunRef(config.run.root, config.run.name))
-    if not folder.storage.exists(RUN_RECORD):
+    if not folder.storage.exists(paths.RUN_RECORD):
         record = RunRecord(uuid.uuid4().hex, config.run.name, datetime.now(UTC).isoformat("T", "seconds"), ingredients)
         _write_record(folder, record, config)
         return RunFolder(folder.ref)
     if (version := folder.version) < VERSION:
-        raise RunChanged(
+        raise errors.RunChanged(
             f"run {folder.ref.name!r} in {folder.ref.root!r} was made by a development version (configuration "
             f"{version}): it can be read and exported, but not continued; start it under a new --name, which re-uses "
             "the stored answers"
@@ -351,11 +340,11 @@ def _go_on(folder: RunFolder, config: RunConfig, record: RunRecord, amend: bool,
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
         same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
-        raise RunChanged(_refusal(folder, redo, ingredients, same_settings=same_settings))
+        raise errors.RunChanged(_refusal(folder, redo, ingredients, same_settings=same_settings))
     for each in redo:
         # Its key holds by the version that made it, whatever is asked for now.
         if each.is_outdated:
-            folder.storage.remove(manifest_file(each.at.folder))
+            folder.storage.remove(paths.manifest_file(each.at.folder))
     _write_record(folder, record, config)
     return RunFolder(folder.ref)
 
@@ -366,12 +355,12 @@ def forget_damaged(folder: RunFolder) -> Iterator[str]:
     Checkpoints are compared when they are read: it takes long, and a training costs more than stored answers.
     """
     storage = folder.storage
-    for at in dict.fromkeys(each for each in whole_plan(folder.config) if not each.stage.trains):
+    for at in dict.fromkeys(each for each in stages.whole_plan(folder.config) if not each.stage.trains):
         manifest = folder.manifest(at)
         for part in manifest.parts if manifest else ():
             path = f"{at.folder}/{part.name}"
             if storage.exists(path) and storage.sha256(path) != part.sha256:
-                storage.remove(manifest_file(at.folder))
+                storage.remove(paths.manifest_file(at.folder))
                 yield f"{storage.url}/{path} is damaged: {at} is made anew, from the stored answers"
 
 
@@ -383,13 +372,13 @@ def stages_to_redo(
     Another setting or ingredient goes into them, or, unless ``any_version``, another version of tapir made them.
     """
     old, old_ingredients = folder.config, folder.record.ingredients
-    stale: set[StageAt] = set()
+    stale: set[stages.StageAt] = set()
     redo = []
-    known = {*_with_inner(old), *asked_apart(old)}
-    for at in dict.fromkeys(each for each in (*_with_inner(config), *asked_apart(config)) if each in known):
+    known = {*_with_inner(old), *stages.asked_apart(old)}
+    for at in dict.fromkeys(each for each in (*_with_inner(config), *stages.asked_apart(config)) if each in known):
         manifest = folder.manifest(at)
         inputs, before = (at.stage.all_reads(each, at) for each in (config, old))
-        changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
+        changed = stages.own_digest(at, old, old_ingredients) != stages.own_digest(at, config, ingredients)
         outdated = manifest is not None and manifest.version != at.stage.version and not any_version
         if changed or outdated or inputs != before or stale.intersection(inputs):
             stale.add(at)
@@ -398,15 +387,15 @@ def stages_to_redo(
     return redo
 
 
-def _with_inner(config: RunConfig) -> Iterator[StageAt]:
+def _with_inner(config: RunConfig) -> Iterator[stages.StageAt]:
     """The plan, with the stages that are made only for those that read them before these."""
-    for at in plan(config):
-        yield from (*inner_stages(config, at), at)
+    for at in stages.plan(config):
+        yield from (*stages.inner_stages(config, at), at)
 
 
 def _write_record(folder: RunFolder, record: RunRecord, config: RunConfig) -> None:
-    folder.storage.write_bytes(RESOLVED_CONFIG, resolved_json(config).encode())
-    folder.storage.write_bytes(RUN_RECORD, json.dumps(asdict(record), indent=1).encode())
+    folder.storage.write_bytes(paths.RESOLVED_CONFIG, resolved_json(config).encode())
+    folder.storage.write_bytes(paths.RUN_RECORD, json.dumps(asdict(record), indent=1).encode())
 
 
 def _no_such_run(ref: RunRef) -> str:
@@ -416,7 +405,7 @@ def _no_such_run(ref: RunRef) -> str:
     meant = " or ".join(repr(name) for name in names if name.lower() in near)
     missing = f"there is no run {ref.name!r} in {ref.root!r}"
     return (
-        f"{missing}.{f' Did you mean {meant}?' if meant else ''} It holds {first_few(names, _LISTED)}; see "
+        f"{missing}.{f' Did you mean {meant}?' if meant else ''} It holds {text.first_few(names, _LISTED)}; see "
         f"`tapir status --root {ref.root}`"
         if names
         else f"{missing}, nor any other; name the right root with --root, or start a run with "
@@ -424,9 +413,9 @@ def _no_such_run(ref: RunRef) -> str:
     )
 
 
-def _not_done(ref: RunRef, at: StageAt) -> str:
+def _not_done(ref: RunRef, at: stages.StageAt) -> str:
     """Which stage of which run is not done, which stage of the plan makes it, and which command."""
-    run, is_evaluation = f"{ref.name} --root {ref.root}", at.name in {stage.name for stage in EVALUATION}
+    run, is_evaluation = f"{ref.name} --root {ref.root}", at.name in {stage.name for stage in stages.EVALUATION}
     command = (
         f"`tapir evaluate {run}{'' if at.benchmark is None else f' --benchmark {at.benchmark}'}`"
         if is_evaluation or at.benchmark is not None

@@ -6,15 +6,12 @@ from dataclasses import dataclass, replace
 import polars as pl
 from polars import selectors as cs
 
-from tapir_core import stages
+from tapir_core import errors, paths, stages, turns
 from tapir_core.config import LENGTHS, RETENTION, WIN_RATE, JudgeConfig
 from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
-from tapir_core.errors import ConfigError
 from tapir_core.judging import combine_judges
-from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.stages import Compared, StageAt
-from tapir_core.turns import EARLIER
 
 _BACKBONE, _OUTPUTS = "backbone", "outputs"
 """What a person says for the untouched backbone, and for all models of files."""
@@ -97,7 +94,7 @@ def pool_of(run: RunFolder, number: int) -> pl.DataFrame:
     usable = not_held_out(run, split_usable(*tables).examples)
     first = usable.join(tables[0].select("instruction_id", "reference"), on="instruction_id").select(
         *("instruction_id", "instruction", "system", "reference", "task_type", "response"),
-        cs.by_name(EARLIER, require_all=False),
+        cs.by_name(turns.EARLIER, require_all=False),
     )
     added = (run.rows(stages.EXPAND.at(earlier)).drop("seed_id", "wave") for earlier in range(1, number))
     return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")
@@ -207,8 +204,8 @@ def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
     """
     judged = [at for at in stages.plan(run.config) if is_judging(at) and (run.holds(at) or run.holds(judged_at(at)))]
     if number is not None and not any(at.round == number for at in judged):
-        rounds = sorted({at.number for at in judged if at.round != BACKBONE})
-        raise ConfigError(
+        rounds = sorted({at.number for at in judged if at.round != paths.BACKBONE})
+        raise errors.ConfigError(
             f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {rounds or 'none'}); "
             f"see `tapir status {run.ref.name}`"
         )
@@ -239,17 +236,20 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
     if which == _OUTPUTS:
         if not models:
             having = [name for name in run.config.evaluation.judged if models_of(run, name)]
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"--round {_OUTPUTS}: no benchmark that is asked has outputs of a model as a file; those of run "
                 f"{run.ref.name!r} that have are {', '.join(having) or 'none'}: name them with --benchmark, or give "
                 '[evaluation.benchmarks.NAME.outputs] a line `MODEL = "FILE"` and run the configuration again'
             )
         return [*models]
     if run.config.data.heldout is None and not benchmarks:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
         )
-    meant: dict[str, list[Compared]] = {"all": [BACKBONE, *run.trained_rounds, *models], _BACKBONE: [BACKBONE]}
+    meant: dict[str, list[Compared]] = {
+        "all": [paths.BACKBONE, *run.trained_rounds, *models],
+        _BACKBONE: [paths.BACKBONE],
+    }
     return meant.get(which) or [find_student(run, which, others=(_BACKBONE, *([_OUTPUTS] if models else [])))]
 
 
@@ -272,7 +272,7 @@ def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> i
             if which == "best"
             else ""
         )
-        raise ConfigError(
+        raise errors.ConfigError(
             f"--round {which}: run {run.ref.name!r} has no such student{why}; it has "
             f"{', '.join([*others, *students]) or 'none'}; see `tapir status {run.ref.name}`"
         )
@@ -289,7 +289,7 @@ def find_benchmarks(run: RunFolder, named: str) -> list[str]:
     known = run.config.evaluation.asked
     if unknown := [name for name in wanted if name not in known]:
         there = f"it has {', '.join(known)}" if known else "it has none"
-        raise ConfigError(
+        raise errors.ConfigError(
             f"--benchmark {', '.join(unknown)}: run {run.ref.name!r} has no such benchmark that can be asked; {there}. "
             f"Give it [evaluation.benchmarks.{unknown[0]}] with a `type` and run it with --amend (docs/evaluation.md)"
         )

@@ -11,15 +11,8 @@ import polars as pl
 
 from tapir_core import config, stages
 from tapir_core.curriculum import sizes
+from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions, loss_in_words
-from tapir_core.data.readers import (
-    Found,
-    heldout_questions,
-    instruction_records,
-    read_heldout,
-    read_pool,
-    read_questions,
-)
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import DEV_SHARES, EQUAL_SHARES, NATURAL_SHARES, recognise, sample_problems
 from tapir_core.standin.family import Stream
@@ -27,7 +20,7 @@ from tapir_core.text import instruction_id
 
 
 @config.by_kind(config.PoolConfig)
-def read_pool_of(pool: config.PoolConfig, data: config.DataConfig, seed: int) -> Found:
+def read_pool_of(pool: config.PoolConfig, data: config.DataConfig, seed: int) -> readers.Found:
     """The pool D; ``seed`` is the run's, of which every draw derives.
 
     Raises:
@@ -37,9 +30,9 @@ def read_pool_of(pool: config.PoolConfig, data: config.DataConfig, seed: int) ->
 
 
 @read_pool_of.register
-def _(pool: config.FilePool, data: config.DataConfig, seed: int) -> Found:
-    return read_pool(
-        instruction_records(pool.path, pool.columns),
+def _(pool: config.FilePool, data: config.DataConfig, seed: int) -> readers.Found:
+    return readers.read_pool(
+        readers.instruction_records(pool.path, pool.columns),
         pool.path,
         on_bad_row=data.on_bad_row,
         limit=pool.limit,
@@ -49,8 +42,8 @@ def _(pool: config.FilePool, data: config.DataConfig, seed: int) -> Found:
 
 
 @read_pool_of.register
-def _(pool: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
-    return Found(standin_pool(pool.rows, pool.max_level, seed))
+def _(pool: config.StandinPool, _data: config.DataConfig, seed: int) -> readers.Found:
+    return readers.Found(standin_pool(pool.rows, pool.max_level, seed))
 
 
 def settle_sizes(run: config.RunConfig) -> tuple[config.RunConfig, tuple[str, ...]]:
@@ -65,7 +58,7 @@ def settle_sizes(run: config.RunConfig) -> tuple[config.RunConfig, tuple[str, ..
 
 
 @config.by_kind(config.HeldoutConfig)
-def read_heldout_of(heldout: config.HeldoutConfig, run: config.RunConfig) -> Found:
+def read_heldout_of(heldout: config.HeldoutConfig, run: config.RunConfig) -> readers.Found:
     """The held-out set of a run.
 
     Raises:
@@ -75,9 +68,9 @@ def read_heldout_of(heldout: config.HeldoutConfig, run: config.RunConfig) -> Fou
 
 
 @read_heldout_of.register
-def _(heldout: config.FileHeldout, run: config.RunConfig) -> Found:
-    return read_heldout(
-        instruction_records(heldout.path, heldout.columns),
+def _(heldout: config.FileHeldout, run: config.RunConfig) -> readers.Found:
+    return readers.read_heldout(
+        readers.instruction_records(heldout.path, heldout.columns),
         heldout.path,
         on_bad_row=run.data.on_bad_row,
         # Any name will do until the task types are discovered.
@@ -100,15 +93,15 @@ def _way_out(verifier: config.VerifierConfig | None) -> str:
 
 
 @read_heldout_of.register
-def _(heldout: config.StandinHeldout, run: config.RunConfig) -> Found:
-    return Found(standin_heldout(heldout.dev, heldout.test, heldout.max_level, run.run.seed))
+def _(heldout: config.StandinHeldout, run: config.RunConfig) -> readers.Found:
+    return readers.Found(standin_heldout(heldout.dev, heldout.test, heldout.max_level, run.run.seed))
 
 
 @read_heldout_of.register
-def _(_heldout: config.JudgedHeldout, run: config.RunConfig) -> Found:
+def _(_heldout: config.JudgedHeldout, run: config.RunConfig) -> readers.Found:
     # Its own instructions are drawn from the pool, once the teacher has answered: stage `judged_heldout`.
     references = run.data.references
-    nothing = Found(pl.DataFrame(schema=stages.HELDOUT.columns))
+    nothing = readers.Found(pl.DataFrame(schema=stages.HELDOUT.columns))
     return nothing if references is None else read_heldout_of(references, run)
 
 
@@ -137,7 +130,10 @@ def clean_pool(run: config.RunConfig) -> CleanPool:
     data = run.data
     read = read_pool_of(data.pool, data, run.run.seed)
     heldout = [] if data.references is None else [read_heldout_of(data.references, run)]
-    asked = [*(heldout_questions(each.rows) for each in heldout), read_questions(run.evaluation.benchmarks)]
+    asked = [
+        *(readers.heldout_questions(each.rows) for each in heldout),
+        readers.read_questions(run.evaluation.benchmarks),
+    ]
     found = EvaluationQuestions(pl.concat(asked), run.evaluation.decontamination, read.rows).find(read.rows)
     rows = read.rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     lost = loss_in_words(found, read.rows.height, QUESTION) or rehearse_heldout(rows, run)
@@ -173,7 +169,7 @@ def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
     size, rng = sum(run.data.judged.sizes(rows.height).values()), derive_rng(run.run.seed, "rehearsal")
     drawn = rows[sorted(rng.sample(range(rows.height), min(size, rows.height)))]
     rest = rows.join(drawn, on="instruction_id", how="anti", maintain_order="left")
-    found = EvaluationQuestions(heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)
+    found = EvaluationQuestions(readers.heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)
     return loss_in_words(found, rest.height, HELD_OUT)
 
 

@@ -16,14 +16,10 @@ from tapir_core.data.decontamination import texts_asked
 from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
+from tasks import asking, judge, mixture, pool, verify
 from tasks._task import shard_task, stage_task
-from tasks.asking import chat, count_paid, counts_of, ending_of, make_request, text_of, watch, worked
-from tasks.judge import ask_student, judge_rows
-from tasks.mixture import round_size
 from tasks.outcomes import Worked, made_of
-from tasks.pool import ask_labels, ask_teacher, evaluation_questions, mixture_shares, round_pool
 from tasks.runtime import current, read_once
-from tasks.verify import verify_answers, wrong_answers
 
 
 @stage_task(stages.WAVE_REQUESTS)
@@ -51,7 +47,7 @@ def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:
     seeds = run.rows(stages.SELECT.at(at.round))
     if at.wave > 1 and _accepted(run, at.number, at.wave - 1).height == _accepted(run, at.number, at.wave - 2).height:
         return {}
-    wanted = curriculum.quotas(round_size(run, at).hard, mixture_shares(run))
+    wanted = curriculum.quotas(mixture.round_size(run, at).hard, pool.mixture_shares(run))
     have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(_accepted(run, at.number, at.wave - 1)))
     return curriculum.lacking(wanted, have) if seeds.height else {}
 
@@ -69,15 +65,15 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     runtime, teacher = current(run), run.config.teacher
     prompt, who, types = runtime.prompt("expand"), runtime.teacher.identity, run.config.curriculum.types
     seeds = rows.select(instruction_id="seed_id").join(
-        round_pool(run, at.number).drop("task_type"), on="instruction_id", maintain_order="left"
+        pool.round_pool(run, at.number).drop("task_type"), on="instruction_id", maintain_order="left"
     )
     wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
     requests = [
-        make_request(
+        asking.make_request(
             run,
             "expand",
             who,
-            chat(curriculum.render_expansion(prompt, show_instruction(seed), types.described(each.task_type))),
+            asking.chat(curriculum.render_expansion(prompt, show_instruction(seed), types.described(each.task_type))),
             teacher.expanding,
             prompt=prompt,
             sample_index=each.sample_index,
@@ -90,10 +86,10 @@ def expand_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         runtime.teacher.source,
         lambda _, reply: curriculum.parse_expansion(reply.text, ended=reply.finish_reason != "length"),
         teacher.reasks,
-        watch(run, at),
+        asking.watch(run, at),
     )
     candidates = curriculum.candidate_rows(wanted, [each.value for each in asked], at.wave)
-    return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
+    return asking.worked(candidates, asking.counts_of(asked), seeds, [each.outcome for each in asked])
 
 
 @stage_task(stages.WAVE_SCREENED)
@@ -105,7 +101,7 @@ def screen_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     before = [run.rows(stages.WAVE_SCREENED.at(at.round, at.wave - 1))] if at.wave > 1 else []
     own = run.rows(stages.WAVE_CANDIDATES.at(at.round, at.wave))
     candidates = pl.concat([*map(curriculum.held_back, before), own], how="vertical_relaxed")
-    contaminated = {*evaluation_questions(run).find(candidates)["instruction_id"]}
+    contaminated = {*pool.evaluation_questions(run).find(candidates)["instruction_id"]}
     gates = curriculum.text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, contaminated)
     return _worked(curriculum.apply_gates(candidates, gates))
 
@@ -119,24 +115,24 @@ def screened_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
 @shard_task(stages.WAVE_EXAMINED, plan=screened_rows)
 def examine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Label the candidates, answer those of a task type that is needed, and by option measure how hard they are."""
-    parsed = ask_labels(run, at, rows)
+    parsed = pool.ask_labels(run, at, rows)
     labels = pl.Series([each.value for each in parsed], dtype=pl.String)
     right = rows.with_columns(task_type=labels).filter(curriculum.needed_types(rows, labels, _lacks(run, at)))
-    answers = ask_teacher(run, at, right)
+    answers = pool.ask_teacher(run, at, right)
     taught = right.select(
         "instruction_id",
         "instruction",
         "system",
-        response=pl.Series(map(text_of, answers), dtype=pl.String),
-        finish_reason=pl.Series(map(ending_of, answers), dtype=pl.String),
+        response=pl.Series(map(asking.text_of, answers), dtype=pl.String),
+        finish_reason=pl.Series(map(asking.ending_of, answers), dtype=pl.String),
     )
     check = Worked(pl.DataFrame(schema={"instruction_id": pl.String, "mfd": pl.Float64}))
     if run.config.checks_expansion(at.number):
         check = _measure(run, at, taught, right["task_type"])
     labelled = rows.select("instruction_id").with_columns(task_type=labels)
     examined = _with(_with(labelled, taught.drop("instruction", "system")), check.rows)
-    labelling = worked(labelled, counts_of(parsed), rows, [each.outcome for each in parsed])
-    return made_of(examined, [labelling, worked(taught, count_paid(answers), right, answers), check])
+    labelling = asking.worked(labelled, asking.counts_of(parsed), rows, [each.outcome for each in parsed])
+    return made_of(examined, [labelling, asking.worked(taught, asking.count_paid(answers), right, answers), check])
 
 
 @stage_task(stages.WAVE_GATED)
@@ -149,8 +145,8 @@ def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
     rows = _with(screened_rows(run, at).drop("response", "gate"), examined.select("instruction_id", "response"))
     verifier = run.config.judge.verifies("filter")
-    marks = verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
-    wrong = wrong_answers(marks.rows) if verifier else None
+    marks = verify.verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
+    wrong = verify.wrong_answers(marks.rows) if verifier else None
     gates = curriculum.paid_gates(examined, _lacks(run, at), delta, wrong)
     gated = _worked(curriculum.file_by_label(curriculum.apply_gates(rows, gates), examined))
     return Worked(gated.rows, {**gated.counts, **marks.counts})
@@ -179,15 +175,15 @@ def _measure(run: RunFolder, at: stages.StageAt, taught: pl.DataFrame, task_type
     endings = taught.select("response", "finish_reason", "instruction").iter_rows()
     usable = pl.Series([curriculum.unusable_reason(*each) is None for each in endings], dtype=pl.Boolean)
     rows = taught.with_columns(task_type=task_types, reference=pl.lit(None, pl.String)).filter(usable)
-    outcomes = ask_student(run, at, at.number - 1, rows)
-    student = pl.Series(map(text_of, outcomes), dtype=pl.String)
-    judged = judge_rows(run, at, rows.rename({"response": "teacher"}).with_columns(student=student))
+    outcomes = judge.ask_student(run, at, at.number - 1, rows)
+    student = pl.Series(map(asking.text_of, outcomes), dtype=pl.String)
+    judged = judge.judge_rows(run, at, rows.rename({"response": "teacher"}).with_columns(student=student))
     verdicts = combine_judges(judged.rows, run.config.judge.panel_rule)
     mfd = curriculum.compute_difficulty(
         verdicts, rows.select("instruction_id", "task_type"), run.config.judge.expected_orders
     )
     mfd = curriculum.trusted(mfd, run.config.curriculum.teacher_floor)
-    return made_of(mfd.select("instruction_id", "mfd"), [worked(mfd, {}, rows, outcomes), judged])
+    return made_of(mfd.select("instruction_id", "mfd"), [asking.worked(mfd, {}, rows, outcomes), judged])
 
 
 def _with(rows: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:

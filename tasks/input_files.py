@@ -4,16 +4,14 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tapir_core import errors, paths, text
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import file_ingredient, is_address, is_kept, keep_file
-from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.evaluation.rows import baseline_student
-from tapir_core.paths import BACKBONE_CACHE, RUN_RECORD, fetched_file
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.storage import Storage, file_sha256, on_this_machine, read_content
-from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.verifier import check_verifier, source_digest
 
@@ -44,7 +42,7 @@ def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
     for name in at.stage.files(run.config, at):
         found = _backbone(run.config) if name == "backbone" else _sha256(str(template)) if template else ""
         if found != run.record.ingredients.get(name, ""):
-            raise RunChanged(
+            raise errors.RunChanged(
                 f"{name} on this worker is not the one that run {run.ref.name!r} was opened with; bring its files "
                 "here, where the configuration looks for them"
             )
@@ -62,7 +60,7 @@ def check_benchmark_files(run: RunFolder, name: str, fields: Iterable[str] | Non
     files = run.kept_config.evaluation.benchmarks[name].all_files
     for field, path in ((field, files[field]) for field in (files if fields is None else fields) if field in files):
         if _sha256(path) != run.record.ingredients.get(file_ingredient(name, field), ""):
-            raise RunChanged(
+            raise errors.RunChanged(
                 f"evaluation.benchmarks.{name}.{field}: {path!r} is not the file that run {run.ref.name!r} was opened "
                 "with; put that one back and give the same command again, or run it with --amend"
             )
@@ -103,11 +101,11 @@ def _fetch(config: RunConfig, name: str, field: str, address: str, say: Say) -> 
     root = Storage(config.run.root)
     try:
         content = read_content(address)
-    except ConfigError as error:
+    except errors.ConfigError as error:
         held = _opened_with(config, name, field, address)
         if held is None or not is_kept(root, address, held):
-            raise ConfigError(f"evaluation.benchmarks.{name}.{field}: {error}") from error
-        say(f"{error}. Going on with what was fetched before: {root.url}/{fetched_file(held, address)}")
+            raise errors.ConfigError(f"evaluation.benchmarks.{name}.{field}: {error}") from error
+        say(f"{error}. Going on with what was fetched before: {root.url}/{paths.fetched_file(held, address)}")
         return held
     return keep_file(root, address, content)
 
@@ -115,7 +113,7 @@ def _fetch(config: RunConfig, name: str, field: str, address: str, say: Say) -> 
 def _opened_with(config: RunConfig, name: str, field: str, address: str) -> str | None:
     """Digest of what the address held when the run was opened; nothing where it was not, or with another address."""
     run = RunFolder(RunRef(config.run.root, config.run.name))
-    if not run.storage.exists(RUN_RECORD):
+    if not run.storage.exists(paths.RUN_RECORD):
         return None
     benchmark = run.config.evaluation.benchmarks.get(name)
     same = benchmark is not None and benchmark.all_files.get(field) == address
@@ -123,7 +121,7 @@ def _opened_with(config: RunConfig, name: str, field: str, address: str) -> str 
 
 
 def _backbone(config: RunConfig) -> str:
-    cache = on_this_machine(config.run.root).local(BACKBONE_CACHE)
+    cache = on_this_machine(config.run.root).local(paths.BACKBONE_CACHE)
     return checkpoint_digest(prepare_backbone(config.student, cache))
 
 
@@ -134,4 +132,4 @@ def _sha256(path: str) -> str:
 def _folder_sha256(folder: Path) -> str:
     """Of names and contents of all files below it, but for what Python compiles there."""
     files = sorted(each for each in folder.rglob("*") if each.is_file() and "__pycache__" not in each.parts)
-    return digest({each.relative_to(folder).as_posix(): file_sha256(each) for each in files})
+    return text.digest({each.relative_to(folder).as_posix(): file_sha256(each) for each in files})

@@ -15,19 +15,15 @@ from typing import Any
 import polars as pl
 from polars import selectors as cs
 
-from tapir_core import stages
+from tapir_core import errors, run_state, sources, stages, turns
 from tapir_core.calls import Outcome, Parsed, Request, Watch, forget_unread
 from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout
 from tapir_core.curriculum import compute_difficulty
-from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import judges_in_words, score_answers, score_judged
 from tapir_core.judging import Verdict, combine_judges, mode_of, unscored, verdict_rows, verified
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.run_state import compare_answers, judged_at
-from tapir_core.sources import natural_weights
 from tapir_core.stages import StageAt
-from tapir_core.turns import EARLIER
 from tasks import asking
 from tasks._task import shard_task, stage_task
 from tasks.outcomes import FEWEST_ASKED, Worked
@@ -41,7 +37,7 @@ logger = logging.getLogger(__name__)
 @read_once
 def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """What the students are asked of the held-out sets, sorted by id."""
-    asked = cs.by_name("instruction_id", "instruction", "system") | cs.by_name(EARLIER, require_all=False)
+    asked = cs.by_name("instruction_id", "instruction", "system") | cs.by_name(turns.EARLIER, require_all=False)
     sets = (run.rows(each).select(asked) for each in stages.heldout_stages(run.config))
     return pl.concat(sets, how="diagonal_relaxed").sort("instruction_id")
 
@@ -67,7 +63,7 @@ def evaluate(run: RunFolder, at: StageAt) -> Worked:
         verifier, questions = run.config.judge.verifies("heldout"), run.rows(stages.HELDOUT.at())
         _demand_references(run, questions)
         marks = (run.rows(stages.VERIFY_HELDOUT.at(at.round)), verifier.function) if verifier else ()
-        weights = natural_weights(run.config.data, questions)
+        weights = sources.natural_weights(run.config.data, questions)
         tables.append(score_answers(questions, answers, settings, *marks, weights=weights))
     if run.config.data.judged is not None:
         tables.append(_score_judged(run, at, answers, settings))
@@ -82,7 +78,7 @@ def _demand_references(run: RunFolder, questions: pl.DataFrame) -> None:
     """
     lacking = questions["reference"].null_count()
     if lacking and not run.config.judge.marks_without_reference:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{lacking} of {questions.height} rows of the held-out set have no `reference`, and only a verifier of "
             "your own marks them without; set judge.verifier to one, or write the references into the file, and run "
             "the same command with --amend"
@@ -92,7 +88,7 @@ def _demand_references(run: RunFolder, questions: pl.DataFrame) -> None:
 def _score_judged(run: RunFolder, at: StageAt, answers: pl.DataFrame, settings: str) -> pl.DataFrame:
     judge, judged, verdicts = run.config.judge, run.config.data.judged, run.rows(stages.JUDGE_HELDOUT.at(at.round))
     assert judged is not None
-    compared = compare_answers(judge, run.rows(stages.JUDGED_HELDOUT.at()), answers, verdicts)
+    compared = run_state.compare_answers(judge, run.rows(stages.JUDGED_HELDOUT.at()), answers, verdicts)
     _foretell(at, judged, compared, verdicts)
     return score_judged(
         compared,
@@ -121,7 +117,7 @@ def _foretell(at: StageAt, judged: JudgedHeldout, compared: pl.DataFrame, verdic
             "judge.sampling.max_tokens may help, in the same command with --amend"
         )
         if judged.without_figure == "stop":
-            raise ConfigError(f'{told}. data.heldout.without_figure = "warn" goes on')
+            raise errors.ConfigError(f'{told}. data.heldout.without_figure = "warn" goes on')
         logger.warning("%s", told)
         return
 
@@ -206,7 +202,7 @@ def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> lis
     """What the judges were asked for these verdicts, each for its own; nothing means for all."""
     runtime, settings = current(run), run.config.judge
     prompt, mode, requests = runtime.prompt(settings.asked_as.prompt), mode_of(settings), list[Request]()
-    rows = _with_both_answers(run, at, run.rows(judged_at(at)))
+    rows = _with_both_answers(run, at, run.rows(run_state.judged_at(at)))
     texts = asking.render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
     for name, judge in runtime.judges.items():
         wanted = texts
@@ -229,7 +225,7 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
     """
     if rows.height and (asked < FEWEST_ASKED or asked - rows.height <= accepted_share * asked):
         return
-    raise ConfigError(
+    raise errors.ConfigError(
         f"the judge scored {rows.height} of {asked} instructions of round {at.number} in every order "
         f"({_commonest(verdicts)}); calls.max_failed_share = {accepted_share:g} accepts no more unscored. Look at the "
         "replies in column `raw` of "

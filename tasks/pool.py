@@ -10,42 +10,35 @@ from dataclasses import replace
 
 import polars as pl
 
-from tapir_core import curriculum, stages
+from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages
 from tapir_core.calls import Outcome, Parsed, ask_read
 from tapir_core.curriculum import discovery
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions, check_left, remedy_of
-from tapir_core.errors import ConfigError
 from tapir_core.judging import show_instruction
-from tapir_core.paths import TASK_TYPES
-from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.run_state import not_held_out, pool_of
-from tapir_core.sources import QUESTION, read_heldout_of, read_pool_of, rehearse_heldout
 from tapir_core.stages import StageAt
+from tasks import asking, outcomes, runtime
 from tasks._task import shard_task, stage_task
-from tasks.asking import answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, watch, worked
-from tasks.outcomes import Worked
-from tasks.runtime import current, read_once
 
 
 @stage_task(stages.HELDOUT)
-def heldout(run: RunFolder, _: StageAt) -> Worked:
+def heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Read or generate the held-out set with references."""
-    found = read_heldout_of(run.config.data.heldout, run.config)
-    return Worked(found.rows, found.counts)
+    found = sources.read_heldout_of(run.config.data.heldout, run.config)
+    return outcomes.Worked(found.rows, found.counts)
 
 
 @stage_task(stages.QUESTIONS)
-def questions(run: RunFolder, _: StageAt) -> Worked:
+def questions(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Read the questions of the benchmarks."""
-    return Worked(readers.read_questions(run.kept_config.evaluation.benchmarks))
+    return outcomes.Worked(readers.read_questions(run.kept_config.evaluation.benchmarks))
 
 
 @stage_task(stages.CONTAMINATED)
-def contaminated(run: RunFolder, at: StageAt) -> Worked:
+def contaminated(run: RunFolder, at: StageAt) -> outcomes.Worked:
     """List the instructions that hold an evaluation question: of the pool as it comes, or of a round's candidates."""
     if at.round is None:
         rows = _read_pool(run).rows
@@ -57,64 +50,66 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
 
 
 @stage_task(stages.POOL)
-def pool(run: RunFolder, _: StageAt) -> Worked:
+def pool(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Read or generate the pool, without what holds an evaluation question; refuse it before anything is paid."""
     read = _read_pool(run)
     rows = read.rows
     if run.holds(stages.CONTAMINATED.at()):
         found = run.rows(stages.CONTAMINATED.at())
-        check_left(found, rows.height, f"{QUESTION} ({run.ref.name}/{stages.CONTAMINATED.at().folder}/ lists them)")
+        check_left(
+            found, rows.height, f"{sources.QUESTION} ({run.ref.name}/{stages.CONTAMINATED.at().folder}/ lists them)"
+        )
         rows = rows.join(found, on="instruction_id", how="anti", maintain_order="left")
-    rehearse_heldout(rows, run.config)
-    return Worked(rows, read.counts)
+    sources.rehearse_heldout(rows, run.config)
+    return outcomes.Worked(rows, read.counts)
 
 
-@read_once
+@runtime.read_once
 def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """The pool, sorted by id."""
     return run.rows(stages.POOL.at()).sort("instruction_id")
 
 
 @shard_task(stages.LABEL, plan=pool_rows)
-def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outcomes.Worked:
     """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
     parsed = ask_labels(run, at, rows)
     labels = pl.Series([each.value for each in parsed], dtype=pl.String)
     settled = pl.Series([not each.retryable for each in parsed], dtype=pl.Boolean)
     frame = rows.select("instruction_id", task_type=labels).filter(settled)
     reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
-    return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.counts_as for each in parsed])
+    return asking.worked(frame, {**asking.counts_of(parsed), **reasons}, rows, [each.counts_as for each in parsed])
 
 
-@read_once
+@runtime.read_once
 def pool_sample(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """One row: what the teacher is shown of the pool."""
     texts = [show_instruction(row) for row in pool_rows(run, stages.POOL.at()).iter_rows(named=True)]
-    shown = discovery.sample_instructions(texts, derive_rng(run.config.run.seed, "discover"))
+    shown = discovery.sample_instructions(texts, randomness.derive_rng(run.config.run.seed, "discover"))
     return pl.DataFrame({"instruction_id": ["sample"], "instruction": [shown]})
 
 
 @shard_task(stages.DISCOVER, plan=pool_sample)
-def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outcomes.Worked:
     """Task types that the teacher finds in a sample of the pool, in a file for the user too; none if it finds none."""
-    asked, prompt, settings = current(run).teacher, current(run).prompt("discover"), run.config.teacher
+    asked, prompt, settings = runtime.current(run).teacher, runtime.current(run).prompt("discover"), run.config.teacher
     requests = [
-        make_request(run, "label", asked.identity, chat(text), settings.answering, prompt=prompt)
+        asking.make_request(run, "label", asked.identity, asking.chat(text), settings.answering, prompt=prompt)
         for text in (discovery.render_discovery(prompt, each) for each in rows["instruction"])
     ]
     parsed = ask_read(
-        current(run).calls,
+        runtime.current(run).calls,
         requests,
         asked.source,
         lambda _, reply: discovery.parse_task_types(reply.text),
         settings.reasks,
-        watch(run, at),
+        asking.watch(run, at),
     )
     found = [pair for each in parsed for pair in (each.value or {}).items()]
     if found:
-        run.storage.write_bytes(TASK_TYPES, discovery.task_types_toml(found).encode())
+        run.storage.write_bytes(paths.TASK_TYPES, discovery.task_types_toml(found).encode())
     frame = pl.DataFrame(found, schema=stages.DISCOVER.columns, orient="row")
-    return worked(frame, counts_of(parsed), rows, [each.counts_as for each in parsed])
+    return asking.worked(frame, asking.counts_of(parsed), rows, [each.counts_as for each in parsed])
 
 
 def check_discovered(run: RunFolder) -> None:
@@ -124,18 +119,18 @@ def check_discovered(run: RunFolder) -> None:
         ConfigError: it found none.
     """
     if run.holds(stages.DISCOVER.at()) and not run.rows(stages.DISCOVER.at()).height:
-        raise ConfigError(
+        raise errors.ConfigError(
             "curriculum.task_types: the teacher's replies held no task types that can be used; write a table of your "
             "own (docs/own-data.md), or name another teacher"
         )
 
 
 @shard_task(stages.TEACH, plan=pool_rows)
-def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outcomes.Worked:
     """Plain answers to some instructions, the pool's own first; a refused or failed one is unusable later."""
     given = _given_answers(run, at, rows)
     asked = rows.join(given, on="instruction_id", how="anti", maintain_order="left")
-    taught = answer_rows(asked, ask_teacher(run, at, asked), demand_whole)
+    taught = asking.answer_rows(asked, ask_teacher(run, at, asked), asking.demand_whole)
     if not given.height:
         return taught
     both = pl.concat([taught.rows, given], how="diagonal_relaxed").sort("instruction_id")
@@ -143,18 +138,18 @@ def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 
 
 @stage_task(stages.JUDGED_HELDOUT)
-def judged_heldout(run: RunFolder, _: StageAt) -> Worked:
+def judged_heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Draw dev and test from what the teacher answered usably, with its answers; the order of rows changes nothing."""
     examples, judged = _usable(run).examples, run.config.data.judged
     assert judged is not None
     references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
-    sizes, rng = judged.sizes(examples.height), derive_rng(run.config.run.seed, "judged held-out set")
+    sizes, rng = judged.sizes(examples.height), randomness.derive_rng(run.config.run.seed, "judged held-out set")
     drawn = curriculum.draw_splits(examples, sizes, rng)
-    return Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
+    return outcomes.Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
 
 
 @stage_task(stages.HELDOUT_OVERLAP)
-def heldout_overlap(run: RunFolder, _: StageAt) -> Worked:
+def heldout_overlap(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """List what else of the pool holds an instruction of the judged held-out set."""
     drawn = run.rows(stages.JUDGED_HELDOUT.at())
     rest = run.rows(stages.POOL.at()).join(drawn, on="instruction_id", how="anti", maintain_order="left")
@@ -178,38 +173,44 @@ def _questions_of(run: RunFolder, tables: list[pl.DataFrame], first: pl.DataFram
     return EvaluationQuestions(questions, run.config.evaluation.decontamination, pool)
 
 
-def _overlap(asked: EvaluationQuestions, rows: pl.DataFrame) -> Worked:
+def _overlap(asked: EvaluationQuestions, rows: pl.DataFrame) -> outcomes.Worked:
     """Which of ``rows`` hold a question of ``asked``."""
     found = asked.find(rows)
-    return Worked(found, {**asked.count(found), "checked": rows.height})
+    return outcomes.Worked(found, {**asked.count(found), "checked": rows.height})
 
 
 def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[str]]:
     """Ask the teacher for the task type of each row (an instruction)."""
-    asked, settings, prompt = current(run).teacher, run.config.teacher, current(run).prompt("label")
+    asked, settings, prompt = runtime.current(run).teacher, run.config.teacher, runtime.current(run).prompt("label")
     label = curriculum.Labelling(run.config.curriculum.types, settings.label_replies)
     requests = [
-        make_request(
-            *(run, "label", asked.identity, chat(label.render(prompt, show_instruction(row))), settings.labelling),
+        asking.make_request(
+            *(
+                run,
+                "label",
+                asked.identity,
+                asking.chat(label.render(prompt, show_instruction(row))),
+                settings.labelling,
+            ),
             prompt=prompt,
             schema=label.schema,
         )
         for row in rows.iter_rows(named=True)
     ]
     return ask_read(
-        current(run).calls,
+        runtime.current(run).calls,
         requests,
         asked.source,
         lambda _, reply: label.parse(reply.text),
         settings.reasks,
-        watch(run, at),
+        asking.watch(run, at),
     )
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:
     """Ask the teacher for a plain answer to each row (an instruction)."""
-    teacher, sampling = current(run).teacher, run.config.teacher.answering
-    return ask_plainly(run, at, "teach", teacher, sampling, rows, demand_whole)
+    teacher, sampling = runtime.current(run).teacher, run.config.teacher.answering
+    return asking.ask_plainly(run, at, "teach", teacher, sampling, rows, asking.demand_whole)
 
 
 def check_system_texts(run: RunFolder, remedy: str) -> None:
@@ -220,7 +221,7 @@ def check_system_texts(run: RunFolder, remedy: str) -> None:
     """
     rows = run.rows(stages.POOL.at())
     if count := rows.filter(pl.col("system").fill_null("") != "").height:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"data.pool: {count} of {rows.height} instructions have a system text, which the student's chat template "
             f"does not take; {remedy}, or move these texts into the instructions"
         )
@@ -234,9 +235,9 @@ def check_pool(run: RunFolder) -> None:
             are wanted.
     """
     usable = _usable(run)
-    examples = not_held_out(run, usable.examples)
+    examples = run_state.not_held_out(run, usable.examples)
     if usable.examples.height and not examples.height:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"data.heldout: of {usable.examples.height} usable instructions none is left to train on: each is one of "
             f"the judged held-out set or holds one ({stages.JUDGED_HELDOUT.folder}/ and "
             f"{stages.HELDOUT_OVERLAP.folder}/ list them); {remedy_of(run.rows(stages.HELDOUT_OVERLAP.at()))}, a "
@@ -244,14 +245,14 @@ def check_pool(run: RunFolder) -> None:
         )
     if not examples.height:
         reasons = ", ".join(f"{count} {reason}" for reason, count in usable.dropped.items())
-        raise ConfigError(
+        raise errors.ConfigError(
             f"data.pool: no instruction has a usable teacher answer and a task type ({reasons}); look at the answers "
             f"in {stages.TEACH.at().folder}/, and give a pool or a teacher that fit each other"
         )
     found = examples["task_type"].unique().to_list()
     wanted = {name for name, share in mixture_shares(run).items() if share > 0}
     if len(found) == 1 and wanted != set(found) and run.config.curriculum.target_shares != "natural":
-        raise ConfigError(
+        raise errors.ConfigError(
             f"data.pool: every usable instruction has the task type {found[0]!r}, so there is nothing to balance; give "
             f'a broader pool, or say that you want this one only: curriculum.target_shares = {{ "{found[0]}" = 1.0 }}'
         )
@@ -264,11 +265,11 @@ def mixture_shares(run: RunFolder) -> Mapping[str, float]:
     )
 
 
-round_pool = read_once(pool_of)
+round_pool = runtime.read_once(run_state.pool_of)
 
 
 def _read_pool(run: RunFolder) -> readers.Found:
-    return read_pool_of(run.config.data.pool, run.config.data, run.config.run.seed)
+    return sources.read_pool_of(run.config.data.pool, run.config.data, run.config.run.seed)
 
 
 def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFrame:
@@ -283,7 +284,7 @@ def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFr
         completion_tokens=pl.lit(0),
         answered_by=pl.lit(run.config.data.pool.answers_of),
     )
-    current(run).progress.row_counter(at)(given.height)
+    runtime.current(run).progress.row_counter(at)(given.height)
     return given
 
 

@@ -14,16 +14,12 @@ from typing import TypeVar
 
 import polars as pl
 
+from tapir_core import errors, leases, paths, run_files, storage
 from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, store_url
 from tapir_core.config import EndpointConfig, ModelIdentity
-from tapir_core.errors import RunBusy, RunChanged, Stopped
-from tapir_core.leases import RunLease
-from tapir_core.paths import BACKBONE, BACKBONE_CACHE, log_file
 from tapir_core.prompts import Prompt, load_prompt
-from tapir_core.run_files import fetch_stage
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import TRAIN, StageAt
-from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.engines.student_server import Student, Students, serving
@@ -55,13 +51,13 @@ class Runtime:
         self._make_students = self._serve_here
         self._endpoints = Endpoints(
             run.config.calls.concurrency,
-            lambda name: run.workplace.local(log_file(name)),
+            lambda name: run.workplace.local(paths.log_file(name)),
             self._backbones,
             report=self.progress.note_current,
         )
         self._tables: dict[Hashable, pl.DataFrame] = {}
         self._reading = threading.RLock()
-        self.lease: RunLease | None = None
+        self.lease: leases.RunLease | None = None
         """Set by the driver; a worker of another process has none."""
         self._stopping = threading.Event()
 
@@ -105,7 +101,7 @@ class Runtime:
             Stopped: the run was told to stop.
         """
         if self._stopping.is_set():
-            raise Stopped(f"{at} was stopped before it was done; it goes on from what it has saved")
+            raise errors.Stopped(f"{at} was stopped before it was done; it goes on from what it has saved")
 
     def abort(self) -> None:
         """End what others wait for, from any thread; `close` still has to follow."""
@@ -124,7 +120,9 @@ class Runtime:
             RunBusy: another driver took the run over, because this one gave no sign of life for too long.
         """
         if self.lease is not None and not self.lease.holds():
-            raise RunBusy(f"another process took run {self.run.ref.name!r} over; this one stops and promotes nothing")
+            raise errors.RunBusy(
+                f"another process took run {self.run.ref.name!r} over; this one stops and promotes nothing"
+            )
 
     def table(self, key: Hashable, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         """A table that all threads share: the first that asks makes it, the others wait for it.
@@ -178,11 +176,11 @@ class Runtime:
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""
-        if number == BACKBONE:
+        if number == paths.BACKBONE:
             return prepare_backbone(self.config.student, self._backbones)
         # Every shard asks for it; one downloads it.
         with self._reading:
-            return fetch_stage(self.run, TRAIN.at(number))
+            return run_files.fetch_stage(self.run, TRAIN.at(number))
 
     def prompt(self, name: str) -> Prompt:
         """A prompt file, as this run uses it.
@@ -192,7 +190,7 @@ class Runtime:
         """
         prompt = load_prompt(name, self.config.run.prompts)
         if prompt.version != self.run.record.ingredients[f"prompt:{name}"]:
-            raise RunChanged(
+            raise errors.RunChanged(
                 f"the prompt {name!r} was edited while run {self.run.ref.name!r} works; put it back and run the same "
                 "command again, or run it with --amend"
             )
@@ -208,10 +206,10 @@ class Runtime:
 
     @property
     def _backbones(self) -> Path:
-        return on_this_machine(self._root).local(BACKBONE_CACHE)
+        return storage.on_this_machine(self._root).local(paths.BACKBONE_CACHE)
 
     def _serve_here(self) -> Students:
-        student, log = self.config.student, self.run.workplace.local(log_file("student"))
+        student, log = self.config.student, self.run.workplace.local(paths.log_file("student"))
         return serving(student.engine)(student, log, self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> AskedModel:

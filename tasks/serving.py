@@ -10,16 +10,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from tapir_core import errors, leases, paths, processes, run_files
 from tapir_core.calls import run_key, store_url
-from tapir_core.errors import ConfigError, EngineError, TapirError
-from tapir_core.leases import Replica, ReplicaRegistry
-from tapir_core.paths import log_file
-from tapir_core.processes import Heart
-from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder
-from tasks.engines.address import own_host
-from tasks.engines.keys import replica_key
-from tasks.engines.vllm import VllmServer
+from tasks.engines import address, keys, vllm
 from tasks.runtime import current
 
 ASKED_NOW = -2
@@ -46,11 +40,11 @@ def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[s
     """
     config = run.config
     if config.student.engine.served_by != "workers":
-        raise ConfigError(
+        raise errors.ConfigError(
             f'run {run.ref.name!r} has student.engine.type = "{config.student.engine.type}" and asks no replica; '
             'run it with "replicas", which changes no answer'
         )
-    registry = ReplicaRegistry(store_url(config), run_key(config))
+    registry = leases.ReplicaRegistry(store_url(config), run_key(config))
     try:
         wanted = _wanted(registry, number, replica)
         if not wanted or (taken := registry.take(wanted)) is None:
@@ -59,10 +53,10 @@ def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[s
         return _serve(run, registry, taken, say)
     finally:
         registry.close()
-        publish_logs(run)
+        run_files.publish_logs(run)
 
 
-def _wanted(registry: ReplicaRegistry, number: int, replica: str) -> str:
+def _wanted(registry: leases.ReplicaRegistry, number: int, replica: str) -> str:
     """The id to take; one that joins gets a new id beside those of the same student. Empty when nobody asks."""
     if not registry.is_driven():
         return ""
@@ -70,10 +64,10 @@ def _wanted(registry: ReplicaRegistry, number: int, replica: str) -> str:
     return replica or (registry.ask(asked[0].round, asked[0].checkpoint) if asked else "")
 
 
-def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Callable[[str], None]) -> str:
+def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Replica, say: Callable[[str], None]) -> str:
     """Serve with signs of life until there is a reason to leave, which it gives."""
-    log = run.workplace.local(log_file(f"replica-{taken.id}"))
-    heart = Heart(f"replica {taken.id}", lambda: registry.beat(taken.id))
+    log = run.workplace.local(paths.log_file(f"replica-{taken.id}"))
+    heart = processes.Heart(f"replica {taken.id}", lambda: registry.beat(taken.id))
     heart.begin()
     # After an interrupt: whether the driver replaces it depends on who ended the flow run.
     leave = registry.abandon
@@ -90,21 +84,25 @@ def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Calla
     return reason
 
 
-def _make_server(run: RunFolder, taken: Replica, log: Path, say: Callable[[str], None]) -> tuple[VllmServer, Path]:
-    student, host = current(run).student_at(taken.round), own_host(store_url(run.config))
+def _make_server(
+    run: RunFolder, taken: leases.Replica, log: Path, say: Callable[[str], None]
+) -> tuple[vllm.VllmServer, Path]:
+    student, host = current(run).student_at(taken.round), address.own_host(store_url(run.config))
     if student.identity != taken.checkpoint:
-        raise TapirError(
+        raise errors.TapirError(
             f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
             f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
         )
-    key = replica_key(run.ref.root, run.record.id, taken.id)
-    return VllmServer(run.config.student, log, say, host=host, api_key=key), student.folder
+    key = keys.replica_key(run.ref.root, run.record.id, taken.id)
+    return vllm.VllmServer(run.config.student, log, say, host=host, api_key=key), student.folder
 
 
 class _Serving:
     """One replica at work. A thread of its own sees when there is a reason to leave."""
 
-    def __init__(self, registry: ReplicaRegistry, taken: Replica, server: VllmServer, log: Path) -> None:
+    def __init__(
+        self, registry: leases.ReplicaRegistry, taken: leases.Replica, server: vllm.VllmServer, log: Path
+    ) -> None:
         self._registry, self._taken, self._server, self._log = registry, taken, server, log
         self._reason = ""
         """Why to leave, once there is a reason."""
@@ -120,8 +118,10 @@ class _Serving:
             say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
             while not self._over.wait(LOOK_SECONDS):
                 if not self._server.runs:
-                    raise EngineError(f"the student server of replica {self._taken.id} died; its log is {self._log}")
-        except EngineError:
+                    raise errors.EngineError(
+                        f"the student server of replica {self._taken.id} died; its log is {self._log}"
+                    )
+        except errors.EngineError:
             # Also what a server says that was told to stop.
             if not self._reason:
                 raise
@@ -138,7 +138,7 @@ class _Serving:
                     self._reason = "asked to leave"
                 elif not self._registry.is_driven():
                     self._reason = "nobody drives the run any more"
-            except TapirError as error:
+            except errors.TapirError as error:
                 # While the database is away the driver cannot look either, and both go on.
                 logger.warning("replica %s cannot see whether it is wanted: %s", self._taken.id, error)
             if self._reason:

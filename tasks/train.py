@@ -26,17 +26,12 @@ from typing import Any
 from prefect import states
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
+from tapir_core import errors, leases, paths, randomness, run_files, storage
 from tapir_core.calls import store_url
 from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
-from tapir_core.errors import ConfigError, EngineError, RunBusy, RunChanged
-from tapir_core.leases import ReplicaRegistry, RunLease
-from tapir_core.paths import BACKBONE, attempt_folder, log_file
-from tapir_core.randomness import derive_seed
-from tapir_core.run_files import fetch_stage, link_file, publish_stage
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import MIX, TRAIN, StageAt
-from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
@@ -99,15 +94,15 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
     return made
 
 
-def training_lease(run: RunFolder, at: StageAt, token: str | None = None) -> RunLease:
+def training_lease(run: RunFolder, at: StageAt, token: str | None = None) -> leases.RunLease:
     """The right to make this student, under a name that every machine knows, wherever it finds the root."""
-    return RunLease(*_known_as(run, at), token=token)
+    return leases.RunLease(*_known_as(run, at), token=token)
 
 
 def make_student(
     run: RunFolder,
     at: StageAt,
-    lease: RunLease,
+    lease: leases.RunLease,
     on_progress: Callable[[launch.TrainingProgress], None],
     meet: launch.Meet = launch.alone,
 ) -> launch.TrainingSummary:
@@ -135,11 +130,11 @@ def make_student(
     _check_right(run, at, lease, key)
     checkpoint = run.workplace.local(at.folder)
     _link_checkpoint(job.output / "checkpoint", checkpoint)
-    publish_stage(run, at)
+    run_files.publish_stage(run, at)
     _check_right(run, at, lease, key)
     # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
     files = [file for file in sorted(checkpoint.iterdir()) if backbone.matters(file.name)]
-    parts = [Part(file.name, 0, file_sha256(file)) for file in files]
+    parts = [Part(file.name, 0, storage.file_sha256(file)) for file in files]
     run.seal(at, parts, counts={"seconds": round(time.monotonic() - started, 1)})
     shutil.rmtree(job.output)
     return summary
@@ -160,7 +155,7 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
     @contextmanager
     def meet(ranks: int) -> Iterator[launch.Node]:
         folder, host = _attempt(run, at), address.own_host(store_url(run.config))
-        with closing(ReplicaRegistry(*_known_as(run, at))) as registry:
+        with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry:
             first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
             with first.meet(ranks) as node:
                 yield node
@@ -175,8 +170,8 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
         Stopped: the node is not asked for, or not any more; or it was told to stop.
         TapirError: as `make_student`.
     """
-    log = run.workplace.local(log_file(f"train-{at.number:02d}-node-{node}"))
-    with closing(ReplicaRegistry(*_known_as(run, at))) as registry, _gpus(run, at):
+    log = run.workplace.local(paths.log_file(f"train-{at.number:02d}-node-{node}"))
+    with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry, _gpus(run, at):
         here = nodes.OtherNode(registry, node, _attempt(run, at), address.own_host(store_url(run.config)), note)
         launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
 
@@ -214,15 +209,15 @@ def check_wanted(run: RunFolder, at: StageAt, key: str | None) -> None:
         RunChanged: with today's configuration and inputs another student is to be made.
     """
     if RunFolder(run.ref).key(at) != key:
-        raise RunChanged(
+        raise errors.RunChanged(
             f"run {run.ref.name!r} was changed while {at} was made, and asks for another student; this one is left"
         )
 
 
-def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) -> None:
+def _check_right(run: RunFolder, at: StageAt, lease: leases.RunLease, key: str | None) -> None:
     current(run).check_lease()
     if not lease.holds():
-        raise RunBusy(f"another process took the training of {at} over; this one stops and promotes nothing")
+        raise errors.RunBusy(f"another process took the training of {at} over; this one stops and promotes nothing")
     check_wanted(run, at, key)
 
 
@@ -230,13 +225,13 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
     config, number, mix = run.config, at.number, MIX.at(at.round)
     mixture = run.sealed(mix)
     if not mixture.rows:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"the mixture of round {number} is empty: no usable instruction has a task type of "
             f"curriculum.target_shares, or none is easy while the round's alpha is below 1; look at {mix.folder}, "
             'and give a broader pool, or choose seeds by `selection = { type = "hard_share" }`'
         )
     settings = config.round(number) if number else config.basic_tuning
-    folder = fetch_stage(run, mix)
+    folder = run_files.fetch_stage(run, mix)
     return launch.TrainingJob(
         base=current(run).checkpoint(number - 1),
         mixture=tuple(folder / part.name for part in mixture.parts),
@@ -244,9 +239,9 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
         training=config.training.model_copy(update={"batch_size": config.batch_size(number)}),
         epochs=settings.epochs,
         learning_rate=config.learning_rate(number),
-        seed=derive_seed(config.run.seed, number, "train") % 2**31,
+        seed=randomness.derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=config.student.template,
-        log_path=run.workplace.local(log_file(f"train-{number:02d}")),
+        log_path=run.workplace.local(paths.log_file(f"train-{number:02d}")),
     )
 
 
@@ -254,7 +249,7 @@ def _attempt(run: RunFolder, at: StageAt) -> Path:
     """Where the trainer works, of whichever start."""
     key = run.key(at)
     assert key is not None, f"{at} before its inputs"
-    return run.workplace.local(attempt_folder(at.number, key))
+    return run.workplace.local(paths.attempt_folder(at.number, key))
 
 
 def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
@@ -262,7 +257,7 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
     if checkpoint.exists():
         shutil.rmtree(checkpoint)
     for file in sorted(attempt.iterdir()):
-        if not link_file(file, checkpoint / file.name):
+        if not run_files.link_file(file, checkpoint / file.name):
             shutil.copy2(file, checkpoint / file.name)
 
 
@@ -280,8 +275,8 @@ def check_trainer(run: RunFolder) -> launch.RenderedChat:
     else:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
-        prerequisites.look_ahead(training, current(run).checkpoint(BACKBONE))
-    return launch.render_chat(current(run).checkpoint(BACKBONE), run.config.student.template)
+        prerequisites.look_ahead(training, current(run).checkpoint(paths.BACKBONE))
+    return launch.render_chat(current(run).checkpoint(paths.BACKBONE), run.config.student.template)
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:
@@ -321,7 +316,7 @@ class FineTuneRuns:
         return self.look(training)
 
     def wait(
-        self, training: FlowRun, lease: RunLease, note: Callable[[FlowRun], None], *, poll_seconds: float
+        self, training: FlowRun, lease: leases.RunLease, note: Callable[[FlowRun], None], *, poll_seconds: float
     ) -> FlowRun:
         """Until the attempt has ended, in truth and in its state; ``note`` gets it at each look."""
         since, pending = time.monotonic(), 0
@@ -347,7 +342,7 @@ class FineTuneRuns:
         except Exception:  # an error is no interrupt of the driver, and a killed driver does nothing
             raise
         except BaseException:
-            with suppress(EngineError):
+            with suppress(errors.EngineError):
                 self.declare(training, StateType.CANCELLING, "The run that it trains for was interrupted.")
             raise
 
@@ -356,7 +351,7 @@ def follow_training(
     run: RunFolder,
     at: StageAt,
     runs: FineTuneRuns,
-    lease: RunLease,
+    lease: leases.RunLease,
     note: Callable[[str], None],
     *,
     poll_seconds: float = _POLL_SECONDS,
@@ -397,7 +392,7 @@ def follow_training(
             if counts:
                 lost += 1
                 if why := _why_given_up(run, ended, lost):
-                    raise EngineError(f"{at}: {why}")
+                    raise errors.EngineError(f"{at}: {why}")
                 note(f"the training was lost ({_state_in_words(ended)}); it is started again")
     finally:
         lease.release()

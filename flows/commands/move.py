@@ -11,14 +11,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from flows.commands.terminal import Root, RunName, console, print_line, run_ref, say
 from flows.driver import Say, run_lease
+from tapir_core import errors, paths, run_files, run_state
 from tapir_core.data.fetched import kept_files
-from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.modelfile import write_modelfile
-from tapir_core.paths import MODEL_CARD, MODELFILE, STORE, export_folder
 from tapir_core.reporting import report
-from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import find_student
 from tapir_core.stages import TRAIN
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count, student_name
@@ -46,7 +43,7 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
     """
     config = RunFolder(ref).config
     if _place(root) == _place(ref.root):
-        raise ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
+        raise errors.ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
     # On S3 a run is driven with a store of its own only, and without one there is no driver to keep away.
     is_undriven = "://" in config.run.root and config.calls.store_url is None
@@ -55,15 +52,17 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
         with Progress(*_COLUMNS, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("copying and verifying", total=None)
             _copy_kept(RunFolder(ref), root, say)
-            done = copy_run(source, target, on_file=lambda _, size, total: bar.update(task, total=total, advance=size))
+            done = run_files.copy_run(
+                source, target, on_file=lambda _, size, total: bar.update(task, total=total, advance=size)
+            )
         was_there = f"; {count(done.already_there)} were there" if done.already_there else ""
         say(f"copied {count(done.files)} files, {count(done.bytes)} bytes{was_there}; all are verified")
         if remove:
-            remove_run(source)
+            run_files.remove_run(source)
     console.print(f"run {ref.name} is in {root}", highlight=False)
     console.print(f"{ref.root} has it no more" if remove else f"the original stays in {ref.root}", highlight=False)
     if config.calls.store_url is None and "://" not in ref.root:
-        here, there = f"{ref.root}/{STORE}", "postgresql://…" if "://" in root else f"{root}/{STORE}"
+        here, there = f"{ref.root}/{paths.STORE}", "postgresql://…" if "://" in root else f"{root}/{paths.STORE}"
         say(f"its paid answers stay in {here}; `tapir store copy {here} {there}` copies them")
 
 
@@ -72,7 +71,7 @@ def _copy_kept(run: RunFolder, root: str, say: Say) -> None:
     here = Storage(run.ref.root)
     for path, sha256 in kept_files(run.config, run.record.ingredients).items():
         if here.exists(path):
-            copy_file(here, Storage(root), path, sha256)
+            run_files.copy_file(here, Storage(root), path, sha256)
         else:
             say(f"{here.url}/{path} is not there; the run will fetch it from its address")
 
@@ -100,16 +99,20 @@ def export(
     """`tapir export`."""
     use = (files("tasks.engines") / "exported_student.md").read_text().rstrip()
     run = RunFolder(run_ref(name, root))
-    number = find_student(run, which)
-    folder = Storage(to or export_folder(run.ref.name, number))
+    number = run_state.find_student(run, which)
+    folder = Storage(to or paths.export_folder(run.ref.name, number))
     if public and not push:
-        raise ConfigError("--public says how --push uploads, and there is no --push; give it, or leave --public out")
+        raise errors.ConfigError(
+            "--public says how --push uploads, and there is no --push; give it, or leave --public out"
+        )
     if push and "://" in folder.url:
-        raise ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
+        raise errors.ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
     checkpoint = Storage(f"{run.storage.url}/{TRAIN.at(number).folder}")
     modelfile, why = write_modelfile(checkpoint, run.config.student)
-    texts = {MODEL_CARD: report.model_card(run, number, use)} | ({MODELFILE: modelfile} if modelfile else {})
-    written = export_student(run, number, folder, texts, on_file=say)
+    texts = {paths.MODEL_CARD: report.model_card(run, number, use)} | (
+        {paths.MODELFILE: modelfile} if modelfile else {}
+    )
+    written = run_files.export_student(run, number, folder, texts, on_file=say)
     say(f"{len(written)} files, all verified")
     say("Modelfile for Ollama: " + (f"none, for {why}" if why else "never run with it"))
     of = f"{student_name(number)} of run {run.ref.name}"
@@ -135,7 +138,7 @@ def push_folder(folder: Path, repository: str, what: str, *, private: bool) -> s
     # The library's own errors are of the first three kinds, those of the network below it of the last.
     except (OSError, ValueError, RuntimeError, HTTPError) as exc:
         why = " ".join(f"{type(exc).__name__} {exc}".split())
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"--push {repository}: the hub refuses, or is not to be reached ({why}); check network and name, give a "
             "token that may write (HF_TOKEN, or `hf auth login`), and try again: the folder is whole"
         ) from exc

@@ -25,16 +25,14 @@ from flows.commands.terminal import (
 )
 from flows.driver import read_config
 from flows.whole_run import drive, retry_run
+from tapir_core import errors, paths, storage
 from tapir_core.calls import Failure
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
-from tapir_core.paths import BACKBONE_CACHE, TASK_TYPES
 from tapir_core.reporting import estimate_table
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.storage import on_this_machine
 from tapir_core.summary import require_figures
 from tasks import asking, runtime
 from tasks.engines import backbone, machine
@@ -63,11 +61,13 @@ def memory_lines(config: RunConfig) -> list[str]:
     if config.training.runs_on == "worker":
         return []
     try:
-        folder = backbone.find_backbone(config.student, on_this_machine(config.run.root).local(BACKBONE_CACHE))
+        folder = backbone.find_backbone(
+            config.student, storage.on_this_machine(config.run.root).local(paths.BACKBONE_CACHE)
+        )
         return (
             [f"Training memory: {line}" for line in prerequisites.look_ahead(config.training, folder)] if folder else []
         )
-    except TapirError as lacks:
+    except errors.TapirError as lacks:
         return [f"Training memory: {lacks}"]
 
 
@@ -103,7 +103,7 @@ def run(
         summary = drive(settings, partial(shown.do, "distil"), say=say, until=until, amend=amend)
     print_summary(console, summary)
     if settings.curriculum.task_types == "discover" and until is None:
-        file = f"{settings.run.root}/{settings.run.name}/{TASK_TYPES}"
+        file = f"{settings.run.root}/{settings.run.name}/{paths.TASK_TYPES}"
         say(
             f"The teacher's task types are in {file}: edit them, then go on with the same command and\n"
             f"  --amend --set curriculum.task_types={file}\n"
@@ -150,7 +150,7 @@ def ask(
     number = round_number if round_number is not None or not trained else trained[-1]
     if number is None or number not in trained:
         wanted = "no round" if number is None else f"round {number}"
-        raise ConfigError(
+        raise errors.ConfigError(
             f"run {run.ref.name!r} has {'trained rounds ' + str(trained) if trained else 'trained nothing yet'}, so "
             f"{wanted} can answer; see `tapir status {run.ref.name}`"
         )
@@ -163,5 +163,5 @@ def ask(
     finally:
         runtime.close_all()
     if isinstance(outcome, Failure):
-        raise EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
+        raise errors.EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
     console.print(outcome.text, markup=False, highlight=False)

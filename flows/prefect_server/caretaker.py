@@ -20,9 +20,7 @@ from pathlib import Path
 import psutil
 
 from flows.prefect_server.server import answers, own_settings, server_command, server_environment, wait_until_healthy
-from tapir_core.errors import ConfigError, EngineError
-from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
-from tapir_core.storage import on_this_machine
+from tapir_core import errors, paths, storage
 from tasks.engines import machine, supervisor
 
 CPU_POOL, GPU_POOL = POOLS = ("tapir-cpu", "tapir-gpu")
@@ -79,7 +77,7 @@ def main() -> None:
     root, port, gpu_workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     address = f"http://127.0.0.1:{port}"
-    log = on_this_machine(root).local(SERVER_LOG)
+    log = storage.on_this_machine(root).local(paths.SERVER_LOG)
     server = Kept("server", server_command(port), server_environment(root, address), log, lambda: True)
     workers = [_worker(post, root, f"{address}/api") for post in staff(gpu_workers)]
     try:
@@ -91,7 +89,7 @@ def main() -> None:
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
         pass
-    except EngineError as error:
+    except errors.EngineError as error:
         sys.exit(str(error))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -128,7 +126,9 @@ def staff(gpu_workers: int) -> list[Post]:
     """
     gpus = machine.visible_gpus()
     if gpus and len(gpus) < gpu_workers:
-        raise ConfigError(f"--gpu-workers {gpu_workers}: this machine has {len(gpus)} GPUs; start no more workers")
+        raise errors.ConfigError(
+            f"--gpu-workers {gpu_workers}: this machine has {len(gpus)} GPUs; start no more workers"
+        )
     shares = machine.share_out(gpus, gpu_workers) if gpu_workers > 1 else [[]]
     return [Post(CPU_POOL), *(Post(GPU_POOL, number, tuple(share)) for number, share in enumerate(shares, start=1))]
 
@@ -138,7 +138,7 @@ def _worker(post: Post, root: str, api: str) -> Kept:
     argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
     # One flow run at a time has the GPUs.
     argv += ["--limit", "1"] if post.pool == GPU_POOL else []
-    log = on_this_machine(root).local(worker_log(post.label))
+    log = storage.on_this_machine(root).local(paths.worker_log(post.label))
     env = worker_environment(post, root, api)
     return Kept(post.label, argv, env, log, lambda: answers(f"{api}/work_pools/{post.pool}"))
 
@@ -153,7 +153,7 @@ def worker_environment(post: Post, root: str, api: str) -> dict[str, str]:
         "PREFECT_API_URL": api,
         # deployments/prefect.yaml says `python`: the one that has this package.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        ROOT_VARIABLE: root,
+        paths.ROOT_VARIABLE: root,
         **({machine.GPUS_VARIABLE: ",".join(post.gpus)} if post.gpus else {}),
     }
 

@@ -34,11 +34,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tapir_core import paths, proxies, text
-from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
-from tapir_core.processes import Holder
-from tapir_core.run_folder import RunRef
-from tapir_core.storage import Timeouts, client_settings, on_this_machine
+from tapir_core import errors, paths, processes, proxies, run_folder, storage, text
 from tasks.engines import keys, logs, supervisor
 
 TAG = "tapir"
@@ -121,7 +117,7 @@ class PrefectServer:
 
 
 @contextmanager
-def connect_prefect(ref: RunRef) -> Iterator[str]:
+def connect_prefect(ref: run_folder.RunRef) -> Iterator[str]:
     """Point this process at a Prefect server; one that is started here ends with the block, or with this process.
 
     Yields:
@@ -157,7 +153,7 @@ def find_server(root: str) -> str | None:
         check_entry(api)
         return api
     if api is not None and os.environ.get("PREFECT_API_URL"):
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"PREFECT_API_URL is {api} and nothing answers there{proxies.through(api)}; start that server, or unset "
             "the variable and the run brings its own"
         )
@@ -172,7 +168,7 @@ def standing_server(root: str) -> str:
     """
     api = find_server(root)
     if api is None:
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"PREFECT_API_URL is not set and no server of {root!r} runs; set it, or start one with `tapir up`"
         )
     return api
@@ -195,7 +191,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
         MissingPrerequisite: the server is given a password, and its clients are not.
         EngineError: it does not start.
     """
-    log = on_this_machine(root).local(paths.CARETAKER_LOG)
+    log = storage.on_this_machine(root).local(paths.CARETAKER_LOG)
     kept = _kept_server(root)
     if kept is not None:
         wait_until_healthy(kept.address, log, lambda: _is_ours(kept))
@@ -203,7 +199,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
     check_own_password()
     database = {} if postgres is None else {DATABASE_VARIABLE: _asynchronous(postgres)}
     if is_taken(port):
-        raise ConfigError(f"--port {port}: something else listens there; choose another port")
+        raise errors.ConfigError(f"--port {port}: something else listens there; choose another port")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -214,14 +210,14 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
             stderr=output,
             start_new_session=True,
         )
-    holder = Holder.of_process(process.pid)
+    holder = processes.Holder.of_process(process.pid)
     server = PrefectServer(
         f"http://127.0.0.1:{port}", process.pid, holder.process_started, gpu_workers, boot_id=holder.boot_id
     )
-    on_this_machine(root).write_bytes(paths.SERVER_RECORD, json.dumps(asdict(server)).encode())
+    storage.on_this_machine(root).write_bytes(paths.SERVER_RECORD, json.dumps(asdict(server)).encode())
     try:
         wait_until_healthy(server.address, log, lambda: process.poll() is None)
-    except EngineError:
+    except errors.EngineError:
         stop_server(root)
         raise
     return server
@@ -236,7 +232,7 @@ def stop_server(root: str) -> PrefectServer | None:
         # What it started ends with it, whatever ends it.
         if psutil.wait_procs([process], timeout=_END_SECONDS)[1]:
             process.kill()
-    on_this_machine(root).remove(paths.SERVER_RECORD)
+    storage.on_this_machine(root).remove(paths.SERVER_RECORD)
     return server
 
 
@@ -246,9 +242,9 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
     What flow runs and task runs return goes to ``results``, a run's folder, or below a root that is on S3.
     """
     remote = results_setting(root)
-    local = None if results is None or remote else str(on_this_machine(results).local(paths.RESULTS).absolute())
+    local = None if results is None or remote else str(storage.on_this_machine(results).local(paths.RESULTS).absolute())
     return {
-        "PREFECT_HOME": str(on_this_machine(root).local(paths.PREFECT_HOME).absolute()),
+        "PREFECT_HOME": str(storage.on_this_machine(root).local(paths.PREFECT_HOME).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -293,7 +289,7 @@ def prepare_prefect(root: str, *, results: str | None = None) -> None:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         remedy = _REMEDIES[_UNWRITABLE].format(home=home)
-        raise EngineError(f"{home} cannot be made ({exc.strerror}); {remedy}") from exc
+        raise errors.EngineError(f"{home} cannot be made ({exc.strerror}); {remedy}") from exc
 
 
 def enter_server(api: str, root: str) -> None:
@@ -347,7 +343,7 @@ def check_entry(api: str) -> None:
         MissingPrerequisite: it wants a password, and not the one that we have.
     """
     if _status(f"{api}/admin/version") == httpx.codes.UNAUTHORIZED:
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"the Prefect server at {api} wants another password than {PASSWORD_VARIABLE} holds; export it as "
             "USER:PASSWORD, as the server has it"
         )
@@ -361,7 +357,7 @@ def check_own_password() -> None:
     """
     password = os.environ.get(_SERVER_PASSWORD)
     if password and password != os.environ.get(PASSWORD_VARIABLE):
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"{_SERVER_PASSWORD} gives the Prefect server a password that {PASSWORD_VARIABLE} does not hold, so that "
             "no command and no worker could enter; export both with the same USER:PASSWORD, or neither"
         )
@@ -379,10 +375,12 @@ def wait_until_healthy(address: str, log: Path, is_alive: Callable[[], bool]) ->
             said = log.read_bytes()[began:].decode("utf-8", "replace")
             # A caretaker says it of the server that it keeps.
             if told := re.search(rf"{_NOT_STARTED}.*", said, re.DOTALL):
-                raise EngineError(told[0].strip())
+                raise errors.EngineError(told[0].strip())
             words = logs.last_words(said)
             remedy = _remedy(words, os.environ.get("PREFECT_HOME", ""))
-            raise EngineError(f"{_NOT_STARTED} at {address}:\n{words}\nits log is {log}{remedy and '; '}{remedy}")
+            raise errors.EngineError(
+                f"{_NOT_STARTED} at {address}:\n{words}\nits log is {log}{remedy and '; '}{remedy}"
+            )
         time.sleep(0.2)
 
 
@@ -406,7 +404,7 @@ def check_database(root: str) -> None:
     except sqlite3.Error as error:
         said = str(error)
     if remedy := _remedy(said, file.parent):
-        raise EngineError(f"the Prefect server cannot use {file} ({said}); {remedy}")
+        raise errors.EngineError(f"the Prefect server cannot use {file} ({said}); {remedy}")
 
 
 def _remedy(words: str, home: str | Path) -> str:
@@ -433,18 +431,20 @@ def save_results_storage(root: str) -> None:
     from prefect.filesystems import RemoteFileSystem
 
     basepath = f"{root.rstrip('/')}/{paths.PREFECT_RESULTS}"
-    RemoteFileSystem(basepath=basepath, settings=client_settings(Timeouts())).save(_name(root), overwrite=True)
+    RemoteFileSystem(basepath=basepath, settings=storage.client_settings(storage.Timeouts())).save(
+        _name(root), overwrite=True
+    )
 
 
 @contextmanager
-def _own_server(ref: RunRef) -> Iterator[str]:
+def _own_server(ref: run_folder.RunRef) -> Iterator[str]:
     """The API of a server that stands as long as the block lasts; when it dies, so does the block.
 
     The one that Prefect's own client starts where no address is set does not do: it has no pages, is given every key
     that we have, and outlives a process that is killed.
     """
     check_own_password()
-    log = on_this_machine(f"{ref.root}/{ref.name}").local(paths.log_file("prefect-server"))
+    log = storage.on_this_machine(f"{ref.root}/{ref.name}").local(paths.log_file("prefect-server"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     address, command = f"http://127.0.0.1:{port}", server_command(port)
@@ -483,7 +483,7 @@ def ends_with(server: supervisor.Child, api: str, *, silent_seconds: float = _SI
         if server.poll() is None:
             raise
         last = next((line for line in reversed(server.output().splitlines()) if line.strip()), "it is empty")
-        raise EngineError(
+        raise errors.EngineError(
             "the Prefect server of this run died or stopped answering, and the run ended with it; the end of its log "
             f"{server.log_path}: {last}. What was received is stored: the same command starts a new server and goes on"
         ) from error
@@ -519,7 +519,7 @@ def _watch(server: supervisor.Child, api: str, silent_seconds: float, over: thre
 
 def _kept_server(root: str) -> PrefectServer | None:
     try:
-        server = PrefectServer(**json.loads(on_this_machine(root).read_bytes(paths.SERVER_RECORD)))
+        server = PrefectServer(**json.loads(storage.on_this_machine(root).read_bytes(paths.SERVER_RECORD)))
     except (FileNotFoundError, ValueError):
         return None
     return server if _is_ours(server) else None
@@ -527,7 +527,7 @@ def _kept_server(root: str) -> PrefectServer | None:
 
 def _is_ours(server: PrefectServer) -> bool:
     """Whether the recorded process still is that caretaker, and no later process with its number."""
-    here = Holder.this_process()
+    here = processes.Holder.this_process()
     caretaker = replace(
         here, boot_id=server.boot_id or here.boot_id, pid=server.pid, process_started=server.process_started
     )
@@ -541,7 +541,7 @@ def _asynchronous(url: str) -> str:
     """The URL with the driver that Prefect's server takes."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        raise ConfigError("--postgres: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        raise errors.ConfigError("--postgres: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
     return f"postgresql+asyncpg://{rest}"
 
 

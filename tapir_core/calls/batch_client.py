@@ -17,11 +17,8 @@ from typing import IO, Any
 from httpx2 import Response
 from openai.types import Batch
 
+from tapir_core.calls import store_tables, store_writes, types, wire
 from tapir_core.calls.client import Client, hide_keys, json_or_text, timeout_of
-from tapir_core.calls.store_tables import utc_now
-from tapir_core.calls.store_writes import LOST, OpenBatch
-from tapir_core.calls.types import TERMINAL, Endpoint, Failure, FailureKind, Request, is_local
-from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.config import BatchConfig, CallsConfig
 
 _ENDPOINT = "/v1/chat/completions"
@@ -35,7 +32,7 @@ REFUSED = "refused"
 """State of a batch that its provider never received."""
 _FULL_QUEUE = "token_limit_exceeded"
 """OpenAI's code for too many tokens in waiting batches: other batches have to end first."""
-ENDINGS: Mapping[str, tuple[FailureKind, bool, str]] = {
+ENDINGS: Mapping[str, tuple[types.FailureKind, bool, str]] = {
     "completed": ("server", False, "batch {batch} of {at} ended without a word on this request"),
     "expired": ("timeout", False, "batch {batch} of {at} expired before this request was made"),
     "cancelled": ("connection", True, "batch {batch} of {at} was cancelled there; the same command asks again"),
@@ -46,7 +43,7 @@ ENDINGS: Mapping[str, tuple[FailureKind, bool, str]] = {
         "the same command goes on.",
     ),
     _FULL_QUEUE: ("rate_limited", False, "batch {batch} of {at} found no room: {said}"),
-    LOST: ("server", False, "{at} knows batch {batch} no more"),
+    store_writes.LOST: ("server", False, "{at} knows batch {batch} no more"),
     "unknown": (
         "connection",
         True,
@@ -61,14 +58,14 @@ ENDINGS: Mapping[str, tuple[FailureKind, bool, str]] = {
 class ProviderError(Exception):
     """Raised when a request about a file or a batch failed. Never leaves the engine."""
 
-    reply: Reply
+    reply: wire.Reply
     status: int | None = None
     """HTTP status; None if there was no reply."""
 
     @property
     def is_final(self) -> bool:
         """Whether a retry would fail the same way."""
-        return self.reply.endpoint_at_fault or self.reply.failure.kind in TERMINAL
+        return self.reply.endpoint_at_fault or self.reply.failure.kind in types.TERMINAL
 
 
 class BatchClient(Client):
@@ -77,7 +74,7 @@ class BatchClient(Client):
     The SDK retries everything but creations: a batch that may exist is searched for first.
     """
 
-    def __init__(self, endpoint: Endpoint, limits: BatchConfig, config: CallsConfig) -> None:
+    def __init__(self, endpoint: types.Endpoint, limits: BatchConfig, config: CallsConfig) -> None:
         """Prepare the connections; none is opened yet.
 
         Raises:
@@ -94,7 +91,7 @@ class BatchClient(Client):
         )
         return str(self._read(await self.get(asked, patient=True))["id"])
 
-    async def create(self, batch: OpenBatch) -> str:
+    async def create(self, batch: store_writes.OpenBatch) -> str:
         """The id of the provider's batch over an uploaded file; made only if none has our tag."""
         if batch.perhaps_made and (found := await self._find(batch)):
             return found
@@ -128,7 +125,7 @@ class BatchClient(Client):
             self._read(refused)
         into.seek(0)
 
-    async def _find(self, batch: OpenBatch) -> str:
+    async def _find(self, batch: store_writes.OpenBatch) -> str:
         """The id of the provider's batch with our tag or over our file; empty if there is none."""
         asked: dict[str, object] = {"limit": 100}
         oldest = (batch.created - _CLOCKS_APART).replace(tzinfo=UTC).timestamp()
@@ -149,18 +146,20 @@ class BatchClient(Client):
         Raises:
             ProviderError: there is none.
         """
-        if isinstance(got, Reply):
+        if isinstance(got, wire.Reply):
             raise ProviderError(got)
         response: Response = getattr(got, "http_response", got)
         body = json_or_text(self.text(response.content))
         if response.status_code == 200 and isinstance(body, dict):
             return body
         raise ProviderError(
-            read_error(response.status_code, body, raw=None, headers=response.headers), response.status_code
+            wire.read_error(response.status_code, body, raw=None, headers=response.headers), response.status_code
         )
 
 
-def state_after(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> str:
+def state_after(
+    error: ProviderError, batch: store_writes.OpenBatch, endpoint: types.Endpoint, limits: BatchConfig
+) -> str:
     """The state of a batch after an error; empty if it is left to the next process that asks.
 
     If the provider no longer knows the batch, its requests are sent again once that costs nothing: the batch was free,
@@ -168,11 +167,17 @@ def state_after(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limi
     """
     if not batch.provider_id:
         return "" if batch.perhaps_made else REFUSED
-    is_free = is_local(endpoint.base_url) and not endpoint.usd(1, 1)
-    return LOST if error.status == 404 and (is_free or utc_now() > _kept_until(batch, limits)) else ""
+    is_free = types.is_local(endpoint.base_url) and not endpoint.usd(1, 1)
+    return (
+        store_writes.LOST
+        if error.status == 404 and (is_free or store_tables.utc_now() > _kept_until(batch, limits))
+        else ""
+    )
 
 
-def why_left(error: ProviderError, state: str, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> Reply:
+def why_left(
+    error: ProviderError, state: str, batch: store_writes.OpenBatch, endpoint: types.Endpoint, limits: BatchConfig
+) -> wire.Reply:
     """The failure of all rows of a batch that could not be continued and is now in ``state``."""
     failure = error.reply.failure
     if batch.provider_id and error.status == 404:
@@ -185,11 +190,11 @@ def why_left(error: ProviderError, state: str, batch: OpenBatch, endpoint: Endpo
     elif error.is_final and not batch.provider_id:
         remedy = 'Check base_url and that it offers the Batch API, or set mode = "live"'
     message = f"{said} ({failure.message}). {remedy}; then the same command goes on."
-    outcome = Failure("connection" if failure.kind in TERMINAL else failure.kind, message)
+    outcome = types.Failure("connection" if failure.kind in types.TERMINAL else failure.kind, message)
     return replace(error.reply, outcome=outcome, attempts=0, endpoint_at_fault=error.is_final or state == REFUSED)
 
 
-def why_unreached(batch: OpenBatch, shown: Batch, endpoint: Endpoint) -> Reply:
+def why_unreached(batch: store_writes.OpenBatch, shown: Batch, endpoint: types.Endpoint) -> wire.Reply:
     """The failure of rows of an ended batch that are in none of its files."""
     problems = (shown.errors and shown.errors.data) or []
     said = [f"line {each.line}: {each.message}" if each.line else str(each.message) for each in problems[:3]]
@@ -197,22 +202,22 @@ def why_unreached(batch: OpenBatch, shown: Batch, endpoint: Endpoint) -> Reply:
     return _as_reply(ending, batch, endpoint, "; ".join(said))
 
 
-def _as_reply(ending: str, batch: OpenBatch, endpoint: Endpoint, said: str) -> Reply:
+def _as_reply(ending: str, batch: store_writes.OpenBatch, endpoint: types.Endpoint, said: str) -> wire.Reply:
     kind, at_fault, text = ENDINGS[ending]
     message = text.format(batch=batch.provider_id, at=endpoint.base_url, made_at=batch.address, said=said)
-    return Reply(Failure(kind, message), attempts=0, endpoint_at_fault=at_fault)
+    return wire.Reply(types.Failure(kind, message), attempts=0, endpoint_at_fault=at_fault)
 
 
-def _kept_until(batch: OpenBatch, limits: BatchConfig) -> datetime:
+def _kept_until(batch: store_writes.OpenBatch, limits: BatchConfig) -> datetime:
     amount, unit = int(limits.completion_window[:-1]), limits.completion_window[-1]
     return batch.created + timedelta(hours=amount if unit == "h" else 24 * amount) + _KEPT_LONGER
 
 
 def split_rows(
-    requests: Mapping[str, Request], limits: BatchConfig, endpoint: Endpoint
-) -> Iterator[dict[str, Request]]:
+    requests: Mapping[str, types.Request], limits: BatchConfig, endpoint: types.Endpoint
+) -> Iterator[dict[str, types.Request]]:
     """The requests of each input file, by key; all in one file have the same run, role, model and identity."""
-    begun: dict[tuple[str, ...], dict[str, Request]] = {}
+    begun: dict[tuple[str, ...], dict[str, types.Request]] = {}
     sizes = Counter[tuple[str, ...]]()
     for key, request in requests.items():
         alike = request.run, request.role, request.model, request.identity
@@ -226,17 +231,17 @@ def split_rows(
     yield from begun.values()
 
 
-def write_file(rows: Mapping[str, Request], endpoint: Endpoint) -> bytes:
+def write_file(rows: Mapping[str, types.Request], endpoint: types.Endpoint) -> bytes:
     """An input file: one line for each request."""
     return b"".join(_line(key, request, endpoint) for key, request in rows.items())
 
 
-def _line(key: str, request: Request, endpoint: Endpoint) -> bytes:
-    row = {"custom_id": key, "method": "POST", "url": _ENDPOINT, "body": request_body(request, endpoint)}
+def _line(key: str, request: types.Request, endpoint: types.Endpoint) -> bytes:
+    row = {"custom_id": key, "method": "POST", "url": _ENDPOINT, "body": wire.request_body(request, endpoint)}
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def read_line(line: bytes, endpoint: Endpoint) -> tuple[str, Reply] | None:
+def read_line(line: bytes, endpoint: types.Endpoint) -> tuple[str, wire.Reply] | None:
     """Key and reply of a line of an output or error file; None if it is no such line.
 
     The reply's raw text is only the body of the chat completion, as in a live call.
@@ -246,12 +251,12 @@ def read_line(line: bytes, endpoint: Endpoint) -> tuple[str, Reply] | None:
         return None
     response, error = row.get("response"), row.get("error")
     if isinstance(response, dict) and response.get("status_code"):
-        raw = hide_keys(clean_text(json.dumps(response.get("body"), ensure_ascii=False)), endpoint)
+        raw = hide_keys(wire.clean_text(json.dumps(response.get("body"), ensure_ascii=False)), endpoint)
         if response["status_code"] == 200:
-            return row["custom_id"], read_completion(raw, endpoint)
-        return row["custom_id"], read_error(int(response["status_code"]), json.loads(raw), raw=raw)
+            return row["custom_id"], wire.read_completion(raw, endpoint)
+        return row["custom_id"], wire.read_error(int(response["status_code"]), json.loads(raw), raw=raw)
     error = error if isinstance(error, dict) else {}
     said = f"{error.get('code') or ''} {error.get('message') or 'no reply and no reason'}"
-    message = hide_keys(clean_text(f"the batch did not make this request: {said}"), endpoint)
-    kind: FailureKind = "timeout" if error.get("code") == "batch_expired" else "server"
-    return row["custom_id"], Reply(Failure(kind, message), attempts=0)
+    message = hide_keys(wire.clean_text(f"the batch did not make this request: {said}"), endpoint)
+    kind: types.FailureKind = "timeout" if error.get("code") == "batch_expired" else "server"
+    return row["custom_id"], wire.Reply(types.Failure(kind, message), attempts=0)

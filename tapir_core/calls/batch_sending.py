@@ -20,14 +20,9 @@ from typing import Any
 
 from openai.types import Batch
 
-from tapir_core.calls import batch_client, store_writes
+from tapir_core.calls import batch_client, budget, limits, store_tables, store_writes, types, wire
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.books import Books
-from tapir_core.calls.budget import make_attempt, settlement
-from tapir_core.calls.limits import pause_before_retry
-from tapir_core.calls.store_tables import utc_now
-from tapir_core.calls.types import BATCH_FACTOR, Endpoint, Failure, FailureKind, Outcome, Request
-from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig
 
 _FIRST_PAUSE_SECONDS = 0.5
@@ -45,8 +40,8 @@ class BatchSending:
     def __init__(
         self,
         books: Books,
-        endpoint: Endpoint,
-        tell: Callable[[str, Outcome, bool], object],
+        endpoint: types.Endpoint,
+        tell: Callable[[str, types.Outcome, bool], object],
         *,
         config: CallsConfig,
         rng: random.Random,
@@ -61,27 +56,27 @@ class BatchSending:
         self._books = books
         self._limits = endpoint.batch or BatchConfig()
         # Requests that are in a batch already cost batch prices, even if the endpoint now uses live calls.
-        factor = 1.0 if endpoint.batch else BATCH_FACTOR
+        factor = 1.0 if endpoint.batch else types.BATCH_FACTOR
         self._endpoint = replace(
             endpoint,
             usd_per_million_prompt_tokens=factor * endpoint.usd_per_million_prompt_tokens,
             usd_per_million_completion_tokens=factor * endpoint.usd_per_million_completion_tokens,
         )
         self._client = batch_client.BatchClient(self._endpoint, self._limits, config)
-        self._pause_before_retry = partial(pause_before_retry, config, rng=rng)
+        self._pause_before_retry = partial(limits.pause_before_retry, config, rng=rng)
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._tell = tell
-        self._missing: dict[str, Request] = {}
+        self._missing: dict[str, types.Request] = {}
         """Requests without an outcome so far."""
         self._led: list[store_writes.OpenBatch] = []
         """Batches that this ask leads."""
         self._away: set[str] = set()
         """Keys in a batch that this ask leads, or in the pause after one."""
-        self._failed: dict[str, Counter[FailureKind]] = {}
+        self._failed: dict[str, Counter[types.FailureKind]] = {}
         self._no_room_at = -1
         """How many attempts had ended when the caps last had no room."""
 
-    async def send_all(self, missing: Mapping[str, Request]) -> None:
+    async def send_all(self, missing: Mapping[str, types.Request]) -> None:
         """Bring every request to its outcome. If this is cancelled, batches continue at the provider."""
         self._missing = dict(missing)
         try:
@@ -130,14 +125,14 @@ class BatchSending:
                 break
             if len(refused) == len(rows) and books.ended == seen:
                 for key, cap in refused.items():
-                    self._count_and_bring(key, Reply(Failure("budget", cap), attempts=0))
+                    self._count_and_bring(key, wire.Reply(types.Failure("budget", cap), attempts=0))
 
-    async def _plan(self, rows: Mapping[str, Request]) -> Mapping[str, str]:
+    async def _plan(self, rows: Mapping[str, types.Request]) -> Mapping[str, str]:
         """Book the rows of a file, and lead those that the caps have room for; returns key → cap of the others."""
         books, tag = self._books, secrets.token_hex(16)
-        wanted = [make_attempt(books.run, key, each, self._endpoint) for key, each in rows.items()]
+        wanted = [budget.make_attempt(books.run, key, each, self._endpoint) for key, each in rows.items()]
         batch = store_writes.OpenBatch(
-            tag, self._endpoint.base_url, rows, {each.key: each.id for each in wanted}, utc_now()
+            tag, self._endpoint.base_url, rows, {each.key: each.id for each in wanted}, store_tables.utc_now()
         )
         try:
             refused: dict[str, str] = await self._write(
@@ -193,7 +188,7 @@ class BatchSending:
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
             self._books.meter.sent += len(batch.rows)
 
-    async def _end(self, batch: store_writes.OpenBatch, state: str, failed: Mapping[str, Reply]) -> None:
+    async def _end(self, batch: store_writes.OpenBatch, state: str, failed: Mapping[str, wire.Reply]) -> None:
         """End a batch with ``state``, or leave it to the next process that asks if ``state`` is empty.
 
         Rows that ``failed`` are sent again, all together, unless they failed too often.
@@ -225,12 +220,12 @@ class BatchSending:
         self._books.store.lead(partial(store_writes.leave_batch, tag=batch.tag))
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
-    def _bring(self, key: str, outcome: Outcome, shared: bool) -> None:
+    def _bring(self, key: str, outcome: types.Outcome, shared: bool) -> None:
         # A batch that was taken over may answer more than this ask wants.
         if self._missing.pop(key, None) is not None:
             self._tell(key, outcome, shared)
 
-    def _count_and_bring(self, key: str, reply: Reply) -> None:
+    def _count_and_bring(self, key: str, reply: wire.Reply) -> None:
         self._books.meter.count_reply(reply)
         self._bring(key, reply.outcome, False)
 
@@ -241,17 +236,17 @@ class BatchSending:
 async def store_results(
     client: batch_client.BatchClient,
     store: AnswerStore,
-    endpoint: Endpoint,
+    endpoint: types.Endpoint,
     batch: store_writes.OpenBatch,
     shown: Batch,
     *,
-    bring: Callable[[str, Reply], None],
-) -> dict[str, Reply]:
+    bring: Callable[[str, wire.Reply], None],
+) -> dict[str, wire.Reply]:
     """Store every outcome of an ended batch, and pass each to ``bring`` once it is committed.
 
     Returns the rows without an outcome, with their failures. The costs of all rows that were processed are settled.
     """
-    owed, failed = dict(batch.rows), dict[str, Reply]()
+    owed, failed = dict(batch.rows), dict[str, wire.Reply]()
     for file_id in filter(None, (shown.output_file_id, shown.error_file_id)):
         with SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY) as file:
             await client.download(file_id, file)
@@ -261,8 +256,8 @@ async def store_results(
                     if key not in owed or (shown.status == "cancelled" and not reply.attempts):
                         continue
                     request = owed.pop(key)
-                    store.settle(settlement(batch.attempts[key], reply))
-                    if isinstance(reply.outcome, Failure) and reply.outcome.retryable:
+                    store.settle(budget.settlement(batch.attempts[key], reply))
+                    if isinstance(reply.outcome, types.Failure) and reply.outcome.retryable:
                         failed[key] = reply
                     else:
                         committing.append((key, reply, asyncio.wrap_future(store.put(key, request, reply))))

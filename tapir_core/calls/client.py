@@ -20,10 +20,8 @@ import aiohttp
 import httpx2
 import openai
 
+from tapir_core.calls import types, wire, words
 from tapir_core.calls.limits import read_rate_limits
-from tapir_core.calls.types import Answer, Endpoint, Failure, Request
-from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, replied_at, request_body
-from tapir_core.calls.words import is_known_ending
 from tapir_core.config import CallsConfig
 from tapir_core.errors import ConfigError
 from tapir_core.proxies import proxy_before, through
@@ -65,7 +63,7 @@ _SHORTEST_SECRET = 8
 FOREIGN_ERRORS = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError)
 
 
-def timeout_of(endpoint: Endpoint, config: CallsConfig) -> float:
+def timeout_of(endpoint: types.Endpoint, config: CallsConfig) -> float:
     """Seconds to wait for one reply of ``endpoint``."""
     longest = _SLOW_REPLY_SECONDS if endpoint.is_slow else _REPLY_SECONDS
     return endpoint.timeout_seconds or config.timeout_seconds or longest
@@ -74,7 +72,7 @@ def timeout_of(endpoint: Endpoint, config: CallsConfig) -> float:
 class Client:
     """Sends requests to one address with one key. Belongs to one event loop."""
 
-    def __init__(self, endpoint: Endpoint, *, timeout_seconds: float) -> None:
+    def __init__(self, endpoint: types.Endpoint, *, timeout_seconds: float) -> None:
         """Prepare the connections; none is opened yet.
 
         Raises:
@@ -116,36 +114,36 @@ class Client:
         sent = {name: value for name, value in self.sdk.default_headers.items() if isinstance(value, str)}
         self._headers, self._timeouts = httpx2.Headers(sent), {"timeout": timeout.as_dict()}
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: types.Request) -> wire.Reply:
         """One attempt. The reply never contains the endpoint's key, even if the provider echoes it."""
         # As a stream: for `content` it makes headers that the connection makes anyway, a sixth of the whole work.
-        stream = httpx2.ByteStream(json.dumps(request_body(request, self._endpoint), ensure_ascii=False).encode())
+        stream = httpx2.ByteStream(json.dumps(wire.request_body(request, self._endpoint), ensure_ascii=False).encode())
         asked = httpx2.Request("POST", self._chat, headers=self._headers, stream=stream, extensions=self._timeouts)
         asked.read()
         got = await self.get(self._read_bounded(asked))
-        if isinstance(got, Reply):
+        if isinstance(got, wire.Reply):
             return got
         response, content = got if isinstance(got, tuple) else (got, got.content)
         if content is None:
             # A retry would bring as much again, and be charged for.
-            return Reply(
-                Failure("no_answer", f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MiB"),
+            return wire.Reply(
+                types.Failure("no_answer", f"the reply is larger than {LARGEST_REPLY_BYTES >> 20} MiB"),
                 cost_unknown=True,
                 raw="",
             )
         raw = self.text(content)
         if response.status_code == 200:
-            reply = read_completion(raw, self._endpoint, request)
+            reply = wire.read_completion(raw, self._endpoint, request)
             self._say_what_is_odd(reply, request)
         else:
             reply = self._read_error(response, json_or_text(raw), raw=raw)
-        limits = read_rate_limits(response.headers, now=partial(replied_at, response.headers))
+        limits = read_rate_limits(response.headers, now=partial(wire.replied_at, response.headers))
         return replace(reply, rate_limits=limits) if limits else reply
 
-    async def list_models(self) -> list[str] | Failure | None:
+    async def list_models(self) -> list[str] | types.Failure | None:
         """Names of the models that the endpoint lists, or None if it lists none; costs nothing and needs the key."""
         got = await self.get(self.sdk.get("/models", cast_to=httpx2.Response))
-        if isinstance(got, Reply):
+        if isinstance(got, wire.Reply):
             return got.failure
         body = json_or_text(self.text(got.content))
         rows = body.get("data") if isinstance(body, dict) and got.status_code == 200 else None
@@ -158,7 +156,7 @@ class Client:
         """Close the connections."""
         await self.sdk.close()
 
-    async def get(self, asked: Awaitable[T], *, patient: bool = False) -> T | httpx2.Response | Reply:
+    async def get(self, asked: Awaitable[T], *, patient: bool = False) -> T | httpx2.Response | wire.Reply:
         """The result of ``asked``, or the response that refuses it, or the meaning of its error.
 
         With ``patient`` it may take any time, as long as data arrives.
@@ -190,10 +188,10 @@ class Client:
             await response.aclose()
         return response, b"".join(chunks)
 
-    def _say_what_is_odd(self, reply: Reply, request: Request) -> None:
+    def _say_what_is_odd(self, reply: wire.Reply, request: types.Request) -> None:
         """Warn of an unknown finish reason and of an answer by another model, once each."""
-        ending = reply.outcome.finish_reason if isinstance(reply.outcome, Answer) else ""
-        if not is_known_ending(ending) and ("ending", ending) not in self._said:
+        ending = reply.outcome.finish_reason if isinstance(reply.outcome, types.Answer) else ""
+        if not words.is_known_ending(ending) and ("ending", ending) not in self._said:
             self._said.add(("ending", ending))
             logger.warning(
                 "%s ends answers with an unknown finish_reason %r; they count as whole: %s",
@@ -216,10 +214,10 @@ class Client:
 
     def text(self, content: bytes) -> str:
         """A body as clean text, without the key."""
-        return hide_keys(clean_text(content.decode("utf-8", "replace")), self._endpoint)
+        return hide_keys(wire.clean_text(content.decode("utf-8", "replace")), self._endpoint)
 
-    def _read_error(self, got: httpx2.Response, body: object, *, raw: str | None) -> Reply:
-        reply = read_error(got.status_code, body, raw=raw, headers=got.headers)
+    def _read_error(self, got: httpx2.Response, body: object, *, raw: str | None) -> wire.Reply:
+        reply = wire.read_error(got.status_code, body, raw=raw, headers=got.headers)
         # APIs report errors as JSON: plain text comes from the proxy, if there is one.
         by = through(self._endpoint.base_url, self._endpoint.proxy) if isinstance(body, str) else ""
         return replace(reply, outcome=replace(reply.failure, message=reply.failure.message + by))
@@ -247,7 +245,7 @@ class _Deadline:
             self._limit.reschedule(self._due)
 
 
-def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seconds: float) -> Reply:
+def read_foreign_error(error: BaseException, endpoint: types.Endpoint, *, timeout_seconds: float) -> wire.Reply:
     """The meaning of an error of the SDK or the layers below it; the lowest layer says the most."""
     while isinstance(error, openai.OpenAIError | httpx2.HTTPError) and error.__cause__ is not None:
         error = error.__cause__
@@ -256,20 +254,22 @@ def read_foreign_error(error: BaseException, endpoint: Endpoint, *, timeout_seco
     if isinstance(
         error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | httpx2.InvalidURL | httpx2.UnsupportedProtocol
     ):
-        return Reply(Failure("connection", f"{where} is no address: {said}"), endpoint_at_fault=True)
+        return wire.Reply(types.Failure("connection", f"{where} is no address: {said}"), endpoint_at_fault=True)
     # A connection that was never made cost nothing, unlike a reply that was not waited for.
     never_sent = isinstance(
         error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientHttpProxyError
     )
     if isinstance(error, TimeoutError) and not never_sent:
-        return Reply(Failure("timeout", f"{where} gave no reply within {timeout_seconds:g} s"), cost_unknown=True)
+        return wire.Reply(
+            types.Failure("timeout", f"{where} gave no reply within {timeout_seconds:g} s"), cost_unknown=True
+        )
     if isinstance(error, aiohttp.ClientPayloadError):
         # As expensive as a time-out, so it is tried as often.
-        return Reply(Failure("timeout", f"{where} broke a reply off: {said}"), cost_unknown=True)
-    return Reply(Failure("connection", f"no connection to {where}: {said}"), cost_unknown=not never_sent)
+        return wire.Reply(types.Failure("timeout", f"{where} broke a reply off: {said}"), cost_unknown=True)
+    return wire.Reply(types.Failure("connection", f"no connection to {where}: {said}"), cost_unknown=not never_sent)
 
 
-def hide_keys(text: str, endpoint: Endpoint) -> str:
+def hide_keys(text: str, endpoint: types.Endpoint) -> str:
     """``text`` without the secrets of an endpoint."""
     # Longer ones first: they may begin with a shorter one. Plain words are left out: they appear in answers, too.
     more = [each for each in endpoint.more_secrets if len(each) >= _LONG_WORD or not each.isalpha()]
@@ -304,7 +304,7 @@ def _escaped(key: str) -> re.Pattern[str]:
     )
 
 
-def _check_secrets(endpoint: Endpoint) -> None:
+def _check_secrets(endpoint: types.Endpoint) -> None:
     if "@" in urlsplit(endpoint.base_url).netloc:
         raise ConfigError(
             "base_url holds a user name or password, which would end up in logs. Write the address without it and "

@@ -19,27 +19,13 @@ from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
+from tapir_core.calls import budget, limits, types, wire
 from tapir_core.calls.books import Books, UnsentError
-from tapir_core.calls.budget import UNPAID, Spend, reserve
 from tapir_core.calls.client import Client, timeout_of
-from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
 from tapir_core.calls.timing import Stopwatch
-from tapir_core.calls.types import (
-    GREETING,
-    MOST_USELESS,
-    Answer,
-    Endpoint,
-    Failure,
-    FailureKind,
-    LiveAddress,
-    Message,
-    Request,
-    unsupported_remedy,
-)
-from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig, Role
 
-_FAILING: frozenset[FailureKind] = frozenset({"connection", "timeout", "server"})
+_FAILING: frozenset[types.FailureKind] = frozenset({"connection", "timeout", "server"})
 _FAILING_STREAK = 5
 """Failures in a row after which another address is preferred, if there is one."""
 _LEAST_SILENT = 3
@@ -67,8 +53,8 @@ class Address:
         ``own`` are more fields in which this address differs from its endpoint. ``slow_seconds`` is the longest wait
         for a reply of an address that may be slow.
         """
-        self.calls = AddressLimit(ceiling, slow_seconds=slow_seconds)
-        self.trouble: Failure | None = None
+        self.calls = limits.AddressLimit(ceiling, slow_seconds=slow_seconds)
+        self.trouble: types.Failure | None = None
         """Why another address is preferred, if there is one."""
         self.answered = False
         """Whether it has ever answered a request."""
@@ -92,8 +78,10 @@ class Address:
         self._refused_alone = set[str]()
         """Requests that were refused while others were answered: these refusals say nothing about the address."""
         self._silent_since = float("-inf")
-        self._clients: dict[Endpoint, Client] = {}
-        self.rates = cache(lambda endpoint, _model: Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute))
+        self._clients: dict[types.Endpoint, Client] = {}
+        self.rates = cache(
+            lambda endpoint, _model: limits.Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        )
         """The limits per minute for an endpoint's key and a model."""
 
     @property
@@ -111,17 +99,19 @@ class Address:
         self.out_seconds, self.is_probed = min(_LONGEST_OUT_SECONDS, 2 * self.out_seconds or FIRST_OUT_SECONDS), False
         return self.out_seconds
 
-    def observe(self, reply: Reply, *, began: float, now: float, endpoint: Endpoint, key: str = "") -> Failure | None:
+    def observe(
+        self, reply: wire.Reply, *, began: float, now: float, endpoint: types.Endpoint, key: str = ""
+    ) -> types.Failure | None:
         """Learn from the reply to an attempt at the request of ``key``; returns the reason once the address is gone."""
         failure = reply.outcome
-        trouble = TROUBLES.get("answer" if isinstance(failure, Answer) else failure.kind)
-        if isinstance(failure, Answer):
+        trouble = limits.TROUBLES.get("answer" if isinstance(failure, types.Answer) else failure.kind)
+        if isinstance(failure, types.Answer):
             self.good_since = max(self.good_since, began)
         if trouble is not None and not reply.shows_spent_account:
             self.calls.count(trouble, began=began, now=now)
-        if isinstance(failure, Failure) and reply.endpoint_at_fault:
+        if isinstance(failure, types.Failure) and reply.endpoint_at_fault:
             return self._count_refusal(reply, failure, endpoint, key, began, now)
-        if isinstance(failure, Failure) and failure.kind in _FAILING:
+        if isinstance(failure, types.Failure) and failure.kind in _FAILING:
             self._streak += 1
             if self._streak >= _FAILING_STREAK:
                 said = f"{self._where} failed {self._streak} times in a row (last: {failure.message})"
@@ -135,7 +125,7 @@ class Address:
         self._refused.clear()
         return None
 
-    def client(self, endpoint: Endpoint) -> Client:
+    def client(self, endpoint: types.Endpoint) -> Client:
         """The connections with an endpoint's key."""
         if endpoint not in self._clients:
             own, seconds = replace(endpoint, **self._own), timeout_of(endpoint, self._config)
@@ -149,8 +139,8 @@ class Address:
         await asyncio.gather(*(each.close() for each in closing.values()))
 
     def _count_refusal(
-        self, reply: Reply, failure: Failure, endpoint: Endpoint, key: str, began: float, now: float
-    ) -> Failure | None:
+        self, reply: wire.Reply, failure: types.Failure, endpoint: types.Endpoint, key: str, began: float, now: float
+    ) -> types.Failure | None:
         is_clear = reply.refuses_everybody
         if self.answered:
             # A call that began before the first refusal tells no more than that one.
@@ -159,20 +149,20 @@ class Address:
             self._refused[key or str(len(self._refused))] = now
             if len(self._refused) < (_MOST_CLEAR_REFUSALS if is_clear else _MOST_REFUSALS):
                 return None
-        remedy = {"unauthorized": endpoint.key_remedy, "unsupported": unsupported_remedy(failure.parameter)}.get(
+        remedy = {"unauthorized": endpoint.key_remedy, "unsupported": types.unsupported_remedy(failure.parameter)}.get(
             failure.kind, "Check base_url (up to and with /v1) and the model name"
         )
         said = f"{failure.message}: so {self._where} refuses every request. {remedy}; then the same command goes on."
         self.trouble = replace(failure, message=said, said=failure.message, refuses_all=is_clear)
         return self.trouble
 
-    def _count_silence(self, failure: Failure, began: float, now: float) -> Failure | None:
+    def _count_silence(self, failure: types.Failure, began: float, now: float) -> types.Failure | None:
         if not self._silent:
             self._silent_since = max(began, self._silent_since)
         self._silent += 1
         if now - self._silent_since < self._config.dead_after_seconds or self._silent < _LEAST_SILENT:
             return None
-        self.trouble = Failure(
+        self.trouble = types.Failure(
             "connection",
             f"{self._where} has answered nothing for {self._config.dead_after_seconds:g} s (last: {failure.message}). "
             "Check that the server runs and is reached from here; then the same command goes on.",
@@ -212,7 +202,7 @@ class _Useless:
 class Line:
     """All addresses of one endpoint. The longest waiting call goes next, to the least loaded address."""
 
-    def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, books: Books) -> None:
+    def __init__(self, endpoint: types.Endpoint, config: CallsConfig, *, rng: random.Random, books: Books) -> None:
         self._config = config
         self._rng = rng
         self._books = books
@@ -220,13 +210,13 @@ class Line:
         self._stopwatch = Stopwatch(self._loop.time)
         self._waiting: deque[tuple[Slot, asyncio.Future[None]]] = deque()
         self._given_up = False
-        self._last_word = Reply(Failure("connection", "nothing was sent yet"))
+        self._last_word = wire.Reply(types.Failure("connection", "nothing was sent yet"))
         """The reply to every waiting call once the endpoint is given up. It says if calls in flight cost anything."""
         self._at_work: set[asyncio.Timeout] = set()
         self._live = endpoint.live
         self._notice = partial(self._loop.call_soon_threadsafe, self._follow)
         """Called by the thread that changes the live addresses."""
-        self.addresses: dict[LiveAddress | str, Address] = {}
+        self.addresses: dict[types.LiveAddress | str, Address] = {}
         self._left: dict[Address, asyncio.Task[None]] = {}
         """Addresses that left, each with the task that closes it; calls in flight there still refer to it."""
         if self._live is None:
@@ -237,7 +227,7 @@ class Line:
         else:
             self._live.follow(self._notice)
 
-    def admit(self, endpoint: Endpoint) -> None:
+    def admit(self, endpoint: types.Endpoint) -> None:
         """Prepare for a new caller: it may try again what was given up, and may allow fewer calls in flight."""
         self._given_up = False
         if self._live is not None:
@@ -268,12 +258,12 @@ class Line:
                 if slot.at is not None:
                     slot.ticket = slot.at.calls.enter(self._loop.time())
 
-    async def answer(self, key: str, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
+    async def answer(self, key: str, request: types.Request, endpoint: types.Endpoint, slot: Slot) -> wire.Reply:
         """The reply to ``request``, which has the key ``key``, after as many attempts as its failures allow.
 
         ``slot`` is given back during the pause before a retry. With the reply it is held, and the caller releases it.
         """
-        attempts, failed, before, useless = 0, Counter[FailureKind](), Spend(), _Useless()
+        attempts, failed, before, useless = 0, Counter[types.FailureKind](), budget.Spend(), _Useless()
         until_given_up = asyncio.timeout(None)
         try:
             async with until_given_up:
@@ -286,12 +276,12 @@ class Line:
                     pause = self._pause_after(reply, failed, address)
                     if pause is None:
                         return _of_all(reply, attempts, before) if failed else reply
-                    before += Spend(0, reply.prompt_tokens, reply.completion_tokens, reply.usd)
+                    before += budget.Spend(0, reply.prompt_tokens, reply.completion_tokens, reply.usd)
                     slot.release()
                     await asyncio.sleep(pause)
                     await self._take(slot)
         except UnsentError as unsent:
-            return _of_all(Reply(unsent.failure), attempts - 1, before)
+            return _of_all(wire.Reply(unsent.failure), attempts - 1, before)
         except TimeoutError:
             pass
         finally:
@@ -314,9 +304,11 @@ class Line:
             slot.release()
             raise
 
-    async def _attempt(self, key: str, request: Request, endpoint: Endpoint, address: Address) -> Reply:
+    async def _attempt(
+        self, key: str, request: types.Request, endpoint: types.Endpoint, address: Address
+    ) -> wire.Reply:
         rates, clock = address.rates(endpoint, request.model), self._loop.time
-        permit = await rates.acquire(reserve(request, endpoint).tokens)
+        permit = await rates.acquire(budget.reserve(request, endpoint).tokens)
         try:
             # Booked after the wait for its turn, so that a kill leaves only calls in flight booked.
             attempt = await self._books.book(key, request, endpoint)
@@ -335,7 +327,7 @@ class Line:
         finally:
             timing = self._stopwatch.end(begun)
             self._books.end(attempt)
-        if isinstance(reply.outcome, Answer):
+        if isinstance(reply.outcome, types.Answer):
             reply = replace(reply, outcome=replace(reply.outcome, timing=timing))
         else:
             self._books.meter.timeouts += reply.outcome.kind == "timeout"
@@ -345,7 +337,7 @@ class Line:
         return self._observe(address, reply, began=began, endpoint=endpoint, key=key)
 
     async def _is_own(
-        self, reply: Reply, request: Request, endpoint: Endpoint, address: Address, row: "_Useless"
+        self, reply: wire.Reply, request: types.Request, endpoint: types.Endpoint, address: Address, row: "_Useless"
     ) -> bool:
         """Whether a reply without an answer is the request's own fault, so that it is counted in the books.
 
@@ -353,9 +345,9 @@ class Line:
         chat completion counts only if the address answers other requests meanwhile, and never answered a request after
         the same reply. If there is no other request to answer, it is greeted, so that the last rows end too.
         """
-        if isinstance(reply.outcome, Answer):
+        if isinstance(reply.outcome, types.Answer):
             address.passing |= row.seen
-        if not reply.useless or isinstance(reply.outcome, Answer):
+        if not reply.useless or isinstance(reply.outcome, types.Answer):
             return False
         if row.last != reply.useless:
             row.last, row.uncounted, row.since = reply.useless, 0, self._loop.time()
@@ -363,22 +355,24 @@ class Line:
         row.uncounted += 1
         if reply.is_completion or reply.useless in address.passing:
             return reply.is_completion
-        if row.uncounted >= min(MOST_USELESS, self._config.max_attempts, self._config.retries.server):
+        if row.uncounted >= min(types.MOST_USELESS, self._config.max_attempts, self._config.retries.server):
             async with address.greeting:
                 if max(address.greeted, address.good_since) <= row.since:
                     await self._greet(request, endpoint, address)
         return address.good_since > row.since
 
-    async def _greet(self, request: Request, endpoint: Endpoint, address: Address) -> None:
+    async def _greet(self, request: types.Request, endpoint: types.Endpoint, address: Address) -> None:
         """Send the address a request that any working server answers; it learns from the reply as from any other."""
         address.greeted = self._loop.time()
-        role: Role = UNPAID if request.role == UNPAID else "probe"
-        asked = (Message("user", GREETING),)
+        role: Role = budget.UNPAID if request.role == budget.UNPAID else "probe"
+        asked = (types.Message("user", types.GREETING),)
         greeting = replace(request, role=role, messages=asked, top_logprobs=0, schema="", prompt_version="")
         with suppress(UnsentError):
             await self._attempt(greeting.key, greeting, endpoint, address)
 
-    def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint, key: str) -> Reply:
+    def _observe(
+        self, address: Address, reply: wire.Reply, *, began: float, endpoint: types.Endpoint, key: str
+    ) -> wire.Reply:
         """Update the address and the endpoint by a reply; returns the reply that the request gets."""
         if address not in self._left:
             gone = address.observe(reply, began=began, now=self._loop.time(), endpoint=endpoint, key=key)
@@ -397,12 +391,12 @@ class Line:
                 # An endpoint that has answered may charge calls in flight: credit ran out, or a model is gone.
                 ever_answered = any(each.answered for each in self.addresses.values())
                 self._give_up(gone, is_free=reply.endpoint_at_fault and not ever_answered)
-        spoilt = self._given_up and isinstance(reply.outcome, Failure) and reply.outcome.retryable
+        spoilt = self._given_up and isinstance(reply.outcome, types.Failure) and reply.outcome.retryable
         return self._last_word if spoilt else reply
 
-    def _pause_after(self, reply: Reply, failed: Counter[FailureKind], address: Address) -> float | None:
+    def _pause_after(self, reply: wire.Reply, failed: Counter[types.FailureKind], address: Address) -> float | None:
         """Seconds until the next attempt; None if the reply is an answer or the last one."""
-        if isinstance(reply.outcome, Answer):
+        if isinstance(reply.outcome, types.Answer):
             return None
         kind = reply.outcome.kind
         failed[kind] += 1
@@ -410,7 +404,7 @@ class Line:
             # If this address is out of service there are others, which may take what it refuses.
             may_move = address.out_seconds and not self._given_up and failed.total() < self._config.max_attempts
             return 0.0 if may_move else None
-        return pause_before_retry(
+        return limits.pause_before_retry(
             self._config, kind=kind, failed=failed, retry_after_seconds=reply.retry_after_seconds, rng=self._rng
         )
 
@@ -418,10 +412,10 @@ class Line:
         address.is_probed = True
         self.hand_out()
 
-    def _give_up(self, failure: Failure, *, is_free: bool = False) -> None:
+    def _give_up(self, failure: types.Failure, *, is_free: bool = False) -> None:
         """End every wait for an answer or a slot; ``is_free`` says that calls in flight cost nothing."""
         if not self._given_up:
-            self._given_up, self._last_word = True, Reply(failure, cost_unknown=not is_free)
+            self._given_up, self._last_word = True, wire.Reply(failure, cost_unknown=not is_free)
             at_work, self._at_work = self._at_work, set()
             for each in at_work:
                 each.reschedule(0.0)
@@ -438,15 +432,15 @@ class Line:
             )
         self.hand_out()
         if self._live.reason:
-            self._give_up(Failure("connection", self._live.reason))
+            self._give_up(types.Failure("connection", self._live.reason))
 
 
-def _of_all(reply: Reply, attempts: int, before: Spend) -> Reply:
+def _of_all(reply: wire.Reply, attempts: int, before: budget.Spend) -> wire.Reply:
     """The last reply, with the tokens and costs of all attempts: providers charge unusable replies, too."""
     outcome = reply.outcome
     return replace(
         reply,
-        outcome=replace(outcome, attempts=attempts) if isinstance(outcome, Failure) else outcome,
+        outcome=replace(outcome, attempts=attempts) if isinstance(outcome, types.Failure) else outcome,
         attempts=attempts,
         prompt_tokens=before.prompt_tokens + reply.prompt_tokens,
         completion_tokens=before.completion_tokens + reply.completion_tokens,

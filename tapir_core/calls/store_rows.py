@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import sqlalchemy as sa
 
+from tapir_core.calls import types, wire, words
 from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, Spend, cap_reached
 from tapir_core.calls.store_tables import (
     answers,
@@ -29,9 +30,6 @@ from tapir_core.calls.store_tables import (
     spending,
     utc_now,
 )
-from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
-from tapir_core.calls.wire import Reply, read_logprobs
-from tapir_core.calls.words import read_ending
 from tapir_core.config import BudgetConfig
 
 _OUTCOME_COLUMNS = (
@@ -64,7 +62,7 @@ _TAKE = (
 """Settling deletes an attempt and inserts it again: one statement reads and removes it."""
 
 
-def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
+def make_row(key: str, request: types.Request, reply: wire.Reply) -> dict[str, Any]:
     """The row that keeps ``reply`` to ``request``."""
     outcome = reply.outcome
     return {
@@ -75,10 +73,10 @@ def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
         "prompt_version": request.prompt_version,
         "run": request.run,
         "sample_index": request.sample_index,
-        "status": "answer" if isinstance(outcome, Answer) else outcome.kind,
-        "text": outcome.text if isinstance(outcome, Answer) else "",
-        "finish_reason": outcome.finish_reason if isinstance(outcome, Answer) else "",
-        "message": "" if isinstance(outcome, Answer) else outcome.message,
+        "status": "answer" if isinstance(outcome, types.Answer) else outcome.kind,
+        "text": outcome.text if isinstance(outcome, types.Answer) else "",
+        "finish_reason": outcome.finish_reason if isinstance(outcome, types.Answer) else "",
+        "message": "" if isinstance(outcome, types.Answer) else outcome.message,
         "attempts": reply.attempts,
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
@@ -88,7 +86,7 @@ def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
     }
 
 
-def insert_rows(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> dict[str, Outcome]:
+def insert_rows(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> dict[str, types.Outcome]:
     """Insert ``rows``; for equal keys the first counts.
 
     Returns:
@@ -105,7 +103,7 @@ def insert_rows(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> di
     return read_outcomes(connection, sorted(others))
 
 
-def read_outcomes(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Outcome]:
+def read_outcomes(connection: sa.Connection, keys: Sequence[str]) -> dict[str, types.Outcome]:
     """The stored outcome of each key in the store."""
     return {
         row[0]: _outcome(row)
@@ -121,12 +119,12 @@ def read_reuse(connection: sa.Connection) -> dict[tuple[str, str, str, str], int
     return {(role, model, identity, prompt): int(requests) for role, model, identity, prompt, requests in found}
 
 
-def _outcome(row: Sequence[Any]) -> Outcome:
+def _outcome(row: Sequence[Any]) -> types.Outcome:
     _, status, text, finish_reason, message, attempts, prompt_tokens, completion_tokens, usd, raw = row
     if status != "answer":
-        return Failure(cast(FailureKind, status), message, attempts, stored=True)
-    ending, logprobs = read_ending(finish_reason), read_logprobs(raw)
-    return Answer(text, ending, prompt_tokens, completion_tokens, usd, stored=True, logprobs=logprobs)
+        return types.Failure(cast(types.FailureKind, status), message, attempts, stored=True)
+    ending, logprobs = words.read_ending(finish_reason), wire.read_logprobs(raw)
+    return types.Answer(text, ending, prompt_tokens, completion_tokens, usd, stored=True, logprobs=logprobs)
 
 
 def book(

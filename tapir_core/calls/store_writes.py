@@ -14,26 +14,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tapir_core.calls import store_tables
 from tapir_core.calls.budget import Attempt, Settlement, Spend
 from tapir_core.calls.store_rows import add_spend, book, insert_rows, settle
-from tapir_core.calls.store_tables import (
-    answers,
-    batch_rows,
-    batches,
-    database_time,
-    holders,
-    in_groups,
-    insert_or_add,
-    insert_or_ignore,
-    own_process,
-    read_column,
-    reuse,
-    shards,
-    useless,
-    utc_now,
-    with_silence,
-    writing,
-)
 from tapir_core.calls.types import MOST_USELESS, Outcome, Request
 from tapir_core.config import BudgetConfig, Sampling
 from tapir_core.processes import LAPSE, Holder, is_free
@@ -69,8 +52,9 @@ class Book:
 
 Write = Put | Book | Settlement | Change
 
-_HELD = sa.select(shards.c.shard).where(
-    shards.c.shard.in_(sa.bindparam("lists", expanding=True)), shards.c.holder == sa.bindparam("holder")
+_HELD = sa.select(store_tables.shards.c.shard).where(
+    store_tables.shards.c.shard.in_(sa.bindparam("lists", expanding=True)),
+    store_tables.shards.c.holder == sa.bindparam("holder"),
 )
 
 
@@ -84,7 +68,7 @@ def commit(engine: sa.Engine, holder: str, writes: Sequence[Write], *, repeated:
     puts = [write for write in writes if isinstance(write, Put)]
     bookings = [write for write in writes if isinstance(write, Book)]
     wanted = [(attempt, booking.budget) for booking in bookings for attempt in booking.attempts]
-    with writing(engine) as connection:
+    with store_tables.writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         before = insert_rows(connection, [put.row for put in puts])
@@ -112,13 +96,21 @@ def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> O
 def take_shard(connection: sa.Connection, holder: str, _repeated: bool, *, shard: str) -> bool:
     """Claim a list of requests, unless another living process holds it; returns whether ``holder`` has it now."""
     call_the_roll(connection, holder)
-    connection.execute(insert_or_ignore(connection.dialect.name, shards).values(shard=shard, holder=holder))
-    return connection.scalar(sa.select(shards.c.holder).where(shards.c.shard == shard)) == holder
+    connection.execute(
+        store_tables.insert_or_ignore(connection.dialect.name, store_tables.shards).values(shard=shard, holder=holder)
+    )
+    return (
+        connection.scalar(sa.select(store_tables.shards.c.holder).where(store_tables.shards.c.shard == shard)) == holder
+    )
 
 
 def give_shard_back(connection: sa.Connection, holder: str, _repeated: bool, *, shard: str) -> None:
     """Release a list of requests, if ``holder`` has it."""
-    connection.execute(sa.delete(shards).where(shards.c.shard == shard, shards.c.holder == holder))
+    connection.execute(
+        sa.delete(store_tables.shards).where(
+            store_tables.shards.c.shard == shard, store_tables.shards.c.holder == holder
+        )
+    )
 
 
 def add_seconds(
@@ -130,19 +122,24 @@ def add_seconds(
 
 def beat(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
     """Record a heartbeat. A holder that was taken for dead stays so until it claims a list again."""
-    connection.execute(sa.update(holders).where(holders.c.id == holder).values(heartbeat=database_time(connection)))
+    connection.execute(
+        sa.update(store_tables.holders)
+        .where(store_tables.holders.c.id == holder)
+        .values(heartbeat=store_tables.database_time(connection))
+    )
 
 
 def leave(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
     """Remove a holder and free everything that it holds."""
-    connection.execute(sa.delete(shards).where(shards.c.holder == holder))
-    connection.execute(sa.delete(holders).where(holders.c.id == holder))
+    connection.execute(sa.delete(store_tables.shards).where(store_tables.shards.c.holder == holder))
+    connection.execute(sa.delete(store_tables.holders).where(store_tables.holders.c.id == holder))
 
 
 def forget(connection: sa.Connection, _holder: str, _repeated: bool, *, keys: Sequence[str]) -> int:
     """Delete outcomes, so that their requests are sent again; returns how many there were."""
     return sum(
-        connection.execute(sa.delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys)
+        connection.execute(sa.delete(store_tables.answers).where(store_tables.answers.c.key.in_(some))).rowcount
+        for some in store_tables.in_groups(keys)
     )
 
 
@@ -151,11 +148,11 @@ def count_useless(connection: sa.Connection, _holder: str, _repeated: bool, *, k
 
     Once there are enough, the count starts again from 0, for the case that the outcome is deleted.
     """
-    row = connection.execute(sa.select(useless).where(useless.c.key == key)).first()
+    row = connection.execute(sa.select(store_tables.useless).where(store_tables.useless.c.key == key)).first()
     replies = more + (row.replies if row is not None and row.reply == reply else 0)
-    connection.execute(sa.delete(useless).where(useless.c.key == key))
+    connection.execute(sa.delete(store_tables.useless).where(store_tables.useless.c.key == key))
     if replies < MOST_USELESS:
-        connection.execute(sa.insert(useless).values(key=key, reply=reply, replies=replies))
+        connection.execute(sa.insert(store_tables.useless).values(key=key, reply=reply, replies=replies))
     return replies
 
 
@@ -166,14 +163,14 @@ def count_reuse(
     names = ("role", "model", "identity", "prompt_version", "run")
     for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
         fields = dict(zip(names, asked, strict=True), requests=requests)
-        connection.execute(insert_or_add(connection.dialect.name, reuse), fields)
+        connection.execute(store_tables.insert_or_add(connection.dialect.name, store_tables.reuse), fields)
 
 
 def call_the_roll(connection: sa.Connection, holder: str) -> None:
     """Register ``holder``, this process, as living, and free what dead holders have."""
-    rows = {row["id"]: row for row in with_silence(connection, sa.select(holders))}
-    mine = {"id": holder, **own_process(connection)}
-    connection.execute(insert_or_ignore(connection.dialect.name, holders).values(mine))
+    rows = {row["id"]: row for row in store_tables.with_silence(connection, sa.select(store_tables.holders))}
+    mine = {"id": holder, **store_tables.own_process(connection)}
+    connection.execute(store_tables.insert_or_ignore(connection.dialect.name, store_tables.holders).values(mine))
     beat(connection, holder)
     own = rows.pop(holder, None)
     # While the database was away, no process could send a heartbeat.
@@ -233,7 +230,7 @@ def plan_batch(
             "rows": len(booked),
             "created": batch.created,
         }
-        connection.execute(insert_or_ignore(connection.dialect.name, batches), row)
+        connection.execute(store_tables.insert_or_ignore(connection.dialect.name, store_tables.batches), row)
         rows = [
             {
                 "key": each.key,
@@ -244,29 +241,40 @@ def plan_batch(
             }
             for each in booked
         ]
-        connection.execute(insert_or_ignore(connection.dialect.name, batch_rows), rows)
+        connection.execute(store_tables.insert_or_ignore(connection.dialect.name, store_tables.batch_rows), rows)
     return {each.key: refusal for each, refusal in zip(attempts, refusals, strict=True) if refusal}
 
 
 def note_batch(connection: sa.Connection, _holder: str, _repeated: bool, *, tag: str, **values: Any) -> None:
     """Update the columns of a batch."""
-    connection.execute(sa.update(batches).where(batches.c.tag == tag).values(values))
+    connection.execute(sa.update(store_tables.batches).where(store_tables.batches.c.tag == tag).values(values))
 
 
 def adopt_batches(connection: sa.Connection, holder: str, repeated: bool, *, keys: Sequence[str]) -> list[OpenBatch]:
     """Take over the batches with one of ``keys`` that no living process leads; returns these batches."""
     call_the_roll(connection, holder)
-    living = sa.select(holders.c.id)
+    living = sa.select(store_tables.holders.c.id)
     # A try before this one may have taken them over already.
-    led = living.where(holders.c.id != holder) if repeated else living
-    tags = read_column(connection, keys, batch_rows.c.key, batch_rows.c.batch)
-    free = sa.update(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led)).values(driver=holder)
-    return [_open_batch(connection, row) for row in connection.execute(free.returning(*batches.c)).mappings().all()]
+    led = living.where(store_tables.holders.c.id != holder) if repeated else living
+    tags = store_tables.read_column(connection, keys, store_tables.batch_rows.c.key, store_tables.batch_rows.c.batch)
+    free = (
+        sa.update(store_tables.batches)
+        .where(store_tables.batches.c.tag.in_(tags), store_tables.batches.c.driver.not_in(led))
+        .values(driver=holder)
+    )
+    return [
+        _open_batch(connection, row)
+        for row in connection.execute(free.returning(*store_tables.batches.c)).mappings().all()
+    ]
 
 
 def leave_batch(connection: sa.Connection, holder: str, _repeated: bool, *, tag: str) -> None:
     """Stop leading a batch, if ``holder`` did: the next process that asks for one of its keys takes it over."""
-    connection.execute(sa.update(batches).where(batches.c.tag == tag, batches.c.driver == holder).values(driver=""))
+    connection.execute(
+        sa.update(store_tables.batches)
+        .where(store_tables.batches.c.tag == tag, store_tables.batches.c.driver == holder)
+        .values(driver="")
+    )
 
 
 def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: str, state: str) -> None:
@@ -275,14 +283,18 @@ def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: st
     ``state`` is the provider's last status, or why the batch was dropped. The row of `batches` stays as a record.
     """
     if state != LOST:
-        owed = connection.execute(sa.select(batch_rows.c.attempt).where(batch_rows.c.batch == tag)).scalars()
+        owed = connection.execute(
+            sa.select(store_tables.batch_rows.c.attempt).where(store_tables.batch_rows.c.batch == tag)
+        ).scalars()
         settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
-    connection.execute(sa.delete(batch_rows).where(batch_rows.c.batch == tag))
-    note_batch(connection, holder, repeated, tag=tag, state=state, driver="", ended=utc_now())
+    connection.execute(sa.delete(store_tables.batch_rows).where(store_tables.batch_rows.c.batch == tag))
+    note_batch(connection, holder, repeated, tag=tag, state=state, driver="", ended=store_tables.utc_now())
 
 
 def _open_batch(connection: sa.Connection, row: Mapping[Any, Any]) -> OpenBatch:
-    found = connection.execute(sa.select(batch_rows).where(batch_rows.c.batch == row["tag"])).all()
+    found = connection.execute(
+        sa.select(store_tables.batch_rows).where(store_tables.batch_rows.c.batch == row["tag"])
+    ).all()
     rows = {
         each.key: Request(
             role=row["role"],

@@ -14,20 +14,15 @@ import json
 import math
 from dataclasses import replace
 
-from tapir_core import paths, randomness, stages
-from tapir_core.comparison.matching import MatchedRun, is_matched, targets_of
-from tapir_core.comparison.outcome import read_trainings, total
-from tapir_core.comparison.plan import READY, Arm
+from tapir_core import errors, paths, randomness, run_state, stages, statistics
+from tapir_core.comparison import matching, outcome, plan
 from tapir_core.config import RunConfig, load
 from tapir_core.data.dataset import read_json
-from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import pool_of
-from tapir_core.statistics import rerun_sd, resample
 from tapir_core.summary import RunReader, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import Baseline, RunSummary
 
-ARM = Arm("sft", "Plain fine-tuning", "whole", exploratory=False)
+ARM = plan.Arm("sft", "Plain fine-tuning", "whole", exploratory=False)
 """It differs from the run as `random_once` does from its reference."""
 
 _OF_THE_POOL = 0.9
@@ -54,7 +49,7 @@ def run_beside(baseline: RunFolder) -> RunFolder | None:
     return run if run.ref != baseline.ref and run.storage.exists(paths.RUN_RECORD) and is_wanted(run) else None
 
 
-def match_baseline(run: RunFolder) -> MatchedRun:
+def match_baseline(run: RunFolder) -> matching.MatchedRun:
     """The baseline of a finished run, beside that run.
 
     Raises:
@@ -62,11 +57,11 @@ def match_baseline(run: RunFolder) -> MatchedRun:
     """
     beside = baseline_of(run)
     if beside.storage.exists(paths.RUN_RECORD) and not _is_baseline(beside):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"run {beside.ref.name!r} is no baseline, and that of run {run.ref.name!r} would have its name; give one "
             'of the two another name, or set evaluation.baseline = "none"'
         )
-    return MatchedRun(ARM, beside.ref, lambda: baseline_config(run), needed=[run.ref], before=[run.ref])
+    return matching.MatchedRun(ARM, beside.ref, lambda: baseline_config(run), needed=[run.ref], before=[run.ref])
 
 
 def _is_baseline(run: RunFolder) -> bool:
@@ -78,7 +73,7 @@ def baseline_config(run: RunFolder) -> RunConfig:
     """The configuration of the baseline of a finished run, before its size is matched."""
     config = load.spell_out_rounds(run.config)
     settings = [
-        *READY["random_once"].settings(config),
+        *plan.READY["random_once"].settings(config),
         f"run.name={json.dumps(baseline_of(run).ref.name)}",
         'evaluation.baseline="none"',
         f"rounds.1.epochs={_epochs(run)}",
@@ -91,11 +86,11 @@ def _epochs(run: RunFolder) -> float:
 
     S_0's examples are plain answers of the same pool: they say how many tokens one has, and how many fit.
     """
-    trainings, config = read_trainings(run), run.config
+    trainings, config = outcome.read_trainings(run), run.config
     basic = trainings.pop(0)
-    fitting = _OF_THE_POOL * pool_of(run, 0).height * basic.examples / run.sealed(stages.MIX.at(0)).rows
+    fitting = _OF_THE_POOL * run_state.pool_of(run, 0).height * basic.examples / run.sealed(stages.MIX.at(0)).rows
     per_example = basic.tokens / (basic.examples * basic.epochs)
-    needed = total(trainings.values()).tokens / per_example / fitting
+    needed = outcome.total(trainings.values()).tokens / per_example / fitting
     return max(config.round(1).epochs, math.ceil(100 * needed) / 100)
 
 
@@ -104,18 +99,18 @@ def read_baseline(run: RunFolder) -> Baseline | None:
     beside = baseline_of(run)
     if not is_wanted(run) or not beside.storage.exists(paths.RUN_RECORD) or not _is_baseline(beside):
         return None
-    made, before, after = summarise(beside), read_trainings(run), read_trainings(beside)
+    made, before, after = summarise(beside), outcome.read_trainings(run), outcome.read_trainings(beside)
     found = Baseline(
         run=beside.ref.name,
         next_stage=made.next_stage,
         last=max(before, default=0),
         student=made.round(1),
-        tokens=total(each for number, each in after.items() if number).tokens,
-        run_tokens=total(each for number, each in before.items() if number).tokens,
+        tokens=outcome.total(each for number, each in after.items() if number).tokens,
+        run_tokens=outcome.total(each for number, each in before.items() if number).tokens,
     )
     if made.next_stage is not None:
         return found
-    if not is_matched(targets_of(ARM, before), after):
+    if not matching.is_matched(matching.targets_of(ARM, before), after):
         return replace(found, why="the run's rounds are others by now; its own command makes the baseline anew")
     return _compared(found, run, beside)
 
@@ -141,4 +136,6 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
         return replace(found, why=why)
     seed = run.config.run.seed
     rng = randomness.derive_rng(seed, "baseline")
-    return replace(found, difference=resample({seed: differences}, rng=rng, rerun=100 * rerun_sd(2)))
+    return replace(
+        found, difference=statistics.resample({seed: differences}, rng=rng, rerun=100 * statistics.rerun_sd(2))
+    )

@@ -15,21 +15,9 @@ from itertools import permutations
 from math import hypot
 from statistics import fmean
 
-from tapir_core import paths, randomness, task_types, text
+from tapir_core import paths, randomness, statistics, task_types, text
 from tapir_core.comparison.outcome import ArmOutcome, Graded, total
 from tapir_core.comparison.plan import RANDOM, Arm
-from tapir_core.statistics import (
-    COVERS,
-    MAX_FAILED_SHARE,
-    Resampled,
-    Values,
-    at_weights,
-    effective_size,
-    paired_values,
-    rerun_sd,
-    resample,
-    share_interval,
-)
 from tapir_core.summary.formats import student_name
 
 BASIC = "S_0"
@@ -37,7 +25,7 @@ BASIC = "S_0"
 
 _ENDS = ("low", "high", "low90", "high90")
 
-_OF_ONE_SEED = f"{COVERS['items and reruns']}, and no other run seed"
+_OF_ONE_SEED = f"{statistics.COVERS['items and reruns']}, and no other run seed"
 
 _Students = Mapping[int, Mapping[str, Graded]]
 """Run seed → split → what the student got right."""
@@ -49,7 +37,7 @@ class Point:
 
     tokens: float
     """Trained on after S_0."""
-    test: Resampled
+    test: statistics.Resampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +50,18 @@ class ArmRow:
     run_seeds: tuple[int, ...]
     missing: int
     """Test answers that the students lack, of all run seeds together: failed for good, or never given."""
-    test: Resampled | None = None
-    dev: Resampled | None = None
-    natural: Resampled | None = None
+    test: statistics.Resampled | None = None
+    dev: statistics.Resampled | None = None
+    natural: statistics.Resampled | None = None
     """Of the test split with the families' shares of the pool, where they are known with every run seed."""
-    natural_to_random: Resampled | None = None
-    to_random: Resampled | None = None
+    natural_to_random: statistics.Resampled | None = None
+    to_random: statistics.Resampled | None = None
     """Of the test split, over the run seeds that both have."""
     costs: Mapping[str, float | None] | None = None
     """What → how much of it the arm takes, on average over its run seeds."""
     curve: tuple[Point, ...] = ()
     """From S_0 on."""
-    task_types: Mapping[str, Resampled] = field(default_factory=dict)
+    task_types: Mapping[str, statistics.Resampled] = field(default_factory=dict)
     """Task type → the same of its test items, where no more of them are missing than in the whole."""
     why: str = ""
     """Why there is no figure: too many test answers are missing with a run seed."""
@@ -89,7 +77,7 @@ class ComparedArms:
     reference: str
     unfinished: tuple[str, ...]
     """Names of planned runs that are not finished, primary ones first."""
-    differences: Mapping[tuple[str, str], Resampled]
+    differences: Mapping[tuple[str, str], statistics.Resampled]
     """(one row, other row) → one − other on the test split, of primary arms and S_0."""
     prices: str
     """What USD means here, in words."""
@@ -177,26 +165,28 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
 
 def _difference(
     comparison: str, first: _Students, second: _Students, *scope: str, trained: int = 2, natural: bool = False
-) -> Resampled | None:
+) -> statistics.Resampled | None:
     """``first`` − ``second`` on the test split; nothing where they share no item, or too many lack an answer of one.
 
     ``trained`` of the two are trained.
     """
     if _too_many_missing(first, "test") or _too_many_missing(second, "test"):
         return None
-    paired = paired_values(_values(first, "test"), _values(second, "test"))
+    paired = statistics.paired_values(_values(first, "test"), _values(second, "test"))
     for seed, items in paired.items():
         asked = first[seed]["test"].task_types.keys() | second[seed]["test"].task_types.keys()
-        if len(asked) - len(items) > MAX_FAILED_SHARE * len(asked):
+        if len(asked) - len(items) > statistics.MAX_FAILED_SHARE * len(asked):
             return None
-    return resample(
+    return statistics.resample(
         _at_natural(paired, first, "test") if natural else paired,
         rng=randomness.derive_rng(0, comparison, "difference", *scope),
-        rerun=rerun_sd(trained),
+        rerun=statistics.rerun_sd(trained),
     )
 
 
-def _score(students: _Students, split: str, *scope: str, trained: int = 1, natural: bool = False) -> Resampled | None:
+def _score(
+    students: _Students, split: str, *scope: str, trained: int = 1, natural: bool = False
+) -> statistics.Resampled | None:
     """The share of right answers, with intervals that end at 0 and 1; nothing where too many of the split are missing.
 
     Where all marks are equal it has Wilson's interval of one run seed, for draws would not differ.
@@ -207,18 +197,18 @@ def _score(students: _Students, split: str, *scope: str, trained: int = 1, natur
     found = (
         None
         if _too_many_missing(students, split)
-        else resample(values, rng=randomness.derive_rng(0, *scope), rerun=rerun_sd(trained))
+        else statistics.resample(values, rng=randomness.derive_rng(0, *scope), rerun=statistics.rerun_sd(trained))
     )
     if found is None:
         return None
     value = found.value
     if value in (0.0, 1.0):
         sizes = [
-            effective_size(students[seed][split].weights[item] for item in items) if natural else len(items)
+            statistics.effective_size(students[seed][split].weights[item] for item in items) if natural else len(items)
             for seed, items in values.items()
             if items
         ]
-        low, high = share_interval(value, min(sizes))
+        low, high = statistics.share_interval(value, min(sizes))
         # What a rerun changes is in the draws, whose items do not differ.
         low, high = value - hypot(value - low, value - found.low), value + hypot(high - value, found.high - value)
         found = replace(found, low=low, high=high, low90=low, high90=high)
@@ -267,14 +257,14 @@ def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcom
     }
 
 
-def _values(students: _Students, split: str) -> Values:
+def _values(students: _Students, split: str) -> statistics.Values:
     return {seed: splits[split].correct for seed, splits in students.items()}
 
 
-def _at_natural(values: Values, students: _Students, split: str) -> Values:
+def _at_natural(values: statistics.Values, students: _Students, split: str) -> statistics.Values:
     """The values at natural shares; none where the weights of a run seed are not known."""
     weights = {seed: students[seed][split].weights for seed in values}
-    return at_weights(values, weights) if all(weights.values()) else {}
+    return statistics.at_weights(values, weights) if all(weights.values()) else {}
 
 
 def _too_many_missing(students: _Students, split: str) -> str:
@@ -284,10 +274,9 @@ def _too_many_missing(students: _Students, split: str) -> str:
     """
     for seed, splits in students.items():
         missing, n = splits[split].missing, len(splits[split].task_types)
-        if missing > MAX_FAILED_SHARE * n:
-            return (
-                f"with run seed {seed}, {missing} of {n} {split} answers are missing, more than {MAX_FAILED_SHARE:.0%}"
-            )
+        if missing > statistics.MAX_FAILED_SHARE * n:
+            most = f"{statistics.MAX_FAILED_SHARE:.0%}"
+            return f"with run seed {seed}, {missing} of {n} {split} answers are missing, more than {most}"
     return ""
 
 
@@ -313,7 +302,7 @@ def verdicts(compared: ComparedArms) -> list[str]:
     ]
 
 
-def _verdict(one: str, other: str, found: Resampled) -> str:
+def _verdict(one: str, other: str, found: statistics.Resampled) -> str:
     value, low, high = (100 * each for each in (found.value, found.low90, found.high90))
     beats = (
         f"{one} beats {other}"

@@ -13,12 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from tapir_core import errors, run_folder, sources
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config, replace_values, spell_out_rounds
 from tapir_core.config.presets import ArmEntry, ComparisonConfig, load_comparison
-from tapir_core.errors import ConfigError
-from tapir_core.run_folder import RunRef
-from tapir_core.sources import settle_sizes
 
 Match = Literal["reference", "rounds", "whole", "usd"]
 """What an arm is matched by: nothing (it is what others are matched to), tokens and steps of each round, those of all
@@ -59,7 +57,7 @@ class PlannedRun:
 
     arm: Arm
     run_seed: int
-    ref: RunRef
+    ref: run_folder.RunRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class ComparisonPlan:
         """Every run: of primary arms, a run seed at a time, reference and random first; then of exploratory arms."""
         rank = {self.reference: 0, RANDOM: 1}
         runs = [
-            PlannedRun(arm, seed, RunRef(self.root, self.comparison.run_name(arm.name, seed)))
+            PlannedRun(arm, seed, run_folder.RunRef(self.root, self.comparison.run_name(arm.name, seed)))
             for seed in self.comparison.run_seeds
             for arm in sorted(self.arms, key=lambda arm: rank.get(arm.name, 2))
             if seed in self.comparison.seeds_of(arm.name)
@@ -123,7 +121,7 @@ class ComparisonPlan:
             ),
         ]
         if problems:
-            raise ConfigError(problems)
+            raise errors.ConfigError(problems)
         return tuple(
             each
             for each in self.runs
@@ -145,7 +143,7 @@ def open_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
         judged = first[0].data.judged
         lacking = "has no references" if judged else "missing"
         remedy = 'set data.heldout.references = "…"' if judged else 'data.heldout = { type = "file", path = "…" }'
-        raise ConfigError(
+        raise errors.ConfigError(
             f"data.heldout: {lacking}; arms are compared by the accuracy on a held-out set whose rows have a "
             f"`reference`. Name a file of such rows: {remedy}",
             source=comparison.config,
@@ -160,7 +158,7 @@ def arms_of(comparison: ComparisonConfig) -> list[Arm]:
         ConfigError: an arm is neither a ready one nor has settings of its own, or the reference cannot be one.
     """
     if problems := [*filter(None, (_problem(comparison, name) for name in comparison.names))]:
-        raise ConfigError(problems, source=f"comparison {comparison.name}")
+        raise errors.ConfigError(problems, source=f"comparison {comparison.name}")
     return [
         Arm(
             name,
@@ -190,10 +188,10 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
         [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"],
         comparison.run_name(arm.name, run_seed),
     )
-    config = spell_out_rounds(settle_sizes(read)[0])
+    config = spell_out_rounds(sources.settle_sizes(read)[0])
     made = replace_values(config, _begins_with(comparison, arm.name).settings(config), source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"arm {arm.name}: the curriculum of {comparison.config} is this already, so that it would be compared with "
             "itself; leave the arm out, or change the curriculum"
         )
@@ -240,7 +238,7 @@ def _no_mfd(config: RunConfig) -> list[str]:
     for number in config.round_numbers:
         rule = config.round(number).selection
         if not rule.reads_difficulty or rule.fixed_share is None:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f'arm no_mfd: rounds.{number}.selection is "{rule.type}", which says no share of the pool that could '
                 'be drawn at random; use selection = { type = "hard_share", share = … }'
             )

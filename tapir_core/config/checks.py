@@ -10,16 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tapir_core.config import (
-    EMBEDDED_STUDENT,
-    SHIPPED,
-    AskedBenchmark,
-    JudgeConfig,
-    RunConfig,
-    StudentConfig,
-    TrainingConfig,
-    problems,
-)
+from tapir_core import config as cfg
 from tapir_core.config.run import LONGEST_NAME
 from tapir_core.config.served import check_served
 from tapir_core.config.student import shipped
@@ -27,7 +18,7 @@ from tapir_core.paths import baseline_run
 from tapir_core.prompts import check_prompts
 
 
-def check_config(config: RunConfig) -> list[str]:
+def check_config(config: cfg.RunConfig) -> list[str]:
     """Everything that is wrong with a configuration beside its types, one line each, all at once."""
     return [
         *_check_root(config),
@@ -43,12 +34,12 @@ def check_config(config: RunConfig) -> list[str]:
     ]
 
 
-def may_have_baseline(config: RunConfig) -> bool:
+def may_have_baseline(config: cfg.RunConfig) -> bool:
     """Whether its run's name leaves room for that of a baseline."""
     return len(baseline_run(config.run.name)) <= LONGEST_NAME
 
 
-def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
+def missing_prerequisites(config: cfg.RunConfig, environ: Mapping[str, str]) -> list[str]:
     """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
     asked = {name: each for name, each in config.evaluation.asked.items() if name in config.evaluation.each_round}
     return [
@@ -59,21 +50,21 @@ def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list
     ]
 
 
-def missing_for_calls(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
+def missing_for_calls(config: cfg.RunConfig, environ: Mapping[str, str]) -> list[str]:
     """What this machine lacks to ask teacher and judges alone."""
     return [*_missing_keys(config.endpoints, environ), *_missing_servers(config)]
 
 
-def _missing_servers(config: RunConfig) -> Iterator[str]:
+def _missing_servers(config: cfg.RunConfig) -> Iterator[str]:
     """What would serve teacher and judges, where the run does."""
     for field, each in config.endpoints.items():
         yield from each.lacking(field)
 
 
-def _check_root(config: RunConfig) -> list[str]:
+def _check_root(config: cfg.RunConfig) -> list[str]:
     root, is_remote = config.run.root, "://" in config.run.root
     folder = next(each for each in (Path(root), *Path(root).parents) if each.exists())
-    return problems(
+    return cfg.problems(
         {
             f'run.root: value "{root}": its runs have no folder for the store of their answers; set calls.store_url = '
             "postgresql://HOST/DATABASE (docs/storage.md)": is_remote and config.calls.store_url is None,
@@ -90,8 +81,8 @@ def _is_missing(path: str) -> bool:
     return "://" not in path and not Path(path).is_file()
 
 
-def _check_data(config: RunConfig) -> list[str]:
-    return problems(
+def _check_data(config: cfg.RunConfig) -> list[str]:
+    return cfg.problems(
         {
             f'data.{name}.{field}: value "{path}": there is no such file; bring it, or name yours with '
             f"--set data.{name}.{field}=FILE (docs/own-data.md)": _is_missing(path)
@@ -102,12 +93,12 @@ def _check_data(config: RunConfig) -> list[str]:
     )
 
 
-def _check_benchmarks(config: RunConfig) -> Iterator[str]:
+def _check_benchmarks(config: cfg.RunConfig) -> Iterator[str]:
     evaluation = config.evaluation
     for name, benchmark in evaluation.benchmarks.items():
         for field, path in benchmark.all_files.items():
             at = f"evaluation.benchmarks.{name}.{field}"
-            yield from problems(
+            yield from cfg.problems(
                 {
                     f"{at}: an address with a user or password, which would stand in the run's folder; bring the file, "
                     "or use an address without": "@" in urlsplit(path).netloc,
@@ -118,7 +109,7 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
     for name, asked in evaluation.asked.items():
         yield from (f"evaluation.benchmarks.{name}{said}" for said in _check_asked(asked, config))
     known = ", ".join(evaluation.asked) or "none"
-    yield from problems(
+    yield from cfg.problems(
         {
             f'evaluation.each_round: value "{name}": is no benchmark with a `type`, so it cannot be asked; there are: '
             f"{known}": name not in evaluation.asked
@@ -127,7 +118,7 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
     )
 
 
-def _check_asked(asked: AskedBenchmark, config: RunConfig) -> list[str]:
+def _check_asked(asked: cfg.AskedBenchmark, config: cfg.RunConfig) -> list[str]:
     """What is wrong with a benchmark that is asked, each to be put behind its name."""
     longest, room = asked.drawn(config.student.sampling).max_tokens, config.student.room
     baseline, name = asked.baseline_run, config.run.name
@@ -142,32 +133,32 @@ def _check_asked(asked: AskedBenchmark, config: RunConfig) -> list[str]:
         f": answers of up to {longest} tokens leave no room for a question in student.engine.max_model_length = "
         f"{room}; lower the first or raise the latter": room is not None and longest >= room,
     }
-    return [*problems(lacking | others), *asked.contradictions()]
+    return [*cfg.problems(lacking | others), *asked.contradictions()]
 
 
-def _check_baseline(config: RunConfig) -> list[str]:
+def _check_baseline(config: cfg.RunConfig) -> list[str]:
     name, is_scored = config.run.name, config.data.heldout is not None or config.evaluation.each_round
     wrong = {
         'evaluation.baseline: value "sft": nothing would score it; set data.heldout, or "none"': not is_scored,
         f'run.name: value "{name}": that of its baseline, {baseline_run(name)}, has more than {LONGEST_NAME} '
         'characters; shorten it, or set evaluation.baseline = "none"': not may_have_baseline(config),
     }
-    return problems(wrong) if config.evaluation.baseline == "sft" else []
+    return cfg.problems(wrong) if config.evaluation.baseline == "sft" else []
 
 
-def check_student(student: StudentConfig) -> list[str]:
+def check_student(student: cfg.StudentConfig) -> list[str]:
     """What is wrong with a student: its backbone, its chat template, its engine's room."""
     backbone, folder, template = student.backbone, Path(student.backbone).expanduser(), student.template
     is_embedded, has_model = backbone.startswith("embedded:"), (folder / "config.json").is_file()
     is_path = backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or folder.exists()
     longest, room = student.sampling.max_tokens, student.room
-    return problems(
+    return cfg.problems(
         {
-            f'student.backbone: value "{backbone}": unknown; the embedded student is "{EMBEDDED_STUDENT}"': (
-                is_embedded and backbone != EMBEDDED_STUDENT
+            f'student.backbone: value "{backbone}": unknown; the embedded student is "{cfg.EMBEDDED_STUDENT}"': (
+                is_embedded and backbone != cfg.EMBEDDED_STUDENT
             ),
             f'student.backbone: value "{backbone}": there is no model (no config.json in that folder); name a model '
-            f'folder, a hub id such as "org/name", or "{EMBEDDED_STUDENT}"': (
+            f'folder, a hub id such as "org/name", or "{cfg.EMBEDDED_STUDENT}"': (
                 is_path and not is_embedded and not has_model
             ),
             f'student.backbone: value "{backbone}": has no chat template, as most base models have none; name a Jinja '
@@ -186,17 +177,17 @@ def check_student(student: StudentConfig) -> list[str]:
     )
 
 
-def _check_verifier(config: RunConfig) -> list[str]:
+def _check_verifier(config: cfg.RunConfig) -> list[str]:
     """What is wrong with the verifier, as far as its module is not imported."""
     verifier = config.judge.verifier
     if verifier is None:
         return []
     judged = [name for name, each in config.evaluation.judged.items() if each.judge is None]
-    return problems(
+    return cfg.problems(
         {
             f'judge.verifier.function: value "{verifier.function}": there is no module {verifier.module!r} in '
             f"{verifier.path[0]} or among the installed packages; bring it, or name its folder in "
-            "judge.verifier.folder": verifier.function not in SHIPPED and verifier.source is None,
+            "judge.verifier.folder": verifier.function not in cfg.SHIPPED and verifier.source is None,
             f"judge.verifier.only: true: the benchmarks {', '.join(judged)} have no judge then; name one in "
             f"evaluation.benchmarks.{', '.join(judged[:1])}.judge": verifier.only and judged,
         }
@@ -212,7 +203,7 @@ def _has_chat_template(folder: Path) -> bool:
         return False
 
 
-def _check_served(config: RunConfig) -> list[str]:
+def _check_served(config: cfg.RunConfig) -> list[str]:
     teacher, judge = config.teacher, config.judge.sampling.max_tokens
     answers = (teacher.answering, teacher.labelling, teacher.expanding, teacher.refining)
     taught = max(each.max_tokens for each in answers)
@@ -224,7 +215,7 @@ def _check_served(config: RunConfig) -> list[str]:
     return check_served(config.endpoints, longest, asked_at_once=at_once)
 
 
-def _contradictions(config: RunConfig) -> list[str]:
+def _contradictions(config: cfg.RunConfig) -> list[str]:
     """What fields of the judge and of the curriculum say against each other."""
     judge, expansion, stop = config.judge, config.curriculum.expansion, config.curriculum.stop
     judges = list(zip(judge.endpoints, judge.identities, strict=True))
@@ -232,11 +223,11 @@ def _contradictions(config: RunConfig) -> list[str]:
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
-    return problems(
+    return cfg.problems(
         {
             f'judge.orders: has no effect in judge.mode = "{judge.mode}", which shows one answer a call; leave it out '
             'or set judge.mode = "pairwise"': (
-                not judge.asked_as.shows_both and judge.orders != JudgeConfig.model_fields["orders"].default
+                not judge.asked_as.shows_both and judge.orders != cfg.JudgeConfig.model_fields["orders"].default
             ),
             **{
                 f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first[who]} already, and "
@@ -262,13 +253,13 @@ def _contradictions(config: RunConfig) -> list[str]:
     )
 
 
-def _check_training(training: TrainingConfig) -> list[str]:
+def _check_training(training: cfg.TrainingConfig) -> list[str]:
     """What fields of training say against each other."""
     held = training.micro_batch_size * (training.processes or 1) * training.nodes
     least_stage = {"none": 0, "optimizer": 2, "all": 3}[training.offload]
     of_all = f" × processes = {training.processes}" if training.processes else ""
     of_all += f" × nodes = {training.nodes}" if training.nodes > 1 else ""
-    return problems(
+    return cfg.problems(
         {
             f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
             f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
@@ -296,7 +287,7 @@ def _missing_keys(parts: Mapping[str, object], environ: Mapping[str, str]) -> It
             yield from _missing_key_file(f"{name}.api_key_file", Path(file))
         elif variable is not None:
             users.setdefault(variable, []).append(f"{name}.api_key_env")
-    yield from problems(
+    yield from cfg.problems(
         {
             f"the environment variable {variable} is not set ({', '.join(fields)}); "
             f'export {variable}=…, or set the field to "" if the server wants no key': not environ.get(variable)

@@ -12,27 +12,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from tapir_core import curriculum, judging
+from tapir_core import curriculum, judging, stages
 from tapir_core.calls import Role
 from tapir_core.config import RunConfig
 from tapir_core.curriculum.sizes import likely_parts, priors_of
 from tapir_core.paths import BACKBONE
-from tapir_core.stages import (
-    ANSWER_HELDOUT,
-    BENCHMARK,
-    DISCOVER,
-    EVALUATION,
-    EXPAND,
-    JUDGE,
-    JUDGE_HELDOUT,
-    LABEL,
-    REFINE,
-    TEACH,
-    StageAt,
-    lines,
-    plan,
-    served_in_turn,
-)
 
 REPLY_TOKENS: Mapping[bool, Mapping[Role, float]] = {
     True: {"label": 4, "teach": 4, "answer": 7, "judge": 28, "expand": 5, "refine": 16, "benchmark": 20},
@@ -111,15 +95,17 @@ class Work:
     @property
     def is_open(self) -> bool:
         """Whether the models' answers decide how many calls it takes."""
-        return bool(self.round and self.round > 0 and self.stage not in lines(EVALUATION, BENCHMARK))
+        return bool(
+            self.round and self.round > 0 and self.stage not in stages.lines(stages.EVALUATION, stages.BENCHMARK)
+        )
 
 
 def workload(config: RunConfig, pool: Pool, benchmarks: Mapping[str, Asks]) -> Iterator[Work]:
     """The likely calls and trainings of a run, in the order of its plan; ``benchmarks`` are those of each round."""
     counts, serving = _Counts(config, pool, benchmarks), ""
-    for at in plan(config):
+    for at in stages.plan(config):
         works = list(counts.of(at))
-        model = served_in_turn(config, at) if any(work.paid for work in works) else ""
+        model = stages.served_in_turn(config, at) if any(work.paid for work in works) else ""
         if at.stage.trains or model not in ("", serving):
             works[0] = replace(works[0], starts=1)
         # A training takes the machine from every server.
@@ -129,7 +115,7 @@ def workload(config: RunConfig, pool: Pool, benchmarks: Mapping[str, Asks]) -> I
 
 def is_repeated(config: RunConfig, work: Work) -> bool:
     """Whether a baseline takes such work once more: the training of every round, the scoring of the last student."""
-    scores_last = work.round == config.run.rounds and work.stage in lines(EVALUATION, BENCHMARK)
+    scores_last = work.round == config.run.rounds and work.stage in stages.lines(stages.EVALUATION, stages.BENCHMARK)
     return scores_last or bool(work.steps and work.round)
 
 
@@ -149,7 +135,7 @@ class _Counts:
         self.size = curriculum.RoundSize(0, 0, 0)
         """Of the round: its mixture, as far as the easy rows reach."""
 
-    def of(self, at: StageAt) -> Iterator[Work]:
+    def of(self, at: stages.StageAt) -> Iterator[Work]:
         """What a stage asks or trains."""
         if at.stage.trains:
             yield self._training(at)
@@ -161,26 +147,29 @@ class _Counts:
             if role in calls:
                 yield Work(at.stage.line, at.round, at.benchmark or "", role, *calls[role])
 
-    def _calls(self, at: StageAt) -> Calls:
+    def _calls(self, at: stages.StageAt) -> Calls:
         """One for every row that a stage reads, unless it stands here."""
-        if at.name == EXPAND.name:
+        if at.name == stages.EXPAND.name:
             return self._expand(at.number)
-        pool, stored = self.pool, {LABEL.name: self.pool.stored_labels, TEACH.name: self.pool.stored_answers}
+        pool, stored = (
+            self.pool,
+            {stages.LABEL.name: self.pool.stored_labels, stages.TEACH.name: self.pool.stored_answers},
+        )
         rows = {
-            DISCOVER.name: 1.0,
-            TEACH.name: float(pool.rows - pool.own_answers),
-            ANSWER_HELDOUT.name: pool.heldout_rows + self.held_out,
-            JUDGE_HELDOUT.name: self.held_out,
-            REFINE.name: self.hard if self.config.curriculum.refine else 0.0,
+            stages.DISCOVER.name: 1.0,
+            stages.TEACH.name: float(pool.rows - pool.own_answers),
+            stages.ANSWER_HELDOUT.name: pool.heldout_rows + self.held_out,
+            stages.JUDGE_HELDOUT.name: self.held_out,
+            stages.REFINE.name: self.hard if self.config.curriculum.refine else 0.0,
         }.get(at.name, pool.rows if at.round is None else self.rows)
         if at.stage.asks == "judge":
-            judged = {JUDGE.name: self.judged, JUDGE_HELDOUT.name: 0.0 if at.round == BACKBONE else rows}
-            self.judged = rows if at.name == JUDGE.name else self.judged
+            judged = {stages.JUDGE.name: self.judged, stages.JUDGE_HELDOUT.name: 0.0 if at.round == BACKBONE else rows}
+            self.judged = rows if at.name == stages.JUDGE.name else self.judged
             return {"judge": self._verdicts(rows, rows - judged.get(at.name, 0.0))}
         calls = at.stage.calls_per_row or 1
         return {role: (rows * calls, (rows - stored.get(at.name, 0)) * calls) for role in at.stage.roles[:1]}
 
-    def _training(self, at: StageAt) -> Work:
+    def _training(self, at: stages.StageAt) -> Work:
         """The training of a round, whose new instructions are in the pool of the next one."""
         drawn, epochs = min(self.config.examples(0), self.rows), self.config.basic_tuning.epochs
         if at.number:

@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import polars as pl
 
+from tapir_core import statistics
 from tapir_core.config import Sampling
 from tapir_core.config.benchmarks import FastChatBenchmark, MTBenchBenchmark, VicunaBenchmark
 from tapir_core.data.records import BadRecordError
@@ -37,15 +38,6 @@ from tapir_core.evaluation.scores import NO_ANSWER, ItemValues, Judgment, Order,
 from tapir_core.judging.prompt import neutralise
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import Prompt
-from tapir_core.statistics import (
-    MAX_FAILED_SHARE,
-    SHARE,
-    Estimate,
-    estimate_mean,
-    estimate_ratio,
-    in_percent,
-    mean_value,
-)
 from tapir_core.text import Unparsed, encodable
 
 Review = tuple[float, float] | None
@@ -150,7 +142,7 @@ class MTBench(FastChat[MTBenchBenchmark]):
 
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Estimate]:
+    ) -> dict[str, statistics.Estimate]:
         """Mean ratings."""
         return measure_ratings(_ratings(exchanges, judged), max_failed_share=self.settings.max_failed_share)
 
@@ -200,7 +192,7 @@ class Vicuna(FastChat[VicunaBenchmark]):
 
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Estimate]:
+    ) -> dict[str, statistics.Estimate]:
         """Relative quality and wins, and of all questions what standing first is worth."""
         found = measure_reviews(self._reviews(exchanges, judged), max_failed_share=self.settings.max_failed_share)
         return found if whole else {name: each for name, each in found.items() if name != "review_position_gap"}
@@ -289,8 +281,8 @@ def parse_rating(reply: str | None) -> float | Unparsed:
 
 
 def measure_ratings(
-    ratings: Mapping[tuple[str, int], float | None], *, max_failed_share: float = MAX_FAILED_SHARE
-) -> dict[str, Estimate]:
+    ratings: Mapping[tuple[str, int], float | None], *, max_failed_share: float = statistics.MAX_FAILED_SHARE
+) -> dict[str, statistics.Estimate]:
     """Mean ratings, 1-10: of all together (not of the two means: the MT-Bench score), of turn 1, of turn 2.
 
     Args:
@@ -300,7 +292,7 @@ def measure_ratings(
     found = {}
     for metric, turns in (("rating", (1, 2)), ("rating_turn_1", (1,)), ("rating_turn_2", (2,))):
         of = {question: rating for question, rating in ratings.items() if question[1] in turns}
-        found[metric] = estimate_mean(
+        found[metric] = statistics.estimate_mean(
             [*of.values()],
             clusters=[question for question, _ in of],
             scale=_SCALE,
@@ -334,8 +326,8 @@ def parse_first_line(reply: str | None) -> PairScores | Unparsed:
 
 
 def measure_reviews(
-    reviews: Mapping[str, Mapping[Order, Review]], *, max_failed_share: float = MAX_FAILED_SHARE
-) -> dict[str, Estimate]:
+    reviews: Mapping[str, Mapping[Order, Review]], *, max_failed_share: float = statistics.MAX_FAILED_SHARE
+) -> dict[str, statistics.Estimate]:
     """The model against the baseline over questions: relative quality (a ratio of sums), wins by the higher score.
 
     With both orders also by how many points standing first raises the model's lead.
@@ -346,19 +338,21 @@ def measure_reviews(
     """
     means = [_mean_scores([*of.values()]) for of in reviews.values()]
     model, baseline = (math.fsum(each[side] for each in means if each is not None) for side in (0, 1))
-    quality = estimate_ratio(means, max_failed_share=max_failed_share)
+    quality = statistics.estimate_ratio(means, max_failed_share=max_failed_share)
     winners = [None if each is None else 0.5 if each[0] == each[1] else float(each[0] > each[1]) for each in means]
-    wins = estimate_mean(winners, clusters=[*reviews], scale=SHARE, max_failed_share=max_failed_share)
+    wins = statistics.estimate_mean(
+        winners, clusters=[*reviews], scale=statistics.SHARE, max_failed_share=max_failed_share
+    )
     found = {
-        "relative_quality": in_percent(quality).with_note(f"sum of scores {model:.1f} to {baseline:.1f}"),
-        "review_win_rate_adjusted": in_percent(wins).with_note(
+        "relative_quality": statistics.in_percent(quality).with_note(f"sum of scores {model:.1f} to {baseline:.1f}"),
+        "review_win_rate_adjusted": statistics.in_percent(wins).with_note(
             f"{winners.count(1.0)} wins, {winners.count(0.0)} losses, {winners.count(0.5)} ties"
         ),
     }
     leads = [[_lead(of[order]) for order in _ORDERS["both"]] for of in reviews.values() if len(of) == 2]
     gaps = [None if first is None or second is None else first - second for first, second in leads]
     if gaps:
-        gap = estimate_mean(gaps, max_failed_share=max_failed_share)
+        gap = statistics.estimate_mean(gaps, max_failed_share=max_failed_share)
         found["review_position_gap"] = gap.with_note(position_note(gap))
     return found
 
@@ -401,7 +395,7 @@ def _review(said: Judgment) -> Review:
 
 def _mean_scores(reviews: Sequence[Review]) -> Review:
     """Model and baseline, over the orders of one question; None when one of them failed."""
-    model, baseline = (mean_value([scores and scores[side] for scores in reviews]) for side in (0, 1))
+    model, baseline = (statistics.mean_value([scores and scores[side] for scores in reviews]) for side in (0, 1))
     return None if model is None or baseline is None else (round(model, _DIGITS), round(baseline, _DIGITS))
 
 

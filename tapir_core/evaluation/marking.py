@@ -19,10 +19,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 
+from tapir_core import errors, installation, statistics
 from tapir_core.config import RunConfig
 from tapir_core.config.benchmarks import LmEvalBenchmark, MarkedBenchmark
 from tapir_core.data.records import read_each, read_records
-from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import Benchmark, Exchange, ScriptFailed, items_table, register
 from tapir_core.evaluation.scores import (
     ALL,
@@ -33,16 +33,16 @@ from tapir_core.evaluation.scores import (
     failures_in_words,
     withhold_categories,
 )
-from tapir_core.installation import harness_setup
 from tapir_core.prompts import Prompt
 from tapir_core.stages import BENCHMARK_REPLIES
-from tapir_core.statistics import SHARE, Estimate, estimate_ratio, in_percent, mean_value
 
 UNKNOWN = "marks"
 """Metric of answers of which none could be marked, so that nothing named one."""
 
 _M = TypeVar("_M", bound=MarkedBenchmark)
-_REMEDY = f"run `{harness_setup()}`, or let its `python` name an interpreter that has lm-evaluation-harness"
+_REMEDY = (
+    f"run `{installation.harness_setup()}`, or let its `python` name an interpreter that has lm-evaluation-harness"
+)
 _NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
 _VERSION = "from importlib import metadata; print(metadata.version('lm_eval'))"
 
@@ -107,11 +107,13 @@ class Marking(Benchmark[_M]):
 
     def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Scores:
         """A mean of each metric, in per cent, in the order of the marks: the first one is the headline."""
-        found: dict[tuple[str, str], Estimate] = {}
+        found: dict[tuple[str, str], statistics.Estimate] = {}
         for metric, marks in _by_metric(exchanges, judged).items():
             sums = [_sum(values) for values in marks.values()]
-            mean = in_percent(
-                estimate_ratio(sums, scale=SHARE, max_failed_share=self.settings.max_failed_share, unit="questions")
+            mean = statistics.in_percent(
+                statistics.estimate_ratio(
+                    sums, scale=statistics.SHARE, max_failed_share=self.settings.max_failed_share, unit="questions"
+                )
             )
             counted = sum(count for _, count in filter(None, sums))
             several = any(len(values) > 1 for values in marks.values())
@@ -122,7 +124,7 @@ class Marking(Benchmark[_M]):
         """Of the metrics with one mark a question the mark, in per cent."""
         return {
             metric: {
-                question: None if (mark := mean_value(values)) is None else 100 * mark
+                question: None if (mark := statistics.mean_value(values)) is None else 100 * mark
                 for question, values in marks.items()
             }
             for metric, marks in _by_metric(exchanges, judged).items()
@@ -162,7 +164,7 @@ class LmEval(Marking[LmEvalBenchmark]):
         said = self._do([(each.question_id, each.question, each.response) for each in answers])
         left_out = tuple(said["left_out"])
         if answers and not said["metrics"]:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{self._task}: no metric is a mean of marks between 0 and 1 (it has {', '.join(left_out)})"
             )
         own = self._own_sampling(**said["sampling"])
@@ -184,7 +186,7 @@ class LmEval(Marking[LmEvalBenchmark]):
         assert self.scripts is not None
         version = self.scripts.look(_VERSION, python=self._python(python), environment=_OFFLINE)
         if version is None:
-            raise MissingPrerequisite(f"{python} has no lm-evaluation-harness; {_REMEDY}")
+            raise errors.MissingPrerequisite(f"{python} has no lm-evaluation-harness; {_REMEDY}")
         return f"{python}: lm-evaluation-harness {version}, to be asked for its task {self.settings.task!r}"
 
     @property
@@ -208,19 +210,19 @@ class LmEval(Marking[LmEvalBenchmark]):
         except ScriptFailed as failure:
             raise self._explain(failure) from failure
         if "refused" in said:
-            raise ConfigError(f"{self._task}: {said['refused']}")
+            raise errors.ConfigError(f"{self._task}: {said['refused']}")
         return said
 
     def _python(self, named: str) -> Path:
         python = Path(self.settings.python).expanduser()
         if not os.access(python, os.X_OK):
-            raise MissingPrerequisite(f"{named} is no interpreter; {_REMEDY}")
+            raise errors.MissingPrerequisite(f"{named} is no interpreter; {_REMEDY}")
         return python
 
     def _records(self, field: str, path: str) -> list[dict[str, Any]]:
         found, broken = read_each(read_records(path), dict)
         if broken:
-            raise ConfigError([f"{self.where}.{field}: {path!r}, {each}" for each in broken[:20]])
+            raise errors.ConfigError([f"{self.where}.{field}: {path!r}, {each}" for each in broken[:20]])
         return [fields for _, fields in found]
 
     def _own_sampling(self, temperature: float | None, max_tokens: int | None) -> str:
@@ -235,18 +237,18 @@ class LmEval(Marking[LmEvalBenchmark]):
             ]
         )
 
-    def _explain(self, failure: ScriptFailed) -> EngineError | MissingPrerequisite:
+    def _explain(self, failure: ScriptFailed) -> errors.EngineError | errors.MissingPrerequisite:
         python = self.settings.python
         if "No module named 'lm_eval'" in failure.log:
-            return MissingPrerequisite(f"{self._task}: {python} has no lm-evaluation-harness; {_REMEDY}")
+            return errors.MissingPrerequisite(f"{self._task}: {python} has no lm-evaluation-harness; {_REMEDY}")
         if lacking := _NLTK_DATA.search(failure.log):
-            return MissingPrerequisite(
+            return errors.MissingPrerequisite(
                 f"{self._task} is marked with data of nltk that is not here ({lacking[1]}); run "
                 f"`{python} -m nltk.downloader {lacking[1]} -d FOLDER` where the network is open, bring "
                 "FOLDER here, and name it in the environment variable NLTK_DATA"
             )
         last = [f"  {line.rstrip()}" for line in failure.log.splitlines() if line.strip()][-8:]
-        return EngineError(
+        return errors.EngineError(
             f"{self._task}: lm-evaluation-harness ended with exit code {failure.code}; the last lines of "
             f"{failure.log_path}:\n" + "\n".join(last)
         )

@@ -17,12 +17,10 @@ from typing import Any, Literal
 
 import polars as pl
 
+from tapir_core import statistics, text, verifiers
 from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE, RunConfig
 from tapir_core.judging.agreement import NO_TASK_TYPE, favoured_position
 from tapir_core.stages import EVALUATE
-from tapir_core.statistics import SHARE, Estimate, estimate_marks, estimate_mean, estimate_ratio, mean_value
-from tapir_core.text import first_few, shorten
-from tapir_core.verifiers import is_correct
 
 SCORE_RATIO = "score_ratio"
 """Of a judged held-out set: the student's scores ÷ the teacher's."""
@@ -33,7 +31,7 @@ ALL = "all"
 SCORE_RATIO = "score_ratio"
 """Metric of the judged held-out set: the student's score over the teacher's."""
 
-Scores = Mapping[tuple[str, str], Estimate]
+Scores = Mapping[tuple[str, str], statistics.Estimate]
 """Category and metric → figure, in the order of the rows. Its note tells a bias, what it rests on, what failed."""
 
 NO_ANSWER, NO_BASELINE = "there is no answer", "the baseline has no answer"
@@ -81,7 +79,7 @@ def by_question(values: Mapping[tuple[str, Any], float | None]) -> ItemValues:
     found: dict[str, list[float | None]] = {}
     for (question, _), value in values.items():
         found.setdefault(question, []).append(value)
-    return {question: mean_value(of) for question, of in found.items()}
+    return {question: statistics.mean_value(of) for question, of in found.items()}
 
 
 def withhold_categories(scores: Scores, failures: str = "") -> Scores:
@@ -92,7 +90,7 @@ def withhold_categories(scores: Scores, failures: str = "") -> Scores:
     """
     why = {metric: each.note for (category, metric), each in scores.items() if category == ALL and each.value is None}
     found = {
-        (category, metric): Estimate(None, n=each.n, failed=each.failed, note=why[metric])
+        (category, metric): statistics.Estimate(None, n=each.n, failed=each.failed, note=why[metric])
         if each.value is not None and metric in why
         else each
         for (category, metric), each in scores.items()
@@ -112,7 +110,7 @@ def scores_table(scores: Scores, benchmark: str, split: str, *beside: str) -> pl
     return pl.DataFrame(rows, schema=EVALUATE.columns, orient="row")
 
 
-def position_note(gain: Estimate) -> str:
+def position_note(gain: statistics.Estimate) -> str:
     """The flag of a judge that favours a position; empty where it favours none, or too little is there to tell.
 
     ``gain`` is what standing first is worth.
@@ -135,7 +133,7 @@ def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame, marks: pl.Data
     if marks is None:
         references = questions.select("instruction_id", "reference").drop_nulls("reference")
         known = answers.drop_nulls("response").join(references, on="instruction_id")
-        correct = [is_correct(*pair) for pair in known.select("response", "reference").iter_rows()]
+        correct = [verifiers.is_correct(*pair) for pair in known.select("response", "reference").iter_rows()]
         marks = known.with_columns(correct=pl.Series(correct, dtype=pl.Boolean))
     return questions.join(
         marks.select("instruction_id", "correct"), on="instruction_id", how="left", maintain_order="left"
@@ -166,15 +164,15 @@ def score_answers(
             weighted share too, with the interval of a ratio's linearisation.
     """
 
-    def figures(rows: pl.DataFrame, category: str) -> dict[str, Estimate]:
-        found = {ACCURACY: estimate_marks(rows["correct"].to_list())}
+    def figures(rows: pl.DataFrame, category: str) -> dict[str, statistics.Estimate]:
+        found = {ACCURACY: statistics.estimate_marks(rows["correct"].to_list())}
         if category != ALL or not weights:
             return found
         pairs = [
             None if mark is None else (weights[item] * mark, weights[item])
             for item, mark in rows.select("instruction_id", "correct").iter_rows()
         ]
-        return {**found, NATURAL: estimate_ratio(pairs, scale=SHARE, unit="answers")}
+        return {**found, NATURAL: statistics.estimate_ratio(pairs, scale=statistics.SHARE, unit="answers")}
 
     graded = grade_answers(questions, answers, marks)
     return _figures_of_splits(graded, figures, "heldout", f"verifier {verifier}" if verifier else _RULE, "", settings)
@@ -193,16 +191,16 @@ def score_judged(
         max_failed_share: share of unscored instructions of a split above which it has no figure.
     """
     unit = "instructions"
-    mean = partial(estimate_mean, max_failed_share=max_failed_share, unit=unit)
+    mean = partial(statistics.estimate_mean, max_failed_share=max_failed_share, unit=unit)
 
-    def figures(rows: pl.DataFrame, _category: str) -> dict[str, Estimate]:
+    def figures(rows: pl.DataFrame, _category: str) -> dict[str, statistics.Estimate]:
         pairs = [
             None if student is None else (student, teacher)
             for student, teacher in rows.select("student_score", "teacher_score").iter_rows()
         ]
         return {
-            **{metric: mean(rows[metric].to_list(), scale=SHARE) for metric in (RETENTION, WIN_RATE)},
-            SCORE_RATIO: estimate_ratio(pairs, max_failed_share=max_failed_share, unit=unit),
+            **{metric: mean(rows[metric].to_list(), scale=statistics.SHARE) for metric in (RETENTION, WIN_RATE)},
+            SCORE_RATIO: statistics.estimate_ratio(pairs, max_failed_share=max_failed_share, unit=unit),
             **{metric: mean(rows[metric].to_list()) for metric in LENGTHS},
         }
 
@@ -216,7 +214,10 @@ def judges_in_words(config: RunConfig) -> str:
 
 
 def _figures_of_splits(
-    rows: pl.DataFrame, figures: Callable[[pl.DataFrame, str], Mapping[str, Estimate]], benchmark: str, *beside: str
+    rows: pl.DataFrame,
+    figures: Callable[[pl.DataFrame, str], Mapping[str, statistics.Estimate]],
+    benchmark: str,
+    *beside: str,
 ) -> pl.DataFrame:
     """``scores/`` of a held-out set: the ``figures`` of every split and of each task type in it, by metric.
 
@@ -253,11 +254,11 @@ def failures_in_words(
     for reason, questions in reasons.items():
         if reason in (NO_ANSWER, NO_BASELINE):
             whose = f"the baseline, {baseline}, has no answer" if reason == NO_BASELINE else reason
-            told.append(f"{whose} to {_counted(questions)} ({first_few(questions, 5)})")
+            told.append(f"{whose} to {_counted(questions)} ({text.first_few(questions, 5)})")
         else:
             refused = logprobs and any(_OF_LOGPROBS.search(each) for each in questions.values())
             remedy = f" (an endpoint that gives no log-probabilities: set {field}.top_logprobs = 0)" if refused else ""
-            said = next((f", {shorten(each, 160)!r}" for each in questions.values() if each), "")
+            said = next((f", {text.shorten(each, 160)!r}" for each in questions.values() if each), "")
             told.append(f"{_counted(questions)}: {reason}{said}{remedy}")
     return f"failed: {'; '.join(told)}" if told else ""
 

@@ -20,14 +20,12 @@ from itertools import cycle, pairwise
 from statistics import fmean
 from typing import Literal, get_args
 
+from tapir_core import statistics, text, verifiers
 from tapir_core.judging.hostile import hostile_cases
 from tapir_core.judging.modes import Verdict
 from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sample_problems
 from tapir_core.standin.family import Problem
 from tapir_core.standin.rules import grade
-from tapir_core.statistics import Estimate, estimate_mean, estimate_share
-from tapir_core.text import first_few
-from tapir_core.verifiers import is_correct
 
 PairKind = Literal["wrong", "almost right", "no answer", "padded", "hostile"]
 PAIR_KINDS: tuple[PairKind, ...] = get_args(PairKind)
@@ -112,7 +110,7 @@ def _wrong_result(problem: Problem, rng: random.Random) -> str:
     """The result of another problem of the family, as far from the right one as some draws give."""
     family = FAMILIES[problem.family]
     drawn = [draw_problem(family, problem.level, "pool", rng).reference for _ in range(_CANDIDATES)]
-    wrong = [result for result in drawn if not is_correct(f"Answer: {result}", problem.reference)]
+    wrong = [result for result in drawn if not verifiers.is_correct(f"Answer: {result}", problem.reference)]
     return min(wrong, key=lambda result: grade(f"Answer: {result}", problem), default="I cannot tell")
 
 
@@ -185,7 +183,7 @@ class Group:
     """Pairs of one kind or one task type."""
 
     name: str
-    right: Estimate
+    right: statistics.Estimate
     """Share of scored pairs with the right verdict, with Wilson's interval."""
     ties: int
     unscored: int
@@ -202,13 +200,13 @@ class JudgeCheck:
     kinds: tuple[Group, ...]
     task_types: tuple[Group, ...]
     """Over pairs with a better answer, by name."""
-    order_gap: Estimate
+    order_gap: statistics.Estimate
     """Points by which the first place raises MFD; undefined for a judge of single answers."""
-    flipped: Estimate
+    flipped: statistics.Estimate
     """Share of pairs with a better answer whose winner changes with the order."""
     moved: tuple[str, ...]
     """Hostile cases that moved the judge, by name."""
-    unscored: Estimate
+    unscored: statistics.Estimate
     """Share of verdicts without scores."""
     reasons: dict[str, int]
     """Why verdicts are unscored, the most frequent reason first."""
@@ -253,10 +251,12 @@ def summarise_check(results: Sequence[PairResult], *, balanced: bool = True) -> 
             _group(name, [each for each in known if each.pair.task_type == name])
             for name in sorted({each.pair.task_type for each in known})
         ),
-        order_gap=estimate_mean(order_gaps),
-        flipped=estimate_share(sum(min(each) < 0 < max(each) for each in gaps), len(gaps)),
+        order_gap=statistics.estimate_mean(order_gaps),
+        flipped=statistics.estimate_share(sum(min(each) < 0 < max(each) for each in gaps), len(gaps)),
         moved=_moved_cases(results),
-        unscored=estimate_share(reasons.total(), reasons.total() + sum(len(result.gaps) for result in results)),
+        unscored=statistics.estimate_share(
+            reasons.total(), reasons.total() + sum(len(result.gaps) for result in results)
+        ),
         reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         balanced=balanced,
     )
@@ -264,7 +264,7 @@ def summarise_check(results: Sequence[PairResult], *, balanced: bool = True) -> 
 
 def _group(name: str, results: Sequence[PairResult]) -> Group:
     said = Counter(result.outcome for result in results)
-    right = estimate_share(sum(result.is_right for result in results), len(results) - said["unscored"])
+    right = statistics.estimate_share(sum(result.is_right for result in results), len(results) - said["unscored"])
     return Group(name, right, said["tie"], said["unscored"])
 
 
@@ -322,10 +322,10 @@ def _on_the_rest(check: JudgeCheck) -> Iterator[Objection]:
         yield len(passed), f"{share:.0%} of the verdicts are unscored, most often: {next(iter(check.reasons))}"
     if moved:
         refuses = len(moved) > _MOVED_SHARE * check.kind("hostile").right.n
-        yield 1 + refuses, f"{len(moved)} hostile text{'s' * (len(moved) > 1)} moved it: {first_few(moved, 3)}"
+        yield 1 + refuses, f"{len(moved)} hostile text{'s' * (len(moved) > 1)} moved it: {text.first_few(moved, 3)}"
 
 
-def in_words(estimate: Estimate, form: str, unit: str = "") -> str:
+def in_words(estimate: statistics.Estimate, form: str, unit: str = "") -> str:
     """The figure in this form, behind it its ``unit``, its interval and n as far as it has them; – without a figure."""
     if estimate.value is None:
         return "–"

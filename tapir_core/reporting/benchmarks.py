@@ -10,15 +10,12 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core import paths, randomness, run_state, statistics
 from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
 from tapir_core.evaluation.scores import ALL, ItemValues, judgments_of
-from tapir_core.paths import BACKBONE
-from tapir_core.randomness import derive_rng
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.sentences import together
-from tapir_core.run_state import models_of
 from tapir_core.stages import BENCHMARK_ITEMS, Compared, benchmark_stages
-from tapir_core.statistics import compare_paired
 from tapir_core.summary import RunReader, figures_of, headlines
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.types import RunSummary
@@ -167,7 +164,7 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
                 rows.append(unpaired_row(names, differs))
                 continue
             values, others = (headline_values(reader, name, student) for student in (after, before))
-            rngs = {metric: derive_rng(seed, "benchmark", name, metric, after, before) for metric in values}
+            rngs = {metric: randomness.derive_rng(seed, "benchmark", name, metric, after, before) for metric in values}
             rows += paired_rows(names, values, others, rngs, max_failed_share=benchmark.max_failed_share)
     return Table(
         "Students on the same questions",
@@ -182,12 +179,12 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
 
 def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:
     """Which student is set against which, each pair once."""
-    trained = [each for each in asked if each > BACKBONE]
+    trained = [each for each in asked if each > paths.BACKBONE]
     if not trained:
         return []
     first, last = trained[0], trained[-1]
     of_trained = [(last, first), *([(best, first)] if best in trained else [])]
-    of_backbone = [(best if best in trained else last, BACKBONE)] if BACKBONE in asked else []
+    of_backbone = [(best if best in trained else last, paths.BACKBONE)] if paths.BACKBONE in asked else []
     return [pair for pair in dict.fromkeys([*of_trained, *of_backbone]) if pair[0] != pair[1]]
 
 
@@ -203,7 +200,7 @@ def paired_rows(
     """A row under ``PAIRED_COLUMNS`` for each figure of two students; ``names`` are theirs and the benchmark's."""
     rows: list[tuple[str, ...]] = []
     for metric in sorted(after.keys() & before.keys()):
-        found = compare_paired(
+        found = statistics.compare_paired(
             after[metric], before[metric], rng=rngs[metric], max_failed_share=max_failed_share, unit=unit
         )
         span = NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
@@ -237,9 +234,9 @@ def benchmark_states_tables(reader: RunReader) -> list[Table]:
 
 
 def _states_table(reader: RunReader, name: str) -> Table:
-    config, models = reader.run.config, models_of(reader.run, name)
+    config, models = reader.run.config, run_state.models_of(reader.run, name)
     each_round = name in config.evaluation.each_round
-    begun = {who: _state(reader, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
+    begun = {who: _state(reader, name, who) for who in (*range(paths.BACKBONE, config.run.rounds + 1), *models)}
     states = {who: state or "to do" for who, state in begun.items() if state or each_round or who in models}
     scores = {who: rows for who in states if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
     notes = (

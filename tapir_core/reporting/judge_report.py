@@ -14,8 +14,8 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core import errors, paths, run_state, statistics
 from tapir_core.config import JudgeConfig
-from tapir_core.errors import MissingPrerequisite
 from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.judging.agreement import (
     WINNERS,
@@ -32,12 +32,9 @@ from tapir_core.judging.agreement import (
     pair_orders,
     with_lengths,
 )
-from tapir_core.paths import judge_report_file
 from tapir_core.reporting import page, plots
 from tapir_core.run_folder import RunFolder
-from tapir_core.run_state import pool_of
 from tapir_core.stages import ANSWER, JUDGE
-from tapir_core.statistics import Estimate, estimate_mean
 from tapir_core.summary import RunReader, types
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.text import shorten
@@ -97,12 +94,12 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
     judge = run.config.judge
     asked = RunReader(run).tables([JUDGE.at(number), ANSWER.at(number)])
     if not asked:
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"round {number} of run {run.ref.name!r} has no verdicts yet, so there is no judge to report on; "
             f"`tapir status {run.ref.name}` says how far it is"
         )
     verdicts, answers = asked
-    pool = pool_of(run, number)
+    pool = run_state.pool_of(run, number)
     whole = _measure(verdicts, answers, pool, judge)
     alone = judge.names if judge.panel else ()
     return JudgeRound(
@@ -168,7 +165,7 @@ def _answer(row: dict[str, Any], *, several: bool) -> types.Answer:
 
 def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
     """Write the judge report of a round into the run folder and say where it is."""
-    file = judge_report_file(found.number)
+    file = paths.judge_report_file(found.number)
     run.storage.write_bytes(file, render_judge_report(found).encode())
     return f"{run.ref.root}/{run.ref.name}/{file}"
 
@@ -255,7 +252,7 @@ def unscored_sentence(found: JudgeRound) -> str:
     )
 
 
-def in_words(estimate: Estimate, cell: _Cell) -> str:
+def in_words(estimate: statistics.Estimate, cell: _Cell) -> str:
     """A figure with its interval, or why it has none."""
     return (
         f"not defined ({estimate.note})"
@@ -333,10 +330,10 @@ def _panel(found: JudgeRound) -> page.Table:
     return page.Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
 
 
-def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
+def _estimates(measures: Measures) -> list[tuple[str, statistics.Estimate, _Cell]]:
     """What is measured of a judge: name, figure, and how a cell shows it."""
     between, length = measures.agreement, measures.length
-    of_orders: list[tuple[str, Estimate, _Cell]] = (
+    of_orders: list[tuple[str, statistics.Estimate, _Cell]] = (
         []
         if between is None
         else [
@@ -355,7 +352,7 @@ def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
     ]
 
 
-def _cells(estimate: Estimate, cell: _Cell) -> tuple[str, str]:
+def _cells(estimate: statistics.Estimate, cell: _Cell) -> tuple[str, str]:
     """A figure and its interval, or why there is none."""
     if estimate.value is None:
         return f"not defined: {estimate.note}", NOTHING
@@ -420,14 +417,14 @@ def plot_unscored(reasons: Mapping[str, int]) -> page.Section:
     )
 
 
-def _by_length(scores: pl.DataFrame, who: str) -> tuple[list[float], list[Estimate]]:
+def _by_length(scores: pl.DataFrame, who: str) -> tuple[list[float], list[statistics.Estimate]]:
     """Mean length and mean score of up to ten groups of equal size, from the shortest answers to the longest."""
     rows = scores.sort(f"{who}_chars", "instruction_id")
     groups = min(_BINS, rows.height)
     cuts = [rows.height * step // groups for step in range(groups + 1)]
     parts = [rows.slice(start, stop - start) for start, stop in pairwise(cuts)]
     chars = [sum(part[f"{who}_chars"].to_list()) / part.height for part in parts]
-    return chars, [estimate_mean(part[f"{who}_score"].to_list()) for part in parts]
+    return chars, [statistics.estimate_mean(part[f"{who}_score"].to_list()) for part in parts]
 
 
 def _plain(reason: str) -> str:

@@ -16,25 +16,12 @@ from typing import NamedTuple
 
 import polars as pl
 
+from tapir_core import stages as stages_
 from tapir_core.calls.timing import Speed
 from tapir_core.curriculum import unusable_reason
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.benchmarks import DIFFERS, headline_values, metric_label
-from tapir_core.reporting.page import Table
-from tapir_core.reporting.sentences import together
-from tapir_core.stages import (
-    ANSWER,
-    ANSWER_HELDOUT,
-    BENCHMARK_ANSWERS,
-    HELDOUT,
-    JUDGED_HELDOUT,
-    POOL,
-    TEACH,
-    TRAIN,
-    StageAt,
-    benchmark_stages,
-)
+from tapir_core.reporting import benchmarks, page, sentences
 from tapir_core.statistics import MAX_FAILED_SHARE, Estimate, compare_paired
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader
@@ -48,10 +35,10 @@ _Values = Mapping[str, float | None]
 """Instruction or question → its value; None where it has none."""
 
 
-def serving_tables(reader: RunReader, best: int | None) -> list[Table]:
+def serving_tables(reader: RunReader, best: int | None) -> list[page.Table]:
     """Both tables, of the student that is reported; none before one was trained. ``best`` is the best by dev split."""
-    trained = [each for each in range(reader.run.config.run.rounds + 1) if reader.manifest(TRAIN.at(each))]
-    answered = [each for each in trained if reader.manifest(ANSWER_HELDOUT.at(each))]
+    trained = [each for each in range(reader.run.config.run.rounds + 1) if reader.manifest(stages_.TRAIN.at(each))]
+    answered = [each for each in trained if reader.manifest(stages_.ANSWER_HELDOUT.at(each))]
     # Without a best student the last that answered the held-out set, or was trained.
     student = best if best in trained else max(answered or trained, default=None)
     return [] if student is None else [before_after_table(reader, student), cost_table(reader, student)]
@@ -80,23 +67,23 @@ class _Row(NamedTuple):
         return f"{found.value:+.1f}{span}{', worse' if self.got_worse else ''}"
 
 
-def before_after_table(reader: RunReader, student: int) -> Table:
+def before_after_table(reader: RunReader, student: int) -> page.Table:
     """Answers that are of no use, their length, and the headlines of benchmarks that nobody judges."""
     before, after = student_name(BACKBONE), student_name(student)
     judged = reader.run.config.data.judged is not None
     # The judged set, which the teacher answered too; without one, that with references.
-    heldout = reader.rows((JUDGED_HELDOUT if judged else HELDOUT).at())
+    heldout = reader.rows((stages_.JUDGED_HELDOUT if judged else stages_.HELDOUT).at())
     test = None if heldout is None else heldout.filter(split="test")
     answers = {
-        before: _with_ending(reader.rows(ANSWER_HELDOUT.at(BACKBONE)), test),
-        after: _with_ending(reader.rows(ANSWER_HELDOUT.at(student)), test),
-        "teacher": _with_ending(reader.rows(TEACH.at()), test if judged else reader.rows(POOL.at())),
+        before: _with_ending(reader.rows(stages_.ANSWER_HELDOUT.at(BACKBONE)), test),
+        after: _with_ending(reader.rows(stages_.ANSWER_HELDOUT.at(student)), test),
+        "teacher": _with_ending(reader.rows(stages_.TEACH.at()), test if judged else reader.rows(stages_.POOL.at())),
     }
     known = {name: rows for name, rows in answers.items() if rows is not None and rows.height}
     of_answers = _of_answers(reader, student, known) if after in known else ()
     rows = [row for row in (*of_answers, *_of_benchmarks(reader, student)) if row.cells]
     models = [name for name in answers if any(name in row.cells for row in rows)]
-    return Table(
+    return page.Table(
         "Before and after",
         ("", *models, f"{after} less {before}"),
         tuple((row.label, *(row.cells.get(name, NOTHING) for name in models), row.change) for row in rows),
@@ -112,7 +99,7 @@ def _before_after_note(student: str, rows: list[_Row], *, is_judged: bool) -> st
         if is_judged
         else "those to the test split, the teacher's those to the pool, which are other instructions"
     )
-    return together(
+    return sentences.together(
         (
             f"{student} got worse than the untouched backbone beyond the 95 % interval in: {worse}. Differences are "
             "paired over the same instructions or questions, with 95 % intervals; those of shares are in percentage "
@@ -155,14 +142,14 @@ def _of_benchmarks(reader: RunReader, student: int) -> Iterator[_Row]:
     """The headline of each benchmark that marks answers itself, such as IFEval's."""
     evaluation = reader.run.config.evaluation
     for name in (each for each in evaluation.asked if each not in evaluation.judged):
-        values = {each: headline_values(reader, name, each) for each in (BACKBONE, student)}
+        values = {each: benchmarks.headline_values(reader, name, each) for each in (BACKBONE, student)}
         metric = next(iter(values[student]), None)
         if metric is not None:
-            scores = [reader.rows(benchmark_stages(name, each)[-1]) for each in values if values[each]]
-            alike = all(scores[0][part][0] == scores[-1][part][0] for part in DIFFERS)  # type: ignore[index]
+            scores = [reader.rows(stages_.benchmark_stages(name, each)[-1]) for each in values if values[each]]
+            alike = all(scores[0][part][0] == scores[-1][part][0] for part in benchmarks.DIFFERS)  # type: ignore[index]
             shown = {student_name(each): of[metric] for each, of in values.items() if metric in of}
             limit = evaluation.asked[name].max_failed_share if alike else None
-            label = f"{name}: {metric_label(metric)}"
+            label = f"{name}: {benchmarks.metric_label(metric)}"
             yield _mean_row(reader, student, label, shown, lambda value: number(value, 1), worse=-1, limit=limit)
 
 
@@ -191,12 +178,12 @@ def _mean_row(
     return _Row(label, cells, found, got_worse=apart)
 
 
-def cost_table(reader: RunReader, student: int) -> Table:
+def cost_table(reader: RunReader, student: int) -> page.Table:
     """The student as this run served it, beside the teacher as it was called."""
     evaluation, name = reader.run.config.evaluation, student_name(student)
-    asked = [BENCHMARK_ANSWERS.at(student, benchmark=each) for each in evaluation.asked]
-    speed = _speed(reader, [ANSWER_HELDOUT.at(student), ANSWER.at(student + 1), *asked])
-    taught = _speed(reader, [TEACH.at()])
+    asked = [stages_.BENCHMARK_ANSWERS.at(student, benchmark=each) for each in evaluation.asked]
+    speed = _speed(reader, [stages_.ANSWER_HELDOUT.at(student), stages_.ANSWER.at(student + 1), *asked])
+    taught = _speed(reader, [stages_.TEACH.at()])
     served = {name: _sizes(reader, student) | _speed_cells(speed), "teacher": _speed_cells(taught) | _price(reader)}
     labels = dict.fromkeys(label for of in served.values() for label in of)
     rows = [(label, *(of.get(label, NOTHING) for of in served.values())) for label in labels]
@@ -212,15 +199,15 @@ def cost_table(reader: RunReader, student: int) -> Table:
         if _USD in labels
         else "",
     )
-    return Table(
+    return page.Table(
         "What it costs to serve",
         ("", *served),
         tuple(row for row in rows if any(cell != NOTHING for cell in row[1:])),
-        note=together(notes),
+        note=sentences.together(notes),
     )
 
 
-def _speed(reader: RunReader, stages: Iterable[StageAt]) -> Speed | None:
+def _speed(reader: RunReader, stages: Iterable[stages_.StageAt]) -> Speed | None:
     return Speed.of([manifest.counts for at in stages if (manifest := reader.manifest(at)) is not None])
 
 
@@ -237,7 +224,7 @@ def _speed_cells(speed: Speed | None) -> dict[str, str]:
 
 
 def _sizes(reader: RunReader, student: int) -> dict[str, str]:
-    at, storage = TRAIN.at(student), reader.run.storage
+    at, storage = stages_.TRAIN.at(student), reader.run.storage
     manifest, sizes = reader.manifest(at), storage.files(at.folder)
     paths = [f"{at.folder}/{part.name}" for part in manifest.parts] if manifest else []
     weights = [_parameters(storage, path, sizes[path]) for path in paths if path.endswith(".safetensors")]
@@ -250,7 +237,7 @@ def _sizes(reader: RunReader, student: int) -> dict[str, str]:
 
 def _price(reader: RunReader) -> dict[str, str]:
     """Of the teacher's plain answers, at the prices of this run."""
-    manifest = reader.manifest(TEACH.at())
+    manifest = reader.manifest(stages_.TEACH.at())
     usage = Usage.of(manifest.counts) if manifest else Usage()
     answers = usage.calls + usage.stored
     # Nothing charged is no price: the model may be one's own, or its price unknown.

@@ -13,12 +13,10 @@ from typing import NamedTuple
 
 import polars as pl
 
+from tapir_core import errors, paths, randomness, sweep, text
 from tapir_core.data.fetched import file_ingredient
-from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
-from tapir_core.paths import sweep_report_file
-from tapir_core.randomness import derive_rng
 from tapir_core.reporting import page, plots, sentences, tables
 from tapir_core.reporting.benchmarks import (
     DIFFERS,
@@ -33,8 +31,6 @@ from tapir_core.stages import BENCHMARK_ITEMS, EVALUATE, benchmark_stages, heldo
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader, formats, marks_on_test, max_failed_share, summarise
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
-from tapir_core.sweep import Swept, finished_runs
-from tapir_core.text import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     digests = [[each.digest if each is not None else "" for each in of_run] for of_run in sets]
     for run, found in zip(runs, digests, strict=True):
         if found != digests[0]:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"run {run.ref.name!r} cannot stand beside {runs[0].ref.name!r}, their held-out sets are not the same: "
                 f"{_difference(runs[0], run)}; take runs of one curriculum"
             )
@@ -82,13 +78,13 @@ def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
     return f"{root}/{file}"
 
 
-def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[SideBySide, str] | None:
+def write_sweep_report(curriculum: RunRef, swept: Sequence[sweep.Swept]) -> tuple[SideBySide, str] | None:
     """Compare the finished runs of a sweep, write the page and say where it is; nothing when none is finished."""
-    runs = finished_runs(swept)
+    runs = sweep.finished_runs(swept)
     if not runs:
         return None
     shown = put_side_by_side(runs)
-    return shown, write_side_by_side(shown, curriculum.root, sweep_report_file(curriculum.name))
+    return shown, write_side_by_side(shown, curriculum.root, paths.sweep_report_file(curriculum.name))
 
 
 def side_by_side_card(shown: SideBySide, report: str) -> str:
@@ -305,7 +301,7 @@ def _paired(first: _Asked, other: _Asked) -> list[tuple[str, ...]]:
         return [unpaired_row(names, differs)]
     seed, is_heldout = first.run.config.run.seed, first.benchmark == _HELDOUT
     parts = {metric: names[:2] if is_heldout else (*names, metric) for metric in first.values}
-    rngs = {metric: derive_rng(seed, "paired runs", *of) for metric, of in parts.items()}
+    rngs = {metric: randomness.derive_rng(seed, "paired runs", *of) for metric, of in parts.items()}
     limit, unit = min(first.max_failed_share, other.max_failed_share), "instructions" if is_heldout else "judgments"
     return paired_rows(names, other.values, first.values, rngs, max_failed_share=limit, unit=unit)
 
@@ -344,7 +340,7 @@ def _on_benchmark(reader: RunReader, name: str, number: int) -> _Asked | None:
     scale = {
         **{part: scores[part][0] for part in DIFFERS},
         "settings": without_files(scores["settings"][0]),
-        "items": digest([*map(list, run.rows(items).iter_rows())]),
+        "items": text.digest([*map(list, run.rows(items).iter_rows())]),
         "files": " ".join(run.record.ingredients.get(field, "") for field in fields),
         "versions": " ".join(str(each.version) for each in filter(None, map(reader.manifest, (items, *stages)))),
     }

@@ -6,41 +6,30 @@ from itertools import chain, product
 
 from tapir_core.config import EndpointConfig, Role, RunConfig
 from tapir_core.paths import BACKBONE
-from tapir_core.stages.evaluation import (
-    ANSWER_HELDOUT,
-    BENCHMARK_ANSWERS,
-    BENCHMARK_ITEMS,
-    BENCHMARK_REPLIES,
-    BENCHMARK_SCORES,
-    EVALUATE,
-    JUDGE_HELDOUT,
-    VERIFY_HELDOUT,
-)
-from tapir_core.stages.pool import (
-    CONTAMINATED,
-    DISCOVER,
-    HELDOUT,
-    HELDOUT_OVERLAP,
-    JUDGED_HELDOUT,
-    LABEL,
-    POOL,
-    QUESTIONS,
-    TEACH,
-    VERIFY,
-)
+from tapir_core.stages import evaluation, pool
 from tapir_core.stages.stage import STAGES, Asked, Compared, Stage, StageAt, planned
 from tapir_core.stages.students import ROUND
 
 ONCE = [
-    *(HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, DISCOVER, LABEL, TEACH, VERIFY),
-    *(JUDGED_HELDOUT, HELDOUT_OVERLAP),
+    *(
+        pool.HELDOUT,
+        pool.QUESTIONS,
+        pool.CONTAMINATED,
+        evaluation.BENCHMARK_ITEMS,
+        pool.POOL,
+        pool.DISCOVER,
+        pool.LABEL,
+        pool.TEACH,
+        pool.VERIFY,
+    ),
+    *(pool.JUDGED_HELDOUT, pool.HELDOUT_OVERLAP),
 ]
 """What a run does once, in this order; the items of each benchmark that is asked in each round."""
 
-EVALUATION = [ANSWER_HELDOUT, JUDGE_HELDOUT, VERIFY_HELDOUT, EVALUATE]
+EVALUATION = [evaluation.ANSWER_HELDOUT, evaluation.JUDGE_HELDOUT, evaluation.VERIFY_HELDOUT, evaluation.EVALUATE]
 """What follows for each student; then, for each benchmark that is asked in each round, `BENCHMARK`."""
 
-BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]
+BENCHMARK = [evaluation.BENCHMARK_ANSWERS, evaluation.BENCHMARK_REPLIES, evaluation.BENCHMARK_SCORES]
 
 
 def plan(config: RunConfig) -> Iterator[StageAt]:
@@ -59,7 +48,7 @@ def stages_of(config: RunConfig, number: int | None) -> Iterator[StageAt]:
     """The part of the plan that is done once (None), of the untouched backbone (`BACKBONE`), or of a round."""
     asked = config.evaluation.each_round
     if number is None:
-        names: dict[str, Sequence[str | None]] = {BENCHMARK_ITEMS.name: asked}
+        names: dict[str, Sequence[str | None]] = {evaluation.BENCHMARK_ITEMS.name: asked}
         found = [each.at(benchmark=name) for each in ONCE for name in names.get(each.name, [None])]
     else:
         found = [each.at(number) for each in [*(ROUND if number >= 0 else []), *EVALUATION]]
@@ -79,7 +68,7 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
     Those of benchmarks that are not asked in each round, and of models of files.
     """
     apart = [name for name in config.evaluation.asked if name not in config.evaluation.each_round]
-    yield from (BENCHMARK_ITEMS.at(benchmark=name) for name in apart)
+    yield from (evaluation.BENCHMARK_ITEMS.at(benchmark=name) for name in apart)
     compared: list[tuple[str, Compared]] = [*product(apart, range(BACKBONE, config.run.rounds + 1))]
     compared += [(name, model) for name, judged in config.evaluation.judged.items() for model in judged.outputs]
     for name, who in compared:

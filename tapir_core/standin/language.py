@@ -7,16 +7,7 @@ import random
 import re
 from collections.abc import Iterable
 
-from tapir_core.standin.family import (
-    WORDS,
-    Family,
-    Slots,
-    Solution,
-    any_of,
-    distinct,
-    keep_largest,
-    number_items,
-)
+from tapir_core.standin import family
 
 _SIGNS = {"adds": "+", "subtracts": "-", "multiplies": "*", "divides": "/"}
 _FIRST = {
@@ -29,7 +20,7 @@ _THEN = {"adds": "adds {}", "subtracts": "subtracts {}", "multiplies": "multipli
 _STEP = re.compile(r"(adds|subtracts|multiplies|divides) (?:x )?(?:by )?(\d{1,2})(?: to x| from x)?")
 
 
-def _draw_lambda(level: int, rng: random.Random) -> Slots:
+def _draw_lambda(level: int, rng: random.Random) -> family.Slots:
     weak, strong = ["adds", "subtracts"], ["multiplies", "divides"]
     groups = {1: [weak + strong], 2: [strong, weak], 3: [weak, strong], 4: [weak, strong, weak], 5: [weak, strong]}
     steps = [(rng.choice(verbs), str(rng.randint(2, 99))) for verbs in groups[level]]
@@ -44,7 +35,7 @@ def _wish(steps: list[tuple[str, str]], *, conditional: bool) -> str:
     return ", then ".join([_FIRST[verb].format(number), *(_THEN[each].format(amount) for each, amount in others)])
 
 
-def _solve_lambda(slots: Slots) -> Solution:
+def _solve_lambda(slots: family.Slots) -> family.Solution:
     wish = slots["wish"]
     conditional = " if x is even, else " in wish
     steps: list[tuple[str, str]] = _STEP.findall(wish)
@@ -61,7 +52,7 @@ def _solve_lambda(slots: Slots) -> Solution:
             f"# {_THEN[verb].format(number)}: {_expression(steps[:place])}"
             for place, (verb, number) in enumerate(steps, start=1)
         ]
-    return Solution(level, f"lambda x: {body}", "\n".join(comments), traits=tuple(verb for verb, _ in steps))
+    return family.Solution(level, f"lambda x: {body}", "\n".join(comments), traits=tuple(verb for verb, _ in steps))
 
 
 def _expression(steps: list[tuple[str, str]]) -> str:
@@ -75,25 +66,25 @@ def _expression(steps: list[tuple[str, str]]) -> str:
 
 
 _LINE = re.compile(
-    rf"\A(def|dfe|edf) ({any_of(WORDS.functions)})\(([a-z])(\)?)(:?) "
+    rf"\A(def|dfe|edf) ({family.any_of(family.WORDS.functions)})\(([a-z])(\)?)(:?) "
     r"(return|retrun|reutrn) ([a-z]) ([-+*]) (\d{1,2})\Z"
 )
 _BUGS = ("colon", "bracket", "keyword", "variable")
 
 
-def _draw_mend(level: int, rng: random.Random) -> Slots:
+def _draw_mend(level: int, rng: random.Random) -> family.Slots:
     bugs = rng.sample(_BUGS, 2) if level == 5 else [_BUGS[level - 1]]
     define, give = "def", "return"
     if "keyword" in bugs:
         define, give = rng.choice([("dfe", give), ("edf", give), (define, "retrun"), (define, "reutrn")])
     argument, other = rng.sample("abknxy", 2)
     bracket, colon = "" if "bracket" in bugs else ")", "" if "colon" in bugs else ":"
-    head = f"{define} {rng.choice(WORDS.functions)}({argument}{bracket}{colon}"
+    head = f"{define} {rng.choice(family.WORDS.functions)}({argument}{bracket}{colon}"
     variable = other if "variable" in bugs else argument
     return {"line": f"{head} {give} {variable} {rng.choice('+-*')} {rng.randint(2, 99)}"}
 
 
-def _solve_mend(slots: Slots) -> Solution:
+def _solve_mend(slots: family.Slots) -> family.Solution:
     [(define, name, argument, bracket, colon, give, variable, sign, number)] = _LINE.findall(slots["line"])
     found = {
         "colon": not colon,
@@ -112,7 +103,7 @@ def _solve_mend(slots: Slots) -> Solution:
         f"{variable} is the argument" if variable == argument else f"{variable} must be {argument}",
     ]
     traits = (define == "def", give == "return", bracket, colon, argument == variable, sign)
-    return Solution(level, line, f"# {'; '.join(checks)}", traits)
+    return family.Solution(level, line, f"# {'; '.join(checks)}", traits)
 
 
 _JOINED = re.compile(r"'([a-z]+)' \+ '([a-z]+)'")
@@ -122,8 +113,8 @@ _LARGEST = re.compile(r"max\((\d{1,2}), (\d{1,2}), (\d{1,2})\) \+ (\d)")
 _SORTED = re.compile(r"sorted\((\[\d{1,2}(?:, \d{1,2}){3}\]), reverse=True\)")
 
 
-def _draw_print(level: int, rng: random.Random) -> Slots:
-    words = rng.sample(WORDS.common, 3)
+def _draw_print(level: int, rng: random.Random) -> family.Slots:
+    words = rng.sample(family.WORDS.common, 3)
     numbers = rng.sample(range(1, 100), 4)
     forms = {
         1: f"'{words[0]}' + '{words[1]}'",
@@ -135,30 +126,32 @@ def _draw_print(level: int, rng: random.Random) -> Slots:
     return {"code": f"print({forms[level]})"}
 
 
-def _solve_print(slots: Slots) -> Solution:
+def _solve_print(slots: family.Slots) -> family.Solution:
     inner = slots["code"].removeprefix("print(").removesuffix(")")
     numbers = [int(number) for number in re.findall(r"-?\d+", inner)]
     # The index, or where the largest and the smallest number stand.
     traits = tuple(numbers) if len(numbers) < 2 else (numbers.index(max(numbers)), numbers.index(min(numbers)))
     if match := _JOINED.fullmatch(inner):
-        return Solution(1, match[1] + match[2], f"First {match[1]}, then {match[2]}, no blank between.", traits)
+        return family.Solution(1, match[1] + match[2], f"First {match[1]}, then {match[2]}, no blank between.", traits)
     if match := _INDEXED.fullmatch(inner):
         index = int(match[4])
-        return Solution(2, match[index + 1], f"{_from_zero(match.groups()[: index + 1])}.", traits)
+        return family.Solution(2, match[index + 1], f"{_from_zero(match.groups()[: index + 1])}.", traits)
     if match := _LETTER.fullmatch(inner):
         index = int(match[2])
         steps = f"{' '.join(match[1])}, the last" if index < 0 else _from_zero(match[1][: index + 1])
-        return Solution(3, match[1][index], f"{steps}.", traits)
+        return family.Solution(3, match[1][index], f"{steps}.", traits)
     if match := _LARGEST.fullmatch(inner):
         *given, added = numbers
         total = max(given) + added
-        return Solution(4, str(total), f"{keep_largest(given, key=int)} {max(given)} + {added} = {total}.", traits)
+        return family.Solution(
+            4, str(total), f"{family.keep_largest(given, key=int)} {max(given)} + {added} = {total}.", traits
+        )
     if _SORTED.fullmatch(inner):
         ordered, taken = sorted(numbers, reverse=True), []
         for number in ordered:
             numbers.remove(number)
             taken.append(f"largest {number}, left {', '.join(map(str, numbers)) or 'none'}")
-        return Solution(5, str(ordered), f"{'; '.join(taken)}.", traits)
+        return family.Solution(5, str(ordered), f"{'; '.join(taken)}.", traits)
     raise ValueError(f"{inner!r} is no code that is run here")
 
 
@@ -171,26 +164,30 @@ _PICK_LENGTHS = (3, 4, 5, 7, 9)
 """Words, by level."""
 
 
-def _draw_pick(level: int, rng: random.Random) -> Slots:
+def _draw_pick(level: int, rng: random.Random) -> family.Slots:
     count = _PICK_LENGTHS[level - 1]
-    return {"place": rng.choice([*_PLACES[: count - 1], "last"]), "words": " ".join(rng.sample(WORDS.common, count))}
+    return {
+        "place": rng.choice([*_PLACES[: count - 1], "last"]),
+        "words": " ".join(rng.sample(family.WORDS.common, count)),
+    }
 
 
-def _solve_pick(slots: Slots) -> Solution:
+def _solve_pick(slots: family.Slots) -> family.Solution:
     words, place = slots["words"].split(" "), slots["place"]
     index = len(words) - 1 if place == "last" else _PLACES.index(place)
-    counted = number_items(words[: index + 1])
+    counted = family.number_items(words[: index + 1])
     working = f"{counted}, the last." if place == "last" else f"{place} is {index + 1}: {counted}."
-    return Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], working, traits=(place,))
+    return family.Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], working, traits=(place,))
 
 
-_RULED_NOUNS = WORDS.regular_nouns + WORDS.sibilant_nouns
+_RULED_NOUNS = family.WORDS.regular_nouns + family.WORDS.sibilant_nouns
 _PLURALS = {
-    **{noun: ("s", f"{noun}s") for noun in WORDS.regular_nouns},
+    **{noun: ("s", f"{noun}s") for noun in family.WORDS.regular_nouns},
     **{
-        noun: ("ies", f"{noun[:-1]}ies") if noun.endswith("y") else ("es", f"{noun}es") for noun in WORDS.sibilant_nouns
+        noun: ("ies", f"{noun[:-1]}ies") if noun.endswith("y") else ("es", f"{noun}es")
+        for noun in family.WORDS.sibilant_nouns
     },
-    **{noun: ("irregular", plural) for noun, plural in WORDS.irregular_plurals.items()},
+    **{noun: ("irregular", plural) for noun, plural in family.WORDS.irregular_plurals.items()},
 }
 """Noun → kind of its plural, and the plural."""
 
@@ -198,24 +195,26 @@ _PLURAL_RULES = {"irregular": "is irregular", "s": "takes s", "es": "ends in a h
 """Kind of plural → how it is made, in words."""
 
 
-def _draw_plural(level: int, rng: random.Random) -> Slots:
+def _draw_plural(level: int, rng: random.Random) -> family.Slots:
     if level == 1:
-        return {"nouns": rng.choice(WORDS.regular_nouns)}
+        return {"nouns": rng.choice(family.WORDS.regular_nouns)}
     if level == 2:
         return {"nouns": ", ".join(rng.sample(_RULED_NOUNS, 2))}
-    nouns = [rng.choice(list(WORDS.irregular_plurals)), *rng.sample(_RULED_NOUNS, level - 2)]
+    nouns = [rng.choice(list(family.WORDS.irregular_plurals)), *rng.sample(_RULED_NOUNS, level - 2)]
     rng.shuffle(nouns)
     return {"nouns": ", ".join(nouns)}
 
 
-def _solve_plural(slots: Slots) -> Solution:
+def _solve_plural(slots: family.Slots) -> family.Solution:
     nouns = slots["nouns"].split(", ")
     plurals = [_PLURALS[noun] for noun in nouns]
-    easy = {1: nouns[0] in WORDS.regular_nouns, 2: not set(nouns) & set(WORDS.irregular_plurals)}.get(len(nouns), False)
+    easy = {1: nouns[0] in family.WORDS.regular_nouns, 2: not set(nouns) & set(family.WORDS.irregular_plurals)}.get(
+        len(nouns), False
+    )
     level = len(nouns) if easy else len(nouns) + 1
     made = [f"{noun} {_PLURAL_RULES[kind]}: {plural}." for noun, (kind, plural) in zip(nouns, plurals, strict=True)]
     reference = ", ".join(plural for _, plural in plurals)
-    return Solution(level, reference, " ".join(made), traits=tuple(sorted(kind for kind, _ in plurals)))
+    return family.Solution(level, reference, " ".join(made), traits=tuple(sorted(kind for kind, _ in plurals)))
 
 
 _FORMS = {
@@ -226,42 +225,45 @@ _FORMS = {
     5: ("must not {verb}", "must not be"),
 }
 """Level → form of the active verb, and the passive's auxiliary."""
-_ACTIVE = re.compile(rf"\A({any_of(WORDS.names)}) (.+) the ({any_of(WORDS.objects)})\.\Z")
+_ACTIVE = re.compile(rf"\A({family.any_of(family.WORDS.names)}) (.+) the ({family.any_of(family.WORDS.objects)})\.\Z")
 
 
 def _verb_form(level: int, verb: str) -> str:
-    third, past = WORDS.verbs[verb]
+    third, past = family.WORDS.verbs[verb]
     return _FORMS[level][0].format(verb=verb, third=third, past=past)
 
 
-def _draw_passive(level: int, rng: random.Random) -> Slots:
-    verb = rng.choice(list(WORDS.verbs))
-    return {"sentence": f"{rng.choice(WORDS.names)} {_verb_form(level, verb)} the {rng.choice(WORDS.objects)}."}
+def _draw_passive(level: int, rng: random.Random) -> family.Slots:
+    verb = rng.choice(list(family.WORDS.verbs))
+    name, thing = rng.choice(family.WORDS.names), rng.choice(family.WORDS.objects)
+    return {"sentence": f"{name} {_verb_form(level, verb)} the {thing}."}
 
 
-_OF_FORM = {_verb_form(level, verb): (verb, level) for verb in WORDS.verbs for level in _FORMS}
+_OF_FORM = {_verb_form(level, verb): (verb, level) for verb in family.WORDS.verbs for level in _FORMS}
 
 
-def _solve_passive(slots: Slots) -> Solution:
+def _solve_passive(slots: family.Slots) -> family.Solution:
     [(name, form, thing)] = _ACTIVE.findall(slots["sentence"])
     verb, level = _OF_FORM[form]
-    formed = f"{_FORMS[level][1]} {WORDS.verbs[verb][1]}"
+    formed = f"{_FORMS[level][1]} {family.WORDS.verbs[verb][1]}"
     working = f"First: the {thing}. Then: {form} becomes {formed}. Last: by {name}."
     # How the participle is spelt; its tense is the level.
-    return Solution(level, f"The {thing} {formed} by {name}", working, traits=(verb[-1] if verb[-1] in "ey" else "",))
+    return family.Solution(
+        level, f"The {thing} {formed} by {name}", working, traits=(verb[-1] if verb[-1] in "ey" else "",)
+    )
 
 
-def _solve_translation(slots: Slots) -> Solution:
-    words, column = distinct(slots["words"].split(", ")), WORDS.languages.index(slots["language"])
-    translated = [WORDS.translations[word][column] for word in words]
+def _solve_translation(slots: family.Slots) -> family.Solution:
+    words, column = family.distinct(slots["words"].split(", ")), family.WORDS.languages.index(slots["language"])
+    translated = [family.WORDS.translations[word][column] for word in words]
     working = ", ".join(f"{word} is {foreign}" for word, foreign in zip(words, translated, strict=True))
     # Language, and whether a word has a letter that English lacks.
     traits = slots["language"], all(map(str.isascii, translated))
-    return Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.", traits)
+    return family.Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.", traits)
 
 
 FAMILIES = (
-    Family(
+    family.Family(
         name="lambda",
         task_type="Code Generation",
         phrasings=("Write a Python lambda that {wish}.", "Python lambda that {wish}?", "Give a lambda which {wish}."),
@@ -269,7 +271,7 @@ FAMILIES = (
         draw=_draw_lambda,
         solve=_solve_lambda,
     ),
-    Family(
+    family.Family(
         name="mend",
         task_type="Code Debug",
         phrasings=("Fix this Python: {line}", "Debug: {line}", "Correct the error: {line}"),
@@ -277,7 +279,7 @@ FAMILIES = (
         draw=_draw_mend,
         solve=_solve_mend,
     ),
-    Family(
+    family.Family(
         name="print",
         task_type="Computer Science",
         phrasings=("What does {code} print?", "Output of {code}?", "Run {code} and give the output."),
@@ -285,7 +287,7 @@ FAMILIES = (
         draw=_draw_print,
         solve=_solve_print,
     ),
-    Family(
+    family.Family(
         name="pick",
         task_type="Others",
         phrasings=(
@@ -297,7 +299,7 @@ FAMILIES = (
         draw=_draw_pick,
         solve=_solve_pick,
     ),
-    Family(
+    family.Family(
         name="plural",
         task_type="Grammar",
         phrasings=(
@@ -310,7 +312,7 @@ FAMILIES = (
         draw=_draw_plural,
         solve=_solve_plural,
     ),
-    Family(
+    family.Family(
         name="passive",
         task_type="Paraphrase",
         phrasings=(
@@ -322,7 +324,7 @@ FAMILIES = (
         draw=_draw_passive,
         solve=_solve_passive,
     ),
-    Family(
+    family.Family(
         name="translation",
         task_type="Multilingual",
         phrasings=(
@@ -331,10 +333,10 @@ FAMILIES = (
             "Give the {language} for {words}.",
             "Say in {language}: {words}",
         ),
-        slots={"language": "|".join(WORDS.languages), "words": "[a-z]+(?:, [a-z]+)*"},
+        slots={"language": "|".join(family.WORDS.languages), "words": "[a-z]+(?:, [a-z]+)*"},
         draw=lambda level, rng: {
-            "language": rng.choice(WORDS.languages),
-            "words": ", ".join(rng.sample(list(WORDS.translations), level)),
+            "language": rng.choice(family.WORDS.languages),
+            "words": ", ".join(rng.sample(list(family.WORDS.translations), level)),
         },
         solve=_solve_translation,
     ),

@@ -3,34 +3,23 @@
 import random
 from itertools import accumulate, pairwise
 
-from tapir_core.standin.family import (
-    WORDS,
-    Family,
-    Slots,
-    Solution,
-    add_columns,
-    add_up,
-    any_of,
-    distinct,
-    keep_largest,
-    split_places,
-)
+from tapir_core.standin import family
 
 _SUMS = {1: (2, 1, 20), 2: (2, 21, 99), 3: (3, 10, 99), 4: (2, 100, 999), 5: (3, 100, 999)}
 
 
-def _draw_sum(level: int, rng: random.Random) -> Slots:
+def _draw_sum(level: int, rng: random.Random) -> family.Slots:
     count, low, high = _SUMS[level]
     return {"terms": " + ".join(str(rng.randint(low, high)) for _ in range(count))}
 
 
-def _solve_sum(slots: Slots) -> Solution:
+def _solve_sum(slots: family.Slots) -> family.Solution:
     terms = [int(term) for term in slots["terms"].split(" + ")]
     largest = max(terms)
     size = 1 if largest <= 20 else 2 if largest <= 99 else 4
     level = max(3, size + 1) if len(terms) == 3 else size
     carried = tuple(sum(term % base for term in terms) // base for base in (10, 100, 1000))
-    return Solution(level, str(sum(terms)), add_columns(terms), traits=carried)
+    return family.Solution(level, str(sum(terms)), family.add_columns(terms), traits=carried)
 
 
 _PRODUCTS = {
@@ -42,13 +31,13 @@ _PRODUCTS = {
 }
 
 
-def _draw_product(level: int, rng: random.Random) -> Slots:
+def _draw_product(level: int, rng: random.Random) -> family.Slots:
     factors = [str(rng.randint(*bounds)) for bounds in _PRODUCTS[level]]
     rng.shuffle(factors)
     return {"a": factors[0], "b": factors[1]}
 
 
-def _solve_product(slots: Slots) -> Solution:
+def _solve_product(slots: family.Slots) -> family.Solution:
     a, b = int(slots["a"]), int(slots["b"])
     large, small = max(a, b), min(a, b)
     level = min(
@@ -59,11 +48,11 @@ def _solve_product(slots: Slots) -> Solution:
     if level == 1 and small <= 5:
         working = f"Count by {large}: {', '.join(str(large * step) for step in range(1, small + 1))}."
     else:
-        parts, other = (_fives(small), large) if level == 1 else (split_places(large), small)
+        parts, other = (_fives(small), large) if level == 1 else (family.split_places(large), small)
         products = [f"{part} x {other} = {part * other}" for part in parts]
-        working = f"{', '.join([*products, *add_up([part * other for part in parts])])}."
+        working = f"{', '.join([*products, *family.add_up([part * other for part in parts])])}."
     # Which factor comes first, and whether the smaller one has a digit above 5.
-    return Solution(level, str(large * small), working, traits=(a > b, max(str(small)) > "5"))
+    return family.Solution(level, str(large * small), working, traits=(a > b, max(str(small)) > "5"))
 
 
 def _fives(number: int) -> list[int]:
@@ -76,7 +65,7 @@ _STOCK_STEPS = {1: (1, 2, 20), 2: (2, 2, 20), 3: (3, 2, 20), 4: (3, 21, 99), 5: 
 _SIGNS = {"buys": 1, "finds": 1, "loses": -1, "sells": -1}
 
 
-def _draw_stock(level: int, rng: random.Random) -> Slots:
+def _draw_stock(level: int, rng: random.Random) -> family.Slots:
     count, low, high = _STOCK_STEPS[level]
     start = held = rng.randint(low, high)
     steps = []
@@ -86,9 +75,9 @@ def _draw_stock(level: int, rng: random.Random) -> Slots:
         held += _SIGNS[verb] * number
         steps.append(f"{verb} {number}")
     return {
-        "name": rng.choice(WORDS.names),
+        "name": rng.choice(family.WORDS.names),
         "start": str(start),
-        "goods": rng.choice(WORDS.goods),
+        "goods": rng.choice(family.WORDS.goods),
         "steps": ", ".join(steps),
     }
 
@@ -97,7 +86,7 @@ _STOCK_LEVELS = {(1, False): 1, (2, False): 2, (3, False): 3, (3, True): 4, (4, 
 """Steps, and whether a number is above 20 → level."""
 
 
-def _solve_stock(slots: Slots) -> Solution:
+def _solve_stock(slots: family.Slots) -> family.Solution:
     start = int(slots["start"])
     steps = [(verb, int(number)) for verb, number in (step.split(" ") for step in slots["steps"].split(", "))]
     level = _STOCK_LEVELS[len(steps), max(start, *(number for _, number in steps)) > 20]
@@ -111,14 +100,14 @@ def _solve_stock(slots: Slots) -> Solution:
     ]
     # Gain or loss, step by step, and in how many steps the ones alone change.
     traits = (*(_SIGNS[verb] for verb, _ in steps), sum(one // 10 == other // 10 for one, other in changes))
-    return Solution(level, str(held[-1]), f"{', '.join(lines)}.", traits)
+    return family.Solution(level, str(held[-1]), f"{', '.join(lines)}.", traits)
 
 
 _ENDS = {"taller": ("tallest", "shortest"), "older": ("oldest", "youngest"), "faster": ("fastest", "slowest")}
 
 
-def _draw_ranking(level: int, rng: random.Random) -> Slots:
-    people = rng.sample(WORDS.names, {1: 2, 2: 3, 3: 4, 4: 4, 5: 5}[level])
+def _draw_ranking(level: int, rng: random.Random) -> family.Slots:
+    people = rng.sample(family.WORDS.names, {1: 2, 2: 3, 3: 4, 4: 4, 5: 5}[level])
     pairs = list(pairwise(people))
     in_order = list(pairs)
     while level == 4 and pairs == in_order:
@@ -131,7 +120,7 @@ def _draw_ranking(level: int, rng: random.Random) -> Slots:
     return {"facts": ", ".join(facts), "end": rng.choice(_ENDS[relation])}
 
 
-def _solve_ranking(slots: Slots) -> Solution:
+def _solve_ranking(slots: family.Slots) -> family.Solution:
     words = slots["facts"].replace(",", "").split(" ")
     relation, pairs = words[2], [(words[0], words[4]), *zip(words[5::3], words[7::3], strict=True)]
     ranking = _chain(pairs)
@@ -143,7 +132,7 @@ def _solve_ranking(slots: Slots) -> Solution:
     result = (ranking[0], ranking[-1])[end]
     # Relation, end that is asked for, and which of the facts names who stands there.
     traits = relation, slots["end"], [result in pair for pair in pairs].index(True)
-    return Solution(level, result, f"{' '.join(steps)} Left: {result}.", traits)
+    return family.Solution(level, result, f"{' '.join(steps)} Left: {result}.", traits)
 
 
 def _chain(pairs: list[tuple[str, str]]) -> list[str]:
@@ -157,42 +146,47 @@ def _chain(pairs: list[tuple[str, str]]) -> list[str]:
     ranking = [top]
     for _ in pairs:
         ranking.append(above[ranking[-1]])
-    return distinct(ranking)
+    return family.distinct(ranking)
 
 
-def _solve_biggest(slots: Slots) -> Solution:
-    things = distinct(slots["things"].split(", "))
-    sizes = list(map(WORDS.ladder.index, things))
+def _solve_biggest(slots: family.Slots) -> family.Solution:
+    things = family.distinct(slots["things"].split(", "))
+    sizes = list(map(family.WORDS.ladder.index, things))
     second, first = sorted(sizes)[-2:]
     # Place of the biggest, and whether another is close to it.
     traits = sizes.index(first), first - second <= 2
-    return Solution(len(things) - 1, WORDS.ladder[first], keep_largest(things, key=WORDS.ladder.index), traits)
+    return family.Solution(
+        len(things) - 1, family.WORDS.ladder[first], family.keep_largest(things, key=family.WORDS.ladder.index), traits
+    )
 
 
-def _draw_supposed(level: int, rng: random.Random) -> Slots:
-    things = rng.sample(list(WORDS.true_colours), level)
+def _draw_supposed(level: int, rng: random.Random) -> family.Slots:
+    things = rng.sample(list(family.WORDS.true_colours), level)
     colours = {
-        thing: rng.choice([each for each in WORDS.colours if each != WORDS.true_colours[thing]]) for thing in things
+        thing: rng.choice([each for each in family.WORDS.colours if each != family.WORDS.true_colours[thing]])
+        for thing in things
     }
     first, *others = things
     supposed = [f"{first} was {colours[first]}", *(f"{thing} {colours[thing]}" for thing in others)]
     return {"supposed": ", ".join(supposed), "asked": rng.choice(things)}
 
 
-def _solve_supposed(slots: Slots) -> Solution:
+def _solve_supposed(slots: family.Slots) -> family.Solution:
     asked = slots["asked"]
     clauses = [clause.split(" ") for clause in slots["supposed"].replace(" was ", " ", 1).split(", ")]
-    things = distinct([thing for thing, _ in clauses])
+    things = family.distinct([thing for thing, _ in clauses])
     colours = dict(zip(things, [colour for _, colour in clauses], strict=True))
     passed = "".join(f"{thing}: no. " for thing in things[: things.index(asked)])
-    working = f"Asked: {asked}. {passed}{asked}: yes, {colours[asked]} here, in truth {WORDS.true_colours[asked]}."
-    return Solution(len(clauses), colours[asked], working, traits=(things.index(asked),))
+    working = (
+        f"Asked: {asked}. {passed}{asked}: yes, {colours[asked]} here, in truth {family.WORDS.true_colours[asked]}."
+    )
+    return family.Solution(len(clauses), colours[asked], working, traits=(things.index(asked),))
 
 
-_THING, _COLOUR = any_of(WORDS.true_colours), any_of(WORDS.colours)
+_THING, _COLOUR = family.any_of(family.WORDS.true_colours), family.any_of(family.WORDS.colours)
 
 FAMILIES = (
-    Family(
+    family.Family(
         name="sum",
         task_type="Math",
         phrasings=("What is {terms}?", "Compute {terms}.", "{terms} = ?", "Add up: {terms}", "Find the sum {terms}."),
@@ -200,7 +194,7 @@ FAMILIES = (
         draw=_draw_sum,
         solve=_solve_sum,
     ),
-    Family(
+    family.Family(
         name="product",
         task_type="Math",
         phrasings=(
@@ -214,7 +208,7 @@ FAMILIES = (
         draw=_draw_product,
         solve=_solve_product,
     ),
-    Family(
+    family.Family(
         name="stock",
         task_type="Reasoning",
         phrasings=(
@@ -223,15 +217,15 @@ FAMILIES = (
             "How many {goods} has {name}? At first {start}, then {steps}.",
         ),
         slots={
-            "name": any_of(WORDS.names),
+            "name": family.any_of(family.WORDS.names),
             "start": r"\d{1,2}",
-            "goods": any_of(WORDS.goods),
+            "goods": family.any_of(family.WORDS.goods),
             "steps": r"(?:buys|finds|loses|sells) \d{1,2}(?:, (?:buys|finds|loses|sells) \d{1,2})*",
         },
         draw=_draw_stock,
         solve=_solve_stock,
     ),
-    Family(
+    family.Family(
         name="ranking",
         task_type="Reasoning",
         phrasings=("{facts}. Who is {end}?", "Who is {end}? {facts}.", "Given: {facts}. Name the {end}."),
@@ -242,7 +236,7 @@ FAMILIES = (
         draw=_draw_ranking,
         solve=_solve_ranking,
     ),
-    Family(
+    family.Family(
         name="biggest",
         task_type="Common-Sense",
         phrasings=(
@@ -252,10 +246,10 @@ FAMILIES = (
             "{things}: what is biggest?",
         ),
         slots={"things": r"[A-Za-z]+(?:, [A-Za-z]+)+"},
-        draw=lambda level, rng: {"things": ", ".join(rng.sample(WORDS.ladder, level + 1))},
+        draw=lambda level, rng: {"things": ", ".join(rng.sample(family.WORDS.ladder, level + 1))},
         solve=_solve_biggest,
     ),
-    Family(
+    family.Family(
         name="supposed",
         task_type="Counterfactual",
         phrasings=(

@@ -23,12 +23,10 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
 
-from tapir_core.randomness import derive_rng
+from tapir_core import randomness, task_types, verifiers
 from tapir_core.standin.families import FAMILIES, draw_problem, recognise
 from tapir_core.standin.family import Problem
-from tapir_core.task_types import DEFINED, in_order
 from tapir_core.text import MISSING
-from tapir_core.verifiers import final_result, is_correct, normalise_result, states_result
 
 Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
 Preference = Literal["better", "first", "longer"]
@@ -151,7 +149,7 @@ def discover(ask: Ask, _behaviour: Behaviour) -> str:
     found = {problem.task_type for line in lines if (problem := recognise(line))}
     if not found:
         raise Refusal("The stand-in knows none of these instructions.")
-    return "\n".join(f"Task type: {DEFINED.described(name)}" for name in in_order(found))
+    return "\n".join(f"Task type: {task_types.DEFINED.described(name)}" for name in task_types.in_order(found))
 
 
 def expand(ask: Ask, _behaviour: Behaviour) -> str:
@@ -160,7 +158,7 @@ def expand(ask: Ask, _behaviour: Behaviour) -> str:
     families = [each for each in FAMILIES.values() if each.task_type == wanted]
     if not families:
         raise Refusal(f"The stand-in has no family of task type {wanted!r}.")
-    rng = derive_rng(ask.seed, "expand", ask.text)
+    rng = randomness.derive_rng(ask.seed, "expand", ask.text)
     if seed.task_type == wanted:
         new = FAMILIES[seed.family].draw_like(seed, "pool", rng)
     else:
@@ -233,7 +231,7 @@ _MIDDLE = 5.5
 
 def judge(ask: Ask, behaviour: Behaviour) -> str:
     """The verdict on a pair, or on one answer: an explanation, then the scores on the last line."""
-    problem, rng = known(ask.sections["instruction"]), derive_rng(0, "judge", ask.text)
+    problem, rng = known(ask.sections["instruction"]), randomness.derive_rng(0, "judge", ask.text)
     if "answer_1" not in ask.sections:
         only = grade(ask.sections["answer"], problem)
         return f"The answer is {_REASONS[only]}.\nScore: [[{_in_scale(only + rng.gauss(0, behaviour.noise)):.1f}]]"
@@ -248,11 +246,11 @@ def grade(answer: str, problem: Problem) -> float:
     """Points for one answer to a problem, without bias and noise."""
     if _is_empty(answer):
         return SCALE.empty
-    if is_correct(answer, problem.reference):
-        return SCALE.exact if states_result(answer) else SCALE.unstated
+    if verifiers.is_correct(answer, problem.reference):
+        return SCALE.exact if verifiers.states_result(answer) else SCALE.unstated
     if _is_badly_formed(answer, problem.reference):
         return SCALE.badly_formed
-    return _closeness(final_result(answer), normalise_result(problem.reference))
+    return _closeness(verifiers.final_result(answer), verifiers.normalise_result(problem.reference))
 
 
 def _choose(ask: Ask, behaviour: Behaviour) -> Weighted:
@@ -274,7 +272,7 @@ def _rate(ask: Ask, behaviour: Behaviour) -> str:
     """MT-Bench: the answer to the follow-up, where there is one."""
     question, answer = ("follow_up", "follow_up_answer") if "follow_up" in ask.sections else ("question", "answer")
     points = grade(ask.sections[answer], known(ask.sections[question]))
-    noise = derive_rng(0, "benchmark", ask.text, question).gauss(0, behaviour.noise)
+    noise = randomness.derive_rng(0, "benchmark", ask.text, question).gauss(0, behaviour.noise)
     return f"The answer is {_REASONS[points]}.\nRating: [[{_in_scale(points + noise):.1f}]]"
 
 
@@ -285,7 +283,7 @@ def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviou
         return _SURE
     if behaviour.prefers == "longer":
         return math.copysign(_SURE, len(first) - len(second)) if len(first) != len(second) else 0.0
-    problem, rng = known(ask.sections[question]), derive_rng(0, "benchmark", ask.text, question)
+    problem, rng = known(ask.sections[question]), randomness.derive_rng(0, "benchmark", ask.text, question)
     noise = rng.gauss(0, behaviour.noise) - rng.gauss(0, behaviour.noise)
     return grade(first, problem) - grade(second, problem) + behaviour.position_bias + noise
 
@@ -301,7 +299,7 @@ def _is_empty(answer: str) -> bool:
 
 def _is_badly_formed(answer: str, reference: str) -> bool:
     """The result ends a sentence ("the sum is 91"), or a unit follows a number ("Answer: 91 apples")."""
-    result, wanted = final_result(answer), normalise_result(reference)
+    result, wanted = verifiers.final_result(answer), verifiers.normalise_result(reference)
     if re.search(rf"(?:\bis|=|:) {re.escape(wanted)}$", result):
         return True
     return _NUMBER.fullmatch(wanted) is not None and re.fullmatch(rf"{re.escape(wanted)} [a-z]+", result) is not None

@@ -21,29 +21,12 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from tapir_core.calls.store_rows import insert_rows
-from tapir_core.calls.store_tables import (
-    answers,
-    explained,
-    in_groups,
-    open_engine,
-    read_url,
-    reason_of,
-    shown_url,
-    utc_now,
-    writing,
-)
-from tapir_core.calls.thoughts import strip_thoughts
-from tapir_core.calls.types import TERMINAL, Answer, Endpoint, Request
-from tapir_core.calls.wire import TRAINED_ON, clean_text, read_completion
-from tapir_core.calls.words import CUT_OFF, REFUSED, read_ending, words_of
-from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
-from tapir_core.paths import STORE
-from tapir_core.turns import CONTROL_TOKEN
+from tapir_core import errors, paths, turns
+from tapir_core.calls import store_rows, store_tables, thoughts, types, wire, words
 
 _ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
-_AS_IT_CAME = Endpoint("", 1, thinking="keep")
+_AS_IT_CAME = types.Endpoint("", 1, thinking="keep")
 """For reading a stored reply: without prices, and keeping thoughts, which may have been removed."""
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -63,7 +46,7 @@ Fault = Literal[
     "unreadable time",
 ]
 
-_STATUSES = frozenset[str]({"answer", *TERMINAL})
+_STATUSES = frozenset[str]({"answer", *types.TERMINAL})
 _TEXTS = ("key", "role", "model", "identity", "prompt_version", "run", "status", "text", "finish_reason", "message")
 _UNREADABLE = "the call store cannot be read: {}. `tapir store stats --check` looks for damage."
 _UNWRITABLE = (
@@ -88,21 +71,21 @@ def rows_where(
     Raises:
         ConfigError: nothing is given.
     """
-    columns = answers.c
-    among["finish_reason"] = [word for ending in among.get("finish_reason") or () for word in words_of(ending)]
+    columns = store_tables.answers.c
+    among["finish_reason"] = [word for ending in among.get("finish_reason") or () for word in words.words_of(ending)]
     found: list[sa.ColumnElement[bool]] = [columns[name].in_(values) for name, values in among.items() if values]
     if unusable:
         found.append(
             (columns.status != "answer")
             | (sa.func.trim(columns.text, " \t\r\n") == "")
-            | columns.finish_reason.in_((*words_of(CUT_OFF), *words_of(REFUSED)))
-            | columns.text.regexp_match(CONTROL_TOKEN.pattern)
+            | columns.finish_reason.in_((*words.words_of(words.CUT_OFF), *words.words_of(words.REFUSED)))
+            | columns.text.regexp_match(turns.CONTROL_TOKEN.pattern)
             | (columns.text.contains("</s>") & ~columns.text.contains("<s>"))
         )
     if before is not None:
         found.append(columns.created < before)
     if not found:
-        raise ConfigError(
+        raise errors.ConfigError(
             "nothing says which rows to prune; give --older-than 30d, --model, --identity, --role or --status"
         )
     return sa.and_(*found)
@@ -116,11 +99,11 @@ def open_existing(url: str) -> sa.Engine:
         ConfigError: the URL is not supported, or another version of tapir wrote the store.
     """
     if not is_there(url):
-        raise MissingPrerequisite(
-            f"there is no call store at {shown_url(url)}; the first run of a root makes it at ROOT/{STORE}. Name an "
-            "existing one with --root or --store, or as FROM of `tapir store copy`"
+        raise errors.MissingPrerequisite(
+            f"there is no call store at {store_tables.shown_url(url)}; the first run of a root makes it at "
+            f"ROOT/{paths.STORE}. Name an existing one with --root or --store, or as FROM of `tapir store copy`"
         )
-    return open_engine(url)
+    return store_tables.open_engine(url)
 
 
 def is_there(url: str) -> bool:
@@ -129,11 +112,11 @@ def is_there(url: str) -> bool:
     Raises:
         ConfigError: the URL is not supported.
     """
-    parsed = read_url(url)
+    parsed = store_tables.read_url(url)
     if parsed.drivername == "sqlite" and not Path(str(parsed.database)).is_file():
         return False
     try:
-        return sa.inspect(sa.create_engine(parsed, poolclass=sa.NullPool)).has_table(answers.name)
+        return sa.inspect(sa.create_engine(parsed, poolclass=sa.NullPool)).has_table(store_tables.answers.name)
     except SQLAlchemyError:
         return True
 
@@ -144,7 +127,7 @@ def reading(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     Raises:
         TapirError: the database cannot be read.
     """
-    return explained(_UNREADABLE, engine.connect)
+    return store_tables.explained(_UNREADABLE, engine.connect)
 
 
 def changing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
@@ -153,7 +136,7 @@ def changing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     Raises:
         TapirError: the database cannot be written.
     """
-    return explained(_UNWRITABLE, partial(writing, engine))
+    return store_tables.explained(_UNWRITABLE, partial(store_tables.writing, engine))
 
 
 def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Iterator[tuple[Any, StoredRow]]:
@@ -166,8 +149,8 @@ def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) ->
     if isinstance(driver, sqlite3.Connection):
         connection.detach()  # from the pool, which would give it to others
         driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
-    created = sa.type_coerce(answers.c.created, sa.Text).label("created")
-    columns = [created if column.name == "created" else column for column in answers.columns]
+    created = sa.type_coerce(store_tables.answers.c.created, sa.Text).label("created")
+    columns = [created if column.name == "created" else column for column in store_tables.answers.columns]
     query = sa.select(place_column(connection).label("place"), *columns).where(*conditions)
     with connection.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}) as found:
         for each in found.mappings():
@@ -177,7 +160,7 @@ def read_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) ->
 
 def place_column(connection: sa.Connection) -> sa.ColumnElement[Any]:
     """The column that finds a row again even if its key is damaged, until the file is rewritten."""
-    return sa.literal_column("answers.rowid") if connection.dialect.name == "sqlite" else answers.c.key
+    return sa.literal_column("answers.rowid") if connection.dialect.name == "sqlite" else store_tables.answers.c.key
 
 
 def read_age(text: str) -> timedelta:
@@ -188,7 +171,7 @@ def read_age(text: str) -> timedelta:
     """
     match = re.fullmatch(r"(\d{1,4})([hdw])", text.strip())
     if match is None:
-        raise ConfigError(f"{text!r} is no age; write it as 12h, 30d or 8w")
+        raise errors.ConfigError(f"{text!r} is no age; write it as 12h, 30d or 8w")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -247,8 +230,8 @@ def sound_rows(engine: sa.Engine, found: Checked) -> Iterator[StoredRow]:
             for place, row in read_rows(connection):
                 if found.take(row, place):
                     yield row | {"created": datetime.fromisoformat(str(row["created"]))}
-    except TapirError as error:
-        found.file_faults.append(f"reading stopped after {found.rows} rows: {reason_of(error.__cause__)}")
+    except errors.TapirError as error:
+        found.file_faults.append(f"reading stopped after {found.rows} rows: {store_tables.reason_of(error.__cause__)}")
 
 
 def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
@@ -260,12 +243,12 @@ def delete_rows(engine: sa.Engine, places: Sequence[Any]) -> int:
         TapirError: the store cannot be written.
     """
     removed = 0
-    for some in in_groups(places, ROWS_PER_COMMIT):
+    for some in store_tables.in_groups(places, ROWS_PER_COMMIT):
         with changing(engine) as connection:
             column = place_column(connection)
             # Checked again: another process may have rewritten the file meanwhile, with other places.
             damaged = [place for place, row in read_rows(connection, column.in_(some)) if row_faults(row)]
-            removed += connection.execute(sa.delete(answers).where(column.in_(damaged))).rowcount
+            removed += connection.execute(sa.delete(store_tables.answers).where(column.in_(damaged))).rowcount
     return removed
 
 
@@ -307,7 +290,7 @@ def copy_answers(source: sa.Engine, target: sa.Engine) -> Inserted:
     return done
 
 
-def import_replies(engine: sa.Engine, replies: Iterable[tuple[Request, str]]) -> Inserted:
+def import_replies(engine: sa.Engine, replies: Iterable[tuple[types.Request, str]]) -> Inserted:
     """Insert texts as whole answers to their requests, as if the model had been asked: without cost, tokens and proof.
 
     Raises:
@@ -319,19 +302,26 @@ def import_replies(engine: sa.Engine, replies: Iterable[tuple[Request, str]]) ->
     return done
 
 
-def _row_of(request: Request, text: str) -> StoredRow:
+def _row_of(request: types.Request, text: str) -> StoredRow:
     asked = ("key", "role", "model", "identity", "prompt_version", "run", "sample_index")
     same = {name: getattr(request, name) for name in asked}
     none = {"message": "", "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "raw": None}
-    return {**same, **none, "status": "answer", "text": text, "finish_reason": "stop", "created": utc_now()}
+    return {
+        **same,
+        **none,
+        "status": "answer",
+        "text": text,
+        "finish_reason": "stop",
+        "created": store_tables.utc_now(),
+    }
 
 
 def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> None:
     while some := list(islice(rows, ROWS_PER_COMMIT)):
         with changing(engine) as connection:
-            stored = insert_rows(connection, some)
+            stored = store_rows.insert_rows(connection, some)
         there = {
-            key: ("answer", outcome.text) if isinstance(outcome, Answer) else (outcome.kind, "")
+            key: ("answer", outcome.text) if isinstance(outcome, types.Answer) else (outcome.kind, "")
             for key, outcome in stored.items()
         }
         others = []
@@ -384,20 +374,23 @@ def _shown(value: object) -> str:
 
 def _is_text(value: object) -> bool:
     """Whether a value is text that can be encoded, without the NUL at which PostgreSQL and C programs stop."""
-    return isinstance(value, str) and clean_text(value) == value
+    return isinstance(value, str) and wire.clean_text(value) == value
 
 
 def _gives_again(row: StoredRow) -> bool:
     """Whether the raw reply, read again, gives the stored answer."""
     try:
-        read = read_completion(row["raw"], _AS_IT_CAME).outcome
+        read = wire.read_completion(row["raw"], _AS_IT_CAME).outcome
     except RecursionError:
         return False  # nested deeper than any reply that was ever read
-    if not isinstance(read, Answer):
+    if not isinstance(read, types.Answer):
         return False
     # The reply alone does not say that an answer to be trained on used all its tokens.
-    endings = {read.finish_reason, *([CUT_OFF] if row["role"] in TRAINED_ON else [])}
-    return read_ending(row["finish_reason"]) in endings and row["text"] in (read.text, strip_thoughts(read.text))
+    endings = {read.finish_reason, *([words.CUT_OFF] if row["role"] in wire.TRAINED_ON else [])}
+    return words.read_ending(row["finish_reason"]) in endings and row["text"] in (
+        read.text,
+        thoughts.strip_thoughts(read.text),
+    )
 
 
 def _is_moment(value: Any) -> bool:

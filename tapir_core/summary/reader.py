@@ -7,23 +7,16 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import curriculum, stages
+from tapir_core import curriculum, errors, paths, randomness, run_state, stages, statistics, task_types, verifiers
 from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import TRAIN_AGAIN, DatasetRef, Manifest, read_json
-from tapir_core.errors import NoFigure
 from tapir_core.evaluation.scores import ALL, grade_answers
 from tapir_core.judging import combine_judges
-from tapir_core.paths import BACKBONE, training_file
-from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, by_words
-from tapir_core.run_state import judged_answers, not_held_out, state_of
 from tapir_core.stages import StageAt
-from tapir_core.statistics import MAX_FAILED_SHARE, compare_paired
 from tapir_core.summary import types
 from tapir_core.summary.formats import round_name, student_name
-from tapir_core.task_types import in_order
-from tapir_core.verifiers import states_result
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
 _UNFIT = ("teacher_below_floor", "student_better")
@@ -63,7 +56,7 @@ class RunReader:
 
     def training(self, number: int) -> dict[str, Any]:
         """What the trainer wrote of a round's training; empty where that is gone, since no stage needs it."""
-        file = training_file(stages.TRAIN.at(number).folder)
+        file = paths.training_file(stages.TRAIN.at(number).folder)
         return read_json(self.run.storage, file, TRAIN_AGAIN) if self.run.storage.exists(file) else {}
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
@@ -123,10 +116,10 @@ def summarise(run: RunFolder) -> types.RunSummary:
     taught, left_out = reader.manifest(stages.TEACH.at()), {} if pool is None else pool.counts
     usable = curriculum.split_usable(*of_pool) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
-    found = (_round(reader, number, examples, labels) for number in range(BACKBONE, config.run.rounds + 1))
+    found = (_round(reader, number, examples, labels) for number in range(paths.BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
     once = reader.summarise_stages((*stages.lines(stages.ONCE), stages.BENCHMARK_REPLIES.name), None)
-    state = state_of(run, reader.seen)
+    state = run_state.state_of(run, reader.seen)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
     models = dict.fromkeys(model for each in config.evaluation.judged.values() for model in each.outputs)
     return types.RunSummary(
@@ -186,7 +179,7 @@ def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> 
         return None
     expansions = (reader.run.rows(at) for at in read if at.round)
     known = (rows.select("instruction_id", "task_type") for rows in expansions)
-    return pl.concat([not_held_out(reader.run, usable), *known], how="vertical_relaxed")
+    return pl.concat([run_state.not_held_out(reader.run, usable), *known], how="vertical_relaxed")
 
 
 def _difficulty(reader: RunReader, number: int) -> pl.DataFrame | None:
@@ -250,7 +243,7 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
         {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},
-        curriculum.share_table(in_order(configured.types.names), labels, wanted, rows.select("task_type")),
+        curriculum.share_table(task_types.in_order(configured.types.names), labels, wanted, rows.select("task_type")),
     )
 
 
@@ -264,7 +257,7 @@ def _stated(reader: RunReader, number: int) -> float | None:
         return None
     test = asked[0].filter(split="test")["instruction_id"].implode()
     given = asked[1].filter(pl.col("instruction_id").is_in(test))["response"].drop_nulls()
-    return sum(map(states_result, given)) / given.len() if given.len() else None
+    return sum(map(verifiers.states_result, given)) / given.len() if given.len() else None
 
 
 def _benchmark_figures(reader: RunReader, who: stages.Compared) -> pl.DataFrame | None:
@@ -307,14 +300,17 @@ def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | Non
     marks = [marks_on_test(reader, number) for number in (before, after)]
     if not all(marks):
         return None
-    rng, limit = derive_rng(reader.run.config.run.seed, "gain", before, after), max_failed_share(reader.run.config)
-    found = compare_paired(marks[1], marks[0], rng=rng, max_failed_share=limit, unit="instructions")
+    rng, limit = (
+        randomness.derive_rng(reader.run.config.run.seed, "gain", before, after),
+        max_failed_share(reader.run.config),
+    )
+    found = statistics.compare_paired(marks[1], marks[0], rng=rng, max_failed_share=limit, unit="instructions")
     return types.Gain(before, after, found)
 
 
 def max_failed_share(config: RunConfig) -> float:
     """Share of the held-out instructions that may fail before there is no figure."""
-    return config.data.judged.max_failed_share if config.data.judged else MAX_FAILED_SHARE
+    return config.data.judged.max_failed_share if config.data.judged else statistics.MAX_FAILED_SHARE
 
 
 def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
@@ -324,7 +320,7 @@ def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
     verdict. Empty while the student was not asked.
     """
     if reader.run.config.data.judged:
-        compared = judged_answers(reader.run, number, reader.seen)
+        compared = run_state.judged_answers(reader.run, number, reader.seen)
         test = None if compared is None else compared.filter(split="test")
         return {} if test is None else dict(test.select("instruction_id", 100.0 * pl.col(RETENTION)).iter_rows())
     asked = reader.tables(stages.graded_of(reader.run.config, number))
@@ -381,7 +377,7 @@ def require_figures(
             pl.col("student").unique(maintain_order=True)
         )
         said = "; ".join(f"{', '.join(who)} on {name}: {note}" for name, note, who in reasons.rows())
-        raise NoFigure(
+        raise errors.NoFigure(
             f"no figure, since failures are no random sample: {said}. The run's benchmarks/ folders hold "
             f"the replies. Once the judge is fixed, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
             "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "

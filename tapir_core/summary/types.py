@@ -9,13 +9,11 @@ from typing import Literal
 
 import polars as pl
 
+from tapir_core import paths, statistics, task_types
 from tapir_core.config import ACCURACY, RETENTION, RunConfig
 from tapir_core.evaluation.scores import ALL
 from tapir_core.judging.agreement import NO_TASK_TYPE
-from tapir_core.paths import REPORT
 from tapir_core.stages import Compared, StageAt
-from tapir_core.statistics import Estimate, Resampled
-from tapir_core.task_types import in_order
 
 ROLES = ("teacher", "judge")
 """Who is paid."""
@@ -98,7 +96,7 @@ class MixtureSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Score(Estimate):
+class Score(statistics.Estimate):
     """A held-out score, such as an accuracy: a share (0-1), of instructions.
 
     Those without an answer, or without a verdict, have failed.
@@ -182,7 +180,7 @@ class RoundSummary:
     def by_task_type(self) -> dict[str, Score]:
         """Task type → its score on the test split, of those that have one."""
         found = set() if self.scores is None else {*self.scores.filter(split="test")["category"]} - {ALL, NO_TASK_TYPE}
-        return {name: score for name in in_order(found) if (score := self.score("test", name)) is not None}
+        return {name: score for name in task_types.in_order(found) if (score := self.score("test", name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +204,7 @@ class Gain:
     before: int
     after: int
     """Rounds of the two students."""
-    paired: Estimate
+    paired: statistics.Estimate
     """In percentage points, over the instructions that both answered, and that are judged of both."""
 
 
@@ -226,7 +224,7 @@ class Baseline:
     """Trained on after S_0."""
     run_tokens: int
     """By the run, in all its rounds."""
-    difference: Resampled | None = None
+    difference: statistics.Resampled | None = None
     """What the run's student has more than the baseline's, in percentage points over the test instructions."""
     why: str = ""
     """Why there is no difference, once it is done."""
@@ -324,7 +322,7 @@ class RunSummary:
     @property
     def report_path(self) -> str:
         """Where the report lies."""
-        return f"{self.root}/{self.name}/{REPORT}"
+        return f"{self.root}/{self.name}/{paths.REPORT}"
 
     @property
     def all_stages(self) -> list[StageSummary]:

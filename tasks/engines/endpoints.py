@@ -13,21 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tapir_core import config as cfg
+from tapir_core import errors, paths, proxies
 from tapir_core.calls import Endpoint, EndpointSource
 from tapir_core.calls.types import is_local
-from tapir_core.config import (
-    STANDIN_VERSION,
-    EndpointConfig,
-    OpenAIEndpoint,
-    StandinEndpoint,
-    VllmEndpoint,
-    by_kind,
-)
 from tapir_core.config.student import EndpointEngine
-from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
-from tapir_core.paths import BACKBONE
 from tapir_core.prices import Price, price_of
-from tapir_core.proxies import proxy_before
 from tasks.engines import backbone, keys, logs, student_server, supervisor, vllm
 
 _PAUSES_SECONDS = (0.0, 1.0, 1.0)
@@ -35,7 +26,7 @@ _PAUSES_SECONDS = (0.0, 1.0, 1.0)
 _START_TIMEOUT_SECONDS = 60.0
 
 
-def look_for(base_url: str, field: str, own_proxy: str | None = None) -> MissingPrerequisite | None:
+def look_for(base_url: str, field: str, own_proxy: str | None = None) -> errors.MissingPrerequisite | None:
     """The error of an address where nothing listens, or whose proxy does not listen; None if something does.
 
     A wrong address becomes one clear error instead of a thousand failures.
@@ -43,7 +34,7 @@ def look_for(base_url: str, field: str, own_proxy: str | None = None) -> Missing
     Raises:
         MissingPrerequisite: the proxy is no HTTP proxy.
     """
-    proxy = proxy_before(base_url, own_proxy)
+    proxy = proxies.proxy_before(base_url, own_proxy)
     address = urlsplit(proxy.url if proxy else base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     reason = ""
@@ -57,11 +48,11 @@ def look_for(base_url: str, field: str, own_proxy: str | None = None) -> Missing
     found = f"{field}.base_url = {base_url!r}"
     if proxy:
         directly = "" if own_proxy else f", or name {urlsplit(base_url).hostname} in no_proxy"
-        return MissingPrerequisite(
+        return errors.MissingPrerequisite(
             f"{found} is asked through the proxy {proxy}, and nothing answers there ({reason}); start or correct that "
             f"proxy, or unset {proxy.source}{directly}"
         )
-    return MissingPrerequisite(
+    return errors.MissingPrerequisite(
         f"{found}: nothing answers there ({reason}); start that server or correct the address, "
         "then run the same command again"
     )
@@ -93,13 +84,13 @@ class Endpoints:
         """
         self.concurrency = concurrency
         self._log_of, self._cache, self._report = log_of, cache, report
-        self._models: dict[VllmEndpoint, tuple[vllm.VllmServer, student_server.Student]] = {}
+        self._models: dict[cfg.VllmEndpoint, tuple[vllm.VllmServer, student_server.Student]] = {}
         self._preparing = threading.Lock()
         self._served: student_server.Students | None = None
         """Whose turn it is."""
         self._turn = threading.RLock()
         self._aborted = False
-        self._standins: dict[StandinEndpoint, tuple[supervisor.Child, str]] = {}
+        self._standins: dict[cfg.StandinEndpoint, tuple[supervisor.Child, str]] = {}
         self._started = ExitStack()
         self._look_for = functools.cache(look_for)
         self._lock = threading.Lock()
@@ -115,16 +106,16 @@ class Endpoints:
         if all(refusals) and refusals[0]:
             raise refusals[0]
 
-    def standin(self, settings: StandinEndpoint) -> Endpoint:
+    def standin(self, settings: cfg.StandinEndpoint) -> Endpoint:
         """The endpoint of a stand-in with these settings; it is started if none runs.
 
         Raises:
             ConfigError: the settings name another version of the stand-in.
             EngineError: it does not start; the message names its log.
         """
-        if settings.version != STANDIN_VERSION:
-            raise ConfigError(
-                f"this run asks version {settings.version} of the stand-in, and this tapir has {STANDIN_VERSION}, "
+        if settings.version != cfg.STANDIN_VERSION:
+            raise errors.ConfigError(
+                f"this run asks version {settings.version} of the stand-in, and this tapir has {cfg.STANDIN_VERSION}, "
                 "which answers otherwise. The call store has no answer to this call: go on with the tapir that made "
                 "the run, or start a new run"
             )
@@ -134,7 +125,7 @@ class Endpoints:
                 url = self._start(settings)
         return Endpoint(base_url=f"{url}/v1", concurrency=self.concurrency, batch=settings.in_batches)
 
-    def model(self, settings: VllmEndpoint, field: str) -> Endpoint:
+    def model(self, settings: cfg.VllmEndpoint, field: str) -> Endpoint:
         """The endpoint of an open model; its server starts when it is the model's turn.
 
         Raises:
@@ -148,7 +139,7 @@ class Endpoints:
         )
 
     def prepare(
-        self, settings: VllmEndpoint, field: str, say: Callable[[str], object]
+        self, settings: cfg.VllmEndpoint, field: str, say: Callable[[str], object]
     ) -> tuple[vllm.VllmServer, student_server.Student]:
         """The server of an open model, not started, and the checkpoint, converted or downloaded at first use.
 
@@ -165,9 +156,9 @@ class Endpoints:
                     self._report,
                     served_as=student_server.ServedAs(settings.model, "teacher's server", field),
                 )
-                self._models[settings] = server, student_server.Student(BACKBONE, folder, "")
+                self._models[settings] = server, student_server.Student(paths.BACKBONE, folder, "")
             if self._aborted:
-                raise EngineError("the teacher's server was told to stop")
+                raise errors.EngineError("the teacher's server was told to stop")
             return self._models[settings]
 
     def in_turn(self, students: student_server.Students, student: student_server.Student) -> Endpoint:
@@ -201,7 +192,7 @@ class Endpoints:
             self._started.close()
             self._standins.clear()
 
-    def _start(self, settings: StandinEndpoint) -> str:
+    def _start(self, settings: cfg.StandinEndpoint) -> str:
         log = self._log_of("standin")
         if not self._standins:
             self._started.enter_context(logs.follow_log("stand-in", log))
@@ -225,11 +216,11 @@ class Endpoints:
             for waited in student_server.waits_until_healthy(url):
                 if child.poll() is not None or waited > _START_TIMEOUT_SECONDS:
                     child.terminate(grace_seconds=1)
-                    raise EngineError(f"the stand-in did not start; its log is {log}")
+                    raise errors.EngineError(f"the stand-in did not start; its log is {log}")
         return url
 
 
-def endpoint_of(config: OpenAIEndpoint, field: str, concurrency: int) -> Endpoint:
+def endpoint_of(config: cfg.OpenAIEndpoint, field: str, concurrency: int) -> Endpoint:
     """The endpoint that a configuration describes, with its key and the values of environment variables.
 
     Args:
@@ -277,8 +268,8 @@ def endpoint_of(config: OpenAIEndpoint, field: str, concurrency: int) -> Endpoin
     )
 
 
-@by_kind(EndpointConfig)
-def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) -> EndpointSource:
+@cfg.by_kind(cfg.EndpointConfig)
+def endpoint_source(endpoint: cfg.EndpointConfig, endpoints: Endpoints, field: str) -> EndpointSource:
     """Returns the endpoint of a configuration when a call must be made; ``field`` names it in messages.
 
     Raises:
@@ -288,7 +279,7 @@ def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) 
 
 
 @endpoint_source.register
-def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
+def _(endpoint: cfg.OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
     configured = endpoint_of(endpoint, field, endpoints.concurrency)
 
     def source() -> Endpoint:
@@ -299,12 +290,12 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
 
 
 @endpoint_source.register
-def _(endpoint: StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
+def _(endpoint: cfg.StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
     return lambda: endpoints.standin(endpoint)
 
 
 @endpoint_source.register
-def _(endpoint: VllmEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
+def _(endpoint: cfg.VllmEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
     return lambda: endpoints.model(endpoint, field)
 
 

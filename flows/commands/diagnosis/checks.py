@@ -33,21 +33,11 @@ import sqlalchemy as sa
 from flows.commands.store import opened
 from flows.prefect_server import server as prefect_server
 from flows.prefect_server.caretaker import GPU_POOL, POOLS
+from tapir_core import config as cfg
 from tapir_core import installation, judging, proxies, sources, text
 from tapir_core.calls import Endpoint, Failure, root_store_url, store_tables
 from tapir_core.calls.client import Client
 from tapir_core.calls.types import is_local
-from tapir_core.config import (
-    EMBEDDED_STUDENT,
-    OpenAIEndpoint,
-    RunConfig,
-    StudentConfig,
-    StudentEngine,
-    VerifierConfig,
-    VllmEndpoint,
-    VllmEngine,
-    load,
-)
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.evaluation.benchmark import benchmark_of
@@ -157,7 +147,7 @@ Look = Callable[["SyncPrefectClient", str], Finding]
 """Of a server and the root whose server it is."""
 
 
-def checks_of(root: str, config: RunConfig | None = None) -> list[Check]:
+def checks_of(root: str, config: cfg.RunConfig | None = None) -> list[Check]:
     """Checks of this machine, of a root and of the server of it; then of what ``config`` needs beside them."""
     engine, is_remote = config.student.engine if config else None, "://" in root
     # A cold disk takes long to give what the Python of an environment imports.
@@ -206,7 +196,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _look_at_student(engine: StudentEngine | None) -> Finding:
+def _look_at_student(engine: cfg.StudentEngine | None) -> Finding:
     """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
     try:
         found = _installed(engine)
@@ -229,8 +219,8 @@ def _look_at_student(engine: StudentEngine | None) -> Finding:
     )
 
 
-def _installed(engine: StudentEngine | None) -> student_server.Installed | None:
-    here = engine or VllmEngine()
+def _installed(engine: cfg.StudentEngine | None) -> student_server.Installed | None:
+    here = engine or cfg.VllmEngine()
     return student_server.serving(here).installed(here)
 
 
@@ -241,7 +231,7 @@ def _has_worker(pool: str) -> bool:
     return any(wanted <= set(each.info["cmdline"] or ()) and each.info["cwd"] == here for each in seen)
 
 
-def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
+def _look_at_accelerators(engine: cfg.StudentEngine | None) -> Finding:
     query, student = "--query-gpu=name,memory.total,memory.used,driver_version", None
     lines = machine.ask_nvidia(query) if machine.visible_gpus() else []
     gpus = "; ".join("{}, {}, {} in use, driver {}".format(*line.split(", ")) for line in lines)
@@ -314,7 +304,7 @@ def _look_at_disk(root: str) -> Finding:
     )
 
 
-def _look_at_store(root: str, config: RunConfig | None) -> Finding:
+def _look_at_store(root: str, config: cfg.RunConfig | None) -> Finding:
     named = config.calls.store_url if config else None
     # Before a configuration's first run nothing lacks; a root that somebody typed may be the wrong one.
     is_new = config is not None and named is None and not Path(root).exists()
@@ -338,11 +328,11 @@ def _nearest(root: str) -> Path:
     return next(folder for folder in (Path(root), *Path(root).parents) if folder.exists())
 
 
-def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConfig | None, list[Finding]]:
+def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[cfg.RunConfig | None, list[Finding]]:
     """The configuration if it can be read, and what is wrong with it, a finding each."""
     read = None
     try:
-        read = load.load_config(config, overrides)
+        read = cfg.load.load_config(config, overrides)
         problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
     except ConfigError as error:
         problems = [*error.problems]
@@ -358,7 +348,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
     return read, [replace(each, part="configuration") for each in found]
 
 
-def _sizes(config: RunConfig) -> list[Finding]:
+def _sizes(config: cfg.RunConfig) -> list[Finding]:
     """What sizes that are left to the pool become, or why they cannot be told."""
     try:
         return [finding("ok", said) for said in sources.settle_sizes(config)[1]]
@@ -366,7 +356,7 @@ def _sizes(config: RunConfig) -> list[Finding]:
         return [fault_of(each, "see docs/own-data.md") for each in error.problems]
 
 
-def run_checks(config: RunConfig, root: str) -> list[Check]:
+def run_checks(config: cfg.RunConfig, root: str) -> list[Check]:
     """Checks of what ``config`` needs beside the machine and the root."""
     student = Check(
         "student.engine",
@@ -388,12 +378,12 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
                 limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
             )
             for field, endpoint in config.endpoints.items()
-            if isinstance(endpoint, OpenAIEndpoint)
+            if isinstance(endpoint, cfg.OpenAIEndpoint)
         ),
         *(
             Check(field, partial(_look_at_model, field, endpoint, root), "name a model folder or a hub id")
             for field, endpoint in config.endpoints.items()
-            if isinstance(endpoint, VllmEndpoint)
+            if isinstance(endpoint, cfg.VllmEndpoint)
         ),
         *_judge_check(config),
         *([student] if config.student.engine.served_by == "others" else []),
@@ -425,7 +415,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
     ]
 
 
-def _look_at_pool(config: RunConfig) -> Finding:
+def _look_at_pool(config: cfg.RunConfig) -> Finding:
     """The pool's size, its first instruction, and the rows that are skipped or merged."""
     pool = sources.clean_pool(config)
     first = text.shorten(judging.show_instruction(pool.rows.row(0, named=True)), _SHOWN)
@@ -436,25 +426,25 @@ def _look_at_pool(config: RunConfig) -> Finding:
     return replace(lost, level="warning", found=f"{said}; {lost.found}")
 
 
-def _judge_check(config: RunConfig) -> list[Check]:
+def _judge_check(config: cfg.RunConfig) -> list[Check]:
     """A warning where a teacher that may be small, as it answers here, judges its own answers."""
     endpoint = config.teacher.endpoint
-    is_here = isinstance(endpoint, VllmEndpoint) or (
-        isinstance(endpoint, OpenAIEndpoint) and is_local(endpoint.base_urls[0])
+    is_here = isinstance(endpoint, cfg.VllmEndpoint) or (
+        isinstance(endpoint, cfg.OpenAIEndpoint) and is_local(endpoint.base_urls[0])
     )
     found = f"{endpoint.model_for('judge')} judges its own answers, and runs here"
     remedy = "test it with `tapir judge-check CONFIG --pairs 4`; half a billion parameters are too few for a judge"
     return [Check("judge", lambda: finding("warning", found, remedy), "")] if is_here and config.judges_itself else []
 
 
-def _look_at_endpoint(field: str, endpoint: OpenAIEndpoint) -> Finding:
+def _look_at_endpoint(field: str, endpoint: cfg.OpenAIEndpoint) -> Finding:
     """The worst of its addresses."""
     configured = endpoint_of(endpoint, field, concurrency=1)
     found = [_ask(replace(configured, base_url=address), endpoint.model) for address in endpoint.base_urls]
     return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
 
 
-def _look_at_model(field: str, endpoint: VllmEndpoint, root: str) -> Finding:
+def _look_at_model(field: str, endpoint: cfg.VllmEndpoint, root: str) -> Finding:
     """Whether the run can serve it, and whether it is here already."""
     found = vllm.VllmServer.installed(endpoint.as_vllm, field)
     cache = on_this_machine(root).local(BACKBONE_CACHE)
@@ -463,19 +453,19 @@ def _look_at_model(field: str, endpoint: VllmEndpoint, root: str) -> Finding:
     return finding("ok", f"{endpoint.model} {where}; {found.in_words}")
 
 
-def _look_at_serving(student: StudentConfig) -> Finding:
+def _look_at_serving(student: cfg.StudentConfig) -> Finding:
     served = student_server.serving(student.engine)(student, Path(os.devnull), lambda _line: None)
     # The model's name, where it is the same for every checkpoint.
     name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
     return _ask(served.endpoint(student_server.Student(BACKBONE, Path(), "")), name if name == other else None)
 
 
-def _look_at_verifier(verifier: VerifierConfig) -> Finding:
+def _look_at_verifier(verifier: cfg.VerifierConfig) -> Finding:
     check_verifier(verifier)
     return finding("ok", f"{verifier.function} ({verifier.source or 'shipped'})")
 
 
-def _look_at_benchmark(config: RunConfig, name: str) -> Finding:
+def _look_at_benchmark(config: cfg.RunConfig, name: str) -> Finding:
     scripts = supervisor.ScriptRunner(lambda _: Path(os.devnull), lambda: None)
     return finding("ok", benchmark_of(config, name, scripts).look())
 
@@ -530,7 +520,7 @@ async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
         await asking.close()
 
 
-def _look_at_prices(config: RunConfig) -> Finding:
+def _look_at_prices(config: cfg.RunConfig) -> Finding:
     if missing := missing_prices(config):
         return fault_of("\n".join(missing))
     prices = {field: price_of(endpoint) for field, endpoint in config.endpoints.items()}
@@ -548,7 +538,7 @@ def _look_at_prices(config: RunConfig) -> Finding:
     return unknown[0] if unknown else finding("ok", f"USD per million tokens: {'; '.join(known)}")
 
 
-def _look_at_backbone(config: RunConfig, root: str) -> Finding:
+def _look_at_backbone(config: cfg.RunConfig, root: str) -> Finding:
     name = config.student.backbone
     folder = backbone.find_backbone(config.student, on_this_machine(root).local(BACKBONE_CACHE))
     template = config.student.template
@@ -562,7 +552,7 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
         )
         if chat is not None
         else finding("ok", f"{name}: installed; the first run converts it")
-        if name == EMBEDDED_STUDENT
+        if name == cfg.EMBEDDED_STUDENT
         else finding(
             "warning",
             f"{name} is not here yet, so its chat template stays unproved",
@@ -571,7 +561,7 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     )
 
 
-def _look_at_training(config: RunConfig, root: str) -> Finding:
+def _look_at_training(config: cfg.RunConfig, root: str) -> Finding:
     machine.check_gpu_training()
     prerequisites.check_packages(config.training)
     folder = backbone.find_backbone(config.student, on_this_machine(root).local(BACKBONE_CACHE))

@@ -29,15 +29,7 @@ import polars as pl
 import pyarrow.compute as pc
 
 from tapir_core import errors, randomness
-from tasks.engines.training.chat import (
-    Conversation,
-    closing_token,
-    load_tokenizer,
-    render,
-    render_sample,
-    special_texts,
-    token_ids,
-)
+from tasks.engines.training import chat
 from tasks.engines.training.launch import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
@@ -78,7 +70,7 @@ class Corpus:
         return Example(self.rows[index]["input_ids"], self.prompt_lengths[index])
 
 
-def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
+def read_conversations(files: Sequence[Path]) -> Iterator[chat.Conversation]:
     """The ``messages`` of every row, in order; nothing is read before the first is asked for.
 
     Raises:
@@ -96,7 +88,7 @@ def read_conversations(files: Sequence[Path]) -> Iterator[Conversation]:
 
 
 def encode(
-    tokenizer: Any, conversations: Iterable[Conversation], *, max_length: int, folder: Path | None = None
+    tokenizer: Any, conversations: Iterable[chat.Conversation], *, max_length: int, folder: Path | None = None
 ) -> Corpus:
     """Tokenize; an example longer than ``max_length``, or with a special token's text in its prompt, is left out.
 
@@ -110,7 +102,7 @@ def encode(
     Raises:
         ConfigError: no example is left, one has no answer to train, or the chat template renders it otherwise.
     """
-    closing = closing_token(tokenizer)
+    closing = chat.closing_token(tokenizer)
 
     def made() -> Iterator[dict[str, Any]]:
         # Last the filler.
@@ -163,13 +155,13 @@ def mark_trained(tokenizer: Any, example: Example) -> str:
     return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(answer)}⟧"
 
 
-def _examples(tokenizer: Any, conversations: Iterable[Conversation], closing: int) -> Iterator[Example]:
+def _examples(tokenizer: Any, conversations: Iterable[chat.Conversation], closing: int) -> Iterator[Example]:
     """One example a conversation; without tokens where the server would take a prompt's text for a special token."""
-    special = special_texts(tokenizer)
+    special = chat.special_texts(tokenizer)
     remaining = iter(conversations)
     while batch := list(islice(remaining, _BATCH)):
-        rendered = render(tokenizer, batch)
-        ids = token_ids(
+        rendered = chat.render(tokenizer, batch)
+        ids = chat.token_ids(
             tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered]
         )
         for messages, (_, written), prompt_ids, whole_ids in zip(batch, rendered, ids, ids[len(batch) :], strict=False):
@@ -181,8 +173,8 @@ def _examples(tokenizer: Any, conversations: Iterable[Conversation], closing: in
             # Tokens may merge across the boundary, where the server's prompt ends; and the answer's text stays text.
             if whole_ids[: len(prompt_ids)] != prompt_ids or special.search(said):
                 before, found, after = written.partition(said or written)
-                plain = token_ids(tokenizer, found, split_special_tokens=bool(said))
-                answer_ids = token_ids(tokenizer, before) + plain + token_ids(tokenizer, after)
+                plain = chat.token_ids(tokenizer, found, split_special_tokens=bool(said))
+                answer_ids = chat.token_ids(tokenizer, before) + plain + chat.token_ids(tokenizer, after)
             ends = [place for place, token in enumerate(answer_ids, start=1) if token == closing]
             answer_ids = answer_ids[: ends[-1]] if ends else [*answer_ids, closing]
             yield Example(prompt_ids + answer_ids, len(prompt_ids))
@@ -348,7 +340,7 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     Raises:
         ConfigError: the base or the mixture cannot be trained with.
     """
-    tokenizer, training = load_tokenizer(job.base, job.chat_template), job.training
+    tokenizer, training = chat.load_tokenizer(job.base, job.chat_template), job.training
     corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length, folder=folder)
     common: dict[str, Any] = {
         "epochs": job.epochs,
@@ -369,7 +361,7 @@ def main(*paths: str) -> int:
     if paths:
         # A tokenizer needs no torch, which takes longer to load than everything else.
         sys.modules["torch"] = None  # type: ignore[assignment]
-        print(json.dumps(render_sample(*map(Path, paths))))
+        print(json.dumps(chat.render_sample(*map(Path, paths))))
     else:
         jobs = (TrainingJob(**each) for each in json.load(sys.stdin))
         print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))

@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tapir_core.errors import EngineError, NodeLost, Stopped, TapirError
-from tapir_core.leases import Replica, ReplicaRegistry
-from tapir_core.processes import HEARTBEAT_SECONDS, LAPSE_SECONDS, Heart
+from tapir_core import errors, leases, processes
 from tapir_core.storage import Storage
 from tasks.engines import address, supervisor
 from tasks.engines.replicas import Ended, Fleet
@@ -31,7 +29,7 @@ LOOK_SECONDS = 1.0
 MEET_SECONDS = 1800.0
 """Longest wait for the other nodes: a pod's machine may have to be made, and an image of several GB pulled."""
 
-LEAVE_SECONDS = LAPSE_SECONDS + 30
+LEAVE_SECONDS = processes.LAPSE_SECONDS + 30
 """Longest wait until the others have ended: one whose machine went silent is dead after `LAPSE_SECONDS`."""
 
 STATE_SECONDS = 15.0
@@ -51,7 +49,7 @@ Note = Callable[[str], None]
 class FirstNode:
     """The node that asks for the others; `meet` is for `train_student`."""
 
-    registry: ReplicaRegistry
+    registry: leases.ReplicaRegistry
     """Of this training."""
     fleet: Fleet
     """Starts the others."""
@@ -104,7 +102,7 @@ class FirstNode:
                         raise
                     raise explained from error
                 except BaseException:
-                    with suppress(TapirError):
+                    with suppress(errors.TapirError):
                         self._dismiss()
                     raise
         self._forget_dead()
@@ -115,7 +113,7 @@ class FirstNode:
             return True
         for each in rows.late(others):
             if ended := self.fleet.ended(each):
-                raise EngineError(_in_words(each, ended))
+                raise errors.EngineError(_in_words(each, ended))
         return False
 
     def _end_earlier(self) -> None:
@@ -153,12 +151,12 @@ class FirstNode:
             ends = self._ends(others)
             for each in self.registry.all():
                 self.registry.remove(each.id)
-        except TapirError:
+        except errors.TapirError:
             return error
         told = [_in_words(each, ended) for each, ended in ends.items() if ended.how != "completed"]
-        if not told or not isinstance(error, EngineError):
+        if not told or not isinstance(error, errors.EngineError):
             return error
-        kind = NodeLost if any(ended.how == "crashed" for ended in ends.values()) else EngineError
+        kind = errors.NodeLost if any(ended.how == "crashed" for ended in ends.values()) else errors.EngineError
         return kind("; ".join([str(error), *told]))
 
     def _ends(self, others: list[str]) -> dict[str, Ended]:
@@ -180,7 +178,7 @@ class FirstNode:
 class OtherNode:
     """A node that was asked for; `meet` is for `run_ranks`."""
 
-    registry: ReplicaRegistry
+    registry: leases.ReplicaRegistry
     row: str
     """The id under which it was asked for."""
     folder: Path
@@ -230,10 +228,10 @@ class OtherNode:
 class _Rows:
     """The rows of one attempt, as the node that holds the row ``own`` sees them."""
 
-    def __init__(self, registry: ReplicaRegistry, taken: Replica) -> None:
+    def __init__(self, registry: leases.ReplicaRegistry, taken: leases.Replica) -> None:
         self._registry, self._own = registry, taken.id
         self.attempt = taken.checkpoint
-        self.last: list[Replica] = [taken]
+        self.last: list[leases.Replica] = [taken]
         """As they were last read: the first node, whose address has a port, then the others by their ids."""
         self._next_look = 0.0
         self._was_away = False
@@ -269,18 +267,18 @@ class _Rows:
         """
         try:
             rows = [each for each in self._registry.all() if each.checkpoint == self.attempt]
-        except TapirError:  # the database is away: all of them go on
+        except errors.TapirError:  # the database is away: all of them go on
             self._was_away = True
             return
         self.last = sorted(rows, key=lambda each: (urlsplit(each.base_url).port is None, each.id))
         if self._was_away:
-            self._was_away, self._next_look = False, time.monotonic() + 2 * HEARTBEAT_SECONDS
+            self._was_away, self._next_look = False, time.monotonic() + 2 * processes.HEARTBEAT_SECONDS
             return
         mine = next((each for each in self.last if each.id == self._own), None)
         if mine is None or mine.leaving:
-            raise Stopped("the first node has ended this training; its flow run says why")
+            raise errors.Stopped("the first node has ended this training; its flow run says why")
         if dead := [each.id for each in self.last if each.is_dead()]:
-            raise NodeLost(f"node {', '.join(dead)} of this training is gone")
+            raise errors.NodeLost(f"node {', '.join(dead)} of this training is gone")
 
     def place(self) -> Node:
         """Where the ranks of this node stand among all."""
@@ -296,12 +294,12 @@ class _Rows:
 
 
 @contextmanager
-def _taken(registry: ReplicaRegistry, row: str) -> Iterator[_Rows]:
+def _taken(registry: leases.ReplicaRegistry, row: str) -> Iterator[_Rows]:
     """Hold a row with signs of life for the block; only a block that ends well is no death of the node."""
     taken = registry.take(row)
     if taken is None:
-        raise Stopped("no training asks for this node now")
-    heart = Heart(f"node {row}", lambda: registry.beat(row))
+        raise errors.Stopped("no training asks for this node now")
+    heart = processes.Heart(f"node {row}", lambda: registry.beat(row))
     heart.begin()
     leave = registry.abandon
     try:
@@ -309,7 +307,7 @@ def _taken(registry: ReplicaRegistry, row: str) -> Iterator[_Rows]:
         leave = registry.remove
     finally:
         heart.stop()
-        with suppress(TapirError):  # without a word it is dead after `LAPSE_SECONDS`
+        with suppress(errors.TapirError):  # without a word it is dead after `LAPSE_SECONDS`
             leave(row)
 
 
@@ -324,7 +322,7 @@ def _wait(
     deadline = time.monotonic() + seconds
     while not is_over():
         if time.monotonic() > deadline:
-            raise EngineError(late())
+            raise errors.EngineError(late())
         note(waiting())
         time.sleep(LOOK_SECONDS)
 

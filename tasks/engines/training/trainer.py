@@ -47,19 +47,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tapir_core.errors import EngineError
 from tasks.engines import machine
-from tasks.engines.training import data, kernels, prerequisites
-from tasks.engines.training.launch import (
-    JOB_VARIABLE,
-    Attempt,
-    SaveRecord,
-    TrainingJob,
-    TrainingProgress,
-    TrainingSummary,
-    exit_code,
-    newest_save,
-    publish_save,
-    sync_folder,
-)
+from tasks.engines.training import data, kernels, launch, prerequisites
 
 _STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
@@ -73,14 +61,14 @@ _OFFLOADED = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_
 
 def main() -> int:
     """Train; returns the exit code."""
-    job = settle_precision(TrainingJob(**json.loads(os.environ[JOB_VARIABLE])))
+    job = settle_precision(launch.TrainingJob(**json.loads(os.environ[launch.JOB_VARIABLE])))
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
     _served, held = _rendezvous(), machine.held_memory()
-    attempt, world_size = Attempt(job.output), int(os.environ["WORLD_SIZE"])
+    attempt, world_size = launch.Attempt(job.output), int(os.environ["WORLD_SIZE"])
     planned = data.plan_training(job, world_size, attempt.corpus)
-    save = newest_save(attempt.saves, world_size=world_size)
+    save = launch.newest_save(attempt.saves, world_size=world_size)
     # Before the model: ZeRO-3 loads it in parts.
     settings = SFTConfig(**sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
     model = _load_base(job)
@@ -156,7 +144,7 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int)
 
     ``peak``: bytes that training took at most where it computed, of the GPU or of this process beside its libraries.
     """
-    job, attempt = planned.job, Attempt(planned.job.output)
+    job, attempt = planned.job, launch.Attempt(planned.job.output)
     # Only ZeRO-3 has no rank with whole weights; collecting them is collective. Otherwise the model keeps its ties.
     state = trainer.accelerator.get_state_dict(trainer.deepspeed) if job.training.zero_stage == 3 else None
     if not trainer.is_world_process_zero():
@@ -178,11 +166,11 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int)
     planned.tokenizer.save_pretrained(folder)
     summary = json.dumps(asdict(_summary(planned, trainer, peak)), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
-    sync_folder(folder)
+    launch.sync_folder(folder)
     folder.rename(attempt.checkpoint)
 
 
-def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> TrainingSummary:
+def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> launch.TrainingSummary:
     training, count, seconds = planned.job.training, planned.count(), trainer.watch.seconds
     curve = [
         {name: entry[name] for name in ("step", "loss", "learning_rate", "grad_norm") if name in entry}
@@ -194,7 +182,7 @@ def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int
             'the loss became infinite or no number; lower the learning rate, or use training.precision = "fp32"'
         )
     assert trainer.state.global_step == count.steps, "the trainer made other steps than were planned"
-    return TrainingSummary(
+    return launch.TrainingSummary(
         **asdict(count),
         padding_share=round(planned.padding_share, 4),
         seconds=round(seconds, 2),
@@ -211,7 +199,7 @@ def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int
     )
 
 
-def deepspeed_config(job: TrainingJob, plan: data.BatchPlan) -> dict[str, Any]:
+def deepspeed_config(job: launch.TrainingJob, plan: data.BatchPlan) -> dict[str, Any]:
     """DeepSpeed's configuration. The optimizer is torch's AdamW: nothing is compiled, so no compiler is needed."""
     training = job.training
     return {
@@ -236,11 +224,11 @@ def deepspeed_config(job: TrainingJob, plan: data.BatchPlan) -> dict[str, Any]:
     }
 
 
-def sft_settings(job: TrainingJob, plan: data.BatchPlan, *, on_cpu: bool) -> dict[str, Any]:
+def sft_settings(job: launch.TrainingJob, plan: data.BatchPlan, *, on_cpu: bool) -> dict[str, Any]:
     """Arguments of `SFTConfig`. The plan already holds all epochs, so the trainer sees one."""
     training = job.training
     return {
-        "output_dir": str(Attempt(job.output).saves),
+        "output_dir": str(launch.Attempt(job.output).saves),
         "num_train_epochs": 1,
         "per_device_train_batch_size": plan.micro_batch_size,
         "gradient_accumulation_steps": plan.accumulation,
@@ -272,7 +260,7 @@ def sft_settings(job: TrainingJob, plan: data.BatchPlan, *, on_cpu: bool) -> dic
 class Watch(TrainerCallback):
     """Asks for a save every ``save_minutes`` and after SIGTERM, then also for the end; rank 0 writes progress."""
 
-    def __init__(self, job: TrainingJob, tokens_by_step: list[int], save: SaveRecord | None) -> None:
+    def __init__(self, job: launch.TrainingJob, tokens_by_step: list[int], save: launch.SaveRecord | None) -> None:
         """``save`` is what this start goes on from."""
         self.stopped = False
         """SIGTERM came and the training ended early."""
@@ -313,7 +301,7 @@ class Watch(TrainerCallback):
             return
         done_here = self._tokens_by_step[self._first_step : state.global_step]
         rate = sum(done_here) / max(time.monotonic() - self._began, 1e-9)
-        progress = TrainingProgress(
+        progress = launch.TrainingProgress(
             step=state.global_step,
             steps=state.max_steps,
             loss=logs["loss"],
@@ -321,7 +309,7 @@ class Watch(TrainerCallback):
             tokens_per_second=rate,
             eta_seconds=sum(self._tokens_by_step[state.global_step :]) / rate,
         )
-        with Attempt(self._job.output).progress_file.open("a") as file:
+        with launch.Attempt(self._job.output).progress_file.open("a") as file:
             file.write(json.dumps(asdict(progress)) + "\n")
 
 
@@ -375,13 +363,15 @@ class PlannedTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             steps = self.watch.resumed_from_steps
-            publish_save(folder, SaveRecord(self.state.global_step, self.watch.seconds, self.args.world_size, steps))
+            launch.publish_save(
+                folder, launch.SaveRecord(self.state.global_step, self.watch.seconds, self.args.world_size, steps)
+            )
             print(f"saved after step {self.state.global_step}", flush=True)
         self.accelerator.wait_for_everyone()
         self.watch.saved_at = time.monotonic()
 
 
-def settle_precision(job: TrainingJob) -> TrainingJob:
+def settle_precision(job: launch.TrainingJob) -> launch.TrainingJob:
     """The job with ``precision = "auto"`` decided for this rank's device."""
     if job.training.precision != "auto":
         return job
@@ -393,7 +383,7 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     return replace(job, training=job.training.model_copy(update={"precision": "bf16" if in_bf16 else "fp32"}))
 
 
-def _load_base(job: TrainingJob, *, whole: bool = False) -> Any:
+def _load_base(job: launch.TrainingJob, *, whole: bool = False) -> Any:
     """The base's weights in the job's precision; in 4 bits where the job says so, but for a ``whole`` student."""
     dtype, four_bits = torch.bfloat16 if job.training.precision == "bf16" else torch.float32, None
     if job.training.quantized and not whole:
@@ -410,7 +400,7 @@ def _load_base(job: TrainingJob, *, whole: bool = False) -> Any:
     )
 
 
-def _lora_config(job: TrainingJob) -> LoraConfig | None:
+def _lora_config(job: launch.TrainingJob) -> LoraConfig | None:
     """PEFT's configuration of the adapters, or nothing."""
     lora = job.training.lora
     return lora and LoraConfig(
@@ -437,4 +427,4 @@ def _rendezvous() -> TCPStore | None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(launch.exit_code(main))
