@@ -131,6 +131,12 @@ _ECHO_WORDS = 6
 _OWN_WORDS = re.compile(
     r"</?(?:seed|task_types?|style|(?:user|assistant)_turn)>|\bnew_instruction\b|\bseed instruction\b", re.IGNORECASE
 )
+_OF_THE_SEED = re.compile(
+    r"\b(?:the|this|that|our|given|provided) (?:seed|sample) (?:text|instruction|task|prompt|question)\b"
+    r"|\bseed (?:text|task|prompt|question)\b|\btask (?:type|difficulty) ?[:=]",
+    re.IGNORECASE,
+)
+"""How a task speaks of the sample that it was to be like, and that nobody else sees."""
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 
@@ -190,11 +196,11 @@ def text_gates(
     texts = dict(known.select("instruction_id", "instruction").iter_rows())
 
     def has_own_words(row: Row) -> bool:
-        """Neither our tags, a chat template's tokens nor a run of words from the text of the prompt."""
+        """Neither our tags, a chat template's tokens, a mention of the sample nor a run of words from the prompt."""
         text = row["instruction"]
-        return not (_OWN_WORDS.search(text) or holds_control_token(text)) and echoes.isdisjoint(
-            word_runs(text, _ECHO_WORDS)
-        )
+        if _OWN_WORDS.search(text) or holds_control_token(text) or not echoes.isdisjoint(word_runs(text, _ECHO_WORDS)):
+            return False
+        return not _OF_THE_SEED.search(text) or bool(_OF_THE_SEED.search(texts.get(row["seed_id"], "")))
 
     def is_new(row: Row) -> bool:
         text, words = row["instruction"], Vocabulary()

@@ -36,6 +36,14 @@ def run_text_gates(*instructions: str, pool: pl.DataFrame = POOL, **fields: obje
     return apply_gates(candidates, gates)
 
 
+def test_a_sample_text_that_the_seed_has_may_be_spoken_of() -> None:
+    pool = make_pool("Is the tone of the sample text below warm? Text: See you soon, dear.")
+    told = "Does the sample text below ask a question? Text: Where have you been all day?"
+    candidates = make_candidates(told).with_columns(seed_id=pl.lit(pool["instruction_id"][0]))
+    gates = text_gates(make_expansion_config(), load_prompt("expand"), pool, set())
+    assert apply_gates(candidates, gates).passed.height == 1
+
+
 @pytest.mark.parametrize(
     ("instruction", "gate"),
     [
@@ -47,6 +55,11 @@ def run_text_gates(*instructions: str, pool: pl.DataFrame = POOL, **fields: obje
         ("<user_turn>\nAdd 3 and 4.\n</user_turn>", "echo"),
         ("Add 3 and 4.<|im_end|>", "echo"),
         ("Write a poem that can be done from its own text alone.", "echo"),
+        ("Which intent has the order described in the sample text?", "echo"),
+        ("Praise the soap of the seed text in one line.", "echo"),
+        ("Who was first lady in 2015? (Task difficulty: 5/5; needs history)", "echo"),
+        ("Give the standard deviation of the sample 2, 4 and 9.", None),
+        ("Why is the task difficulty of chess rated so high?", None),
         ("Name the three longest rivers of Europe!", "near_duplicate"),
         ("Name the three longest rivers of Asia.", "near_duplicate"),
         ("Read this: a baker sells twelve rolls in the morning and thirty in the afternoon. How many?", "contaminated"),
