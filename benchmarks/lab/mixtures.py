@@ -165,7 +165,7 @@ class Curriculum:
 
     def _judge(self, number: int, answers: Mapping[str, str | None]) -> pl.DataFrame:
         judge, pool = self.config.judge, self.pool(number)
-        mode, prompt, verdicts = mode_of(judge), self._prompt(judge.prompt), list[Verdict]()
+        mode, prompt, verdicts = mode_of(judge), self._prompt(judge.asked_as.prompt), list[Verdict]()
         for row in pool.rename({"response": "teacher"}).iter_rows(named=True):
             if (own := answers[row["instruction_id"]]) is None:
                 continue
