@@ -175,7 +175,7 @@ def test_the_example_for_an_api_key_loads_in_the_copy_and_its_price_is_known() -
     for section, tables in example.items():
         table[section] |= tables
     config = RunConfig.model_validate(table)
-    assert config.teacher.endpoint == config.judge.endpoint
+    assert config.teacher.endpoint != config.judge.endpoint, "nobody judges its own answers"
     assert missing_prices(config.model_copy(update={"budget": BudgetConfig(usd=20.0)})) == []
 
 
