@@ -431,7 +431,9 @@ def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *
     run, outdated = folder.ref, {each.at.name: each for each in redo if each.is_outdated}.values()
     before = folder.record.ingredients
     other = sorted(name for name in before.keys() & ingredients.keys() if before[name] != ingredients[name])
-    kept = ", ".join(f"{run.root}/{each}" for each in dataset.kept_files(folder.config, {name: before[name] for name in other}))
+    kept = ", ".join(
+        f"{run.root}/{each}" for each in dataset.kept_files(folder.config, {name: before[name] for name in other})
+    )
     calls, trainings = sum(each.calls for each in redo), sum(each.at.stage.trains for each in redo)
     age = "an older" if all(each.version < each.at.stage.version for each in outdated) else "another"
     versions = (f"{each.at.name} (version {each.version}, here {each.at.stage.version})" for each in outdated)
