@@ -306,7 +306,7 @@ _FAMILIES = {
 
 
 def write_modelfile(checkpoint: Storage, student: StudentConfig) -> tuple[str, str]:
-    """The Modelfile of the student in ``checkpoint`` for Ollama, empty where it has none, and why it has none, else empty.
+    """The Modelfile of the student in ``checkpoint``, for Ollama, or an empty text and why there is none.
 
     It holds the chat template in Go's form, the tokens that end an answer, and the sampling. Only for families whose
     safetensors Ollama converts, and only with the chat template that is shipped for the family: with another one the

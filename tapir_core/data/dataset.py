@@ -200,8 +200,8 @@ def with_kept_files(config: RunConfig, ingredients: dict[str, str]) -> RunConfig
     root, benchmarks = config.run.root.rstrip("/"), {}
     for name, benchmark in config.evaluation.benchmarks.items():
         update: dict[str, Any] = {}
-        for field, (place, _) in _kept(name, benchmark, ingredients).items():
-            section, _, model = field.partition(".")
+        for setting, (place, _) in _kept(name, benchmark, ingredients).items():
+            section, _, model = setting.partition(".")
             file = f"{root}/{place}"
             update[section] = {**update.get(section, getattr(benchmark, section)), model: file} if model else file
         benchmarks[name] = benchmark.model_copy(update=update)
