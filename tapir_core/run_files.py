@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tapir_core import paths
+from tapir_core import errors, paths, stages
 from tapir_core.calls import timing
-from tapir_core.config import StudentConfig
-from tapir_core.config.student import PRESETS
+from tapir_core.config.student import PRESETS, StudentConfig
 from tapir_core.data.dataset import TRAIN_AGAIN, Manifest, damaged, read_json, read_manifest
-from tapir_core.errors import ConfigError, TapirError
 from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.stages import TRAIN, StageAt, whole_plan
 from tapir_core.storage import Storage, file_sha256
 
 logger = logging.getLogger(__name__)
@@ -43,7 +40,7 @@ def copy_file(source: Storage, target: Storage, path: str, sha256: str, *, link:
         source.send(path, target)
     if target.sha256(path) != sha256:
         target.remove(path)
-        raise TapirError(
+        raise errors.TapirError(
             f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
             "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
         )
@@ -95,7 +92,7 @@ def copy_run(source: Storage, target: Storage, *, on_file: Callable[[str, int, i
         sha256 = digests.get(path) or source.sha256(path)
         if there.get(path) != size or target.sha256(path) != sha256:
             if finished:
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"{target.url} holds this run already and {path} differs there: one of the two went on, or is "
                     "damaged; remove the one that is not wanted"
                 )
@@ -115,7 +112,7 @@ def _in_order(source: Storage) -> dict[str, int]:
     """Path → bytes of what goes with the run: files, then the manifests that list them, `run.json` last."""
     found = {path: size for path, size in source.files().items() if paths.goes_with_run(path)}
     if paths.RUN_RECORD not in found:
-        raise ConfigError(f"there is no run in {source.url}; see `tapir status`")
+        raise errors.ConfigError(f"there is no run in {source.url}; see `tapir status`")
     last = sorted(found, key=lambda path: (path == paths.RUN_RECORD, PurePosixPath(path).name == paths.MANIFEST, path))
     return {path: found[path] for path in last}
 
@@ -127,11 +124,11 @@ def _check_target(source: Storage, target: Storage, sizes: dict[str, int], there
             read_json(each, paths.RUN_RECORD, "put back a copy of it").get("id") for each in (source, target)
         )
         if ours != theirs:
-            raise ConfigError(f"{target.url} holds another run of this name; name another root")
+            raise errors.ConfigError(f"{target.url} holds another run of this name; name another root")
         return True
     strange = sorted(there.keys() - sizes.keys())
     if strange:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{target.url} holds what the run does not have ({strange[0]}, {len(strange)} in all): a copy that was "
             "begun before the run went on, or something else; remove that folder, or name another root"
         )
@@ -145,7 +142,7 @@ def _digests(source: Storage, sizes: dict[str, int]) -> dict[str, str]:
     return {f"{folder}/{name}": sha256 for folder, each in manifests for name, sha256 in _listed(each).items()}
 
 
-def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
+def take_over(source: RunFolder, target: RunFolder) -> list[stages.StageAt]:
     """Give ``target`` every stage that ``source`` has made just as ``target`` would make it; returns them in order.
 
     A stage is taken when its key differs by the run's id alone: same settings, ingredients, stage version and inputs,
@@ -158,10 +155,10 @@ def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
         TapirError: a file of ``source`` is not what its manifest says.
     """
     seen: Seen = {}
-    return [at for at in whole_plan(target.config) if _take(source, target, at, seen)]
+    return [at for at in stages.whole_plan(target.config) if _take(source, target, at, seen)]
 
 
-def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: Seen) -> bool:
+def _take(source: RunFolder, target: RunFolder, at: stages.StageAt, seen: Seen) -> bool:
     """Take one stage, if it may be taken; ``seen`` is what holds of the stages before it, and of this one then."""
     if target.holds(at, seen):
         return False
@@ -178,7 +175,7 @@ def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: Seen) -> bool
     return True
 
 
-def _beside(storage: Storage, at: StageAt) -> set[str]:
+def _beside(storage: Storage, at: stages.StageAt) -> set[str]:
     """Files of a stage that its manifest does not list, such as a checkpoint's `training.json`."""
     return {
         name
@@ -196,7 +193,7 @@ def _counts(manifest: Manifest) -> dict[str, float]:
     return counts
 
 
-def fetch_stage(run: RunFolder, at: StageAt) -> Path:
+def fetch_stage(run: RunFolder, at: stages.StageAt) -> Path:
     """Folder of this machine with the files that the stage's manifest lists, and no others where it is a copy.
 
     Raises:
@@ -214,7 +211,7 @@ def fetch_stage(run: RunFolder, at: StageAt) -> Path:
     return folder
 
 
-def publish_stage(run: RunFolder, at: StageAt) -> None:
+def publish_stage(run: RunFolder, at: stages.StageAt) -> None:
     """Upload what an engine made of a stage, so that it can be sealed; what an earlier making left goes first."""
     if not run.storage.is_local:
         run.storage.remove(paths.manifest_file(at.folder))
@@ -226,7 +223,7 @@ def publish_logs(run: RunFolder) -> None:
     """Upload the logs that children wrote on this machine. A run does not fail for them."""
     try:
         _upload(run, paths.LOGS)
-    except TapirError as error:
+    except errors.TapirError as error:
         logger.warning("logs of run %s stay in %s: %s", run.ref.name, run.workplace.url, error)
 
 
@@ -257,7 +254,7 @@ def export_student(
         ConfigError: the folder holds something else, or cannot be written.
         TapirError: a file did not arrive as the manifest says.
     """
-    at = TRAIN.at(number)
+    at = stages.TRAIN.at(number)
     manifest, before = run.sealed(at), _exported_before(to)
     files, own = _listed(manifest), {name: text.encode() for name, text in texts.items()}
     listed = files | {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
@@ -280,13 +277,13 @@ def export_student(
 def _exported_before(to: Storage) -> dict[str, str]:
     """The checkpoint's files that an earlier export wrote; none where there was none."""
     if to.is_local and Path(to.root).is_file():
-        raise ConfigError(f"{to.url} is a file; name a folder")
+        raise errors.ConfigError(f"{to.url} is a file; name a folder")
     there = to.files()
     if paths.EXPORT_RECORD in there:
         record = read_json(to, paths.EXPORT_RECORD, f"remove the folder {to.url}, and export again")
         return dict(record.get("files", {}))
     if there:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{to.url} holds something else than an export ({next(iter(there))}, {len(there)} files in all), which is "
             "left as it is; name another folder with --to"
         )

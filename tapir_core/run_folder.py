@@ -162,11 +162,9 @@ class RunFolder:
     @property
     def stage_versions(self) -> dict[str, int]:
         """Stage → version of the code that made its rows, the oldest of them; of all that the run plans and has."""
-        found: dict[str, int] = {}
-        for at in stages.plan(self.config):
-            if (manifest := self.manifest(at)) is not None:
-                found[at.name] = min(manifest.version, found.get(at.name, manifest.version))
-        return found
+        made = [manifest for at in stages.plan(self.config) if (manifest := self.manifest(at)) is not None]
+        # The oldest of a stage comes last, and stays.
+        return {each.stage: each.version for each in sorted(made, key=lambda each: -each.version)}
 
     def key(
         self,

@@ -16,7 +16,6 @@ from tapir_core.config.presets import BackboneEntry
 from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
 from tapir_core.judging import combine_judges
 from tapir_core.run_folder import RunFolder, RunRef, Seen
-from tapir_core.stages import Compared, StageAt
 
 _BACKBONE, _OUTPUTS = "backbone", "outputs"
 """What a person says for the untouched backbone, and for all models of files."""
@@ -26,7 +25,7 @@ _BACKBONE, _OUTPUTS = "backbone", "outputs"
 class RunState:
     """How far a run is."""
 
-    next_stage: StageAt | None
+    next_stage: stages.StageAt | None
     """The first planned stage that does not hold; None of a run that is done or stopped."""
     stopped: str | None
     """Why the stop rule ended it, if it did."""
@@ -177,17 +176,17 @@ class Gaps:
     """Received, but without scores."""
 
 
-def is_judging(at: StageAt) -> bool:
+def is_judging(at: stages.StageAt) -> bool:
     """Whether the run's judge gives verdicts there: on the answers to a round's pool, or to the judged held-out set."""
     return at.name in (stages.JUDGE.name, stages.JUDGE_HELDOUT.name)
 
 
-def judged_at(at: StageAt) -> StageAt:
+def judged_at(at: stages.StageAt) -> stages.StageAt:
     """The answers that a judging stage is about."""
     return replace(at, name=at.stage.shards_of)
 
 
-def count_gaps(run: RunFolder, at: StageAt) -> Gaps:
+def count_gaps(run: RunFolder, at: stages.StageAt) -> Gaps:
     """The gaps of a judging stage whose answers stand; unscored are those that lie sealed."""
     manifest = run.manifest(at)
     if manifest is not None and run.holds(at) is not None:
@@ -199,7 +198,7 @@ def count_gaps(run: RunFolder, at: StageAt) -> Gaps:
     return Gaps(answers.height * run.config.judge.verdicts_per_instruction, 0)
 
 
-def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[StageAt]:
+def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[stages.StageAt]:
     """The judging stages in which something can be asked again: of all rounds and the backbone, or of ``number`` alone.
 
     One whose answers stand and which stopped before it had a seal is among them.
@@ -218,7 +217,7 @@ def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
     return [at for at, found in gaps.items() if found.missing or (also_terminal and found.unscored)]
 
 
-def changed_stages(run: RunFolder) -> list[StageAt]:
+def changed_stages(run: RunFolder) -> list[stages.StageAt]:
     """The stages that are done, but from verdicts that are not the same any more."""
     return [at for at in stages.plan(run.config) if run.manifest(at) is not None and run.holds(at) is None]
 
@@ -229,7 +228,7 @@ def models_of(run: RunFolder, benchmark: str) -> list[str]:
     return [] if judged is None else [*judged.outputs]
 
 
-def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[Compared]:
+def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[stages.Compared]:
     """The rounds whose student is meant, and models of files by their names.
 
     ``which`` is `all`, `backbone`, `outputs` (the models alone), or what `find_student` takes.
@@ -251,7 +250,7 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
         raise errors.ConfigError(
             f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
         )
-    meant: dict[str, list[Compared]] = {
+    meant: dict[str, list[stages.Compared]] = {
         "all": [paths.BACKBONE, *run.trained_rounds, *models],
         _BACKBONE: [paths.BACKBONE],
     }
@@ -301,7 +300,9 @@ def find_benchmarks(run: RunFolder, named: str) -> list[str]:
     return wanted
 
 
-def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str]) -> list[StageAt]:
+def scoring_stages(
+    run: RunFolder, compared: Sequence[stages.Compared], benchmarks: Sequence[str]
+) -> list[stages.StageAt]:
     """Everything that scoring these students and models takes."""
     scoring = []
     for who in compared:
@@ -314,18 +315,18 @@ def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Seq
 
 
 def unscored_students(
-    run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = (), *, also_terminal: bool = False
-) -> list[Compared]:
+    run: RunFolder, compared: Sequence[stages.Compared], benchmarks: Sequence[str] = (), *, also_terminal: bool = False
+) -> list[stages.Compared]:
     """Those of ``compared`` whose scores do not stand; with ``also_terminal`` those too of which judgments failed."""
 
-    def is_unscored(at: StageAt) -> bool:
+    def is_unscored(at: stages.StageAt) -> bool:
         lacks_scores = at.stage.columns == stages.EVALUATE.columns and run.holds(at) is None
         return lacks_scores or (also_terminal and failed_judgments(run, at) > 0)
 
     return [who for who in compared if any(map(is_unscored, scoring_stages(run, [who], benchmarks)))]
 
 
-def failed_judgments(run: RunFolder, at: StageAt) -> int:
+def failed_judgments(run: RunFolder, at: stages.StageAt) -> int:
     """How many judgments of a benchmark failed for good, of those that lie sealed; 0 of any other stage."""
     judged = at.name == stages.BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged
     return run.rows(at).filter(status="failed").height if judged and run.holds(at) else 0

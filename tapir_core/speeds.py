@@ -8,13 +8,12 @@ the configured number.
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from tapir_core.paths import SPEEDS
 from tapir_core.storage import Storage
-from tapir_core.text import canonical_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +31,10 @@ class EndpointSpeed:
     def fit(cls, replies: Sequence[tuple[float, float]]) -> "EndpointSpeed":
         """Fit one reply or more, each with its completion tokens and seconds; neither part is negative."""
         tokens, seconds = zip(*replies, strict=True)
+        mean_tokens, mean_seconds = statistics.fmean(tokens), statistics.fmean(seconds)
         slope = statistics.linear_regression(tokens, seconds).slope if len(set(tokens)) > 1 else 0.0
-        first = statistics.fmean(seconds) - slope * statistics.fmean(tokens)
-        if slope < 0:
-            return cls(statistics.fmean(seconds), 0.0)
-        if first < 0:
-            return cls(0.0, sum(seconds) / sum(tokens))
-        return cls(first, slope)
+        slope = min(max(0.0, slope), mean_seconds / (mean_tokens or 1.0))
+        return cls(max(0.0, mean_seconds - slope * mean_tokens), slope)
 
     def seconds(self, tokens: float) -> float:
         """Time of one reply of so many tokens, if no other is in progress."""
@@ -71,5 +67,4 @@ def known_speeds(root: str) -> dict[str, EndpointSpeed]:
 
 def keep_speeds(root: str, found: Mapping[str, EndpointSpeed]) -> None:
     """Write speeds beside those of other endpoints."""
-    kept = {place: asdict(each) for place, each in (known_speeds(root) | dict(found)).items()}
-    Storage(root).write_bytes(SPEEDS, canonical_json(kept).encode())
+    Storage(root).write_bytes(SPEEDS, _JSON.dump_json(known_speeds(root) | dict(found)))

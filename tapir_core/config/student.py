@@ -283,9 +283,6 @@ class VllmEndpoint(VllmSettings, EndpointConfig):
     thinking: Literal["strip", "keep"] = "strip"
     """Whether the thoughts that a reply begins with are taken out of the answer."""
 
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
-
     def model_for(self, _role: str) -> str:
         """The same for every role."""
         return self.model
