@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from tapir_core.paths import SPEEDS
-from tapir_core.storage import Storage
+from tapir_core import paths, storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +60,10 @@ _JSON = TypeAdapter(dict[str, EndpointSpeed])
 def known_speeds(root: str) -> dict[str, EndpointSpeed]:
     """Speeds by the place of an endpoint (`EndpointConfig.place`); empty if the file cannot be read."""
     with suppress(FileNotFoundError, ValidationError):
-        return _JSON.validate_json(Storage(root).read_bytes(SPEEDS))
+        return _JSON.validate_json(storage.Storage(root).read_bytes(paths.SPEEDS))
     return {}
 
 
 def keep_speeds(root: str, found: Mapping[str, EndpointSpeed]) -> None:
     """Write speeds beside those of other endpoints."""
-    Storage(root).write_bytes(SPEEDS, _JSON.dump_json(known_speeds(root) | dict(found)))
+    storage.Storage(root).write_bytes(paths.SPEEDS, _JSON.dump_json(known_speeds(root) | dict(found)))

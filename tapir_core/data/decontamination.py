@@ -36,8 +36,7 @@ from difflib import SequenceMatcher
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rapidfuzz import process
-from rapidfuzz.distance import Indel
+from rapidfuzz import distance, process
 
 from tapir_core import errors, stages, turns
 from tapir_core.config.benchmarks import HELDOUT, DecontaminationConfig
@@ -104,7 +103,7 @@ class NearDuplicates:
         found = process.extractOne(
             query,
             self._encoded[lowest:highest],
-            scorer=Indel.normalized_similarity,
+            scorer=distance.Indel.normalized_similarity,
             score_cutoff=max(0.0, self.max_rouge_l - ROUNDING),
         )
         return found is not None and found[1] > self.max_rouge_l + ROUNDING
@@ -233,7 +232,12 @@ class EvaluationQuestions:
         pairs = dict(zip(RULES, (equal, self._shared_runs(encoded), self._near(encoded)), strict=True))
         rules = {pair: rule for rule in reversed(RULES) for pair in pairs[rule]}
         for (place, question), rule in rules.items():
-            yield places[place], question, rule, Indel.normalized_similarity(encoded[place], self._texts[question])
+            yield (
+                places[place],
+                question,
+                rule,
+                distance.Indel.normalized_similarity(encoded[place], self._texts[question]),
+            )
 
     def _shared_runs(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Texts and questions that share as many words in a row as give the question away."""
@@ -259,7 +263,7 @@ class EvaluationQuestions:
             similar = process.cpdist(
                 [encoded[place] for place in pairs[:, 0].tolist()],
                 [self._texts[question] for question in pairs[:, 1].tolist()],
-                scorer=Indel.normalized_similarity,
+                scorer=distance.Indel.normalized_similarity,
                 score_cutoff=self._limit,
                 dtype=np.float64,
             )
