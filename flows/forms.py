@@ -40,10 +40,10 @@ from tapir_core.leases import RunLease
 from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.benchmarks import benchmarks_sentence
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import sweep_sentence
 from tapir_core.stages import TRAIN, Compared, StageAt, plan
 from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
-from tapir_core.sweep import sweep_sentence
 from tasks import artifacts, input_files, serving, train
 from tasks.engines import machine
 from tasks.engines.training.launch import TrainingProgress

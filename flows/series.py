@@ -27,9 +27,9 @@ from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
 from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.side_by_side import SideBySide, write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import Outcome, Sweep, Swept, lacks_run
 from tapir_core.stages import STAGES
 from tapir_core.summary import formats, require_figures, summarise
-from tapir_core.sweep import Outcome, Sweep, Swept, lacks_run
 from tasks import input_files
 
 

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from flows.driver import Say, check_settings, hold_known_run, hold_run, is_done
-from tapir_core import run_files, run_state, sweep
+from tapir_core import run_files, run_state
 from tapir_core.comparison import baseline, matching
 from tapir_core.comparison.matching import Size
 from tapir_core.comparison.outcome import Training, read_training, read_trainings
@@ -225,7 +225,7 @@ def is_finished(matched: matching.MatchedRun) -> bool:
     if not matched.kept:
         return False
     config = matching.with_sizes(matched.config, matched.sizes)
-    if sweep.lacks_run(config, gather_files(config)):
+    if run_state.lacks_run(config, gather_files(config)):
         return False
     return matching.is_matched(matched.targets, read_trainings(RunFolder(matched.ref)))
 

@@ -17,8 +17,6 @@ from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, Standin
 _PROBE_TOKENS = 1000
 """Tokens to price: few, so that the price has no surcharge for long prompts."""
 
-_FREE = (0.0, 0.0)
-
 
 @dataclass(frozen=True, slots=True)
 class Price:
@@ -63,12 +61,12 @@ def price_of(endpoint: EndpointConfig) -> Price | UnknownPrice:
 
 @price_of.register
 def _(_endpoint: StandinEndpoint) -> Price | UnknownPrice:
-    return Price(*_FREE, source="the stand-in costs nothing")
+    return Price(0.0, 0.0, source="the stand-in costs nothing")
 
 
 @price_of.register
 def _(_endpoint: VllmEndpoint) -> Price | UnknownPrice:
-    return Price(*_FREE, source="the run serves it itself")
+    return Price(0.0, 0.0, source="the run serves it itself")
 
 
 @price_of.register
@@ -98,7 +96,7 @@ def missing_prices(config: RunConfig) -> list[str]:
 
 def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
     if is_local(address):
-        return Price(*_FREE, source="a local address costs nothing")
+        return Price(0.0, 0.0, source="a local address costs nothing")
     from genai_prices import Usage, calc_price  # its table of models takes a moment to load
 
     usage = Usage(input_tokens=_PROBE_TOKENS, output_tokens=_PROBE_TOKENS)

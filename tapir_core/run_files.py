@@ -16,13 +16,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from tapir_core import paths
+from tapir_core import errors, paths, stages
 from tapir_core.calls import timing
-from tapir_core.data.dataset import Manifest, damaged, read_json, read_manifest
-from tapir_core.errors import ConfigError, TapirError
+from tapir_core.config.student import PRESETS, StudentConfig
+from tapir_core.data.dataset import TRAIN_AGAIN, Manifest, damaged, read_json, read_manifest
 from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.stages import TRAIN, StageAt, whole_plan
 from tapir_core.storage import Storage, file_sha256
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def copy_file(source: Storage, target: Storage, path: str, sha256: str, *, link:
         source.send(path, target)
     if target.sha256(path) != sha256:
         target.remove(path)
-        raise TapirError(
+        raise errors.TapirError(
             f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
             "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
         )
@@ -92,7 +92,7 @@ def copy_run(source: Storage, target: Storage, *, on_file: Callable[[str, int, i
         sha256 = digests.get(path) or source.sha256(path)
         if there.get(path) != size or target.sha256(path) != sha256:
             if finished:
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"{target.url} holds this run already and {path} differs there: one of the two went on, or is "
                     "damaged; remove the one that is not wanted"
                 )
@@ -112,7 +112,7 @@ def _in_order(source: Storage) -> dict[str, int]:
     """Path → bytes of what goes with the run: files, then the manifests that list them, `run.json` last."""
     found = {path: size for path, size in source.files().items() if paths.goes_with_run(path)}
     if paths.RUN_RECORD not in found:
-        raise ConfigError(f"there is no run in {source.url}; see `tapir status`")
+        raise errors.ConfigError(f"there is no run in {source.url}; see `tapir status`")
     last = sorted(found, key=lambda path: (path == paths.RUN_RECORD, PurePosixPath(path).name == paths.MANIFEST, path))
     return {path: found[path] for path in last}
 
@@ -124,11 +124,11 @@ def _check_target(source: Storage, target: Storage, sizes: dict[str, int], there
             read_json(each, paths.RUN_RECORD, "put back a copy of it").get("id") for each in (source, target)
         )
         if ours != theirs:
-            raise ConfigError(f"{target.url} holds another run of this name; name another root")
+            raise errors.ConfigError(f"{target.url} holds another run of this name; name another root")
         return True
     strange = sorted(there.keys() - sizes.keys())
     if strange:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{target.url} holds what the run does not have ({strange[0]}, {len(strange)} in all): a copy that was "
             "begun before the run went on, or something else; remove that folder, or name another root"
         )
@@ -142,7 +142,7 @@ def _digests(source: Storage, sizes: dict[str, int]) -> dict[str, str]:
     return {f"{folder}/{name}": sha256 for folder, each in manifests for name, sha256 in _listed(each).items()}
 
 
-def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
+def take_over(source: RunFolder, target: RunFolder) -> list[stages.StageAt]:
     """Give ``target`` every stage that ``source`` has made just as ``target`` would make it; returns them in order.
 
     A stage is taken when its key differs by the run's id alone: same settings, ingredients, stage version and inputs,
@@ -155,10 +155,10 @@ def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
         TapirError: a file of ``source`` is not what its manifest says.
     """
     seen: Seen = {}
-    return [at for at in whole_plan(target.config) if _take(source, target, at, seen)]
+    return [at for at in stages.whole_plan(target.config) if _take(source, target, at, seen)]
 
 
-def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: Seen) -> bool:
+def _take(source: RunFolder, target: RunFolder, at: stages.StageAt, seen: Seen) -> bool:
     """Take one stage, if it may be taken; ``seen`` is what holds of the stages before it, and of this one then."""
     if target.holds(at, seen):
         return False
@@ -175,7 +175,7 @@ def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: Seen) -> bool
     return True
 
 
-def _beside(storage: Storage, at: StageAt) -> set[str]:
+def _beside(storage: Storage, at: stages.StageAt) -> set[str]:
     """Files of a stage that its manifest does not list, such as a checkpoint's `training.json`."""
     return {
         name
@@ -193,7 +193,7 @@ def _counts(manifest: Manifest) -> dict[str, float]:
     return counts
 
 
-def fetch_stage(run: RunFolder, at: StageAt) -> Path:
+def fetch_stage(run: RunFolder, at: stages.StageAt) -> Path:
     """Folder of this machine with the files that the stage's manifest lists, and no others where it is a copy.
 
     Raises:
@@ -211,7 +211,7 @@ def fetch_stage(run: RunFolder, at: StageAt) -> Path:
     return folder
 
 
-def publish_stage(run: RunFolder, at: StageAt) -> None:
+def publish_stage(run: RunFolder, at: stages.StageAt) -> None:
     """Upload what an engine made of a stage, so that it can be sealed; what an earlier making left goes first."""
     if not run.storage.is_local:
         run.storage.remove(paths.manifest_file(at.folder))
@@ -223,7 +223,7 @@ def publish_logs(run: RunFolder) -> None:
     """Upload the logs that children wrote on this machine. A run does not fail for them."""
     try:
         _upload(run, paths.LOGS)
-    except TapirError as error:
+    except errors.TapirError as error:
         logger.warning("logs of run %s stay in %s: %s", run.ref.name, run.workplace.url, error)
 
 
@@ -254,7 +254,7 @@ def export_student(
         ConfigError: the folder holds something else, or cannot be written.
         TapirError: a file did not arrive as the manifest says.
     """
-    at = TRAIN.at(number)
+    at = stages.TRAIN.at(number)
     manifest, before = run.sealed(at), _exported_before(to)
     files, own = _listed(manifest), {name: text.encode() for name, text in texts.items()}
     listed = files | {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
@@ -277,13 +277,13 @@ def export_student(
 def _exported_before(to: Storage) -> dict[str, str]:
     """The checkpoint's files that an earlier export wrote; none where there was none."""
     if to.is_local and Path(to.root).is_file():
-        raise ConfigError(f"{to.url} is a file; name a folder")
+        raise errors.ConfigError(f"{to.url} is a file; name a folder")
     there = to.files()
     if paths.EXPORT_RECORD in there:
         record = read_json(to, paths.EXPORT_RECORD, f"remove the folder {to.url}, and export again")
         return dict(record.get("files", {}))
     if there:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{to.url} holds something else than an export ({next(iter(there))}, {len(there)} files in all), which is "
             "left as it is; name another folder with --to"
         )
@@ -292,3 +292,52 @@ def _exported_before(to: Storage) -> dict[str, str]:
 
 def _write_record(to: Storage, record: dict[str, object]) -> None:
     to.write_bytes(paths.EXPORT_RECORD, json.dumps(record, indent=1).encode())
+
+
+_FAMILIES = {
+    "Qwen2ForCausalLM": "chatml",
+    "LlamaForCausalLM": "llama3.2",
+    "Gemma3ForCausalLM": "gemma3",
+}
+"""Architecture → the chat template that its preset names."""
+
+
+def write_modelfile(checkpoint: Storage, student: StudentConfig) -> tuple[str, str]:
+    """The Modelfile of the student in ``checkpoint``, for Ollama, or an empty text and why there is none.
+
+    It holds the chat template in Go's form, the tokens that end an answer, and the sampling. Only for families whose
+    safetensors Ollama converts, and only with the chat template that is shipped for the family: with another one the
+    student would be asked otherwise than it was trained. Limits: written from Ollama's documentation and never run with
+    it; the token that begins a text is left to Ollama, which puts it first.
+    """
+    there = checkpoint.files()
+
+    def read(name: str) -> dict[str, Any]:
+        return read_json(checkpoint, name, TRAIN_AGAIN) if name in there else {}
+
+    [architecture, *_] = read("config.json").get("architectures") or [""]
+    if architecture not in _FAMILIES:
+        return "", f"the architecture {architecture or 'of its config.json'} is none of {', '.join(_FAMILIES)}"
+    family = _FAMILIES[architecture]
+    own = checkpoint.read_bytes("chat_template.jinja").decode() if "chat_template.jinja" in there else ""
+    if own.strip() != (PRESETS / f"{family}.jinja").read_text(encoding="utf-8").strip():
+        return "", f"its chat template is not `{family}`, for which alone one is written of {architecture}"
+    ids = read("generation_config.json").get("eos_token_id", [])
+    texts = {each["id"]: each["content"] for each in read("tokenizer.json").get("added_tokens", [])}
+    stops = [texts[each] for each in (ids if isinstance(ids, list) else [ids]) if each in texts]
+    if not stops:
+        return "", "no token that ends an answer stands in its generation_config.json and tokenizer.json"
+    parameters = {
+        "temperature": student.sampling.temperature,
+        "top_p": student.sampling.top_p,
+        "num_predict": student.sampling.max_tokens,
+        "num_ctx": student.room,
+    }
+    lines = [
+        "# Never run with Ollama: written from its documentation. In this folder: ollama create NAME -f Modelfile",
+        "FROM .",
+        f'TEMPLATE """{(PRESETS / f"{family}.gotmpl").read_text(encoding="utf-8")}"""',
+        *(f'PARAMETER stop "{each}"' for each in stops),
+        *(f"PARAMETER {name} {value}" for name, value in parameters.items() if isinstance(value, int | float)),
+    ]
+    return "\n".join([*lines, ""]), ""

@@ -22,7 +22,6 @@ from tapir_core import errors, paths, stages, text
 from tapir_core.config import RunConfig
 from tapir_core.config.load import VERSION, load_resolved, resolved_json
 from tapir_core.data import dataset
-from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.storage import Storage, on_this_machine
 
 _LISTED = 10
@@ -153,7 +152,7 @@ class RunFolder:
     @cached_property
     def kept_config(self) -> RunConfig:
         """`config`, with the kept file in place of each address of a benchmark: what stages read files by."""
-        return with_kept_files(self.config, self.record.ingredients)
+        return dataset.with_kept_files(self.config, self.record.ingredients)
 
     @property
     def trained_rounds(self) -> list[int]:
@@ -163,11 +162,9 @@ class RunFolder:
     @property
     def stage_versions(self) -> dict[str, int]:
         """Stage → version of the code that made its rows, the oldest of them; of all that the run plans and has."""
-        found: dict[str, int] = {}
-        for at in stages.plan(self.config):
-            if (manifest := self.manifest(at)) is not None:
-                found[at.name] = min(manifest.version, found.get(at.name, manifest.version))
-        return found
+        made = [manifest for at in stages.plan(self.config) if (manifest := self.manifest(at)) is not None]
+        # The oldest of a stage comes last, and stays.
+        return {each.stage: each.version for each in sorted(made, key=lambda each: -each.version)}
 
     def key(
         self,
@@ -432,7 +429,9 @@ def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *
     run, outdated = folder.ref, {each.at.name: each for each in redo if each.is_outdated}.values()
     before = folder.record.ingredients
     other = sorted(name for name in before.keys() & ingredients.keys() if before[name] != ingredients[name])
-    kept = ", ".join(f"{run.root}/{each}" for each in kept_files(folder.config, {name: before[name] for name in other}))
+    kept = ", ".join(
+        f"{run.root}/{each}" for each in dataset.kept_files(folder.config, {name: before[name] for name in other})
+    )
     calls, trainings = sum(each.calls for each in redo), sum(each.at.stage.trains for each in redo)
     age = "an older" if all(each.version < each.at.stage.version for each in outdated) else "another"
     versions = (f"{each.at.name} (version {each.version}, here {each.at.stage.version})" for each in outdated)

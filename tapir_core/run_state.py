@@ -1,17 +1,21 @@
-"""What is left of a run, why it stopped, which students it has, and which verdicts and scores it lacks. Reads only."""
+"""What is left of a run, why it stopped, which students it has, and which verdicts and scores it lacks. Reads only.
 
-from collections.abc import Sequence
+Of a sweep of a curriculum over backbones: which of them lack a finished run, and what became of each.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import polars as pl
 from polars import selectors as cs
 
 from tapir_core import errors, paths, stages, turns
-from tapir_core.config import LENGTHS, RETENTION, WIN_RATE, JudgeConfig
+from tapir_core.config import LENGTHS, RETENTION, WIN_RATE, JudgeConfig, RunConfig
+from tapir_core.config.presets import BackboneEntry
 from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
 from tapir_core.judging import combine_judges
-from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.stages import Compared, StageAt
+from tapir_core.run_folder import RunFolder, RunRef, Seen
 
 _BACKBONE, _OUTPUTS = "backbone", "outputs"
 """What a person says for the untouched backbone, and for all models of files."""
@@ -21,7 +25,7 @@ _BACKBONE, _OUTPUTS = "backbone", "outputs"
 class RunState:
     """How far a run is."""
 
-    next_stage: StageAt | None
+    next_stage: stages.StageAt | None
     """The first planned stage that does not hold; None of a run that is done or stopped."""
     stopped: str | None
     """Why the stop rule ended it, if it did."""
@@ -172,17 +176,17 @@ class Gaps:
     """Received, but without scores."""
 
 
-def is_judging(at: StageAt) -> bool:
+def is_judging(at: stages.StageAt) -> bool:
     """Whether the run's judge gives verdicts there: on the answers to a round's pool, or to the judged held-out set."""
     return at.name in (stages.JUDGE.name, stages.JUDGE_HELDOUT.name)
 
 
-def judged_at(at: StageAt) -> StageAt:
+def judged_at(at: stages.StageAt) -> stages.StageAt:
     """The answers that a judging stage is about."""
     return replace(at, name=at.stage.shards_of)
 
 
-def count_gaps(run: RunFolder, at: StageAt) -> Gaps:
+def count_gaps(run: RunFolder, at: stages.StageAt) -> Gaps:
     """The gaps of a judging stage whose answers stand; unscored are those that lie sealed."""
     manifest = run.manifest(at)
     if manifest is not None and run.holds(at) is not None:
@@ -194,7 +198,7 @@ def count_gaps(run: RunFolder, at: StageAt) -> Gaps:
     return Gaps(answers.height * run.config.judge.verdicts_per_instruction, 0)
 
 
-def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[StageAt]:
+def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[stages.StageAt]:
     """The judging stages in which something can be asked again: of all rounds and the backbone, or of ``number`` alone.
 
     One whose answers stand and which stopped before it had a seal is among them.
@@ -213,7 +217,7 @@ def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
     return [at for at, found in gaps.items() if found.missing or (also_terminal and found.unscored)]
 
 
-def changed_stages(run: RunFolder) -> list[StageAt]:
+def changed_stages(run: RunFolder) -> list[stages.StageAt]:
     """The stages that are done, but from verdicts that are not the same any more."""
     return [at for at in stages.plan(run.config) if run.manifest(at) is not None and run.holds(at) is None]
 
@@ -224,7 +228,7 @@ def models_of(run: RunFolder, benchmark: str) -> list[str]:
     return [] if judged is None else [*judged.outputs]
 
 
-def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[Compared]:
+def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[stages.Compared]:
     """The rounds whose student is meant, and models of files by their names.
 
     ``which`` is `all`, `backbone`, `outputs` (the models alone), or what `find_student` takes.
@@ -246,7 +250,7 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
         raise errors.ConfigError(
             f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
         )
-    meant: dict[str, list[Compared]] = {
+    meant: dict[str, list[stages.Compared]] = {
         "all": [paths.BACKBONE, *run.trained_rounds, *models],
         _BACKBONE: [paths.BACKBONE],
     }
@@ -296,7 +300,9 @@ def find_benchmarks(run: RunFolder, named: str) -> list[str]:
     return wanted
 
 
-def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str]) -> list[StageAt]:
+def scoring_stages(
+    run: RunFolder, compared: Sequence[stages.Compared], benchmarks: Sequence[str]
+) -> list[stages.StageAt]:
     """Everything that scoring these students and models takes."""
     scoring = []
     for who in compared:
@@ -309,18 +315,84 @@ def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Seq
 
 
 def unscored_students(
-    run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = (), *, also_terminal: bool = False
-) -> list[Compared]:
+    run: RunFolder, compared: Sequence[stages.Compared], benchmarks: Sequence[str] = (), *, also_terminal: bool = False
+) -> list[stages.Compared]:
     """Those of ``compared`` whose scores do not stand; with ``also_terminal`` those too of which judgments failed."""
 
-    def is_unscored(at: StageAt) -> bool:
+    def is_unscored(at: stages.StageAt) -> bool:
         lacks_scores = at.stage.columns == stages.EVALUATE.columns and run.holds(at) is None
         return lacks_scores or (also_terminal and failed_judgments(run, at) > 0)
 
     return [who for who in compared if any(map(is_unscored, scoring_stages(run, [who], benchmarks)))]
 
 
-def failed_judgments(run: RunFolder, at: StageAt) -> int:
+def failed_judgments(run: RunFolder, at: stages.StageAt) -> int:
     """How many judgments of a benchmark failed for good, of those that lie sealed; 0 of any other stage."""
     judged = at.name == stages.BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged
     return run.rows(at).filter(status="failed").height if judged and run.holds(at) else 0
+
+
+Outcome = Literal["finished before", "finished", "without a figure", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What is to be run for which backbones."""
+
+    source: str
+    """File of the curriculum's configuration."""
+    overrides: tuple[str, ...]
+    """`section.field=value` for every backbone; what a backbone sets itself wins over them."""
+    curriculum: RunRef
+    """Root and name of the curriculum's configuration: a backbone's run is this name with the backbone's."""
+    entries: tuple[BackboneEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What became of one backbone."""
+
+    name: str
+    """In the list."""
+    run: RunRef
+    outcome: Outcome
+    message: str = ""
+    """What is wrong with it, or what its run came to."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is left to fix: its run is finished, with every figure."""
+        return self.outcome in ("finished before", "finished")
+
+
+def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
+    """Whether a backbone has no finished run of this configuration.
+
+    A run belongs to it by name, whole configuration and the digests of the prompt and input ``files`` that go into its
+    stages; it is finished when no stage is left. What only looks different (the judge's address) costs a look at the
+    run, no call. Limits: the weights behind a backbone's name are not read here. Other weights under an old name are
+    found when the run is opened, which refuses them.
+
+    Raises:
+        ConfigError: the run's folder cannot be read.
+    """
+    run = RunFolder(RunRef(config.run.root, config.run.name))
+    if not run.storage.exists(paths.RUN_RECORD):
+        return True
+    known = {name: digest for name, digest in run.record.ingredients.items() if name != "backbone"}
+    same = run.config == config and stages.used_files(config, known) == stages.used_files(config, files)
+    return not same or state_of(run).next_stage is not None
+
+
+def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:
+    """The runs that can be compared."""
+    return [RunFolder(each.run) for each in swept if each.outcome != "failed"]
+
+
+def sweep_sentence(swept: Sequence[Swept]) -> str:
+    """How many backbones did what, and what is wrong with which."""
+    by_outcome = {outcome: [each.name for each in swept if each.outcome == outcome] for outcome in get_args(Outcome)}
+    counts = [f"{len(names)} {outcome} ({', '.join(names)})" for outcome, names in by_outcome.items() if names]
+    return "\n".join(
+        [f"Backbones: {'; '.join(counts)}.", *(f"{each.name}: {each.message}" for each in swept if not each.is_well)]
+    )

@@ -9,14 +9,12 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core import config, stages
+from tapir_core import config, randomness, stages, text
 from tapir_core.curriculum import sizes
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions, loss_in_words
-from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import DEV_SHARES, EQUAL_SHARES, NATURAL_SHARES, recognise, sample_problems
 from tapir_core.standin.family import Stream
-from tapir_core.text import instruction_id
 
 
 @config.by_kind(config.PoolConfig)
@@ -36,7 +34,7 @@ def _(pool: config.FilePool, data: config.DataConfig, seed: int) -> readers.Foun
         pool.path,
         on_bad_row=data.on_bad_row,
         limit=pool.limit,
-        rng=derive_rng(seed, "pool"),
+        rng=randomness.derive_rng(seed, "pool"),
         answers=bool(pool.answers_of),
     )
 
@@ -166,7 +164,7 @@ def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
     """
     if run.data.judged is None:
         return ""
-    size, rng = sum(run.data.judged.sizes(rows.height).values()), derive_rng(run.run.seed, "rehearsal")
+    size, rng = sum(run.data.judged.sizes(rows.height).values()), randomness.derive_rng(run.run.seed, "rehearsal")
     drawn = rows[sorted(rng.sample(range(rows.height), min(size, rows.height)))]
     rest = rows.join(drawn, on="instruction_id", how="anti", maintain_order="left")
     found = EvaluationQuestions(readers.heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)
@@ -180,8 +178,8 @@ def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
         ConfigError: there are not that many distinct instructions.
     """
     records = [
-        (instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
-        for each in sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
+        (text.instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
+        for each in sample_problems(rows, max_level=max_level, rng=randomness.derive_rng(seed, "standin", "pool"))
     ]
     return pl.DataFrame(records, schema=stages.POOL.columns, orient="row")
 
@@ -194,10 +192,10 @@ def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFr
     """
     splits: tuple[tuple[Stream, int, dict[str, float]], ...] = (("dev", dev, DEV_SHARES), ("test", test, EQUAL_SHARES))
     records = [
-        (instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
+        (text.instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
         for split, count, shares in splits
         for each in sample_problems(
-            count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=shares, stream=split
+            count, max_level=max_level, rng=randomness.derive_rng(seed, "standin", split), shares=shares, stream=split
         )
     ]
     return pl.DataFrame(records, schema=stages.HELDOUT.columns, orient="row")
@@ -210,7 +208,7 @@ def natural_weights(data: config.DataConfig, heldout: pl.DataFrame) -> dict[str,
     """
     if data.references is None or not data.references.generated:
         return {}
-    problems = [recognise(text) for text in heldout["instruction"]]
+    problems = [recognise(each) for each in heldout["instruction"]]
     places = list(zip(heldout["split"], [each.family if each else "" for each in problems], strict=True))
     rows = Counter(places)
     weights = [NATURAL_SHARES.get(place[1], 0.0) / rows[place] for place in places]

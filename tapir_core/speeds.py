@@ -8,13 +8,11 @@ the configured number.
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from tapir_core.paths import SPEEDS
-from tapir_core.storage import Storage
-from tapir_core.text import canonical_json
+from tapir_core import paths, storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +30,10 @@ class EndpointSpeed:
     def fit(cls, replies: Sequence[tuple[float, float]]) -> "EndpointSpeed":
         """Fit one reply or more, each with its completion tokens and seconds; neither part is negative."""
         tokens, seconds = zip(*replies, strict=True)
+        mean_tokens, mean_seconds = statistics.fmean(tokens), statistics.fmean(seconds)
         slope = statistics.linear_regression(tokens, seconds).slope if len(set(tokens)) > 1 else 0.0
-        first = statistics.fmean(seconds) - slope * statistics.fmean(tokens)
-        if slope < 0:
-            return cls(statistics.fmean(seconds), 0.0)
-        if first < 0:
-            return cls(0.0, sum(seconds) / sum(tokens))
-        return cls(first, slope)
+        slope = min(max(0.0, slope), mean_seconds / (mean_tokens or 1.0))
+        return cls(max(0.0, mean_seconds - slope * mean_tokens), slope)
 
     def seconds(self, tokens: float) -> float:
         """Time of one reply of so many tokens, if no other is in progress."""
@@ -65,11 +60,10 @@ _JSON = TypeAdapter(dict[str, EndpointSpeed])
 def known_speeds(root: str) -> dict[str, EndpointSpeed]:
     """Speeds by the place of an endpoint (`EndpointConfig.place`); empty if the file cannot be read."""
     with suppress(FileNotFoundError, ValidationError):
-        return _JSON.validate_json(Storage(root).read_bytes(SPEEDS))
+        return _JSON.validate_json(storage.Storage(root).read_bytes(paths.SPEEDS))
     return {}
 
 
 def keep_speeds(root: str, found: Mapping[str, EndpointSpeed]) -> None:
     """Write speeds beside those of other endpoints."""
-    kept = {place: asdict(each) for place, each in (known_speeds(root) | dict(found)).items()}
-    Storage(root).write_bytes(SPEEDS, canonical_json(kept).encode())
+    storage.Storage(root).write_bytes(paths.SPEEDS, _JSON.dump_json(known_speeds(root) | dict(found)))

@@ -12,8 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from flows.commands.terminal import Root, RunName, console, print_line, run_ref, say
 from flows.driver import Say, run_lease
 from tapir_core import errors, paths, run_files, run_state
-from tapir_core.data.fetched import kept_files
-from tapir_core.modelfile import write_modelfile
+from tapir_core.data.dataset import kept_files
 from tapir_core.reporting import report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import TRAIN
@@ -108,7 +107,7 @@ def export(
     if push and "://" in folder.url:
         raise errors.ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
     checkpoint = Storage(f"{run.storage.url}/{TRAIN.at(number).folder}")
-    modelfile, why = write_modelfile(checkpoint, run.config.student)
+    modelfile, why = run_files.write_modelfile(checkpoint, run.config.student)
     texts = {paths.MODEL_CARD: report.model_card(run, number, use)} | (
         {paths.MODELFILE: modelfile} if modelfile else {}
     )

@@ -27,7 +27,7 @@ from tapir_core.reporting.side_by_side import (
     write_side_by_side,
 )
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.sweep import sweep_sentence
+from tapir_core.run_state import sweep_sentence
 from tasks.engines import machine
 
 REGISTERED = "tapir.backbone.registered"

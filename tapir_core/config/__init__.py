@@ -55,5 +55,11 @@ from tapir_core.config.roles import (
     VerifierUse,
 )
 from tapir_core.config.run import BudgetConfig, CallsConfig, Caps, LoraConfig, RunConfig, TrainingConfig
-from tapir_core.config.served import VllmEndpoint
-from tapir_core.config.student import EMBEDDED_STUDENT, SERVED_NAME, StudentConfig, StudentEngine, VllmEngine
+from tapir_core.config.student import (
+    EMBEDDED_STUDENT,
+    SERVED_NAME,
+    StudentConfig,
+    StudentEngine,
+    VllmEndpoint,
+    VllmEngine,
+)

@@ -57,6 +57,9 @@ class Section(pydantic.BaseModel):
         protected_namespaces=(),
     )
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # fields may be tables, which have no hash
+
     @classmethod
     @cache
     def with_mark(cls, mark: Mark) -> Mapping[str, Any]:

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from tapir_core import config as cfg
 from tapir_core.config.run import LONGEST_NAME
-from tapir_core.config.served import check_served
 from tapir_core.config.student import shipped
 from tapir_core.paths import baseline_run
 from tapir_core.prompts import check_prompts
@@ -204,6 +203,33 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def _check_served(config: cfg.RunConfig) -> list[str]:
+    """What is wrong with teacher and judges that the run is to serve."""
+    served = {field: each for field, each in config.endpoints.items() if isinstance(each, cfg.VllmEndpoint)}
+    longest = _longest_answers(config)
+    first, one = next(iter(served.items()), ("", None))
+    asked_at_once = any(map(config.checks_expansion, config.round_numbers))
+    return cfg.problems(
+        {
+            f'{field}: type = "vllm" with other fields than {first}: a run serves one model beside its student; let '
+            "both have the same fields, or serve one of them yourself": each != one
+            for field, each in served.items()
+        }
+        | {
+            f'{first}: type = "vllm" cannot be with curriculum.expansion.check_difficulty, which asks teacher, student '
+            "and judge about each new instruction, while these have the machine in turn; leave one of the two out": (
+                one is not None and asked_at_once and config.student.engine.served_by != "others"
+            )
+        }
+        | {
+            f"{field}.max_model_length: value {each.max_model_length}: leaves no room for a prompt beside an answer of "
+            f"{longest[field]} tokens; raise it": longest[field] >= each.max_model_length
+            for field, each in served.items()
+        }
+    )
+
+
+def _longest_answers(config: cfg.RunConfig) -> dict[str, int]:
+    """Tokens of the longest answer that is asked of teacher and judges, by field."""
     teacher, judge = config.teacher, config.judge.sampling.max_tokens
     answers = (teacher.answering, teacher.labelling, teacher.expanding, teacher.refining)
     taught = max(each.max_tokens for each in answers)
@@ -211,8 +237,7 @@ def _check_served(config: cfg.RunConfig) -> list[str]:
     for name, benchmark in config.evaluation.judged.items():
         field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
         longest[field] = max(longest.get(field, 0), benchmark.sampling.max_tokens)
-    at_once = any(map(config.checks_expansion, config.round_numbers)) and config.student.engine.served_by != "others"
-    return check_served(config.endpoints, longest, asked_at_once=at_once)
+    return longest
 
 
 def _contradictions(config: cfg.RunConfig) -> list[str]:

@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from tapir_core import errors, paths
 from tapir_core.config import RunConfig, Section
 from tapir_core.config.reference import explain
 from tapir_core.config.student import PRESETS, shipped
-from tapir_core.errors import ConfigError
-from tapir_core.paths import RESOLVED_CONFIG
 
 Table = dict[str, Any]
 AnySection = TypeVar("AnySection", bound=Section)
@@ -56,7 +55,7 @@ def _located(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"judge": config.judge.model_copy(update={"verifier": located})})
 
 
-def replace_values(config: RunConfig, overrides: Sequence[str], *, source: str = RESOLVED_CONFIG) -> RunConfig:
+def replace_values(config: RunConfig, overrides: Sequence[str], *, source: str = paths.RESOLVED_CONFIG) -> RunConfig:
     """A configuration with values replaced, as `--set` writes them.
 
     Raises:
@@ -80,7 +79,7 @@ def with_changes(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         for step in steps:
             part = part[int(step) if isinstance(part, list) else step]
         part[name] = value
-    return validated(RunConfig, table, RESOLVED_CONFIG)
+    return validated(RunConfig, table, paths.RESOLVED_CONFIG)
 
 
 def spell_out_rounds(config: RunConfig) -> RunConfig:
@@ -103,7 +102,7 @@ def validated(root: type[AnySection], table: Table, source: str, overrides: Sequ
     except ValidationError as error:
         wrong += explain(error, [override.partition("=")[0].strip() for override in overrides], root)
     if wrong:
-        raise ConfigError(wrong, source=source)
+        raise errors.ConfigError(wrong, source=source)
     return found
 
 
@@ -126,7 +125,7 @@ def answered_by(config: RunConfig, standin: str) -> RunConfig:
     return RunConfig.model_validate(json.loads(config.model_dump_json(), object_hook=named))
 
 
-def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> RunConfig:
+def load_resolved(content: bytes | str, *, source: str = paths.RESOLVED_CONFIG) -> RunConfig:
     """Read what `resolved_json` wrote, or a development version of tapir.
 
     Raises:
@@ -135,7 +134,7 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
     try:
         table = json.loads(content, object_hook=_without_modes)
     except ValueError as exc:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{source} is no JSON ({exc}): it was edited or damaged; put back a copy of it, or start the run "
             "under another --name: stored answers are re-used"
         ) from exc
@@ -144,7 +143,7 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
         version = table.pop("version", 1)
         if version not in range(1, VERSION + 1):
             problem = f"version: value {version!r}: this version of tapir reads up to {VERSION}"
-            raise ConfigError([problem], source=blamed)
+            raise errors.ConfigError([problem], source=blamed)
     return validated(RunConfig, table, blamed)
 
 
@@ -164,10 +163,10 @@ def _extended(table: Table, folder: Path, overrides: Sequence[str]) -> Table:
     path = PRESETS.parent / f"{name}.toml" if is_shipped else folder / str(name)
     if not path.is_file():
         names = ", ".join(f"presets/{each}" for each in shipped("toml"))
-        raise ConfigError(f"extends: value {name!r}: there is no such preset; shipped are {names}")
+        raise errors.ConfigError(f"extends: value {name!r}: there is no such preset; shipped are {names}")
     preset = read_toml(path)
     if "extends" in preset:
-        raise ConfigError(f"extends: value {name!r}: {path} extends another one, and one level is the limit")
+        raise errors.ConfigError(f"extends: value {name!r}: {path} extends another one, and one level is the limit")
     own_adapters = "lora" in table.get("training", {}) or any(each.startswith("training.lora") for each in overrides)
     if own_adapters and "lora" not in preset.get("training", {}):
         for section in (preset.get("basic_tuning", {}), *preset.get("rounds", {}).values()):
@@ -198,11 +197,11 @@ def read_toml(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as exc:
-        raise ConfigError(f"there is no configuration {str(path)!r}; see the shipped ones in configs/") from exc
+        raise errors.ConfigError(f"there is no configuration {str(path)!r}; see the shipped ones in configs/") from exc
     except OSError as exc:
-        raise ConfigError(f"configuration {str(path)!r} cannot be read: {exc.strerror}") from exc
+        raise errors.ConfigError(f"configuration {str(path)!r} cannot be read: {exc.strerror}") from exc
     except ValueError as exc:
-        raise ConfigError(f"configuration {str(path)!r} is no TOML in UTF-8: {exc}; repair it") from exc
+        raise errors.ConfigError(f"configuration {str(path)!r} is no TOML in UTF-8: {exc}; repair it") from exc
 
 
 def _apply(table: Table, override: str) -> Iterator[str]:

@@ -14,11 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
+from tapir_core import errors, storage
 from tapir_core.config import DIFFERENT, Section, StudentConfig, matching, problems
 from tapir_core.config.checks import check_student
 from tapir_core.config.load import read_toml, validated
-from tapir_core.errors import ConfigError
-from tapir_core.storage import Storage
 
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
 """Small letters, digits and `_`, at most 30."""
@@ -137,7 +136,7 @@ def load_comparison(path: str | Path) -> ComparisonConfig:
         }
     )
     if wrong:
-        raise ConfigError(wrong, source=str(path))
+        raise errors.ConfigError(wrong, source=str(path))
     return found
 
 
@@ -207,14 +206,14 @@ def add_backbone(path: str | Path, entry: dict[str, str]) -> BackboneEntry:
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{str(path)!r} takes no entry at its end ({exc}); write its entries as [[backbones]]"
         ) from exc
     added = validated(BackboneList, table, str(path)).backbones[-1]
     student = StudentConfig(backbone=added.backbone, chat_template=added.chat_template)
     if problems := list(check_student(student)):
-        raise ConfigError(problems, source=f"backbone {added.name}")
-    Storage(Path(path).parent).write_bytes(Path(path).name, text.encode())
+        raise errors.ConfigError(problems, source=f"backbone {added.name}")
+    storage.Storage(Path(path).parent).write_bytes(Path(path).name, text.encode())
     return added
 
 

@@ -268,9 +268,6 @@ class OpenAIEndpoint(EndpointConfig):
     batch: Free[BatchConfig] = BatchConfig()
     """Files and polling of `mode = "batch"`."""
 
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
-
     def model_for(self, _role: str) -> str:
         """The same for every role."""
         return self.model

@@ -1,4 +1,4 @@
-"""The student: backbone, chat template, engine, sampling.
+"""The student: backbone, chat template, engine, sampling; and other models that a run serves as it serves the student.
 
 An engine is declared by its configuration class; its server registers itself for this class (`serve` in
 tasks/engines/student_server.py).
@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tapir_core.config._base import EnvironmentName, Free, Kind, Section, WebAddress, problems
-from tapir_core.config.roles import Sampling
+from tapir_core.config.roles import EndpointConfig, ExtraBody, Sampling
 from tapir_core.installation import STUDENT_SETUP, embedded_student_setup, interpreter, student_environment
 from tapir_core.text import canonical_json
 
@@ -254,3 +254,57 @@ class StudentConfig(Section):
             )
         }
         return [*self.engine.lacking(), *problems(of_backbone)]
+
+
+class VllmEndpoint(VllmSettings, EndpointConfig):
+    """An open model on a vLLM server that the run starts; it, the student and training have the machine in turn."""
+
+    takes_all: ClassVar[bool] = True
+    takes_turns: ClassVar[bool] = True
+
+    type: Literal["vllm"] = "vllm"
+
+    model: Annotated[str, Field(min_length=1)]
+    """Local folder or hub id."""
+
+    revision: str | None = None
+    """Revision of a hub id."""
+
+    identity: Annotated[str, Field(min_length=1)] | None = None
+    """Under which answers are re-used, with model, revision and what shapes answers. Give it a new value when the files
+    of a folder or of a chat template change, or name a `revision`: the main branch of a hub id may move."""
+
+    chat_template: str | None = None
+    """Jinja file, or the name of a shipped template, in place of the model's own."""
+
+    extra_body: ExtraBody = Field({})
+    """More fields of every request, such as `chat_template_kwargs = { enable_thinking = false }`."""
+
+    thinking: Literal["strip", "keep"] = "strip"
+    """Whether the thoughts that a reply begins with are taken out of the answer."""
+
+    def model_for(self, _role: str) -> str:
+        """The same for every role."""
+        return self.model
+
+    def identity_for(self, _role: str) -> str:
+        """Name or revision, with all that shapes answers beside the model."""
+        shaping = {name: each for name, each in self.shaping().items() if name not in ("type", "model", "identity")}
+        return f"{self.identity or 'vllm'} {canonical_json(shaping)}"
+
+    def in_words(self, role: str) -> str:
+        """Who answers, and from where."""
+        named = self.identity or self.revision
+        return f"{self.model} ({f'{named}, ' if named else ''}served by the run)"
+
+    @property
+    def as_vllm(self) -> VllmEngine:
+        """How its server computes."""
+        return VllmEngine(**{name: getattr(self, name) for name in VllmSettings.model_fields})
+
+    @property
+    def as_student(self) -> StudentConfig:
+        """What a server of ours takes to serve it as it serves a student."""
+        return StudentConfig(
+            backbone=self.model, revision=self.revision, chat_template=self.chat_template, engine=self.as_vllm
+        )

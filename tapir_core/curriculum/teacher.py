@@ -25,11 +25,10 @@ from pydantic import Field, create_model
 
 from tapir_core.config import ReplyForm
 from tapir_core.curriculum.usable import unusable_reason
-from tapir_core.json_reply import JsonReply
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.task_types import TASK_TYPES, RefinementFamily, TaskTypes, spelling
-from tapir_core.text import Unparsed
+from tapir_core.text import JsonReply, Unparsed
 from tapir_core.turns import EARLIER, MARKED, asks_with_control_token
 from tapir_core.verifiers import final_result, normalise_result, states_result
 

@@ -2,6 +2,9 @@
 
 Parts are named by their content and never overwritten; `manifest.json` is written last, in one step, and its
 existence with the right key means complete. What travels between tasks is a `DatasetRef`, never rows.
+
+Files of benchmarks that are given by their address are fetched when a run is opened, and kept below the run root under
+the digest of what they hold.
 """
 
 import hashlib
@@ -13,10 +16,9 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import ConfigError, TapirError
-from tapir_core.paths import manifest_file, part_name
+from tapir_core import errors, paths, text
+from tapir_core.config import BenchmarkConfig, RunConfig
 from tapir_core.storage import Storage
-from tapir_core.text import digest
 
 TRAIN_AGAIN = "put back a copy of it, or remove its folder, and `tapir run` trains again"
 """What to do about a damaged file of a checkpoint."""
@@ -61,7 +63,7 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Content of the dataset: its parts in order. Equal rows in equal shards have equal digests."""
-        return digest([[part.sha256, part.rows] for part in self.parts])
+        return text.digest([[part.sha256, part.rows] for part in self.parts])
 
     def ref(self, folder: str) -> DatasetRef:
         """The reference that travels between tasks."""
@@ -80,7 +82,7 @@ def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
     rows.write_parquet(buffer, compression="zstd", statistics=False)
     content = buffer.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()
-    part = Part(part_name(sha256), rows.height, sha256)
+    part = Part(paths.part_name(sha256), rows.height, sha256)
     path = f"{folder}/{part.name}"
     if not storage.exists(path) or storage.sha256(path) != sha256:
         storage.write_bytes(path, content)
@@ -89,7 +91,7 @@ def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
 
 def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> DatasetRef:
     """Declare a dataset complete. The last write of a stage."""
-    storage.write_bytes(manifest_file(folder), json.dumps(asdict(manifest), indent=1).encode())
+    storage.write_bytes(paths.manifest_file(folder), json.dumps(asdict(manifest), indent=1).encode())
     return manifest.ref(folder)
 
 
@@ -100,14 +102,14 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
         ConfigError: it is no manifest that this version of tapir knows.
     """
     try:
-        fields = dict(json.loads(storage.read_bytes(manifest_file(folder))))
+        fields = dict(json.loads(storage.read_bytes(paths.manifest_file(folder))))
     except (FileNotFoundError, ValueError, TypeError):
         return None
     try:
         parts = tuple(Part(**part) for part in fields["parts"])
         return Manifest(**{**fields, "columns": tuple(fields["columns"]), "parts": parts})
     except (KeyError, TypeError) as error:
-        raise ConfigError(unknown_file(f"{storage.root}/{manifest_file(folder)}", error)) from error
+        raise errors.ConfigError(unknown_file(f"{storage.root}/{paths.manifest_file(folder)}", error)) from error
 
 
 def unknown_file(path: str, error: Exception) -> str:
@@ -125,7 +127,7 @@ def read_json(storage: Storage, path: str, remedy: str) -> dict[str, Any]:
     try:
         return dict(json.loads(storage.read_bytes(path)))
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{storage.url}/{path} is damaged ({error}); {remedy}") from error
+        raise errors.ConfigError(f"{storage.url}/{path} is damaged ({error}); {remedy}") from error
 
 
 def read_part(storage: Storage, folder: str, part: Part) -> pl.DataFrame:
@@ -140,9 +142,9 @@ def read_part(storage: Storage, folder: str, part: Part) -> pl.DataFrame:
     return pl.read_parquet(io.BytesIO(content))
 
 
-def damaged(path: str) -> TapirError:
+def damaged(path: str) -> errors.TapirError:
     """The error that names a file whose content is not what its manifest says."""
-    return TapirError(
+    return errors.TapirError(
         f"{path} is damaged: its sha256 is not the one in the manifest beside it. Remove it, then give the command "
         "that made it again (`tapir run`, or `tapir evaluate`): its stage is made anew, rows from the stored answers"
     )
@@ -156,9 +158,67 @@ def read_rows(storage: Storage, folder: str) -> pl.DataFrame:
     """
     manifest = read_manifest(storage, folder)
     if manifest is None:
-        raise FileNotFoundError(f"{storage.root}/{manifest_file(folder)}")
+        raise FileNotFoundError(f"{storage.root}/{paths.manifest_file(folder)}")
     frames = [read_part(storage, folder, part) for part in manifest.parts]
     if not frames:
         return pl.DataFrame(schema=dict.fromkeys(manifest.columns, pl.String))
     # A part whose rows have nothing in a column may lack it.
     return pl.concat(frames, how="diagonal_relaxed")
+
+
+def is_address(path: str) -> bool:
+    """Whether a file is named by its address, such as `https://…`."""
+    return "://" in path
+
+
+def file_ingredient(benchmark: str, field: str) -> str:
+    """What a benchmark's file is called among a run's ingredients."""
+    return f"file:{field}:{benchmark}"
+
+
+def keep_file(root: Storage, address: str, content: bytes) -> str:
+    """Keep what an address held below the run root; its digest."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    if not is_kept(root, address, sha256):
+        root.write_bytes(paths.fetched_file(sha256, address), content)
+    return sha256
+
+
+def is_kept(root: Storage, address: str, sha256: str) -> bool:
+    """Whether what an address once held lies below the run root, undamaged."""
+    place = paths.fetched_file(sha256, address)
+    return root.exists(place) and root.sha256(place) == sha256
+
+
+def with_kept_files(config: RunConfig, ingredients: dict[str, str]) -> RunConfig:
+    """A run's configuration with the kept file in place of each address of a benchmark; what the run's stages read.
+
+    Kept is what the run was opened with. So its figures do not change with the address, and it goes on without network.
+    """
+    root, benchmarks = config.run.root.rstrip("/"), {}
+    for name, benchmark in config.evaluation.benchmarks.items():
+        update: dict[str, Any] = {}
+        for setting, (place, _) in _kept(name, benchmark, ingredients).items():
+            section, _, model = setting.partition(".")
+            file = f"{root}/{place}"
+            update[section] = {**update.get(section, getattr(benchmark, section)), model: file} if model else file
+        benchmarks[name] = benchmark.model_copy(update=update)
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"benchmarks": benchmarks})})
+
+
+def kept_files(config: RunConfig, ingredients: dict[str, str]) -> dict[str, str]:
+    """The kept files of a run, below the run root → the digest of each."""
+    return {
+        place: sha256
+        for name, benchmark in config.evaluation.benchmarks.items()
+        for place, sha256 in _kept(name, benchmark, ingredients).values()
+    }
+
+
+def _kept(name: str, benchmark: BenchmarkConfig, ingredients: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Field of a benchmark that gives an address → the kept file, below the run root, and its digest."""
+    return {
+        field: (paths.fetched_file(sha256, address), sha256)
+        for field, address in benchmark.all_files.items()
+        if is_address(address) and (sha256 := ingredients.get(file_ingredient(name, field)))
+    }

@@ -36,15 +36,11 @@ from difflib import SequenceMatcher
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rapidfuzz import process
-from rapidfuzz.distance import Indel
+from rapidfuzz import distance, process
 
-from tapir_core.config import HELDOUT
-from tapir_core.config.benchmarks import DecontaminationConfig
-from tapir_core.errors import ConfigError
-from tapir_core.stages import CONTAMINATED
+from tapir_core import errors, stages, turns
+from tapir_core.config.benchmarks import HELDOUT, DecontaminationConfig
 from tapir_core.text import shorten
-from tapir_core.turns import EARLIER, user_texts
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
@@ -107,7 +103,7 @@ class NearDuplicates:
         found = process.extractOne(
             query,
             self._encoded[lowest:highest],
-            scorer=Indel.normalized_similarity,
+            scorer=distance.Indel.normalized_similarity,
             score_cutoff=max(0.0, self.max_rouge_l - ROUNDING),
         )
         return found is not None and found[1] > self.max_rouge_l + ROUNDING
@@ -197,9 +193,7 @@ class EvaluationQuestions:
         self._words = Vocabulary()
         self._texts = [self._words.learn(text) for text in questions["question"]]
         self._lengths = np.fromiter(map(len, self._texts), dtype=np.int64, count=len(self._texts))
-        self._equal = defaultdict[str, list[int]](list)
-        for place, text in enumerate(self._texts):
-            self._equal[text].append(place)
+        self._equal = pl.DataFrame({"text": self._texts}, schema={"text": pl.String}).with_row_index("question")
         self._runs = self._index_runs(settings.overlap_words, pool)
         self._rare_pairs = self._index_rarest_pairs()
 
@@ -222,7 +216,7 @@ class EvaluationQuestions:
         )
         best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule", "question_place")
         best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
-        return best.select(*CONTAMINATED.columns).cast(CONTAMINATED.columns)
+        return best.select(*stages.CONTAMINATED.columns).cast(stages.CONTAMINATED.columns)
 
     def count(self, found: pl.DataFrame) -> dict[str, float]:
         """`hits: NAME` → rows of ``found``, of every benchmark; `instructions` → different instructions."""
@@ -233,11 +227,17 @@ class EvaluationQuestions:
     def _find(self, places: Sequence[int], texts: Sequence[str]) -> Iterator[Hit]:
         """Every question in every text, with the first rule that finds it."""
         encoded = [self._words.encode(text) for text in texts]
-        equal = ((place, question) for place, text in enumerate(encoded) for question in self._equal.get(text, ()))
+        own = pl.DataFrame({"text": encoded}, schema={"text": pl.String}).with_row_index("place")
+        equal = own.join(self._equal, on="text").select("place", "question").iter_rows()
         pairs = dict(zip(RULES, (equal, self._shared_runs(encoded), self._near(encoded)), strict=True))
         rules = {pair: rule for rule in reversed(RULES) for pair in pairs[rule]}
         for (place, question), rule in rules.items():
-            yield places[place], question, rule, Indel.normalized_similarity(encoded[place], self._texts[question])
+            yield (
+                places[place],
+                question,
+                rule,
+                distance.Indel.normalized_similarity(encoded[place], self._texts[question]),
+            )
 
     def _shared_runs(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Texts and questions that share as many words in a row as give the question away."""
@@ -263,7 +263,7 @@ class EvaluationQuestions:
             similar = process.cpdist(
                 [encoded[place] for place in pairs[:, 0].tolist()],
                 [self._texts[question] for question in pairs[:, 1].tolist()],
-                scorer=Indel.normalized_similarity,
+                scorer=distance.Indel.normalized_similarity,
                 score_cutoff=self._limit,
                 dtype=np.float64,
             )
@@ -284,8 +284,11 @@ class EvaluationQuestions:
         pieces += [(question, self._texts[question]) for question in sorted(self._whole)]
         texts = [text for _, text in pieces]
         of = pl.DataFrame({"question": [question for question, _ in pieces]}, schema={"question": pl.Int64})
-        of = of.with_columns(self._names["benchmark"].gather(of["question"])).with_row_index("text")
-        of = of.with_columns(pl.col("text").cast(pl.Int64), whole=pl.col("question").is_in(self._whole))
+        of = of.with_columns(
+            self._names["benchmark"].gather(of["question"]),
+            text=pl.int_range(pl.len()),
+            whole=pl.col("question").is_in(self._whole),
+        )
         indices = {}
         for size, runs in self._runs_in(texts, overlap_words):
             own = runs.join(of, on="text", maintain_order="left")
@@ -388,7 +391,7 @@ def check_left(found: pl.DataFrame, rows: int, where: str) -> None:
         ConfigError: it leaves none; ``where`` says which questions they hold.
     """
     if rows and found["instruction_id"].n_unique() >= rows:
-        raise ConfigError(f"data.pool: each of its {rows:,} instructions holds {where}; {remedy_of(found)}")
+        raise errors.ConfigError(f"data.pool: each of its {rows:,} instructions holds {where}; {remedy_of(found)}")
 
 
 def loss_in_words(found: pl.DataFrame, rows: int, where: str) -> str:
@@ -413,12 +416,12 @@ def _batches(searched: pl.DataFrame) -> list[pl.DataFrame]:
 def texts_asked(instructions: pl.DataFrame) -> pl.DataFrame:
     """instruction_id, instruction: a row for each instruction, and for each earlier user turn of a conversation."""
     texts = instructions.select("instruction_id", pl.col("instruction").cast(pl.String))
-    if EARLIER not in instructions.columns:
+    if turns.EARLIER not in instructions.columns:
         return texts
     earlier = [
         (row["instruction_id"], text)
-        for row in instructions.drop_nulls(EARLIER).iter_rows(named=True)
-        for text in user_texts(row)[:-1]
+        for row in instructions.drop_nulls(turns.EARLIER).iter_rows(named=True)
+        for text in turns.user_texts(row)[:-1]
     ]
     return pl.concat([texts, pl.DataFrame(earlier, schema=texts.schema, orient="row")])
 
@@ -428,17 +431,17 @@ def whole_questions(instructions: pl.DataFrame) -> pl.DataFrame:
 
     Of a held-out conversation that is the question: a short turn of it, such as "Go on.", stands in many others.
     """
-    if EARLIER not in instructions.columns:
+    if turns.EARLIER not in instructions.columns:
         return instructions.select("instruction_id", "instruction")
-    whole = ["\n\n".join(user_texts(row)) for row in instructions.iter_rows(named=True)]
+    whole = ["\n\n".join(turns.user_texts(row)) for row in instructions.iter_rows(named=True)]
     return instructions.select("instruction_id", instruction=pl.Series(whole, dtype=pl.String))
 
 
 def _searched(instructions: pl.DataFrame) -> pl.DataFrame:
     """instruction_id, instruction: every text in which a question may stand."""
     texts = [texts_asked(instructions)]
-    if EARLIER in instructions.columns:
-        texts.append(whole_questions(instructions.drop_nulls(EARLIER)))
+    if turns.EARLIER in instructions.columns:
+        texts.append(whole_questions(instructions.drop_nulls(turns.EARLIER)))
     if "system" in instructions.columns:
         texts.append(instructions.select("instruction_id", instruction=pl.col("system").cast(pl.String)))
     return pl.concat(texts).drop_nulls("instruction")

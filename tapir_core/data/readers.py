@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from tapir_core import stages
+from tapir_core import errors, stages, task_types
 from tapir_core.config import HELDOUT, BenchmarkConfig
 from tapir_core.config.data import FIELDS
 from tapir_core.data.dataset import in_columns
@@ -49,8 +49,6 @@ from tapir_core.data.records import (
     read_json,
     read_records,
 )
-from tapir_core.errors import ConfigError
-from tapir_core.task_types import TASK_TYPES, unknown_type
 from tapir_core.text import instruction_id, normalise
 from tapir_core.turns import EARLIER, MARKED, Turn, asks_with_control_token, pack_turns, user_texts
 
@@ -152,11 +150,11 @@ class _Said(NamedTuple):
         Raises:
             BadRecordError: it is no text.
         """
-        parts = self.content
-        if isinstance(parts, list) and all(isinstance(each, dict) and each.get("type") == "text" for each in parts):
-            return _text({"content": "".join(str(each.get("text")) for each in parts)}, "content")
+        said = self.content
+        if isinstance(said, list) and all(isinstance(each, dict) and each.get("type") == "text" for each in said):
+            said = "".join(str(each.get("text")) for each in said)
         try:
-            return _text({"content": parts}, "content")
+            return _text({"content": said}, "content")
         except BadRecordError as exc:
             raise BadRecordError(f"{self.where}: {exc}") from exc
 
@@ -233,7 +231,7 @@ def read_pool(
     rows = read.rows.filter(~marked)
     counts = {MARKED: marked.len() - rows.height} if marked.any() else {}
     if not rows.height:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{name!r}: all {marked.len():,} instructions have a control token of a chat format, such as <|im_end|>; "
             "write conversations as `messages`, and texts without such tokens"
         )
@@ -248,7 +246,7 @@ def read_heldout(
     name: str,
     *,
     on_bad_row: OnBadRow,
-    types: Collection[str] = TASK_TYPES,
+    types: Collection[str] = task_types.TASK_TYPES,
     bare: bool = False,
     way_out: str = "",
 ) -> Found:
@@ -267,7 +265,9 @@ def read_heldout(
     """
     read = _read(records, name, partial(read_heldout_row, types=types, bare=bare), on_bad_row, way_out)
     if "test" not in read.rows["split"]:
-        raise ConfigError(f'{name!r} has no row of the test split, which is the reported one; set `split` = "test"')
+        raise errors.ConfigError(
+            f'{name!r} has no row of the test split, which is the reported one; set `split` = "test"'
+        )
     return replace(read, rows=in_columns(read.rows, stages.HELDOUT.columns, stages.HELDOUT.some_have))
 
 
@@ -321,7 +321,7 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
     )
 
 
-def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES, *, bare: bool = False) -> Row:
+def read_heldout_row(fields: Fields, types: Collection[str] = task_types.TASK_TYPES, *, bare: bool = False) -> Row:
     """One instruction of a held-out set of a run with the task types ``types``; without any all names will do.
 
     Raises:
@@ -333,7 +333,7 @@ def read_heldout_row(fields: Fields, types: Collection[str] = TASK_TYPES, *, bar
         raise BadRecordError(_NO_REFERENCE)
     task_type, split = _text(fields, "task_type"), _text(fields, "split") or "test"
     if task_type is not None and types and task_type not in types:
-        raise BadRecordError(unknown_type(task_type, types))
+        raise BadRecordError(task_types.unknown_type(task_type, types))
     if split not in ("dev", "test"):
         raise BadRecordError(f"`split` {split!r} is neither 'dev' nor 'test'")
     return row._replace(task_type=task_type, split=split)
@@ -352,9 +352,9 @@ def _read(
         raise UnknownLayout(name, fields)
     found, bad = read_each(records, read_one)
     if bad and (on_bad_row == "stop" or not found):
-        raise ConfigError(_bad_rows_in_words(name, bad, len(records), way_out))
+        raise errors.ConfigError(_bad_rows_in_words(name, bad, len(records), way_out))
     if not found:
-        raise ConfigError(f"{name!r} holds no instruction; bring a file with at least one row")
+        raise errors.ConfigError(f"{name!r} holds no instruction; bring a file with at least one row")
     rows = pl.DataFrame([row[:-1] for _, row in found], schema=_ROW, orient="row")
     merged = rows.group_by("instruction_id").agg(
         pl.col("instruction", "system", EARLIER).first(),
@@ -424,7 +424,7 @@ def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
             *(indented(bad) or ["  there is no record in it"]),
             "It is `instruction`, `prompt`, `question`, `turns` or `messages` (docs/decontamination.md).",
         ]
-        raise ConfigError("\n".join(lines))
+        raise errors.ConfigError("\n".join(lines))
     rows = []
     for record, texts in found:
         ids = (record.fields[name] for name in _QUESTION_IDS if record.fields.get(name) is not None)

@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar
 import polars as pl
 
 from tapir_core.config import JudgeConfig, PanelRule, ReplyForm, VerifierConfig
-from tapir_core.json_reply import JsonReply
 from tapir_core.judging.prompt import fill_in, show_instruction
 from tapir_core.judging.verdict import (
     SCALE,
@@ -30,7 +29,7 @@ from tapir_core.judging.verdict import (
 )
 from tapir_core.prompts import Prompt
 from tapir_core.stages import JUDGE
-from tapir_core.text import Unparsed
+from tapir_core.text import JsonReply, Unparsed
 
 _T = TypeVar("_T")
 Mark = tuple[float | None, str | None]

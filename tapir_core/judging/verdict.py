@@ -20,9 +20,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from tapir_core.json_reply import JsonReply
 from tapir_core.judging.prompt import INVISIBLE, see
-from tapir_core.text import Unparsed
+from tapir_core.text import JsonReply, Unparsed
 
 SCALE = (1.0, 10.0)
 """Lowest and highest score that a judge may give."""

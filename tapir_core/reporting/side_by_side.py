@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core import errors, paths, randomness, sweep, text
-from tapir_core.data.fetched import file_ingredient
+from tapir_core import errors, paths, randomness, run_state, text
+from tapir_core.data.dataset import file_ingredient
 from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
 from tapir_core.reporting import page, plots, sentences, tables
@@ -78,9 +78,9 @@ def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
     return f"{root}/{file}"
 
 
-def write_sweep_report(curriculum: RunRef, swept: Sequence[sweep.Swept]) -> tuple[SideBySide, str] | None:
+def write_sweep_report(curriculum: RunRef, swept: Sequence[run_state.Swept]) -> tuple[SideBySide, str] | None:
     """Compare the finished runs of a sweep, write the page and say where it is; nothing when none is finished."""
-    runs = sweep.finished_runs(swept)
+    runs = run_state.finished_runs(swept)
     if not runs:
         return None
     shown = put_side_by_side(runs)

@@ -13,8 +13,8 @@ from flows.series import finish_sweep, open_sweep
 from tapir_core.errors import ConfigError, EngineError, NoFigure
 from tapir_core.paths import sweep_report_file
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import Swept, finished_runs, sweep_sentence
 from tapir_core.summary.types import RunSummary
-from tapir_core.sweep import Swept, finished_runs, sweep_sentence
 from tests.run_builder import build_run
 from tests.students import make_checkpoint
 

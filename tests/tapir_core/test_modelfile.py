@@ -10,7 +10,7 @@ import jinja2
 import pytest
 
 from tapir_core.config.student import PRESETS, StudentConfig
-from tapir_core.modelfile import write_modelfile
+from tapir_core.run_files import write_modelfile
 from tapir_core.storage import Storage
 
 FAMILIES = {

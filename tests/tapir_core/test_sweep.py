@@ -7,8 +7,8 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import Swept, finished_runs, lacks_run, sweep_sentence
 from tapir_core.stages import StageAt
-from tapir_core.sweep import Swept, finished_runs, lacks_run, sweep_sentence
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

@@ -18,10 +18,10 @@ from tapir_core.reporting.side_by_side import (
     write_sweep_report,
 )
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import Swept
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import score
 from tapir_core.summary.types import Usage
-from tapir_core.sweep import Swept
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
