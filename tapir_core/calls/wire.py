@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 from tapir_core.calls.limits import RateLimit, read_number, read_seconds
-from tapir_core.calls.thoughts import strip_thoughts
 from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.words import (
     BROKE_OFF,
@@ -26,6 +25,7 @@ from tapir_core.calls.words import (
     read_ending,
     read_error_words,
     refuses_everybody,
+    strip_thoughts,
     unsupported_field,
 )
 from tapir_core.config import Role

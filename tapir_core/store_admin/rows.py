@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from tapir_core import errors, paths, turns
-from tapir_core.calls import store_rows, store_tables, thoughts, types, wire, words
+from tapir_core.calls import store_rows, store_tables, types, wire, words
 
 _ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
@@ -389,7 +389,7 @@ def _gives_again(row: StoredRow) -> bool:
     endings = {read.finish_reason, *([words.CUT_OFF] if row["role"] in wire.TRAINED_ON else [])}
     return words.read_ending(row["finish_reason"]) in endings and row["text"] in (
         read.text,
-        thoughts.strip_thoughts(read.text),
+        words.strip_thoughts(read.text),
     )
 
 
