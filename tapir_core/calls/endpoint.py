@@ -177,12 +177,13 @@ class Slot:
     line: "Line"
     at: Address | None = None
     """Nothing while it is released, and when the endpoint was given up."""
-    ticket: int = 0
+    began: float = 0.0
+    """When it was given out."""
 
     def release(self, _ended: object = None) -> None:
         """Give the right back. Takes the arguments of `asyncio.Task.add_done_callback`."""
         if self.at is not None:
-            self.at.calls.leave(self.ticket)
+            self.at.calls.leave(self.began)
             self.at = None
             self.line.hand_out()
 
@@ -256,7 +257,8 @@ class Line:
                 turn.set_result(None)
                 slot.at = min(free, key=attrgetter("load"), default=None)
                 if slot.at is not None:
-                    slot.ticket = slot.at.calls.enter(self._loop.time())
+                    slot.began = self._loop.time()
+                    slot.at.calls.enter(slot.began)
 
     async def answer(self, key: str, request: types.Request, endpoint: types.Endpoint, slot: Slot) -> wire.Reply:
         """The reply to ``request``, which has the key ``key``, after as many attempts as its failures allow.

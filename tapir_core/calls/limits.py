@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
 from typing import Literal
 
 from tapir_core.calls.types import FailureKind
@@ -55,9 +54,8 @@ class AddressLimit:
         """``slow_seconds`` is the longest wait for a reply of an address that may be slow: its limit begins low."""
         self.ceiling = ceiling
         """Most that are ever allowed in flight; may be lowered."""
-        self._began: dict[int, float] = {}
-        """When each call in flight began, by its ticket: the oldest is the first."""
-        self._tickets = count()
+        self._began: list[float] = []
+        """When each call in flight began, the oldest first."""
         # High enough to lose little time, low enough not to run into a small limit.
         self._level = float(min(ceiling, _FEW if slow_seconds else max(16, ceiling // 2)))
         self._is_slow = slow_seconds is not None
@@ -83,19 +81,17 @@ class AddressLimit:
         """Calls that entered and did not leave."""
         return len(self._began)
 
-    def enter(self, now: float) -> int:
-        """A call begins; gives the ticket with which it leaves."""
-        ticket = next(self._tickets)
-        self._began[ticket] = now
-        return ticket
+    def enter(self, now: float) -> None:
+        """A call begins."""
+        self._began.append(now)
 
-    def leave(self, ticket: int) -> None:
-        """A call has ended."""
-        del self._began[ticket]
+    def leave(self, began: float) -> None:
+        """A call that entered at ``began`` has ended."""
+        self._began.remove(began)
 
     def count(self, trouble: int, *, began: float, now: float) -> None:
         """A call that began at ``began``, and is still in flight, came back with so much trouble (`TROUBLES`)."""
-        oldest = next(iter(self._began.values()), began)
+        oldest = self._began[0] if self._began else began
         if self._is_slow and oldest >= self._seen_since:
             self._highest, self._seen_since = 2 * self._level, now
         # A limit that is not used says nothing about a higher one.

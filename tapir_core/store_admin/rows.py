@@ -297,23 +297,12 @@ def import_replies(engine: sa.Engine, replies: Iterable[tuple[types.Request, str
         TapirError: the store cannot be written; rows inserted before stay.
     """
     done = Inserted()
-    rows = (_row_of(request, text) for request, text in replies)
+    rows = (
+        store_rows.make_row(request.key, request, wire.Reply(types.Answer(text, words.WHOLE, 0, 0), attempts=0))
+        for request, text in replies
+    )
     _insert(engine, filter(done.read.take, rows), done)
     return done
-
-
-def _row_of(request: types.Request, text: str) -> StoredRow:
-    asked = ("key", "role", "model", "identity", "prompt_version", "run", "sample_index")
-    same = {name: getattr(request, name) for name in asked}
-    none = {"message": "", "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "raw": None}
-    return {
-        **same,
-        **none,
-        "status": "answer",
-        "text": text,
-        "finish_reason": "stop",
-        "created": store_tables.utc_now(),
-    }
 
 
 def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> None:
