@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Awaitable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -137,7 +137,7 @@ class Client:
             self._say_what_is_odd(reply, request)
         else:
             reply = self._read_error(response, json_or_text(raw), raw=raw)
-        limits = read_rate_limits(response.headers, now=partial(wire.replied_at, response.headers))
+        limits = read_rate_limits(response.headers)
         return replace(reply, rate_limits=limits) if limits else reply
 
     async def list_models(self) -> list[str] | types.Failure | None:

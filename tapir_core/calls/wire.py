@@ -7,14 +7,11 @@ databases refuse, become U+FFFD.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import Any
 
-from tapir_core.calls.limits import RateLimit, read_number, read_seconds
+from tapir_core.calls.limits import RateLimit, read_retry_after
 from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.words import (
     BROKE_OFF,
@@ -213,32 +210,14 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
         kind = "unsupported" if parameter else read_error_words(status, codes, text.lower())
     message = f"HTTP {status}: {_clip(text)}" if text else f"HTTP {status}"
     message += f" {_MORE_ROOM}" if kind == "used_up" else ""
-    retry_after = read_retry_after(headers or {}, now=partial(replied_at, headers or {}))
     return Reply(
         Failure(kind, message, parameter=parameter),
         cost_unknown=status in CUT_OFF_STATUSES,
         raw=raw,
-        retry_after_seconds=retry_after,
+        retry_after_seconds=read_retry_after(headers or {}),
         endpoint_at_fault=kind in {"unauthorized", "connection", "unsupported"},
         refuses_everybody=refuses_everybody(status, codes, text.lower()),
     )
-
-
-def read_retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After`: seconds, a duration or a date."""
-    milliseconds = read_number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    return read_seconds(headers.get("retry-after", ""), parsedate_to_datetime, now=now)
-
-
-def replied_at(headers: Mapping[str, str]) -> datetime:
-    """When a reply was sent, by the server's clock, which its dates refer to; ours if it does not say."""
-    try:
-        date = parsedate_to_datetime(headers.get("date", ""))
-    except (ValueError, OverflowError):
-        return datetime.now(UTC)
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def clean_text(text: str) -> str:
