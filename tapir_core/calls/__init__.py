@@ -2,7 +2,7 @@
 
 from tapir_core.calls.answer_store import AnswerStore, root_store_url, run_key, store_url
 from tapir_core.calls.asking import Parsed, ask_read, forget_unread
-from tapir_core.calls.budget import LiveSpend, Spend
+from tapir_core.calls.budget import LiveSpend
 from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import (
     TERMINAL,
@@ -15,6 +15,7 @@ from tapir_core.calls.types import (
     Message,
     Outcome,
     Request,
+    Spend,
     Watch,
 )
 from tapir_core.config import Role

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from tapir_core.calls import types
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.books import STOPPED, Books
-from tapir_core.calls.budget import SHARD, LiveSpend, Spend, WorkClock
+from tapir_core.calls.budget import SHARD, LiveSpend, WorkClock
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import Stopped
 from tapir_core.text import digest
@@ -117,7 +117,7 @@ class CallEngine(AbstractContextManager["CallEngine"]):
         """A copy of this process's live counters."""
         return replace(self._books.meter, failures=self._books.meter.failures.copy())
 
-    def paid(self) -> Mapping[str, Spend]:
+    def paid(self) -> Mapping[str, types.Spend]:
         """What the run has spent by role, over all its starts and processes."""
         return self._books.store.spend_by_role(self._books.run)
 

@@ -298,7 +298,7 @@ def import_replies(engine: sa.Engine, replies: Iterable[tuple[types.Request, str
     """
     done = Inserted()
     rows = (
-        store_rows.make_row(request.key, request, wire.Reply(types.Answer(text, words.WHOLE, 0, 0), attempts=0))
+        store_rows.make_row(request.key, request, wire.Reply(types.Answer(text, words.WHOLE, 0, 0), types.Spend()))
         for request, text in replies
     )
     _insert(engine, filter(done.read.take, rows), done)

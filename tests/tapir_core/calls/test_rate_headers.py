@@ -1,4 +1,4 @@
-"""What headers say about limits per minute and pauses: two families, three ways to write a reset, and what cannot be read."""
+"""Headers about limits per minute and pauses: two families, three ways to write a reset, and unreadable ones."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime

@@ -72,7 +72,7 @@ def test_a_body_without_a_usable_reply_is_a_typed_failure(body: Any, kind: str):
 
 
 def test_a_refusal_keeps_what_it_cost():
-    assert read(completion(None, refusal="No.")).usd == pytest.approx(0.006)
+    assert read(completion(None, refusal="No.")).spent.usd == pytest.approx(0.006)
 
 
 def test_a_reply_that_spent_its_tokens_on_reasoning_is_an_empty_answer():

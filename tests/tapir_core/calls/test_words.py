@@ -263,6 +263,7 @@ def test_codes_and_messages_of_errors_are_told_apart(status: int, body: Any, kin
 def test_words_that_stores_kept_as_providers_said_them_are_read_as_ours():
     assert [read_ending(word) for word in ("max_tokens", "STOP", "stop")] == ["length", "stop", "stop"]
 
+
 @pytest.mark.parametrize(
     "text",
     [
