@@ -137,8 +137,7 @@ class Client:
             self._say_what_is_odd(reply, request)
         else:
             reply = self._read_error(response, wire.json_or_text(raw), raw=raw)
-        limits = read_rate_limits(response.headers)
-        return replace(reply, rate_limits=limits) if limits else reply
+        return replace(reply, rate_limits=read_rate_limits(response.headers))
 
     async def list_models(self) -> list[str] | types.Failure | None:
         """Names of the models that the endpoint lists, or None if it lists none; costs nothing and needs the key."""

@@ -143,8 +143,11 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
     )
     if outcome is None:
         blocked, shown = find_block(body), _clip(raw)
-        unanswered = Failure("server", f"the reply has no answer: {shown}")
-        outcome = Failure("refused", f"blocked: {blocked}: {shown}") if blocked else unanswered
+        outcome = (
+            Failure("refused", f"blocked: {blocked}: {shown}")
+            if blocked
+            else Failure("server", f"the reply has no answer: {shown}")
+        )
     elif (body.get("amazon-bedrock-guardrailAction") or "NONE") != "NONE":
         outcome = Failure("refused", "stopped by the provider's guardrail")
     elif isinstance(outcome, Answer) and request is not None and request.role in TRAINED_ON:
