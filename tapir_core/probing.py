@@ -82,8 +82,9 @@ def settle(
 
 def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
     """One line for each change of the configuration, with the endpoint's message."""
-    for names, value, said in by_words(found):
-        yield f"In this run {names} = {value}, because the endpoint said: {said}"
+    return (
+        f"In this run {names} = {value}, because the endpoint said: {said}" for names, value, said in by_words(found)
+    )
 
 
 def _probes(config: RunConfig) -> dict[str, _Probe]:

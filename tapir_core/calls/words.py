@@ -180,8 +180,8 @@ _WRAPPERS = (
     *(("", each) for each in ("[END FINAL RESPONSE]", "<|return|>", "<|end|>")),
 )
 """Marks that some of them put around the answer after their thoughts."""
-_CLOSING = {opening.lower(): re.compile(re.escape(closing), re.IGNORECASE) for opening, closing in _PAIRS}
-_CLOSING |= dict.fromkeys(("<think>", "<thinking>"), re.compile("</think(?:ing)?>", re.IGNORECASE))
+_CLOSING = {opening.lower(): re.compile(re.escape(closing) + r"\s*", re.IGNORECASE) for opening, closing in _PAIRS}
+_CLOSING |= dict.fromkeys(("<think>", "<thinking>"), re.compile(r"</think(?:ing)?>\s*", re.IGNORECASE))
 _OPENING = re.compile("|".join(map(re.escape, sorted(_CLOSING, key=len, reverse=True))), re.IGNORECASE)
 _LEFT_OPEN = re.compile(
     r"(</think>|\[/THINK\]|</thinking>|</thought>|</seed:think>|◁/think▷|</longcat_think>|<\|think:end\|>)"
@@ -193,7 +193,6 @@ _BEFORE = re.compile(r"(?:\A|\n) {0,3}\Z|(?<!\d)[.!?…][\"')\]]?[ \t]*\Z")
 """Text before a mark that closes thoughts: the beginning of a line, or the end of a sentence."""
 _MOST_MARKS, _SEEN_BEFORE = 20, 80
 """Closing marks that are tried, and characters read before each."""
-_NOT_BLANK = re.compile(r"\S")
 _MARK = re.compile(r"\s*(<[|/]?[\w:|-]{2,30}\|?>|\[[A-Z_ ]{4,30}\]|◁\w{2,20}▷|【\w{1,20}】|<\w+ type=\"\w+\")")
 
 
@@ -304,8 +303,7 @@ def strip_thoughts(text: str) -> str:
         is_named_again = text.find(opening[0], opening.end(), last) >= 0 and text.find("\n", opening.end(), last) < 0
         if is_named_again or text[opening.end() : last].strip() in ("and", "or", "to", "&", ",", "/", "…", "..."):
             break  # a sentence about the mark
-        rest = _NOT_BLANK.search(text, closing.end()) if closing else None
-        end = rest.start() if rest else len(text)
+        end = closing.end() if closing else len(text)
     if end > start:
         is_element = end == len(text) and text[start:].lower().startswith(_WORDS) and text.rstrip().endswith(">")
         return text if is_element else _unwrapped(text[end:])
