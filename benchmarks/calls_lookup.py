@@ -12,7 +12,7 @@ from pathlib import Path
 from calls_ours import make_request
 from calls_server import VERDICT
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Spend
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 
@@ -44,7 +44,7 @@ def look_up(keys: int, folder: Path) -> dict[str, float]:
 
 def _reply(key: str) -> Reply:
     text = f"{key}: {VERDICT}"
-    return Reply(Answer(text, "stop", 400, 130, 0.0), 1, 400, 130, 0.0, raw=json.dumps({"text": text}))
+    return Reply(Answer(text, "stop", 400, 130, 0.0), Spend(1, 400, 130), raw=json.dumps({"text": text}))
 
 
 def _no_endpoint() -> None:

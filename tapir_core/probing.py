@@ -46,10 +46,6 @@ class _Probe:
     """Whether that field is `auto`, so that the probe decides."""
 
     @property
-    def name(self) -> str:
-        return f"{self.how} at {self.where}"
-
-    @property
     def asked(self) -> str:
         """Digest of everything that is probed."""
         asked = [self.endpoint.model_dump(mode="json"), self.sampling.model_dump(mode="json")]
@@ -73,9 +69,9 @@ def settle(
         ConfigError: an endpoint refuses a field that must not be left out; with its message and the remedy.
     """
     found: dict[str, Settled] = {}
-    for name in [each.name for each in _probes(config) if each.how.startswith(of)]:
+    for name in [name for name, probe in _probes(config).items() if probe.how.startswith(of)]:
         # By the changed configuration: the result of one probe holds for the next one of the same endpoint.
-        if probe := _named(config, name):
+        if probe := _probes(config).get(name):
             before = known.get(name)
             settled = before if before and before.asked == probe.asked else _settled(config, name, probe.asked, ask)
             if settled is not None:
@@ -85,12 +81,13 @@ def settle(
 
 def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
     """One line for each change of the configuration, with the endpoint's message."""
-    for names, value, said in by_words(found):
-        yield f"In this run {names} = {value}, because the endpoint said: {said}"
+    return (
+        f"In this run {names} = {value}, because the endpoint said: {said}" for names, value, said in by_words(found)
+    )
 
 
-def _probes(config: RunConfig) -> list[_Probe]:
-    """All samplings of all endpoints that may refuse something."""
+def _probes(config: RunConfig) -> dict[str, _Probe]:
+    """All samplings of all endpoints that may refuse something, by name."""
     teacher, judge = config.teacher, config.judge
     probes: list[_Probe] = []
     for name in ("labelling", "answering", "expanding", "refining"):
@@ -105,7 +102,8 @@ def _probes(config: RunConfig) -> list[_Probe]:
         how, endpoint = f"evaluation.benchmarks.{name}.sampling", config.judge_of(benchmark)
         probes.append(_Probe(where, how, endpoint, benchmark.sampling, "judge", benchmark.logprobs_asked))
     # The stand-in accepts all parameters, but no schema.
-    return [each for each in probes if each.replies or not each.endpoint.takes_all]
+    asked = (each for each in probes if each.replies or not each.endpoint.takes_all)
+    return {f"{each.how} at {each.where}": each for each in asked}
 
 
 def _by_schema(field: str, wished: ReplyForm, endpoint: EndpointConfig) -> tuple[str, bool]:
@@ -115,15 +113,10 @@ def _by_schema(field: str, wished: ReplyForm, endpoint: EndpointConfig) -> tuple
     return field, wished == "auto"
 
 
-def _named(config: RunConfig, name: str) -> _Probe | None:
-    """The probe of that name; None once a stand-in is asked for text."""
-    return next((each for each in _probes(config) if each.name == name), None)
-
-
 def _settled(config: RunConfig, name: str, asked: str, ask: Ask) -> Settled | None:
     changes: dict[str, Any] = {}
     said: list[str] = []
-    while probe := _named(with_changes(config, changes), name):
+    while probe := _probes(with_changes(config, changes)).get(name):
         outcome = ask(probe.where, probe.endpoint, _request(probe))
         refusal = _refusal(probe, outcome)
         if refusal is None:

@@ -129,8 +129,6 @@ class Storage:
     def names(self, folder: str) -> list[str]:
         """Sorted names in a folder; empty if there is no folder."""
         try:
-            if self.is_local:
-                return sorted(os.listdir(self._full(folder)))
             found: list[str] = self._ask(lambda: self._files.ls(self._full(folder), detail=False))
         except (FileNotFoundError, NotADirectoryError):
             return []

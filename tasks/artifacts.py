@@ -253,8 +253,8 @@ def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[
     figures = (
         ("Calls", count(live.sent), count(whole.requests), _of(whole.requests, caps.requests)),
         ("From the store", count(live.stored), "", ""),
-        ("Tokens", count(live.prompt_tokens + live.completion_tokens), count(tokens), _of(tokens, caps.tokens)),
-        ("USD", number(live.usd), number(whole.usd), _of(whole.usd, caps.usd)),
+        ("Tokens", count(live.spent.tokens), count(tokens), _of(tokens, caps.tokens)),
+        ("USD", number(live.spent.usd), number(whole.usd), _of(whole.usd, caps.usd)),
         ("Hours of work", "", number(hours), _of(hours, caps.hours)),
     )
     columns = ("", "This start, student included", "All starts, teacher and judge", "Of the cap")

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from tapir_core import calls, turns
-from tapir_core.calls.thoughts import unknown_mark
 from tapir_core.calls.timing import timing_counts
+from tapir_core.calls.words import unknown_mark
 from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
 from tapir_core.curriculum import broken_reason
 from tapir_core.errors import ConfigError

@@ -169,8 +169,9 @@ def spend_line(spend: LiveSpend) -> str:
     """What this start of the run has asked so far, the student's answers included."""
     failed = ", ".join(f"{rows} {kind}" for kind, rows in sorted(spend.failures.items()))
     return (
-        f"calls {count(spend.sent)} · from the store {count(spend.stored)} · tokens {count(spend.prompt_tokens)} in, "
-        f"{count(spend.completion_tokens)} out · {number(spend.usd)} USD"
+        f"calls {count(spend.sent)} · from the store {count(spend.stored)} · tokens "
+        f"{count(spend.spent.prompt_tokens)} in, {count(spend.spent.completion_tokens)} out · "
+        f"{number(spend.spent.usd)} USD"
         f"{f' · timed out {count(spend.timeouts)}' if spend.timeouts else ''}"
         f"{f' · failed {count(sum(spend.failures.values()))} ({failed})' if failed else ''}"
     )

@@ -1,9 +1,8 @@
 """Everything between a prompt and a stored answer. Start at `CallEngine.ask` and `ask_read`."""
 
 from tapir_core.calls.answer_store import AnswerStore, root_store_url, run_key, store_url
-from tapir_core.calls.asking import Parsed, ask_read, forget_unread
-from tapir_core.calls.budget import LiveSpend, Spend
-from tapir_core.calls.engine import CallEngine
+from tapir_core.calls.budget import LiveSpend
+from tapir_core.calls.engine import CallEngine, Parsed, ask_read, forget_unread
 from tapir_core.calls.types import (
     TERMINAL,
     UNWATCHED,
@@ -15,6 +14,7 @@ from tapir_core.calls.types import (
     Message,
     Outcome,
     Request,
+    Spend,
     Watch,
 )
 from tapir_core.config import Role

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tapir_core.calls.budget import Attempt, Settlement, Spend
-from tapir_core.calls.types import Failure, Outcome, Request
+from tapir_core.calls.budget import Attempt, Settlement
+from tapir_core.calls.types import Failure, Outcome, Request, Spend
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import ConfigError

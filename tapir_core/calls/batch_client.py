@@ -18,7 +18,7 @@ from httpx2 import Response
 from openai.types import Batch
 
 from tapir_core.calls import store_tables, store_writes, types, wire
-from tapir_core.calls.client import Client, hide_keys, json_or_text, timeout_of
+from tapir_core.calls.client import Client, hide_keys, timeout_of
 from tapir_core.config import BatchConfig, CallsConfig
 
 _ENDPOINT = "/v1/chat/completions"
@@ -149,7 +149,7 @@ class BatchClient(Client):
         if isinstance(got, wire.Reply):
             raise ProviderError(got)
         response: Response = getattr(got, "http_response", got)
-        body = json_or_text(self.text(response.content))
+        body = wire.json_or_text(self.text(response.content))
         if response.status_code == 200 and isinstance(body, dict):
             return body
         raise ProviderError(
@@ -191,7 +191,9 @@ def why_left(
         remedy = 'Check base_url and that it offers the Batch API, or set mode = "live"'
     message = f"{said} ({failure.message}). {remedy}; then the same command goes on."
     outcome = types.Failure("connection" if failure.kind in types.TERMINAL else failure.kind, message)
-    return replace(error.reply, outcome=outcome, attempts=0, endpoint_at_fault=error.is_final or state == REFUSED)
+    return replace(
+        error.reply, outcome=outcome, spent=types.Spend(), endpoint_at_fault=error.is_final or state == REFUSED
+    )
 
 
 def why_unreached(batch: store_writes.OpenBatch, shown: Batch, endpoint: types.Endpoint) -> wire.Reply:
@@ -205,7 +207,7 @@ def why_unreached(batch: store_writes.OpenBatch, shown: Batch, endpoint: types.E
 def _as_reply(ending: str, batch: store_writes.OpenBatch, endpoint: types.Endpoint, said: str) -> wire.Reply:
     kind, at_fault, text = ENDINGS[ending]
     message = text.format(batch=batch.provider_id, at=endpoint.base_url, made_at=batch.address, said=said)
-    return wire.Reply(types.Failure(kind, message), attempts=0, endpoint_at_fault=at_fault)
+    return wire.Reply(types.Failure(kind, message), types.Spend(), endpoint_at_fault=at_fault)
 
 
 def _kept_until(batch: store_writes.OpenBatch, limits: BatchConfig) -> datetime:
@@ -246,7 +248,7 @@ def read_line(line: bytes, endpoint: types.Endpoint) -> tuple[str, wire.Reply] |
 
     The reply's raw text is only the body of the chat completion, as in a live call.
     """
-    row = json_or_text(line.decode("utf-8", "replace"))
+    row = wire.json_or_text(line.decode("utf-8", "replace"))
     if not isinstance(row, dict) or not isinstance(row.get("custom_id"), str):
         return None
     response, error = row.get("response"), row.get("error")
@@ -259,4 +261,4 @@ def read_line(line: bytes, endpoint: types.Endpoint) -> tuple[str, wire.Reply] |
     said = f"{error.get('code') or ''} {error.get('message') or 'no reply and no reason'}"
     message = hide_keys(wire.clean_text(f"the batch did not make this request: {said}"), endpoint)
     kind: types.FailureKind = "timeout" if error.get("code") == "batch_expired" else "server"
-    return row["custom_id"], wire.Reply(types.Failure(kind, message), attempts=0)
+    return row["custom_id"], wire.Reply(types.Failure(kind, message), types.Spend())

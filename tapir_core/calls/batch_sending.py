@@ -125,7 +125,7 @@ class BatchSending:
                 break
             if len(refused) == len(rows) and books.ended == seen:
                 for key, cap in refused.items():
-                    self._count_and_bring(key, wire.Reply(types.Failure("budget", cap), attempts=0))
+                    self._count_and_bring(key, wire.Reply(types.Failure("budget", cap), types.Spend()))
 
     async def _plan(self, rows: Mapping[str, types.Request]) -> Mapping[str, str]:
         """Book the rows of a file, and lead those that the caps have room for; returns key → cap of the others."""
@@ -253,7 +253,7 @@ async def store_results(
             while lines := list(islice(file, _LINES_PER_COMMIT)):
                 committing = []
                 for key, reply in filter(None, (batch_client.read_line(line, endpoint) for line in lines)):
-                    if key not in owed or (shown.status == "cancelled" and not reply.attempts):
+                    if key not in owed or (shown.status == "cancelled" and not reply.spent.requests):
                         continue
                     request = owed.pop(key)
                     store.settle(budget.settlement(batch.attempts[key], reply))

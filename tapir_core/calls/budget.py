@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tapir_core.calls.types import Endpoint, Failure, FailureKind, Request
+from tapir_core.calls.types import Endpoint, Failure, FailureKind, Request, Spend
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, Caps, Role
 
@@ -58,9 +58,8 @@ class LiveSpend:
     """Requests that ended without an answer, by kind."""
     timeouts: int = 0
     """Attempts without a reply in time; most are tried again."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float = 0.0
+    spent: Spend = field(default_factory=Spend)
+    """What the requests that ended have cost."""
     cap_reached: str = ""
     """The cap that kept a request from being sent, the last one, in words; empty as long as none did."""
 
@@ -72,45 +71,7 @@ class LiveSpend:
                 self.cap_reached = reply.outcome.message
         else:
             self.answers += 1
-        self.prompt_tokens += reply.prompt_tokens
-        self.completion_tokens += reply.completion_tokens
-        self.usd += reply.usd
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What was spent, over all starts and processes, including what is booked for attempts of unknown cost."""
-
-    requests: int = 0
-    """Attempts that went out."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float = 0.0
-    seconds: float = 0.0
-    """Time that was worked on such requests."""
-
-    @property
-    def tokens(self) -> int:
-        """Prompt and completion tokens."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def __add__(self, other: "Spend") -> "Spend":
-        return Spend(
-            self.requests + other.requests,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.usd + other.usd,
-            self.seconds + other.seconds,
-        )
-
-    def __sub__(self, other: "Spend") -> "Spend":
-        return Spend(
-            self.requests - other.requests,
-            self.prompt_tokens - other.prompt_tokens,
-            self.completion_tokens - other.completion_tokens,
-            self.usd - other.usd,
-            self.seconds - other.seconds,
-        )
+        self.spent += reply.spent
 
 
 class WorkClock:
@@ -199,11 +160,10 @@ def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> At
 
 def settlement(attempt: int, reply: Reply | None) -> Settlement:
     """The settlement of an attempt by its ``reply``; None if it was never sent."""
-    if reply is None or not reply.attempts:
+    if reply is None or not reply.spent.requests:
         return Settlement(attempt, "", Spend())
     outcome = reply.outcome.kind if isinstance(reply.outcome, Failure) else "answer"
-    known = Spend(1, reply.prompt_tokens, reply.completion_tokens, reply.usd)
-    return Settlement(attempt, outcome, None if reply.cost_unknown else known)
+    return Settlement(attempt, outcome, None if reply.cost_unknown else reply.spent)
 
 
 def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Spend) -> str | None:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Awaitable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -136,16 +136,15 @@ class Client:
             reply = wire.read_completion(raw, self._endpoint, request)
             self._say_what_is_odd(reply, request)
         else:
-            reply = self._read_error(response, json_or_text(raw), raw=raw)
-        limits = read_rate_limits(response.headers, now=partial(wire.replied_at, response.headers))
-        return replace(reply, rate_limits=limits) if limits else reply
+            reply = self._read_error(response, wire.json_or_text(raw), raw=raw)
+        return replace(reply, rate_limits=read_rate_limits(response.headers))
 
     async def list_models(self) -> list[str] | types.Failure | None:
         """Names of the models that the endpoint lists, or None if it lists none; costs nothing and needs the key."""
         got = await self.get(self.sdk.get("/models", cast_to=httpx2.Response))
         if isinstance(got, wire.Reply):
             return got.failure
-        body = json_or_text(self.text(got.content))
+        body = wire.json_or_text(self.text(got.content))
         rows = body.get("data") if isinstance(body, dict) and got.status_code == 200 else None
         if isinstance(rows, list):
             return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
@@ -330,11 +329,3 @@ def _without_the_environments() -> dict[str, openai.Omit]:
 
 async def _without_bearer(request: httpx2.Request) -> None:
     del request.headers["Authorization"]
-
-
-def json_or_text(raw: str) -> object:
-    """The decoded JSON, or the text if it is no JSON."""
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return raw

@@ -177,12 +177,13 @@ class Slot:
     line: "Line"
     at: Address | None = None
     """Nothing while it is released, and when the endpoint was given up."""
-    ticket: int = 0
+    began: float = 0.0
+    """When it was given out."""
 
     def release(self, _ended: object = None) -> None:
         """Give the right back. Takes the arguments of `asyncio.Task.add_done_callback`."""
         if self.at is not None:
-            self.at.calls.leave(self.ticket)
+            self.at.calls.leave(self.began)
             self.at = None
             self.line.hand_out()
 
@@ -256,14 +257,15 @@ class Line:
                 turn.set_result(None)
                 slot.at = min(free, key=attrgetter("load"), default=None)
                 if slot.at is not None:
-                    slot.ticket = slot.at.calls.enter(self._loop.time())
+                    slot.began = self._loop.time()
+                    slot.at.calls.enter(slot.began)
 
     async def answer(self, key: str, request: types.Request, endpoint: types.Endpoint, slot: Slot) -> wire.Reply:
         """The reply to ``request``, which has the key ``key``, after as many attempts as its failures allow.
 
         ``slot`` is given back during the pause before a retry. With the reply it is held, and the caller releases it.
         """
-        attempts, failed, before, useless = 0, Counter[types.FailureKind](), budget.Spend(), _Useless()
+        attempts, failed, before, useless = 0, Counter[types.FailureKind](), types.Spend(), _Useless()
         until_given_up = asyncio.timeout(None)
         try:
             async with until_given_up:
@@ -276,7 +278,7 @@ class Line:
                     pause = self._pause_after(reply, failed, address)
                     if pause is None:
                         return _of_all(reply, attempts, before) if failed else reply
-                    before += budget.Spend(0, reply.prompt_tokens, reply.completion_tokens, reply.usd)
+                    before += reply.spent
                     slot.release()
                     await asyncio.sleep(pause)
                     await self._take(slot)
@@ -331,7 +333,7 @@ class Line:
             reply = replace(reply, outcome=replace(reply.outcome, timing=timing))
         else:
             self._books.meter.timeouts += reply.outcome.kind == "timeout"
-        used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
+        used = permit.tokens if reply.cost_unknown else reply.spent.tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
         rates.finish(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
         return self._observe(address, reply, began=began, endpoint=endpoint, key=key)
@@ -435,14 +437,11 @@ class Line:
             self._give_up(types.Failure("connection", self._live.reason))
 
 
-def _of_all(reply: wire.Reply, attempts: int, before: budget.Spend) -> wire.Reply:
+def _of_all(reply: wire.Reply, attempts: int, before: types.Spend) -> wire.Reply:
     """The last reply, with the tokens and costs of all attempts: providers charge unusable replies, too."""
     outcome = reply.outcome
     return replace(
         reply,
         outcome=replace(outcome, attempts=attempts) if isinstance(outcome, types.Failure) else outcome,
-        attempts=attempts,
-        prompt_tokens=before.prompt_tokens + reply.prompt_tokens,
-        completion_tokens=before.completion_tokens + reply.completion_tokens,
-        usd=before.usd + reply.usd,
+        spent=replace(before + reply.spent, requests=attempts),
     )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import count
+from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from tapir_core.calls.types import FailureKind
@@ -55,9 +55,8 @@ class AddressLimit:
         """``slow_seconds`` is the longest wait for a reply of an address that may be slow: its limit begins low."""
         self.ceiling = ceiling
         """Most that are ever allowed in flight; may be lowered."""
-        self._began: dict[int, float] = {}
-        """When each call in flight began, by its ticket: the oldest is the first."""
-        self._tickets = count()
+        self._began: list[float] = []
+        """When each call in flight began, the oldest first."""
         # High enough to lose little time, low enough not to run into a small limit.
         self._level = float(min(ceiling, _FEW if slow_seconds else max(16, ceiling // 2)))
         self._is_slow = slow_seconds is not None
@@ -83,19 +82,17 @@ class AddressLimit:
         """Calls that entered and did not leave."""
         return len(self._began)
 
-    def enter(self, now: float) -> int:
-        """A call begins; gives the ticket with which it leaves."""
-        ticket = next(self._tickets)
-        self._began[ticket] = now
-        return ticket
+    def enter(self, now: float) -> None:
+        """A call begins."""
+        self._began.append(now)
 
-    def leave(self, ticket: int) -> None:
-        """A call has ended."""
-        del self._began[ticket]
+    def leave(self, began: float) -> None:
+        """A call that entered at ``began`` has ended."""
+        self._began.remove(began)
 
     def count(self, trouble: int, *, began: float, now: float) -> None:
         """A call that began at ``began``, and is still in flight, came back with so much trouble (`TROUBLES`)."""
-        oldest = next(iter(self._began.values()), began)
+        oldest = self._began[0] if self._began else began
         if self._is_slow and oldest >= self._seen_since:
             self._highest, self._seen_since = 2 * self._level, now
         # A limit that is not used says nothing about a higher one.
@@ -262,21 +259,29 @@ def pause_before_retry(
     return rng.uniform(0, longest)
 
 
-def read_rate_limits(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> tuple[RateLimit, ...]:
+def read_rate_limits(headers: Mapping[str, str]) -> tuple[RateLimit, ...]:
     """The limits per minute that ``headers`` (looked up without regard to case, or lower-case) show.
 
     At most one for each unit. A header that cannot be read counts as missing.
     """
     found: dict[Unit, RateLimit] = {}
     for unit, remaining_name, limit_name, reset_name in _HEADERS:
-        remaining = read_number(headers.get(remaining_name))
+        remaining = _read_number(headers.get(remaining_name))
         if remaining is not None and unit not in found:
-            reset = read_seconds(headers.get(reset_name, ""), datetime.fromisoformat, now=now)
-            found[unit] = RateLimit(unit, remaining, read_number(headers.get(limit_name)) or 0.0, reset or 0.0)
+            reset = _read_seconds(headers, reset_name, datetime.fromisoformat)
+            found[unit] = RateLimit(unit, remaining, _read_number(headers.get(limit_name)) or 0.0, reset or 0.0)
     return tuple(found.values())
 
 
-def read_number(text: str | None) -> float | None:
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After`: seconds, a duration or a date."""
+    milliseconds = _read_number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    return _read_seconds(headers, "retry-after", parsedate_to_datetime)
+
+
+def _read_number(text: str | None) -> float | None:
     """A finite number that is not negative, or None."""
     try:
         number = float(text or "")
@@ -285,19 +290,26 @@ def read_number(text: str | None) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
-def read_seconds(text: str, read_date: Callable[[str], datetime], *, now: Callable[[], datetime]) -> float | None:
+def _read_seconds(headers: Mapping[str, str], name: str, read: Callable[[str], datetime]) -> float | None:
     """Seconds of a plain number, of a duration such as ``6m0s`` or ``120ms``, or until a date; None for other text."""
-    text = text.strip()
-    seconds = read_number(text)
+    text = headers.get(name, "").strip()
+    seconds = _read_number(text)
     if seconds is not None:
         return seconds
     if _DURATION.fullmatch(text):
         return sum(float(amount) * _SECONDS[unit] for amount, unit in _PART.findall(text))
+    # By the server's clock, which its dates refer to; by ours if it does not say.
+    until, now = _read_date(text, read), _read_date(headers.get("date", ""), parsedate_to_datetime) or datetime.now(UTC)
+    return None if until is None else max(0.0, (until - now).total_seconds())
+
+
+def _read_date(text: str, read: Callable[[str], datetime]) -> datetime | None:
+    """A moment, in UTC if it names no zone; None if ``read`` cannot read it."""
     try:
-        date = read_date(text)
+        date = read(text)
     except (ValueError, OverflowError):
         return None
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now()).total_seconds())
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}

@@ -18,7 +18,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 
 from tapir_core.calls import types, wire, words
-from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, Spend, cap_reached
+from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, cap_reached
 from tapir_core.calls.store_tables import (
     answers,
     attempts,
@@ -77,10 +77,10 @@ def make_row(key: str, request: types.Request, reply: wire.Reply) -> dict[str, A
         "text": outcome.text if isinstance(outcome, types.Answer) else "",
         "finish_reason": outcome.finish_reason if isinstance(outcome, types.Answer) else "",
         "message": "" if isinstance(outcome, types.Answer) else outcome.message,
-        "attempts": reply.attempts,
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-        "usd": reply.usd,
+        "attempts": reply.spent.requests,
+        "prompt_tokens": reply.spent.prompt_tokens,
+        "completion_tokens": reply.spent.completion_tokens,
+        "usd": reply.spent.usd,
         "raw": reply.raw,
         "created": utc_now(),
     }
@@ -163,7 +163,7 @@ def settle(connection: sa.Connection, settlements: Sequence[Settlement]) -> None
     for some in in_groups(sorted(came)):
         for attempt, run, role, key, sent, *amounts in connection.execute(_TAKE, {"ids": some}).all():
             outcome, spent = came[attempt].outcome, came[attempt].spent
-            booked = Attempt(attempt, run, role, key, Spend(1, *amounts))
+            booked = Attempt(attempt, run, role, key, types.Spend(1, *amounts))
             cost = booked.most if spent is None else spent
             more.append((run, role, cost - booked.most))
             if cost.requests:  # otherwise it was never sent
@@ -173,32 +173,34 @@ def settle(connection: sa.Connection, settlements: Sequence[Settlement]) -> None
     _add(connection, more)
 
 
-def add_spend(connection: sa.Connection, run: str, role: str, more: Spend) -> None:
+def add_spend(connection: sa.Connection, run: str, role: str, more: types.Spend) -> None:
     """Add to what a run has spent in a role."""
     connection.execute(insert_or_add(connection.dialect.name, spending), {"run": run, "role": role, **asdict(more)})
 
 
-def read_spend(connection: sa.Connection, run: str) -> dict[str, Spend]:
+def read_spend(connection: sa.Connection, run: str) -> dict[str, types.Spend]:
     """What a run has spent or reserved, by role."""
     return {
-        row.role: Spend(row.requests, row.prompt_tokens, row.completion_tokens, row.usd, row.seconds)
+        row.role: types.Spend(row.requests, row.prompt_tokens, row.completion_tokens, row.usd, row.seconds)
         for row in connection.execute(_SPENT, {"of": run})
     }
 
 
-def read_unknown(connection: sa.Connection, run: str) -> Spend:
+def read_unknown(connection: sa.Connection, run: str) -> types.Spend:
     """The part of that for attempts of unknown cost."""
     sums = (sa.func.sum(column) for column in (attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd))
     query = sa.select(sa.func.count(), *sums).where(attempts.c.run == run, attempts.c.unknown)
     requests, prompt, completion, usd = connection.execute(query).one()
-    return Spend(requests, int(prompt or 0), int(completion or 0), float(usd or 0))
+    return types.Spend(requests, int(prompt or 0), int(completion or 0), float(usd or 0))
 
 
-def _reserve(wanted: Attempt, budget: BudgetConfig, spent: dict[str, Spend], unknown_of: Callable[[str], Spend]) -> str:
+def _reserve(
+    wanted: Attempt, budget: BudgetConfig, spent: dict[str, types.Spend], unknown_of: Callable[[str], types.Spend]
+) -> str:
     """Add an attempt to what its run has ``spent`` or reserved, or return which cap has no room for it."""
     reason = cap_reached(budget, spent, wanted.role, wanted.most)
     if reason is None:
-        spent[wanted.role] = spent.get(wanted.role, Spend()) + wanted.most
+        spent[wanted.role] = spent.get(wanted.role, types.Spend()) + wanted.most
         return ""
     unknown = unknown_of(wanted.run)
     if unknown.requests:
@@ -206,7 +208,9 @@ def _reserve(wanted: Attempt, budget: BudgetConfig, spent: dict[str, Spend], unk
     return reason
 
 
-def _row(attempt: Attempt, cost: Spend, sent: datetime, *, outcome: str = "", unknown: bool = True) -> dict[str, Any]:
+def _row(
+    attempt: Attempt, cost: types.Spend, sent: datetime, *, outcome: str = "", unknown: bool = True
+) -> dict[str, Any]:
     return {
         "id": attempt.id,
         "run": attempt.run,
@@ -221,8 +225,8 @@ def _row(attempt: Attempt, cost: Spend, sent: datetime, *, outcome: str = "", un
     }
 
 
-def _add(connection: sa.Connection, sums: Iterable[tuple[str, str, Spend]]) -> None:
-    added: dict[tuple[str, str], Spend] = defaultdict(Spend)
+def _add(connection: sa.Connection, sums: Iterable[tuple[str, str, types.Spend]]) -> None:
+    added: dict[tuple[str, str], types.Spend] = defaultdict(types.Spend)
     for run, role, more in sums:
         added[run, role] += more
     for run, role in sorted(added):  # in one order, or two processes could wait for each other

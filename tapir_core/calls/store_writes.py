@@ -15,9 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from tapir_core.calls import store_tables
-from tapir_core.calls.budget import Attempt, Settlement, Spend
+from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.store_rows import add_spend, book, insert_rows, settle
-from tapir_core.calls.types import MOST_USELESS, Outcome, Request
+from tapir_core.calls.types import MOST_USELESS, Outcome, Request, Spend
 from tapir_core.config import BudgetConfig, Sampling
 from tapir_core.processes import LAPSE, Holder, is_free
 

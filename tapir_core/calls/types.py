@@ -1,4 +1,4 @@
-"""The values of the paid-call engine: requests, their outcomes, and endpoints.
+"""The values of the paid-call engine: requests, their outcomes and costs, and endpoints.
 
 Grain: one `Request` is one sample of one prompt. Its outcome is a value, never an exception: `Answer` or `Failure`.
 """
@@ -128,6 +128,43 @@ class Failure:
 
 
 Outcome = Answer | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What was spent, over all starts and processes, including what is booked for attempts of unknown cost."""
+
+    requests: int = 0
+    """Attempts that went out."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    seconds: float = 0.0
+    """Time that was worked on such requests."""
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Spend") -> "Spend":
+        return Spend(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.usd + other.usd,
+            self.seconds + other.seconds,
+        )
+
+    def __sub__(self, other: "Spend") -> "Spend":
+        return Spend(
+            self.requests - other.requests,
+            self.prompt_tokens - other.prompt_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.usd - other.usd,
+            self.seconds - other.seconds,
+        )
+
 
 _REMEDIES = {
     "temperature": 'Set temperature = "provider" in the sampling, which leaves it out',

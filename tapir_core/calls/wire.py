@@ -7,16 +7,12 @@ databases refuse, become U+FFFD.
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tapir_core.calls.limits import RateLimit, read_number, read_seconds
-from tapir_core.calls.thoughts import strip_thoughts
-from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request
+from tapir_core.calls.limits import RateLimit, read_retry_after
+from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request, Spend
 from tapir_core.calls.words import (
     BROKE_OFF,
     CUT_OFF,
@@ -26,6 +22,7 @@ from tapir_core.calls.words import (
     read_ending,
     read_error_words,
     refuses_everybody,
+    strip_thoughts,
     unsupported_field,
 )
 from tapir_core.config import Role
@@ -57,11 +54,8 @@ class Reply:
     """The result of one attempt."""
 
     outcome: Outcome
-    attempts: int = 1
-    """Attempts made for the request, this one included."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float = 0.0
+    spent: Spend = field(default_factory=lambda: Spend(requests=1))
+    """What the attempts made for the request cost, this one included."""
     cost_unknown: bool = False
     """True if the provider may charge more than the reply says: it is incomplete, or does not say."""
     raw: str | None = None
@@ -130,29 +124,30 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
     sent = _without_preamble(raw)
     if sent.startswith("<"):
         return Reply(Failure("connection", f"{_WEB_PAGE}: {_clip(raw)!r}"), raw=raw, endpoint_at_fault=True)
-    try:
-        body = json.loads(sent)
-    except (ValueError, RecursionError):
-        return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
+    body = json_or_text(sent)
     if not isinstance(body, dict):
-        return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
+        odd = f"the reply is no {'JSON' if body is sent else 'chat completion'}: {_clip(raw)!r}"
+        return Reply(Failure("server", odd), cost_unknown=True, raw=raw)
     choice, usage = _first(body.get("choices")), _mapping(body.get("usage"))
     prompt_tokens, completion_tokens, said = _read_usage(usage)
-    usd = endpoint.usd(prompt_tokens, completion_tokens)
+    spent = Spend(1, prompt_tokens, completion_tokens, endpoint.usd(prompt_tokens, completion_tokens))
     if error := body.get("error") or choice.get("error") or _failed_call(body):
         status = _integer(_mapping(error).get("code"))
         failed = read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw)
-        return replace(failed, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, usd=usd)
+        return replace(failed, spent=spent)
     outcome = _read_choice(
         choice,
-        Answer("", "", prompt_tokens, completion_tokens, usd),
+        Answer("", "", prompt_tokens, completion_tokens, spent.usd),
         thought=completion_tokens > said or _details(usage, "completion", "reasoning") > 0,
         strip=endpoint.thinking == "strip",
     )
     if outcome is None:
         blocked, shown = find_block(body), _clip(raw)
-        unanswered = Failure("server", f"the reply has no answer: {shown}")
-        outcome = Failure("refused", f"blocked: {blocked}: {shown}") if blocked else unanswered
+        outcome = (
+            Failure("refused", f"blocked: {blocked}: {shown}")
+            if blocked
+            else Failure("server", f"the reply has no answer: {shown}")
+        )
     elif (body.get("amazon-bedrock-guardrailAction") or "NONE") != "NONE":
         outcome = Failure("refused", "stopped by the provider's guardrail")
     elif isinstance(outcome, Answer) and request is not None and request.role in TRAINED_ON:
@@ -162,10 +157,8 @@ def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None
         outcome = replace(outcome, finish_reason=CUT_OFF) if is_full else outcome
     return Reply(
         outcome,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        usd=usd,
-        cost_unknown=not prompt_tokens + completion_tokens,
+        spent=spent,
+        cost_unknown=not spent.tokens,
         raw=raw,
         is_completion="choices" in body,
         model=str(body.get("model") or ""),
@@ -213,32 +206,14 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
         kind = "unsupported" if parameter else read_error_words(status, codes, text.lower())
     message = f"HTTP {status}: {_clip(text)}" if text else f"HTTP {status}"
     message += f" {_MORE_ROOM}" if kind == "used_up" else ""
-    retry_after = read_retry_after(headers or {}, now=partial(replied_at, headers or {}))
     return Reply(
         Failure(kind, message, parameter=parameter),
         cost_unknown=status in CUT_OFF_STATUSES,
         raw=raw,
-        retry_after_seconds=retry_after,
+        retry_after_seconds=read_retry_after(headers or {}),
         endpoint_at_fault=kind in {"unauthorized", "connection", "unsupported"},
         refuses_everybody=refuses_everybody(status, codes, text.lower()),
     )
-
-
-def read_retry_after(headers: Mapping[str, str], *, now: Callable[[], datetime]) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After`: seconds, a duration or a date."""
-    milliseconds = read_number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    return read_seconds(headers.get("retry-after", ""), parsedate_to_datetime, now=now)
-
-
-def replied_at(headers: Mapping[str, str]) -> datetime:
-    """When a reply was sent, by the server's clock, which its dates refer to; ours if it does not say."""
-    try:
-        date = parsedate_to_datetime(headers.get("date", ""))
-    except (ValueError, OverflowError):
-        return datetime.now(UTC)
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def clean_text(text: str) -> str:
@@ -246,6 +221,14 @@ def clean_text(text: str) -> str:
     # Most replies are ASCII, and CPython knows that without reading the text.
     whole = text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace("\x00", "�")
+
+
+def json_or_text(raw: str) -> object:
+    """The decoded JSON, or the text if it is no JSON."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
 
 
 def _without_preamble(raw: str) -> str:

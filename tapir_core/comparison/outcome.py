@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core import paths, standin, storage
-from tapir_core.calls.budget import Spend
+from tapir_core.calls import Spend
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig, StandinEndpoint, load, presets
 from tapir_core.data.dataset import TRAIN_AGAIN, read_json

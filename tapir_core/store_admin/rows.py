@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from tapir_core import errors, paths, turns
-from tapir_core.calls import store_rows, store_tables, thoughts, types, wire, words
+from tapir_core.calls import store_rows, store_tables, types, wire, words
 
 _ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
@@ -297,23 +297,12 @@ def import_replies(engine: sa.Engine, replies: Iterable[tuple[types.Request, str
         TapirError: the store cannot be written; rows inserted before stay.
     """
     done = Inserted()
-    rows = (_row_of(request, text) for request, text in replies)
+    rows = (
+        store_rows.make_row(request.key, request, wire.Reply(types.Answer(text, words.WHOLE, 0, 0), types.Spend()))
+        for request, text in replies
+    )
     _insert(engine, filter(done.read.take, rows), done)
     return done
-
-
-def _row_of(request: types.Request, text: str) -> StoredRow:
-    asked = ("key", "role", "model", "identity", "prompt_version", "run", "sample_index")
-    same = {name: getattr(request, name) for name in asked}
-    none = {"message": "", "attempts": 0, "prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0, "raw": None}
-    return {
-        **same,
-        **none,
-        "status": "answer",
-        "text": text,
-        "finish_reason": "stop",
-        "created": store_tables.utc_now(),
-    }
 
 
 def _insert(engine: sa.Engine, rows: Iterator[StoredRow], done: Inserted) -> None:
@@ -389,7 +378,7 @@ def _gives_again(row: StoredRow) -> bool:
     endings = {read.finish_reason, *([words.CUT_OFF] if row["role"] in wire.TRAINED_ON else [])}
     return words.read_ending(row["finish_reason"]) in endings and row["text"] in (
         read.text,
-        thoughts.strip_thoughts(read.text),
+        words.strip_thoughts(read.text),
     )
 
 

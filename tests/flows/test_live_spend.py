@@ -48,7 +48,7 @@ def test_the_share_is_the_place_of_the_stage_that_began_last_and_the_part_of_it_
 
 
 def test_the_card_tells_stages_at_work_with_their_time_left_and_the_spend_with_its_caps() -> None:
-    live = LiveSpend(sent=70, stored=30, prompt_tokens=1000, completion_tokens=200, usd=0.5)
+    live = LiveSpend(sent=70, stored=30, spent=Spend(70, 1000, 200, 0.5))
     paid = {
         "judge": Spend(requests=1500, prompt_tokens=3000, completion_tokens=1000, usd=2.5),
         "answer": Spend(requests=99, usd=99.0),

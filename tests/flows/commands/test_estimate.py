@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from flows.commands.run import memory_lines, print_estimate
-from tapir_core.calls import Answer, AnswerStore, store_url
+from tapir_core.calls import Answer, AnswerStore, Spend, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
@@ -66,7 +66,7 @@ def answer_first_rows(config: RunConfig, labels: int, answers: int) -> None:
     requests += [pool_requests(config, prompt, row)[1] for row in rows[:answers]]
     with AnswerStore(store_url(config)) as store:
         for request in requests:
-            reply = Reply(Answer("Task type: Math", "stop", 90, 33), prompt_tokens=90, completion_tokens=33)
+            reply = Reply(Answer("Task type: Math", "stop", 90, 33), spent=Spend(1, 90, 33))
             store.put(request.key, request, reply).result(30)
 
 

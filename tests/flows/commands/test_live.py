@@ -16,7 +16,7 @@ from flows.commands.live import (
     shown_live,
     spend_line,
 )
-from tapir_core.calls.budget import LiveSpend
+from tapir_core.calls import LiveSpend, Spend
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -56,7 +56,7 @@ def test_a_long_stage_speaks_every_thirty_seconds() -> None:
     lines = PlainLines()
     stage = make_stage(seconds=31, rows_done=62, note="waiting for the server")
     lines.new_lines(Snapshot([stage]))
-    (line,) = lines.new_lines(Snapshot([stage], LiveSpend(sent=7, usd=0.5)))
+    (line,) = lines.new_lines(Snapshot([stage], LiveSpend(sent=7, spent=Spend(usd=0.5))))
     assert line.startswith("round 1 · answer: 62 of 600 rows, 2.0 rows/s, 31 s · waiting for the server · calls 7")
     assert "0.50 USD" in line
     assert lines.new_lines(Snapshot([stage])) == []
@@ -106,7 +106,7 @@ def test_the_live_part_shows_only_the_stages_at_work() -> None:
 
 
 def test_the_spend_line_counts_failures_by_kind() -> None:
-    line = spend_line(LiveSpend(sent=1200, stored=3, failures={"timeout": 2, "refused": 1}, usd=1.234))
+    line = spend_line(LiveSpend(sent=1200, stored=3, failures={"timeout": 2, "refused": 1}, spent=Spend(usd=1.234)))
     assert line.startswith("calls 1,200 · from the store 3")
     assert line.endswith("1.23 USD · failed 3 (1 refused, 2 timeout)")
     assert "failed" not in spend_line(LiveSpend())

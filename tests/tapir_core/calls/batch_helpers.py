@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request, store_writes
-from tapir_core.calls.budget import Attempt, Spend
+from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request, Spend, store_writes
+from tapir_core.calls.budget import Attempt
 from tapir_core.calls.store_tables import batch_rows, batches, open_engine, utc_now
 from tapir_core.calls.store_writes import Change, OpenBatch
 from tapir_core.config import BatchConfig, BudgetConfig, CallsConfig

@@ -28,15 +28,15 @@ class Simulation:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.limit = AddressLimit(self.ceiling, slow_seconds=self.slow_seconds)
-        self._events: list[tuple[float, int, float, bool]] = []
+        self._events: list[tuple[float, float, bool]] = []
         self._inside = 0
 
     def run(self, until: float) -> None:
         """Let time pass."""
         self._fill()
         while self._events and self._events[0][0] <= until:
-            self.now, ticket, began, is_answer = heapq.heappop(self._events)
-            self._end(ticket, began, is_answer)
+            self.now, began, is_answer = heapq.heappop(self._events)
+            self._end(began, is_answer)
             self._fill()
         self.now = until
 
@@ -60,12 +60,13 @@ class Simulation:
         while self.limit.in_flight < self.limit.limit:
             seconds, is_answer = self.serve(self.now, self._inside, self.rng)
             self._inside += is_answer
-            heapq.heappush(self._events, (self.now + seconds, self.limit.enter(self.now), self.now, is_answer))
+            self.limit.enter(self.now)
+            heapq.heappush(self._events, (self.now + seconds, self.now, is_answer))
 
-    def _end(self, ticket: int, began: float, is_answer: bool) -> None:
+    def _end(self, began: float, is_answer: bool) -> None:
         self.limit.count(TROUBLES["answer" if is_answer else "rate_limited"], began=began, now=self.now)
         self._inside -= is_answer
-        self.limit.leave(ticket)
+        self.limit.leave(began)
         self.trace.append((self.now, self.limit.limit, self._inside))
 
 

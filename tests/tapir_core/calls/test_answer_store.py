@@ -16,7 +16,7 @@ from tests.doubles.provider import make_request
 
 
 def answer(text: str = "fine", *, usd: float = 0.0) -> Reply:
-    return Reply(Answer(text, "stop", 10, 5, usd), prompt_tokens=10, completion_tokens=5, usd=usd, raw="{}")
+    return Reply(Answer(text, "stop", 10, 5, usd), Spend(1, 10, 5, usd), raw="{}")
 
 
 def put(store: AnswerStore, request: Request, reply: Reply) -> Outcome:
@@ -34,7 +34,7 @@ def test_what_was_put_is_found_again_marked_as_stored(store_url: str):
 def test_a_terminal_failure_is_stored_with_its_message(store_url: str, kind: FailureKind):
     request = make_request()
     with AnswerStore(store_url) as store:
-        put(store, request, Reply(Failure(kind, "no", attempts=2), attempts=2, raw="{}"))
+        put(store, request, Reply(Failure(kind, "no", attempts=2), Spend(2), raw="{}"))
         assert store.lookup([request.key]) == {request.key: Failure(kind, "no", attempts=2, stored=True)}
 
 

@@ -94,7 +94,7 @@ def test_rows_that_no_file_tells_of_share_the_fate_of_their_batch(status: dict[s
     shown = Batch.construct(status=status["status"], errors={"data": [status]} if "message" in status else None)
     reply = why_unreached(batch(), shown, REMOTE)
     assert isinstance(reply.outcome, Failure)
-    assert (reply.outcome.kind, reply.endpoint_at_fault, reply.attempts) == (kind, at_fault, 0)
+    assert (reply.outcome.kind, reply.endpoint_at_fault, reply.spent.requests) == (kind, at_fault, 0)
     assert status.get("message", "") in reply.outcome.message
     assert ("line 3: " in reply.outcome.message) is ("line" in status)
     assert "batch_1" in reply.outcome.message

@@ -85,7 +85,7 @@ def test_a_row_without_a_proper_reply_is_a_failure_of_its_kind(fields: dict[str,
     _, reply = read_line(line(**fields), ENDPOINT) or ("", None)
     assert reply is not None
     assert isinstance(reply.outcome, Failure)
-    assert (reply.outcome.kind, reply.attempts) == (kind, attempts)
+    assert (reply.outcome.kind, reply.spent.requests) == (kind, attempts)
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"{", b"[]", b"3", b"{}", b'{"custom_id": 3}', b"\xff\xfe"])

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 import pytest
 
 from tapir_core.calls.books import Books, UnsentError
-from tapir_core.calls.budget import Attempt, Settlement, Spend
-from tapir_core.calls.types import Endpoint
+from tapir_core.calls.budget import Attempt, Settlement
+from tapir_core.calls.types import Endpoint, Spend
 from tapir_core.config import BudgetConfig
 from tests.doubles.provider import make_request
 

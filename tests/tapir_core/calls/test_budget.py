@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request
-from tapir_core.calls.budget import DRIVING, LiveSpend, Spend, cap_reached, reserve
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request, Spend
+from tapir_core.calls.budget import DRIVING, LiveSpend, cap_reached, reserve
 from tapir_core.calls.types import Endpoint, FailureKind
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls import Answer, Endpoint, Failure, Outcome, Request
+from tapir_core.calls import Answer, Endpoint, Failure, Outcome, Request, Spend
 from tapir_core.calls import endpoint as pool_module
 from tapir_core.calls.endpoint import Address, Line
 from tapir_core.calls.wire import Reply
@@ -248,4 +248,4 @@ def test_what_a_provider_charged_for_replies_that_broke_off_is_counted():
         reply = asyncio.run(run(provider.endpoint()))
     assert isinstance(reply.outcome, Answer)
     assert (reply.outcome.text, reply.outcome.completion_tokens) == ("7", 5)
-    assert (reply.attempts, reply.prompt_tokens, reply.completion_tokens) == (3, 30, 11)
+    assert reply.spent == Spend(3, 30, 11)

@@ -42,9 +42,7 @@ def test_the_store_works_on_postgresql_as_on_sqlite(postgres_url: str):
     requests = [make_request(str(number), run="pg") for number in range(600)]
     refused = make_request("refused", run="pg")
     with AnswerStore(postgres_url) as store, AnswerStore(postgres_url) as other:
-        reply = Reply(
-            Answer("fine\n\u202e 漢", "stop", 2, 1, 0.5), prompt_tokens=2, completion_tokens=1, usd=0.5, raw='"\\u0000"'
-        )
+        reply = Reply(Answer("fine\n\u202e 漢", "stop", 2, 1, 0.5), Spend(1, 2, 1, 0.5), raw='"\\u0000"')
         puts = [store.put(request.key, request, reply) for request in requests]
         assert all(put.result(timeout=30) == reply.outcome for put in puts)
         store.put(refused.key, refused, Reply(Failure("refused", "no", 1))).result(timeout=30)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, Watch, ask_read, forget_unread
-from tapir_core.calls.asking import REASK_STRIDE, Parsed
+from tapir_core.calls.engine import REASK_STRIDE, Parsed
 from tapir_core.config import Sampling
 from tapir_core.text import MISSING, Unparsed
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text, echo, in_turn, make_request

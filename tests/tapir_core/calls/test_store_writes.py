@@ -43,7 +43,7 @@ def engine(store_url: str) -> Iterator[Engine]:
 
 def put(key: str, text: str = "fine", *, role: str = "teach") -> Put:
     answer = Answer(text, "stop", 10, 5, 0.25)
-    reply = Reply(answer, attempts=2, prompt_tokens=10, completion_tokens=5, usd=0.25)
+    reply = Reply(answer, Spend(2, 10, 5, 0.25))
     return Put(make_row(key, make_request(role=role), reply), answer)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.calls.budget import Spend
+from tapir_core.calls import Spend
 from tapir_core.comparison.matching import buy_more
 from tapir_core.comparison.outcome import ArmOutcome, read_outcome
 from tapir_core.comparison.plan import Arm

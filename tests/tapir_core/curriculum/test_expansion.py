@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.calls.asking import REASK_STRIDE
+from tapir_core.calls.engine import REASK_STRIDE
 from tapir_core.curriculum import candidate_rows, lacking, parse_expansion, plan_wave, render_expansion
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.prompts import load_prompt

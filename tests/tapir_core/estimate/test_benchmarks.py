@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls import Answer, AnswerStore, Message, Request, store_url
+from tapir_core.calls import Answer, AnswerStore, Message, Request, Spend, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig, Sampling
 from tapir_core.errors import ConfigError
@@ -132,7 +132,7 @@ def test_stored_judgments_to_the_same_prompt_tell_how_long_they_are(tmp_path: Pa
             ask = (Message("user", str(number)),)
             request = Request("benchmark", ask, "a-judge", "i", Sampling(max_tokens=1024), prompt_version=version)
             tokens = 40 if version == versions[0] else 4000
-            reply = Reply(Answer("8 7", "stop", 90, tokens), prompt_tokens=90, completion_tokens=tokens)
+            reply = Reply(Answer("8 7", "stop", 90, tokens), spent=Spend(1, 90, tokens))
             store.put(request.key, request, reply).result(30)
     found = estimated(config)
     whole = stage(found, "benchmark_replies").needed

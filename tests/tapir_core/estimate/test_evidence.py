@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls import Answer, AnswerStore
+from tapir_core.calls import Answer, AnswerStore, Spend
 from tapir_core.calls.wire import Reply
 from tapir_core.config import ModelIdentity
 from tapir_core.curriculum import shares_of
@@ -34,7 +34,7 @@ def fill(url: str, answers: int, tokens: int) -> None:
         for number in range(answers):
             request = make_request(f"question {number}")
             answer = Answer("fine", "stop", 10, tokens)
-            store.put(request.key, request, Reply(answer, prompt_tokens=10, completion_tokens=tokens)).result(30)
+            store.put(request.key, request, Reply(answer, Spend(1, 10, tokens))).result(30)
 
 
 def test_lengths_are_those_of_the_same_model_in_the_same_role(tmp_path: Path) -> None:

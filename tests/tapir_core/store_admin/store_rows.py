@@ -19,7 +19,7 @@ def reply_of(text: str = "fine", *, usd: float = 0.0) -> Reply:
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     body = {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
     read = read_completion(json.dumps(body), Endpoint("", 1))
-    return replace(read, usd=usd)
+    return replace(read, spent=replace(read.spent, usd=usd))
 
 
 def is_sound(found: Checked) -> bool:
