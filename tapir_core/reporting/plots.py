@@ -185,8 +185,7 @@ def plot_order_gap(judged: Mapping[str, pl.Series]) -> page.Section:
 def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
     """Task shares: natural, target, and got by the mixtures of the rounds."""
     shown = _few([(each, each.mixture.shares) for each in rounds if each.mixture is not None])
-    used = {name for _, table in shown for name, *shares in table.rows() if any(shares)}
-    names = in_order(used)
+    names = in_order({name for _, table in shown for name, *shares in table.rows() if any(shares)})
 
     def fill(axes: Any) -> None:
         shares = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]

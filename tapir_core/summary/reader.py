@@ -178,8 +178,7 @@ def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> 
     read = [*stages.held_out_of(reader.run.config), *(stages.EXPAND.at(each) for each in range(1, number))]
     if number < 0 or usable is None or any(reader.manifest(at) is None for at in read):
         return None
-    expansions = (reader.run.rows(at) for at in read if at.round)
-    known = (rows.select("instruction_id", "task_type") for rows in expansions)
+    known = (reader.run.rows(at).select("instruction_id", "task_type") for at in read if at.round)
     return pl.concat([run_state.not_held_out(reader.run, usable), *known], how="vertical_relaxed")
 
 
