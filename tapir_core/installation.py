@@ -49,6 +49,14 @@ def package_setup() -> str:
     )
 
 
+def version_of(package: str) -> str | None:
+    """The installed version of a package; nothing where it is not installed, as ours is not when used as sources."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def gpu_setup(torch: str) -> str:
     """The command that puts the build for GPUs of this version of torch in the place of one for processors."""
     return (

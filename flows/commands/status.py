@@ -15,8 +15,9 @@ from tapir_core.paths import BACKBONE
 from tapir_core.reporting import benchmarks, page, sentences
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.store_admin.rows import is_there
-from tapir_core.summary import RunProgress, RunReader, read_progress
+from tapir_core.summary import RunReader, read_progress
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
+from tapir_core.summary.types import RunProgress
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")

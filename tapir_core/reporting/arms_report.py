@@ -438,8 +438,9 @@ def _plot_curves(rows: Sequence[ArmRow]) -> page.Section:
     series = []
     for place, row in enumerate(shown):
         beside = apart * (place - (len(shown) - 1) / 2)
-        tests = [(point.tokens / 1000 + beside, point.test) for point in row.curve]
-        points = [(at, Estimate(test.value, test.low90, test.high90)) for at, test in tests]
+        points = [
+            (at.tokens / 1000 + beside, Estimate(at.test.value, at.test.low90, at.test.high90)) for at in row.curve
+        ]
         colour, marker = page.COLOURS[place % len(page.COLOURS)], _MARKERS[place % len(_MARKERS)]
         series.append(page.Series(row.label, colour, marker, points))
     return page.Section(

@@ -171,8 +171,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = {"NOTHING": formats.NOTHING, "sentences": sentences, "markdown_table": markdown_table}
-    made.globals.update(getmembers(formats, isfunction), **names)
+    made.globals.update(
+        getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentences=sentences, markdown_table=markdown_table
+    )
     made.filters.update(markdown_text=markdown_text, image_address=image_address)
     return made
 

@@ -185,8 +185,7 @@ def plot_order_gap(judged: Mapping[str, pl.Series]) -> page.Section:
 def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
     """Task shares: natural, target, and got by the mixtures of the rounds."""
     shown = _few([(each, each.mixture.shares) for each in rounds if each.mixture is not None])
-    used = {name for _, table in shown for name, *shares in table.rows() if any(shares)}
-    names = in_order(used)
+    names = in_order({name for _, table in shown for name, *shares in table.rows() if any(shares)})
 
     def fill(axes: Any) -> None:
         shares = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]
@@ -247,22 +246,30 @@ def plot_headlines(summary: RunSummary) -> page.Section | None:
         if spokes.left_out and not spokes.drawn
     ]
     curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
-    read = "Lines are 95 % intervals over questions. No decision reads these figures."
-    told = [read, *lacking, beside_in_words(pl.concat([rows for _, rows in panels]))]
-    return page.Section("Benchmarks", plot=curves, note=sentences.together(told))
+    beside = beside_in_words(pl.concat([rows for _, rows in panels]))
+    return page.Section(
+        "Benchmarks",
+        plot=curves,
+        note=sentences.together(
+            ("Lines are 95 % intervals over questions. No decision reads these figures.", *lacking, beside)
+        ),
+    )
 
 
 def plot_categories(summary: RunSummary) -> list[page.Section]:
     """Each headline of the benchmarks by category, where there are categories enough."""
-    found = []
-    for label, rows in headline_panels(summary):
-        spokes = choose_spokes(rows)
-        if spokes.drawn:
-            note = [f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows)]
-            found.append(
-                page.Section(label, plot=plot_benchmark_categories(label, spokes), note=sentences.together(note))
-            )
-    return found
+    panels = ((label, rows, choose_spokes(rows)) for label, rows in headline_panels(summary))
+    return [
+        page.Section(
+            label,
+            plot=plot_benchmark_categories(label, spokes),
+            note=sentences.together(
+                (f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows))
+            ),
+        )
+        for label, rows, spokes in panels
+        if spokes.drawn
+    ]
 
 
 def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:

@@ -10,27 +10,30 @@ What report and run card show is listed in `TOP`, `SECTIONS` and `CARD`, in the 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import polars as pl
 
+from tapir_core import curriculum, installation
 from tapir_core.comparison.baseline import with_baseline
-from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, LENGTHS, NATURAL, StudentConfig
+from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, LENGTHS, NATURAL, RETENTION, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.estimate.run import kept_estimate
 from tapir_core.evaluation.scores import ALL
+from tapir_core.judging import show_instruction
 from tapir_core.paths import REPORT, RESOLVED_CONFIG
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import benchmarks, estimate_table, page, plots, serving, tables
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import EVALUATE, TRAIN
-from tapir_core.summary import RunReader, summarise
-from tapir_core.summary.examples import choose_examples
+from tapir_core.run_state import judged_answers
+from tapir_core.stages import ANSWER, ANSWER_HELDOUT, EVALUATE, HELDOUT, JUDGED_HELDOUT, TEACH, TRAIN, usable_of
+from tapir_core.summary import RunReader, marks_on_test, summarise
 from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
-from tapir_core.summary.types import Examples, RunSummary
+from tapir_core.summary.types import Answer, Example, Examples, RunSummary
+from tapir_core.verifiers import is_correct
 
 _EXAMPLES = 10
 
@@ -200,7 +203,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         checkpoint=run.manifest(TRAIN.at(round_number)),
         resolved=run.storage.sha256(RESOLVED_CONFIG),
         training=RunReader(run).training(round_number),
-        own_version=_own_version(),
+        own_version=installation.version_of("tapir-distill") or NOTHING,
     )
     return card + "\n"
 
@@ -246,13 +249,6 @@ def _scores(found: pl.DataFrame) -> page.Table:
     return page.table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
 
 
-def _own_version() -> str:
-    try:
-        return metadata.version("tapir-distill")
-    except metadata.PackageNotFoundError:  # works from its sources
-        return NOTHING
-
-
 def backbone_name(student: StudentConfig) -> str:
     """The backbone's name; of a folder only its own."""
     backbone, revision = student.backbone, student.revision
@@ -263,6 +259,80 @@ def backbone_name(student: StudentConfig) -> str:
 
 def _is_hub_id(backbone: str) -> bool:
     return backbone.count("/") == 1 and not backbone.startswith((".", "/", "~")) and not Path(backbone).exists()
+
+
+def choose_examples(reader: RunReader, students: list[int], most: int, rng: Random) -> Examples | None:
+    """Draw instructions so that what got better, worse or stayed has its true proportion among those shown.
+
+    ``students`` are rounds in order; the change is between the last two of them (of one student: right or wrong). The
+    instructions are those of the test split; without a held-out set those of the pool, with the teacher's answers.
+    """
+    found = _examples(reader, students)
+    changes = (*_CHANGES.values(), *_JUDGED_CHANGES.values())
+    groups = {change: [each for each in found if each.why == change] for change in changes}
+    sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
+    quota = curriculum.fill_quotas(most, {change: float(size) for change, size in sizes.items()}, sizes)
+    drawn = {change: sorted(rng.sample(range(size), quota[change])) for change, size in sizes.items()}
+    shown = tuple(groups[change][place] for change, places in drawn.items() for place in places)
+    return Examples(shown, len(found), sizes) if found else None
+
+
+def _examples(reader: RunReader, students: list[int]) -> list[Example]:
+    """The instructions that all students answered, sorted by id; the teacher's answer stands last, where it is."""
+    judged, heldout = reader.rows(JUDGED_HELDOUT.at()), reader.rows(HELDOUT.at())
+    changes, taught = _CHANGES, reader.rows(TEACH.at())
+    if judged is not None:
+        # Nothing is right by its reference there.
+        changes, heldout, taught = _JUDGED_CHANGES, judged.with_columns(reference=pl.lit("")), judged
+    if heldout is not None:
+        questions = heldout.filter(split="test")
+    elif of_pool := reader.tables(usable_of(reader.run.config)):
+        questions = of_pool[0].join(of_pool[2], on="instruction_id")
+    else:
+        return []
+    rows = {row["instruction_id"]: row for row in questions.sort("instruction_id").iter_rows(named=True)}
+    references = {place: row["reference"] or "" for place, row in rows.items()}
+    given = [_given(reader, number, None if heldout is not None else references) for number in students]
+    teacher = _marked_by("teacher", _texts(taught), references)
+    found = []
+    for place in (place for place in rows if all(place in of for of in given)):
+        answers, row = [of[place] for of in given], rows[place]
+        change = changes[answers[-2:][0].correct, answers[-1].correct]
+        answers += [teacher[place]] if place in teacher else []
+        texts = (show_instruction(row), tuple(answers), row["system"] or "", references[place])
+        found.append(Example(change, row["task_type"] or "no task type", *texts))
+    return found
+
+
+def _given(reader: RunReader, number: int, of_pool: Mapping[str, str] | None) -> dict[str, Answer]:
+    """Instruction → the student's answer and what came of it, where both are known; ``of_pool``: without held-out set.
+
+    ``of_pool`` are the references of the pool, which is answered by the student of the round before.
+    """
+    who = student_name(number)
+    if of_pool is not None:
+        return _marked_by(who, _texts(reader.rows(ANSWER.at(number + 1))), of_pool)
+    if reader.run.config.data.judged:
+        compared = judged_answers(reader.run, number, reader.seen)
+        columns = ("instruction_id", "student_score", "teacher_score")
+        scores = () if compared is None else compared.drop_nulls(RETENTION).select(columns).iter_rows()
+        outcomes = {at: (f"{own:g} points, the teacher {other:g}", own >= other) for at, own, other in scores}
+    else:
+        marks = marks_on_test(reader, number).items()
+        outcomes = {at: (_OUTCOMES[bool(mark)], bool(mark)) for at, mark in marks if mark is not None}
+    texts = _texts(reader.rows(ANSWER_HELDOUT.at(number)))
+    return {at: Answer(who, told, texts[at], correct) for at, (told, correct) in outcomes.items() if at in texts}
+
+
+def _texts(rows: pl.DataFrame | None) -> dict[str, str]:
+    """Instruction → answer, of those that have one."""
+    return {} if rows is None else dict(rows.drop_nulls("response").select("instruction_id", "response").iter_rows())
+
+
+def _marked_by(who: str, texts: Mapping[str, str], references: Mapping[str, str]) -> dict[str, Answer]:
+    """Instruction → the answer, which is right where its final result is exactly the reference."""
+    correct = {at: is_correct(text, references[at]) if references.get(at) else None for at, text in texts.items()}
+    return {at: Answer(who, _OUTCOMES[correct[at]], text, correct[at]) for at, text in texts.items()}
 
 
 _MIXTURES: tuple[tables.OfRound, ...] = (
@@ -285,3 +355,21 @@ _SCORES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("n", lambda row: count(row["n"])),
     ("Failed", lambda row: count(row["n_failed"])),
 )
+
+_Change = tuple[bool | None, bool | None]
+
+_CHANGES: dict[_Change, str] = {
+    (False, True): "became right",
+    (True, False): "became wrong",
+    (True, True): "stayed right",
+    (False, False): "stayed wrong",
+    (None, None): "drawn at random",
+}
+"""(right before, right after) → what happened to an instruction."""
+_JUDGED_CHANGES: dict[_Change, str] = {
+    (False, True): "caught up with the teacher",
+    (True, False): "fell behind the teacher",
+    (True, True): "stayed level with the teacher",
+    (False, False): "stayed behind the teacher",
+}
+_OUTCOMES = {True: "✓ right", False: "✗ wrong", None: ""}

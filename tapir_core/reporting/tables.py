@@ -282,8 +282,7 @@ def contaminated_table(found: types.Decontamination | None) -> Table:
 
 def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each training came to, by its student: what its ``training.json`` says."""
-    cells = tuple((name, *(cell(each) for _, cell in _TRAINING_COLUMNS)) for name, each in trainings.items())
-    return Table("Training", ("Student", *(name for name, _ in _TRAINING_COLUMNS)), cells)
+    return table_of("Training", _TRAINING_COLUMNS, ({"student": name, **each} for name, each in trainings.items()))
 
 
 def _usage_cells(usage: types.Usage) -> tuple[str, ...]:
@@ -400,6 +399,7 @@ _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] =
 )
 
 _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("Student", lambda each: each["student"]),
     ("Steps", lambda each: formats.count(each.get("steps"))),
     ("Batch", lambda each: formats.count(each.get("batch_size"))),
     ("Examples", lambda each: formats.count(each.get("examples"))),

@@ -87,11 +87,10 @@ def sample_problems(
     """
     found: dict[str, Problem] = {}
     for name in _spread(rows, shares, rng):
-        for _ in range(_DRAWS):
-            problem = draw_problem(FAMILIES[name], rng.choice(LEVELS[:max_level]), stream, rng)
-            if problem.instruction not in found:
-                break
-        else:
+        family = FAMILIES[name]
+        drawn = (draw_problem(family, rng.choice(LEVELS[:max_level]), stream, rng) for _ in range(_DRAWS))
+        problem = next((each for each in drawn if each.instruction not in found), None)
+        if problem is None:
             raise ConfigError(
                 f"the stand-in has no {rows} distinct {stream} instructions up to level {max_level}: "
                 f"family {name!r} is used up after {len(found)}; ask for fewer rows or a higher max_level"

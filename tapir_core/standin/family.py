@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count, zip_longest
+from itertools import accumulate, count, pairwise, zip_longest
 from operator import eq
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,11 +157,12 @@ class Family:
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
         """Phrasing → what matches it, a group for each slot."""
-        texts = {
-            phrasing: _SLOT.sub(lambda slot: f"(?P<{slot[1]}>{self.slots[slot[1]]})", re.escape(phrasing))
+        return {
+            phrasing: re.compile(
+                _SLOT.sub(lambda slot: f"(?P<{slot[1]}>{self.slots[slot[1]]})", re.escape(phrasing)), re.ASCII
+            )
             for phrasing in self.phrasings
         }
-        return {phrasing: re.compile(text, re.ASCII) for phrasing, text in texts.items()}
 
 
 def distinct(items: list[str]) -> list[str]:
@@ -197,8 +198,8 @@ def add_columns(terms: Iterable[int]) -> str:
 
 def add_up(terms: Sequence[int]) -> list[str]:
     """Partial sums, one term after the other: `40 + 5 = 45`, `45 + 3 = 48`."""
-    sums = [sum(terms[:count]) for count in range(1, len(terms) + 1)]
-    return [f"{before} + {term} = {after}" for before, term, after in zip(sums, terms[1:], sums[1:], strict=False)]
+    sums = pairwise(accumulate(terms))
+    return [f"{before} + {term} = {after}" for term, (before, after) in zip(terms[1:], sums, strict=True)]
 
 
 def split_places(number: int) -> list[int]:
@@ -209,11 +210,9 @@ def split_places(number: int) -> list[int]:
 
 def keep_largest(items: Sequence[Any], key: Callable[[Any], Any], say: Callable[[Any], str] = str) -> str:
     """The largest of some items, each set against the largest before it: `cat or hill: hill. hill or ant: hill.`"""
-    steps, largest = [], items[0]
-    for item in items[1:]:
-        before, largest = largest, max(largest, item, key=key)
-        steps.append(f"{say(before)} or {say(item)}: {largest}.")
-    return " ".join(steps)
+    largest = pairwise(accumulate(items, lambda *pair: max(pair, key=key)))
+    steps = zip(items[1:], largest, strict=True)
+    return " ".join(f"{say(before)} or {say(item)}: {after}." for item, (before, after) in steps)
 
 
 def number_items(items: Iterable[str]) -> str:

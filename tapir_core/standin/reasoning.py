@@ -143,10 +143,7 @@ def _chain(pairs: list[tuple[str, str]]) -> list[str]:
     """
     above = dict(pairs)
     [top] = set(above) - set(above.values())
-    ranking = [top]
-    for _ in pairs:
-        ranking.append(above[ranking[-1]])
-    return family.distinct(ranking)
+    return family.distinct(list(accumulate(pairs, lambda last, _: above[last], initial=top)))
 
 
 def _solve_biggest(slots: family.Slots) -> family.Solution:

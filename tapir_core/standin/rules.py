@@ -17,7 +17,7 @@ stated, not at the way there.
 
 import math
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -172,19 +172,15 @@ def _name_of(described: str) -> str:
 
 
 def _read_sections(text: str) -> dict[str, str]:
-    """Tag → text. Each closing tag is looked at once, so a long or hostile text costs no more than its length."""
-    closings: dict[str, deque[re.Match[str]]] = {}
-    for closing in _CLOSING.finditer(text):
-        closings.setdefault(closing[1], deque()).append(closing)
+    """Tag → text. No part of it is looked at more than twice, so a hostile text costs no more than its length."""
+    last = {closing[1]: closing.start() for closing in _CLOSING.finditer(text)}
     sections, place = {}, 0
     while opening := _OPENING.search(text, place):
         tag, place = opening[1], opening.end()
-        following = closings.get(tag, deque())
-        while following and following[0].start() < place:
-            following.popleft()
-        if following:
-            sections[tag] = text[place : following[0].start()].strip()
-            place = following[0].end()
+        if last.get(tag, 0) >= place:
+            closing = next(each for each in _CLOSING.finditer(text, place) if each[1] == tag)
+            sections[tag] = text[place : closing.start()].strip()
+            place = closing.end()
     return sections
 
 

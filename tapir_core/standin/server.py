@@ -47,13 +47,13 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 """What counts as a token."""
 
 
+@dataclass(eq=False)
 class BadRequest(Exception):
     """Raised when the request itself is wrong; becomes an error reply as OpenAI's."""
 
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
+    message: str
+    status: int = 400
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
 
 def rejection(problem: BadRequest) -> ChatReply:
     """An error as OpenAI words it."""
-    said = {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code}
+    said = {"message": problem.message, "type": "invalid_request_error", "param": None, "code": problem.code}
     return ChatReply(problem.status, {"error": said})
 
 

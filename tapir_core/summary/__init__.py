@@ -7,7 +7,6 @@ Limits: a stage that does not hold (another configuration, a missing part) count
 those of a stage's last start; what a killed start had spent shows as answers from the store.
 """
 
-from tapir_core.summary.progress import RunProgress, read_progress
 from tapir_core.summary.reader import (
     RunReader,
     figures_of,
@@ -15,6 +14,7 @@ from tapir_core.summary.reader import (
     marks_on_test,
     max_failed_share,
     measure_gain,
+    read_progress,
     require_figures,
     summarise,
 )

@@ -1,8 +1,9 @@
 """`RunReader`, one look at a run folder, and `summarise`: all that reports and status lines say of a run."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -177,8 +178,7 @@ def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> 
     read = [*stages.held_out_of(reader.run.config), *(stages.EXPAND.at(each) for each in range(1, number))]
     if number < 0 or usable is None or any(reader.manifest(at) is None for at in read):
         return None
-    expansions = (reader.run.rows(at) for at in read if at.round)
-    known = (rows.select("instruction_id", "task_type") for rows in expansions)
+    known = (reader.run.rows(at).select("instruction_id", "task_type") for at in read if at.round)
     return pl.concat([run_state.not_held_out(reader.run, usable), *known], how="vertical_relaxed")
 
 
@@ -295,6 +295,51 @@ def _decontamination(reader: RunReader) -> types.Decontamination | None:
     return types.Decontamination(pl.DataFrame(hits), rows.select("place", *stages.CONTAMINATED.columns))
 
 
+def read_progress(reader: RunReader, likely_hours: Mapping[str, float]) -> types.RunProgress:
+    """How far a run is, from manifests and scores alone: cheap enough for every run of a root, also while it works.
+
+    ``likely_hours`` are what its estimate expects of each stage, over the run.
+    """
+    config = reader.run.config
+    manifests = {at: reader.manifest(at) for at in stages.plan(config)}
+    state = run_state.state_of(reader.run, reader.seen)
+    numbers = range(config.run.rounds, paths.BACKBONE - 1, -1)
+    scored = (types.RoundSummary(number, scores=reader.rows(stages.EVALUATE.at(number))) for number in numbers)
+    scores = ((each.number, split, each.score(split)) for each in scored for split in ("test", "dev"))
+    student, split, score = next((found for found in scores if found[2] is not None), (None, "", None))
+    return types.RunProgress(
+        {at: None if manifest is None else manifest.rows for at, manifest in manifests.items()},
+        next_stage=state.next_stage,
+        stopped=state.stopped,
+        student=student,
+        split=split,
+        score=score,
+        seconds_left=0.0 if state.stopped else _seconds_left(reader, manifests, likely_hours),
+    )
+
+
+def _seconds_left(
+    reader: RunReader, manifests: Mapping[StageAt, Manifest | None], likely_hours: Mapping[str, float]
+) -> float | None:
+    """What the stages that are left took before in this run, or else what the run's estimate says of them.
+
+    Stages that overlap count in full. Nothing where a stage of some length was never done and never estimated.
+    """
+    planned, took = Counter(at.name for at in manifests), defaultdict[str, list[float]](list)
+    left = [at.name for at, manifest in manifests.items() if manifest is None]
+    for at, manifest in ((at, manifest) for at, manifest in manifests.items() if manifest is not None):
+        seconds = manifest.counts.get("seconds", 0.0)
+        if at.name == stages.EXPAND.name:  # most of it lies in the waves
+            seconds = sum(stage.seconds for stage in reader.summarise_stages((at.name,), at.number))
+        if seconds:  # what was taken over from another run took no time here
+            took[at.name].append(seconds)
+    # What a quick stage will take is not counted before the first of them was seen.
+    expected = {name: 0.0 for name, stage in stages.STAGES.items() if not stage.asks and not stage.trains}
+    expected |= {name: 3600 * hours / planned[name] for name, hours in likely_hours.items() if name in planned}
+    expected |= {name: fmean(seconds) for name, seconds in took.items()}
+    return sum(expected[name] for name in left) if expected.keys() >= set(left) else None
+
+
 def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | None:
     """Test score of student ``after`` less that of ``before``, over the instructions that both answered."""
     marks = [marks_on_test(reader, number) for number in (before, after)]
@@ -319,15 +364,14 @@ def marks_on_test(reader: RunReader, number: int) -> dict[str, float | None]:
     Of a judged set: where it matches or beats the teacher, 50 where it does in one of two orders, None without a
     verdict. Empty while the student was not asked.
     """
-    if reader.run.config.data.judged:
-        compared = run_state.judged_answers(reader.run, number, reader.seen)
-        test = None if compared is None else compared.filter(split="test")
-        return {} if test is None else dict(test.select("instruction_id", 100.0 * pl.col(RETENTION)).iter_rows())
-    asked = reader.tables(stages.graded_of(reader.run.config, number))
-    if not asked:
-        return {}
-    test = grade_answers(*asked).filter(split="test")
-    return dict(test.select("instruction_id", 100.0 * pl.col("correct")).iter_rows())
+    config = reader.run.config
+    if config.data.judged:
+        marked = run_state.judged_answers(reader.run, number, reader.seen)
+    else:
+        asked = reader.tables(stages.graded_of(config, number))
+        marked = grade_answers(*asked) if asked else None
+    mark = 100.0 * pl.col(RETENTION if config.data.judged else "correct")
+    return {} if marked is None else dict(marked.filter(split="test").select("instruction_id", mark).iter_rows())
 
 
 def figures_of(

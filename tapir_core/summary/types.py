@@ -267,6 +267,25 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run is, as `tapir status` says."""
+
+    stages: dict[StageAt, int | None]
+    """Planned stage → rows that it holds; nothing where it is not done."""
+    next_stage: StageAt | None
+    """Nothing of a run that is done or stopped."""
+    stopped: str | None
+    """Why the stop rule ended it."""
+    student: int | None
+    """The last student that was scored."""
+    split: str
+    score: Score | None
+    """Its held-out accuracy, on the test split where there is one."""
+    seconds_left: float | None
+    """About; nothing where nobody can say, 0 of a run that is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """A whole run, as far as it is."""
 

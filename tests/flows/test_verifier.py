@@ -17,7 +17,7 @@ from tapir_core.config import ACCURACY
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.reporting.judge_report import summarise_judge
-from tapir_core.reporting.report import write_report
+from tapir_core.reporting.report import choose_examples, write_report
 from tapir_core.run_folder import RunFolder, stages_to_redo
 from tapir_core.stages import (
     ANSWER,
@@ -37,7 +37,6 @@ from tapir_core.stages import (
 )
 from tapir_core.standin.families import recognise
 from tapir_core.summary import RunReader, summarise
-from tapir_core.summary.examples import choose_examples
 from tapir_core.summary.types import Example
 from tapir_core.text import digest
 from tapir_core.verifiers import is_correct

@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -181,19 +180,15 @@ def checks_of(root: str, config: cfg.RunConfig | None = None) -> list[Check]:
 
 
 def _look_at_environment() -> Finding:
-    versions, where = {name: _version(name) for name in _PACKAGES}, f"Python {sys.version.split()[0]} in {sys.prefix}"
+    versions, where = (
+        {name: installation.version_of(name) for name in _PACKAGES},
+        f"Python {sys.version.split()[0]} in {sys.prefix}",
+    )
     return (
         finding("fault", f"{where} has no {', no '.join(missing)}", f"install with `{installation.package_setup()}`")
         if (missing := [name for name, version in versions.items() if version is None])
         else finding("ok", f"{where}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     )
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _look_at_student(engine: cfg.StudentEngine | None) -> Finding:
@@ -245,7 +240,7 @@ def _look_at_accelerators(engine: cfg.StudentEngine | None) -> Finding:
         else finding(
             "warning", f"{gpus}, but torch in this environment is a CPU build", f"`{installation.gpu_setup(torch)}`"
         )
-        if (torch := _version("torch")) and not machine.cuda_of_torch()
+        if (torch := installation.version_of("torch")) and not machine.cuda_of_torch()
         else finding(
             "warning",
             f"{gpus}, but the student's environment is a CPU build",
