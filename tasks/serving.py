@@ -1,7 +1,7 @@
 """What a GPU worker does for a run: one replica of its student, from its start until it has to leave.
 
 It leaves when it is asked to, when nobody drives the run, when its server dies or when this process is interrupted;
-then its GPUs are free. It listens at one address of its machine, at which the driver asks it (`tasks.engines.address`).
+then its GPUs are free. It listens at one address of its machine, at which the driver asks it (`tasks.engines.machine`).
 Limits: it holds no lease and writes nothing of the run but its log.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from tapir_core import errors, leases, paths, processes, run_files
 from tapir_core.calls import run_key, store_url
 from tapir_core.run_folder import RunFolder
-from tasks.engines import address, keys, vllm
+from tasks.engines import keys, machine, vllm
 from tasks.runtime import current
 
 ASKED_NOW = -2
@@ -87,7 +87,7 @@ def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Repli
 def _make_server(
     run: RunFolder, taken: leases.Replica, log: Path, say: Callable[[str], None]
 ) -> tuple[vllm.VllmServer, Path]:
-    student, host = current(run).student_at(taken.round), address.own_host(store_url(run.config))
+    student, host = current(run).student_at(taken.round), machine.own_host(store_url(run.config))
     if student.identity != taken.checkpoint:
         raise errors.TapirError(
             f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "

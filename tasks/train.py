@@ -35,7 +35,7 @@ from tapir_core.stages import MIX, TRAIN, StageAt
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
-from tasks.engines import address, backbone, logs, machine
+from tasks.engines import backbone, logs, machine
 from tasks.engines.replicas import Fleet
 from tasks.engines.training import launch, nodes, prerequisites
 from tasks.flow_runs import Deployment
@@ -154,7 +154,7 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
 
     @contextmanager
     def meet(ranks: int) -> Iterator[launch.Node]:
-        folder, host = _attempt(run, at), address.own_host(store_url(run.config))
+        folder, host = _attempt(run, at), machine.own_host(store_url(run.config))
         with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry:
             first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
             with first.meet(ranks) as node:
@@ -172,7 +172,7 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
     """
     log = run.workplace.local(paths.log_file(f"train-{at.number:02d}-node-{node}"))
     with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry, _gpus(run, at):
-        here = nodes.OtherNode(registry, node, _attempt(run, at), address.own_host(store_url(run.config)), note)
+        here = nodes.OtherNode(registry, node, _attempt(run, at), machine.own_host(store_url(run.config)), note)
         launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
 
 

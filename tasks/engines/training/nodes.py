@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from tapir_core import errors, leases, processes
 from tapir_core.storage import Storage
-from tasks.engines import address, supervisor
+from tasks.engines import machine, supervisor
 from tasks.engines.replicas import Ended, Fleet
 from tasks.engines.training.launch import Node
 
@@ -289,7 +289,7 @@ class _Rows:
         assert meeting.port
         assert own.hostname
         ranks = [each.concurrency for each in self.last]
-        place = (meeting.hostname, meeting.port), address.interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
+        place = (meeting.hostname, meeting.port), machine.interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
         return Node(*place, check=self.check)
 
 
