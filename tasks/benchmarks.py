@@ -21,14 +21,12 @@ from tapir_core.evaluation.benchmark import (
 )
 from tapir_core.evaluation.marking import Answered, Marking
 from tapir_core.evaluation.scores import Judgment, judgments_of
-from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, BENCHMARK_REPLIES, BENCHMARK_SCORES, StageAt
 from tapir_core.stages.evaluation import item_files, output_files
 from tapir_core.text import Unparsed
 from tasks import asking
 from tasks._task import shard_task, stage_task
-from tasks.engines.supervisor import ScriptRunner
 from tasks.input_files import check_benchmark_files
 from tasks.outcomes import Worked
 from tasks.runtime import current, read_once
@@ -47,7 +45,7 @@ class _Asked(NamedTuple):
 def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
     """Read the files of a benchmark."""
     check_benchmark_files(run, at.benchmark_name)
-    return Worked(benchmark_of(run.kept_config, at.benchmark_name, _scripts(run, at)).items())
+    return Worked(benchmark_of(run.kept_config, at.benchmark_name, current(run).scripts(at)).items())
 
 
 @read_once
@@ -103,10 +101,9 @@ def benchmark_replies_shard(run: RunFolder, at: StageAt, answers: pl.DataFrame) 
     rows = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
     made = pl.DataFrame([row for row in rows if row is not None], schema=BENCHMARK_REPLIES.columns, orient="row")
     reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
-    shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
-    return asking.worked(
-        made, {**asking.counts_of(parsed), **reasons}, _shown(shown), [reply.outcome for reply in parsed]
-    )
+    names = [f"{game.question_id}, turn {game.turn}, {game.order}" for game in asked]
+    shown = pl.DataFrame({"instruction_id": names, "instruction": [game.text for game in asked]})
+    return asking.worked(made, {**asking.counts_of(parsed), **reasons}, shown, [reply.outcome for reply in parsed])
 
 
 def forget_failed(run: RunFolder, at: StageAt) -> int:
@@ -133,7 +130,7 @@ def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
     answers = run.rows(replace(at, name=BENCHMARK_ANSWERS.name))
     given = dict(answers.drop_nulls("response").select("question_id", "response").rows())
     asked = items_of(run, at.benchmark_name).select("question_id", "question", "reference").rows()
-    benchmark = benchmark_of(run.kept_config, at.benchmark_name, _scripts(run, at))
+    benchmark = benchmark_of(run.kept_config, at.benchmark_name, current(run).scripts(at))
     assert isinstance(benchmark, Marking)
     marked = benchmark.mark([Answered(name, text, right, given[name]) for name, text, right in asked if name in given])
     failed = {name: "the student gave no answer" for name, *_ in asked if name not in given}
@@ -180,11 +177,11 @@ def _answered(asked: Sequence[_Asked], by: str) -> Worked:
         if isinstance(each.outcome, calls.Answer) or not each.outcome.retryable
     ]
     outcomes = [each.outcome for each in asked]
-    shown = [(f"{each.question_id}, turn {each.turn}", each.text) for each in asked]
+    names = [f"{each.question_id}, turn {each.turn}" for each in asked]
     return asking.worked(
         pl.DataFrame(rows, schema=BENCHMARK_ANSWERS.columns, orient="row"),
         {**asking.count_paid(outcomes), **asking.count_timed(outcomes, by)},
-        _shown(shown),
+        pl.DataFrame({"instruction_id": names, "instruction": [each.text for each in asked]}),
         outcomes,
     )
 
@@ -261,12 +258,3 @@ def _row(game: Game, reply: calls.Parsed[Judgment] | None, judge: str) -> tuple[
     if found is None:
         return (*game.place, None, None, "", "failed", reason, raw, judge)
     return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
-
-
-def _shown(asked: Sequence[tuple[str, str]]) -> pl.DataFrame:
-    """Name and text of what was asked, for who looks at rows that failed."""
-    return pl.DataFrame(asked, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row")
-
-
-def _scripts(run: RunFolder, at: StageAt) -> ScriptRunner:
-    return ScriptRunner(lambda name: run.workplace.local(log_file(name)), lambda: current(run).check_stop(at))

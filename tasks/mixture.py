@@ -20,10 +20,10 @@ from tapir_core.task_types import RefinementFamily
 from tasks._task import shard_task, stage_task
 from tasks.asking import chat, count_paid, demand_whole, ending_of, make_request, text_of, watch, worked
 from tasks.engines.logs import tell
+from tasks.judge import verify_answers, wrong_answers
 from tasks.outcomes import Worked
 from tasks.pool import mixture_shares, round_pool
 from tasks.runtime import current, read_once
-from tasks.verify import verify_answers, wrong_answers
 
 _SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""

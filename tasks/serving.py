@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tapir_core import errors, leases, paths, processes, run_files
+from tapir_core import errors, leases, processes, run_files
 from tapir_core.calls import run_key, store_url
 from tapir_core.run_folder import RunFolder
 from tasks.engines import keys, machine, vllm
@@ -66,7 +66,7 @@ def _wanted(registry: leases.ReplicaRegistry, number: int, replica: str) -> str:
 
 def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Replica, say: Callable[[str], None]) -> str:
     """Serve with signs of life until there is a reason to leave, which it gives."""
-    log = run.workplace.local(paths.log_file(f"replica-{taken.id}"))
+    log = current(run).log(f"replica-{taken.id}")
     heart = processes.Heart(f"replica {taken.id}", lambda: registry.beat(taken.id))
     heart.begin()
     # After an interrupt: whether the driver replaces it depends on who ended the flow run.

@@ -170,7 +170,7 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
         Stopped: the node is not asked for, or not any more; or it was told to stop.
         TapirError: as `make_student`.
     """
-    log = run.workplace.local(paths.log_file(f"train-{at.number:02d}-node-{node}"))
+    log = current(run).log(f"train-{at.number:02d}-node-{node}")
     with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry, _gpus(run, at):
         here = nodes.OtherNode(registry, node, _attempt(run, at), machine.own_host(store_url(run.config)), note)
         launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
@@ -241,7 +241,7 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
         learning_rate=config.learning_rate(number),
         seed=randomness.derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=config.student.template,
-        log_path=run.workplace.local(paths.log_file(f"train-{number:02d}")),
+        log_path=current(run).log(f"train-{number:02d}"),
     )
 
 
