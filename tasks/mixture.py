@@ -39,7 +39,7 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
     chosen = curriculum.select_seeds(rule, candidates, derive_rng(run.config.run.seed, at.number, "select"), used)
     judged = run.config.verdict_round(at.number)
     left_out = {
-        "teacher_below_floor": 0 if judged is None else _scored(run, judged).height - candidates.height,
+        "teacher_below_floor": 0 if judged is None else run.rows(stages.DIFFICULTY.at(judged)).height - candidates.height,
         "student_better": candidates.height - chosen.seeds.height - chosen.easy.height,
     }
     return Worked(chosen.seeds, {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}})
@@ -152,11 +152,7 @@ def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
     judged = run.config.verdict_round(number)
     if judged is None:
         return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
-    return curriculum.trusted(_scored(run, judged), run.config.curriculum.teacher_floor)
-
-
-def _scored(run: RunFolder, judged: int) -> pl.DataFrame:
-    return run.rows(stages.DIFFICULTY.at(judged))
+    return curriculum.trusted(run.rows(stages.DIFFICULTY.at(judged)), run.config.curriculum.teacher_floor)
 
 
 def _easy_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:

@@ -156,7 +156,7 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
     def meet(ranks: int) -> Iterator[launch.Node]:
         folder, host = _attempt(run, at), machine.own_host(store_url(run.config))
         with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry:
-            first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
+            first = nodes.FirstNode(registry, folder, host, note, fleet, at.number, wanted, attempt)
             with first.meet(ranks) as node:
                 yield node
 
@@ -172,7 +172,7 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
     """
     log = current(run).log(f"train-{at.number:02d}-node-{node}")
     with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry, _gpus(run, at):
-        here = nodes.OtherNode(registry, node, _attempt(run, at), machine.own_host(store_url(run.config)), note)
+        here = nodes.OtherNode(registry, _attempt(run, at), machine.own_host(store_url(run.config)), note, node)
         launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
 
 
