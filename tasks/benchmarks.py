@@ -8,7 +8,6 @@ answered already, and nobody is asked. What a benchmark does by itself is done b
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import polars as pl
 
@@ -31,14 +30,8 @@ from tasks.input_files import check_benchmark_files
 from tasks.outcomes import Worked
 from tasks.runtime import current, read_once
 
-
-class _Asked(NamedTuple):
-    """One turn that was asked."""
-
-    question_id: str
-    turn: int
-    text: str
-    outcome: calls.Outcome
+_Asked = dict[tuple[str, int, str], calls.Outcome]
+"""Question, turn and text of what was asked → its outcome."""
 
 
 @stage_task(BENCHMARK_ITEMS)
@@ -69,7 +62,7 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
     runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
     student, own = runtime.student(at.number), run.config.student.sampling
     said: dict[str, tuple[calls.Message, ...]] = dict.fromkeys(rows["question_id"], ())
-    asked: list[_Asked] = []
+    asked: _Asked = {}
     count = runtime.progress.row_counter(at)
     for turn in range(1, max(map(len, rows["turns"]), default=0) + 1):
         waiting = [row for row in rows.rows() if len(row[2]) >= turn and row[0] in said]
@@ -80,7 +73,7 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
         ]
         outcomes = runtime.calls.ask(requests, student.source)
         for (name, _, turns), messages, outcome in zip(waiting, prompts, outcomes, strict=True):
-            asked.append(_Asked(name, turn, turns[turn - 1], outcome))
+            asked[name, turn, turns[turn - 1]] = outcome
             if isinstance(outcome, calls.Answer) and turn < len(turns):
                 said[name] = (*messages, calls.Message("assistant", outcome.text))
                 continue
@@ -101,9 +94,13 @@ def benchmark_replies_shard(run: RunFolder, at: StageAt, answers: pl.DataFrame) 
     rows = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
     made = pl.DataFrame([row for row in rows if row is not None], schema=BENCHMARK_REPLIES.columns, orient="row")
     reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
-    names = [f"{game.question_id}, turn {game.turn}, {game.order}" for game in asked]
-    shown = pl.DataFrame({"instruction_id": names, "instruction": [game.text for game in asked]})
-    return asking.worked(made, {**asking.counts_of(parsed), **reasons}, shown, [reply.outcome for reply in parsed])
+    shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text) for game in asked]
+    return asking.worked(
+        made,
+        {**asking.counts_of(parsed), **reasons},
+        pl.DataFrame(shown, schema=["instruction_id", "instruction"], orient="row"),
+        [reply.outcome for reply in parsed],
+    )
 
 
 def forget_failed(run: RunFolder, at: StageAt) -> int:
@@ -169,19 +166,19 @@ def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return Worked(made, {"given": made["response"].count(), "not given": made["response"].null_count()})
 
 
-def _answered(asked: Sequence[_Asked], by: str) -> Worked:
+def _answered(asked: _Asked, by: str) -> Worked:
     """A terminal failure keeps its row without a response; what another try may bring has none."""
     rows = [
-        (each.question_id, each.turn, *asking.answer_cells(each.outcome))
-        for each in asked
-        if isinstance(each.outcome, calls.Answer) or not each.outcome.retryable
+        (name, turn, *asking.answer_cells(outcome))
+        for (name, turn, _), outcome in asked.items()
+        if isinstance(outcome, calls.Answer) or not outcome.retryable
     ]
-    outcomes = [each.outcome for each in asked]
-    names = [f"{each.question_id}, turn {each.turn}" for each in asked]
+    outcomes = [*asked.values()]
+    shown = [(f"{name}, turn {turn}", text) for name, turn, text in asked]
     return asking.worked(
         pl.DataFrame(rows, schema=BENCHMARK_ANSWERS.columns, orient="row"),
         {**asking.count_paid(outcomes), **asking.count_timed(outcomes, by)},
-        pl.DataFrame({"instruction_id": names, "instruction": [each.text for each in asked]}),
+        pl.DataFrame(shown, schema=["instruction_id", "instruction"], orient="row"),
         outcomes,
     )
 

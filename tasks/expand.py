@@ -34,8 +34,7 @@ def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
         oversample=run.config.curriculum.expansion.oversample,
         rng=derive_rng(run.config.run.seed, at.number, "expand", at.wave),
     )
-    rows = [(each.task_type, each.seed_id, each.sample_index) for each in requests]
-    return Worked(pl.DataFrame(rows, schema=stages.WAVE_REQUESTS.columns, orient="row"))
+    return Worked(pl.DataFrame(requests, schema=stages.WAVE_REQUESTS.columns))
 
 
 def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:

@@ -30,7 +30,7 @@ from tasks._task import shard_task, stage_task
 from tasks.engines.verifier import score_rows, source_digest
 from tasks.outcomes import FEWEST_ASKED, Worked
 from tasks.pool import round_pool
-from tasks.runtime import AskedModel, Runtime, current, read_once
+from tasks.runtime import Runtime, current, read_once
 
 logger = logging.getLogger(__name__)
 
@@ -247,12 +247,9 @@ def _ask_all(
 ) -> dict[str, dict[asking.VerdictKey, Parsed[Any]]]:
     """What every judge replies, by its name; they are asked at the same time."""
     judges = runtime.judges
-
-    def ask(judge: AskedModel) -> dict[asking.VerdictKey, Parsed[Any]]:
-        return asking.ask_judge(runtime, judge, prompt, texts, watch)
-
     with ThreadPoolExecutor(max(1, len(judges))) as threads:
-        return dict(zip(judges, threads.map(ask, judges.values()), strict=True))
+        replies = threads.map(lambda judge: asking.ask_judge(runtime, judge, prompt, texts, watch), judges.values())
+        return dict(zip(judges, replies, strict=True))
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:

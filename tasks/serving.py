@@ -72,8 +72,15 @@ def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Repli
     # After an interrupt: whether the driver replaces it depends on who ended the flow run.
     leave = registry.abandon
     try:
-        server, checkpoint = _make_server(run, taken, log, say)
-        reason = _Serving(registry, taken, server, log).serve(checkpoint, say)
+        student, host = current(run).student_at(taken.round), machine.own_host(store_url(run.config))
+        if student.identity != taken.checkpoint:
+            raise errors.TapirError(
+                f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
+                f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
+            )
+        key = keys.replica_key(run.ref.root, run.record.id, taken.id)
+        server = vllm.VllmServer(run.config.student, log, say, host=host, api_key=key)
+        reason = _Serving(registry, taken, server, log).serve(student.folder, say)
         leave = registry.remove
     except Exception:  # raised again: the driver reads in the flow run's state why it ended
         leave = registry.remove
@@ -82,19 +89,6 @@ def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Repli
         heart.stop()
         leave(taken.id)
     return reason
-
-
-def _make_server(
-    run: RunFolder, taken: leases.Replica, log: Path, say: Callable[[str], None]
-) -> tuple[vllm.VllmServer, Path]:
-    student, host = current(run).student_at(taken.round), machine.own_host(store_url(run.config))
-    if student.identity != taken.checkpoint:
-        raise errors.TapirError(
-            f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
-            f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
-        )
-    key = keys.replica_key(run.ref.root, run.record.id, taken.id)
-    return vllm.VllmServer(run.config.student, log, say, host=host, api_key=key), student.folder
 
 
 class _Serving:

@@ -155,10 +155,11 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
     @contextmanager
     def meet(ranks: int) -> Iterator[launch.Node]:
         folder, host = _attempt(run, at), machine.own_host(store_url(run.config))
-        with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry:
-            first = nodes.FirstNode(registry, folder, host, note, fleet, at.number, wanted, attempt)
-            with first.meet(ranks) as node:
-                yield node
+        with (
+            closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry,
+            nodes.FirstNode(registry, folder, host, note, fleet, at.number, wanted, attempt).meet(ranks) as node,
+        ):
+            yield node
 
     return meet if wanted > 1 else launch.alone
 
@@ -254,11 +255,12 @@ def _attempt(run: RunFolder, at: StageAt) -> Path:
 
 def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
     """Give the attempt's files their place without moving them: a kill before the manifest leaves the attempt whole."""
-    if checkpoint.exists():
-        shutil.rmtree(checkpoint)
-    for file in sorted(attempt.iterdir()):
-        if not run_files.link_file(file, checkpoint / file.name):
-            shutil.copy2(file, checkpoint / file.name)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.copytree(
+        attempt,
+        checkpoint,
+        copy_function=lambda file, copy: run_files.link_file(Path(file), Path(copy)) or shutil.copy2(file, copy),
+    )
 
 
 def check_trainer(run: RunFolder) -> launch.RenderedChat:

@@ -160,7 +160,7 @@ def _examples(tokenizer: Any, conversations: Iterable[chat.Conversation], closin
     special = chat.special_texts(tokenizer)
     remaining = iter(conversations)
     while batch := list(islice(remaining, _BATCH)):
-        rendered = chat.render(tokenizer, batch)
+        rendered = [*chat.render(tokenizer, batch)]
         ids = chat.token_ids(
             tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered]
         )

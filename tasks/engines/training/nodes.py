@@ -131,8 +131,8 @@ class FirstNode(_Member):
             lambda: not forget_dead(self.registry),
             lambda: "an earlier attempt at this training ends",
             lambda: (
-                f"nodes of an earlier attempt do not leave ({', '.join(forget_dead(self.registry))}); cancel their flow runs "
-                "of fine-tune"
+                f"nodes of an earlier attempt do not leave ({', '.join(forget_dead(self.registry))}); cancel their "
+                "flow runs of fine-tune"
             ),
         )
 
