@@ -12,12 +12,7 @@ from dataclasses import replace
 import polars as pl
 
 from tapir_core import calls
-from tapir_core.evaluation.benchmark import (
-    Game,
-    benchmark_of,
-    exchanges_of,
-    judging,
-)
+from tapir_core.evaluation.benchmark import Game, benchmark_of, exchanges_of, judging
 from tapir_core.evaluation.marking import Answered, Marking
 from tapir_core.evaluation.scores import Judgment, judgments_of
 from tapir_core.run_folder import RunFolder

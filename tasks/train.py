@@ -326,8 +326,8 @@ class FineTuneRuns:
             while True:
                 training = self.look(training)
                 state, held = _state(training), lease.holding()
-                is_its = held is not None and held.token == lease_token(str(training.id), training.run_count)
-                lives = held.lives if held is not None and is_its else None
+                token = lease_token(str(training.id), training.run_count)
+                lives = held.lives if held is not None and held.token == token else None
                 if state.is_final() and not lives:
                     return training
                 if state.is_running() and lives is False:
