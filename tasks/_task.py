@@ -37,7 +37,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import TagsContext, TaskRunContext
 
 from tapir_core.config import RunConfig
-from tapir_core.data.dataset import DatasetRef, Part, in_columns, read_part, write_part
+from tapir_core.data.dataset import DatasetRef, in_columns, read_part, write_part
 from tapir_core.errors import BudgetReached, ConfigError, Stopped
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import WAVE, Stage, StageAt, always
@@ -200,11 +200,7 @@ def shard_task(
             run = RunFolder(ref)
             progress = current(run).progress
             with progress.attempt(at, piece.index):
-                if after is not None:
-                    rows = read_part(run.storage, replace(at, name=stage.shards_of).folder, _part(after))
-                else:
-                    assert plan is not None
-                    rows = plan(run, at)[piece.start : piece.stop]
+                rows = plan(run, at)[piece.start : piece.stop] if plan else _rows_of(run, at, after)
                 worked = function(run, at, rows)
                 part = write_part(run.storage, at.folder, in_columns(worked.rows, stage.columns, stage.some_have))
                 if worked.missing and (why := progress.given_up.get(stage.asks)):
@@ -221,13 +217,13 @@ def shard_task(
     return wrap
 
 
-def _part(before: Before) -> Part:
+def _rows_of(run: RunFolder, at: StageAt, before: Before | None) -> pl.DataFrame:
     """What the shard before wrote, though it may lack rows; where it wrote nothing, its error says why."""
-    if isinstance(before, outcomes.ShardIncomplete):
-        return before.outcome.rows
-    if isinstance(before, Exception):
-        raise before
-    return before.rows
+    wrote = before.outcome if isinstance(before, outcomes.ShardIncomplete) else before
+    if isinstance(wrote, Exception):
+        raise wrote
+    assert wrote is not None, f"{at} follows the shards of another stage"
+    return read_part(run.storage, replace(at, name=at.stage.shards_of).folder, wrote.rows)
 
 
 @project_task("seal", run_name="seal {at}")

@@ -12,14 +12,8 @@ from typing import Any, cast
 from uuid import UUID
 
 from httpx import HTTPError
+from prefect import artifacts as ui
 from prefect import get_run_logger
-from prefect.artifacts import (
-    TableArtifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.client.schemas.objects import State, TaskRun
@@ -96,7 +90,7 @@ def publish_run(ref: RunRef) -> str:
     _show_plots(ref, summary)  # before the card, which links to them
     pages = _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds})
     card = report.run_card(summary, RunReader(run), pages)
-    make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
+    make_artifact(ui.create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     # All students side by side: a table for each benchmark, and for each of its judges if it had several.
     seen = Counter[str]()
     for table in benchmarks.benchmark_tables(summary):
@@ -116,7 +110,7 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
     again = "If the run stopped here, Retry of its flow run, or its own command, asks for the missing rows again."
     if is_judging(at):
         again += f" So does retry-judge (`tapir retry-judge {ref.name}`), also if the run went on without them."
-    TableArtifact(
+    ui.TableArtifact(
         key=artifact_key(ref.name, str(at), "shard", f"{index:04d}", "missing"),
         description=f"{at}, shard {index}: {kinds}. What was received is stored. {again}",
         table=[{name: getattr(sample, name) for name in _OF_A_SAMPLE} for sample in outcome.samples],
@@ -138,9 +132,9 @@ def spend_artifact(runtime: Runtime, stages: Sequence[StageAt]) -> Callable[[boo
         done = 100.0 if all_done else round(100 * share_done(working, stages), 1)
         card = f"Run {name}\n\n{spend_card(working, calls.spend(), calls.paid(), runtime.config.budget)}"
         if artifact is None:
-            artifact = cast(UUID, create_progress_artifact(done, artifact_key(name, "spend"), card))
+            artifact = cast(UUID, ui.create_progress_artifact(done, artifact_key(name, "spend"), card))
         else:
-            update_progress_artifact(artifact, done, card)
+            ui.update_progress_artifact(artifact, done, card)
 
     return show
 
@@ -148,13 +142,13 @@ def spend_artifact(runtime: Runtime, stages: Sequence[StageAt]) -> Callable[[boo
 def publish_sweep(curriculum: str, shown: side_by_side.SideBySide, page: str) -> None:
     """Show the backbones of a curriculum side by side in the UI; ``page`` is where their page is."""
     key, card = artifact_key(curriculum, "backbones"), side_by_side.side_by_side_card(shown, page)
-    make_artifact(create_markdown_artifact, card, key, f"Backbones of {curriculum}")
+    make_artifact(ui.create_markdown_artifact, card, key, f"Backbones of {curriculum}")
 
 
 def publish_comparison(name: str, card: str, plots_card: str) -> None:
     """Show the arms of a comparison in the UI; both cards are Markdown."""
-    make_artifact(create_markdown_artifact, card, artifact_key(name, "comparison"), f"Arms of {name}")
-    make_artifact(create_markdown_artifact, plots_card, artifact_key(name, "comparison", _PLOTS), f"Plots of {name}")
+    make_artifact(ui.create_markdown_artifact, card, artifact_key(name, "comparison"), f"Arms of {name}")
+    make_artifact(ui.create_markdown_artifact, plots_card, artifact_key(name, "comparison", _PLOTS), f"Plots of {name}")
 
 
 def artifact_key(*parts: str) -> str:
@@ -189,7 +183,7 @@ def _pages(ref: RunRef, names: Mapping[int, Sequence[str]]) -> dict[str, dict[st
 def _show_plots(ref: RunRef, summary: RunSummary) -> None:
     """Held-out accuracy and benchmarks of all students, one key for the whole run: its versions are its history."""
     card = render_markdown(plots.score_plots(summary))
-    make_artifact(create_markdown_artifact, card, artifact_key(ref.name, _PLOTS), f"Plots of {ref.name}")
+    make_artifact(ui.create_markdown_artifact, card, artifact_key(ref.name, _PLOTS), f"Plots of {ref.name}")
 
 
 def _figures(found: RoundSummary) -> dict[str, Table]:
@@ -210,7 +204,7 @@ def _key_of_round(ref: RunRef, number: int, name: str) -> str:
 def _show(key: str, table: Table) -> None:
     records = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     description = markdown_text(" ".join(filter(None, (f"{table.title}.", table.note))))
-    make_artifact(create_table_artifact, records, key, description)
+    make_artifact(ui.create_table_artifact, records, key, description)
 
 
 def make_artifact(create: Callable[..., object], content: object, key: str, description: str) -> None:

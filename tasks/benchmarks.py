@@ -8,46 +8,32 @@ answered already, and nobody is asked. What a benchmark does by itself is done b
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import polars as pl
 
 from tapir_core import calls
-from tapir_core.evaluation.benchmark import (
-    Game,
-    benchmark_of,
-    exchanges_of,
-    judging,
-)
+from tapir_core.evaluation.benchmark import Game, benchmark_of, exchanges_of, judging
 from tapir_core.evaluation.marking import Answered, Marking
 from tapir_core.evaluation.scores import Judgment, judgments_of
-from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, BENCHMARK_REPLIES, BENCHMARK_SCORES, StageAt
 from tapir_core.stages.evaluation import item_files, output_files
 from tapir_core.text import Unparsed
 from tasks import asking
 from tasks._task import shard_task, stage_task
-from tasks.engines.supervisor import ScriptRunner
 from tasks.input_files import check_benchmark_files
 from tasks.outcomes import Worked
 from tasks.runtime import current, read_once
 
-
-class _Asked(NamedTuple):
-    """One turn that was asked."""
-
-    question_id: str
-    turn: int
-    text: str
-    outcome: calls.Outcome
+_Asked = dict[tuple[str, int, str], calls.Outcome]
+"""Question, turn and text of what was asked → its outcome."""
 
 
 @stage_task(BENCHMARK_ITEMS)
 def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
     """Read the files of a benchmark."""
     check_benchmark_files(run, at.benchmark_name)
-    return Worked(benchmark_of(run.kept_config, at.benchmark_name, _scripts(run, at)).items())
+    return Worked(benchmark_of(run.kept_config, at.benchmark_name, current(run).scripts(at)).items())
 
 
 @read_once
@@ -71,7 +57,7 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
     runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
     student, own = runtime.student(at.number), run.config.student.sampling
     said: dict[str, tuple[calls.Message, ...]] = dict.fromkeys(rows["question_id"], ())
-    asked: list[_Asked] = []
+    asked: _Asked = {}
     count = runtime.progress.row_counter(at)
     for turn in range(1, max(map(len, rows["turns"]), default=0) + 1):
         waiting = [row for row in rows.rows() if len(row[2]) >= turn and row[0] in said]
@@ -82,7 +68,7 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
         ]
         outcomes = runtime.calls.ask(requests, student.source)
         for (name, _, turns), messages, outcome in zip(waiting, prompts, outcomes, strict=True):
-            asked.append(_Asked(name, turn, turns[turn - 1], outcome))
+            asked[name, turn, turns[turn - 1]] = outcome
             if isinstance(outcome, calls.Answer) and turn < len(turns):
                 said[name] = (*messages, calls.Message("assistant", outcome.text))
                 continue
@@ -103,9 +89,12 @@ def benchmark_replies_shard(run: RunFolder, at: StageAt, answers: pl.DataFrame) 
     rows = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
     made = pl.DataFrame([row for row in rows if row is not None], schema=BENCHMARK_REPLIES.columns, orient="row")
     reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
-    shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
+    shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text) for game in asked]
     return asking.worked(
-        made, {**asking.counts_of(parsed), **reasons}, _shown(shown), [reply.outcome for reply in parsed]
+        made,
+        {**asking.counts_of(parsed), **reasons},
+        pl.DataFrame(shown, schema=["instruction_id", "instruction"], orient="row"),
+        [reply.outcome for reply in parsed],
     )
 
 
@@ -133,7 +122,7 @@ def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
     answers = run.rows(replace(at, name=BENCHMARK_ANSWERS.name))
     given = dict(answers.drop_nulls("response").select("question_id", "response").rows())
     asked = items_of(run, at.benchmark_name).select("question_id", "question", "reference").rows()
-    benchmark = benchmark_of(run.kept_config, at.benchmark_name, _scripts(run, at))
+    benchmark = benchmark_of(run.kept_config, at.benchmark_name, current(run).scripts(at))
     assert isinstance(benchmark, Marking)
     marked = benchmark.mark([Answered(name, text, right, given[name]) for name, text, right in asked if name in given])
     failed = {name: "the student gave no answer" for name, *_ in asked if name not in given}
@@ -172,19 +161,19 @@ def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return Worked(made, {"given": made["response"].count(), "not given": made["response"].null_count()})
 
 
-def _answered(asked: Sequence[_Asked], by: str) -> Worked:
+def _answered(asked: _Asked, by: str) -> Worked:
     """A terminal failure keeps its row without a response; what another try may bring has none."""
     rows = [
-        (each.question_id, each.turn, *asking.answer_cells(each.outcome))
-        for each in asked
-        if isinstance(each.outcome, calls.Answer) or not each.outcome.retryable
+        (name, turn, *asking.answer_cells(outcome))
+        for (name, turn, _), outcome in asked.items()
+        if isinstance(outcome, calls.Answer) or not outcome.retryable
     ]
-    outcomes = [each.outcome for each in asked]
-    shown = [(f"{each.question_id}, turn {each.turn}", each.text) for each in asked]
+    outcomes = [*asked.values()]
+    shown = [(f"{name}, turn {turn}", text) for name, turn, text in asked]
     return asking.worked(
         pl.DataFrame(rows, schema=BENCHMARK_ANSWERS.columns, orient="row"),
         {**asking.count_paid(outcomes), **asking.count_timed(outcomes, by)},
-        _shown(shown),
+        pl.DataFrame(shown, schema=["instruction_id", "instruction"], orient="row"),
         outcomes,
     )
 
@@ -261,12 +250,3 @@ def _row(game: Game, reply: calls.Parsed[Judgment] | None, judge: str) -> tuple[
     if found is None:
         return (*game.place, None, None, "", "failed", reason, raw, judge)
     return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
-
-
-def _shown(asked: Sequence[tuple[str, str]]) -> pl.DataFrame:
-    """Name and text of what was asked, for who looks at rows that failed."""
-    return pl.DataFrame(asked, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row")
-
-
-def _scripts(run: RunFolder, at: StageAt) -> ScriptRunner:
-    return ScriptRunner(lambda name: run.workplace.local(log_file(name)), lambda: current(run).check_stop(at))

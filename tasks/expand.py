@@ -16,7 +16,7 @@ from tapir_core.data.decontamination import texts_asked
 from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tasks import asking, judge, mixture, pool, verify
+from tasks import asking, judge, mixture, pool
 from tasks._task import shard_task, stage_task
 from tasks.outcomes import Worked, made_of
 from tasks.runtime import current, read_once
@@ -34,8 +34,7 @@ def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
         oversample=run.config.curriculum.expansion.oversample,
         rng=derive_rng(run.config.run.seed, at.number, "expand", at.wave),
     )
-    rows = [(each.task_type, each.seed_id, each.sample_index) for each in requests]
-    return Worked(pl.DataFrame(rows, schema=stages.WAVE_REQUESTS.columns, orient="row"))
+    return Worked(pl.DataFrame(requests, schema=stages.WAVE_REQUESTS.columns))
 
 
 def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:
@@ -145,8 +144,8 @@ def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
     rows = _with(screened_rows(run, at).drop("response", "gate"), examined.select("instruction_id", "response"))
     verifier = run.config.judge.verifies("filter")
-    marks = verify.verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
-    wrong = verify.wrong_answers(marks.rows) if verifier else None
+    marks = judge.verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
+    wrong = judge.wrong_answers(marks.rows) if verifier else None
     gates = curriculum.paid_gates(examined, _lacks(run, at), delta, wrong)
     gated = _worked(curriculum.file_by_label(curriculum.apply_gates(rows, gates), examined))
     return Worked(gated.rows, {**gated.counts, **marks.counts})

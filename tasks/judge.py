@@ -1,5 +1,6 @@
 """What a student answers, and what is said of it: stages `answer`, `judge`, `difficulty`; of the held-out sets
-`answer_heldout`, `judge_heldout`, `evaluate`.
+`answer_heldout`, `judge_heldout`, `evaluate`. With a verifier also its marks: `verify` (of the teacher's answers) and
+`verify_heldout`.
 
 ỹ ← S(x); (s_student, s_teacher) ← J(x, ỹ, y) in every configured order, by every judge; MFD(x) ← mean of
 s_teacher − s_student.
@@ -17,7 +18,7 @@ from polars import selectors as cs
 
 from tapir_core import errors, run_state, sources, stages, turns
 from tapir_core.calls import Outcome, Parsed, Request, Watch, forget_unread
-from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout
+from tapir_core.config import RETENTION, JudgeConfig, JudgedHeldout, VerifierConfig
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.evaluation.scores import judges_in_words, score_answers, score_judged
 from tapir_core.judging import Verdict, combine_judges, mode_of, unscored, verdict_rows, verified
@@ -26,10 +27,10 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks import asking
 from tasks._task import shard_task, stage_task
+from tasks.engines.verifier import score_rows, source_digest
 from tasks.outcomes import FEWEST_ASKED, Worked
 from tasks.pool import round_pool
-from tasks.runtime import AskedModel, Runtime, current, read_once
-from tasks.verify import verify_answers
+from tasks.runtime import Runtime, current, read_once
 
 logger = logging.getLogger(__name__)
 
@@ -246,12 +247,9 @@ def _ask_all(
 ) -> dict[str, dict[asking.VerdictKey, Parsed[Any]]]:
     """What every judge replies, by its name; they are asked at the same time."""
     judges = runtime.judges
-
-    def ask(judge: AskedModel) -> dict[asking.VerdictKey, Parsed[Any]]:
-        return asking.ask_judge(runtime, judge, prompt, texts, watch)
-
     with ThreadPoolExecutor(max(1, len(judges))) as threads:
-        return dict(zip(judges, threads.map(ask, judges.values()), strict=True))
+        replies = threads.map(lambda judge: asking.ask_judge(runtime, judge, prompt, texts, watch), judges.values())
+        return dict(zip(judges, replies, strict=True))
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:
@@ -281,3 +279,67 @@ def _silent_verdicts(rows: pl.DataFrame, judge: JudgeConfig) -> list[Verdict]:
         unscored(row["instruction_id"], order, f"no student answer: {row['finish_reason']}", None, name)
         for row, order, name in product(rows.iter_rows(named=True), judge.expected_orders, names)
     ]
+
+
+@stage_task(stages.VERIFY)
+def verify(run: RunFolder, at: StageAt) -> Worked:
+    """Marks of the teacher's plain answers."""
+    return verify_answers(
+        run, at, run.config.judge.verifies("filter"), _with_answers(run, stages.POOL.at(), stages.TEACH.at())
+    )
+
+
+@stage_task(stages.VERIFY_HELDOUT)
+def verify_heldout(run: RunFolder, at: StageAt) -> Worked:
+    """Marks of a student's answers to the held-out set."""
+    rows = _with_answers(run, stages.HELDOUT.at(), stages.ANSWER_HELDOUT.at(at.round))
+    return verify_answers(run, at, run.config.judge.verifies("heldout"), rows)
+
+
+def verify_answers(run: RunFolder, at: StageAt, verifier: VerifierConfig | None, rows: pl.DataFrame) -> Worked:
+    """Marks of the ``rows`` (instruction_id, instruction, reference, response) that have a response, in their order.
+
+    No rows without a verifier. Its failures are counted by kind.
+
+    Raises:
+        ConfigError: it cannot be imported any more, or failed on more rows than `calls.max_failed_share` accepts.
+        RunChanged: its module was edited since the run was opened.
+    """
+    rows = rows.filter(pl.col("response").is_not_null())
+    if verifier is None or not rows.height:
+        return Worked(pl.DataFrame(schema=stages.VERIFY.columns))
+    if source_digest(verifier) != run.record.ingredients.get("file:verifier", ""):
+        raise errors.RunChanged(
+            f"the module of judge.verifier {verifier.function!r} was edited while run {run.ref.name!r} works; put it "
+            "back and run the same command again, or run it with --amend"
+        )
+    answers = rows.select("instruction", "response", "reference").rows()
+    marks = score_rows(verifier, answers, current(run).scripts(at))
+    kinds = Counter(mark.reason.partition(":")[0] for mark in marks if mark.reason is not None)
+    failed, accepted = kinds.total() - kinds["none"], run.config.calls.max_failed_share
+    if len(marks) >= FEWEST_ASKED and failed > accepted * len(marks):
+        said = next(mark.reason for mark in marks if mark.reason not in (None, "none"))
+        raise errors.ConfigError(
+            f"{at}: judge.verifier {verifier.function!r} failed on {failed} of {len(marks)} answers ({said}), more "
+            f"than calls.max_failed_share = {accepted:g} accepts; correct it, or raise its limits "
+            "(judge.verifier.timeout_seconds, judge.verifier.memory_gib), and run the same command with --amend"
+        )
+    table = [
+        (identity, score, None if score is None else score >= verifier.min_score, reason)
+        for identity, (score, reason) in zip(rows["instruction_id"], marks, strict=True)
+    ]
+    counts = {f"verifier_{kind}": float(count) for kind, count in sorted(kinds.items())}
+    return Worked(
+        pl.DataFrame(table, schema=stages.VERIFY.columns, orient="row"),
+        {"verified": len(marks) - kinds.total(), **counts},
+    )
+
+
+def _with_answers(run: RunFolder, asked: StageAt, answered: StageAt) -> pl.DataFrame:
+    answers = run.rows(answered).select("instruction_id", "response")
+    return run.rows(asked).join(answers, on="instruction_id", maintain_order="left")
+
+
+def wrong_answers(marks: pl.DataFrame) -> frozenset[str]:
+    """The instructions whose answers are wrong by a verifier."""
+    return frozenset(marks.filter(~pl.col("correct"))["instruction_id"])

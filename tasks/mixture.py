@@ -20,10 +20,10 @@ from tapir_core.task_types import RefinementFamily
 from tasks._task import shard_task, stage_task
 from tasks.asking import chat, count_paid, demand_whole, ending_of, make_request, text_of, watch, worked
 from tasks.engines.logs import tell
+from tasks.judge import verify_answers, wrong_answers
 from tasks.outcomes import Worked
 from tasks.pool import mixture_shares, round_pool
 from tasks.runtime import current, read_once
-from tasks.verify import verify_answers, wrong_answers
 
 _SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
@@ -39,7 +39,9 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
     chosen = curriculum.select_seeds(rule, candidates, derive_rng(run.config.run.seed, at.number, "select"), used)
     judged = run.config.verdict_round(at.number)
     left_out = {
-        "teacher_below_floor": 0 if judged is None else _scored(run, judged).height - candidates.height,
+        "teacher_below_floor": 0
+        if judged is None
+        else run.rows(stages.DIFFICULTY.at(judged)).height - candidates.height,
         "student_better": candidates.height - chosen.seeds.height - chosen.easy.height,
     }
     return Worked(chosen.seeds, {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}})
@@ -114,12 +116,10 @@ def _without_wrong(
     run: RunFolder, at: stages.StageAt, rows: pl.DataFrame, refined: pl.DataFrame
 ) -> tuple[pl.DataFrame, dict[str, float]]:
     """The refined answers, not accepted where the run's verifier finds them wrong, and what it counted."""
-    verifier = run.config.judge.verifies("filter")
-    if verifier is None:
-        return refined, {}
     asked = rows.select("instruction_id", "instruction", "reference")
     accepted = refined.filter("accepted").select("instruction_id", response="refined")
-    marks = verify_answers(run, at, verifier, accepted.join(asked, on="instruction_id", maintain_order="left"))
+    answers = accepted.join(asked, on="instruction_id", maintain_order="left")
+    marks = verify_answers(run, at, run.config.judge.verifies("filter"), answers)
     is_wrong = pl.col("instruction_id").is_in(wrong_answers(marks.rows))
     reason = pl.when(is_wrong).then(pl.lit(curriculum.UNVERIFIED)).otherwise("reason")
     return refined.with_columns(accepted=pl.col("accepted") & ~is_wrong, reason=reason), marks.counts
@@ -152,11 +152,7 @@ def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
     judged = run.config.verdict_round(number)
     if judged is None:
         return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
-    return curriculum.trusted(_scored(run, judged), run.config.curriculum.teacher_floor)
-
-
-def _scored(run: RunFolder, judged: int) -> pl.DataFrame:
-    return run.rows(stages.DIFFICULTY.at(judged))
+    return curriculum.trusted(run.rows(stages.DIFFICULTY.at(judged)), run.config.curriculum.teacher_floor)
 
 
 def _easy_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:

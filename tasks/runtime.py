@@ -23,6 +23,7 @@ from tapir_core.stages import TRAIN, StageAt
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.engines.student_server import Student, Students, serving
+from tasks.engines.supervisor import ScriptRunner
 from tasks.progress import Progress
 
 Key = TypeVar("Key", bound=Hashable)
@@ -51,7 +52,7 @@ class Runtime:
         self._make_students = self._serve_here
         self._endpoints = Endpoints(
             run.config.calls.concurrency,
-            lambda name: run.workplace.local(paths.log_file(name)),
+            self.log,
             self._backbones,
             report=self.progress.note_current,
         )
@@ -196,6 +197,14 @@ class Runtime:
             )
         return prompt
 
+    def log(self, name: str) -> Path:
+        """The log file of a child of this process."""
+        return self.run.workplace.local(paths.log_file(name))
+
+    def scripts(self, at: StageAt) -> ScriptRunner:
+        """Runs the scripts of a stage, until the run is told to stop."""
+        return ScriptRunner(self.log, lambda: self.check_stop(at))
+
     def close(self) -> None:
         """End what was started. Everything received is stored already."""
         if self._students is not None:
@@ -209,8 +218,8 @@ class Runtime:
         return storage.on_this_machine(self._root).local(paths.BACKBONE_CACHE)
 
     def _serve_here(self) -> Students:
-        student, log = self.config.student, self.run.workplace.local(paths.log_file("student"))
-        return serving(student.engine)(student, log, self.progress.note_current)
+        student = self.config.student
+        return serving(student.engine)(student, self.log("student"), self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> AskedModel:
         return AskedModel(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))

@@ -1,7 +1,7 @@
 """What a GPU worker does for a run: one replica of its student, from its start until it has to leave.
 
 It leaves when it is asked to, when nobody drives the run, when its server dies or when this process is interrupted;
-then its GPUs are free. It listens at one address of its machine, at which the driver asks it (`tasks.engines.address`).
+then its GPUs are free. It listens at one address of its machine, at which the driver asks it (`tasks.engines.machine`).
 Limits: it holds no lease and writes nothing of the run but its log.
 """
 
@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from tapir_core import errors, leases, paths, processes, run_files
+from tapir_core import errors, leases, processes, run_files
 from tapir_core.calls import run_key, store_url
 from tapir_core.run_folder import RunFolder
-from tasks.engines import address, keys, vllm
+from tasks.engines import keys, machine, vllm
 from tasks.runtime import current
 
 ASKED_NOW = -2
@@ -66,14 +66,21 @@ def _wanted(registry: leases.ReplicaRegistry, number: int, replica: str) -> str:
 
 def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Replica, say: Callable[[str], None]) -> str:
     """Serve with signs of life until there is a reason to leave, which it gives."""
-    log = run.workplace.local(paths.log_file(f"replica-{taken.id}"))
+    log = current(run).log(f"replica-{taken.id}")
     heart = processes.Heart(f"replica {taken.id}", lambda: registry.beat(taken.id))
     heart.begin()
     # After an interrupt: whether the driver replaces it depends on who ended the flow run.
     leave = registry.abandon
     try:
-        server, checkpoint = _make_server(run, taken, log, say)
-        reason = _Serving(registry, taken, server, log).serve(checkpoint, say)
+        student, host = current(run).student_at(taken.round), machine.own_host(store_url(run.config))
+        if student.identity != taken.checkpoint:
+            raise errors.TapirError(
+                f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
+                f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
+            )
+        key = keys.replica_key(run.ref.root, run.record.id, taken.id)
+        server = vllm.VllmServer(run.config.student, log, say, host=host, api_key=key)
+        reason = _Serving(registry, taken, server, log).serve(student.folder, say)
         leave = registry.remove
     except Exception:  # raised again: the driver reads in the flow run's state why it ended
         leave = registry.remove
@@ -82,19 +89,6 @@ def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Repli
         heart.stop()
         leave(taken.id)
     return reason
-
-
-def _make_server(
-    run: RunFolder, taken: leases.Replica, log: Path, say: Callable[[str], None]
-) -> tuple[vllm.VllmServer, Path]:
-    student, host = current(run).student_at(taken.round), address.own_host(store_url(run.config))
-    if student.identity != taken.checkpoint:
-        raise errors.TapirError(
-            f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
-            f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
-        )
-    key = keys.replica_key(run.ref.root, run.record.id, taken.id)
-    return vllm.VllmServer(run.config.student, log, say, host=host, api_key=key), student.folder
 
 
 class _Serving:

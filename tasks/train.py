@@ -35,7 +35,7 @@ from tapir_core.stages import MIX, TRAIN, StageAt
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
-from tasks.engines import address, backbone, logs, machine
+from tasks.engines import backbone, logs, machine
 from tasks.engines.replicas import Fleet
 from tasks.engines.training import launch, nodes, prerequisites
 from tasks.flow_runs import Deployment
@@ -154,11 +154,12 @@ def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note:
 
     @contextmanager
     def meet(ranks: int) -> Iterator[launch.Node]:
-        folder, host = _attempt(run, at), address.own_host(store_url(run.config))
-        with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry:
-            first = nodes.FirstNode(registry, fleet, at.number, wanted, attempt, folder, host, note)
-            with first.meet(ranks) as node:
-                yield node
+        folder, host = _attempt(run, at), machine.own_host(store_url(run.config))
+        with (
+            closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry,
+            nodes.FirstNode(registry, folder, host, note, fleet, at.number, wanted, attempt).meet(ranks) as node,
+        ):
+            yield node
 
     return meet if wanted > 1 else launch.alone
 
@@ -170,9 +171,9 @@ def join_student(run: RunFolder, at: StageAt, node: str, note: nodes.Note) -> No
         Stopped: the node is not asked for, or not any more; or it was told to stop.
         TapirError: as `make_student`.
     """
-    log = run.workplace.local(paths.log_file(f"train-{at.number:02d}-node-{node}"))
+    log = current(run).log(f"train-{at.number:02d}-node-{node}")
     with closing(leases.ReplicaRegistry(*_known_as(run, at))) as registry, _gpus(run, at):
-        here = nodes.OtherNode(registry, node, _attempt(run, at), address.own_host(store_url(run.config)), note)
+        here = nodes.OtherNode(registry, _attempt(run, at), machine.own_host(store_url(run.config)), note, node)
         launch.run_ranks(replace(_job(run, at), log_path=log), here.meet)
 
 
@@ -241,7 +242,7 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
         learning_rate=config.learning_rate(number),
         seed=randomness.derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=config.student.template,
-        log_path=run.workplace.local(paths.log_file(f"train-{number:02d}")),
+        log_path=current(run).log(f"train-{number:02d}"),
     )
 
 
@@ -254,11 +255,12 @@ def _attempt(run: RunFolder, at: StageAt) -> Path:
 
 def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
     """Give the attempt's files their place without moving them: a kill before the manifest leaves the attempt whole."""
-    if checkpoint.exists():
-        shutil.rmtree(checkpoint)
-    for file in sorted(attempt.iterdir()):
-        if not run_files.link_file(file, checkpoint / file.name):
-            shutil.copy2(file, checkpoint / file.name)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.copytree(
+        attempt,
+        checkpoint,
+        copy_function=lambda file, copy: run_files.link_file(Path(file), Path(copy)) or shutil.copy2(file, copy),
+    )
 
 
 def check_trainer(run: RunFolder) -> launch.RenderedChat:
@@ -324,8 +326,8 @@ class FineTuneRuns:
             while True:
                 training = self.look(training)
                 state, held = _state(training), lease.holding()
-                is_its = held is not None and held.token == lease_token(str(training.id), training.run_count)
-                lives = held.lives if held is not None and is_its else None
+                token = lease_token(str(training.id), training.run_count)
+                lives = held.lives if held is not None and held.token == token else None
                 if state.is_final() and not lives:
                     return training
                 if state.is_running() and lives is False:

@@ -19,7 +19,7 @@ from tapir_core.calls import Endpoint, EndpointSource
 from tapir_core.calls.types import is_local
 from tapir_core.config.student import EndpointEngine
 from tapir_core.prices import Price, price_of
-from tasks.engines import backbone, keys, logs, student_server, supervisor, vllm
+from tasks.engines import backbone, keys, logs, machine, student_server, supervisor, vllm
 
 _PAUSES_SECONDS = (0.0, 1.0, 1.0)
 """Before each look at an address."""
@@ -196,7 +196,7 @@ class Endpoints:
         log = self._log_of("standin")
         if not self._standins:
             self._started.enter_context(logs.follow_log("stand-in", log))
-        with supervisor.reserved_port(student_server.HOST) as port:
+        with supervisor.reserved_port(machine.LOOPBACK) as port:
             arguments = {
                 "--port": port,
                 "--position-bias": settings.position_bias,
@@ -209,7 +209,7 @@ class Endpoints:
                 *(str(word) for pair in arguments.items() for word in pair),
                 *([] if settings.logprobs else ["--no-logprobs"]),
             ]
-            env, url = keys.keyless_environment(), f"http://{student_server.HOST}:{port}"
+            env, url = keys.keyless_environment(), f"http://{machine.LOOPBACK}:{port}"
             child = supervisor.start_child(argv, env=env, log_path=log, name="stand-in")
             self._standins[settings] = child, url
             self._started.callback(child.terminate, grace_seconds=2)

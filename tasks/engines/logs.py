@@ -166,7 +166,8 @@ _ASSIGNED = re.compile(r"(?i)(bearer |(?:api[_-]?key|password|secret)\w*['\"]?\s
 
 _listeners: list[Tell] = []
 """Of the flow runs at work in this process, the innermost last."""
-_followers: "list[_Follower]" = []
+_looks: list[Callable[..., None]] = []
+"""What looks at each log that is followed."""
 
 
 @contextmanager
@@ -176,8 +177,8 @@ def told_to(listener: Tell) -> Iterator[None]:
     try:
         yield
     finally:
-        for follower in list(_followers):
-            follower.look(ended=True)
+        for look in list(_looks):
+            look(ended=True)
         _listeners.remove(listener)
 
 
@@ -195,46 +196,33 @@ def follow_log(name: str, path: Path) -> Iterator[None]:
         name: Whose log it is, in the words of a reader.
         path: The log.
     """
-    follower = _Follower(name, path)
-    _followers.append(follower)
+    reader, looking, stopped = LogReader(), threading.Lock(), threading.Event()
+    offset = path.stat().st_size if path.exists() else 0
+
+    def look(*, ended: bool = False) -> None:
+        """Tell what is new; when nothing is, or all has ``ended``, also the error whose last line has come."""
+        nonlocal offset
+        with looking:
+            lines, offset = whole_lines(path, offset)
+            records = reader.read(lines, time.monotonic())
+            for level, said in [*records, *(reader.flush() if ended or not lines else ())]:
+                text = _ASSIGNED.sub(r"\1[key]", hide_keys(said))
+                separator = "\n" if "\n" in text else " "
+                tell(level, f"{name} ({path.absolute()}):{separator}{text}")
+
+    def go_on() -> None:
+        while not stopped.wait(_LOOK_SECONDS):
+            look()
+
+    _looks.append(look)
     # The thread belongs to the run that starts it, also for Prefect.
-    thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(follower.go_on,), name=f"follow {path.name}", daemon=True
-    )
+    in_context = contextvars.copy_context().run
+    thread = threading.Thread(target=in_context, args=(go_on,), name=f"follow {path.name}", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        follower.stopped.set()
+        stopped.set()
         thread.join()
-        follower.look(ended=True)
-        _followers.remove(follower)
-
-
-class _Follower:
-    """One log, from its end on."""
-
-    def __init__(self, name: str, path: Path) -> None:
-        self.stopped = threading.Event()
-        self._name = name
-        self._path = path
-        self._reader = LogReader()
-        self._offset = path.stat().st_size if path.exists() else 0
-        self._looking = threading.Lock()
-
-    def go_on(self) -> None:
-        """Look again and again, until stopped."""
-        while not self.stopped.wait(_LOOK_SECONDS):
-            self.look()
-
-    def look(self, *, ended: bool = False) -> None:
-        """Tell what is new; when nothing is, or all has ``ended``, also the error whose last line has come."""
-        with self._looking:
-            lines, self._offset = whole_lines(self._path, self._offset)
-            records = self._reader.read(lines, time.monotonic())
-            if ended or not lines:
-                records += self._reader.flush()
-            for level, said in records:
-                text = _ASSIGNED.sub(r"\1[key]", hide_keys(said))
-                separator = "\n" if "\n" in text else " "
-                tell(level, f"{self._name} ({self._path.absolute()}):{separator}{text}")
+        look(ended=True)
+        _looks.remove(look)

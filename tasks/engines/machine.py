@@ -1,4 +1,4 @@
-"""What a child that computes may use of this machine: its GPUs, and what its processor really can do.
+"""What a child that computes may use of this machine: its GPUs, what its processor really can do, its address.
 
 GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` name them. Runs wait for each other's GPUs
 (`hold_gpus`), whatever their root or user: a GPU in use is an abstract Unix socket, bound and never listening, that the
@@ -7,11 +7,17 @@ machine of its own; other programs are not waited for.
 
 Some virtual machines advertise AMX without having it: the first AMX instruction ends the process with SIGILL (oneDNN
 issue 5689). torch 2.13 and vLLM 0.32 believe the processor, so children that compute are told to do without.
+
+What other machines ask, the replicas of a GPU worker and the ranks of its training, listens at one address only. The
+worker's environment may name it. Otherwise it is the address from which this machine reaches the Prefect server, or the
+call store; in a container or a pod, its address on their network. It is 127.0.0.1 if both are on this machine, or if
+the store is a file.
 """
 
 import errno
 import functools
 import importlib.util
+import ipaddress
 import os
 import resource
 import runpy
@@ -27,15 +33,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
 
-from tapir_core.errors import MissingPrerequisite
+from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.installation import gpu_setup
 from tasks.engines.keys import keyless_environment
 
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+LOOPBACK = "127.0.0.1"
+
+HOST_VARIABLE = "TAPIR_WORKER_HOST"
+"""Environment variable of a worker: the name or address of its machine at which others reach it."""
 
 LOOK_SECONDS = 1.0
 """Between two looks whether a GPU is free."""
@@ -56,11 +68,6 @@ def visible_gpus() -> list[str]:
     return ask_nvidia("--query-gpu=index")
 
 
-def gpu_names() -> list[str]:
-    """What names each GPU that may be used alike in every process of this machine, whichever of them each one sees."""
-    return _of_visible_gpus("uuid") or visible_gpus()
-
-
 @contextmanager
 def hold_gpus(say: Callable[[str], object], check: Callable[[], object]) -> Iterator[None]:
     """Hold all GPUs that this process may use for the block, once no other run has them.
@@ -70,8 +77,9 @@ def hold_gpus(say: Callable[[str], object], check: Callable[[], object]) -> Iter
         check: Called at each look; what it raises ends the wait.
     """
     with ExitStack() as held:
-        # In one order for all: two that wait for each other's would wait forever.
-        for gpu in sorted(gpu_names()):
+        # By names that are alike in every process, whichever GPUs each one sees. In one order for all: two that wait
+        # for each other's would wait forever.
+        for gpu in sorted(_of_visible_gpus("uuid") or visible_gpus()):
             if (name := _take(gpu)) is None:
                 say(f"GPU {gpu} is in use by another run of this machine, which is waited for")
                 while (name := _take(gpu)) is None:
@@ -189,8 +197,6 @@ def share_out(gpus: list[str], workers: int) -> list[list[str]]:
     return [part.tolist() for part in np.array_split(gpus, workers)]
 
 
-"""What a user is told."""
-
 WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"}
 """Variables with which torch multiplies without AMX; every processor that says AMX has the instructions named here."""
 
@@ -267,3 +273,52 @@ def held_memory() -> int:
 def peak_memory() -> int:
     """The most bytes that this process held since `held_memory`."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def own_host(store: str) -> str:
+    """The address or name of this machine for the others of a run whose call store has the URL ``store``.
+
+    Raises:
+        ConfigError: the environment names an address that others cannot reach, or there is no way to them.
+    """
+    if named := os.environ.get(HOST_VARIABLE):
+        with suppress(ValueError):  # a name
+            if ipaddress.ip_address(named).is_unspecified:
+                raise ConfigError(
+                    f"{HOST_VARIABLE} = {named!r} is no address that others can ask; name this machine's own"
+                )
+        return named
+    others = filter(None, (urlsplit(url).hostname for url in (os.environ.get("PREFECT_API_URL", ""), store)))
+    return next(
+        (each for each in map(_address_towards, others) if not ipaddress.ip_address(each).is_loopback), LOOPBACK
+    )
+
+
+def interface_of(host: str) -> str:
+    """The network interface that has the address of ``host``, for gloo and NCCL.
+
+    Raises:
+        ConfigError: no interface of this machine has it.
+    """
+    try:
+        address = ipaddress.ip_address(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
+    except OSError as exc:
+        raise ConfigError(f"{HOST_VARIABLE} = {host!r} has no address ({exc}); name this machine's own") from exc
+    there = {each.address: name for name, all_of_it in psutil.net_if_addrs().items() for each in all_of_it}
+    # The loopback interface has all of 127.0.0.0/8, and lists one address.
+    interface = there.get(LOOPBACK if address.is_loopback else str(address))
+    if interface is None:
+        raise ConfigError(
+            f"no network interface of this machine has the address {address}; name one that it has in {HOST_VARIABLE}"
+        )
+    return interface
+
+
+def _address_towards(other: str) -> str:
+    """This machine's address on the way to another one; nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))
+            return str(probe.getsockname()[0])
+    except OSError as exc:
+        raise ConfigError(f"no way to {other!r} ({exc}); name this machine's address in {HOST_VARIABLE}") from exc

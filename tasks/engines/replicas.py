@@ -153,13 +153,8 @@ class ReplicaStudents(student_server.Students):
 
     def _dismiss(self) -> list[str]:
         """Tell all of them to leave, also those that came since; the ids of those that still live."""
-        for replica in self._registry.dismiss():
-            self._fleet.withdraw(replica)
-        there = self._registry.all()
-        for each in there:
-            if each.is_dead():
-                self._registry.remove(each.id)
-        return [each.id for each in there if not each.is_dead()]
+        dismiss(self._registry, self._fleet)
+        return forget_dead(self._registry)
 
     def _begin(self, student: student_server.Student) -> None:
         """Ask for the missing replicas, and watch them; live ones of an earlier driver are used.
@@ -283,6 +278,23 @@ class ReplicaStudents(student_server.Students):
 
     def _ours(self) -> list[Replica]:
         return [each for each in self._registry.all() if each.checkpoint == self._student.identity and not each.leaving]
+
+
+def dismiss(registry: ReplicaRegistry, fleet: Fleet) -> list[str]:
+    """Ask everyone in the registry to leave; gives those that no worker had taken, which never come."""
+    untaken = registry.dismiss()
+    for each in untaken:
+        fleet.withdraw(each)
+    return untaken
+
+
+def forget_dead(registry: ReplicaRegistry) -> list[str]:
+    """Remove the rows of those that are dead; gives those that live."""
+    there = registry.all()
+    for each in there:
+        if each.is_dead():
+            registry.remove(each.id)
+    return [each.id for each in there if not each.is_dead()]
 
 
 def replicas_of(run: RunFolder, fleet: Fleet, report: student_server.Report) -> ReplicaStudents:

@@ -23,8 +23,6 @@ from tapir_core.config import SERVED_NAME, StudentConfig, StudentEngine, by_kind
 from tapir_core.errors import EngineError, TapirError
 from tasks.engines import logs, machine, supervisor
 
-HOST = "127.0.0.1"
-
 ANSWER_SECONDS = 900.0
 """For one answer. A processor may need minutes, and a server that ends is noticed without a time-out."""
 
@@ -164,7 +162,7 @@ class StudentServer(Students):
         log_path: Path,
         report: Report,
         *,
-        host: str = HOST,
+        host: str = machine.LOOPBACK,
         api_key: str | None = None,
         served_as: ServedAs = ServedAs(),
     ) -> None:

@@ -1,6 +1,5 @@
 """A verifier's scores: its function runs in supervised children without our keys (`verifier_main.py`)."""
 
-import hashlib
 import os
 import sys
 import threading
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from tapir_core.config import VerifierConfig
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import ScriptFailed
+from tapir_core.storage import file_sha256
 from tasks.engines.supervisor import ScriptRunner
 
 Row = tuple[str, str, str | None]
@@ -57,7 +57,7 @@ def check_verifier(verifier: VerifierConfig) -> None:
 
 def source_digest(verifier: VerifierConfig) -> str:
     """SHA-256 of the user's module; empty for a shipped one, and for one that is not found."""
-    return hashlib.sha256(Path(verifier.source).read_bytes()).hexdigest() if verifier.source else ""
+    return file_sha256(Path(verifier.source)) if verifier.source else ""
 
 
 def _score_part(verifier: VerifierConfig, rows: Sequence[Row], scripts: ScriptRunner) -> list[Mark]:

@@ -17,7 +17,7 @@ from tapir_core.config import SERVED_NAME, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.installation import STUDENT_SETUP
 from tasks.engines import backbone, keys, machine
-from tasks.engines.student_server import HOST, Installed, Launch, StudentServer, serve
+from tasks.engines.student_server import Installed, Launch, StudentServer, serve
 
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
@@ -169,7 +169,7 @@ def server_command(
     port: int,
     chat_template: Path | None,
     *,
-    host: str = HOST,
+    host: str = machine.LOOPBACK,
     copies: int = 1,
     served_name: str = SERVED_NAME,
 ) -> list[str]:
@@ -220,7 +220,7 @@ def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -
     """The server's environment variables: loopback only, no telemetry, no hub, the key."""
     settings = {
         "VLLM_API_KEY": api_key,
-        "VLLM_HOST_IP": HOST,
+        "VLLM_HOST_IP": machine.LOOPBACK,
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

@@ -41,7 +41,7 @@ from tapir_core.summary.types import Example
 from tapir_core.text import digest
 from tapir_core.verifiers import is_correct
 from tasks.input_files import gather_files
-from tasks.verify import verify
+from tasks.judge import verify
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
 from tests.golden import fakes
 from tests.golden.adapter import drive

@@ -22,8 +22,8 @@ from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tasks import serving
-from tasks.engines.address import HOST_VARIABLE
 from tasks.engines.keys import replica_key
+from tasks.engines.machine import HOST_VARIABLE
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica
 from tests import waiting

@@ -15,10 +15,9 @@ from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import ANSWER, JUDGE, TEACH, VERIFY, plan
 from tasks.input_files import gather_files, gather_ingredients
-from tasks.judge import judge_shard
+from tasks.judge import judge_shard, verify
 from tasks.outcomes import Made, Piece, ShardOutcome
 from tasks.runtime import close_all
-from tasks.verify import verify
 from tests.doubles.provider import FakeProvider, RecordedCall, Text
 from tests.run_builder import build_run
 from tests.run_config import make_config

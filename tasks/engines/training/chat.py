@@ -7,7 +7,7 @@ before it pays for anything. Loads no torch.
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ _EMPTY = re.compile(rf"\s*(?:<{_THOUGHT}>\s*)?</{_THOUGHT}>\s*")
 _MARK = re.compile(r"<[^<>\s]+>|\[/?INST\]")
 
 
-def render(tokenizer: Any, conversations: Sequence[Conversation]) -> list[tuple[str, str]]:
+def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tuple[str, str]]:
     """Each prompt as the student server renders it, and what the student is to write after it.
 
     Raises:
@@ -93,7 +93,6 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> list[tuple[
         [each[:-1] for each in conversations], tokenize=False, add_generation_prompt=True
     )
     wholes = tokenizer.apply_chat_template(conversations, tokenize=False)
-    rendered = []
     for conversation, prompt, whole in zip(conversations, prompts, wholes, strict=True):
         written = _written(prompt, whole)
         if written is None and len(conversation) > 2:
@@ -108,8 +107,7 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> list[tuple[
                 f"the chat template of {tokenizer.name_or_path} renders an example otherwise than the prompt that the "
                 f"student is asked: asked …{asked}, trained …{trained}; {other_template(tokenizer)}"
             )
-        rendered.append((prompt, written))
-    return rendered
+        yield prompt, written
 
 
 def _written(prompt: str, whole: str) -> str | None:

@@ -160,7 +160,7 @@ def _examples(tokenizer: Any, conversations: Iterable[chat.Conversation], closin
     special = chat.special_texts(tokenizer)
     remaining = iter(conversations)
     while batch := list(islice(remaining, _BATCH)):
-        rendered = chat.render(tokenizer, batch)
+        rendered = [*chat.render(tokenizer, batch)]
         ids = chat.token_ids(
             tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered]
         )
@@ -249,18 +249,15 @@ def plan_packed_batches(
     stream = _stream(len(lengths), epochs, seed)
     batches = [stream[start : start + batch_size] for start in range(0, len(stream), batch_size)]
     rows = max(_rows_needed(batch, lengths, tokens_per_rank, world_size) for batch in batches)
-    groups: list[list[list[int]]] = []
-    for batch in batches:
-        cells = _deal(batch, lengths, rows * world_size)
-        groups += [cells[row * world_size : (row + 1) * world_size] for row in range(rows)]
-    return BatchPlan(groups, rows, max(len(cell) for group in groups for cell in group))
+    cells = [cell for batch in batches for cell in _deal(batch, lengths, rows * world_size)]
+    groups = [cells[first : first + world_size] for first in range(0, len(cells), world_size)]
+    return BatchPlan(groups, rows, max(map(len, cells)))
 
 
 def _mixed_batches(
     stream: Sequence[int], lengths: Sequence[int], batch_size: int, bundle_size: int, seed: int
-) -> list[list[int]]:
+) -> Iterator[list[int]]:
     """Batches of random bundles of like length, each batch sorted by length; only the last can be short."""
-    batches: list[list[int]] = []
     window_size = _WINDOW_BATCHES * batch_size
     for start in range(0, len(stream), window_size):
         window = sorted(stream[start : start + window_size], key=lambda index: lengths[index])
@@ -268,11 +265,8 @@ def _mixed_batches(
         bundles = [window[first : first + bundle_size] for first in range(0, whole, bundle_size)]
         randomness.derive_rng(seed, "bundles", start).shuffle(bundles)
         mixed = [index for bundle in bundles for index in bundle] + window[whole:]
-        batches += [
-            sorted(mixed[first : first + batch_size], key=lambda index: lengths[index])
-            for first in range(0, len(mixed), batch_size)
-        ]
-    return batches
+        for first in range(0, len(mixed), batch_size):
+            yield sorted(mixed[first : first + batch_size], key=lambda index: lengths[index])
 
 
 def _stream(count: int, epochs: float, seed: int) -> list[int]:

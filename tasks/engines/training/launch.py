@@ -28,7 +28,7 @@ from tapir_core.config import TrainingConfig
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
-from tasks.engines import address, keys, logs, machine, supervisor
+from tasks.engines import keys, logs, machine, supervisor
 from tasks.engines.training import prerequisites
 
 JOB_VARIABLE = "TAPIR_TRAINING_JOB"
@@ -189,8 +189,8 @@ Meet = Callable[[int], AbstractContextManager[Node]]
 @contextmanager
 def alone(ranks: int) -> Iterator[Node]:
     """The one machine that trains: its ranks meet at an address that no other reaches."""
-    with supervisor.reserved_port(address.LOOPBACK) as port:
-        yield Node((address.LOOPBACK, port), address.interface_of(address.LOOPBACK), 0, ranks)
+    with supervisor.reserved_port(machine.LOOPBACK) as port:
+        yield Node((machine.LOOPBACK, port), machine.interface_of(machine.LOOPBACK), 0, ranks)
 
 
 def train_student(

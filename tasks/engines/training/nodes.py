@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from tapir_core import errors, leases, processes
 from tapir_core.storage import Storage
-from tasks.engines import address, supervisor
-from tasks.engines.replicas import Ended, Fleet
+from tasks.engines import machine, supervisor
+from tasks.engines.replicas import Ended, Fleet, dismiss, forget_dead
 from tasks.engines.training.launch import Node
 
 LOOK_SECONDS = 1.0
@@ -46,11 +46,22 @@ Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class FirstNode:
-    """The node that asks for the others; `meet` is for `train_student`."""
+class _Member:
+    """What every node of a training knows."""
 
     registry: leases.ReplicaRegistry
     """Of this training."""
+    folder: Path
+    """Of the attempt, which all nodes see."""
+    host: str
+    """This machine's address for the others."""
+    note: Note
+
+
+@dataclass(frozen=True, slots=True)
+class FirstNode(_Member):
+    """The node that asks for the others; `meet` is for `train_student`."""
+
     fleet: Fleet
     """Starts the others."""
     number: int
@@ -59,11 +70,6 @@ class FirstNode:
     """How many train, this one included."""
     attempt: str
     """Tells this attempt at the training from every other."""
-    folder: Path
-    """Of the attempt, which all nodes see."""
-    host: str
-    """This machine's address for the others."""
-    note: Note
 
     @contextmanager
     def meet(self, ranks: int) -> Iterator[Node]:
@@ -103,9 +109,9 @@ class FirstNode:
                     raise explained from error
                 except BaseException:
                     with suppress(errors.TapirError):
-                        self._dismiss()
+                        dismiss(self.registry, self.fleet)
                     raise
-        self._forget_dead()
+        forget_dead(self.registry)
 
     def _all_came(self, rows: "_Rows", others: Sequence[str]) -> bool:
         """Look whether all are there; EngineError where one has ended that is not."""
@@ -118,32 +124,17 @@ class FirstNode:
 
     def _end_earlier(self) -> None:
         """Have what an earlier attempt left end, before this one works in its folder."""
-        self._dismiss()
+        dismiss(self.registry, self.fleet)
         _wait(
             self.note,
             LEAVE_SECONDS,
-            lambda: not self._forget_dead(),
+            lambda: not forget_dead(self.registry),
             lambda: "an earlier attempt at this training ends",
             lambda: (
-                f"nodes of an earlier attempt do not leave ({', '.join(self._forget_dead())}); cancel their flow runs "
-                "of fine-tune"
+                f"nodes of an earlier attempt do not leave ({', '.join(forget_dead(self.registry))}); cancel their "
+                "flow runs of fine-tune"
             ),
         )
-
-    def _dismiss(self) -> list[str]:
-        """Ask every node to leave; gives those that no worker had taken, which never come."""
-        untaken = self.registry.dismiss()
-        for each in untaken:
-            self.fleet.withdraw(each)
-        return untaken
-
-    def _forget_dead(self) -> list[str]:
-        """Remove the rows of dead nodes; gives those that live."""
-        there = self.registry.all()
-        for each in there:
-            if each.is_dead():
-                self.registry.remove(each.id)
-        return [each.id for each in there if not each.is_dead()]
 
     def _explained(self, error: Exception, others: list[str]) -> Exception:
         """End the others, and say what became of them where that may be why."""
@@ -162,7 +153,7 @@ class FirstNode:
     def _ends(self, others: list[str]) -> dict[str, Ended]:
         """How each that a worker had taken has ended, once it has."""
         began, ends = time.monotonic(), dict[str, Ended]()
-        taken = set(others) - set(self._dismiss())
+        taken = set(others) - set(dismiss(self.registry, self.fleet))
         while open_ones := taken - ends.keys():
             waited = time.monotonic() - began
             living = {each.id for each in self.registry.all() if not each.is_dead()}
@@ -175,15 +166,11 @@ class FirstNode:
 
 
 @dataclass(frozen=True, slots=True)
-class OtherNode:
+class OtherNode(_Member):
     """A node that was asked for; `meet` is for `run_ranks`."""
 
-    registry: leases.ReplicaRegistry
     row: str
     """The id under which it was asked for."""
-    folder: Path
-    host: str
-    note: Note
 
     @contextmanager
     def meet(self, ranks: int) -> Iterator[Node]:
@@ -289,7 +276,7 @@ class _Rows:
         assert meeting.port
         assert own.hostname
         ranks = [each.concurrency for each in self.last]
-        place = (meeting.hostname, meeting.port), address.interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
+        place = (meeting.hostname, meeting.port), machine.interface_of(own.hostname), sum(ranks[:mine]), sum(ranks)
         return Node(*place, check=self.check)
 
 

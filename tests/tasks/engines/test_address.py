@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from tapir_core.errors import ConfigError
-from tasks.engines import address
-from tasks.engines.address import HOST_VARIABLE, interface_of, own_host
+from tasks.engines import machine
+from tasks.engines.machine import HOST_VARIABLE, interface_of, own_host
 
 FILE = "sqlite:///runs/.tapir/store.sqlite"
 
@@ -17,7 +17,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.delenv(HOST_VARIABLE, raising=False)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     known = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "server": "10.1.2.3", "database": "10.9.9.9"}
-    monkeypatch.setattr(address, "_address_towards", known.__getitem__)
+    monkeypatch.setattr(machine, "_address_towards", known.__getitem__)
     return known
 
 

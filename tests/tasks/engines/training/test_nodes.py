@@ -59,7 +59,7 @@ class Joining(threading.Thread):
         super().__init__(daemon=True)
 
     def run(self) -> None:
-        other = OtherNode(self.registry, self.row, self.folder, "127.0.0.2", lambda _text: None)
+        other = OtherNode(self.registry, self.folder, "127.0.0.2", lambda _text: None, self.row)
         try:
             with other.meet(self.ranks) as node:
                 self.node = node
@@ -86,7 +86,7 @@ class Ground:
         return self.joining[-1]
 
     def first(self, count: int, *, attempt: str = "this attempt", note: nodes.Note = lambda _text: None) -> FirstNode:
-        return FirstNode(self.registry, self.workers, 3, count, attempt, self.folder, "127.0.0.1", note)
+        return FirstNode(self.registry, self.folder, "127.0.0.1", note, self.workers, 3, count, attempt)
 
 
 @pytest.fixture

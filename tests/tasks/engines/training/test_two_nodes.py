@@ -39,7 +39,7 @@ from tasks.engines.training.nodes import OtherNode
 from tasks.engines.training.launch import TrainingJob, run_ranks
 store, row, job, host = sys.argv[1:]
 job = TrainingJob(**json.loads(job))
-run_ranks(job, OtherNode(ReplicaRegistry(store, "a training"), row, job.output, host, print).meet)
+run_ranks(job, OtherNode(ReplicaRegistry(store, "a training"), job.output, host, print, row).meet)
 """
 
 
@@ -116,7 +116,7 @@ def test_a_node_is_killed_and_the_next_attempt_goes_on(
 
     def attempt(name: str) -> TrainingSummary:
         registry = ReplicaRegistry(store, "a training")
-        first = FirstNode(registry, other, 0, 2, name, job.output, here, lambda _text: None)
+        first = FirstNode(registry, job.output, here, lambda _text: None, other, 0, 2, name)
         return train_student(job, on_progress=kill_once, meet=first.meet)
 
     with pytest.raises(NodeLost, match=r"node \w+ crashed: its worker is gone"):
