@@ -245,9 +245,8 @@ def assemble(
     """
     drawn = pl.concat([draw.rows for draw in draws]).sort("instruction_id")
     assert not drawn["instruction_id"].is_duplicated().any(), "an instruction was drawn twice"
-    texts = examples.drop("task_type")
     better = refinement.filter(pl.col("accepted")).select("instruction_id", pl.col("refined").alias("better"))
-    rows = drawn.join(texts, on="instruction_id", validate="1:1", maintain_order="left")
+    rows = drawn.join(examples.drop("task_type"), on="instruction_id", validate="1:1", maintain_order="left")
     assert rows.height == drawn.height, "a drawn instruction has no usable answer"
     rows = rows.join(better, on="instruction_id", how="left", validate="1:1", maintain_order="left")
     mixed = [_example(row) for row in rows.iter_rows(named=True)]

@@ -229,8 +229,7 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
         ConfigError: a file cannot be read, or has bad rows.
     """
     found = sources.clean_pool(config)
-    rows = found.rows
-    pool: list[Instruction] = [*rows.drop("instruction_id", "source").iter_rows(named=True)]
+    pool: list[Instruction] = [*found.rows.drop("instruction_id", "source").iter_rows(named=True)]
     requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
     if store_exists(url):
         with AnswerStore(url, patient=False) as store:

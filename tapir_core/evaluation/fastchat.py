@@ -234,7 +234,9 @@ def read_questions(path: str) -> list[Question]:
     """
     questions = read_rows(
         path,
-        lambda row: Question(_id(row), check_category(text_of(row, "category")), tuple(map(encodable, _turns(row, str)))),
+        lambda row: Question(
+            _id(row), check_category(text_of(row, "category")), tuple(map(encodable, _turns(row, str)))
+        ),
         "question",
     )
     ids = [each.question for each in questions]
