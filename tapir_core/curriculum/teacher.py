@@ -1,20 +1,26 @@
 """What the teacher says of the pool: usable answers, task types, and answers refined.
 
-An answer that cannot be trained on leaves the pool, counted by reason; a report counts by the same test what is of no
-use. How a reply ended says it first. A whole reply may still refuse in words, say one thing over and over, or give back
-what it was given. Refinement rewrites an answer in the style of its task family, and the final result must survive: a
-refined answer that loses the plain one's is rejected with a reason, and the plain one is kept. Code is parsed, never
-run. Task types that the teacher finds in a sample of the pool become a file, TOML as a configuration has it, so that a
-user edits it and hands it back as `curriculum.task_types`.
+An answer that cannot be trained on leaves the pool, counted by reason; a report counts unusable answers by the same
+test. How a reply ended says it first. A complete reply may still refuse in words, say one thing over and over, or give
+back what it was given.
+
+Where the teacher is to find the task types too, it reads a sample of the pool. They are written to a TOML file, as a
+configuration has them, so that a user edits it and hands it back as `curriculum.task_types`.
+
+Refinement rewrites an answer in the style of its task family, and the final result must survive: a refined answer that
+loses the plain one's is rejected with a reason, and the plain one is kept. Code is parsed, never run.
 
 Limits: usable means complete, not right; whether an answer is right is never asked of a plain teacher answer. A refusal
 in words is known from the beginning of a short answer, in English alone. A loop is known from its end, or from one line
 that is half of the answer; a copy from eight words on, where it is half of what was given. So a text that shall repeat
-itself is lost, and an extract that is most of its source. A task type is taken as it comes; only its spelling is
-forgiven. Of a large pool the teacher finds task types in the beginnings of some instructions; a rare kind may not be
-among them, and goes to `Others`. Where the plain answer states no result after ``Answer:``, step-by-step answers are
-compared by their last number and prose is not compared at all; what follows ``Answer:`` is a result up to 80
-characters, past that it is prose. Code is compared by the names it defines, and only when it is Python.
+itself is lost, and an extract that is most of its source.
+
+A task type is taken as it comes; only its spelling is forgiven. Of a large pool the teacher is shown the beginnings of
+some instructions; a rare kind may not be among them, and goes to `Others`.
+
+Where the plain answer states no result after ``Answer:``, step-by-step answers are compared by their last number and
+prose is not compared at all; what follows ``Answer:`` is a result up to 80 characters, past that it is prose. Code is
+compared by the names it defines, and only when it is Python.
 """
 
 import ast
