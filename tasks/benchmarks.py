@@ -242,11 +242,10 @@ def _row(game: Game, reply: calls.Parsed[Judgment] | None, judge: str) -> tuple[
     """A row of the table; nothing for a reply that may still come."""
     if reply is not None and reply.retryable:
         return None
-    found, reason, raw = game.reading, game.reason, ""
+    found, raw = game.reading or Judgment(), ""
     if reply is not None:
-        found, reason = reply.value, reply.reason
+        found = reply.value or Judgment(reason=reply.reason)
         # The judge's last words, or its provider's where there was no reply.
         raw = reply.outcome.message if isinstance(reply.outcome, calls.Failure) else reply.raw
-    if found is None:
-        return (*game.place, None, None, "", "failed", reason, raw, judge)
-    return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
+    status = "failed" if found.reason else "scored"
+    return (*game.place, found.value, found.baseline_value, found.how, status, found.reason, raw, judge)

@@ -142,12 +142,12 @@ def gate_wave(run: RunFolder, at: stages.StageAt) -> Worked:
     if run.config.checks_expansion(at.number):
         delta = curriculum.delta_of(run.sealed(stages.SELECT.at(at.round)).counts)
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
-    rows = _with(screened_rows(run, at).drop("response", "gate"), examined.select("instruction_id", "response"))
+    rows = _with(screened_rows(run, at).drop("response", "gate"), examined.rename({"task_type": "label"}))
     verifier = run.config.judge.verifies("filter")
     marks = judge.verify_answers(run, at, verifier, rows.with_columns(reference=pl.lit(None, pl.String)))
     wrong = judge.wrong_answers(marks.rows) if verifier else None
-    gates = curriculum.paid_gates(examined, _lacks(run, at), delta, wrong)
-    gated = _worked(curriculum.file_by_label(curriculum.apply_gates(rows, gates), examined))
+    gates = curriculum.paid_gates(_lacks(run, at), delta, wrong)
+    gated = _worked(curriculum.file_by_label(curriculum.apply_gates(rows, gates)))
     return Worked(gated.rows, {**gated.counts, **marks.counts})
 
 

@@ -12,7 +12,6 @@ import polars as pl
 
 from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages
 from tapir_core.calls import Outcome, Parsed, ask_read
-from tapir_core.curriculum import discovery
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
@@ -85,7 +84,7 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outcomes.Wor
 def pool_sample(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """One row: what the teacher is shown of the pool."""
     texts = [show_instruction(row) for row in pool_rows(run, stages.POOL.at()).iter_rows(named=True)]
-    shown = discovery.sample_instructions(texts, randomness.derive_rng(run.config.run.seed, "discover"))
+    shown = curriculum.sample_instructions(texts, randomness.derive_rng(run.config.run.seed, "discover"))
     return pl.DataFrame({"instruction_id": ["sample"], "instruction": [shown]})
 
 
@@ -95,19 +94,19 @@ def discover_task_types(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outc
     asked, prompt, settings = runtime.current(run).teacher, runtime.current(run).prompt("discover"), run.config.teacher
     requests = [
         asking.make_request(run, "label", asked.identity, asking.chat(text), settings.answering, prompt=prompt)
-        for text in (discovery.render_discovery(prompt, each) for each in rows["instruction"])
+        for text in (curriculum.render_discovery(prompt, each) for each in rows["instruction"])
     ]
     parsed = ask_read(
         runtime.current(run).calls,
         requests,
         asked.source,
-        lambda _, reply: discovery.parse_task_types(reply.text),
+        lambda _, reply: curriculum.parse_task_types(reply.text),
         settings.reasks,
         asking.watch(run, at),
     )
     found = [pair for each in parsed for pair in (each.value or {}).items()]
     if found:
-        run.storage.write_bytes(paths.TASK_TYPES, discovery.task_types_toml(found).encode())
+        run.storage.write_bytes(paths.TASK_TYPES, curriculum.task_types_toml(found).encode())
     frame = pl.DataFrame(found, schema=stages.DISCOVER.columns, orient="row")
     return asking.worked(frame, asking.counts_of(parsed), rows, [each.counts_as for each in parsed])
 

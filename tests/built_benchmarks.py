@@ -71,11 +71,9 @@ class BenchmarkStages(StageWriter):
         benchmark, rows = judging(self.run.config, at.benchmark), []
         prompts = {name: load_prompt(name) for name in PROMPT_NAMES}
         for game in (game for each in self._exchanges(at) for game in benchmark.games(each, prompts)):
-            if game.reason:
-                rows.append((*game.place, None, None, "", "failed", game.reason, "", "standin-judge"))
-                continue
             found = game.reading or benchmark.read(game, *_reply_of_standin(game.text))
-            rows.append((*game.place, found.value, found.baseline_value, found.how, "scored", "", "", "standin-judge"))
+            told = ("failed" if found.reason else "scored", found.reason, "", "standin-judge")
+            rows.append((*game.place, found.value, found.baseline_value, found.how, *told))
         schema = {**dict.fromkeys(STAGES[at.name].columns, pl.String), "turn": pl.Int64}
         schema |= {"value": pl.Float64, "baseline_value": pl.Float64}
         self._save(at, pl.DataFrame(rows, schema=schema, orient="row"), **self._asked(len(rows)))

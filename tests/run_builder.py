@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -333,10 +334,10 @@ class _Builder(BenchmarkStages):
 
         examined = examined_candidates(screened.passed)
         self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
-        gated = file_by_label(apply_gates(screened.passed, paid_gates(examined, self._lacks)), examined)
-        answers = examined.select("instruction_id", "response")
-        answered = gated.passed.join(answers, on="instruction_id", validate="1:1", maintain_order="left")
-        gated = Gated(answered.select(EXPAND.columns.names()), gated.rejected, gated.counts)
+        labelled = examined.rename({"task_type": "label"})
+        rows = screened.passed.join(labelled, on="instruction_id", validate="1:1", maintain_order="left")
+        gated = file_by_label(apply_gates(rows, paid_gates(self._lacks)))
+        gated = replace(gated, passed=gated.passed.select(EXPAND.columns.names()))
         self._save(StageAt("wave_gated", number, wave), _with_gates(gated))
         return screened, gated
 

@@ -135,7 +135,9 @@ def _compared(found: Baseline, run: RunFolder, beside: RunFolder) -> Baseline:
         why = f"{lacking} of {len(pairs)} instructions lack an answer or a verdict of one, more than {accepted:.0%}"
         return replace(found, why=why)
     seed = run.config.run.seed
-    rng = randomness.derive_rng(seed, "baseline")
     return replace(
-        found, difference=statistics.resample({seed: differences}, rng=rng, rerun=100 * statistics.rerun_sd(2))
+        found,
+        difference=statistics.resample(
+            {seed: differences}, rng=randomness.derive_rng(seed, "baseline"), rerun=100 * statistics.rerun_sd(2)
+        ),
     )

@@ -191,9 +191,8 @@ def _score(
 
     Where all marks are equal it has Wilson's interval of one run seed, for draws would not differ.
     """
-    values = _values(students, split)
-    if natural:
-        values = _at_natural(values, students, split)
+    right = _values(students, split)
+    values = _at_natural(right, students, split) if natural else right
     found = (
         None
         if _too_many_missing(students, split)

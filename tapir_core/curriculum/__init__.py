@@ -7,7 +7,6 @@ from tapir_core.curriculum.expansion import (
     candidate_rows,
     file_by_label,
     held_back,
-    lacking,
     needed_types,
     paid_gates,
     parse_expansion,
@@ -26,6 +25,7 @@ from tapir_core.curriculum.mixture import (
     draw_splits,
     fill_quotas,
     hard_count,
+    lacking,
     quotas,
     reach_of,
     share_table,
@@ -34,22 +34,19 @@ from tapir_core.curriculum.mixture import (
     supply_of,
     target_shares,
 )
-from tapir_core.curriculum.selection import (
-    compute_difficulty,
-    count_unscored,
-    delta_of,
-    easy_of,
-    select_seeds,
-    trusted,
-)
+from tapir_core.curriculum.selection import compute_difficulty, count_unscored, delta_of, easy_of, select_seeds, trusted
 from tapir_core.curriculum.stopping import RoundHistory, best_round, should_stop
 from tapir_core.curriculum.teacher import (
     UNVERIFIED,
     Labelling,
     Usable,
+    parse_task_types,
     refinement_problem,
     refinement_prompt_name,
+    render_discovery,
     render_refinement,
+    sample_instructions,
     split_usable,
+    task_types_toml,
 )
 from tapir_core.curriculum.usable import broken_reason, unusable_reason

@@ -55,11 +55,6 @@ class ExpansionRequest:
     """Unique for this seed and task type in the whole run, so that no round is served another's answer."""
 
 
-def lacking(wanted: Mapping[str, int], have: Mapping[str, int]) -> dict[str, int]:
-    """Task type → rows that are wanted and not there yet; only those that lack."""
-    return dict(sorted((Counter(wanted) - Counter(have)).items()))
-
-
 def plan_wave(
     seeds: pl.DataFrame,
     lacks: Mapping[str, int],
@@ -174,7 +169,7 @@ def apply_gates(rows: pl.DataFrame, gates: Sequence[Gate]) -> Gated:
                 each.admit(row)
     marked = rows.with_columns(gate=pl.Series(failed, dtype=pl.String))
     empty = pl.DataFrame(schema=EXPANSION_REJECTED.columns)
-    rejected = pl.concat([empty, marked.drop_nulls("gate")], how="diagonal_relaxed")
+    rejected = pl.concat([empty, marked.drop_nulls("gate")], how="diagonal_relaxed").select(*empty.columns)
     passed = marked.filter(pl.col("gate").is_null()).drop("gate")
     return Gated(passed, rejected, {gate.name: failed.count(gate.name) for gate in gates})
 
@@ -250,47 +245,36 @@ def needed_types(rows: pl.DataFrame, labels: pl.Series, lacks: Collection[str]) 
 
 
 def paid_gates(
-    examined: pl.DataFrame,
-    lacks: Mapping[str, int],
-    delta: float | None = None,
-    wrong: Collection[str] | None = None,
+    lacks: Mapping[str, int], delta: float | None = None, wrong: Collection[str] | None = None
 ) -> tuple[Gate, ...]:
     """The gates that read what was paid for: the teacher's label, its answer and, where there is a δ, the difficulty.
 
+    They are in the rows as label, response, finish_reason and mfd.
+
     Args:
-        examined: a row for each candidate: instruction_id, task_type, response, finish_reason, and mfd for a δ.
         lacks: task type → rows that the wave was to bring; up to so many of another wanted type may be of it.
         delta: of the round's seeds.
         wrong: ids whose answer a verifier finds wrong; nothing where there is none.
     """
-    found = {row["instruction_id"]: row for row in examined.iter_rows(named=True)}
     room = Counter(lacks)
 
     def has_needed_type(row: Row) -> bool:
-        label = found[row["instruction_id"]]["task_type"]
-        return label is not None and (label == row["task_type"] or room[label] > 0)
+        return row["label"] is not None and (row["label"] == row["task_type"] or room[row["label"]] > 0)
 
     def take_room(row: Row) -> None:
-        room[found[row["instruction_id"]]["task_type"]] -= 1
+        room[row["label"]] -= 1
 
     def has_answer(row: Row) -> bool:
-        answer = found[row["instruction_id"]]
-        return unusable_reason(answer["response"], answer["finish_reason"], row["instruction"]) is None
-
-    def is_hard(row: Row) -> bool:
-        mfd = found[row["instruction_id"]]["mfd"]
-        return delta is not None and mfd is not None and mfd > delta
+        return unusable_reason(row["response"], row["finish_reason"], row["instruction"]) is None
 
     gates = [Gate("task_type", has_needed_type, take_room), Gate("teacher_answer", has_answer)]
     if wrong is not None:
         gates.append(Gate("verifier", lambda row: row["instruction_id"] not in wrong))
     if delta is not None:
-        gates.append(Gate("difficulty", is_hard))
+        gates.append(Gate("difficulty", lambda row: row["mfd"] is not None and row["mfd"] > delta))
     return tuple(gates)
 
 
-def file_by_label(gated: Gated, examined: pl.DataFrame) -> Gated:
+def file_by_label(gated: Gated) -> Gated:
     """What passed, each under the task type that the teacher gave it; what was rejected keeps the wanted one."""
-    labels = examined.select("instruction_id", label="task_type")
-    passed = gated.passed.join(labels, on="instruction_id", how="left", maintain_order="left", validate="1:1")
-    return replace(gated, passed=passed.with_columns(task_type="label").drop("label"))
+    return replace(gated, passed=gated.passed.with_columns(task_type="label"))

@@ -10,10 +10,11 @@ the total.
 import math
 import random
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
 from typing import NamedTuple
 
 import polars as pl
@@ -78,14 +79,17 @@ def draw_balanced(
     candidates = candidates.sort("instruction_id")
     ids, turns = candidates["instruction_id"].to_list(), turns_of(later)
     rows_of = dict(candidates.with_row_index("row").group_by("task_type").agg("row").iter_rows())
-    drawn: list[int] = []
-    shortfall = {}
-    for task_type, count in sorted(wanted.items()):
-        there = rows_of.get(task_type, [])
-        drawn += draw_rows(there, count, rng, lambda row: turns.get(ids[row], 0))
-        if count > len(there):
-            shortfall[task_type] = count - len(there)
-    return BalancedDraw(candidates[sorted(drawn)], shortfall)
+    drawn = [
+        row
+        for task_type, count in sorted(wanted.items())
+        for row in draw_rows(rows_of.get(task_type, []), count, rng, lambda row: turns.get(ids[row], 0))
+    ]
+    return BalancedDraw(candidates[sorted(drawn)], lacking(wanted, supply_of(candidates)))
+
+
+def lacking(wanted: Mapping[str, int], have: Mapping[str, int]) -> dict[str, int]:
+    """Task type → rows that are wanted and not there yet; only those that lack."""
+    return dict(sorted((Counter(wanted) - Counter(have)).items()))
 
 
 def turns_of(later: Sequence[Collection[str]]) -> dict[str, int]:
@@ -99,10 +103,8 @@ def draw_rows(rows: Sequence[int], count: int, rng: random.Random, turn: Callabl
     All are put in order and the first ``count`` taken: from the same generator a larger count draws the same rows and
     more, and leaves the generator as a smaller one does. What was paid for a mixture serves the next size of it.
     """
-    turns = defaultdict[int, list[int]](list)
-    for row in rows:
-        turns[turn(row)].append(row)
-    return [row for _, each in sorted(turns.items()) for row in rng.sample(each, len(each))][:count]
+    by_turn = [list(alike) for _, alike in groupby(sorted(rows, key=turn), key=turn)]
+    return [row for alike in by_turn for row in rng.sample(alike, len(alike))][:count]
 
 
 def supply_of(rows: pl.DataFrame) -> dict[str, int]:
@@ -243,9 +245,8 @@ def assemble(
     """
     drawn = pl.concat([draw.rows for draw in draws]).sort("instruction_id")
     assert not drawn["instruction_id"].is_duplicated().any(), "an instruction was drawn twice"
-    texts = examples.drop("task_type")
     better = refinement.filter(pl.col("accepted")).select("instruction_id", pl.col("refined").alias("better"))
-    rows = drawn.join(texts, on="instruction_id", validate="1:1", maintain_order="left")
+    rows = drawn.join(examples.drop("task_type"), on="instruction_id", validate="1:1", maintain_order="left")
     assert rows.height == drawn.height, "a drawn instruction has no usable answer"
     rows = rows.join(better, on="instruction_id", how="left", validate="1:1", maintain_order="left")
     mixed = [_example(row) for row in rows.iter_rows(named=True)]

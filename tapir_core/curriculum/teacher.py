@@ -1,34 +1,42 @@
 """What the teacher says of the pool: usable answers, task types, and answers refined.
 
-An answer that cannot be trained on leaves the pool, counted by reason (`usable`). Refinement rewrites an
-answer in the style of its task family, and the final result must survive: a refined answer that loses the plain one's
-is rejected with a reason, and the plain one is kept. Code is parsed, never run.
+Where the teacher is to find the task types too, it reads a sample of the pool. They are written to a TOML file, as a
+configuration has them, so that a user edits it and hands it back as `curriculum.task_types`.
 
-Limits: usable means complete, not right; whether an answer is right is never asked of a plain teacher answer. A task
-type is taken as it comes; only its spelling is forgiven. Where the plain answer states no result after ``Answer:``,
-step-by-step answers are compared by their last number and prose is not compared at all; what follows ``Answer:`` is a
-result up to 80 characters, past that it is prose. Code is compared by the names it defines, and only when it is Python.
+Refinement rewrites an answer in the style of its task family, and the final result must survive: a refined answer that
+loses the plain one's is rejected with a reason, and the plain one is kept. Code is parsed, never run.
+
+Limits: usable means complete, not right; whether an answer is right is never asked of a plain teacher answer.
+A task type is taken as it comes; only its spelling is forgiven. Of a large pool the teacher is shown the beginnings of
+some instructions; a rare kind may not be among them, and goes to `Others`.
+
+Where the plain answer states no result after ``Answer:``, step-by-step answers are compared by their last number and
+prose is not compared at all; what follows ``Answer:`` is a result up to 80 characters, past that it is prose. Code is
+compared by the names it defines, and only when it is Python.
 """
 
 import ast
+import json
+import random
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 import polars as pl
 from polars import selectors as cs
-from pydantic import Field, create_model
+from pydantic import Field, ValidationError, create_model
 
 from tapir_core.config import ReplyForm
+from tapir_core.config.curriculum import CurriculumConfig
 from tapir_core.curriculum.usable import unusable_reason
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.task_types import TASK_TYPES, RefinementFamily, TaskTypes, spelling
-from tapir_core.text import JsonReply, Unparsed
+from tapir_core.text import JsonReply, Unparsed, shorten
 from tapir_core.turns import EARLIER, MARKED, asks_with_control_token
 from tapir_core.verifiers import final_result, normalise_result, states_result
 
@@ -60,25 +68,25 @@ def split_usable(
     what a verifier says of the answers, if there is one.
     """
     wrong = frozenset[str]() if verified is None else {*verified.filter(~pl.col("correct"))["instruction_id"]}
-    answers = {row[0]: row[1:] for row in teacher.select("instruction_id", "response", "finish_reason").iter_rows()}
-    labelled = set(labels.drop_nulls("task_type")["instruction_id"])
-    reasons = []
-    for row in pool.iter_rows(named=True):
-        identity = row["instruction_id"]
-        response, ending = answers.get(identity, (None, None))
-        reason = unusable_reason(response, ending, row["instruction"]) if identity in answers else "missing"
-        if asks_with_control_token(row):  # a pool read by an earlier version has some
-            reason = MARKED
-        reason = reason or (UNVERIFIED if identity in wrong else None)
-        reasons.append(reason or (None if identity in labelled else "no_task_type"))
-    kept = pool.filter(pl.Series([reason is None for reason in reasons], dtype=pl.Boolean))
-    examples = kept.join(labels.select("instruction_id", "task_type"), on="instruction_id", validate="1:1").join(
-        teacher.select("instruction_id", "response"), on="instruction_id", validate="1:1"
-    )
-    counts = Counter(reason for reason in reasons if reason is not None)
+    answers = teacher.select("instruction_id", "response", "finish_reason").with_columns(is_answered=True)
+    rows = pool
+    for given in (answers, labels.select("instruction_id", "task_type")):
+        rows = rows.join(given, on="instruction_id", how="left", validate="1:1", maintain_order="left")
+    reasons = pl.Series([_why_unusable(row, wrong) for row in rows.iter_rows(named=True)], dtype=pl.String)
     columns = ("instruction_id", "instruction", "system", "task_type", "response")
-    examples = examples.select(*columns, cs.by_name(EARLIER, require_all=False)).sort("instruction_id")
-    return Usable(examples, dict(sorted(counts.items())))
+    examples = rows.filter(reasons.is_null()).select(*columns, cs.by_name(EARLIER, require_all=False))
+    return Usable(examples.sort("instruction_id"), dict(sorted(Counter(reasons.drop_nulls()).items())))
+
+
+def _why_unusable(row: Mapping[str, Any], wrong: Collection[str]) -> str | None:
+    """The first reason against an instruction with its answer and task type."""
+    if asks_with_control_token(row):  # a pool read by an earlier version has some
+        return MARKED
+    if not row["is_answered"]:
+        return "missing"
+    reason = unusable_reason(row["response"], row["finish_reason"], row["instruction"])
+    unverified = UNVERIFIED if row["instruction_id"] in wrong else None
+    return reason or unverified or (None if row["task_type"] else "no_task_type")
 
 
 _NAMES = (
@@ -130,6 +138,41 @@ def parse_label(raw: str | None, names: Iterable[str] = TASK_TYPES) -> str | Unp
     candidates = [spelling(found.group()) for found in (pattern.search(line) for pattern in _NAMES) if found]
     known = {spelling(name): name for name in names}
     return next((known[each] for each in candidates if each in known), None) or Unparsed("no task type")
+
+
+SHOWN, LONGEST, MOST = 60, 300, 24
+"""Instructions that the teacher is shown, characters of each, and task types that it may name."""
+
+_MARKS = ' -*_`"'
+_HEAD = "# Task types that the teacher found in the pool. Change, remove or add some (docs/own-data.md)."
+
+
+def sample_instructions(instructions: Sequence[str], rng: random.Random) -> str:
+    """What the teacher is shown of the pool: some of the instructions, a line each."""
+    drawn = rng.sample(instructions, min(SHOWN, len(instructions)))
+    return "\n".join(f"- {shorten(each, LONGEST)}" for each in drawn)
+
+
+def render_discovery(prompt: Prompt, sample: str) -> str:
+    """The teacher's message that asks for task types."""
+    return prompt.render(instructions=neutralise(sample, ("instructions",)))
+
+
+def parse_task_types(raw: str | None) -> Mapping[str, str] | Unparsed:
+    """Name → definition of the task types in a reply, if they can be those of a configuration, and are not too many."""
+    lines = [[part.strip(_MARKS) for part in line.split(":", 2)] for line in (raw or "").splitlines()]
+    found = {line[1]: line[2] for line in lines if len(line) == 3 and spelling(line[0]).endswith("tasktype")}
+    try:
+        types = CurriculumConfig.model_validate({"task_types": found}).types
+    except ValidationError:
+        return Unparsed("no task types")
+    return types.definitions if len(found) <= MOST else Unparsed(f"more than {MOST} task types")
+
+
+def task_types_toml(types: Iterable[tuple[str, str]]) -> str:
+    """The file that a user edits."""
+    lines = (" = ".join(json.dumps(text, ensure_ascii=False) for text in pair) for pair in types)
+    return "\n".join([_HEAD, "", "[curriculum.task_types]", *lines, ""])
 
 
 _MAX_RESULT_CHARS = 80

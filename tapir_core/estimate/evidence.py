@@ -229,8 +229,7 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
         ConfigError: a file cannot be read, or has bad rows.
     """
     found = sources.clean_pool(config)
-    rows = found.rows
-    pool: list[Instruction] = [*rows.drop("instruction_id", "source").iter_rows(named=True)]
+    pool: list[Instruction] = [*found.rows.drop("instruction_id", "source").iter_rows(named=True)]
     requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
     if store_exists(url):
         with AnswerStore(url, patient=False) as store:
@@ -248,13 +247,13 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
     own, given = (sum(bool(row.get(name)) for row in pool) for name in ("answer", "reference"))
-    stored = (len(labels), len(answered))
     return pool, Pool(
         len(pool),
         found.heldout_rows,
         natural,
         usable_share,
-        *stored,
+        len(labels),
+        len(answered),
         own,
         given,
         tuple(filter(None, (*found.notes, found.lost))),

@@ -22,13 +22,7 @@ from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import settle_sizes
 from tapir_core.speeds import EndpointSpeed, known_speeds
-from tapir_core.stages import (
-    BENCHMARK,
-    EVALUATION,
-    TEACH,
-    asked_in_roles,
-    lines,
-)
+from tapir_core.stages import BENCHMARK, EVALUATION, TEACH, asked_in_roles, lines
 
 SAMPLE = 200
 """Instructions that are put into the real prompts."""
@@ -299,8 +293,9 @@ class Line:
     @property
     def usd(self) -> float:
         """Price of one call; 0 where it is unknown."""
-        tokens = self.prompt_tokens, self.completion_tokens
-        return self.price.usd(*tokens) if isinstance(self.price, prices.Price) else 0.0
+        return (
+            self.price.usd(self.prompt_tokens, self.completion_tokens) if isinstance(self.price, prices.Price) else 0.0
+        )
 
     def at(self, end: int) -> "Line":
         """It at an end of the range: 0 is low, 1 is high."""
@@ -403,9 +398,10 @@ class _Costs:
         in_flight = (self.config.calls.concurrency if endpoint else student.concurrency) * servers
         at_once = max(1.0, min(in_flight, calls))
         each_takes = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
-        limits: dict[str, float | None] = {name: getattr(endpoint, name, None) for name in each_takes}
         slowest: list[float] = [
-            60 * calls * each_takes[name] / limit / servers for name, limit in limits.items() if limit
+            60 * calls * each / limit / servers
+            for name, each in each_takes.items()
+            if (limit := getattr(endpoint, name, None))
         ]
         slowest.append(calls * getattr(endpoint, "latency_ms", 0) / 1000 / at_once)
         if endpoint is None and student.served_by != "others":
@@ -507,10 +503,12 @@ def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_base
         f"Not counted: {', '.join(later)}; `tapir evaluate --benchmark` asks what is not of each round.": later,
         **_of_small_rounds(planned),
         **_of_hours(costs, planned),
+        **{
+            f"Price of {field}: {price.source}.": True
+            for field, endpoint in costs.endpoints.items()
+            if isinstance(price := _price_of(endpoint), prices.Price)
+        },
     }
-    for field, endpoint in costs.endpoints.items():
-        price = _price_of(endpoint)
-        sentences |= {f"Price of {field}: {price.source}.": True} if isinstance(price, prices.Price) else {}
     return tuple(sentence for sentence, holds in sentences.items() if holds)
 
 

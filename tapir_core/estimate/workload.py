@@ -140,9 +140,11 @@ class _Counts:
         if at.stage.trains:
             yield self._training(at)
             return
-        asks = self.benchmarks[at.benchmark] if at.benchmark else {}
-        calls: Calls = {role: (of.calls, of.calls) for role, of in asks.items()}
-        calls = calls if at.benchmark else self._calls(at)
+        calls: Calls = (
+            {role: (of.calls, of.calls) for role, of in self.benchmarks[at.benchmark].items()}
+            if at.benchmark
+            else self._calls(at)
+        )
         for role in at.stage.roles:
             if role in calls:
                 yield Work(at.stage.line, at.round, at.benchmark or "", role, *calls[role])
@@ -151,17 +153,14 @@ class _Counts:
         """One for every row that a stage reads, unless it stands here."""
         if at.name == stages.EXPAND.name:
             return self._expand(at.number)
-        pool, stored = (
-            self.pool,
-            {stages.LABEL.name: self.pool.stored_labels, stages.TEACH.name: self.pool.stored_answers},
-        )
+        stored = {stages.LABEL.name: self.pool.stored_labels, stages.TEACH.name: self.pool.stored_answers}
         rows = {
             stages.DISCOVER.name: 1.0,
-            stages.TEACH.name: float(pool.rows - pool.own_answers),
-            stages.ANSWER_HELDOUT.name: pool.heldout_rows + self.held_out,
+            stages.TEACH.name: float(self.pool.rows - self.pool.own_answers),
+            stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
             stages.REFINE.name: self.hard if self.config.curriculum.refine else 0.0,
-        }.get(at.name, pool.rows if at.round is None else self.rows)
+        }.get(at.name, self.pool.rows if at.round is None else self.rows)
         if at.stage.asks == "judge":
             judged = {stages.JUDGE.name: self.judged, stages.JUDGE_HELDOUT.name: 0.0 if at.round == BACKBONE else rows}
             self.judged = rows if at.name == stages.JUDGE.name else self.judged

@@ -135,7 +135,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         """One judgment, in the order that is drawn from the instruction; equal outputs are a draw."""
         [turn] = exchange.turns
         if turn.lacking:
-            return [exchange.game(1, _MODE, "single", None, reason=turn.lacking)]
+            return [exchange.game(1, _MODE, "single", None, reading=Judgment(reason=turn.lacking))]
         order: Order = "model_first" if is_switched(turn.question) else "baseline_first"
         if turn.response == turn.baseline:
             return [exchange.game(1, _MODE, order, None, reading=Judgment(_DRAW, how=_EQUAL))]

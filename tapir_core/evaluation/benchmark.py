@@ -74,7 +74,7 @@ class Exchange:
     turns: tuple[Turn, ...]
 
     def game(self, turn: int, mode: str, order: Order, text: str | None, **known: Any) -> "Game":
-        """A judgment on one turn; without a text ``known`` has its reading, or the reason why nobody can be asked."""
+        """A judgment on one turn; without a text ``known`` has its reading."""
         return Game(self.question_id, self.category, turn, mode, order, text, **known)
 
 
@@ -92,9 +92,7 @@ class Game:
     prompt: str = ""
     """The prompt that the text was made with."""
     reading: Judgment | None = None
-    """What it comes to where nobody has to be asked."""
-    reason: str = ""
-    """Why nobody can be asked; it has failed then."""
+    """What it comes to where nobody has to be asked, or can be: with the reason why it has failed then."""
 
     @property
     def place(self) -> Place:

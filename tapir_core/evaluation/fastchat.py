@@ -153,7 +153,7 @@ class MTBench(FastChat[MTBenchBenchmark]):
     def _game(self, exchange: Exchange, turn: int, prompt: Prompt) -> Game:
         shown = exchange.turns[:turn]
         if any(each.response is None for each in shown):
-            return exchange.game(turn, _SINGLE, _SINGLE, None, reason=NO_ANSWER)
+            return exchange.game(turn, _SINGLE, _SINGLE, None, reading=Judgment(reason=NO_ANSWER))
         texts = [text for each in shown for text in (each.question, each.reference, each.response)]
         safe = {tag: neutralise(text or "", _SINGLE_TAGS) for tag, text in zip_longest(_SECTIONS, texts)}
         return exchange.game(turn, _SINGLE, _SINGLE, prompt.render(**safe), prompt="mt_bench_single")
@@ -220,7 +220,7 @@ class Vicuna(FastChat[VicunaBenchmark]):
     def _game(self, exchange: Exchange, order: Order, prompt: Prompt) -> Game:
         [turn] = exchange.turns
         if turn.lacking:
-            return exchange.game(1, _REVIEW, order, None, reason=turn.lacking)
+            return exchange.game(1, _REVIEW, order, None, reading=Judgment(reason=turn.lacking))
         shown = (neutralise(text, _REVIEW_TAGS) for text in (turn.question, *turn.shown(order)))
         text = prompt.render(kind=request_kind(exchange.category), **dict(zip(_REVIEW_TAGS, shown, strict=True)))
         return exchange.game(1, _REVIEW, order, text, prompt="vicuna")
@@ -233,7 +233,11 @@ def read_questions(path: str) -> list[Question]:
         ConfigError: the file cannot be read, has a row that is no question, or an id twice.
     """
     questions = read_rows(
-        path, lambda row: Question(_id(row), check_category(text_of(row, "category")), _user_turns(row)), "question"
+        path,
+        lambda row: Question(
+            _id(row), check_category(text_of(row, "category")), tuple(map(encodable, _turns(row, str)))
+        ),
+        "question",
     )
     ids = [each.question for each in questions]
     if twice := sorted({each for each in ids if ids.count(each) > 1}):
@@ -289,16 +293,15 @@ def measure_ratings(
         ratings: question and turn → rating; None where it failed. Intervals take questions as independent, not turns.
         max_failed_share: above this share of failed ones (0-1) there is no figure.
     """
-    found = {}
-    for metric, turns in (("rating", (1, 2)), ("rating_turn_1", (1,)), ("rating_turn_2", (2,))):
-        of = {question: rating for question, rating in ratings.items() if question[1] in turns}
-        found[metric] = statistics.estimate_mean(
-            [*of.values()],
-            clusters=[question for question, _ in of],
+    return {
+        metric: statistics.estimate_mean(
+            [rating for (_, turn), rating in ratings.items() if turn in turns],
+            clusters=[question for question, turn in ratings if turn in turns],
             scale=_SCALE,
             max_failed_share=max_failed_share,
         )
-    return found
+        for metric, turns in (("rating", (1, 2)), ("rating_turn_1", (1,)), ("rating_turn_2", (2,)))
+    }
 
 
 def request_kind(category: str) -> Literal["general", "coding", "math"]:
@@ -363,10 +366,7 @@ def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str | None, ...]]:
     choices = fields.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadRecordError(f"choices must be a list of objects, got {choices!r}")
-    turns = choices[0].get("turns")
-    if not isinstance(turns, list) or not turns:
-        raise BadRecordError(f"turns must be a list of texts, got {turns!r}")
-    return _id(fields), tuple(answer_of(turn, "an answer in turns") for turn in turns)
+    return _id(fields), tuple(answer_of(turn, "an answer in turns") for turn in _turns(choices[0]))
 
 
 def _id(fields: Mapping[str, Any]) -> str:
@@ -376,11 +376,12 @@ def _id(fields: Mapping[str, Any]) -> str:
     return encodable(str(found))
 
 
-def _user_turns(fields: Mapping[str, Any]) -> tuple[str, ...]:
+def _turns(fields: Mapping[str, Any], each: type = object) -> list[Any]:
+    """The list of turns in a question or an answer, ``each`` of this type."""
     turns = fields.get("turns")
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, each) for turn in turns):
         raise BadRecordError(f"turns must be a list of texts, got {turns!r}")
-    return tuple(map(encodable, turns))
+    return turns
 
 
 def _ratings(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[tuple[str, int], float | None]:

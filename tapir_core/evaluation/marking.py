@@ -123,10 +123,7 @@ class Marking(Benchmark[_M]):
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
         """Of the metrics with one mark a question the mark, in per cent."""
         return {
-            metric: {
-                question: None if (mark := statistics.mean_value(values)) is None else 100 * mark
-                for question, values in marks.items()
-            }
+            metric: {question: None if mark is None else 100 * mark for question, [mark] in marks.items()}
             for metric, marks in _by_metric(exchanges, judged).items()
             if all(len(values) == 1 for values in marks.values())
         }

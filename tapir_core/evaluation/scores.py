@@ -22,9 +22,6 @@ from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE, R
 from tapir_core.judging.agreement import NO_TASK_TYPE, favoured_position
 from tapir_core.stages import EVALUATE
 
-SCORE_RATIO = "score_ratio"
-"""Of a judged held-out set: the student's scores ÷ the teacher's."""
-
 ALL = "all"
 """Category of the whole, as in ``scores/``."""
 

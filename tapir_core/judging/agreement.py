@@ -28,30 +28,33 @@ NO_TASK_TYPE = "no task type"
 
 
 @dataclass(frozen=True, slots=True)
-class OrderAgreement:
+class Agreement:
+    """Two MFD of each instruction: of one judge in its two orders, or of two judges."""
+
+    same_winner: Estimate
+    """Share with the same winner in both; a tie is a winner of its own."""
+    kappa: Estimate
+    """Cohen's kappa of the winners."""
+    spearman: Estimate
+    """Rank correlation of the two."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderAgreement(Agreement):
     """One judge in its two orders, over the instructions that are scored in both."""
 
     gap: Estimate
     """Mean order gap in points of the scale, with its standard error."""
-    same_winner: Estimate
-    """Share with the same winner in both orders; a tie is a winner of its own."""
-    kappa: Estimate
-    """Cohen's kappa of the winners."""
-    spearman: Estimate
-    """Rank correlation of the MFD in one order with that in the other."""
     winners: dict[tuple[str, str], int]
     """(winner with the teacher first, winner with the student first) → instructions, all nine pairs."""
 
 
 @dataclass(frozen=True, slots=True)
-class JudgePair:
+class JudgePair(Agreement):
     """Two judges, over the instructions that both scored in every order."""
 
     first: str
     second: str
-    same_winner: Estimate
-    kappa: Estimate
-    spearman: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +122,8 @@ def measure_orders(pairs: pl.DataFrame) -> OrderAgreement:
     one, other = _winners(pairs["teacher_first"]), _winners(pairs["student_first"])
     together = Counter(zip(one, other, strict=True))
     return OrderAgreement(
-        estimate_mean(pairs["order_gap"].to_list()),
         *_agree(pairs["teacher_first"], pairs["student_first"]),
+        estimate_mean(pairs["order_gap"].to_list()),
         {(first, second): together[first, second] for first in WINNERS for second in WINNERS},
     )
 
@@ -143,7 +146,7 @@ def compare_judges(verdicts: pl.DataFrame, orders: Sequence[str]) -> tuple[Judge
         for first, second in combinations(scores, 2)
     }
     return tuple(
-        JudgePair(first, second, *_agree(both["mfd"], both["mfd_other"])) for (first, second), both in pairs.items()
+        JudgePair(*_agree(both["mfd"], both["mfd_other"]), first, second) for (first, second), both in pairs.items()
     )
 
 

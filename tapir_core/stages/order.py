@@ -1,6 +1,5 @@
 """The order in which a run does its stages, and what follows of it: the plan, the lines of reports, who is asked."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, product
 
@@ -77,13 +76,9 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
 
 def lines(*parts: Sequence[Stage]) -> dict[str, Stage]:
     """Each line that reports have for these parts of the order (none: for all), with the stage whose rows it shows."""
-    of_line = defaultdict[str, list[Stage]](list)
-    for stage in chain(*(parts or (ONCE, ROUND, EVALUATION, BENCHMARK))):
-        of_line[stage.line].append(stage)
-    named = {name: (*of, STAGES[name]) for name, of in of_line.items() if name}
-    return {
-        name: next((each for each in of if each.asks and not each.step_of), STAGES[name]) for name, of in named.items()
-    }
+    done = [*chain(*(parts or (ONCE, ROUND, EVALUATION, BENCHMARK)))]
+    asking = {each.line: each for each in reversed(done) if each.asks and not each.step_of}
+    return {each.line: asking.get(each.line, STAGES[each.line]) for each in done if each.line}
 
 
 def asked_in_roles() -> dict[Role, Asked]:

@@ -2,7 +2,7 @@ import tomllib
 
 import pytest
 
-from tapir_core.curriculum.discovery import (
+from tapir_core.curriculum.teacher import (
     LONGEST,
     MOST,
     SHOWN,

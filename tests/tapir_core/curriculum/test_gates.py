@@ -15,7 +15,6 @@ from tapir_core.curriculum import (
 )
 from tapir_core.prompts import load_prompt
 from tapir_core.stages import EXPANSION_REJECTED
-from tapir_core.text import instruction_id
 from tests.builders import (
     make_candidates,
     make_expansion_config,
@@ -168,10 +167,9 @@ def run_paid_gates(
     *found: tuple[str | None, str | None, str, float | None], delta: float | None = None, **lacks: int
 ) -> Gated:
     """What the gates let through of three Math candidates, each with its label, answer, ending and MFD."""
-    columns = ["instruction_id", "task_type", "response", "finish_reason", "mfd"]
-    rows = [(instruction_id(text), *each) for text, each in zip(TEXTS, found, strict=True)]
-    examined = pl.DataFrame(rows, columns, orient="row")
-    return file_by_label(apply_gates(make_candidates(*TEXTS), paid_gates(examined, lacks, delta)), examined)
+    examined = pl.DataFrame(found, ["label", "response", "finish_reason", "mfd"], orient="row")
+    rows = pl.concat([make_candidates(*TEXTS), examined], how="horizontal")
+    return file_by_label(apply_gates(rows, paid_gates(lacks, delta)))
 
 
 def test_a_good_one_of_another_task_type_that_lacks_is_filed_there_until_nothing_lacks() -> None:

@@ -200,7 +200,7 @@ def test_a_stage_without_a_count_of_its_own_asks_for_every_instruction_of_its_ro
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(STAGES, "again", replace(REFINE, name="again"))
-    monkeypatch.setattr("tapir_core.estimate.workload.plan", lambda _: [StageAt("again", 1)])
+    monkeypatch.setattr("tapir_core.stages.plan", lambda _: [StageAt("again", 1)])
     [again] = works()
     assert (again.role, again.round, again.needed, again.paid) == ("refine", 1, 240, 240)
 

@@ -78,7 +78,7 @@ def test_a_baselines_answer_that_failed_is_no_text_to_be_judged(
     games = [game for each in exchanges_of(items, answers) for game in benchmark.games(each, prompts)]
     unasked = [game for game in games if game.text is None]
     assert unasked
-    assert {(game.question_id, game.reason) for game in unasked} == {("1", "the baseline has no answer")}
+    assert {(game.question_id, game.reading.reason) for game in unasked} == {("1", "the baseline has no answer")}
 
 
 def test_an_output_that_differs_from_the_baselines_in_blanks_around_it_is_a_draw(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_question_without_an_answer_has_failed_and_asks_nobody(tmp_path: Path)
         items = benchmark.items()
         answers = items.select("question_id", "turn").with_columns(response=pl.lit(None, pl.String))
         games = [game for each in exchanges_of(items, answers) for game in benchmark.games(each, prompts)]
-        assert {(game.text, game.reason) for game in games} == {(None, "there is no answer")}
+        assert {(game.text, game.reading.reason) for game in games} == {(None, "there is no answer")}
         scores = benchmark.scores(exchanges_of(items, answers), {})
         assert all(figure.value is None for figure in scores.values())
         assert next(iter(scores.values())).failed == len({*items.select("question_id", "turn").rows()})

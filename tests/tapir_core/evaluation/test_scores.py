@@ -48,7 +48,7 @@ def scores_of(root: Path, settings: dict[str, Any], judge: Callable[[Game, int],
     return benchmark.scores(
         exchanges,
         {
-            game.place: Judgment(reason=game.reason) if game.reason else judge(game, place)
+            game.place: game.reading if game.reading and game.reading.reason else judge(game, place)
             for place, game in enumerate(games)
         },
     )
