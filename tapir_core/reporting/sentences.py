@@ -27,11 +27,13 @@ def together(parts: Iterable[str]) -> str:
 def outline(run: RunSummary) -> str:
     """Who learns from whom, on what, and how much was asked so far."""
     usage, pool, unusable = run.usage, run.config.data.pool, sum((run.unusable or {}).values())
-    planned = run.config.run.rounds
+    planned, judge = run.config.run.rounds, run.config.judge
+    # One judge is called as the teacher is, several by what tells them apart.
+    judges = (*judge.all_names[:-1], judge.endpoint.name) if len(judge.names) == 1 else judge.all_names
     return together(
         (
             f"The student {run.config.student.backbone} is taught by {run.config.teacher.endpoint.name} and judged by "
-            f"{' and '.join(run.config.judge.all_names)}, over {planned} "
+            f"{' and '.join(judges)}, over {planned} "
             f"{'round' if planned == 1 else 'rounds'}.",
             f"Its pool: {count(run.pool)} instructions from {pool.source}"
             f"{f', {count(unusable)} of them without a usable answer or task type' if unusable else ''}."
