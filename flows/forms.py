@@ -25,11 +25,10 @@ from prefect.exceptions import ObjectAlreadyExists
 from pydantic import Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from flows import driver, evaluate, fleet, series, whole_run
-from flows.distill import distill
+from flows import driver, fleet, series, whole_run
+from flows.distill import FLOWS, distill
 from flows.prefect_server.server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
-from flows.retry_judge import retry_judge
 from tapir_core import paths, run_files
 from tapir_core.comparison.figures import ComparedArms, verdicts
 from tapir_core.comparison.matching import MatchedRun
@@ -134,14 +133,8 @@ def machine_for(config: RunConfig, work: whole_run.Work) -> AbstractContextManag
 
 def _do(work: whole_run.Work, run: RunFolder, *given: Any) -> Any:
     """In the form's own flow run, once the machine is free."""
-    flows = {
-        "distil": distill,
-        "judge": retry_judge,
-        "evaluate": evaluate.evaluate_students,
-        "show": evaluate.evaluate_students,
-    }
     with machine_for(run.config, work):
-        return flows[work].fn(run.ref, *given)
+        return FLOWS[work].fn(run.ref, *given)
 
 
 def _progress_of(name: str) -> str:

@@ -16,7 +16,7 @@ from tapir_core.judging.agreement import favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.tables import students_table
-from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_folder import RunFolder
 from tapir_core.stages import Compared
 from tapir_core.statistics import MAX_FAILED_SHARE, Estimate
 from tapir_core.summary import RunReader
@@ -59,50 +59,48 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="With --annotations: print one JSON object.")] = False,
 ) -> None:
     """`tapir evaluate`."""
-    offline = annotations is not None
-    options = {
-        "--difficulty": difficulty is not None,
-        "--anchors": anchors is not None,
-        "--max-failed-share": max_failed_share is not None,
-        "--json": as_json,
+    figures = {
+        "--difficulty": difficulty,
+        "--anchors": anchors,
+        "--max-failed-share": max_failed_share,
+        "--json": as_json or None,
     }
-    given = [option for option, is_given in options.items() if is_given]
-    lacking = [option for option in ("--difficulty", "--anchors") if option not in given]
-    refused = (
-        (offline and name is not None, f"a run ({name}) and --annotations: give one of the two"),
-        (
-            offline and benchmark is not None,
-            f"--benchmark {benchmark} and --annotations: a benchmark is asked of the students of a RUN",
-        ),
-        (offline and also, f"--also {also} and --annotations: nobody is asked for judgments that are there"),
-        (offline and which != "all", f"--round {which} and --annotations: a round is one of a RUN"),
-        (given and not offline, f"{', '.join(given)} without --annotations FILE: they go together"),
-        (name is None and not offline, "nothing to evaluate: give a RUN, or --annotations FILE"),
-        (
-            also and not benchmark,
-            f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew",
-        ),
-        (
-            len(lacking) == 1,
-            f"{' '.join(given[:1])} without {' '.join(lacking)}: the length-controlled win rate needs both",
-        ),
+    given = [option for option, value in figures.items() if value is not None]
+    if annotations is None:
+        _evaluate_run(name or "", root, which, benchmark or "", also, given)
+        return
+    _refuse(
+        (name, f"a run ({name}) and --annotations: give one of the two"),
+        (benchmark, f"--benchmark {benchmark} and --annotations: a benchmark is asked of the students of a RUN"),
+        (also, f"--also {also} and --annotations: nobody is asked for judgments that are there"),
+        (which != "all", f"--round {which} and --annotations: a round is one of a RUN"),
+        (difficulty and not anchors, "--difficulty without --anchors: the length-controlled win rate needs both"),
+        (anchors and not difficulty, "--anchors without --difficulty: the length-controlled win rate needs both"),
     )
-    for is_wrong, why in refused:
-        if is_wrong:
+    _score_annotations(annotations, difficulty, anchors, max_failed_share, as_json=as_json)
+
+
+def _refuse(*mistakes: tuple[object, str]) -> None:
+    """Raise ConfigError for the first of these that is made; each says what is wrong with it."""
+    for is_made, why in mistakes:
+        if is_made:
             raise ConfigError(why)
-    if annotations is not None:
-        _score_annotations(annotations, difficulty, anchors, max_failed_share, as_json=as_json)
-    elif name is not None:
-        _evaluate_run(run_ref(name, root), which, benchmark or "", also_terminal=also is not None)
 
 
-def _evaluate_run(ref: RunRef, which: str, benchmark: str, *, also_terminal: bool) -> None:
+def _evaluate_run(name: str, root: str, which: str, benchmark: str, also: Also, given: Sequence[str]) -> None:
+    """Score students of a run; ``given`` are options of annotations, which it has not."""
+    _refuse(
+        (given, f"{', '.join(given)} without --annotations FILE: they go together"),
+        (not name, "nothing to evaluate: give a RUN, or --annotations FILE"),
+        (also and not benchmark, f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew"),
+    )
     # Here: annotations are read without the engines, the store and Prefect.
     from flows.commands.live import shown_flows
     from flows.whole_run import evaluate_run
 
+    ref = run_ref(name, root)
     with shown_flows(ref, console) as shown:
-        evaluate_run(ref, which, benchmark, shown.do, _show, say=say, also_terminal=also_terminal)
+        evaluate_run(ref, which, benchmark, shown.do, _show, say=say, also_terminal=also is not None)
 
 
 def _show(run: RunFolder, summary: RunSummary, compared: Sequence[Compared], benchmarks: Sequence[str]) -> None:
@@ -167,8 +165,7 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
     }
     if figures.position.value is not None:
         estimates["gain by standing first, points"] = figures.position
-    notes = [whose] if whose else []
-    notes.append(figures.outcomes)
+    notes = [each for each in (whose, figures.outcomes) if each]
     if failed := figures.win_rate.failed:
         notes.append(f"{count(failed)} judgments failed and are in no figure")
     if figures.controlled.value is None:
@@ -201,5 +198,5 @@ _COLUMNS: tuple[tuple[str, Callable[[tuple[str, Estimate]], str]], ...] = (
 def _position_bias(figures: alpaca_eval.AlpacaEvalFigures) -> list[str]:
     """The position that is favoured, if one is; nothing can tell where no order is known."""
     favoured = favoured_position(figures.position)
-    biased = favoured in ("first", "second")
-    return [f"position bias: the annotator favours the output shown {favoured}"] if biased else []
+    said = f"position bias: the annotator favours the output shown {favoured}"
+    return [said] if favoured in ("first", "second") else []

@@ -1,10 +1,16 @@
-"""`tapir init`: five questions, and a configuration to begin with."""
+"""Before the first run: `tapir setup` builds the environment of the student's server, `tapir init` a configuration.
+
+The environment is built from the pins that come with this package; the configuration from the answers to five
+questions.
+"""
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import jinja2
@@ -15,8 +21,10 @@ from tapir_core.calls.types import is_local
 from tapir_core.config import EMBEDDED_STUDENT, load
 from tapir_core.config.student import PRESETS, shipped
 from tapir_core.data.records import UnknownLayout
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, MissingPrerequisite
+from tapir_core.installation import BUILDER, interpreter, student_environment
 from tapir_core.sources import few_in_words, read_pool_of
+from tasks.engines import machine
 
 _STANDIN = "standin"
 _EMBEDDED = "embedded"
@@ -27,6 +35,34 @@ _OTHER_KINDS = {"vl", "vision", "omni", "audio", "coder", "math", "embedding", "
 _FEWEST_STEPS = 24
 """An epoch should have, before a larger batch is worth more."""
 _BATCHES = (8, 16, 32, 64, 128)
+
+Pins = Literal["vllm-cpu", "vllm-cuda", "vllm-cuda-torch-2.11"]
+
+
+def setup(
+    student: Annotated[
+        Pins | None,
+        typer.Option(help="vLLM for processors or NVIDIA GPUs; left out, what this machine has.", show_default=False),
+    ] = None,
+    torch_index: Annotated[
+        str, typer.Option(metavar="URL", help="Index that torch comes from; left out, pip's usual one.")
+    ] = "",
+    python: Annotated[Path, typer.Option(help="The Python to build with.", show_default="this one")] = Path(
+        sys.executable
+    ),
+) -> None:
+    """`tapir setup`."""
+    folder = student_environment()
+    pins = student or ("vllm-cuda" if machine.visible_gpus() else "vllm-cpu")
+    index = ["--torch-index", torch_index] if torch_index else []
+    command = [str(python), "-I", str(BUILDER), str(folder), pins, *index]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    except OSError as exc:
+        raise ConfigError(f"--python {python}: {exc.strerror}; name an interpreter") from exc
+    if done.returncode:
+        raise MissingPrerequisite(f"the student's environment could not be built: {done.stderr.strip()}")
+    print_line(console, f"student environment: {interpreter(folder)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,15 +73,10 @@ class ShownFlows:
             return report.write_report(run)
         self.connect()
         # Not before: Prefect reads its settings when it is imported.
-        from flows import distill, evaluate, retry_judge
+        from flows.distill import FLOWS
 
-        flows = {
-            "distil": distill.distill,
-            "judge": retry_judge.retry_judge,
-            "evaluate": evaluate.evaluate_students,
-        }
         with shown_live(run, self.console):
-            return flows[work](run.ref, *given)
+            return FLOWS[work](run.ref, *given)
 
 
 @contextmanager

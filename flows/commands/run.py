@@ -1,7 +1,4 @@
-"""Commands that drive one run, ask its student or say what it comes to.
-
-`tapir estimate`, `run`, `report`, `retry-judge`; `ask`, one question outside any flow.
-"""
+"""Commands that drive one run or ask its student: `tapir estimate`, `run`, `retry-judge`; `ask`, outside any flow."""
 
 from functools import partial
 from typing import Annotated
@@ -31,7 +28,6 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting import estimate_table
-from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import require_figures
 from tasks import asking, runtime
@@ -111,13 +107,6 @@ def run(
         )
         return
     require_figures(summary)
-
-
-def report(name: RunName, root: Root = "runs") -> None:
-    """`tapir report`."""
-    folder = RunFolder(run_ref(name, root))
-    _ = folder.record
-    print_line(console, f"report: {write_report(folder)}")
 
 
 def retry_judge(

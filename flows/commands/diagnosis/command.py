@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands.diagnosis import checks
+from flows.commands.diagnosis import checks, configuration
 from flows.commands.diagnosis.checks import Finding
 from flows.commands.terminal import AsJson, Overrides, console, say
 from flows.driver import read_config
@@ -75,10 +75,11 @@ def doctor(
     if attempt:
         assert config is not None
         raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
-    read, said = (None, []) if config is None else checks.read_run(config, overrides or [])
+    read, said = (None, []) if config is None else configuration.read_run(config, overrides or [])
     place = root or (read.run.root if read else "runs")
     prefect_server.ignore_settings(place, say, database=True)
-    *found, server = checks.examine(checks.checks_of(place, read))
+    *here, last = checks.checks_of(place, read)
+    *found, server = checks.examine([*here, *(configuration.run_checks(read, place) if read else ()), last])
     # What is on a server is only asked of one that answers.
     parts = [] if server.level == "fault" else checks.examine(checks.server_parts(place))
     found = [*said, *found, server, *parts]
