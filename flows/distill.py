@@ -31,10 +31,8 @@ from prefect.events import emit_event
 from flows import driver, fleet
 from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages, walk
-from tapir_core import run_state
+from tapir_core import errors, paths, run_state
 from tapir_core.comparison.baseline import run_beside
-from tapir_core.errors import EngineError, MissingPrerequisite, TooMuchMissing
-from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import (
     BENCHMARK_ITEMS,
@@ -49,9 +47,8 @@ from tapir_core.stages import (
     plan,
     stages_of,
 )
-from tasks import artifacts, pool, train
+from tasks import artifacts, judge, pool, train
 from tasks.benchmarks import forget_failed
-from tasks.judge import check_stored, forget_unscored
 
 INCOMPLETE = "tapir.judge.incomplete"
 """The event on which deployments/prefect.yaml starts *retry-judge*."""
@@ -96,7 +93,7 @@ def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:
         pool.check_discovered(run)
         return []
     pool.check_pool(run)
-    for number, tag in ((BACKBONE, "backbone"), (0, "round-0")):
+    for number, tag in ((paths.BACKBONE, "backbone"), (0, "round-0")):
         stages = list(stages_of(run.config, number))
         with tags(tag):
             done = run_stages(ref, [at for at in stages if at in wanted])
@@ -154,7 +151,7 @@ def tell_gaps(ref: RunRef, *, whole: bool = True) -> Iterator[None]:
     run = RunFolder(ref)
     try:
         yield
-    except (TooMuchMissing, MissingPrerequisite, EngineError):
+    except (errors.TooMuchMissing, errors.MissingPrerequisite, errors.EngineError):
         following = run_state.state_of(run).next_stage
         if whole and following is not None and run_state.is_judging(following):
             _tell(ref, "stopped")
@@ -167,9 +164,9 @@ def tell_gaps(ref: RunRef, *, whole: bool = True) -> Iterator[None]:
 def _retry_stage(run: RunFolder, at: StageAt, also_terminal: bool) -> dict[str, int | str]:
     before = asdict(run_state.count_gaps(run, at))
     if run.holds(at) is not None:
-        check_stored(run, at)
+        judge.check_stored(run, at)
     if also_terminal:
-        forget_unscored(run, at)
+        judge.forget_unscored(run, at)
     run_stages(run.ref, [run_state.judged_at(at), at], again=lambda each: each == at)
     after = asdict(run_state.count_gaps(run, at))
     told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
@@ -214,7 +211,7 @@ def evaluate_students(
         run_stages(ref, _read_first(run, compared, benchmarks))
         for who in sorted(compared, key=lambda each: isinstance(each, str)):
             stages = run_state.scoring_stages(run, [who], benchmarks)
-            with tags(who if isinstance(who, str) else {BACKBONE: "backbone"}.get(who, f"round-{who}")):
+            with tags(who if isinstance(who, str) else {paths.BACKBONE: "backbone"}.get(who, f"round-{who}")):
                 run_stages(ref, stages, again=lambda at: also_terminal and _forget_failed(run, at))
     artifacts.publish_scores(ref, numbers)
     artifacts.publish_run(ref)

@@ -10,15 +10,12 @@ from typing import Annotated
 import typer
 
 from flows.commands.terminal import Also, Root, console, print_tables, run_ref, say
-from tapir_core.errors import ConfigError, NoFigure
+from tapir_core import errors, run_folder, stages, statistics
 from tapir_core.evaluation import alpaca_eval
 from tapir_core.judging.agreement import favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.tables import students_table
-from tapir_core.run_folder import RunFolder
-from tapir_core.stages import Compared
-from tapir_core.statistics import MAX_FAILED_SHARE, Estimate
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, number
 from tapir_core.summary.types import RunSummary
@@ -84,7 +81,7 @@ def _refuse(*mistakes: tuple[object, str]) -> None:
     """Raise ConfigError for the first of these that is made; each says what is wrong with it."""
     for is_made, why in mistakes:
         if is_made:
-            raise ConfigError(why)
+            raise errors.ConfigError(why)
 
 
 def _evaluate_run(name: str, root: str, which: str, benchmark: str, also: Also, given: Sequence[str]) -> None:
@@ -103,7 +100,9 @@ def _evaluate_run(name: str, root: str, which: str, benchmark: str, also: Also, 
         evaluate_run(ref, which, benchmark, shown.do, _show, say=say, also_terminal=also is not None)
 
 
-def _show(run: RunFolder, summary: RunSummary, compared: Sequence[Compared], benchmarks: Sequence[str]) -> None:
+def _show(
+    run: run_folder.RunFolder, summary: RunSummary, compared: Sequence[stages.Compared], benchmarks: Sequence[str]
+) -> None:
     numbers = [who for who in compared if isinstance(who, int)]
     print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
     if benchmarks:
@@ -122,10 +121,10 @@ def _score_annotations(
     """
     tables = alpaca_eval.read_length_tables(difficulty, anchors)
     found = alpaca_eval.read_annotations(path)
-    most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
+    most = statistics.MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
     figures = alpaca_eval.measure_annotations(found.judged, tables, max_failed_share=most)
     if figures.win_rate.value is None:
-        raise NoFigure(
+        raise errors.NoFigure(
             f"{path}: {figures.win_rate.note}; so there is no figure. "
             "Have the failed ones judged again, or allow a larger share with --max-failed-share"
         )
@@ -165,28 +164,31 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
     }
     if figures.position.value is not None:
         estimates["gain by standing first, points"] = figures.position
-    notes = [each for each in (whose, figures.outcomes) if each]
-    if failed := figures.win_rate.failed:
-        notes.append(f"{count(failed)} judgments failed and are in no figure")
-    if figures.controlled.value is None:
-        notes.append(f"The length-controlled win rate {figures.controlled.note}")
-    else:
-        notes.append(
-            "Errors and intervals are of sampling: what other instructions would have made of it. The published "
-            f"lc_standard_error, the spread of predictions, is {number(figures.controlled.spread)}"
-        )
-    without = {name.partition(",")[0]: each.note for name, each in estimates.items() if each.value is not None}
-    notes += [f"The {name} has no interval: {why}" for name, why in without.items() if why]
-    notes += _position_bias(figures)
-    sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes)
+    failed, controlled = figures.win_rate.failed, figures.controlled
+    notes = [
+        whose,
+        figures.outcomes,
+        f"{count(failed)} judgments failed and are in no figure" if failed else "",
+        f"The length-controlled win rate {controlled.note}"
+        if controlled.value is None
+        else "Errors and intervals are of sampling: what other instructions would have made of it. The published "
+        f"lc_standard_error, the spread of predictions, is {number(controlled.spread)}",
+        *(
+            f"The {name.partition(',')[0]} has no interval: {each.note}"
+            for name, each in estimates.items()
+            if each.value is not None and each.note
+        ),
+        *_position_bias(figures),
+    ]
+    sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes if each)
     return table_of("Against the baseline", _COLUMNS, estimates.items(), note=sentences)
 
 
-def _interval(found: Estimate) -> str:
+def _interval(found: statistics.Estimate) -> str:
     return NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
 
 
-_COLUMNS: tuple[tuple[str, Callable[[tuple[str, Estimate]], str]], ...] = (
+_COLUMNS: tuple[tuple[str, Callable[[tuple[str, statistics.Estimate]], str]], ...] = (
     ("AlpacaEval 2.0", lambda row: row[0]),
     ("Value", lambda row: number(row[1].value)),
     ("Standard error", lambda row: number(row[1].stderr)),

@@ -16,8 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flows.commands.terminal import Root, RunName, console, print_line, print_tables, run_ref, say
 from flows.driver import Say, run_lease
-from tapir_core import errors, paths, run_files, run_state
-from tapir_core.calls import AnswerStore, store_url
+from tapir_core import calls, errors, paths, run_files, run_state, stages
 from tapir_core.comparison.baseline import read_baseline
 from tapir_core.data.fetched import kept_files
 from tapir_core.estimate.run import kept_hours
@@ -25,7 +24,6 @@ from tapir_core.modelfile import write_modelfile
 from tapir_core.reporting import benchmarks, page, sentences
 from tapir_core.reporting.report import model_card, write_report
 from tapir_core.run_folder import RunFolder, RunRef, runs_of
-from tapir_core.stages import TRAIN
 from tapir_core.storage import Storage
 from tapir_core.store_admin.rows import is_there
 from tapir_core.summary import RunProgress, RunReader, read_progress
@@ -137,10 +135,10 @@ def _usd(run: RunFolder) -> tuple[float | None, str]:
     Nothing where there is no store.
     """
     try:
-        url = store_url(run.config)
+        url = calls.store_url(run.config)
         if not is_there(url):
             return None, ""
-        with AnswerStore(url, patient=False) as store:
+        with calls.AnswerStore(url, patient=False) as store:
             return sum(each.usd for each in store.spend_by_role(run.record.id).values()), ""
     except SQLAlchemyError as error:
         return None, f"the call store cannot be read: {getattr(error, 'orig', error)}"
@@ -239,7 +237,7 @@ def export(
         )
     if push and "://" in folder.url:
         raise errors.ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
-    checkpoint = Storage(f"{run.storage.url}/{TRAIN.at(number).folder}")
+    checkpoint = Storage(f"{run.storage.url}/{stages.TRAIN.at(number).folder}")
     modelfile, why = write_modelfile(checkpoint, run.config.student)
     texts = {paths.MODEL_CARD: model_card(run, number, use)} | ({paths.MODELFILE: modelfile} if modelfile else {})
     written = run_files.export_student(run, number, folder, texts, on_file=say)

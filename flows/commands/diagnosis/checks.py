@@ -4,9 +4,7 @@ Of the machine: both environments with the versions of their engines, accelerato
 no root and no store is made. Limits: of accelerators only NVIDIA's are seen, as `nvidia-smi` shows them; of GPU workers
 only process workers (`--type process`) that were started in this folder.
 
-Checks are made side by side, each within its own time, none hiding the others. A check says what it found and what
-helps.
-
+Checks run side by side, each within its own time; none hides another.
 Imports no Prefect before a server is looked at: its settings must stand in the environment before.
 """
 
@@ -124,12 +122,8 @@ def checks_of(root: str, config: cfg.RunConfig | None = None) -> list[Check]:
     """Checks of this machine, of a root and, last, of the server of it; ``config`` says what they have to do for it."""
     engine, is_remote = config.student.engine if config else None, "://" in root
     # A cold disk takes long to give what the Python of an environment imports.
-    student = Check(
-        "student environment",
-        lambda: _look_at_student(engine),
-        f"`{installation.STUDENT_SETUP}` builds it anew",
-        limit_seconds=60,
-    )
+    remedy = f"`{installation.STUDENT_SETUP}` builds it anew"
+    student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)
     disk = Check("disk", lambda: _look_at_disk(root), "look whether the file system of the root answers")
     return [
         Check("environment", _look_at_environment, f"`{installation.package_setup()}` builds it"),
@@ -207,14 +201,14 @@ def _look_at_accelerators(engine: cfg.StudentEngine | None) -> Finding:
     query, student = "--query-gpu=name,memory.total,memory.used,driver_version", None
     lines = machine.ask_nvidia(query) if machine.visible_gpus() else []
     gpus = "; ".join("{}, {}, {} in use, driver {}".format(*line.split(", ")) for line in lines)
+    if not gpus:
+        seen = "no NVIDIA GPU" if shutil.which("nvidia-smi") else "no NVIDIA GPU (no nvidia-smi)"
+        return finding("ok", f"{seen}: student and training use the CPU")
     # That an environment is missing has a check of its own.
     with suppress(MissingPrerequisite):
-        student = _installed(engine) if gpus else None
-    seen = "no NVIDIA GPU" if shutil.which("nvidia-smi") else "no NVIDIA GPU (no nvidia-smi)"
+        student = _installed(engine)
     return (
-        finding("ok", f"{seen}: student and training use the CPU")
-        if not gpus
-        else finding(
+        finding(
             "warning", f"{gpus}, but torch in this environment is a CPU build", f"`{installation.gpu_setup(torch)}`"
         )
         if (torch := _version("torch")) and not machine.cuda_of_torch()
@@ -239,17 +233,14 @@ def _look_at_memory() -> Finding:
 
 
 def _try_folder(root: str) -> Finding:
-    folder = _nearest(root)
+    folder, remedy = _nearest(root), "allow it, or name another root with --root"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(_PROBE)
     except OSError as exc:
-        return finding(
-            "fault", f"{folder} cannot be written ({exc.strerror})", "allow it, or name another root with --root"
-        )
-    return finding(
-        "ok", f"{Path(root).absolute()} can be written{'' if folder == Path(root) else '; the first run makes it'}"
-    )
+        return finding("fault", f"{folder} cannot be written ({exc.strerror})", remedy)
+    later = "" if folder == Path(root) else "; the first run makes it"
+    return finding("ok", f"{Path(root).absolute()} can be written{later}")
 
 
 def _try_remote(root: str) -> Finding:
@@ -308,8 +299,8 @@ def server_parts(root: str) -> list[Check]:
         "workers": _look_at_workers,
         "automations": _look_at_automations,
     }
-    expected = looks if _is_named() or _is_own(root) else {}
-    return [Check(part, partial(_ask_server, root, look), _LOGS, _SERVER_SECONDS) for part, look in expected.items()]
+    found = [Check(part, partial(_ask_server, root, look), _LOGS, _SERVER_SECONDS) for part, look in looks.items()]
+    return found if _is_named() or _is_own(root) else []
 
 
 def _is_named() -> bool:
@@ -351,16 +342,18 @@ def _look_at_deployments(client: "SyncPrefectClient", root: str) -> Finding:
     from flows.deploy import is_foreign, standing_deployments
 
     standing = standing_deployments(client, prefect_server.DEPLOYMENTS)
-    if foreign := [name for name, each in standing.items() if is_foreign(each)]:
-        why = "applied by another version of tapir, and cannot start here"
-        return finding("fault", f"{', '.join(foreign)}: {why}", _make(root))
-    return _compare(root, prefect_server.DEPLOYMENTS, {name: each.paused for name, each in standing.items()})
+    foreign = [name for name, each in standing.items() if is_foreign(each)]
+    is_paused = {name: each.paused for name, each in standing.items()}
+    return _compare(root, prefect_server.DEPLOYMENTS, is_paused, foreign)
 
 
-def _compare(root: str, names: Sequence[str], is_paused: Mapping[str, bool]) -> Finding:
-    """Whether all that is wanted is among what is there, and at work."""
+def _compare(root: str, names: Sequence[str], is_paused: Mapping[str, bool], foreign: Sequence[str] = ()) -> Finding:
+    """Whether all that is wanted is among what is there, and at work; ``foreign`` are of another version of tapir."""
+    remedy = f"`tapir {'up' if _is_own(root) else 'deploy'}` makes what is missing"
     return (
-        finding("fault", f"{', '.join(missing)}: not there", _make(root))
+        finding("fault", f"{', '.join(foreign)}: applied by another version of tapir, and cannot start here", remedy)
+        if foreign
+        else finding("fault", f"{', '.join(missing)}: not there", remedy)
         if (missing := [name for name in names if name not in is_paused])
         else finding("warning", f"{', '.join(paused)}: paused, so nothing starts there", "resume it in the UI")
         if (paused := [name for name in names if is_paused[name]])
@@ -404,7 +397,3 @@ def _look_at_automations(client: "SyncPrefectClient", root: str) -> Finding:
         if (paused := [f"{name!r} is paused, so that {undone[name]}" for name in off if name != deploy.OFF_AT_FIRST])
         else finding("ok", ", ".join(f"{name} (off)" if name in off else name for name in undone))
     )
-
-
-def _make(root: str) -> str:
-    return f"`tapir {'up' if _is_own(root) else 'deploy'}` makes what is missing"

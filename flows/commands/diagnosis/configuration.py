@@ -6,24 +6,19 @@ No token is paid for, and nothing is fetched.
 import asyncio
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from flows.commands.diagnosis.checks import Check, Finding, fault_of, finding
 from tapir_core import config as cfg
-from tapir_core import judging, prices, proxies, sources, text
-from tapir_core.calls import Endpoint, Failure
-from tapir_core.calls.client import Client
-from tapir_core.calls.types import is_local
+from tapir_core import errors, judging, prices, proxies, sources, storage, text
+from tapir_core.calls import Endpoint, Failure, client, types
 from tapir_core.config.checks import check_config, missing_prerequisites
-from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import BACKBONE, BACKBONE_CACHE
-from tapir_core.storage import on_this_machine
-from tasks.engines import backbone, machine, student_server, supervisor, vllm
-from tasks.engines.endpoints import endpoint_of
+from tasks.engines import backbone, endpoints, machine, student_server, supervisor, vllm
 from tasks.engines.training import launch, prerequisites
 from tasks.engines.verifier import check_verifier
 
@@ -39,7 +34,7 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[cfg.Run
     try:
         read = cfg.load.load_config(config, overrides)
         problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
-    except ConfigError as error:
+    except errors.ConfigError as error:
         problems = [*error.problems]
     found = [fault_of(each, "see docs/configuration.md") for each in problems]
     if read is not None and not found:
@@ -57,7 +52,7 @@ def _sizes(config: cfg.RunConfig) -> list[Finding]:
     """What sizes that are left to the pool become, or why they cannot be told."""
     try:
         return [finding("ok", said) for said in sources.settle_sizes(config)[1]]
-    except ConfigError as error:
+    except errors.ConfigError as error:
         return [fault_of(each, "see docs/own-data.md") for each in error.problems]
 
 
@@ -98,18 +93,25 @@ def run_checks(config: cfg.RunConfig, root: str) -> list[Check]:
     ]
 
 
-def _endpoint_checks(config: cfg.RunConfig, root: str) -> Iterator[Check]:
+def _endpoint_checks(config: cfg.RunConfig, root: str) -> list[Check]:
     """Those asked over the network, then those that the run serves."""
-    for field, endpoint in config.endpoints.items():
-        if isinstance(endpoint, cfg.OpenAIEndpoint):
-            look, remedy = (
+    return [
+        *(
+            Check(
+                field,
                 partial(_look_at_endpoint, field, endpoint),
                 f"start that server, or correct {field}.base_url",
+                limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
             )
-            yield Check(field, look, remedy, limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5)
-    for field, endpoint in config.endpoints.items():
-        if isinstance(endpoint, cfg.VllmEndpoint):
-            yield Check(field, partial(_look_at_model, field, endpoint, root), "name a model folder or a hub id")
+            for field, endpoint in config.endpoints.items()
+            if isinstance(endpoint, cfg.OpenAIEndpoint)
+        ),
+        *(
+            Check(field, partial(_look_at_model, field, endpoint, root), "name a model folder or a hub id")
+            for field, endpoint in config.endpoints.items()
+            if isinstance(endpoint, cfg.VllmEndpoint)
+        ),
+    ]
 
 
 def _look_at_pool(config: cfg.RunConfig) -> Finding:
@@ -127,7 +129,7 @@ def _judge_check(config: cfg.RunConfig) -> list[Check]:
     """A warning where a teacher that may be small, as it answers here, judges its own answers."""
     endpoint = config.teacher.endpoint
     is_here = isinstance(endpoint, cfg.VllmEndpoint) or (
-        isinstance(endpoint, cfg.OpenAIEndpoint) and is_local(endpoint.base_urls[0])
+        isinstance(endpoint, cfg.OpenAIEndpoint) and types.is_local(endpoint.base_urls[0])
     )
     found = f"{endpoint.model_for('judge')} judges its own answers, and runs here"
     remedy = "test it with `tapir judge-check CONFIG --pairs 4`; half a billion parameters are too few for a judge"
@@ -136,7 +138,7 @@ def _judge_check(config: cfg.RunConfig) -> list[Check]:
 
 def _look_at_endpoint(field: str, endpoint: cfg.OpenAIEndpoint) -> Finding:
     """The worst of its addresses."""
-    configured = endpoint_of(endpoint, field, concurrency=1)
+    configured = endpoints.endpoint_of(endpoint, field, concurrency=1)
     found = [_ask(replace(configured, base_url=address), endpoint.model) for address in endpoint.base_urls]
     return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
 
@@ -144,7 +146,7 @@ def _look_at_endpoint(field: str, endpoint: cfg.OpenAIEndpoint) -> Finding:
 def _look_at_model(field: str, endpoint: cfg.VllmEndpoint, root: str) -> Finding:
     """Whether the run can serve it, and whether it is here already."""
     found = vllm.VllmServer.installed(endpoint.as_vllm, field)
-    cache = on_this_machine(root).local(BACKBONE_CACHE)
+    cache = storage.on_this_machine(root).local(BACKBONE_CACHE)
     folder = backbone.find_backbone(endpoint.as_student, cache, field=f"{field}.model")
     where = f"is here ({folder})" if folder else "is fetched from the model hub when a run begins"
     return finding("ok", f"{endpoint.model} {where}; {found.in_words}")
@@ -210,7 +212,7 @@ def _no_models(endpoint: Endpoint, failure: Failure) -> Finding:
 
 
 async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
-    asking = Client(endpoint, timeout_seconds=_REPLY_SECONDS)
+    asking = client.Client(endpoint, timeout_seconds=_REPLY_SECONDS)
     try:
         return await asking.list_models()
     finally:
@@ -237,7 +239,7 @@ def _look_at_prices(config: cfg.RunConfig) -> Finding:
 
 def _look_at_backbone(config: cfg.RunConfig, root: str) -> Finding:
     name = config.student.backbone
-    folder = backbone.find_backbone(config.student, on_this_machine(root).local(BACKBONE_CACHE))
+    folder = backbone.find_backbone(config.student, storage.on_this_machine(root).local(BACKBONE_CACHE))
     template = config.student.template
     chat = None if folder is None else launch.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     system = "; it takes no system message, so rows with a `system` text cannot be asked"
@@ -261,7 +263,7 @@ def _look_at_backbone(config: cfg.RunConfig, root: str) -> Finding:
 def _look_at_training(config: cfg.RunConfig, root: str) -> Finding:
     machine.check_gpu_training()
     prerequisites.check_packages(config.training)
-    folder = backbone.find_backbone(config.student, on_this_machine(root).local(BACKBONE_CACHE))
+    folder = backbone.find_backbone(config.student, storage.on_this_machine(root).local(BACKBONE_CACHE))
     ahead = prerequisites.look_ahead(config.training, folder) if folder else []
     unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
     return (
