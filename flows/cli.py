@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "setup": (
-        "setup:setup",
+        "init:setup",
         "Build the environment of the student's server, once for all runs; nothing is done where it stands already.",
     ),
     "init": ("init:init", "Ask five questions and write a configuration to begin with."),
@@ -50,7 +50,7 @@ COMMANDS = {
         "annotations.",
     ),
     "export": (
-        "move:export",
+        "folders:export",
         "Write a student of a run as a model folder with a model card, for transformers and vLLM.",
     ),
     "run": ("run:run", "Run a distillation, or go on with it; a finished one is only reported."),
@@ -61,13 +61,13 @@ COMMANDS = {
     ),
     "retry-judge": ("run:retry_judge", "Ask the judge again for the verdicts that a run went on without."),
     "status": (
-        "status:status",
+        "folders:status",
         "Say how far a run is, what it scores and what it paid; works at any time, also while it runs.",
     ),
     "ask": ("run:ask", "Let the trained student answer."),
-    "report": ("run:report", "Write report.html again from what the run folder holds."),
+    "report": ("folders:report", "Write report.html again from what the run folder holds."),
     "move": (
-        "move:move",
+        "folders:move",
         "Copy a run to another root, local or on S3, and verify every file; given again, it goes on.",
     ),
     "up": (

@@ -32,6 +32,18 @@ from tapir_core.errors import EngineError
 
 _WORKERS_SECONDS = 90.0
 
+AUTOMATIONS = {
+    "tapir: flow runs without a sign of life": "nothing notices a flow run whose worker was killed",
+    "tapir: how a cancelled flow run goes on": "a cancelled flow run does not say how it goes on",
+    "retry-a-run-that-stopped-in-judging": "a run that its judge stopped waits for *retry-judge* by hand",
+    "retry-a-run-that-went-on-without-verdicts": "its verdicts wait for *retry-judge* by hand",
+    "sweep-a-registered-backbone": "a backbone that is added waits for *sweep-backbones* by hand",
+}
+"""Automations and triggers of deployments, by their names on the server; what happens without each."""
+
+OFF_AT_FIRST = "retry-a-run-that-went-on-without-verdicts"
+"""As deployed; whoever wants it resumes it."""
+
 
 def deploy(root: str, *, again: bool) -> list[str]:
     """Make what the server at work lacks of work pools, deployments and automations; ``again`` applies all deployments.

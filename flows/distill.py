@@ -1,21 +1,62 @@
-"""The whole distillation, as the method states it: pool, labels, plain answers, S_0, then round by round.
+"""The flows of one run: *distill* takes it to its end, *retry-judge* and *evaluate* take it up again.
 
-Order only, and that of the stages stands in `tapir_core.stages`: what a stage does stands in `tasks/`, what it means in
-`tapir_core/`.
+*distill*, as the method states it: pool, labels, plain answers, S_0, then round by round. Order only, and that of the
+stages stands in `tapir_core.stages`: what a stage does stands in `tasks/`, what it means in `tapir_core/`.
+
+*retry-judge* asks for the verdicts that a run lacks. A sealed stage is never asked again by itself. The flow asks for
+what it lacks and seals it anew; until then the old seal stays, so that a kill leaves the round as it was. The stages
+that read it stay until somebody redoes them.
+
+An event starts *retry-judge* after a while. It is sent when the run is let go, not when the judge stage is sealed:
+until then nobody else may drive it. Limits: a judge that stays away must not be asked for ever, so nothing is sent when
+*retry-judge* has taken the run up three times within a day; and it goes on to the run's end, so nothing is sent by a
+drive that was to go to a stage only.
+
+*evaluate* scores students on their own, and models whose outputs to a benchmark are files: the held-out set first, then
+benchmarks, while the same student is served. Scores that stand are not made again.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
+from typing import Any, Literal
 
 from prefect import tags
+from prefect.client.orchestration import get_client
+from prefect.client.schemas import filters
+from prefect.events import emit_event
 
-from flows import driver, fleet, retry_judge, steps
+from flows import driver, fleet
 from flows.project_flow import live_spend, project_flow
+from flows.steps import run_stages, walk
+from tapir_core import errors, paths, run_state
 from tapir_core.comparison.baseline import run_beside
-from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import stop_reason
-from tapir_core.stages import JUDGE, MIX, SELECT, TRAIN, plan, stages_of
-from tasks import artifacts, pool, train
+from tapir_core.stages import (
+    BENCHMARK_ITEMS,
+    JUDGE,
+    MIX,
+    SELECT,
+    TRAIN,
+    Compared,
+    StageAt,
+    benchmark_stages,
+    heldout_stages,
+    plan,
+    stages_of,
+)
+from tasks import artifacts, judge, pool, train
+from tasks.benchmarks import forget_failed
+
+INCOMPLETE = "tapir.judge.incomplete"
+"""The event on which deployments/prefect.yaml starts *retry-judge*."""
+
+MOST_RETRIES = 3
+"""Flow runs of *retry-judge* for a run within 24 hours, those that a person started included."""
+
+_DAY = timedelta(hours=24)
 
 
 @project_flow("distill", run_name="{ref.name}")
@@ -29,9 +70,9 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
         if not chat.takes_system:
             # The pool costs nothing; what it asks comes after.
             unpaid = takewhile(lambda at: not at.stage.asks, stages_of(run.config, None))
-            steps.run_stages(ref, [at for at in unpaid if at in wanted])
+            run_stages(ref, [at for at in unpaid if at in wanted])
             pool.check_system_texts(run, chat.other)
-    with retry_judge.tell_gaps(ref, whole=until is None), live_spend(ref, list(plan(run.config)), whole=until is None):
+    with tell_gaps(ref, whole=until is None), live_spend(ref, list(plan(run.config)), whole=until is None):
         rounds = _distill(run, until)
     artifacts.publish_run(ref)
     if until is None and (beside := run_beside(run)) is not None:
@@ -41,21 +82,21 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
 
 def _ended_before(run: RunFolder, number: int) -> bool:
     """Whether the stop rule ended the run before round ``number``."""
-    return any(stop_reason(run, earlier) for earlier in range(1, number))
+    return any(run_state.stop_reason(run, earlier) for earlier in range(1, number))
 
 
 def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:
     ref, wanted = run.ref, driver.stages_until(run.config, until)
     once = list(stages_of(run.config, None))
-    steps.run_stages(ref, [at for at in once if at in wanted])
+    run_stages(ref, [at for at in once if at in wanted])
     if wanted[-1] in once:
         pool.check_discovered(run)
         return []
     pool.check_pool(run)
-    for number, tag in ((BACKBONE, "backbone"), (0, "round-0")):
+    for number, tag in ((paths.BACKBONE, "backbone"), (0, "round-0")):
         stages = list(stages_of(run.config, number))
         with tags(tag):
-            done = steps.run_stages(ref, [at for at in stages if at in wanted])
+            done = run_stages(ref, [at for at in stages if at in wanted])
             if len(done) == len(stages):
                 artifacts.publish_round(ref, number)
         if wanted[-1] in stages:
@@ -75,16 +116,128 @@ def round_flow(ref: RunRef, number: int, until: str | None = None) -> dict[str, 
     run = RunFolder(ref)
     stages, wanted = list(stages_of(run.config, number)), driver.stages_until(run.config, until)
     found: dict[str, object] = {"round": number}
-    for at, made in steps.walk(ref, [at for at in stages if at in wanted]):
+    for at, made in walk(ref, [at for at in stages if at in wanted]):
         if at.name == JUDGE.name:
             artifacts.publish_judge(ref, number)
         elif at.name == SELECT.name:
             found["seeds"] = made.rows
-            if (reason := stop_reason(run, number)) is not None:
+            if (reason := run_state.stop_reason(run, number)) is not None:
                 return {**found, "stopped": reason}
         elif at.name == MIX.name:
             found["examples"] = made.rows
     if stages[-1] not in wanted:
         return {**found, "stopped": f"{wanted[-1]} was asked for and nothing after it"}
     artifacts.publish_round(ref, number)
-    return {**found, "stopped": stop_reason(run, number)}
+    return {**found, "stopped": run_state.stop_reason(run, number)}
+
+
+@project_flow("retry-judge", run_name="{ref.name}")
+def retry_judge(ref: RunRef, stages: list[StageAt], also_terminal: bool = False) -> list[dict[str, int | str]]:
+    """Ask again for the missing verdicts of judging ``stages``, in their order; the counts before and after, by stage.
+
+    One whose answers are of another student by then, for its round was judged anew, is left to the run.
+    """
+    run, asked = RunFolder(ref), [each for at in stages for each in (run_state.judged_at(at), at)]
+    with tell_gaps(ref), live_spend(ref, asked):
+        return [_retry_stage(run, at, also_terminal) for at in stages if run.holds(run_state.judged_at(at)) is not None]
+
+
+@contextmanager
+def tell_gaps(ref: RunRef, *, whole: bool = True) -> Iterator[None]:
+    """Around a drive of a run: send the event when it stopped in judging, or went on with verdicts missing.
+
+    Not when it is to go to a stage only (``whole``).
+    """
+    run = RunFolder(ref)
+    try:
+        yield
+    except (errors.TooMuchMissing, errors.MissingPrerequisite, errors.EngineError):
+        following = run_state.state_of(run).next_stage
+        if whole and following is not None and run_state.is_judging(following):
+            _tell(ref, "stopped")
+        raise
+    judged = (at for at in plan(run.config) if run_state.is_judging(at) and run.holds(at) is not None)
+    if whole and any(run_state.count_gaps(run, at).missing for at in judged):
+        _tell(ref, "went on")
+
+
+def _retry_stage(run: RunFolder, at: StageAt, also_terminal: bool) -> dict[str, int | str]:
+    before = asdict(run_state.count_gaps(run, at))
+    if run.holds(at) is not None:
+        judge.check_stored(run, at)
+    if also_terminal:
+        judge.forget_unscored(run, at)
+    run_stages(run.ref, [run_state.judged_at(at), at], again=lambda each: each == at)
+    after = asdict(run_state.count_gaps(run, at))
+    told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
+    return {"stage": str(at), **told}
+
+
+def _tell(ref: RunRef, how: Literal["stopped", "went on"]) -> None:
+    resource = {
+        "prefect.resource.id": f"tapir.run.{ref.name}",
+        "prefect.resource.name": ref.name,
+        "tapir.run": ref.name,
+        "tapir.judge": how,
+    }
+    # A server that is away starts nothing, and must not hide why the run ended.
+    with suppress(Exception):
+        if _retries(ref) < MOST_RETRIES:
+            emit_event(INCOMPLETE, resource)
+
+
+def _retries(ref: RunRef) -> int:
+    """How often *retry-judge* has taken the run up within a day."""
+    retries = filters.FlowFilter(name=filters.FlowFilterName(any_=["retry-judge"]))
+    of_run = filters.FlowRunFilter(
+        tags=filters.FlowRunFilterTags(all_=[f"run-{ref.name}"]),
+        start_time=filters.FlowRunFilterStartTime(after_=datetime.now(UTC) - _DAY),
+    )
+    with get_client(sync_client=True) as client:
+        return len(client.read_flow_runs(flow_filter=retries, flow_run_filter=of_run, limit=MOST_RETRIES))
+
+
+@project_flow("evaluate", run_name="{ref.name}")
+def evaluate_students(
+    ref: RunRef, compared: Sequence[Compared], benchmarks: Sequence[str] = (), also_terminal: bool = False
+) -> None:
+    """Score these students and models where their scores do not stand; show all scores, in report and run card too.
+
+    With ``also_terminal`` judges of benchmarks are asked anew where they failed for good.
+    """
+    run = RunFolder(ref)
+    numbers = [each for each in compared if isinstance(each, int)]
+    with live_spend(ref, run_state.scoring_stages(run, compared, benchmarks)):
+        run_stages(ref, _read_first(run, compared, benchmarks))
+        for who in sorted(compared, key=lambda each: isinstance(each, str)):
+            stages = run_state.scoring_stages(run, [who], benchmarks)
+            with tags(who if isinstance(who, str) else {paths.BACKBONE: "backbone"}.get(who, f"round-{who}")):
+                run_stages(ref, stages, again=lambda at: also_terminal and _forget_failed(run, at))
+    artifacts.publish_scores(ref, numbers)
+    artifacts.publish_run(ref)
+
+
+def _read_first(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str]) -> list[StageAt]:
+    """What is read of files: what is wrong with them is known before anybody is asked."""
+    stages = heldout_stages(run.config) if any(isinstance(each, int) for each in compared) else []
+    for name in benchmarks:
+        stages.append(BENCHMARK_ITEMS.at(benchmark=name))
+        stages += [benchmark_stages(name, model)[0] for model in run_state.models_of(run, name) if model in compared]
+    return stages
+
+
+def _forget_failed(run: RunFolder, at: StageAt) -> bool:
+    """Whether judgments failed for good, once those are forgotten, so that their judge is asked anew."""
+    failed = run_state.failed_judgments(run, at) > 0
+    if failed:
+        forget_failed(run, at)
+    return failed
+
+
+FLOWS: dict[str, Any] = {
+    "distil": distill,
+    "judge": retry_judge,
+    "evaluate": evaluate_students,
+    "show": evaluate_students,
+}
+"""The flow of each `whole_run.Work`."""

@@ -19,10 +19,9 @@ from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint, checks, l
 from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, keep_without_heldout, open_run
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage, on_this_machine
+from tasks import input_files, runtime
 from tasks.engines import backbone, machine
 from tasks.engines.endpoints import Endpoints, endpoint_source
-from tasks.input_files import gather_ingredients
-from tasks.runtime import close_all, current
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
@@ -103,7 +102,7 @@ def hold_run(
     config = keep_without_heldout(config)
     with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
-        ingredients = gather_ingredients(config, say=say)
+        ingredients = input_files.gather_ingredients(config, say=say)
         folder = RunFolder(RunRef(config.run.root, config.run.name))
         known = folder.record.settled if probe and folder.storage.exists(paths.RUN_RECORD) else {}
         as_known, _ = probing.settle(config, known, lambda *_: STOPPED)
@@ -111,7 +110,7 @@ def hold_run(
         try:
             if probe:
                 run = _probed(run, config, amend=amend, say=say)
-            current(run).lease = lease
+            runtime.current(run).lease = lease
             run.storage.remove(paths.RUN_ERROR)
             yield run
         except Exception as error:
@@ -124,7 +123,7 @@ def hold_run(
                 raise
             raise told from error
         finally:
-            close_all()
+            runtime.close_all()
             run_files.publish_logs(run)
 
 

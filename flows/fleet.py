@@ -5,10 +5,9 @@ from prefect.states import Cancelled
 
 from flows.prefect_server.server import TAG
 from tapir_core.run_folder import RunFolder
+from tasks import flow_runs, train
 from tasks.engines.replicas import Ended, How, replicas_of
-from tasks.flow_runs import Deployment
 from tasks.runtime import current
-from tasks.train import FINE_TUNE
 
 SERVE_STUDENT = "serve-student/serve-student"
 
@@ -40,19 +39,19 @@ def join_fleet(run: RunFolder) -> None:
 
 def serving_fleet(run: RunFolder) -> "PrefectFleet":
     """Starts replicas."""
-    serving = Deployment(SERVE_STUDENT, _LACKING, "see that it runs")
+    serving = flow_runs.Deployment(SERVE_STUDENT, _LACKING, "see that it runs")
     return PrefectFleet(run, serving, round_field="after_round", field="replica")
 
 
 def training_fleet(run: RunFolder) -> "PrefectFleet":
     """Starts nodes that join a training."""
-    return PrefectFleet(run, FINE_TUNE, round_field="round_number", field="node")
+    return PrefectFleet(run, train.FINE_TUNE, round_field="round_number", field="node")
 
 
 class PrefectFleet:
     """Starts what one run asks for under ids of its own: replicas, or nodes of a training."""
 
-    def __init__(self, run: RunFolder, deployment: Deployment, *, round_field: str, field: str) -> None:
+    def __init__(self, run: RunFolder, deployment: flow_runs.Deployment, *, round_field: str, field: str) -> None:
         """Parameters of the deployment's flow: the round in ``round_field``, the id in ``field``."""
         self._name, self._deployment = run.ref.name, deployment
         self._round_field, self._field = round_field, field

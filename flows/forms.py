@@ -25,18 +25,15 @@ from prefect.exceptions import ObjectAlreadyExists
 from pydantic import Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from flows import driver, evaluate, fleet, series, whole_run
-from flows.distill import distill
+from flows import driver, fleet, series, whole_run
+from flows.distill import FLOWS, distill
 from flows.prefect_server.server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
-from flows.retry_judge import retry_judge
-from tapir_core import paths, run_files
-from tapir_core.comparison.figures import ComparedArms, verdicts
-from tapir_core.comparison.matching import MatchedRun
+from tapir_core import leases, paths, run_files
+from tapir_core.comparison import figures, matching
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped, TapirError
 from tapir_core.estimate.run import save_estimate
-from tapir_core.leases import RunLease
 from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.benchmarks import benchmarks_sentence
 from tapir_core.run_folder import RunFolder, RunRef
@@ -134,14 +131,8 @@ def machine_for(config: RunConfig, work: whole_run.Work) -> AbstractContextManag
 
 def _do(work: whole_run.Work, run: RunFolder, *given: Any) -> Any:
     """In the form's own flow run, once the machine is free."""
-    flows = {
-        "distil": distill,
-        "judge": retry_judge,
-        "evaluate": evaluate.evaluate_students,
-        "show": evaluate.evaluate_students,
-    }
     with machine_for(run.config, work):
-        return flows[work].fn(run.ref, *given)
+        return FLOWS[work].fn(run.ref, *given)
 
 
 def _progress_of(name: str) -> str:
@@ -360,7 +351,7 @@ def serve_student_from_form(
 
 
 @contextmanager
-def _hold(lease: RunLease) -> Iterator[None]:
+def _hold(lease: leases.RunLease) -> Iterator[None]:
     """Hold the lease for the block; an interrupt leaves it to end with this process, and its driver sees that."""
     _PATIENT(lease.acquire)
     try:
@@ -408,7 +399,7 @@ def compare_from_form(
     asked = series.read_asked(source, settings, only=only, run_seeds=run_seeds, results=results)
     name = asked.plan.comparison.name
 
-    def drive_below(matched: MatchedRun) -> None:
+    def drive_below(matched: matching.MatchedRun) -> None:
         def work(_: RunRef) -> None:
             whole_run.drive_matched(matched, _distil, train.count_round, say=get_run_logger().info)
 
@@ -426,9 +417,9 @@ def _distil(run: RunFolder, until: str | None) -> None:
     distill.fn(run.ref, until)
 
 
-def _show_arms(compared: ComparedArms, written: str) -> str:
+def _show_arms(compared: figures.ComparedArms, written: str) -> str:
     artifacts.publish_comparison(compared.name, arms_report.arms_card(compared), arms_report.arms_plots_card(compared))
-    return " ".join([*verdicts(compared), f"Page: {written}"])
+    return " ".join([*figures.verdicts(compared), f"Page: {written}"])
 
 
 def _in_flow_run(config: RunConfig, ref: RunRef, work: Callable[..., Any]) -> None:

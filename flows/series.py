@@ -21,11 +21,9 @@ from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.matching import MatchedRun, is_matched, match_run, targets_of
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
-from tapir_core.config import load
-from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
+from tapir_core.config import load, presets
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
-from tapir_core.reporting import arms_report, sentences
-from tapir_core.reporting.side_by_side import SideBySide, write_sweep_report
+from tapir_core.reporting import arms_report, sentences, side_by_side
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import Outcome, Sweep, Swept, lacks_run
 from tapir_core.stages import STAGES
@@ -303,13 +301,15 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     Raises:
         ConfigError: one of the two is wrong; nothing has started.
     """
-    listed = load_backbones(backbones)
+    listed = presets.load_backbones(backbones)
     source = str(config or listed.config)
     curriculum = load.load_config(source, overrides).run
     return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
 
 
-def finish_sweep(sweep: Sweep, distil: Distil, show: Callable[[SideBySide, str], object], *, say: Say) -> list[Swept]:
+def finish_sweep(
+    sweep: Sweep, distil: Distil, show: Callable[[side_by_side.SideBySide, str], object], *, say: Say
+) -> list[Swept]:
     """Distil every backbone that lacks a finished run; what became of each, in the order of the list.
 
     Then ``show`` is told of all finished runs side by side, and where their page is.
@@ -319,17 +319,17 @@ def finish_sweep(sweep: Sweep, distil: Distil, show: Callable[[SideBySide, str],
         say(f"backbone {entry.name}")
         swept.append(_sweep_backbone(sweep, entry, distil, say))
         say(f"backbone {entry.name}: {swept[-1].outcome}")
-    if (written := write_sweep_report(sweep.curriculum, swept)) is not None:
+    if (written := side_by_side.write_sweep_report(sweep.curriculum, swept)) is not None:
         show(*written)
     return swept
 
 
-def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Distil, say: Say) -> Swept:
+def _sweep_backbone(sweep: Sweep, entry: presets.BackboneEntry, distil: Distil, say: Say) -> Swept:
     """What became of a backbone, with what its run came to or what is wrong with it."""
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
     outcome: Outcome = "finished before"
     try:
-        config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name, say=say)
+        config = read_config(sweep.source, [*sweep.overrides, *presets.settings_of(entry)], run.name, say=say)
         if lacks_run(config, input_files.gather_files(config)) or lacks_baseline(RunFolder(run)):
             drive(config, distil, say=say)
             outcome = "finished"

@@ -18,10 +18,9 @@ from tapir_core import stages as stages_
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
+from tasks import artifacts, runtime
 from tasks._task import Work, late_tags, seal, work_of
-from tasks.artifacts import publish_missing
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
-from tasks.runtime import current
 
 Again = Callable[[stages_.StageAt], bool]
 """Asked of a stage with shards, before they begin: whether to do it though it holds."""
@@ -125,13 +124,13 @@ def _submit(run: RunFolder, at: stages_.StageAt, work: Work, before: _Shards | N
         assert before is not None, f"{at} follows the shards of {at.stage.shards_of!r}, which come before it"
         rows, of = before.rows * at.stage.rows_per_row(run.config), len(before.shards)
         pieces = [(Piece(index, of), allow_failure(each)) for index, each in enumerate(before.shards)]
-    current(run).progress.begin(at, shards=of, rows=rows)
+    runtime.current(run).progress.begin(at, shards=of, rows=rows)
     # A shard that lacks what another try may bring asks again for that; the last try that leaves it red shows the rest.
     task = work.task.with_options(
         retries=run.config.calls.shard_retries,
         retry_delay_seconds=run.config.calls.shard_retry_seconds,
         retry_condition_fn=_may_get_more,
-        on_failure=[partial(publish_missing, run.ref)],
+        on_failure=[partial(artifacts.publish_missing, run.ref)],
     )
     started = time.monotonic()
     with late_tags():
@@ -147,7 +146,7 @@ def _seal_all(run: RunFolder, under_way: list[_Shards]) -> Iterator[tuple[stages
             continue
         outcomes = [_outcome(each) for each in stage.shards]
         seconds = round(time.monotonic() - stage.started, 1)
-        current(run).progress.end(stage.at)
+        runtime.current(run).progress.end(stage.at)
         # Opaque, or Prefect looks for task runs in every field of every outcome.
         yield stage.at, _done(seal, run.ref, stage.at, opaque(outcomes), seconds)
 

@@ -16,14 +16,12 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from flows.driver import Say, check_settings, hold_known_run, hold_run, is_done
-from tapir_core import run_files, run_state
+from tapir_core import errors, paths, run_files, run_state
 from tapir_core.comparison import baseline, matching
 from tapir_core.comparison.matching import Size
 from tapir_core.comparison.outcome import Training, read_training, read_trainings
 from tapir_core.config import RunConfig
-from tapir_core.errors import TapirError
 from tapir_core.estimate.run import save_estimate
-from tapir_core.paths import REPORT
 from tapir_core.reporting import sentences
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef
@@ -75,7 +73,7 @@ def drive(
             distil(run, until)
         else:
             say(f"run {run.ref.name} has nothing left to do")
-            if not run.storage.exists(REPORT):
+            if not run.storage.exists(paths.REPORT):
                 say(f"report: {write_report(run)}")
     if until is None:
         drive_baseline(run, distil, say=say, count=count)
@@ -299,5 +297,7 @@ class _Drive:
                 self.distil(run, f"mix@{number}")
             if run.holds(at) is None:
                 why = summarise(run).stopped or "it ended without"
-                raise TapirError(f"run {run.ref.name!r} has no {at}: {why}; arms are compared over equally many rounds")
+                raise errors.TapirError(
+                    f"run {run.ref.name!r} has no {at}: {why}; arms are compared over equally many rounds"
+                )
             return self.count(run, number), kept

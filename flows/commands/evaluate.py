@@ -10,15 +10,12 @@ from typing import Annotated
 import typer
 
 from flows.commands.terminal import Also, Root, console, print_tables, run_ref, say
-from tapir_core.errors import ConfigError, NoFigure
+from tapir_core import errors, run_folder, stages, statistics
 from tapir_core.evaluation import alpaca_eval
 from tapir_core.judging.agreement import favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.tables import students_table
-from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import Compared
-from tapir_core.statistics import MAX_FAILED_SHARE, Estimate
 from tapir_core.summary import RunReader
 from tapir_core.summary.formats import NOTHING, count, number
 from tapir_core.summary.types import RunSummary
@@ -59,53 +56,53 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="With --annotations: print one JSON object.")] = False,
 ) -> None:
     """`tapir evaluate`."""
-    offline = annotations is not None
-    options = {
-        "--difficulty": difficulty is not None,
-        "--anchors": anchors is not None,
-        "--max-failed-share": max_failed_share is not None,
-        "--json": as_json,
+    figures = {
+        "--difficulty": difficulty,
+        "--anchors": anchors,
+        "--max-failed-share": max_failed_share,
+        "--json": as_json or None,
     }
-    given = [option for option, is_given in options.items() if is_given]
-    lacking = [option for option in ("--difficulty", "--anchors") if option not in given]
-    refused = (
-        (offline and name is not None, f"a run ({name}) and --annotations: give one of the two"),
-        (
-            offline and benchmark is not None,
-            f"--benchmark {benchmark} and --annotations: a benchmark is asked of the students of a RUN",
-        ),
-        (offline and also, f"--also {also} and --annotations: nobody is asked for judgments that are there"),
-        (offline and which != "all", f"--round {which} and --annotations: a round is one of a RUN"),
-        (given and not offline, f"{', '.join(given)} without --annotations FILE: they go together"),
-        (name is None and not offline, "nothing to evaluate: give a RUN, or --annotations FILE"),
-        (
-            also and not benchmark,
-            f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew",
-        ),
-        (
-            len(lacking) == 1,
-            f"{' '.join(given[:1])} without {' '.join(lacking)}: the length-controlled win rate needs both",
-        ),
+    given = [option for option, value in figures.items() if value is not None]
+    if annotations is None:
+        _evaluate_run(name or "", root, which, benchmark or "", also, given)
+        return
+    _refuse(
+        (name, f"a run ({name}) and --annotations: give one of the two"),
+        (benchmark, f"--benchmark {benchmark} and --annotations: a benchmark is asked of the students of a RUN"),
+        (also, f"--also {also} and --annotations: nobody is asked for judgments that are there"),
+        (which != "all", f"--round {which} and --annotations: a round is one of a RUN"),
+        (difficulty and not anchors, "--difficulty without --anchors: the length-controlled win rate needs both"),
+        (anchors and not difficulty, "--anchors without --difficulty: the length-controlled win rate needs both"),
     )
-    for is_wrong, why in refused:
-        if is_wrong:
-            raise ConfigError(why)
-    if annotations is not None:
-        _score_annotations(annotations, difficulty, anchors, max_failed_share, as_json=as_json)
-    elif name is not None:
-        _evaluate_run(run_ref(name, root), which, benchmark or "", also_terminal=also is not None)
+    _score_annotations(annotations, difficulty, anchors, max_failed_share, as_json=as_json)
 
 
-def _evaluate_run(ref: RunRef, which: str, benchmark: str, *, also_terminal: bool) -> None:
+def _refuse(*mistakes: tuple[object, str]) -> None:
+    """Raise ConfigError for the first of these that is made; each says what is wrong with it."""
+    for is_made, why in mistakes:
+        if is_made:
+            raise errors.ConfigError(why)
+
+
+def _evaluate_run(name: str, root: str, which: str, benchmark: str, also: Also, given: Sequence[str]) -> None:
+    """Score students of a run; ``given`` are options of annotations, which it has not."""
+    _refuse(
+        (given, f"{', '.join(given)} without --annotations FILE: they go together"),
+        (not name, "nothing to evaluate: give a RUN, or --annotations FILE"),
+        (also and not benchmark, f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew"),
+    )
     # Here: annotations are read without the engines, the store and Prefect.
     from flows.commands.live import shown_flows
     from flows.whole_run import evaluate_run
 
+    ref = run_ref(name, root)
     with shown_flows(ref, console) as shown:
-        evaluate_run(ref, which, benchmark, shown.do, _show, say=say, also_terminal=also_terminal)
+        evaluate_run(ref, which, benchmark, shown.do, _show, say=say, also_terminal=also is not None)
 
 
-def _show(run: RunFolder, summary: RunSummary, compared: Sequence[Compared], benchmarks: Sequence[str]) -> None:
+def _show(
+    run: run_folder.RunFolder, summary: RunSummary, compared: Sequence[stages.Compared], benchmarks: Sequence[str]
+) -> None:
     numbers = [who for who in compared if isinstance(who, int)]
     print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
     if benchmarks:
@@ -124,10 +121,10 @@ def _score_annotations(
     """
     tables = alpaca_eval.read_length_tables(difficulty, anchors)
     found = alpaca_eval.read_annotations(path)
-    most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
+    most = statistics.MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
     figures = alpaca_eval.measure_annotations(found.judged, tables, max_failed_share=most)
     if figures.win_rate.value is None:
-        raise NoFigure(
+        raise errors.NoFigure(
             f"{path}: {figures.win_rate.note}; so there is no figure. "
             "Have the failed ones judged again, or allow a larger share with --max-failed-share"
         )
@@ -167,29 +164,31 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
     }
     if figures.position.value is not None:
         estimates["gain by standing first, points"] = figures.position
-    notes = [whose] if whose else []
-    notes.append(figures.outcomes)
-    if failed := figures.win_rate.failed:
-        notes.append(f"{count(failed)} judgments failed and are in no figure")
-    if figures.controlled.value is None:
-        notes.append(f"The length-controlled win rate {figures.controlled.note}")
-    else:
-        notes.append(
-            "Errors and intervals are of sampling: what other instructions would have made of it. The published "
-            f"lc_standard_error, the spread of predictions, is {number(figures.controlled.spread)}"
-        )
-    without = {name.partition(",")[0]: each.note for name, each in estimates.items() if each.value is not None}
-    notes += [f"The {name} has no interval: {why}" for name, why in without.items() if why]
-    notes += _position_bias(figures)
-    sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes)
+    failed, controlled = figures.win_rate.failed, figures.controlled
+    notes = [
+        whose,
+        figures.outcomes,
+        f"{count(failed)} judgments failed and are in no figure" if failed else "",
+        f"The length-controlled win rate {controlled.note}"
+        if controlled.value is None
+        else "Errors and intervals are of sampling: what other instructions would have made of it. The published "
+        f"lc_standard_error, the spread of predictions, is {number(controlled.spread)}",
+        *(
+            f"The {name.partition(',')[0]} has no interval: {each.note}"
+            for name, each in estimates.items()
+            if each.value is not None and each.note
+        ),
+        *_position_bias(figures),
+    ]
+    sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes if each)
     return table_of("Against the baseline", _COLUMNS, estimates.items(), note=sentences)
 
 
-def _interval(found: Estimate) -> str:
+def _interval(found: statistics.Estimate) -> str:
     return NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
 
 
-_COLUMNS: tuple[tuple[str, Callable[[tuple[str, Estimate]], str]], ...] = (
+_COLUMNS: tuple[tuple[str, Callable[[tuple[str, statistics.Estimate]], str]], ...] = (
     ("AlpacaEval 2.0", lambda row: row[0]),
     ("Value", lambda row: number(row[1].value)),
     ("Standard error", lambda row: number(row[1].stderr)),
@@ -201,5 +200,5 @@ _COLUMNS: tuple[tuple[str, Callable[[tuple[str, Estimate]], str]], ...] = (
 def _position_bias(figures: alpaca_eval.AlpacaEvalFigures) -> list[str]:
     """The position that is favoured, if one is; nothing can tell where no order is known."""
     favoured = favoured_position(figures.position)
-    biased = favoured in ("first", "second")
-    return [f"position bias: the annotator favours the output shown {favoured}"] if biased else []
+    said = f"position bias: the annotator favours the output shown {favoured}"
+    return [said] if favoured in ("first", "second") else []

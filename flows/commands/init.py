@@ -1,22 +1,30 @@
-"""`tapir init`: five questions, and a configuration to begin with."""
+"""Before the first run: `tapir setup` builds the environment of the student's server, `tapir init` a configuration.
 
+The environment is built from the pins that come with this package; the configuration from the answers to five
+questions.
+"""
+
+import math
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import jinja2
 import typer
 
 from flows.commands.terminal import console, print_line
+from tapir_core import installation, sources
 from tapir_core.calls.types import is_local
-from tapir_core.config import EMBEDDED_STUDENT, load
+from tapir_core.config import EMBEDDED_STUDENT, DataConfig, FilePool, load
 from tapir_core.config.student import PRESETS, shipped
 from tapir_core.data.records import UnknownLayout
-from tapir_core.errors import ConfigError
-from tapir_core.sources import few_in_words, read_pool_of
+from tapir_core.errors import ConfigError, MissingPrerequisite
+from tasks.engines import machine
 
 _STANDIN = "standin"
 _EMBEDDED = "embedded"
@@ -27,6 +35,34 @@ _OTHER_KINDS = {"vl", "vision", "omni", "audio", "coder", "math", "embedding", "
 _FEWEST_STEPS = 24
 """An epoch should have, before a larger batch is worth more."""
 _BATCHES = (8, 16, 32, 64, 128)
+
+Pins = Literal["vllm-cpu", "vllm-cuda", "vllm-cuda-torch-2.11"]
+
+
+def setup(
+    student: Annotated[
+        Pins | None,
+        typer.Option(help="vLLM for processors or NVIDIA GPUs; left out, what this machine has.", show_default=False),
+    ] = None,
+    torch_index: Annotated[
+        str, typer.Option(metavar="URL", help="Index that torch comes from; left out, pip's usual one.")
+    ] = "",
+    python: Annotated[Path, typer.Option(help="The Python to build with.", show_default="this one")] = Path(
+        sys.executable
+    ),
+) -> None:
+    """`tapir setup`."""
+    folder = installation.student_environment()
+    pins = student or ("vllm-cuda" if machine.visible_gpus() else "vllm-cpu")
+    index = ["--torch-index", torch_index] if torch_index else []
+    command = [str(python), "-I", str(installation.BUILDER), str(folder), pins, *index]
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    except OSError as exc:
+        raise ConfigError(f"--python {python}: {exc.strerror}; name an interpreter") from exc
+    if done.returncode:
+        raise MissingPrerequisite(f"the student's environment could not be built: {done.stderr.strip()}")
+    print_line(console, f"student environment: {installation.interpreter(folder)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +155,9 @@ def init(
         ) from exc
     if column is not None:
         asked = replace(asked, columns={"instruction": column})
-    rows = _ROWS
-    try:
-        if asked.own:
-            try:
-                rows = _count(asked, file)
-            except UnknownLayout as unknown:
-                asked = replace(asked, columns=unknown.likely or {"instruction": _ask_column(unknown)})
-                rows = _count(asked, file)
-        file.write_text(_text(asked, file, rows), encoding="utf-8")
-        few = few_in_words(rows, load.load_config(file)) if asked.own else ""
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
+    asked, rows = _counted(asked) if asked.own else (asked, _ROWS)
+    file.write_text(_text(asked, file, rows), encoding="utf-8")
+    few = sources.few_in_words(rows, load.load_config(file)) if asked.own else ""
     warning, key = few and f"Warning: {few}.\n", asked.key and f"export {asked.key}=…\n"
     commands = f"tapir doctor {file}\ntapir estimate {file}\ntapir run {file}"
     print_line(console, f"{warning}{file} is written. Next:\n{key}{commands}")
@@ -154,16 +180,23 @@ def _ask(
     asked = Asked(where, small, strong, at)
     if usd is None:
         usd = 0.0 if asked.local else typer.prompt("The most to spend, in USD", default=20.0, type=float)
-    if usd < 0 or not (usd or asked.local):
+    if not 0 <= usd < math.inf or not (usd or asked.local):
         raise ConfigError(f"--usd {usd:g}: nothing could be asked; give the most to spend")
     return replace(asked, usd=usd)
 
 
-def _count(asked: Asked, file: Path) -> int:
-    """How many instructions there are, read as the file to write says it."""
-    file.write_text(_text(asked, file, _ROWS), encoding="utf-8")
-    config = load.load_config(file)
-    return read_pool_of(config.data.pool, config.data, config.run.seed).rows.height
+def _counted(asked: Asked) -> tuple[Asked, int]:
+    """The answers, with columns if the file has other names for them, and how many instructions it has."""
+    try:
+        return asked, _count(asked)
+    except UnknownLayout as unknown:
+        named = replace(asked, columns=unknown.likely or {"instruction": _ask_column(unknown)})
+        return named, _count(named)
+
+
+def _count(asked: Asked) -> int:
+    pool = FilePool(path=asked.instructions, columns={**asked.columns})
+    return sources.read_pool_of(pool, DataConfig(pool=pool), 0).rows.height
 
 
 def _ask_column(unknown: UnknownLayout) -> str:

@@ -20,11 +20,9 @@ from rich.text import Text
 
 from flows.commands.terminal import AsJson, ConfigPath, Overrides, console, print_line, print_tables, say
 from flows.driver import probing_engine
-from tapir_core import paths, probing, prompts, randomness, text
+from tapir_core import errors, judging, paths, probing, prompts, randomness, run_folder, stages, statistics, text
 from tapir_core.calls import Outcome, Watch, run_key
 from tapir_core.config import Order, RunConfig, load
-from tapir_core.errors import BudgetReached, IncompleteBatch
-from tapir_core.judging import Verdict, mode_of
 from tapir_core.judging.check import (
     CheckPair,
     Group,
@@ -36,9 +34,6 @@ from tapir_core.judging.check import (
     summarise_check,
 )
 from tapir_core.reporting.page import table_of
-from tapir_core.run_folder import RunFolder, RunRecord, RunRef
-from tapir_core.stages import judge_fields
-from tapir_core.statistics import Estimate
 from tapir_core.summary.formats import NOTHING, count, minutes
 from tasks.asking import ask_judge, counts_of, failures_by_kind, read_verdicts, render_texts
 from tasks.runtime import Runtime
@@ -82,17 +77,17 @@ def _told(fields: list[tuple[str, Any]]) -> dict[str, Any]:
     return {"why" if name == "note" else name: value for name, value in fields if name not in ("failed", "p")}
 
 
-class _NoRun(RunFolder):
+class _NoRun(run_folder.RunFolder):
     """In the place of a run's folder: the configuration as it was read, and room for logs beside the store.
 
     What checks for one run name of a root spend with the same judges adds up, so that a cap holds over kills.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        super().__init__(RunRef(f"{config.run.root}/{PurePosixPath(paths.STORE).parent}", _NAME))
+        super().__init__(run_folder.RunRef(f"{config.run.root}/{PurePosixPath(paths.STORE).parent}", _NAME))
         self.config = config
-        known_by = text.digest([run_key(config), _NAME, judge_fields(config)])[:32]
-        self.record = RunRecord(known_by, _NAME, datetime.now(UTC).isoformat(), {})
+        known_by = text.digest([run_key(config), _NAME, stages.judge_fields(config)])[:32]
+        self.record = run_folder.RunRecord(known_by, _NAME, datetime.now(UTC).isoformat(), {})
 
 
 def judge_check(
@@ -126,7 +121,7 @@ def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
     drawn = build_pairs(pairs, randomness.derive_rng(_SEED, _NAME))
-    balanced = mode_of(config.judge).is_balanced(config.judge)
+    balanced = judging.mode_of(config.judge).is_balanced(config.judge)
     checked = _NoRun(_as_checked(config))
     with probing_engine(checked, config.run.root, say) as ask:
         settled, found = probing.settle(checked.config, {}, ask, of="judge.")
@@ -166,8 +161,8 @@ def _check(
     texts = render_texts(settings, prompt, map(_as_row, pairs))
     replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])
-    verdicts: dict[str, list[Verdict]] = {}
-    for verdict in read_verdicts(mode_of(settings), replies, name, missing=True):
+    verdicts: dict[str, list[judging.Verdict]] = {}
+    for verdict in read_verdicts(judging.mode_of(settings), replies, name, missing=True):
         verdicts.setdefault(verdict.instruction_id, []).append(verdict)
     results = tuple(score_pair(pair, verdicts[pair.id]) for pair in pairs)
     judge = {"model": role.identity.model, "identity": role.identity.identity, "mode": settings.mode}
@@ -207,8 +202,8 @@ def _refuse_gaps(config: RunConfig, outcomes: Sequence[Outcome]) -> None:
     kinds = ", ".join(f"{rows} {kind}" for kind, rows in sorted(missing.items()))
     said = f"{sum(missing.values())} of {len(outcomes)} replies did not come ({kinds})"
     if "budget" in missing:
-        raise BudgetReached(f"{said}: a cap of [budget] is reached; raise it and give the same command again")
-    raise IncompleteBatch(f"{said}; the same command asks for those only")
+        raise errors.BudgetReached(f"{said}: a cap of [budget] is reached; raise it and give the same command again")
+    raise errors.IncompleteBatch(f"{said}; the same command asks for those only")
 
 
 def _lines(found: CheckedJudge) -> list[str]:
@@ -229,7 +224,7 @@ def _lines(found: CheckedJudge) -> list[str]:
     ]
 
 
-def _interval(right: Estimate) -> str:
+def _interval(right: statistics.Estimate) -> str:
     return NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
 
 

@@ -22,10 +22,9 @@ from rich.text import Text
 from flows.commands.terminal import print_tables, say
 from flows.prefect_server.server import TAG, connect_prefect, ignore_settings
 from flows.whole_run import Work
+from tapir_core import errors, run_folder
 from tapir_core.calls.budget import LiveSpend
-from tapir_core.errors import TapirError
 from tapir_core.reporting import report, sentences, tables
-from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import count, duration, number, round_name
 from tapir_core.summary.types import RunSummary
@@ -46,7 +45,7 @@ class Snapshot:
 
 
 @contextmanager
-def shown_flows(ref: RunRef, console: Console) -> Iterator["ShownFlows"]:
+def shown_flows(ref: run_folder.RunRef, console: Console) -> Iterator["ShownFlows"]:
     """The flows of a command; the first one connects to Prefect for as long as the block lasts, and says so."""
     with ExitStack() as servers:
 
@@ -67,25 +66,20 @@ class ShownFlows:
     """Connects to Prefect, once."""
     console: Console
 
-    def do(self, work: Work, run: RunFolder, *given: Any) -> Any:
+    def do(self, work: Work, run: run_folder.RunFolder, *given: Any) -> Any:
         """Begin the flow of this work; scores that stand are shown by the report."""
         if work == "show":
             return report.write_report(run)
         self.connect()
         # Not before: Prefect reads its settings when it is imported.
-        from flows import distill, evaluate, retry_judge
+        from flows.distill import FLOWS
 
-        flows = {
-            "distil": distill.distill,
-            "judge": retry_judge.retry_judge,
-            "evaluate": evaluate.evaluate_students,
-        }
         with shown_live(run, self.console):
-            return flows[work](run.ref, *given)
+            return FLOWS[work](run.ref, *given)
 
 
 @contextmanager
-def shown_live(run: RunFolder, console: Console) -> Iterator[None]:
+def shown_live(run: run_folder.RunFolder, console: Console) -> Iterator[None]:
     """Flow runs of the block carry the run's tags; what they do is shown while they work."""
     from prefect import tags
 
@@ -108,7 +102,7 @@ def live_display(look: Callable[[], Snapshot], console: Console) -> Iterator[Non
     def show() -> RenderableType:
         try:
             snapshot = look()
-        except TapirError:
+        except errors.TapirError:
             return ""  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
         _print(console, lines.new_lines(snapshot))
         return render_snapshot(snapshot)

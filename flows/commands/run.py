@@ -1,7 +1,4 @@
-"""Commands that drive one run, ask its student or say what it comes to.
-
-`tapir estimate`, `run`, `report`, `retry-judge`; `ask`, one question outside any flow.
-"""
+"""Commands that drive one run or ask its student: `tapir estimate`, `run`, `retry-judge`; `ask`, outside any flow."""
 
 from functools import partial
 from typing import Annotated
@@ -9,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows import driver, whole_run
 from flows.commands.live import print_summary, shown_flows
 from flows.commands.terminal import (
     Also,
@@ -23,16 +21,11 @@ from flows.commands.terminal import (
     run_ref,
     say,
 )
-from flows.driver import read_config
-from flows.whole_run import drive, retry_run
-from tapir_core import errors, paths, storage
-from tapir_core.calls import Failure
+from tapir_core import calls, errors, paths, run_folder, storage
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting import estimate_table
-from tapir_core.reporting.report import write_report
-from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import require_figures
 from tasks import asking, runtime
 from tasks.engines import backbone, machine
@@ -98,9 +91,9 @@ def run(
     ] = False,
 ) -> None:
     """`tapir run`."""
-    settings = read_config(config, overrides or [], name, until=until, say=say)
-    with shown_flows(RunRef(settings.run.root, settings.run.name), console) as shown:
-        summary = drive(settings, partial(shown.do, "distil"), say=say, until=until, amend=amend)
+    settings = driver.read_config(config, overrides or [], name, until=until, say=say)
+    with shown_flows(run_folder.RunRef(settings.run.root, settings.run.name), console) as shown:
+        summary = whole_run.drive(settings, partial(shown.do, "distil"), say=say, until=until, amend=amend)
     print_summary(console, summary)
     if settings.curriculum.task_types == "discover" and until is None:
         file = f"{settings.run.root}/{settings.run.name}/{paths.TASK_TYPES}"
@@ -111,13 +104,6 @@ def run(
         )
         return
     require_figures(summary)
-
-
-def report(name: RunName, root: Root = "runs") -> None:
-    """`tapir report`."""
-    folder = RunFolder(run_ref(name, root))
-    _ = folder.record
-    print_line(console, f"report: {write_report(folder)}")
 
 
 def retry_judge(
@@ -135,7 +121,7 @@ def retry_judge(
     ref = run_ref(name, root)
     with shown_flows(ref, console) as shown:
         tell = partial(print_line, console)
-        retry_run(ref, round_number, shown.do, tell, say=say, also_terminal=also is not None, go_on=go_on)
+        whole_run.retry_run(ref, round_number, shown.do, tell, say=say, also_terminal=also is not None, go_on=go_on)
 
 
 def ask(
@@ -145,7 +131,7 @@ def ask(
     root: Root = "runs",
 ) -> None:
     """`tapir ask`."""
-    run = RunFolder(run_ref(name, root))
+    run = run_folder.RunFolder(run_ref(name, root))
     trained = run.trained_rounds
     number = round_number if round_number is not None or not trained else trained[-1]
     if number is None or number not in trained:
@@ -162,6 +148,6 @@ def ask(
         outcome = live.calls.ask([request], student.source)[0]
     finally:
         runtime.close_all()
-    if isinstance(outcome, Failure):
+    if isinstance(outcome, calls.Failure):
         raise errors.EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
     console.print(outcome.text, markup=False, highlight=False)

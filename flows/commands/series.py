@@ -13,8 +13,7 @@ from flows.commands.terminal import Root, console, errors, print_line, print_tab
 from flows.prefect_server.server import enter_server, find_server, ignore_settings, standing_server
 from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
 from flows.whole_run import count_round, drive_matched
-from tapir_core.comparison.figures import ComparedArms, covers_sentence, verdicts
-from tapir_core.comparison.matching import MatchedRun
+from tapir_core.comparison import figures, matching
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
 from tapir_core.estimate.run import save_estimate
@@ -66,14 +65,14 @@ def compare(
             console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
 
 
-def _show(compared: ComparedArms, page: str, *, root: str, connect: Callable[[], None], markdown: bool) -> str:
+def _show(compared: figures.ComparedArms, page: str, *, root: str, connect: Callable[[], None], markdown: bool) -> str:
     """Print the tables, or the card alone, and show them in Prefect's UI where a server stands; gives the card."""
     card = arms_card(compared)
     if markdown:
         typer.echo(card, nl=False)
     else:
         print_tables(console, *narrow_tables(compared))
-        for sentence in (*verdicts(compared), covers_sentence(compared), f"page: {page}"):
+        for sentence in (*figures.verdicts(compared), figures.covers_sentence(compared), f"page: {page}"):
             print_line(console, sentence)
     # A server of our own would be started, and ended, for a table that has just been printed; one that is named and
     # away keeps nobody from reading it.
@@ -188,14 +187,14 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
     asyncio.run(send())
 
 
-def _drive(shown: ShownFlows) -> Callable[[MatchedRun], None]:
+def _drive(shown: ShownFlows) -> Callable[[matching.MatchedRun], None]:
     """Drives a run of a comparison with the live display."""
 
     def distil(run: RunFolder, until: str | None) -> None:
         save_estimate(run, len(machine.gpu_memory()))
         shown.do("distil", run, until)
 
-    def drive(matched: MatchedRun) -> None:
+    def drive(matched: matching.MatchedRun) -> None:
         shown.connect()
         drive_matched(matched, distil, count_round, say=say)
 

@@ -14,14 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flows import driver, whole_run
 from flows.commands.live import shown_flows
 from flows.commands.terminal import Overrides, console, print_line
-from flows.driver import check_settings
-from flows.whole_run import drive
+from tapir_core import errors, run_folder, run_state
 from tapir_core.config import RunConfig, load
-from tapir_core.errors import EngineError
-from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import state_of
 from tapir_core.summary.formats import duration
 from tasks.engines import keys, logs, supervisor
 
@@ -57,20 +54,20 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
         make_student(folder / "student")
     with _told("configuration"):
         config = smoke_config(folder, overrides)
-        check_settings(config, source="tapir smoke")
-    with shown_flows(RunRef(config.run.root, config.run.name), console) as shown:
+        driver.check_settings(config, source="tapir smoke")
+    with shown_flows(run_folder.RunRef(config.run.root, config.run.name), console) as shown:
 
-        def distil(run: RunFolder, until: str | None) -> None:
+        def distil(run: run_folder.RunFolder, until: str | None) -> None:
             with _told("Prefect server"):
                 shown.connect()
             try:
                 shown.do("distil", run, until)
             except Exception:  # as above: only now is it known which stage failed
-                print_line(console, f"{state_of(run).next_stage}: failed")
+                print_line(console, f"{run_state.state_of(run).next_stage}: failed")
                 raise
 
         with _told("run"):
-            drive(config, distil, say=lambda _: None, until=_UNTIL)
+            whole_run.drive(config, distil, say=lambda _: None, until=_UNTIL)
 
 
 @contextmanager
@@ -94,7 +91,7 @@ def make_student(folder: Path) -> None:
     env, log_path, name = keys.offline_environment(), folder.with_suffix(".log"), "the maker of a tiny student"
     with supervisor.start_child(command, env=env, log_path=log_path, cwd=supervisor.SOURCES, name=name) as child:
         if code := child.wait():
-            raise EngineError(f"{name} ended with exit code {code}:\n{logs.last_words(child.output())}")
+            raise errors.EngineError(f"{name} ended with exit code {code}:\n{logs.last_words(child.output())}")
 
 
 def smoke_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.evaluate import evaluate_students
+from flows.distill import evaluate_students
 from tapir_core.estimate.run import estimate_run
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import benchmark_stages

@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.distill import distill
-from flows.evaluate import evaluate_students
+from flows.distill import distill, evaluate_students
 from flows.forms import evaluate_from_form
 from tapir_core.reporting.benchmarks import benchmark_states_tables, benchmark_tables
 from tapir_core.stages import benchmark_stages

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.evaluate import evaluate_students
+from flows.distill import evaluate_students
 from flows.forms import evaluate_from_form
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import REPORT

@@ -8,8 +8,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.distill import distill
-from flows.evaluate import evaluate_students
+from flows.distill import distill, evaluate_students
 from flows.forms import evaluate_from_form
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import StageAt, benchmark_stages

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 import pytest
 
-from flows.evaluate import evaluate_students
+from flows.distill import evaluate_students
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise

@@ -154,7 +154,7 @@ def test_what_is_edited_while_an_arm_is_sized_is_refused_and_not_amended(
     def gather(config: RunConfig, *, say: Say) -> dict[str, str]:
         return gather_ingredients(config, say=say) | ({"prompt:label": "edited"} if engines.driven else {})
 
-    monkeypatch.setattr("flows.driver.gather_ingredients", gather)
+    monkeypatch.setattr("tasks.input_files.gather_ingredients", gather)
     [failed] = run_all(spec, engines, only=["random"], seeds=[1]).values()
     assert type(failed) is RunChanged
     assert "Other than before: prompt:label" in str(failed)

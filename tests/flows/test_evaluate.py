@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import (
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.evaluate import evaluate_students
+from flows.distill import evaluate_students
 from flows.forms import evaluate_from_form
 from tapir_core.config import ACCURACY
 from tapir_core.paths import REPORT

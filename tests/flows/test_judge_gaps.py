@@ -13,9 +13,9 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.states import Running
 
+from flows.distill import INCOMPLETE, MOST_RETRIES, tell_gaps
 from flows.forms import retry_judge_from_form
 from flows.project_flow import project_flow
-from flows.retry_judge import INCOMPLETE, MOST_RETRIES, tell_gaps
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import BudgetReached, MissingPrerequisite, TapirError, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef

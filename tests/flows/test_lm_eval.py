@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.distill import distill
-from flows.evaluate import evaluate_students
+from flows.distill import distill, evaluate_students
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, benchmarks_sentence, figures_tables

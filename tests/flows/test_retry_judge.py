@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.cli import app
-from flows.retry_judge import retry_judge
+from flows.distill import retry_judge
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import ConfigError, NoFigure

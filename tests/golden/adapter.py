@@ -13,9 +13,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flows.distill import distill
+from flows.distill import distill, evaluate_students
 from flows.driver import hold_run
-from flows.evaluate import evaluate_students
 from tapir_core.calls import UNWATCHED, Answer, Outcome, Request, Watch, timing
 from tapir_core.config import SHIPPED, RunConfig
 from tapir_core.data.dataset import DatasetRef, Part, read_manifest, read_rows, write_part

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.commands.move import move_run
+from flows.commands.folders import move_run
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.evaluation.benchmark import benchmark_of

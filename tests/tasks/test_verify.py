@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from flows.commands.diagnosis.checks import examine, run_checks
+from flows.commands.diagnosis.checks import examine
+from flows.commands.diagnosis.configuration import run_checks
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config

@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from flows.commands.diagnosis import checks
+from flows.commands.diagnosis import checks, configuration
 from flows.commands.diagnosis.checks import Finding
 from flows.commands.terminal import AsJson, Overrides, console, say
 from flows.driver import read_config
 from flows.prefect_server import server as prefect_server
-from tapir_core import curriculum, judging, paths, probing, prompts, sources, storage, task_types
+from tapir_core import curriculum, errors, judging, paths, probing, prompts, sources, storage, task_types
 from tapir_core.calls import (
     Answer,
     AnswerStore,
@@ -42,7 +42,6 @@ from tapir_core.calls import (
 )
 from tapir_core.config import CallsConfig, EndpointConfig, RunConfig, Sampling
 from tapir_core.config.checks import missing_for_calls
-from tapir_core.errors import ConfigError
 from tapir_core.speeds import EndpointSpeed, keep_speeds
 from tapir_core.text import Unparsed, shorten
 from tasks.asking import chat, conversation
@@ -71,14 +70,15 @@ def doctor(
     """`tapir doctor`."""
     if (overrides or attempt) and config is None:
         asks = "--try asks whom a" if attempt else "--set replaces a value of a"
-        raise ConfigError(f"{asks} configuration names; name its file: `tapir doctor CONFIG …`")
+        raise errors.ConfigError(f"{asks} configuration names; name its file: `tapir doctor CONFIG …`")
     if attempt:
         assert config is not None
         raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
-    read, said = (None, []) if config is None else checks.read_run(config, overrides or [])
+    read, said = (None, []) if config is None else configuration.read_run(config, overrides or [])
     place = root or (read.run.root if read else "runs")
     prefect_server.ignore_settings(place, say, database=True)
-    *found, server = checks.examine(checks.checks_of(place, read))
+    *here, last = checks.checks_of(place, read)
+    *found, server = checks.examine([*here, *(configuration.run_checks(read, place) if read else ()), last])
     # What is on a server is only asked of one that answers.
     parts = [] if server.level == "fault" else checks.examine(checks.server_parts(place))
     found = [*said, *found, server, *parts]

@@ -8,7 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands.move import move_run
+from flows.commands.folders import move_run
 from flows.driver import run_lease
 from tapir_core.calls import root_store_url
 from tapir_core.errors import ConfigError, RunBusy

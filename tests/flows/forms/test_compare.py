@@ -32,7 +32,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def engines(monkeypatch: pytest.MonkeyPatch) -> BuiltRuns:
     built = BuiltRuns()
     monkeypatch.setattr("flows.forms._distil", built.distil)
-    monkeypatch.setattr("flows.forms.count_round", built.count)
+    monkeypatch.setattr("tasks.train.count_round", built.count)
     return built
 
 

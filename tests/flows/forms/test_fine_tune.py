@@ -7,7 +7,6 @@ from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows import forms
 from flows.distill import distill
 from flows.forms import fine_tune_from_form
 from flows.prefect_server.server import DEPLOYMENTS
@@ -62,7 +61,7 @@ def test_a_training_that_lost_a_node_counts_as_killed(root: Path, monkeypatch: p
     def lose(*_: object) -> None:
         raise NodeLost("node 0a1b of this training is gone")
 
-    monkeypatch.setattr(forms, "make_student", lose)
+    monkeypatch.setattr("tasks.train.make_student", lose)
     state = fine_tune_from_form("example", 0, return_state=True)
     assert state.is_crashed(), "so that its driver starts another attempt"
     assert state.message.startswith("node 0a1b of this training is gone; the next attempt goes on from the last save")

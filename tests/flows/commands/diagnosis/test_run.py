@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from flows.commands.diagnosis.checks import Finding, examine, read_run, run_checks
+from flows.commands.diagnosis.checks import Finding, examine
+from flows.commands.diagnosis.configuration import read_run, run_checks
 from tapir_core.config import RunConfig
 from tapir_core.errors import MissingPrerequisite
 from tests.builders import mails

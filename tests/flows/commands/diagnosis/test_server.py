@@ -73,7 +73,7 @@ def look(root: Path) -> dict[str, Finding]:
 def test_what_a_server_lacks_is_made_by_deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "POOLS", ("no-pool",))
     monkeypatch.setattr(prefect_server, "DEPLOYMENTS", ("no/flow",))
-    monkeypatch.setattr(checks, "AUTOMATIONS", {"none": "nothing is done"})
+    monkeypatch.setattr("flows.deploy.AUTOMATIONS", {"none": "nothing is done"})
     found = look(tmp_path)
     assert found["Prefect server"].level == "ok"
     for part in ("work pools", "deployments", "automations"):
