@@ -29,15 +29,13 @@ from flows import driver, fleet, series, whole_run
 from flows.distill import FLOWS, distill
 from flows.prefect_server.server import TAG
 from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
-from tapir_core import leases, paths, run_files
+from tapir_core import errors, leases, paths, run_files, run_state
 from tapir_core.comparison import figures, matching
 from tapir_core.config import RunConfig
-from tapir_core.errors import ConfigError, NodeLost, NoFigure, RunBusy, Stopped, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.benchmarks import benchmarks_sentence
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import sweep_sentence
 from tapir_core.stages import TRAIN, Compared, StageAt, plan
 from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
@@ -86,11 +84,13 @@ def form_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., 
             try:
                 done = function(*args, **kwargs)
                 return states.Completed(message=done) if isinstance(done, str) else done
-            except TapirError as error:
+            except errors.TapirError as error:
                 get_run_logger().error("%s", error)
                 # A wrong value stays wrong, and what failed for good has failed: told as the command line tells it.
                 return states.Failed(
-                    message=str(error) if isinstance(error, ConfigError | NoFigure) else f"{error} {GO_ON}"
+                    message=str(error)
+                    if isinstance(error, errors.ConfigError | errors.NoFigure)
+                    else f"{error} {GO_ON}"
                 )
 
         return project_flow(name, run_name=run_name)(body)
@@ -162,7 +162,7 @@ def _whole_machine() -> Iterator[None]:
 
 
 _PATIENT = Retrying(
-    retry=retry_if_exception_type(RunBusy), wait=wait_fixed(1), stop=stop_after_delay(90.0), reraise=True
+    retry=retry_if_exception_type(errors.RunBusy), wait=wait_fixed(1), stop=stop_after_delay(90.0), reraise=True
 )
 """Waits for a training that ends now: longer than another machine's lease lives on, and than it takes to be seen."""
 
@@ -282,15 +282,17 @@ def fine_tune_from_form(
     """
     opened, at = RunFolder(RunRef(driver.worker_root(), run)), TRAIN.at(round_number)
     if at not in plan(opened.config):
-        raise ConfigError(f"round_number: value {round_number}: run {run!r} has rounds 0 to {opened.config.run.rounds}")
+        raise errors.ConfigError(
+            f"round_number: value {round_number}: run {run!r} has rounds 0 to {opened.config.run.rounds}"
+        )
     if opened.key(at) is None:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"round_number: value {round_number}: run {run!r} has no mixture of it yet; *distill* makes it"
         )
     input_files.check_training_ingredients(opened, at)
     try:
         return _join(opened, at, node) if node else _fine_tune(opened, at)
-    except NodeLost as lost:
+    except errors.NodeLost as lost:
         # No fault of this node: whoever follows it starts the training again, and others do not.
         return states.Crashed(message=f"{lost}; the next attempt goes on from the last save")
     finally:
@@ -312,7 +314,7 @@ def _fine_tune(run: RunFolder, at: StageAt) -> str:
 def _join(run: RunFolder, at: StageAt, node: str) -> str:
     try:
         train.join_student(run, at, node, _noted(run, at))
-    except Stopped as stopped:
+    except errors.Stopped as stopped:
         return f"Ended: {stopped}."
     return f"Node {node} of S_{at.number} is done."
 
@@ -454,7 +456,7 @@ def sweep_from_form(
         show = partial(artifacts.publish_sweep, sweep.curriculum.name)
         swept = series.finish_sweep(sweep, distil_below, show, say=get_run_logger().info)
     failed = not all(each.is_well for each in swept)
-    return (states.Failed if failed else states.Completed)(message=sweep_sentence(swept))
+    return (states.Failed if failed else states.Completed)(message=run_state.sweep_sentence(swept))
 
 
 def _root_setting() -> str:

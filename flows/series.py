@@ -16,16 +16,14 @@ from statistics import fmean
 
 from flows.driver import Say, check_settings, read_config
 from flows.whole_run import Distil, drive, is_finished, lacks_baseline
+from tapir_core import errors, run_state
 from tapir_core.calls import AnswerStore, store_url
-from tapir_core.comparison.figures import ComparedArms, compare_arms
-from tapir_core.comparison.matching import MatchedRun, is_matched, match_run, targets_of
+from tapir_core.comparison import figures, matching
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config import load, presets
-from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
 from tapir_core.reporting import arms_report, sentences, side_by_side
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import Outcome, Sweep, Swept, lacks_run
 from tapir_core.stages import STAGES
 from tapir_core.summary import formats, require_figures, summarise
 from tasks import input_files
@@ -67,11 +65,11 @@ def read_asked(
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
     if show and (only or run_seeds):
-        raise ConfigError("--show runs nothing, so --only and --run-seeds choose nothing: leave them out")
+        raise errors.ConfigError("--show runs nothing, so --only and --run-seeds choose nothing: leave them out")
     plan = open_comparison(spec, overrides)
     arms, seeds = ([each.strip() for each in text.split(",") if each.strip()] for text in (only, run_seeds))
     if not all(each.isdecimal() for each in seeds):
-        raise ConfigError(f"--run-seeds {run_seeds}: write numbers with commas between, such as 1,2")
+        raise errors.ConfigError(f"--run-seeds {run_seeds}: write numbers with commas between, such as 1,2")
     chosen = () if show else plan.choose(arms, [int(each) for each in seeds])
     for arm in () if show else plan.arms:
         check_settings(plan.config(plan.run(arm.name, plan.comparison.run_seeds[0])), source=f"arm {arm.name}")
@@ -82,7 +80,7 @@ def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
     """The runs for which nothing is left to do: done, as they are planned, and matched. Reads folders only."""
     finished: list[PlannedRun] = []
     for each in plan.runs:
-        if all(needed in finished for needed in plan.needs(each)) and is_finished(match_run(plan, each)):
+        if all(needed in finished for needed in plan.needs(each)) and is_finished(matching.match_run(plan, each)):
             finished.append(each)
     return finished
 
@@ -90,11 +88,11 @@ def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
 def run_comparison(
     plan: ComparisonPlan,
     chosen: Sequence[PlannedRun],
-    drive: Callable[[MatchedRun], object],
+    drive: Callable[[matching.MatchedRun], object],
     *,
     say: Say,
     results: ResultsFolder | None = None,
-) -> dict[str, TapirError]:
+) -> dict[str, errors.TapirError]:
     """Finish these runs, each after what it needs; gives those that failed, and why.
 
     Args:
@@ -121,7 +119,7 @@ def run_comparison(
             now = plan.config(left[0])
             _check_shipped(each, shipped_versions(now, input_files.gather_files(now)), "what is run now")
     took = [(each.arm, summarise(RunFolder(each.ref)).busy_seconds) for each in finished]
-    failed: dict[str, TapirError] = {}
+    failed: dict[str, errors.TapirError] = {}
     ended = len(here | brought.keys())
     say(f"comparison {plan.comparison.name}: {len(plan.runs)} runs, {ended} finished, {len(left)} to do now")
     for place, planned in enumerate(left):
@@ -139,25 +137,31 @@ def run_comparison(
     return failed
 
 
-def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[MatchedRun], object]) -> TapirError | None:
+def _try(
+    plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[matching.MatchedRun], object]
+) -> errors.TapirError | None:
     """Finish a run; why it failed, or nothing."""
     # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
-    lacking = [each.ref.name for each in plan.needs(planned) if not is_finished(match_run(plan, each))]
+    lacking = [each.ref.name for each in plan.needs(planned) if not is_finished(matching.match_run(plan, each))]
     try:
         if lacking:
-            raise TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
-        drive(match_run(plan, planned))
+            raise errors.TapirError(f"it is matched to {' and '.join(lacking)}, which is not finished")
+        drive(matching.match_run(plan, planned))
     except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
         return _told(error)
     return None
 
 
-def _told(error: Exception) -> TapirError:
+def _told(error: Exception) -> errors.TapirError:
     """What is told of a failure: it as it is, and all of what nobody expected."""
-    return error if isinstance(error, TapirError) else TapirError("".join(traceback.format_exception(error)))
+    return (
+        error if isinstance(error, errors.TapirError) else errors.TapirError("".join(traceback.format_exception(error)))
+    )
 
 
-def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, *, keep: bool = False) -> ComparedArms:
+def read_comparison(
+    plan: ComparisonPlan, results: ResultsFolder | None = None, *, keep: bool = False
+) -> figures.ComparedArms:
     """What the runs finished here come to, and others of which ``results`` holds what they came to.
 
     Args:
@@ -176,7 +180,7 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
     for each in brought:
         # What it was matched to was made anew since, or somewhere else.
         if not _fits(plan, each, outcomes):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{each.source}: its tokens or steps are not those of {plan.reference} with run seed {each.run_seed}, "
                 "so it was matched to another run of it; remove the file to run it again"
             )
@@ -185,7 +189,7 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
         for each in made:
             results.write(each)
     missing = [each for each in plan.runs if each.ref.name not in {each.run for each in outcomes}]
-    compared = compare_arms(
+    compared = figures.compare_arms(
         plan.comparison.name,
         plan.arms,
         outcomes,
@@ -209,7 +213,9 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
 def _fits(plan: ComparisonPlan, made: ArmOutcome, outcomes: Iterable[ArmOutcome]) -> bool:
     """Whether a run is matched to the reference of its run seed, where that is among ``outcomes``."""
     references = [each for each in outcomes if (each.arm.name, each.run_seed) == (plan.reference, made.run_seed)]
-    return all(is_matched(targets_of(made.arm, each.trainings), made.trainings) for each in references)
+    return all(
+        matching.is_matched(matching.targets_of(made.arm, each.trainings), made.trainings) for each in references
+    )
 
 
 def _check_goes_on(made: Mapping[str, Mapping[str, int]]) -> None:
@@ -220,7 +226,7 @@ def _check_goes_on(made: Mapping[str, Mapping[str, int]]) -> None:
     for name, stages in made.items():
         for stage, version in stages.items():
             if version != (now := _now(stage)):
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"{name}: version {version} of stage {stage} made it, and what is run now would be of version "
                     f"{now}; remove it to run it again, give another folder of results or another root, or go on with "
                     "the version of tapir that made it"
@@ -233,7 +239,7 @@ def _check_versions(outcomes: Sequence[ArmOutcome]) -> None:
         _check_shipped(one, other.shipped, other.source)
         for stage, version in one.stages.items():
             if version < other.stages.get(stage, 0):
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"{one.source}: version {version} of stage {stage} made it, and a later one {other.source}; remove "
                     "it to run it again, or compare them with the version of tapir that made it"
                 )
@@ -243,7 +249,7 @@ def _check_shipped(made: ArmOutcome, other: Mapping[str, str], whose: str) -> No
     """Refuse to set a run against one with another stand-in or another shipped prompt."""
     for name, version in made.shipped.items():
         if version != other.get(name, version):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{made.source}: {name} {version} made it, and {other[name]} {whose}; remove it to run it again, give "
                 "another folder of results or another root, or go on with the version of tapir that made it"
             )
@@ -271,8 +277,8 @@ def _time_left(left: Sequence[PlannedRun], took: Sequence[tuple[Arm, float]]) ->
 
 def finish_comparison(
     asked: Asked,
-    drive: Callable[[MatchedRun], object],
-    show: Callable[[ComparedArms, str], str],
+    drive: Callable[[matching.MatchedRun], object],
+    show: Callable[[figures.ComparedArms, str], str],
     *,
     say: Say,
     keep: bool = True,
@@ -289,13 +295,15 @@ def finish_comparison(
     compared = read_comparison(asked.plan, asked.results, keep=keep)
     shown = show(compared, arms_report.write_arms(compared, asked.plan.root)) if compared.rows else ""
     if failed:
-        capped = any(isinstance(each, BudgetReached) for each in failed.values())
+        capped = any(isinstance(each, errors.BudgetReached) for each in failed.values())
         told = [f"{run}: {error}" for run, error in failed.items()]
-        raise (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
+        raise (errors.BudgetReached if capped else errors.TapirError)(
+            "\n".join([f"{len(failed)} runs are not finished:", *told])
+        )
     return shown
 
 
-def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequence[str]) -> Sweep:
+def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequence[str]) -> run_state.Sweep:
     """Read the list and its curriculum; ``config`` stands in for the one that the list names.
 
     Raises:
@@ -304,12 +312,12 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     listed = presets.load_backbones(backbones)
     source = str(config or listed.config)
     curriculum = load.load_config(source, overrides).run
-    return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
+    return run_state.Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
 
 
 def finish_sweep(
-    sweep: Sweep, distil: Distil, show: Callable[[side_by_side.SideBySide, str], object], *, say: Say
-) -> list[Swept]:
+    sweep: run_state.Sweep, distil: Distil, show: Callable[[side_by_side.SideBySide, str], object], *, say: Say
+) -> list[run_state.Swept]:
     """Distil every backbone that lacks a finished run; what became of each, in the order of the list.
 
     Then ``show`` is told of all finished runs side by side, and where their page is.
@@ -324,19 +332,19 @@ def finish_sweep(
     return swept
 
 
-def _sweep_backbone(sweep: Sweep, entry: presets.BackboneEntry, distil: Distil, say: Say) -> Swept:
+def _sweep_backbone(sweep: run_state.Sweep, entry: presets.BackboneEntry, distil: Distil, say: Say) -> run_state.Swept:
     """What became of a backbone, with what its run came to or what is wrong with it."""
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
-    outcome: Outcome = "finished before"
+    outcome: run_state.Outcome = "finished before"
     try:
         config = read_config(sweep.source, [*sweep.overrides, *presets.settings_of(entry)], run.name, say=say)
-        if lacks_run(config, input_files.gather_files(config)) or lacks_baseline(RunFolder(run)):
+        if run_state.lacks_run(config, input_files.gather_files(config)) or lacks_baseline(RunFolder(run)):
             drive(config, distil, say=say)
             outcome = "finished"
         summary = summarise(RunFolder(run))
         require_figures(summary)
-    except NoFigure as error:
-        return Swept(entry.name, run, "without a figure", str(error))
+    except errors.NoFigure as error:
+        return run_state.Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
-        return Swept(entry.name, run, "failed", str(_told(error)))
-    return Swept(entry.name, run, outcome, sentences.gain(summary))
+        return run_state.Swept(entry.name, run, "failed", str(_told(error)))
+    return run_state.Swept(entry.name, run, outcome, sentences.gain(summary))

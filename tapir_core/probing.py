@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tapir_core import errors, run_folder
 from tapir_core.calls.types import Answer, Failure, Message, Outcome, Request, unsupported_remedy
 from tapir_core.config import EndpointConfig, ReplyForm, RunConfig, Sampling
 from tapir_core.config.load import with_changes
-from tapir_core.errors import ConfigError
-from tapir_core.run_folder import Settled, by_words
 from tapir_core.text import JsonReply, Unparsed, canonical_json, digest, shorten
 
 PROMPT = "Reply with the one word: ready"
@@ -57,8 +56,8 @@ class _Word(JsonReply):
 
 
 def settle(
-    config: RunConfig, known: Mapping[str, Settled], ask: Ask, *, of: str = ""
-) -> tuple[RunConfig, dict[str, Settled]]:
+    config: RunConfig, known: Mapping[str, run_folder.Settled], ask: Ask, *, of: str = ""
+) -> tuple[RunConfig, dict[str, run_folder.Settled]]:
     """The configuration without what its endpoints refuse, and the results of all probes.
 
     ``known`` are results of an earlier start of the run; they are not probed again. If an endpoint does not answer or a
@@ -68,7 +67,7 @@ def settle(
     Raises:
         ConfigError: an endpoint refuses a field that must not be left out; with its message and the remedy.
     """
-    found: dict[str, Settled] = {}
+    found: dict[str, run_folder.Settled] = {}
     for name in [name for name, probe in _probes(config).items() if probe.how.startswith(of)]:
         # By the changed configuration: the result of one probe holds for the next one of the same endpoint.
         if probe := _probes(config).get(name):
@@ -79,10 +78,11 @@ def settle(
     return config, found
 
 
-def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
+def in_words(found: Mapping[str, run_folder.Settled]) -> Iterator[str]:
     """One line for each change of the configuration, with the endpoint's message."""
     return (
-        f"In this run {names} = {value}, because the endpoint said: {said}" for names, value, said in by_words(found)
+        f"In this run {names} = {value}, because the endpoint said: {said}"
+        for names, value, said in run_folder.by_words(found)
     )
 
 
@@ -113,7 +113,7 @@ def _by_schema(field: str, wished: ReplyForm, endpoint: EndpointConfig) -> tuple
     return field, wished == "auto"
 
 
-def _settled(config: RunConfig, name: str, asked: str, ask: Ask) -> Settled | None:
+def _settled(config: RunConfig, name: str, asked: str, ask: Ask) -> run_folder.Settled | None:
     changes: dict[str, Any] = {}
     said: list[str] = []
     while probe := _probes(with_changes(config, changes)).get(name):
@@ -130,7 +130,7 @@ def _settled(config: RunConfig, name: str, asked: str, ask: Ask) -> Settled | No
         field, value = _without(probe, refusal)
         changes[field] = value
         said.append(refusal.said or refusal.message)
-    return Settled(asked, changes, tuple(said))
+    return run_folder.Settled(asked, changes, tuple(said))
 
 
 def _refusal(probe: _Probe, outcome: Outcome) -> Failure | None:
@@ -168,7 +168,7 @@ def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:
     remedy = unsupported_remedy(refusal.parameter)
     if name == "logprobs" and probe.top_logprobs:
         remedy = f"Set {probe.how.removesuffix('.sampling')}.top_logprobs = 0, or let another judge judge it"
-    raise ConfigError(f"{probe.where}: {probe.endpoint.name} said: {refusal.said or refusal.message}. {remedy}")
+    raise errors.ConfigError(f"{probe.where}: {probe.endpoint.name} said: {refusal.said or refusal.message}. {remedy}")
 
 
 def _refuse(probe: _Probe, failure: Failure) -> None:
@@ -179,7 +179,7 @@ def _refuse(probe: _Probe, failure: Failure) -> None:
         "Correct it, or the endpoint's extra_body",
     }
     if said := f"{probe.where}: {failure.message}" if failure.refuses_all else by_kind.get(failure.kind):
-        raise ConfigError(said)
+        raise errors.ConfigError(said)
 
 
 def _request(probe: _Probe) -> Request:

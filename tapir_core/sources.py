@@ -13,8 +13,7 @@ from tapir_core import config, randomness, stages, text
 from tapir_core.curriculum import sizes
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions, loss_in_words
-from tapir_core.standin.families import DEV_SHARES, EQUAL_SHARES, NATURAL_SHARES, recognise, sample_problems
-from tapir_core.standin.family import Stream
+from tapir_core.standin import families, family
 
 
 @config.by_kind(config.PoolConfig)
@@ -179,7 +178,9 @@ def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
     """
     records = [
         (text.instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
-        for each in sample_problems(rows, max_level=max_level, rng=randomness.derive_rng(seed, "standin", "pool"))
+        for each in families.sample_problems(
+            rows, max_level=max_level, rng=randomness.derive_rng(seed, "standin", "pool")
+        )
     ]
     return pl.DataFrame(records, schema=stages.POOL.columns, orient="row")
 
@@ -190,11 +191,14 @@ def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFr
     Raises:
         ConfigError: there are not that many distinct instructions.
     """
-    splits: tuple[tuple[Stream, int, dict[str, float]], ...] = (("dev", dev, DEV_SHARES), ("test", test, EQUAL_SHARES))
+    splits: tuple[tuple[family.Stream, int, dict[str, float]], ...] = (
+        ("dev", dev, families.DEV_SHARES),
+        ("test", test, families.EQUAL_SHARES),
+    )
     records = [
         (text.instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
         for split, count, shares in splits
-        for each in sample_problems(
+        for each in families.sample_problems(
             count, max_level=max_level, rng=randomness.derive_rng(seed, "standin", split), shares=shares, stream=split
         )
     ]
@@ -208,8 +212,8 @@ def natural_weights(data: config.DataConfig, heldout: pl.DataFrame) -> dict[str,
     """
     if data.references is None or not data.references.generated:
         return {}
-    problems = [recognise(each) for each in heldout["instruction"]]
+    problems = [families.recognise(each) for each in heldout["instruction"]]
     places = list(zip(heldout["split"], [each.family if each else "" for each in problems], strict=True))
     rows = Counter(places)
-    weights = [NATURAL_SHARES.get(place[1], 0.0) / rows[place] for place in places]
+    weights = [families.NATURAL_SHARES.get(place[1], 0.0) / rows[place] for place in places]
     return dict(zip(heldout["instruction_id"], weights, strict=True))

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
-from tapir_core.paths import SCRATCH_VARIABLE
+from tapir_core import errors, paths
 
 Result = TypeVar("Result")
 
@@ -64,7 +63,7 @@ class Storage:
         if self._is_s3:
             self.root = str(root).removeprefix("s3://").rstrip("/")
             if not self.root.partition("/")[0]:
-                raise ConfigError(f"{root} names no bucket; write s3://BUCKET/FOLDER")
+                raise errors.ConfigError(f"{root} names no bucket; write s3://BUCKET/FOLDER")
             self._files: Any = _open_s3(self._timeouts)
         elif self.is_local:
             self._files = fsspec.filesystem("file")
@@ -124,7 +123,7 @@ class Storage:
                 self._ask(lambda: self._files.rm(self._full(path), recursive=True))
         # The reply to a removal of many files names those that remain, but s3fs does not read it.
         if self.exists(path):
-            raise TapirError(f"{self.url}/{path} could not be removed; allow it there, and try again")
+            raise errors.TapirError(f"{self.url}/{path} could not be removed; allow it there, and try again")
 
     def names(self, folder: str) -> list[str]:
         """Sorted names in a folder; empty if there is no folder."""
@@ -151,7 +150,7 @@ class Storage:
             ConfigError: the root is not a local folder.
         """
         if not self.is_local:
-            raise ConfigError(f"run.root {self.url!r} is not on this machine; engines need a local root")
+            raise errors.ConfigError(f"run.root {self.url!r} is not on this machine; engines need a local root")
         return Path(self.root, path)
 
     def _local_files(self, folder: str) -> dict[str, int]:
@@ -190,7 +189,9 @@ def on_this_machine(root: str) -> Storage:
     `TAPIR_SCRATCH` names that folder; by default it is `.tapir-scratch` in the working directory.
     """
     _, elsewhere, place = root.partition("://")
-    return Storage(Path(os.environ.get(SCRATCH_VARIABLE, ".tapir-scratch"), place.strip("/")) if elsewhere else root)
+    return Storage(
+        Path(os.environ.get(paths.SCRATCH_VARIABLE, ".tapir-scratch"), place.strip("/")) if elsewhere else root
+    )
 
 
 def file_sha256(file: Path) -> str:
@@ -222,7 +223,7 @@ def _replacing(target: Path) -> Iterator[Path]:
     except FileNotFoundError:  # of the file that is copied: the target's folder was made
         raise
     except OSError as exc:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{target} cannot be written ({exc.strerror}); free the place or choose another `run.root`"
         ) from exc
     finally:
@@ -281,10 +282,10 @@ def _ask_s3(url: str, request: Callable[[], Result], timeouts: Timeouts) -> Resu
     except FileNotFoundError as exc:
         # For a request about a bucket itself the error has no code.
         if _code(exc) == "NoSuchBucket" or getattr(exc.__cause__, "operation_name", "") == "HeadBucket":
-            raise ConfigError(f"{url}: {_server()} has no such bucket; make it there, or name another") from exc
+            raise errors.ConfigError(f"{url}: {_server()} has no such bucket; make it there, or name another") from exc
         raise
     except broken_off as exc:
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"{url}: {_server()} does not answer, or not as S3 does ({type(exc).__name__}); start it, or set "
             "AWS_ENDPOINT_URL to the one that is meant; then the same command goes on"
         ) from exc
@@ -292,34 +293,34 @@ def _ask_s3(url: str, request: Callable[[], Result], timeouts: Timeouts) -> Resu
         raise _in_words(url, exc) from exc
 
 
-def _in_words(url: str, exc: Exception) -> TapirError:
+def _in_words(url: str, exc: Exception) -> errors.TapirError:
     """The message of an error that a retry cannot fix. Texts of client and server may contain keys: none is shown."""
     from botocore import exceptions as boto
 
     code, server = _code(exc), _server()
     keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     no_keys = boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError
-    words: tuple[tuple[tuple[type[Exception], ...], type[TapirError], str], ...] = (
+    words: tuple[tuple[tuple[type[Exception], ...], type[errors.TapirError], str], ...] = (
         (
             (*no_keys, boto.ProfileNotFound),
-            MissingPrerequisite,
+            errors.MissingPrerequisite,
             f"no credentials for {server} ({code}); set {keys}, or AWS_PROFILE",
         ),
         (
             (PermissionError,),
-            MissingPrerequisite,
+            errors.MissingPrerequisite,
             f"{server} refuses this ({code}); check {keys} (or AWS_PROFILE), and that they may list, read, write and "
             "delete there",
         ),
         (
             (ValueError, boto.BotoCoreError),
-            ConfigError,
+            errors.ConfigError,
             f"the S3 client takes no such address ({code}); write s3://BUCKET/FOLDER with a bucket's name in small "
             f"letters, and AWS_ENDPOINT_URL=https://HOST:PORT (now {server})",
         ),
         (
             (Exception,),
-            TapirError,
+            errors.TapirError,
             f"{server} answers with an error, still after all attempts ({code}); when it is well again, the same "
             "command goes on",
         ),
@@ -358,9 +359,9 @@ def read_content(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except FileNotFoundError as exc:
-        raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
+        raise errors.ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
     except OSError as exc:
-        raise ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc
+        raise errors.ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc
 
 
 def _read_remote(url: str) -> bytes:
@@ -375,6 +376,6 @@ def _read_remote(url: str) -> bytes:
         return bytes(files.cat_file(path))
     except OSError as exc:
         why = "" if isinstance(exc, FileNotFoundError) else f": {exc.strerror or exc}".replace(url, public)
-        raise ConfigError(f"nothing can be read at {public!r}; check the address and the network{why}") from exc
+        raise errors.ConfigError(f"nothing can be read at {public!r}; check the address and the network{why}") from exc
     except Exception as exc:  # each file system of fsspec has errors of its own
-        raise ConfigError(f"{public!r} cannot be read: {str(exc).replace(url, public)}") from exc
+        raise errors.ConfigError(f"{public!r} cannot be read: {str(exc).replace(url, public)}") from exc

@@ -19,21 +19,19 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
+from tapir_core import paths, run_state
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.calls.budget import DRIVING, UNPAID
 from tapir_core.comparison.baseline import with_baseline
 from tapir_core.config import Caps
-from tapir_core.paths import BACKBONE
 from tapir_core.reporting import benchmarks, judge_report, plots, report, side_by_side, tables
 from tapir_core.reporting.page import Table, markdown_table, markdown_text, render_markdown
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import is_judging
 from tapir_core.stages import StageAt
 from tapir_core.summary import RunReader, summarise
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
-from tasks.outcomes import ShardIncomplete
-from tasks.progress import StageProgress
+from tasks import outcomes, progress
 from tasks.runtime import Runtime
 
 _OF_A_STUDENT = ("stages", "scores")
@@ -103,12 +101,12 @@ def publish_run(ref: RunRef) -> str:
 def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any]) -> None:
     """Show rows that an incomplete shard lacks at its red task run: a hook for tasks that have failed for good."""
     raised: object = state.result(raise_on_failure=False)
-    if not isinstance(raised, ShardIncomplete):
+    if not isinstance(raised, outcomes.ShardIncomplete):
         return
     at, index, outcome = raised.at, raised.index, raised.outcome
     kinds = ", ".join(f"{rows} {kind}" for kind, rows in {**outcome.missing, **outcome.failed}.items())
     again = "If the run stopped here, Retry of its flow run, or its own command, asks for the missing rows again."
-    if is_judging(at):
+    if run_state.is_judging(at):
         again += f" So does retry-judge (`tapir retry-judge {ref.name}`), also if the run went on without them."
     ui.TableArtifact(
         key=artifact_key(ref.name, str(at), "shard", f"{index:04d}", "missing"),
@@ -198,7 +196,7 @@ def _publish(ref: RunRef, number: int, shown: dict[str, Table]) -> None:
 
 
 def _key_of_round(ref: RunRef, number: int, name: str) -> str:
-    return artifact_key(ref.name, "backbone" if number == BACKBONE else f"round {number}", name)
+    return artifact_key(ref.name, "backbone" if number == paths.BACKBONE else f"round {number}", name)
 
 
 def _show(key: str, table: Table) -> None:
@@ -220,7 +218,7 @@ def make_artifact(create: Callable[..., object], content: object, key: str, desc
         get_run_logger().warning("artifact %s is not in the UI, but in the run folder: %s", key, error)
 
 
-def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> float:
+def share_done(working: Sequence[progress.StageProgress], stages: Sequence[StageAt]) -> float:
     """How far along ``stages`` the last of those that began is, as a share (0–1); stages that are none of them count 0.
 
     A step of an expansion wave counts as its expansion's beginning.
@@ -230,13 +228,15 @@ def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> f
     return min(1.0, max(reached, default=0.0) / len(stages))
 
 
-def _share_of(stage: StageProgress) -> float:
+def _share_of(stage: progress.StageProgress) -> float:
     if stage.at.wave or stage.ended:
         return 0.0 if stage.at.wave else 1.0
     return stage.rows_done / stage.rows if stage.rows else stage.shards_done / max(1, stage.shards)
 
 
-def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[str, Spend], caps: Caps) -> str:
+def spend_card(
+    working: Sequence[progress.StageProgress], live: LiveSpend, paid: Mapping[str, Spend], caps: Caps
+) -> str:
     """In Markdown: the stages at work, what this start asked, what the run has paid for, the share of each cap."""
     at_work = [stage for stage in working if stage.ended is None]
     rows = tuple((str(stage.at), *_rows_cells(stage), stage.note) for stage in at_work)
@@ -256,7 +256,7 @@ def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[
     return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
 
 
-def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:
+def _rows_cells(stage: progress.StageProgress) -> tuple[str, str, str, str]:
     if not stage.rows:
         return NOTHING, NOTHING, NOTHING, NOTHING
     rate = stage.rows_done / stage.seconds if stage.seconds else 0.0

@@ -10,8 +10,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core import calls, turns
-from tapir_core.calls.timing import timing_counts
-from tapir_core.calls.words import unknown_mark
+from tapir_core.calls import timing, words
 from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
 from tapir_core.curriculum import broken_reason
 from tapir_core.errors import ConfigError
@@ -112,7 +111,7 @@ def ask_plainly(
     ]
     outcomes = current(run).calls.ask(requests, model.source, watch(run, at, counts_as))
     texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
-    for mark, count in Counter(map(unknown_mark, texts)).most_common(1):
+    for mark, count in Counter(map(words.unknown_mark, texts)).most_common(1):
         if mark and len(texts) >= FEWEST_ASKED and 2 * count > len(texts):
             _say_of_mark(str(at), mark)
     return outcomes
@@ -205,7 +204,7 @@ def count_paid(outcomes: Sequence[calls.Outcome]) -> dict[str, float]:
 def count_timed(outcomes: Iterable[calls.Outcome], by: str = "") -> dict[str, float]:
     """How long answers that were not in the store took; ``by`` names the engine, if known."""
     answers = (each for each in outcomes if isinstance(each, calls.Answer) and not each.stored)
-    return timing_counts(((each.completion_tokens, each.timing) for each in answers if each.timing), by)
+    return timing.timing_counts(((each.completion_tokens, each.timing) for each in answers if each.timing), by)
 
 
 def ending_of(outcome: calls.Outcome) -> str:

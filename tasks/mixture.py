@@ -10,17 +10,14 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from tapir_core import curriculum, stages
+from tapir_core import curriculum, randomness, stages, task_types
 from tapir_core.calls import Answer, Outcome
 from tapir_core.judging import show_instruction
-from tapir_core.randomness import derive_rng
 from tapir_core.reporting.sentences import reduced
 from tapir_core.run_folder import RunFolder
-from tapir_core.task_types import RefinementFamily
+from tasks import asking, judge
 from tasks._task import shard_task, stage_task
-from tasks.asking import chat, count_paid, demand_whole, ending_of, make_request, text_of, watch, worked
 from tasks.engines.logs import tell
-from tasks.judge import verify_answers, wrong_answers
 from tasks.outcomes import Worked
 from tasks.pool import mixture_shares, round_pool
 from tasks.runtime import current, read_once
@@ -36,7 +33,9 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
     """The seeds of the round, and δ as it was used, if there was one."""
     rule, candidates = run.config.round(at.number).selection, _candidates(run, at.number)
     used = () if rule.reads_difficulty else used_before(run, at.number)
-    chosen = curriculum.select_seeds(rule, candidates, derive_rng(run.config.run.seed, at.number, "select"), used)
+    chosen = curriculum.select_seeds(
+        rule, candidates, randomness.derive_rng(run.config.run.seed, at.number, "select"), used
+    )
     judged = run.config.verdict_round(at.number)
     left_out = {
         "teacher_below_floor": 0
@@ -51,7 +50,7 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
 def draw(run: RunFolder, at: stages.StageAt) -> Worked:
     """α_r·N of seeds and new instructions, the rest of what the selection left; with what the hard part lacks."""
     size, shares, used = round_size(run, at), mixture_shares(run), used_before(run, at.number)
-    rngs = {part: derive_rng(run.config.run.seed, at.number, part) for part in ("hard", "easy")}
+    rngs = {part: randomness.derive_rng(run.config.run.seed, at.number, part) for part in ("hard", "easy")}
     seeds, new = run.rows(stages.SELECT.at(at.round)), run.rows(stages.EXPAND.at(at.round))
     hard = curriculum.draw_hard(seeds, new, size.hard, shares, rngs["hard"], used)
     easy = curriculum.draw_easy(_easy_rows(run, at), size.easy, shares, rngs["easy"], used)
@@ -92,10 +91,12 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
         for row, family in zip(plain, families, strict=True)
     ]
     requests = [
-        make_request(run, "refine", runtime.teacher.identity, chat(text), sampling, prompt=prompts[family])
+        asking.make_request(
+            run, "refine", runtime.teacher.identity, asking.chat(text), sampling, prompt=prompts[family]
+        )
         for text, family in zip(texts, families, strict=True)
     ]
-    outcomes = runtime.calls.ask(requests, runtime.teacher.source, watch(run, at, demand_whole))
+    outcomes = runtime.calls.ask(requests, runtime.teacher.source, asking.watch(run, at, asking.demand_whole))
     table = [
         _refined(row, family, outcome)
         for row, family, outcome in zip(plain, families, outcomes, strict=True)
@@ -103,12 +104,14 @@ def refine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Work
     ]
     frame, verifying = _without_wrong(run, at, rows, pl.DataFrame(table, schema=stages.REFINE.columns, orient="row"))
     reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
-    return worked(frame, {**count_paid(outcomes), **verifying, **reasons}, rows, list(map(demand_whole, outcomes)))
+    return asking.worked(
+        frame, {**asking.count_paid(outcomes), **verifying, **reasons}, rows, list(map(asking.demand_whole, outcomes))
+    )
 
 
-def _refined(row: Mapping[str, str], family: RefinementFamily, outcome: Outcome) -> tuple[object, ...]:
-    plain, task_type, refined = row["response"], row["task_type"], text_of(outcome)
-    problem = curriculum.refinement_problem(plain, refined, family, ending_of(outcome))
+def _refined(row: Mapping[str, str], family: task_types.RefinementFamily, outcome: Outcome) -> tuple[object, ...]:
+    plain, task_type, refined = row["response"], row["task_type"], asking.text_of(outcome)
+    problem = curriculum.refinement_problem(plain, refined, family, asking.ending_of(outcome))
     return row["instruction_id"], task_type, plain, refined, problem is None, problem
 
 
@@ -119,8 +122,8 @@ def _without_wrong(
     asked = rows.select("instruction_id", "instruction", "reference")
     accepted = refined.filter("accepted").select("instruction_id", response="refined")
     answers = accepted.join(asked, on="instruction_id", maintain_order="left")
-    marks = verify_answers(run, at, run.config.judge.verifies("filter"), answers)
-    is_wrong = pl.col("instruction_id").is_in(wrong_answers(marks.rows))
+    marks = judge.verify_answers(run, at, run.config.judge.verifies("filter"), answers)
+    is_wrong = pl.col("instruction_id").is_in(judge.wrong_answers(marks.rows))
     reason = pl.when(is_wrong).then(pl.lit(curriculum.UNVERIFIED)).otherwise("reason")
     return refined.with_columns(accepted=pl.col("accepted") & ~is_wrong, reason=reason), marks.counts
 
@@ -135,9 +138,9 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
         pool, refinement = round_pool(run, number + 1), run.rows(stages.REFINE.at(number))
     else:
         pool, refinement = round_pool(run, 0), pl.DataFrame(schema=stages.REFINE.columns)
-        rows = curriculum.draw_basic(pool, wanted, derive_rng(seed, 0, "mix")).rows
+        rows = curriculum.draw_basic(pool, wanted, randomness.derive_rng(seed, 0, "mix")).rows
     mixture = curriculum.assemble(
-        [curriculum.BalancedDraw(rows, {})], pool, refinement, wanted, derive_rng(seed, number, "order")
+        [curriculum.BalancedDraw(rows, {})], pool, refinement, wanted, randomness.derive_rng(seed, number, "order")
     )
     # What the draw of a round lacks its mixture lacks too.
     told = {name: count for name, count in counted.items() if name == _REDUCED or name.startswith(_SHORTFALL)}

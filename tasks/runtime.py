@@ -20,10 +20,8 @@ from tapir_core.config import EndpointConfig, ModelIdentity
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import TRAIN, StageAt
-from tasks.engines.backbone import checkpoint_digest, prepare_backbone
+from tasks.engines import backbone, student_server, supervisor
 from tasks.engines.endpoints import Endpoints, endpoint_source
-from tasks.engines.student_server import Student, Students, serving
-from tasks.engines.supervisor import ScriptRunner
 from tasks.progress import Progress
 
 Key = TypeVar("Key", bound=Hashable)
@@ -48,7 +46,7 @@ class Runtime:
         self.progress = Progress()
         self._making = threading.Lock()
         self._calls: CallEngine | None = None
-        self._students: Students | None = None
+        self._students: student_server.Students | None = None
         self._make_students = self._serve_here
         self._endpoints = Endpoints(
             run.config.calls.concurrency,
@@ -74,14 +72,14 @@ class Runtime:
             return self._calls
 
     @property
-    def students(self) -> Students:
+    def students(self) -> student_server.Students:
         """Serves one checkpoint at a time, started when an answer is missing."""
         with self._making:
             if self._students is None:
                 self._students = self._make_students()
             return self._students
 
-    def use_students(self, make: Callable[[], Students]) -> None:
+    def use_students(self, make: Callable[[], student_server.Students]) -> None:
         """Let others than this process serve the run's students from now on: GPU workers. Made when one is asked."""
         with self._making:
             if self._students is not None:
@@ -170,15 +168,17 @@ class Runtime:
         self.students.stop()
         self._endpoints.end_turn()
 
-    def student_at(self, number: int) -> Student:
+    def student_at(self, number: int) -> student_server.Student:
         """The student after round ``number``, wherever it is served."""
         folder, settings = self.checkpoint(number), self.config.student
-        return Student(number, folder, checkpoint_digest(folder, settings.template) + settings.engine.identity_suffix)
+        return student_server.Student(
+            number, folder, backbone.checkpoint_digest(folder, settings.template) + settings.engine.identity_suffix
+        )
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""
         if number == paths.BACKBONE:
-            return prepare_backbone(self.config.student, self._backbones)
+            return backbone.prepare_backbone(self.config.student, self._backbones)
         # Every shard asks for it; one downloads it.
         with self._reading:
             return run_files.fetch_stage(self.run, TRAIN.at(number))
@@ -201,9 +201,9 @@ class Runtime:
         """The log file of a child of this process."""
         return self.run.workplace.local(paths.log_file(name))
 
-    def scripts(self, at: StageAt) -> ScriptRunner:
+    def scripts(self, at: StageAt) -> supervisor.ScriptRunner:
         """Runs the scripts of a stage, until the run is told to stop."""
-        return ScriptRunner(self.log, lambda: self.check_stop(at))
+        return supervisor.ScriptRunner(self.log, lambda: self.check_stop(at))
 
     def close(self) -> None:
         """End what was started. Everything received is stored already."""
@@ -217,9 +217,9 @@ class Runtime:
     def _backbones(self) -> Path:
         return storage.on_this_machine(self._root).local(paths.BACKBONE_CACHE)
 
-    def _serve_here(self) -> Students:
+    def _serve_here(self) -> student_server.Students:
         student = self.config.student
-        return serving(student.engine)(student, self.log("student"), self.progress.note_current)
+        return student_server.serving(student.engine)(student, self.log("student"), self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> AskedModel:
         return AskedModel(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))

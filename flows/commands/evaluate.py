@@ -16,9 +16,7 @@ from tapir_core.judging.agreement import favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.reporting.tables import students_table
-from tapir_core.summary import RunReader
-from tapir_core.summary.formats import NOTHING, count, number
-from tapir_core.summary.types import RunSummary
+from tapir_core.summary import RunReader, formats, types
 
 
 def evaluate(
@@ -101,7 +99,7 @@ def _evaluate_run(name: str, root: str, which: str, benchmark: str, also: Also, 
 
 
 def _show(
-    run: run_folder.RunFolder, summary: RunSummary, compared: Sequence[stages.Compared], benchmarks: Sequence[str]
+    run: run_folder.RunFolder, summary: types.RunSummary, compared: Sequence[stages.Compared], benchmarks: Sequence[str]
 ) -> None:
     numbers = [who for who in compared if isinstance(who, int)]
     print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
@@ -168,11 +166,11 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
     notes = [
         whose,
         figures.outcomes,
-        f"{count(failed)} judgments failed and are in no figure" if failed else "",
+        f"{formats.count(failed)} judgments failed and are in no figure" if failed else "",
         f"The length-controlled win rate {controlled.note}"
         if controlled.value is None
         else "Errors and intervals are of sampling: what other instructions would have made of it. The published "
-        f"lc_standard_error, the spread of predictions, is {number(controlled.spread)}",
+        f"lc_standard_error, the spread of predictions, is {formats.number(controlled.spread)}",
         *(
             f"The {name.partition(',')[0]} has no interval: {each.note}"
             for name, each in estimates.items()
@@ -185,15 +183,15 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
 
 
 def _interval(found: statistics.Estimate) -> str:
-    return NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
+    return formats.NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
 
 
 _COLUMNS: tuple[tuple[str, Callable[[tuple[str, statistics.Estimate]], str]], ...] = (
     ("AlpacaEval 2.0", lambda row: row[0]),
-    ("Value", lambda row: number(row[1].value)),
-    ("Standard error", lambda row: number(row[1].stderr)),
+    ("Value", lambda row: formats.number(row[1].value)),
+    ("Standard error", lambda row: formats.number(row[1].stderr)),
     ("95 % interval", lambda row: _interval(row[1])),
-    ("n", lambda row: count(row[1].n)),
+    ("n", lambda row: formats.count(row[1].n)),
 )
 
 

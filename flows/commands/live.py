@@ -26,8 +26,7 @@ from tapir_core import errors, run_folder
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.reporting import report, sentences, tables
 from tapir_core.stages import StageAt
-from tapir_core.summary.formats import count, duration, number, round_name
-from tapir_core.summary.types import RunSummary
+from tapir_core.summary import formats, types
 from tasks import runtime
 from tasks.progress import StageProgress
 
@@ -150,10 +149,10 @@ def render_snapshot(snapshot: Snapshot) -> RenderableType:
             _name(stage.at),
             _bar(stage),
             f"{stage.shards_done}/{stage.shards}",
-            f"{count(stage.rows_done)}/{count(stage.rows)}" if stage.rows else "",
+            f"{formats.count(stage.rows_done)}/{formats.count(stage.rows)}" if stage.rows else "",
             _rate(stage),
-            duration(stage.seconds),
-            Text(count(stage.missing), style="yellow" if stage.missing else "dim"),
+            formats.duration(stage.seconds),
+            Text(formats.count(stage.missing), style="yellow" if stage.missing else "dim"),
             stage.note,
         )
     return Group(table, Text(spend_line(snapshot.spend), style="dim"))
@@ -163,17 +162,17 @@ def spend_line(spend: LiveSpend) -> str:
     """What this start of the run has asked so far, the student's answers included."""
     failed = ", ".join(f"{rows} {kind}" for kind, rows in sorted(spend.failures.items()))
     return (
-        f"calls {count(spend.sent)} · from the store {count(spend.stored)} · tokens "
-        f"{count(spend.spent.prompt_tokens)} in, {count(spend.spent.completion_tokens)} out · "
-        f"{number(spend.spent.usd)} USD"
-        f"{f' · timed out {count(spend.timeouts)}' if spend.timeouts else ''}"
-        f"{f' · failed {count(sum(spend.failures.values()))} ({failed})' if failed else ''}"
+        f"calls {formats.count(spend.sent)} · from the store {formats.count(spend.stored)} · tokens "
+        f"{formats.count(spend.spent.prompt_tokens)} in, {formats.count(spend.spent.completion_tokens)} out · "
+        f"{formats.number(spend.spent.usd)} USD"
+        f"{f' · timed out {formats.count(spend.timeouts)}' if spend.timeouts else ''}"
+        f"{f' · failed {formats.count(sum(spend.failures.values()))} ({failed})' if failed else ''}"
     )
 
 
 def _name(at: StageAt) -> str:
     """`round 1 · wave 2 · candidates`, `S_0 · alpaca_eval · benchmark answers`."""
-    who = at.model if at.round is None else round_name(at.round)
+    who = at.model if at.round is None else formats.round_name(at.round)
     what = at.name.removeprefix("wave_").replace("_", " ")
     return " · ".join(filter(None, (who, f"wave {at.wave}" if at.wave else "", at.benchmark, what)))
 
@@ -185,31 +184,37 @@ def _rate(stage: StageProgress) -> str:
 
 def _started(stage: StageProgress) -> str:
     return (
-        f"{_name(stage.at)}: started{f', {count(stage.rows)} rows' if stage.rows else ''}"
-        f"{f' in {count(stage.shards)} shards' if stage.rows and stage.shards > 1 else ''}"
+        f"{_name(stage.at)}: started{f', {formats.count(stage.rows)} rows' if stage.rows else ''}"
+        f"{f' in {formats.count(stage.shards)} shards' if stage.rows and stage.shards > 1 else ''}"
     )
 
 
 def _working(stage: StageProgress, spend: LiveSpend) -> str:
-    rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage) or 0} rows/s, " if stage.rows else ""
+    rows = (
+        f"{formats.count(stage.rows_done)} of {formats.count(stage.rows)} rows, {_rate(stage) or 0} rows/s, "
+        if stage.rows
+        else ""
+    )
     return (
-        f"{_name(stage.at)}: {rows}{f'{count(stage.missing)} missing, ' if stage.missing else ''}"
-        f"{duration(stage.seconds)}{f' · {stage.note}' if stage.note else ''} · {spend_line(spend)}"
+        f"{_name(stage.at)}: {rows}{f'{formats.count(stage.missing)} missing, ' if stage.missing else ''}"
+        f"{formats.duration(stage.seconds)}{f' · {stage.note}' if stage.note else ''} · {spend_line(spend)}"
     )
 
 
 def _ended(stage: StageProgress) -> str:
     """Nothing for a step of a wave that sent no request and took less than a second."""
-    rows, rate = (f"{count(stage.rows_done)} rows in ", f" ({_rate(stage)} rows/s)") if stage.rows_done else ("", "")
+    rows, rate = (
+        (f"{formats.count(stage.rows_done)} rows in ", f" ({_rate(stage)} rows/s)") if stage.rows_done else ("", "")
+    )
     return (
-        f"{_name(stage.at)}: {rows}{duration(stage.seconds)}{rate}"
-        f"{f', {count(stage.missing)} missing' if stage.missing else ''}"
+        f"{_name(stage.at)}: {rows}{formats.duration(stage.seconds)}{rate}"
+        f"{f', {formats.count(stage.missing)} missing' if stage.missing else ''}"
         if stage.at.wave is None or stage.rows_done or stage.seconds >= 1
         else ""
     )
 
 
-def print_summary(console: Console, summary: RunSummary) -> None:
+def print_summary(console: Console, summary: types.RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     print_tables(console, tables.rounds_table(summary), tables.accuracy_table(summary), tables.seconds_table(summary))
     said = (

@@ -7,20 +7,8 @@ import typer
 from rich.console import Console
 
 from flows import driver, whole_run
+from flows.commands import terminal
 from flows.commands.live import print_summary, shown_flows
-from flows.commands.terminal import (
-    Also,
-    AsJson,
-    ConfigPath,
-    Overrides,
-    Root,
-    RunName,
-    console,
-    print_line,
-    print_tables,
-    run_ref,
-    say,
-)
 from tapir_core import calls, errors, paths, run_folder, storage
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
@@ -33,10 +21,10 @@ from tasks.engines.training import prerequisites
 
 
 def estimate(
-    config: ConfigPath,
-    overrides: Overrides = None,
+    config: terminal.ConfigPath,
+    overrides: terminal.Overrides = None,
     sample: Annotated[int, typer.Option(min=1, help="Instructions that are put into the real prompts.")] = 200,
-    as_json: AsJson = False,
+    as_json: terminal.AsJson = False,
 ) -> None:
     """`tapir estimate`."""
     settings = load_config(config, overrides or [])
@@ -44,9 +32,9 @@ def estimate(
     if as_json:
         typer.echo(estimate_json(found), nl=False)
         return
-    print_estimate(console, found)
+    print_estimate(terminal.console, found)
     for line in memory_lines(settings):
-        print_line(console, line)
+        terminal.print_line(terminal.console, line)
 
 
 def memory_lines(config: RunConfig) -> list[str]:
@@ -66,22 +54,22 @@ def memory_lines(config: RunConfig) -> list[str]:
 
 def print_estimate(console: Console, estimate: Estimate) -> None:
     """The tables, who has no price, and what the figures rest on."""
-    print_tables(console, estimate_table.stage_table(estimate))
+    terminal.print_tables(console, estimate_table.stage_table(estimate))
     for line in estimate.unknown_prices:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for note in estimate.notes:
         console.print(f"data.pool: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if instead := estimate_table.instead_sentence(estimate):
-        print_line(console, instead)
+        terminal.print_line(console, instead)
     console.print("Assumptions", style="bold")
     for assumption in estimate.assumptions:
-        print_line(console, f"- {assumption}")
+        terminal.print_line(console, f"- {assumption}")
 
 
 def run(
-    config: ConfigPath,
+    config: terminal.ConfigPath,
     name: Annotated[str | None, typer.Option(help="Name of the run, instead of the file's.")] = None,
-    overrides: Overrides = None,
+    overrides: terminal.Overrides = None,
     until: Annotated[
         str | None,
         typer.Option(metavar="STAGE", help="Go no further than this stage: judge (of round 1), judge@2, train@0."),
@@ -91,13 +79,13 @@ def run(
     ] = False,
 ) -> None:
     """`tapir run`."""
-    settings = driver.read_config(config, overrides or [], name, until=until, say=say)
-    with shown_flows(run_folder.RunRef(settings.run.root, settings.run.name), console) as shown:
-        summary = whole_run.drive(settings, partial(shown.do, "distil"), say=say, until=until, amend=amend)
-    print_summary(console, summary)
+    settings = driver.read_config(config, overrides or [], name, until=until, say=terminal.say)
+    with shown_flows(run_folder.RunRef(settings.run.root, settings.run.name), terminal.console) as shown:
+        summary = whole_run.drive(settings, partial(shown.do, "distil"), say=terminal.say, until=until, amend=amend)
+    print_summary(terminal.console, summary)
     if settings.curriculum.task_types == "discover" and until is None:
         file = f"{settings.run.root}/{settings.run.name}/{paths.TASK_TYPES}"
-        say(
+        terminal.say(
             f"The teacher's task types are in {file}: edit them, then go on with the same command and\n"
             f"  --amend --set curriculum.task_types={file}\n"
             "or put the table into the configuration, and give the command with --amend."
@@ -107,31 +95,34 @@ def run(
 
 
 def retry_judge(
-    name: RunName,
+    name: terminal.RunName,
     round_number: Annotated[int | None, typer.Option("--round", help="One round; all when left out.")] = None,
     also: Annotated[
-        Also, typer.Option(metavar="terminal", help="`terminal`: ask unscored verdicts again too, at full price.")
+        terminal.Also,
+        typer.Option(metavar="terminal", help="`terminal`: ask unscored verdicts again too, at full price."),
     ] = None,
     go_on: Annotated[
         bool, typer.Option("--continue", help="Redo the stages that change, and go on to the end.")
     ] = False,
-    root: Root = "runs",
+    root: terminal.Root = "runs",
 ) -> None:
     """`tapir retry-judge`."""
-    ref = run_ref(name, root)
-    with shown_flows(ref, console) as shown:
-        tell = partial(print_line, console)
-        whole_run.retry_run(ref, round_number, shown.do, tell, say=say, also_terminal=also is not None, go_on=go_on)
+    ref = terminal.run_ref(name, root)
+    with shown_flows(ref, terminal.console) as shown:
+        tell = partial(terminal.print_line, terminal.console)
+        whole_run.retry_run(
+            ref, round_number, shown.do, tell, say=terminal.say, also_terminal=also is not None, go_on=go_on
+        )
 
 
 def ask(
-    name: RunName,
+    name: terminal.RunName,
     text: Annotated[str, typer.Argument(help="The instruction.", show_default=False)],
     round_number: Annotated[int | None, typer.Option("--round", help="0 is S_0; the last one when left out.")] = None,
-    root: Root = "runs",
+    root: terminal.Root = "runs",
 ) -> None:
     """`tapir ask`."""
-    run = run_folder.RunFolder(run_ref(name, root))
+    run = run_folder.RunFolder(terminal.run_ref(name, root))
     trained = run.trained_rounds
     number = round_number if round_number is not None or not trained else trained[-1]
     if number is None or number not in trained:
@@ -142,7 +133,7 @@ def ask(
         )
     live = runtime.current(run)
     student = live.student(number)
-    say(f"S_{number} of run {run.ref.name}")
+    terminal.say(f"S_{number} of run {run.ref.name}")
     try:
         request = asking.make_request(run, "answer", student.identity, asking.chat(text), run.config.student.sampling)
         outcome = live.calls.ask([request], student.source)[0]
@@ -150,4 +141,4 @@ def ask(
         runtime.close_all()
     if isinstance(outcome, calls.Failure):
         raise errors.EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
-    console.print(outcome.text, markup=False, highlight=False)
+    terminal.console.print(outcome.text, markup=False, highlight=False)

@@ -8,16 +8,14 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.live import ShownFlows, shown_flows
-from flows.commands.terminal import Root, console, errors, print_line, print_tables, say
+from flows import series, whole_run
+from flows.commands import live, terminal
 from flows.prefect_server.server import enter_server, find_server, ignore_settings, standing_server
-from flows.series import finish_comparison, finish_sweep, open_sweep, read_asked
-from flows.whole_run import count_round, drive_matched
+from tapir_core import paths, run_state
 from tapir_core.comparison import figures, matching
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
 from tapir_core.estimate.run import save_estimate
-from tapir_core.paths import BACKBONES, COMPARE_PLACE, SIDE_BY_SIDE, SWEEP_PLACE
 from tapir_core.reporting.arms_report import arms_card, arms_plots_card, narrow_tables
 from tapir_core.reporting.side_by_side import (
     SideBySide,
@@ -26,7 +24,6 @@ from tapir_core.reporting.side_by_side import (
     write_side_by_side,
 )
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import sweep_sentence
 from tasks.engines import machine
 
 REGISTERED = "tapir.backbone.registered"
@@ -57,12 +54,14 @@ def compare(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown alone.")] = False,
 ) -> None:
     """`tapir compare`."""
-    asked = read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results, show=show)
+    asked = series.read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results, show=show)
     root = asked.plan.root
-    with shown_flows(RunRef(root, COMPARE_PLACE), errors if markdown else console) as shown:
+    with live.shown_flows(
+        RunRef(root, paths.COMPARE_PLACE), terminal.errors if markdown else terminal.console
+    ) as shown:
         show_all = partial(_show, root=root, connect=shown.connect, markdown=markdown)
-        if not finish_comparison(asked, _drive(shown), show_all, say=say, keep=not show):
-            console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
+        if not series.finish_comparison(asked, _drive(shown), show_all, say=terminal.say, keep=not show):
+            terminal.console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
 
 
 def _show(compared: figures.ComparedArms, page: str, *, root: str, connect: Callable[[], None], markdown: bool) -> str:
@@ -71,16 +70,16 @@ def _show(compared: figures.ComparedArms, page: str, *, root: str, connect: Call
     if markdown:
         typer.echo(card, nl=False)
     else:
-        print_tables(console, *narrow_tables(compared))
+        terminal.print_tables(terminal.console, *narrow_tables(compared))
         for sentence in (*figures.verdicts(compared), figures.covers_sentence(compared), f"page: {page}"):
-            print_line(console, sentence)
+            terminal.print_line(terminal.console, sentence)
     # A server of our own would be started, and ended, for a table that has just been printed; one that is named and
     # away keeps nobody from reading it.
     try:
         stands = find_server(root) is not None
     except MissingPrerequisite as error:
         stands = False
-        say(f"not shown in Prefect's UI: {error}")
+        terminal.say(f"not shown in Prefect's UI: {error}")
     if stands:
         connect()
         show_arms(compared.name, card, arms_plots_card(compared))
@@ -105,26 +104,26 @@ def sweep(
     config: Annotated[
         Path | None, typer.Argument(help="The curriculum; the one that the list names when left out.")
     ] = None,
-    backbones: Annotated[Path, typer.Option(help="TOML file that lists them.")] = Path(BACKBONES),
+    backbones: Annotated[Path, typer.Option(help="TOML file that lists them.")] = Path(paths.BACKBONES),
     overrides: OverridesOfAll = None,
 ) -> None:
     """`tapir sweep`."""
-    planned = open_sweep(backbones, config, overrides or [])
-    with shown_flows(RunRef(planned.curriculum.root, SWEEP_PLACE), console) as shown:
-        swept = finish_sweep(planned, partial(shown.do, "distil"), _print_side_by_side, say=say)
-    said = sweep_sentence(swept)
+    planned = series.open_sweep(backbones, config, overrides or [])
+    with live.shown_flows(RunRef(planned.curriculum.root, paths.SWEEP_PLACE), terminal.console) as shown:
+        swept = series.finish_sweep(planned, partial(shown.do, "distil"), _print_side_by_side, say=terminal.say)
+    said = run_state.sweep_sentence(swept)
     if not all(each.is_well for each in swept):
         raise TapirError(said)
-    print_line(console, said)
+    terminal.print_line(terminal.console, said)
 
 
 def side_by_side(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs.", show_default=False)],
-    root: Root = "runs",
+    root: terminal.Root = "runs",
 ) -> None:
     """`tapir side-by-side`."""
     shown = put_side_by_side([RunFolder(RunRef(root, name)) for name in names])
-    _print_side_by_side(shown, write_side_by_side(shown, root, SIDE_BY_SIDE))
+    _print_side_by_side(shown, write_side_by_side(shown, root, paths.SIDE_BY_SIDE))
 
 
 backbone_app = typer.Typer(no_args_is_help=True)
@@ -141,20 +140,20 @@ def add(
     backbone: Annotated[str, typer.Argument(help="Model folder, hub id or embedded student.", show_default=False)],
     template: Annotated[str | None, typer.Option(help="Jinja file that replaces its own chat template.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of its training: auto, bf16 or fp32.")] = None,
-    file: Annotated[Path, typer.Option(help="TOML file that lists the backbones.")] = Path(BACKBONES),
+    file: Annotated[Path, typer.Option(help="TOML file that lists the backbones.")] = Path(paths.BACKBONES),
     root: Annotated[str, typer.Option(help="Folder of all runs, whose server is told.")] = "runs",
 ) -> None:
     """Add a backbone to the list and tell Prefect, which starts a sweep where sweep-backbones is deployed."""
     fields = {"name": name, "backbone": backbone, "chat_template": template, "precision": precision}
     entry = add_backbone(file, {field: value for field, value in fields.items() if value is not None})
-    console.print(f"added {entry.name} to {file}", markup=False, highlight=False)
+    terminal.console.print(f"added {entry.name} to {file}", markup=False, highlight=False)
     try:
         api = standing_server(root)
     except MissingPrerequisite as missing:
-        errors.print(f"nobody was told: {missing}; `tapir sweep` runs it too", markup=False, highlight=False)
+        terminal.errors.print(f"nobody was told: {missing}; `tapir sweep` runs it too", markup=False, highlight=False)
         return
     announce(api, root, entry, file)
-    console.print(f"told {api}: {REGISTERED}", markup=False, highlight=False)
+    terminal.console.print(f"told {api}: {REGISTERED}", markup=False, highlight=False)
 
 
 def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
@@ -166,7 +165,7 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
         entry: The new backbone.
         file: The list that it was added to.
     """
-    ignore_settings(root, say)
+    ignore_settings(root, terminal.say)
     enter_server(api, root)
     # Not before: Prefect reads its settings when it is imported.
     from prefect.events import Event, Resource
@@ -187,7 +186,7 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
     asyncio.run(send())
 
 
-def _drive(shown: ShownFlows) -> Callable[[matching.MatchedRun], None]:
+def _drive(shown: live.ShownFlows) -> Callable[[matching.MatchedRun], None]:
     """Drives a run of a comparison with the live display."""
 
     def distil(run: RunFolder, until: str | None) -> None:
@@ -196,12 +195,12 @@ def _drive(shown: ShownFlows) -> Callable[[matching.MatchedRun], None]:
 
     def drive(matched: matching.MatchedRun) -> None:
         shown.connect()
-        drive_matched(matched, distil, count_round, say=say)
+        whole_run.drive_matched(matched, distil, whole_run.count_round, say=terminal.say)
 
     return drive
 
 
 def _print_side_by_side(shown: SideBySide, report: str) -> None:
     """The tables, and where the page is."""
-    print_tables(console, *side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
-    print_line(console, f"report: {report}")
+    terminal.print_tables(terminal.console, *side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
+    terminal.print_line(terminal.console, f"report: {report}")

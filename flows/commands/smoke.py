@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import driver, whole_run
-from flows.commands.live import shown_flows
-from flows.commands.terminal import Overrides, console, print_line
+from flows.commands import live, terminal
 from tapir_core import errors, run_folder, run_state
 from tapir_core.config import RunConfig, load
 from tapir_core.summary.formats import duration
@@ -28,19 +27,21 @@ _MAX_LENGTH = 1024
 """Tokens: a small vocabulary needs many for a prompt."""
 
 
-def smoke(overrides: Overrides = None) -> None:
+def smoke(overrides: terminal.Overrides = None) -> None:
     """`tapir smoke`."""
     folder, began = Path(tempfile.mkdtemp(prefix="tapir-smoke-")), time.monotonic()
     try:
         prove(folder, overrides or [])
     except Exception:  # told here, and raised again
-        print_line(console, f"FAIL after {duration(time.monotonic() - began)}; logs and run: {folder}")
+        terminal.print_line(
+            terminal.console, f"FAIL after {duration(time.monotonic() - began)}; logs and run: {folder}"
+        )
         raise
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder)
-    print_line(console, f"PASS: {duration(time.monotonic() - began)}")
+    terminal.print_line(terminal.console, f"PASS: {duration(time.monotonic() - began)}")
 
 
 def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
@@ -55,7 +56,7 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
     with _told("configuration"):
         config = smoke_config(folder, overrides)
         driver.check_settings(config, source="tapir smoke")
-    with shown_flows(run_folder.RunRef(config.run.root, config.run.name), console) as shown:
+    with live.shown_flows(run_folder.RunRef(config.run.root, config.run.name), terminal.console) as shown:
 
         def distil(run: run_folder.RunFolder, until: str | None) -> None:
             with _told("Prefect server"):
@@ -63,7 +64,7 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
             try:
                 shown.do("distil", run, until)
             except Exception:  # as above: only now is it known which stage failed
-                print_line(console, f"{run_state.state_of(run).next_stage}: failed")
+                terminal.print_line(terminal.console, f"{run_state.state_of(run).next_stage}: failed")
                 raise
 
         with _told("run"):
@@ -78,7 +79,7 @@ def _told(step: str) -> Iterator[None]:
         yield
         end = duration(time.monotonic() - began)
     finally:
-        print_line(console, f"{step}: {end}")
+        terminal.print_line(terminal.console, f"{step}: {end}")
 
 
 def make_student(folder: Path) -> None:

@@ -16,9 +16,8 @@ from rich.table import Column
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tapir_core.paths import RUN_RECORD
+from tapir_core import paths, run_folder
 from tapir_core.reporting.page import Table
-from tapir_core.run_folder import RunRef
 
 ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")]
@@ -40,15 +39,15 @@ _END = re.compile(r"[^\s–]*–\s*|[^\s–]+\s*")
 """An end of a span with its dash: `600 (590–`, `610)`."""
 
 
-def run_ref(name: str, root: str) -> RunRef:
+def run_ref(name: str, root: str) -> run_folder.RunRef:
     """The run that a user calls ``name``: its name below ``root``, its folder, or its address."""
     if "://" in name:
         folder_of_runs, _, name = name.rstrip("/").rpartition("/")
-        return RunRef(folder_of_runs, name)
+        return run_folder.RunRef(folder_of_runs, name)
     folder = Path(name)
-    if os.sep in name or (folder / RUN_RECORD).exists():
-        return RunRef(str(folder.parent), folder.name)
-    return RunRef(root, name)
+    if os.sep in name or (folder / paths.RUN_RECORD).exists():
+        return run_folder.RunRef(str(folder.parent), folder.name)
+    return run_folder.RunRef(root, name)
 
 
 def print_line(console: Console, line: str) -> None:

@@ -16,12 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tapir_core import errors, paths
+from tapir_core.calls import types, wire
 from tapir_core.calls.budget import Attempt, Settlement
-from tapir_core.calls.types import Failure, Outcome, Request, Spend
-from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, RunConfig
-from tapir_core.errors import ConfigError
-from tapir_core.paths import STORE
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -55,7 +53,7 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
         self._writer = GroupWriter("tapir-store-writer", self._commit)
         self._heart = Heart("the call store", partial(self._writer.submit, store_writes.beat))
 
-    def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
+    def lookup(self, keys: Sequence[str]) -> dict[str, types.Outcome]:
         """The stored outcome of each key in the store."""
         return self._read(self._rows.read_outcomes, keys)
 
@@ -94,21 +92,21 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
         """Which of ``keys`` are in a batch that has not ended."""
         return self._read(partial(self._tables.read_known, column=self._tables.batch_rows.c.key), keys)
 
-    def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
+    def put(self, key: str, request: types.Request, reply: wire.Reply) -> Future[types.Outcome]:
         """Store the reply to ``request``.
 
         Returns:
             A future that is done after the commit: the reply's outcome, or the one that another process stored first.
         """
         outcome = reply.outcome
-        assert not (isinstance(outcome, Failure) and outcome.retryable), "a retryable failure is never stored"
+        assert not (isinstance(outcome, types.Failure) and outcome.retryable), "a retryable failure is never stored"
         return self._writer.submit(self._writes.Put(self._rows.make_row(key, request, reply), outcome))
 
     def forget(self, keys: Sequence[str]) -> Future[int]:
         """Delete outcomes, so that their requests are sent again; the future holds how many there were."""
         return self._writer.submit(partial(self._writes.forget, keys=tuple(keys)))
 
-    def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
+    def count_reuse(self, requests: Sequence[types.Request]) -> Future[None]:
         """Count requests that were answered from the store; no need to wait for it."""
         counts = Counter[tuple[str, ...]](
             (each.role, each.model, each.identity, each.prompt_version, each.run) for each in requests
@@ -123,7 +121,7 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
         """Add working time to what ``run`` has spent."""
         return self._writer.submit(partial(self._writes.add_seconds, run=run, role=role, seconds=seconds))
 
-    def spend_by_role(self, run: str) -> Mapping[str, Spend]:
+    def spend_by_role(self, run: str) -> Mapping[str, types.Spend]:
         """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
         return self._read(self._rows.read_spend, run)
 
@@ -160,10 +158,10 @@ def root_store_url(root: str) -> str:
         ConfigError: the root is not on this machine; its runs keep their answers at their `calls.store_url`.
     """
     if "://" in root:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"the runs of {root!r} keep their answers at their calls.store_url; set it, or name it with --store"
         )
-    return f"sqlite:///{Path(root, STORE).absolute()}"
+    return f"sqlite:///{Path(root, paths.STORE).absolute()}"
 
 
 def store_url(config: RunConfig) -> str:

@@ -8,14 +8,13 @@ import asyncio
 import threading
 from dataclasses import dataclass, replace
 
+from tapir_core.calls import types, wire
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.budget import LOST_HOLD, Attempt, LiveSpend, make_attempt, settlement
-from tapir_core.calls.types import MOST_USELESS, Endpoint, Failure, Request
-from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 from tapir_core.text import digest
 
-STOPPED = Failure("stopped", "the run was told to stop before this was sent")
+STOPPED = types.Failure("stopped", "the run was told to stop before this was sent")
 """The outcome of a request that was not sent."""
 _LOOK_SECONDS = 0.05
 """How often a request that waits for room under a cap checks whether an attempt has ended."""
@@ -25,7 +24,7 @@ _LOOK_SECONDS = 0.05
 class UnsentError(Exception):
     """Raised if an attempt is not sent: no room under a cap, or the run stops. Never leaves the engine."""
 
-    failure: Failure
+    failure: types.Failure
 
 
 class Books:
@@ -49,7 +48,7 @@ class Books:
         """Whether an open attempt may cost less than is booked for it."""
         return self.begun > self.ended
 
-    async def book(self, key: str, request: Request, endpoint: Endpoint) -> Attempt:
+    async def book(self, key: str, request: types.Request, endpoint: types.Endpoint) -> Attempt:
         """Book an attempt at the request of ``key``; waits for the room that open attempts may leave.
 
         The caller must call `end` afterwards, and before that `settle` if a reply says what the attempt cost.
@@ -70,17 +69,17 @@ class Books:
                 return attempt
         raise UnsentError(STOPPED)
 
-    def settle(self, attempt: Attempt, reply: Reply) -> None:
+    def settle(self, attempt: Attempt, reply: wire.Reply) -> None:
         """Record what an attempt cost, by its ``reply``."""
         self.store.settle(settlement(attempt.id, reply))
 
-    async def count_useless(self, key: str, reply: Reply, more: int = 1) -> Reply:
+    async def count_useless(self, key: str, reply: wire.Reply, more: int = 1) -> wire.Reply:
         """Count ``more`` useless replies to ``key``; returns ``reply``, made terminal once there are too many."""
         counted = self.store.count_useless(key, digest(reply.useless), more)
-        if await asyncio.wrap_future(counted) < MOST_USELESS:
+        if await asyncio.wrap_future(counted) < types.MOST_USELESS:
             return reply
-        said = f"{reply.failure.message} (the same reply {MOST_USELESS} times)"
-        return replace(reply, outcome=Failure("no_answer", said))
+        said = f"{reply.failure.message} (the same reply {types.MOST_USELESS} times)"
+        return replace(reply, outcome=types.Failure("no_answer", said))
 
     def end(self, attempt: Attempt) -> None:
         """Note that an attempt is over, with a reply or without."""
@@ -119,7 +118,7 @@ class Books:
         """
         while self.ended == ended and not self._stopping.is_set():
             if not self.may_make_room:
-                raise UnsentError(Failure("connection" if refusal == LOST_HOLD else "budget", refusal))
+                raise UnsentError(types.Failure("connection" if refusal == LOST_HOLD else "budget", refusal))
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _give_back(self, attempt: Attempt) -> None:

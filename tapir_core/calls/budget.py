@@ -19,8 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tapir_core.calls.types import Endpoint, Failure, FailureKind, Request, Spend
-from tapir_core.calls.wire import Reply
+from tapir_core.calls import types, wire
 from tapir_core.config import BudgetConfig, Caps, Role
 
 DRIVING = "run"
@@ -54,18 +53,18 @@ class LiveSpend:
     """Rows answered from the store, or by an equal request in flight."""
     answers: int = 0
     """Answers received."""
-    failures: Counter[FailureKind] = field(default_factory=Counter)
+    failures: Counter[types.FailureKind] = field(default_factory=Counter)
     """Requests that ended without an answer, by kind."""
     timeouts: int = 0
     """Attempts without a reply in time; most are tried again."""
-    spent: Spend = field(default_factory=Spend)
+    spent: types.Spend = field(default_factory=types.Spend)
     """What the requests that ended have cost."""
     cap_reached: str = ""
     """The cap that kept a request from being sent, the last one, in words; empty as long as none did."""
 
-    def count_reply(self, reply: Reply) -> None:
+    def count_reply(self, reply: wire.Reply) -> None:
         """Count a request that ended with ``reply``."""
-        if isinstance(reply.outcome, Failure):
+        if isinstance(reply.outcome, types.Failure):
             self.failures[reply.outcome.kind] += 1
             if reply.outcome.kind == "budget":
                 self.cap_reached = reply.outcome.message
@@ -118,7 +117,7 @@ class Attempt:
     """The run's id."""
     role: Role
     key: str
-    most: Spend
+    most: types.Spend
     """The most that it can cost."""
     shard: str = ""
     """The list of requests that it belongs to, which this process has to hold; empty outside of one."""
@@ -136,7 +135,7 @@ class Settlement:
     attempt: int
     outcome: str
     """`answer` or the kind of failure."""
-    spent: Spend | None
+    spent: types.Spend | None
     """What it cost, without a request if it was never sent; None if unknown: it stays booked at the most."""
 
 
@@ -145,43 +144,43 @@ _IDS = random.Random()
 os.register_at_fork(after_in_child=_IDS.seed)
 
 
-def reserve(request: Request, endpoint: Endpoint) -> Spend:
+def reserve(request: types.Request, endpoint: types.Endpoint) -> types.Spend:
     """The most that one attempt at ``request`` can cost at ``endpoint``."""
     text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
     prompt = text // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE * len(request.messages)
     completion = request.sampling.max_tokens
-    return Spend(1, prompt, completion, endpoint.usd(prompt, completion))
+    return types.Spend(1, prompt, completion, endpoint.usd(prompt, completion))
 
 
-def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> Attempt:
+def make_attempt(run: str, key: str, request: types.Request, endpoint: types.Endpoint) -> Attempt:
     """An attempt at ``request``, which has the key ``key``, by the run with the id ``run``."""
     return Attempt(_IDS.getrandbits(63), run, request.role, key, reserve(request, endpoint), SHARD.get())
 
 
-def settlement(attempt: int, reply: Reply | None) -> Settlement:
+def settlement(attempt: int, reply: wire.Reply | None) -> Settlement:
     """The settlement of an attempt by its ``reply``; None if it was never sent."""
     if reply is None or not reply.spent.requests:
-        return Settlement(attempt, "", Spend())
-    outcome = reply.outcome.kind if isinstance(reply.outcome, Failure) else "answer"
+        return Settlement(attempt, "", types.Spend())
+    outcome = reply.outcome.kind if isinstance(reply.outcome, types.Failure) else "answer"
     return Settlement(attempt, outcome, None if reply.cost_unknown else reply.spent)
 
 
-def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Spend) -> str | None:
+def cap_reached(budget: BudgetConfig, spent: Mapping[str, types.Spend], role: Role, wanted: types.Spend) -> str | None:
     """Which cap would be exceeded if ``wanted`` were added for ``role``, as a message; None if there is room.
 
     ``spent`` holds what was spent and what is reserved, by role.
     """
     if role == UNPAID:
         return None
-    whole = sum((each for name, each in spent.items() if name != UNPAID), start=Spend())
-    whole = replace(whole, seconds=spent.get(DRIVING, Spend()).seconds)
+    whole = sum((each for name, each in spent.items() if name != UNPAID), start=types.Spend())
+    whole = replace(whole, seconds=spent.get(DRIVING, types.Spend()).seconds)
     stage = None if role == "probe" else budget.stages.get(role)
     return _passed("budget", budget, whole, wanted) or (
-        _passed(f"budget.stages.{role}", stage, spent.get(role, Spend()), wanted) if stage else None
+        _passed(f"budget.stages.{role}", stage, spent.get(role, types.Spend()), wanted) if stage else None
     )
 
 
-def _passed(name: str, caps: Caps, spent: Spend, wanted: Spend) -> str | None:
+def _passed(name: str, caps: Caps, spent: types.Spend, wanted: types.Spend) -> str | None:
     amounts = (
         ("usd", caps.usd, spent.usd, wanted.usd),
         ("requests", caps.requests, spent.requests, wanted.requests),

@@ -20,11 +20,10 @@ import aiohttp
 import httpx2
 import openai
 
+from tapir_core import errors, proxies
 from tapir_core.calls import types, wire, words
 from tapir_core.calls.limits import read_rate_limits
 from tapir_core.config import CallsConfig
-from tapir_core.errors import ConfigError
-from tapir_core.proxies import proxy_before, through
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class Client:
         """
         _check_secrets(endpoint)
         self._endpoint = endpoint
-        proxy = proxy_before(endpoint.base_url, endpoint.proxy)
+        proxy = proxies.proxy_before(endpoint.base_url, endpoint.proxy)
         self._timeout_seconds = timeout_seconds
         self._said = set[tuple[str, str]]()
         key = endpoint.api_key or "none"
@@ -218,7 +217,7 @@ class Client:
     def _read_error(self, got: httpx2.Response, body: object, *, raw: str | None) -> wire.Reply:
         reply = wire.read_error(got.status_code, body, raw=raw, headers=got.headers)
         # APIs report errors as JSON: plain text comes from the proxy, if there is one.
-        by = through(self._endpoint.base_url, self._endpoint.proxy) if isinstance(body, str) else ""
+        by = proxies.through(self._endpoint.base_url, self._endpoint.proxy) if isinstance(body, str) else ""
         return replace(reply, outcome=replace(reply.failure, message=reply.failure.message + by))
 
 
@@ -249,7 +248,7 @@ def read_foreign_error(error: BaseException, endpoint: types.Endpoint, *, timeou
     while isinstance(error, openai.OpenAIError | httpx2.HTTPError) and error.__cause__ is not None:
         error = error.__cause__
     said = hide_keys(str(error) or type(error).__name__, endpoint)
-    where = endpoint.base_url + through(endpoint.base_url, endpoint.proxy)
+    where = endpoint.base_url + proxies.through(endpoint.base_url, endpoint.proxy)
     if isinstance(
         error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | httpx2.InvalidURL | httpx2.UnsupportedProtocol
     ):
@@ -305,14 +304,14 @@ def _escaped(key: str) -> re.Pattern[str]:
 
 def _check_secrets(endpoint: types.Endpoint) -> None:
     if "@" in urlsplit(endpoint.base_url).netloc:
-        raise ConfigError(
+        raise errors.ConfigError(
             "base_url holds a user name or password, which would end up in logs. Write the address without it and "
             "name the environment variable of the key in api_key_env, or its file in api_key_file."
         )
     sent = {f"the key from {endpoint.key_place or 'api_key_env'}": endpoint.api_key or ""}
     for what, value in (sent | {f"the header {name}": value for name, value in endpoint.headers.items()}).items():
         if not (value.isascii() and value.isprintable()):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{what} holds a line break or another character that no header can carry; give it again without"
             )
 

@@ -14,10 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tapir_core.calls import store_tables
+from tapir_core.calls import store_rows, store_tables, types
 from tapir_core.calls.budget import Attempt, Settlement
-from tapir_core.calls.store_rows import add_spend, book, insert_rows, settle
-from tapir_core.calls.types import MOST_USELESS, Outcome, Request, Spend
 from tapir_core.config import BudgetConfig, Sampling
 from tapir_core.processes import LAPSE, Holder, is_free
 
@@ -39,7 +37,7 @@ class Put:
     """An outcome that was received."""
 
     row: dict[str, Any]
-    outcome: Outcome
+    outcome: types.Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +69,13 @@ def commit(engine: sa.Engine, holder: str, writes: Sequence[Write], *, repeated:
     with store_tables.writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
-        before = insert_rows(connection, [put.row for put in puts])
-        settle(connection, [write for write in writes if isinstance(write, Settlement)])
+        before = store_rows.insert_rows(connection, [put.row for put in puts])
+        store_rows.settle(connection, [write for write in writes if isinstance(write, Settlement)])
         changes = iter([write(connection, holder, repeated) for write in writes if callable(write)])
         lists = {attempt.shard for attempt, _ in wanted} - {""}
         # Lists that this holder lost to others because it was taken for dead.
         lost = lists.difference(connection.scalars(_HELD, {"lists": list(lists), "holder": holder})) if lists else lists
-        refusals = iter(book(connection, wanted, lost=lost, repeated=repeated))
+        refusals = iter(store_rows.book(connection, wanted, lost=lost, repeated=repeated))
     results = {
         Put: iter([_outcome_of(put, before, repeated=repeated) for put in puts]),
         Settlement: itertools.repeat(None),
@@ -86,7 +84,7 @@ def commit(engine: sa.Engine, holder: str, writes: Sequence[Write], *, repeated:
     return [next(results.get(type(write), changes)) for write in writes]
 
 
-def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> Outcome:
+def _outcome_of(put: Put, before: Mapping[str, types.Outcome], *, repeated: bool) -> types.Outcome:
     """The outcome that counts: what was stored first, unless the try before this one committed the same."""
     stored = before.get(put.row["key"], put.outcome)
     ours = repeated and replace(stored, stored=put.outcome.stored) == put.outcome
@@ -117,7 +115,7 @@ def add_seconds(
     connection: sa.Connection, _holder: str, _repeated: bool, *, run: str, role: str, seconds: float
 ) -> None:
     """Add working time to what a run has spent in a role."""
-    add_spend(connection, run, role, Spend(seconds=seconds))
+    store_rows.add_spend(connection, run, role, types.Spend(seconds=seconds))
 
 
 def beat(connection: sa.Connection, holder: str, _repeated: bool = False) -> None:
@@ -151,7 +149,7 @@ def count_useless(connection: sa.Connection, _holder: str, _repeated: bool, *, k
     row = connection.execute(sa.select(store_tables.useless).where(store_tables.useless.c.key == key)).first()
     replies = more + (row.replies if row is not None and row.reply == reply else 0)
     connection.execute(sa.delete(store_tables.useless).where(store_tables.useless.c.key == key))
-    if replies < MOST_USELESS:
+    if replies < types.MOST_USELESS:
         connection.execute(sa.insert(store_tables.useless).values(key=key, reply=reply, replies=replies))
     return replies
 
@@ -186,7 +184,7 @@ class OpenBatch:
 
     tag: str
     address: str
-    rows: Mapping[str, Request]
+    rows: Mapping[str, types.Request]
     """By key, the requests without an outcome. Those of an adopted batch have no messages: the provider has them."""
     attempts: Mapping[str, int]
     """By key, the attempt booked for a request."""
@@ -212,7 +210,7 @@ def plan_batch(
     ``attempts`` has one for each row. Returns key → cap of the rows without room, which are left out. If no row has
     room, no batch is stored.
     """
-    refusals = book(connection, [(each, budget) for each in attempts], repeated=repeated)
+    refusals = store_rows.book(connection, [(each, budget) for each in attempts], repeated=repeated)
     booked = [each for each, refusal in zip(attempts, refusals, strict=True) if not refusal]
     if booked:
         first = batch.rows[booked[0].key]
@@ -286,7 +284,7 @@ def end_batch(connection: sa.Connection, holder: str, repeated: bool, *, tag: st
         owed = connection.execute(
             sa.select(store_tables.batch_rows.c.attempt).where(store_tables.batch_rows.c.batch == tag)
         ).scalars()
-        settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
+        store_rows.settle(connection, [Settlement(attempt, "", types.Spend()) for attempt in owed])
     connection.execute(sa.delete(store_tables.batch_rows).where(store_tables.batch_rows.c.batch == tag))
     note_batch(connection, holder, repeated, tag=tag, state=state, driver="", ended=store_tables.utc_now())
 
@@ -296,7 +294,7 @@ def _open_batch(connection: sa.Connection, row: Mapping[Any, Any]) -> OpenBatch:
         sa.select(store_tables.batch_rows).where(store_tables.batch_rows.c.batch == row["tag"])
     ).all()
     rows = {
-        each.key: Request(
+        each.key: types.Request(
             role=row["role"],
             messages=(),
             model=row["model"],

@@ -11,20 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tapir_core.calls.limits import RateLimit, read_retry_after
-from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request, Spend
-from tapir_core.calls.words import (
-    BROKE_OFF,
-    CUT_OFF,
-    CUT_OFF_STATUSES,
-    REFUSED,
-    find_block,
-    read_ending,
-    read_error_words,
-    refuses_everybody,
-    strip_thoughts,
-    unsupported_field,
-)
+from tapir_core.calls import limits, types, words
 from tapir_core.config import Role
 
 _USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
@@ -53,8 +40,8 @@ _LONGEST_MESSAGE = 500
 class Reply:
     """The result of one attempt."""
 
-    outcome: Outcome
-    spent: Spend = field(default_factory=lambda: Spend(requests=1))
+    outcome: types.Outcome
+    spent: types.Spend = field(default_factory=lambda: types.Spend(requests=1))
     """What the attempts made for the request cost, this one included."""
     cost_unknown: bool = False
     """True if the provider may charge more than the reply says: it is incomplete, or does not say."""
@@ -70,19 +57,19 @@ class Reply:
     """The model that answered, according to the provider."""
     is_completion: bool = False
     """True if the provider considers the request answered: it will charge for it."""
-    rate_limits: tuple[RateLimit, ...] = ()
+    rate_limits: tuple[limits.RateLimit, ...] = ()
     """The limits per minute that the reply's headers show."""
 
     @property
-    def failure(self) -> Failure:
+    def failure(self) -> types.Failure:
         """The outcome of a reply that is known to be a failure."""
-        assert isinstance(self.outcome, Failure)
+        assert isinstance(self.outcome, types.Failure)
         return self.outcome
 
     @property
     def useless(self) -> str:
         """The error of a reply without an answer, without what varies between equal ones; else empty."""
-        if not isinstance(self.outcome, Failure) or self.outcome.kind != "server" or self.raw is None:
+        if not isinstance(self.outcome, types.Failure) or self.outcome.kind != "server" or self.raw is None:
             return ""
         if self.retry_after_seconds is not None or self.outcome.message.startswith(_OVERLOADED):
             return ""
@@ -91,11 +78,11 @@ class Reply:
     @property
     def shows_spent_account(self) -> bool:
         """True for a 429 because of a limit per minute, not because of too many calls at once."""
-        limited = isinstance(self.outcome, Failure) and self.outcome.kind == "rate_limited"
+        limited = isinstance(self.outcome, types.Failure) and self.outcome.kind == "rate_limited"
         return limited and any(limit.remaining < 1 for limit in self.rate_limits)
 
 
-def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
+def request_body(request: types.Request, endpoint: types.Endpoint) -> dict[str, Any]:
     """The JSON body of ``request`` at ``endpoint``; the sample index is the seed if a seed can matter."""
     sampling = request.sampling
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -116,45 +103,45 @@ def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
     return {**body, **endpoint.body_fields}
 
 
-def read_completion(raw: str, endpoint: Endpoint, request: Request | None = None) -> Reply:
+def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request | None = None) -> Reply:
     """The meaning of a body with status 200: an answer, a typed refusal, or a failure.
 
     With its ``request``, an answer to be trained on that used all its tokens is cut off, whatever its finish reason.
     """
     sent = _without_preamble(raw)
     if sent.startswith("<"):
-        return Reply(Failure("connection", f"{_WEB_PAGE}: {_clip(raw)!r}"), raw=raw, endpoint_at_fault=True)
+        return Reply(types.Failure("connection", f"{_WEB_PAGE}: {_clip(raw)!r}"), raw=raw, endpoint_at_fault=True)
     body = json_or_text(sent)
     if not isinstance(body, dict):
         odd = f"the reply is no {'JSON' if body is sent else 'chat completion'}: {_clip(raw)!r}"
-        return Reply(Failure("server", odd), cost_unknown=True, raw=raw)
+        return Reply(types.Failure("server", odd), cost_unknown=True, raw=raw)
     choice, usage = _first(body.get("choices")), _mapping(body.get("usage"))
     prompt_tokens, completion_tokens, said = _read_usage(usage)
-    spent = Spend(1, prompt_tokens, completion_tokens, endpoint.usd(prompt_tokens, completion_tokens))
+    spent = types.Spend(1, prompt_tokens, completion_tokens, endpoint.usd(prompt_tokens, completion_tokens))
     if error := body.get("error") or choice.get("error") or _failed_call(body):
         status = _integer(_mapping(error).get("code"))
         failed = read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw)
         return replace(failed, spent=spent)
     outcome = _read_choice(
         choice,
-        Answer("", "", prompt_tokens, completion_tokens, spent.usd),
+        types.Answer("", "", prompt_tokens, completion_tokens, spent.usd),
         thought=completion_tokens > said or _details(usage, "completion", "reasoning") > 0,
         strip=endpoint.thinking == "strip",
     )
     if outcome is None:
-        blocked, shown = find_block(body), _clip(raw)
+        blocked, shown = words.find_block(body), _clip(raw)
         outcome = (
-            Failure("refused", f"blocked: {blocked}: {shown}")
+            types.Failure("refused", f"blocked: {blocked}: {shown}")
             if blocked
-            else Failure("server", f"the reply has no answer: {shown}")
+            else types.Failure("server", f"the reply has no answer: {shown}")
         )
     elif (body.get("amazon-bedrock-guardrailAction") or "NONE") != "NONE":
-        outcome = Failure("refused", "stopped by the provider's guardrail")
-    elif isinstance(outcome, Answer) and request is not None and request.role in TRAINED_ON:
+        outcome = types.Failure("refused", "stopped by the provider's guardrail")
+    elif isinstance(outcome, types.Answer) and request is not None and request.role in TRAINED_ON:
         most = _integer(endpoint.body_fields.get(endpoint.tokens_field)) or request.sampling.max_tokens
         # For some providers the limit covers thoughts, for others it does not.
         is_full = most == said or said - _details(usage, "completion", "reasoning") >= most
-        outcome = replace(outcome, finish_reason=CUT_OFF) if is_full else outcome
+        outcome = replace(outcome, finish_reason=words.CUT_OFF) if is_full else outcome
     return Reply(
         outcome,
         spent=spent,
@@ -199,20 +186,20 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     # A gateway's own message may say only that its provider failed.
     text += f" {more['raw']}" if isinstance(more.get("raw"), str) else ""
     codes = frozenset({*_codes(error), *(["content_filter"] if more.get("reasons") else [])})
-    parameter = unsupported_field(status, codes, str(error.get("param") or ""), text)
+    parameter = words.unsupported_field(status, codes, str(error.get("param") or ""), text)
     if parameter in _ASKED_BY_FEW:
-        kind: FailureKind = "bad_request"
+        kind: types.FailureKind = "bad_request"
     else:
-        kind = "unsupported" if parameter else read_error_words(status, codes, text.lower())
+        kind = "unsupported" if parameter else words.read_error_words(status, codes, text.lower())
     message = f"HTTP {status}: {_clip(text)}" if text else f"HTTP {status}"
     message += f" {_MORE_ROOM}" if kind == "used_up" else ""
     return Reply(
-        Failure(kind, message, parameter=parameter),
-        cost_unknown=status in CUT_OFF_STATUSES,
+        types.Failure(kind, message, parameter=parameter),
+        cost_unknown=status in words.CUT_OFF_STATUSES,
         raw=raw,
-        retry_after_seconds=read_retry_after(headers or {}),
+        retry_after_seconds=limits.read_retry_after(headers or {}),
         endpoint_at_fault=kind in {"unauthorized", "connection", "unsupported"},
-        refuses_everybody=refuses_everybody(status, codes, text.lower()),
+        refuses_everybody=words.refuses_everybody(status, codes, text.lower()),
     )
 
 
@@ -235,28 +222,28 @@ def _without_preamble(raw: str) -> str:
     return raw if raw.startswith("{") else _SENT_BEFORE.sub("", raw, count=1)
 
 
-def _read_choice(choice: dict[str, Any], empty: Answer, *, thought: bool, strip: bool) -> Outcome | None:
+def _read_choice(choice: dict[str, Any], empty: types.Answer, *, thought: bool, strip: bool) -> types.Outcome | None:
     """The outcome of a choice; None if it has no message with text."""
     message, ending = _mapping(choice.get("message")), _ending_of(choice)
     if message.get("refusal"):
-        return Failure("refused", _clip(str(message["refusal"])))
-    if ending == REFUSED:
-        return Failure("refused", f"stopped by the provider's content filter ({_said_ending(choice)})")
-    if ending == BROKE_OFF:
-        return Failure("server", f"the reply broke off ({_said_ending(choice)})")
+        return types.Failure("refused", _clip(str(message["refusal"])))
+    if ending == words.REFUSED:
+        return types.Failure("refused", f"stopped by the provider's content filter ({_said_ending(choice)})")
+    if ending == words.BROKE_OFF:
+        return types.Failure("server", f"the reply broke off ({_said_ending(choice)})")
     content = _text_of(message.get("content"))
     if not isinstance(content, str | None) or not message:
         return None
     text = clean_text(content or "")
     apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
-    answer = strip_thoughts(text) if strip and not apart else text
+    answer = words.strip_thoughts(text) if strip and not apart else text
     if not answer.strip():
-        if ending == CUT_OFF and (thought or answer != text or apart):
-            return Failure("used_up", _USED_UP.format(tokens=empty.completion_tokens, remedy=_MORE_ROOM))
-        if ending == CUT_OFF and empty.prompt_tokens and not empty.completion_tokens:
-            return Failure("too_long", f"the prompt of {empty.prompt_tokens} tokens left no room for an answer")
+        if ending == words.CUT_OFF and (thought or answer != text or apart):
+            return types.Failure("used_up", _USED_UP.format(tokens=empty.completion_tokens, remedy=_MORE_ROOM))
+        if ending == words.CUT_OFF and empty.prompt_tokens and not empty.completion_tokens:
+            return types.Failure("too_long", f"the prompt of {empty.prompt_tokens} tokens left no room for an answer")
         if apart:
-            return Failure("no_answer", f"{_ONLY_THOUGHTS}: {_clip(str(apart))}")
+            return types.Failure("no_answer", f"{_ONLY_THOUGHTS}: {_clip(str(apart))}")
     return replace(empty, text=answer, finish_reason=ending, logprobs=_read_logprobs(choice))
 
 
@@ -265,9 +252,9 @@ def _ending_of(choice: dict[str, Any]) -> str:
     said = _said(choice.get("finish_reason")) or _said(choice.get("done_reason") or choice.get("stop_reason"))
     for natives in (choice, _mapping(choice.get("provider_specific_fields"))):
         native = natives.get("native_finish_reason")
-        if native and (read := read_ending(_said(native))) in (CUT_OFF, REFUSED, BROKE_OFF):
+        if native and (read := words.read_ending(_said(native))) in (words.CUT_OFF, words.REFUSED, words.BROKE_OFF):
             return read
-    return read_ending(said)
+    return words.read_ending(said)
 
 
 def _said_ending(choice: dict[str, Any]) -> str:

@@ -16,8 +16,7 @@ from math import hypot
 from statistics import fmean
 
 from tapir_core import paths, randomness, statistics, task_types, text
-from tapir_core.comparison.outcome import ArmOutcome, Graded, total
-from tapir_core.comparison.plan import RANDOM, Arm
+from tapir_core.comparison import outcome, plan
 from tapir_core.summary.formats import student_name
 
 BASIC = "S_0"
@@ -27,7 +26,7 @@ _ENDS = ("low", "high", "low90", "high90")
 
 _OF_ONE_SEED = f"{statistics.COVERS['items and reruns']}, and no other run seed"
 
-_Students = Mapping[int, Mapping[str, Graded]]
+_Students = Mapping[int, Mapping[str, outcome.Graded]]
 """Run seed → split → what the student got right."""
 
 
@@ -89,8 +88,8 @@ class ComparedArms:
 
 def compare_arms(
     name: str,
-    arms: Sequence[Arm],
-    outcomes: Sequence[ArmOutcome],
+    arms: Sequence[plan.Arm],
+    outcomes: Sequence[outcome.ArmOutcome],
     *,
     unfinished: Sequence[str],
     prices: str,
@@ -104,7 +103,7 @@ def compare_arms(
     students = {student_name(at): _students(reference, at) for at in (paths.BACKBONE, 0) if reference}
     students |= {arm: _students(runs) for arm, runs in of_arm.items() if runs}
     rows = {
-        each: _row(name, each, labels[each], of, {} if each == RANDOM else students.get(RANDOM, {}))
+        each: _row(name, each, labels[each], of, {} if each == plan.RANDOM else students.get(plan.RANDOM, {}))
         for each, of in students.items()
     }
     for arm in arms:
@@ -120,7 +119,7 @@ def compare_arms(
     return ComparedArms(name, tuple(rows.values()), arms[0].name, tuple(unfinished), differences, prices, concludes)
 
 
-def _students(runs: Mapping[int, ArmOutcome], number: int | None = None) -> _Students:
+def _students(runs: Mapping[int, outcome.ArmOutcome], number: int | None = None) -> _Students:
     """The students of a round of these runs, or the last ones."""
     return {
         seed: {split: each.students[each.last if number is None else number, split] for split in ("dev", "test")}
@@ -155,9 +154,9 @@ def _row(comparison: str, name: str, label: str, students: _Students, random: _S
         test=_score(students, "test", comparison, "score", name, "test", trained=trained),
         dev=_score(students, "dev", comparison, "score", name, "dev", trained=trained),
         natural=_score(students, "test", comparison, "natural", name, "test", trained=trained, natural=True),
-        to_random=_difference(comparison, students, random, name, RANDOM, trained=trained + 1),
+        to_random=_difference(comparison, students, random, name, plan.RANDOM, trained=trained + 1),
         natural_to_random=_difference(
-            comparison, students, random, "natural", name, RANDOM, trained=trained + 1, natural=True
+            comparison, students, random, "natural", name, plan.RANDOM, trained=trained + 1, natural=True
         ),
         task_types={task_type: share for task_type, share in shares.items() if share},
     )
@@ -214,7 +213,7 @@ def _score(
     return replace(found, **{end: min(1.0, max(0.0, getattr(found, end))) for end in _ENDS})
 
 
-def _curve(comparison: str, name: str, runs: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
+def _curve(comparison: str, name: str, runs: Mapping[int, outcome.ArmOutcome]) -> tuple[Point, ...]:
     """Students of which too many answers are missing are left out."""
     tests = {
         number: _score(_students(runs, number), "test", comparison, "score", f"{name} {number}", "test")
@@ -225,11 +224,13 @@ def _curve(comparison: str, name: str, runs: Mapping[int, ArmOutcome]) -> tuple[
     )
 
 
-def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> dict[str, float | None]:
+def _costs(
+    outcomes: Mapping[int, outcome.ArmOutcome], reference: Mapping[int, outcome.ArmOutcome]
+) -> dict[str, float | None]:
     runs = list(outcomes.values())
     pairs = [(each.trained, reference[seed].trained) for seed, each in outcomes.items() if seed in reference]
     answers = sum(sum(each.answers.values()) for each in runs)
-    trained = [total(each.trainings.values()) for each in runs]
+    trained = [outcome.total(each.trainings.values()) for each in runs]
     distinct = [each.distinct for each in runs if each.distinct is not None]
     return {
         # Trained on after S_0, over all rounds and epochs.
@@ -288,7 +289,7 @@ def verdicts(compared: ComparedArms) -> list[str]:
             if unfinished
             else "No verdict: these runs are too small to carry one; they show that the comparison works."
         ]
-    arms = [each for each in compared.rows if each.costs and not each.exploratory and each.name != RANDOM]
+    arms = [each for each in compared.rows if each.costs and not each.exploratory and each.name != plan.RANDOM]
     pairs = [(*pair, compared.differences.get((pair[0].name, pair[1].name))) for pair in _pairs(compared, arms)]
     return [
         *(_verdict(one.label, other.label, found) for one, other, found in pairs if found),
@@ -333,7 +334,7 @@ def covers_sentence(compared: ComparedArms) -> str:
 def _pairs(compared: ComparedArms, arms: Sequence[ArmRow]) -> Iterator[tuple[ArmRow, ArmRow]]:
     """Each arm against random; the reference against every other one; each arm against S_0."""
     rows = {each.name: each for each in compared.rows}
-    random, basic, reference = rows[RANDOM], rows[BASIC], rows[compared.reference]
+    random, basic, reference = rows[plan.RANDOM], rows[BASIC], rows[compared.reference]
     yield from ((each, random) for each in arms)
     yield from ((reference, each) for each in arms if each is not reference)
     yield from ((each, basic) for each in (*arms, random))

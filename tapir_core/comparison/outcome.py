@@ -19,15 +19,13 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import paths, standin, storage
+from tapir_core import errors, paths, sources, standin, storage
 from tapir_core.calls import Spend
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig, StandinEndpoint, load, presets
 from tapir_core.data.dataset import TRAIN_AGAIN, read_json
-from tapir_core.errors import ConfigError
 from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
-from tapir_core.sources import natural_weights
 from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, MIX, TRAIN, graded_of, plan, settings_of, used_files
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
@@ -233,7 +231,7 @@ def usd_of(spent: Usage | Spend, role: str, prices: presets.RolePrices | None) -
 
 def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Graded]:
     found = {}
-    weights = natural_weights(run.config.data, run.rows(HELDOUT.at())) if run.config.data.references else {}
+    weights = sources.natural_weights(run.config.data, run.rows(HELDOUT.at())) if run.config.data.references else {}
     for number in numbers:
         graded = grade_answers(*map(run.rows, graded_of(run.config, number)))
         for split in ("dev", "test"):
@@ -300,7 +298,7 @@ class ResultsFolder:
             made_of |= {"config": _fields(config), "files": used_files(config, made_of["files"])}
             found = replace(found, shipped={**found.shipped, **_shipped_prompts(config, made_of["files"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
+            raise errors.ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
         wanted = self._said_of(planned, found)
         wanted["files"] |= _shipped_prompts(config, made_of["files"])
         if _recipe(config, made_of["files"]) == _recipe(self._config(planned, found), wanted["files"]):
@@ -308,7 +306,7 @@ class ResultsFolder:
         wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
         if other := _differing(made_of, wanted):
             more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{file} is the result of run {planned.ref.name} with another {', '.join(other[:_SHOWN])}{more}; "
                 "give this comparison another name, or remove the file to run it again"
             )

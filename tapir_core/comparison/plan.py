@@ -14,9 +14,7 @@ from statistics import fmean
 from typing import Literal
 
 from tapir_core import errors, run_folder, sources
-from tapir_core.config import RunConfig
-from tapir_core.config.load import load_config, replace_values, spell_out_rounds
-from tapir_core.config.presets import ArmEntry, ComparisonConfig, load_comparison
+from tapir_core.config import RunConfig, load, presets
 
 Match = Literal["reference", "rounds", "whole", "usd"]
 """What an arm is matched by: nothing (it is what others are matched to), tokens and steps of each round, those of all
@@ -64,7 +62,7 @@ class PlannedRun:
 class ComparisonPlan:
     """What is to be run."""
 
-    comparison: ComparisonConfig
+    comparison: presets.ComparisonConfig
     overrides: tuple[str, ...]
     """Of the command line, for all arms."""
     arms: tuple[Arm, ...]
@@ -135,7 +133,7 @@ def open_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     Raises:
         ConfigError: the comparison or the configuration of an arm is wrong; nothing has started.
     """
-    comparison = load_comparison(path)
+    comparison = presets.load_comparison(path)
     arms = tuple(arms_of(comparison))
     given = tuple(overrides)
     first = [arm_config(comparison, arm, comparison.run_seeds[0], given) for arm in arms]
@@ -151,7 +149,7 @@ def open_comparison(path: str | Path, overrides: Sequence[str] = ()) -> Comparis
     return ComparisonPlan(comparison, given, arms, first[0].run.root)
 
 
-def arms_of(comparison: ComparisonConfig) -> list[Arm]:
+def arms_of(comparison: presets.ComparisonConfig) -> list[Arm]:
     """The arms of a comparison, the reference first.
 
     Raises:
@@ -170,7 +168,9 @@ def arms_of(comparison: ComparisonConfig) -> list[Arm]:
     ]
 
 
-def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides: tuple[str, ...] = ()) -> RunConfig:
+def arm_config(
+    comparison: presets.ComparisonConfig, arm: Arm, run_seed: int, overrides: tuple[str, ...] = ()
+) -> RunConfig:
     """The configuration of an arm's run, before its sizes are matched: every round has an entry with every field.
 
     Args:
@@ -182,14 +182,14 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
     Raises:
         ConfigError: the configuration is wrong, or the arm cannot be made of it.
     """
-    entry = comparison.arms.get(arm.name, ArmEntry())
-    read = load_config(
+    entry = comparison.arms.get(arm.name, presets.ArmEntry())
+    read = load.load_config(
         comparison.config,
         [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"],
         comparison.run_name(arm.name, run_seed),
     )
-    config = spell_out_rounds(sources.settle_sizes(read)[0])
-    made = replace_values(config, _begins_with(comparison, arm.name).settings(config), source=f"arm {arm.name}")
+    config = load.spell_out_rounds(sources.settle_sizes(read)[0])
+    made = load.replace_values(config, _begins_with(comparison, arm.name).settings(config), source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
         raise errors.ConfigError(
             f"arm {arm.name}: the curriculum of {comparison.config} is this already, so that it would be compared with "
@@ -198,14 +198,14 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
     return made
 
 
-def _begins_with(comparison: ComparisonConfig, name: str) -> ReadyArm:
+def _begins_with(comparison: presets.ComparisonConfig, name: str) -> ReadyArm:
     """The ready arm that an arm begins with: the one that it names, else that of its own name, else the curriculum."""
-    return READY[comparison.arms.get(name, ArmEntry()).like or (name if name in READY else "multi_round")]
+    return READY[comparison.arms.get(name, presets.ArmEntry()).like or (name if name in READY else "multi_round")]
 
 
-def _label(comparison: ComparisonConfig, name: str) -> str:
+def _label(comparison: presets.ComparisonConfig, name: str) -> str:
     """What an arm is called; one that may not spend all of it is not called equal."""
-    own, most = comparison.arms.get(name, ArmEntry()).label, comparison.equal_usd_at_most
+    own, most = comparison.arms.get(name, presets.ArmEntry()).label, comparison.equal_usd_at_most
     if own or name not in READY:
         return own or name.replace("_", " ")
     if READY[name].match == "usd" and most is not None:
@@ -213,9 +213,9 @@ def _label(comparison: ComparisonConfig, name: str) -> str:
     return READY[name].label
 
 
-def _problem(comparison: ComparisonConfig, name: str) -> str:
+def _problem(comparison: presets.ComparisonConfig, name: str) -> str:
     """What is wrong with an arm; empty where nothing is."""
-    entry, known = comparison.arms.get(name, ArmEntry()), ", ".join(READY)
+    entry, known = comparison.arms.get(name, presets.ArmEntry()), ", ".join(READY)
     if entry.like is not None and entry.like not in READY:
         return f"arms.{name}.like: {entry.like!r} is no ready arm; they are {known}"
     if not (name in READY or entry.like or entry.overrides):

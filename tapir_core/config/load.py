@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from tapir_core import errors, paths
-from tapir_core.config import RunConfig, Section
-from tapir_core.config.reference import explain
-from tapir_core.config.student import PRESETS, shipped
+from tapir_core.config import RunConfig, Section, reference, student
 
 Table = dict[str, Any]
 AnySection = TypeVar("AnySection", bound=Section)
@@ -100,7 +98,7 @@ def validated(root: type[AnySection], table: Table, source: str, overrides: Sequ
     try:
         found = root.model_validate(table)
     except ValidationError as error:
-        wrong += explain(error, [override.partition("=")[0].strip() for override in overrides], root)
+        wrong += reference.explain(error, [override.partition("=")[0].strip() for override in overrides], root)
     if wrong:
         raise errors.ConfigError(wrong, source=source)
     return found
@@ -160,9 +158,9 @@ def _extended(table: Table, folder: Path, overrides: Sequence[str]) -> Table:
     if name is None:
         return table
     is_shipped = isinstance(name, str) and name.startswith("presets/")
-    path = PRESETS.parent / f"{name}.toml" if is_shipped else folder / str(name)
+    path = student.PRESETS.parent / f"{name}.toml" if is_shipped else folder / str(name)
     if not path.is_file():
-        names = ", ".join(f"presets/{each}" for each in shipped("toml"))
+        names = ", ".join(f"presets/{each}" for each in student.shipped("toml"))
         raise errors.ConfigError(f"extends: value {name!r}: there is no such preset; shipped are {names}")
     preset = read_toml(path)
     if "extends" in preset:

@@ -15,9 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from tapir_core import errors, storage
-from tapir_core.config import DIFFERENT, Section, StudentConfig, matching, problems
-from tapir_core.config.checks import check_student
-from tapir_core.config.load import read_toml, validated
+from tapir_core.config import DIFFERENT, Section, StudentConfig, checks, load, matching, problems
 
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
 """Small letters, digits and `_`, at most 30."""
@@ -116,7 +114,7 @@ def load_comparison(path: str | Path) -> ComparisonConfig:
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
     """
-    found = validated(ComparisonConfig, read_toml(Path(path)), str(path))
+    found = load.validated(ComparisonConfig, load.read_toml(Path(path)), str(path))
     both = ", ".join(sorted({*found.primary} & {*found.exploratory}))
     unused = next(iter(sorted({*found.arms} - {*found.names})), "")
     wrong = problems(
@@ -190,7 +188,7 @@ def load_backbones(path: str | Path) -> BackboneList:
     Raises:
         ConfigError: it cannot be read, or something in it is wrong; carries every problem found.
     """
-    return validated(BackboneList, read_toml(Path(path)), str(path))
+    return load.validated(BackboneList, load.read_toml(Path(path)), str(path))
 
 
 def add_backbone(path: str | Path, entry: dict[str, str]) -> BackboneEntry:
@@ -199,7 +197,7 @@ def add_backbone(path: str | Path, entry: dict[str, str]) -> BackboneEntry:
     Raises:
         ConfigError: the list or the entry is wrong, or the name is taken; nothing is written then.
     """
-    read_toml(Path(path))
+    load.read_toml(Path(path))
     before = Path(path).read_text(encoding="utf-8-sig")
     lines = [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in entry.items()]
     text = "\n".join([before.rstrip("\n"), "", "[[backbones]]", *lines, ""])
@@ -209,9 +207,9 @@ def add_backbone(path: str | Path, entry: dict[str, str]) -> BackboneEntry:
         raise errors.ConfigError(
             f"{str(path)!r} takes no entry at its end ({exc}); write its entries as [[backbones]]"
         ) from exc
-    added = validated(BackboneList, table, str(path)).backbones[-1]
+    added = load.validated(BackboneList, table, str(path)).backbones[-1]
     student = StudentConfig(backbone=added.backbone, chat_template=added.chat_template)
-    if problems := list(check_student(student)):
+    if problems := list(checks.check_student(student)):
         raise errors.ConfigError(problems, source=f"backbone {added.name}")
     storage.Storage(Path(path).parent).write_bytes(Path(path).name, text.encode())
     return added

@@ -13,11 +13,10 @@ from pydantic import (
     model_validator,
 )
 
+from tapir_core.config import benchmarks, roles
 from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl, T
-from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
-from tapir_core.config.roles import EndpointConfig, JudgeConfig, TeacherConfig
 from tapir_core.config.student import StudentConfig
 
 LONGEST_NAME = 80
@@ -266,10 +265,10 @@ class RunConfig(Section):
     student: StudentConfig = StudentConfig()
     """The small model."""
 
-    teacher: TeacherConfig
+    teacher: roles.TeacherConfig
     """The strong LLM."""
 
-    judge: JudgeConfig
+    judge: roles.JudgeConfig
     """Who scores."""
 
     # Made of what is set there, since one default of it follows from another field.
@@ -285,7 +284,7 @@ class RunConfig(Section):
     training: TrainingConfig = TrainingConfig()
     """What all fine-tunes share."""
 
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: benchmarks.EvaluationConfig = benchmarks.EvaluationConfig()
     """Benchmarks, and what keeps them out of what is trained on."""
 
     calls: Free[CallsConfig] = CallsConfig()
@@ -309,7 +308,7 @@ class RunConfig(Section):
         return {name: entry.model_dump(mode="json", include=entry.model_fields_set) for name, entry in rounds.items()}
 
     @property
-    def endpoints(self) -> dict[str, EndpointConfig]:
+    def endpoints(self) -> dict[str, roles.EndpointConfig]:
         """Where teacher and judges answer, those of benchmarks included, by field."""
         return {"teacher.endpoint": self.teacher.endpoint} | self.judge.endpoints | self.evaluation.judges
 
@@ -359,7 +358,7 @@ class RunConfig(Section):
         first = number if self.curriculum.rejudge else 1
         return next(each for each in range(first, number + 1) if self.round(each).selection.reads_difficulty)
 
-    def judge_of(self, benchmark: JudgedBenchmark) -> EndpointConfig:
+    def judge_of(self, benchmark: benchmarks.JudgedBenchmark) -> roles.EndpointConfig:
         """Who judges a benchmark: its own judge, or the run's first one."""
         return benchmark.judge or self.judge.endpoint
 

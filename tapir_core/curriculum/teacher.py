@@ -30,6 +30,7 @@ import polars as pl
 from polars import selectors as cs
 from pydantic import Field, ValidationError, create_model
 
+from tapir_core import turns, verifiers
 from tapir_core.config import ReplyForm
 from tapir_core.config.curriculum import CurriculumConfig
 from tapir_core.curriculum.usable import unusable_reason
@@ -37,8 +38,6 @@ from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.task_types import TASK_TYPES, RefinementFamily, TaskTypes, spelling
 from tapir_core.text import JsonReply, Unparsed, shorten
-from tapir_core.turns import EARLIER, MARKED, asks_with_control_token
-from tapir_core.verifiers import final_result, normalise_result, states_result
 
 FROM_POOL = "from_pool"
 """In the counts of the plain answers: those that the pool brought with it."""
@@ -74,14 +73,14 @@ def split_usable(
         rows = rows.join(given, on="instruction_id", how="left", validate="1:1", maintain_order="left")
     reasons = pl.Series([_why_unusable(row, wrong) for row in rows.iter_rows(named=True)], dtype=pl.String)
     columns = ("instruction_id", "instruction", "system", "task_type", "response")
-    examples = rows.filter(reasons.is_null()).select(*columns, cs.by_name(EARLIER, require_all=False))
+    examples = rows.filter(reasons.is_null()).select(*columns, cs.by_name(turns.EARLIER, require_all=False))
     return Usable(examples.sort("instruction_id"), dict(sorted(Counter(reasons.drop_nulls()).items())))
 
 
 def _why_unusable(row: Mapping[str, Any], wrong: Collection[str]) -> str | None:
     """The first reason against an instruction with its answer and task type."""
-    if asks_with_control_token(row):  # a pool read by an earlier version has some
-        return MARKED
+    if turns.asks_with_control_token(row):  # a pool read by an earlier version has some
+        return turns.MARKED
     if not row["is_answered"]:
         return "missing"
     reason = unusable_reason(row["response"], row["finish_reason"], row["instruction"])
@@ -209,9 +208,9 @@ def refinement_problem(
 
 
 def _keeps_result(plain: str, refined: str, *, by_number: bool) -> bool:
-    stated = final_result(plain) if states_result(plain) else ""
+    stated = verifiers.final_result(plain) if verifiers.states_result(plain) else ""
     if stated and len(stated) <= _MAX_RESULT_CHARS:
-        return final_result(refined) == stated
+        return verifiers.final_result(refined) == stated
     numbers = _last_numbers(plain) if by_number else []
     return not numbers or numbers[-1] in _last_numbers(refined)
 
@@ -220,7 +219,7 @@ def _last_numbers(text: str) -> list[str]:
     """Numbers of the last line that has any, in normal form."""
     lines: list[list[str]] = [_NUMBER.findall(line) for line in text.splitlines()]
     last = next((numbers for numbers in reversed(lines) if numbers), [])
-    return [normalise_result(number.rstrip(",")) for number in last]
+    return [verifiers.normalise_result(number.rstrip(",")) for number in last]
 
 
 def _code_problem(plain: str, refined: str) -> str | None:

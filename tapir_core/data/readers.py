@@ -32,8 +32,7 @@ import polars as pl
 from tapir_core import errors, stages, task_types
 from tapir_core.config import HELDOUT, BenchmarkConfig
 from tapir_core.config.data import FIELDS
-from tapir_core.data.dataset import in_columns
-from tapir_core.data.decontamination import whole_questions
+from tapir_core.data import dataset, decontamination
 from tapir_core.data.records import (
     MARKS,
     MEDIA,
@@ -237,7 +236,7 @@ def read_pool(
         )
     if limit is not None and limit < rows.height:
         rows = rows[sorted(rng.sample(range(rows.height), limit))]
-    rows = in_columns(rows, stages.POOL.columns, stages.POOL.some_have)
+    rows = dataset.in_columns(rows, stages.POOL.columns, stages.POOL.some_have)
     return replace(read, rows=rows, counts={**read.counts, **counts})
 
 
@@ -268,7 +267,7 @@ def read_heldout(
         raise errors.ConfigError(
             f'{name!r} has no row of the test split, which is the reported one; set `split` = "test"'
         )
-    return replace(read, rows=in_columns(read.rows, stages.HELDOUT.columns, stages.HELDOUT.some_have))
+    return replace(read, rows=dataset.in_columns(read.rows, stages.HELDOUT.columns, stages.HELDOUT.some_have))
 
 
 def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
@@ -286,7 +285,7 @@ def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
 
 def heldout_questions(heldout: pl.DataFrame) -> pl.DataFrame:
     """The held-out set (instruction_id, instruction, maybe earlier_turns) with the columns of `questions`."""
-    return whole_questions(heldout).select(
+    return decontamination.whole_questions(heldout).select(
         benchmark=pl.lit(HELDOUT), question_id="instruction_id", turn=pl.lit(1, pl.Int64), question="instruction"
     )
 

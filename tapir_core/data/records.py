@@ -19,8 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from tapir_core.errors import ConfigError
-from tapir_core.storage import read_content
+from tapir_core import errors, storage
 from tapir_core.text import first_few
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class SaidTwiceError(BadRecordError):
     """Raised when a record gives one thing twice."""
 
 
-class UnknownLayout(ConfigError):
+class UnknownLayout(errors.ConfigError):
     """Raised when a file has no field of an instruction; ``likely`` says which it has under other names."""
 
     def __init__(self, path: str, found: Collection[str], marks: Collection[str] = MARKS) -> None:
@@ -140,7 +139,7 @@ def read_records(
     Raises:
         ConfigError: the file is missing, damaged, of an unknown format, lacks one of ``columns``, or has one twice.
     """
-    content = _unpacked(read_content(path), path)
+    content = _unpacked(storage.read_content(path), path)
     wanted = _Wanted(path, columns, {*fields, *columns.values()} if fields else None, marks)
     if tables and content.startswith((b"PAR1", *_ARROW)):
         items = _table_rows(content, wanted)
@@ -174,7 +173,9 @@ class _Wanted(NamedTuple):
             raise UnknownLayout(self.path, found, self.marks)
         wanted = [name for name in found if self.columns is None or name in self.columns]
         if twice := [name for name, count in Counter(wanted).items() if count > 1]:
-            raise ConfigError(f"{self.path!r} has several columns {twice[0]!r}; rename all but one, or leave them out")
+            raise errors.ConfigError(
+                f"{self.path!r} has several columns {twice[0]!r}; rename all but one, or leave them out"
+            )
         return wanted
 
 
@@ -195,7 +196,9 @@ def _renamed(items: Items, path: str, columns: Names) -> Items:
 def _check_names(found: Collection[str], path: str, columns: Names) -> None:
     if lacking := [f"{name} = {theirs!r}" for name, theirs in columns.items() if theirs not in found]:
         there = first_few([*map(repr, found)], _LISTED) or "nothing"
-        raise ConfigError(f"{path!r} has no such column: {', '.join(lacking)} (found {there}); correct `columns`")
+        raise errors.ConfigError(
+            f"{path!r} has no such column: {', '.join(lacking)} (found {there}); correct `columns`"
+        )
 
 
 _PACKED: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
@@ -239,13 +242,15 @@ def _unpacked(content: bytes, path: str) -> bytes:
         try:
             content = unpack(content)
         except _DAMAGED as exc:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{path!r} is compressed ({name}) and cannot be read: {exc}; fetch it again, or unpack it and name "
                 "the file in it"
             ) from exc
     known = [name for (start, mark), name in _ARCHIVES.items() if content.startswith(mark, start)]
     if known or path.endswith(".br"):  # the content of brotli does not tell
-        raise ConfigError(f"{path!r} is {[*known, 'compressed (brotli)'][0]}; unpack it, and name the file in it")
+        raise errors.ConfigError(
+            f"{path!r} is {[*known, 'compressed (brotli)'][0]}; unpack it, and name the file in it"
+        )
     return content
 
 
@@ -281,7 +286,7 @@ def read_text(path: str) -> str:
     Raises:
         ConfigError: it cannot be read, is in another encoding, or no text.
     """
-    return decode(read_content(path), path)
+    return decode(storage.read_content(path), path)
 
 
 def decode(content: bytes, path: str) -> str:
@@ -293,15 +298,17 @@ def decode(content: bytes, path: str) -> str:
     encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
     fewer, more = sorted(content[_HEAD][side::2].count(0) for side in (0, 1))
     if encoding == "utf-8" and not fewer and more > 1 + len(content[_HEAD]) / 20:
-        raise ConfigError(f"{path!r} seems to be UTF-16 without a byte order mark; save it as UTF-8")
+        raise errors.ConfigError(f"{path!r} seems to be UTF-16 without a byte order mark; save it as UTF-8")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as exc:
         line = content.count(b"\n", 0, exc.start) + 1
         name = encoding.removesuffix("-sig").upper()
-        raise ConfigError(f"{path!r} is not {name} (line {line}, byte {exc.start}); save it as UTF-8") from exc
+        raise errors.ConfigError(f"{path!r} is not {name} (line {line}, byte {exc.start}); save it as UTF-8") from exc
     if "\0" in text:
-        raise ConfigError(f"{path!r} is no text: it has a zero byte (character {text.index(chr(0))}); save it as UTF-8")
+        raise errors.ConfigError(
+            f"{path!r} is no text: it has a zero byte (character {text.index(chr(0))}); save it as UTF-8"
+        )
     return text
 
 
@@ -328,13 +335,13 @@ def _json_list(text: str, path: str) -> Items:
     try:
         return enumerate(read_json(text), start=1)
     except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{path!r} is damaged JSON: {exc}; repair it or write the file again") from exc
+        raise errors.ConfigError(f"{path!r} is damaged JSON: {exc}; repair it or write the file again") from exc
 
 
 def _json_lines(text: str, path: str) -> Items:
     items = [(number, _json_line(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not any(isinstance(item, dict | SaidTwiceError) for _, item in items):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; "
             "write a list of objects, or an object a line"
         )
@@ -372,7 +379,7 @@ def _csv_rows(text: str, wanted: _Wanted) -> Items:
                 yield start, BadRecordError(f"{len(cells)} cells, but the header names {len(header)}")
             start = reader.line_num + 1
     except csv.Error as exc:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{wanted.path!r} is damaged CSV: {exc} (line {reader.line_num}); quote cells that hold delimiters, quotes "
             "or line breaks, or save the file as JSON lines"
         ) from exc
@@ -386,7 +393,7 @@ def _table_rows(content: bytes, wanted: _Wanted) -> Items:
     try:
         table = _arrow_table(content, wanted)
     except (pa.ArrowException, OSError) as exc:
-        raise ConfigError(f"{wanted.path!r} is damaged {kind}: {exc}; write the file again") from exc
+        raise errors.ConfigError(f"{wanted.path!r} is damaged {kind}: {exc}; write the file again") from exc
     columns = {}
     for name in table.column_names:
         values = table.column(name)
@@ -396,7 +403,7 @@ def _table_rows(content: bytes, wanted: _Wanted) -> Items:
         try:
             columns[name] = values.to_pylist()
         except (pa.ArrowException, ValueError, OverflowError) as exc:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{wanted.path!r}: column {name!r} ({values.type}) cannot be read: {exc}; write it as text"
             ) from exc
     return (

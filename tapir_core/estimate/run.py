@@ -10,17 +10,15 @@ from dataclasses import astuple, dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from tapir_core import paths, prices, randomness
+from tapir_core import errors, paths, prices, randomness, sources
 from tapir_core.calls import Role, store_url
 from tapir_core.config import EndpointConfig, ModelIdentity, RunConfig, Sampling
 from tapir_core.config.checks import check_config, may_have_baseline
 from tapir_core.curriculum.sizes import priors_of
-from tapir_core.errors import ConfigError
 from tapir_core.estimate import evidence
 from tapir_core.estimate.workload import REPLY_TOKENS, Pool, Work, is_repeated, workload
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.sources import settle_sizes
 from tapir_core.speeds import EndpointSpeed, known_speeds
 from tapir_core.stages import BENCHMARK, EVALUATION, TEACH, asked_in_roles, lines
 
@@ -142,7 +140,7 @@ def load_estimate(content: bytes | str) -> Estimate:
     try:
         return _JSON.validate_json(content)
     except ValidationError as exc:
-        raise ConfigError(f"{paths.ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
+        raise errors.ConfigError(f"{paths.ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
 
 
 def kept_estimate(run: RunFolder) -> Estimate | None:
@@ -173,8 +171,8 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: 
         ConfigError: the configuration is wrong, or a file of the pool or of a benchmark is missing or wrong.
     """
     if problems := check_config(config):
-        raise ConfigError(problems, source=source)
-    config, sized = settle_sizes(config)
+        raise errors.ConfigError(problems, source=source)
+    config, sized = sources.settle_sizes(config)
     prompts, url = {name: load_prompt(name, config.run.prompts) for name in PROMPT_NAMES}, store_url(config)
     rows, pool = evidence.read_pool(config, prompts["label"], url)
     sampled = randomness.derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))

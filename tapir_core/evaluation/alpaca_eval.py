@@ -20,16 +20,13 @@ from typing import Any, ClassVar
 
 import polars as pl
 
+from tapir_core import errors, statistics
 from tapir_core.config.benchmarks import AlpacaEvalBenchmark
 from tapir_core.data.records import BadRecordError, read_text
-from tapir_core.errors import ConfigError
-from tapir_core.evaluation import length_control
-from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
+from tapir_core.evaluation import benchmark, length_control, scores
 from tapir_core.evaluation.rows import answer_of, check_category, read_rows, text_of
-from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, position_note
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
-from tapir_core.statistics import MAX_FAILED_SHARE, PERCENT, Estimate, estimate_difference, estimate_mean
 from tapir_core.text import Unparsed, encodable, first_few
 
 _BASELINE, _DRAW, _MODEL = 1.0, 1.5, 2.0
@@ -60,15 +57,15 @@ class AnnotationFile:
 class AlpacaEvalFigures:
     """One model against the baseline, in per cent."""
 
-    win_rate: Estimate
+    win_rate: statistics.Estimate
     """Mean probability that the model's output is better; its standard error is the published one."""
-    discrete: Estimate
+    discrete: statistics.Estimate
     """Share of judgments that the model wins, a draw as one half."""
     outcomes: str
     """How many these are: wins, losses and draws, in words."""
     controlled: length_control.ControlledRate
     """Length-controlled win rate, with its sampling error; ``n`` counts the judgments that it rests on."""
-    position: Estimate
+    position: statistics.Estimate
     """By how many points standing first raises the win rate; not defined where the orders are not known."""
 
     @property
@@ -89,8 +86,8 @@ class AlpacaEvalFigures:
         }
 
 
-@register(AlpacaEvalBenchmark)
-class AlpacaEval(Judging[AlpacaEvalBenchmark]):
+@benchmark.register(AlpacaEvalBenchmark)
+class AlpacaEval(benchmark.Judging[AlpacaEvalBenchmark]):
     """The benchmark with its settings."""
 
     model_field = "generator"
@@ -113,12 +110,12 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         )
         tables = read_length_tables(self.settings.difficulty, self.settings.anchors)
         if tables is not None and len(tables.difficulty) != len(asked):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{self.where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of "
                 "the same questions, in their order"
             )
         return self.with_baseline(
-            items_table(
+            benchmark.items_table(
                 (str(number), category, 1, text, None, None) for number, (text, category) in enumerate(asked, start=1)
             )
         )
@@ -131,30 +128,30 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             for question, turn, text in items.select("question_id", "turn", "question").iter_rows()
         }
 
-    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+    def games(self, exchange: benchmark.Exchange, prompts: Mapping[str, Prompt]) -> list[benchmark.Game]:
         """One judgment, in the order that is drawn from the instruction; equal outputs are a draw."""
         [turn] = exchange.turns
         if turn.lacking:
-            return [exchange.game(1, _MODE, "single", None, reading=Judgment(reason=turn.lacking))]
-        order: Order = "model_first" if is_switched(turn.question) else "baseline_first"
+            return [exchange.game(1, _MODE, "single", None, reading=scores.Judgment(reason=turn.lacking))]
+        order: scores.Order = "model_first" if is_switched(turn.question) else "baseline_first"
         if turn.response == turn.baseline:
-            return [exchange.game(1, _MODE, order, None, reading=Judgment(_DRAW, how=_EQUAL))]
+            return [exchange.game(1, _MODE, order, None, reading=scores.Judgment(_DRAW, how=_EQUAL))]
         shown = (neutralise(text, _TAGS) for text in (turn.question, *turn.shown(order)))
         text = prompts[_PROMPT].render(**dict(zip(("instruction", *_TAGS), shown, strict=True)))
         return [exchange.game(1, _MODE, order, text, prompt=_PROMPT)]
 
-    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Judgment | Unparsed:
+    def read(self, game: benchmark.Game, text: str, logprobs: Mapping[str, float]) -> scores.Judgment | Unparsed:
         """The preference (1-2): from the log-probabilities where they hold an identifier, else from the reply."""
         switched = game.order == "model_first"
         found = preference_from_logprobs(logprobs, switched=switched)
         if not isinstance(found, Unparsed):
-            return Judgment(found, how=_LOGPROBS)
+            return scores.Judgment(found, how=_LOGPROBS)
         chosen = preference_from_choice(text, switched=switched)
-        return chosen if isinstance(chosen, Unparsed) else Judgment(chosen, how=_CHOICE)
+        return chosen if isinstance(chosen, Unparsed) else scores.Judgment(chosen, how=_CHOICE)
 
     def figures(
-        self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Estimate]:
+        self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[scores.Place, scores.Judgment], *, whole: bool
+    ) -> dict[str, statistics.Estimate]:
         """Win rates; of all questions also the length-controlled one, and what standing first is worth."""
         rows, limit = _annotations(exchanges, judged), self.settings.max_failed_share
         if not whole:
@@ -174,11 +171,13 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             controlled: found.controlled.with_note(note),
         }
         if found.win_rate.value is not None:
-            position = found.position.with_note(position_note(found.position))
+            position = found.position.with_note(scores.position_note(found.position))
             figures["position_gap"] = replace(position, failed=found.win_rate.failed)
         return figures
 
-    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
+    def values(
+        self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[scores.Place, scores.Judgment]
+    ) -> dict[str, scores.ItemValues]:
         """The probability of a win, in per cent."""
         return {
             "win_rate": {
@@ -234,7 +233,7 @@ def measure_annotations(
     judged: Sequence[length_control.Annotation],
     tables: length_control.LengthTables | None = None,
     *,
-    max_failed_share: float = MAX_FAILED_SHARE,
+    max_failed_share: float = statistics.MAX_FAILED_SHARE,
 ) -> AlpacaEvalFigures:
     """Win rates, and with ``tables`` the length-controlled one; above ``max_failed_share`` (0-1) of failures, none.
 
@@ -242,7 +241,7 @@ def measure_annotations(
         ConfigError: there are more judgments than rows in the difficulty table.
     """
     if tables is not None and len(judged) > len(tables.difficulty):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{len(judged)} annotations, but a difficulty table of {len(tables.difficulty)} instructions; "
             "give the table of the same instructions, and the annotations of one model"
         )
@@ -250,7 +249,8 @@ def measure_annotations(
     outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
     counts = [f"{outcomes.count(end):,} {name}" for end, name in ((100, "wins"), (0, "losses"), (50, "draws"))]
     raw, discrete = (
-        estimate_mean(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes)
+        statistics.estimate_mean(each, scale=statistics.PERCENT, max_failed_share=max_failed_share)
+        for each in (shares, outcomes)
     )
     if raw.value is None or tables is None:
         controlled = length_control.ControlledRate(None, note=raw.note or "needs the difficulty table and the anchors")
@@ -261,7 +261,7 @@ def measure_annotations(
     return AlpacaEvalFigures(raw, discrete, ", ".join(counts), rate, measure_position(judged))
 
 
-def measure_position(judged: Sequence[length_control.Annotation]) -> Estimate:
+def measure_position(judged: Sequence[length_control.Annotation]) -> statistics.Estimate:
     """How much standing first raises the model's win rate, in points of 100.
 
     Between different instructions, since each is shown in one order only: the rate where the model's output stood
@@ -269,7 +269,7 @@ def measure_position(judged: Sequence[length_control.Annotation]) -> Estimate:
     """
     known = [(each.switched, 100 * each.win) for each in judged if each.win is not None]
     first, second = ([win for switched, win in known if switched is side] for side in (True, False))
-    return estimate_difference(first, second)
+    return statistics.estimate_difference(first, second)
 
 
 def read_annotations(path: str) -> AnnotationFile:
@@ -282,7 +282,7 @@ def read_annotations(path: str) -> AnnotationFile:
     rows = read_rows(path, lambda row: (_annotation(row), {who: _name(row, who) for who in _NAMES}), "annotation")
     found = {who: list(dict.fromkeys(name for _, names in rows if (name := names[who]) is not None)) for who in _NAMES}
     if several := [f"{len(names)} {who}s ({first_few(names, 5)})" for who, names in found.items() if len(names) > 1]:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{path!r} holds judgments of {' and '.join(several)}; give those of one, since figures are of one model, "
             "by one annotator, against one baseline"
         )
@@ -310,7 +310,7 @@ def read_outputs(path: str) -> dict[str, str | None]:
             f"{_begin(instruction)}: {_begin(first)} and {_begin(second)}"
             for instruction, (first, second) in list(twice.items())[:5]
         ]
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{path!r} has different outputs to {len(twice)} of its instructions ({'; '.join(shown)}); keep one of each"
         )
     return found
@@ -344,13 +344,17 @@ def read_anchors(path: str, difficulty: list[float]) -> length_control.SoftRows:
         models.setdefault(model, []).append(annotation)
     longest = max(map(len, models.values()))
     if longest > len(difficulty):
-        raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
+        raise errors.ConfigError(
+            f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}"
+        )
     return length_control.join_rows(
         [length_control.soft_rows(judged, difficulty, anchors=True) for judged in models.values()]
     )
 
 
-def _annotations(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[length_control.Annotation]:
+def _annotations(
+    exchanges: Sequence[benchmark.Exchange], judged: Mapping[scores.Place, scores.Judgment]
+) -> list[length_control.Annotation]:
     found = {
         place[0]: (each.value, place[3] == "model_first") for place, each in judged.items() if place[3] != "single"
     }
@@ -365,7 +369,7 @@ def _annotations(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
     return rows
 
 
-def _sources(judged: Mapping[Place, Judgment]) -> str:
+def _sources(judged: Mapping[scores.Place, scores.Judgment]) -> str:
     """What the preferences were read from: `log-probabilities`, `parsed choices`, or how many from each."""
     counts = Counter(each.how for each in judged.values() if each.value is not None and each.how != _EQUAL)
     if len(counts) == 1:

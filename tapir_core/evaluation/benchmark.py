@@ -18,9 +18,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import polars as pl
 
+from tapir_core import errors, statistics
 from tapir_core.config import AskedBenchmark, BenchmarkConfig, RunConfig, Sampling
 from tapir_core.config.benchmarks import JudgedBenchmark
-from tapir_core.errors import ConfigError
 from tapir_core.evaluation.rows import SHOWN_DIGITS, BaselineStudent, baseline_student, read_rows
 from tapir_core.evaluation.scores import (
     ALL,
@@ -37,7 +37,6 @@ from tapir_core.evaluation.scores import (
 )
 from tapir_core.prompts import Prompt
 from tapir_core.stages import BENCHMARK_ITEMS
-from tapir_core.statistics import Estimate
 from tapir_core.text import Unparsed, first_few
 
 _FILES = "files (SHA-256): "
@@ -228,7 +227,7 @@ class Judging(Benchmark[_J]):
     @abstractmethod
     def figures(
         self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
-    ) -> dict[str, Estimate]:
+    ) -> dict[str, statistics.Estimate]:
         """What the judgments come to, by metric, the first one the headline.
 
         ``whole`` says whether these are all questions, or those of one category.
@@ -277,10 +276,12 @@ class Judging(Benchmark[_J]):
         try:
             found = self.read_outputs(path, items)
             models = dict.fromkeys(read_rows(path, lambda row: str(row.get(self.model_field) or ""), "output"))
-        except ConfigError as exc:
-            raise ConfigError(f"{where}: {exc}; is it of another benchmark? Expected {self.outputs_form}") from exc
+        except errors.ConfigError as exc:
+            raise errors.ConfigError(
+                f"{where}: {exc}; is it of another benchmark? Expected {self.outputs_form}"
+            ) from exc
         if len(models) > 1:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{where}: {path!r} holds answers of {len(models)} models ({first_few(models, 5)}); give those of one"
             )
         texts = self._in_places(
@@ -314,7 +315,7 @@ class Judging(Benchmark[_J]):
         lacking = {question for question, text in zip(items["question_id"], texts, strict=True) if text is None}
         if lacking.issuperset(items["question_id"]):
             shown = "; ".join(repr(text[:60]) for text in items["question"].head(5))
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{whose} answers none of the {len(lacking)} questions of {self.settings.questions!r} ({shown}; …) in "
                 f"all turns; {remedy}"
             )

@@ -32,8 +32,7 @@ from tapir_core.config import Sampling
 from tapir_core.config.benchmarks import FastChatBenchmark, MTBenchBenchmark, VicunaBenchmark
 from tapir_core.data.records import BadRecordError
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
-from tapir_core.evaluation.rows import answer_of, check_category, read_rows, text_of
+from tapir_core.evaluation import benchmark, rows
 from tapir_core.evaluation.scores import NO_ANSWER, ItemValues, Judgment, Order, Place, by_question, position_note
 from tapir_core.judging.prompt import neutralise
 from tapir_core.judging.verdict import PairScores
@@ -85,7 +84,7 @@ class Question:
     """What the user says; the second turn follows the student's own answer to the first."""
 
 
-class FastChat(Judging[_F]):
+class FastChat(benchmark.Judging[_F]):
     """A benchmark with questions and answers in FastChat's form."""
 
     model_field = "model_id"
@@ -104,7 +103,7 @@ class FastChat(Judging[_F]):
         }
 
 
-@register(MTBenchBenchmark)
+@benchmark.register(MTBenchBenchmark)
 class MTBench(FastChat[MTBenchBenchmark]):
     """The benchmark with its settings."""
 
@@ -121,7 +120,7 @@ class MTBench(FastChat[MTBenchBenchmark]):
             raise ConfigError(f"{self.where}.questions: question {', '.join(long)} has more than two turns")
         references = {} if settings.references is None else read_answers(settings.references)
         check_references(questions, references, f"{self.where}.references")
-        return items_table(
+        return benchmark.items_table(
             (
                 *(each.question, each.category, turn + 1, text),
                 references[each.question][turn] if each.category in WITH_REFERENCE else None,
@@ -131,26 +130,28 @@ class MTBench(FastChat[MTBenchBenchmark]):
             for turn, text in enumerate(each.turns)
         )
 
-    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+    def games(self, exchange: benchmark.Exchange, prompts: Mapping[str, Prompt]) -> list[benchmark.Game]:
         """A rating of each turn."""
         return [self._game(exchange, turn, prompts["mt_bench_single"]) for turn in range(1, len(exchange.turns) + 1)]
 
-    def read(self, _game: Game, text: str, _logprobs: Mapping[str, float]) -> Judgment | Unparsed:
+    def read(self, _game: benchmark.Game, text: str, _logprobs: Mapping[str, float]) -> Judgment | Unparsed:
         """The rating."""
         rating = parse_rating(text)
         return rating if isinstance(rating, Unparsed) else Judgment(rating)
 
     def figures(
-        self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+        self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment], *, whole: bool
     ) -> dict[str, statistics.Estimate]:
         """Mean ratings."""
         return measure_ratings(_ratings(exchanges, judged), max_failed_share=self.settings.max_failed_share)
 
-    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
+    def values(
+        self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment]
+    ) -> dict[str, ItemValues]:
         """The mean rating of both turns together."""
         return {"rating": by_question(_ratings(exchanges, judged))}
 
-    def _game(self, exchange: Exchange, turn: int, prompt: Prompt) -> Game:
+    def _game(self, exchange: benchmark.Exchange, turn: int, prompt: Prompt) -> benchmark.Game:
         shown = exchange.turns[:turn]
         if any(each.response is None for each in shown):
             return exchange.game(turn, _SINGLE, _SINGLE, None, reading=Judgment(reason=NO_ANSWER))
@@ -159,7 +160,7 @@ class MTBench(FastChat[MTBenchBenchmark]):
         return exchange.game(turn, _SINGLE, _SINGLE, prompt.render(**safe), prompt="mt_bench_single")
 
 
-@register(VicunaBenchmark)
+@benchmark.register(VicunaBenchmark)
 class Vicuna(FastChat[VicunaBenchmark]):
     """The benchmark with its settings."""
 
@@ -173,17 +174,17 @@ class Vicuna(FastChat[VicunaBenchmark]):
     def items(self) -> pl.DataFrame:
         """The questions, one turn each, with the baseline's answers."""
         return self.with_baseline(
-            items_table(
+            benchmark.items_table(
                 (each.question, each.category, 1, each.turns[0], None, None)
                 for each in read_questions(self.settings.questions)
             )
         )
 
-    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+    def games(self, exchange: benchmark.Exchange, prompts: Mapping[str, Prompt]) -> list[benchmark.Game]:
         """A review in each order."""
         return [self._game(exchange, order, prompts["vicuna"]) for order in _ORDERS[self.settings.orders]]
 
-    def read(self, game: Game, text: str, _logprobs: Mapping[str, float]) -> Judgment | Unparsed:
+    def read(self, game: benchmark.Game, text: str, _logprobs: Mapping[str, float]) -> Judgment | Unparsed:
         """Both scores (1-10), the model's first."""
         found = parse_review(text, game.category)
         if isinstance(found, Unparsed):
@@ -191,13 +192,15 @@ class Vicuna(FastChat[VicunaBenchmark]):
         return Judgment(*(found if game.order == "model_first" else found[::-1]))
 
     def figures(
-        self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+        self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment], *, whole: bool
     ) -> dict[str, statistics.Estimate]:
         """Relative quality and wins, and of all questions what standing first is worth."""
         found = measure_reviews(self._reviews(exchanges, judged), max_failed_share=self.settings.max_failed_share)
         return found if whole else {name: each for name, each in found.items() if name != "review_position_gap"}
 
-    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
+    def values(
+        self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment]
+    ) -> dict[str, ItemValues]:
         """The model's score minus the baseline's, in points; the ratio of sums has no value of one question."""
         leads = {
             (question, order): _lead(each)
@@ -207,7 +210,7 @@ class Vicuna(FastChat[VicunaBenchmark]):
         return {"score_lead": by_question(leads)}
 
     def _reviews(
-        self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
+        self, exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment]
     ) -> dict[str, dict[Order, Review]]:
         return {
             each.question_id: {
@@ -217,7 +220,7 @@ class Vicuna(FastChat[VicunaBenchmark]):
             for each in exchanges
         }
 
-    def _game(self, exchange: Exchange, order: Order, prompt: Prompt) -> Game:
+    def _game(self, exchange: benchmark.Exchange, order: Order, prompt: Prompt) -> benchmark.Game:
         [turn] = exchange.turns
         if turn.lacking:
             return exchange.game(1, _REVIEW, order, None, reading=Judgment(reason=turn.lacking))
@@ -232,10 +235,10 @@ def read_questions(path: str) -> list[Question]:
     Raises:
         ConfigError: the file cannot be read, has a row that is no question, or an id twice.
     """
-    questions = read_rows(
+    questions = rows.read_rows(
         path,
         lambda row: Question(
-            _id(row), check_category(text_of(row, "category")), tuple(map(encodable, _turns(row, str)))
+            _id(row), rows.check_category(rows.text_of(row, "category")), tuple(map(encodable, _turns(row, str)))
         ),
         "question",
     )
@@ -253,7 +256,7 @@ def read_answers(path: str) -> dict[str, tuple[str | None, ...]]:
     Raises:
         ConfigError: the file cannot be read, or has a row that is no answer.
     """
-    return dict(read_rows(path, _answer, "answer"))
+    return dict(rows.read_rows(path, _answer, "answer"))
 
 
 def check_references(questions: Sequence[Question], references: Mapping[str, Sequence[str | None]], field: str) -> None:
@@ -362,11 +365,11 @@ def measure_reviews(
 
 def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str | None, ...]]:
     if "choices" not in fields and "text" in fields:
-        return _id(fields), (answer_of(fields["text"], "text"),)
+        return _id(fields), (rows.answer_of(fields["text"], "text"),)
     choices = fields.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadRecordError(f"choices must be a list of objects, got {choices!r}")
-    return _id(fields), tuple(answer_of(turn, "an answer in turns") for turn in _turns(choices[0]))
+    return _id(fields), tuple(rows.answer_of(turn, "an answer in turns") for turn in _turns(choices[0]))
 
 
 def _id(fields: Mapping[str, Any]) -> str:
@@ -384,7 +387,9 @@ def _turns(fields: Mapping[str, Any], each: type = object) -> list[Any]:
     return turns
 
 
-def _ratings(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[tuple[str, int], float | None]:
+def _ratings(
+    exchanges: Sequence[benchmark.Exchange], judged: Mapping[Place, Judgment]
+) -> dict[tuple[str, int], float | None]:
     """Question and turn → the rating."""
     turns = [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
     return {turn: judged.get((*turn, _SINGLE, _SINGLE), Judgment()).value for turn in turns}

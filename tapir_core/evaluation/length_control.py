@@ -39,9 +39,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from tapir_core import errors, statistics
 from tapir_core.data.records import read_text
-from tapir_core.errors import ConfigError
-from tapir_core.statistics import FEWEST_ROWS, Estimate, estimate_mean, student_t
 
 _Floats = NDArray[np.float64]
 
@@ -117,7 +116,7 @@ class LengthTables:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlledRate(Estimate):
+class ControlledRate(statistics.Estimate):
     """The length-controlled win rate in per cent, with two errors that answer different questions.
 
     ``stderr`` and interval are of sampling: what other instructions would have made of it.
@@ -221,7 +220,7 @@ def fit_logistic(rows: SoftRows, c: float) -> _Floats:
 
 def predict_win_rate(beta: _Floats, difficulty: Sequence[float], why: str = "") -> ControlledRate:
     """The rate that the coefficients predict at equal lengths, over these instructions; ``why`` it has no interval."""
-    found = estimate_mean((100 * sigmoid(beta[1] * np.array(difficulty) + beta[2])).tolist())
+    found = statistics.estimate_mean((100 * sigmoid(beta[1] * np.array(difficulty) + beta[2])).tolist())
     return ControlledRate(found.value, n=found.n, note=why, spread=found.stderr)
 
 
@@ -239,14 +238,14 @@ def _with_error(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRo
     """The predicted rate with the standard error of the sum of all moves; its interval is taken on the log-odds."""
     difficulty, n = np.array(tables.difficulty[: len(judged)]), len(judged)
     found = predict_win_rate(beta, difficulty.tolist())
-    if found.value is None or n < FEWEST_ROWS:
+    if found.value is None or n < statistics.FEWEST_ROWS:
         return replace(found, note=f"{n} judgments only")
     if np.abs(rows.labels - sigmoid(rows.features @ beta))[_of_model(rows)].max() < _LEFT:
         return replace(found, note="the fit predicts every judgment as it is, and leaves nothing to tell its error by")
     kept = np.array([each.win is not None for each in judged])
     stderr = math.sqrt(n) * float(np.std(_moves(difficulty, kept, rows, beta), ddof=1))
     share = min(max(found.value / 100, _ROUNDING), 1 - _ROUNDING)
-    margin = student_t(n - 1) * stderr / (share * (1 - share))
+    margin = statistics.student_t(n - 1) * stderr / (share * (1 - share))
     low, high = map(float, 100 * sigmoid(math.log(share / (1 - share)) + np.array([-margin, margin])))
     return replace(found, low=low, high=high, stderr=100 * stderr)
 
@@ -293,7 +292,7 @@ def read_difficulty(path: str) -> list[float]:
     columns = table.columns[1:]
     named = [name for name in _DIFFICULTY if name in columns] or columns[1:] * (len(columns) == 2)
     if not named:
-        raise ConfigError(f"{path!r} has no column {' or '.join(_DIFFICULTY)} (found {', '.join(columns)})")
+        raise errors.ConfigError(f"{path!r} has no column {' or '.join(_DIFFICULTY)} (found {', '.join(columns)})")
     found = pl.Series(_numbers(table, named[0], path))
     return found.filter(table["index"].is_first_distinct()).to_list() if "index" in columns else found.to_list()
 
@@ -306,14 +305,14 @@ def read_standardised(text: str, path: str) -> SoftRows:
     """
     table = _read_csv(text, path)
     if lacking := [name for name in _ANCHOR_COLUMNS if name not in table.columns]:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{path!r} has no column {', '.join(lacking)} (found {', '.join(table.columns[1:])}); "
             f"anchors are annotations of the anchor models, or a CSV file with {', '.join(_ANCHOR_COLUMNS)}"
         )
     judged = table.filter(pl.col("preference") != "")
     lengths, difficulty, wins = (_numbers(judged, name, path) for name in _ANCHOR_COLUMNS)
     if not ((wins >= 0) & (wins <= 1)).all():
-        raise ConfigError(f"{path!r}: preference of standardised anchors is a share, 0-1; got {wins.max():g}")
+        raise errors.ConfigError(f"{path!r}: preference of standardised anchors is a share, 0-1; got {wins.max():g}")
     return SoftRows(
         np.column_stack([np.tanh(lengths), difficulty, np.zeros(wins.size)]), wins, np.full(wins.size, _ANCHOR_WEIGHT)
     )
@@ -331,11 +330,11 @@ def _read_csv(text: str, path: str) -> pl.DataFrame:
         )
     except pl.exceptions.PolarsError as exc:
         why = str(exc).partition("\n")[0]
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{path!r} is damaged CSV: {why}; quote cells that hold commas, quotes or line breaks"
         ) from exc
     if table.is_empty():
-        raise ConfigError(f"{path!r} holds no row; expected CSV with a header")
+        raise errors.ConfigError(f"{path!r} holds no row; expected CSV with a header")
     return table.with_row_index(_LINE, offset=2).filter(pl.any_horizontal(pl.exclude(_LINE) != ""))
 
 
@@ -345,5 +344,5 @@ def _numbers(table: pl.DataFrame, column: str, path: str) -> _Floats:
     broken = table.filter(~found.is_finite().fill_null(False))
     if broken.height:
         line, cell = broken.select(_LINE, column).row(0)
-        raise ConfigError(f"{path!r}, line {line}: {column} must be a number, got {cell or ''!r}")
+        raise errors.ConfigError(f"{path!r}, line {line}: {column} must be a number, got {cell or ''!r}")
     return found.to_numpy()

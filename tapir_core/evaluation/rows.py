@@ -12,13 +12,11 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core import errors, paths
 from tapir_core.config import RunConfig
 from tapir_core.config.benchmarks import RunBaseline
-from tapir_core.data.dataset import DatasetRef
-from tapir_core.data.records import BadRecordError, Fields, T, first_of, read_each, read_records
-from tapir_core.errors import ConfigError
+from tapir_core.data import dataset, records
 from tapir_core.evaluation.scores import ALL
-from tapir_core.paths import BACKBONE, RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, StageAt
 from tapir_core.text import digest, encodable
@@ -30,21 +28,21 @@ _FAILED = "$ERROR$"
 """What FastChat writes where a provider gave no answer."""
 
 
-def read_rows(path: str, read_one: Callable[[Fields], T], what: str) -> list[T]:
+def read_rows(path: str, read_one: Callable[[records.Fields], records.T], what: str) -> list[records.T]:
     """What ``read_one`` makes of every object in a file or at a URL; ``what`` names a row in messages.
 
     Raises:
         ConfigError: the file cannot be read or holds nothing, or ``read_one`` raised `BadRecordError`.
     """
-    found, bad = read_each(read_records(path, tables=False), read_one)
+    found, bad = records.read_each(records.read_records(path, tables=False), read_one)
     if bad:
-        raise ConfigError(first_of(bad), source=path)
+        raise errors.ConfigError(records.first_of(bad), source=path)
     if not found:
-        raise ConfigError(f"{path!r} holds no {what}; expected a JSON list or JSON lines, an object a {what}")
+        raise errors.ConfigError(f"{path!r} holds no {what}; expected a JSON list or JSON lines, an object a {what}")
     return [row for _, row in found]
 
 
-def text_of(fields: Fields, name: str) -> str:
+def text_of(fields: records.Fields, name: str) -> str:
     """The text in a field, `encodable`.
 
     Raises:
@@ -52,7 +50,7 @@ def text_of(fields: Fields, name: str) -> str:
     """
     found = fields.get(name)
     if not isinstance(found, str):
-        raise BadRecordError(f"{name} must be a text, got {found!r}")
+        raise records.BadRecordError(f"{name} must be a text, got {found!r}")
     return encodable(found)
 
 
@@ -63,7 +61,7 @@ def answer_of(found: Any, name: str) -> str | None:
         BadRecordError: it is no text.
     """
     if found is not None and not isinstance(found, str):
-        raise BadRecordError(f"{name} must be a text, or null for an answer that failed; got {found!r}")
+        raise records.BadRecordError(f"{name} must be a text, or null for an answer that failed; got {found!r}")
     return None if found is None or found.strip() == _FAILED else encodable(found)
 
 
@@ -74,7 +72,7 @@ def check_category(name: str) -> str:
         BadRecordError: it has the name that the whole has among figures.
     """
     if name == ALL:
-        raise BadRecordError(f"the category {ALL!r} stands for all questions together; give it another name")
+        raise records.BadRecordError(f"the category {ALL!r} stands for all questions together; give it another name")
     return name
 
 
@@ -106,12 +104,12 @@ class BaselineStudent:
     def student(self) -> str:
         """The student and its run, in words."""
         number = self.named.round
-        return f"{'backbone' if number == BACKBONE else f'S_{number}'} of run {self.named.run}"
+        return f"{'backbone' if number == paths.BACKBONE else f'S_{number}'} of run {self.named.run}"
 
     @property
     def in_words(self) -> str:
         """Which student it is, to stand beside a figure: round, run, benchmark, SHA-256 of its configuration."""
-        configuration = self.run.storage.sha256(RESOLVED_CONFIG)[:SHOWN_DIGITS]
+        configuration = self.run.storage.sha256(paths.RESOLVED_CONFIG)[:SHOWN_DIGITS]
         return f"{self.student} (benchmark {self.benchmark}, configuration {configuration})"
 
     @property
@@ -148,21 +146,21 @@ class BaselineStudent:
         return items, BENCHMARK_ANSWERS.at(self.named.round, benchmark=self.benchmark)
 
     @cached_property
-    def _held(self) -> list[DatasetRef]:
+    def _held(self) -> list[dataset.DatasetRef]:
         try:
             known = self.run.config.evaluation.asked
-        except ConfigError as exc:
-            raise ConfigError(f"{self.field}.run: {exc}") from exc
+        except errors.ConfigError as exc:
+            raise errors.ConfigError(f"{self.field}.run: {exc}") from exc
         if self.benchmark not in known:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{self.field}: run {self.named.run!r} has no benchmark {self.benchmark!r} that can be asked; it has "
                 f"{', '.join(known) or 'none'}: name one with the same questions in `benchmark`, or give it this one "
                 "and run it with --amend"
             )
         held = [self.run.holds(at) for at in self._places]
         if any(each is None for each in held):
-            which = "backbone" if self.named.round == BACKBONE else self.named.round
-            raise ConfigError(
+            which = "backbone" if self.named.round == paths.BACKBONE else self.named.round
+            raise errors.ConfigError(
                 f"{self.field}: {self.student} has not answered benchmark {self.benchmark!r}; ask it with `tapir "
                 f"evaluate {self.named.run} --benchmark {self.benchmark} --round {which}`, then give this command again"
             )

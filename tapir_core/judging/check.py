@@ -21,8 +21,7 @@ from statistics import fmean
 from typing import Literal, get_args
 
 from tapir_core import statistics, text, verifiers
-from tapir_core.judging.hostile import hostile_cases
-from tapir_core.judging.modes import Verdict
+from tapir_core.judging import hostile, modes
 from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sample_problems
 from tapir_core.standin.family import Problem
 from tapir_core.standin.rules import grade
@@ -75,7 +74,7 @@ def build_pairs(per_kind: int, rng: random.Random) -> list[CheckPair]:
     problems = sample_problems(per_kind, max_level=_MAX_LEVEL, rng=rng, shares=EQUAL_SHARES)
     pairs = [pair for number, problem in enumerate(problems) for pair in _plain_pairs(number, problem, rng)]
     wrong = [pair for pair in pairs if pair.kind == "wrong"]
-    cases = hostile_cases()
+    cases = hostile.hostile_cases()
     count = math.ceil(len(cases) * min(1.0, per_kind / _ALL_CASES_FROM))
     # Of every kind some: they stand in groups.
     chosen = (cases[place * len(cases) // count] for place in range(count))
@@ -228,7 +227,7 @@ class JudgeCheck:
         return _WORDS[max((weight for weight, _ in self.objections), default=0)]
 
 
-def score_pair(pair: CheckPair, verdicts: Sequence[Verdict]) -> PairResult:
+def score_pair(pair: CheckPair, verdicts: Sequence[modes.Verdict]) -> PairResult:
     """The result of one pair from its verdicts, one for each order that was asked."""
     gaps = {
         verdict.order: round(verdict.teacher_score - verdict.student_score, _DIGITS)

@@ -13,12 +13,9 @@ import polars as pl
 from tapir_core import paths, randomness, run_state, statistics
 from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
 from tapir_core.evaluation.scores import ALL, ItemValues, judgments_of
-from tapir_core.reporting.page import Table, table_of
-from tapir_core.reporting.sentences import together
+from tapir_core.reporting import page, sentences
 from tapir_core.stages import BENCHMARK_ITEMS, Compared, benchmark_stages
-from tapir_core.summary import RunReader, figures_of, headlines
-from tapir_core.summary.formats import NOTHING, count, number, points, student_name
-from tapir_core.summary.types import RunSummary
+from tapir_core.summary import RunReader, figures_of, formats, headlines, types
 
 DIFFERS = {"judge": "another judge", "prompt_version": "another prompt", "settings": "other settings"}
 """Column of ``scores/`` that must be equal for figures to be paired → what is said where it is not."""
@@ -40,8 +37,8 @@ def metric_label(metric: str) -> str:
 
 
 def benchmark_tables(
-    summary: RunSummary, compared: Sequence[Compared] | None = None, names: Sequence[str] | None = None
-) -> list[Table]:
+    summary: types.RunSummary, compared: Sequence[Compared] | None = None, names: Sequence[str] | None = None
+) -> list[page.Table]:
     """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings.
 
     ``compared`` are the students and models, ``names`` the benchmarks; all of them when left out.
@@ -56,24 +53,26 @@ def benchmark_tables(
     return [figures_side_by_side(part) for part in parts if part.height]
 
 
-def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
+def headline_panels(summary: types.RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
     rows = headlines(figures_of(summary).drop_nulls("number"))
     parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts if part.height]
 
 
-def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
+def figures_tables(name: str, figures: pl.DataFrame | None) -> list[page.Table]:
     """Every benchmark's figures of one student or model, with intervals and failures: a table for each judge."""
     parts = [] if figures is None else figures.partition_by("judge", maintain_order=True)
     of_judges = {f", judged by {part['judge'][0]}" if len(parts) > 1 else "": part for part in parts}
     return [
-        table_of(f"Benchmarks of {name}{judge}", _FIGURES, part.to_dicts(), text_columns=4, note=beside_in_words(part))
+        page.table_of(
+            f"Benchmarks of {name}{judge}", _FIGURES, part.to_dicts(), text_columns=4, note=beside_in_words(part)
+        )
         for judge, part in of_judges.items()
     ]
 
 
-def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
+def benchmarks_sentence(summary: types.RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
     """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
     rows = figures_of(summary, compared, names)
     whole = headlines(rows).filter(category=ALL).to_dicts()
@@ -87,18 +86,18 @@ def _headline_in_words(row: dict[str, Any]) -> str:
     return f"{metric_label(row['metric'])} {_cell(row)}, {told}"
 
 
-def figures_side_by_side(rows: pl.DataFrame) -> Table:
+def figures_side_by_side(rows: pl.DataFrame) -> page.Table:
     """One benchmark under one judge; a row a figure and category, a column a `student`, which names it."""
     students = rows["student"].unique(maintain_order=True).to_list()
     shown = []
     for (metric, category), of in rows.group_by("metric", "category", maintain_order=True):
         found = {row["student"]: row for row in of.to_dicts()}
-        most = count(max(row["n"] + row["n_failed"] for row in found.values()))
-        cells = (_cell(found[student]) if student in found else NOTHING for student in students)
+        most = formats.count(max(row["n"] + row["n_failed"] for row in found.values()))
+        cells = (_cell(found[student]) if student in found else formats.NOTHING for student in students)
         shown.append((metric_label(str(metric)), str(category), *cells, most))
     note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}"
     columns = ("Figure", "Category", *students, "n")
-    return Table(rows["benchmark"][0], columns, tuple(shown), text_columns=2, note=note.strip())
+    return page.Table(rows["benchmark"][0], columns, tuple(shown), text_columns=2, note=note.strip())
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -117,11 +116,11 @@ _FIGURES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("Figure", lambda row: metric_label(row["metric"])),
     ("Category", lambda row: row["category"]),
     ("Note", lambda row: row["note"]),
-    ("Value", lambda row: number(row["value"])),
-    ("Standard error", lambda row: number(row["stderr"])),
-    ("95 % interval", lambda row: _span(row) or NOTHING),
-    ("n", lambda row: count(row["n"])),
-    ("Failed", lambda row: count(row["n_failed"])),
+    ("Value", lambda row: formats.number(row["value"])),
+    ("Standard error", lambda row: formats.number(row["stderr"])),
+    ("95 % interval", lambda row: _span(row) or formats.NOTHING),
+    ("n", lambda row: formats.count(row["n"])),
+    ("Failed", lambda row: formats.count(row["n_failed"])),
 )
 
 
@@ -139,12 +138,12 @@ def _notes(rows: pl.DataFrame) -> str:
     noted, every = rows.filter(pl.col("note") != "", category=ALL), rows["student"].n_unique()
     notes = noted.group_by("metric", "note", maintain_order=True).agg("student").rows()
     labels = {metric: metric_label(metric).split(",")[0].capitalize() for metric, _, _ in notes}
-    return together(
+    return sentences.together(
         f"{labels[metric]}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}." for metric, note, of in notes
     )
 
 
-def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int | None) -> Table:
+def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int | None) -> page.Table:
     """How much better some of ``students`` are than others, a row a benchmark, pair and headline.
 
     Args:
@@ -159,14 +158,14 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
         found = {each: reader.rows(benchmark_stages(name, each)[-1]) for each in sorted(students)}
         asked = {each: scores for each, scores in found.items() if scores is not None}
         for after, before in _pairs([*asked], best):
-            names = (student_name(after), student_name(before), name)
+            names = (formats.student_name(after), formats.student_name(before), name)
             if differs := [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]:
                 rows.append(unpaired_row(names, differs))
                 continue
             values, others = (headline_values(reader, name, student) for student in (after, before))
             rngs = {metric: randomness.derive_rng(seed, "benchmark", name, metric, after, before) for metric in values}
             rows += paired_rows(names, values, others, rngs, max_failed_share=benchmark.max_failed_share)
-    return Table(
+    return page.Table(
         "Students on the same questions",
         PAIRED_COLUMNS,
         tuple(rows),
@@ -203,16 +202,23 @@ def paired_rows(
         found = statistics.compare_paired(
             after[metric], before[metric], rng=rngs[metric], max_failed_share=max_failed_share, unit=unit
         )
-        span = NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
-        value = NOTHING if found.value is None else points(found.value)
-        figures = (value, number(found.stderr), span, number(found.p, 4))
-        rows.append((*names, metric_label(metric), found.note, *figures, count(found.n), count(found.failed)))
+        span = formats.NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
+        value = formats.NOTHING if found.value is None else formats.points(found.value)
+        figures = (value, formats.number(found.stderr), span, formats.number(found.p, 4))
+        rows.append(
+            (*names, metric_label(metric), found.note, *figures, formats.count(found.n), formats.count(found.failed))
+        )
     return rows
 
 
 def unpaired_row(names: tuple[str, str, str], differs: Sequence[str]) -> tuple[str, ...]:
     """The row of two students that are not compared; ``differs`` says why."""
-    return (*names, NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 5))
+    return (
+        *names,
+        formats.NOTHING,
+        f"not compared: {', '.join(differs)}",
+        *[formats.NOTHING] * (len(PAIRED_COLUMNS) - 5),
+    )
 
 
 def headline_values(reader: RunReader, name: str, student: int) -> dict[str, ItemValues]:
@@ -224,7 +230,7 @@ def headline_values(reader: RunReader, name: str, student: int) -> dict[str, Ite
     return benchmark_of(reader.run.config, name).values(exchanges_of(items, answers), judgments_of(replies))
 
 
-def benchmark_states_tables(reader: RunReader) -> list[Table]:
+def benchmark_states_tables(reader: RunReader) -> list[page.Table]:
     """A table for each benchmark that is asked each round or was asked later, for figures of two have no common scale.
 
     A row a student: all of them of what is asked each round, of the others those that were asked. Then every model
@@ -233,7 +239,7 @@ def benchmark_states_tables(reader: RunReader) -> list[Table]:
     return [table for name in reader.run.config.evaluation.asked if (table := _states_table(reader, name))]
 
 
-def _states_table(reader: RunReader, name: str) -> Table:
+def _states_table(reader: RunReader, name: str) -> page.Table:
     config, models = reader.run.config, run_state.models_of(reader.run, name)
     each_round = name in config.evaluation.each_round
     begun = {who: _state(reader, name, who) for who in (*range(paths.BACKBONE, config.run.rounds + 1), *models)}
@@ -248,12 +254,12 @@ def _states_table(reader: RunReader, name: str) -> Table:
     )
     whole = {who: headlines(rows).filter(category=ALL).to_dicts() for who, rows in scores.items()}
     columns: tuple[tuple[str, Callable[[Compared], str]], ...] = (
-        ("Student", student_name),
+        ("Student", formats.student_name),
         ("Asked", lambda who: "each round" if each_round and who not in models else "later"),
         ("State", lambda who: states[who]),
-        ("Figure", lambda who: "; ".join(map(_headline_in_words, whole.get(who, []))) or NOTHING),
+        ("Figure", lambda who: "; ".join(map(_headline_in_words, whole.get(who, []))) or formats.NOTHING),
     )
-    return table_of(f"Benchmark {name}", columns, states, text_columns=4, note=together(notes))
+    return page.table_of(f"Benchmark {name}", columns, states, text_columns=4, note=sentences.together(notes))
 
 
 def _state(reader: RunReader, name: str, who: Compared) -> str:

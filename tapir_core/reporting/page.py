@@ -27,10 +27,9 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
+from tapir_core import statistics, task_types
 from tapir_core.reporting import sentences
-from tapir_core.statistics import Estimate
 from tapir_core.summary import formats
-from tapir_core.task_types import in_order
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +209,11 @@ def standalone(svg: Markup) -> str:
 
 
 def draw_task_types(
-    title: str, x_label: str, series: Sequence[tuple[str, str, Mapping[str, Estimate]]], *, legend_columns: int = 1
+    title: str,
+    x_label: str,
+    series: Sequence[tuple[str, str, Mapping[str, statistics.Estimate]]],
+    *,
+    legend_columns: int = 1,
 ) -> Markup | None:
     """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1).
 
@@ -218,7 +221,7 @@ def draw_task_types(
     """
     if not _has_figure(each for _, _, figures in series for each in figures.values()):
         return None
-    names = in_order(name for _, _, figures in series for name in figures)
+    names = task_types.in_order(name for _, _, figures in series for name in figures)
     thickness = 0.8 / max(1, len(series))
 
     def fill(axes: Any) -> None:
@@ -241,7 +244,7 @@ def draw_task_types(
 
 
 def interval_bars(
-    figures: Sequence[Estimate | None], scale: float = 1.0
+    figures: Sequence[statistics.Estimate | None], scale: float = 1.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values times ``scale``, and how far below and above each its interval reaches; NaN is drawn as nothing."""
     lows, values, highs = (
@@ -253,7 +256,7 @@ def interval_bars(
 
 def points_with_intervals(
     axes: Any,
-    points: Iterable[tuple[float, Estimate | None]],
+    points: Iterable[tuple[float, statistics.Estimate | None]],
     style: Mapping[str, Any],
     *,
     scale: float = 1.0,
@@ -273,7 +276,7 @@ def points_with_intervals(
         axes.errorbar(places, values, yerr=errors, **known)
 
 
-def _has_figure(figures: Iterable[Estimate | None]) -> bool:
+def _has_figure(figures: Iterable[statistics.Estimate | None]) -> bool:
     return any(each is not None and each.value is not None for each in figures)
 
 
@@ -283,7 +286,7 @@ class Series(NamedTuple):
     label: str
     colour: str
     marker: str
-    points: Sequence[tuple[float, Estimate | None]]
+    points: Sequence[tuple[float, statistics.Estimate | None]]
     """Place and figure."""
 
 

@@ -15,15 +15,14 @@ from typing import Any, TypeVar
 import polars as pl
 from markupsafe import Markup
 
+from tapir_core import statistics, task_types
 from tapir_core.config import ACCURACY, RETENTION
 from tapir_core.evaluation.scores import ALL
 from tapir_core.reporting import page, sentences, tables
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
 from tapir_core.stages import lines
-from tapir_core.statistics import Estimate, estimate_mean
 from tapir_core.summary.formats import first_two_and_last, metric_name, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
-from tapir_core.task_types import in_order
 
 _Item = TypeVar("_Item")
 
@@ -162,7 +161,7 @@ def plot_order_gap(judged: Mapping[str, pl.Series]) -> page.Section:
     def fill(axes: Any) -> None:
         axes.axvline(0, color=page.INK, linewidth=0.8)
         for (name, gaps), colour in zip(shown, page.COLOURS, strict=False):
-            mean = estimate_mean(gaps)
+            mean = statistics.estimate_mean(gaps)
             label = f"{name}, mean {mean.value:+.2f}"
             style = {"histtype": "step", "linewidth": 1.5, "color": colour, "label": label}
             axes.hist(gaps, bins=edges, weights=[100 / len(gaps)] * len(gaps), **style)
@@ -185,7 +184,7 @@ def plot_order_gap(judged: Mapping[str, pl.Series]) -> page.Section:
 def plot_shares(rounds: Sequence[RoundSummary]) -> page.Section:
     """Task shares: natural, target, and got by the mixtures of the rounds."""
     shown = _few([(each, each.mixture.shares) for each in rounds if each.mixture is not None])
-    names = in_order({name for _, table in shown for name, *shares in table.rows() if any(shares)})
+    names = task_types.in_order({name for _, table in shown for name, *shares in table.rows() if any(shares)})
 
     def fill(axes: Any) -> None:
         shares = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]
@@ -277,7 +276,7 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
 
     def fill(found: Any) -> None:
         for place, (axes, (label, rows)) in enumerate(zip(found[:, 0], panels, strict=True)):
-            figures = [Estimate(*figure) for figure in rows.select("value", "low", "high").rows()]
+            figures = [statistics.Estimate(*figure) for figure in rows.select("value", "low", "high").rows()]
             style = {"color": page.COLOURS[place % len(page.COLOURS)], "marker": "o"}
             page.points_with_intervals(axes, enumerate(figures), style)
             axes.set(title=label, **_student_axis(rows["number"].to_list()))

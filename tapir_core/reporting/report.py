@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import curriculum, installation
+from tapir_core import curriculum, installation, paths, randomness, run_state, verifiers
 from tapir_core.comparison.baseline import with_baseline
 from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, LENGTHS, NATURAL, RETENTION, StudentConfig
 from tapir_core.config.load import resolved_json
@@ -24,16 +24,12 @@ from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.estimate.run import kept_estimate
 from tapir_core.evaluation.scores import ALL
 from tapir_core.judging import show_instruction
-from tapir_core.paths import REPORT, RESOLVED_CONFIG
-from tapir_core.randomness import derive_rng
 from tapir_core.reporting import benchmarks, estimate_table, page, plots, serving, tables
 from tapir_core.run_folder import RunFolder
-from tapir_core.run_state import judged_answers
 from tapir_core.stages import ANSWER, ANSWER_HELDOUT, EVALUATE, HELDOUT, JUDGED_HELDOUT, TEACH, TRAIN, usable_of
 from tapir_core.summary import RunReader, marks_on_test, summarise
 from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
 from tapir_core.summary.types import Answer, Example, Examples, RunSummary
-from tapir_core.verifiers import is_correct
 
 _EXAMPLES = 10
 
@@ -44,9 +40,9 @@ def write_report(run: RunFolder) -> str:
     # The pool of a round is answered by the student of the round before.
     answered = [each.number - 1 for each in summary.rounds for stage in each.stages if stage.name == "answer"]
     shown = first_two_and_last([each.number for each in summary.students] or answered)
-    rng = derive_rng(run.config.run.seed, "report", "examples")
+    rng = randomness.derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(reader, shown, _EXAMPLES, rng) if shown else None
-    run.storage.write_bytes(REPORT, render_report(summary, reader, examples).encode())
+    run.storage.write_bytes(paths.REPORT, render_report(summary, reader, examples).encode())
     return summary.report_path
 
 
@@ -201,7 +197,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         fewest_words=FEWEST_WORDS,
         run=run,
         checkpoint=run.manifest(TRAIN.at(round_number)),
-        resolved=run.storage.sha256(RESOLVED_CONFIG),
+        resolved=run.storage.sha256(paths.RESOLVED_CONFIG),
         training=RunReader(run).training(round_number),
         own_version=installation.version_of("tapir-distill") or NOTHING,
     )
@@ -313,7 +309,7 @@ def _given(reader: RunReader, number: int, of_pool: Mapping[str, str] | None) ->
     if of_pool is not None:
         return _marked_by(who, _texts(reader.rows(ANSWER.at(number + 1))), of_pool)
     if reader.run.config.data.judged:
-        compared = judged_answers(reader.run, number, reader.seen)
+        compared = run_state.judged_answers(reader.run, number, reader.seen)
         columns = ("instruction_id", "student_score", "teacher_score")
         scores = () if compared is None else compared.drop_nulls(RETENTION).select(columns).iter_rows()
         outcomes = {at: (f"{own:g} points, the teacher {other:g}", own >= other) for at, own, other in scores}
@@ -331,7 +327,9 @@ def _texts(rows: pl.DataFrame | None) -> dict[str, str]:
 
 def _marked_by(who: str, texts: Mapping[str, str], references: Mapping[str, str]) -> dict[str, Answer]:
     """Instruction → the answer, which is right where its final result is exactly the reference."""
-    correct = {at: is_correct(text, references[at]) if references.get(at) else None for at, text in texts.items()}
+    correct = {
+        at: verifiers.is_correct(text, references[at]) if references.get(at) else None for at, text in texts.items()
+    }
     return {at: Answer(who, _OUTCOMES[correct[at]], text, correct[at]) for at, text in texts.items()}
 
 

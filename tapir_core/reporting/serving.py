@@ -16,17 +16,14 @@ from typing import NamedTuple
 
 import polars as pl
 
+from tapir_core import randomness, statistics
 from tapir_core import stages as stages_
 from tapir_core.calls.timing import Speed
 from tapir_core.curriculum import unusable_reason
 from tapir_core.paths import BACKBONE
-from tapir_core.randomness import derive_rng
 from tapir_core.reporting import benchmarks, page, sentences
-from tapir_core.statistics import MAX_FAILED_SHARE, Estimate, compare_paired
 from tapir_core.storage import Storage
-from tapir_core.summary import RunReader
-from tapir_core.summary.formats import NOTHING, count, data_size, number, percent, student_name
-from tapir_core.summary.types import Usage
+from tapir_core.summary import RunReader, formats, types
 
 _ENDINGS = {"refused": "Refused", "empty": "Empty", "cut_off": "Cut off", "looped": "Looped", "copied": "Copied"}
 """Why an answer is of no use → its row; what failed altogether counts in none."""
@@ -50,7 +47,7 @@ class _Row(NamedTuple):
     label: str
     cells: dict[str, str]
     """Model → its figure."""
-    difference: Estimate | None = None
+    difference: statistics.Estimate | None = None
     """Of student and backbone."""
     got_worse: bool = False
     """Whether the whole interval of the difference lies on the worse side."""
@@ -60,7 +57,7 @@ class _Row(NamedTuple):
         """The difference in words."""
         found = self.difference
         if found is None or found.value is None:
-            return NOTHING
+            return formats.NOTHING
         if found.value == found.stderr == 0:
             return "none changed"
         span = "" if found.low is None else f" ({found.low:+.1f} to {found.high:+.1f})"
@@ -69,7 +66,7 @@ class _Row(NamedTuple):
 
 def before_after_table(reader: RunReader, student: int) -> page.Table:
     """Answers that are of no use, their length, and the headlines of benchmarks that nobody judges."""
-    before, after = student_name(BACKBONE), student_name(student)
+    before, after = formats.student_name(BACKBONE), formats.student_name(student)
     judged = reader.run.config.data.judged is not None
     # The judged set, which the teacher answered too; without one, that with references.
     heldout = reader.rows((stages_.JUDGED_HELDOUT if judged else stages_.HELDOUT).at())
@@ -86,7 +83,7 @@ def before_after_table(reader: RunReader, student: int) -> page.Table:
     return page.Table(
         "Before and after",
         ("", *models, f"{after} less {before}"),
-        tuple((row.label, *(row.cells.get(name, NOTHING) for name in models), row.change) for row in rows),
+        tuple((row.label, *(row.cells.get(name, formats.NOTHING) for name in models), row.change) for row in rows),
         note=_before_after_note(after, rows, is_judged=judged),
     )
 
@@ -125,17 +122,17 @@ def _with_ending(answers: pl.DataFrame | None, asked: pl.DataFrame | None) -> pl
 
 
 def _of_answers(reader: RunReader, student: int, known: Mapping[str, pl.DataFrame]) -> Iterator[_Row]:
-    yield _Row("Answers", {name: count(rows.height) for name, rows in known.items()})
+    yield _Row("Answers", {name: formats.count(rows.height) for name, rows in known.items()})
     for ending, label in _ENDINGS.items():
         # 100 for an answer that ended so, 0 for another one, None where there is none.
         mark = pl.when(~pl.col("ending").str.starts_with("failed")).then(100.0 * (pl.col("ending") == ending))
         values = {name: dict(rows.select("instruction_id", mark).iter_rows()) for name, rows in known.items()}
-        yield _mean_row(reader, student, label, values, lambda value: percent(value / 100), worse=1)
+        yield _mean_row(reader, student, label, values, lambda value: formats.percent(value / 100), worse=1)
     tokens = pl.col("completion_tokens") * 1.0
     answered = {name: rows.drop_nulls("response").select("instruction_id", tokens) for name, rows in known.items()}
     lengths = {name: dict(rows.iter_rows()) for name, rows in answered.items()}
-    yield _mean_row(reader, student, "Tokens, mean", lengths, lambda value: number(value, 1))
-    yield _Row("Tokens, median", {name: number(median(of.values()), 1) for name, of in lengths.items() if of})
+    yield _mean_row(reader, student, "Tokens, mean", lengths, lambda value: formats.number(value, 1))
+    yield _Row("Tokens, median", {name: formats.number(median(of.values()), 1) for name, of in lengths.items() if of})
 
 
 def _of_benchmarks(reader: RunReader, student: int) -> Iterator[_Row]:
@@ -147,10 +144,12 @@ def _of_benchmarks(reader: RunReader, student: int) -> Iterator[_Row]:
         if metric is not None:
             scores = [reader.rows(stages_.benchmark_stages(name, each)[-1]) for each in values if values[each]]
             alike = all(scores[0][part][0] == scores[-1][part][0] for part in benchmarks.DIFFERS)  # type: ignore[index]
-            shown = {student_name(each): of[metric] for each, of in values.items() if metric in of}
+            shown = {formats.student_name(each): of[metric] for each, of in values.items() if metric in of}
             limit = evaluation.asked[name].max_failed_share if alike else None
             label = f"{name}: {benchmarks.metric_label(metric)}"
-            yield _mean_row(reader, student, label, shown, lambda value: number(value, 1), worse=-1, limit=limit)
+            yield _mean_row(
+                reader, student, label, shown, lambda value: formats.number(value, 1), worse=-1, limit=limit
+            )
 
 
 def _mean_row(
@@ -161,7 +160,7 @@ def _mean_row(
     cell: Callable[[float], str],
     *,
     worse: int = 0,
-    limit: float | None = MAX_FAILED_SHARE,
+    limit: float | None = statistics.MAX_FAILED_SHARE,
 ) -> _Row:
     """Means, and the difference of ``student`` and backbone paired over what both have.
 
@@ -169,24 +168,24 @@ def _mean_row(
     """
     kept = {name: [value for value in of.values() if value is not None] for name, of in values.items()}
     cells = {name: cell(fmean(of)) for name, of in kept.items() if of}
-    after, before = values.get(student_name(student)), values.get(student_name(BACKBONE))
+    after, before = values.get(formats.student_name(student)), values.get(formats.student_name(BACKBONE))
     if limit is None or not after or not before:
         return _Row(label, cells)
-    rng = derive_rng(reader.run.config.run.seed, "before and after", label, student)
-    found = compare_paired(after, before, rng=rng, max_failed_share=limit, unit="answers")
+    rng = randomness.derive_rng(reader.run.config.run.seed, "before and after", label, student)
+    found = statistics.compare_paired(after, before, rng=rng, max_failed_share=limit, unit="answers")
     apart = found.low is not None and found.high is not None and min(worse * found.low, worse * found.high) > 0
     return _Row(label, cells, found, got_worse=apart)
 
 
 def cost_table(reader: RunReader, student: int) -> page.Table:
     """The student as this run served it, beside the teacher as it was called."""
-    evaluation, name = reader.run.config.evaluation, student_name(student)
+    evaluation, name = reader.run.config.evaluation, formats.student_name(student)
     asked = [stages_.BENCHMARK_ANSWERS.at(student, benchmark=each) for each in evaluation.asked]
     speed = _speed(reader, [stages_.ANSWER_HELDOUT.at(student), stages_.ANSWER.at(student + 1), *asked])
     taught = _speed(reader, [stages_.TEACH.at()])
     served = {name: _sizes(reader, student) | _speed_cells(speed), "teacher": _speed_cells(taught) | _price(reader)}
     labels = dict.fromkeys(label for of in served.values() for label in of)
-    rows = [(label, *(of.get(label, NOTHING) for of in served.values())) for label in labels]
+    rows = [(label, *(of.get(label, formats.NOTHING) for of in served.values())) for label in labels]
     by = "; then with ".join(speed.by if speed else ())
     notes = (
         by and f"{name} answered with {by}.",
@@ -202,7 +201,7 @@ def cost_table(reader: RunReader, student: int) -> page.Table:
     return page.Table(
         "What it costs to serve",
         ("", *served),
-        tuple(row for row in rows if any(cell != NOTHING for cell in row[1:])),
+        tuple(row for row in rows if any(cell != formats.NOTHING for cell in row[1:])),
         note=sentences.together(notes),
     )
 
@@ -215,11 +214,11 @@ def _speed_cells(speed: Speed | None) -> dict[str, str]:
     if speed is None:
         return {}
     return {
-        "Output tokens/s": number(speed.tokens_per_second, 1),
-        "Seconds an answer, p50": number(speed.latency_seconds(0.5)),
-        "Seconds an answer, p95": number(speed.latency_seconds(0.95)),
-        "Calls in flight, mean": number(speed.in_flight, 1),
-        "Answers timed": count(speed.answers),
+        "Output tokens/s": formats.number(speed.tokens_per_second, 1),
+        "Seconds an answer, p50": formats.number(speed.latency_seconds(0.5)),
+        "Seconds an answer, p95": formats.number(speed.latency_seconds(0.95)),
+        "Calls in flight, mean": formats.number(speed.in_flight, 1),
+        "Answers timed": formats.count(speed.answers),
     }
 
 
@@ -230,18 +229,18 @@ def _sizes(reader: RunReader, student: int) -> dict[str, str]:
     weights = [_parameters(storage, path, sizes[path]) for path in paths if path.endswith(".safetensors")]
     counted, size = [each for each in weights if each is not None], sum(sizes[path] for path in paths)
     return {
-        **({"Parameters": count(sum(counted))} if counted and len(counted) == len(weights) else {}),
-        **({"Size on disk": data_size(size)} if size else {}),
+        **({"Parameters": formats.count(sum(counted))} if counted and len(counted) == len(weights) else {}),
+        **({"Size on disk": formats.data_size(size)} if size else {}),
     }
 
 
 def _price(reader: RunReader) -> dict[str, str]:
     """Of the teacher's plain answers, at the prices of this run."""
     manifest = reader.manifest(stages_.TEACH.at())
-    usage = Usage.of(manifest.counts) if manifest else Usage()
+    usage = types.Usage.of(manifest.counts) if manifest else types.Usage()
     answers = usage.calls + usage.stored
     # Nothing charged is no price: the model may be one's own, or its price unknown.
-    return {_USD: number(1000 * usage.usd / answers)} if answers and usage.usd else {}
+    return {_USD: formats.number(1000 * usage.usd / answers)} if answers and usage.usd else {}
 
 
 def _parameters(storage: Storage, path: str, size_bytes: int) -> int | None:

@@ -11,14 +11,13 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core import task_types, text
 from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE
 from tapir_core.evaluation.scores import SCORE_RATIO
 from tapir_core.reporting import sentences
 from tapir_core.reporting.page import Table, table_of
 from tapir_core.stages import lines
 from tapir_core.summary import formats, types
-from tapir_core.task_types import in_order
-from tapir_core.text import shorten
 
 OfRound = tuple[str, Callable[[types.RoundSummary], str]]
 """A name, and what a cell shows of a round."""
@@ -179,7 +178,7 @@ def task_types_table(title: str, students: Mapping[str, types.RoundSummary | Non
     found = {name for each in students.values() if each is not None for name in each.by_task_type()}
     scores = {
         name: [None if each is None else each.score("test", name) for each in students.values()]
-        for name in ("all", *in_order(found))
+        for name in ("all", *task_types.in_order(found))
     }
     rows = tuple((name, *map(formats.score, of), formats.most(of)) for name, of in scores.items() if any(of))
     return Table(title, ("Task type", *students, "n"), rows, note=note)
@@ -393,8 +392,8 @@ _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] =
     ("Where", lambda row: row["place"]),
     ("Question", lambda row: f"{row['benchmark']} {row['question_id']}"),
     ("Rule", lambda row: row["rule"].replace("_", " ")),
-    ("Instruction", lambda row: shorten(row["instruction"], _SHOWN_CHARACTERS)),
-    ("Question's text", lambda row: shorten(row["question"], _SHOWN_CHARACTERS)),
+    ("Instruction", lambda row: text.shorten(row["instruction"], _SHOWN_CHARACTERS)),
+    ("Question's text", lambda row: text.shorten(row["question"], _SHOWN_CHARACTERS)),
     ("ROUGE-L", lambda row: formats.number(row["similarity"])),
 )
 

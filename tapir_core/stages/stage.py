@@ -17,9 +17,8 @@ from typing import Any, Literal, get_args
 
 import polars as pl
 
+from tapir_core import paths, text
 from tapir_core.config import Role, RunConfig
-from tapir_core.paths import BACKBONE, benchmark_folder, model_folder, round_folder, wave_folder
-from tapir_core.text import digest
 
 Asked = Literal["teacher", "judge", "student", ""]
 """Who is asked; the empty text for nobody."""
@@ -48,7 +47,7 @@ class StageAt:
     """Model whose outputs come from a file, in place of a round's student."""
 
     def __str__(self) -> str:
-        of_round = "backbone" if self.round == BACKBONE else "" if self.round is None else f"round {self.round}"
+        of_round = "backbone" if self.round == paths.BACKBONE else "" if self.round is None else f"round {self.round}"
         wave = f"wave {self.wave}" if self.wave else ""
         places = ", ".join(filter(None, (of_round, self.model, wave, self.benchmark)))
         return f"{self.name} ({places})" if places else self.name
@@ -81,12 +80,12 @@ class StageAt:
         """Where its rows lie in the run folder."""
         place = self.stage.folder
         if self.wave is not None:
-            place = wave_folder(self.wave, place)
+            place = paths.wave_folder(self.wave, place)
         if self.benchmark is not None:
-            place = benchmark_folder(self.benchmark, place)
+            place = paths.benchmark_folder(self.benchmark, place)
         if self.model is not None:
-            return f"{model_folder(self.model)}/{place}"
-        return place if self.round is None else f"{round_folder(self.round)}/{place}"
+            return f"{paths.model_folder(self.model)}/{place}"
+        return place if self.round is None else f"{paths.round_folder(self.round)}/{place}"
 
 
 def always(*_: object) -> bool:
@@ -216,7 +215,7 @@ def own_digest(at: StageAt, config: RunConfig, ingredients: Mapping[str, str], v
 
     That is ``version``, or today's.
     """
-    return digest([at.name, version or at.stage.version, *settings_of(at, config, ingredients)])
+    return text.digest([at.name, version or at.stage.version, *settings_of(at, config, ingredients)])
 
 
 def stage_key(
@@ -231,4 +230,4 @@ def stage_key(
 
     ``inputs`` are its inputs' digests in their order.
     """
-    return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients, version), inputs])
+    return text.digest([run_id, at.round, at.wave, own_digest(at, config, ingredients, version), inputs])

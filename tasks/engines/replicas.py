@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
+from tapir_core import errors, leases
 from tapir_core.calls import run_key, store_url
 from tapir_core.calls.types import Endpoint, LiveAddress, LiveAddresses
 from tapir_core.config.student import ReplicasEngine
-from tapir_core.errors import EngineError, TapirError
-from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.run_folder import RunFolder
 from tasks.engines import keys, student_server
 
@@ -64,7 +63,7 @@ class ReplicaStudents(student_server.Students):
     def __init__(
         self,
         engine: ReplicasEngine,
-        registry: ReplicaRegistry,
+        registry: leases.ReplicaRegistry,
         fleet: Fleet,
         key_of: Callable[[str], str],
         report: student_server.Report = lambda _line: None,
@@ -102,7 +101,7 @@ class ReplicaStudents(student_server.Students):
             deadline = time.monotonic() + LEAVE_SECONDS
             while (left := self._dismiss()) and not self._aborted:
                 if time.monotonic() > deadline:
-                    raise EngineError(
+                    raise errors.EngineError(
                         f"the replicas {', '.join(left)} do not leave, so that their GPUs are not free; cancel their "
                         "flow runs of serve-student, then the same command goes on"
                     )
@@ -120,7 +119,7 @@ class ReplicaStudents(student_server.Students):
             self._look_no_more()
             try:
                 self._dismiss()
-            except TapirError as error:
+            except errors.TapirError as error:
                 # They leave by themselves when no driver is left.
                 logger.warning("the replicas were not asked to leave: %s", error)
             self._registry.close()
@@ -130,17 +129,17 @@ class ReplicaStudents(student_server.Students):
         checkpoint, live = student.identity, self._live[student.identity]
         with self._lock:
             if checkpoint in self._failures:
-                raise EngineError(self._failures[checkpoint])
+                raise errors.EngineError(self._failures[checkpoint])
             if any(each.checkpoint != checkpoint for each in self._registry.all()):
                 self.stop()
             if self._aborted:
-                raise EngineError("the run was told to stop")
+                raise errors.EngineError("the run was told to stop")
             if self._over.is_set() or self._student != student:
                 self._look_no_more()
                 self._begin(student)
         # The watch gives up earlier; a replica that comes and goes at once is replaced, and calls wait for that.
         if not live.wait(2 * self.engine.wait_seconds) or live.reason:
-            raise EngineError(live.reason or f"no replica came within {self.engine.wait_seconds:g} s")
+            raise errors.EngineError(live.reason or f"no replica came within {self.engine.wait_seconds:g} s")
         return Endpoint(
             f"replicas of {checkpoint}",
             self.engine.replicas * self.engine.concurrency,
@@ -198,7 +197,7 @@ class ReplicaStudents(student_server.Students):
             while not self._over.is_set():
                 try:
                     self._look()
-                except TapirError as error:
+                except errors.TapirError as error:
                     # Database or Prefect server cannot be reached: replicas go on, and the next look may succeed.
                     if str(error) != said:
                         said = str(error)
@@ -222,7 +221,7 @@ class ReplicaStudents(student_server.Students):
             if each.id in dead or (each.holder is None and each.id in self._ends):
                 self._registry.remove(each.id)
 
-    def _say_who_serves(self, serving: list[Replica]) -> None:
+    def _say_who_serves(self, serving: list[leases.Replica]) -> None:
         live = self._live[self._student.identity]
         before = len(live.now)
         if serving or before:
@@ -255,7 +254,7 @@ class ReplicaStudents(student_server.Students):
         replica = self._registry.ask(self._student.number, self._student.identity)
         try:
             self._fleet.ask(self._student.number, replica)
-        except TapirError:
+        except errors.TapirError:
             self._registry.remove(replica)
             raise
         self._asked.add(replica)
@@ -276,11 +275,11 @@ class ReplicaStudents(student_server.Students):
                 "the pool tapir-gpu, or raise student.engine.wait_seconds; then the same command goes on",
             )
 
-    def _ours(self) -> list[Replica]:
+    def _ours(self) -> list[leases.Replica]:
         return [each for each in self._registry.all() if each.checkpoint == self._student.identity and not each.leaving]
 
 
-def dismiss(registry: ReplicaRegistry, fleet: Fleet) -> list[str]:
+def dismiss(registry: leases.ReplicaRegistry, fleet: Fleet) -> list[str]:
     """Ask everyone in the registry to leave; gives those that no worker had taken, which never come."""
     untaken = registry.dismiss()
     for each in untaken:
@@ -288,7 +287,7 @@ def dismiss(registry: ReplicaRegistry, fleet: Fleet) -> list[str]:
     return untaken
 
 
-def forget_dead(registry: ReplicaRegistry) -> list[str]:
+def forget_dead(registry: leases.ReplicaRegistry) -> list[str]:
     """Remove the rows of those that are dead; gives those that live."""
     there = registry.all()
     for each in there:
@@ -301,7 +300,7 @@ def replicas_of(run: RunFolder, fleet: Fleet, report: student_server.Report) -> 
     """The students of a run whose engine asks for replicas."""
     return ReplicaStudents(
         cast(ReplicasEngine, run.config.student.engine),
-        ReplicaRegistry(store_url(run.config), run_key(run.config)),
+        leases.ReplicaRegistry(store_url(run.config), run_key(run.config)),
         fleet,
         key_of=lambda replica: keys.replica_key(run.ref.root, run.record.id, replica),
         report=report,

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tapir_core import errors, storage
 from tapir_core.config import VerifierConfig
-from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import ScriptFailed
-from tapir_core.storage import file_sha256
 from tasks.engines.supervisor import ScriptRunner
 
 Row = tuple[str, str, str | None]
@@ -57,7 +56,7 @@ def check_verifier(verifier: VerifierConfig) -> None:
 
 def source_digest(verifier: VerifierConfig) -> str:
     """SHA-256 of the user's module; empty for a shipped one, and for one that is not found."""
-    return file_sha256(Path(verifier.source)) if verifier.source else ""
+    return storage.file_sha256(Path(verifier.source)) if verifier.source else ""
 
 
 def _score_part(verifier: VerifierConfig, rows: Sequence[Row], scripts: ScriptRunner) -> list[Mark]:
@@ -75,12 +74,12 @@ def _score_part(verifier: VerifierConfig, rows: Sequence[Row], scripts: ScriptRu
                 "verifier_main", job, python=Path(sys.executable), environment={}, log="verifier"
             )
     except ScriptFailed as failed:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"judge.verifier: {verifier.function!r} ended the process that looks after it ({failed}; "
             f"{failed.log_path} says more); correct the function"
         ) from failed
     if problem := result.get("problem"):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"judge.verifier: {verifier.function!r} cannot be imported: {problem}; correct it, install what it needs, "
             f"or name the folder of its module in judge.verifier.folder (looked in first: {verifier.path[0]}); a "
             f"module that needs much memory needs another judge.verifier.memory_gib than {verifier.memory_gib:g}"

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from tapir_core import errors, installation
 from tapir_core.config import SERVED_NAME, VllmEngine
-from tapir_core.errors import ConfigError, MissingPrerequisite
-from tapir_core.installation import STUDENT_SETUP
 from tasks.engines import backbone, keys, machine
 from tasks.engines.student_server import Installed, Launch, StudentServer, serve
 
@@ -95,7 +94,7 @@ class VllmServer(StudentServer):
         """
         engine, template = self.engine, self.student.template
         if template is None and not backbone.has_chat_template(self.checkpoint):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
             )
         environment = find_environment(engine, self.served_as.field)
@@ -142,7 +141,7 @@ def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmE
         MissingPrerequisite: there is no such interpreter, or it has no vLLM.
     """
     remedy = (
-        f"run `{STUDENT_SETUP}`, let {field}.python name an interpreter with vLLM, "
+        f"run `{installation.STUDENT_SETUP}`, let {field}.python name an interpreter with vLLM, "
         f'or use {field}.type = "{"endpoint" if field == "student.engine" else "openai"}"'
     )
     where = f"{field}.python = {engine.python or str(engine.interpreter)!r}"
@@ -151,10 +150,10 @@ def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmE
             [str(engine.interpreter), "-c", _PROBE], capture_output=True, text=True, timeout=120, env=_base_env()
         )
     except OSError as exc:
-        raise MissingPrerequisite(f"{where}: {exc.strerror}; {remedy}") from exc
+        raise errors.MissingPrerequisite(f"{where}: {exc.strerror}; {remedy}") from exc
     found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}
     if not found["found"]:
-        raise MissingPrerequisite(f"{where} has no vLLM; {remedy}")
+        raise errors.MissingPrerequisite(f"{where} has no vLLM; {remedy}")
     cache = Path(found["folder"], "vllm-cache") if found["folder"] else None
     on_cpu = found["device"] == "cpu"
     broken_amx = on_cpu and machine.amx_is_broken(str(engine.interpreter))
