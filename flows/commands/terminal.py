@@ -32,8 +32,8 @@ console = Console()
 errors = Console(stderr=True)
 """What it is at, and what went wrong."""
 
-_TEXT_CELLS = 12
-"""How narrow a column of text may become, in cells of the terminal."""
+_TEXT_CELLS, _READABLE_CELLS = 12, 24
+"""How narrow a column of text may become, in cells of the terminal, and how wide it is before figures are."""
 _WORD = re.compile(r"\S+\s*")
 _END = re.compile(r"[^\s–]*–\s*|[^\s–]+\s*")
 """An end of a span with its dash: `600 (590–`, `610)`."""
@@ -90,8 +90,11 @@ def _lay_out(table: Table, room: int) -> tuple[int, list[int]] | None:
         ]
         spare = room - sum(widths) - gap * (len(widths) - 1)
         if spare >= 0:
-            # From the left: text first, for it breaks within words.
-            for place, wished in enumerate(natural):
+            # From the left: text as wide as it is readable, then figures, which break only in the middle of a span.
+            readable = [
+                min(wide, _READABLE_CELLS) if place < table.text_columns else wide for place, wide in enumerate(natural)
+            ]
+            for place, wished in [*enumerate(readable), *enumerate(natural)]:
                 more = min(spare, wished - widths[place])
                 widths[place], spare = widths[place] + more, spare - more
             return gap, widths
