@@ -15,20 +15,42 @@ SLACK = 15
 """Statements that a ceiling may lie above its folder, so that what was cut stays cut."""
 
 CEILINGS = {
-    "flows": 0,
+    "flows": 1216,
+    "flows/commands": 1043,
+    "flows/commands/diagnosis": 446,
+    "flows/prefect_server": 350,
+    "tapir_core": 1790,
+    "tapir_core/calls": 2386,
+    "tapir_core/comparison": 594,
+    "tapir_core/config": 1376,
+    "tapir_core/curriculum": 587,
+    "tapir_core/data": 830,
+    "tapir_core/estimate": 519,
+    "tapir_core/evaluation": 963,
+    "tapir_core/judging": 507,
+    "tapir_core/prompts": 54,
+    "tapir_core/reporting": 1455,
+    "tapir_core/stages": 337,
+    "tapir_core/standin": 910,
+    "tapir_core/store_admin": 332,
+    "tapir_core/summary": 466,
+    "tasks": 1769,
+    "tasks/engines": 1496,
+    "tasks/engines/training": 1033,
 }
+"""Folder → most statements, without those of the folders below it."""
 
 
 def statements(module: Path) -> int:
     tree = ast.parse(module.read_text(encoding="utf-8"))
-    texts = {
-        id(line)
-        for owner in ast.walk(tree)
-        for line in getattr(owner, "body", ())
-        if isinstance(getattr(owner, "body", None), list)
+    bodies = [body for owner in ast.walk(tree) if isinstance(body := getattr(owner, "body", None), list)]
+    texts = [
+        line
+        for body in bodies
+        for line in body
         if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
-    }
-    return sum(isinstance(each, ast.stmt) and id(each) not in texts for each in ast.walk(tree))
+    ]
+    return sum(isinstance(each, ast.stmt) for each in ast.walk(tree)) - len(texts)
 
 
 @pytest.fixture(scope="module")
