@@ -402,7 +402,7 @@ def compare_from_form(
     name = asked.plan.comparison.name
 
     def drive_below(matched: matching.MatchedRun) -> None:
-        def work(_: RunRef) -> None:
+        def work(ref: RunRef) -> None:  # names the flow run
             whole_run.drive_matched(matched, _distil, train.count_round, say=get_run_logger().info)
 
         _in_flow_run(matched.planned(), matched.ref, work)

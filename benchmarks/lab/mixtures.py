@@ -250,10 +250,10 @@ class Curriculum:
             screened = curriculum.apply_gates(candidates, curriculum.text_gates(settings, prompt, known, contaminated))
             held, rows = curriculum.held_back(screened.rejected), screened.passed
             examined = self._examine(rows, lacks)
-            answers = examined.select("instruction_id", "response")
-            rows = rows.join(answers, on="instruction_id", how="left", maintain_order="left")
-            gated = curriculum.apply_gates(rows, curriculum.paid_gates(examined, lacks))
-            passed = curriculum.file_by_label(gated, examined).passed.select(*EXPAND.columns)
+            said = examined.rename({"task_type": "label"})
+            rows = rows.join(said, on="instruction_id", how="left", maintain_order="left")
+            gated = curriculum.apply_gates(rows, curriculum.paid_gates(lacks))
+            passed = curriculum.file_by_label(gated).passed.select(*EXPAND.columns)
             accepted = pl.concat([accepted, passed], how="vertical_relaxed")
         return accepted
 

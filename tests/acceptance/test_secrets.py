@@ -111,11 +111,11 @@ def test_a_run_whose_provider_repeats_the_keys_leaves_none_behind(tmp_path, open
         finish(project.start_run(), code=0, log=log)
         check = project.start("judge-check", *project.configured(), "--pairs", "2", "--json")
         finish(check, code=0, log=log)
-        archive = str(tmp_path / "archive")
         root = ("--root", str(project.root))
         for words in (("report", "test", *root), ("status", "test", *root), ("store", "stats", *root)):
             finish(project.start(*words), code=0, log=log)
-        finish(project.start("store", "export", archive, *root), code=0, log=log)
+        copied = (str(project.root / ".tapir/store.sqlite"), str(tmp_path / "copy.sqlite"))
+        finish(project.start("store", "copy", *copied), code=0, log=log)
     assert blabber.keys == set(KEYS)
     assert max(blabber.asked.values()) > 1
     assert find_leaks(project.root, ["[key]"]), "what is searched holds the replies"
