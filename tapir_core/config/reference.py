@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticUndefined
 
 from tapir_core.config import Kind, RunConfig, Section
 
@@ -175,7 +175,12 @@ def explain(error: ValidationError, overridden: Collection[str] = (), root: type
         overridden: paths that `--set` or `--name` gave, so that the user looks in the right place.
         root: the whole of which the error speaks.
     """
-    return [_explain(item, describe(root), overridden) for item in error.errors(include_url=False)]
+    # A default that is made of another field has no value where that one is wrong, which is said itself.
+    return [
+        _explain(item, describe(root), overridden)
+        for item in error.errors(include_url=False)
+        if item["input"] is not PydanticUndefined
+    ]
 
 
 def _explain(item: ErrorDetails, description: Description, overridden: Collection[str]) -> str:

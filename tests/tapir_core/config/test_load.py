@@ -186,6 +186,16 @@ def test_an_endpoint_is_checked_and_a_secret_is_neither_taken_nor_repeated(
     assert "hush" not in found
 
 
+def test_a_default_that_rests_on_a_wrong_field_is_no_problem_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "pool.toml"
+    file.write_text("data.pool = { rows = 3 }")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert [line for line in str(caught.value).splitlines() if "data." in line] == [
+        '  - data.pool.type: missing; write type = "file" or type = "standin"'
+    ]
+
+
 def test_an_empty_text_means_nothing_where_nothing_is_allowed(tmp_path: Path) -> None:
     config = load(tmp_path, OPENAI, 'teacher.endpoint.api_key_env=""', "data.heldout=", "training.lora=")
     assert config.teacher.endpoint.model_dump()["api_key_env"] is None
