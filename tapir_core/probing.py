@@ -16,7 +16,8 @@ from tapir_core import errors, run_folder
 from tapir_core.calls.types import Answer, Failure, Message, Outcome, Request, unsupported_remedy
 from tapir_core.config import EndpointConfig, ReplyForm, RunConfig, Sampling
 from tapir_core.config.load import with_changes
-from tapir_core.text import JsonReply, Unparsed, canonical_json, digest, shorten
+from tapir_core.json_reply import JsonReply
+from tapir_core.text import Unparsed, canonical_json, digest, shorten
 
 PROMPT = "Reply with the one word: ready"
 """What a probe asks."""

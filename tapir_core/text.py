@@ -1,4 +1,4 @@
-"""Text: canonical JSON, digests, replies by a JSON schema, and those that do not hold what was asked for."""
+"""Text: canonical JSON, digests, and a reply that does not hold what was asked for."""
 
 import hashlib
 import json
@@ -6,9 +6,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Self
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 
 def normalise(text: str) -> str:
@@ -69,39 +67,3 @@ MISSING = (
     "nothing else."
 )
 """What is said to such a reply when it is shown to who gave it."""
-
-
-_ASKED = (
-    "\n\nDo not write that last line. Your whole reply is one JSON object with these fields, in this order: {fields}."
-)
-
-
-class JsonReply(BaseModel):
-    """The base of every form: what is asked for by a JSON schema (`response_format`), as a class of fields.
-
-    Limits of values are checked here and are in no schema: not every server knows them. A probe before the first row
-    finds out which endpoints obey a schema; the others are asked for text.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @classmethod
-    def schema_text(cls) -> str:
-        """The JSON schema, as canonical JSON."""
-        schema = cls.model_json_schema()
-        schema.pop("description", None)  # the docstring, which is not for the model
-        return canonical_json(schema)
-
-    @classmethod
-    def asked_by(cls, prompt: str) -> str:
-        """A prompt that asks for a last line, changed to ask for this form instead."""
-        fields = (f"`{name}` ({field.description})" for name, field in cls.model_fields.items())
-        return prompt + _ASKED.format(fields=", ".join(fields))
-
-    @classmethod
-    def read(cls, raw: str | None) -> Self | Unparsed:
-        """The reply, if all of it is valid JSON of this form."""
-        try:
-            return cls.model_validate_json(raw or "")
-        except ValidationError:
-            return Unparsed("no JSON of the schema")

@@ -34,10 +34,11 @@ from tapir_core import turns, verifiers
 from tapir_core.config import ReplyForm
 from tapir_core.config.curriculum import CurriculumConfig
 from tapir_core.curriculum.usable import unusable_reason
+from tapir_core.json_reply import JsonReply
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.task_types import TASK_TYPES, RefinementFamily, TaskTypes, spelling
-from tapir_core.text import JsonReply, Unparsed, shorten
+from tapir_core.text import Unparsed, shorten
 
 FROM_POOL = "from_pool"
 """In the counts of the plain answers: those that the pool brought with it."""

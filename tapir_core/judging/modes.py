@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import polars as pl
 
 from tapir_core.config import JudgeConfig, PanelRule, ReplyForm, VerifierConfig
+from tapir_core.json_reply import JsonReply
 from tapir_core.judging.prompt import fill_in, show_instruction
 from tapir_core.judging.verdict import (
     SCALE,
@@ -29,7 +30,7 @@ from tapir_core.judging.verdict import (
 )
 from tapir_core.prompts import Prompt
 from tapir_core.stages import JUDGE
-from tapir_core.text import JsonReply, Unparsed
+from tapir_core.text import Unparsed
 
 _T = TypeVar("_T")
 Mark = tuple[float | None, str | None]

@@ -20,8 +20,9 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from tapir_core.json_reply import JsonReply
 from tapir_core.judging.prompt import INVISIBLE, see
-from tapir_core.text import JsonReply, Unparsed
+from tapir_core.text import Unparsed
 
 SCALE = (1.0, 10.0)
 """Lowest and highest score that a judge may give."""

@@ -3,9 +3,10 @@
 import pytest
 
 from tapir_core.curriculum.teacher import label_reply
+from tapir_core.json_reply import JsonReply
 from tapir_core.judging.verdict import PairReply, PointReply
 from tapir_core.task_types import TASK_TYPES
-from tapir_core.text import JsonReply, digest
+from tapir_core.text import digest
 
 
 @pytest.mark.parametrize(
