@@ -153,7 +153,7 @@ def _try(
 
 
 def _told(error: Exception) -> errors.TapirError:
-    """What is told of a failure: it as it is, and all of what nobody expected."""
+    """The error to report: one of TAPIR as it is, any other one with its whole traceback."""
     return (
         error if isinstance(error, errors.TapirError) else errors.TapirError("".join(traceback.format_exception(error)))
     )
@@ -318,9 +318,9 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
 def finish_sweep(
     sweep: run_state.Sweep, distil: Distil, show: Callable[[side_by_side.SideBySide, str], object], *, say: Say
 ) -> list[run_state.Swept]:
-    """Distil every backbone that lacks a finished run; what became of each, in the order of the list.
+    """Distil every backbone without a finished run; returns the result of each, in the order of the list.
 
-    Then ``show`` is told of all finished runs side by side, and where their page is.
+    Then ``show`` gets all finished runs side by side, and the path of their page.
     """
     swept = []
     for entry in sweep.entries:

@@ -125,7 +125,7 @@ def _submit(run: RunFolder, at: stages_.StageAt, work: Work, before: _Shards | N
         rows, of = before.rows * at.stage.rows_per_row(run.config), len(before.shards)
         pieces = [(Piece(index, of), allow_failure(each)) for index, each in enumerate(before.shards)]
     runtime.current(run).progress.begin(at, shards=of, rows=rows)
-    # A shard that lacks what another try may bring asks again for that; the last try that leaves it red shows the rest.
+    # A shard asks again for rows that another try may bring; the last try that leaves it red shows the rest.
     task = work.task.with_options(
         retries=run.config.calls.shard_retries,
         retry_delay_seconds=run.config.calls.shard_retry_seconds,

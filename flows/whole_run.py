@@ -122,7 +122,7 @@ def retry_run(
         ref: the run.
         number: one round; nothing: all that are judged.
         do: does the work.
-        tell: told what came of it, a sentence at a time.
+        tell: gets the result, one sentence at a time.
         say: told how it gets on.
         also_terminal: forget the replies of unscored verdicts too, and ask for them anew.
         go_on: redo the stages that the new verdicts change, and go on to the end, of the baseline too.
@@ -258,7 +258,7 @@ class _Drive:
             yield run
 
     def make_pool(self, sizes: Mapping[int, Size]) -> None:
-        """Refuse a pool that lacks what is bought, before a call is made for it."""
+        """Make the pool; refuse one with fewer instructions than this run buys answers to, before any call for it."""
         with self.open(sizes) as run:
             if run.holds(POOL.at()) is None:
                 self.distil(run, "pool")

@@ -150,7 +150,9 @@ def add(
     try:
         api = standing_server(root)
     except MissingPrerequisite as missing:
-        terminal.errors.print(f"nobody was told: {missing}; `tapir sweep` runs it too", markup=False, highlight=False)
+        terminal.errors.print(
+            f"no sweep was started: {missing}; `tapir sweep` starts one", markup=False, highlight=False
+        )
         return
     announce(api, root, entry, file)
     terminal.console.print(f"told {api}: {REGISTERED}", markup=False, highlight=False)

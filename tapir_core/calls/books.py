@@ -14,7 +14,7 @@ from tapir_core.calls.budget import LOST_HOLD, Attempt, LiveSpend, make_attempt,
 from tapir_core.config import BudgetConfig
 from tapir_core.text import digest
 
-STOPPED = types.Failure("stopped", "the run was told to stop before this was sent")
+STOPPED = types.Failure("stopped", "the run was stopped before this call was sent")
 """The outcome of a request that was not sent."""
 _LOOK_SECONDS = 0.05
 """How often a request that waits for room under a cap checks whether an attempt has ended."""

@@ -88,7 +88,7 @@ def draw_balanced(
 
 
 def lacking(wanted: Mapping[str, int], have: Mapping[str, int]) -> dict[str, int]:
-    """Task type → rows that are wanted and not there yet; only those that lack."""
+    """Task type → number of rows still missing; only types with missing rows."""
     return dict(sorted((Counter(wanted) - Counter(have)).items()))
 
 

@@ -301,7 +301,7 @@ def _examples(reader: RunReader, students: list[int]) -> list[Example]:
 
 
 def _given(reader: RunReader, number: int, of_pool: Mapping[str, str] | None) -> dict[str, Answer]:
-    """Instruction → the student's answer and what came of it, where both are known; ``of_pool``: without held-out set.
+    """Instruction → the student's answer and its score, where both are known; ``of_pool``: without the held-out set.
 
     ``of_pool`` are the references of the pool, which is answered by the student of the round before.
     """

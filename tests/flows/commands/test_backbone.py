@@ -17,7 +17,7 @@ from tapir_core.config.presets import BackboneEntry, load_backbones
 from tests.conftest import StandingServer
 
 
-def test_without_a_server_the_entry_is_added_and_it_is_said_that_nobody_was_told(
+def test_without_a_server_the_entry_is_added_and_the_message_says_that_no_sweep_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "")
@@ -25,7 +25,7 @@ def test_without_a_server_the_entry_is_added_and_it_is_said_that_nobody_was_told
     words = ["backbone", "add", "new", EMBEDDED_STUDENT, "--precision", "fp32", "--file", str(tmp_path / "list.toml")]
     done = CliRunner().invoke(app, [*words, "--root", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "nobody was told" in done.stderr
+    assert "no sweep was started" in done.stderr
     assert "tapir sweep" in done.stderr
     added = load_backbones(tmp_path / "list.toml").backbones
     assert added == (BackboneEntry(name="new", backbone=EMBEDDED_STUDENT, precision="fp32"),)
