@@ -21,6 +21,9 @@ from tasks._task import shard_task, stage_task
 from tasks.outcomes import Worked, made_of
 from tasks.runtime import current, read_once
 
+_TELLING = 10
+"""Requests of a wave from which on it tells that the next one would be in vain too."""
+
 
 @stage_task(stages.WAVE_REQUESTS)
 def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
@@ -40,12 +43,14 @@ def plan_requests(run: RunFolder, at: stages.StageAt) -> Worked:
 def _lacks(run: RunFolder, at: stages.StageAt) -> dict[str, int]:
     """Task type → rows that seeds and earlier waves lack to the hard part of the round.
 
-    None without seeds, and none after a wave that kept nothing: the next one would be paid for as little.
+    None without seeds, and none after a wave of ten and more that kept nothing: the next would be paid for as little.
     """
     assert at.wave is not None
     seeds = run.rows(stages.SELECT.at(at.round))
-    if at.wave > 1 and _accepted(run, at.number, at.wave - 1).height == _accepted(run, at.number, at.wave - 2).height:
-        return {}
+    if at.wave > 1 and run.rows(stages.WAVE_REQUESTS.at(at.round, at.wave - 1)).height >= _TELLING:
+        kept, before = (_accepted(run, at.number, at.wave - back).height for back in (1, 2))
+        if kept == before:
+            return {}
     wanted = curriculum.quotas(mixture.round_size(run, at).hard, pool.mixture_shares(run))
     have = Counter(curriculum.supply_of(seeds)) + Counter(curriculum.supply_of(_accepted(run, at.number, at.wave - 1)))
     return curriculum.lacking(wanted, have) if seeds.height else {}

@@ -115,8 +115,7 @@ class Recipe:
 
     def digest(self, backbone: str) -> str:
         """Of all that a result follows from, but for the libraries; ``backbone`` is its identity."""
-        left_out = {"run": {"name", "root"}, "student": {"engine": {"python"}}, "calls": True, "budget": True}
-        own = self.config.model_dump(mode="json", exclude=left_out)
+        own = self.config.shaping()
         # Without defaults: a field that is added changes no recipe that lacks it.
         arm = self.arm.model_dump(mode="json", exclude={"label", "against"}, exclude_defaults=True)
         test, to = self.experiment.test_each_round, self.matched_to

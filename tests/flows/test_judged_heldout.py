@@ -31,7 +31,7 @@ def config_of(folder: Path, provider: FakeProvider, *more: str) -> RunConfig:
     models = [
         f"{each}.base_url={provider.base_url}" for each in ("student.engine", "teacher.endpoint", "judge.endpoint")
     ]
-    of_run = ["evaluation={}", "run.rounds=1", f"run.root={folder / 'runs'}"]
+    of_run = ["evaluation={}", "run.rounds=1", "rounds.default.examples=60", f"run.root={folder / 'runs'}"]
     pool = f'data={{ pool = {{ type = "file", path = "{folder / "pool.jsonl"}" }} }}'
     backbone = f"student.backbone={make_checkpoint(folder / 'backbone')}"
     return load_config("tests/golden/plain.toml", [pool, *of_run, backbone, *models, *more])

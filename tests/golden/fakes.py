@@ -39,11 +39,12 @@ def reply(call: RecordedCall) -> FakeReply:
 
 
 def train(job: TrainingJob, **_: Any) -> TrainingSummary:
-    """A checkpoint whose weights are the training job: settings, seed, digests of base and messages."""
+    """A checkpoint whose weights are the training job: what shapes it, seed, digests of base and messages."""
     given = job.to_json()
     messages = [each for file in job.mixture for each in pl.read_parquet(file)["messages"].to_list()]
-    weights = {name: given[name] for name in ("training", "epochs", "learning_rate", "seed")}
+    weights = {name: given[name] for name in ("epochs", "learning_rate", "seed")}
     weights |= {
+        "training": job.training.shaping(),
         "base": file_sha256(job.base / "model.safetensors"),
         "messages": digest(messages),
         "examples": len(messages),

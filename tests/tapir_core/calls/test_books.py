@@ -91,7 +91,7 @@ def test_what_was_booked_when_the_run_is_told_to_stop_is_not_sent_and_costs_noth
         await turns()
         stopping.set()
         store.commit()
-        with pytest.raises(UnsentError, match="told to stop"):
+        with pytest.raises(UnsentError, match="the run was stopped before"):
             await sender
 
     asyncio.run(work())
