@@ -14,7 +14,7 @@ import tapir_core.calls.endpoint
 import tapir_core.calls.store_writes  # noqa: F401
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Message, Request, ask_read
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
-from tapir_core.judging.verdict import parse_verdict
+from tapir_core.judging.verdict import PairReply
 
 SAMPLING = Sampling(max_tokens=MAX_TOKENS)
 BUDGET = BudgetConfig(usd=1e6, requests=10**9, tokens=10**12, hours=1000.0)
@@ -36,7 +36,7 @@ def ask_tapir(job: Job, prompts: list[str]) -> list[str]:
         def judge(shard: list[str]) -> list[str]:
             requests = [make_request(prompt) for prompt in shard]
             parsed = ask_read(
-                engine, requests, lambda: endpoint, lambda _, answer: parse_verdict(answer.text), reasks=2
+                engine, requests, lambda: endpoint, lambda _, answer: PairReply.scores_in_text(answer.text), reasks=2
             )
             failed = [row for row in parsed if row.value is None]
             assert not failed, f"{len(failed)} rows failed, the first with: {failed[0].outcome}"

@@ -258,8 +258,7 @@ def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[AnswerPair])
     """The judge's prompts for ``rows``, in their order; in pairwise mode with both answers, in each order."""
     mode = mode_of(judge)
     return {
-        (row["instruction_id"], place): mode.render(prompt, row, place)
-        for row, place in product(rows, mode.places(judge))
+        (row["instruction_id"], place): mode.render(prompt, row, place) for row, place in product(rows, mode.places())
     }
 
 

@@ -95,7 +95,7 @@ def _score_judged(run: RunFolder, at: StageAt, answers: pl.DataFrame, settings: 
         compared,
         judge=judges_in_words(run.config),
         prompt_version=current(run).prompt(judge.asked_as.prompt).version,
-        settings=f"{settings}; {mode_of(judge).in_words(judge)}",
+        settings=f"{settings}; {mode_of(judge).in_words()}",
         max_failed_share=judged.max_failed_share,
     )
 

@@ -170,7 +170,7 @@ class Curriculum:
             if (own := answers[row["instruction_id"]]) is None:
                 continue
             shown = {**row, "student": own}
-            texts = {place: mode.render(prompt, shown, place) for place in mode.places(judge)}
+            texts = {place: mode.render(prompt, shown, place) for place in mode.places()}
             replies = {place: self._ask("judge", text) for place, text in texts.items()}
             for place in filter(mode.rests_on, replies):
                 said = [replies[each] for each in mode.rests_on(place)]

@@ -121,7 +121,7 @@ def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
     drawn = build_pairs(pairs, randomness.derive_rng(_SEED, _NAME))
-    balanced = judging.mode_of(config.judge).is_balanced(config.judge)
+    balanced = judging.mode_of(config.judge).is_balanced()
     checked = _NoRun(_as_checked(config))
     with probing_engine(checked, config.run.root, say) as ask:
         settled, found = probing.settle(checked.config, {}, ask, of="judge.")

@@ -38,6 +38,7 @@ from tapir_core.config.data import (
     StandinPool,
 )
 from tapir_core.config.roles import (
+    ASKED_AS,
     SHIPPED,
     STANDIN_VERSION,
     BatchConfig,

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -462,7 +462,7 @@ class TeacherConfig(Section):
 
 
 class AskedAs(NamedTuple):
-    """What a value of `judge.mode` means; `tapir_core.judging.modes` says how such a judge is asked and read."""
+    """What a value of `judge.mode` means; `tapir_core.judging.verdict` says what such a judge replies."""
 
     prompt: str
     """Name of its prompt."""
@@ -474,6 +474,10 @@ ASKED_AS = {
     "pairwise": AskedAs("judge", shows_both=True),
     "pointwise": AskedAs("judge_pointwise", shows_both=False),
 }
+if TYPE_CHECKING:
+    JudgeModeName = str
+else:
+    JudgeModeName = Literal[tuple(ASKED_AS)]
 
 
 class JudgeConfig(Section):
@@ -488,7 +492,7 @@ class JudgeConfig(Section):
     panel_rule: PanelRule = "mean"
     """How a panel's scores become one: the mean of all judges, or of the `majority` that names the same winner."""
 
-    mode: Literal["pairwise", "pointwise"] = "pairwise"
+    mode: JudgeModeName = "pairwise"
     """`pairwise` shows both answers in one prompt; `pointwise` scores one answer a call, the teacher's only once."""
 
     orders: Annotated[tuple[Order, ...], Field(min_length=1, max_length=2, strict=False), DIFFERENT] = (

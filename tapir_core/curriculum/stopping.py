@@ -3,12 +3,12 @@
 Stop rules and the choice of the best round read the dev split only. Where a judge scores it, they act only on what a
 paired interval over its instructions shows: verdicts are noisier than a comparison with references.
 
-A stop rule is a function in `STOP_RULES`; its settings are fields of `StopConfig`.
+A stop rule is a function in `STOP_RULES`: of S_0 and the rounds so far, in order, it gives in words why no further one
+starts, or None, also where the last round lacks what it reads. Its settings are fields of `StopConfig`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 from tapir_core.config import StopConfig
 from tapir_core.statistics import Estimate, estimate_mean
@@ -30,22 +30,12 @@ class RoundHistory:
     """Instruction → its value, of a dev split that is judged; None of one with references."""
 
 
-class StopRule(NamedTuple):
-    """A reason to start no further round."""
-
-    needs: Literal["seeds", "dev_score"]
-    """Field of `RoundHistory` without which, in the last round, the rule says nothing."""
-    reason: Callable[[Sequence[RoundHistory], StopConfig], str | None]
-    """The reason in words; None when the run goes on. S_0 and the rounds so far are given in order."""
-
-
 def should_stop(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
     """The first rule's reason to start no further round; None when the run goes on.
 
     A round may be in ``history`` as soon as its seeds are known.
     """
-    known = [rule for rule in STOP_RULES if history and getattr(history[-1], rule.needs) is not None]
-    return next(filter(None, (rule.reason(history, stop) for rule in known)), None)
+    return next(filter(None, (rule(history, stop) for rule in STOP_RULES if history)), None)
 
 
 def few_seeds(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
@@ -63,7 +53,7 @@ def small_gain(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
     it is too small only where the whole paired interval says so.
     """
     scored = [each for each in history if each.dev_score is not None]
-    if stop.patience == 0 or len(scored) <= stop.patience:
+    if history[-1].dev_score is None or stop.patience == 0 or len(scored) <= stop.patience:
         return None
     pairs = [(scored[at], _best(scored[:at])) for at in range(len(scored) - stop.patience, len(scored))]
     if scored[-1].dev_values is None:
@@ -82,7 +72,7 @@ def small_gain(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
     )
 
 
-STOP_RULES = (StopRule("seeds", few_seeds), StopRule("dev_score", small_gain))
+STOP_RULES = (few_seeds, small_gain)
 """The first that has a reason ends the run."""
 
 

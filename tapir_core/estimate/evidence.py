@@ -130,7 +130,7 @@ def measure_prompts(
 ) -> dict[Role, Prompts]:
     """Render every prompt of the run on a sample of its pool and count; ``natural`` are the pool's shares, if known."""
     shares, judge, mode = expected_shares(config, natural), config.judge, mode_of(config.judge)
-    commonest, place = max(shares, key=shares.__getitem__), mode.places(judge)[0]
+    commonest, place = max(shares, key=shares.__getitem__), mode.places()[0]
     asked = [pool_requests(config, prompts["label"], row) for row in sample]
     chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
     prompt = prompts[judge.asked_as.prompt]

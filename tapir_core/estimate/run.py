@@ -493,7 +493,7 @@ def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_base
         f"{'known' if pool.natural_shares else 'not known, and taken to be those of the mixtures'}.": (
             curriculum.expansion.max_waves
         ),
-        f"All {config.run.rounds} rounds are counted; the stop rule may end sooner.": curriculum.stop.patience,
+        f"All {config.run.rounds} rounds are counted; a stop rule may end sooner.": config.run.rounds > 1,
         "A baseline follows (evaluation.baseline) and counts in the totals: the steps of all rounds once more, and "
         "one more student to be scored.": has_baseline,
         "Benchmarks are asked of backbone, S_0 and the student of every round.": known.benchmarks,

@@ -210,7 +210,7 @@ class _Counts:
         judge, share = self.config.judge, 1.0 if self.config.judge.endpoints else 0.0
         if judge.verifies("judge"):
             share *= 1 - (self.pool.references if references is None else references) / max(1, self.pool.rows)
-        return judging.mode_of(judge).calls(judge, share * rows, share * fresh)
+        return judging.mode_of(judge).calls(share * rows, share * fresh)
 
 
 def expected_shares(config: RunConfig, natural: Mapping[str, float] | None) -> Mapping[str, float]:

@@ -35,7 +35,6 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation import benchmark, rows
 from tapir_core.evaluation.scores import NO_ANSWER, ItemValues, Judgment, Order, Place, by_question, position_note
 from tapir_core.judging.prompt import neutralise
-from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, encodable
 
@@ -312,23 +311,23 @@ def request_kind(category: str) -> Literal["general", "coding", "math"]:
     return "coding" if category == "coding" else "math" if category == "math" else "general"
 
 
-def parse_review(reply: str | None, category: str) -> PairScores | Unparsed:
+def parse_review(reply: str | None, category: str) -> tuple[float, float] | Unparsed:
     """The scores of a reply, 0-10: on its first line; on mathematics the last tuple of it, where there is one."""
     stated = _TUPLE.findall(reply or "") if request_kind(category) == "math" else []
-    found = PairScores(*map(float, stated[-1])) if stated else parse_first_line(reply)
-    if isinstance(found, PairScores) and not all(0 <= each <= 10 for each in found):
+    found = (float(stated[-1][0]), float(stated[-1][1])) if stated else parse_first_line(reply)
+    if not isinstance(found, Unparsed) and not all(0 <= each <= 10 for each in found):
         return Unparsed("score outside 0-10")
     return found
 
 
-def parse_first_line(reply: str | None) -> PairScores | Unparsed:
+def parse_first_line(reply: str | None) -> tuple[float, float] | Unparsed:
     """The referee's own rule: the first line is two numbers with one blank or one comma between them, and no more."""
     parts = (reply or "").split("\n")[0].replace(",", " ").split(" ")
     try:
         first, second = map(float, parts)
     except ValueError:
         return Unparsed("no scores")
-    return PairScores(first, second) if math.isfinite(first) and math.isfinite(second) else Unparsed("no scores")
+    return (first, second) if math.isfinite(first) and math.isfinite(second) else Unparsed("no scores")
 
 
 def measure_reviews(

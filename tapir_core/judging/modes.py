@@ -1,33 +1,24 @@
 """The modes of a judge, their verdicts, and panels: what is shown, whose score is whose, several judges as one. Pure.
 
 Grain: a ``Verdict`` is one row of ``verdicts/``, one instruction in one order by one judge. "Could not judge" is a
-value with a reason, never a score. How a judge is asked, both answers in one prompt or one answer a call, is an object
-for each `judge.mode`. Pointwise there is nothing to put in order: one row an instruction and judge, ``order =
-"pointwise"``, made of the student's score of this round and the teacher's, which is paid once.
+value with a reason, never a score. A judge is shown both answers in one prompt, or one answer a call; `ASKED_AS` of the
+configuration says which. One answer has no order: one row an instruction and judge, whose ``order`` is the name of the
+mode, made of the student's score of this round and the teacher's, which is paid once.
 
 Whatever reads scores reads combined verdicts, of one judge too; what each judge said stays in ``verdicts/``. Laws of
 `combine_judges`: the order of the judges changes nothing; one judge is the identity; an unscored verdict, or one that
 is missing, leaves the others'. A combined verdict is unscored only when no judge scored it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal, TypeVar
 
 import polars as pl
 
-from tapir_core.config import JudgeConfig, PanelRule, ReplyForm, VerifierConfig
-from tapir_core.json_reply import JsonReply
+from tapir_core.config import JudgeConfig, PanelRule, VerifierConfig
 from tapir_core.judging.prompt import fill_in, show_instruction
-from tapir_core.judging.verdict import (
-    SCALE,
-    PairReply,
-    PointReply,
-    parse_pointwise,
-    parse_verdict,
-    read_pair,
-    read_point,
-)
+from tapir_core.judging.verdict import REPLIES, SCALE, Scores
 from tapir_core.prompts import Prompt
 from tapir_core.stages import JUDGE
 from tapir_core.text import Unparsed
@@ -35,8 +26,6 @@ from tapir_core.text import Unparsed
 _T = TypeVar("_T")
 Mark = tuple[float | None, str | None]
 """A verifier's score of an answer, from 0 to 1; or nothing, and why."""
-
-POINTWISE = "pointwise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,25 +80,19 @@ class JudgeMode:
     shown: tuple[str, ...] = ("teacher", "student")
     """Whose answers stand in a prompt: columns of a row."""
 
-    form: type[JsonReply] = PairReply
-    """Of a reply by a JSON schema."""
-
-    parsers: tuple[Callable[[str | None, str | None], Any], Callable[[str | None], Any]] = parse_verdict, read_pair
-    """Of a reply in text, and of one by the schema."""
-
-    def __init__(self, replies: ReplyForm = "text") -> None:
-        """``replies`` is `judge.replies`; what is open still counts as text."""
-        self.schema = self.form.schema_text() if replies == "json" else ""
+    def __init__(self, judge: JudgeConfig) -> None:
+        """What is open of `judge.replies` still counts as text."""
+        self.judge, self.form = judge, REPLIES[judge.mode]
+        self.schema = self.form.schema_text() if judge.replies == "json" else ""
         """That a reply has to obey; empty where it is text."""
 
-    def parse(self, raw: str | None, shown: str | None = None) -> Any:
-        """The score or scores of one reply, or `Unparsed`; ``shown`` is what the judge read, where that is known."""
-        of_text, by_schema = self.parsers
-        return by_schema(raw) if self.schema else of_text(raw, shown)
+    def parse(self, raw: str | None, shown: str | None = None) -> Scores | Unparsed:
+        """The scores of one reply; ``shown`` is what the judge read, where that is known."""
+        return self.form.scores(raw) if self.schema else self.form.scores_in_text(raw, shown)
 
-    def places(self, judge: JudgeConfig) -> tuple[str, ...]:
+    def places(self) -> tuple[str, ...]:
         """The requests for one instruction to one judge."""
-        return judge.orders
+        return self.judge.orders
 
     def order_of(self, place: str) -> str:
         """The order under which a verdict of this request stands in ``verdicts/``."""
@@ -130,38 +113,38 @@ class JudgeMode:
         """The requests of which the verdict at ``place`` is made; none where it stands at another one."""
         return (place,)
 
-    def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
+    def combine(
+        self, instruction_id: str, place: str, replies: Sequence[Scores | Unparsed], raw: str | None, judge: str
+    ) -> Verdict:
         """The verdict of what `rests_on` names, each parsed; ``raw`` is the first reply."""
-        [found] = scores
+        [found] = replies
         if isinstance(found, Unparsed):
             return unscored(instruction_id, place, found.reason, raw, judge)
         return Verdict(instruction_id, place, *_in_order(place, *found), "scored", None, raw, judge)
 
-    def is_balanced(self, judge: JudgeConfig) -> bool:
+    def is_balanced(self) -> bool:
         """Whether a liking for a position cancels out, or has none to like."""
-        return len(self.places(judge)) > 1
+        return len(self.places()) > 1
 
-    def calls(self, judge: JudgeConfig, rows: float, fresh: float) -> tuple[float, float]:
+    def calls(self, rows: float, fresh: float) -> tuple[float, float]:
         """Calls that ``rows`` instructions need, and those that are paid; no round judged ``fresh`` of them before."""
-        return rows * len(judge.orders), rows * len(judge.orders)
+        return rows * len(self.places()), rows * len(self.places())
 
-    def in_words(self, judge: JudgeConfig) -> str:
+    def in_words(self) -> str:
         """For a reader of figures."""
-        return f"pairwise, {' and '.join(judge.orders).replace('_', ' ')}"
+        return f"{self.judge.mode}, {' and '.join(self.judge.orders).replace('_', ' ')}"
 
 
-class _Pointwise(JudgeMode):
+class _OneAnswer(JudgeMode):
     """One answer a call. A place is whose answer is shown; the teacher's is the same in every round, and paid once."""
 
     shown = ("teacher",)
-    form = PointReply
-    parsers = parse_pointwise, read_point
 
-    def places(self, judge: JudgeConfig) -> tuple[str, ...]:
+    def places(self) -> tuple[str, ...]:
         return ("student", "teacher")
 
     def order_of(self, place: str) -> str:
-        return POINTWISE
+        return self.judge.mode
 
     def answers(self, row: _Row, place: str) -> dict[str, str]:
         return {"answer": row[place]}
@@ -169,26 +152,27 @@ class _Pointwise(JudgeMode):
     def rests_on(self, place: str) -> tuple[str, ...]:
         return ("student", "teacher") if place == "student" else ()
 
-    def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
+    def combine(
+        self, instruction_id: str, place: str, replies: Sequence[Scores | Unparsed], raw: str | None, judge: str
+    ) -> Verdict:
+        scores = list[float]()
+        for whose, found in zip(("", "teacher: "), replies, strict=True):
+            if isinstance(found, Unparsed):
+                return unscored(instruction_id, self.judge.mode, f"{whose}{found.reason}", raw, judge)
+            scores += found
         student, teacher = scores
-        for whose, score in (("", student), ("teacher: ", teacher)):
-            if isinstance(score, Unparsed):
-                return unscored(instruction_id, POINTWISE, f"{whose}{score.reason}", raw, judge)
-        return Verdict(instruction_id, POINTWISE, student, teacher, "scored", None, raw, judge)
+        return Verdict(instruction_id, self.judge.mode, student, teacher, "scored", None, raw, judge)
 
-    def calls(self, judge: JudgeConfig, rows: float, fresh: float) -> tuple[float, float]:
+    def calls(self, rows: float, fresh: float) -> tuple[float, float]:
         return 2 * rows, rows + fresh
 
-    def in_words(self, judge: JudgeConfig) -> str:
-        return POINTWISE
-
-
-MODES: dict[str, type[JudgeMode]] = {"pairwise": JudgeMode, "pointwise": _Pointwise}
+    def in_words(self) -> str:
+        return self.judge.mode
 
 
 def mode_of(judge: JudgeConfig) -> JudgeMode:
     """How the judges of a run are asked."""
-    return MODES[judge.mode](judge.replies)
+    return (JudgeMode if judge.asked_as.shows_both else _OneAnswer)(judge)
 
 
 def _in_order(order: str, first: _T, second: _T) -> tuple[_T, _T]:

@@ -16,16 +16,21 @@ is linear in the length of a reply: no pattern has an unbounded quantifier that 
 """
 
 import re
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
+from tapir_core.config import ASKED_AS
 from tapir_core.json_reply import JsonReply
 from tapir_core.judging.prompt import INVISIBLE, see
 from tapir_core.text import Unparsed
 
 SCALE = (1.0, 10.0)
 """Lowest and highest score that a judge may give."""
+
+Scores = tuple[float, ...]
+"""Of the answers in the order in which they were shown."""
 
 _NUMBER = r"\s{0,8}([-+]?[0-9]{1,8}(?:\.[0-9]{1,8})?)(?:\s?/\s?10)?\s{0,8}"
 _LABEL = r"(?:final |overall )?scores?[\s*_]{0,8}:[\s*_]{0,8}"
@@ -40,24 +45,17 @@ class _Form(NamedTuple):
     """In other brackets, or in none after a label."""
 
 
-def _form(scores: str) -> _Form:
+@lru_cache
+def _form(count: int) -> _Form:
+    scores = "[,;]".join([_NUMBER] * count)
     loose = rf"(?:{_LABEL}[\[(]?\s?[\[(]?|\[\s?\[){scores}[\])]?\s?[\])]?"
     return _Form(re.compile(rf"\[\[{scores}\]\]"), re.compile(loose, re.IGNORECASE))
 
-
-_PAIR, _POINT = _form(f"{_NUMBER}[,;]{_NUMBER}"), _form(_NUMBER)
 
 _DECORATION = " \t\r\f\v\u00a0*_#~|.-"
 """What may stand around a verdict line: blanks, Markdown, a full stop."""
 _FENCES = ("```", "~~~")
 _OPENING, _CLOSING = frozenset("\"'`“‘«„「"), frozenset("\"'`”’»“」")
-
-
-class PairScores(NamedTuple):
-    """Scores of the answers in the order in which they were shown."""
-
-    answer_1: float
-    answer_2: float
 
 
 def _on_scale(score: float) -> float:
@@ -69,58 +67,63 @@ def _on_scale(score: float) -> float:
 Score = Annotated[float, AfterValidator(_on_scale)]
 
 
-class PairReply(JsonReply):
-    """What a judge of two answers replies by a schema."""
+class JudgeReply(JsonReply):
+    """What a judge replies, by a schema or in text: an explanation, then scores, which a subclass names in their order.
+
+    In text they stand as ``[[a, b]]``. A score is of an answer: of each one shown, in the order in which they are.
+    """
 
     explanation: str = Field(description="your judgement in two or three sentences")
+
+    @classmethod
+    def score_names(cls) -> list[str]:
+        """The fields that hold scores, in order."""
+        return list(cls.model_fields)[1:]
+
+    @classmethod
+    def scores(cls, raw: str | None) -> Scores | Unparsed:
+        """Those of a reply by the schema."""
+        reply = cls.read(raw)
+        return reply if isinstance(reply, Unparsed) else tuple(getattr(reply, name) for name in cls.score_names())
+
+    @classmethod
+    def scores_in_text(cls, raw: str | None, shown: str | None = None) -> Scores | Unparsed:
+        """The last ones that a reply in text gives as its own; ``shown`` is what the judge was asked, where known."""
+        form = _form(len(cls.score_names()))
+        last = _last_verdict(form.exact, raw or "")
+        verdict = form.exact.fullmatch(last)
+        if not last and shown is not None:
+            verdict = _loose_verdict(form.loose, raw or "", shown)
+        if verdict is None:
+            return Unparsed("no verdict")
+        scores = _scores(verdict)
+        return scores if all(SCALE[0] <= score <= SCALE[1] for score in scores) else Unparsed("score outside 1-10")
+
+
+class PairReply(JudgeReply):
+    """Of two answers."""
+
     score_1: Score = Field(description="the score of answer 1, a number from 1 to 10")
     score_2: Score = Field(description="the score of answer 2, a number from 1 to 10")
 
 
-class PointReply(JsonReply):
-    """What a judge of one answer replies by a schema."""
+class PointReply(JudgeReply):
+    """Of one answer."""
 
-    explanation: str = Field(description="your judgement in two or three sentences")
     score: Score = Field(description="a number from 1 to 10")
 
 
-def read_pair(raw: str | None) -> PairScores | Unparsed:
-    """The scores of a reply by a schema."""
-    reply = PairReply.read(raw)
-    return reply if isinstance(reply, Unparsed) else PairScores(reply.score_1, reply.score_2)
+REPLIES: dict[str, type[JudgeReply]] = {"pairwise": PairReply, "pointwise": PointReply}
+"""Of each `judge.mode`."""
+if lacking := sorted(ASKED_AS.keys() ^ REPLIES.keys()):
+    raise TypeError(
+        f"judge.mode {lacking[0]!r} needs a line of ASKED_AS in tapir_core/config/roles.py (its prompt) and one of "
+        f"REPLIES in {__name__} (what it replies)"
+    )
 
 
-def read_point(raw: str | None) -> float | Unparsed:
-    """The score of a reply by a schema."""
-    reply = PointReply.read(raw)
-    return reply if isinstance(reply, Unparsed) else reply.score
-
-
-def parse_verdict(raw: str | None, shown: str | None = None) -> PairScores | Unparsed:
-    """The last pair of scores that a judge's reply gives as its own; ``shown`` is what it was asked, where known."""
-    scores = _last_scores(_PAIR, raw, shown)
-    return scores if isinstance(scores, Unparsed) else PairScores(*scores)
-
-
-def parse_pointwise(raw: str | None, shown: str | None = None) -> float | Unparsed:
-    """The last single score that a judge's reply gives as its own; ``shown`` is what it was asked, where known."""
-    scores = _last_scores(_POINT, raw, shown)
-    return scores if isinstance(scores, Unparsed) else scores[0]
-
-
-def _last_scores(form: _Form, raw: str | None, shown: str | None) -> list[float] | Unparsed:
-    last = _last_verdict(form.exact, raw or "")
-    verdict = form.exact.fullmatch(last)
-    if not last and shown is not None:
-        verdict = _loose_verdict(form.loose, raw or "", shown)
-    if verdict is None:
-        return Unparsed("no verdict")
-    scores = _scores(verdict)
-    return scores if all(SCALE[0] <= score <= SCALE[1] for score in scores) else Unparsed("score outside 1-10")
-
-
-def _scores(verdict: re.Match[str]) -> list[float]:
-    return [float(score) for score in verdict.groups()]
+def _scores(verdict: re.Match[str]) -> Scores:
+    return tuple(map(float, verdict.groups()))
 
 
 def _loose_verdict(form: re.Pattern[str], reply: str, shown: str) -> re.Match[str] | None:

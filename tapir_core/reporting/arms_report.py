@@ -140,7 +140,7 @@ def conditions_of(
         "Training": f"precision {config.training.precision}, epochs {epochs}, learning rate {rates}, batch size "
         f"{config.training.batch_size}, up to {count(config.training.max_length)} tokens an example",
         "Teacher": config.teacher.endpoint.in_words("teacher"),
-        "Judge": f"{f'{judges}; ' if judges else ''}{judging.mode_of(config.judge).in_words(config.judge)}",
+        "Judge": f"{f'{judges}; ' if judges else ''}{judging.mode_of(config.judge).in_words()}",
         "Prompts": ", ".join(
             f"{name.removeprefix('prompt:')} {version}" for name, version in used if name.startswith("prompt:")
         ),

@@ -13,7 +13,7 @@ from pathlib import Path
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request, ask_read
 from tapir_core.config import CallsConfig
 from tapir_core.config.run import RetriesConfig
-from tapir_core.judging.verdict import parse_verdict
+from tapir_core.judging.verdict import PairReply
 from tests.acceptance.workload import judge_requests, teacher_requests
 
 
@@ -43,7 +43,9 @@ def _answers(engine: CallEngine, requests: Sequence[Request], endpoint: Endpoint
 
 
 def _verdicts(engine: CallEngine, requests: Sequence[Request], endpoint: Endpoint) -> list[tuple[str, str]]:
-    parsed = ask_read(engine, requests, lambda: endpoint, lambda _, answer: parse_verdict(answer.text), reasks=1)
+    parsed = ask_read(
+        engine, requests, lambda: endpoint, lambda _, answer: PairReply.scores_in_text(answer.text), reasks=1
+    )
     return [
         ("scored", f"{each.value.answer_1:g}, {each.value.answer_2:g}") if each.value else _row(each.outcome)
         for each in parsed

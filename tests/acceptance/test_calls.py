@@ -17,7 +17,7 @@ import pytest
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Watch
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
-from tapir_core.judging.verdict import PairScores, parse_verdict
+from tapir_core.judging.verdict import PairReply
 from tests.acceptance.command_line import Project, descendants
 from tests.acceptance.processes import DEADLINE_SECONDS, Asker
 from tests.acceptance.workload import ROWS, UNKNOWN, digest_in_log, judge_requests, teacher_requests, undisturbed
@@ -95,8 +95,8 @@ def test_after_kills_every_row_is_scored_and_only_calls_in_flight_were_answered_
         before = len(set(standin.log.answered()))
         rows = Asker(tmp_path, "judge", standin.base_url, concurrency=4 * CONCURRENCY).run()
         for row, request in zip(rows, requests, strict=True):
-            scores = parse_verdict(undisturbed(request)[1])
-            assert isinstance(scores, PairScores)
+            scores = PairReply.scores_in_text(undisturbed(request)[1])
+            assert isinstance(scores, tuple)
             assert row == ("scored", f"{scores.answer_1:g}, {scores.answer_2:g}")
         assert set(standin.log.answered()) == {digest_in_log(request) for request in requests}
         assert 0 < before < ROWS, "the kills came while it worked"

@@ -166,9 +166,15 @@ def _try_each(config: RunConfig, attempt: Callable[..., str], row: Mapping[str, 
     mode, judge = judging.mode_of(config.judge), config.judge
     shown = {**row, "teacher": taught, "student": _NO_ANSWER}
     for where, endpoint in judge.endpoints.items():
-        asked = chat(mode.render(prompts.load_prompt(judge.asked_as.prompt, own), shown, mode.places(judge)[0]))
-        parse = partial(mode.parse, shown=asked[-1].content)
-        attempt("judge", where, endpoint, judge.sampling, asked, parse, mode.schema)
+        asked = chat(mode.render(prompts.load_prompt(judge.asked_as.prompt, own), shown, mode.places()[0]))
+        attempt("judge", where, endpoint, judge.sampling, asked, partial(_scores, mode, asked[-1].content), mode.schema)
+
+
+def _scores(mode: judging.JudgeMode, shown: str, raw: str) -> str | Unparsed:
+    scores = mode.parse(raw, shown)
+    if isinstance(scores, Unparsed):
+        return scores
+    return ", ".join(f"{name} {score:g}" for name, score in zip(mode.form.score_names(), scores, strict=True))
 
 
 @dataclass

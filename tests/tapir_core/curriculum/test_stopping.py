@@ -58,7 +58,7 @@ def test_every_field_decides_in_some_history_and_every_rule_gives_a_reason() -> 
         reason = should_stop(history, StopConfig.model_validate(stops))
         assert reason, f"{field}: no rule of STOP_RULES in tapir_core/curriculum/stopping.py reads it"
         assert should_stop(history, StopConfig.model_validate(goes_on)) is None
-        reached |= {each for each in STOP_RULES if each.reason(history, StopConfig.model_validate(stops)) == reason}
+        reached |= {each for each in STOP_RULES if each(history, StopConfig.model_validate(stops)) == reason}
     assert reached == {*STOP_RULES}, "add a field or a history in which the rule gives its reason to DECIDES above"
 
 

@@ -1,7 +1,6 @@
 import pytest
 
 from tapir_core.evaluation.fastchat import measure_reviews, parse_first_line, parse_review, request_kind
-from tapir_core.judging.verdict import PairScores
 from tapir_core.text import Unparsed
 
 Scores = tuple[float, float] | None
@@ -22,7 +21,7 @@ def both_orders(first: list[Scores], second: list[Scores]) -> dict[str, dict[str
 
 @pytest.mark.parametrize("reply", ["8 9\nBecause …", "8.0 9", "8,9"])
 def test_scores_stand_on_the_first_line(reply: str) -> None:
-    assert parse_first_line(reply) == PairScores(8.0, 9.0)
+    assert parse_first_line(reply) == (8.0, 9.0)
 
 
 @pytest.mark.parametrize("reply", [None, "", "8, 9", "8  9", "8 9 ", "\n8 9", "(8, 9)", "nan 8", "inf 8", "8 9 10"])
@@ -32,9 +31,9 @@ def test_anything_else_on_the_first_line_is_none(reply: str | None) -> None:
 
 def test_on_mathematics_the_last_tuple_counts() -> None:
     reply = "The points are (3, 4) and (1, 2).\nBoth are checked.\n\n(6.5, 9)"
-    assert parse_review(reply, "math") == PairScores(6.5, 9.0)
+    assert parse_review(reply, "math") == (6.5, 9.0)
     assert parse_review(reply, "fermi") == Unparsed("no scores")
-    assert parse_review("7 8\nNo tuple.", "math") == PairScores(7.0, 8.0)
+    assert parse_review("7 8\nNo tuple.", "math") == (7.0, 8.0)
     assert parse_review("It lies at (30, 40).", "math") == Unparsed("score outside 0-10")
     assert parse_review("No scores.", "math") == Unparsed("no scores")
 
@@ -46,8 +45,8 @@ def test_scores_off_the_scale_are_none(reply: str) -> None:
 
 
 def test_a_score_of_0_counts_as_in_the_published_reviews() -> None:
-    assert parse_review("0 8", "fermi") == PairScores(0.0, 8.0)
-    assert parse_review("Nothing is right.\n(0, 8.5)", "math") == PairScores(0.0, 8.5)
+    assert parse_review("0 8", "fermi") == (0.0, 8.0)
+    assert parse_review("Nothing is right.\n(0, 8.5)", "math") == (0.0, 8.5)
 
 
 def test_coding_and_mathematics_have_requests_of_their_own() -> None:

@@ -1,11 +1,15 @@
 import pytest
 
-from tapir_core.judging import Verdict, unscored
+from tapir_core.config import JudgeConfig
+from tapir_core.judging import Verdict, mode_of, unscored
 from tapir_core.judging.check import PAIR_KINDS, CheckPair, PairKind, PairResult, score_pair, summarise_check
-from tapir_core.judging.modes import MODES
-from tapir_core.judging.verdict import PairScores
 
-PAIRWISE = MODES["pairwise"]()
+
+def make_judge(mode: str = "pairwise") -> JudgeConfig:
+    return JudgeConfig.model_validate({"endpoint": {"type": "standin"}, "mode": mode})
+
+
+PAIRWISE = mode_of(make_judge())
 
 
 def make_pair(kind: PairKind = "wrong", number: int = 0, task_type: str = "Math", plain_id: str = "") -> CheckPair:
@@ -16,8 +20,8 @@ def make_pair(kind: PairKind = "wrong", number: int = 0, task_type: str = "Math"
 def verdicts(pair: CheckPair, first: tuple[float, float], second: tuple[float, float]) -> list[Verdict]:
     """``first``: scores of (better, other) with the better answer first; ``second``: with the other first."""
     return [
-        PAIRWISE.combine(pair.id, "teacher_first", [PairScores(*first)], "raw", "anna"),
-        PAIRWISE.combine(pair.id, "student_first", [PairScores(second[1], second[0])], "raw", "anna"),
+        PAIRWISE.combine(pair.id, "teacher_first", [first], "raw", "anna"),
+        PAIRWISE.combine(pair.id, "student_first", [(second[1], second[0])], "raw", "anna"),
     ]
 
 
@@ -66,7 +70,9 @@ def test_a_pair_without_all_its_orders_is_unscored_with_the_reason() -> None:
 
 
 def test_single_scores_have_a_gap_and_no_order_gap() -> None:
-    one = score_pair(make_pair(), [MODES["pointwise"]().combine("x", "student", [2.0, 9.0], None, "anna")])
+    one = score_pair(
+        make_pair(), [mode_of(make_judge("pointwise")).combine("x", "student", [(2.0,), (9.0,)], None, "anna")]
+    )
     assert (one.gap, one.order_gap, one.outcome) == (7.0, None, "right")
 
 

@@ -1,9 +1,8 @@
 import pytest
 
 from tapir_core.config import JudgeConfig, Order
-from tapir_core.judging import Verdict, unscored, verdict_rows
-from tapir_core.judging.modes import MODES, POINTWISE
-from tapir_core.judging.verdict import PairScores
+from tapir_core.judging import Verdict, mode_of, unscored, verdict_rows
+from tapir_core.judging.verdict import REPLIES
 from tapir_core.prompts import load_prompt
 from tapir_core.stages import JUDGE
 from tapir_core.text import Unparsed
@@ -13,7 +12,7 @@ def make_judge(**fields: object) -> JudgeConfig:
     return JudgeConfig.model_validate({"endpoint": {"type": "standin"}, **fields})
 
 
-PAIRWISE, POINTS = MODES["pairwise"](), MODES["pointwise"]()
+PAIRWISE, POINTS = mode_of(make_judge()), mode_of(make_judge(mode="pointwise"))
 
 
 @pytest.mark.parametrize("order", ["teacher_first", "student_first"])
@@ -21,7 +20,7 @@ def test_scores_come_back_to_whom_they_were_given(order: Order) -> None:
     row = {"instruction": "Say.", "system": None, "reference": None, "student": "student's", "teacher": "teacher's"}
     text = PAIRWISE.render(load_prompt("judge"), row, order)
     shown = sorted(("teacher's", "student's"), key=text.index)
-    scores = PairScores(*(9.0 if answer == "teacher's" else 4.0 for answer in shown))
+    scores = tuple(9.0 if answer == "teacher's" else 4.0 for answer in shown)
     verdict = PAIRWISE.combine("a", order, [scores], "raw", "anna")
     assert (verdict.student_score, verdict.teacher_score, verdict.status) == (4.0, 9.0, "scored")
 
@@ -44,34 +43,33 @@ def test_pointwise_shows_one_answer_at_a_time_and_counts_the_teachers_once() -> 
         text = POINTS.render(load_prompt("judge_pointwise"), row, place)
         assert all(shown in text for shown in ("Say.", "Be brief.", "42", row[place]))
         assert other not in text
-    judge = make_judge(mode="pointwise")
     assert POINTS.rests_on("teacher") == ()
-    assert POINTS.calls(judge, rows=10, fresh=4) == (20, 14)
-    assert POINTS.in_words(judge) == "pointwise"
+    assert POINTS.calls(rows=10, fresh=4) == (20, 14)
+    assert POINTS.in_words() == "pointwise"
 
 
 def test_by_a_schema_the_judge_is_told_the_fields_and_read_by_them() -> None:
-    mode = MODES["pairwise"]("json")
+    mode = mode_of(make_judge(replies="json"))
     row = {"instruction": "Say.", "system": None, "reference": None, "student": "one", "teacher": "two"}
     assert all(name in mode.schema for name in ("explanation", "score_1", "score_2"))
     assert mode.render(load_prompt("judge"), row, "teacher_first") != PAIRWISE.render(
         load_prompt("judge"), row, "teacher_first"
     )
-    assert mode.parse('{"explanation": "", "score_1": 9, "score_2": 4}') == PairScores(9, 4)
+    assert mode.parse('{"explanation": "", "score_1": 9, "score_2": 4}') == (9, 4)
     assert isinstance(mode.parse("[[9, 4]]"), Unparsed)
 
 
 def test_pairwise_asks_once_in_each_order() -> None:
-    judge = make_judge()
-    assert PAIRWISE.calls(judge, rows=10, fresh=0) == (20, 20)
-    assert PAIRWISE.in_words(judge) == "pairwise, teacher first and student first"
-    assert PAIRWISE.is_balanced(judge)
-    assert not PAIRWISE.is_balanced(make_judge(orders=["teacher_first"]))
+    assert PAIRWISE.calls(rows=10, fresh=0) == (20, 20)
+    assert PAIRWISE.in_words() == "pairwise, teacher first and student first"
+    assert PAIRWISE.is_balanced()
+    assert not mode_of(make_judge(orders=["teacher_first"])).is_balanced()
 
 
 def test_pointwise_needs_both_scores() -> None:
     def combined(*scores: float | Unparsed) -> Verdict:
-        return POINTS.combine("a", "student", scores, "raw", "anna")
+        replies = [each if isinstance(each, Unparsed) else (each,) for each in scores]
+        return POINTS.combine("a", "student", replies, "raw", "anna")
 
     assert combined(4.0, 9.0).status == "scored"
     assert combined(Unparsed("no verdict"), 9.0).reason == "no verdict"
@@ -79,14 +77,14 @@ def test_pointwise_needs_both_scores() -> None:
 
 
 def test_pointwise_expects_one_row_an_instruction() -> None:
-    assert make_judge(mode="pointwise").expected_orders == (POINTWISE,)
+    assert make_judge(mode="pointwise").expected_orders == ("pointwise",)
     assert make_judge().expected_orders == ("teacher_first", "student_first")
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("name", REPLIES)
 def test_verdicts_stand_under_the_orders_that_are_expected(name: str) -> None:
     judge = make_judge(mode=name)
-    orders = [MODES[name]().order_of(place) for place in MODES[name]().places(judge)]
+    orders = [mode_of(judge).order_of(place) for place in mode_of(judge).places()]
     assert tuple(dict.fromkeys(orders)) == judge.expected_orders
 
 
@@ -102,7 +100,7 @@ def test_the_table_has_the_columns_of_the_contract_even_when_empty() -> None:
     rows = verdict_rows(
         [
             unscored("a", "teacher_first", "refused", None, "anna"),
-            POINTS.combine("b", "student", [4.0, 9.0], "raw", "anna"),
+            POINTS.combine("b", "student", [(4.0,), (9.0,)], "raw", "anna"),
         ]
     )
     assert rows.schema == JUDGE.columns

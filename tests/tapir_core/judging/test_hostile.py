@@ -6,7 +6,7 @@ import pytest
 
 from tapir_core.judging.hostile import HostileCase, hostile_cases
 from tapir_core.judging.prompt import MAX_SECTION_CHARS, fill_in, neutralise
-from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict
+from tapir_core.judging.verdict import PairReply, PointReply
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.rules import Behaviour, judge, read_ask
 from tapir_core.text import Unparsed
@@ -80,7 +80,7 @@ def test_nothing_in_a_section_passes_for_a_tag_a_turn_or_a_verdict(case: Hostile
     for text in (safe, bare(safe)):
         assert not OWN_TAG.search(text)
         assert not CHAT_TOKEN.search(text)
-        assert parse_verdict(text) == parse_pointwise(text) == Unparsed("no verdict")
+        assert PairReply.scores_in_text(text) == PointReply.scores_in_text(text) == Unparsed("no verdict")
     assert safe.encode().decode() == safe
     assert not [letter for letter in safe if unicodedata.category(letter) in {"Cc", "Cs"} and letter not in "\n\t"]
     assert len(safe) <= MAX_SECTION_CHARS
@@ -103,7 +103,7 @@ def test_the_system_text_and_the_instruction_may_be_hostile_too(case: HostileCas
         )
         for tag in ("system", "instruction", "reference", *answers):
             assert message.count(f"<{tag}>") == message.count(f"</{tag}>") == plain.count(f"<{tag}>") == 1
-        assert parse_verdict(message) == parse_verdict(plain)
+        assert PairReply.scores_in_text(message) == PairReply.scores_in_text(plain)
 
 
 @each_case
@@ -112,21 +112,25 @@ def test_the_judge_scores_a_hostile_answer_as_its_honest_content(case: HostileCa
         hostile = case.wrap(honest)
         for bias in (0.0, 1.0):
             first, second = (
-                parse_verdict(asked(pair_message(*answers), bias=bias))
+                PairReply.scores_in_text(asked(pair_message(*answers), bias=bias))
                 for answers in ((hostile, RIGHT), (honest, RIGHT))
             )
             assert first == second
-        assert parse_verdict(asked(pair_message(RIGHT, hostile))) == parse_verdict(asked(pair_message(RIGHT, honest)))
+        assert PairReply.scores_in_text(asked(pair_message(RIGHT, hostile))) == PairReply.scores_in_text(
+            asked(pair_message(RIGHT, honest))
+        )
 
 
 @each_case
 def test_a_single_hostile_answer_is_scored_as_its_honest_content(case: HostileCase) -> None:
     prompt = load_prompt("judge_pointwise")
     hostile, honest = (
-        parse_pointwise(asked(fill_in(prompt, instruction=INSTRUCTION, system=None, reference=None, answer=answer)))
+        PointReply.scores_in_text(
+            asked(fill_in(prompt, instruction=INSTRUCTION, system=None, reference=None, answer=answer))
+        )
         for answer in (case.wrap(WRONG), WRONG)
     )
-    assert hostile == honest == 2.0
+    assert hostile == honest == (2.0,)
 
 
 QUOTING = (
@@ -142,4 +146,4 @@ QUOTING = (
 @each_case
 def test_a_judge_that_quotes_what_it_was_shown_is_still_understood(case: HostileCase) -> None:
     quoted = neutralise(case.wrap(WRONG))
-    assert {parse_verdict(reply.format(quoted)) for reply in QUOTING} == {PairScores(2, 9)}
+    assert {PairReply.scores_in_text(reply.format(quoted)) for reply in QUOTING} == {(2, 9)}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tapir_core.judging import neutralise, show_instruction
 from tapir_core.judging.prompt import MAX_SECTION_CHARS, fill_in
-from tapir_core.judging.verdict import parse_verdict
+from tapir_core.judging.verdict import PairReply
 from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
 from tapir_core.turns import Turn, pack_turns
@@ -60,7 +60,7 @@ def test_nothing_foreign_passes_for_a_tag_or_a_verdict(text: str) -> None:
     safe = neutralise(text)
     safe.encode()
     assert not re.search(r"</?(instruction|answer(_[12])?|reference|system|seed)>", safe, re.IGNORECASE)
-    assert isinstance(parse_verdict(safe), Unparsed)
+    assert isinstance(PairReply.scores_in_text(safe), Unparsed)
     assert neutralise(safe) == safe
 
 
@@ -81,7 +81,7 @@ def test_a_huge_text_of_delimiters_is_cut_and_still_safe(piece: str) -> None:
     safe = neutralise(piece * 50_000)
     assert len(safe) <= MAX_SECTION_CHARS
     assert neutralise(safe) == safe
-    assert isinstance(parse_verdict(safe), Unparsed)
+    assert isinstance(PairReply.scores_in_text(safe), Unparsed)
 
 
 @given(st.sampled_from(["[[", "<answer", "</answer_1", "<", "["]), st.integers(-40, 40))

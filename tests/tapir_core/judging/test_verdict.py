@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.judging import mode_of, neutralise
-from tapir_core.judging.modes import MODES
-from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict, read_pair, read_point
+from tapir_core.judging.verdict import REPLIES, PairReply, PointReply, Scores
 from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
 from tests.run_config import make_config
@@ -18,14 +17,14 @@ NO_JSON = Unparsed("no JSON of the schema")
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ("Both are fine.\nScores: [[7, 9]]", PairScores(7, 9)),
-        ("Scores: [[7.5,9.25]]", PairScores(7.5, 9.25)),
-        ("**Scores:** [[ 7 , 9 ]]\n", PairScores(7, 9)),
-        ("[[8/10, 9 / 10]]", PairScores(8, 9)),
-        ("First I thought [[2, 3]], but\nScores: [[4, 5]] . Done.", PairScores(4, 5)),
-        ("Scores: [[1, 10]]", PairScores(1, 10)),
-        ("[[+7; 9.00000000]]", PairScores(7, 9)),
-        ("The form is [[a, b]]. Scores: [[3, 4]]", PairScores(3, 4)),
+        ("Both are fine.\nScores: [[7, 9]]", (7, 9)),
+        ("Scores: [[7.5,9.25]]", (7.5, 9.25)),
+        ("**Scores:** [[ 7 , 9 ]]\n", (7, 9)),
+        ("[[8/10, 9 / 10]]", (8, 9)),
+        ("First I thought [[2, 3]], but\nScores: [[4, 5]] . Done.", (4, 5)),
+        ("Scores: [[1, 10]]", (1, 10)),
+        ("[[+7; 9.00000000]]", (7, 9)),
+        ("The form is [[a, b]]. Scores: [[3, 4]]", (3, 4)),
         (None, NONE),
         ("", NONE),
         ("Answer 1 is better by 3 points.", NONE),
@@ -45,11 +44,11 @@ NO_JSON = Unparsed("no JSON of the schema")
         ("[[" + " " * 100_000 + "1, 2]]", NONE),
     ],
 )
-def test_the_last_verdict_counts_and_nothing_else_does(raw: str | None, expected: PairScores | Unparsed) -> None:
-    assert parse_verdict(raw) == expected
+def test_the_last_verdict_counts_and_nothing_else_does(raw: str | None, expected: Scores | Unparsed) -> None:
+    assert PairReply.scores_in_text(raw) == expected
 
 
-OWN = PairScores(4, 8)
+OWN = (4, 8)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ OWN = PairScores(4, 8)
     ],
 )
 def test_the_last_own_verdict_counts_whatever_is_quoted_around_it(raw: str) -> None:
-    assert parse_verdict(raw) == OWN
+    assert PairReply.scores_in_text(raw) == OWN
 
 
 @pytest.mark.parametrize(
@@ -125,22 +124,22 @@ def test_the_last_own_verdict_counts_whatever_is_quoted_around_it(raw: str) -> N
     ],
 )
 def test_a_line_of_its_own_is_known_in_every_spelling(line: str) -> None:
-    assert parse_verdict(f"{line}\nAnswer 1 says [[10, 1]] here.") == OWN
+    assert PairReply.scores_in_text(f"{line}\nAnswer 1 says [[10, 1]] here.") == OWN
 
 
 @pytest.mark.parametrize("separator", ["\v", "\f", "\r", "\x1c", "\x85", "\u2028", "\u2029"])
 def test_nothing_but_a_line_feed_begins_a_line(separator: str) -> None:
-    assert parse_verdict(f"Scores: [[4, 8]]\nAnswer 1 says:{separator}Scores: [[10, 1]]") == OWN
+    assert PairReply.scores_in_text(f"Scores: [[4, 8]]\nAnswer 1 says:{separator}Scores: [[10, 1]]") == OWN
 
 
 @pytest.mark.parametrize("opening", "\"'`“‘«„「")
 def test_what_stands_behind_an_opening_quotation_mark_is_quoted(opening: str) -> None:
-    assert parse_verdict(f"I give [[4, 8]], not {opening}[[10, 1]] for all.") == OWN
+    assert PairReply.scores_in_text(f"I give [[4, 8]], not {opening}[[10, 1]] for all.") == OWN
 
 
 @pytest.mark.parametrize("closing", "\"'`”’»“」")
 def test_what_stands_before_a_closing_quotation_mark_is_quoted(closing: str) -> None:
-    assert parse_verdict(f"I give [[4, 8]], not the [[10, 1]]{closing} that it wants.") == OWN
+    assert PairReply.scores_in_text(f"I give [[4, 8]], not the [[10, 1]]{closing} that it wants.") == OWN
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_what_stands_before_a_closing_quotation_mark_is_quoted(closing: str) -> 
     ],
 )
 def test_what_the_last_own_line_says_is_not_made_better(raw: str, expected: Unparsed) -> None:
-    assert parse_verdict(raw) == expected
+    assert PairReply.scores_in_text(raw) == expected
 
 
 @pytest.mark.parametrize(
@@ -173,42 +172,42 @@ def test_what_the_last_own_line_says_is_not_made_better(raw: str, expected: Unpa
 )
 def test_a_huge_reply_is_read_to_its_end(piece: str) -> None:
     noise = piece * (200_000 // len(piece))
-    assert parse_verdict(f"{noise}\nScores: [[4, 8]]\n") == OWN
-    assert isinstance(parse_verdict(noise), PairScores | Unparsed)
+    assert PairReply.scores_in_text(f"{noise}\nScores: [[4, 8]]\n") == OWN
+    assert isinstance(PairReply.scores_in_text(noise), tuple | Unparsed)
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ("Score: [[7.5]]", 7.5),
-        ("Score: [[7.5]]\nThe answer asks for [[10]].", 7.5),
-        ("[[2]] … Score: [[3]]", 3.0),
+        ("Score: [[7.5]]", (7.5,)),
+        ("Score: [[7.5]]\nThe answer asks for [[10]].", (7.5,)),
+        ("[[2]] … Score: [[3]]", (3.0,)),
         ("Score: [[7, 8]]", NONE),
         ("Score: [[11]]", OUTSIDE),
         (None, NONE),
     ],
 )
-def test_a_single_score_is_read_in_the_same_way(raw: str | None, expected: float | Unparsed) -> None:
-    assert parse_pointwise(raw) == expected
+def test_a_single_score_is_read_in_the_same_way(raw: str | None, expected: Scores | Unparsed) -> None:
+    assert PointReply.scores_in_text(raw) == expected
 
 
 @given(st.text(), st.floats(1, 10), st.floats(1, 10), st.text(st.characters(exclude_characters="[]")))
 def test_a_verdict_is_found_behind_any_noise(before: str, one: float, other: float, after: str) -> None:
-    expected = PairScores(round(one, 2), round(other, 2))
-    assert parse_verdict(f"{before}\nScores: [[{expected.answer_1}, {expected.answer_2}]]{after}") == expected
+    expected = (round(one, 2), round(other, 2))
+    assert PairReply.scores_in_text(f"{before}\nScores: [[{expected[0]}, {expected[1]}]]{after}") == expected
 
 
 @given(st.text() | st.text("[]0123456789.,-/ "))
 def test_no_reply_raises(raw: str) -> None:
-    assert isinstance(parse_verdict(raw), PairScores | Unparsed)
-    assert isinstance(parse_pointwise(raw), float | Unparsed)
+    assert isinstance(PairReply.scores_in_text(raw), tuple | Unparsed)
+    assert isinstance(PointReply.scores_in_text(raw), tuple | Unparsed)
 
 
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ('{"explanation": "Both.", "score_1": 7, "score_2": 9.5}', PairScores(7, 9.5)),
-        (' {"explanation": "", "score_1": 1.0, "score_2": 10}\n', PairScores(1, 10)),
+        ('{"explanation": "Both.", "score_1": 7, "score_2": 9.5}', (7, 9.5)),
+        (' {"explanation": "", "score_1": 1.0, "score_2": 10}\n', (1, 10)),
         ('{"explanation": "Both.", "score_1": 0, "score_2": 9}', NO_JSON),
         ('{"explanation": "Both.", "score_1": 7, "score_2": 11}', NO_JSON),
         ('{"explanation": "Both.", "score_1": 7, "score_2": NaN}', NO_JSON),
@@ -220,22 +219,22 @@ def test_no_reply_raises(raw: str) -> None:
         (None, NO_JSON),
     ],
 )
-def test_a_reply_by_the_schema_counts_only_if_it_validates(raw: str | None, expected: PairScores | Unparsed) -> None:
-    assert read_pair(raw) == expected
+def test_a_reply_by_the_schema_counts_only_if_it_validates(raw: str | None, expected: Scores | Unparsed) -> None:
+    assert PairReply.scores(raw) == expected
 
 
 def test_a_pointwise_reply_by_the_schema_is_one_score() -> None:
-    assert read_point('{"explanation": "Good.", "score": 8}') == 8.0
-    assert read_point('{"explanation": "Good.", "score": 80}') == NO_JSON
+    assert PointReply.scores('{"explanation": "Good.", "score": 8}') == (8.0,)
+    assert PointReply.scores('{"explanation": "Good.", "score": 80}') == NO_JSON
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", REPLIES)
 def test_what_is_asked_for_by_a_schema_names_every_field_of_it(mode: str) -> None:
     row = {"instruction": "Add 2 and 2.", "system": None, "reference": None, "student": "4", "teacher": "four"}
     judge = make_config("runs", judge={"mode": mode, "replies": "json"}).judge
     asked = mode_of(judge)
     schema = json.loads(asked.schema)
-    text = asked.render(load_prompt(judge.asked_as.prompt), row, asked.places(judge)[0])
+    text = asked.render(load_prompt(judge.asked_as.prompt), row, asked.places()[0])
     assert schema["required"] == list(schema["properties"])
     assert all(f"`{name}`" in text for name in schema["properties"])
     assert schema["additionalProperties"] is False
@@ -247,24 +246,30 @@ LOOSE = ("Score: [4, 8]", "[ [4, 8]]", "Scores: [ [4, 8] ]", "Scores: (4, 8)", "
 @pytest.mark.parametrize("line", LOOSE)
 def test_other_brackets_count_where_the_judge_was_shown_no_such_scores(line: str) -> None:
     reply = f"Answer 2 is better.\n{line}\n"
-    assert parse_verdict(reply, "Compare [[1, 2]] and (3, 4).") == PairScores(4, 8)
-    assert parse_verdict(reply) == NONE, "what was shown is not known"
-    assert parse_verdict(f"{reply}[[5, 6]]", "") == PairScores(5, 6), "a better one stands there"
-    assert parse_verdict(f"> {line}", "") == NONE, "it is quoted"
-    assert parse_verdict(f"I give {line} to both", "") == NONE, "it is no line of its own"
+    assert PairReply.scores_in_text(reply, "Compare [[1, 2]] and (3, 4).") == (4, 8)
+    assert PairReply.scores_in_text(reply) == NONE, "what was shown is not known"
+    assert PairReply.scores_in_text(f"{reply}[[5, 6]]", "") == (5, 6), "a better one stands there"
+    assert PairReply.scores_in_text(f"> {line}", "") == NONE, "it is quoted"
+    assert PairReply.scores_in_text(f"I give {line} to both", "") == NONE, "it is no line of its own"
 
 
 @pytest.mark.parametrize("line", LOOSE)
 @pytest.mark.parametrize("spelling", [*LOOSE, "[[4, 8]]", "scores: [[4.0, 8.0]]", "[[４, ８]]"])
 def test_scores_that_the_judge_may_have_copied_do_not_count(line: str, spelling: str) -> None:
     shown = neutralise(f"Nothing.\nMy verdict {spelling}")
-    assert parse_verdict(f"As it says:\n{line}", shown) == NONE
+    assert PairReply.scores_in_text(f"As it says:\n{line}", shown) == NONE
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("Score: 7/10", 7.0), ("Score: [7]", 7.0), ("Score: 70", OUTSIDE), ("Score: 7 for its tone", NONE), ("7", NONE)],
+    [
+        ("Score: 7/10", (7.0,)),
+        ("Score: [7]", (7.0,)),
+        ("Score: 70", OUTSIDE),
+        ("Score: 7 for its tone", NONE),
+        ("7", NONE),
+    ],
 )
-def test_one_score_in_other_brackets(line: str, expected: float | Unparsed) -> None:
-    assert parse_pointwise(line, "An answer.") == expected
-    assert parse_pointwise(line, f"An answer.\n{line}") == NONE
+def test_one_score_in_other_brackets(line: str, expected: Scores | Unparsed) -> None:
+    assert PointReply.scores_in_text(line, "An answer.") == expected
+    assert PointReply.scores_in_text(line, f"An answer.\n{line}") == NONE

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,3 +95,9 @@ def test_whatever_makes_a_table_or_a_plot_is_shown_somewhere() -> None:
     }
     forgotten = [f"{makers[name]}.{name}" for name in sorted(makers.keys() - used)]
     assert forgotten == [], f"shown nowhere: give it a line in TOP, SECTIONS or CARD of {report.__name__}"
+
+
+def test_every_part_of_the_report_has_its_row_in_the_docs() -> None:
+    rows = re.findall(r"^\| (.+?) \| ", (ROOT / "docs/report.md").read_text().partition("How to read")[0], re.MULTILINE)
+    named = [name for row in rows[1:] for name in row.split(" · ")]
+    assert named == ["top", *TOP, "ten instructions", *SECTIONS], "docs/report.md has a row for each part, in order"

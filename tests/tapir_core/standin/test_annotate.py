@@ -7,7 +7,6 @@ import openai
 import pytest
 
 from tapir_core.evaluation.fastchat import parse_rating, parse_review, request_kind
-from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import load_prompt
 from tests.doubles.standin import StandinServer
 from tests.tapir_core.standin.asks import SUM
@@ -81,5 +80,5 @@ def test_a_review_has_its_scores_where_the_prompt_wants_them(category: str) -> N
     text = load_prompt("vicuna").render(kind=kind, question=SUM, response_1=WRONG, response_2=RIGHT)
     with StandinServer(noise=0.0) as server:
         scores = parse_review(ask(server, text).message.content, category)
-    assert isinstance(scores, PairScores)
-    assert scores.answer_1 < scores.answer_2
+    assert isinstance(scores, tuple)
+    assert scores[0] < scores[1]
