@@ -49,9 +49,8 @@ GRACE_SECONDS = 120.0
 
 _LOOK_SECONDS = 0.5
 
-_CARD_SECONDS = 5.0
-"""Between two looks at the progress at first; later a hundredth of the time that has passed, at most a minute."""
 _MOST_CARD_SECONDS = 60.0
+"""Longest time between two looks at the progress; before, a hundredth of the time that has passed."""
 _LAST_CARD_SECONDS = 3.0
 """For the last look, at the end of the flow run."""
 
@@ -210,17 +209,19 @@ def _context() -> FlowRunContext:
 
 
 @contextmanager
-def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) -> Iterator[None]:
+def live_spend(
+    ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True, least_seconds: float = 5.0
+) -> Iterator[None]:
     """Show the block's progress through ``stages`` in the flow run at work.
 
-    ``whole``: the block is to do all of them.
+    ``whole``: the block is to do all of them. It is shown every ``least_seconds``, and less often in a long block.
     """
     show, all_done = spend_artifact(current(RunFolder(ref)), stages), False
 
     def follow(ended: threading.Event) -> None:
         began, is_last = time.monotonic(), False
         while not is_last:
-            is_last = ended.wait(min(max(_CARD_SECONDS, (time.monotonic() - began) / 100), _MOST_CARD_SECONDS))
+            is_last = ended.wait(min(max(least_seconds, (time.monotonic() - began) / 100), _MOST_CARD_SECONDS))
             # Whatever keeps a look from being shown, a server or a store that is away, ends no run.
             with suppress(Exception):
                 show(all_done)

@@ -24,7 +24,6 @@ _WHOLE_RESULT = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCI
 _QUOTES = ("`", '"', "'")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,_]*(?:\.\d+)?|\.\d+)(?:e[-+]?\d{1,3})?(?:\s*/\s*\d+)?\s*%?", re.ASCII)
 _FENCED = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", re.DOTALL | re.MULTILINE)
-_TEST_SECONDS = 5.0
 
 
 def final_result(response: str) -> str:
@@ -92,10 +91,10 @@ def json_schema(_instruction: str, answer: str, reference: str | None) -> float 
     return float(checker(schema).is_valid(document))
 
 
-def python_tests(_instruction: str, answer: str, reference: str | None) -> float | None:
+def python_tests(_instruction: str, answer: str, reference: str | None, *, seconds: float = 5.0) -> float | None:
     """1 where the tests in the reference (Python, such as ``assert`` lines) pass after the answer's fenced code.
 
-    They run in a Python of their own under the limits of the verifier's process, for at most 5 s.
+    They run in a Python of their own under the limits of the verifier's process, for at most so many seconds.
     """
     if reference is None:
         return None
@@ -103,9 +102,7 @@ def python_tests(_instruction: str, answer: str, reference: str | None) -> float
     passed, code = secrets.token_hex(8), "\n".join(_FENCED.findall(answer) or [answer])
     program = f"{code}\n\n{reference}\n\nprint('\\n{passed}')\n"
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-"], input=program.encode(), capture_output=True, timeout=_TEST_SECONDS
-        )
+        done = subprocess.run([sys.executable, "-I", "-"], input=program.encode(), capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return 0.0
     return float(done.returncode == 0 and done.stdout.decode(errors="replace").rstrip().endswith(passed))

@@ -19,12 +19,12 @@ from tasks.runtime import current
 ASKED_NOW = -2
 """In place of a round: the student that the run asks for now."""
 
-LOOK_SECONDS = 1.0
-
 logger = logging.getLogger(__name__)
 
 
-def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[str], None]) -> str:
+def serve_replica(
+    run: RunFolder, number: int, replica: str, *, say: Callable[[str], None], look_seconds: float = 1.0
+) -> str:
     """Serve the student after round ``number`` on all GPUs of this worker until it is not needed; gives the reason.
 
     Args:
@@ -32,6 +32,7 @@ def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[s
         number: The round (`BACKBONE`: before any training; `ASKED_NOW`: whichever the run asks for).
         replica: The id under which the driver asked for it; empty for one that joins by itself.
         say: Told how it gets on.
+        look_seconds: Between two looks whether it is needed.
 
     Raises:
         ConfigError: there is no such run, it asks no replicas, or its address cannot be told, or listened at.
@@ -50,7 +51,7 @@ def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[s
         if not wanted or (taken := registry.take(wanted)) is None:
             return f"run {run.ref.name} asks for no such replica now: nothing was served"
         say(f"replica {taken.id} of run {run.ref.name}, student after round {taken.round}")
-        return _serve(run, registry, taken, say)
+        return _serve(run, registry, taken, say, look_seconds)
     finally:
         registry.close()
         run_files.publish_logs(run)
@@ -64,7 +65,9 @@ def _wanted(registry: leases.ReplicaRegistry, number: int, replica: str) -> str:
     return replica or (registry.ask(asked[0].round, asked[0].checkpoint) if asked else "")
 
 
-def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Replica, say: Callable[[str], None]) -> str:
+def _serve(
+    run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Replica, say: Callable[[str], None], every: float
+) -> str:
     """Serve with signs of life until there is a reason to leave, which it gives."""
     log = current(run).log(f"replica-{taken.id}")
     heart = processes.Heart(f"replica {taken.id}", lambda: registry.beat(taken.id))
@@ -80,7 +83,7 @@ def _serve(run: RunFolder, registry: leases.ReplicaRegistry, taken: leases.Repli
             )
         key = keys.replica_key(run.ref.root, run.record.id, taken.id)
         server = vllm.VllmServer(run.config.student, log, say, host=host, api_key=key)
-        reason = _Serving(registry, taken, server, log).serve(student.folder, say)
+        reason = _Serving(registry, taken, server, log, every).serve(student.folder, say)
         leave = registry.remove
     except Exception:  # raised again: the driver reads in the flow run's state why it ended
         leave = registry.remove
@@ -95,9 +98,9 @@ class _Serving:
     """One replica at work. A thread of its own sees when there is a reason to leave."""
 
     def __init__(
-        self, registry: leases.ReplicaRegistry, taken: leases.Replica, server: vllm.VllmServer, log: Path
+        self, registry: leases.ReplicaRegistry, taken: leases.Replica, server: vllm.VllmServer, log: Path, every: float
     ) -> None:
-        self._registry, self._taken, self._server, self._log = registry, taken, server, log
+        self._registry, self._taken, self._server, self._log, self._every = registry, taken, server, log, every
         self._reason = ""
         """Why to leave, once there is a reason."""
         self._over = threading.Event()
@@ -110,7 +113,7 @@ class _Serving:
             endpoint = self._server.start(checkpoint)
             self._registry.serve(self._taken.id, endpoint.base_url, endpoint.concurrency)
             say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
-            while not self._over.wait(LOOK_SECONDS):
+            while not self._over.wait(self._every):
                 if not self._server.runs:
                     raise errors.EngineError(
                         f"the student server of replica {self._taken.id} died; its log is {self._log}"
@@ -126,7 +129,7 @@ class _Serving:
         return self._reason
 
     def _look(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(self._every):
             try:
                 if not self._registry.is_wanted(self._taken.id):
                     self._reason = "asked to leave"

@@ -138,7 +138,7 @@ def _usd(run: RunFolder) -> tuple[float | None, str]:
         url = calls.store_url(run.config)
         if not is_there(url):
             return None, ""
-        with calls.AnswerStore(url, patient=False) as store:
+        with calls.AnswerStore(url, longest_seconds=0.0) as store:
             return sum(each.usd for each in store.spend_by_role(run.record.id).values()), ""
     except SQLAlchemyError as error:
         return None, f"the call store cannot be read: {getattr(error, 'orig', error)}"

@@ -33,10 +33,10 @@ T = TypeVar("T")
 class AnswerStore(AbstractContextManager["AnswerStore"]):
     """Safe to use from many threads. A thread of its own writes, and commits queued writes in groups."""
 
-    def __init__(self, url: str, *, patient: bool = True) -> None:
+    def __init__(self, url: str, *, longest_seconds: float | None = None) -> None:
         """Open the store at ``url`` (`sqlite:///path/store.sqlite`, `postgresql://host/database`), made if missing.
 
-        Without ``patient`` it fails at once if the database is away: for commands that only read.
+        While the database is away it waits at most ``longest_seconds`` (600; commands that only read wait for none).
 
         Raises:
             ConfigError: the URL is not supported, or the store was written by a newer version.
@@ -48,7 +48,7 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
 
         self._rows, self._tables, self._writes = store_rows, store_tables, store_writes
         self._engine = store_tables.open_engine(url)
-        self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
+        self._patience = Patience("the call store", longest_seconds=longest_seconds)
         self._holder = secrets.token_hex(16)
         self._writer = GroupWriter("tapir-store-writer", self._commit)
         self._heart = Heart("the call store", partial(self._writer.submit, store_writes.beat))

@@ -33,9 +33,8 @@ _LEAST_SILENT = 3
 _MOST_REFUSALS, _MOST_CLEAR_REFUSALS = 10, 3
 """Refusals in a row after which an endpoint that has answered before counts as refusing every request; the second for
 refusals that say so themselves, because the key or the model is wrong."""
-FIRST_OUT_SECONDS = 1.0
 _LONGEST_OUT_SECONDS = 60.0
-"""Time until an address that is out of service is probed with one call; it doubles up to the longest."""
+"""Longest time until an address that is out of service is probed with one call; the first is `backoff_seconds`."""
 
 
 class Address:
@@ -96,7 +95,8 @@ class Address:
 
     def take_out(self) -> float:
         """Send nothing here until the next probe; returns the seconds until then, which grow each time."""
-        self.out_seconds, self.is_probed = min(_LONGEST_OUT_SECONDS, 2 * self.out_seconds or FIRST_OUT_SECONDS), False
+        self.out_seconds = min(_LONGEST_OUT_SECONDS, 2 * self.out_seconds or self._config.backoff_seconds)
+        self.is_probed = False
         return self.out_seconds
 
     def observe(

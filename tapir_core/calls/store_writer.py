@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_COMMITS = 0.004
 """A commit waits so long for more writes."""
 _SECONDS_TO_JOIN = 0.002
 """The first write after a pause waits only for its successor: the next attempt, booked behind an answer."""
-LONGEST_SECONDS = 600.0
+_LONGEST_SECONDS = 600.0
 """How long a database may be away before reads and writes fail."""
 _LONGEST_SECONDS_AT_END = 60.0
 """How long a store that is closing waits for it: an interrupt should end soon, but keep what was paid for."""
@@ -111,7 +111,7 @@ class Patience:
     def __init__(self, what: str, *, longest_seconds: float | None = None) -> None:
         """``what`` names the store in warnings."""
         self._what = what
-        self._longest = LONGEST_SECONDS if longest_seconds is None else longest_seconds
+        self._longest = _LONGEST_SECONDS if longest_seconds is None else longest_seconds
         self._closing = threading.Event()
         self._closing_since = float("inf")
 

@@ -181,7 +181,8 @@ class CallsConfig(Section):
     """Limits by what goes wrong, within `max_attempts`."""
 
     backoff_seconds: PositiveFloat = 1.0
-    """First pause between attempts; it doubles each time, with jitter, unless the server says Retry-After."""
+    """First pause between attempts, and until an address that fails is tried again; it doubles each time, with jitter,
+    unless the server says Retry-After."""
 
     max_backoff_seconds: PositiveFloat = 60.0
     """Longest pause between two attempts."""

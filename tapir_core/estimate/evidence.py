@@ -232,7 +232,7 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     pool: list[Instruction] = [*found.rows.drop("instruction_id", "source").iter_rows(named=True)]
     requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
     if store_exists(url):
-        with AnswerStore(url, patient=False) as store:
+        with AnswerStore(url, longest_seconds=0.0) as store:
             labels = store.lookup([label.key for label, _ in requests])
             asked = (teach for (_, teach), row in zip(requests, pool, strict=True) if not row.get("answer"))
             answered = store.known([teach.key for teach in asked])

@@ -49,9 +49,6 @@ LOOPBACK = "127.0.0.1"
 HOST_VARIABLE = "TAPIR_WORKER_HOST"
 """Environment variable of a worker: the name or address of its machine at which others reach it."""
 
-LOOK_SECONDS = 1.0
-"""Between two looks whether a GPU is free."""
-
 _NO_DEVICES = "No devices were found"
 """What nvidia-smi says where there is a driver and no GPU."""
 
@@ -69,12 +66,15 @@ def visible_gpus() -> list[str]:
 
 
 @contextmanager
-def hold_gpus(say: Callable[[str], object], check: Callable[[], object]) -> Iterator[None]:
+def hold_gpus(
+    say: Callable[[str], object], check: Callable[[], object], *, look_seconds: float = 1.0
+) -> Iterator[None]:
     """Hold all GPUs that this process may use for the block, once no other run has them.
 
     Args:
         say: Gets the GPU that is waited for.
         check: Called at each look; what it raises ends the wait.
+        look_seconds: Between two looks.
     """
     with ExitStack() as held:
         # By names that are alike in every process, whichever GPUs each one sees. In one order for all: two that wait
@@ -84,7 +84,7 @@ def hold_gpus(say: Callable[[str], object], check: Callable[[], object]) -> Iter
                 say(f"GPU {gpu} is in use by another run of this machine, which is waited for")
                 while (name := _take(gpu)) is None:
                     check()
-                    time.sleep(LOOK_SECONDS)
+                    time.sleep(look_seconds)
             held.enter_context(name)
         yield
 

@@ -21,11 +21,6 @@ from tapir_core.config.student import ReplicasEngine
 from tapir_core.run_folder import RunFolder
 from tasks.engines import keys, student_server
 
-LOOK_SECONDS = 1.0
-
-LEAVE_SECONDS = 120.0
-"""Longest wait until the replicas have left; one without a heartbeat is gone after 60 s."""
-
 MOST_CRASHES = 3
 """Replicas killed before they served, after which no other one is asked for."""
 
@@ -67,6 +62,9 @@ class ReplicaStudents(student_server.Students):
         fleet: Fleet,
         key_of: Callable[[str], str],
         report: student_server.Report = lambda _line: None,
+        *,
+        look_seconds: float = 1.0,
+        leave_seconds: float = 120.0,
     ) -> None:
         """Nothing is asked for yet.
 
@@ -76,9 +74,12 @@ class ReplicaStudents(student_server.Students):
             fleet: Starts them.
             key_of: Id of a replica → its key.
             report: Gets the number that serves.
+            look_seconds: Between two looks at them.
+            leave_seconds: Longest wait until they have left; one without a heartbeat is gone after 60 s.
         """
         self.engine, self._registry, self._fleet = engine, registry, fleet
         self._key_of, self._report = key_of, report
+        self._look_seconds, self._leave_seconds = look_seconds, leave_seconds
         self._lock = threading.RLock()
         self._aborted = False
         self._live: defaultdict[str, LiveAddresses] = defaultdict(LiveAddresses)
@@ -98,7 +99,7 @@ class ReplicaStudents(student_server.Students):
         """
         with self._lock:
             self._look_no_more()
-            deadline = time.monotonic() + LEAVE_SECONDS
+            deadline = time.monotonic() + self._leave_seconds
             while (left := self._dismiss()) and not self._aborted:
                 if time.monotonic() > deadline:
                     raise errors.EngineError(
@@ -202,7 +203,7 @@ class ReplicaStudents(student_server.Students):
                     if str(error) != said:
                         said = str(error)
                         logger.warning("cannot look at the replicas of %s: %s", checkpoint, said)
-                self._over.wait(LOOK_SECONDS)
+                self._over.wait(self._look_seconds)
         except BaseException as bug:  # raised again, after callers that wait were told
             self._give_up(checkpoint, f"the watch over the replicas ended: {bug!r}")
             raise

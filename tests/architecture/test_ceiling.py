@@ -15,11 +15,11 @@ SLACK = 15
 """Statements that a ceiling may lie above its folder, so that what was cut stays cut."""
 
 CEILINGS = {
-    "flows": 1216,
+    "flows": 1215,
     "flows/commands": 1043,
     "flows/commands/diagnosis": 450,
     "flows/prefect_server": 350,
-    "tapir_core": 1793,
+    "tapir_core": 1792,
     "tapir_core/calls": 2386,
     "tapir_core/comparison": 594,
     "tapir_core/config": 1379,
@@ -34,9 +34,9 @@ CEILINGS = {
     "tapir_core/standin": 910,
     "tapir_core/store_admin": 332,
     "tapir_core/summary": 466,
-    "tasks": 1772,
-    "tasks/engines": 1496,
-    "tasks/engines/training": 1033,
+    "tasks": 1771,
+    "tasks/engines": 1494,
+    "tasks/engines/training": 1036,
 }
 """Folder → most statements, without those of the folders below it."""
 

@@ -13,7 +13,6 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import project_flow as module
 from flows.project_flow import live_spend
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.config import BudgetConfig
@@ -72,7 +71,7 @@ def artifacts(key: str) -> list[Artifact]:
 
 @flow(name="shown", validate_parameters=False)
 def shown(ref: RunRef, work: Callable[[], None]) -> None:
-    with live_spend(ref, [LABEL, TEACH]):
+    with live_spend(ref, [LABEL, TEACH], least_seconds=0.05):
         work()
 
 
@@ -81,10 +80,7 @@ def run(tmp_path: Path) -> RunFolder:
     return open_run(make_config(tmp_path, run={"name": tmp_path.name}), {})
 
 
-def test_one_artifact_changes_in_place_and_its_thread_ends_with_the_flow(
-    run: RunFolder, prefect_server: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_CARD_SECONDS", 0.05)
+def test_one_artifact_changes_in_place_and_its_thread_ends_with_the_flow(run: RunFolder, prefect_server: None) -> None:
     key = artifact_key(run.ref.name, "spend")
 
     def work() -> None:

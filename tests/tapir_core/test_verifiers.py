@@ -180,6 +180,5 @@ def test_python_tests(answer: str, reference: str, score: float) -> None:
     assert verifiers.python_tests("", answer, reference) == score
 
 
-def test_code_that_does_not_end_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifiers, "_TEST_SECONDS", 0.5)
-    assert verifiers.python_tests("", "while True: pass", "assert True") == 0.0
+def test_code_that_does_not_end_is_wrong() -> None:
+    assert verifiers.python_tests("", "while True: pass", "assert True", seconds=0.5) == 0.0

@@ -21,7 +21,6 @@ from tapir_core.leases import ReplicaRegistry, RunLease
 from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
-from tasks import serving
 from tasks.engines.keys import replica_key
 from tasks.engines.machine import HOST_VARIABLE
 from tasks.runtime import close_all, current
@@ -49,8 +48,7 @@ serve_replica(RunFolder(RunRef(sys.argv[1], "example")), -1, sys.argv[2], say=pr
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
-    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.02)
+def run(tmp_path: Path) -> Iterator[RunFolder]:
     engine = {"type": "replicas", "python": fake_python(tmp_path), "concurrency": 7}
     backbone = make_checkpoint(tmp_path / "backbone")
     student = {"backbone": str(backbone), "engine": engine}
@@ -98,7 +96,7 @@ class Serving:
 
     def _serve(self, run: RunFolder, number: int, replica: str) -> None:
         try:
-            self.outcome = serve_replica(run, number, replica, say=lambda _line: None)
+            self.outcome = serve_replica(run, number, replica, say=lambda _line: None, look_seconds=0.02)
         except Exception as error:  # handed to the test, which runs in another thread
             self.outcome = error
 
@@ -220,7 +218,7 @@ def test_a_host_that_is_no_address_of_this_machine_is_refused(
 def test_a_run_that_serves_its_student_itself_asks_for_no_replica(tmp_path: Path) -> None:
     run = open_run(make_config(tmp_path), {})
     with pytest.raises(ConfigError, match=r'student.engine.type = "vllm" and asks no replica'):
-        serve_replica(run, ASKED_NOW, "", say=lambda _line: None)
+        serve_replica(run, ASKED_NOW, "", say=lambda _line: None, look_seconds=0.02)
 
 
 @pytest.mark.usefixtures("driver")
@@ -240,7 +238,6 @@ def test_one_that_is_interrupted_is_dead_at_once_and_leaves_no_server(
 def test_a_checkpoint_on_s3_is_served_from_the_workers_scratch_folder(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.02)
     monkeypatch.setenv(SCRATCH_VARIABLE, str(tmp_path / "scratch"))
     (tmp_path / "chat.jinja").write_text("{{ messages }}")
     engine = {"type": "replicas", "python": fake_python(tmp_path)}

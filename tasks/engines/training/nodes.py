@@ -14,8 +14,9 @@ the next attempt asks for new ones.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tapir_core import errors, leases, processes
@@ -24,25 +25,26 @@ from tasks.engines import machine, supervisor
 from tasks.engines.replicas import Ended, Fleet, dismiss, forget_dead
 from tasks.engines.training.launch import Node
 
-LOOK_SECONDS = 1.0
-
-MEET_SECONDS = 1800.0
-"""Longest wait for the other nodes: a pod's machine may have to be made, and an image of several GB pulled."""
-
-LEAVE_SECONDS = processes.LAPSE_SECONDS + 30
-"""Longest wait until the others have ended: one whose machine went silent is dead after `LAPSE_SECONDS`."""
-
-STATE_SECONDS = 15.0
-"""In which the flow run of a node that ended by itself says why."""
-
-SEEN_SECONDS = 60.0
-"""In which a shared folder shows one machine what another has written: NFS remembers for so long what was there."""
-
 _MARK = "meeting"
 """File of the attempt folder that names the attempt at work there."""
 
 Note = Callable[[str], None]
 """Gets what is waited for, at each look; what it raises ends the wait."""
+
+
+class Waits(NamedTuple):
+    """How long nodes wait, in seconds."""
+
+    look: float = 1.0
+    """Between two looks."""
+    meet: float = 1800.0
+    """At most for the other nodes: a pod's machine may have to be made, and an image of several GB pulled."""
+    leave: float = processes.LAPSE_SECONDS + 30
+    """At most until the others have ended: one whose machine went silent is dead after `LAPSE_SECONDS`."""
+    state: float = 15.0
+    """In which the flow run of a node that ended by itself says why."""
+    seen: float = 60.0
+    """In which a shared folder shows one machine what another has written: NFS remembers for so long what was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,22 @@ class _Member:
     host: str
     """This machine's address for the others."""
     note: Note
+    waits: Waits = field(default=Waits(), kw_only=True)
+
+    def _wait(
+        self, seconds: float, is_over: Callable[[], bool], waiting: Callable[[], str], late: Callable[[], str]
+    ) -> None:
+        """Look until it ``is_over``, and note at each look what is ``waiting`` for what.
+
+        Raises:
+            EngineError: it is not within so many seconds; ``late`` says what to do.
+        """
+        deadline = time.monotonic() + seconds
+        while not is_over():
+            if time.monotonic() > deadline:
+                raise errors.EngineError(late())
+            self.note(waiting())
+            time.sleep(self.waits.look)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +100,7 @@ class FirstNode(_Member):
         self._end_earlier()
         with supervisor.reserved_port(self.host) as port:
             row = self.registry.ask(self.number, self.attempt)
-            with _taken(self.registry, row) as rows:
+            with _taken(self.registry, row, self.waits.look) as rows:
                 self.registry.serve(row, f"tcp://{self.host}:{port}", ranks)
                 Storage(self.folder).write_bytes(_MARK, self.attempt.encode())
                 others: list[str] = []
@@ -91,13 +109,12 @@ class FirstNode(_Member):
                     others += [self.registry.ask(self.number, self.attempt) for _ in range(self.nodes - 1)]
                     for each in others:
                         self.fleet.ask(self.number, each)
-                    _wait(
-                        self.note,
-                        MEET_SECONDS,
+                    self._wait(
+                        self.waits.meet,
                         lambda: self._all_came(rows, others),
                         lambda: f"{len(rows.came)} of {self.nodes} nodes are there, waiting for workers of tapir-gpu",
                         lambda: (
-                            f"{len(rows.came)} of training.nodes = {self.nodes} came within {MEET_SECONDS:g} s; "
+                            f"{len(rows.came)} of training.nodes = {self.nodes} came within {self.waits.meet:g} s; "
                             f"nothing is heard of {', '.join(rows.late(others))} (flow runs of fine-tune with tags "
                             "node-…): start more workers of the pool tapir-gpu, or lower training.nodes"
                         ),
@@ -125,9 +142,8 @@ class FirstNode(_Member):
     def _end_earlier(self) -> None:
         """Have what an earlier attempt left end, before this one works in its folder."""
         dismiss(self.registry, self.fleet)
-        _wait(
-            self.note,
-            LEAVE_SECONDS,
+        self._wait(
+            self.waits.leave,
             lambda: not forget_dead(self.registry),
             lambda: "an earlier attempt at this training ends",
             lambda: (
@@ -157,11 +173,11 @@ class FirstNode(_Member):
         while open_ones := taken - ends.keys():
             waited = time.monotonic() - began
             living = {each.id for each in self.registry.all() if not each.is_dead()}
-            gone = {each for each in open_ones if waited > (LEAVE_SECONDS if each in living else STATE_SECONDS)}
+            gone = {each for each in open_ones if waited > (self.waits.leave if each in living else self.waits.state)}
             lost = dict.fromkeys(gone, Ended("crashed", "its worker is gone"))
             looks = {each: self.fleet.ended(each) or lost.get(each) for each in sorted(open_ones)}
             ends |= {each: ended for each, ended in looks.items() if ended is not None}
-            time.sleep(LOOK_SECONDS)
+            time.sleep(self.waits.look)
         return ends
 
 
@@ -181,10 +197,9 @@ class OtherNode(_Member):
             NodeLost: another node is gone.
             EngineError: it sees another folder than the first one, or not all came.
         """
-        with _taken(self.registry, self.row) as rows:
-            _wait(
-                self.note,
-                SEEN_SECONDS,
+        with _taken(self.registry, self.row, self.waits.look) as rows:
+            self._wait(
+                self.waits.seen,
                 lambda: self._sees_mark(rows),
                 lambda: "waiting for the first node's folder",
                 lambda: (
@@ -194,14 +209,13 @@ class OtherNode(_Member):
                 ),
             )
             self.registry.serve(self.row, f"tcp://{self.host}", ranks)
-            _wait(
-                self.note,
-                MEET_SECONDS,
+            self._wait(
+                self.waits.meet,
                 rows.all_came,
                 lambda: f"{len(rows.came)} of {len(rows.last)} nodes are there",
                 lambda: (
-                    f"{len(rows.came)} of {len(rows.last)} nodes came within {MEET_SECONDS:g} s; look at the flow runs "
-                    "of fine-tune and at the workers of the pool tapir-gpu"
+                    f"{len(rows.came)} of {len(rows.last)} nodes came within {self.waits.meet:g} s; look at the flow "
+                    "runs of fine-tune and at the workers of the pool tapir-gpu"
                 ),
             )
             yield rows.place()
@@ -215,8 +229,8 @@ class OtherNode(_Member):
 class _Rows:
     """The rows of one attempt, as the node that holds the row ``own`` sees them."""
 
-    def __init__(self, registry: leases.ReplicaRegistry, taken: leases.Replica) -> None:
-        self._registry, self._own = registry, taken.id
+    def __init__(self, registry: leases.ReplicaRegistry, taken: leases.Replica, look_seconds: float) -> None:
+        self._registry, self._own, self._look_seconds = registry, taken.id, look_seconds
         self.attempt = taken.checkpoint
         self.last: list[leases.Replica] = [taken]
         """As they were last read: the first node, whose address has a port, then the others by their ids."""
@@ -238,9 +252,9 @@ class _Rows:
         return len(self.came) == len(self.last)
 
     def check(self) -> None:
-        """As `check_now`, once in `LOOK_SECONDS`."""
+        """As `check_now`, once in ``look_seconds``."""
         if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK_SECONDS
+            self._next_look = time.monotonic() + self._look_seconds
             self.check_now()
 
     def check_now(self) -> None:
@@ -281,7 +295,7 @@ class _Rows:
 
 
 @contextmanager
-def _taken(registry: leases.ReplicaRegistry, row: str) -> Iterator[_Rows]:
+def _taken(registry: leases.ReplicaRegistry, row: str, look_seconds: float) -> Iterator[_Rows]:
     """Hold a row with signs of life for the block; only a block that ends well is no death of the node."""
     taken = registry.take(row)
     if taken is None:
@@ -290,28 +304,12 @@ def _taken(registry: leases.ReplicaRegistry, row: str) -> Iterator[_Rows]:
     heart.begin()
     leave = registry.abandon
     try:
-        yield _Rows(registry, taken)
+        yield _Rows(registry, taken, look_seconds)
         leave = registry.remove
     finally:
         heart.stop()
         with suppress(errors.TapirError):  # without a word it is dead after `LAPSE_SECONDS`
             leave(row)
-
-
-def _wait(
-    note: Note, seconds: float, is_over: Callable[[], bool], waiting: Callable[[], str], late: Callable[[], str]
-) -> None:
-    """Look until it ``is_over``, and note at each look what is ``waiting`` for what.
-
-    Raises:
-        EngineError: it is not within so many seconds; ``late`` says what to do.
-    """
-    deadline = time.monotonic() + seconds
-    while not is_over():
-        if time.monotonic() > deadline:
-            raise errors.EngineError(late())
-        note(waiting())
-        time.sleep(LOOK_SECONDS)
 
 
 def _in_words(node: str, ended: Ended) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tapir_core.calls import Answer, Endpoint, Failure, Outcome, Request, Spend
-from tapir_core.calls import endpoint as pool_module
 from tapir_core.calls.endpoint import Address, Line
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
@@ -97,8 +96,7 @@ def test_an_address_that_fails_is_taken_out_while_another_is_there(trouble: Fake
         assert len(broken.calls) <= 12
 
 
-def test_an_address_that_was_taken_out_comes_back_after_one_good_probe(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pool_module, "FIRST_OUT_SECONDS", 0.05)
+def test_an_address_that_was_taken_out_comes_back_after_one_good_probe():
     begun: list[float] = []
 
     def script(call: RecordedCall) -> FakeReply:
@@ -111,7 +109,7 @@ def test_an_address_that_was_taken_out_comes_back_after_one_good_probe(monkeypat
         assert len(good) >= 20
 
 
-def test_when_all_addresses_are_gone_one_error_names_them(monkeypatch: pytest.MonkeyPatch):
+def test_when_all_addresses_are_gone_one_error_names_them():
     with FakeProvider(lambda _: Drop()) as first, FakeProvider(lambda _: Drop()) as second:
         endpoint = both(first, second, concurrency=4)
         outcomes = ask(endpoint, 20, dead_after_seconds=0.2, max_attempts=1000, retries={"connection": 1000})

@@ -12,7 +12,6 @@ from functools import partial
 import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Failure, Outcome
-from tapir_core.calls import endpoint as pool_module
 from tapir_core.calls.endpoint import Line
 from tapir_core.calls.types import LiveAddress, LiveAddresses
 from tapir_core.config import CallsConfig
@@ -94,10 +93,7 @@ def test_while_none_is_there_calls_wait_and_spend_no_attempts(engine: CallEngine
     assert engine.spend().sent <= 100 + 4
 
 
-def test_the_last_one_that_stops_answering_is_probed_and_costs_no_row(
-    engine: CallEngine, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(pool_module, "FIRST_OUT_SECONDS", 0.05)
+def test_the_last_one_that_stops_answering_is_probed_and_costs_no_row(engine: CallEngine):
     live, down = LiveAddresses(), threading.Event()
 
     def script(call: RecordedCall) -> FakeReply:
@@ -139,10 +135,7 @@ def test_the_only_one_that_refuses_every_key_ends_the_waiting_with_its_reason(en
     assert "FLEET_SECRET" in outcomes[0].message
 
 
-def test_one_that_serves_but_cannot_be_reached_is_given_up_after_a_stated_time(
-    store_url: str, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(pool_module, "FIRST_OUT_SECONDS", 0.05)
+def test_one_that_serves_but_cannot_be_reached_is_given_up_after_a_stated_time(store_url: str):
     config = CallsConfig(dead_after_seconds=0.3, backoff_seconds=0.01, max_backoff_seconds=0.05)
     live = LiveAddresses()
     live.set([LiveAddress("http://127.0.0.1:1/v1", 4)])

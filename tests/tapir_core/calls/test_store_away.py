@@ -12,8 +12,6 @@ from psycopg.errors import AdminShutdown, DiskFull, InvalidPassword
 from sqlalchemy.exc import OperationalError
 
 from tapir_core.calls import AnswerStore, CallEngine, Watch
-from tapir_core.calls import store_tables as tables
-from tapir_core.calls import store_writer as patience
 from tapir_core.calls.store_writer import Patience, is_away
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import TapirError
@@ -87,11 +85,9 @@ def test_a_run_outlasts_postgresql_that_is_stopped_with_calls_in_flight(postgres
 @pytest.mark.parametrize(
     "seconds", [pytest.param(2.0, id="short"), pytest.param(90.0, id="90 s", marks=pytest.mark.operations)]
 )
-def test_a_run_outlasts_sqlite_that_somebody_locks_with_calls_in_flight(
-    store_url: str, tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_outlasts_sqlite_that_somebody_locks_with_calls_in_flight(store_url: str, tmp_path: Path, seconds: float):
     if seconds < 60:
-        monkeypatch.setattr(tables, "BUSY_SECONDS", 0.2)  # so that the wait of SQLite itself is over, too
+        store_url += "?timeout=0.2"  # so that the wait of SQLite itself is over, too
     AnswerStore(store_url).close()
 
     def away(provider: FakeProvider) -> None:
@@ -128,14 +124,11 @@ def test_who_is_interrupted_while_the_store_is_away_keeps_what_was_received(stor
         assert store.known([prompts(1)[0].key])
 
 
-def test_a_database_that_never_comes_back_ends_the_run_with_its_reason(
-    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(tables, "BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(patience, "LONGEST_SECONDS", 0.3)
+def test_a_database_that_never_comes_back_ends_the_run_with_its_reason(store_url: str, tmp_path: Path):
     AnswerStore(store_url).close()
     database = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
-    with FakeProvider() as provider, CallEngine(AnswerStore(store_url), CallsConfig(), run="an-id") as engine:
+    store = AnswerStore(f"{store_url}?timeout=0.05", longest_seconds=0.3)
+    with FakeProvider() as provider, CallEngine(store, CallsConfig(), run="an-id") as engine:
         database.execute("BEGIN IMMEDIATE")
         with pytest.raises(TapirError, match="database is locked"):
             engine.ask(prompts(3), provider.endpoint)

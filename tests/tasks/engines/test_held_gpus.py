@@ -11,7 +11,6 @@ import pytest
 from tapir_core.config import StudentConfig
 from tapir_core.errors import EngineError, Stopped
 from tapir_core.stages import StageAt
-from tasks.engines import machine
 from tasks.engines.machine import GPUS_VARIABLE, hold_gpus
 from tasks.engines.vllm import VllmServer
 from tasks.runtime import close_all, current
@@ -37,7 +36,6 @@ wait_until = partial(waiting.wait_until, seconds=20, every=0.01)
 def _gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that no other test has."""
     monkeypatch.setenv(GPUS_VARIABLE, f"{tmp_path.name}-a,{tmp_path.name}-b")
-    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.01)
 
 
 def fail() -> None:

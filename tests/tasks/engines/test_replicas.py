@@ -74,8 +74,7 @@ class ScriptedFleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedFleet:
-    monkeypatch.setattr(replicas, "LOOK_SECONDS", 0.01)
+def fleet(tmp_path: Path) -> ScriptedFleet:
     return ScriptedFleet(ReplicaRegistry(f"sqlite:///{tmp_path / 'store.sqlite'}", "a-run"))
 
 
@@ -86,10 +85,11 @@ def host(fleet: ScriptedFleet) -> Iterator[ReplicaStudents]:
     host.close()
 
 
-def open_host(fleet: ScriptedFleet, **fields: object) -> ReplicaStudents:
+def open_host(fleet: ScriptedFleet, *, leave_seconds: float = 60.0, **fields: object) -> ReplicaStudents:
     engine = ReplicasEngine.model_validate({"wait_seconds": 20, **fields})
     registry = ReplicaRegistry(str(fleet.registry._engine.url), "a-run")
-    return ReplicaStudents(engine, registry, fleet, key_of=lambda replica: f"key of {replica}")
+    waits = {"look_seconds": 0.01, "leave_seconds": leave_seconds}
+    return ReplicaStudents(engine, registry, fleet, key_of=lambda replica: f"key of {replica}", **waits)
 
 
 def addresses(endpoint: Endpoint) -> set[str]:
@@ -221,13 +221,10 @@ def test_a_stop_waits_for_no_dead_one(host: ReplicaStudents, fleet: ScriptedFlee
     assert fleet.registry.all() == []
 
 
-def test_one_that_lives_and_does_not_leave_is_named(
-    host: ReplicaStudents, fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replicas, "LEAVE_SECONDS", 0.1)
+def test_one_that_lives_and_does_not_leave_is_named(fleet: ScriptedFleet) -> None:
     fleet.registry.take(stays := fleet.registry.ask(2, "identity"))
     with pytest.raises(EngineError, match=rf"{stays} do not leave, .* cancel their flow runs"):
-        host.stop()
+        open_host(fleet, leave_seconds=0.1).stop()
 
 
 def test_replicas_that_an_earlier_driver_left_are_used(host: ReplicaStudents, fleet: ScriptedFleet) -> None:

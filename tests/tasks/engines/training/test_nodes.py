@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from tasks.engines.training import nodes
 from tasks.engines.training.launch import Node
 from tasks.engines.training.nodes import FirstNode, OtherNode
 from tests import waiting
+
+WAITS = nodes.Waits(look=0.01, meet=5.0, leave=5.0, state=0.2, seen=0.2)
 
 wait_until = partial(waiting.wait_until, seconds=20, every=0.005)
 
@@ -59,7 +61,7 @@ class Joining(threading.Thread):
         super().__init__(daemon=True)
 
     def run(self) -> None:
-        other = OtherNode(self.registry, self.folder, "127.0.0.2", lambda _text: None, self.row)
+        other = OtherNode(self.registry, self.folder, "127.0.0.2", lambda _text: None, self.row, waits=WAITS)
         try:
             with other.meet(self.ranks) as node:
                 self.node = node
@@ -86,13 +88,11 @@ class Ground:
         return self.joining[-1]
 
     def first(self, count: int, *, attempt: str = "this attempt", note: nodes.Note = lambda _text: None) -> FirstNode:
-        return FirstNode(self.registry, self.folder, "127.0.0.1", note, self.workers, 3, count, attempt)
+        return FirstNode(self.registry, self.folder, "127.0.0.1", note, self.workers, 3, count, attempt, waits=WAITS)
 
 
 @pytest.fixture
-def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
-    for name, seconds in {"LOOK": 0.01, "MEET": 5.0, "LEAVE": 5.0, "STATE": 0.2, "SEEN": 0.2}.items():
-        monkeypatch.setattr(nodes, f"{name}_SECONDS", seconds)
+def ground(tmp_path: Path) -> Iterator[Ground]:
     registry = ReplicaRegistry(f"sqlite:///{tmp_path / 'store.sqlite'}", "a training")
     ground = Ground(registry, ScriptedWorkers(registry), tmp_path / "attempt")
     yield ground
@@ -122,12 +122,11 @@ def test_each_node_learns_its_ranks_and_where_all_meet(ground: Ground) -> None:
     assert ground.registry.all() == []
 
 
-def test_who_does_not_come_is_named_with_the_remedy(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "MEET_SECONDS", 0.1)
+def test_who_does_not_come_is_named_with_the_remedy(ground: Ground) -> None:
     told: list[str] = []
     with (
         pytest.raises(EngineError, match=r"1 of training\.nodes = 2 came within 0\.1 s.*more workers") as raised,
-        ground.first(2, note=told.append).meet(1),
+        replace(ground.first(2, note=told.append), waits=WAITS._replace(meet=0.1)).meet(1),
     ):
         pass
     [row] = ground.workers.asked

@@ -22,9 +22,8 @@ from tapir_core.errors import NodeLost
 from tapir_core.leases import ReplicaRegistry
 from tasks.engines.replicas import Ended
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.training import nodes
 from tasks.engines.training.launch import TrainingJob, TrainingProgress, TrainingSummary, train_student
-from tasks.engines.training.nodes import FirstNode
+from tasks.engines.training.nodes import FirstNode, Waits
 from tests.tasks.engines.training.test_trainer import EXAMPLES, make_job, write_mixture
 
 NAMESPACE = "tapir-node"
@@ -97,10 +96,9 @@ def machines() -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 
 def test_a_node_is_killed_and_the_next_attempt_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machines: tuple[str, str, tuple[str, ...]]
+    tmp_path: Path, machines: tuple[str, str, tuple[str, ...]]
 ) -> None:
     here, there, enter = machines
-    monkeypatch.setattr(nodes, "STATE_SECONDS", 3.0)
     tiny_student(tmp_path / "base")
     write_mixture(tmp_path / "part.parquet")
     training = TrainingConfig(zero_stage=3, precision="fp32", batch_size=4, micro_batch_size=2, save_minutes=1e-6)
@@ -116,7 +114,7 @@ def test_a_node_is_killed_and_the_next_attempt_goes_on(
 
     def attempt(name: str) -> TrainingSummary:
         registry = ReplicaRegistry(store, "a training")
-        first = FirstNode(registry, job.output, here, lambda _text: None, other, 0, 2, name)
+        first = FirstNode(registry, job.output, here, lambda _text: None, other, 0, 2, name, waits=Waits(state=3.0))
         return train_student(job, on_progress=kill_once, meet=first.meet)
 
     with pytest.raises(NodeLost, match=r"node \w+ crashed: its worker is gone"):
