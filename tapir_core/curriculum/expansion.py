@@ -42,6 +42,7 @@ MAX_ROUNDS, MAX_WAVES, _REPEATS = 49, 19, 1000
 which is where the indices of re-asks begin."""
 
 _NEW = re.compile(r"<new_instruction>(.*?)</new_instruction>", re.DOTALL | re.IGNORECASE)
+_CLOSING = re.compile("</new_instruction>", re.IGNORECASE)
 _LEFT_OPEN = re.compile(r"<new_instruction>((?:(?!</?new_instruction>).)*+)\Z", re.DOTALL | re.IGNORECASE)
 
 
@@ -94,7 +95,10 @@ def parse_expansion(raw: str | None, *, ended: bool = False) -> str | Unparsed:
 
     Where none is, and the reply ``ended`` by itself and was not cut off, one without its closing tag.
     """
-    found = _NEW.findall(raw or "") or (_LEFT_OPEN.findall(raw or "") if ended else [])
+    text = raw or ""
+    # Behind the last closing tag each opening one would be followed to the end: many of them take a minute.
+    closed = max((tag.end() for tag in _CLOSING.finditer(text)), default=0)
+    found = _NEW.findall(text, 0, closed) or (_LEFT_OPEN.findall(text) if ended else [])
     instruction = normalise(found[-1]) if found else ""
     return instruction or Unparsed("no new instruction")
 

@@ -47,8 +47,7 @@ def _verdicts(engine: CallEngine, requests: Sequence[Request], endpoint: Endpoin
         engine, requests, lambda: endpoint, lambda _, answer: PairReply.scores_in_text(answer.text), reasks=1
     )
     return [
-        ("scored", f"{each.value.answer_1:g}, {each.value.answer_2:g}") if each.value else _row(each.outcome)
-        for each in parsed
+        ("scored", f"{each.value[0]:g}, {each.value[1]:g}") if each.value else _row(each.outcome) for each in parsed
     ]
 
 

@@ -23,7 +23,7 @@ CEILINGS = {
     "tapir_core/calls": 2386,
     "tapir_core/comparison": 594,
     "tapir_core/config": 1379,
-    "tapir_core/curriculum": 583,
+    "tapir_core/curriculum": 586,
     "tapir_core/data": 830,
     "tapir_core/estimate": 519,
     "tapir_core/evaluation": 962,

@@ -77,6 +77,7 @@ def test_a_baseline_pays_for_its_scores_alone_and_the_run_tells_what_was_added(
     assert "The curriculum added" in str(cards[-1].data)
 
 
+@pytest.mark.operations
 def test_a_baseline_of_conversations_is_trained_on_whole_ones_and_judged_on_what_neither_run_trained_on(
     tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,10 @@ CASES = [
     pytest.param(Case(VICUNA, "relative_quality", "answer"), id="vicuna"),
     pytest.param(Case({"type": "lm_eval", "task": "numbers"}, "exact", "answer"), id="lm_eval-fake"),
 ]
-KILLED = ("alpaca_eval", "mt_bench", "lm_eval-fake")
+KILLED = [
+    CASES[0],
+    *(pytest.param(*each.values, id=each.id, marks=pytest.mark.operations) for each in (CASES[1], CASES[4])),
+]
 """At the judge, at the student, who answers in turns, and at another judge than ours; the others go the same ways."""
 REAL_HARNESS = pytest.param(
     Case(IFEVAL, "prompt_level_strict_acc", "answer"),
@@ -185,7 +188,7 @@ def test_calls_that_fail_end_no_benchmark_and_what_failed_for_good_is_counted_an
     assert ground.student.replied_again + ground.log.answered_again() == 0
 
 
-@pytest.mark.parametrize("case", [each for each in CASES if each.id in KILLED] + [REAL_HARNESS])
+@pytest.mark.parametrize("case", [*KILLED, REAL_HARNESS])
 def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
     tmp_path: Path, backbone: Path, ground: Ground, case: Case, standing_prefect: StandingServer
 ) -> None:

@@ -156,7 +156,9 @@ def test_a_wrong_flag_is_a_usage_error():
     refused(tapir("run", "configs/test.toml", "--nmae", "x"), 2, "--nmae")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.operations)], ids=["ctrl-c", "sigterm"]
+)
 def test_an_interrupt_ends_a_run_at_work_soon_and_the_same_command_goes_on(
     number, tmp_path, backbone, lay_prefect_database
 ):

@@ -70,7 +70,7 @@ def test_a_run_with_a_panel_points_batches_and_own_data(
     check_rows("panel", found_in(run))
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 @needs_postgres
 def test_on_s3_and_postgresql_rows_and_keys_are_those_of_the_plain_run(
     tmp_path: Path, provider: FakeProvider, s3: S3Server, monkeypatch: pytest.MonkeyPatch

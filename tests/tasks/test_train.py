@@ -55,7 +55,7 @@ def test_a_training_that_was_taken_over_is_not_promoted(tmp_path: Path) -> None:
     assert run.holds(AT) is None
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_a_round_is_counted_with_its_own_batch_size_before_it_is_trained(tmp_path: Path) -> None:
     base = tiny_student(tmp_path / "base")
     rounds = {"default": {"examples": 96, "selection": {"type": "hard_share"}, "epochs": 1.0}, "1": {"batch_size": 37}}

@@ -157,7 +157,16 @@ with CallEngine(AnswerStore(url), PATIENT, run="a-run", budget=budget) as engine
 """
 
 
-@pytest.mark.parametrize("caps", ['{"requests": 60}', '{"usd": 1.74}', '{"stages": {"teach": {"tokens": 1740}}}'])
+@pytest.mark.parametrize(
+    "caps",
+    [
+        '{"requests": 60}',
+        *(
+            pytest.param(each, marks=pytest.mark.operations)
+            for each in ('{"usd": 1.74}', '{"stages": {"teach": {"tokens": 1740}}}')
+        ),
+    ],
+)
 def test_five_kills_leave_what_was_in_flight_booked_and_the_cap_a_cap(store_url: str, caps: str):
     """Each start sends eight calls that nobody answers, and is killed; the last one finds what is left answered."""
     AnswerStore(store_url).close()

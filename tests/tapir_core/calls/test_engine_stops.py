@@ -107,7 +107,13 @@ def test_closing_the_engine_releases_who_waits(store_url: str, quick: CallsConfi
         engine.ask(prompts(1, start=99), provider.endpoint)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        pytest.param(signal.SIGINT, -signal.SIGINT, marks=pytest.mark.operations),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
 def test_a_stopped_process_pays_twice_for_nothing_but_what_was_in_flight(store_url: str, sent: int, code: int):
     with FakeProvider(latency_seconds=0.1) as provider:
         command = [sys.executable, "-c", ASK_UNTIL_STOPPED, store_url, provider.base_url]

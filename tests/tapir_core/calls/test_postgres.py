@@ -126,6 +126,7 @@ with CallEngine(AnswerStore(url), CallsConfig(), run="shared", budget=BudgetConf
 """
 
 
+@pytest.mark.operations
 def test_eight_processes_share_one_cap(postgres_url: str):
     with FakeProvider(latency_seconds=0.02) as provider:
         commands = [[sys.executable, "-c", ASK_FOR_A_SHARE, postgres_url, provider.base_url, str(n)] for n in range(8)]

@@ -153,7 +153,7 @@ def test_each_checkpoint_has_the_same_path_for_its_server_so_that_vllm_finds_wha
     assert str(tmp_path / "chat.jinja") in commands[0], "a relative path is no path of the server's folder"
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 @needs_student_env
 def test_the_server_that_does_without_amx_finds_vllm_and_not_our_module_of_that_name() -> None:
     environment = find_environment(VllmEngine())

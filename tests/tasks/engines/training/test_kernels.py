@@ -217,7 +217,7 @@ def test_four_bits_without_their_package_are_refused(tmp_path: Path, monkeypatch
         check_packages(settings(lora={"quantization": "nf4"}))
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_a_packed_step_is_the_step_of_the_same_examples_unpacked(tmp_path: Path) -> None:
     tiny_student(tmp_path / "base")
     write_mixture(tmp_path / "part.parquet")

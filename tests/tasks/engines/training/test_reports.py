@@ -97,7 +97,7 @@ def test_reports_change_no_student(tmp_path: Path) -> None:
     assert plain.training.shaping() == reported.training.shaping()
 
 
-@pytest.mark.slow
+@pytest.mark.operations
 def test_the_loss_of_each_step_is_reported_beside_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_student(tmp_path / "base")
     write_mixture(tmp_path / "part.parquet")
