@@ -462,7 +462,7 @@ class TeacherConfig(Section):
 
 
 class AskedAs(NamedTuple):
-    """What a value of `judge.mode` means; `tapir_core.judging.verdict` says what such a judge replies."""
+    """What a value of `judge.mode` means; `tapir_core.judging.verdict` says what a judge replies."""
 
     prompt: str
     """Name of its prompt."""

@@ -16,10 +16,10 @@ from typing import Any, Literal, TypeVar
 
 import polars as pl
 
-from tapir_core.config import JudgeConfig, PanelRule, VerifierConfig
+from tapir_core.config import ASKED_AS, JudgeConfig, PanelRule, VerifierConfig
 from tapir_core.judging.prompt import fill_in, show_instruction
-from tapir_core.judging.verdict import REPLIES, SCALE, Scores
-from tapir_core.prompts import Prompt
+from tapir_core.judging.verdict import REPLIES, SCALE, JudgeReply, PairReply, PointReply, Scores
+from tapir_core.prompts import PROMPT_NAMES, Prompt
 from tapir_core.stages import JUDGE
 from tapir_core.text import Unparsed
 
@@ -77,12 +77,15 @@ _Row = Mapping[str, Any]
 class JudgeMode:
     """Both answers in one prompt. What a request is about is its ``place``: here the order of the answers."""
 
+    form: type[JudgeReply] = PairReply
+    """Of a reply."""
+
     shown: tuple[str, ...] = ("teacher", "student")
     """Whose answers stand in a prompt: columns of a row."""
 
     def __init__(self, judge: JudgeConfig) -> None:
         """What is open of `judge.replies` still counts as text."""
-        self.judge, self.form = judge, REPLIES[judge.mode]
+        self.judge, self.form = judge, REPLIES.get(judge.mode, self.form)
         self.schema = self.form.schema_text() if judge.replies == "json" else ""
         """That a reply has to obey; empty where it is text."""
 
@@ -138,6 +141,7 @@ class JudgeMode:
 class _OneAnswer(JudgeMode):
     """One answer a call. A place is whose answer is shown; the teacher's is the same in every round, and paid once."""
 
+    form = PointReply
     shown = ("teacher",)
 
     def places(self) -> tuple[str, ...]:
@@ -168,6 +172,12 @@ class _OneAnswer(JudgeMode):
 
     def in_words(self) -> str:
         return self.judge.mode
+
+
+if lacking := sorted({each.prompt for each in ASKED_AS.values()} - {*PROMPT_NAMES}):
+    raise FileNotFoundError(
+        f"a mode of ASKED_AS asks by the prompt {lacking[0]!r}: write tapir_core/prompts/{lacking[0]}.jinja2"
+    )
 
 
 def mode_of(judge: JudgeConfig) -> JudgeMode:

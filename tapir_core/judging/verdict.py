@@ -21,7 +21,6 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator, Field
 
-from tapir_core.config import ASKED_AS
 from tapir_core.json_reply import JsonReply
 from tapir_core.judging.prompt import INVISIBLE, see
 from tapir_core.text import Unparsed
@@ -113,13 +112,8 @@ class PointReply(JudgeReply):
     score: Score = Field(description="a number from 1 to 10")
 
 
-REPLIES: dict[str, type[JudgeReply]] = {"pairwise": PairReply, "pointwise": PointReply}
-"""Of each `judge.mode`."""
-if lacking := sorted(ASKED_AS.keys() ^ REPLIES.keys()):
-    raise TypeError(
-        f"judge.mode {lacking[0]!r} needs a line of ASKED_AS in tapir_core/config/roles.py (its prompt) and one of "
-        f"REPLIES in {__name__} (what it replies)"
-    )
+REPLIES: dict[str, type[JudgeReply]] = {}
+"""Of a `judge.mode` whose judge replies in another form than a `PairReply`, or shown one answer a `PointReply`."""
 
 
 def _scores(verdict: re.Match[str]) -> Scores:

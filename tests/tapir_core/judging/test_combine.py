@@ -1,8 +1,7 @@
 import pytest
 
-from tapir_core.config import JudgeConfig, Order
+from tapir_core.config import ASKED_AS, JudgeConfig, Order
 from tapir_core.judging import Verdict, mode_of, unscored, verdict_rows
-from tapir_core.judging.verdict import REPLIES
 from tapir_core.prompts import load_prompt
 from tapir_core.stages import JUDGE
 from tapir_core.text import Unparsed
@@ -81,7 +80,7 @@ def test_pointwise_expects_one_row_an_instruction() -> None:
     assert make_judge().expected_orders == ("teacher_first", "student_first")
 
 
-@pytest.mark.parametrize("name", REPLIES)
+@pytest.mark.parametrize("name", ASKED_AS)
 def test_verdicts_stand_under_the_orders_that_are_expected(name: str) -> None:
     judge = make_judge(mode=name)
     orders = [mode_of(judge).order_of(place) for place in mode_of(judge).places()]

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapir_core.config import ASKED_AS
 from tapir_core.judging import mode_of, neutralise
-from tapir_core.judging.verdict import REPLIES, PairReply, PointReply, Scores
+from tapir_core.judging.verdict import PairReply, PointReply, Scores
 from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
 from tests.run_config import make_config
@@ -228,7 +229,7 @@ def test_a_pointwise_reply_by_the_schema_is_one_score() -> None:
     assert PointReply.scores('{"explanation": "Good.", "score": 80}') == NO_JSON
 
 
-@pytest.mark.parametrize("mode", REPLIES)
+@pytest.mark.parametrize("mode", ASKED_AS)
 def test_what_is_asked_for_by_a_schema_names_every_field_of_it(mode: str) -> None:
     row = {"instruction": "Add 2 and 2.", "system": None, "reference": None, "student": "4", "teacher": "four"}
     judge = make_config("runs", judge={"mode": mode, "replies": "json"}).judge

@@ -31,6 +31,7 @@ SECTIONS = {
 @pytest.mark.parametrize("name", PROMPT_NAMES)
 def test_every_shipped_prompt_loads_and_shows_all_its_sections(name: str) -> None:
     prompt = load_prompt(name)
+    assert name in SECTIONS, "add its sections, each with a text of its own, to SECTIONS above"
     message = prompt.render(**SECTIONS[name])
     assert len(prompt.version) == 12
     assert all(text in message for text in SECTIONS[name].values())
