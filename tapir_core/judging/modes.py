@@ -16,10 +16,10 @@ from typing import Any, Literal, TypeVar
 
 import polars as pl
 
-from tapir_core.config import ASKED_AS, JudgeConfig, PanelRule, VerifierConfig
+from tapir_core.config import JudgeConfig, PanelRule, VerifierConfig
 from tapir_core.judging.prompt import fill_in, show_instruction
 from tapir_core.judging.verdict import REPLIES, SCALE, JudgeReply, PairReply, PointReply, Scores
-from tapir_core.prompts import PROMPT_NAMES, Prompt
+from tapir_core.prompts import Prompt
 from tapir_core.stages import JUDGE
 from tapir_core.text import Unparsed
 
@@ -172,12 +172,6 @@ class _OneAnswer(JudgeMode):
 
     def in_words(self) -> str:
         return self.judge.mode
-
-
-if lacking := sorted({each.prompt for each in ASKED_AS.values()} - {*PROMPT_NAMES}):
-    raise FileNotFoundError(
-        f"a mode of ASKED_AS asks by the prompt {lacking[0]!r}: write tapir_core/prompts/{lacking[0]}.jinja2"
-    )
 
 
 def mode_of(judge: JudgeConfig) -> JudgeMode:

@@ -27,7 +27,7 @@ CEILINGS = {
     "tapir_core/data": 830,
     "tapir_core/estimate": 519,
     "tapir_core/evaluation": 962,
-    "tapir_core/judging": 502,
+    "tapir_core/judging": 500,
     "tapir_core/prompts": 54,
     "tapir_core/reporting": 1455,
     "tapir_core/stages": 337,

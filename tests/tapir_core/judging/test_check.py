@@ -2,7 +2,8 @@ import pytest
 
 from tapir_core.config import JudgeConfig
 from tapir_core.judging import Verdict, mode_of, unscored
-from tapir_core.judging.check import PAIR_KINDS, CheckPair, PairKind, PairResult, score_pair, summarise_check
+from tapir_core.judging.check import PAIR_KINDS, CheckPair, PairKind, PairResult, in_words, score_pair, summarise_check
+from tapir_core.statistics import Estimate
 
 
 def make_judge(mode: str = "pairwise") -> JudgeConfig:
@@ -121,3 +122,9 @@ def test_nothing_checked_is_nothing_known() -> None:
     check = summarise_check([])
     assert check.order_gap.value is check.unscored.value is check.flipped.value is None
     assert check.task_types == ()
+
+
+def test_an_estimate_is_said_as_far_as_it_is_known() -> None:
+    assert in_words(Estimate(None, None, None, 0), ".0%") == "–"
+    assert in_words(Estimate(0.5, None, None, 2), ".0%", "right") == "50% right"
+    assert in_words(Estimate(0.5, 0.25, 0.75, 8), ".0%") == "50% (25% to 75%, n = 8)"

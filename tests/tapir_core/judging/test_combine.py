@@ -1,8 +1,9 @@
 import pytest
 
 from tapir_core.config import ASKED_AS, JudgeConfig, Order
-from tapir_core.judging import Verdict, mode_of, unscored, verdict_rows
-from tapir_core.prompts import load_prompt
+from tapir_core.judging import Verdict, mode_of, unscored, verdict_rows, verified
+from tapir_core.judging.modes import Mark
+from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.stages import JUDGE
 from tapir_core.text import Unparsed
 
@@ -78,6 +79,27 @@ def test_pointwise_needs_both_scores() -> None:
 def test_pointwise_expects_one_row_an_instruction() -> None:
     assert make_judge(mode="pointwise").expected_orders == ("pointwise",)
     assert make_judge().expected_orders == ("teacher_first", "student_first")
+
+
+def test_every_mode_has_its_prompt() -> None:
+    lacking = sorted({each.prompt for each in ASKED_AS.values()} - {*PROMPT_NAMES})
+    assert lacking == [], "write each as tapir_core/prompts/NAME.jinja2"
+
+
+def test_a_verifiers_marks_are_scores_in_each_order_and_what_it_cannot_mark_is_left_to_the_judge() -> None:
+    judge = make_judge(verifier={"function": "exact"})
+    assert judge.verifier is not None
+    scored = list(verified(judge, judge.verifier, "a", (0.0, None), (1.0, None)))
+    assert [(each.order, each.student_score, each.teacher_score) for each in scored] == [
+        ("teacher_first", 1.0, 10.0),
+        ("student_first", 1.0, 10.0),
+    ]
+    assert {each.judge for each in scored} == {"exact"}
+    unmarked: Mark = (None, "no reference")
+    assert list(verified(judge, judge.verifier, "a", (0.5, None), unmarked)) == []
+    alone = judge.verifier.model_copy(update={"only": True})
+    found = list(verified(judge, alone, "a", unmarked, (1.0, None)))
+    assert [(each.status, each.reason) for each in found] == [("unscored", "verifier: student: no reference")] * 2
 
 
 @pytest.mark.parametrize("name", ASKED_AS)
