@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls import root_store_url, store_url
+from tapir_core.calls import root_store_url, run_key, store_url
 from tapir_core.errors import ConfigError
 from tests.run_config import make_config
 
@@ -20,3 +20,9 @@ def test_a_run_may_name_a_store_of_its_own_wherever_its_root_is():
 def test_a_remote_root_has_no_store_of_its_own():
     with pytest.raises(ConfigError, match="--store"):
         root_store_url("s3://bucket/runs")
+
+
+def test_a_run_has_one_address_however_its_root_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_key(make_config("runs")) == run_key(make_config(tmp_path / "runs")) == f"{tmp_path}/runs/example"
+    assert run_key(make_config("s3://bucket/runs/")) == run_key(make_config("s3://bucket/runs"))

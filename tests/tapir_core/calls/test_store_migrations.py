@@ -70,6 +70,24 @@ def test_open_batches_of_schema_4_keep_what_they_owe(store_url: str):
         assert store.spend_by_role("quickstart") == {"judge": Spend(5, 170, 50, 2.5, 60.0)}
 
 
+def test_a_store_of_schema_2_whose_driver_is_gone_goes_on(store_url: str):
+    make_schema_3(store_url)
+    engine = open_engine(store_url)
+    with writing(engine) as connection:
+        connection.execute(text("ALTER TABLE leases DROP COLUMN flow_run"))
+        connection.execute(text("UPDATE meta SET value = '2' WHERE name = 'schema_version'"))
+        long_ago = datetime(2026, 1, 1)
+        row = {"run_key": "/runs/gone", "token": "t", "since": long_ago, "heartbeat": long_ago, "host": "another"}
+        columns = [column for column in leases.columns if column.name != "flow_run"]
+        values = asdict(Holder.this_process()) | row
+        names = ", ".join(column.name for column in columns)
+        places = ", ".join(f":{column.name}" for column in columns)
+        connection.execute(text(f"INSERT INTO leases ({names}) VALUES ({places})"), values)
+    engine.dispose()
+    with RunLease(store_url, "/runs/gone"), AnswerStore(store_url) as store:
+        assert store.spend_by_role("quickstart") == {"judge": Spend(5, 170, 50, 2.5, 60.0)}
+
+
 def test_a_store_that_an_earlier_version_works_on_is_left_alone(store_url: str):
     make_schema_3(store_url)
     engine = open_engine(store_url)

@@ -7,7 +7,7 @@ import pytest
 
 from tapir_core.calls import Answer, Endpoint, Failure
 from tapir_core.calls.wire import Reply, read_completion, read_error
-from tapir_core.calls.words import find_block, is_known_ending, read_ending, strip_thoughts, unknown_mark
+from tapir_core.calls.words import find_block, is_known_ending, read_ending, strip_thoughts, unknown_mark, words_of
 from tapir_core.config import Sampling
 from tests.doubles.provider import make_request
 
@@ -366,3 +366,11 @@ def test_where_the_server_put_thoughts_apart_nothing_is_taken_away(field: str):
 )
 def test_a_mark_in_no_table_is_told(text: str, mark: str):
     assert unknown_mark(text) == mark
+
+
+@pytest.mark.parametrize("ending", ["stop", "length", "content_filter"])
+def test_an_ending_is_found_in_every_spelling_that_is_read_as_it(ending: str) -> None:
+    words = words_of(ending)
+    assert words[0] == ending
+    assert {read_ending(word) for word in words} == {ending}
+    assert len(words) > 1
