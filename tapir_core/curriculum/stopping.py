@@ -1,7 +1,7 @@
 """When a run ends before its last round, and which of its rounds was best.
 
-Stop rules and the choice of the best round read the dev split only. Where a judge scores it, they act only on what a
-paired interval over its instructions shows: verdicts are noisier than a comparison with references.
+Stop rules and the choice of the best round read the dev split only. Where a judge scores it (`dev_values`), gains and
+the best round go by what a paired interval over its instructions shows: verdicts are noisier than references.
 
 A stop rule is a function in `STOP_RULES`: of S_0 and the rounds so far, in order, it gives in words why no further one
 starts, or None, also where the last round lacks what it reads. Its settings are fields of `StopConfig`.
@@ -31,11 +31,11 @@ class RoundHistory:
 
 
 def should_stop(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
-    """The first rule's reason to start no further round; None when the run goes on.
+    """The first rule's reason to start no further round; None when the run goes on, as it does after S_0.
 
     A round may be in ``history`` as soon as its seeds are known.
     """
-    return next(filter(None, (rule(history, stop) for rule in STOP_RULES if history)), None)
+    return next(filter(None, (rule(history, stop) for rule in STOP_RULES if history and history[-1].number)), None)
 
 
 def few_seeds(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
