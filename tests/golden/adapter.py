@@ -71,7 +71,7 @@ def stages_in_none(configs: Iterable[RunConfig]) -> set[str]:
 def _unset(config: RunConfig) -> set[str]:
     """Ingredients that stages name and a run of this configuration does not have."""
     has = {
-        "file:pool": bool(config.data.pool.files),
+        "file:pool": not config.data.pool.generated,
         "file:heldout": config.data.heldout is not None and bool(config.data.heldout.files),
         "file:chat_template": config.student.chat_template is not None,
         "file:verifier": config.judge.verifier is not None and config.judge.verifier.function not in SHIPPED,
