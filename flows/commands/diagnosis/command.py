@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -66,6 +66,13 @@ def doctor(
     attempt: Annotated[
         bool, typer.Option("--try", help="Ask teacher and judges once in each role, paid, and show what comes.")
     ] = False,
+    pair: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="TEACHER STUDENT", help="Two models: can the first score what the second samples?"),
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="With --pair: in place of both models' own, as student.chat_template.")
+    ] = None,
 ) -> None:
     """`tapir doctor`."""
     if (overrides or attempt) and config is None:
@@ -74,6 +81,8 @@ def doctor(
     if attempt:
         assert config is not None
         raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
+    if pair is not None:
+        _show(configuration.pair_findings(*pair, chat_template, root or "runs"), as_json=as_json)
     read, said = (None, []) if config is None else configuration.read_run(config, overrides or [])
     place = root or (read.run.root if read else "runs")
     prefect_server.ignore_settings(place, say, database=True)
@@ -81,7 +90,10 @@ def doctor(
     *found, server = checks.examine([*here, *(configuration.run_checks(read, place) if read else ()), last])
     # What is on a server is only asked of one that answers.
     parts = [] if server.level == "fault" else checks.examine(checks.server_parts(place))
-    found = [*said, *found, server, *parts]
+    _show([*said, *found, server, *parts], as_json=as_json)
+
+
+def _show(found: Sequence[Finding], *, as_json: bool) -> NoReturn:
     if as_json:
         typer.echo(findings_json(found))
     else:

@@ -20,6 +20,7 @@ from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import BACKBONE, BACKBONE_CACHE
 from tasks.engines import backbone, endpoints, machine, student_server, supervisor, vllm
 from tasks.engines.training import launch, prerequisites
+from tasks.engines.training.pair import compare_pair
 from tasks.engines.verifier import check_verifier
 
 _SHOWN = 80
@@ -111,6 +112,24 @@ def _endpoint_checks(config: cfg.RunConfig, root: str) -> list[Check]:
             for field, endpoint in config.endpoints.items()
             if isinstance(endpoint, cfg.VllmEndpoint)
         ),
+    ]
+
+
+def pair_findings(teacher: str, student: str, chat_template: str | None, root: str) -> list[Finding]:
+    """What two models have in common, and what not, for a teacher that scores what a student samples.
+
+    Raises:
+        ConfigError: one of them is no checkpoint, or not on this machine.
+    """
+    cache, folders = storage.on_this_machine(root).local(BACKBONE_CACHE), list[Path]()
+    for name in (teacher, student):
+        settings = cfg.StudentConfig(backbone=name, chat_template=chat_template)
+        if (folder := backbone.find_backbone(settings, cache, field="--pair")) is None:
+            raise errors.ConfigError(f"--pair {name}: it is not on this machine; give a folder that holds it")
+        folders.append(folder)
+    return [
+        Finding(each.part, "fault" if each.differs else "ok", each.differs or each.agrees, each.remedy)
+        for each in compare_pair(*folders, settings.template)
     ]
 
 
