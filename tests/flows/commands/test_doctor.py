@@ -16,7 +16,7 @@ from tapir_core.speeds import known_speeds
 from tests.doubles.provider import FakeProvider, Text
 from tests.doubles.shapes import SHAPES
 from tests.harness.forked import Ended, Forked
-from tests.students import make_checkpoint
+from tests.students import make_checkpoint, make_tokenized
 
 FINDINGS = [
     Finding("memory", "ok", "21 GiB available"),
@@ -117,3 +117,15 @@ def test_a_role_whose_reply_cannot_be_read_is_a_fault(tmp_path: Path, doctor: Ca
         found = doctor(write_config(tmp_path, provider), "--try")
     assert found.returncode == 1
     assert "fault cannot be read:" in " ".join(found.stdout.split())
+
+
+def test_a_pair_of_models_is_compared_without_a_configuration(tmp_path: Path, doctor: Callable[..., Ended]) -> None:
+    one, same, other = (str(make_tokenized(tmp_path / name)) for name in ("one", "same", "other"))
+    make_tokenized(Path(other), "<tool>")
+    fits, differs = doctor("--pair", one, same), doctor("--pair", one, other)
+    assert (fits.returncode, differs.returncode) == (0, 1)
+    assert "faults 0" in fits.stdout
+    assert "'<tool>' is no token for the teacher" in " ".join(differs.stdout.split())
+    nowhere = doctor("--pair", one, "an/other")
+    assert nowhere.returncode == 2
+    assert "it is not on this machine" in " ".join(nowhere.stderr.split())
