@@ -129,7 +129,7 @@ def pair_findings(teacher: str, student: str, chat_template: str | None, root: s
         folders.append(folder)
     return [
         Finding(each.part, "fault" if each.differs else "ok", each.differs or each.agrees, each.remedy)
-        for each in compare_pair(*folders, chat_template=settings.template)
+        for each in compare_pair(folders[0], folders[1], settings.template)
     ]
 
 
