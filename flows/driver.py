@@ -14,7 +14,6 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
 from tapir_core import errors, leases, paths, prices, probing, run_files, run_state, sources
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request, run_key, store_url
-from tapir_core.calls.books import STOPPED
 from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint, checks, load
 from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, keep_without_heldout, open_run
 from tapir_core.stages import StageAt, plan
@@ -105,8 +104,7 @@ def hold_run(
         ingredients = input_files.gather_ingredients(config, say=say)
         folder = RunFolder(RunRef(config.run.root, config.run.name))
         known = folder.record.settled if probe and folder.storage.exists(paths.RUN_RECORD) else {}
-        as_known, _ = probing.settle(config, known, lambda *_: STOPPED)
-        run = open_run(as_known, ingredients, amend=amend, any_version=any_version)
+        run = open_run(probing.as_settled(config, known), ingredients, amend=amend, any_version=any_version)
         try:
             if probe:
                 run = _probed(run, config, amend=amend, say=say)

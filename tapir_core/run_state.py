@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import polars as pl
 from polars import selectors as cs
 
-from tapir_core import errors, paths, stages, turns
+from tapir_core import errors, paths, probing, stages, turns
 from tapir_core.config import LENGTHS, RETENTION, WIN_RATE, JudgeConfig, RunConfig
 from tapir_core.config.presets import BackboneEntry
 from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
@@ -369,9 +369,9 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
     """Whether a backbone has no finished run of this configuration.
 
     A run belongs to it by name, whole configuration and the digests of the prompt and input ``files`` that go into its
-    stages; it is finished when no stage is left. What only looks different (the judge's address) costs a look at the
-    run, no call. Limits: the weights behind a backbone's name are not read here. Other weights under an old name are
-    found when the run is opened, which refuses them.
+    stages; it is finished when no stage is left. What its probes changed is no difference, and what only looks like one
+    (the judge's address) costs a look at the run, no call. Limits: the weights behind a backbone's name are not read
+    here. Other weights under an old name are found when the run is opened, which refuses them.
 
     Raises:
         ConfigError: the run's folder cannot be read.
@@ -380,7 +380,8 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
     if not run.storage.exists(paths.RUN_RECORD):
         return True
     known = {name: digest for name, digest in run.record.ingredients.items() if name != "backbone"}
-    same = run.config == config and stages.used_files(config, known) == stages.used_files(config, files)
+    same = run.config == probing.as_settled(config, run.record.settled)
+    same = same and stages.used_files(config, known) == stages.used_files(config, files)
     return not same or state_of(run).next_stage is not None
 
 

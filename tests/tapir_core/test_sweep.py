@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tapir_core import probing
+from tapir_core.calls import Answer
 from tapir_core.config import RunConfig
-from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_folder import RunFolder, RunRef, keep_settled
 from tapir_core.run_state import Swept, finished_runs, lacks_run, sweep_sentence
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
@@ -47,6 +49,16 @@ def test_a_run_of_another_configuration_is_not(
 def test_an_edited_prompt_needs_a_look_where_a_stage_of_the_run_takes_it(finished: RunFolder) -> None:
     assert lacks_run(finished.config, {**files_of(finished), "prompt:judge": "edited"})
     assert not lacks_run(finished.config, {**files_of(finished), "prompt:mt_bench_single": "edited"})
+
+
+def test_what_its_probes_found_makes_a_run_no_other_one(tmp_path: Path) -> None:
+    endpoint = {"type": "openai", "base_url": "http://127.0.0.1:1/v1", "model": "m", "identity": "i", "api_key_env": ""}
+    asked = make_config(tmp_path, **SMALL, judge={"endpoint": endpoint, "replies": "auto"})
+    told = Answer('{"explanation": "", "score_1": 1, "score_2": 2}', "stop", 1, 1)
+    settled, found = probing.settle(asked, {}, lambda *_: told)
+    assert settled.judge.replies != "auto"
+    run = keep_settled(build_run("", config=settled), settled, found, amend=False)
+    assert not lacks_run(asked, files_of(run))
 
 
 def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:
