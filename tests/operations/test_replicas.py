@@ -13,6 +13,7 @@ import pytest
 from tapir_core.calls import run_key
 from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.paths import BACKBONE, FLEET_SECRET, attempt_folder
+from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.engines.keys import replica_key
 from tests.acceptance.leaks import find_leaks
@@ -72,10 +73,15 @@ class ServedRun:
             **{f"student.engine.{field}": value for field, value in engine.items()},
             **{field.replace("__", "."): value for field, value in settings.items()},
         }
-        self._root, self.folder = root, root.run(NAME)
+        self._root = root
         self.driver = root.begin("run", "configs/test.toml", "--name", NAME, *overrides(dotted), *more)
         self.wait_until(Path(root.root, NAME, "run.json").exists)
         self.registry = ReplicaRegistry(f"sqlite:///{root.root}/.tapir/store.sqlite", run_key(self.folder.config))
+
+    @property
+    def folder(self) -> RunFolder:
+        """As it is now: what the probes find changes the configuration soon after the run is there."""
+        return self._root.run(NAME)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         self._root.wait_until(condition, alive=self.driver)
