@@ -17,7 +17,7 @@ SLACK = 15
 CEILINGS = {
     "flows": 1213,
     "flows/commands": 1043,
-    "flows/commands/diagnosis": 462,
+    "flows/commands/diagnosis": 464,
     "flows/prefect_server": 350,
     "tapir_core": 1795,
     "tapir_core/calls": 2386,
@@ -36,7 +36,7 @@ CEILINGS = {
     "tapir_core/summary": 466,
     "tasks": 1771,
     "tasks/engines": 1494,
-    "tasks/engines/training": 1137,
+    "tasks/engines/training": 1140,
 }
 """Folder → most statements, without those of the folders below it."""
 

@@ -81,6 +81,8 @@ def doctor(
     if attempt:
         assert config is not None
         raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
+    if (pair is None and chat_template) or (pair is not None and config is not None):
+        raise errors.ConfigError("--pair compares two models without a configuration, --chat-template is for it alone")
     if pair is not None:
         _show(configuration.pair_findings(*pair, chat_template, root or "runs"), as_json=as_json)
     read, said = (None, []) if config is None else configuration.read_run(config, overrides or [])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+from jinja2 import TemplateError
 
 from tasks.engines import machine
 from tasks.engines.training import chat
@@ -65,7 +66,12 @@ class _Side(NamedTuple):
         return list(chat.token_ids(self.tokenizer, text))
 
     def prompts(self, conversation: chat.Conversation, **how: Any) -> str:
-        return str(self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **how))
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **how)
+            )
+        except TemplateError as error:  # how a template refuses a role; alike where both do
+            return f"(refused: {error})"
 
 
 def compare_pair(teacher: Path, student: Path, chat_template: Path | None = None) -> Iterator[Compared]:

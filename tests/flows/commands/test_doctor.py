@@ -129,3 +129,5 @@ def test_a_pair_of_models_is_compared_without_a_configuration(tmp_path: Path, do
     nowhere = doctor("--pair", one, "an/other")
     assert nowhere.returncode == 2
     assert "it is not on this machine" in " ".join(nowhere.stderr.split())
+    for words in (["--pair", one, same, "mine.toml"], ["--chat-template", "chatml"]):
+        assert doctor(*words).returncode == 2

@@ -73,6 +73,19 @@ def sparse(folder: Path) -> None:
         file.truncate(4 * 2**40)
 
 
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHAT_TEMPLATE
+
+
+def test_a_template_that_refuses_a_system_text_is_a_difference_only_where_the_other_takes_it(tmp_path: Path) -> None:
+    refuses = template(REFUSES)
+    [alone] = [each for each in compared(tmp_path / "one", refuses) if each.part == "chat template"]
+    assert "no system role" in alone.differs
+    given = tmp_path / "both.jinja"
+    given.write_text(REFUSES)
+    found = compared(tmp_path / "two", chat_template=given)
+    assert [each.part for each in found if each.differs] == []
+
+
 def test_padded_embeddings_are_said_and_no_fault(tmp_path: Path) -> None:
     [found] = [each for each in compared(tmp_path, write("config.json", vocab_size=640)) if each.part == "embeddings"]
     assert (found.differs, found.agrees) == ("", "512 and 640: padding, which is fine for stored ids")
