@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from tapir_core import curriculum, randomness, stages, task_types
+from tapir_core import curriculum, errors, randomness, stages, task_types
 from tapir_core.calls import Answer, Outcome
-from tapir_core.judging import show_instruction
+from tapir_core.config import Prefer
+from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.reporting.sentences import reduced
 from tapir_core.run_folder import RunFolder
 from tasks import asking, judge
@@ -26,6 +27,8 @@ _SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
 _REDUCED = "reduced_to"
 """There too: the examples that a round was reduced to, since its easy rows reach no further at its α."""
+_NO_PAIR = "no pair: "
+"""There too: before the reason why seeds make none."""
 
 
 @stage_task(stages.SELECT)
@@ -51,14 +54,40 @@ def draw(run: RunFolder, at: stages.StageAt) -> Worked:
     """α_r·N of seeds and new instructions, the rest of what the selection left; with what the hard part lacks."""
     size, shares, used = round_size(run, at), mixture_shares(run), used_before(run, at.number)
     rngs = {part: randomness.derive_rng(run.config.run.seed, at.number, part) for part in ("hard", "easy")}
-    seeds, new = run.rows(stages.SELECT.at(at.round)), run.rows(stages.EXPAND.at(at.round))
+    (seeds, left_out), new = _seeds(run, at), run.rows(stages.EXPAND.at(at.round))
     hard = curriculum.draw_hard(seeds, new, size.hard, shares, rngs["hard"], used)
     easy = curriculum.draw_easy(_easy_rows(run, at), size.easy, shares, rngs["easy"], used)
-    counts = {f"{_SHORTFALL}{name}": float(n) for name, n in {**hard.shortfall, **easy.shortfall}.items()}
+    counts = {f"{_SHORTFALL}{name}": float(n) for name, n in {**hard.shortfall, **easy.shortfall}.items()} | left_out
     if size.examples < size.asked:
         counts[_REDUCED] = float(size.examples)
         tell(logging.WARNING, reduced(run.config, at.number, size.examples))
     return Worked(pl.concat([hard.rows, easy.rows]), counts)
+
+
+def _seeds(run: RunFolder, at: stages.StageAt) -> tuple[pl.DataFrame, dict[str, float]]:
+    """What the hard part is drawn from beside new instructions: seeds, or those that make a pair; others by reason.
+
+    Raises:
+        ConfigError: none makes a pair.
+    """
+    seeds, objective = run.rows(stages.SELECT.at(at.round)), run.config.objective(at.number)
+    if not isinstance(objective, Prefer):
+        return seeds, {}
+    judge = run.config.judge
+    verdicts = combine_judges(run.rows(stages.JUDGE.at(at.round)), judge.panel_rule)
+    answers = run.rows(stages.ANSWER.at(at.round))
+    pairs, why = curriculum.preference_pairs(seeds, verdicts, answers, judge.expected_orders, objective.margin)
+    reasons = f"{pairs.height} of {seeds.height} seeds make a pair; the others: " + ", ".join(
+        f"{name.replace('_', ' ')} {count}" for name, count in why.items()
+    )
+    if not pairs.height:
+        raise errors.ConfigError(
+            f"round {at.number} has nothing to prefer: {reasons}. Lower rounds.{at.number}.objective.margin = "
+            f"{objective.margin:g}, raise student.sampling.max_tokens where answers are cut off, or let the round imitate"
+        )
+    if why:
+        tell(logging.INFO, f"round {at.number}: {reasons}")
+    return pairs, {f"{_NO_PAIR}{name}": float(count) for name, count in why.items()}
 
 
 def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:
@@ -77,7 +106,7 @@ def hard_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
     )
     texts = round_pool(run, at.number + 1).drop("task_type")
     rows = drawn.join(texts, on="instruction_id", maintain_order="left")
-    return rows if run.config.curriculum.refine else rows.clear()
+    return rows if run.config.refines(at.number) else rows.clear()
 
 
 @shard_task(stages.REFINE, plan=hard_rows)
@@ -143,8 +172,12 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
         [curriculum.BalancedDraw(rows, {})], pool, refinement, wanted, randomness.derive_rng(seed, number, "order")
     )
     # What the draw of a round lacks its mixture lacks too.
-    told = {name: count for name, count in counted.items() if name == _REDUCED or name.startswith(_SHORTFALL)}
-    return Worked(mixture.rows, {**told, "missing_examples": mixture.missing})
+    told = {name: count for name, count in counted.items() if name.startswith((_REDUCED, _SHORTFALL, _NO_PAIR))}
+    examples = mixture.rows
+    if run.config.objective(number).reads_answers:
+        own = run.rows(stages.ANSWER.at(number)).select("instruction_id", rejected="response")
+        examples = examples.join(own, on="instruction_id", how="left", validate="1:1", maintain_order="left")
+    return Worked(examples, {**told, "missing_examples": mixture.missing})
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:

@@ -159,7 +159,7 @@ class _Counts:
             stages.TEACH.name: float(self.pool.rows - self.pool.own_answers),
             stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
-            stages.REFINE.name: self.hard if self.config.curriculum.refine else 0.0,
+            stages.REFINE.name: self.hard if at.round and self.config.refines(at.round) else 0.0,
         }.get(at.name, self.pool.rows if at.round is None else self.rows)
         if at.stage.asks == "judge":
             judged = {stages.JUDGE.name: self.judged, stages.JUDGE_HELDOUT.name: 0.0 if at.round == BACKBONE else rows}
@@ -192,7 +192,7 @@ class _Counts:
             for of_seeds in hardness
         ]
         missing = int(sum(lacks))
-        self.new = missing if seeds and self.config.curriculum.expansion.max_waves else 0.0
+        self.new = missing if seeds and self.config.waves(number) else 0.0
         self.hard = self.size.hard - missing + self.new
         checks = self.config.checks_expansion(number)
         asked = self.new / (priors.passing * priors.usable * (_NEW_ARE_HARD if checks else 1.0))

@@ -52,7 +52,7 @@ class RunReader:
 
     def waves(self, number: int) -> list[int]:
         """Waves of a round of which something is done."""
-        planned = range(1, self.run.config.curriculum.expansion.max_waves + 1)
+        planned = self.run.config.waves(number)
         return [wave for wave in planned if self.manifest(stages.WAVE_REQUESTS.at(number, wave)) is not None]
 
     def training(self, number: int) -> dict[str, Any]:

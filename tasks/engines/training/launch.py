@@ -24,7 +24,7 @@ from pydantic import AfterValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from tapir_core import errors, paths
-from tapir_core.config import TrainingConfig
+from tapir_core.config import Imitate, Objective, TrainingConfig
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
@@ -61,6 +61,8 @@ class TrainingJob:
     log_path: AbsolutePath
     chat_template: AbsolutePath | None = None
     """Jinja file that replaces the base's chat template."""
+    objective: Objective = Imitate()
+    """To prefer, the files also have a column ``rejected``, the text of the worse answer."""
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON, which the constructor takes as keywords."""
@@ -150,6 +152,8 @@ class Attempt:
         self.unfinished_checkpoint = folder / "checkpoint.unfinished"
         self.saves = folder / "saves"
         """Periodic, resumable checkpoints."""
+        self.reference = folder / "reference.json"
+        """Of each conversation of pairs, the log-probability of its answer by the base; written before the first step."""
         self.corpus = folder / "corpus"
         """The tokens, which all ranks of one start map."""
 

@@ -8,7 +8,7 @@ says which rank it is. In order:
 3. The newest save that this many ranks can load is looked up: the training goes on from it.
 4. The base is loaded, with adapters or in 4 bits if asked; `kernels.prepare` has it computed by faster kernels.
 5. `_look_before` prints the pre-flight and refuses what cannot fit into memory.
-6. `PlannedTrainer` trains the planned batches in their order; `Watch` writes a line of progress a step.
+6. `PlannedTrainer` trains the planned batches in their order, after the base has scored their pairs if there are any; `Watch` writes a line of progress a step.
 7. Every ``save_minutes``, and on SIGTERM, the ranks agree on a save; `publish_save` makes it complete.
 8. After SIGTERM the rank ends with exit code 75: the same job goes on later.
 9. `_finish` collects the weights, merges adapters, and writes the student and ``training.json``.
@@ -45,12 +45,18 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
+from tapir_core.config import Prefer
 from tapir_core.errors import EngineError
+from tapir_core.storage import Storage
 from tasks.engines import machine
-from tasks.engines.training import data, kernels, launch, prerequisites
+from tasks.engines.training import data, kernels, launch, losses, prerequisites
 
 _STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
+
+_LOGGED = ("step", "loss", "learning_rate", "grad_norm", "preferred", "margin")
+"""What the loss curve has of each step, the last two of a training to prefer: the share of pairs whose better answer
+has become the likelier one, and by how much in nats times β."""
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
@@ -74,7 +80,7 @@ def main() -> int:
     model = _load_base(job)
     kernels.prepare(model, job.training)
     trainer = PlannedTrainer(
-        plan=planned.plan,
+        planned=planned,
         watch=Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), save),
         model=model,
         args=settings,
@@ -108,15 +114,18 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
             job.training,
             size,
             in_bf16=job.training.precision == "bf16",
-            longest=max(planned.corpus.lengths),
+            # The two of a pair are held together.
+            longest=planned.corpus.longest * max(1, planned.corpus.width // job.training.micro_batch_size),
             processes=world_size,
             on_gpu=device == "cuda",
         )
         lines = prerequisites.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
         print(_describe(planned, world_size, device, kernels.in_words(trainer.model), lines))
-        example = data.mark_trained(planned.tokenizer, planned.corpus.example(0))
-        print(f"  one example, trained between ⟦ and ⟧:\n{example}", flush=True)
+        shown = (planned.corpus.example(0, answer) for answer in range(planned.corpus.width))
+        for answer, each in zip(("", ", preferred to the next"), shown, strict=False):
+            marked = data.mark_trained(planned.tokenizer, each)
+            print(f"  one example, trained between ⟦ and ⟧:\n{marked}", flush=True)
 
 
 def _describe(
@@ -173,7 +182,7 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int)
 def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> launch.TrainingSummary:
     training, count, seconds = planned.job.training, planned.count(), trainer.watch.seconds
     curve = [
-        {name: entry[name] for name in ("step", "loss", "learning_rate", "grad_norm") if name in entry}
+        {name: entry[name] for name in _LOGGED if name in entry}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
@@ -313,42 +322,132 @@ class Watch(TrainerCallback):
             file.write(json.dumps(asdict(progress)) + "\n")
 
 
-class PlannedTrainer(SFTTrainer):
-    """Trains what a `BatchPlan` says, in its order. The last row of the data set is a filler without labels."""
+class Conversations(torch.utils.data.Dataset[dict[str, Any]]):
+    """Those of a corpus, given for the examples of a micro-batch; for none the filler."""
 
-    def __init__(self, *, plan: data.BatchPlan, watch: Watch, **settings: Any) -> None:
+    def __init__(self, corpus: data.Corpus) -> None:
+        self._corpus = corpus
+
+    def __len__(self) -> int:
+        return len(self._corpus.lengths)
+
+    def __getitems__(self, examples: list[int]) -> list[dict[str, Any]]:
+        """Of each its tokens, labels and number, of a pair both."""
+        rows, width = self._corpus.rows, self._corpus.width
+        numbers = [example * width + each for example in examples for each in range(width)] or [len(rows) - 1]
+        return [rows[number] | {"number": number} for number in numbers]
+
+
+class PlannedTrainer(SFTTrainer):
+    """Trains what a `BatchPlan` says, in its order."""
+
+    def __init__(self, *, planned: data.PlannedTraining, watch: Watch, **settings: Any) -> None:
         super().__init__(callbacks=[watch], **settings)
-        self._plan, self.watch = plan, watch
+        self._planned, self.watch = planned, watch
+        self._reference: torch.Tensor | None = None
 
     def get_train_dataloader(self) -> Any:
         """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""
-        filler = [len(self.train_dataset) - 1]
-        cells = [group[self.args.process_index] or filler for group in self._plan.groups]
+        return self._load([group[self.args.process_index] for group in self._planned.plan.groups])
+
+    def _load(self, cells: list[list[int]]) -> Any:
         return torch.utils.data.DataLoader(
-            self.train_dataset,
+            Conversations(self._planned.corpus),
             batch_sampler=cells,
-            collate_fn=self.data_collator,
+            collate_fn=self._collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        numbers = torch.tensor([row.pop("number") for row in rows])
+        return {**self.data_collator(rows), "numbers": numbers}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's fused loss on an accelerator; on a CPU the logits of no position before the first trained one.
-
-        TRL scores every position when Triton is missing, and computes each twice: a quarter of a small model's time.
-        """
-        if self.args.device.type != "cpu":
+        """That of the job's objective; where it imitates TRL's on an accelerator, which is fused."""
+        numbers, objective = inputs.pop("numbers"), self._planned.job.objective
+        if isinstance(objective, Prefer):
+            loss = self._prefer(model, inputs, numbers, objective)
+        elif self.args.device.type != "cpu":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs.pop("labels")[:, 1:]
-        trained = labels != data.IGNORED
+        else:
+            # `num_items_in_batch` counts the trained tokens of all ranks.
+            loss = -self._log_probs(model, inputs)[0].sum() / num_items_in_batch
+        # DeepSpeed averages over ranks.
+        return loss * self.accelerator.num_processes
+
+    def _log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each trained token of a micro-batch its log-probability, and which conversation it is of; both (tokens,).
+
+        By TRL's fused head on an accelerator. On a CPU, where that scores every position and computes each twice, a
+        quarter of a small model's time, by the logits of no position before the first trained one.
+        """
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        labels, trained = inputs["labels"][:, 1:], inputs["labels"][:, 1:] != data.IGNORED
+        of = inputs.get("seq_idx", torch.arange(len(labels), device=labels.device)[:, None].expand_as(inputs["labels"]))
+        if self.args.device.type != "cpu":
+            out = model(**inputs, use_cache=False, fused_lm_head=True)
+            return out.log_probs[trained], of[:, 1:][trained].long()
         first = int(trained.any(dim=0).int().argmax())
-        width = labels.shape[1] - first
-        logits = model(**inputs, use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
+        logits = model(**given, use_cache=False, logits_to_keep=labels.shape[1] - first + 1).logits[:, :-1]
         kept = trained[:, first:]
-        total = torch.nn.functional.cross_entropy(logits[kept].float(), labels[:, first:][kept], reduction="sum")
-        # DeepSpeed averages over ranks; `num_items_in_batch` counts the trained tokens of all of them.
-        return total / num_items_in_batch * self.accelerator.num_processes
+        unlikely = torch.nn.functional.cross_entropy(logits[kept].float(), labels[:, first:][kept], reduction="none")
+        return -unlikely, of[:, 1:][trained].long()
+
+    def _answer_log_probs(self, model: Any, inputs: dict[str, Any], conversations: int) -> torch.Tensor:
+        """Of each conversation of a micro-batch the log-probability of its answer, (conversations,)."""
+        log_probs, of = self._log_probs(model, inputs)
+        return log_probs.new_zeros(conversations).index_add(0, of, log_probs)
+
+    def _prefer(self, model: Any, inputs: dict[str, Any], numbers: torch.Tensor, objective: Prefer) -> torch.Tensor:
+        """A mean over the pairs of the whole step, and one over the tokens of their better answers."""
+        if self._reference is None:
+            self._reference = self._measure_reference(model)
+        answers = self._answer_log_probs(model, inputs, len(numbers))
+        if len(numbers) == 1:
+            return answers.sum()  # of the filler, which has no label
+        pairs = answers.view(-1, 2)
+        each, margins = losses.preference(pairs, self._reference[numbers].view(-1, 2), objective.beta)
+        corpus, plan, step = self._planned.corpus, self._planned.plan, self.state.global_step
+        tokens = plan.tokens_by_step(corpus.answer_lengths)[step]
+        self._metrics["train"]["preferred"].append((margins > 0).float().mean().item())
+        self._metrics["train"]["margin"].append(margins.mean().item())
+        imitated = -pairs[:, 0].sum() / tokens
+        return each.sum() / plan.tokens_by_step([1] * len(corpus.lengths))[step] + objective.imitation * imitated
+
+    @torch.no_grad()
+    def _measure_reference(self, model: Any) -> torch.Tensor:
+        """The log-probability of each conversation's answer by the base: measured before the first step, and kept.
+
+        Raises:
+            EngineError: a training goes on, and what was kept of its base is gone.
+        """
+        corpus, micro_batch = self._planned.corpus, self._planned.plan.micro_batch_size
+        rank, ranks, device = self.args.process_index, self.args.world_size, self.args.device
+        file, found = launch.Attempt(self._planned.job.output).reference, torch.zeros(len(corpus.rows), device=device)
+        is_kept = torch.tensor([rank == 0 and file.exists()], dtype=torch.int, device=device)
+        torch.distributed.all_reduce(is_kept)
+        if rank == 0 and is_kept:
+            found += torch.tensor(json.loads(file.read_text()), device=device)
+        elif self.watch.resumed_from_steps:
+            raise EngineError(f"{file} is gone, and the training goes on from a save; remove that folder to begin anew")
+        elif not is_kept:
+            own = list(range(rank, len(corpus.lengths), ranks))
+            size = math.ceil(
+                math.ceil(len(corpus.lengths) / ranks) / micro_batch
+            )  # of all ranks: they compute together
+            cells = [own[each * micro_batch : (each + 1) * micro_batch] for each in range(size)]
+            model.eval()
+            for inputs in self._load(cells):
+                here = self._prepare_inputs(inputs)
+                numbers = here.pop("numbers")
+                found[numbers] = self._answer_log_probs(model, here, len(numbers)).float()
+            model.train()
+        torch.distributed.all_reduce(found)
+        if rank == 0:
+            Storage(file.parent).write_bytes(file.name, json.dumps(found.tolist()).encode())
+        return found
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Nothing: DeepSpeed's part of a save holds the weights already; `write_student` ends a training."""
