@@ -83,7 +83,7 @@ def _seeds(run: RunFolder, at: stages.StageAt) -> tuple[pl.DataFrame, dict[str, 
     if not pairs.height:
         raise errors.ConfigError(
             f"round {at.number} has nothing to prefer: {reasons}. Lower rounds.{at.number}.objective.margin = "
-            f"{objective.margin:g}, raise student.sampling.max_tokens where answers are cut off, or let the round imitate"
+            f"{objective.margin:g}, raise student.sampling.max_tokens where answers are cut off, or let it imitate"
         )
     if why:
         tell(logging.INFO, f"round {at.number}: {reasons}")

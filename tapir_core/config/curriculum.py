@@ -287,8 +287,10 @@ class Imitate(Objective):
 
 
 class Prefer(Objective):
-    """The teacher's answer over the student's own: direct preference optimization (arXiv 2305.18290), on the pairs of
-    arXiv 2604.03873, where the judge puts the teacher ahead."""
+    """The teacher's answer over the student's own, where the judge puts it ahead.
+
+    Direct preference optimization (arXiv 2305.18290) on the pairs of arXiv 2604.03873.
+    """
 
     learning_rate: ClassVar[float] = 5e-6
     reads_answers: ClassVar[bool] = True

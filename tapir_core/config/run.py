@@ -352,7 +352,7 @@ class RunConfig(Section):
 
     def objective(self, number: int) -> Objective:
         """What round ``number`` learns; S_0 imitates."""
-        return self.round(number).objective if number else Imitate()
+        return self.round(number).objective if number > 0 else Imitate()
 
     def waves(self, number: int) -> range:
         """The waves of new instructions that round ``number`` may have, from 1."""

@@ -159,7 +159,7 @@ class _Counts:
             stages.TEACH.name: float(self.pool.rows - self.pool.own_answers),
             stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
-            stages.REFINE.name: self.hard if at.round and self.config.refines(at.round) else 0.0,
+            stages.REFINE.name: self.hard if self.config.refines(at.round or 0) else 0.0,
         }.get(at.name, self.pool.rows if at.round is None else self.rows)
         if at.stage.asks == "judge":
             judged = {stages.JUDGE.name: self.judged, stages.JUDGE_HELDOUT.name: 0.0 if at.round == BACKBONE else rows}

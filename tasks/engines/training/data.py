@@ -147,8 +147,8 @@ def encode(
     for number, row in enumerate(kept):
         if lengths[row] == prompt_lengths[row] + 1:
             raise errors.ConfigError(
-                f"example {number // width} trains 1 tokens, the closing token {closing}, and no answer before it; look at its "
-                "messages and at the chat template"
+                f"example {number // width} trains 1 tokens, the closing token {closing}, and no answer before it; "
+                "look at its messages and at the chat template"
             )
     return Corpus(
         rows=rows.select([*kept, len(lengths)]).select_columns(["input_ids", "labels"]),

@@ -153,7 +153,7 @@ class Attempt:
         self.saves = folder / "saves"
         """Periodic, resumable checkpoints."""
         self.reference = folder / "reference.json"
-        """Of each conversation of pairs, the log-probability of its answer by the base; written before the first step."""
+        """Of each answer of pairs its log-probability by the base; written before the first step."""
         self.corpus = folder / "corpus"
         """The tokens, which all ranks of one start map."""
 

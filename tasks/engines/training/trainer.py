@@ -8,7 +8,8 @@ says which rank it is. In order:
 3. The newest save that this many ranks can load is looked up: the training goes on from it.
 4. The base is loaded, with adapters or in 4 bits if asked; `kernels.prepare` has it computed by faster kernels.
 5. `_look_before` prints the pre-flight and refuses what cannot fit into memory.
-6. `PlannedTrainer` trains the planned batches in their order, after the base has scored their pairs if there are any; `Watch` writes a line of progress a step.
+6. `PlannedTrainer` trains the planned batches in their order; `Watch` writes a line of progress a step. Pairs are
+   scored by the base before the first.
 7. Every ``save_minutes``, and on SIGTERM, the ranks agree on a save; `publish_save` makes it complete.
 8. After SIGTERM the rank ends with exit code 75: the same job goes on later.
 9. `_finish` collects the weights, merges adapters, and writes the student and ``training.json``.
@@ -122,10 +123,9 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
         lines = prerequisites.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
         print(_describe(planned, world_size, device, kernels.in_words(trainer.model), lines))
-        shown = (planned.corpus.example(0, answer) for answer in range(planned.corpus.width))
-        for answer, each in zip(("", ", preferred to the next"), shown, strict=False):
-            marked = data.mark_trained(planned.tokenizer, each)
-            print(f"  one example, trained between ⟦ and ⟧:\n{marked}", flush=True)
+        for answer, what in enumerate(("one example, trained", "what it is preferred to,")[: planned.corpus.width]):
+            example = data.mark_trained(planned.tokenizer, planned.corpus.example(0, answer))
+            print(f"  {what} between ⟦ and ⟧:\n{example}", flush=True)
 
 
 def _describe(
@@ -335,7 +335,7 @@ class Conversations(torch.utils.data.Dataset[dict[str, Any]]):
         """Of each its tokens, labels and number, of a pair both."""
         rows, width = self._corpus.rows, self._corpus.width
         numbers = [example * width + each for example in examples for each in range(width)] or [len(rows) - 1]
-        return [rows[number] | {"number": number} for number in numbers]
+        return [row | {"number": number} for row, number in zip(rows.__getitems__(numbers), numbers, strict=True)]
 
 
 class PlannedTrainer(SFTTrainer):
@@ -345,6 +345,11 @@ class PlannedTrainer(SFTTrainer):
         super().__init__(callbacks=[watch], **settings)
         self._planned, self.watch = planned, watch
         self._reference: torch.Tensor | None = None
+        plan, answers = planned.plan, planned.corpus.answer_lengths
+        self._pairs_of_step, self._tokens_of_step = (
+            plan.tokens_by_step([1] * len(answers)),
+            plan.tokens_by_step(answers),
+        )
 
     def get_train_dataloader(self) -> Any:
         """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""
@@ -409,14 +414,12 @@ class PlannedTrainer(SFTTrainer):
             return answers.sum()  # of the filler, which has no label
         pairs = answers.view(-1, 2)
         each, margins = losses.preference(pairs, self._reference[numbers].view(-1, 2), objective.beta)
-        corpus, plan, step = self._planned.corpus, self._planned.plan, self.state.global_step
-        tokens = plan.tokens_by_step(corpus.answer_lengths)[step]
         self._metrics["train"]["preferred"].append((margins > 0).float().mean().item())
         self._metrics["train"]["margin"].append(margins.mean().item())
-        imitated = -pairs[:, 0].sum() / tokens
-        return each.sum() / plan.tokens_by_step([1] * len(corpus.lengths))[step] + objective.imitation * imitated
+        step = self.state.global_step
+        imitated = -pairs[:, 0].sum() / self._tokens_of_step[step]
+        return each.sum() / self._pairs_of_step[step] + objective.imitation * imitated
 
-    @torch.no_grad()
     def _measure_reference(self, model: Any) -> torch.Tensor:
         """The log-probability of each conversation's answer by the base: measured before the first step, and kept.
 
@@ -434,15 +437,14 @@ class PlannedTrainer(SFTTrainer):
             raise EngineError(f"{file} is gone, and the training goes on from a save; remove that folder to begin anew")
         elif not is_kept:
             own = list(range(rank, len(corpus.lengths), ranks))
-            size = math.ceil(
-                math.ceil(len(corpus.lengths) / ranks) / micro_batch
-            )  # of all ranks: they compute together
-            cells = [own[each * micro_batch : (each + 1) * micro_batch] for each in range(size)]
+            # As many for every rank: they compute together.
+            first_examples = range(0, math.ceil(len(corpus.lengths) / ranks), micro_batch)
             model.eval()
-            for inputs in self._load(cells):
-                here = self._prepare_inputs(inputs)
-                numbers = here.pop("numbers")
-                found[numbers] = self._answer_log_probs(model, here, len(numbers)).float()
+            with torch.no_grad():
+                for inputs in self._load([own[first : first + micro_batch] for first in first_examples]):
+                    here = self._prepare_inputs(inputs)
+                    numbers = here.pop("numbers")
+                    found[numbers] = self._answer_log_probs(model, here, len(numbers)).float()
             model.train()
         torch.distributed.all_reduce(found)
         if rank == 0:
