@@ -27,8 +27,6 @@ _SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
 _REDUCED = "reduced_to"
 """There too: the examples that a round was reduced to, since its easy rows reach no further at its α."""
-_NO_PAIR = "no pair: "
-"""There too: before the reason why seeds make none."""
 
 
 @stage_task(stages.SELECT)
@@ -87,7 +85,7 @@ def _seeds(run: RunFolder, at: stages.StageAt) -> tuple[pl.DataFrame, dict[str, 
         )
     if why:
         tell(logging.INFO, f"round {at.number}: {reasons}")
-    return pairs, {f"{_NO_PAIR}{name}": float(count) for name, count in why.items()}
+    return pairs, {f"{curriculum.UNPAIRED}{name}": float(count) for name, count in why.items()}
 
 
 def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:
@@ -172,7 +170,9 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
         [curriculum.BalancedDraw(rows, {})], pool, refinement, wanted, randomness.derive_rng(seed, number, "order")
     )
     # What the draw of a round lacks its mixture lacks too.
-    told = {name: count for name, count in counted.items() if name.startswith((_REDUCED, _SHORTFALL, _NO_PAIR))}
+    told = {
+        name: count for name, count in counted.items() if name.startswith((_REDUCED, _SHORTFALL, curriculum.UNPAIRED))
+    }
     examples = mixture.rows
     if run.config.objective(number).reads_answers:
         own = run.rows(stages.ANSWER.at(number)).select("instruction_id", rejected="response")

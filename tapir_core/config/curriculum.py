@@ -270,7 +270,7 @@ class CurriculumConfig(Section):
 
 
 class Objective(Kind):
-    """What a round learns from its prompts (docs/objectives.md)."""
+    """What a round learns from its prompts (docs/training.md#objectives)."""
 
     learning_rate: ClassVar[float] = 2e-5
     """Peak learning rate where a round says none; ten times as much for adapters."""

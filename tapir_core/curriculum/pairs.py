@@ -12,8 +12,11 @@ import polars as pl
 
 from tapir_core.curriculum.usable import broken_reason
 
-NOT_AHEAD = "not_ahead"
-"""Why a seed makes no pair, beside what is wrong with the student's answer."""
+UNPAIRED = "no pair: "
+"""In the counts of what is drawn and of a mixture: before the reason why seeds make no pair."""
+
+_NOT_AHEAD = "not_ahead"
+_ANSWER = ("instruction_id", "response", "finish_reason")
 
 
 def preference_pairs(
@@ -37,9 +40,6 @@ def preference_pairs(
     )
     given = {identity: broken_reason(*said) for identity, *said in answers.select(_ANSWER).iter_rows()}
     led = {*ahead["instruction_id"]}
-    reasons = [given.get(each, "failed") if each in led else NOT_AHEAD for each in seeds["instruction_id"]]
+    reasons = [given.get(each, "failed") if each in led else _NOT_AHEAD for each in seeds["instruction_id"]]
     whole = pl.Series([reason is None for reason in reasons], dtype=pl.Boolean)
     return seeds.filter(whole), dict(sorted(Counter(filter(None, reasons)).items()))
-
-
-_ANSWER = ("instruction_id", "response", "finish_reason")

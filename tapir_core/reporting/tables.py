@@ -300,6 +300,7 @@ def _left_out(summary: types.RoundSummary) -> dict[str, dict[str, int]]:
     return {
         "unscored": summary.unscored or {},
         "neither seed nor easy": summary.unfit,
+        "seed without a pair": summary.mixture.unpaired if summary.mixture is not None else {},
         "expansion rejected": {f"gate {gate}": rows for gate, rows in gates.items()},
         "refined answer rejected": summary.refinement.rejected if summary.refinement is not None else {},
         **_missing(summary.stages),
@@ -399,6 +400,7 @@ _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] =
 
 _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("Student", lambda each: each["student"]),
+    ("Learns to", lambda each: each.get("objective", "imitate")),
     ("Steps", lambda each: formats.count(each.get("steps"))),
     ("Batch", lambda each: formats.count(each.get("batch_size"))),
     ("Examples", lambda each: formats.count(each.get("examples"))),

@@ -242,7 +242,10 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
         None if reduced_to is None else int(reduced_to),
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
-        {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},
+        *(
+            {name.removeprefix(each): int(n) for name, n in manifest.counts.items() if name.startswith(each)}
+            for each in (_SHORTFALL, curriculum.UNPAIRED)
+        ),
         curriculum.share_table(task_types.in_order(configured.types.names), labels, wanted, rows.select("task_type")),
     )
 

@@ -84,6 +84,8 @@ class MixtureSummary:
     """seed, expansion, easy; S_0's come from the pool."""
     shortfall: dict[str, int]
     """Task type → examples that were wanted and not there."""
+    unpaired: dict[str, int]
+    """Reason → seeds that make no pair for a round that is to prefer."""
     shares: pl.DataFrame
     """task_type, natural, target, got: one row for each task type of the run."""
 

@@ -125,7 +125,8 @@ class TrainingSummary(TrainingCount):
     tokens_per_second: float
     final_loss: float
     loss_curve: list[dict[str, int | float]]
-    """One entry a step: step, loss, learning_rate, grad_norm."""
+    """One entry a step: step, loss, learning_rate, grad_norm; to prefer, also the share of pairs whose better answer
+    has become the likelier one (preferred), and by how much in nats times β (margin)."""
     world_size: int
     device: str
     precision: str
@@ -134,6 +135,8 @@ class TrainingSummary(TrainingCount):
     versions: dict[str, str]
     peak_memory: int = 0
     """Bytes that the first rank's training took at most where it computed; 0 in a file that does not say."""
+    objective: str = "imitate"
+    """What was learned; of pairs, ``examples`` counts each once."""
 
     def in_words(self) -> str:
         """What came of it."""

@@ -56,8 +56,7 @@ _STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
 
 _LOGGED = ("step", "loss", "learning_rate", "grad_norm", "preferred", "margin")
-"""What the loss curve has of each step, the last two of a training to prefer: the share of pairs whose better answer
-has become the likelier one, and by how much in nats times β."""
+"""What the loss curve has of each step, the last two of a training to prefer."""
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
@@ -205,6 +204,7 @@ def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int
         resumed_from_steps=list(trainer.watch.resumed_from_steps),
         versions=prerequisites.library_versions(),
         peak_memory=peak,
+        objective=planned.job.objective.type,
     )
 
 
