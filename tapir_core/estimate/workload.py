@@ -86,7 +86,7 @@ class Work:
     """Of them, those that the store does not give."""
     steps: float = 0.0
     examples: float = 0.0
-    """Examples seen, epochs counted, of training."""
+    """Conversations seen, epochs counted, of training."""
     size: curriculum.RoundSize | None = None
     """Of a round's training: its mixture, as far as the easy rows reach."""
     starts: int = 0
@@ -176,7 +176,11 @@ class _Counts:
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))
         self.rows, self.new = self.rows + self.new, 0.0
         size = self.size if at.number else None
-        return Work(at.stage.line, at.round, steps=steps, examples=drawn * epochs, size=size)
+        seen = drawn * epochs
+        if self.config.objective(at.number).reads_answers:
+            # Both answers of a pair, which the base has scored before: a forward pass, a third of a step.
+            seen = 2 * drawn * (epochs + 1 / 3)
+        return Work(at.stage.line, at.round, steps=steps, examples=seen, size=size)
 
     def _expand(self, number: int) -> Calls:
         """For each task type as many new instructions as it has too few seeds, of which a part passes the gates."""
