@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Literal
 
 from tapir_core import errors, run_folder, sources
-from tapir_core.config import RunConfig, load, presets
+from tapir_core.config import Imitate, RunConfig, load, presets
 
 Match = Literal["reference", "rounds", "whole", "usd"]
 """What an arm is matched by: nothing (it is what others are matched to), tokens and steps of each round, those of all
@@ -230,7 +230,10 @@ def _each_round(config: RunConfig, *settings: str) -> list[str]:
 
 
 def _random(config: RunConfig) -> list[str]:
-    return _each_round(config, 'selection={type="random", share=0.0}', "alpha=0.0")
+    """Plain fine-tuning: what else a round learns, and the rate for that, is left out."""
+    others = [number for number in config.round_numbers if config.objective(number) != Imitate()]
+    plain = [f"rounds.{number}.{each}" for number in others for each in ('objective="imitate"', 'learning_rate=""')]
+    return [*_each_round(config, 'selection={type="random", share=0.0}', "alpha=0.0"), *plain]
 
 
 def _no_mfd(config: RunConfig) -> list[str]:
