@@ -110,6 +110,7 @@ class Client:
         )
         # The SDK's `post` builds this anew for each request, which takes half of its processor time (docs/LOG.md).
         self._chat = httpx2.URL(f"{endpoint.base_url.rstrip('/')}/chat/completions", params=endpoint.query or None)
+        self._scores = httpx2.URL(f"{endpoint.base_url.rstrip('/')}/completions", params=endpoint.query or None)
         sent = {name: value for name, value in self.sdk.default_headers.items() if isinstance(value, str)}
         self._headers, self._timeouts = httpx2.Headers(sent), {"timeout": timeout.as_dict()}
 
@@ -117,7 +118,8 @@ class Client:
         """One attempt. The reply never contains the endpoint's key, even if the provider echoes it."""
         # As a stream: for `content` it makes headers that the connection makes anyway, a sixth of the whole work.
         stream = httpx2.ByteStream(json.dumps(wire.request_body(request, self._endpoint), ensure_ascii=False).encode())
-        asked = httpx2.Request("POST", self._chat, headers=self._headers, stream=stream, extensions=self._timeouts)
+        address = self._scores if request.scored else self._chat
+        asked = httpx2.Request("POST", address, headers=self._headers, stream=stream, extensions=self._timeouts)
         asked.read()
         got = await self.get(self._read_bounded(asked))
         if isinstance(got, wire.Reply):

@@ -42,8 +42,8 @@ _OUTCOME_COLUMNS = (
     answers.c.prompt_tokens,
     answers.c.completion_tokens,
     answers.c.usd,
-    # Log-probabilities are only in the body, and only benchmarks read them: other bodies are not fetched.
-    sa.case((answers.c.role == "benchmark", answers.c.raw)),
+    # Log-probabilities are only in the body, and few roles read them: other bodies are not fetched.
+    sa.case((answers.c.role.in_(("benchmark", "rollout", "score")), answers.c.raw)),
 )
 
 _NO_CAPS = BudgetConfig()
@@ -123,8 +123,9 @@ def _outcome(row: Sequence[Any]) -> types.Outcome:
     _, status, text, finish_reason, message, attempts, prompt_tokens, completion_tokens, usd, raw = row
     if status != "answer":
         return types.Failure(cast(types.FailureKind, status), message, attempts, stored=True)
-    ending, logprobs = words.read_ending(finish_reason), wire.read_logprobs(raw)
-    return types.Answer(text, ending, prompt_tokens, completion_tokens, usd, stored=True, logprobs=logprobs)
+    ending, tokens = words.read_ending(finish_reason), wire.read_tokens(raw)
+    more: dict[str, Any] = {"tokens": tokens} if tokens else {"logprobs": wire.read_logprobs(raw)}
+    return types.Answer(text, ending, prompt_tokens, completion_tokens, usd, stored=True, **more)
 
 
 def book(

@@ -52,6 +52,28 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """An answer as token ids, whose log-probabilities are asked for instead of an answer; of vLLM only."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    top_k: int = 0
+    """How many of the likeliest tokens of each place to return beside the answer's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """An answer token by token; logarithms are natural, at temperature 1."""
+
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    """Of each of ``ids``."""
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Of each place the likeliest tokens with their log-probabilities, where they were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One sample of one prompt, for one model."""
 
@@ -71,11 +93,17 @@ class Request:
     """Name of the run. A column, not part of the key."""
     schema: str = ""
     """JSON schema that the reply has to follow, as canonical JSON; empty for a text reply."""
+    with_tokens: bool = False
+    """Whether the answer comes with its `Tokens`; of vLLM only."""
+    scored: Scored | None = None
+    """In place of ``messages``."""
 
     @property
     def key(self) -> str:
         """Store key: what the provider sees, plus identity and sample index (docs/calls.md)."""
+        scored = self.scored and [self.scored.prompt, self.scored.answer, self.scored.top_k]
         only_where_asked_for = {"top_logprobs": self.top_logprobs, "schema": self.schema}
+        only_where_asked_for |= {"tokens": self.with_tokens, "scored": scored}
         return digest(
             {
                 "model": self.model,
@@ -102,6 +130,8 @@ class Answer:
     """True if it came from the store and cost nothing now."""
     logprobs: tuple[tuple[str, float], ...] = ()
     """The most likely first tokens with the natural logarithms of their probabilities; empty if none came."""
+    tokens: Tokens | None = None
+    """Of a request that asks for them."""
     timing: Timing | None = field(default=None, compare=False)
     """How long it took; None for answers from the store or a Batch API."""
 

@@ -32,6 +32,9 @@ _ASKED_BY_FEW = ("logprobs", "top_logprobs")
 TRAINED_ON: tuple[Role, ...] = ("teach", "refine")
 """Roles in which an answer at the token limit counts as cut off, whatever its finish reason."""
 
+_TOKENS = "tapir_tokens"
+"""What is kept in place of a body that was read token by token."""
+
 _LONGEST_MESSAGE = 500
 """Characters of a provider's error text that are kept."""
 
@@ -85,6 +88,9 @@ class Reply:
 def request_body(request: types.Request, endpoint: types.Endpoint) -> dict[str, Any]:
     """The JSON body of ``request`` at ``endpoint``; the sample index is the seed if a seed can matter."""
     sampling = request.sampling
+    if scored := request.scored:
+        asked = {"prompt": [*scored.prompt, *scored.answer], "prompt_logprobs": scored.top_k, "max_tokens": 1}
+        return {"model": request.model, "temperature": 0, **asked}
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     body: dict[str, Any] = {
         "model": request.model,
@@ -97,6 +103,8 @@ def request_body(request: types.Request, endpoint: types.Endpoint) -> dict[str, 
         body["seed"] = request.sample_index
     if request.top_logprobs:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    if request.with_tokens:
+        body |= {"logprobs": True, "return_token_ids": True}
     if request.schema:
         schema = {"name": "reply", "strict": True, "schema": json.loads(request.schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -122,6 +130,9 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
         status = _integer(_mapping(error).get("code"))
         failed = read_error(status if 400 <= status < 600 else 500, {"error": error}, raw=raw)
         return replace(failed, spent=spent)
+    if request is not None and request.scored:
+        tokens = _read_scores(choice, request.scored)
+        return _with_tokens(types.Answer("", "stop", prompt_tokens, completion_tokens, spent.usd), tokens, spent, raw)
     outcome = _read_choice(
         choice,
         types.Answer("", "", prompt_tokens, completion_tokens, spent.usd),
@@ -142,6 +153,8 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
         # For some providers the limit covers thoughts, for others it does not.
         is_full = most == said or said - _details(usage, "completion", "reasoning") >= most
         outcome = replace(outcome, finish_reason=words.CUT_OFF) if is_full else outcome
+    if isinstance(outcome, types.Answer) and request is not None and request.with_tokens:
+        return _with_tokens(outcome, _read_drawn(body, choice), spent, raw)
     return Reply(
         outcome,
         spent=spent,
@@ -150,6 +163,51 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
         is_completion="choices" in body,
         model=str(body.get("model") or ""),
     )
+
+
+def _with_tokens(answer: types.Answer, tokens: types.Tokens | None, spent: types.Spend, raw: str) -> Reply:
+    """An answer token by token, in place of whose body, tens of times as long, the tokens are kept."""
+    if tokens is None:
+        said = f"the reply has no token ids with log-probabilities, as vLLM gives them: {_clip(raw)!r}"
+        return Reply(types.Failure("server", said), spent=spent, raw=raw)
+    kept = json.dumps({_TOKENS: [tokens.prompt, tokens.ids, tokens.log_probs, tokens.top]}, separators=(",", ":"))
+    return Reply(replace(answer, tokens=tokens), spent=spent, raw=kept, is_completion=True)
+
+
+def read_tokens(raw: str | None) -> types.Tokens | None:
+    """The tokens in a stored body that holds them."""
+    if not raw or not raw.startswith(f'{{"{_TOKENS}"'):
+        return None
+    prompt, ids, log_probs, top = json.loads(raw)[_TOKENS]
+    likeliest = tuple(tuple((int(token), float(said)) for token, said in place) for place in top)
+    return types.Tokens(tuple(prompt), tuple(ids), tuple(log_probs), likeliest)
+
+
+def _read_drawn(body: dict[str, Any], choice: dict[str, Any]) -> types.Tokens | None:
+    """Of an answer that was drawn, what it was drawn from."""
+    prompt, ids = body.get("prompt_token_ids"), choice.get("token_ids")
+    said = _mapping(choice.get("logprobs")).get("content")
+    log_probs = [_mapping(each).get("logprob") for each in said] if isinstance(said, list) else []
+    whole = isinstance(prompt, list) and isinstance(ids, list) and len(ids) == len(log_probs)
+    if not whole or not all(isinstance(each, int | float) for each in log_probs):
+        return None
+    return types.Tokens(tuple(prompt), tuple(ids), tuple(log_probs))
+
+
+def _read_scores(choice: dict[str, Any], scored: types.Scored) -> types.Tokens | None:
+    """Of each token of an answer what the model says of it; it adds the answer's own to the likeliest."""
+    said = choice.get("prompt_logprobs")
+    if not isinstance(said, list) or len(said) != len(scored.prompt) + len(scored.answer):
+        return None
+    places = [_mapping(each) for each in said[len(scored.prompt) :]]
+    if not all(str(token) in place for token, place in zip(scored.answer, places, strict=True)):
+        return None
+    own = tuple(float(place[str(token)]["logprob"]) for token, place in zip(scored.answer, places, strict=True))
+    likeliest = [
+        sorted((each["rank"], int(token), float(each["logprob"])) for token, each in place.items()) for place in places
+    ]
+    top = tuple(tuple((token, each) for rank, token, each in place if rank <= scored.top_k) for place in likeliest)
+    return types.Tokens(scored.prompt, scored.answer, own, top if scored.top_k else ())
 
 
 def _read_usage(usage: dict[str, Any]) -> tuple[int, int, int]:
