@@ -246,6 +246,9 @@ def _no_mfd(config: RunConfig) -> list[str]:
     return settings
 
 
+_ONE_ROUND = ("run.rounds=1", 'student.average=""')
+
+
 def _constant_alpha(config: RunConfig) -> list[str]:
     alpha = fmean(config.round(number).alpha or 0.0 for number in config.round_numbers)
     return _each_round(config, f"alpha={round(alpha, 9)}")
@@ -257,13 +260,13 @@ READY: dict[str, ReadyArm] = {
     "random_balanced": ReadyArm("Random, balanced by task type", _random, is_curriculum=False),
     "hard_only": ReadyArm(
         "Hard only, one round (TAPIR-S)",
-        lambda _: ["run.rounds=1", "rounds.1.alpha=1.0"],
+        lambda _: [*_ONE_ROUND, "rounds.1.alpha=1.0"],
         match="whole",
         is_curriculum=False,
     ),
     "random_once": ReadyArm(
         "Random, one round",
-        lambda config: [*_random(config), _NATURAL, "run.rounds=1"],
+        lambda config: [*_random(config), _NATURAL, *_ONE_ROUND],
         match="whole",
         is_curriculum=False,
     ),

@@ -18,6 +18,7 @@ from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
 from tapir_core.config.student import StudentConfig
+from tapir_core.paths import AVERAGE, BACKBONE
 
 LONGEST_NAME = 80
 """Characters of a run's name."""
@@ -247,7 +248,7 @@ class RunSection(Section):
     seed: int = 1
     """Every draw of the run derives from it."""
 
-    rounds: Annotated[int, Field(ge=1, le=49)] = 1
+    rounds: Annotated[int, Field(ge=1, le=AVERAGE - 1)] = 1
     """R: most rounds; the stop rule may end sooner."""
 
     prompts: Free[str | None] = None
@@ -322,6 +323,11 @@ class RunConfig(Section):
     def round_numbers(self) -> range:
         """The rounds that are planned: 1 to R."""
         return range(1, self.run.rounds + 1)
+
+    @property
+    def students(self) -> list[int]:
+        """Who is scored, by round and in order: `BACKBONE`, S_0 (0), S_1 to S_R, `AVERAGE` if it is asked for."""
+        return [BACKBONE, 0, *self.round_numbers, *([AVERAGE] if self.student.average else [])]
 
     def round(self, number: int) -> RoundConfig:
         """Round ``number`` (from 1) with every field resolved, α included."""

@@ -25,7 +25,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import curriculum, paths, sources, stages
+from tapir_core import curriculum, sources, stages
 from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data import readers
@@ -300,8 +300,8 @@ def past_seconds(config: RunConfig) -> dict[str, float]:
     seconds, units = defaultdict[str, float](float), defaultdict[str, float](float)
     for run in _runs_alike(config):
         reader, its = RunReader(run), run.config
-        for number in (None, *range(paths.BACKBONE, its.run.rounds + 1)):
-            parts = [stages.ONCE] if number is None else [stages.ROUND, stages.EVALUATION, stages.BENCHMARK]
+        for number in (None, *its.students):
+            parts = [stages.ONCE] if number is None else [stages.making(number), stages.EVALUATION, stages.BENCHMARK]
             for stage in reader.summarise_stages(stages.lines(*parts), number):
                 done = float(stage.usage.calls) if stage.asks else 0.0
                 if mixture := reader.manifest(stages.MIX.at(number)) if stage.name == stages.TRAIN.name else None:

@@ -108,8 +108,8 @@ def workload(config: RunConfig, pool: Pool, benchmarks: Mapping[str, Asks]) -> I
         model = stages.served_in_turn(config, at) if any(work.paid for work in works) else ""
         if at.stage.trains or model not in ("", serving):
             works[0] = replace(works[0], starts=1)
-        # A training takes the machine from every server.
-        serving = "" if at.stage.trains else model or serving
+        # A training takes the machine from every server, and another checkpoint takes another start.
+        serving = model or serving if at.stage.columns else ""
         yield from works
 
 
