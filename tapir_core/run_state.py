@@ -274,7 +274,7 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
 
 
 def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> int:
-    """The student that is meant, by round: `best` (by the dev split), `last`, `average`, or the number of a round.
+    """The student that is meant, by round: `best` (by the dev split), `average`, or the number of a round.
 
     Args:
         run: The run.
@@ -285,8 +285,7 @@ def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> i
         ConfigError: the run has no such student.
     """
     students = {paths.OF_NO_ROUND.get(number, str(number)): number for number in run.students}
-    meant = {"best": lambda: state_of(run).best, "last": lambda: max(run.trained_rounds, default=None)}
-    number = meant[which]() if which in meant else students.get(which)
+    number = state_of(run).best if which == "best" else students.get(which)
     if number is None or number not in students.values():
         why = (
             f" yet: it takes a dev split, and a round that is scored (`tapir evaluate {run.ref.name}` scores)"

@@ -120,13 +120,13 @@ def ask(
     name: terminal.RunName,
     text: Annotated[str, typer.Argument(help="The instruction.", show_default=False)],
     which: Annotated[
-        str, typer.Option("--round", metavar="N|best|average", help="0 is S_0; the last one when left out.")
-    ] = "last",
+        str | None, typer.Option("--round", metavar="N|best|average", help="0 is S_0; the last one when left out.")
+    ] = None,
     root: terminal.Root = "runs",
 ) -> None:
     """`tapir ask`."""
     run = run_folder.RunFolder(terminal.run_ref(name, root))
-    number = run_state.find_student(run, which)
+    number = run_state.find_student(run, which or str(max(run.trained_rounds, default="last")))
     live = runtime.current(run)
     student = live.student(number)
     terminal.say(f"{student_name(number)} of run {run.ref.name}")

@@ -232,7 +232,7 @@ class StudentConfig(Section):
     sampling: Sampling = Sampling(max_tokens=1024)
     """Sampling of the student's answers to the pool and to the held-out set."""
 
-    average: Later[Free[Literal["rounds"] | None]] = None
+    average: Later[Literal["rounds"] | None] = None
     """`"rounds"`: the mean of the weights of S_1 to S_R is one more student, which is scored as they are, and exported
     as the best if the dev split says so. No stop rule looks at it."""
 
