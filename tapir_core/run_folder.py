@@ -90,8 +90,8 @@ class Redo:
         return self.version != self.at.stage.version
 
     def __str__(self) -> str:
-        if self.at.stage.trains:
-            return f"{self.at}: a training"
+        if not self.at.stage.columns:
+            return f"{self.at}: a {'training' if self.at.stage.trains else 'checkpoint'}"
         return f"{self.at}: {self.rows} rows" + (f", up to {self.calls} calls" if self.calls else "")
 
 

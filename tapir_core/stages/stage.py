@@ -52,7 +52,7 @@ class StageAt:
     def __str__(self) -> str:
         of_round = "" if self.round is None else paths.OF_NO_ROUND.get(self.round, f"round {self.round}")
         wave = f"wave {self.wave}" if self.wave else ""
-        places = ", ".join(filter(None, (of_round, self.model, wave, self.benchmark)))
+        places = ", ".join(each for each in (of_round, self.model, wave, self.benchmark) if each and each != self.name)
         return f"{self.name} ({places})" if places else self.name
 
     @property
