@@ -60,7 +60,7 @@ def test_it_is_a_student_by_name_and_the_best_where_dev_says_so(tmp_path: Path) 
     assert find_student(run, "average") == find_student(run, "best") == AVERAGE
     assert unscored_students(run, [AVERAGE]) == []
     without = build_run(tmp_path / "without")
-    with pytest.raises(ConfigError, match="--round average: .* it has 0, 1, 2;"):
+    with pytest.raises(ConfigError, match=r"--round average: .* it has 0, 1, 2;"):
         find_student(without, "average")
 
 
@@ -212,7 +212,7 @@ def test_tables_status_and_report_name_it_and_do_not_take_it_for_a_round(tmp_pat
     cells = {row[0]: row[-1] for row in table.rows}
     assert cells["Accuracy, test, %"] == f"{100 * summary.rounds[-1].score('test').value:.1f}"  # type: ignore[union-attr, operator]
     assert cells["Mixture"] == cells["Pool"] == cells["Seeds"] == "–"
-    assert [row[0] for row in stages_table(summary.rounds[-1]).rows][0] == "average"
+    assert next(row[0] for row in stages_table(summary.rounds[-1]).rows) == "average"
     assert (summary.best, summary.gain and summary.gain.after) == (AVERAGE, 2)
     assert sentences.best(summary) == "Best round by the dev split: average."
     progress = read_progress(reader, {})
