@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.engines.average import average
-from tests.students import make_checkpoint
+from tests.harness.processes import REPOSITORY
+from tests.students import make_checkpoint, make_tiny_students
 
 Tensors = dict[str, torch.Tensor]
 
@@ -96,3 +99,19 @@ def test_checkpoints_of_different_models_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="not all of them have head"):
         average(tmp_path / "average", one, other)
     assert not (tmp_path / "average").exists()
+
+
+def test_the_mean_of_two_models_loads_as_one_of_them(tmp_path: Path) -> None:
+    """Run as the product runs it, in a process of its own."""
+    from transformers import AutoModelForCausalLM  # seconds, which processes that only collect need not spend
+
+    students = make_tiny_students(tmp_path, 2)
+    made = [sys.executable, "-m", "tasks.engines.average", *map(str, (tmp_path / "average", *students))]
+    subprocess.run(made, check=True, cwd=REPOSITORY, capture_output=True)
+    one, other, mean = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype="float32").state_dict()
+        for folder in (*students, tmp_path / "average")
+    )
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (one[name] + other[name]) / 2, rtol=2**-8, atol=1e-6)
