@@ -79,7 +79,7 @@ def _trained(run: RunSummary) -> str:
 
 def best(run: RunSummary) -> str:
     """The best round."""
-    rule = " (the last, unless an earlier one is shown to be better)" if run.config.data.judged else ""
+    rule = " (the last, unless another one is shown to be better)" if run.config.data.judged else ""
     return "" if run.best is None else f"Best round by the dev split{rule}: {student_name(run.best)}."
 
 
