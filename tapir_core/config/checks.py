@@ -274,7 +274,7 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
             },
             **{
                 f'rounds.{name}.alpha: value {each.alpha:g}: a round that is to "{each.objective.type}" has no easy '
-                "part; leave alpha out of it": each.alpha != 1
+                "part; leave alpha out of its entry": each.alpha != 1
                 for name, each in own.items()
             },
             f"rounds.{full.partition(',')[0]}.selection.share: value 1: where all instructions are "

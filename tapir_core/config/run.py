@@ -12,6 +12,7 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from tapir_core.config import benchmarks, roles
 from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl, T
@@ -23,6 +24,8 @@ LONGEST_NAME = 80
 """Characters of a run's name."""
 
 
+_OF_OBJECTIVE = {"learning_rate", "epochs", "alpha"}
+"""Fields of a round whose sensible values go with its objective."""
 _OF_ADAPTERS = 10
 """Times the learning rate of all weights is that of the few of adapters, as is usual."""
 
@@ -305,8 +308,12 @@ class RunConfig(Section):
 
     @field_serializer("rounds")
     def _only_what_is_set(self, rounds: dict[str, RoundConfig]) -> dict[str, dict[str, Any]]:
-        # An entry written with all its defaults would hide [rounds.default] when it is read again.
-        return {name: entry.model_dump(mode="json", include=entry.model_fields_set) for name, entry in rounds.items()}
+        # An entry written with all its defaults would hide [rounds.default] when it is read again, and one without a
+        # default that it sets would be hidden by it.
+        return {
+            name: to_jsonable_python({each: getattr(entry, each) for each in sorted(entry.model_fields_set)})
+            for name, entry in rounds.items()
+        }
 
     @property
     def endpoints(self) -> dict[str, roles.EndpointConfig]:
@@ -329,6 +336,11 @@ class RunConfig(Section):
         own = str(min(number, max(numbered, default=0)))  # past the last entry, the last one holds
         entries = [self.rounds[name] for name in ("default", own) if name in self.rounds]
         fields = {name: getattr(entry, name) for entry in entries for name in entry.model_fields_set}
+        if entries and fields.get("objective", Imitate()).type != entries[0].objective.type:
+            # What [rounds.default] says of these is meant for what it lets a round learn.
+            fields = {
+                name: each for name, each in fields.items() if name not in _OF_OBJECTIVE - entries[-1].model_fields_set
+            }
         if fields.get("alpha") is None:
             scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
             has_easy = not fields.get("objective", Imitate()).reads_answers
@@ -383,4 +395,4 @@ class RunConfig(Section):
 
     def checks_expansion(self, number: int) -> bool:
         """Whether round ``number`` keeps those new instructions only that are as hard as its seeds."""
-        return self.curriculum.expansion.check_difficulty and self.judges(number)
+        return self.curriculum.expansion.check_difficulty and self.judges(number) and bool(self.waves(number))

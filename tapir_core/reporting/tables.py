@@ -300,7 +300,6 @@ def _left_out(summary: types.RoundSummary) -> dict[str, dict[str, int]]:
     return {
         "unscored": summary.unscored or {},
         "neither seed nor easy": summary.unfit,
-        "seed without a pair": summary.mixture.unpaired if summary.mixture is not None else {},
         "expansion rejected": {f"gate {gate}": rows for gate, rows in gates.items()},
         "refined answer rejected": summary.refinement.rejected if summary.refinement is not None else {},
         **_missing(summary.stages),
@@ -408,6 +407,7 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("Tokens", lambda each: formats.count(each.get("total_tokens"))),
     ("With loss", lambda each: formats.count(each.get("trained_tokens"))),
     ("Final loss", lambda each: formats.number(each.get("final_loss"), 3)),
+    ("Preferred, last step", lambda each: formats.percent([{}, *each.get("loss_curve", ())][-1].get("preferred"))),
     ("Tokens/s", lambda each: formats.count(each.get("tokens_per_second"))),
     ("Time", lambda each: formats.duration(each.get("seconds"))),
     ("Precision", lambda each: each.get("precision", formats.NOTHING)),

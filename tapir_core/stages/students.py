@@ -269,11 +269,12 @@ SELECT = declare(
         row="a seed",
         version=3,
         when=_is_numbered,
-        reads=lambda c, at: _measured(c, at) or _in_round(c, at),
+        reads=lambda c, at: [*(_measured(c, at) or _in_round(c, at)), *_own_answers(c, at)],
         settings=lambda c, at: {
             "seed": c.run.seed,
             "selection": c.round(at.number).selection.shaping(),
             "teacher_floor": c.curriculum.teacher_floor,
+            **objective_fields(c, at.number),
         },
     )
 )
@@ -353,7 +354,7 @@ DRAW = declare(
         when=_is_numbered,
         reads=lambda c, at: [
             *(*_pool(c, at), *_measured(c, at), SELECT.at(at.round)),
-            *(EXPAND.at(at.round), *_trained_on(at), *_own_answers(c, at)),
+            *(EXPAND.at(at.round), *_trained_on(at)),
         ],
         settings=lambda c, at: size_fields(c, at.number),
         inner=True,

@@ -163,7 +163,11 @@ def _round(
         unscored=None if pool is None or difficulty is None else _unscored(reader, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
         delta=None if seeds is None else curriculum.delta_of(seeds.counts),
-        unfit={} if seeds is None else {name: int(seeds.counts[name]) for name in _UNFIT if name in seeds.counts},
+        unfit={
+            name: int(rows)
+            for name, rows in (seeds.counts if seeds else {}).items()
+            if name in _UNFIT or name.startswith(curriculum.UNPAIRED)
+        },
         expansion=_expansion(reader, number),
         refinement=_refinement(reader, number),
         mixture=_mixture(reader, number, labels),
@@ -242,10 +246,7 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
         None if reduced_to is None else int(reduced_to),
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
-        *(
-            {name.removeprefix(each): int(n) for name, n in manifest.counts.items() if name.startswith(each)}
-            for each in (_SHORTFALL, curriculum.UNPAIRED)
-        ),
+        {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},
         curriculum.share_table(task_types.in_order(configured.types.names), labels, wanted, rows.select("task_type")),
     )
 

@@ -84,8 +84,6 @@ class MixtureSummary:
     """seed, expansion, easy; S_0's come from the pool."""
     shortfall: dict[str, int]
     """Task type → examples that were wanted and not there."""
-    unpaired: dict[str, int]
-    """Reason → seeds that make no pair for a round that is to prefer."""
     shares: pl.DataFrame
     """task_type, natural, target, got: one row for each task type of the run."""
 
@@ -129,7 +127,7 @@ class RoundSummary:
     seeds: int | None = None
     delta: float | None = None
     unfit: dict[str, int] = field(default_factory=dict)
-    """Reason → scored instructions that are neither seeds nor easy."""
+    """Reason → scored instructions that are neither seeds nor easy; those that make no pair to learn from are such."""
     expansion: GatedSummary | None = None
     refinement: GatedSummary | None = None
     mixture: MixtureSummary | None = None
