@@ -93,7 +93,7 @@ def _run_waves(run: RunFolder, at: stages_.StageAt) -> DatasetRef:
     """Do the steps of a stage wave by wave, until one requests nothing or the waves are used up, then the last ones."""
     collected = stages_.with_steps(run.config, at, waves=())
     if not all(run.holds(each) for each in collected):
-        for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
+        for wave in run.config.waves(at.number):
             requests, *others = (step.at(at.round, wave) for step in at.stage.wave_steps)
             if run_stage(run.ref, requests).rows == 0:
                 break

@@ -209,5 +209,4 @@ def _accepted(run: RunFolder, number: int, waves: int) -> pl.DataFrame:
 
 def _waves(run: RunFolder, number: int) -> list[int]:
     """Waves of a round that are whole, in order."""
-    waves = range(1, run.config.curriculum.expansion.max_waves + 1)
-    return [wave for wave in waves if run.holds(stages.WAVE_GATED.at(number, wave))]
+    return [wave for wave in run.config.waves(number) if run.holds(stages.WAVE_GATED.at(number, wave))]

@@ -12,7 +12,8 @@ import polars as pl
 
 from tapir_core import curriculum, randomness, stages, task_types
 from tapir_core.calls import Answer, Outcome
-from tapir_core.judging import show_instruction
+from tapir_core.config import Prefer
+from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.reporting.sentences import reduced
 from tapir_core.run_folder import RunFolder
 from tasks import asking, judge
@@ -43,7 +44,22 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
         else run.rows(stages.DIFFICULTY.at(judged)).height - candidates.height,
         "student_better": candidates.height - chosen.seeds.height - chosen.easy.height,
     }
-    return Worked(chosen.seeds, {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}})
+    seeds, unpaired = _pairs(run, at, chosen.seeds)
+    counts = {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}, **unpaired}
+    return Worked(seeds, counts)
+
+
+def _pairs(run: RunFolder, at: stages.StageAt, seeds: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, float]]:
+    """In a round that is to prefer, the seeds that make a pair, and how many do not for which reason."""
+    objective, judge = run.config.objective(at.number), run.config.judge
+    if not isinstance(objective, Prefer):
+        return seeds, {}
+    verdicts = combine_judges(run.rows(stages.JUDGE.at(at.round)), judge.panel_rule)
+    answers = run.rows(stages.ANSWER.at(at.round))
+    pairs, why = curriculum.preference_pairs(seeds, verdicts, answers, judge.expected_orders, objective.margin)
+    others = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in why.items()) or "none"
+    tell(logging.INFO, f"round {at.number}: {pairs.height} of {seeds.height} seeds make a pair; the others: {others}")
+    return pairs, {f"{curriculum.UNPAIRED}{reason}": float(count) for reason, count in why.items()}
 
 
 @stage_task(stages.DRAW)
@@ -77,7 +93,7 @@ def hard_rows(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
     )
     texts = round_pool(run, at.number + 1).drop("task_type")
     rows = drawn.join(texts, on="instruction_id", maintain_order="left")
-    return rows if run.config.curriculum.refine else rows.clear()
+    return rows if run.config.refines(at.number) else rows.clear()
 
 
 @shard_task(stages.REFINE, plan=hard_rows)
@@ -144,7 +160,12 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
     )
     # What the draw of a round lacks its mixture lacks too.
     told = {name: count for name, count in counted.items() if name == _REDUCED or name.startswith(_SHORTFALL)}
-    return Worked(mixture.rows, {**told, "missing_examples": mixture.missing})
+    examples = mixture.rows
+    if run.config.objective(number).reads_answers:
+        own = run.rows(stages.ANSWER.at(number)).select("instruction_id", rejected="response")
+        examples = examples.join(own, on="instruction_id", how="left", validate="1:1", maintain_order="left")
+        assert not examples["rejected"].null_count(), "what was drawn has no answer of the student to be preferred to"
+    return Worked(examples, {**told, "missing_examples": mixture.missing})
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:

@@ -279,6 +279,7 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
         learning_rate=config.learning_rate(number),
         seed=randomness.derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=config.student.template,
+        objective=config.objective(number),
         log_path=current(run).log(f"train-{number:02d}"),
     )
 

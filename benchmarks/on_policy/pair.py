@@ -134,7 +134,7 @@ def generate(
     return [row for row in made if row is not None]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a tensor of inference mode takes no part in a loss
 def score(teacher: Any, rows: Sequence[Row], k: int) -> list[Row]:
     """With t of every token, and the teacher's k likeliest."""
     teacher.eval()

@@ -7,6 +7,7 @@ Limits: an ablation leaves out one ingredient of the curriculum as it is configu
 cannot be left out of it, and is refused.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from statistics import fmean
 from typing import Literal
 
 from tapir_core import errors, run_folder, sources
-from tapir_core.config import RunConfig, load, presets
+from tapir_core.config import Imitate, RunConfig, load, presets
 
 Match = Literal["reference", "rounds", "whole", "usd"]
 """What an arm is matched by: nothing (it is what others are matched to), tokens and steps of each round, those of all
@@ -230,11 +231,18 @@ def _each_round(config: RunConfig, *settings: str) -> list[str]:
 
 
 def _random(config: RunConfig) -> list[str]:
-    return _each_round(config, 'selection={type="random", share=0.0}', "alpha=0.0")
+    """Plain fine-tuning: a round that learns otherwise imitates, as the first one does that imitates anyway."""
+    imitating = [number for number in config.round_numbers if config.objective(number) == Imitate()]
+    first = config.round(imitating[0]) if imitating else config.basic_tuning
+    rate = "" if first.learning_rate is None else first.learning_rate
+    plain = ['objective="imitate"', f"learning_rate={json.dumps(rate)}", f"epochs={first.epochs}"]
+    others = [f"rounds.{number}.{each}" for number in config.round_numbers if number not in imitating for each in plain]
+    return [*_each_round(config, 'selection={type="random", share=0.0}', "alpha=0.0"), *others]
 
 
 def _no_mfd(config: RunConfig) -> list[str]:
     settings = []
+    _demand_imitation(config, "no_mfd")
     for number in config.round_numbers:
         rule = config.round(number).selection
         if not rule.reads_difficulty or rule.fixed_share is None:
@@ -250,8 +258,23 @@ _ONE_ROUND = ("run.rounds=1", 'student.average=""')
 
 
 def _constant_alpha(config: RunConfig) -> list[str]:
-    alpha = fmean(config.round(number).alpha or 0.0 for number in config.round_numbers)
-    return _each_round(config, f"alpha={round(alpha, 9)}")
+    mixed = [number for number in config.round_numbers if not config.objective(number).reads_answers]
+    alpha = fmean([config.round(number).alpha or 0.0 for number in mixed] or [1.0])
+    return [f"rounds.{number}.alpha={round(alpha, 9)}" for number in mixed]
+
+
+def _no_rejudging(config: RunConfig) -> list[str]:
+    _demand_imitation(config, "no_rejudging")
+    return ["curriculum.rejudge=false"]
+
+
+def _demand_imitation(config: RunConfig, arm: str) -> None:
+    for number in config.round_numbers:
+        if config.objective(number).reads_answers:
+            raise errors.ConfigError(
+                f'arm {arm}: rounds.{number}.objective is "{config.objective(number).type}", which learns from the '
+                "verdicts that this arm does without; leave the arm out"
+            )
 
 
 READY: dict[str, ReadyArm] = {
@@ -278,6 +301,6 @@ READY: dict[str, ReadyArm] = {
     "no_expansion": ReadyArm("Without expansion", lambda _: ["curriculum.expansion.max_waves=0"]),
     "no_refinement": ReadyArm("Without refinement", lambda _: ["curriculum.refine=false"]),
     "constant_alpha": ReadyArm("Without rising α: its mean in each round", _constant_alpha),
-    "no_rejudging": ReadyArm("Without re-judging: MFD of round 1", lambda _: ["curriculum.rejudge=false"]),
+    "no_rejudging": ReadyArm("Without re-judging: MFD of round 1", _no_rejudging),
 }
 """Every ready arm by name."""

@@ -15,6 +15,9 @@ from tapir_core.config.benchmarks import HELDOUT, AskedBenchmark, BenchmarkConfi
 from tapir_core.config.curriculum import (
     ExpansionConfig,
     HardShare,
+    Imitate,
+    Objective,
+    Prefer,
     RandomShare,
     RoundConfig,
     SelectionRule,

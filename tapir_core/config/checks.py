@@ -248,6 +248,7 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
+    own = {name: each for name, each in rounds.items() if each.objective.reads_answers}
     return cfg.problems(
         {
             f'judge.orders: has no effect in judge.mode = "{judge.mode}", which shows one answer a call; leave it out '
@@ -269,6 +270,17 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
             "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
             f"rounds.{barren.partition(',')[0]}.selection.share: value 0: without seeds (round {barren}) "
             "the hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
+            **{
+                f'rounds.{name}.objective: value "{each.objective.type}": learns from verdicts on the student\'s '
+                f"answers, and round {name} has none of its own; set rounds.{name}.selection = "
+                '{ type = "hard_share" }, and leave curriculum.rejudge = true': not config.judges(int(name))
+                for name, each in own.items()
+            },
+            **{
+                f'rounds.{name}.alpha: value {each.alpha:g}: a round that is to "{each.objective.type}" has no easy '
+                "part; leave alpha out of its entry": each.alpha != 1
+                for name, each in own.items()
+            },
             f"rounds.{full.partition(',')[0]}.selection.share: value 1: where all instructions are "
             f"seeds (round {full}) the easy part (alpha below 1) has nothing to be drawn from; set a lower share, or "
             "alpha = 1": full,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Section, T, matching
+from tapir_core.config._base import BY_FORM, OTHER, TEXT, AutoSize, Free, Kind, Later, Section, T, matching
 from tapir_core.task_types import (
     DEFINED,
     OTHERS,
@@ -268,6 +269,48 @@ class CurriculumConfig(Section):
         return TaskTypes({name: each.definition for name, each in said.items()}, families)
 
 
+class Objective(Kind):
+    """What a round learns from its prompts (docs/training.md#objectives)."""
+
+    learning_rate: ClassVar[float] = 2e-5
+    """Peak learning rate where a round says none; ten times as much for adapters."""
+
+    reads_answers: ClassVar[bool] = False
+    """Whether it learns from the student's answers, so that the round is of instructions that they were judged on:
+    none is written anew, none is easy, and no answer is refined."""
+
+
+class Imitate(Objective):
+    """Cross-entropy on the teacher's answers."""
+
+    type: Literal["imitate"] = "imitate"
+
+
+class Prefer(Objective):
+    """The teacher's answer over the student's own, where the judge puts it ahead.
+
+    Direct preference optimization (arXiv 2305.18290) on the pairs of arXiv 2604.03873.
+    """
+
+    learning_rate: ClassVar[float] = 5e-6
+    reads_answers: ClassVar[bool] = True
+
+    type: Literal["prefer"] = "prefer"
+
+    margin: NonNegativeFloat = 1.0
+    """Points of the judge's scale by which the teacher's answer must be ahead in each order; at 0 any more."""
+
+    beta: PositiveFloat = 0.1
+    """β: how dear it is to move away from the student with which the round begins."""
+
+    imitation: NonNegativeFloat = 1.0
+    """Weight of the cross-entropy on the teacher's answers beside, which keeps them likely."""
+
+
+def _by_its_name(said: Any) -> Any:
+    return {"type": said} if isinstance(said, str) else said
+
+
 class RoundConfig(Section):
     """One round, resolved: `[rounds.default]`, then `[rounds.N]`, then the command line."""
 
@@ -278,14 +321,19 @@ class RoundConfig(Section):
     """Which instructions are seeds: those above a `"threshold"`, as in the paper, the `"hard_share"`, or `"random"`
     ones, by default the whole pool."""
 
+    objective: Annotated[Later[Objective], BeforeValidator(_by_its_name)] = Imitate()
+    """What is learned from the prompts: to `"imitate"` the teacher's answers, or to `"prefer"` them over the student's
+    own."""
+
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
-    """α_r: hard share of this round's mixture; unset: the schedule's."""
+    """α_r: hard share of this round's mixture; unset: the schedule's, and 1 where the objective knows no easy part."""
 
     epochs: PositiveFloat = 2.0
     """Passes over the mixture."""
 
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate; unset: 2e-5, or 2e-4 for the adapters of `[training.lora]`."""
+    """Peak learning rate; unset: 2e-5, for `"prefer"` 5e-6; ten times as much for the adapters of
+    `[training.lora]`."""
 
     batch_size: PositiveInt | None = None
     """Examples that one optimizer step of this round sees; unset: `training.batch_size`. Any number will do:

@@ -12,10 +12,11 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from tapir_core.config import benchmarks, roles
 from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl, T
-from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
+from tapir_core.config.curriculum import CurriculumConfig, Imitate, Objective, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
 from tapir_core.config.student import StudentConfig
 from tapir_core.paths import AVERAGE, BACKBONE
@@ -24,8 +25,10 @@ LONGEST_NAME = 80
 """Characters of a run's name."""
 
 
-_RATE, _ADAPTER_RATE = 2e-5, 2e-4
-"""The paper's, and ten times as much for the few weights of adapters, as is usual."""
+_OF_OBJECTIVE = {"learning_rate", "epochs", "alpha"}
+"""Fields of a round whose sensible values go with its objective."""
+_OF_ADAPTERS = 10
+"""Times the learning rate of all weights is that of the few of adapters, as is usual."""
 
 
 InSaves = Annotated[T, "free", "saves"]
@@ -306,8 +309,12 @@ class RunConfig(Section):
 
     @field_serializer("rounds")
     def _only_what_is_set(self, rounds: dict[str, RoundConfig]) -> dict[str, dict[str, Any]]:
-        # An entry written with all its defaults would hide [rounds.default] when it is read again.
-        return {name: entry.model_dump(mode="json", include=entry.model_fields_set) for name, entry in rounds.items()}
+        # An entry written with all its defaults would hide [rounds.default] when it is read again, and one without a
+        # default that it sets would be hidden by it.
+        return {
+            name: to_jsonable_python({each: getattr(entry, each) for each in sorted(entry.model_fields_set)})
+            for name, entry in rounds.items()
+        }
 
     @property
     def endpoints(self) -> dict[str, roles.EndpointConfig]:
@@ -335,9 +342,15 @@ class RunConfig(Section):
         own = str(min(number, max(numbered, default=0)))  # past the last entry, the last one holds
         entries = [self.rounds[name] for name in ("default", own) if name in self.rounds]
         fields = {name: getattr(entry, name) for entry in entries for name in entry.model_fields_set}
+        if entries and fields.get("objective", Imitate()).type != entries[0].objective.type:
+            # What [rounds.default] says of these is meant for what it lets a round learn.
+            fields = {
+                name: each for name, each in fields.items() if name not in _OF_OBJECTIVE - entries[-1].model_fields_set
+            }
         if fields.get("alpha") is None:
             scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
-            fields["alpha"] = min(1.0, round(scheduled, 9))
+            has_easy = not fields.get("objective", Imitate()).reads_answers
+            fields["alpha"] = min(1.0, round(scheduled, 9)) if has_easy else 1.0
         return RoundConfig.model_validate(fields)
 
     def examples(self, number: int) -> int:
@@ -353,7 +366,20 @@ class RunConfig(Section):
     def learning_rate(self, number: int) -> float:
         """Peak learning rate of round ``number`` (0: of S_0)."""
         own = self.round(number).learning_rate if number else self.basic_tuning.learning_rate
-        return own or (_ADAPTER_RATE if self.training.lora else _RATE)
+        return own or self.objective(number).learning_rate * (_OF_ADAPTERS if self.training.lora else 1)
+
+    def objective(self, number: int) -> Objective:
+        """What round ``number`` learns; S_0 imitates."""
+        return self.round(number).objective if number > 0 else Imitate()
+
+    def waves(self, number: int) -> range:
+        """The waves of new instructions that round ``number`` may have, from 1."""
+        most = 0 if self.objective(number).reads_answers else self.curriculum.expansion.max_waves
+        return range(1, most + 1)
+
+    def refines(self, number: int) -> bool:
+        """Whether round ``number`` rewrites the answers of its hard part."""
+        return self.curriculum.refine and not self.objective(number).reads_answers
 
     def verdict_round(self, number: int) -> int | None:
         """The round whose verdicts say how hard the pool of round ``number`` is; None for random seeds, or for S_0.
@@ -375,4 +401,4 @@ class RunConfig(Section):
 
     def checks_expansion(self, number: int) -> bool:
         """Whether round ``number`` keeps those new instructions only that are as hard as its seeds."""
-        return self.curriculum.expansion.check_difficulty and self.judges(number)
+        return self.curriculum.expansion.check_difficulty and self.judges(number) and bool(self.waves(number))

@@ -88,7 +88,7 @@ def auto_sizes(config: RunConfig, rows: int) -> tuple[RunConfig, tuple[str, ...]
 
 def _size_of(config: RunConfig, number: int, left: int) -> tuple[int, str]:
     """Examples of a round, of ``left`` instructions, and what limits them."""
-    settings, waves = config.round(number), config.curriculum.expansion.max_waves
+    settings, waves = config.round(number), config.waves(number)
     if settings.selection.fixed_share == 1:
         examples = max(left, min(_SMALL, (1 + _MOST_NEW) * left) if waves else 0)
         new = "new ones are written up to" if examples > left else "no more than these are worth"

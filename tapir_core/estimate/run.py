@@ -460,6 +460,7 @@ def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_base
     config, known, priors = costs.config, costs.known, priors_of(costs.teacher)
     evaluation, curriculum, verifier = config.evaluation, config.curriculum, config.judge.verifies("judge")
     unjudged = [str(number) for number in config.round_numbers if not config.judges(number)]
+    pairs = [str(number) for number in config.round_numbers if config.objective(number).reads_answers]
     by_threshold = any(config.round(number).selection.fixed_share is None for number in config.round_numbers)
     marked = [name for name in evaluation.each_round if name in evaluation.marked]
     later = [name for name in evaluation.asked if name not in evaluation.each_round]
@@ -493,6 +494,7 @@ def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_base
         f"{'known' if pool.natural_shares else 'not known, and taken to be those of the mixtures'}.": (
             curriculum.expansion.max_waves
         ),
+        f"Every seed of round {', '.join(pairs)} counts as a pair to learn from; some make none.": pairs,
         f"All {config.run.rounds} rounds are counted; a stop rule may end sooner.": config.run.rounds > 1,
         "A baseline follows (evaluation.baseline) and counts in the totals: the steps of all rounds once more, and "
         "one more student to be scored.": has_baseline,

@@ -86,7 +86,7 @@ class Work:
     """Of them, those that the store does not give."""
     steps: float = 0.0
     examples: float = 0.0
-    """Examples seen, epochs counted, of training."""
+    """Conversations seen, epochs counted, of training."""
     size: curriculum.RoundSize | None = None
     """Of a round's training: its mixture, as far as the easy rows reach."""
     starts: int = 0
@@ -117,6 +117,15 @@ def is_repeated(config: RunConfig, work: Work) -> bool:
     """Whether a baseline takes such work once more: the training of every round, the scoring of the last student."""
     scores_last = work.round == config.run.rounds and work.stage in stages.lines(stages.EVALUATION, stages.BENCHMARK)
     return scores_last or bool(work.steps and work.round)
+
+
+def conversations_seen(config: RunConfig, number: int, examples: float) -> float:
+    """What the training of a round (0: of S_0) on so many examples computes, epochs counted, in conversations.
+
+    Of a pair both, which the base has scored before: a forward pass, a third of what a step takes.
+    """
+    epochs = config.round(number).epochs if number else config.basic_tuning.epochs
+    return 2 * examples * (epochs + 1 / 3) if config.objective(number).reads_answers else examples * epochs
 
 
 class _Counts:
@@ -159,7 +168,7 @@ class _Counts:
             stages.TEACH.name: float(self.pool.rows - self.pool.own_answers),
             stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
-            stages.REFINE.name: self.hard if self.config.curriculum.refine else 0.0,
+            stages.REFINE.name: self.hard if self.config.refines(at.round or 0) else 0.0,
         }.get(at.name, self.pool.rows if at.round is None else self.rows)
         if at.stage.asks == "judge":
             judged = {stages.JUDGE.name: self.judged, stages.JUDGE_HELDOUT.name: 0.0 if at.round == BACKBONE else rows}
@@ -176,7 +185,8 @@ class _Counts:
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))
         self.rows, self.new = self.rows + self.new, 0.0
         size = self.size if at.number else None
-        return Work(at.stage.line, at.round, steps=steps, examples=drawn * epochs, size=size)
+        seen = conversations_seen(self.config, at.number, drawn)
+        return Work(at.stage.line, at.round, steps=steps, examples=seen, size=size)
 
     def _expand(self, number: int) -> Calls:
         """For each task type as many new instructions as it has too few seeds, of which a part passes the gates."""
@@ -192,7 +202,7 @@ class _Counts:
             for of_seeds in hardness
         ]
         missing = int(sum(lacks))
-        self.new = missing if seeds and self.config.curriculum.expansion.max_waves else 0.0
+        self.new = missing if seeds and self.config.waves(number) else 0.0
         self.hard = self.size.hard - missing + self.new
         checks = self.config.checks_expansion(number)
         asked = self.new / (priors.passing * priors.usable * (_NEW_ARE_HARD if checks else 1.0))

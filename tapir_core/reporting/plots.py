@@ -120,7 +120,8 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
         if curves
         else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
-        f"tokens of answers, of one batch a step; of more than {_MOST_STEPS} steps some are left out.",
+        "tokens of answers, of one batch a step; that of pairs is another, and not to be compared. Of more than "
+        f"{_MOST_STEPS} steps some are left out.",
     )
 
 

@@ -399,6 +399,7 @@ _CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] =
 
 _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("Student", lambda each: each["student"]),
+    ("Learns to", lambda each: each.get("objective", "imitate")),
     ("Steps", lambda each: formats.count(each.get("steps"))),
     ("Batch", lambda each: formats.count(each.get("batch_size"))),
     ("Examples", lambda each: formats.count(each.get("examples"))),
@@ -406,6 +407,7 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("Tokens", lambda each: formats.count(each.get("total_tokens"))),
     ("With loss", lambda each: formats.count(each.get("trained_tokens"))),
     ("Final loss", lambda each: formats.number(each.get("final_loss"), 3)),
+    ("Preferred, last step", lambda each: formats.percent([{}, *each.get("loss_curve", ())][-1].get("preferred"))),
     ("Tokens/s", lambda each: formats.count(each.get("tokens_per_second"))),
     ("Time", lambda each: formats.duration(each.get("seconds"))),
     ("Precision", lambda each: each.get("precision", formats.NOTHING)),

@@ -108,7 +108,7 @@ def served_in_turn(config: RunConfig, at: StageAt) -> Asked:
 
 def with_steps(config: RunConfig, at: StageAt, waves: Iterable[int] | None = None) -> list[StageAt]:
     """A stage after all its steps, inputs first: of its waves those of ``waves`` (None: all that it may have)."""
-    numbers = range(1, config.curriculum.expansion.max_waves + 1) if waves is None else waves
+    numbers = (config.waves(at.number) if at.stage.wave_steps else ()) if waves is None else waves
     steps = [step.at(at.round, wave) for wave in numbers for step in at.stage.wave_steps]
     return [*steps, *_planned(config, [step.at(at.round) for step in at.stage.last_steps]), at]
 

@@ -6,7 +6,7 @@ Round 0 (S_0) has only the last two.
 import polars as pl
 
 from tapir_core import paths
-from tapir_core.config import RunConfig
+from tapir_core.config import Imitate, RunConfig
 from tapir_core.stages import pool
 from tapir_core.stages.stage import CHECKPOINT, COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare
 
@@ -61,7 +61,14 @@ def size_fields(config: RunConfig, number: int) -> Fields:
         "alpha": settings.alpha,
         "target_shares": curriculum.target_shares,
         "teacher_floor": curriculum.teacher_floor,
+        **objective_fields(config, number),
     }
+
+
+def objective_fields(config: RunConfig, number: int) -> Fields:
+    """What a round learns where it does not imitate, as all did once."""
+    objective = config.objective(number)
+    return {} if objective == Imitate() else {"objective": objective.shaping()}
 
 
 def tuning_fields(config: RunConfig, number: int) -> Fields:
@@ -73,6 +80,7 @@ def tuning_fields(config: RunConfig, number: int) -> Fields:
         "epochs": settings.epochs,
         "learning_rate": config.learning_rate(number),
         "batch_size": config.batch_size(number),
+        **objective_fields(config, number),
     }
 
 
@@ -147,13 +155,18 @@ def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
     return [] if judged is None else [DIFFICULTY.at(judged)]
 
 
+def _own_answers(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """The student's answers and the verdicts on them, where the round learns from both."""
+    return [ANSWER.at(at.round), JUDGE.at(at.round)] if config.objective(at.number).reads_answers else []
+
+
 def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What a mixture is drawn from; for round 0 the pool alone."""
     if at.number == 0:
         return _pool(config, at)
     return [
         *(*_pool(config, at), *_measured(config, at), SELECT.at(at.round), EXPAND.at(at.round), REFINE.at(at.round)),
-        *(*_trained_on(at), *_in_place_of_draw(config, at)),
+        *(*_trained_on(at), *_in_place_of_draw(config, at), *_own_answers(config, at)),
     ]
 
 
@@ -257,11 +270,12 @@ SELECT = declare(
         row="a seed",
         version=3,
         when=_is_numbered,
-        reads=lambda c, at: _measured(c, at) or _in_round(c, at),
+        reads=lambda c, at: [*(_measured(c, at) or _in_round(c, at)), *_own_answers(c, at)],
         settings=lambda c, at: {
             "seed": c.run.seed,
             "selection": c.round(at.number).selection.shaping(),
             "teacher_floor": c.curriculum.teacher_floor,
+            **objective_fields(c, at.number),
         },
     )
 )
@@ -373,7 +387,7 @@ REFINE = declare(
             **pool.teacher_fields(c),
             **pool.type_fields(c),
             **pool.verifier_fields(c, "filter"),
-            "refine": c.curriculum.refine,
+            "refine": c.refines(at.number),
             "refining": c.teacher.refining.shaping(),
         },
         files=lambda c, _: [
@@ -402,6 +416,7 @@ MIX = declare(
                 "refined": pl.Boolean(),
             }
         ),
+        some_have=("rejected",),
         row="an example of the round's training set",
         version=3,
         reads=_mixed,

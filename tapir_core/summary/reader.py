@@ -52,7 +52,7 @@ class RunReader:
 
     def waves(self, number: int) -> list[int]:
         """Waves of a round of which something is done."""
-        planned = range(1, self.run.config.curriculum.expansion.max_waves + 1)
+        planned = self.run.config.waves(number)
         return [wave for wave in planned if self.manifest(stages.WAVE_REQUESTS.at(number, wave)) is not None]
 
     def training(self, number: int) -> dict[str, Any]:
@@ -165,7 +165,11 @@ def _round(
         unscored=None if pool is None or difficulty is None else _unscored(reader, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
         delta=None if seeds is None else curriculum.delta_of(seeds.counts),
-        unfit={} if seeds is None else {name: int(seeds.counts[name]) for name in _UNFIT if name in seeds.counts},
+        unfit={
+            name: int(rows)
+            for name, rows in (seeds.counts if seeds else {}).items()
+            if name in _UNFIT or name.startswith(curriculum.UNPAIRED)
+        },
         expansion=_expansion(reader, number),
         refinement=_refinement(reader, number),
         mixture=_mixture(reader, number, labels),

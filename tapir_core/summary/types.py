@@ -127,7 +127,7 @@ class RoundSummary:
     seeds: int | None = None
     delta: float | None = None
     unfit: dict[str, int] = field(default_factory=dict)
-    """Reason → scored instructions that are neither seeds nor easy."""
+    """Reason → scored instructions that are neither seeds nor easy; those that make no pair to learn from are such."""
     expansion: GatedSummary | None = None
     refinement: GatedSummary | None = None
     mixture: MixtureSummary | None = None

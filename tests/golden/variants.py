@@ -155,6 +155,10 @@ VARIANTS: dict[str, list[str]] = {
     "stop rule": ["curriculum.stop.patience=1", "curriculum.stop.min_gain=0.5", "curriculum.stop.min_seeds=9"],
     # rounds
     "hard share": ['rounds.default.selection={ type = "hard_share" }'],
+    "hard share: to prefer": ["rounds.2.objective=prefer"],
+    "hard share: to prefer: all its fields": [
+        'rounds.2.objective={ type = "prefer", margin = 2.0, beta = 0.2, imitation = 0.0 }'
+    ],
     "random share": ['rounds.default.selection={ type = "random", share = 0.2 }'],
     "random share: first round only": ['rounds.2.selection={ type = "threshold" }'],
     "new instructions are checked: by hard share": ['rounds.default.selection={ type = "hard_share" }'],

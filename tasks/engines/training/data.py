@@ -1,6 +1,7 @@
 """What is trained, and in which step: from messages to tokens with their loss mask, and to batches. Loads no torch.
 
-The loss is on the last assistant message and its closing token. What stands before that message is the prompt,
+An example is a conversation, or a pair of them that differ in their answers, the better one first. The loss is on the
+last assistant message and its closing token. What stands before that message is the prompt,
 rendered and tokenized as the student server does it. A thought that only the generation prompt opens is closed empty
 before the answer. Text that a chat template puts after the closing token is left off: the student never writes it. An
 answer's text becomes no special token. In a prompt the server would read it as one: such an example is left out.
@@ -29,6 +30,7 @@ import polars as pl
 import pyarrow.compute as pc
 
 from tapir_core import errors, randomness
+from tapir_core.config import Prefer
 from tasks.engines.training import chat
 from tasks.engines.training.launch import TrainingCount, TrainingJob, exit_code
 
@@ -56,28 +58,38 @@ class Corpus:
     """The examples that fit, in memory-mapped files, and how many did not."""
 
     rows: Any
-    """A data set of Hugging Face: `input_ids` and `labels` of each example, and last a filler without labels."""
+    """A data set of Hugging Face: `input_ids` and `labels` of each conversation, those of a pair one after the other,
+    and last a filler without labels."""
     lengths: list[int]
     """Tokens of each example."""
     prompt_lengths: list[int]
     """Those of them that are not trained."""
+    answer_lengths: list[int]
+    """Those of the answer that is imitated, of a pair the better one."""
+    held_lengths: list[int]
+    """Tokens that an example takes where it is padded: those of a pair are as long as the longer one."""
     left_out: int
     closing: int
     """Id of the token that ends an answer."""
+    width: int = 1
+    """Conversations of an example: 2 of a pair."""
 
-    def example(self, index: int) -> Example:
-        """One of them, from 0."""
-        return Example(self.rows[index]["input_ids"], self.prompt_lengths[index])
+    def example(self, index: int, answer: int = 0) -> Example:
+        """One of them, from 0, with its first or second answer."""
+        return Example(self.rows[index * self.width + answer]["input_ids"], self.prompt_lengths[index] // self.width)
 
 
-def read_conversations(files: Sequence[Path]) -> Iterator[chat.Conversation]:
+def read_conversations(files: Sequence[Path], *, pairs: bool = False) -> Iterator[chat.Conversation]:
     """The ``messages`` of every row, in order; nothing is read before the first is asked for.
+
+    Of ``pairs`` each is followed by the same with the answer ``rejected`` in place of the last.
 
     Raises:
         ConfigError: a conversation does not end with an answer.
     """
-    parts = (part for file in files for part in pl.read_parquet(file, columns=["messages"]).iter_slices(_BATCH))
-    for number, messages in enumerate(row for part in parts for row in part["messages"].to_list()):
+    columns = ["messages", *(["rejected"] if pairs else [])]
+    parts = (part for file in files for part in pl.read_parquet(file, columns=columns).iter_slices(_BATCH))
+    for number, (messages, *rejected) in enumerate(row for part in parts for row in part.iter_rows()):
         roles = [message["role"] for message in messages or []]
         if len(roles) < 2 or roles[-1] != "assistant":
             raise errors.ConfigError(
@@ -85,12 +97,20 @@ def read_conversations(files: Sequence[Path]) -> Iterator[chat.Conversation]:
                 "prompt and, last, an assistant message"
             )
         yield messages
+        yield from ([*messages[:-1], {**messages[-1], "content": answer}] for answer in rejected)
 
 
 def encode(
-    tokenizer: Any, conversations: Iterable[chat.Conversation], *, max_length: int, folder: Path | None = None
+    tokenizer: Any,
+    conversations: Iterable[chat.Conversation],
+    *,
+    max_length: int,
+    folder: Path | None = None,
+    width: int = 1,
 ) -> Corpus:
     """Tokenize; an example longer than ``max_length``, or with a special token's text in its prompt, is left out.
+
+    So is a pair of which one is too long.
 
     Args:
         tokenizer: With a chat template.
@@ -98,6 +118,7 @@ def encode(
         max_length: Most tokens of an example.
         folder: Where the tokens lie. The first process that comes writes them; the others wait, and map the same files.
             Without it they lie in a file of this process, which leaves nothing behind.
+        width: Conversations of an example.
 
     Raises:
         ConfigError: no example is left, one has no answer to train, or the chat template renders it otherwise.
@@ -114,25 +135,30 @@ def encode(
         rows = _mapped(made, Path(place))
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
     prompt_lengths = rows.data.column("prompt_length").to_pylist()
-    kept = [number for number, length in enumerate(lengths) if 0 < length <= max_length]
-    if not kept:
+    whole = [0 < length <= max_length for length in lengths]
+    firsts = [first for first in range(0, len(lengths), width) if all(whole[first : first + width])]
+    if not firsts:
         raise errors.ConfigError(
-            f"none of the {len(lengths)} examples fits training.max_length = {max_length}; "
+            f"none of the {len(lengths) // width} examples fits training.max_length = {max_length}; "
             f"the shortest has {min(filter(None, lengths), default=0)} tokens, and {lengths.count(0)} have the text "
             "of a special token in their prompt"
         )
+    kept = [first + each for first in firsts for each in range(width)]
     for number, row in enumerate(kept):
         if lengths[row] == prompt_lengths[row] + 1:
             raise errors.ConfigError(
-                f"example {number} trains 1 tokens, the closing token {closing}, and no answer before it; look at its "
-                "messages and at the chat template"
+                f"example {number // width} trains 1 tokens, the closing token {closing}, and no answer before it; "
+                "look at its messages and at the chat template"
             )
     return Corpus(
         rows=rows.select([*kept, len(lengths)]).select_columns(["input_ids", "labels"]),
-        lengths=[lengths[row] for row in kept],
-        prompt_lengths=[prompt_lengths[row] for row in kept],
-        left_out=len(lengths) - len(kept),
+        lengths=[sum(lengths[first : first + width]) for first in firsts],
+        prompt_lengths=[sum(prompt_lengths[first : first + width]) for first in firsts],
+        answer_lengths=[lengths[first] - prompt_lengths[first] for first in firsts],
+        held_lengths=[width * max(lengths[first : first + width]) for first in firsts],
+        left_out=len(lengths) // width - len(firsts),
         closing=closing,
+        width=width,
     )
 
 
@@ -214,11 +240,14 @@ class BatchPlan:
             for start in range(0, len(self.groups), self.accumulation)
         ]
 
-    def padding_share(self, lengths: Sequence[int]) -> float:
-        """Share of what the ranks compute that is padding, when each micro-batch is padded to its longest example."""
-        cells = [[lengths[index] for index in cell] for group in self.groups for cell in group if cell]
-        padded = sum(max(cell) * len(cell) for cell in cells)
-        return 1 - sum(map(sum, cells)) / padded if padded else 0.0
+    def padding_share(self, lengths: Sequence[int], held: Sequence[int]) -> float:
+        """Share of what the ranks compute that is padding, when each micro-batch is padded to its longest example.
+
+        ``held`` has what an example takes alone.
+        """
+        cells = [cell for group in self.groups for cell in group if cell]
+        padded = sum(max(held[index] for index in cell) * len(cell) for cell in cells)
+        return 1 - sum(lengths[index] for cell in cells for index in cell) / padded if padded else 0.0
 
 
 def plan_batches(
@@ -309,7 +338,13 @@ class PlannedTraining:
     @property
     def padding_share(self) -> float:
         """Share of what the ranks compute that is padding."""
-        return 0.0 if self.job.training.packing else self.plan.padding_share(self.corpus.lengths)
+        return (
+            0.0 if self.job.training.packing else self.plan.padding_share(self.corpus.lengths, self.corpus.held_lengths)
+        )
+
+    def once(self, world_size: int) -> BatchPlan:
+        """Every example once, in micro-batches as they are trained."""
+        return _plan(self.job, self.corpus, world_size, 1.0)
 
     def count(self) -> TrainingCount:
         """What it comes to."""
@@ -334,20 +369,27 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     Raises:
         ConfigError: the base or the mixture cannot be trained with.
     """
-    tokenizer, training = chat.load_tokenizer(job.base, job.chat_template), job.training
-    corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length, folder=folder)
+    tokenizer = chat.load_tokenizer(job.base, job.chat_template)
+    width = 2 if isinstance(job.objective, Prefer) else 1
+    conversations = read_conversations(job.mixture, pairs=width == 2)
+    corpus = encode(tokenizer, conversations, max_length=job.training.max_length, folder=folder, width=width)
+    return PlannedTraining(job, tokenizer, corpus, _plan(job, corpus, world_size, job.epochs))
+
+
+def _plan(job: TrainingJob, corpus: Corpus, world_size: int, epochs: float) -> BatchPlan:
+    training = job.training
     common: dict[str, Any] = {
-        "epochs": job.epochs,
+        "epochs": epochs,
         "batch_size": training.batch_size,
         "world_size": world_size,
         "seed": job.seed,
     }
     if training.packing:
-        tokens = training.micro_batch_size * training.max_length
-        plan = plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
-    else:
-        plan = plan_batches(corpus.lengths, micro_batch_size=training.micro_batch_size, **common)
-    return PlannedTraining(job, tokenizer, corpus, plan)
+        tokens = max(training.micro_batch_size * training.max_length, max(corpus.lengths))
+        return plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
+    # The conversations of a pair are held together.
+    held = max(1, training.micro_batch_size // corpus.width)
+    return plan_batches(corpus.held_lengths, micro_batch_size=held, **common)
 
 
 def main(*paths: str) -> int:

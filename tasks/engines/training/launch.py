@@ -24,7 +24,7 @@ from pydantic import AfterValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from tapir_core import errors, paths
-from tapir_core.config import TrainingConfig
+from tapir_core.config import Imitate, Objective, TrainingConfig
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
@@ -61,6 +61,8 @@ class TrainingJob:
     log_path: AbsolutePath
     chat_template: AbsolutePath | None = None
     """Jinja file that replaces the base's chat template."""
+    objective: Objective = Imitate()
+    """To prefer, the files also have a column ``rejected``, the text of the worse answer."""
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON, which the constructor takes as keywords."""
@@ -123,7 +125,9 @@ class TrainingSummary(TrainingCount):
     tokens_per_second: float
     final_loss: float
     loss_curve: list[dict[str, int | float]]
-    """One entry a step: step, loss, learning_rate, grad_norm."""
+    """One entry a step: step, loss, learning_rate, grad_norm; to prefer, also the share of pairs whose better answer
+    has gained on the other since the training began (preferred; none yet counts half), and by how many nats times β
+    on average (margin)."""
     world_size: int
     device: str
     precision: str
@@ -132,6 +136,10 @@ class TrainingSummary(TrainingCount):
     versions: dict[str, str]
     peak_memory: int = 0
     """Bytes that the first rank's training took at most where it computed; 0 in a file that does not say."""
+    objective: str = "imitate"
+    """What was learned; of pairs, ``examples`` counts each once."""
+    reference_seconds: float = 0.0
+    """Seconds before the first step in which the base scored the pairs, of the start that ended; not in ``seconds``."""
 
     def in_words(self) -> str:
         """What came of it."""
@@ -150,6 +158,8 @@ class Attempt:
         self.unfinished_checkpoint = folder / "checkpoint.unfinished"
         self.saves = folder / "saves"
         """Periodic, resumable checkpoints."""
+        self.reference = folder / "reference.json"
+        """Of each answer of pairs its log-probability by the base; written before the first step."""
         self.corpus = folder / "corpus"
         """The tokens, which all ranks of one start map."""
 

@@ -8,7 +8,8 @@ says which rank it is. In order:
 3. The newest save that this many ranks can load is looked up: the training goes on from it.
 4. The base is loaded, with adapters or in 4 bits if asked; `kernels.prepare` has it computed by faster kernels.
 5. `_look_before` prints the pre-flight and refuses what cannot fit into memory.
-6. `PlannedTrainer` trains the planned batches in their order; `Watch` writes a line of progress a step.
+6. `PlannedTrainer` trains the planned batches in their order; `Watch` writes a line of progress a step. Pairs are
+   scored by the base before the first.
 7. Every ``save_minutes``, and on SIGTERM, the ranks agree on a save; `publish_save` makes it complete.
 8. After SIGTERM the rank ends with exit code 75: the same job goes on later.
 9. `_finish` collects the weights, merges adapters, and writes the student and ``training.json``.
@@ -45,12 +46,17 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
+from tapir_core.config import Prefer
 from tapir_core.errors import EngineError
+from tapir_core.storage import Storage
 from tasks.engines import machine
-from tasks.engines.training import data, kernels, launch, prerequisites
+from tasks.engines.training import data, kernels, launch, losses, prerequisites
 
 _STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
+
+_LOGGED = ("step", "loss", "learning_rate", "grad_norm", "preferred", "margin")
+"""What the loss curve has of each step, the last two of a training to prefer."""
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
@@ -74,7 +80,7 @@ def main() -> int:
     model = _load_base(job)
     kernels.prepare(model, job.training)
     trainer = PlannedTrainer(
-        plan=planned.plan,
+        planned=planned,
         watch=Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), save),
         model=model,
         args=settings,
@@ -104,19 +110,21 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
         free, beside = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated(), free
     lines, size = list[str](), prerequisites.size_of(job.base)
     if size is not None:
+        held = max(planned.corpus.width, job.training.micro_batch_size)
         needed = prerequisites.estimate_memory(
-            job.training,
+            job.training.model_copy(update={"micro_batch_size": held}),
             size,
             in_bf16=job.training.precision == "bf16",
-            longest=max(planned.corpus.lengths),
+            longest=max(planned.corpus.held_lengths) // planned.corpus.width,
             processes=world_size,
             on_gpu=device == "cuda",
         )
         lines = prerequisites.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():
         print(_describe(planned, world_size, device, kernels.in_words(trainer.model), lines))
-        example = data.mark_trained(planned.tokenizer, planned.corpus.example(0))
-        print(f"  one example, trained between ⟦ and ⟧:\n{example}", flush=True)
+        for answer, what in enumerate(("one example, trained", "what it is preferred to,")[: planned.corpus.width]):
+            example = data.mark_trained(planned.tokenizer, planned.corpus.example(0, answer))
+            print(f"  {what} between ⟦ and ⟧:\n{example}", flush=True)
 
 
 def _describe(
@@ -173,7 +181,7 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int)
 def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> launch.TrainingSummary:
     training, count, seconds = planned.job.training, planned.count(), trainer.watch.seconds
     curve = [
-        {name: entry[name] for name in ("step", "loss", "learning_rate", "grad_norm") if name in entry}
+        {name: entry[name] for name in _LOGGED if name in entry}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
@@ -196,6 +204,8 @@ def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int
         resumed_from_steps=list(trainer.watch.resumed_from_steps),
         versions=prerequisites.library_versions(),
         peak_memory=peak,
+        objective=planned.job.objective.type,
+        reference_seconds=round(trainer.watch.reference_seconds, 2),
     )
 
 
@@ -264,15 +274,28 @@ class Watch(TrainerCallback):
         """``save`` is what this start goes on from."""
         self.stopped = False
         """SIGTERM came and the training ended early."""
+        self.reference_seconds = 0.0
+        """Seconds in which the base scored the pairs to learn from, in this start."""
         self.resumed_from_steps = (*save.resumed_from_steps, save.step) if save else ()
         self._first_step, self._earlier_seconds = (save.step, save.seconds) if save else (0, 0.0)
         self._job, self._tokens_by_step = job, tokens_by_step
         self._told_to_stop = threading.Event()
+        self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Seconds of training steps, over all starts of the attempt."""
         return self._earlier_seconds + time.monotonic() - self._began
+
+    def leave_out(self, seconds: float) -> None:
+        """Seconds before the first step that are no training, and are told apart."""
+        self.reference_seconds, self._began = seconds, self._began + seconds
+
+    def end_if_stopped(self) -> None:
+        """End this rank where SIGTERM came before the first step: there is nothing to save."""
+        if self._told_to_stop.is_set():
+            print("stopped by SIGTERM before the first step; the same command begins anew", flush=True)
+            sys.exit(_STOPPED)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The optimizer is ready and, on a resume, restored: from now on there is something to save."""
@@ -313,42 +336,142 @@ class Watch(TrainerCallback):
             file.write(json.dumps(asdict(progress)) + "\n")
 
 
-class PlannedTrainer(SFTTrainer):
-    """Trains what a `BatchPlan` says, in its order. The last row of the data set is a filler without labels."""
+class Conversations(torch.utils.data.Dataset[dict[str, Any]]):
+    """Those of a corpus, given for the examples of a micro-batch; for none the filler."""
 
-    def __init__(self, *, plan: data.BatchPlan, watch: Watch, **settings: Any) -> None:
+    def __init__(self, corpus: data.Corpus) -> None:
+        self._corpus = corpus
+
+    def __len__(self) -> int:
+        return len(self._corpus.lengths)
+
+    def __getitems__(self, examples: list[int]) -> list[dict[str, Any]]:
+        """Of each its tokens, labels and number, of a pair both."""
+        rows, width = self._corpus.rows, self._corpus.width
+        numbers = [example * width + each for example in examples for each in range(width)] or [len(rows) - 1]
+        return [row | {"number": number} for row, number in zip(rows.__getitems__(numbers), numbers, strict=True)]
+
+
+class PlannedTrainer(SFTTrainer):
+    """Trains what a `BatchPlan` says, in its order."""
+
+    def __init__(self, *, planned: data.PlannedTraining, watch: Watch, **settings: Any) -> None:
         super().__init__(callbacks=[watch], **settings)
-        self._plan, self.watch = plan, watch
+        self._planned, self.watch = planned, watch
+        self._reference: torch.Tensor | None = None
+        plan, answers = planned.plan, planned.corpus.answer_lengths
+        self._pairs_of_step, self._tokens_of_step = (
+            plan.tokens_by_step([1] * len(answers)),
+            plan.tokens_by_step(answers),
+        )
 
     def get_train_dataloader(self) -> Any:
         """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""
-        filler = [len(self.train_dataset) - 1]
-        cells = [group[self.args.process_index] or filler for group in self._plan.groups]
+        return self._load([group[self.args.process_index] for group in self._planned.plan.groups])
+
+    def _load(self, cells: list[list[int]]) -> Any:
         return torch.utils.data.DataLoader(
-            self.train_dataset,
+            Conversations(self._planned.corpus),
             batch_sampler=cells,
-            collate_fn=self.data_collator,
+            collate_fn=self._collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        numbers = torch.tensor([row.pop("number") for row in rows])
+        return {**self.data_collator(rows), "numbers": numbers}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's fused loss on an accelerator; on a CPU the logits of no position before the first trained one.
-
-        TRL scores every position when Triton is missing, and computes each twice: a quarter of a small model's time.
-        """
-        if self.args.device.type != "cpu":
+        """That of the job's objective; where it imitates TRL's on an accelerator, which is fused."""
+        numbers, objective = inputs.pop("numbers"), self._planned.job.objective
+        if isinstance(objective, Prefer):
+            loss = self._prefer(model, inputs, numbers, objective)
+        elif self.args.device.type != "cpu":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels = inputs.pop("labels")[:, 1:]
-        trained = labels != data.IGNORED
+        else:
+            # `num_items_in_batch` counts the trained tokens of all ranks.
+            loss = -self._log_probs(model, inputs)[0].sum() / num_items_in_batch
+        # DeepSpeed averages over ranks.
+        return loss * self.accelerator.num_processes
+
+    def _log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each trained token of a micro-batch its log-probability, and which conversation it is of; both (tokens,).
+
+        By TRL's fused head on an accelerator. On a CPU, where that scores every position and computes each twice, a
+        quarter of a small model's time, by the logits of no position before the first trained one.
+        """
+        given = {name: value for name, value in inputs.items() if name != "labels"}
+        labels, trained = inputs["labels"][:, 1:], inputs["labels"][:, 1:] != data.IGNORED
+        of = inputs.get("seq_idx", torch.arange(len(labels), device=labels.device)[:, None].expand_as(inputs["labels"]))
+        if self.args.device.type != "cpu":
+            out = model(**inputs, use_cache=False, fused_lm_head=True)
+            return out.log_probs[trained], of[:, 1:][trained].long()
         first = int(trained.any(dim=0).int().argmax())
-        width = labels.shape[1] - first
-        logits = model(**inputs, use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
+        logits = model(**given, use_cache=False, logits_to_keep=labels.shape[1] - first + 1).logits[:, :-1]
         kept = trained[:, first:]
-        total = torch.nn.functional.cross_entropy(logits[kept].float(), labels[:, first:][kept], reduction="sum")
-        # DeepSpeed averages over ranks; `num_items_in_batch` counts the trained tokens of all of them.
-        return total / num_items_in_batch * self.accelerator.num_processes
+        unlikely = torch.nn.functional.cross_entropy(logits[kept].float(), labels[:, first:][kept], reduction="none")
+        return -unlikely, of[:, 1:][trained].long()
+
+    def _answer_log_probs(self, model: Any, inputs: dict[str, Any], conversations: int) -> torch.Tensor:
+        """Of each conversation of a micro-batch the log-probability of its answer, (conversations,)."""
+        log_probs, of = self._log_probs(model, inputs)
+        return log_probs.new_zeros(conversations).index_add(0, of, log_probs)
+
+    def _prefer(self, model: Any, inputs: dict[str, Any], numbers: torch.Tensor, objective: Prefer) -> torch.Tensor:
+        """A mean over the pairs of the whole step, and one over the tokens of their better answers."""
+        if self._reference is None:
+            self._reference = self._measure_reference(model)
+        # The filler has no label, and is no pair.
+        paired = len(numbers) // 2 * 2
+        pairs = self._answer_log_probs(model, inputs, len(numbers))[:paired].view(-1, 2)
+        reference = self._reference[numbers][:paired].view(-1, 2)
+        each, margins = losses.preference(pairs, reference, objective.beta)
+        plan, step = self._planned.plan, self.state.global_step
+        told = torch.stack([((margins > 0).float() + (margins >= 0).float()).sum() / 2, margins.detach().sum()])
+        torch.distributed.all_reduce(told)
+        # TRL logs the mean of what the groups of a step come to.
+        groups = min(plan.accumulation, len(plan.groups) - step * plan.accumulation)
+        for name, value in zip(("preferred", "margin"), told.tolist(), strict=True):
+            self._metrics["train"][name].append(value * groups / self._pairs_of_step[step])
+        imitated = -pairs[:, 0].sum() / self._tokens_of_step[step]
+        return each.sum() / self._pairs_of_step[step] + objective.imitation * imitated
+
+    def _measure_reference(self, model: Any) -> torch.Tensor:
+        """The log-probability of each conversation's answer by the base: measured before the first step, and kept.
+
+        Raises:
+            EngineError: a training goes on, and what was kept of its base is gone.
+        """
+        corpus, device = self._planned.corpus, self.args.device
+        first, attempt = self.args.process_index == 0, launch.Attempt(self._planned.job.output)
+        file, found = attempt.reference, torch.zeros(len(corpus.rows), device=device)
+        is_kept = torch.tensor([first and file.exists()], dtype=torch.int, device=device)
+        torch.distributed.all_reduce(is_kept)
+        if is_kept:
+            found += torch.tensor(json.loads(file.read_text()), device=device) if first else 0
+        elif self.watch.resumed_from_steps:
+            raise EngineError(
+                f"{file} is gone, and the training goes on from a save; remove {attempt.folder} to begin it anew"
+            )
+        else:
+            if first:
+                print(f"the base scores both answers of {len(corpus.lengths)} pairs before the first step", flush=True)
+            began, groups = time.monotonic(), self._planned.once(self.args.world_size).groups
+            model.eval()
+            with torch.no_grad():
+                for inputs in self._load([group[self.args.process_index] for group in groups]):
+                    here = self._prepare_inputs(inputs)
+                    numbers = here.pop("numbers")
+                    found[numbers] = self._answer_log_probs(model, here, len(numbers)).float()
+                    self.watch.end_if_stopped()
+            model.train()
+            self.watch.leave_out(time.monotonic() - began)
+        torch.distributed.all_reduce(found)
+        if first:
+            Storage(file.parent).write_bytes(file.name, json.dumps(found.tolist()).encode())
+        return found
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Nothing: DeepSpeed's part of a save holds the weights already; `write_student` ends a training."""

@@ -8,6 +8,7 @@ import pytest
 
 from tapir_core.comparison.plan import READY, arm_config, arms_of, open_comparison
 from tapir_core.config import RandomShare, RunConfig
+from tapir_core.config.checks import check_config
 from tapir_core.config.presets import load_comparison
 from tapir_core.errors import ConfigError
 
@@ -69,6 +70,29 @@ def test_a_ready_arm_changes_what_its_name_says_and_nothing_else(tmp_path: Path)
         "constant_alpha": {"rounds.alpha"},
         "no_rejudging": {"curriculum.rejudge"},
     }
+
+
+def test_plain_fine_tuning_imitates_whatever_the_curriculum_learns(tmp_path: Path) -> None:
+    prefers = f"{CONFIG}rounds.2.objective = 'prefer'\n"
+    found = configs(lay(tmp_path, spec(exploratory=["random_once"]), prefers))
+    assert [found["multi_round"].objective(number).type for number in (1, 2, 3)] == ["imitate", "prefer", "prefer"]
+    for arm in ("random", "random_once"):
+        config = found[arm]
+        assert {config.objective(number).type for number in config.round_numbers} == {"imitate"}
+        assert config.learning_rate(1) == 1e-4
+    assert found["random"].learning_rate(2) == 1e-4, "as the round that imitates anyway"
+    assert found["multi_round"].learning_rate(2) == 5e-5, "its own"
+    assert check_config(found["random"]) == []
+
+
+def test_arms_without_verdicts_of_their_own_cannot_prefer(tmp_path: Path) -> None:
+    prefers = f"{CONFIG}rounds.2.objective = 'prefer'\n"
+    for arm in ("no_mfd", "no_rejudging"):
+        with pytest.raises(ConfigError, match=f'arm {arm}: rounds.2.objective is "prefer", .* leave the arm out'):
+            configs(lay(tmp_path, spec(exploratory=[arm]), prefers))
+    last = f"{CONFIG}rounds.3.objective = 'prefer'\n"
+    constant = configs(lay(tmp_path, spec(exploratory=["constant_alpha"]), last))["constant_alpha"]
+    assert [constant.round(number).alpha for number in (1, 2, 3)] == [0.6, 0.6, 1.0]
 
 
 def test_rounds_keep_what_the_configuration_gives_them(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_for_calls, missing_prerequisites
+from tapir_core.config.load import load_resolved, resolved_json
 
 OPENAI = {"type": "openai", "model": "m", "identity": "i", "api_key_env": "MY_KEY"}
 
@@ -319,3 +320,63 @@ def test_a_baseline_needs_something_that_scores_it_and_room_for_its_name() -> No
     assert "has more than 80 characters" in the_problem(evaluation=wanted, data=scored, run={"name": "a" * 77})
     assert check_config(make_config(evaluation=wanted, data=scored, run={"name": "a" * 76})) == []
     assert check_config(make_config(evaluation={"baseline": "none"}, run={"name": "a" * 77})) == []
+
+
+def test_a_round_that_learns_from_the_student_s_answers_has_verdicts_on_them() -> None:
+    problem = the_problem(rounds={"default": {"objective": "prefer"}})
+    assert problem.startswith('rounds.1.objective: value "prefer": learns from verdicts')
+    assert 'set rounds.1.selection = { type = "hard_share" }' in problem
+    rounds = {"default": {"selection": {"type": "hard_share"}}, "2": {"objective": {"type": "prefer", "margin": 2.0}}}
+    run = {"name": "a", "rounds": 2}
+    assert check_config(make_config(run=run, rounds=rounds)) == []
+    found = check_config(make_config(run=run, rounds=rounds, curriculum={"rejudge": False}))
+    assert [each.partition(":")[0] for each in found] == ["rounds.2.objective"]
+
+
+def test_a_round_that_learns_from_the_student_s_answers_has_no_easy_part() -> None:
+    rounds = {"default": {"selection": {"type": "hard_share"}, "objective": "prefer", "alpha": 0.5}}
+    assert "has no easy part; leave alpha out of it" in the_problem(rounds=rounds)
+    config = make_config(rounds={"1": {"selection": {"type": "hard_share"}, "objective": "prefer"}})
+    assert config.round(1).alpha == 1.0
+    assert list(config.waves(1)) == []
+    assert not config.refines(1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "adapters", "rate"),
+    [("imitate", None, 2e-5), ("prefer", None, 5e-6), ("imitate", {}, 2e-4), ("prefer", {}, 5e-5)],
+)
+def test_the_learning_rate_of_a_round_is_that_of_its_objective(
+    objective: str, adapters: dict[str, Any] | None, rate: float
+) -> None:
+    rounds = {"default": {"selection": {"type": "hard_share"}, "objective": objective}}
+    config = make_config(rounds=rounds, training={"lora": adapters})
+    assert config.learning_rate(1) == pytest.approx(rate)
+    assert config.learning_rate(0) == pytest.approx(2e-4 if adapters is not None else 2e-5)
+
+
+def test_what_the_default_says_of_its_objective_counts_for_no_other() -> None:
+    default = {"selection": {"type": "hard_share"}, "learning_rate": 2e-4, "epochs": 3.0, "alpha": 0.5}
+    run = {"name": "a", "rounds": 3}
+    own = {"2": {"objective": "prefer"}, "3": {"objective": {"type": "prefer", "beta": 0.2}, "epochs": 4.0}}
+    config = make_config(run=run, rounds={"default": default, **own})
+    assert check_config(config) == []
+    assert [config.learning_rate(number) for number in (1, 2, 3)] == [2e-4, 5e-6, 5e-6]
+    assert [config.round(number).epochs for number in (1, 2, 3)] == [3.0, 2.0, 4.0]
+    assert [config.round(number).alpha for number in (1, 2, 3)] == [0.5, 1.0, 1.0]
+    turned = make_config(run=run, rounds={"default": {**default, "objective": "prefer"}, "1": {"objective": "imitate"}})
+    assert [turned.objective(number).type for number in (1, 2)] == ["imitate", "imitate"]
+    assert turned.learning_rate(1) == 2e-5
+
+
+def test_a_round_that_imitates_against_the_default_is_kept_so() -> None:
+    """What a run folder keeps of an entry is all that it sets, defaults too: they win over [rounds.default]."""
+    rounds = {
+        "default": {"objective": "prefer", "selection": {"type": "hard_share"}},
+        "1": {"objective": "imitate", "epochs": 2.0},
+        "2": {"epochs": 1.0},
+    }
+    config = make_config(run={"name": "a", "rounds": 2}, rounds=rounds)
+    again = load_resolved(resolved_json(config).encode(), source="run.json")
+    assert [each.objective(number).type for each in (config, again) for number in (1, 2)] == ["imitate", "prefer"] * 2
+    assert again == config
