@@ -93,9 +93,9 @@ def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:
         pool.check_discovered(run)
         return []
     pool.check_pool(run)
-    for number, tag in ((paths.BACKBONE, "backbone"), (0, "round-0")):
+    for number in (paths.BACKBONE, 0):
         stages = list(stages_of(run.config, number))
-        with tags(tag):
+        with tags(_tag(number)):
             done = run_stages(ref, [at for at in stages if at in wanted])
             if len(done) == len(stages):
                 artifacts.publish_round(ref, number)
@@ -103,11 +103,19 @@ def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:
             return []
     rounds: list[dict[str, object]] = []
     for number in run.config.round_numbers:
-        with tags(f"round-{number}"):
+        with tags(_tag(number)):
             rounds.append(round_flow(ref, number, until))
         if rounds[-1]["stopped"] or wanted[-1].round == number:
             break
+    if wanted[-1].round == paths.AVERAGE and (stages := run_state.averaging(run)):
+        with tags(_tag(paths.AVERAGE)):
+            run_stages(ref, [at for at in stages if at in wanted])
+            artifacts.publish_round(ref, paths.AVERAGE)
     return rounds
+
+
+def _tag(number: int) -> str:
+    return paths.OF_NO_ROUND.get(number, f"round-{number}")
 
 
 @project_flow("round", run_name="round-{number}", child=True)
@@ -211,7 +219,7 @@ def evaluate_students(
         run_stages(ref, _read_first(run, compared, benchmarks))
         for who in sorted(compared, key=lambda each: isinstance(each, str)):
             stages = run_state.scoring_stages(run, [who], benchmarks)
-            with tags(who if isinstance(who, str) else {paths.BACKBONE: "backbone"}.get(who, f"round-{who}")):
+            with tags(who if isinstance(who, str) else _tag(who)):
                 run_stages(ref, stages, again=lambda at: also_terminal and _forget_failed(run, at))
     artifacts.publish_scores(ref, numbers)
     artifacts.publish_run(ref)

@@ -228,10 +228,11 @@ def find_stage(config: RunConfig, name: str) -> StageAt:
     Raises:
         ConfigError: the run has no such stage.
     """
-    stage, _, number = name.partition("@")
+    stage, _, place = name.partition("@")
+    number = {called: str(each) for each, called in paths.OF_NO_ROUND.items()}.get(place, place)
     found = [at for at in plan(config) if at.name == stage]
     wanted = [at for at in found if number == ("" if at.round is None else str(at.round))]
-    wanted += [at for at in found if not number and at.round == 1]
+    wanted += [at for at in found if not number and at.round in (1, paths.AVERAGE)]
     if not wanted:
         raise errors.ConfigError(f"--until {name}: this run has no such stage; it has {_known(config)}")
     return wanted[0]
@@ -251,6 +252,6 @@ def _known(config: RunConfig) -> str:
     """All names, each with its rounds: `pool, label, mix@0-2`."""
     rounds: dict[str, list[int]] = {}
     for at in plan(config):
-        rounds.setdefault(at.name, []).extend([] if at.round is None else [at.round])
+        rounds.setdefault(at.name, []).extend([] if at.round in (None, paths.AVERAGE) else [at.round])
     spans = {name: f"@{min(numbers)}-{max(numbers)}" if numbers else "" for name, numbers in rounds.items()}
     return ", ".join(f"{name}{span}" for name, span in spans.items())

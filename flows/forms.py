@@ -244,7 +244,9 @@ def retry_judge_from_form(
 @of_one_run
 def evaluate_from_form(
     run: RunName,
-    students: Annotated[str, Field(pattern=r"^(all|best|backbone|outputs|[0-9]{1,2})$"), shown("Students")] = "all",
+    students: Annotated[
+        str, Field(pattern=r"^(all|best|backbone|average|outputs|[0-9]{1,2})$"), shown("Students")
+    ] = "all",
     benchmarks: Annotated[str, shown("Benchmarks")] = "",
     also_terminal: Annotated[bool, shown("Ask failed judgments too")] = False,
 ) -> str:
@@ -252,8 +254,9 @@ def evaluate_from_form(
 
     Args:
         run: Name of a run in the worker's root, finished or not.
-        students: `all` (backbone, S_0, every round that is trained, models of files), `best` by the dev split,
-            `backbone`, the number of a round, or `outputs` (models whose outputs to the benchmarks are files).
+        students: `all` (backbone, S_0, every round that is trained, their average, models of files), `best` by the dev
+            split, `backbone`, `average`, the number of a round, or `outputs` (models whose outputs to the benchmarks
+            are files).
         benchmarks: names of benchmarks that the run's configuration has, with commas between them; none if empty.
         also_terminal: Forget the replies of judgments that failed (refused, not to be read) and pay for them anew.
     """
@@ -337,15 +340,17 @@ def _noted(run: RunFolder, at: StageAt) -> Callable[[str], None]:
 @of_one_run
 def serve_student_from_form(
     run: RunName,
-    after_round: Annotated[int, Field(ge=serving.ASKED_NOW, le=MAX_ROUNDS), shown("After round")] = serving.ASKED_NOW,
+    after_round: Annotated[
+        int, Field(ge=serving.ASKED_NOW, le=paths.AVERAGE), shown("After round")
+    ] = serving.ASKED_NOW,
     replica: Annotated[str, Field(pattern="^[0-9a-f]*$"), shown("Replica")] = "",
 ) -> str:
     """Serve a run's student on all GPUs of a worker until the run does not need it.
 
     Args:
         run: Name of a run in the worker's root that is at work.
-        after_round: The student after this round; 0 is S_0, -1 the untouched backbone, -2 the one that the run asks
-            now. Nothing is served when the run asks for another.
+        after_round: The student after this round; 0 is S_0, -1 the untouched backbone, 50 the average of the rounds'
+            students, -2 the one that the run asks now. Nothing is served when the run asks for another.
         replica: Filled in by runs, to know again which one they asked for. Empty: one more than the run asked for.
     """
     opened = RunFolder(RunRef(driver.worker_root(), run))

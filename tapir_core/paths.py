@@ -8,6 +8,12 @@ import re
 BACKBONE = -1
 """The round number of the untouched backbone, before S_0 (round 0)."""
 
+AVERAGE = 50
+"""The round number of the mean of the rounds' students, after every round."""
+
+OF_NO_ROUND = {BACKBONE: "backbone", AVERAGE: "average"}
+"""What is called by a name and not by its round."""
+
 MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
 RESOLVED_CONFIG = "config.resolved.json"
@@ -68,8 +74,8 @@ BACKBONE_CACHE = ".tapir/backbones"
 
 
 def round_folder(number: int) -> str:
-    """Folder of a round: `backbone`, `round_00` (S_0), `round_01`, …"""
-    return "backbone" if number == BACKBONE else f"round_{number:02d}"
+    """Folder of a round: `backbone`, `round_00` (S_0), `round_01`, …, `average`."""
+    return OF_NO_ROUND.get(number, f"round_{number:02d}")
 
 
 def model_folder(model: str) -> str:
@@ -140,7 +146,7 @@ def goes_with_run(path: str) -> bool:
 
 def export_folder(run: str, number: int) -> str:
     """Where a student goes that is exported to no place by name; below the folder that a command is started in."""
-    return f"exports/{run}-S_{number}"
+    return f"exports/{run}-{OF_NO_ROUND.get(number, f'S_{number}')}"
 
 
 def log_file(name: str) -> str:

@@ -237,7 +237,7 @@ def _upload(run: RunFolder, folder: str) -> None:
 def export_student(
     run: RunFolder, number: int, to: Storage, texts: Mapping[str, str], *, on_file: Callable[[str], None]
 ) -> dict[str, str]:
-    """Write the student after round ``number`` with its model card to ``to``; gives name → sha256 of the checkpoint.
+    """Write a student with its model card to ``to``; gives name → sha256 of the checkpoint.
 
     What an earlier export left there is replaced; a file that is the same is not copied again. The folder says what it
     is in a record, which is written first and made complete last: what a broken export left is known for that and goes
@@ -245,7 +245,7 @@ def export_student(
 
     Args:
         run: The run; it may be on S3.
-        number: The round; its training must hold.
+        number: Which student, by round; its checkpoint must hold.
         to: The folder: empty, absent or an export.
         texts: Name → text of what stands beside the checkpoint: the model card, maybe a Modelfile.
         on_file: Told each file's name when it is there.
@@ -254,11 +254,12 @@ def export_student(
         ConfigError: the folder holds something else, or cannot be written.
         TapirError: a file did not arrive as the manifest says.
     """
-    at = stages.TRAIN.at(number)
+    at = stages.checkpoint_at(number)
     manifest, before = run.sealed(at), _exported_before(to)
     files, own = _listed(manifest), {name: text.encode() for name, text in texts.items()}
     listed = files | {name: hashlib.sha256(content).hexdigest() for name, content in own.items()}
-    record = {"run": run.ref.name, "run_id": run.record.id, "round": number, "checkpoint": manifest.digest}
+    which = paths.OF_NO_ROUND.get(number, number)
+    record = {"run": run.ref.name, "run_id": run.record.id, "round": which, "checkpoint": manifest.digest}
     # Until they are removed, the files of the export before are named as this one's: a removal may break off too.
     _write_record(to, {**record, "files": before | listed, "complete": False})
     for name in before.keys() - listed.keys():

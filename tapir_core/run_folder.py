@@ -90,8 +90,8 @@ class Redo:
         return self.version != self.at.stage.version
 
     def __str__(self) -> str:
-        if self.at.stage.trains:
-            return f"{self.at}: a training"
+        if not self.at.stage.columns:
+            return f"{self.at}: a {'training' if self.at.stage.trains else 'checkpoint'}"
         return f"{self.at}: {self.rows} rows" + (f", up to {self.calls} calls" if self.calls else "")
 
 
@@ -155,9 +155,14 @@ class RunFolder:
         return dataset.with_kept_files(self.config, self.record.ingredients)
 
     @property
+    def students(self) -> list[int]:
+        """Students whose checkpoint holds, by round and in order: S_0 is 0, `AVERAGE` comes last."""
+        return [each for each in self.config.students if each >= 0 and self.holds(stages.checkpoint_at(each))]
+
+    @property
     def trained_rounds(self) -> list[int]:
         """Rounds whose student's checkpoint holds, in order; 0 is S_0."""
-        return [number for number in range(self.config.run.rounds + 1) if self.holds(stages.TRAIN.at(number))]
+        return [number for number in self.students if number != paths.AVERAGE]
 
     @property
     def stage_versions(self) -> dict[str, int]:
@@ -174,7 +179,7 @@ class RunFolder:
         made_by: str | None = None,
         version: int | None = None,
     ) -> str | None:
-        """The key that the stage's manifest has if it is made now; None while an input does not hold.
+        """The key that the stage's manifest has if it is made now; None while an input that it needs does not hold.
 
         ``made_by`` is the id of another run: the key that its manifest of the very same stage has. ``version`` of the
         stage's code counts in place of today's.
@@ -182,7 +187,7 @@ class RunFolder:
         seen = {} if seen is None else seen
         inputs = [self.holds(each, seen) for each in at.stage.reads(self.config, at)]
         digests = [ref.digest for ref in inputs if ref is not None]
-        if len(digests) < len(inputs):
+        if len(digests) < (at.stage.fewest or len(inputs)):
             return None
         return stages.stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests, version)
 
@@ -352,7 +357,7 @@ def forget_damaged(folder: RunFolder) -> Iterator[str]:
     Checkpoints are compared when they are read: it takes long, and a training costs more than stored answers.
     """
     storage = folder.storage
-    for at in dict.fromkeys(each for each in stages.whole_plan(folder.config) if not each.stage.trains):
+    for at in dict.fromkeys(each for each in stages.whole_plan(folder.config) if each.stage.columns):
         manifest = folder.manifest(at)
         for part in manifest.parts if manifest else ():
             path = f"{at.folder}/{part.name}"

@@ -26,11 +26,13 @@ class RunState:
     """How far a run is."""
 
     next_stage: stages.StageAt | None
-    """The first planned stage that does not hold; None of a run that is done or stopped."""
+    """The first planned stage that does not hold; of a run that is stopped only the average's are left, if any."""
     stopped: str | None
     """Why the stop rule ended it, if it did."""
     history: list[RoundHistory]
     """S_0 and the rounds that have begun."""
+    best: int | None
+    """The best student by the dev split, as `best_round` has it."""
 
 
 def state_of(run: RunFolder, seen: Seen | None = None) -> RunState:
@@ -45,11 +47,23 @@ def state_of(run: RunFolder, seen: Seen | None = None) -> RunState:
     rounds = history(run, begun[-1], seen) if begun else []
     stopped = None
     # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
-    if rounds and following is not None and following.benchmark is None:
+    if rounds and following is not None and following.benchmark is None and following.round != paths.AVERAGE:
         # A run that did all its rounds was not stopped.
         ends_here = rounds[-1].number < run.config.run.rounds or rounds[-1].dev_score is None
         stopped = should_stop(rounds, run.config.curriculum.stop) if ends_here else None
-    return RunState(None if stopped else following, stopped, rounds)
+    if stopped:
+        to_average = averaging(run, seen)
+        following = next((at for at in to_average if run.holds(at, seen) is None), None)
+        if run.config.student.average and not to_average:
+            stopped += "; too few rounds were trained to average their students"
+    average = _of_student(run, paths.AVERAGE, seen) if run.config.student.average else None
+    return RunState(following, stopped, rounds, best_round(rounds, average))
+
+
+def averaging(run: RunFolder, seen: Seen | None = None) -> list[stages.StageAt]:
+    """What the average of the rounds' students takes; empty where none is asked for, or too few are trained."""
+    wanted = run.config.student.average and run.key(stages.AVERAGE.at(paths.AVERAGE), seen)
+    return [*stages.stages_of(run.config, paths.AVERAGE)] if wanted else []
 
 
 def stop_reason(run: RunFolder, number: int) -> str | None:
@@ -59,10 +73,12 @@ def stop_reason(run: RunFolder, number: int) -> str | None:
 
 def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[RoundHistory]:
     """What the stop rule may know of S_0 and the rounds up to ``number``: dev figures and seeds, no test split."""
-    return [
-        RoundHistory(each, _seeds(run, each, seen), _dev_score(run, each, seen), _dev_values(run, each, seen))
-        for each in range(number + 1)
-    ]
+    return [_of_student(run, each, seen) for each in range(number + 1)]
+
+
+def _of_student(run: RunFolder, number: int, seen: Seen | None) -> RoundHistory:
+    seeds = _seeds(run, number, seen) if number in run.config.round_numbers else None
+    return RoundHistory(number, seeds, _dev_score(run, number, seen), _dev_values(run, number, seen))
 
 
 def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
@@ -208,7 +224,7 @@ def stages_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
     """
     judged = [at for at in stages.plan(run.config) if is_judging(at) and (run.holds(at) or run.holds(judged_at(at)))]
     if number is not None and not any(at.round == number for at in judged):
-        rounds = sorted({at.number for at in judged if at.round != paths.BACKBONE})
+        rounds = sorted({at.number for at in judged} - paths.OF_NO_ROUND.keys())
         raise errors.ConfigError(
             f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {rounds or 'none'}); "
             f"see `tapir status {run.ref.name}`"
@@ -229,7 +245,7 @@ def models_of(run: RunFolder, benchmark: str) -> list[str]:
 
 
 def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[stages.Compared]:
-    """The rounds whose student is meant, and models of files by their names.
+    """The students that are meant, by round, and models of files by their names.
 
     ``which`` is `all`, `backbone`, `outputs` (the models alone), or what `find_student` takes.
 
@@ -251,14 +267,14 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
             f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
         )
     meant: dict[str, list[stages.Compared]] = {
-        "all": [paths.BACKBONE, *run.trained_rounds, *models],
+        "all": [paths.BACKBONE, *run.students, *models],
         _BACKBONE: [paths.BACKBONE],
     }
     return meant.get(which) or [find_student(run, which, others=(_BACKBONE, *([_OUTPUTS] if models else [])))]
 
 
 def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> int:
-    """The round whose trained student is meant: `best` (by the dev split), or the number of a round.
+    """The student that is meant, by round: `best` (by the dev split), `average`, or the number of a round.
 
     Args:
         run: The run.
@@ -268,8 +284,8 @@ def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> i
     Raises:
         ConfigError: the run has no such student.
     """
-    students = {str(number): number for number in run.trained_rounds}
-    number = best_round(state_of(run).history) if which == "best" else students.get(which)
+    students = {paths.OF_NO_ROUND.get(number, str(number)): number for number in run.students}
+    number = state_of(run).best if which == "best" else students.get(which)
     if number is None or number not in students.values():
         why = (
             f" yet: it takes a dev split, and a round that is scored (`tapir evaluate {run.ref.name}` scores)"

@@ -196,7 +196,7 @@ def _publish(ref: RunRef, number: int, shown: dict[str, Table]) -> None:
 
 
 def _key_of_round(ref: RunRef, number: int, name: str) -> str:
-    return artifact_key(ref.name, "backbone" if number == paths.BACKBONE else f"round {number}", name)
+    return artifact_key(ref.name, paths.OF_NO_ROUND.get(number, f"round {number}"), name)
 
 
 def _show(key: str, table: Table) -> None:

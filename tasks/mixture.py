@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from tapir_core import curriculum, errors, randomness, stages, task_types
+from tapir_core import curriculum, randomness, stages, task_types
 from tapir_core.calls import Answer, Outcome
 from tapir_core.config import Prefer
 from tapir_core.judging import combine_judges, show_instruction
@@ -44,7 +44,22 @@ def select(run: RunFolder, at: stages.StageAt) -> Worked:
         else run.rows(stages.DIFFICULTY.at(judged)).height - candidates.height,
         "student_better": candidates.height - chosen.seeds.height - chosen.easy.height,
     }
-    return Worked(chosen.seeds, {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}})
+    seeds, unpaired = _pairs(run, at, chosen.seeds)
+    counts = {**chosen.counts, **{reason: rows for reason, rows in left_out.items() if rows}, **unpaired}
+    return Worked(seeds, counts)
+
+
+def _pairs(run: RunFolder, at: stages.StageAt, seeds: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, float]]:
+    """In a round that is to prefer, the seeds that make a pair, and how many do not for which reason."""
+    objective, judge = run.config.objective(at.number), run.config.judge
+    if not isinstance(objective, Prefer):
+        return seeds, {}
+    verdicts = combine_judges(run.rows(stages.JUDGE.at(at.round)), judge.panel_rule)
+    answers = run.rows(stages.ANSWER.at(at.round))
+    pairs, why = curriculum.preference_pairs(seeds, verdicts, answers, judge.expected_orders, objective.margin)
+    others = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in why.items()) or "none"
+    tell(logging.INFO, f"round {at.number}: {pairs.height} of {seeds.height} seeds make a pair; the others: {others}")
+    return pairs, {f"{curriculum.UNPAIRED}{reason}": float(count) for reason, count in why.items()}
 
 
 @stage_task(stages.DRAW)
@@ -52,40 +67,14 @@ def draw(run: RunFolder, at: stages.StageAt) -> Worked:
     """α_r·N of seeds and new instructions, the rest of what the selection left; with what the hard part lacks."""
     size, shares, used = round_size(run, at), mixture_shares(run), used_before(run, at.number)
     rngs = {part: randomness.derive_rng(run.config.run.seed, at.number, part) for part in ("hard", "easy")}
-    (seeds, left_out), new = _seeds(run, at), run.rows(stages.EXPAND.at(at.round))
+    seeds, new = run.rows(stages.SELECT.at(at.round)), run.rows(stages.EXPAND.at(at.round))
     hard = curriculum.draw_hard(seeds, new, size.hard, shares, rngs["hard"], used)
     easy = curriculum.draw_easy(_easy_rows(run, at), size.easy, shares, rngs["easy"], used)
-    counts = {f"{_SHORTFALL}{name}": float(n) for name, n in {**hard.shortfall, **easy.shortfall}.items()} | left_out
+    counts = {f"{_SHORTFALL}{name}": float(n) for name, n in {**hard.shortfall, **easy.shortfall}.items()}
     if size.examples < size.asked:
         counts[_REDUCED] = float(size.examples)
         tell(logging.WARNING, reduced(run.config, at.number, size.examples))
     return Worked(pl.concat([hard.rows, easy.rows]), counts)
-
-
-def _seeds(run: RunFolder, at: stages.StageAt) -> tuple[pl.DataFrame, dict[str, float]]:
-    """What the hard part is drawn from beside new instructions: seeds, or those that make a pair; others by reason.
-
-    Raises:
-        ConfigError: none makes a pair.
-    """
-    seeds, objective = run.rows(stages.SELECT.at(at.round)), run.config.objective(at.number)
-    if not isinstance(objective, Prefer):
-        return seeds, {}
-    judge = run.config.judge
-    verdicts = combine_judges(run.rows(stages.JUDGE.at(at.round)), judge.panel_rule)
-    answers = run.rows(stages.ANSWER.at(at.round))
-    pairs, why = curriculum.preference_pairs(seeds, verdicts, answers, judge.expected_orders, objective.margin)
-    reasons = f"{pairs.height} of {seeds.height} seeds make a pair; the others: " + ", ".join(
-        f"{name.replace('_', ' ')} {count}" for name, count in why.items()
-    )
-    if not pairs.height:
-        raise errors.ConfigError(
-            f"round {at.number} has nothing to prefer: {reasons}. Lower rounds.{at.number}.objective.margin = "
-            f"{objective.margin:g}, raise student.sampling.max_tokens where answers are cut off, or let it imitate"
-        )
-    if why:
-        tell(logging.INFO, f"round {at.number}: {reasons}")
-    return pairs, {f"{curriculum.UNPAIRED}{name}": float(count) for name, count in why.items()}
 
 
 def round_size(run: RunFolder, at: stages.StageAt) -> curriculum.RoundSize:
@@ -170,13 +159,12 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
         [curriculum.BalancedDraw(rows, {})], pool, refinement, wanted, randomness.derive_rng(seed, number, "order")
     )
     # What the draw of a round lacks its mixture lacks too.
-    told = {
-        name: count for name, count in counted.items() if name.startswith((_REDUCED, _SHORTFALL, curriculum.UNPAIRED))
-    }
+    told = {name: count for name, count in counted.items() if name == _REDUCED or name.startswith(_SHORTFALL)}
     examples = mixture.rows
     if run.config.objective(number).reads_answers:
         own = run.rows(stages.ANSWER.at(number)).select("instruction_id", rejected="response")
         examples = examples.join(own, on="instruction_id", how="left", validate="1:1", maintain_order="left")
+        assert not examples["rejected"].null_count(), "what was drawn has no answer of the student to be preferred to"
     return Worked(examples, {**told, "missing_examples": mixture.missing})
 
 

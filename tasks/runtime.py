@@ -19,7 +19,7 @@ from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, store_url
 from tapir_core.config import EndpointConfig, ModelIdentity
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import TRAIN, StageAt
+from tapir_core.stages import StageAt, checkpoint_at
 from tasks.engines import backbone, student_server, supervisor
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.progress import Progress
@@ -181,7 +181,7 @@ class Runtime:
             return backbone.prepare_backbone(self.config.student, self._backbones)
         # Every shard asks for it; one downloads it.
         with self._reading:
-            return run_files.fetch_stage(self.run, TRAIN.at(number))
+            return run_files.fetch_stage(self.run, checkpoint_at(number))
 
     def prompt(self, name: str) -> Prompt:
         """A prompt file, as this run uses it.

@@ -1,5 +1,7 @@
 """Stage `train`: S_r ← fine-tune(S_{r−1}, mixture_r). The trainer works in an attempt folder; the manifest promotes.
 
+Stage `average`, the mean of the rounds' students, is made and promoted likewise; the driver alone makes it.
+
 The driver trains itself, or follows a worker that does (``training.runs_on``). Whoever trains holds the lease of this
 training, and promotes only while it has it and the run still asks for what it made.
 
@@ -15,6 +17,7 @@ or a pod it is lost only when Prefect says so, for its image may be on its way.
 """
 
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -31,11 +34,11 @@ from tapir_core.calls import store_url
 from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import MIX, TRAIN, StageAt
+from tapir_core.stages import AVERAGE, CHECKPOINT, MIX, TRAIN, StageAt
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
-from tasks.engines import backbone, logs, machine
+from tasks.engines import backbone, keys, logs, machine, supervisor
 from tasks.engines.replicas import Fleet
 from tasks.engines.training import launch, nodes, prerequisites
 from tasks.flow_runs import Deployment
@@ -127,17 +130,51 @@ def make_student(
     with _gpus(run, at):
         summary = launch.train_student(job, on_progress=tell_and_go_on, meet=meet)
     logs.tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
-    _check_right(run, at, lease, key)
-    checkpoint = run.workplace.local(at.folder)
-    _link_checkpoint(job.output / "checkpoint", checkpoint)
+    _promote(run, at, started, lambda: _check_right(run, at, lease, key))
+    return summary
+
+
+@does(AVERAGE)
+@project_task(AVERAGE.name)
+def average(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
+    """The mean of the weights of every round's student that there is."""
+    run, started = RunFolder(ref), time.monotonic()
+    if (held := run.holds(at)) is not None:
+        return cached(held)
+    runtime, rounds = current(run), [each.number for each in AVERAGE.reads(run.config, at) if run.holds(each)]
+    made, log = _attempt(run, at).absolute(), runtime.log("average")
+    with runtime.progress.stage(at):
+        checkpoints = [str(runtime.checkpoint(number).absolute()) for number in rounds]
+        # What a start that was killed has left is made anew.
+        shutil.rmtree(made, ignore_errors=True)
+        with supervisor.start_child(
+            [sys.executable, "-m", "tasks.engines.average", str(made / CHECKPOINT), *checkpoints],
+            env=keys.offline_environment(),
+            log_path=log,
+            cwd=supervisor.SOURCES,
+            name="the average of the students",
+        ) as child:
+            while (code := child.poll()) is None:
+                runtime.check_stop(at)
+                time.sleep(_POLL_SECONDS / 10)
+        if code:
+            raise errors.EngineError(f"the average of the students ended with exit code {code}; see {log}")
+        return _promote(run, at, started, runtime.check_lease)
+
+
+def _promote(run: RunFolder, at: StageAt, started: float, check: Callable[[], None]) -> DatasetRef:
+    """Make what its attempt made the student of a stage; ``check`` raises where this process may not."""
+    check()
+    made, checkpoint = _attempt(run, at), run.workplace.local(at.folder)
+    _link_checkpoint(made / CHECKPOINT, checkpoint)
     run_files.publish_stage(run, at)
-    _check_right(run, at, lease, key)
+    check()
     # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
     files = [file for file in sorted(checkpoint.iterdir()) if backbone.matters(file.name)]
     parts = [Part(file.name, 0, storage.file_sha256(file)) for file in files]
-    run.seal(at, parts, counts={"seconds": round(time.monotonic() - started, 1)})
-    shutil.rmtree(job.output)
-    return summary
+    sealed = run.seal(at, parts, counts={"seconds": round(time.monotonic() - started, 1)})
+    shutil.rmtree(made)
+    return sealed
 
 
 def meeting_place(run: RunFolder, at: StageAt, fleet: Fleet, attempt: str, note: nodes.Note) -> launch.Meet:

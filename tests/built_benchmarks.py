@@ -9,6 +9,7 @@ import polars as pl
 
 from tapir_core.evaluation.benchmark import Exchange, exchanges_of, judging
 from tapir_core.evaluation.scores import judgments_of
+from tapir_core.paths import AVERAGE
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
@@ -19,8 +20,8 @@ from tapir_core.storage import file_sha256
 
 __all__ = ["SKILL", "BenchmarkStages", "StageWriter"]
 
-SKILL = {-1: 0.03, 0: 0.3, 1: 0.45, 2: 0.6, 3: 0.68}
-"""Chance of a right answer after each round."""
+SKILL = {-1: 0.03, 0: 0.3, 1: 0.45, 2: 0.6, 3: 0.68, AVERAGE: 0.9}
+"""Chance of a right answer after each round, and of the rounds' average."""
 
 
 class StageWriter:

@@ -386,6 +386,8 @@ class _Builder(BenchmarkStages):
         self.run.seal(at, parts, counts={"seconds": 41.0 + at.round})
         self._sealed.append(at)
 
+    _average = _train
+
     def _texts(self, stage: str) -> list[tuple[str, str]]:
         return pairs(self._rows(stage).sort("instruction_id"))
 

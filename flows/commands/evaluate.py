@@ -26,7 +26,7 @@ def evaluate(
     which: Annotated[
         str,
         typer.Option(
-            "--round", metavar="N|best|backbone|outputs|all", help="Which student; 0 is S_0; models of files."
+            "--round", metavar="N|best|backbone|average|outputs|all", help="Which student; 0 is S_0; models of files."
         ),
     ] = "all",
     benchmark: Annotated[

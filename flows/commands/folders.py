@@ -92,9 +92,8 @@ def _state(run: RunFolder, progress: RunProgress) -> tuple[str, ...]:
         else f"{number(usd or 0.0)} USD spent{'' if cap is None else f' of at most {number(cap)}'} on teacher and "
         "judge, over all starts (requests of unknown cost count in full)",
         run.error and f"the last start ended with: {run.error}",
-        f"stopped early: {progress.stopped}"
-        if progress.stopped
-        else "done"
+        f"stopped early: {progress.stopped}" if progress.stopped else "",
+        ("" if progress.stopped else "done")
         if progress.next_stage is None
         else f"next: {progress.next_stage}; how long it takes is known once a round is done"
         if progress.seconds_left is None
@@ -109,7 +108,7 @@ def _stage_rows(look: RunReader, progress: RunProgress) -> Iterator[tuple[str, .
         manifest = look.manifest(at)
         missing = sum(manifest.accepted_missing.values()) if manifest else 0
         seconds = number(manifest.counts.get("seconds", 0.0), 1) if manifest else ""
-        here = "" if at.round is None else "backbone" if at.round == paths.BACKBONE else str(at.round)
+        here = "" if at.round is None else paths.OF_NO_ROUND.get(at.round, str(at.round))
         name = f"{at.name} {at.benchmark}" if at.benchmark else at.name
         yield "" if here == place else here, name, count(rows), count(missing) if missing else "", seconds
         place = here
@@ -125,7 +124,7 @@ def _run_row(run: RunFolder) -> tuple[str, ...]:
     judged = " quality retention" if run.config.data.judged else ""
     scored = "" if progress.student is None else f"{student_name(progress.student)}{judged} {score(progress.score)}"
     left = NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else ""
-    following = "stopped early" if progress.stopped else str(progress.next_stage or "done")
+    following = str(progress.next_stage or ("stopped early" if progress.stopped else "done"))
     return run.ref.name, run.record.created[:10], following, f"{done}/{len(progress.stages)}", scored, usd, left
 
 
@@ -213,7 +212,10 @@ def _place(root: str) -> str:
 def export(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)],
     which: Annotated[
-        str, typer.Option("--round", metavar="best|N", help="`best` by the dev split, or a round; 0 is S_0.")
+        str,
+        typer.Option(
+            "--round", metavar="best|N|average", help="`best` by the dev split, or a round; 0 is S_0; or the average."
+        ),
     ] = "best",
     to: Annotated[
         str | None,
@@ -237,7 +239,7 @@ def export(
         )
     if push and "://" in folder.url:
         raise errors.ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
-    checkpoint = Storage(f"{run.storage.url}/{stages.TRAIN.at(number).folder}")
+    checkpoint = Storage(f"{run.storage.url}/{stages.checkpoint_at(number).folder}")
     modelfile, why = run_files.write_modelfile(checkpoint, run.config.student)
     texts = {paths.MODEL_CARD: model_card(run, number, use)} | ({paths.MODELFILE: modelfile} if modelfile else {})
     written = run_files.export_student(run, number, folder, texts, on_file=say)

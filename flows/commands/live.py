@@ -174,7 +174,7 @@ def _name(at: StageAt) -> str:
     """`round 1 · wave 2 · candidates`, `S_0 · alpaca_eval · benchmark answers`."""
     who = at.model if at.round is None else formats.round_name(at.round)
     what = at.name.removeprefix("wave_").replace("_", " ")
-    return " · ".join(filter(None, (who, f"wave {at.wave}" if at.wave else "", at.benchmark, what)))
+    return " · ".join(dict.fromkeys(filter(None, (who, f"wave {at.wave}" if at.wave else "", at.benchmark, what))))
 
 
 def _rate(stage: StageProgress) -> str:

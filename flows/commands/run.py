@@ -9,12 +9,13 @@ from rich.console import Console
 from flows import driver, whole_run
 from flows.commands import terminal
 from flows.commands.live import print_summary, shown_flows
-from tapir_core import calls, errors, paths, run_folder, storage
+from tapir_core import calls, errors, paths, run_folder, run_state, storage
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting import estimate_table
 from tapir_core.summary import require_figures
+from tapir_core.summary.formats import student_name
 from tasks import asking, runtime
 from tasks.engines import backbone, machine
 from tasks.engines.training import prerequisites
@@ -118,22 +119,17 @@ def retry_judge(
 def ask(
     name: terminal.RunName,
     text: Annotated[str, typer.Argument(help="The instruction.", show_default=False)],
-    round_number: Annotated[int | None, typer.Option("--round", help="0 is S_0; the last one when left out.")] = None,
+    which: Annotated[
+        str | None, typer.Option("--round", metavar="N|best|average", help="0 is S_0; the last one when left out.")
+    ] = None,
     root: terminal.Root = "runs",
 ) -> None:
     """`tapir ask`."""
     run = run_folder.RunFolder(terminal.run_ref(name, root))
-    trained = run.trained_rounds
-    number = round_number if round_number is not None or not trained else trained[-1]
-    if number is None or number not in trained:
-        wanted = "no round" if number is None else f"round {number}"
-        raise errors.ConfigError(
-            f"run {run.ref.name!r} has {'trained rounds ' + str(trained) if trained else 'trained nothing yet'}, so "
-            f"{wanted} can answer; see `tapir status {run.ref.name}`"
-        )
+    number = run_state.find_student(run, which or str(max(run.trained_rounds, default="last")))
     live = runtime.current(run)
     student = live.student(number)
-    terminal.say(f"S_{number} of run {run.ref.name}")
+    terminal.say(f"{student_name(number)} of run {run.ref.name}")
     try:
         request = asking.make_request(run, "answer", student.identity, asking.chat(text), run.config.student.sampling)
         outcome = live.calls.ask([request], student.source)[0]

@@ -7,6 +7,7 @@ Limits: an ablation leaves out one ingredient of the curriculum as it is configu
 cannot be left out of it, and is refused.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,14 +231,18 @@ def _each_round(config: RunConfig, *settings: str) -> list[str]:
 
 
 def _random(config: RunConfig) -> list[str]:
-    """Plain fine-tuning: what else a round learns, and the rate for that, is left out."""
-    others = [number for number in config.round_numbers if config.objective(number) != Imitate()]
-    plain = [f"rounds.{number}.{each}" for number in others for each in ('objective="imitate"', 'learning_rate=""')]
-    return [*_each_round(config, 'selection={type="random", share=0.0}', "alpha=0.0"), *plain]
+    """Plain fine-tuning: a round that learns otherwise imitates, as the first one does that imitates anyway."""
+    imitating = [number for number in config.round_numbers if config.objective(number) == Imitate()]
+    first = config.round(imitating[0]) if imitating else config.basic_tuning
+    rate = "" if first.learning_rate is None else first.learning_rate
+    plain = ['objective="imitate"', f"learning_rate={json.dumps(rate)}", f"epochs={first.epochs}"]
+    others = [f"rounds.{number}.{each}" for number in config.round_numbers if number not in imitating for each in plain]
+    return [*_each_round(config, 'selection={type="random", share=0.0}', "alpha=0.0"), *others]
 
 
 def _no_mfd(config: RunConfig) -> list[str]:
     settings = []
+    _demand_imitation(config, "no_mfd")
     for number in config.round_numbers:
         rule = config.round(number).selection
         if not rule.reads_difficulty or rule.fixed_share is None:
@@ -249,9 +254,27 @@ def _no_mfd(config: RunConfig) -> list[str]:
     return settings
 
 
+_ONE_ROUND = ("run.rounds=1", 'student.average=""')
+
+
 def _constant_alpha(config: RunConfig) -> list[str]:
-    alpha = fmean(config.round(number).alpha or 0.0 for number in config.round_numbers)
-    return _each_round(config, f"alpha={round(alpha, 9)}")
+    mixed = [number for number in config.round_numbers if not config.objective(number).reads_answers]
+    alpha = fmean([config.round(number).alpha or 0.0 for number in mixed] or [1.0])
+    return [f"rounds.{number}.alpha={round(alpha, 9)}" for number in mixed]
+
+
+def _no_rejudging(config: RunConfig) -> list[str]:
+    _demand_imitation(config, "no_rejudging")
+    return ["curriculum.rejudge=false"]
+
+
+def _demand_imitation(config: RunConfig, arm: str) -> None:
+    for number in config.round_numbers:
+        if config.objective(number).reads_answers:
+            raise errors.ConfigError(
+                f'arm {arm}: rounds.{number}.objective is "{config.objective(number).type}", which learns from the '
+                "verdicts that this arm does without; leave the arm out"
+            )
 
 
 READY: dict[str, ReadyArm] = {
@@ -260,13 +283,13 @@ READY: dict[str, ReadyArm] = {
     "random_balanced": ReadyArm("Random, balanced by task type", _random, is_curriculum=False),
     "hard_only": ReadyArm(
         "Hard only, one round (TAPIR-S)",
-        lambda _: ["run.rounds=1", "rounds.1.alpha=1.0"],
+        lambda _: [*_ONE_ROUND, "rounds.1.alpha=1.0"],
         match="whole",
         is_curriculum=False,
     ),
     "random_once": ReadyArm(
         "Random, one round",
-        lambda config: [*_random(config), _NATURAL, "run.rounds=1"],
+        lambda config: [*_random(config), _NATURAL, *_ONE_ROUND],
         match="whole",
         is_curriculum=False,
     ),
@@ -278,6 +301,6 @@ READY: dict[str, ReadyArm] = {
     "no_expansion": ReadyArm("Without expansion", lambda _: ["curriculum.expansion.max_waves=0"]),
     "no_refinement": ReadyArm("Without refinement", lambda _: ["curriculum.refine=false"]),
     "constant_alpha": ReadyArm("Without rising α: its mean in each round", _constant_alpha),
-    "no_rejudging": ReadyArm("Without re-judging: MFD of round 1", lambda _: ["curriculum.rejudge=false"]),
+    "no_rejudging": ReadyArm("Without re-judging: MFD of round 1", _no_rejudging),
 }
 """Every ready arm by name."""

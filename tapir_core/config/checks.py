@@ -241,7 +241,7 @@ def _longest_answers(config: cfg.RunConfig) -> dict[str, int]:
 
 
 def _contradictions(config: cfg.RunConfig) -> list[str]:
-    """What fields of the judge and of the curriculum say against each other."""
+    """What fields of the judge, of the student and of the curriculum say against each other."""
     judge, expansion, stop = config.judge, config.curriculum.expansion, config.curriculum.stop
     judges = list(zip(judge.endpoints, judge.identities, strict=True))
     first = {who: name for name, who in reversed(judges)}
@@ -262,6 +262,10 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
                 )
                 for name, who in judges
             },
+            f'student.average: value "{config.student.average}": with run.rounds = {config.run.rounds} there is one '
+            "student and nothing to average; set run.rounds = 2 or more, or leave it out": (
+                config.student.average and config.run.rounds < 2
+            ),
             f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, so "
             "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
             f"rounds.{barren.partition(',')[0]}.selection.share: value 0: without seeds (round {barren}) "
@@ -274,7 +278,7 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
             },
             **{
                 f'rounds.{name}.alpha: value {each.alpha:g}: a round that is to "{each.objective.type}" has no easy '
-                "part; leave alpha out of it": each.alpha != 1
+                "part; leave alpha out of its entry": each.alpha != 1
                 for name, each in own.items()
             },
             f"rounds.{full.partition(',')[0]}.selection.share: value 1: where all instructions are "

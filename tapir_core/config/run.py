@@ -12,17 +12,21 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from tapir_core.config import benchmarks, roles
 from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl, T
 from tapir_core.config.curriculum import CurriculumConfig, Imitate, Objective, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
 from tapir_core.config.student import StudentConfig
+from tapir_core.paths import AVERAGE, BACKBONE
 
 LONGEST_NAME = 80
 """Characters of a run's name."""
 
 
+_OF_OBJECTIVE = {"learning_rate", "epochs", "alpha"}
+"""Fields of a round whose sensible values go with its objective."""
 _OF_ADAPTERS = 10
 """Times the learning rate of all weights is that of the few of adapters, as is usual."""
 
@@ -247,7 +251,7 @@ class RunSection(Section):
     seed: int = 1
     """Every draw of the run derives from it."""
 
-    rounds: Annotated[int, Field(ge=1, le=49)] = 1
+    rounds: Annotated[int, Field(ge=1, le=AVERAGE - 1)] = 1
     """R: most rounds; the stop rule may end sooner."""
 
     prompts: Free[str | None] = None
@@ -305,8 +309,12 @@ class RunConfig(Section):
 
     @field_serializer("rounds")
     def _only_what_is_set(self, rounds: dict[str, RoundConfig]) -> dict[str, dict[str, Any]]:
-        # An entry written with all its defaults would hide [rounds.default] when it is read again.
-        return {name: entry.model_dump(mode="json", include=entry.model_fields_set) for name, entry in rounds.items()}
+        # An entry written with all its defaults would hide [rounds.default] when it is read again, and one without a
+        # default that it sets would be hidden by it.
+        return {
+            name: to_jsonable_python({each: getattr(entry, each) for each in sorted(entry.model_fields_set)})
+            for name, entry in rounds.items()
+        }
 
     @property
     def endpoints(self) -> dict[str, roles.EndpointConfig]:
@@ -323,12 +331,22 @@ class RunConfig(Section):
         """The rounds that are planned: 1 to R."""
         return range(1, self.run.rounds + 1)
 
+    @property
+    def students(self) -> list[int]:
+        """Who is scored, by round and in order: `BACKBONE`, S_0 (0), S_1 to S_R, `AVERAGE` if it is asked for."""
+        return [BACKBONE, 0, *self.round_numbers, *([AVERAGE] if self.student.average else [])]
+
     def round(self, number: int) -> RoundConfig:
         """Round ``number`` (from 1) with every field resolved, α included."""
         numbered = [int(name) for name in self.rounds if name != "default"]
         own = str(min(number, max(numbered, default=0)))  # past the last entry, the last one holds
         entries = [self.rounds[name] for name in ("default", own) if name in self.rounds]
         fields = {name: getattr(entry, name) for entry in entries for name in entry.model_fields_set}
+        if entries and fields.get("objective", Imitate()).type != entries[0].objective.type:
+            # What [rounds.default] says of these is meant for what it lets a round learn.
+            fields = {
+                name: each for name, each in fields.items() if name not in _OF_OBJECTIVE - entries[-1].model_fields_set
+            }
         if fields.get("alpha") is None:
             scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
             has_easy = not fields.get("objective", Imitate()).reads_answers
@@ -383,4 +401,4 @@ class RunConfig(Section):
 
     def checks_expansion(self, number: int) -> bool:
         """Whether round ``number`` keeps those new instructions only that are as hard as its seeds."""
-        return self.curriculum.expansion.check_difficulty and self.judges(number)
+        return self.curriculum.expansion.check_difficulty and self.judges(number) and bool(self.waves(number))

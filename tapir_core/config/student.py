@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import EnvironmentName, Free, Kind, Section, WebAddress, problems
+from tapir_core.config._base import EnvironmentName, Free, Kind, Later, Section, WebAddress, problems
 from tapir_core.config.roles import EndpointConfig, ExtraBody, Sampling
 from tapir_core.installation import STUDENT_SETUP, embedded_student_setup, interpreter, student_environment
 from tapir_core.text import canonical_json
@@ -231,6 +231,10 @@ class StudentConfig(Section):
 
     sampling: Sampling = Sampling(max_tokens=1024)
     """Sampling of the student's answers to the pool and to the held-out set."""
+
+    average: Later[Literal["rounds"] | None] = None
+    """`"rounds"`: the mean of the weights of S_1 to S_R is one more student, which is scored as they are, and exported
+    as the best if the dev split says so. No stop rule looks at it."""
 
     @property
     def template(self) -> Path | None:

@@ -13,9 +13,10 @@ import polars as pl
 from tapir_core.curriculum.usable import broken_reason
 
 UNPAIRED = "no pair: "
-"""In the counts of what is drawn and of a mixture: before the reason why seeds make no pair."""
+"""In the counts of a selection: before the reason why instructions that it would choose make no pair."""
 
 _NOT_AHEAD = "not_ahead"
+_DIGITS = 9
 _ANSWER = ("instruction_id", "response", "finish_reason")
 
 
@@ -31,7 +32,7 @@ def preference_pairs(
         orders: in all of which the teacher's answer must be ahead.
         margin: points by which it must be, at least; at 0 any more than none.
     """
-    lead = pl.col("teacher_score") - pl.col("student_score")
+    lead = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
     ahead = (
         verdicts.filter(pl.col("order").is_in(list(orders)), status="scored")
         .group_by("instruction_id")

@@ -1,6 +1,6 @@
-"""When a run ends before its last round, and which of its rounds was best.
+"""When a run ends before its last round, and which of its students was best.
 
-Stop rules and the choice of the best round read the dev split only. Where a judge scores it (`dev_values`), gains and
+Stop rules and the choice of the best student read the dev split only. Where a judge scores it (`dev_values`), gains and
 the best round go by what a paired interval over its instructions shows: verdicts are noisier than references.
 
 A stop rule is a function in `STOP_RULES`: of S_0 and the rounds so far, in order, it gives in words why no further one
@@ -76,15 +76,16 @@ STOP_RULES = (few_seeds, small_gain)
 """The first that has a reason ends the run."""
 
 
-def best_round(history: Sequence[RoundHistory]) -> int | None:
+def best_round(history: Sequence[RoundHistory], average: RoundHistory | None = None) -> int | None:
     """The round of the highest dev score, the earliest of equal ones; None when no round has a score.
 
-    Of a judged dev split that round only where its paired interval to the last round lies above 0, else the last.
+    Of a judged dev split that round only where its paired interval to the last round lies above 0, else the last. The
+    rounds' ``average`` comes after them all, and is none that another one has to beat.
     """
     scored = [each for each in history if each.dev_score is not None]
     if not scored:
         return None
-    best, last = _best(scored), scored[-1]
+    best, last = _best([*scored, *([average] if average and average.dev_score is not None else [])]), scored[-1]
     if last.dev_values is None:
         return best.number
     low = _gain(best, last).low

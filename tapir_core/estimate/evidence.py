@@ -25,12 +25,12 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import curriculum, paths, sources, stages
+from tapir_core import curriculum, sources, stages
 from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data import readers
 from tapir_core.errors import TapirError
-from tapir_core.estimate.workload import Asks, Pool, Prompts, expected_shares
+from tapir_core.estimate.workload import Asks, Pool, Prompts, conversations_seen, expected_shares
 from tapir_core.evaluation.benchmark import exchanges_of, judging
 from tapir_core.judging import mode_of, show_instruction
 from tapir_core.prompts import Prompt
@@ -300,12 +300,12 @@ def past_seconds(config: RunConfig) -> dict[str, float]:
     seconds, units = defaultdict[str, float](float), defaultdict[str, float](float)
     for run in _runs_alike(config):
         reader, its = RunReader(run), run.config
-        for number in (None, *range(paths.BACKBONE, its.run.rounds + 1)):
-            parts = [stages.ONCE] if number is None else [stages.ROUND, stages.EVALUATION, stages.BENCHMARK]
+        for number in (None, *its.students):
+            parts = [stages.ONCE] if number is None else [stages.making(number), stages.EVALUATION, stages.BENCHMARK]
             for stage in reader.summarise_stages(stages.lines(*parts), number):
                 done = float(stage.usage.calls) if stage.asks else 0.0
                 if mixture := reader.manifest(stages.MIX.at(number)) if stage.name == stages.TRAIN.name else None:
-                    done = mixture.rows * (its.round(number).epochs if number else its.basic_tuning.epochs)
+                    done = conversations_seen(its, number or 0, mixture.rows)
                 seconds[stage.name] += stage.seconds if done else 0.0
                 units[stage.name] += done if stage.seconds else 0.0
     return {name: seconds[name] / done for name, done in units.items() if done >= _FEWEST}

@@ -498,6 +498,10 @@ def _assumptions(costs: _Costs, pool: Pool, planned: Sequence[Line], *, has_base
         f"All {config.run.rounds} rounds are counted; a stop rule may end sooner.": config.run.rounds > 1,
         "A baseline follows (evaluation.baseline) and counts in the totals: the steps of all rounds once more, and "
         "one more student to be scored.": has_baseline,
+        "The average of the rounds' students (student.average) is one more student to be scored, and one more "
+        f"checkpoint on the disk{f', of {2 * known.weights / 1e9:.1f} GB in bf16' if known.weights else ''}.": (
+            config.student.average
+        ),
         "Benchmarks are asked of backbone, S_0 and the student of every round.": known.benchmarks,
         f"{', '.join(marked)}: marked without a call; the prompts count as the questions.": marked,
         f"Not counted: {', '.join(later)}; `tapir evaluate --benchmark` asks what is not of each round.": later,

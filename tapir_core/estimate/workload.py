@@ -108,8 +108,8 @@ def workload(config: RunConfig, pool: Pool, benchmarks: Mapping[str, Asks]) -> I
         model = stages.served_in_turn(config, at) if any(work.paid for work in works) else ""
         if at.stage.trains or model not in ("", serving):
             works[0] = replace(works[0], starts=1)
-        # A training takes the machine from every server.
-        serving = "" if at.stage.trains else model or serving
+        # A training takes the machine from every server, and another checkpoint takes another start.
+        serving = model or serving if at.stage.columns else ""
         yield from works
 
 
@@ -117,6 +117,15 @@ def is_repeated(config: RunConfig, work: Work) -> bool:
     """Whether a baseline takes such work once more: the training of every round, the scoring of the last student."""
     scores_last = work.round == config.run.rounds and work.stage in stages.lines(stages.EVALUATION, stages.BENCHMARK)
     return scores_last or bool(work.steps and work.round)
+
+
+def conversations_seen(config: RunConfig, number: int, examples: float) -> float:
+    """What the training of a round (0: of S_0) on so many examples computes, epochs counted, in conversations.
+
+    Of a pair both, which the base has scored before: a forward pass, a third of what a step takes.
+    """
+    epochs = config.round(number).epochs if number else config.basic_tuning.epochs
+    return 2 * examples * (epochs + 1 / 3) if config.objective(number).reads_answers else examples * epochs
 
 
 class _Counts:
@@ -176,10 +185,7 @@ class _Counts:
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))
         self.rows, self.new = self.rows + self.new, 0.0
         size = self.size if at.number else None
-        seen = drawn * epochs
-        if self.config.objective(at.number).reads_answers:
-            # Both answers of a pair, which the base has scored before: a forward pass, a third of a step.
-            seen = 2 * drawn * (epochs + 1 / 3)
+        seen = conversations_seen(self.config, at.number, drawn)
         return Work(at.stage.line, at.round, steps=steps, examples=seen, size=size)
 
     def _expand(self, number: int) -> Calls:

@@ -104,7 +104,7 @@ class BaselineStudent:
     def student(self) -> str:
         """The student and its run, in words."""
         number = self.named.round
-        return f"{'backbone' if number == paths.BACKBONE else f'S_{number}'} of run {self.named.run}"
+        return f"{paths.OF_NO_ROUND.get(number, f'S_{number}')} of run {self.named.run}"
 
     @property
     def in_words(self) -> str:
@@ -159,7 +159,7 @@ class BaselineStudent:
             )
         held = [self.run.holds(at) for at in self._places]
         if any(each is None for each in held):
-            which = "backbone" if self.named.round == paths.BACKBONE else self.named.round
+            which = paths.OF_NO_ROUND.get(self.named.round, self.named.round)
             raise errors.ConfigError(
                 f"{self.field}: {self.student} has not answered benchmark {self.benchmark!r}; ask it with `tapir "
                 f"evaluate {self.named.run} --benchmark {self.benchmark} --round {which}`, then give this command again"

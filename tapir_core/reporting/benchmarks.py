@@ -178,12 +178,14 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
 
 def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:
     """Which student is set against which, each pair once."""
-    trained = [each for each in asked if each > paths.BACKBONE]
+    students = [each for each in asked if each != paths.BACKBONE]
+    trained = [each for each in students if each != paths.AVERAGE]
     if not trained:
         return []
     first, last = trained[0], trained[-1]
-    of_trained = [(last, first), *([(best, first)] if best in trained else [])]
-    of_backbone = [(best if best in trained else last, paths.BACKBONE)] if paths.BACKBONE in asked else []
+    of_trained = [(last, first), *([(best, first)] if best in students else [])]
+    of_trained += [(paths.AVERAGE, last)] if paths.AVERAGE in students else []
+    of_backbone = [(best if best in students else last, paths.BACKBONE)] if paths.BACKBONE in asked else []
     return [pair for pair in dict.fromkeys([*of_trained, *of_backbone]) if pair[0] != pair[1]]
 
 
@@ -242,7 +244,8 @@ def benchmark_states_tables(reader: RunReader) -> list[page.Table]:
 def _states_table(reader: RunReader, name: str) -> page.Table:
     config, models = reader.run.config, run_state.models_of(reader.run, name)
     each_round = name in config.evaluation.each_round
-    begun = {who: _state(reader, name, who) for who in (*range(paths.BACKBONE, config.run.rounds + 1), *models)}
+    compared: list[Compared] = [*config.students, *models]
+    begun = {who: _state(reader, name, who) for who in compared}
     states = {who: state or "to do" for who, state in begun.items() if state or each_round or who in models}
     scores = {who: rows for who in states if (rows := reader.rows(benchmark_stages(name, who)[-1])) is not None}
     notes = (

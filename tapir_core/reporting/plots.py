@@ -18,6 +18,7 @@ from markupsafe import Markup
 from tapir_core import statistics, task_types
 from tapir_core.config import ACCURACY, RETENTION
 from tapir_core.evaluation.scores import ALL
+from tapir_core.paths import AVERAGE
 from tapir_core.reporting import page, sentences, tables
 from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
 from tapir_core.stages import lines
@@ -65,7 +66,8 @@ def plot_score(students: Sequence[RoundSummary], metric: str) -> page.Section:
         points = [(place + 0.08 * (2 * offset - 1), score) for place, score in enumerate(scores)]
         if asked := [score for score in scores if score is not None and score.value is not None]:
             label = f"{split} ({asked[0].n + asked[0].failed} instructions)"
-            series.append(page.Series(label, page.COLOURS[offset], marker, points))
+            for name_of, part in _apart(points, [each.number for each in students], label):
+                series.append(page.Series(name_of, page.COLOURS[offset], marker, part))
     axes = _student_axis([each.number for each in students]) | {"ylim": (0, None), "ylabel": f"{name}, %"}
     title = f"Held-out {name} by round with 95 % intervals"
     return page.Section(
@@ -78,7 +80,7 @@ def plot_score(students: Sequence[RoundSummary], metric: str) -> page.Section:
 
 def plot_score_by_task_type(summary: RunSummary) -> page.Section:
     """The score on each task type of the test split: backbone, S_0 and the last student."""
-    shown, name = first_two_and_last(summary.students), metric_name(summary.metric)
+    shown, name = first_two_and_last(summary.by_round), metric_name(summary.metric)
     colours = (page.GREY, page.COLOURS[1], page.COLOURS[0])[-len(shown) :]
     series = [(student_name(each.number), of, each.by_task_type()) for each, of in zip(shown, colours, strict=False)]
     title = f"{name.capitalize()} by task type"
@@ -118,7 +120,8 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
         if curves
         else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
-        f"tokens of answers, of one batch a step; of more than {_MOST_STEPS} steps some are left out.",
+        "tokens of answers, of one batch a step; that of pairs is another, and not to be compared. Of more than "
+        f"{_MOST_STEPS} steps some are left out.",
     )
 
 
@@ -278,7 +281,8 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
         for place, (axes, (label, rows)) in enumerate(zip(found[:, 0], panels, strict=True)):
             figures = [statistics.Estimate(*figure) for figure in rows.select("value", "low", "high").rows()]
             style = {"color": page.COLOURS[place % len(page.COLOURS)], "marker": "o"}
-            page.points_with_intervals(axes, enumerate(figures), style)
+            for _, points in _apart([*enumerate(figures)], rows["number"].to_list()):
+                page.points_with_intervals(axes, points, style)
             axes.set(title=label, **_student_axis(rows["number"].to_list()))
         found[-1, 0].set_xlabel("student")
 
@@ -315,6 +319,7 @@ def choose_spokes(rows: pl.DataFrame) -> Spokes:
 
     ``rows`` are those of one headline under one judge: number, category, value, note.
     """
+    rows = rows.filter(pl.col("number") != AVERAGE)
     shown = first_two_and_last(rows["number"].unique(maintain_order=True).to_list())
     found = {row[:2]: row[2:] for row in rows.select("number", "category", "value", "note").rows()}
     spokes = Spokes(tuple(shown), {}, {})
@@ -347,6 +352,13 @@ def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
         axes.figure.legend(loc="outside lower center", ncols=3)
 
     return page.draw(f"{label} by category", 3.9, fill, subplot_kw={"projection": "polar"})
+
+
+def _apart(points: Sequence[_Item], students: Sequence[int], label: str = "") -> list[tuple[str, Sequence[_Item]]]:
+    """The points of rounds, which a line joins, under their label, and that of their average, which stands alone."""
+    joined = sum(number != AVERAGE for number in students)
+    # Labels that begin so stand in no legend.
+    return [(label, points[:joined]), (f"_{label}", points[joined:])]
 
 
 def _student_axis(rounds: Sequence[int]) -> dict[str, Any]:

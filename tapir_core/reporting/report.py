@@ -26,7 +26,7 @@ from tapir_core.evaluation.scores import ALL
 from tapir_core.judging import show_instruction
 from tapir_core.reporting import benchmarks, estimate_table, page, plots, serving, tables
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import ANSWER, ANSWER_HELDOUT, EVALUATE, HELDOUT, JUDGED_HELDOUT, TEACH, TRAIN, usable_of
+from tapir_core.stages import ANSWER, ANSWER_HELDOUT, EVALUATE, HELDOUT, JUDGED_HELDOUT, TEACH, checkpoint_at, usable_of
 from tapir_core.summary import RunReader, marks_on_test, summarise
 from tapir_core.summary.formats import NOTHING, count, first_two_and_last, number, round_name, student_name
 from tapir_core.summary.types import Answer, Example, Examples, RunSummary
@@ -39,7 +39,7 @@ def write_report(run: RunFolder) -> str:
     summary, reader = with_baseline(summarise(run), run), RunReader(run)
     # The pool of a round is answered by the student of the round before.
     answered = [each.number - 1 for each in summary.rounds for stage in each.stages if stage.name == "answer"]
-    shown = first_two_and_last([each.number for each in summary.students] or answered)
+    shown = first_two_and_last([each.number for each in summary.by_round] or answered)
     rng = randomness.derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(reader, shown, _EXAMPLES, rng) if shown else None
     run.storage.write_bytes(paths.REPORT, render_report(summary, reader, examples).encode())
@@ -175,6 +175,7 @@ CARD: dict[str, Part] = {
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
     """The card of the student after round ``round_number``; ``use`` says in Markdown how engines load it."""
     summary, config = with_baseline(summarise(run), run), run.config
+    rounds = max(run.trained_rounds) if round_number == paths.AVERAGE else round_number
     known = [each for each in summary.rounds if each.number <= round_number and each.mixture is not None]
     at = EVALUATE.at(round_number)
     scores = run.rows(at) if run.holds(at) else pl.DataFrame(schema=at.stage.columns)
@@ -186,9 +187,10 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         summary=summary,
         config=config,
         number=round_number,
+        rounds=rounds,
         use=use,
         backbone=backbone_name(config.student),
-        judged=any(map(config.judges, range(1, round_number + 1))),
+        judged=any(map(config.judges, range(1, rounds + 1))),
         mixtures=page.table_of("", _MIXTURES, known),
         shares=tables.shares_table(*known),
         scores=_scores(scores),
@@ -196,7 +198,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         dropped=tables.decontamination_table(summary.decontamination),
         fewest_words=FEWEST_WORDS,
         run=run,
-        checkpoint=run.manifest(TRAIN.at(round_number)),
+        checkpoint=run.manifest(checkpoint_at(round_number)),
         resolved=run.storage.sha256(paths.RESOLVED_CONFIG),
         training=RunReader(run).training(round_number),
         own_version=installation.version_of("tapir-distill") or NOTHING,

@@ -57,7 +57,7 @@ def outline(run: RunSummary) -> str:
 def state(run: RunSummary) -> str:
     """Stopped, done, or what comes next."""
     return together(
-        (f"Stopped early, {progress(run)}: {run.stopped}.",)
+        (f"Stopped early, {_trained(run)}: {run.stopped}.", f"Next stage: {run.next_stage}." if run.next_stage else "")
         if run.stopped
         else (f"Done, {progress(run)}.", best(run))
         if run.next_stage is None
@@ -70,15 +70,16 @@ def state(run: RunSummary) -> str:
 
 def progress(run: RunSummary) -> str:
     """How many rounds are trained, and the next stage."""
-    return (
-        f"{len(run.mixed_rounds)} of {run.config.run.rounds} rounds trained"
-        f"{f'. Next stage: {run.next_stage}' if run.next_stage else ''}"
-    )
+    return f"{_trained(run)}{f'. Next stage: {run.next_stage}' if run.next_stage else ''}"
+
+
+def _trained(run: RunSummary) -> str:
+    return f"{len(run.mixed_rounds)} of {run.config.run.rounds} rounds trained"
 
 
 def best(run: RunSummary) -> str:
     """The best round."""
-    rule = " (the last, unless an earlier one is shown to be better)" if run.config.data.judged else ""
+    rule = " (the last, unless another one is shown to be better)" if run.config.data.judged else ""
     return "" if run.best is None else f"Best round by the dev split{rule}: {student_name(run.best)}."
 
 
@@ -136,7 +137,7 @@ def format_note(run: RunSummary) -> str:
         f"a final result (“Answer: …”), against {percent(last.stated)} of those of {student_name(last.number)}; where "
         "none is stated, only a last line that is the bare result counts as right."
         for first in run.rounds
-        for last in run.students[-1:]
+        for last in run.by_round[-1:]
         if first.number == BACKBONE and first.stated is not None and last.stated is not None
         if last.stated - first.stated > 0.1
     )

@@ -20,7 +20,7 @@ from tapir_core import randomness, statistics
 from tapir_core import stages as stages_
 from tapir_core.calls.timing import Speed
 from tapir_core.curriculum import unusable_reason
-from tapir_core.paths import BACKBONE
+from tapir_core.paths import AVERAGE, BACKBONE
 from tapir_core.reporting import benchmarks, page, sentences
 from tapir_core.storage import Storage
 from tapir_core.summary import RunReader, formats, types
@@ -34,10 +34,12 @@ _Values = Mapping[str, float | None]
 
 def serving_tables(reader: RunReader, best: int | None) -> list[page.Table]:
     """Both tables, of the student that is reported; none before one was trained. ``best`` is the best by dev split."""
-    trained = [each for each in range(reader.run.config.run.rounds + 1) if reader.manifest(stages_.TRAIN.at(each))]
+    numbers = (each for each in reader.run.config.students if each != BACKBONE)
+    made = [each for each in numbers if reader.manifest(stages_.checkpoint_at(each))]
+    trained = [each for each in made if each != AVERAGE]
     answered = [each for each in trained if reader.manifest(stages_.ANSWER_HELDOUT.at(each))]
     # Without a best student the last that answered the held-out set, or was trained.
-    student = best if best in trained else max(answered or trained, default=None)
+    student = best if best in made else max(answered or trained, default=None)
     return [] if student is None else [before_after_table(reader, student), cost_table(reader, student)]
 
 
@@ -223,7 +225,7 @@ def _speed_cells(speed: Speed | None) -> dict[str, str]:
 
 
 def _sizes(reader: RunReader, student: int) -> dict[str, str]:
-    at, storage = stages_.TRAIN.at(student), reader.run.storage
+    at, storage = stages_.checkpoint_at(student), reader.run.storage
     manifest, sizes = reader.manifest(at), storage.files(at.folder)
     paths = [f"{at.folder}/{part.name}" for part in manifest.parts] if manifest else []
     weights = [_parameters(storage, path, sizes[path]) for path in paths if path.endswith(".safetensors")]

@@ -171,8 +171,8 @@ def _heldout_fields(run: RunFolder) -> dict[str, object]:
 
 
 def last_student(summary: RunSummary) -> RoundSummary | None:
-    """The last student that was evaluated; nothing while only the backbone was."""
-    return next((each for each in reversed(summary.students) if each.number >= 0), None)
+    """The last student of a round that was evaluated; nothing while only the backbone was."""
+    return next((each for each in reversed(summary.by_round) if each.number >= 0), None)
 
 
 def _test_score(student: RoundSummary | None) -> Score | None:

@@ -16,7 +16,7 @@ from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE
 from tapir_core.evaluation.scores import SCORE_RATIO
 from tapir_core.reporting import sentences
 from tapir_core.reporting.page import Table, table_of
-from tapir_core.stages import lines
+from tapir_core.stages import STAGES, lines
 from tapir_core.summary import formats, types
 
 OfRound = tuple[str, Callable[[types.RoundSummary], str]]
@@ -167,7 +167,7 @@ def mfd_table(summary: types.RoundSummary) -> Table:
 
 def accuracy_table(summary: types.RunSummary) -> Table:
     """The held-out score by task type: backbone, S_0 and the last student."""
-    students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.students)}
+    students = {formats.student_name(each.number): each for each in formats.first_two_and_last(summary.by_round)}
     of_scores = sentences.score_note(each.score("test") for each in students.values())
     note = sentences.together(("n counts what failed, too.", of_scores, sentences.format_note(summary)))
     return task_types_table(f"{formats.metric_name(summary.metric).capitalize()} by task type (test)", students, note)
@@ -300,7 +300,6 @@ def _left_out(summary: types.RoundSummary) -> dict[str, dict[str, int]]:
     return {
         "unscored": summary.unscored or {},
         "neither seed nor easy": summary.unfit,
-        "seed without a pair": summary.mixture.unpaired if summary.mixture is not None else {},
         "expansion rejected": {f"gate {gate}": rows for gate, rows in gates.items()},
         "refined answer rejected": summary.refinement.rejected if summary.refinement is not None else {},
         **_missing(summary.stages),
@@ -370,7 +369,7 @@ _ROUND_ROWS: tuple[OfRound, ...] = (
 _STAGE_COLUMNS: tuple[tuple[str, Callable[[types.StageSummary], str]], ...] = (
     ("Stage", lambda stage: stage.name),
     ("Asks", lambda stage: stage.asks or formats.NOTHING),
-    ("Rows", lambda stage: formats.count(None if stage.name == "train" else stage.rows)),
+    ("Rows", lambda stage: formats.count(stage.rows if STAGES[stage.name].columns else None)),
     ("Missing", lambda stage: formats.count(sum(stage.missing.values()))),
     ("Calls", lambda stage: formats.count(stage.usage.calls if stage.asks else None)),
     ("From store", lambda stage: formats.count(stage.usage.stored if stage.asks else None)),
@@ -408,6 +407,7 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("Tokens", lambda each: formats.count(each.get("total_tokens"))),
     ("With loss", lambda each: formats.count(each.get("trained_tokens"))),
     ("Final loss", lambda each: formats.number(each.get("final_loss"), 3)),
+    ("Preferred, last step", lambda each: formats.percent([{}, *each.get("loss_curve", ())][-1].get("preferred"))),
     ("Tokens/s", lambda each: formats.count(each.get("tokens_per_second"))),
     ("Time", lambda each: formats.duration(each.get("seconds"))),
     ("Precision", lambda each: each.get("precision", formats.NOTHING)),

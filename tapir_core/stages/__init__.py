@@ -48,6 +48,7 @@ from tapir_core.stages.pool import (
     usable_of,
 )
 from tapir_core.stages.stage import (
+    CHECKPOINT,
     STAGES,
     Asked,
     Compared,
@@ -61,6 +62,7 @@ from tapir_core.stages.stage import (
 )
 from tapir_core.stages.students import (
     ANSWER,
+    AVERAGE,
     DIFFICULTY,
     DRAW,
     EXPAND,
@@ -77,6 +79,8 @@ from tapir_core.stages.students import (
     WAVE_GATED,
     WAVE_REQUESTS,
     WAVE_SCREENED,
+    checkpoint_at,
     drawn_at,
     judge_fields,
+    making,
 )

@@ -31,8 +31,8 @@ SCORES = pl.Schema(
 
 
 def _checkpoint(at: StageAt) -> list[StageAt]:
-    """The student that a round came to; the backbone is a file, and so is a model's output."""
-    return [] if at.round in (BACKBONE, None) else [students.TRAIN.at(at.round)]
+    """The student that is scored; the backbone is a file, and so is a model's output."""
+    return [] if at.round is None or at.round == BACKBONE else [students.checkpoint_at(at.round)]
 
 
 def _student_files(at: StageAt) -> list[str]:

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, product
 
 from tapir_core.config import EndpointConfig, Role, RunConfig
-from tapir_core.paths import BACKBONE
 from tapir_core.stages import evaluation, pool
 from tapir_core.stages.stage import STAGES, Asked, Compared, Stage, StageAt, planned
-from tapir_core.stages.students import ROUND
+from tapir_core.stages.students import AVERAGE, ROUND, making
 
 ONCE = [
     *(
@@ -36,7 +35,7 @@ def plan(config: RunConfig) -> Iterator[StageAt]:
 
     A run that discovers its task types ends there: it goes on once they are in its configuration.
     """
-    for number in (None, BACKBONE, *range(config.run.rounds + 1)):
+    for number in (None, *config.students):
         for at in stages_of(config, number):
             yield at
             if at.stage.ends_run:
@@ -44,13 +43,13 @@ def plan(config: RunConfig) -> Iterator[StageAt]:
 
 
 def stages_of(config: RunConfig, number: int | None) -> Iterator[StageAt]:
-    """The part of the plan that is done once (None), of the untouched backbone (`BACKBONE`), or of a round."""
+    """The part of the plan that is done once (None), or makes and scores a student (of `RunConfig.students`)."""
     asked = config.evaluation.each_round
     if number is None:
         names: dict[str, Sequence[str | None]] = {evaluation.BENCHMARK_ITEMS.name: asked}
         found = [each.at(benchmark=name) for each in ONCE for name in names.get(each.name, [None])]
     else:
-        found = [each.at(number) for each in [*(ROUND if number >= 0 else []), *EVALUATION]]
+        found = [each.at(number) for each in [*making(number), *EVALUATION]]
         found += [at for name in asked for at in benchmark_stages(name, number)]
     yield from _planned(config, found)
 
@@ -68,7 +67,7 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
     """
     apart = [name for name in config.evaluation.asked if name not in config.evaluation.each_round]
     yield from (evaluation.BENCHMARK_ITEMS.at(benchmark=name) for name in apart)
-    compared: list[tuple[str, Compared]] = [*product(apart, range(BACKBONE, config.run.rounds + 1))]
+    compared: list[tuple[str, Compared]] = [*product(apart, config.students)]
     compared += [(name, model) for name, judged in config.evaluation.judged.items() for model in judged.outputs]
     for name, who in compared:
         yield from benchmark_stages(name, who)
@@ -76,7 +75,7 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
 
 def lines(*parts: Sequence[Stage]) -> dict[str, Stage]:
     """Each line that reports have for these parts of the order (none: for all), with the stage whose rows it shows."""
-    done = [*chain(*(parts or (ONCE, ROUND, EVALUATION, BENCHMARK)))]
+    done = [*chain(*(parts or (ONCE, ROUND, [AVERAGE], EVALUATION, BENCHMARK)))]
     asking = {each.line: each for each in reversed(done) if each.asks and not each.step_of}
     return {each.line: asking.get(each.line, STAGES[each.line]) for each in done if each.line}
 

@@ -31,6 +31,9 @@ Fields = Mapping[str, Any]
 
 TEXT, NUMBER, COUNT = pl.String(), pl.Float64(), pl.Int64()
 
+CHECKPOINT = "checkpoint"
+"""The folder of a student, which has files and no rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageAt:
@@ -47,9 +50,9 @@ class StageAt:
     """Model whose outputs come from a file, in place of a round's student."""
 
     def __str__(self) -> str:
-        of_round = "backbone" if self.round == paths.BACKBONE else "" if self.round is None else f"round {self.round}"
+        of_round = "" if self.round is None else paths.OF_NO_ROUND.get(self.round, f"round {self.round}")
         wave = f"wave {self.wave}" if self.wave else ""
-        places = ", ".join(filter(None, (of_round, self.model, wave, self.benchmark)))
+        places = ", ".join(each for each in (of_round, self.model, wave, self.benchmark) if each and each != self.name)
         return f"{self.name} ({places})" if places else self.name
 
     @property
@@ -118,6 +121,9 @@ class Stage:
     when: Callable[[RunConfig, StageAt], bool] = always
     """Whether a run of this configuration has it there."""
 
+    fewest: int | None = None
+    """How many of the stages that it reads suffice, those that hold; all of them when left out."""
+
     asks: Asked = ""
     """Who is asked in it, if anybody."""
     roles: tuple[Role, ...] = ()
@@ -146,7 +152,7 @@ class Stage:
     ends_run: bool = False
     """Whether a run that does it ends there, and goes on under another configuration."""
     trains: bool = False
-    """Whether it makes a checkpoint."""
+    """Whether it makes a checkpoint by training."""
     shown: bool = True
     """Whether reports have a line for it; what it took counts in any case where its step's whole is shown."""
     shown_as: str = ""
@@ -185,7 +191,7 @@ def declare(stage: Stage) -> Stage:
     """
     lacking = {
         "a name of its own: there is another stage of this one": stage.name in STAGES,
-        "columns= (those of its rows) or trains=True": not stage.columns and not stage.trains,
+        f'columns= (those of its rows) or folder="{CHECKPOINT}"': not stage.columns and stage.folder != CHECKPOINT,
         "row= (what one row is, for docs/run-folder.md)": bool(stage.columns) and not stage.row and not stage.step_of,
         f"roles= (what its calls are for: some of {', '.join(get_args(Role))})": bool(stage.asks) and not stage.roles,
         f"a known role: {', '.join(sorted({*stage.roles} - {*get_args(Role)}))} is none (tapir_core/config/roles.py)": (

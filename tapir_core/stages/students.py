@@ -1,13 +1,14 @@
-"""The stages of a round, which make the students: from answers to the next student.
+"""The stages that make the students: those of a round, from answers to the next student, and the mean of the rounds'.
 
 Round 0 (S_0) has only the last two.
 """
 
 import polars as pl
 
+from tapir_core import paths
 from tapir_core.config import Imitate, RunConfig
 from tapir_core.stages import pool
-from tapir_core.stages.stage import COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare
+from tapir_core.stages.stage import CHECKPOINT, COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare
 
 CHAT_TEMPLATE = "file:chat_template"
 
@@ -269,11 +270,12 @@ SELECT = declare(
         row="a seed",
         version=3,
         when=_is_numbered,
-        reads=lambda c, at: _measured(c, at) or _in_round(c, at),
+        reads=lambda c, at: [*(_measured(c, at) or _in_round(c, at)), *_own_answers(c, at)],
         settings=lambda c, at: {
             "seed": c.run.seed,
             "selection": c.round(at.number).selection.shaping(),
             "teacher_floor": c.curriculum.teacher_floor,
+            **objective_fields(c, at.number),
         },
     )
 )
@@ -353,7 +355,7 @@ DRAW = declare(
         when=_is_numbered,
         reads=lambda c, at: [
             *(*_pool(c, at), *_measured(c, at), SELECT.at(at.round)),
-            *(EXPAND.at(at.round), *_trained_on(at), *_own_answers(c, at)),
+            *(EXPAND.at(at.round), *_trained_on(at)),
         ],
         settings=lambda c, at: size_fields(c, at.number),
         inner=True,
@@ -426,7 +428,7 @@ MIX = declare(
 TRAIN = declare(
     Stage(
         name="train",
-        folder="checkpoint",
+        folder=CHECKPOINT,
         reads=lambda _, at: [MIX.at(at.round), *([_student(at)] if at.round else [])],
         settings=lambda c, at: tuning_fields(c, at.number),
         files=lambda _, at: [CHAT_TEMPLATE, *([] if at.round else ["backbone"])],
@@ -434,5 +436,26 @@ TRAIN = declare(
     )
 )
 
+AVERAGE = declare(
+    Stage(
+        name="average",
+        folder=CHECKPOINT,
+        when=lambda c, at: at.round == paths.AVERAGE and c.student.average is not None,
+        # A run that a stop rule ended has not trained all of them.
+        reads=lambda c, _: [TRAIN.at(number) for number in c.round_numbers],
+        fewest=2,
+    )
+)
+
 ROUND = [ANSWER, JUDGE, DIFFICULTY, SELECT, EXPAND, DRAW, REFINE, MIX, TRAIN]
 """A round, from the student's answers to the next student. S_0 is round 0."""
+
+
+def making(number: int) -> list[Stage]:
+    """The stages that make a student, the last of them its checkpoint; none of the untouched backbone."""
+    return {paths.BACKBONE: [], paths.AVERAGE: [AVERAGE]}.get(number, ROUND)
+
+
+def checkpoint_at(number: int) -> StageAt:
+    """The stage whose files are the student after round ``number``."""
+    return making(number)[-1].at(number)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from rich import filesize
 
-from tapir_core.paths import BACKBONE
+from tapir_core.paths import OF_NO_ROUND
 from tapir_core.stages import Compared
 from tapir_core.summary.types import Gain, Score
 
@@ -125,12 +125,10 @@ def first_two_and_last(items: Sequence[_Item]) -> list[_Item]:
 
 
 def round_name(number: int) -> str:
-    """What a round is called: backbone, S_0, round 1, …"""
-    return student_name(number) if number < 1 else f"round {number}"
+    """What a round is called: backbone, S_0, round 1, …, average."""
+    return OF_NO_ROUND.get(number, f"round {number}" if number else student_name(number))
 
 
 def student_name(who: Compared) -> str:
-    """What the student after a round is called: backbone, S_0, S_1, …; a model of a file has its own name."""
-    if isinstance(who, str):
-        return who
-    return "backbone" if who == BACKBONE else f"S_{who}"
+    """What a student is called: backbone, S_0, S_1, …, average; a model of a file has its own name."""
+    return who if isinstance(who, str) else OF_NO_ROUND.get(who, f"S_{who}")

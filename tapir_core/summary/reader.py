@@ -117,11 +117,11 @@ def summarise(run: RunFolder) -> types.RunSummary:
     taught, left_out = reader.manifest(stages.TEACH.at()), {} if pool is None else pool.counts
     usable = curriculum.split_usable(*of_pool) if of_pool else None
     examples = None if usable is None else usable.examples.select("instruction_id", "task_type")
-    found = (_round(reader, number, examples, labels) for number in range(paths.BACKBONE, config.run.rounds + 1))
+    found = (_round(reader, number, examples, labels) for number in config.students)
     rounds = tuple(each for each in found if each.stages)
     once = reader.summarise_stages((*stages.lines(stages.ONCE), stages.BENCHMARK_REPLIES.name), None)
     state = run_state.state_of(run, reader.seen)
-    students = [each.number for each in rounds if each.scores is not None and each.number > 0]
+    students = [each.number for each in rounds if each.scores is not None and each.number in config.round_numbers]
     models = dict.fromkeys(model for each in config.evaluation.judged.values() for model in each.outputs)
     return types.RunSummary(
         config=config,
@@ -141,7 +141,7 @@ def summarise(run: RunFolder) -> types.RunSummary:
         stages=once,
         rounds=rounds,
         outputs={model: rows for model in models if (rows := _benchmark_figures(reader, model)) is not None},
-        best=curriculum.best_round(state.history),
+        best=state.best,
         gain=measure_gain(reader, 0, students[-1]) if students else None,
         busy_seconds=round(reader.busy_seconds, 1),
     )
@@ -156,14 +156,20 @@ def _round(
     seeds = reader.manifest(stages.SELECT.at(number))
     return types.RoundSummary(
         number,
-        stages=reader.summarise_stages(stages.lines(stages.ROUND, stages.EVALUATION, stages.BENCHMARK), number),
+        stages=reader.summarise_stages(
+            stages.lines(stages.making(number), stages.EVALUATION, stages.BENCHMARK), number
+        ),
         pool=None if pool is None else pool.height,
         not_judged=_not_judged(reader, number),
         difficulty=difficulty,
         unscored=None if pool is None or difficulty is None else _unscored(reader, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
         delta=None if seeds is None else curriculum.delta_of(seeds.counts),
-        unfit={} if seeds is None else {name: int(seeds.counts[name]) for name in _UNFIT if name in seeds.counts},
+        unfit={
+            name: int(rows)
+            for name, rows in (seeds.counts if seeds else {}).items()
+            if name in _UNFIT or name.startswith(curriculum.UNPAIRED)
+        },
         expansion=_expansion(reader, number),
         refinement=_refinement(reader, number),
         mixture=_mixture(reader, number, labels),
@@ -174,9 +180,9 @@ def _round(
 
 
 def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> pl.DataFrame | None:
-    """instruction_id and task_type of the round's pool; nothing for the backbone, which is trained on none."""
+    """instruction_id and task_type of the round's pool; nothing for who is trained on none: backbone, average."""
     read = [*stages.held_out_of(reader.run.config), *(stages.EXPAND.at(each) for each in range(1, number))]
-    if number < 0 or usable is None or any(reader.manifest(at) is None for at in read):
+    if number in paths.OF_NO_ROUND or usable is None or any(reader.manifest(at) is None for at in read):
         return None
     known = (reader.run.rows(at).select("instruction_id", "task_type") for at in read if at.round)
     return pl.concat([run_state.not_held_out(reader.run, usable), *known], how="vertical_relaxed")
@@ -193,7 +199,7 @@ def _difficulty(reader: RunReader, number: int) -> pl.DataFrame | None:
 
 def _not_judged(reader: RunReader, number: int) -> str | None:
     config = reader.run.config
-    if number < 1 or config.judges(number):
+    if number not in config.round_numbers or config.judges(number):
         return None
     judged = config.verdict_round(number)
     return "drawn at random" if judged is None else f"MFD of {round_name(judged)}"
@@ -242,10 +248,7 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
         None if reduced_to is None else int(reduced_to),
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
-        *(
-            {name.removeprefix(each): int(n) for name, n in manifest.counts.items() if name.startswith(each)}
-            for each in (_SHORTFALL, curriculum.UNPAIRED)
-        ),
+        {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},
         curriculum.share_table(task_types.in_order(configured.types.names), labels, wanted, rows.select("task_type")),
     )
 
@@ -306,7 +309,7 @@ def read_progress(reader: RunReader, likely_hours: Mapping[str, float]) -> types
     config = reader.run.config
     manifests = {at: reader.manifest(at) for at in stages.plan(config)}
     state = run_state.state_of(reader.run, reader.seen)
-    numbers = range(config.run.rounds, paths.BACKBONE - 1, -1)
+    numbers = reversed(config.students)
     scored = (types.RoundSummary(number, scores=reader.rows(stages.EVALUATE.at(number))) for number in numbers)
     scores = ((each.number, split, each.score(split)) for each in scored for split in ("test", "dev"))
     student, split, score = next((found for found in scores if found[2] is not None), (None, "", None))
@@ -317,19 +320,24 @@ def read_progress(reader: RunReader, likely_hours: Mapping[str, float]) -> types
         student=student,
         split=split,
         score=score,
-        seconds_left=0.0 if state.stopped else _seconds_left(reader, manifests, likely_hours),
+        seconds_left=_seconds_left(reader, manifests, likely_hours, state) if state.next_stage else 0.0,
     )
 
 
 def _seconds_left(
-    reader: RunReader, manifests: Mapping[StageAt, Manifest | None], likely_hours: Mapping[str, float]
+    reader: RunReader,
+    manifests: Mapping[StageAt, Manifest | None],
+    likely_hours: Mapping[str, float],
+    state: run_state.RunState,
 ) -> float | None:
     """What the stages that are left took before in this run, or else what the run's estimate says of them.
 
     Stages that overlap count in full. Nothing where a stage of some length was never done and never estimated.
     """
     planned, took = Counter(at.name for at in manifests), defaultdict[str, list[float]](list)
-    left = [at.name for at, manifest in manifests.items() if manifest is None]
+    # A run that is stopped goes on with its average alone.
+    undone = [at for at, manifest in manifests.items() if manifest is None]
+    left = [at.name for at in undone if at.round == paths.AVERAGE or not state.stopped]
     for at, manifest in ((at, manifest) for at, manifest in manifests.items() if manifest is not None):
         seconds = manifest.counts.get("seconds", 0.0)
         if at.name == stages.EXPAND.name:  # most of it lies in the waves

@@ -84,8 +84,6 @@ class MixtureSummary:
     """seed, expansion, easy; S_0's come from the pool."""
     shortfall: dict[str, int]
     """Task type → examples that were wanted and not there."""
-    unpaired: dict[str, int]
-    """Reason → seeds that make no pair for a round that is to prefer."""
     shares: pl.DataFrame
     """task_type, natural, target, got: one row for each task type of the run."""
 
@@ -113,7 +111,7 @@ class Score(statistics.Estimate):
 
 @dataclass(frozen=True, slots=True)
 class RoundSummary:
-    """One round: -1 is the backbone, 0 is S_0."""
+    """One round: -1 is the backbone, 0 is S_0; or the average of the rounds' students (`AVERAGE`)."""
 
     number: int
     stages: tuple[StageSummary, ...] = ()
@@ -129,7 +127,7 @@ class RoundSummary:
     seeds: int | None = None
     delta: float | None = None
     unfit: dict[str, int] = field(default_factory=dict)
-    """Reason → scored instructions that are neither seeds nor easy."""
+    """Reason → scored instructions that are neither seeds nor easy; those that make no pair to learn from are such."""
     expansion: GatedSummary | None = None
     refinement: GatedSummary | None = None
     mixture: MixtureSummary | None = None
@@ -275,11 +273,11 @@ class RunProgress:
     stages: dict[StageAt, int | None]
     """Planned stage → rows that it holds; nothing where it is not done."""
     next_stage: StageAt | None
-    """Nothing of a run that is done or stopped."""
+    """Nothing of a run that is done; of one that is stopped, what its average still takes, if anything."""
     stopped: str | None
     """Why the stop rule ended it."""
     student: int | None
-    """The last student that was scored."""
+    """The last student that was scored, the average after those of rounds."""
     split: str
     score: Score | None
     """Its held-out accuracy, on the test split where there is one."""
@@ -318,11 +316,12 @@ class RunSummary:
     stages: tuple[StageSummary, ...] = ()
     """Stages that run once a run."""
     rounds: tuple[RoundSummary, ...] = ()
-    """Backbone, S_0 and the rounds of which something is done, in order."""
+    """Backbone, S_0, the rounds and their average, of which something is done, in order."""
     outputs: dict[str, pl.DataFrame] = field(default_factory=dict)
     """Model of a file → its figures on benchmarks, as a round has them."""
     best: int | None = None
-    """Round of the highest dev score; of a judged dev split the last, unless an earlier one is shown to be better."""
+    """Student of the highest dev score; of a judged dev split the last of a round, unless another is shown to be
+    better."""
     gain: Gain | None = None
     """From S_0 to the last student that was evaluated."""
     baseline: Baseline | None = None
@@ -378,5 +377,10 @@ class RunSummary:
 
     @property
     def students(self) -> tuple[RoundSummary, ...]:
-        """Rounds whose student was evaluated."""
+        """Rounds whose student was evaluated, and their average if it was."""
         return tuple(each for each in self.rounds if each.scores is not None)
+
+    @property
+    def by_round(self) -> tuple[RoundSummary, ...]:
+        """Those of the students that stand in a row, each trained from the one before."""
+        return tuple(each for each in self.students if each.number != paths.AVERAGE)

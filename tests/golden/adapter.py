@@ -176,7 +176,7 @@ def _requests(run: RunFolder) -> Iterator[tuple[StageAt, list[str]]]:
             if at.stage.inner:  # it follows from the rows before it
                 work_of(config, at).task.fn(run.ref, at)
                 continue
-            run.seal(at, _checkpoint(run, at) if at.name == "train" else [_rows(run, at)], seen=seen)
+            run.seal(at, _checkpoint(run, at) if not at.stage.columns else [_rows(run, at)], seen=seen)
     finally:
         close_all()
 

@@ -44,7 +44,13 @@ BASES = {
         'data.pool={ type = "file", path = "p", limit = 9, columns = { output = "a" }, answers = "use" }',
         'data.heldout={ type = "file", path = "h", columns = { output = "a" } }',
         *(f"teacher.endpoint={{ {_OPENAI} }}", f"judge.endpoint={{ {_OPENAI} }}"),
-        *("teacher.terms=MIT", "student.chat_template=t", "student.revision=r", "training.lora={}"),
+        *(
+            "teacher.terms=MIT",
+            "student.chat_template=t",
+            "student.revision=r",
+            "student.average=rounds",
+            "training.lora={}",
+        ),
         *("student.engine.enforce_eager=true", "student.engine.seed=true", "calls.timeout_seconds=9.0"),
         *("training.processes=1", "rounds.default.selection={ type = 'threshold' }", "rounds.default.batch_size=9"),
         *("curriculum.expansion.check_difficulty=true", "run.prompts=p", "calls.store_url=sqlite:///a"),
@@ -136,6 +142,7 @@ def other_values(place: Place) -> Iterator[Any]:
         yield from ({name: f"{each}-b" for name, each in value.items()}, "natural")
     if get_origin(annotation) is not Literal:
         yield from _OTHERS
+    yield None
 
 
 def changed(config: RunConfig, place: Place) -> RunConfig | None:

@@ -75,6 +75,7 @@ VARIANTS: dict[str, list[str]] = {
     ],
     "chat template": ["student.chat_template=chatml"],
     "revision of the backbone": ["student.revision=r"],
+    "averaged students": ["student.average=rounds"],
     # teacher
     "teacher openai": [f"teacher.endpoint={{ {_OPENAI} }}"],
     "teacher openai: all its fields": [f"teacher.endpoint={{ {_ALL_OF_OPENAI} }}"],
@@ -211,6 +212,7 @@ VARIANTS: dict[str, list[str]] = {
     "alpaca_eval: outputs": ['evaluation.benchmarks.mine.outputs={ gpt = "gpt.json" }'],
     "alpaca_eval: panel": ['judge.panel=[{ type = "standin", noise = 2.0 }]'],
     "mt_bench": _benchmark('type = "mt_bench", questions = "q.jsonl"'),
+    "mt_bench: averaged students": ["student.average=rounds"],
     "mt_bench: references": ["evaluation.benchmarks.mine.references=r.jsonl"],
     "mt_bench: judge openai": [f"evaluation.benchmarks.mine.judge={{ {_OPENAI} }}"],
     "mt_bench: judge served by the run": [f"evaluation.benchmarks.mine.judge={{ {_SERVED} }}"],

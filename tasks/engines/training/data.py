@@ -66,8 +66,8 @@ class Corpus:
     """Those of them that are not trained."""
     answer_lengths: list[int]
     """Those of the answer that is imitated, of a pair the better one."""
-    longest: int
-    """Tokens of the longest conversation."""
+    held_lengths: list[int]
+    """Tokens that an example takes where it is padded: those of a pair are as long as the longer one."""
     left_out: int
     closing: int
     """Id of the token that ends an answer."""
@@ -155,7 +155,7 @@ def encode(
         lengths=[sum(lengths[first : first + width]) for first in firsts],
         prompt_lengths=[sum(prompt_lengths[first : first + width]) for first in firsts],
         answer_lengths=[lengths[first] - prompt_lengths[first] for first in firsts],
-        longest=max(lengths[row] for row in kept),
+        held_lengths=[width * max(lengths[first : first + width]) for first in firsts],
         left_out=len(lengths) // width - len(firsts),
         closing=closing,
         width=width,
@@ -240,11 +240,14 @@ class BatchPlan:
             for start in range(0, len(self.groups), self.accumulation)
         ]
 
-    def padding_share(self, lengths: Sequence[int]) -> float:
-        """Share of what the ranks compute that is padding, when each micro-batch is padded to its longest example."""
-        cells = [[lengths[index] for index in cell] for group in self.groups for cell in group if cell]
-        padded = sum(max(cell) * len(cell) for cell in cells)
-        return 1 - sum(map(sum, cells)) / padded if padded else 0.0
+    def padding_share(self, lengths: Sequence[int], held: Sequence[int]) -> float:
+        """Share of what the ranks compute that is padding, when each micro-batch is padded to its longest example.
+
+        ``held`` has what an example takes alone.
+        """
+        cells = [cell for group in self.groups for cell in group if cell]
+        padded = sum(max(held[index] for index in cell) * len(cell) for cell in cells)
+        return 1 - sum(lengths[index] for cell in cells for index in cell) / padded if padded else 0.0
 
 
 def plan_batches(
@@ -335,7 +338,13 @@ class PlannedTraining:
     @property
     def padding_share(self) -> float:
         """Share of what the ranks compute that is padding."""
-        return 0.0 if self.job.training.packing else self.plan.padding_share(self.corpus.lengths)
+        return (
+            0.0 if self.job.training.packing else self.plan.padding_share(self.corpus.lengths, self.corpus.held_lengths)
+        )
+
+    def once(self, world_size: int) -> BatchPlan:
+        """Every example once, in micro-batches as they are trained."""
+        return _plan(self.job, self.corpus, world_size, 1.0)
 
     def count(self) -> TrainingCount:
         """What it comes to."""
@@ -360,22 +369,27 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     Raises:
         ConfigError: the base or the mixture cannot be trained with.
     """
-    tokenizer, training = chat.load_tokenizer(job.base, job.chat_template), job.training
+    tokenizer = chat.load_tokenizer(job.base, job.chat_template)
     width = 2 if isinstance(job.objective, Prefer) else 1
     conversations = read_conversations(job.mixture, pairs=width == 2)
-    corpus = encode(tokenizer, conversations, max_length=training.max_length, folder=folder, width=width)
+    corpus = encode(tokenizer, conversations, max_length=job.training.max_length, folder=folder, width=width)
+    return PlannedTraining(job, tokenizer, corpus, _plan(job, corpus, world_size, job.epochs))
+
+
+def _plan(job: TrainingJob, corpus: Corpus, world_size: int, epochs: float) -> BatchPlan:
+    training = job.training
     common: dict[str, Any] = {
-        "epochs": job.epochs,
+        "epochs": epochs,
         "batch_size": training.batch_size,
         "world_size": world_size,
         "seed": job.seed,
     }
     if training.packing:
         tokens = max(training.micro_batch_size * training.max_length, max(corpus.lengths))
-        plan = plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
-    else:
-        plan = plan_batches(corpus.lengths, micro_batch_size=max(1, training.micro_batch_size // width), **common)
-    return PlannedTraining(job, tokenizer, corpus, plan)
+        return plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
+    # The conversations of a pair are held together.
+    held = max(1, training.micro_batch_size // corpus.width)
+    return plan_batches(corpus.held_lengths, micro_batch_size=held, **common)
 
 
 def main(*paths: str) -> int:

@@ -126,7 +126,8 @@ class TrainingSummary(TrainingCount):
     final_loss: float
     loss_curve: list[dict[str, int | float]]
     """One entry a step: step, loss, learning_rate, grad_norm; to prefer, also the share of pairs whose better answer
-    has become the likelier one (preferred), and by how much in nats times β (margin)."""
+    has gained on the other since the training began (preferred; none yet counts half), and by how many nats times β
+    on average (margin)."""
     world_size: int
     device: str
     precision: str
@@ -137,6 +138,8 @@ class TrainingSummary(TrainingCount):
     """Bytes that the first rank's training took at most where it computed; 0 in a file that does not say."""
     objective: str = "imitate"
     """What was learned; of pairs, ``examples`` counts each once."""
+    reference_seconds: float = 0.0
+    """Seconds before the first step in which the base scored the pairs, of the start that ended; not in ``seconds``."""
 
     def in_words(self) -> str:
         """What came of it."""

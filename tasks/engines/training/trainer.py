@@ -110,12 +110,12 @@ def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> No
         free, beside = torch.cuda.mem_get_info()[0] + torch.cuda.memory_allocated(), free
     lines, size = list[str](), prerequisites.size_of(job.base)
     if size is not None:
+        held = max(planned.corpus.width, job.training.micro_batch_size)
         needed = prerequisites.estimate_memory(
-            job.training,
+            job.training.model_copy(update={"micro_batch_size": held}),
             size,
             in_bf16=job.training.precision == "bf16",
-            # The two of a pair are held together.
-            longest=planned.corpus.longest * max(1, planned.corpus.width // job.training.micro_batch_size),
+            longest=max(planned.corpus.held_lengths) // planned.corpus.width,
             processes=world_size,
             on_gpu=device == "cuda",
         )
@@ -205,6 +205,7 @@ def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int
         versions=prerequisites.library_versions(),
         peak_memory=peak,
         objective=planned.job.objective.type,
+        reference_seconds=round(trainer.watch.reference_seconds, 2),
     )
 
 
@@ -273,15 +274,28 @@ class Watch(TrainerCallback):
         """``save`` is what this start goes on from."""
         self.stopped = False
         """SIGTERM came and the training ended early."""
+        self.reference_seconds = 0.0
+        """Seconds in which the base scored the pairs to learn from, in this start."""
         self.resumed_from_steps = (*save.resumed_from_steps, save.step) if save else ()
         self._first_step, self._earlier_seconds = (save.step, save.seconds) if save else (0, 0.0)
         self._job, self._tokens_by_step = job, tokens_by_step
         self._told_to_stop = threading.Event()
+        self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Seconds of training steps, over all starts of the attempt."""
         return self._earlier_seconds + time.monotonic() - self._began
+
+    def leave_out(self, seconds: float) -> None:
+        """Seconds before the first step that are no training, and are told apart."""
+        self.reference_seconds, self._began = seconds, self._began + seconds
+
+    def end_if_stopped(self) -> None:
+        """End this rank where SIGTERM came before the first step: there is nothing to save."""
+        if self._told_to_stop.is_set():
+            print("stopped by SIGTERM before the first step; the same command begins anew", flush=True)
+            sys.exit(_STOPPED)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The optimizer is ready and, on a resume, restored: from now on there is something to save."""
@@ -409,14 +423,18 @@ class PlannedTrainer(SFTTrainer):
         """A mean over the pairs of the whole step, and one over the tokens of their better answers."""
         if self._reference is None:
             self._reference = self._measure_reference(model)
-        answers = self._answer_log_probs(model, inputs, len(numbers))
-        if len(numbers) == 1:
-            return answers.sum()  # of the filler, which has no label
-        pairs = answers.view(-1, 2)
-        each, margins = losses.preference(pairs, self._reference[numbers].view(-1, 2), objective.beta)
-        self._metrics["train"]["preferred"].append((margins > 0).float().mean().item())
-        self._metrics["train"]["margin"].append(margins.mean().item())
-        step = self.state.global_step
+        # The filler has no label, and is no pair.
+        paired = len(numbers) // 2 * 2
+        pairs = self._answer_log_probs(model, inputs, len(numbers))[:paired].view(-1, 2)
+        reference = self._reference[numbers][:paired].view(-1, 2)
+        each, margins = losses.preference(pairs, reference, objective.beta)
+        plan, step = self._planned.plan, self.state.global_step
+        told = torch.stack([((margins > 0).float() + (margins >= 0).float()).sum() / 2, margins.detach().sum()])
+        torch.distributed.all_reduce(told)
+        # TRL logs the mean of what the groups of a step come to.
+        groups = min(plan.accumulation, len(plan.groups) - step * plan.accumulation)
+        for name, value in zip(("preferred", "margin"), told.tolist(), strict=True):
+            self._metrics["train"][name].append(value * groups / self._pairs_of_step[step])
         imitated = -pairs[:, 0].sum() / self._tokens_of_step[step]
         return each.sum() / self._pairs_of_step[step] + objective.imitation * imitated
 
@@ -426,28 +444,32 @@ class PlannedTrainer(SFTTrainer):
         Raises:
             EngineError: a training goes on, and what was kept of its base is gone.
         """
-        corpus, micro_batch = self._planned.corpus, self._planned.plan.micro_batch_size
-        rank, ranks, device = self.args.process_index, self.args.world_size, self.args.device
-        file, found = launch.Attempt(self._planned.job.output).reference, torch.zeros(len(corpus.rows), device=device)
-        is_kept = torch.tensor([rank == 0 and file.exists()], dtype=torch.int, device=device)
+        corpus, device = self._planned.corpus, self.args.device
+        first, attempt = self.args.process_index == 0, launch.Attempt(self._planned.job.output)
+        file, found = attempt.reference, torch.zeros(len(corpus.rows), device=device)
+        is_kept = torch.tensor([first and file.exists()], dtype=torch.int, device=device)
         torch.distributed.all_reduce(is_kept)
-        if rank == 0 and is_kept:
-            found += torch.tensor(json.loads(file.read_text()), device=device)
+        if is_kept:
+            found += torch.tensor(json.loads(file.read_text()), device=device) if first else 0
         elif self.watch.resumed_from_steps:
-            raise EngineError(f"{file} is gone, and the training goes on from a save; remove that folder to begin anew")
-        elif not is_kept:
-            own = list(range(rank, len(corpus.lengths), ranks))
-            # As many for every rank: they compute together.
-            first_examples = range(0, math.ceil(len(corpus.lengths) / ranks), micro_batch)
+            raise EngineError(
+                f"{file} is gone, and the training goes on from a save; remove {attempt.folder} to begin it anew"
+            )
+        else:
+            if first:
+                print(f"the base scores both answers of {len(corpus.lengths)} pairs before the first step", flush=True)
+            began, groups = time.monotonic(), self._planned.once(self.args.world_size).groups
             model.eval()
             with torch.no_grad():
-                for inputs in self._load([own[first : first + micro_batch] for first in first_examples]):
+                for inputs in self._load([group[self.args.process_index] for group in groups]):
                     here = self._prepare_inputs(inputs)
                     numbers = here.pop("numbers")
                     found[numbers] = self._answer_log_probs(model, here, len(numbers)).float()
+                    self.watch.end_if_stopped()
             model.train()
+            self.watch.leave_out(time.monotonic() - began)
         torch.distributed.all_reduce(found)
-        if rank == 0:
+        if first:
             Storage(file.parent).write_bytes(file.name, json.dumps(found.tolist()).encode())
         return found
 

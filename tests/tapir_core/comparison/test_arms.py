@@ -80,8 +80,19 @@ def test_plain_fine_tuning_imitates_whatever_the_curriculum_learns(tmp_path: Pat
         config = found[arm]
         assert {config.objective(number).type for number in config.round_numbers} == {"imitate"}
         assert config.learning_rate(1) == 1e-4
-    assert found["random"].learning_rate(2) == 2e-5, "that of the pairs says nothing of answers"
+    assert found["random"].learning_rate(2) == 1e-4, "as the round that imitates anyway"
+    assert found["multi_round"].learning_rate(2) == 5e-5, "its own"
     assert check_config(found["random"]) == []
+
+
+def test_arms_without_verdicts_of_their_own_cannot_prefer(tmp_path: Path) -> None:
+    prefers = f"{CONFIG}rounds.2.objective = 'prefer'\n"
+    for arm in ("no_mfd", "no_rejudging"):
+        with pytest.raises(ConfigError, match=f'arm {arm}: rounds.2.objective is "prefer", .* leave the arm out'):
+            configs(lay(tmp_path, spec(exploratory=[arm]), prefers))
+    last = f"{CONFIG}rounds.3.objective = 'prefer'\n"
+    constant = configs(lay(tmp_path, spec(exploratory=["constant_alpha"]), last))["constant_alpha"]
+    assert [constant.round(number).alpha for number in (1, 2, 3)] == [0.6, 0.6, 1.0]
 
 
 def test_rounds_keep_what_the_configuration_gives_them(tmp_path: Path) -> None:

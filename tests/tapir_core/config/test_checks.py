@@ -8,6 +8,7 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_for_calls, missing_prerequisites
+from tapir_core.config.load import load_resolved, resolved_json
 
 OPENAI = {"type": "openai", "model": "m", "identity": "i", "api_key_env": "MY_KEY"}
 
@@ -352,3 +353,30 @@ def test_the_learning_rate_of_a_round_is_that_of_its_objective(
     config = make_config(rounds=rounds, training={"lora": adapters})
     assert config.learning_rate(1) == pytest.approx(rate)
     assert config.learning_rate(0) == pytest.approx(2e-4 if adapters is not None else 2e-5)
+
+
+def test_what_the_default_says_of_its_objective_counts_for_no_other() -> None:
+    default = {"selection": {"type": "hard_share"}, "learning_rate": 2e-4, "epochs": 3.0, "alpha": 0.5}
+    run = {"name": "a", "rounds": 3}
+    own = {"2": {"objective": "prefer"}, "3": {"objective": {"type": "prefer", "beta": 0.2}, "epochs": 4.0}}
+    config = make_config(run=run, rounds={"default": default, **own})
+    assert check_config(config) == []
+    assert [config.learning_rate(number) for number in (1, 2, 3)] == [2e-4, 5e-6, 5e-6]
+    assert [config.round(number).epochs for number in (1, 2, 3)] == [3.0, 2.0, 4.0]
+    assert [config.round(number).alpha for number in (1, 2, 3)] == [0.5, 1.0, 1.0]
+    turned = make_config(run=run, rounds={"default": {**default, "objective": "prefer"}, "1": {"objective": "imitate"}})
+    assert [turned.objective(number).type for number in (1, 2)] == ["imitate", "imitate"]
+    assert turned.learning_rate(1) == 2e-5
+
+
+def test_a_round_that_imitates_against_the_default_is_kept_so() -> None:
+    """What a run folder keeps of an entry is all that it sets, defaults too: they win over [rounds.default]."""
+    rounds = {
+        "default": {"objective": "prefer", "selection": {"type": "hard_share"}},
+        "1": {"objective": "imitate", "epochs": 2.0},
+        "2": {"epochs": 1.0},
+    }
+    config = make_config(run={"name": "a", "rounds": 2}, rounds=rounds)
+    again = load_resolved(resolved_json(config).encode(), source="run.json")
+    assert [each.objective(number).type for each in (config, again) for number in (1, 2)] == ["imitate", "prefer"] * 2
+    assert again == config

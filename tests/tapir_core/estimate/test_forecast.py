@@ -278,6 +278,21 @@ def test_the_hours_of_a_stage_are_those_of_its_calls_and_of_the_starts_of_its_se
     assert hours(found.total).likely == pytest.approx(sum(hours(each).likely for each in found.stages))
 
 
+@pytest.mark.parametrize(("weights", "size"), [(135e6, ", of 0.3 GB in bf16."), (None, ".")])
+def test_an_average_is_said_to_take_a_checkpoint_and_a_scoring(weights: float | None, size: str) -> None:
+    plain, averaged = (make_config("runs", student=student) for student in ({}, {"average": "rounds"}))
+    [said] = [
+        each
+        for each in forecast(averaged, POOL, replace(measured(averaged), weights=weights)).assumptions
+        if "student.average" in each
+    ]
+    assert said == (
+        "The average of the rounds' students (student.average) is one more student to be scored, and one more "
+        f"checkpoint on the disk{size}"
+    )
+    assert not [each for each in forecast(plain, POOL, measured(plain)).assumptions if "student.average" in each]
+
+
 def test_a_run_as_short_as_the_quickstart_is_not_told_to_take_no_time() -> None:
     """It took 7 minutes on two cores (docs/LOG.md)."""
     config = load_config("configs/quickstart.toml")

@@ -11,6 +11,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.estimate.run import CALLS
 from tapir_core.estimate.workload import Pool, Work, workload
+from tapir_core.paths import AVERAGE
 from tapir_core.stages import REFINE, STAGES, StageAt
 from tapir_core.standin.families import FAMILIES, NATURAL_SHARES
 from tests.run_config import make_config
@@ -280,6 +281,15 @@ def test_a_server_starts_for_each_student_that_is_asked_and_each_training_starts
     ]
     elsewhere = {"engine": {"type": "endpoint", "base_url": "http://127.0.0.1:8000/v1"}}
     assert {stage for stage, _ in starts(works(student=elsewhere))} == {"train"}
+
+
+def test_an_average_is_one_more_student_to_serve_and_score_and_none_to_train() -> None:
+    plain, averaged = works(), works(student={"average": "rounds"})
+    assert averaged[: len(plain)] == plain
+    [scored] = averaged[len(plain) :]
+    assert (scored.stage, scored.round, scored.role, scored.starts) == ("evaluate", AVERAGE, "answer", 1)
+    assert scored.needed == plain[-1].needed
+    assert not scored.is_open
 
 
 def test_a_teacher_that_the_run_serves_starts_whenever_it_takes_the_machine_back() -> None:

@@ -8,6 +8,7 @@ import pytest
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.stages import (
+    AVERAGE,
     BENCHMARK,
     EVALUATION,
     ONCE,
@@ -25,7 +26,7 @@ from tasks._task import work_of
 from tests.golden.variants import VARIANTS, overrides
 
 ROOT = Path(__file__).parents[3]
-ORDER = [*ONCE, *ROUND, *EVALUATION, *BENCHMARK]
+ORDER = [*ONCE, *ROUND, AVERAGE, *EVALUATION, *BENCHMARK]
 ONE_COLUMN = pl.Schema({"instruction_id": pl.String()})
 WHOLE = {"name": "trim", "folder": "trimmed", "columns": ONE_COLUMN, "row": "an instruction"}
 
@@ -75,7 +76,7 @@ def test_a_stage_without_work_is_told_what_to_write() -> None:
 @pytest.mark.parametrize(
     ("fields_of", "said"),
     [
-        (WHOLE | {"columns": pl.Schema()}, r"lacks columns= .* or trains=True"),
+        (WHOLE | {"columns": pl.Schema()}, r'lacks columns= .* or folder="checkpoint"'),
         (WHOLE | {"row": ""}, r"lacks row= \(what one row is, for docs/run-folder\.md\)"),
         (WHOLE | {"asks": "teacher"}, "lacks roles="),
         (WHOLE | {"asks": "teacher", "roles": ("review",)}, "a known role: review is none"),

@@ -1,6 +1,7 @@
 from collections import Counter
 from statistics import fmean, pstdev
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,7 +74,7 @@ def test_the_seed_fixes_the_order_and_another_seed_changes_it() -> None:
 def test_bundles_of_like_length_leave_little_padding() -> None:
     lengths = [20 + (37 * i) % 180 for i in range(512)]
     plan = plan_batches(lengths, epochs=1, batch_size=32, micro_batch_size=8, world_size=1, seed=1)
-    assert plan.padding_share(lengths) < 0.05
+    assert plan.padding_share(lengths, lengths) < 0.05
     spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches(plan)]
     assert sum(spread) / len(spread) > 60, "batches became batches of one length"
 
@@ -109,3 +110,9 @@ def test_tokens_by_step_count_every_token_once() -> None:
     plan = plan_batches(lengths, epochs=1, batch_size=2, micro_batch_size=2, world_size=1, seed=1)
     assert sum(plan.tokens_by_step(lengths)) == sum(lengths)
     assert len(plan.tokens_by_step(lengths)) == plan.steps == 3
+
+
+def test_a_pair_is_padded_to_the_longer_of_its_conversations() -> None:
+    """Of 10 and 30 tokens: each of four is computed as two of 30."""
+    plan = plan_batches([60] * 4, epochs=1, batch_size=2, micro_batch_size=2, world_size=1, seed=1)
+    assert plan.padding_share([40] * 4, [60] * 4) == pytest.approx(1 / 3)

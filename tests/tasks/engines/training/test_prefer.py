@@ -119,17 +119,20 @@ def compute(asked: TrainingJob) -> Expected:
 def test_it_learns_as_the_reference_does_and_goes_on_after_a_kill(
     ground: Path, tmp_path: Path, expected: Expected
 ) -> None:
-    asked = job(ground, "killed", tmp_path, save_minutes=1e-6)
+    asked = job(ground, "killed", tmp_path, save_minutes=1e-6, processes=2, micro_batch_size=2)
     with pytest.raises(EngineError, match="was killed"):
         train_student(asked, on_progress=at_step(4, kill_ranks))
+    assert "the base scores both answers of 22 pairs" in asked.log_path.read_text()
     kept = json.loads((asked.output / "reference.json").read_text())
     done = train_student(asked)
     assert len(kept) == 2 * PAIRS + 1
     assert json.loads((asked.output / "reference.json").read_text()) == kept, "the base is measured once"
     assert done.resumed_from_steps
+    assert asked.log_path.read_text().count("the base scores") == 1
     curve, margins = expected
     assert losses(done) == pytest.approx(curve, rel=2e-3)
     assert [entry["margin"] for entry in done.loss_curve] == pytest.approx(margins, abs=5e-3)
+    assert done.loss_curve[0]["preferred"] == 0.5, "nothing has gained before the first step"
     assert done.loss_curve[-1]["preferred"] == 1.0
     assert (done.examples, done.steps) == (PAIRS, 11)
     log = asked.log_path.read_text()
@@ -143,7 +146,7 @@ def test_a_save_without_the_base_s_figures_is_no_ground_to_go_on_from(ground: Pa
     with pytest.raises(EngineError, match="was killed"):
         train_student(asked, on_progress=at_step(3, kill_ranks))
     (asked.output / "reference.json").unlink()
-    with pytest.raises(EngineError, match=r"reference\.json is gone, .* remove that folder to begin anew"):
+    with pytest.raises(EngineError, match=r"reference\.json is gone, .* remove .*lost to begin it anew"):
         train_student(asked)
 
 
