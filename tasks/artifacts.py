@@ -241,7 +241,7 @@ def spend_card(
     at_work = [stage for stage in working if stage.ended is None]
     rows = tuple((str(stage.at), *_rows_cells(stage), stage.note) for stage in at_work)
     stages = Table("Stages", ("Stage at work", "Rows", "Rows/s", "Missing", "Left", ""), rows)
-    whole = sum((each for name, each in paid.items() if name not in (DRIVING, UNPAID)), Spend())
+    whole = sum((each for name, each in paid.items() if name not in {*UNPAID, DRIVING}), Spend())
     hours = paid.get(DRIVING, Spend()).seconds / 3600
     tokens = whole.prompt_tokens + whole.completion_tokens
     figures = (

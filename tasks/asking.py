@@ -37,6 +37,11 @@ def chat(prompt: str) -> tuple[calls.Message, ...]:
     return (calls.Message("user", prompt),)
 
 
+def message(turn: Mapping[str, str]) -> calls.Message:
+    """A message of a mixture."""
+    return calls.Message(turn["role"], turn["content"])  # type: ignore[arg-type]  # roles are checked where they are read
+
+
 def conversation(row: turns.Row) -> tuple[calls.Message, ...]:
     """An instruction with its system text and its earlier turns, as chat messages."""
     return tuple(calls.Message(*turn) for turn in turns.messages_of(row))
@@ -53,6 +58,8 @@ def make_request(
     sample_index: int = 0,
     top_logprobs: int = 0,
     schema: str = "",
+    with_tokens: bool = False,
+    scored: calls.Scored | None = None,
 ) -> calls.Request:
     """A request of this run in a role."""
     return calls.Request(
@@ -66,6 +73,8 @@ def make_request(
         prompt_version=prompt.version if prompt else "",
         run=run.ref.name,
         schema=schema,
+        with_tokens=with_tokens,
+        scored=scored,
     )
 
 

@@ -34,7 +34,7 @@ from tapir_core.calls import store_url
 from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import AVERAGE, CHECKPOINT, MIX, TRAIN, StageAt
+from tapir_core.stages import AVERAGE, CHECKPOINT, MIX, ROLLOUT, SCORE, TRAIN, StageAt
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
@@ -270,6 +270,7 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
         )
     settings = config.round(number) if number else config.basic_tuning
     folder = run_files.fetch_stage(run, mix)
+    rollouts, scores = (_files(run, stage.at(number)) for stage in (ROLLOUT, SCORE))
     return launch.TrainingJob(
         base=current(run).checkpoint(number - 1),
         mixture=tuple(folder / part.name for part in mixture.parts),
@@ -280,8 +281,18 @@ def _job(run: RunFolder, at: StageAt) -> launch.TrainingJob:
         seed=randomness.derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=config.student.template,
         objective=config.objective(number),
+        rollouts=rollouts,
+        scores=scores,
         log_path=current(run).log(f"train-{number:02d}"),
     )
+
+
+def _files(run: RunFolder, at: StageAt) -> tuple[Path, ...]:
+    """The rows of a stage on this machine; none where the run does not have it there."""
+    if not at.stage.when(run.config, at):
+        return ()
+    folder = run_files.fetch_stage(run, at)
+    return tuple(folder / part.name for part in run.sealed(at).parts)
 
 
 def _attempt(run: RunFolder, at: StageAt) -> Path:

@@ -14,7 +14,9 @@ from tapir_core.calls.types import (
     Message,
     Outcome,
     Request,
+    Scored,
     Spend,
+    Tokens,
     Watch,
 )
 from tapir_core.config import Role

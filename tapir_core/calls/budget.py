@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from tapir_core.calls import types, wire
 from tapir_core.config import BudgetConfig, Caps, Role
@@ -30,8 +29,8 @@ _BYTES_PER_TOKEN = 3
 _TOKENS_PER_MESSAGE = 16
 """For the chat template around each message."""
 
-UNPAID: Literal["answer"] = "answer"
-"""Role of the student's own answers."""
+UNPAID: frozenset[Role] = frozenset({"answer", "rollout"})
+"""Roles of the student's own answers."""
 
 SHARD: ContextVar[str] = ContextVar("shard", default="")
 """Digest of the list of requests in progress."""
@@ -125,7 +124,7 @@ class Attempt:
     @property
     def is_capped(self) -> bool:
         """Whether it counts against caps, so that its end may leave room for others."""
-        return self.role != UNPAID
+        return self.role not in UNPAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +170,11 @@ def cap_reached(budget: BudgetConfig, spent: Mapping[str, types.Spend], role: Ro
 
     ``spent`` holds what was spent and what is reserved, by role.
     """
-    if role == UNPAID:
+    if role in UNPAID:
         return None
-    whole = sum((each for name, each in spent.items() if name != UNPAID), start=types.Spend())
+    whole = sum((each for name, each in spent.items() if name not in UNPAID), start=types.Spend())
     whole = replace(whole, seconds=spent.get(DRIVING, types.Spend()).seconds)
-    stage = None if role == "probe" else budget.stages.get(role)
+    stage = next((caps for name, caps in budget.stages.items() if name == role), None)
     return _passed("budget", budget, whole, wanted) or (
         _passed(f"budget.stages.{role}", stage, spent.get(role, types.Spend()), wanted) if stage else None
     )

@@ -366,9 +366,10 @@ class Line:
     async def _greet(self, request: types.Request, endpoint: types.Endpoint, address: Address) -> None:
         """Send the address a request that any working server answers; it learns from the reply as from any other."""
         address.greeted = self._loop.time()
-        role: Role = budget.UNPAID if request.role == budget.UNPAID else "probe"
+        role: Role = "answer" if request.role in budget.UNPAID else "probe"
         asked = (types.Message("user", types.GREETING),)
         greeting = replace(request, role=role, messages=asked, top_logprobs=0, schema="", prompt_version="")
+        greeting = replace(greeting, with_tokens=False, scored=None)
         with suppress(UnsentError):
             await self._attempt(greeting.key, greeting, endpoint, address)
 

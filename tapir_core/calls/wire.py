@@ -187,11 +187,11 @@ def _read_drawn(body: dict[str, Any], choice: dict[str, Any]) -> types.Tokens | 
     """Of an answer that was drawn, what it was drawn from."""
     prompt, ids = body.get("prompt_token_ids"), choice.get("token_ids")
     said = _mapping(choice.get("logprobs")).get("content")
-    log_probs = [_mapping(each).get("logprob") for each in said] if isinstance(said, list) else []
-    whole = isinstance(prompt, list) and isinstance(ids, list) and len(ids) == len(log_probs)
-    if not whole or not all(isinstance(each, int | float) for each in log_probs):
+    if not (isinstance(prompt, list) and isinstance(ids, list) and isinstance(said, list)) or len(ids) != len(said):
         return None
-    return types.Tokens(tuple(prompt), tuple(ids), tuple(log_probs))
+    log_probs = [_mapping(each).get("logprob") for each in said]
+    known = tuple(float(each) for each in log_probs if isinstance(each, int | float))
+    return types.Tokens(tuple(prompt), tuple(ids), known) if len(known) == len(ids) else None
 
 
 def _read_scores(choice: dict[str, Any], scored: types.Scored) -> types.Tokens | None:

@@ -21,6 +21,7 @@ import polars as pl
 
 from tapir_core import errors, paths, sources, standin, storage
 from tapir_core.calls import Spend
+from tapir_core.calls.budget import DRIVING, UNPAID
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig, StandinEndpoint, load, presets
 from tapir_core.data.dataset import TRAIN_AGAIN, read_json
@@ -31,7 +32,7 @@ from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
 _ROLES = ("teacher", "judge")
-_UNPAID = ("answer", "run")
+_UNPAID = {*UNPAID, DRIVING}
 """In the ledger of a run: the student's own answers, and the hours of the whole."""
 
 _FORMAT = 4

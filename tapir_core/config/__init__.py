@@ -17,6 +17,7 @@ from tapir_core.config.curriculum import (
     HardShare,
     Imitate,
     Objective,
+    OnPolicy,
     Prefer,
     RandomShare,
     RoundConfig,

@@ -248,6 +248,7 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
+    rolled = [name for name, each in rounds.items() if each.objective.rolls_out]
     own = {name: each for name, each in rounds.items() if each.objective.reads_answers}
     return cfg.problems(
         {
@@ -270,6 +271,11 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
             "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
             f"rounds.{barren.partition(',')[0]}.selection.share: value 0: without seeds (round {barren}) "
             "the hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
+            f'rounds.{", ".join(rolled[:1])}.objective: value "on_policy": the teacher at teacher.endpoint (type = '
+            f'"{config.teacher.endpoint.type}") cannot score token ids; serve its open weights by the run, with '
+            'teacher.endpoint = { type = "vllm", model = "FOLDER" }, or let the round "prefer"': (
+                rolled and not isinstance(config.teacher.endpoint, cfg.VllmEndpoint)
+            ),
             **{
                 f'rounds.{name}.objective: value "{each.objective.type}": learns from verdicts on the student\'s '
                 f"answers, and round {name} has none of its own; set rounds.{name}.selection = "

@@ -275,9 +275,25 @@ class Objective(Kind):
     learning_rate: ClassVar[float] = 2e-5
     """Peak learning rate where a round says none; ten times as much for adapters."""
 
+    epochs: ClassVar[float] = 2.0
+    """Passes over the mixture where a round says none."""
+
+    rolls_out: ClassVar[bool] = False
+    """Whether the student answers the prompts anew, and the teacher scores its tokens."""
+
     reads_answers: ClassVar[bool] = False
     """Whether it learns from the student's answers, so that the round is of instructions that they were judged on:
     none is written anew, none is easy, and no answer is refined."""
+
+    @property
+    def rollout_fields(self) -> dict[str, Any]:
+        """What of it shapes answers that the student gives for the training."""
+        return {}
+
+    @property
+    def score_fields(self) -> dict[str, Any]:
+        """What of it shapes the teacher's scores of these."""
+        return {}
 
 
 class Imitate(Objective):
@@ -307,6 +323,53 @@ class Prefer(Objective):
     """Weight of the cross-entropy on the teacher's answers beside, which keeps them likely."""
 
 
+class OnPolicy(Objective):
+    """The student's own answers, each token of them weighed by how likely the teacher finds it.
+
+    Answers and scores are made once, before the training (arXiv 2604.13010), by a teacher that is served by the run.
+    """
+
+    learning_rate: ClassVar[float] = 2e-6
+    epochs: ClassVar[float] = 1.0
+    rolls_out: ClassVar[bool] = True
+
+    type: Literal["on_policy"] = "on_policy"
+
+    loss: Literal["policy", "forward_kl"] = "policy"
+    """`"policy"`: the sampled tokens, by how much likelier the teacher finds each than the student. `"forward_kl"`: all
+    that the teacher finds likely in each place."""
+
+    clip: PositiveFloat = 1.0
+    """Largest weight of a token either way, in nats; `"policy"` alone."""
+
+    top_k: Annotated[int, Field(ge=1, le=32)] = 16
+    """Tokens of each place that `"forward_kl"` compares; about eight bytes each in memory and on disk."""
+
+    samples: PositiveInt = 1
+    """Answers to each prompt."""
+
+    first_tokens: PositiveInt | None = None
+    """Learn from so many tokens of an answer; unset: from all."""
+
+    imitation: NonNegativeFloat = 0.0
+    """Weight of the cross-entropy on the teacher's answers to the same prompts beside."""
+
+    @property
+    def scored_top_k(self) -> int:
+        """How many tokens of each place the teacher names beside the student's."""
+        return self.top_k if self.loss == "forward_kl" else 0
+
+    @property
+    def rollout_fields(self) -> dict[str, Any]:
+        """What of it shapes the student's answers."""
+        return {"samples": self.samples}
+
+    @property
+    def score_fields(self) -> dict[str, Any]:
+        """What of it shapes the teacher's scores."""
+        return {"top_k": self.scored_top_k, "first_tokens": self.first_tokens}
+
+
 def _by_its_name(said: Any) -> Any:
     return {"type": said} if isinstance(said, str) else said
 
@@ -322,18 +385,18 @@ class RoundConfig(Section):
     ones, by default the whole pool."""
 
     objective: Annotated[Later[Objective], BeforeValidator(_by_its_name)] = Imitate()
-    """What is learned from the prompts: to `"imitate"` the teacher's answers, or to `"prefer"` them over the student's
-    own."""
+    """What is learned from the prompts: to `"imitate"` the teacher's answers, to `"prefer"` them over the student's
+    own, or `"on_policy"` from the student's own, which the teacher scores."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """α_r: hard share of this round's mixture; unset: the schedule's, and 1 where the objective knows no easy part."""
 
     epochs: PositiveFloat = 2.0
-    """Passes over the mixture."""
+    """Passes over the mixture; unset: 2, for `"on_policy"` 1."""
 
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate; unset: 2e-5, for `"prefer"` 5e-6; ten times as much for the adapters of
-    `[training.lora]`."""
+    """Peak learning rate; unset: 2e-5, for `"prefer"` 5e-6, for `"on_policy"` 2e-6; ten times as much for the adapters
+    of `[training.lora]`."""
 
     batch_size: PositiveInt | None = None
     """Examples that one optimizer step of this round sees; unset: `training.batch_size`. Any number will do:

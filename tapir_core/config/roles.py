@@ -342,7 +342,7 @@ class StandinEndpoint(EndpointConfig):
         return "the stand-in"
 
 
-Role = Literal["probe", "label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
+Role = Literal["probe", "label", "teach", "answer", "judge", "expand", "refine", "benchmark", "rollout", "score"]
 """What a call is for; a column of the store, not part of the key."""
 
 Order = Literal["teacher_first", "student_first"]

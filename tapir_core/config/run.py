@@ -235,7 +235,7 @@ class Caps(Section):
 class BudgetConfig(Caps):
     """Caps of the whole run, and of single stages over all rounds. At a cap the run stops cleanly with exit code 3."""
 
-    stages: dict[Literal["label", "teach", "judge", "expand", "refine", "benchmark"], Caps] = Field({})
+    stages: dict[Literal["label", "teach", "judge", "expand", "refine", "benchmark", "score"], Caps] = Field({})
     """`[budget.stages.judge]` and so on: caps of one stage that asks teacher or judge."""
 
 
@@ -351,6 +351,7 @@ class RunConfig(Section):
             scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
             has_easy = not fields.get("objective", Imitate()).reads_answers
             fields["alpha"] = min(1.0, round(scheduled, 9)) if has_easy else 1.0
+        fields.setdefault("epochs", fields.get("objective", Imitate()).epochs)
         return RoundConfig.model_validate(fields)
 
     def examples(self, number: int) -> int:

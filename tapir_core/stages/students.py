@@ -8,7 +8,7 @@ import polars as pl
 from tapir_core import paths
 from tapir_core.config import Imitate, RunConfig
 from tapir_core.stages import pool
-from tapir_core.stages.stage import CHECKPOINT, COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare
+from tapir_core.stages.stage import CHECKPOINT, COUNT, NUMBER, TEXT, Fields, Stage, StageAt, declare, planned
 
 CHAT_TEMPLATE = "file:chat_template"
 
@@ -425,11 +425,72 @@ MIX = declare(
     )
 )
 
+IDS, LOG_PROBS = pl.List(pl.Int32()), pl.List(pl.Float32())
+
+
+def _rolls_out(config: RunConfig, at: StageAt) -> bool:
+    return config.objective(at.number).rolls_out
+
+
+ROLLOUT = declare(
+    Stage(
+        name="rollout",
+        folder="rollouts",
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "sample": COUNT,
+                "prompt_ids": IDS,
+                "token_ids": IDS,
+                # Of each of these tokens, as it was sampled.
+                "log_probs": LOG_PROBS,
+                "finish_reason": TEXT,
+            }
+        ),
+        row="an answer that S_{r−1} drew to a prompt of the mixture, token by token",
+        when=_rolls_out,
+        reads=lambda _, at: [MIX.at(at.round), _student(at)],
+        settings=lambda c, at: {**student_fields(c), **c.objective(at.number).rollout_fields},
+        files=lambda *_: [CHAT_TEMPLATE],
+        asks="student",
+        roles=("rollout",),
+    )
+)
+
+SCORE = declare(
+    Stage(
+        name="score",
+        folder="rollout_scores",
+        columns=pl.Schema(
+            {
+                "instruction_id": TEXT,
+                "sample": COUNT,
+                "log_probs": LOG_PROBS,
+                "top_ids": pl.List(IDS),
+                "top_log_probs": pl.List(LOG_PROBS),
+            }
+        ),
+        row="the teacher's log-probabilities of a rollout's tokens, and of those that it finds likeliest",
+        when=_rolls_out,
+        reads=lambda _, at: [ROLLOUT.at(at.round)],
+        settings=lambda c, at: {**pool.teacher_fields(c), **c.objective(at.number).score_fields},
+        asks="teacher",
+        roles=("score",),
+        shards_of="rollout",
+    )
+)
+
+
+def _rolled_out(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What the student answered for the training, and what the teacher says of it, where the round learns from that."""
+    return planned(config, ROLLOUT.at(at.round), SCORE.at(at.round))
+
+
 TRAIN = declare(
     Stage(
         name="train",
         folder=CHECKPOINT,
-        reads=lambda _, at: [MIX.at(at.round), *([_student(at)] if at.round else [])],
+        reads=lambda c, at: [MIX.at(at.round), *([_student(at)] if at.round else []), *_rolled_out(c, at)],
         settings=lambda c, at: tuning_fields(c, at.number),
         files=lambda _, at: [CHAT_TEMPLATE, *([] if at.round else ["backbone"])],
         trains=True,
@@ -447,7 +508,7 @@ AVERAGE = declare(
     )
 )
 
-ROUND = [ANSWER, JUDGE, DIFFICULTY, SELECT, EXPAND, DRAW, REFINE, MIX, TRAIN]
+ROUND = [ANSWER, JUDGE, DIFFICULTY, SELECT, EXPAND, DRAW, REFINE, MIX, ROLLOUT, SCORE, TRAIN]
 """A round, from the student's answers to the next student. S_0 is round 0."""
 
 

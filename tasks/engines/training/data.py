@@ -20,7 +20,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,27 +30,46 @@ import polars as pl
 import pyarrow.compute as pc
 
 from tapir_core import errors, randomness
-from tapir_core.config import Prefer
+from tapir_core.config import OnPolicy, Prefer
 from tasks.engines.training import chat
 from tasks.engines.training.launch import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
 """The label of a token without loss."""
 
+SCORES = ("sampled", "teacher", "top_ids", "top")
+"""What an `Example` has of its scores; columns of a corpus with rollouts."""
+
 _BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One tokenized conversation; the tokens from ``prompt_length`` on are trained."""
+    """One tokenized conversation; the tokens from ``prompt_length`` on are trained.
+
+    Of an answer that the student sampled those that the teacher scored, all or the first: natural logarithms.
+    """
 
     tokens: list[int]
     prompt_length: int
+    sampled: list[float] = field(default_factory=list)
+    """q: of each scored token, when the student sampled it."""
+    teacher: list[float] = field(default_factory=list)
+    """t: the teacher's."""
+    top_ids: list[list[int]] = field(default_factory=list)
+    """Of each place the tokens that the teacher finds likeliest."""
+    top: list[list[float]] = field(default_factory=list)
+    """The teacher's of these."""
 
     @property
     def labels(self) -> list[int]:
-        """The tokens, with `IGNORED` in place of the prompt's."""
-        return [IGNORED] * self.prompt_length + self.tokens[self.prompt_length :]
+        """The tokens, with `IGNORED` in place of what is not trained."""
+        end = self.prompt_length + len(self.teacher) if self.teacher else len(self.tokens)
+        return [
+            *[IGNORED] * self.prompt_length,
+            *self.tokens[self.prompt_length : end],
+            *[IGNORED] * (len(self.tokens) - end),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +84,7 @@ class Corpus:
     prompt_lengths: list[int]
     """Those of them that are not trained."""
     answer_lengths: list[int]
-    """Those of the answer that is imitated, of a pair the better one."""
+    """Tokens with a label: of an answer, of a pair the better one."""
     held_lengths: list[int]
     """Tokens that an example takes where it is padded: those of a pair are as long as the longer one."""
     left_out: int
@@ -73,6 +92,8 @@ class Corpus:
     """Id of the token that ends an answer."""
     width: int = 1
     """Conversations of an example: 2 of a pair."""
+    rollouts: int = 0
+    """So many of the first are the student's own answers."""
 
     def example(self, index: int, answer: int = 0) -> Example:
         """One of them, from 0, with its first or second answer."""
@@ -100,6 +121,24 @@ def read_conversations(files: Sequence[Path], *, pairs: bool = False) -> Iterato
         yield from ([*messages[:-1], {**messages[-1], "content": answer}] for answer in rejected)
 
 
+def read_rollouts(rollouts: Sequence[Path], scores: Sequence[Path]) -> Iterator[Example]:
+    """The student's own answers, each with its scores, in order; a rollout that has none is left out."""
+    names = ["instruction_id", "sample"]
+    for drawn, scored in zip(rollouts, scores, strict=True):
+        told = pl.read_parquet(scored).rename({"log_probs": "teacher"})
+        rows = pl.read_parquet(drawn).join(told, on=names, how="inner", validate="1:1", maintain_order="left")
+        for row in rows.iter_rows(named=True):
+            teacher = row["teacher"]
+            yield Example(
+                [*row["prompt_ids"], *row["token_ids"]] if teacher else [],
+                len(row["prompt_ids"]),
+                row["log_probs"][: len(teacher)],
+                teacher,
+                row["top_ids"],
+                row["top_log_probs"],
+            )
+
+
 def encode(
     tokenizer: Any,
     conversations: Iterable[chat.Conversation],
@@ -107,6 +146,7 @@ def encode(
     max_length: int,
     folder: Path | None = None,
     width: int = 1,
+    rollouts: Callable[[], Iterable[Example]] | None = None,
 ) -> Corpus:
     """Tokenize; an example longer than ``max_length``, or with a special token's text in its prompt, is left out.
 
@@ -119,6 +159,7 @@ def encode(
         folder: Where the tokens lie. The first process that comes writes them; the others wait, and map the same files.
             Without it they lie in a file of this process, which leaves nothing behind.
         width: Conversations of an example.
+        rollouts: Gives the student's own answers, which come before the others.
 
     Raises:
         ConfigError: no example is left, one has no answer to train, or the chat template renders it otherwise.
@@ -126,13 +167,15 @@ def encode(
     closing = chat.closing_token(tokenizer)
 
     def made() -> Iterator[dict[str, Any]]:
-        # Last the filler.
-        for each in chain(_examples(tokenizer, conversations, closing), [Example([closing] * 2, prompt_length=2)]):
-            yield {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
+        own, filler = rollouts() if rollouts else (), Example([closing] * 2, prompt_length=2)
+        for each in chain(own, _examples(tokenizer, conversations, closing), [filler]):
+            row = {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
+            yield row | ({name: getattr(each, name) for name in SCORES} if rollouts else {})
 
     # A mapped file can be read when it has no name any more.
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
-        rows = _mapped(made, Path(place))
+        rows = _mapped(made, Path(place), scored=rollouts is not None)
+    scored = pc.list_value_length(rows.data.column("teacher")).to_pylist() if rollouts else [0] * len(rows)
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
     prompt_lengths = rows.data.column("prompt_length").to_pylist()
     whole = [0 < length <= max_length for length in lengths]
@@ -145,29 +188,33 @@ def encode(
         )
     kept = [first + each for first in firsts for each in range(width)]
     for number, row in enumerate(kept):
-        if lengths[row] == prompt_lengths[row] + 1:
+        if lengths[row] == prompt_lengths[row] + 1 and not scored[row]:
             raise errors.ConfigError(
                 f"example {number // width} trains 1 tokens, the closing token {closing}, and no answer before it; "
                 "look at its messages and at the chat template"
             )
     return Corpus(
-        rows=rows.select([*kept, len(lengths)]).select_columns(["input_ids", "labels"]),
+        rows=rows.select([*kept, len(lengths)]).remove_columns(["prompt_length"]),
         lengths=[sum(lengths[first : first + width]) for first in firsts],
         prompt_lengths=[sum(prompt_lengths[first : first + width]) for first in firsts],
-        answer_lengths=[lengths[first] - prompt_lengths[first] for first in firsts],
+        answer_lengths=[scored[first] or lengths[first] - prompt_lengths[first] for first in firsts],
         held_lengths=[width * max(lengths[first : first + width]) for first in firsts],
         left_out=len(lengths) // width - len(firsts),
         closing=closing,
         width=width,
+        rollouts=sum(scored[first] > 0 for first in firsts),
     )
 
 
-def _mapped(rows: Callable[[], Iterator[dict[str, Any]]], folder: Path) -> Any:
-    """The rows in Arrow files of ``folder``, four bytes a token and four a label; made unless they are there."""
+def _mapped(rows: Callable[[], Iterator[dict[str, Any]]], folder: Path, *, scored: bool) -> Any:
+    """The rows in Arrow files of ``folder``, four bytes a token, a label and a score; made unless they are there."""
     import datasets  # only here: it loads for seconds, and the driver reads batches
 
     numbers = datasets.List(datasets.Value("int32"))
     features = datasets.Features(input_ids=numbers, labels=numbers, prompt_length=datasets.Value("int32"))
+    if scored:
+        words = datasets.List(datasets.Value("float32"))
+        features |= {"sampled": words, "teacher": words, "top_ids": datasets.List(numbers), "top": datasets.List(words)}
     datasets.disable_progress_bars()
     try:
         return datasets.Dataset.from_generator(rows, features=features, cache_dir=str(folder), fingerprint="corpus")
@@ -348,8 +395,9 @@ class PlannedTraining:
 
     def count(self) -> TrainingCount:
         """What it comes to."""
-        corpus = self.corpus
-        answers = [whole - prompt for whole, prompt in zip(corpus.lengths, corpus.prompt_lengths, strict=True)]
+        corpus, answers = self.corpus, self.corpus.answer_lengths
+        if corpus.width > 1:
+            answers = [whole - prompt for whole, prompt in zip(corpus.lengths, corpus.prompt_lengths, strict=True)]
         return TrainingCount(
             steps=self.plan.steps,
             batch_size=self.job.training.batch_size,
@@ -371,8 +419,13 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     """
     tokenizer = chat.load_tokenizer(job.base, job.chat_template)
     width = 2 if isinstance(job.objective, Prefer) else 1
-    conversations = read_conversations(job.mixture, pairs=width == 2)
-    corpus = encode(tokenizer, conversations, max_length=job.training.max_length, folder=folder, width=width)
+    conversations: Iterable[chat.Conversation] = read_conversations(job.mixture, pairs=width == 2)
+    more: dict[str, Any] = {}
+    if isinstance(job.objective, OnPolicy):
+        conversations = conversations if job.objective.imitation else ()
+        more = {"rollouts": lambda: read_rollouts(job.rollouts, job.scores)}
+    longest = job.training.max_length
+    corpus = encode(tokenizer, conversations, max_length=longest, folder=folder, width=width, **more)
     return PlannedTraining(job, tokenizer, corpus, _plan(job, corpus, world_size, job.epochs))
 
 

@@ -63,6 +63,10 @@ class TrainingJob:
     """Jinja file that replaces the base's chat template."""
     objective: Objective = Imitate()
     """To prefer, the files also have a column ``rejected``, the text of the worse answer."""
+    rollouts: tuple[AbsolutePath, ...] = ()
+    """To learn on-policy: Parquet files of the stage `rollout`, the student's own answers."""
+    scores: tuple[AbsolutePath, ...] = ()
+    """Those of `score`, in the same order."""
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON, which the constructor takes as keywords."""
@@ -127,7 +131,8 @@ class TrainingSummary(TrainingCount):
     loss_curve: list[dict[str, int | float]]
     """One entry a step: step, loss, learning_rate, grad_norm; to prefer, also the share of pairs whose better answer
     has gained on the other since the training began (preferred; none yet counts half), and by how many nats times β
-    on average (margin)."""
+    on average (margin); on-policy, by how much likelier the teacher finds the student's tokens on average, nats (gap),
+    and the share of them beyond `clip` (clipped)."""
     world_size: int
     device: str
     precision: str

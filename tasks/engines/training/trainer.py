@@ -46,7 +46,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from tapir_core.config import Prefer
+from tapir_core.config import OnPolicy, Prefer
 from tapir_core.errors import EngineError
 from tapir_core.storage import Storage
 from tasks.engines import machine
@@ -55,8 +55,12 @@ from tasks.engines.training import data, kernels, launch, losses, prerequisites
 _STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
 
-_LOGGED = ("step", "loss", "learning_rate", "grad_norm", "preferred", "margin")
-"""What the loss curve has of each step, the last two of a training to prefer."""
+_LOGGED = ("step", "loss", "learning_rate", "grad_norm", "preferred", "margin", "gap", "clipped")
+"""What the loss curve has of each step: two more of a training to prefer, two of one on-policy."""
+_UNLIKELY = -1e4
+"""Log-probability of a token that fills a place up: it weighs nothing."""
+_MEDIAN, _WORST = 0.02, 0.3
+"""Nats by which trainer and sampler may differ on a token: half of them, and all but one of a hundred."""
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
@@ -359,11 +363,9 @@ class PlannedTrainer(SFTTrainer):
         super().__init__(callbacks=[watch], **settings)
         self._planned, self.watch = planned, watch
         self._reference: torch.Tensor | None = None
-        plan, answers = planned.plan, planned.corpus.answer_lengths
-        self._pairs_of_step, self._tokens_of_step = (
-            plan.tokens_by_step([1] * len(answers)),
-            plan.tokens_by_step(answers),
-        )
+        count, answers, own = planned.plan.tokens_by_step, planned.corpus.answer_lengths, planned.corpus.rollouts
+        self._pairs_of_step, self._tokens_of_step = count([1] * len(answers)), count(answers)
+        self._rolled_of_step = count([*answers[:own], *[0] * (len(answers) - own)])
 
     def get_train_dataloader(self) -> Any:
         """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""
@@ -378,8 +380,14 @@ class PlannedTrainer(SFTTrainer):
         )
 
     def _collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """A micro-batch with the numbers of its conversations; scores of trained tokens in a row, places filled up."""
+        told = {name: [each for row in rows for each in row.pop(name, ())] for name in data.SCORES}
         numbers = torch.tensor([row.pop("number") for row in rows])
-        return {**self.data_collator(rows), "numbers": numbers}
+        widest = max(map(len, told["top"]), default=0)
+        for name, filling in (("top_ids", 0), ("top", _UNLIKELY)):
+            told[name] = [[*place, *[filling] * (widest - len(place))] for place in told[name]]
+        scores = {name: torch.tensor(told[name]) for name in data.SCORES if told[name]}
+        return {**self.data_collator(rows), **scores, "numbers": numbers}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -388,6 +396,8 @@ class PlannedTrainer(SFTTrainer):
         numbers, objective = inputs.pop("numbers"), self._planned.job.objective
         if isinstance(objective, Prefer):
             loss = self._prefer(model, inputs, numbers, objective)
+        elif isinstance(objective, OnPolicy):
+            loss = self._learn_on_policy(model, inputs, numbers, objective)
         elif self.args.device.type != "cpu":
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
@@ -399,20 +409,26 @@ class PlannedTrainer(SFTTrainer):
     def _log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Of each trained token of a micro-batch its log-probability, and which conversation it is of; both (tokens,).
 
-        By TRL's fused head on an accelerator. On a CPU, where that scores every position and computes each twice, a
-        quarter of a small model's time, by the logits of no position before the first trained one.
+        By TRL's fused head on an accelerator; on a CPU that scores every position and computes each twice, a quarter of
+        a small model's time.
+        """
+        if self.args.device.type == "cpu":
+            logits, labels, of = self._logits(model, inputs)
+            return -torch.nn.functional.cross_entropy(logits, labels, reduction="none"), of
+        trained = inputs["labels"][:, 1:] != data.IGNORED
+        out = model(**inputs, use_cache=False, fused_lm_head=True)
+        return out.log_probs[trained], _owners(inputs)[trained]
+
+    def _logits(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of each trained token its logits, (tokens, vocabulary) in fp32, itself, and which conversation it is of.
+
+        Those of no position before the first trained one are computed.
         """
         given = {name: value for name, value in inputs.items() if name != "labels"}
         labels, trained = inputs["labels"][:, 1:], inputs["labels"][:, 1:] != data.IGNORED
-        of = inputs.get("seq_idx", torch.arange(len(labels), device=labels.device)[:, None].expand_as(inputs["labels"]))
-        if self.args.device.type != "cpu":
-            out = model(**inputs, use_cache=False, fused_lm_head=True)
-            return out.log_probs[trained], of[:, 1:][trained].long()
         first = int(trained.any(dim=0).int().argmax())
         logits = model(**given, use_cache=False, logits_to_keep=labels.shape[1] - first + 1).logits[:, :-1]
-        kept = trained[:, first:]
-        unlikely = torch.nn.functional.cross_entropy(logits[kept].float(), labels[:, first:][kept], reduction="none")
-        return -unlikely, of[:, 1:][trained].long()
+        return logits[trained[:, first:]].float(), labels[trained], _owners(inputs)[trained]
 
     def _answer_log_probs(self, model: Any, inputs: dict[str, Any], conversations: int) -> torch.Tensor:
         """Of each conversation of a micro-batch the log-probability of its answer, (conversations,)."""
@@ -428,15 +444,44 @@ class PlannedTrainer(SFTTrainer):
         pairs = self._answer_log_probs(model, inputs, len(numbers))[:paired].view(-1, 2)
         reference = self._reference[numbers][:paired].view(-1, 2)
         each, margins = losses.preference(pairs, reference, objective.beta)
-        plan, step = self._planned.plan, self.state.global_step
-        told = torch.stack([((margins > 0).float() + (margins >= 0).float()).sum() / 2, margins.detach().sum()])
-        torch.distributed.all_reduce(told)
-        # TRL logs the mean of what the groups of a step come to.
-        groups = min(plan.accumulation, len(plan.groups) - step * plan.accumulation)
-        for name, value in zip(("preferred", "margin"), told.tolist(), strict=True):
-            self._metrics["train"][name].append(value * groups / self._pairs_of_step[step])
+        gained, step = ((margins > 0).float() + (margins >= 0).float()) / 2, self.state.global_step
+        self._tell(self._pairs_of_step[step], preferred=gained.sum(), margin=margins.sum())
         imitated = -pairs[:, 0].sum() / self._tokens_of_step[step]
         return each.sum() / self._pairs_of_step[step] + objective.imitation * imitated
+
+    def _learn_on_policy(
+        self, model: Any, inputs: dict[str, Any], numbers: torch.Tensor, objective: OnPolicy
+    ) -> torch.Tensor:
+        """A mean over the sampled tokens of the whole step, and one over those of the teacher's answers."""
+        told = {name: inputs.pop(name, torch.zeros(0, device=numbers.device)) for name in data.SCORES}
+        if objective.loss == "forward_kl":
+            logits, labels, of = self._logits(model, inputs)
+            words = logits.log_softmax(-1)
+            log_probs = words.gather(1, labels[:, None])[:, 0]
+        else:
+            log_probs, of = self._log_probs(model, inputs)
+        own, step = numbers[of] < self._planned.corpus.rollouts, self.state.global_step
+        now, sampled, teacher = log_probs[own], told["sampled"], told["teacher"]
+        if step == 0:
+            _check_scores(now.detach(), sampled)
+        if objective.loss == "policy":
+            lost = losses.policy(now, sampled, teacher, objective.clip)
+        else:
+            lost = losses.forward_kl(words[own].gather(1, told["top_ids"].long().view(len(now), -1)), told["top"])
+        gap = teacher - now.detach()
+        rolled = max(1, self._rolled_of_step[step])
+        self._tell(rolled, gap=gap.sum(), clipped=(gap.abs() > objective.clip).float().sum())
+        imitated = -log_probs[~own].sum() / max(1, self._tokens_of_step[step] - self._rolled_of_step[step])
+        return lost.sum() / rolled + objective.imitation * imitated
+
+    def _tell(self, of_step: int, **sums: torch.Tensor) -> None:
+        """Log sums of this rank's micro-batch, over all ranks and groups of the step, divided by ``of_step``."""
+        told, plan = torch.stack([each.detach().float() for each in sums.values()]), self._planned.plan
+        torch.distributed.all_reduce(told)
+        # TRL logs the mean of what the groups of a step come to.
+        groups = min(plan.accumulation, len(plan.groups) - self.state.global_step * plan.accumulation)
+        for name, value in zip(sums, told.tolist(), strict=True):
+            self._metrics["train"][name].append(value * groups / of_step)
 
     def _measure_reference(self, model: Any) -> torch.Tensor:
         """The log-probability of each conversation's answer by the base: measured before the first step, and kept.
@@ -492,6 +537,31 @@ class PlannedTrainer(SFTTrainer):
             print(f"saved after step {self.state.global_step}", flush=True)
         self.accelerator.wait_for_everyone()
         self.watch.saved_at = time.monotonic()
+
+
+def _owners(inputs: dict[str, Any]) -> torch.Tensor:
+    """Of each position but the first which conversation of the micro-batch it is of."""
+    labels = inputs["labels"]
+    rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(labels)
+    return inputs.get("seq_idx", rows)[:, 1:].long()
+
+
+def _check_scores(now: torch.Tensor, sampled: torch.Tensor) -> None:
+    """Refuse to train on tokens of which the student says otherwise here than where it sampled them.
+
+    Raises:
+        EngineError: with the difference.
+    """
+    apart = (now - sampled).abs().sort().values
+    if not len(apart):
+        return
+    median, worst = float(apart[len(apart) // 2]), float(apart[len(apart) * 99 // 100])
+    if median > _MEDIAN or worst > _WORST:
+        raise EngineError(
+            f"the trainer scores the student's own answers otherwise than it sampled them: by {median:.3f} nats for "
+            f"half of the tokens (at most {_MEDIAN:g}), by {worst:.3f} for one in a hundred (at most {_WORST:g}); it "
+            "would learn from the difference. The student server and training.precision may compute too differently"
+        )
 
 
 def settle_precision(job: launch.TrainingJob) -> launch.TrainingJob:
