@@ -80,13 +80,18 @@ def _nothing_is_left() -> Iterator[None]:
 
 
 def sleeping() -> set[int]:
-    """Processes of anybody that a function here leaves, if it leaves any: a program, or a fork of the worker."""
-    found = set[int]()
+    """Processes that a function here leaves, if it leaves any: a program, or a fork of the worker.
+
+    Of anybody, for who is left has another parent; but not those of another test that works beside this one.
+    """
+    found, here = set[int](), psutil.Process()
+    beside = {each.pid for each in here.parent().children(recursive=True)} if here.parent() else set()
+    beside -= {each.pid for each in here.children(recursive=True)}
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         if command == ["sleep", "600"] or any(word.endswith("verifier_main.py") for word in command):
             found.add(process.pid)
-    return found
+    return found - beside
 
 
 def verifier(folder: Path, function: str = "mine:score", **limits: float) -> VerifierConfig:
