@@ -11,7 +11,7 @@ from statistics import median
 import polars as pl
 
 from tapir_core import errors, stages
-from tapir_core.calls import Answer, Outcome, Request, Scored, Tokens
+from tapir_core.calls import Answer, Request, Scored, Tokens
 from tapir_core.config import OnPolicy, Sampling
 from tapir_core.run_folder import RunFolder
 from tasks import asking
@@ -116,15 +116,16 @@ def score_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worke
         [_scoring(run, teacher, each) for each in asked], teacher.source, asking.watch(run, at)
     )
     names = rows.select("instruction_id", "sample").iter_rows()
-    made = [(*name, *_cells(each)) for name, each in zip(names, outcomes, strict=True) if isinstance(each, Answer)]
+    made = [
+        (*name, *_cells(each.tokens))
+        for name, each in zip(names, outcomes, strict=True)
+        if isinstance(each, Answer) and each.tokens is not None
+    ]
     frame = pl.DataFrame(made, schema=stages.SCORE.columns, orient="row")
     shown = rows.select("instruction_id", instruction=pl.col("instruction_id"))
     return asking.worked(frame, asking.count_paid(outcomes), shown, outcomes)
 
 
-def _cells(outcome: Outcome) -> tuple[object, ...]:
-    assert isinstance(outcome, Answer)
-    tokens = outcome.tokens
-    assert tokens is not None, "a score has its tokens"
+def _cells(tokens: Tokens) -> tuple[object, ...]:
     ids, log_probs = ([[each[part] for each in place] for place in tokens.top] for part in (0, 1))
     return tokens.log_probs, ids, log_probs

@@ -16,7 +16,7 @@ import polars as pl
 
 from tapir_core import errors, leases, paths, run_files, storage
 from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, store_url
-from tapir_core.config import EndpointConfig, ModelIdentity
+from tapir_core.config import EndpointConfig, ModelIdentity, VllmEndpoint
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, checkpoint_at
@@ -142,6 +142,13 @@ class Runtime:
     def teacher(self) -> AskedModel:
         """Who labels, answers, expands and refines."""
         return self._role(self.config.teacher.endpoint, "teacher", "teacher.endpoint")
+
+    @property
+    def teacher_weights(self) -> Path:
+        """Folder of a teacher that the run serves."""
+        served = self.config.teacher.endpoint
+        assert isinstance(served, VllmEndpoint), "who rolls out has a teacher of open weights"
+        return self._endpoints.prepare(served, "teacher.endpoint", self.progress.note_current)[1].folder
 
     @property
     def judges(self) -> dict[str, AskedModel]:

@@ -316,7 +316,8 @@ def check_trainer(run: RunFolder) -> launch.RenderedChat:
     """Refuse a run whose trainings nobody would do, before anything is paid for; gives what its student is asked.
 
     Raises:
-        ConfigError: its student cannot be trained with its chat template or its tokenizer.
+        ConfigError: its student cannot be trained with its chat template or tokenizer, or its teacher cannot score its
+            tokens where it is to learn from those.
         MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*; or here, where memory
             does not suffice, its GPUs cannot be used, or a package lacks.
     """
@@ -327,6 +328,9 @@ def check_trainer(run: RunFolder) -> launch.RenderedChat:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
         prerequisites.look_ahead(training, current(run).checkpoint(paths.BACKBONE))
+    if any(run.config.objective(number).rolls_out for number in run.config.round_numbers):
+        student = current(run).checkpoint(paths.BACKBONE)
+        launch.check_pair(current(run).teacher_weights, student, run.config.student.template)
     return launch.render_chat(current(run).checkpoint(paths.BACKBONE), run.config.student.template)
 
 

@@ -286,6 +286,21 @@ class Objective(Kind):
     none is written anew, none is easy, and no answer is refined."""
 
     @property
+    def rollouts(self) -> int:
+        """Answers that the student gives to each prompt for the training."""
+        return 0
+
+    @property
+    def conversations(self) -> int:
+        """Conversations that are trained on for each prompt."""
+        return 1
+
+    @property
+    def mixture_fields(self) -> dict[str, Any]:
+        """What of it shapes seeds and mixture."""
+        return {}
+
+    @property
     def rollout_fields(self) -> dict[str, Any]:
         """What of it shapes answers that the student gives for the training."""
         return {}
@@ -321,6 +336,16 @@ class Prefer(Objective):
 
     imitation: NonNegativeFloat = 1.0
     """Weight of the cross-entropy on the teacher's answers beside, which keeps them likely."""
+
+    @property
+    def conversations(self) -> int:
+        """Both of a pair."""
+        return 2
+
+    @property
+    def mixture_fields(self) -> dict[str, Any]:
+        """Pairs are what it learns from."""
+        return {"type": self.type, "margin": self.margin}
 
 
 class OnPolicy(Objective):
@@ -358,6 +383,16 @@ class OnPolicy(Objective):
     def scored_top_k(self) -> int:
         """How many tokens of each place the teacher names beside the student's."""
         return self.top_k if self.loss == "forward_kl" else 0
+
+    @property
+    def rollouts(self) -> int:
+        """As many as samples."""
+        return self.samples
+
+    @property
+    def conversations(self) -> int:
+        """Its own, and the teacher's where that is imitated too."""
+        return self.samples + bool(self.imitation)
 
     @property
     def rollout_fields(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,11 @@ def measure_prompts(
         )
         for name in {*refining.values()}
     }
+    plain = Prompts(_mean([sum(chat) for chat in chats]))
     return {
         "label": Prompts(_one_message(label.messages[0].content for label, _ in asked)),
-        "teach": Prompts(_mean([sum(chat) for chat in chats])),
-        "answer": Prompts(_mean([sum(chat) for chat in chats])),
+        **dict.fromkeys(("teach", "answer", "rollout"), plain),
+        "score": replace(plain, shows={"rollout": 1}),
         "judge": Prompts(_one_message(judged), {_ANSWERED_BY[each]: 1 for each in mode.shown}),
         "expand": Prompts(_one_message(expanded)),
         "refine": Prompts(sum(share * refined[refining[each]] for each, share in shares.items()), {"teach": 1}),

@@ -366,6 +366,7 @@ class _Costs:
             "judge": self.config.judge.sampling,
             "expand": teacher.expanding,
             "refine": teacher.refining,
+            "score": Sampling(max_tokens=1),
         }
         return sampling.get(work.role or "", student)
 

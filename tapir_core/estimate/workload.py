@@ -18,10 +18,19 @@ from tapir_core.config import RunConfig
 from tapir_core.curriculum.sizes import likely_parts, priors_of
 from tapir_core.paths import BACKBONE
 
-REPLY_TOKENS: Mapping[bool, Mapping[Role, float]] = {
-    True: {"label": 4, "teach": 4, "answer": 7, "judge": 28, "expand": 5, "refine": 16, "benchmark": 20},
-    False: {"label": 12, "teach": 250, "answer": 250, "judge": 120, "expand": 20, "refine": 400, "benchmark": 150},
+_OF_STANDIN: Mapping[Role, float] = {"label": 4, "teach": 4, "judge": 28, "expand": 5, "refine": 16, "benchmark": 20}
+_OF_LLM: Mapping[Role, float] = {
+    "label": 12,
+    "teach": 250,
+    "judge": 120,
+    "expand": 20,
+    "refine": 400,
+    "benchmark": 150,
+    "answer": 250,
+    "rollout": 250,
+    "score": 1,
 }
+REPLY_TOKENS: Mapping[bool, Mapping[Role, float]] = {True: {**_OF_LLM, **_OF_STANDIN, "answer": 7}, False: _OF_LLM}
 """Whether the stand-in is asked → completion tokens of a reply; an expansion adds the length of an instruction."""
 
 _HARDNESS = (0.3, 1.0, 1.7)
@@ -125,7 +134,8 @@ def conversations_seen(config: RunConfig, number: int, examples: float) -> float
     Of a pair both, which the base has scored before: a forward pass, a third of what a step takes.
     """
     epochs = config.round(number).epochs if number else config.basic_tuning.epochs
-    return 2 * examples * (epochs + 1 / 3) if config.objective(number).reads_answers else examples * epochs
+    objective = config.objective(number)
+    return examples * objective.conversations * (epochs + (1 / 3 if objective.reads_answers else 0))
 
 
 class _Counts:
@@ -168,6 +178,7 @@ class _Counts:
             stages.TEACH.name: float(self.pool.rows - self.pool.own_answers),
             stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
+            **dict.fromkeys((stages.ROLLOUT.name, stages.SCORE.name), self._rollouts(at.round or 0)),
             stages.REFINE.name: self.hard if self.config.refines(at.round or 0) else 0.0,
         }.get(at.name, self.pool.rows if at.round is None else self.rows)
         if at.stage.asks == "judge":
@@ -176,6 +187,10 @@ class _Counts:
             return {"judge": self._verdicts(rows, rows - judged.get(at.name, 0.0))}
         calls = at.stage.calls_per_row or 1
         return {role: (rows * calls, (rows - stored.get(at.name, 0)) * calls) for role in at.stage.roles[:1]}
+
+    def _rollouts(self, number: int) -> float:
+        """Answers of the student to the prompts of a round's mixture."""
+        return (self.hard + self.size.easy) * self.config.objective(number).rollouts
 
     def _training(self, at: stages.StageAt) -> Work:
         """The training of a round, whose new instructions are in the pool of the next one."""

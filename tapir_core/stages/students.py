@@ -61,26 +61,26 @@ def size_fields(config: RunConfig, number: int) -> Fields:
         "alpha": settings.alpha,
         "target_shares": curriculum.target_shares,
         "teacher_floor": curriculum.teacher_floor,
-        **objective_fields(config, number),
+        **_pair_fields(config, number),
     }
 
 
-def objective_fields(config: RunConfig, number: int) -> Fields:
-    """What a round learns where it does not imitate, as all did once."""
-    objective = config.objective(number)
-    return {} if objective == Imitate() else {"objective": objective.shaping()}
+def _pair_fields(config: RunConfig, number: int) -> Fields:
+    """Which instructions make pairs, in a round that learns from those alone."""
+    fields = config.objective(number).mixture_fields
+    return {"objective": fields} if fields else {}
 
 
 def tuning_fields(config: RunConfig, number: int) -> Fields:
     """How a round's mixture (0: S_0's) is trained on."""
-    settings = config.round(number) if number else config.basic_tuning
+    settings, objective = config.round(number) if number else config.basic_tuning, config.objective(number)
     return {
         **config.training.shaping(),
         "seed": config.run.seed,
         "epochs": settings.epochs,
         "learning_rate": config.learning_rate(number),
         "batch_size": config.batch_size(number),
-        **objective_fields(config, number),
+        **({} if objective == Imitate() else {"objective": objective.shaping()}),
     }
 
 
@@ -275,7 +275,7 @@ SELECT = declare(
             "seed": c.run.seed,
             "selection": c.round(at.number).selection.shaping(),
             "teacher_floor": c.curriculum.teacher_floor,
-            **objective_fields(c, at.number),
+            **_pair_fields(c, at.number),
         },
     )
 )

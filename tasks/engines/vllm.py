@@ -198,6 +198,8 @@ def server_command(
         "--max-model-len": engine.max_model_length,
         "--max-num-seqs": engine.concurrency,
         "--tensor-parallel-size": engine.tensor_parallel,
+        # As many as an on-policy round may ask for.
+        "--max-logprobs": 32,
         # The checkpoint's own penalties and top-k must not bend what `student.sampling` says.
         "--generation-config": "vllm",
         "--gpu-memory-utilization": engine.gpu_memory_utilization if environment.device == "cuda" else None,

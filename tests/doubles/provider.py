@@ -34,7 +34,7 @@ class RecordedCall:
     @property
     def prompt(self) -> str:
         """Content of the last message; of a reply that is shown again, what it replied to."""
-        messages = self.body["messages"]
+        messages = self.body.get("messages") or [{"content": self.body.get("prompt", "")}]
         asked = messages[:-2] if messages[-1]["content"] == MISSING else messages
         return str(asked[-1]["content"])
 
@@ -196,6 +196,7 @@ class FakeProvider:
     def _application(self) -> web.Application:
         application = web.Application()
         application.router.add_post("/v1/chat/completions", self._handle)
+        application.router.add_post("/v1/completions", self._handle)
         application.router.add_get("/v1/models", self._list_models)
         return application
 

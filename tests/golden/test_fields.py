@@ -72,6 +72,7 @@ BASES = {
             'rounds.default.selection={ type = "random", share = 0.5 }',
             "rounds.default.alpha=0.5",
             "judge.mode=pointwise",
+            'rounds.default.objective={ type = "on_policy", loss = "forward_kl", first_tokens = 9 }',
         ),
         "data.heldout.dev=1",
     ],

@@ -105,6 +105,11 @@ VARIANTS: dict[str, list[str]] = {
     "teacher served by the run: eager": ["teacher.endpoint.enforce_eager=true"],
     "teacher served by the run: compiled": ["teacher.endpoint.enforce_eager=false"],
     "teacher served by the run: seed": ["teacher.endpoint.seed=true"],
+    "teacher served by the run: on-policy": ["rounds.2.objective=on_policy"],
+    "teacher served by the run: on-policy: all its fields": [
+        'rounds.2.objective={ type = "on_policy", loss = "forward_kl", clip = 2.0, top_k = 8, samples = 2, '
+        "first_tokens = 9, imitation = 0.1 }"
+    ],
     "teacher served by the run: no seed": ["teacher.endpoint.seed=false"],
     "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
     "terms of the teacher": ["teacher.terms=MIT"],
@@ -244,7 +249,7 @@ VARIANTS: dict[str, list[str]] = {
         "budget.requests=9",
         "budget.tokens=9",
         "budget.hours=1.0",
-        *(f"budget.stages.{name}.requests=9" for name in ("label", "teach", "judge", "expand", "refine")),
+        *(f"budget.stages.{name}.requests=9" for name in ("label", "teach", "judge", "expand", "refine", "score")),
         "budget.stages.benchmark={ usd = 1.0, tokens = 9, hours = 1.0 }",
     ],
 }

@@ -309,11 +309,27 @@ def render_chat(base: Path, chat_template: Path | None = None, *, timeout_second
     )
 
 
-def _ask_child(what: str, given: str, *words: str, timeout_seconds: float | None = None) -> Any:
-    """What a child of `data` prints, which loads a tokenizer; ``what`` says that it failed."""
+def check_pair(teacher: Path, student: Path, chat_template: Path | None = None) -> None:
+    """Refuse a teacher that cannot score what a student samples, as `tapir doctor --pair` compares them.
+
+    Raises:
+        ConfigError: with every difference and its remedy.
+        EngineError: the tokenizers were not loaded.
+    """
+    what, paths = f"{teacher} and {student} could not be compared", filter(None, (teacher, student, chat_template))
+    found = _ask_child(what, "", *(str(path.absolute()) for path in paths), module="pair", timeout_seconds=300.0)
+    if found:
+        said = "; ".join(f"{each['part']}: {each['differs']} ({each['remedy']})" for each in found)
+        raise errors.ConfigError(
+            f'objective "on_policy": the teacher {teacher} cannot score what the student {student} samples. {said}'
+        )
+
+
+def _ask_child(what: str, given: str, *words: str, module: str = "data", timeout_seconds: float | None = None) -> Any:
+    """What a child of a module here prints, which loads tokenizers; ``what`` says that it failed."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tasks.engines.training.data", *words],
+            [sys.executable, "-m", f"tasks.engines.training.{module}", *words],
             input=given,
             env=keys.offline_environment(),
             cwd=supervisor.SOURCES,

@@ -7,6 +7,7 @@ fails without a word (tinker-cookbook #796, trl #2215, ms-swift #9526). Nothing 
 
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import psutil
 from jinja2 import TemplateError
 
 from tasks.engines import machine
-from tasks.engines.training import chat
+from tasks.engines.training import chat, launch
 
 _WORDS = (
     *("Hello, world!", " the", "THE", "\n\n", "\t\tindented", "   three blanks", "trailing ", "CamelCaseWord", "don't"),
@@ -179,3 +180,14 @@ def _memory(teacher: _Side) -> Compared:
     if 1.2 * size <= room:
         return Compared("memory", said)
     return Compared("memory", "", said, "take a smaller teacher, or a machine with more")
+
+
+def main(*folders: str) -> int:
+    """In a child of who drives a run: print what differs, of teacher, student and maybe a chat template."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # a tokenizer needs none
+    print(json.dumps([each._asdict() for each in compare_pair(*map(Path, folders)) if each.differs]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launch.exit_code(lambda: main(*sys.argv[1:])))

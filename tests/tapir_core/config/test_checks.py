@@ -380,3 +380,18 @@ def test_a_round_that_imitates_against_the_default_is_kept_so() -> None:
     again = load_resolved(resolved_json(config).encode(), source="run.json")
     assert [each.objective(number).type for each in (config, again) for number in (1, 2)] == ["imitate", "prefer"] * 2
     assert again == config
+
+
+def test_a_teacher_that_scores_tokens_is_served_by_the_run() -> None:
+    rounds = {"2": {"objective": "on_policy"}}
+    run = {"name": "a", "rounds": 2}
+    problem = the_problem(run=run, rounds=rounds)
+    assert problem.startswith(
+        'rounds.2.objective: value "on_policy": the teacher at teacher.endpoint (type = "standin")'
+    )
+    assert 'teacher.endpoint = { type = "vllm"' in problem
+    served = {"endpoint": {"type": "vllm", "model": "org/teacher", "max_model_length": 4096}}
+    config = make_config(run=run, rounds=rounds, teacher=served, judge=served)
+    assert check_config(config) == []
+    assert [config.round(number).epochs for number in (1, 2)] == [2.0, 1.0]
+    assert [config.learning_rate(number) for number in (1, 2)] == [2e-5, 2e-6]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tapir_core.errors import ConfigError
 from tasks.engines.tiny_student import CHAT_TEMPLATE
+from tasks.engines.training.launch import check_pair
 from tasks.engines.training.pair import TEXTS, Compared, compare_pair
 from tests.students import make_tokenized
 
@@ -97,3 +99,12 @@ def test_one_template_given_for_both_takes_the_place_of_their_own(tmp_path: Path
     assert [
         each.part for each in compared(tmp_path, template(ENDS_OTHERWISE), chat_template=given) if each.differs
     ] == []
+
+
+def test_a_run_refuses_a_pair_with_every_difference_and_its_remedy(tmp_path: Path) -> None:
+    teacher, student = make_tokenized(tmp_path / "teacher"), make_tokenized(tmp_path / "student")
+    check_pair(teacher, student)
+    other_merges(student)
+    template("<|start|>system\nBe brief.<|end|>\n" + CHAT_TEMPLATE)(student)
+    with pytest.raises(ConfigError, match=r"teacher .* cannot score .* student .* tokens: .*family.*chat template: .*"):
+        check_pair(teacher, student)
