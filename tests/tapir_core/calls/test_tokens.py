@@ -101,7 +101,7 @@ def test_other_tokens_are_other_requests_and_plain_ones_keep_their_keys() -> Non
             Scored((1, 2), (5, 6), 2),
         )
     }
-    assert len(keys) == 3
+    assert len(keys) == 4
 
 
 def test_what_was_scored_is_asked_once_and_comes_whole_from_the_store(store_url: str, quick: CallsConfig) -> None:
