@@ -32,6 +32,8 @@ _ASKED_BY_FEW = ("logprobs", "top_logprobs")
 TRAINED_ON: tuple[Role, ...] = ("teach", "refine")
 """Roles in which an answer at the token limit counts as cut off, whatever its finish reason."""
 
+_DIGITS = 6
+"""Of a log-probability, behind the point: more than a model in 16 bits means."""
 _TOKENS = "tapir_tokens"
 """What is kept in place of a body that was read token by token."""
 
@@ -190,7 +192,7 @@ def _read_drawn(body: dict[str, Any], choice: dict[str, Any]) -> types.Tokens | 
     if not (isinstance(prompt, list) and isinstance(ids, list) and isinstance(said, list)) or len(ids) != len(said):
         return None
     log_probs = [_mapping(each).get("logprob") for each in said]
-    known = tuple(float(each) for each in log_probs if isinstance(each, int | float))
+    known = tuple(round(float(each), _DIGITS) for each in log_probs if isinstance(each, int | float))
     return types.Tokens(tuple(prompt), tuple(ids), known) if len(known) == len(ids) else None
 
 
@@ -202,9 +204,12 @@ def _read_scores(choice: dict[str, Any], scored: types.Scored) -> types.Tokens |
     places = [_mapping(each) for each in said[len(scored.prompt) :]]
     if not all(str(token) in place for token, place in zip(scored.answer, places, strict=True)):
         return None
-    own = tuple(float(place[str(token)]["logprob"]) for token, place in zip(scored.answer, places, strict=True))
+    own = tuple(
+        round(float(place[str(token)]["logprob"]), _DIGITS) for token, place in zip(scored.answer, places, strict=True)
+    )
     likeliest = [
-        sorted((each["rank"], int(token), float(each["logprob"])) for token, each in place.items()) for place in places
+        sorted((each["rank"], int(token), round(float(each["logprob"]), _DIGITS)) for token, each in place.items())
+        for place in places
     ]
     top = tuple(tuple((token, each) for rank, token, each in place if rank <= scored.top_k) for place in likeliest)
     return types.Tokens(scored.prompt, scored.answer, own, top if scored.top_k else ())
