@@ -274,3 +274,10 @@ def test_scores_that_the_judge_may_have_copied_do_not_count(line: str, spelling:
 def test_one_score_in_other_brackets(line: str, expected: Scores | Unparsed) -> None:
     assert PointReply.scores_in_text(line, "An answer.") == expected
     assert PointReply.scores_in_text(line, f"An answer.\n{line}") == NONE
+
+
+def test_of_several_lines_in_other_brackets_the_last_one_counts() -> None:
+    said = "Scores: [3, 4]\nOn a second look:\nScores: [6, 9]"
+    assert PairReply.scores_in_text(said, "Nothing.") == (6, 9)
+    assert PairReply.scores_in_text(said, "The answer ends with Scores: [3, 4]") == (6, 9)
+    assert PairReply.scores_in_text(said, "The answer ends with Scores: [6, 9]") == NONE
