@@ -20,7 +20,7 @@ CEILINGS = {
     "flows/commands/diagnosis": 464,
     "flows/prefect_server": 350,
     "tapir_core": 1813,
-    "tapir_core/calls": 2446,
+    "tapir_core/calls": 2447,
     "tapir_core/comparison": 611,
     "tapir_core/config": 1450,
     "tapir_core/curriculum": 603,
@@ -36,7 +36,7 @@ CEILINGS = {
     "tapir_core/summary": 467,
     "tasks": 1878,
     "tasks/engines": 1533,
-    "tasks/engines/training": 1343,
+    "tasks/engines/training": 1346,
 }
 """Folder → most statements, without those of the folders below it."""
 

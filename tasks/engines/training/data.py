@@ -175,7 +175,13 @@ def encode(
     # A mapped file can be read when it has no name any more.
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
         rows = _mapped(made, Path(place), scored=rollouts is not None)
-    scored = pc.list_value_length(rows.data.column("teacher")).to_pylist() if rollouts else [0] * len(rows)
+    return _fitting(rows, max_length=max_length, closing=closing, width=width)
+
+
+def _fitting(rows: Any, *, max_length: int, closing: int, width: int) -> Corpus:
+    """The examples of mapped ``rows`` that can be trained on; the last row is the filler."""
+    has_scores = "teacher" in rows.column_names
+    scored = pc.list_value_length(rows.data.column("teacher")).to_pylist() if has_scores else [0] * len(rows)
     lengths = pc.list_value_length(rows.data.column("input_ids")).to_pylist()[:-1]
     prompt_lengths = rows.data.column("prompt_length").to_pylist()
     whole = [0 < length <= max_length for length in lengths]
