@@ -464,9 +464,10 @@ class PlannedTrainer(SFTTrainer):
         now, sampled, teacher = log_probs[own], told["sampled"], told["teacher"]
         if step == 0:
             _check_scores(now.detach(), sampled)
+        lost = now  # of a micro-batch without a rollout, which has no top tokens either
         if objective.loss == "policy":
             lost = losses.policy(now, sampled, teacher, objective.clip)
-        else:
+        elif len(now):
             lost = losses.forward_kl(words[own].gather(1, told["top_ids"].long().view(len(now), -1)), told["top"])
         gap = teacher - now.detach()
         rolled = max(1, self._rolled_of_step[step])
