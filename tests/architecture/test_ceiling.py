@@ -36,7 +36,7 @@ CEILINGS = {
     "tapir_core/summary": 467,
     "tasks": 1878,
     "tasks/engines": 1533,
-    "tasks/engines/training": 1346,
+    "tasks/engines/training": 1348,
 }
 """Folder → most statements, without those of the folders below it."""
 
