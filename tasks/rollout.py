@@ -16,13 +16,12 @@ from tapir_core.config import OnPolicy, Sampling
 from tapir_core.run_folder import RunFolder
 from tasks import asking
 from tasks._task import shard_task
+from tasks.engines.training.launch import MEDIAN_APART, WORST_APART
 from tasks.outcomes import Worked
 from tasks.runtime import AskedModel, current, read_once
 
 _CHECKED = 20
 """Rollouts that the student scores itself."""
-_MEDIAN, _WORST = 0.02, 0.3
-"""Nats by which its two words on a token may differ: half of the tokens, and all but one of a hundred."""
 
 
 def objective_of(run: RunFolder, at: stages.StageAt) -> OnPolicy:
@@ -92,11 +91,12 @@ def _check_scorer(run: RunFolder, at: stages.StageAt, student: AskedModel, drawn
         for then, now in zip(one.log_probs, other.tokens.log_probs, strict=True)
     )
     worst = apart[len(apart) * 99 // 100] if apart else 0.0
-    if apart and (median(apart) > _MEDIAN or worst > _WORST):
+    if apart and (median(apart) > MEDIAN_APART or worst > WORST_APART):
         raise errors.EngineError(
             f"{at}: the student scores its own answers otherwise than it sampled them: by {median(apart):.3f} nats for "
-            f"half of the tokens (at most {_MEDIAN:g}), by {worst:.3f} for one in a hundred (at most {_WORST:g}). "
-            "Scores would say nothing of its tokens: another server answers, or one that samples or renders otherwise"
+            f"half of the tokens (at most {MEDIAN_APART:g}), by {worst:.3f} for one in a hundred "
+            f"(at most {WORST_APART:g}). Scores would say nothing of its tokens: "
+            "another server answers, or one that samples or renders otherwise"
         )
 
 

@@ -31,6 +31,9 @@ from tapir_core.text import digest
 from tasks.engines import keys, logs, machine, supervisor
 from tasks.engines.training import prerequisites
 
+MEDIAN_APART, WORST_APART = 0.02, 0.3
+"""Nats by which two words on a sampled token may differ: for half of the tokens, and for all but one of a hundred."""
+
 JOB_VARIABLE = "TAPIR_TRAINING_JOB"
 """In which a rank finds its job, as JSON."""
 

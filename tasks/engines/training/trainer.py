@@ -59,8 +59,6 @@ _LOGGED = ("step", "loss", "learning_rate", "grad_norm", "preferred", "margin", 
 """What the loss curve has of each step: two more of a training to prefer, two of one on-policy."""
 _UNLIKELY = -1e4
 """Log-probability of a token that fills a place up: it weighs nothing."""
-_MEDIAN, _WORST = 0.02, 0.3
-"""Nats by which trainer and sampler may differ on a token: half of them, and all but one of a hundred."""
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
@@ -557,11 +555,12 @@ def _check_scores(now: torch.Tensor, sampled: torch.Tensor) -> None:
     if not len(apart):
         return
     median, worst = float(apart[len(apart) // 2]), float(apart[len(apart) * 99 // 100])
-    if median > _MEDIAN or worst > _WORST:
+    if median > launch.MEDIAN_APART or worst > launch.WORST_APART:
         raise EngineError(
             f"the trainer scores the student's own answers otherwise than it sampled them: by {median:.3f} nats for "
-            f"half of the tokens (at most {_MEDIAN:g}), by {worst:.3f} for one in a hundred (at most {_WORST:g}); it "
-            "would learn from the difference. The student server and training.precision may compute too differently"
+            f"half of the tokens (at most {launch.MEDIAN_APART:g}), by {worst:.3f} for one in a hundred "
+            f"(at most {launch.WORST_APART:g}); it would learn from the difference. "
+            "The student server and training.precision may compute too differently"
         )
 
 
