@@ -38,6 +38,7 @@ from tapir_core.stages import (
     BENCHMARK_ITEMS,
     JUDGE,
     MIX,
+    SCORE,
     SELECT,
     TRAIN,
     Compared,
@@ -127,12 +128,12 @@ def round_flow(ref: RunRef, number: int, until: str | None = None) -> dict[str, 
     for at, made in walk(ref, [at for at in stages if at in wanted]):
         if at.name == JUDGE.name:
             artifacts.publish_judge(ref, number)
-        elif at.name == SELECT.name:
-            found["seeds"] = made.rows
-            if (reason := run_state.stop_reason(run, number)) is not None:
-                return {**found, "stopped": reason}
         elif at.name == MIX.name:
             found["examples"] = made.rows
+        elif at.name in (SELECT.name, SCORE.name):
+            found |= {"seeds": made.rows} if at.name == SELECT.name else {}
+            if (reason := run_state.stop_reason(run, number)) is not None:
+                return {**found, "stopped": reason}
     if stages[-1] not in wanted:
         return {**found, "stopped": f"{wanted[-1]} was asked for and nothing after it"}
     artifacts.publish_round(ref, number)

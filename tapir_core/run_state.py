@@ -13,7 +13,7 @@ from polars import selectors as cs
 from tapir_core import errors, paths, probing, stages, turns
 from tapir_core.config import LENGTHS, RETENTION, WIN_RATE, JudgeConfig, RunConfig
 from tapir_core.config.presets import BackboneEntry
-from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
+from tapir_core.curriculum import Habits, RoundHistory, alarm, best_round, habits_of, should_stop, split_usable
 from tapir_core.judging import combine_judges
 from tapir_core.run_folder import RunFolder, RunRef, Seen
 
@@ -78,7 +78,30 @@ def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[Round
 
 def _of_student(run: RunFolder, number: int, seen: Seen | None) -> RoundHistory:
     seeds = _seeds(run, number, seen) if number in run.config.round_numbers else None
-    return RoundHistory(number, seeds, _dev_score(run, number, seen), _dev_values(run, number, seen))
+    score, values = _dev_score(run, number, seen), _dev_values(run, number, seen)
+    return RoundHistory(number, seeds, score, values, alarm_of(run, number, seen))
+
+
+def alarm_of(run: RunFolder, number: int, seen: Seen | None = None) -> str | None:
+    """What is wrong with how a student writes that learned from its own answers; of the average beside S_0."""
+    rounds = run.config.round_numbers if number == paths.AVERAGE else [number] if number else []
+    if not any(run.config.objective(each).learns_from_own for each in rounds):
+        return None
+    before = read_habits(run, 0 if number == paths.AVERAGE else number - 1, seen)
+    return alarm(before, read_habits(run, number, seen), run.config.curriculum.stop)
+
+
+def read_habits(run: RunFolder, number: int, seen: Seen | None = None) -> Habits:
+    """How a student writes, by its answers to the dev split and by what it drew for the round after it."""
+    heldout = stages.heldout_stages(run.config)
+    found, asked = Habits(), stages.ANSWER_HELDOUT.at(number)
+    if heldout and all(run.holds(at, seen) for at in (*heldout, asked)):
+        dev = pl.concat(run.rows(at).filter(split="dev").select("instruction_id") for at in heldout)
+        found = habits_of(run.rows(asked).join(dev, on="instruction_id", how="semi"))
+    drawn = [stage.at(number + 1) for stage in (stages.ROLLOUT, stages.SCORE)]
+    if number + 1 in run.config.round_numbers and all(run.holds(at, seen) for at in drawn):
+        found = found.with_rollouts(*map(run.rows, drawn))
+    return found
 
 
 def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:

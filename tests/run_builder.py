@@ -376,6 +376,24 @@ class _Builder(BenchmarkStages):
         counts |= {f"shortfall: {name}": float(count) for name, count in mixture.shortfall.items()}
         self._save(at, mixture.rows, **counts, missing_examples=mixture.missing)
 
+    def _rollout(self, at: StageAt) -> None:
+        """Each prompt's tokens are three, drawn by lot."""
+        rng, samples = self._rng(at), range(1, self.run.config.objective(at.round).rollouts + 1)
+        rows = [
+            (name, sample, [1, 2], rng.choices(range(3, 50), k=3), [-rng.random() for _ in range(3)], "stop")
+            for name in sorted(self._rows("mix", at.round)["instruction_id"])
+            for sample in samples
+        ]
+        self._save(at, pl.DataFrame(rows, schema=at.stage.columns, orient="row"), **self._asked(len(rows)))
+
+    def _score(self, at: StageAt) -> None:
+        """The teacher finds each of them less likely by a tenth of a nat and a round's number of tenths more."""
+        less, drawn = 0.1 * (1 + at.round), self._rows("rollout", at.round)
+        none = pl.lit([[], [], []], pl.List(pl.List(pl.Int32)))
+        scores = drawn.select("instruction_id", "sample", pl.col("log_probs").list.eval(pl.element() - less))
+        made = scores.with_columns(top_ids=none, top_log_probs=none).cast(at.stage.columns)
+        self._save(at, made, **self._asked(made.height))
+
     def _train(self, at: StageAt) -> None:
         files = {"model.safetensors": f"weights after {at}".encode()}
         if self.student is not None:

@@ -121,6 +121,22 @@ class StopConfig(Section):
     patience: OnDev[NonNegativeInt] = 0
     """… for this many rounds; 0 switches the rule on gains off."""
 
+    max_growth: PositiveFloat | None = 0.5
+    """Stop after a round that learned from the student's own answers when whole answers to the dev split became longer
+    by more than this share; that student is not exported as the best. Like the next four, `""` switches it off."""
+
+    max_unended: PositiveFloat | None = 0.1
+    """Likewise, when the share of its answers that broke off grew by more."""
+
+    max_repeated: PositiveFloat | None = 0.1
+    """Likewise, when the share of runs of four words that stood in the same answer before grew by more."""
+
+    max_divergence: PositiveFloat | None = 0.5
+    """Likewise, in nats a token, of KL(student ‖ teacher) on its rollouts; they show it in the next on-policy round."""
+
+    max_entropy_loss: PositiveFloat | None = 0.9
+    """Likewise, when by these its entropy fell by more than this share."""
+
 
 class TaskTypeConfig(Section):
     """A task type of your own. A text alone is its definition."""
@@ -284,6 +300,11 @@ class Objective(Kind):
     reads_answers: ClassVar[bool] = False
     """Whether it learns from the student's answers, so that the round is of instructions that they were judged on:
     none is written anew, none is easy, and no answer is refined."""
+
+    @property
+    def learns_from_own(self) -> bool:
+        """Whether it learns from answers of the student's own, so that it may lose itself."""
+        return self.reads_answers or self.rolls_out
 
     @property
     def rollouts(self) -> int:

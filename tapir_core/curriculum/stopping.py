@@ -28,6 +28,8 @@ class RoundHistory:
     answers failed for a figure."""
     dev_values: Mapping[str, float] | None = None
     """Instruction → its value, of a dev split that is judged; None of one with references."""
+    alarm: str | None = None
+    """What is wrong with how the student writes (`tapir_core.curriculum.alarms`), in words."""
 
 
 def should_stop(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
@@ -72,7 +74,12 @@ def small_gain(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
     )
 
 
-STOP_RULES = (few_seeds, small_gain)
+def alarming(history: Sequence[RoundHistory], _stop: StopConfig) -> str | None:
+    """A student writes worse than the one before; what its rollouts show is known when a round has begun with it."""
+    return next((f"S_{each.number}: {each.alarm}" for each in history[-2:] if each.alarm), None)
+
+
+STOP_RULES = (few_seeds, small_gain, alarming)
 """The first that has a reason ends the run."""
 
 
@@ -80,12 +87,14 @@ def best_round(history: Sequence[RoundHistory], average: RoundHistory | None = N
     """The round of the highest dev score, the earliest of equal ones; None when no round has a score.
 
     Of a judged dev split that round only where its paired interval to the last round lies above 0, else the last. The
-    rounds' ``average`` comes after them all, and is none that another one has to beat.
+    rounds' ``average`` comes after them all, and is none that another one has to beat. None whose student raised an
+    alarm is the best.
     """
-    scored = [each for each in history if each.dev_score is not None]
+    scored = [each for each in history if each.dev_score is not None and not each.alarm]
     if not scored:
         return None
-    best, last = _best([*scored, *([average] if average and average.dev_score is not None else [])]), scored[-1]
+    others = [] if average is None or average.dev_score is None or average.alarm else [average]
+    best, last = _best([*scored, *others]), scored[-1]
     if last.dev_values is None:
         return best.number
     low = _gain(best, last).low

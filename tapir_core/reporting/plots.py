@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from tapir_core import statistics, task_types
 from tapir_core.config import ACCURACY, RETENTION
+from tapir_core.curriculum import Habits
 from tapir_core.evaluation.scores import ALL
 from tapir_core.paths import AVERAGE
 from tapir_core.reporting import page, sentences, tables
@@ -40,6 +41,12 @@ _MOST_STEPS = 400
 """Points of one training's curve."""
 _CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 """What a trainer notes of each step → what its panel is called."""
+_HABITS = {
+    "tokens": {"length": "a whole answer"},
+    "share, %": {"unended": "broken off", "repeated": "repeated words"},
+    "nats a token": {"divergence": "from the teacher", "entropy": "entropy"},
+}
+"""Panel of how students write → what it shows, and what that is called."""
 _UNITS = (("hours", 3600.0, 3 * 3600), ("minutes", 60.0, 300), ("seconds", 1.0, 0))
 """Unit, its seconds, and from which time on a bar is easier to read in it."""
 
@@ -122,6 +129,35 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
         "tokens of answers, of one batch a step; that of pairs is another, and not to be compared. Of more than "
         f"{_MOST_STEPS} steps some are left out.",
+    )
+
+
+def plot_habits(summary: RunSummary) -> page.Section:
+    """How the students write, one after another: answers to the dev split, and what each drew for the round after."""
+    students = [each for each in summary.rounds if each.habits != Habits()]
+    found = {
+        unit: {name: [getattr(each.habits, figure) for each in students] for figure, name in shown.items()}
+        for unit, shown in _HABITS.items()
+    }
+    panels = {
+        unit: of for unit, of in found.items() if any(value is not None for line in of.values() for value in line)
+    }
+
+    def fill(axes_of: Any) -> None:
+        for axes, (unit, lines_of) in zip(axes_of[:, 0], panels.items(), strict=True):
+            for (name, values), colour, marker in zip(lines_of.items(), page.COLOURS, _MARKERS, strict=False):
+                scaled = [math.nan if value is None else value * (100 if "%" in unit else 1) for value in values]
+                axes.plot(scaled, color=colour, marker=marker, markersize=4, linewidth=1.2, label=name)
+            axes.set(ylim=(0, None), ylabel=unit, **_student_axis([each.number for each in students]))
+            axes.legend(loc="best")
+
+    return page.Section(
+        "How the students write",
+        plot=page.draw("How the students write", 0.4 + 1.5 * len(panels), fill, nrows=len(panels), squeeze=False)
+        if panels
+        else None,
+        note="Answers to the dev split; distance to the teacher (KL) and entropy by the tokens that a student drew for "
+        "the round after it. A round of its own answers that makes them much longer, endless or alike has lost itself.",
     )
 
 

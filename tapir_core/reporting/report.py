@@ -134,6 +134,7 @@ SECTIONS: dict[str, Part] = {
     "task shares": lambda run, _: [
         replace(plots.plot_shares(run.mixed_rounds), table=tables.shares_table(*run.mixed_rounds))
     ],
+    "how students write": lambda run, _: [replace(plots.plot_habits(run), table=tables.habits_table(run))],
     "training": _training,
     "left out": lambda run, _: [
         replace(
@@ -161,6 +162,7 @@ CARD: dict[str, Part] = {
     "baseline": lambda run, _: [tables.baseline_table(run)],
     "judged": lambda run, _: [tables.judged_table(run.students)],
     "accuracy by task type": lambda run, _: [tables.accuracy_table(run)],
+    "how students write": lambda run, _: [tables.habits_table(run)],
     "serving": lambda run, reader: serving.serving_tables(reader, run.best),
     "left out": lambda run, _: [tables.left_out_table(run)],
     "what endpoints do not take": lambda run, _: [tables.settled_table(run)],

@@ -78,9 +78,17 @@ def _trained(run: RunSummary) -> str:
 
 
 def best(run: RunSummary) -> str:
-    """The best round."""
+    """The best round, and which students cannot be."""
     rule = " (the last, unless another one is shown to be better)" if run.config.data.judged else ""
-    return "" if run.best is None else f"Best round by the dev split{rule}: {student_name(run.best)}."
+    found = "" if run.best is None else f"Best round by the dev split{rule}: {student_name(run.best)}."
+    return together((found, *alarms(run)))
+
+
+def alarms(run: RunSummary) -> list[str]:
+    """Students that write worse than the one before them."""
+    return [
+        f"Alarm: {student_name(each.number)} is not to be the best, {each.alarm}." for each in run.rounds if each.alarm
+    ]
 
 
 def gain(run: RunSummary) -> str:

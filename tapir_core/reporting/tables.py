@@ -13,6 +13,7 @@ import polars as pl
 
 from tapir_core import task_types, text
 from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE
+from tapir_core.curriculum import Habits
 from tapir_core.evaluation.scores import SCORE_RATIO
 from tapir_core.reporting import sentences
 from tapir_core.reporting.page import Table, table_of
@@ -284,6 +285,13 @@ def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
     return table_of("Training", _TRAINING_COLUMNS, ({"student": name, **each} for name, each in trainings.items()))
 
 
+def habits_table(summary: types.RunSummary) -> Table:
+    """How each student writes that was measured."""
+    return table_of(
+        "How the students write", _HABITS_COLUMNS, [each for each in summary.rounds if each.habits != Habits()]
+    )
+
+
 def _usage_cells(usage: types.Usage) -> tuple[str, ...]:
     counts = map(formats.count, (usage.calls, usage.stored, usage.prompt_tokens, usage.completion_tokens))
     return (*counts, formats.number(usage.usd))
@@ -379,6 +387,16 @@ _STAGE_COLUMNS: tuple[tuple[str, Callable[[types.StageSummary], str]], ...] = (
     ),
     ("USD", lambda stage: formats.number(stage.usage.usd if stage.asks in types.ROLES else None)),
     ("Time", lambda stage: formats.duration(stage.seconds)),
+)
+
+_HABITS_COLUMNS: tuple[tuple[str, Callable[[types.RoundSummary], str]], ...] = (
+    ("Student", lambda each: formats.student_name(each.number)),
+    ("Tokens a whole answer", lambda each: formats.count(each.habits.length)),
+    ("Broken off, %", lambda each: formats.percent(each.habits.unended)),
+    ("Repeated words, %", lambda each: formats.percent(each.habits.repeated)),
+    ("From the teacher, nats a token", lambda each: formats.number(each.habits.divergence)),
+    ("Entropy, nats a token", lambda each: formats.number(each.habits.entropy)),
+    ("Alarm", lambda each: each.alarm or formats.NOTHING),
 )
 
 _HITS_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (

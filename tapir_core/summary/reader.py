@@ -174,6 +174,8 @@ def _round(
         refinement=_refinement(reader, number),
         mixture=_mixture(reader, number, labels),
         stated=_stated(reader, number),
+        habits=run_state.read_habits(reader.run, number, reader.seen),
+        alarm=run_state.alarm_of(reader.run, number, reader.seen),
         scores=reader.rows(stages.EVALUATE.at(number)),
         benchmarks=_benchmark_figures(reader, number),
     )

@@ -11,6 +11,7 @@ import polars as pl
 
 from tapir_core import paths, statistics, task_types
 from tapir_core.config import ACCURACY, RETENTION, RunConfig
+from tapir_core.curriculum import Habits
 from tapir_core.evaluation.scores import ALL
 from tapir_core.judging.agreement import NO_TASK_TYPE
 from tapir_core.stages import Compared, StageAt
@@ -133,6 +134,10 @@ class RoundSummary:
     mixture: MixtureSummary | None = None
     stated: float | None = None
     """Share of the student's answers to the test split that state a final result as they were taught to."""
+    habits: Habits = field(default_factory=Habits)
+    """How the student writes."""
+    alarm: str | None = None
+    """What is wrong with that, in words, where the student is not to be the best for it."""
     scores: pl.DataFrame | None = None
     """Held-out figures with the columns of `scores/`; the category `all` is the whole split."""
     benchmarks: pl.DataFrame | None = None

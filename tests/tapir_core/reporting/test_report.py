@@ -58,7 +58,7 @@ def test_the_report_is_well_formed_and_fetches_nothing(page: str) -> None:
 
 
 def test_the_report_has_every_plot_and_ten_instructions(page: str) -> None:
-    assert page.count("<svg ") == 6
+    assert page.count("<svg ") == 7
     assert page.count('<article class="example">') == 10
     assert page.count("✓ right") + page.count("✗ wrong") == 30
     assert "10 test instructions to read" in page

@@ -1,0 +1,92 @@
+"""How a student writes, and when that is an alarm: answers that grow, do not end, repeat themselves, drift or collapse.
+
+A student that learns from its own answers can lose itself while its loss falls (docs/training.md#alarms). Each figure
+is compared with that of the student before, so that what a backbone brings along is no alarm. A round that imitates
+raises none: there the teacher's answers say how long one is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from tapir_core.config import StopConfig
+from tapir_core.data.decontamination import words_of
+
+_RUN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How a student writes; nothing where nobody measured it."""
+
+    length: float | None = None
+    """Mean tokens of its whole answers to the dev split."""
+    unended: float | None = None
+    """Share of its answers there that broke off."""
+    repeated: float | None = None
+    """Share of the runs of four words in them that stood in the same answer before."""
+    divergence: float | None = None
+    """KL(student ‖ teacher) as the tokens of its rollouts estimate it: the mean of q − t, nats a token."""
+    entropy: float | None = None
+    """The mean of −q over the same tokens, nats a token."""
+
+    def with_rollouts(self, rollouts: pl.DataFrame, scores: pl.DataFrame) -> "Habits":
+        """And of its rollouts, of which the first tokens may be scored alone."""
+        scored = rollouts.join(scores, on=["instruction_id", "sample"], suffix="_t", maintain_order="left")
+        q = pl.col("log_probs").list.head(pl.col("log_probs_t").list.len())
+        tokens = scored.select(q, t="log_probs_t").explode("log_probs", "t").drop_nulls()
+        return replace(self, divergence=_mean(tokens["log_probs"] - tokens["t"]), entropy=_mean(-tokens["log_probs"]))
+
+
+def habits_of(answers: pl.DataFrame) -> Habits:
+    """What answers show: rows of response, finish_reason and completion_tokens."""
+    given = answers.drop_nulls("response")
+    runs = [_runs_of(text) for text in given["response"]]
+    said, told_apart = sum(map(len, runs)), sum(len({*each}) for each in runs)
+    return Habits(
+        length=_mean(given.filter(finish_reason="stop")["completion_tokens"]),
+        unended=_mean(given["finish_reason"] == "length"),
+        repeated=1 - told_apart / said if said else None,
+    )
+
+
+def _runs_of(text: str) -> list[tuple[str, ...]]:
+    words = words_of(text)
+    return [tuple(words[start : start + _RUN]) for start in range(len(words) - _RUN + 1)]
+
+
+def _mean(values: pl.Series) -> float | None:
+    mean = values.mean()
+    return float(mean) if isinstance(mean, (int, float)) else None
+
+
+def alarm(before: Habits, after: Habits, stop: StopConfig) -> str | None:
+    """What is wrong with how a student writes, beside the one before it; None without a figure of both."""
+    for setting, (figure, worse_by, words) in _ALARMS.items():
+        limit, was, became = getattr(stop, setting), getattr(before, figure), getattr(after, figure)
+        if None not in (limit, was, became) and worse_by(was, became) > limit:
+            return f"{words.format(was, became)}, {setting} = {limit:g}"
+    return None
+
+
+def _more(was: float, became: float) -> float:
+    return became - was
+
+
+def _grown(was: float, became: float) -> float:
+    return became / was - 1 if was else 0.0
+
+
+def _fallen(was: float, became: float) -> float:
+    return -_grown(was, became)
+
+
+_ALARMS: dict[str, tuple[str, Callable[[float, float], float], str]] = {
+    "max_growth": ("length", _grown, "its whole answers grew from {:.0f} to {:.0f} tokens"),
+    "max_unended": ("unended", _more, "the share of its answers that broke off went from {:.0%} to {:.0%}"),
+    "max_repeated": ("repeated", _more, "the share of its words that repeat themselves went from {:.0%} to {:.0%}"),
+    "max_divergence": ("divergence", _more, "its distance to the teacher grew from {:.2f} to {:.2f} nats a token"),
+    "max_entropy_loss": ("entropy", _fallen, "its entropy fell from {:.2f} to {:.2f} nats a token"),
+}
+"""Field of `StopConfig` → a figure, by how much it is worse, and the alarm in words. The first of them is told."""
