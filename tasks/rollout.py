@@ -1,27 +1,22 @@
 """Stages `rollout` and `score`: the student's own answers to a round's prompts, token by token, and the teacher's word
 on each token.
 
-Nothing is tokenized again: ids travel as they were sampled, and the teacher gets the prompt's ids too. Before it is
-asked, the student scores some of its own answers the way the teacher will: what it says then must be what it said when
-it sampled them. That finds ids that are shifted, another chat template, another temperature.
+Nothing is tokenized again: ids travel as they were sampled, and the teacher gets the prompt's ids too. With the first
+answers both stages check their model (`tasks.scoring`), before the others are asked for.
 """
-
-from statistics import median
 
 import polars as pl
 
 from tapir_core import errors, stages
-from tapir_core.calls import Answer, Request, Scored, Tokens
-from tapir_core.config import OnPolicy, Sampling
+from tapir_core.calls import Answer, Scored, Tokens
+from tapir_core.config import OnPolicy
 from tapir_core.run_folder import RunFolder
-from tasks import asking
+from tasks import asking, scoring
 from tasks._task import shard_task
-from tasks.engines.training.launch import MEDIAN_APART, WORST_APART
+from tasks.engines.training import launch
+from tasks.engines.training.pair import Compared
 from tasks.outcomes import Worked
 from tasks.runtime import AskedModel, current, read_once
-
-_CHECKED = 20
-"""Rollouts that the student scores itself."""
 
 
 def objective_of(run: RunFolder, at: stages.StageAt) -> OnPolicy:
@@ -44,28 +39,19 @@ def prompts(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
 @shard_task(stages.ROLLOUT, plan=prompts)
 def rollout_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some prompts, drawn at temperature 1 from the whole distribution."""
-    student = current(run).student(at.number - 1)
-    sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=run.config.student.sampling.max_tokens)
+    asked, longest = current(run).student(at.number - 1), run.config.student.sampling.max_tokens
+    student = _scorer(run, asked)
     requests = [
-        asking.make_request(
-            run,
-            "rollout",
-            student.identity,
-            tuple(asking.message(turn) for turn in row["messages"]),
-            sampling,
-            sample_index=row["sample"],
-            with_tokens=True,
-        )
+        student.drawing(tuple(map(asking.message, row["messages"])), longest, row["sample"])
         for row in rows.iter_rows(named=True)
     ]
-    outcomes = current(run).calls.ask(requests, student.source, asking.watch(run, at))
-    first = {*prompts(run, at).head(_CHECKED)["instruction_id"]}
-    drawn = [
-        each.tokens
-        for name, each in zip(rows["instruction_id"], outcomes, strict=True)
-        if name in first and isinstance(each, Answer) and each.tokens is not None
-    ]
-    _check_scorer(run, at, student, drawn)
+    outcomes = current(run).calls.ask(requests, asked.source, asking.watch(run, at))
+    if _has_first(run, at, rows):
+        drawn = [each.tokens for each in outcomes if isinstance(each, Answer) and each.tokens is not None]
+        if drawn:
+            _require(at, "student", scoring.check_own(student, drawn[: scoring.ANSWERS]))
+        # While it is served: the teacher is asked about them when it is not.
+        student.word_on(_taught(run, at))
     made = [
         (name, sample, each.tokens.prompt, each.tokens.ids, each.tokens.log_probs, each.finish_reason)
         for name, sample, each in zip(rows["instruction_id"], rows["sample"], outcomes, strict=True)
@@ -76,32 +62,35 @@ def rollout_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
     return asking.worked(frame, counts, rows, outcomes)
 
 
-def _check_scorer(run: RunFolder, at: stages.StageAt, student: AskedModel, drawn: list[Tokens]) -> None:
-    """Refuse scores that do not say of tokens what the student said that sampled them.
+def _scorer(run: RunFolder, model: AskedModel) -> scoring.Scorer:
+    return scoring.Scorer(
+        lambda requests: current(run).calls.ask([*requests], model.source), model.identity, run.ref.name
+    )
+
+
+def _has_first(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> bool:
+    """Whether a shard has the first prompt, so that it is the one that checks its model."""
+    return prompts(run, at)["instruction_id"].first() in rows["instruction_id"]
+
+
+def _require(at: stages.StageAt, who: str, *found: Compared) -> None:
+    """Refuse scores that mean nothing.
 
     Raises:
-        EngineError: with the difference.
+        EngineError: with the first fault and its remedy.
     """
-    requests = [_scoring(run, student, Scored(each.prompt, each.ids)) for each in drawn]
-    again = current(run).calls.ask(requests, student.source)
-    apart = sorted(
-        abs(now - then)
-        for one, other in zip(drawn, again, strict=True)
-        if isinstance(other, Answer) and other.tokens is not None
-        for then, now in zip(one.log_probs, other.tokens.log_probs, strict=True)
-    )
-    worst = apart[len(apart) * 99 // 100] if apart else 0.0
-    if apart and (median(apart) > MEDIAN_APART or worst > WORST_APART):
-        raise errors.EngineError(
-            f"{at}: the student scores its own answers otherwise than it sampled them: by {median(apart):.3f} nats for "
-            f"half of the tokens (at most {MEDIAN_APART:g}), by {worst:.3f} for one in a hundred "
-            f"(at most {WORST_APART:g}). Scores would say nothing of its tokens: "
-            "another server answers, or one that samples or renders otherwise"
-        )
+    for each in found:
+        if each.differs:
+            raise errors.EngineError(f"{at}, {who}: {each.part}: {each.differs}; {each.remedy}")
 
 
-def _scoring(run: RunFolder, who: AskedModel, scored: Scored) -> Request:
-    return asking.make_request(run, "score", who.identity, (), Sampling(max_tokens=1), scored=scored)
+def _taught(run: RunFolder, at: stages.StageAt) -> list[Scored]:
+    """Some of the teacher's answers to the round's prompts that no training has seen, as a training would see them."""
+    seen = pl.concat(run.rows(stages.MIX.at(each)).select("instruction_id") for each in range(at.number))
+    rows = run.rows(stages.MIX.at(at.round)).sort("instruction_id").join(seen, on="instruction_id", how="anti")
+    base, template = current(run).checkpoint(at.number - 1), run.config.student.template
+    told = launch.tokenize(base, template, rows.head(scoring.ANSWERS)["messages"].to_list())
+    return [Scored(tuple(prompt), tuple(answer)) for prompt, answer in told if answer]
 
 
 @shard_task(stages.SCORE)
@@ -112,9 +101,14 @@ def score_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worke
         Scored(tuple(prompt), tuple(ids[: objective.first_tokens]), objective.scored_top_k)
         for prompt, ids in rows.select("prompt_ids", "token_ids").iter_rows()
     ]
-    outcomes = current(run).calls.ask(
-        [_scoring(run, teacher, each) for each in asked], teacher.source, asking.watch(run, at)
-    )
+    scorer = _scorer(run, teacher)
+    if asked and _has_first(run, at, rows):
+        checked = asked[: scoring.ANSWERS]
+        _require(at, "teacher", scoring.check_places(scorer, checked), scoring.check_steady(scorer, checked[0]))
+        if taught := _taught(run, at):
+            student = _scorer(run, current(run).student(at.number - 1))
+            _require(at, "teacher", scoring.check_lead(scorer.word_on(taught), student.word_on(taught)))
+    outcomes = current(run).calls.ask([*map(scorer.scoring, asked)], teacher.source, asking.watch(run, at))
     names = rows.select("instruction_id", "sample").iter_rows()
     made = [
         (*name, *_cells(each.tokens))

@@ -250,6 +250,7 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
     rolled = [name for name, each in rounds.items() if each.objective.rolls_out]
     own = {name: each for name, each in rounds.items() if each.objective.reads_answers}
+    answered_by = config.data.pool.answers_of
     return cfg.problems(
         {
             f'judge.orders: has no effect in judge.mode = "{judge.mode}", which shows one answer a call; leave it out '
@@ -275,6 +276,11 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
             f'"{config.teacher.endpoint.type}") cannot score token ids; serve its open weights by the run, with '
             'teacher.endpoint = { type = "vllm", model = "FOLDER" }, or let the round "prefer"': (
                 rolled and not isinstance(config.teacher.endpoint, cfg.VllmEndpoint)
+            ),
+            f'data.pool.answered_by: value "{answered_by}": round {", ".join(rolled)} learns from scores of teacher '
+            f'{config.teacher.endpoint.name}, and began with answers of another; set data.pool.answers = "ignore", or '
+            f'answered_by = "{config.teacher.endpoint.name}" where they are its own': (
+                rolled and answered_by not in ("", config.teacher.endpoint.name)
             ),
             **{
                 f'rounds.{name}.objective: value "{each.objective.type}": learns from verdicts on the student\'s '

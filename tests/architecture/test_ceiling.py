@@ -17,12 +17,12 @@ SLACK = 15
 CEILINGS = {
     "flows": 1220,
     "flows/commands": 1040,
-    "flows/commands/diagnosis": 464,
+    "flows/commands/diagnosis": 491,
     "flows/prefect_server": 350,
     "tapir_core": 1830,
     "tapir_core/calls": 2447,
     "tapir_core/comparison": 611,
-    "tapir_core/config": 1457,
+    "tapir_core/config": 1458,
     "tapir_core/curriculum": 649,
     "tapir_core/data": 830,
     "tapir_core/estimate": 530,
@@ -34,9 +34,9 @@ CEILINGS = {
     "tapir_core/standin": 910,
     "tapir_core/store_admin": 332,
     "tapir_core/summary": 470,
-    "tasks": 1878,
+    "tasks": 1953,
     "tasks/engines": 1533,
-    "tasks/engines/training": 1348,
+    "tasks/engines/training": 1358,
 }
 """Folder → most statements, without those of the folders below it."""
 

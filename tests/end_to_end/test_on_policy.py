@@ -1,10 +1,14 @@
 """An on-policy round on real vLLM and DeepSpeed: rollouts, scores by a teacher that the run serves, a training."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from safetensors.torch import load_file, save_file
 
 from flows.distill import distill
 from tapir_core.run_folder import RunFolder
@@ -15,12 +19,21 @@ from tests.run_config import make_config
 
 pytestmark = [pytest.mark.operations, pytest.mark.usefixtures("prefect_server")]
 
+NORM = "model.norm.weight"
 SERVED = {"type": "vllm", "dtype": "float32", "cpu_kv_cache_gib": 1, "max_model_length": 1024}
+
+
+def surer(model: Path, folder: Path) -> Path:
+    """The same model, four times as sure of itself: what it never saw, here all, it finds less likely."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {NORM: 4 * weights[NORM]}, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_students: list[Path]):
-    student, teacher = tiny_students
+    student, teacher = surer(tiny_students[0], tmp_path / "student"), tiny_students[1]
     rounds = {
         "default": {
             "examples": 12,
@@ -79,3 +92,21 @@ def test_a_score_belongs_to_the_rollouts_of_one_checkpoint(run: RunFolder) -> No
     assert run.holds(score) is not None
     run.write(at, pl.DataFrame([("x", 1, [1, 2], [4], [-0.7], "stop")], schema=at.stage.columns, orient="row"))
     assert run.holds(score) is None, "scores of other tokens"
+
+
+def test_the_doctor_lets_two_models_draw_and_score_answers(tiny_students: list[Path], tmp_path: Path) -> None:
+    student, teacher = map(str, tiny_students)
+    command = [sys.executable, "-m", "flows.cli", "doctor", "--pair", teacher, student, "--try", "--json"]
+    done = subprocess.run([*command, "--root", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {each["part"]: each for each in json.loads(done.stdout)["findings"]}
+    assert {each["level"] for each in found.values()} == {"ok"}, found
+    assert {*list(found)[-5:]} == {
+        *("teacher: scores of its own", "teacher: likeliest tokens", "teacher: repeated scores", "teacher: lead"),
+        "student: scores of its own",
+    }
+    assert found["teacher: likeliest tokens"]["found"].startswith("32 of each of ")
+    same = subprocess.run([*command[:5], teacher, teacher, *command[7:]], capture_output=True, text=True, check=False)
+    assert same.returncode == 1
+    [fault] = [each for each in json.loads(same.stdout)["findings"] if each["level"] == "fault"]
+    assert fault["part"] == "teacher: lead"

@@ -9,8 +9,8 @@ nothing else of them. A local server is asked some more at once, which shows how
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,21 +37,27 @@ from tapir_core.calls import (
     Outcome,
     Request,
     Role,
+    Scored,
+    Tokens,
     client,
     wire,
 )
-from tapir_core.config import CallsConfig, EndpointConfig, RunConfig, Sampling
+from tapir_core.config import BudgetConfig, CallsConfig, EndpointConfig, RunConfig, Sampling, VllmEndpoint
 from tapir_core.config.checks import missing_for_calls
 from tapir_core.speeds import EndpointSpeed, keep_speeds
 from tapir_core.text import Unparsed, shorten
+from tasks import scoring
 from tasks.asking import chat, conversation
 from tasks.engines.endpoints import Endpoints, endpoint_source
+from tasks.engines.training.pair import Compared
 
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 _LONGEST = 400
 """Characters of a prompt or reply that are shown."""
 _AT_ONCE, _SHORT = 12, 128
 """Plain answers that a local server is asked for at once, and their longest, in tokens."""
+_PAIR_LENGTH, _MOST_K = 1024, 32
+"""Room of each model of a pair, in tokens, and the most of the likeliest that a round may ask for."""
 _NO_ANSWER = "I do not know."
 """Of the student, whom nobody asks here."""
 
@@ -64,7 +70,12 @@ def doctor(
     overrides: Overrides = None,
     as_json: AsJson = False,
     attempt: Annotated[
-        bool, typer.Option("--try", help="Ask teacher and judges once in each role, paid, and show what comes.")
+        bool,
+        typer.Option(
+            "--try",
+            help="Ask teacher and judges once in each role, paid, and show what comes. With --pair: serve both in "
+            "turn, and let them score answers of each other.",
+        ),
     ] = False,
     pair: Annotated[
         tuple[str, str] | None,
@@ -75,16 +86,18 @@ def doctor(
     ] = None,
 ) -> None:
     """`tapir doctor`."""
-    if (overrides or attempt) and config is None:
+    if (overrides or (attempt and pair is None)) and config is None:
         asks = "--try asks whom a" if attempt else "--set replaces a value of a"
         raise errors.ConfigError(f"{asks} configuration names; name its file: `tapir doctor CONFIG …`")
-    if attempt:
-        assert config is not None
-        raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
     if (pair is None and chat_template) or (pair is not None and config is not None):
         raise errors.ConfigError("--pair compares two models without a configuration, --chat-template is for it alone")
     if pair is not None:
-        _show(configuration.pair_findings(*pair, chat_template, root or "runs"), as_json=as_json)
+        found = configuration.pair_findings(*pair, chat_template, root or "runs")
+        fits = attempt and not any(each.level == "fault" for each in found)
+        _show([*found, *(try_pair(*pair, chat_template, root or "runs") if fits else ())], as_json=as_json)
+    if attempt:
+        assert config is not None
+        raise typer.Exit(min(1, try_roles(read_config(config, overrides or [], look=missing_for_calls))))
     read, said = (None, []) if config is None else configuration.read_run(config, overrides or [])
     place = root or (read.run.root if read else "runs")
     prefect_server.ignore_settings(place, say, database=True)
@@ -132,14 +145,7 @@ def try_roles(config: RunConfig) -> int:
     """
     calls, pool = config.calls, sources.read_pool_of(config.data.pool, config.data, config.run.seed)
     rows = [*pool.rows.head(_AT_ONCE).iter_rows(named=True)]
-    cache = storage.on_this_machine(config.run.root).local(paths.BACKBONE_CACHE)
-    with (
-        TemporaryDirectory() as folder,
-        closing(Endpoints(calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)) as endpoints,
-        CallEngine(
-            AnswerStore(f"sqlite:///{folder}/store.sqlite"), calls, run="doctor", budget=config.budget
-        ) as engine,
-    ):
+    with _asking(calls, config.budget, config.run.root) as (engine, endpoints):
         trials = _Trials(engine, endpoints, calls)
         settled, found = probing.settle(config, {}, trials.ask)
         for line in probing.in_words(found):
@@ -147,6 +153,47 @@ def try_roles(config: RunConfig) -> int:
         _try_each(settled, trials.attempt, rows[0])
         _keep_speeds(settled, trials, [conversation(row) for row in rows])
     return trials.faults
+
+
+def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -> list[Finding]:
+    """Let two models that fit draw and score answers, one after the other, as an on-policy round asks them.
+
+    Raises:
+        EngineError: one of them is not served.
+    """
+    pool = sources.standin_pool(scoring.ANSWERS, 2, 1)["instruction"]
+    answers, words = dict[str, list[Tokens]](), dict[str, list[Tokens | None]]()
+    found = list[tuple[str, Compared]]()
+    for name, model in (("teacher", teacher), ("student", student)):
+        served = VllmEndpoint(model=model, chat_template=chat_template, max_model_length=_PAIR_LENGTH)
+        with _asking(CallsConfig(), BudgetConfig(), root) as (engine, endpoints):
+            say(f"serving the {name} {model}")
+            source = endpoint_source(served, endpoints, f"--pair {name}")
+            scorer = scoring.Scorer(lambda asked: engine.ask([*asked], source), served.answers_as("teacher"))  # noqa: B023
+            drawn = scorer.tokens([scorer.drawing(chat(text), _SHORT) for text in pool])
+            answers[name] = [each for each in drawn if each is not None]
+            found.append((name, scoring.check_own(scorer, answers[name])))
+            asked = [Scored(each.prompt, each.ids, _MOST_K) for each in answers["teacher"]]
+            words[name] = scorer.word_on(asked)
+            if name == "teacher" and asked:
+                found += [(name, scoring.check_places(scorer, asked)), (name, scoring.check_steady(scorer, asked[0]))]
+    found.append(("teacher", scoring.check_lead(*words.values())))
+    return [
+        Finding(f"{name}: {each.part}", "fault" if each.differs else "ok", each.differs or each.agrees, each.remedy)
+        for name, each in found
+    ]
+
+
+@contextmanager
+def _asking(calls: CallsConfig, budget: BudgetConfig, root: str) -> Iterator[tuple[CallEngine, Endpoints]]:
+    """An engine whose answers nobody keeps, and servers that end with it."""
+    cache = storage.on_this_machine(root).local(paths.BACKBONE_CACHE)
+    with (
+        TemporaryDirectory() as folder,
+        closing(Endpoints(calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)) as endpoints,
+        CallEngine(AnswerStore(f"sqlite:///{folder}/store.sqlite"), calls, run="doctor", budget=budget) as engine,
+    ):
+        yield engine, endpoints
 
 
 def _keep_speeds(config: RunConfig, trials: "_Trials", asked: Sequence[tuple[Message, ...]]) -> None:

@@ -452,13 +452,21 @@ def _plan(job: TrainingJob, corpus: Corpus, world_size: int, epochs: float) -> B
 
 
 def main(*paths: str) -> int:
-    """In the child: print what a student of a folder is asked, or what each job of the standard input comes to."""
+    """In the child: print what each job of the standard input comes to; or, of a student in a folder, what it is asked,
+    and with conversations the ids of each and where its answer begins.
+    """
+    given = sys.stdin.read()
     if paths:
         # A tokenizer needs no torch, which takes longer to load than everything else.
         sys.modules["torch"] = None  # type: ignore[assignment]
+    if paths and given:
+        tokenizer = chat.load_tokenizer(*map(Path, paths))
+        made = _examples(tokenizer, json.loads(given), chat.closing_token(tokenizer))
+        print(json.dumps([(each.tokens, each.prompt_length) for each in made]))
+    elif paths:
         print(json.dumps(chat.render_sample(*map(Path, paths))))
     else:
-        jobs = (TrainingJob(**each) for each in json.load(sys.stdin))
+        jobs = (TrainingJob(**each) for each in json.loads(given))
         print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
     return 0
 

@@ -312,6 +312,20 @@ def render_chat(base: Path, chat_template: Path | None = None, *, timeout_second
     )
 
 
+def tokenize(
+    base: Path, chat_template: Path | None, conversations: Sequence[Sequence[Mapping[str, str]]]
+) -> list[tuple[list[int], list[int]]]:
+    """Prompt and answer of each conversation as the ids that a training sees; no ids of one that it leaves out.
+
+    Raises:
+        ConfigError: a training would refuse them.
+        EngineError: the tokenizer was not loaded.
+    """
+    what, paths = f"no answers could be tokenized for {base}", filter(None, (base, chat_template))
+    found = _ask_child(what, json.dumps(list(conversations)), *(str(path.absolute()) for path in paths))
+    return [(ids[:begin], ids[begin:]) for ids, begin in found]
+
+
 def check_pair(teacher: Path, student: Path, chat_template: Path | None = None) -> None:
     """Refuse a teacher that cannot score what a student samples, as `tapir doctor --pair` compares them.
 

@@ -395,3 +395,15 @@ def test_a_teacher_that_scores_tokens_is_served_by_the_run() -> None:
     assert check_config(config) == []
     assert [config.round(number).epochs for number in (1, 2)] == [2.0, 1.0]
     assert [config.learning_rate(number) for number in (1, 2)] == [2e-5, 2e-6]
+
+
+def test_who_scores_tokens_is_who_answered(tmp_path: Path) -> None:
+    (pool := tmp_path / "pool.json").write_text('[{"instruction": "a", "output": "b"}]')
+    served = {"endpoint": {"type": "vllm", "model": "org/teacher", "max_model_length": 4096}}
+    brought = {"type": "file", "path": str(pool), "answers": "use"}
+    sections = {"rounds": {"1": {"objective": "on_policy"}}, "teacher": served, "judge": served}
+    problem = the_problem(data={"pool": brought}, **sections)
+    assert problem.startswith('data.pool.answered_by: value "the pool file": round 1 learns from scores of teacher org')
+    assert 'answered_by = "org/teacher"' in problem
+    assert check_config(make_config(data={"pool": {**brought, "answered_by": "org/teacher"}}, **sections)) == []
+    assert check_config(make_config(data={"pool": brought}, teacher=served, judge=served)) == []

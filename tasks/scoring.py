@@ -1,0 +1,114 @@
+"""Whether scores can be trusted: what a scorer is asked before anything is learned from what it says.
+
+Scores are log-probabilities of tokens that another model sampled. Each check takes real answers, a few; `tapir doctor
+--pair … --try` makes them all of two models, a run those of its stage in `rollout` and `score`. What needs no weights
+is compared before (`tasks.engines.training.pair`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean, median
+
+from tapir_core.calls import Answer, Message, Outcome, Request, Scored, Tokens
+from tapir_core.config import ModelIdentity, Sampling
+from tasks.engines.training.launch import MEDIAN_APART, WORST_APART
+from tasks.engines.training.pair import Compared
+
+ANSWERS = 20
+"""Answers that a check takes at most."""
+_REPEATS, _MOST_SPREAD = 5, 0.05
+"""How often one answer is scored, and how far the scores of a token may lie apart, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A model that draws answers and scores those of others, token by token."""
+
+    ask: Callable[[Sequence[Request]], Sequence[Outcome]]
+    who: ModelIdentity
+    run: str = ""
+
+    def drawing(self, asked: tuple[Message, ...], max_tokens: int, sample: int = 0) -> Request:
+        """The request for an answer drawn from the whole distribution."""
+        sampling = Sampling(temperature=1.0, top_p=1.0, max_tokens=max_tokens)
+        who = self.who.model, self.who.identity
+        return Request("rollout", asked, *who, sampling, sample_index=sample, run=self.run, with_tokens=True)
+
+    def scoring(self, answer: Scored, repeat: int = 0) -> Request:
+        """The request for the log-probabilities of an answer."""
+        who, one = (self.who.model, self.who.identity), Sampling(max_tokens=1)
+        return Request("score", (), *who, one, sample_index=repeat, run=self.run, scored=answer)
+
+    def tokens(self, requests: Sequence[Request]) -> list[Tokens | None]:
+        """What comes of requests for tokens; None of one that failed."""
+        return [each.tokens if isinstance(each, Answer) else None for each in self.ask(requests)]
+
+    def word_on(self, answers: Sequence[Scored]) -> list[Tokens | None]:
+        """The log-probabilities of answers."""
+        return self.tokens([self.scoring(each) for each in answers])
+
+
+def check_own(scorer: Scorer, drawn: Sequence[Tokens]) -> Compared:
+    """Whether a model says of its own answers what it said when it drew them.
+
+    It does not where ids are shifted, where another chat template renders the prompt, at another temperature.
+    """
+    again = scorer.word_on([Scored(each.prompt, each.ids) for each in drawn])
+    apart = sorted(
+        abs(now - then)
+        for one, other in zip(drawn, again, strict=True)
+        if other is not None
+        for then, now in zip(one.log_probs, other.log_probs, strict=True)
+    )
+    if not apart:
+        return Compared("scores of its own", "", "none of its own answers was scored", "look at its server's log")
+    half, worst = median(apart), apart[len(apart) * 99 // 100]
+    said = f"{half:.3f} nats apart for half of {len(apart):,} tokens, {worst:.3f} for one in a hundred"
+    if half <= MEDIAN_APART and worst <= WORST_APART:
+        return Compared("scores of its own", said)
+    differs = (
+        f"it scores its own answers otherwise than it sampled them: {said} (at most {MEDIAN_APART:g} and "
+        f"{WORST_APART:g}), so scores would say nothing of its tokens"
+    )
+    return Compared("scores of its own", "", differs, "let one server answer, that samples and renders as it scores")
+
+
+def check_places(scorer: Scorer, answers: Sequence[Scored]) -> Compared:
+    """Whether it names as many likeliest tokens of each place as are asked for."""
+    wanted = max((each.top_k for each in answers), default=0)
+    found = scorer.word_on(answers)
+    places = [len(place) for each in found if each is not None for place in each.top]
+    if None in found or (wanted and any(each < wanted for each in places)):
+        least = "no word on an answer" if None in found else f"{min(places)} tokens of a place"
+        differs = f"{least}, where {wanted} of each are asked for"
+        return Compared("likeliest tokens", "", differs, f"raise --max-logprobs of its server to {wanted}")
+    return Compared(
+        "likeliest tokens", f"{wanted} of each of {sum(map(len, (each.answer for each in answers))):,} places"
+    )
+
+
+def check_steady(scorer: Scorer, answer: Scored) -> Compared:
+    """Whether it says the same when it is asked again."""
+    found = [each for each in scorer.tokens([scorer.scoring(answer, at) for at in range(1, _REPEATS + 1)]) if each]
+    spread = max((max(each) - min(each) for each in zip(*(one.log_probs for one in found), strict=True)), default=0.0)
+    said = f"{spread:.3f} nats apart in {len(found)} of {_REPEATS} repeats (at most {_MOST_SPREAD:g})"
+    if len(found) == _REPEATS and spread <= _MOST_SPREAD:
+        return Compared("repeated scores", said)
+    return Compared("repeated scores", "", said, "serve it in one precision, by one engine, and without quantisation")
+
+
+def check_lead(teacher: Sequence[Tokens | None], student: Sequence[Tokens | None]) -> Compared:
+    """Whether the teacher finds its own answers likelier than the student does; if not, it has nothing to teach.
+
+    Both are words on the same answers.
+    """
+    both = [(one.log_probs, other.log_probs) for one, other in zip(teacher, student, strict=True) if one and other]
+    if not both:
+        return Compared("lead", "", "no answer was scored by both", "look at the servers' logs")
+    means = [fmean(chain.from_iterable(each)) for each in zip(*both, strict=True)]
+    said = f"{means[0]:.3f} nats a token under the teacher, {means[1]:.3f} under the student, of {len(both)} answers"
+    if means[0] > means[1]:
+        return Compared("lead", said)
+    differs = f"its own answers are no likelier to it than to the student: {said}"
+    return Compared("lead", "", differs, "take a better teacher, or one whose answers these are")
