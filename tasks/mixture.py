@@ -171,11 +171,16 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
     """Seeds and easy part come from what is scored, and has a teacher's answer that is good enough.
 
-    Where seeds are drawn at random, from the pool without an MFD.
+    Where seeds are drawn at random, from the pool without an MFD; by pass rate, from what of it the student attempted.
     """
     judged = run.config.verdict_round(number)
     if judged is None:
-        return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
+        pool = round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
+        attempted = stages.attempted(run.config, stages.SELECT.at(number))
+        by_failure = run.config.objective(number).learns_from_own
+        return (
+            curriculum.weigh_by_pass_rate(pool, *map(run.rows, attempted), by_failure=by_failure) if attempted else pool
+        )
     return curriculum.trusted(run.rows(stages.DIFFICULTY.at(judged)), run.config.curriculum.teacher_floor)
 
 

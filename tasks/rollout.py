@@ -1,22 +1,65 @@
-"""Stages `rollout` and `score`: the student's own answers to a round's prompts, token by token, and the teacher's word
-on each token.
+"""Stages `attempt`, `rollout` and `score`: the student's own answers, and the teacher's word on each token of them.
+
+An attempt is marked right or wrong, so that seeds can be drawn by how often it is; an on-policy round's rollouts of the
+same instruction are the same answers, from the store.
 
 Nothing is tokenized again: ids travel as they were sampled, and the teacher gets the prompt's ids too. With the first
 answers both stages check their model (`tasks.scoring`), before the others are asked for.
 """
 
+from dataclasses import replace
+
 import polars as pl
 
 from tapir_core import errors, stages
 from tapir_core.calls import Answer, Scored, Tokens
-from tapir_core.config import OnPolicy
+from tapir_core.config import SHIPPED, OnPolicy
 from tapir_core.run_folder import RunFolder
-from tasks import asking, scoring
+from tasks import asking, judge, scoring
 from tasks._task import shard_task
 from tasks.engines.training import launch
 from tasks.engines.training.pair import Compared
 from tasks.outcomes import Worked
+from tasks.pool import round_pool
 from tasks.runtime import AskedModel, current, read_once
+
+
+@read_once
+def attempts(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
+    """Instructions of the round's pool that can be marked and that the teacher answered rightly, once an attempt.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    marker, pool = run.config.judge.marker, round_pool(run, at.number)
+    asked = pool.drop_nulls("reference") if marker.function in SHIPPED else pool
+    marks = judge.verify_answers(run, at, marker, asked)
+    right = asked.join(marks.rows.filter("correct"), on="instruction_id", how="semi")
+    if not right.height:
+        raise errors.ConfigError(
+            f'{at}: selection "pass_rate" marks answers by {marker.function!r}, and of {pool.height} instructions '
+            f"{asked.height} can be marked so and none has a right teacher's answer; give the pool references, or a "
+            "function in judge.verifier (docs/verifiers.md)"
+        )
+    samples = pl.int_ranges(1, pl.lit(run.config.round(at.number).selection.attempts) + 1)
+    return right.with_columns(sample=samples).explode("sample")
+
+
+@shard_task(stages.ATTEMPT, plan=attempts)
+def attempt_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
+    """Answers of S_{r−1} to some instructions, drawn at temperature 1, with what each is worth."""
+    asked, longest = current(run).student(at.number - 1), run.config.student.sampling.max_tokens
+    scorer, with_tokens = _scorer(run, asked), run.config.objective(at.number).rolls_out
+    requests = [
+        replace(scorer.drawing(asking.conversation(row), longest, row["sample"]), with_tokens=with_tokens)
+        for row in rows.iter_rows(named=True)
+    ]
+    outcomes = current(run).calls.ask(requests, asked.source, asking.watch(run, at))
+    given = rows.with_columns(response=pl.Series(list(map(asking.text_of, outcomes)), dtype=pl.String))
+    answered = given.drop_nulls("response")
+    marks = judge.verify_answers(run, at, run.config.judge.marker, answered)
+    frame = answered.with_columns(correct=marks.rows["correct"]).select(*stages.ATTEMPT.columns)
+    return asking.worked(frame, asking.count_paid(outcomes) | dict(marks.counts), rows, outcomes)
 
 
 def objective_of(run: RunFolder, at: stages.StageAt) -> OnPolicy:
@@ -46,10 +89,9 @@ def rollout_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
         for row in rows.iter_rows(named=True)
     ]
     outcomes = current(run).calls.ask(requests, asked.source, asking.watch(run, at))
-    if _has_first(run, at, rows):
-        drawn = [each.tokens for each in outcomes if isinstance(each, Answer) and each.tokens is not None]
-        if drawn:
-            _require(at, "student", scoring.check_own(student, drawn[: scoring.ANSWERS]))
+    drawn = [each.tokens for each in outcomes if isinstance(each, Answer) and each.tokens is not None]
+    if drawn and _has_first(run, at, rows):
+        _require(at, "student", scoring.check_own(student, drawn[: scoring.ANSWERS]))
         # While it is served: the teacher is asked about them when it is not.
         student.word_on(_taught(run, at))
     made = [
@@ -102,13 +144,13 @@ def score_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worke
         for prompt, ids in rows.select("prompt_ids", "token_ids").iter_rows()
     ]
     scorer = _scorer(run, teacher)
-    if asked and _has_first(run, at, rows):
+    outcomes = current(run).calls.ask([*map(scorer.scoring, asked)], teacher.source, asking.watch(run, at))
+    if any(isinstance(each, Answer) and each.tokens for each in outcomes) and _has_first(run, at, rows):
         checked = asked[: scoring.ANSWERS]
         _require(at, "teacher", scoring.check_places(scorer, checked), scoring.check_steady(scorer, checked[0]))
         if taught := _taught(run, at):
             student = _scorer(run, current(run).student(at.number - 1))
             _require(at, "teacher", scoring.check_lead(scorer.word_on(taught), student.word_on(taught)))
-    outcomes = current(run).calls.ask([*map(scorer.scoring, asked)], teacher.source, asking.watch(run, at))
     names = rows.select("instruction_id", "sample").iter_rows()
     made = [
         (*name, *_cells(each.tokens))

@@ -18,6 +18,7 @@ from tapir_core.config.curriculum import (
     Imitate,
     Objective,
     OnPolicy,
+    PassRate,
     Prefer,
     RandomShare,
     RoundConfig,

@@ -39,6 +39,11 @@ class SelectionRule(Kind):
     """Whether it chooses by MFD, so that a student answers the pool and a judge scores the answers."""
 
     @property
+    def attempts(self) -> int:
+        """Answers of the student to each instruction that it chooses by, where those are marked right or wrong."""
+        return 0
+
+    @property
     def fixed_share(self) -> float | None:
         """Its field `share`: of its candidates, those that become seeds at most. Nothing where difficulty decides."""
         return getattr(self, "share", None)
@@ -79,6 +84,29 @@ class RandomShare(SelectionRule):
 
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share q of the pool; with 0 and `alpha = 0` the whole mixture is drawn from the pool, and nothing is expanded."""
+
+
+class PassRate(SelectionRule):
+    """Seeds are drawn by how often the student's own answers are right, of what the teacher answered rightly.
+
+    p = (right + 1) / (n + 2). A round that imitates draws by p·(1 − p): what it half knows; one that learns from its
+    own answers by 1 − p: what it fails.
+    """
+
+    reads_difficulty: ClassVar[bool] = False
+
+    type: Literal["pass_rate"] = "pass_rate"
+
+    samples: Annotated[int, Field(ge=4)] = 4
+    """n: answers to each instruction, at temperature 1; the first are an on-policy round's rollouts."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share q of what can be marked (a reference, or `judge.verifier`) and the teacher answers rightly."""
+
+    @property
+    def attempts(self) -> int:
+        """As many as samples."""
+        return self.samples
 
 
 class ExpansionConfig(Section):
@@ -437,8 +465,8 @@ class RoundConfig(Section):
     """N: examples of the round's mixture; `"auto"`: what the pool suggests (docs/own-data.md#sizes-from-the-pool)."""
 
     selection: SelectionRule = RandomShare()
-    """Which instructions are seeds: those above a `"threshold"`, as in the paper, the `"hard_share"`, or `"random"`
-    ones, by default the whole pool."""
+    """Which instructions are seeds: those above a `"threshold"`, as in the paper, the `"hard_share"`, some by
+    `"pass_rate"`, or `"random"` ones, by default the whole pool."""
 
     objective: Annotated[Later[Objective], BeforeValidator(_by_its_name)] = Imitate()
     """What is learned from the prompts: to `"imitate"` the teacher's answers, to `"prefer"` them over the student's

@@ -514,6 +514,11 @@ class JudgeConfig(Section):
     verifier: VerifierConfig | None = None
     """A Python function that scores answers: `"module:function"`, a shipped one, or a table (docs/verifiers.md)."""
 
+    @property
+    def marker(self) -> VerifierConfig:
+        """What tells right answers from wrong ones without a judge: the verifier, or the exact final result."""
+        return self.verifier or VerifierConfig(function="exact")
+
     def verifies(self, use: VerifierUse) -> VerifierConfig | None:
         """The verifier, if it has this use."""
         return self.verifier if self.verifier and use in self.verifier.uses else None

@@ -36,7 +36,15 @@ from tapir_core.curriculum.mixture import (
     target_shares,
 )
 from tapir_core.curriculum.pairs import UNPAIRED, preference_pairs
-from tapir_core.curriculum.selection import compute_difficulty, count_unscored, delta_of, easy_of, select_seeds, trusted
+from tapir_core.curriculum.selection import (
+    compute_difficulty,
+    count_unscored,
+    delta_of,
+    easy_of,
+    select_seeds,
+    trusted,
+    weigh_by_pass_rate,
+)
 from tapir_core.curriculum.stopping import RoundHistory, best_round, should_stop
 from tapir_core.curriculum.teacher import (
     UNVERIFIED,

@@ -5,8 +5,9 @@ over orders of teacher − student (method.md: the paper's summaries print the o
 as hard). An instruction counts as scored only when every configured order is, and when it has a task type.
 
 Seeds are those above a threshold, the paper's rule; the hardest share, for weak students, of whose pool most lies above
-any fixed δ; or a share drawn at random, which knows no difficulty: it is what the other two are compared with. A rule
-of your own registers what it chooses with `choose_rows.register`.
+any fixed δ; or a share drawn at random, which knows no difficulty: it is what the other two are compared with; or one
+drawn by how often the student is right, which needs no judge. A rule of your own registers what it chooses with
+`choose_rows.register`.
 """
 
 import math
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.config import HardShare, RandomShare, SelectionRule, Threshold, by_kind
+from tapir_core.config import HardShare, PassRate, RandomShare, SelectionRule, Threshold, by_kind
 from tapir_core.curriculum.mixture import draw_rows
 from tapir_core.stages import DIFFICULTY, SELECT
 
@@ -69,6 +70,17 @@ def trusted(difficulty: pl.DataFrame, floor: float) -> pl.DataFrame:
     return difficulty.filter(pl.col("teacher_score") >= floor)
 
 
+def weigh_by_pass_rate(candidates: pl.DataFrame, attempts: pl.DataFrame, *, by_failure: bool) -> pl.DataFrame:
+    """The candidates with a mark of the student's own answers, and their ``weight`` in a draw.
+
+    With p = (right + 1) / (n + 2) that is 1 − p ``by_failure``, else p·(1 − p). One without a mark counts in none.
+    """
+    passed = (pl.col("correct").sum() + 1) / (pl.col("correct").count() + 2)
+    rates = attempts.drop_nulls("correct").group_by("instruction_id").agg(rate=passed)
+    weight = (1 - pl.col("rate")) * (1 if by_failure else pl.col("rate"))
+    return candidates.join(rates, on="instruction_id").with_columns(weight=weight, mfd=pl.lit(None, pl.Float64))
+
+
 def easy_of(candidates: pl.DataFrame, seeds: pl.DataFrame) -> pl.DataFrame:
     """What the easy part may take of the candidates: no seed, and none that the student answers better (MFD < 0)."""
     left = candidates.join(seeds, on="instruction_id", how="anti", maintain_order="left")
@@ -102,8 +114,9 @@ def select_seeds(
 
     Instructions in ``used`` are drawn at random when all others are drawn.
     """
-    rows = candidates.select(*SELECT.columns).sort("instruction_id")
-    is_seed = pl.int_range(rows.height, eager=True).is_in(choose_rows(rule, rows, rng, used))
+    candidates = candidates.sort("instruction_id")
+    rows = candidates.select(*SELECT.columns)
+    is_seed = pl.int_range(rows.height, eager=True).is_in(choose_rows(rule, candidates, rng, used))
     seeds = rows.filter(is_seed)
     return SeedSelection(seeds, easy_of(rows, seeds), rule.delta(seeds["mfd"].to_list()))
 
@@ -128,6 +141,13 @@ def _(rule: HardShare, rows: pl.DataFrame, rng: random.Random, _used: Collection
 def _(rule: RandomShare, rows: pl.DataFrame, rng: random.Random, used: Collection[str]) -> list[int]:
     ids = rows["instruction_id"].to_list()
     return draw_rows(range(rows.height), ceil_share(rule.share, rows.height), rng, lambda row: ids[row] in used)
+
+
+@choose_rows.register
+def _(rule: PassRate, rows: pl.DataFrame, rng: random.Random, _used: Collection[str]) -> list[int]:
+    # A weighted draw without replacement (Efraimidis and Spirakis 2006): no weight is 0.
+    keys = [rng.random() ** (1 / weight) for weight in rows["weight"]]
+    return sorted(range(rows.height), key=lambda row: -keys[row])[: ceil_share(rule.share, rows.height)]
 
 
 def ceil_share(share: float, rows: int) -> int:

@@ -178,6 +178,7 @@ class _Counts:
             stages.TEACH.name: float(self.pool.rows - self.pool.own_answers),
             stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
+            stages.ATTEMPT.name: self.rows * self._attempts(at.round or 0),
             **dict.fromkeys((stages.ROLLOUT.name, stages.SCORE.name), self._rollouts(at.round or 0)),
             stages.REFINE.name: self.hard if self.config.refines(at.round or 0) else 0.0,
         }.get(at.name, self.pool.rows if at.round is None else self.rows)
@@ -187,6 +188,10 @@ class _Counts:
             return {"judge": self._verdicts(rows, rows - judged.get(at.name, 0.0))}
         calls = at.stage.calls_per_row or 1
         return {role: (rows * calls, (rows - stored.get(at.name, 0)) * calls) for role in at.stage.roles[:1]}
+
+    def _attempts(self, number: int) -> int:
+        """Answers of the student to an instruction of a round's pool; those without a reference are counted too."""
+        return self.config.round(number).selection.attempts if number > 0 else 0
 
     def _rollouts(self, number: int) -> float:
         """Answers of the student to the prompts of a round's mixture."""

@@ -392,8 +392,8 @@ _STAGE_COLUMNS: tuple[tuple[str, Callable[[types.StageSummary], str]], ...] = (
 _HABITS_COLUMNS: tuple[tuple[str, Callable[[types.RoundSummary], str]], ...] = (
     ("Student", lambda each: formats.student_name(each.number)),
     ("Tokens a whole answer", lambda each: formats.count(each.habits.length)),
-    ("Broken off, %", lambda each: formats.percent(each.habits.unended)),
-    ("Repeated words, %", lambda each: formats.percent(each.habits.repeated)),
+    ("Broken off", lambda each: formats.percent(each.habits.unended)),
+    ("Repeated words", lambda each: formats.percent(each.habits.repeated)),
     ("From the teacher, nats a token", lambda each: formats.number(each.habits.divergence)),
     ("Entropy, nats a token", lambda each: formats.number(each.habits.entropy)),
     ("Alarm", lambda each: each.alarm or formats.NOTHING),

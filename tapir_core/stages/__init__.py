@@ -62,6 +62,7 @@ from tapir_core.stages.stage import (
 )
 from tapir_core.stages.students import (
     ANSWER,
+    ATTEMPT,
     AVERAGE,
     DIFFICULTY,
     DRAW,
@@ -81,6 +82,7 @@ from tapir_core.stages.students import (
     WAVE_GATED,
     WAVE_REQUESTS,
     WAVE_SCREENED,
+    attempted,
     checkpoint_at,
     drawn_at,
     judge_fields,

@@ -155,6 +155,11 @@ def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
     return [] if judged is None else [DIFFICULTY.at(judged)]
 
 
+def attempted(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """The student's answers that the seeds of a round are drawn by, if any."""
+    return planned(config, ATTEMPT.at(at.round))
+
+
 def _own_answers(config: RunConfig, at: StageAt) -> list[StageAt]:
     """The student's answers and the verdicts on them, where the round learns from both."""
     return [ANSWER.at(at.round), JUDGE.at(at.round)] if config.objective(at.number).reads_answers else []
@@ -165,7 +170,8 @@ def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
     if at.number == 0:
         return _pool(config, at)
     return [
-        *(*_pool(config, at), *_measured(config, at), SELECT.at(at.round), EXPAND.at(at.round), REFINE.at(at.round)),
+        *(*_pool(config, at), *_measured(config, at), *attempted(config, at)),
+        *(SELECT.at(at.round), EXPAND.at(at.round), REFINE.at(at.round)),
         *(*_trained_on(at), *_in_place_of_draw(config, at), *_own_answers(config, at)),
     ]
 
@@ -262,6 +268,26 @@ DIFFICULTY = declare(
     )
 )
 
+ATTEMPT = declare(
+    Stage(
+        name="attempt",
+        folder="attempts",
+        columns=pl.Schema({"instruction_id": TEXT, "sample": COUNT, "response": TEXT, "correct": pl.Boolean()}),
+        row="an answer that S_{r−1} drew to an instruction of the round's pool, right or wrong",
+        when=lambda c, at: at.number > 0 and bool(c.round(at.number).selection.attempts),
+        reads=lambda c, at: [*_pool(c, at), _student(at)],
+        settings=lambda c, at: {
+            **student_fields(c),
+            "samples": c.round(at.number).selection.attempts,
+            "tokens": c.objective(at.number).rolls_out,
+            "verifier": c.judge.marker.shaping(),
+        },
+        files=lambda c, _: [CHAT_TEMPLATE, *(["file:verifier"] if c.judge.verifier else [])],
+        asks="student",
+        roles=("rollout",),
+    )
+)
+
 SELECT = declare(
     Stage(
         name="select",
@@ -270,10 +296,11 @@ SELECT = declare(
         row="a seed",
         version=3,
         when=_is_numbered,
-        reads=lambda c, at: [*(_measured(c, at) or _in_round(c, at)), *_own_answers(c, at)],
+        reads=lambda c, at: [*(_measured(c, at) or _in_round(c, at)), *attempted(c, at), *_own_answers(c, at)],
         settings=lambda c, at: {
             "seed": c.run.seed,
             "selection": c.round(at.number).selection.shaping(),
+            **({"weighs": c.objective(at.number).learns_from_own} if c.round(at.number).selection.attempts else {}),
             "teacher_floor": c.curriculum.teacher_floor,
             **_pair_fields(c, at.number),
         },
@@ -354,8 +381,8 @@ DRAW = declare(
         version=2,
         when=_is_numbered,
         reads=lambda c, at: [
-            *(*_pool(c, at), *_measured(c, at), SELECT.at(at.round)),
-            *(EXPAND.at(at.round), *_trained_on(at)),
+            *(*_pool(c, at), *_measured(c, at), *attempted(c, at)),
+            *(SELECT.at(at.round), EXPAND.at(at.round), *_trained_on(at)),
         ],
         settings=lambda c, at: size_fields(c, at.number),
         inner=True,
@@ -508,7 +535,7 @@ AVERAGE = declare(
     )
 )
 
-ROUND = [ANSWER, JUDGE, DIFFICULTY, SELECT, EXPAND, DRAW, REFINE, MIX, ROLLOUT, SCORE, TRAIN]
+ROUND = [ANSWER, JUDGE, DIFFICULTY, ATTEMPT, SELECT, EXPAND, DRAW, REFINE, MIX, ROLLOUT, SCORE, TRAIN]
 """A round, from the student's answers to the next student. S_0 is round 0."""
 
 

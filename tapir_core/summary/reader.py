@@ -17,7 +17,7 @@ from tapir_core.judging import combine_judges
 from tapir_core.run_folder import RunFolder, by_words
 from tapir_core.stages import StageAt
 from tapir_core.summary import types
-from tapir_core.summary.formats import round_name, student_name
+from tapir_core.summary.formats import percent, round_name, student_name
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "verifier", "difficulty")
 _UNFIT = ("teacher_below_floor", "student_better")
@@ -204,6 +204,10 @@ def _not_judged(reader: RunReader, number: int) -> str | None:
     if number not in config.round_numbers or config.judges(number):
         return None
     judged = config.verdict_round(number)
+    if config.round(number).selection.attempts:
+        attempts = reader.rows(stages.ATTEMPT.at(number))
+        rate = "" if attempts is None else f", {percent(fmean(attempts['correct'].drop_nulls()))} of its answers right"
+        return f"drawn by pass rate{rate}"
     return "drawn at random" if judged is None else f"MFD of {round_name(judged)}"
 
 

@@ -40,6 +40,7 @@ _BENCHMARKS = [
     'evaluation.each_round=["alpaca", "mt", "vicuna", "task"]',
 ]
 BASES = {
+    "pass rate": ['rounds.default.selection={ type = "pass_rate", share = 0.3, samples = 5 }'],
     "files and providers": [
         'data.pool={ type = "file", path = "p", limit = 9, columns = { output = "a" }, answers = "use" }',
         'data.heldout={ type = "file", path = "h", columns = { output = "a" } }',

@@ -110,6 +110,9 @@ VARIANTS: dict[str, list[str]] = {
         'rounds.2.objective={ type = "on_policy", loss = "forward_kl", clip = 2.0, top_k = 8, samples = 2, '
         "first_tokens = 9, imitation = 0.1 }"
     ],
+    "teacher served by the run: on-policy by pass rate": [
+        *("rounds.2.objective=on_policy", 'rounds.2.selection={ type = "pass_rate" }')
+    ],
     "teacher served by the run: no seed": ["teacher.endpoint.seed=false"],
     "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
     "terms of the teacher": ["teacher.terms=MIT"],
@@ -168,6 +171,7 @@ VARIANTS: dict[str, list[str]] = {
     "hard share: to prefer: all its fields": [
         'rounds.2.objective={ type = "prefer", margin = 2.0, beta = 0.2, imitation = 0.0 }'
     ],
+    "pass rate": ['rounds.default.selection={ type = "pass_rate", share = 0.2, samples = 8 }'],
     "random share": ['rounds.default.selection={ type = "random", share = 0.2 }'],
     "random share: first round only": ['rounds.2.selection={ type = "threshold" }'],
     "new instructions are checked: by hard share": ['rounds.default.selection={ type = "hard_share" }'],

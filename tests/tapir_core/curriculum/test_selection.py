@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.config import HardShare, RandomShare, Threshold
-from tapir_core.curriculum import select_seeds, trusted
+from tapir_core.config import HardShare, PassRate, RandomShare, Threshold
+from tapir_core.curriculum import select_seeds, trusted, weigh_by_pass_rate
 from tapir_core.randomness import derive_rng
 from tapir_core.stages import SELECT
 from tests.builders import make_difficulty, make_examples, numbered, shuffled
@@ -119,3 +119,37 @@ def test_another_generator_draws_other_random_seeds() -> None:
     pool = without_mfd(numbered(["Math"] * 40))
     drawn = (select_seeds(RandomShare(share=0.3), pool, derive_rng(seed)).seeds for seed in range(5))
     assert len({tuple(seeds["instruction_id"]) for seeds in drawn}) == 5
+
+
+def attempts(**marks: list[bool | None]) -> pl.DataFrame:
+    rows = [(name, mark) for name, of in marks.items() for mark in of]
+    return pl.DataFrame(rows, schema={"instruction_id": pl.String, "correct": pl.Boolean}, orient="row")
+
+
+def test_pass_rates_weigh_what_is_half_known_to_imitate_and_what_fails_to_learn_from_its_own() -> None:
+    pool = without_mfd(dict.fromkeys("abcd", "Math"))
+    tried = attempts(a=[True] * 4, b=[True, True, False, False], c=[False] * 4, d=[None] * 4, other=[True])
+    imitating, failing = (weigh_by_pass_rate(pool, tried, by_failure=each) for each in (False, True))
+    assert dict(imitating.select("instruction_id", "weight").iter_rows()) == pytest.approx(
+        {"a": 5 / 36, "b": 1 / 4, "c": 5 / 36}
+    ), "p(1 − p); what has no mark is no candidate"
+    assert dict(failing.select("instruction_id", "weight").iter_rows()) == pytest.approx(
+        {"a": 1 / 6, "b": 1 / 2, "c": 5 / 6}
+    )
+
+
+def test_seeds_are_drawn_in_proportion_to_their_weight() -> None:
+    ids = {f"i{number:03d}": "Math" for number in range(300)}
+    pool = without_mfd(ids)
+    tried = attempts(**{name: [place % 3 == 0] * 8 for place, name in enumerate(ids)})
+    weighed = weigh_by_pass_rate(pool, tried, by_failure=True)
+    rule = PassRate(samples=8, share=0.1)
+    drawn = [select_seeds(rule, weighed, derive_rng(each)) for each in range(40)]
+    assert {each.seeds.height for each in drawn} == {30}
+    assert all(each.easy.height == 270 and each.delta is None for each in drawn)
+    passed = {name for place, name in enumerate(ids) if place % 3 == 0}
+    share = sum(name in passed for each in drawn for name in each.seeds["instruction_id"]) / (40 * 30)
+    # A third of them at a weight of 1/10, two thirds at 9/10.
+    assert 0.02 < share < 0.1
+    shuffled_rows = select_seeds(rule, weighed.sample(fraction=1, shuffle=True, seed=3), derive_rng(1))
+    assert shuffled_rows.seeds.equals(select_seeds(rule, weighed, derive_rng(1)).seeds)
