@@ -214,7 +214,7 @@ def distill_from_form(
     require_figures(summary)
     shown = f"Report: {summary.report_path}" if summary.next_stage is None else ""
     return sentences.together(
-        (sentences.state(summary), sentences.gain(summary), sentences.added(summary.baseline), shown)
+        (sentences.state(summary), sentences.gain(summary), sentences.added(*summary.baselines), shown)
     )
 
 

@@ -82,8 +82,7 @@ def drive(
 
 def lacks_baseline(run: RunFolder) -> bool:
     """Whether a finished run is to have a baseline that is not finished; one that trained no round has none."""
-    has_rounds = any(run.trained_rounds) and baseline.is_wanted(run)
-    return has_rounds and not is_finished(baseline.match_baseline(run))
+    return any(not is_finished(each) for each in baseline.match_baselines(run))
 
 
 def drive_baseline(run: RunFolder, distil: Distil, *, say: Say, count: Count = count_round) -> None:
@@ -92,18 +91,20 @@ def drive_baseline(run: RunFolder, distil: Distil, *, say: Say, count: Count = c
     Raises:
         TapirError: it cannot be matched, or as `distil`.
     """
-    if not lacks_baseline(run):
-        return
-    matched, name = baseline.match_baseline(run), run.ref.name
-    say(f"baseline of {name}: plain fine-tuning on as many tokens as all its rounds, as run {matched.ref.name}")
-    try:
-        drive_matched(matched, distil, count, say=say, follows=True)
-    except BaseException:
-        say(
-            f"run {name} is done, its baseline {matched.ref.name} is not: the same command goes on with it, and "
-            'evaluation.baseline = "none" leaves it out'
-        )
-        raise
+    name = run.ref.name
+    for equal, matched in zip(run.config.baselines, baseline.match_baselines(run), strict=False):
+        if is_finished(matched):
+            continue
+        as_much = sentences.AS_MUCH[equal]
+        say(f"baseline of {name}: plain fine-tuning {as_much} as all its rounds, as run {matched.ref.name}")
+        try:
+            drive_matched(matched, distil, count, say=say, follows=True)
+        except BaseException:
+            say(
+                f"run {name} is done, its baseline {matched.ref.name} is not: the same command goes on with it, and "
+                'evaluation.baseline = "none" leaves it out'
+            )
+            raise
 
 
 def retry_run(
@@ -151,7 +152,7 @@ def retry_run(
     if go_on:
         drive_baseline(run, distil, say=say)
     summary = baseline.with_baseline(summarise(run), run)
-    if added := sentences.added(summary.baseline):
+    if added := sentences.added(*summary.baselines):
         tell(added)
     if go_on:
         require_figures(summary)

@@ -98,9 +98,13 @@ def comparison_file(name: str, ending: str) -> str:
     return f"{name}-comparison.{ending}"
 
 
-def baseline_run(run: str) -> str:
+BASELINES = {"tokens": "-sft", "seconds": "-sft-seconds"}
+"""What a baseline has as much of as the run beside it → what its name ends with."""
+
+
+def baseline_run(run: str, equal: str = "tokens") -> str:
     """The run that is the baseline of another one."""
-    return f"{run}-sft"
+    return f"{run}{BASELINES[equal]}"
 
 
 def training_file(folder: str) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flows.commands.terminal import Root, RunName, console, print_line, print_tables, run_ref, say
 from flows.driver import Say, run_lease
 from tapir_core import calls, errors, paths, run_files, run_state, stages
-from tapir_core.comparison.baseline import read_baseline
+from tapir_core.comparison.baseline import read_baselines
 from tapir_core.data.dataset import kept_files
 from tapir_core.estimate.run import kept_hours
 from tapir_core.reporting import benchmarks, page, sentences
@@ -73,7 +73,7 @@ def _print_run(run: RunFolder) -> None:
     progress = read_progress(look, kept_hours(run))
     print_tables(console, page.Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
     print_tables(console, *benchmarks.benchmark_states_tables(look))
-    for line in filter(None, (*_state(run, progress), sentences.added(read_baseline(run)))):
+    for line in filter(None, (*_state(run, progress), sentences.added(*read_baselines(run)))):
         print_line(console, line)
 
 

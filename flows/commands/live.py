@@ -220,7 +220,7 @@ def print_summary(console: Console, summary: types.RunSummary) -> None:
     said = (
         sentences.state(summary),
         sentences.gain(summary),
-        sentences.added(summary.baseline),
+        sentences.added(*summary.baselines),
         sentences.scarce(summary),
         sentences.caution(summary),
         f"Report: {summary.report_path}",

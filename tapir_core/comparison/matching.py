@@ -17,7 +17,7 @@ is read.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -92,11 +92,13 @@ class MatchedRun:
     """What tokens count at; as they were paid when there are none."""
     equal_usd_at_most: float | None = None
     """How many times random's examples are enough."""
+    times: float = 1.0
+    """As often as the reference it trains on all tokens."""
 
     @cached_property
     def targets(self) -> dict[int, Training]:
         """Round → what it must train on; none of an arm that is not matched by tokens."""
-        return targets_of(self.arm, read_trainings(RunFolder(self.needed[0]))) if self.needed else {}
+        return targets_of(self.arm, read_trainings(RunFolder(self.needed[0])), self.times) if self.needed else {}
 
     @cached_property
     def bought(self) -> MorePlain | None:
@@ -143,7 +145,7 @@ class MatchedRun:
         first = {at: reference.config.examples(at) for at in rounds}
         if self.arm.match == "whole":
             passes = sum(first[at] * each.epochs for at, each in rounds.items())
-            first = {1: max(1, round(passes / self.config.round(1).epochs))}
+            first = {1: max(1, round(self.times * passes / self.config.round(1).epochs))}
         return {at: kept.get(at) or Size(first[at], self.config.batch_size(at)) for at in self.targets}
 
     @property
@@ -179,15 +181,18 @@ def match_run(plan: ComparisonPlan, planned: PlannedRun) -> MatchedRun:
     )
 
 
-def targets_of(arm: Arm, reference: Mapping[int, Training]) -> dict[int, Training]:
+def targets_of(arm: Arm, reference: Mapping[int, Training], times: float = 1.0) -> dict[int, Training]:
     """Round of the arm → what it must train on; none of an arm that is not matched by tokens.
 
     Args:
         arm: which.
         reference: trainings of the reference by round, S_0 included.
+        times: as often as all of them, of one round in their place.
     """
     rounds = {number: each for number, each in sorted(reference.items()) if number}
-    return {"whole": {1: total(rounds.values())}, "rounds": rounds}.get(arm.match, {})
+    whole = total(rounds.values())
+    whole = replace(whole, tokens=round(times * whole.tokens), steps=max(1, round(times * whole.steps)))
+    return {"whole": {1: whole}, "rounds": rounds}.get(arm.match, {})
 
 
 def is_matched(targets: Mapping[int, Training], trained: Mapping[int, Training]) -> bool:

@@ -35,7 +35,12 @@ def check_config(config: cfg.RunConfig) -> list[str]:
 
 def may_have_baseline(config: cfg.RunConfig) -> bool:
     """Whether its run's name leaves room for that of a baseline."""
-    return len(baseline_run(config.run.name)) <= LONGEST_NAME
+    return len(_baseline_name(config)) <= LONGEST_NAME
+
+
+def _baseline_name(config: cfg.RunConfig) -> str:
+    """The longest that one of its baselines has."""
+    return baseline_run(config.run.name, config.baselines[-1])
 
 
 def missing_prerequisites(config: cfg.RunConfig, environ: Mapping[str, str]) -> list[str]:
@@ -139,7 +144,7 @@ def _check_baseline(config: cfg.RunConfig) -> list[str]:
     name, is_scored = config.run.name, config.data.heldout is not None or config.evaluation.each_round
     wrong = {
         'evaluation.baseline: value "sft": nothing would score it; set data.heldout, or "none"': not is_scored,
-        f'run.name: value "{name}": that of its baseline, {baseline_run(name)}, has more than {LONGEST_NAME} '
+        f'run.name: value "{name}": that of its baseline, {_baseline_name(config)}, has more than {LONGEST_NAME} '
         'characters; shorten it, or set evaluation.baseline = "none"': not may_have_baseline(config),
     }
     return cfg.problems(wrong) if config.evaluation.baseline == "sft" else []

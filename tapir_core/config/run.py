@@ -373,6 +373,15 @@ class RunConfig(Section):
         """What round ``number`` learns; S_0 imitates."""
         return self.round(number).objective if number > 0 else Imitate()
 
+    @property
+    def baselines(self) -> list[str]:
+        """What plain fine-tunes beside the run have as much of as its rounds (`tapir_core.paths.BASELINES`).
+
+        Where rounds learn from the student's own answers a token takes more of the machine than in plain fine-tuning.
+        """
+        own = any(self.objective(number).learns_from_own for number in self.round_numbers)
+        return ["tokens", *(["seconds"] if own else [])]
+
     def waves(self, number: int) -> range:
         """The waves of new instructions that round ``number`` may have, from 1."""
         most = 0 if self.objective(number).reads_answers else self.curriculum.expansion.max_waves

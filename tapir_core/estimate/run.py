@@ -113,7 +113,7 @@ class Estimate:
     assumptions: tuple[str, ...]
     """In plain words, for the reader of the table."""
     baseline: Figures | None = None
-    """What a baseline takes: all rounds' trainings once more, and the scoring of one more student."""
+    """What the baselines take, each: all rounds' trainings once more, and the scoring of one more student."""
     with_baseline: bool = False
     """Whether the run has one; then it is in the totals."""
     pool_rows: int = 0
@@ -217,7 +217,7 @@ def forecast(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Estimat
     """
     costs = _Costs(config, known)
     planned = list(costs.lines(pool))
-    beside = [line for line in planned if is_repeated(config, line.work)]
+    beside = [line for line in planned if is_repeated(config, line.work)] * len(config.baselines)
     with_baseline = _has_baseline(config, known, planned, beside)
     whole = [*planned, *(beside if with_baseline else ())]
     stages = [

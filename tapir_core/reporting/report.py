@@ -103,8 +103,13 @@ def _order_gaps(run: RunSummary, _: RunReader) -> list[page.Section]:
 
 
 def _training(run: RunSummary, reader: RunReader) -> list[page.Section]:
-    found = {student_name(each.number): reader.training(each.number) for each in run.rounds}
-    trainings = {name: training for name, training in found.items() if training}
+    trainings = {
+        student_name(each.number): training
+        | {"prompts": each.mixture and each.mixture.rows, "usd": each.usage.usd}
+        | {"machine_seconds": reader.machine_seconds(each.number)}
+        for each in run.rounds
+        if (training := reader.training(each.number))
+    }
     return [replace(plots.plot_training(trainings), table=tables.trainings_table(trainings))]
 
 

@@ -121,21 +121,27 @@ def _verdict(found: Estimate) -> str:
     )
 
 
-def added(baseline: Baseline | None) -> str:
-    """What the curriculum added over plain fine-tuning on as many tokens."""
+def added(*baselines: Baseline | None) -> str:
+    """What the curriculum added over plain fine-tuning on as many tokens, and in as much time, where there are both."""
+    return together(_added(each) for each in baselines if each is not None)
+
+
+def _added(baseline: Baseline) -> str:
     return (
-        ""
-        if baseline is None
-        else f"What the curriculum adds over plain fine-tuning is known when run {baseline.run} is done, which has "
+        f"What the curriculum adds over plain fine-tuning is known when run {baseline.run} is done, which has "
         f"{baseline.next_stage} next; the run's own command goes on with it."
         if baseline.next_stage is not None
         else f"What the curriculum added over plain fine-tuning (run {baseline.run}) is unknown: {baseline.why}."
         if (found := baseline.difference) is None
-        else f"The curriculum added {found.value:z.1f} points over plain fine-tuning on as many tokens (90 % interval "
-        f"{found.low90:z.1f} to {found.high90:z.1f})"
+        else f"The curriculum added {found.value:z.1f} points over plain fine-tuning {AS_MUCH[baseline.equal]} (90 % "
+        f"interval {found.low90:z.1f} to {found.high90:z.1f})"
         f"{'; the interval holds 0, so nothing is shown' if found.low90 <= 0 <= found.high90 else ''}"
         f"{'; plain fine-tuning did better' if found.high90 < 0 else ''}. The interval covers {COVERS[found.covers]}."
     )
+
+
+AS_MUCH = {"tokens": "on as many tokens", "seconds": "in as much time of the machine"}
+"""What a baseline has as much of, in words."""
 
 
 def format_note(run: RunSummary) -> str:

@@ -100,28 +100,37 @@ def left_out_table(summary: types.RunSummary) -> Table:
 
 
 def baseline_table(summary: types.RunSummary) -> Table:
-    """The last student beside the baseline's, each with its scores and what it was trained on; no row without one."""
-    found = summary.baseline
-    if found is None or found.next_stage is not None:
-        return Table("", (), ())
-    students = {
-        f"{formats.student_name(found.last)}, after all rounds": (summary.round(found.last), found.run_tokens),
-        f"Plain fine-tuning (run {found.run})": (found.student, found.tokens),
-    }
+    """The last student beside the baselines', each with its scores and what it took; no row without one."""
+    found = [each for each in summary.baselines if each.next_stage is None]
+    own = [
+        (
+            f"{formats.student_name(each.last)}, after all rounds",
+            summary.round(each.last),
+            each.run_tokens,
+            each.run_seconds,
+        )
+        for each in found[:1]
+    ]
+    beside = [
+        (f"Plain fine-tuning {sentences.AS_MUCH[each.equal]} (run {each.run})", each.student, each.tokens, each.seconds)
+        for each in found
+    ]
     rows = tuple(
         (
             name,
             *(formats.score(each.score(split) if each else None) for split in ("test", "dev")),
             formats.count(tokens),
+            formats.duration(seconds),
         )
-        for name, (each, tokens) in students.items()
+        for name, each, tokens, seconds in own + beside
     )
-    items = formats.count(found.difference.n if found.difference else None)
+    items = formats.count(min((each.difference.n for each in found if each.difference), default=None))
     return Table(
         "Beside plain fine-tuning",
-        ("Student", "Test", "Dev", "Tokens after S_0"),
+        ("Student", "Test", "Dev", "Tokens after S_0", "Time of the machine after S_0"),
         rows,
-        note=f"Both start from S_0. The difference is paired, over the {items} test instructions that both answered.",
+        note=f"All start from S_0. Differences are paired, over the {items} test instructions that both answered. The "
+        "machine's time is that of training and of the models that it served for the rounds, starts included.",
     )
 
 
@@ -281,7 +290,7 @@ def contaminated_table(found: types.Decontamination | None) -> Table:
 
 
 def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What each training came to, by its student: what its ``training.json`` says."""
+    """What each student was trained on and what it took: what ``training.json`` says, and its round."""
     return table_of("Training", _TRAINING_COLUMNS, ({"student": name, **each} for name, each in trainings.items()))
 
 
@@ -420,6 +429,7 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("Learns to", lambda each: each.get("objective", "imitate")),
     ("Steps", lambda each: formats.count(each.get("steps"))),
     ("Batch", lambda each: formats.count(each.get("batch_size"))),
+    ("Prompts", lambda each: formats.count(each.get("prompts"))),
     ("Examples", lambda each: formats.count(each.get("examples"))),
     ("Left out", lambda each: formats.count(each.get("left_out"))),
     ("Tokens", lambda each: formats.count(each.get("total_tokens"))),
@@ -428,6 +438,8 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("Preferred, last step", lambda each: formats.percent([{}, *each.get("loss_curve", ())][-1].get("preferred"))),
     ("Tokens/s", lambda each: formats.count(each.get("tokens_per_second"))),
     ("Time", lambda each: formats.duration(each.get("seconds"))),
+    ("Time of the machine", lambda each: formats.duration(each.get("machine_seconds"))),
+    ("USD", lambda each: formats.number(each.get("usd"))),
     ("Precision", lambda each: each.get("precision", formats.NOTHING)),
 )
 

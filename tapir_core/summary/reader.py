@@ -60,6 +60,19 @@ class RunReader:
         file = paths.training_file(stages.TRAIN.at(number).folder)
         return read_json(self.run.storage, file, TRAIN_AGAIN) if self.run.storage.exists(file) else {}
 
+    def machine_seconds(self, number: int) -> float:
+        """Seconds in which this run's machine served or trained a model for round ``number``, starts included.
+
+        Whoever is served elsewhere, and what marks the student, counts in none.
+        """
+        config, training = self.run.config, self.training(number)
+        in_turn = {
+            at.stage.line for at in stages.plan(config) if stages.served_in_turn(config, at) and at.round == number
+        }
+        of_round = stages.lines(stages.ROUND).keys() & in_turn
+        served = sum(each.seconds for each in self.summarise_stages(of_round, number))
+        return served + float(training.get("seconds", 0.0)) + float(training.get("reference_seconds", 0.0))
+
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
         """The lines of ``names`` of which something is done; the steps of a stage count as one."""
         known, found = stages.lines(), []

@@ -215,7 +215,7 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One plain fine-tune beside a run, on as many tokens as all its rounds: the student of another run's round 1."""
+    """One plain fine-tune beside a run, on as much as all its rounds: the student of another run's round 1."""
 
     run: str
     """Name of that run."""
@@ -229,6 +229,11 @@ class Baseline:
     """Trained on after S_0."""
     run_tokens: int
     """By the run, in all its rounds."""
+    equal: str = "tokens"
+    """What it has as much of as the run (`tapir_core.paths.BASELINES`)."""
+    seconds: float = 0.0
+    """Time of the machine after S_0, as `RunReader.machine_seconds` counts it; and of the run, in all its rounds."""
+    run_seconds: float = 0.0
     difference: statistics.Resampled | None = None
     """What the run's student has more than the baseline's, in percentage points over the test instructions."""
     why: str = ""
@@ -329,8 +334,8 @@ class RunSummary:
     better."""
     gain: Gain | None = None
     """From S_0 to the last student that was evaluated."""
-    baseline: Baseline | None = None
-    """A plain fine-tune beside the run, where it has one and that has begun (`tapir_core.comparison.baseline`)."""
+    baselines: tuple[Baseline, ...] = ()
+    """Plain fine-tunes beside the run that have begun (`tapir_core.comparison.baseline`)."""
     busy_seconds: float = 0.0
     """Time in which at least one of the stages above was at work; pauses between starts are left out."""
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.whole_run import drive
-from tapir_core.comparison.baseline import baseline_of, read_baseline, with_baseline
+from tapir_core.comparison.baseline import baseline_of, read_baseline, run_beside, with_baseline
 from tapir_core.comparison.matching import TOLERANCE
 from tapir_core.comparison.outcome import read_training
 from tapir_core.config import RunConfig
@@ -20,6 +20,7 @@ from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.reporting import sentences
 from tapir_core.reporting.report import model_card, run_card, write_report
+from tapir_core.reporting.tables import baseline_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt
@@ -125,6 +126,34 @@ def test_a_baseline_is_matched_shares_all_that_is_paid_and_is_told_with_its_inte
     assert f"Of S_2, the last student of the run: {told}" in model_card(run, 1, "")
     assert "The curriculum added" not in model_card(made, 1, "")
     assert go(config)[1] == [], "the same command again does nothing"
+
+
+def test_where_rounds_learn_from_its_own_answers_a_second_one_has_as_much_time_of_the_machine(config: Path) -> None:
+    said: list[str] = []
+    run, driven = go(config, "rounds.2.objective=prefer", said=said)
+    assert {name for name, _ in driven} == {"q", "q-sft", "q-sft-seconds"}
+    per_round = [read_training(run, number).tokens for number in (1, 2)]
+    as_many, as_long = baseline_of(run), baseline_of(run, "seconds")
+    assert abs(trained(as_many).tokens - sum(per_round)) <= TOLERANCE * sum(per_round)
+    wanted = per_round[0] + 3 * per_round[1]
+    assert abs(trained(as_long).tokens - wanted) <= TOLERANCE * wanted
+    assert any(
+        "plain fine-tuning in as much time of the machine as all its rounds, as run q-sft-seconds" in line
+        for line in said
+    )
+    summary = with_baseline(summarise(run), run)
+    rows = {row[0]: row[-1] for row in baseline_table(summary).rows}
+    assert [*rows] == [
+        "S_2, after all rounds",
+        "Plain fine-tuning on as many tokens (run q-sft)",
+        "Plain fine-tuning in as much time of the machine (run q-sft-seconds)",
+    ]
+    told = sentences.added(*summary.baselines)
+    assert all(f"points over plain fine-tuning {as_much} (90 %" in told for as_much in sentences.AS_MUCH.values())
+    assert told in run_card(summary, RunReader(run))
+    assert model_card(run, 2, "").count("points over plain fine-tuning") == 2
+    assert [beside.ref for beside in map(run_beside, (as_many, as_long)) if beside] == [run.ref, run.ref]
+    assert go(config, "rounds.2.objective=prefer")[1] == [], "the same command again does nothing"
 
 
 @pytest.mark.parametrize("stage", ["mix@1", None])

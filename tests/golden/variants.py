@@ -160,11 +160,11 @@ VARIANTS: dict[str, list[str]] = {
     "nothing refined": ["curriculum.refine=false"],
     "no expansion": ["curriculum.expansion.max_waves=0"],
     "new instructions are checked": ["curriculum.expansion.check_difficulty=true"],
+    "stop rule": ["curriculum.stop.patience=1", "curriculum.stop.min_gain=0.5", "curriculum.stop.min_seeds=9"],
     "stop rule: no alarms": [
         *("curriculum.stop.max_growth=", "curriculum.stop.max_unended=", "curriculum.stop.max_repeated="),
         *("curriculum.stop.max_divergence=", "curriculum.stop.max_entropy_loss="),
     ],
-    "stop rule": ["curriculum.stop.patience=1", "curriculum.stop.min_gain=0.5", "curriculum.stop.min_seeds=9"],
     # rounds
     "hard share": ['rounds.default.selection={ type = "hard_share" }'],
     "hard share: to prefer": ["rounds.2.objective=prefer"],

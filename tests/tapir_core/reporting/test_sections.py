@@ -55,7 +55,7 @@ def with_what_no_builder_makes(run: RunFolder) -> RunSummary:
     ]
     baseline = Baseline("example-sft", None, 2, summary.round(2), 1000, 1000)
     settled = (("judge.sampling.temperature", "left out", "unsupported"),)
-    return replace(summary, rounds=tuple(rounds), baseline=baseline, settled=settled)
+    return replace(summary, rounds=tuple(rounds), baselines=(baseline,), settled=settled)
 
 
 @pytest.fixture(scope="module")
