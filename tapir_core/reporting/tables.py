@@ -436,6 +436,7 @@ _TRAINING_COLUMNS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = 
     ("With loss", lambda each: formats.count(each.get("trained_tokens"))),
     ("Final loss", lambda each: formats.number(each.get("final_loss"), 3)),
     ("Preferred, last step", lambda each: formats.percent([{}, *each.get("loss_curve", ())][-1].get("preferred"))),
+    ("Weights changed", lambda each: formats.percent(each.get("changed"))),
     ("Tokens/s", lambda each: formats.count(each.get("tokens_per_second"))),
     ("Time", lambda each: formats.duration(each.get("seconds"))),
     ("Time of the machine", lambda each: formats.duration(each.get("machine_seconds"))),

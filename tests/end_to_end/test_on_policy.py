@@ -1,21 +1,31 @@
 """An on-policy round on real vLLM and DeepSpeed: rollouts, scores by a teacher that the run serves, a training."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from flows.distill import distill
+from tapir_core.calls import AnswerStore, store_url
+from tapir_core.calls.types import Spend
+from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all
+from tests.harness.processes import kill, left_over
 from tests.run_builder import build_run
 from tests.run_config import make_config
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.operations, pytest.mark.usefixtures("prefect_server")]
 
@@ -33,10 +43,16 @@ def surer(model: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_students: list[Path]):
+    yield lay_run(tmp_path, tiny_students)
+    close_all()
+
+
+def lay_run(tmp_path: Path, tiny_students: list[Path], examples: int = 12, concurrency: int = 8) -> RunFolder:
+    """An on-policy round up to its mixture."""
     student, teacher = surer(tiny_students[0], tmp_path / "student"), tiny_students[1]
     rounds = {
         "default": {
-            "examples": 12,
+            "examples": examples,
             "alpha": 1.0,
             "selection": {"type": "hard_share", "share": 0.3},
             "objective": {"type": "on_policy", "loss": "forward_kl", "top_k": 8},
@@ -50,15 +66,14 @@ def run(tmp_path: Path, tiny_students: list[Path]):
         judge={"endpoint": {"type": "standin"}},
         student={
             "backbone": str(student),
-            "engine": {**SERVED, "concurrency": 8},
+            "engine": {**SERVED, "concurrency": concurrency},
             "sampling": {"max_tokens": 24},
         },
         rounds=rounds,
-        training={"precision": "fp32", "batch_size": 8, "micro_batch_size": 4},
-        calls={"rows_per_shard": 8},
+        training={"precision": "fp32", "batch_size": 8, "micro_batch_size": 4, "save_minutes": 1e-6},
+        calls={"rows_per_shard": 8, "concurrency": concurrency},
     )
-    yield build_run(tmp_path, until=StageAt("mix", 1), config=config, student=student)
-    close_all()
+    return build_run(tmp_path, until=StageAt("mix", 1), config=config, student=student)
 
 
 def test_rollouts_are_scored_and_trained_on_token_by_token(run: RunFolder) -> None:
@@ -73,6 +88,11 @@ def test_rollouts_are_scored_and_trained_on_token_by_token(run: RunFolder) -> No
     assert told["objective"] == "on_policy"
     assert told["examples"] == mixture.height
     assert told["trained_tokens"] == drawn["token_ids"].list.len().sum()
+    tokenizer = AutoTokenizer.from_pretrained(run.config.student.backbone)
+    written_again = [
+        tokenizer(tokenizer.decode(ids), add_special_tokens=False)["input_ids"] for ids in drawn["token_ids"]
+    ]
+    assert written_again != drawn["token_ids"].to_list(), "ids that no text gives back went all the way"
     gap = scored["log_probs"].explode() - drawn["log_probs"].explode()
     assert abs(gap.mean()) > 0.01, "another model scores otherwise"
     assert told["loss_curve"][-1]["loss"] < told["loss_curve"][0]["loss"] + 1.0
@@ -81,6 +101,63 @@ def test_rollouts_are_scored_and_trained_on_token_by_token(run: RunFolder) -> No
     run.storage.remove("round_01/rollouts/manifest.json")
     distill(run.ref, until="score")
     assert run.rows(StageAt("rollout", 1)).equals(first), "what was drawn and stored is drawn again"
+
+
+DISTIL = """
+import sys
+from flows.distill import distill
+from tapir_core.run_folder import RunRef
+distill(RunRef(*sys.argv[1:]), until="train")
+"""
+
+
+def test_ten_kills_in_rollout_score_and_train_compute_nothing_twice(
+    tmp_path: Path, tiny_students: list[Path], standing_prefect: Any
+) -> None:
+    run = lay_run(tmp_path, tiny_students, examples=60, concurrency=2)
+    prompts = run.rows(StageAt("mix", 1)).height
+    assert prompts > 40
+    store, key = AnswerStore(store_url(run.config)), run.record.id
+
+    def sent(role: str) -> int:
+        return store.spend_by_role(key).get(role, Spend()).requests
+
+    def steps() -> int:
+        at = run.key(StageAt("train", 1))
+        file = tmp_path / "example" / attempt_folder(1, at) / "progress.jsonl" if at else tmp_path
+        return len(file.read_text().splitlines()) if file.is_file() else 0
+
+    # Of rollouts and scores so many more than before, of steps so many in all.
+    moments: list[Callable[[int], bool]] = [
+        *[lambda before: sent("rollout") >= before + 9] * 4,
+        *[lambda before: sent("score") >= before + 9] * 3,
+        *(partial(lambda wanted, _: steps() >= wanted, wanted) for wanted in (2, 4, 6)),
+    ]
+    environment = {**os.environ, "PREFECT_API_URL": standing_prefect.api}
+    for number, moment in enumerate(moments):
+        before = sent("rollout" if number < 4 else "score")
+        with (tmp_path / "driver.log").open("ab") as log:
+            driver = subprocess.Popen(
+                [sys.executable, "-c", DISTIL, str(tmp_path), "example"],
+                stdout=log, stderr=log, start_new_session=True, env=environment,
+            )  # fmt: skip
+        wait_until(partial(moment, before), seconds=300, alive=driver, told=(tmp_path / "driver.log").read_text)
+        assert left_over(kill(driver, whole_tree=number % 2 == 1)) == []
+    distill(run.ref, until="train")
+    drawn, scored = run.rows(StageAt("rollout", 1)), run.rows(StageAt("score", 1))
+    assert drawn.height == scored.height == prompts
+    assert (drawn["token_ids"].list.len() == scored["log_probs"].list.len()).all()
+    # What was in flight when it was killed is asked again, and nothing else.
+    assert sent("rollout") <= prompts + 4 * 2
+    told = json.loads(run.storage.read_bytes("round_01/checkpoint/training.json"))
+    assert len(told["resumed_from_steps"]) >= 3
+    assert told["trained_tokens"] == drawn["token_ids"].list.len().sum()
+    asked = sent("score")
+    run.storage.remove("round_01/rollout_scores/manifest.json")
+    distill(run.ref, until="score")
+    assert sent("score") == asked, "the checks of the scorer too are asked once"
+    store.close()
+    close_all()
 
 
 def test_a_score_belongs_to_the_rollouts_of_one_checkpoint(run: RunFolder) -> None:

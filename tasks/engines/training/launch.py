@@ -149,6 +149,10 @@ class TrainingSummary(TrainingCount):
     reference_seconds: float = 0.0
     """Seconds before the first step in which the base scored the pairs, of the start that ended; not in ``seconds``."""
 
+    changed: float | None = None
+    """Share of the weights that the student has otherwise than its base, in the precision in which it was written: a
+    learning rate may be too low for that. Nothing in a file that does not say."""
+
     def in_words(self) -> str:
         """What came of it."""
         return f"{self.steps} steps, final loss {self.final_loss:.3f}, {self.tokens_per_second:.0f} tokens/s"

@@ -33,6 +33,7 @@ import deepspeed
 import psutil
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors import safe_open
 from torch.distributed import TCPStore
 from transformers import (
     AutoModelForCausalLM,
@@ -174,10 +175,27 @@ def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
     planned.tokenizer.save_pretrained(folder)
-    summary = json.dumps(asdict(_summary(planned, trainer, peak)), indent=1)
+    told = replace(_summary(planned, trainer, peak), changed=round(_changed_share(job.base, folder), 6))
+    summary = json.dumps(asdict(told), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
     launch.sync_folder(folder)
     folder.rename(attempt.checkpoint)
+
+
+def _changed_share(base: Path, written: Path) -> float:
+    """Share of the weights of a checkpoint that are others than its base's would be, written like it."""
+    of_base = {name: file for file in map(_opened, base.glob("*.safetensors")) for name in file.keys()}  # noqa: SIM118
+    changed = counted = 0
+    for file in map(_opened, written.glob("*.safetensors")):
+        for name in of_base.keys() & {*file.keys()}:
+            now = file.get_tensor(name)
+            changed += int((now != of_base[name].get_tensor(name).to(now.dtype)).sum())
+            counted += now.numel()
+    return changed / max(1, counted)
+
+
+def _opened(file: Path) -> Any:
+    return safe_open(file, framework="pt")
 
 
 def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer", peak: int) -> launch.TrainingSummary:

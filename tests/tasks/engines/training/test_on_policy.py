@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,17 @@ def test_it_learns_as_the_reference_does_and_goes_on_after_a_kill(ground: Path, 
     apart = scored.explode() - drawn.explode()
     assert done.loss_curve[0]["gap"] == pytest.approx(apart.mean(), abs=0.2), "of some of them"
     assert all(0 <= float(entry["clipped"]) <= 1 for entry in done.loss_curve)
+    assert (done.changed or 0) > 0.9
+
+
+@pytest.mark.slow
+def test_a_rate_too_low_for_the_weights_as_they_are_written_is_told(ground: Path, tmp_path: Path) -> None:
+    steps = [
+        train_student(replace(job(ground, name, tmp_path, {}, precision=name), learning_rate=2e-6))
+        for name in ("fp32", "bf16")
+    ]
+    assert (steps[0].changed or 0) > 0.9
+    assert 0 <= (steps[1].changed or 0) < 0.5
 
 
 @pytest.mark.slow

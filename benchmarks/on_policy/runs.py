@@ -1,0 +1,173 @@
+"""The pair of `pair.py` as runs of the product: S_0, then a round that imitates, learns on-policy, or prefers.
+
+    .venv/bin/python -m benchmarks.on_policy.runs PAIR FOLDER [--show]
+
+PAIR is the folder that `pair.py` left, with its teacher. Each arm and seed is a `tapir run`, which goes on where it was
+killed; all share one call store, so that the teacher answers each prompt once. Round 2 is only rolled out and scored:
+that is how far the student after round 1 is from its teacher, in the product's own words.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import polars as pl
+
+from benchmarks.on_policy.pair import SEEDS, Pair
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import ROLLOUT, SCORE
+from tapir_core.summary import RunReader, marks_on_test
+
+POOL, REPEATS = 1300, 2000
+_LONG = "learning_rate = 3e-5\nepochs = 1\n"
+ARMS = {
+    "imitate": f"examples = 640\n{_LONG}",
+    "policy": f'examples = 640\n{_LONG}objective = "on_policy"\n',
+    "forward_kl": f'examples = 640\n{_LONG}objective = {{ type = "on_policy", loss = "forward_kl", top_k = 32 }}\n',
+    "prefer": 'examples = 275\nepochs = 1\nlearning_rate = 5e-6\nobjective = "prefer"\n'
+    'selection = { type = "hard_share", share = 0.95 }\n',
+}
+"""Arm → its round 1. A pair is two conversations, and before a third of the work of both: the time of 640 answers."""
+
+CONFIG = """
+run = {{ name = "{name}", root = "{folder}/runs", rounds = 2, seed = {seed} }}
+data.pool = {{ type = "file", path = "{folder}/pool.jsonl" }}
+data.heldout = {{ type = "file", path = "{folder}/heldout.jsonl" }}
+evaluation.baseline = "none"
+judge.verifier = {{ function = "exact", uses = ["judge"], only = true }}
+
+[student]
+backbone = "embedded:smollm2-135m-instruct"
+chat_template = "chatml"
+engine = {{ type = "vllm", dtype = "float32", cpu_kv_cache_gib = 1, max_model_length = 512, concurrency = 64 }}
+sampling = {{ max_tokens = 48 }}
+
+[teacher]
+answering = {{ max_tokens = 48 }}
+label_replies = "json"
+
+[teacher.endpoint]
+type = "vllm"
+model = "{folder}/teacher"
+chat_template = "chatml"
+dtype = "float32"
+cpu_kv_cache_gib = 1
+max_model_length = 1024
+
+[curriculum]
+task_types = {{ "Short task" = "a question with a short answer" }}
+expansion = {{ max_waves = 0 }}
+stop = {{ max_growth = "", max_unended = "", max_repeated = "", max_divergence = "", max_entropy_loss = "" }}
+
+[basic_tuning]
+examples = 128
+epochs = 1
+learning_rate = 2e-4
+
+[rounds.1]
+{round}
+[rounds.2]
+examples = 200
+objective = "on_policy"
+
+[training]
+precision = "fp32"
+batch_size = 16
+micro_batch_size = 8
+max_length = 512
+"""
+
+
+def prepare(pair: Pair, folder: Path) -> None:
+    """Pool and held-out set in files, and the teacher with a tokenizer."""
+    rows = {"pool": pair.parts[2][:POOL], "heldout": []}
+    for split, part in zip(("dev", "test"), pair.parts[3:], strict=True):
+        rows["heldout"] += [{**row, "split": split} for row in part]
+    for name, found in rows.items():
+        kept = [{each: row[each] for each in ("instruction", "reference", "split") if each in row} for row in found]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in kept))
+    if not (folder / "teacher").exists():
+        made = folder / "teacher.new"
+        shutil.copytree(pair.base, made, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+        shutil.copytree(pair.folder / "teacher", made, dirs_exist_ok=True)
+        made.rename(folder / "teacher")
+
+
+def run(folder: Path, arm: str, seed: int) -> None:
+    file = folder / f"{arm}-s{seed}.toml"
+    file.write_text(CONFIG.format(name=file.stem, folder=folder, seed=seed, round=ARMS[arm]))
+    command = [sys.executable, "-m", "flows.cli", "run", str(file), "--until", "score@2"]
+    subprocess.run(command, check=True)
+
+
+def show(folder: Path, seeds: int) -> None:
+    """Marks on test, their differences to imitation, and the mean t − q of the student's own tokens, 95 % intervals."""
+    marks: dict[str, list[dict[str, float]]] = {}
+    for arm in ARMS:
+        found, gaps, seconds = [], list[dict[str, float]](), list[float]()
+        for seed in range(1, seeds + 1):
+            reader = RunReader(RunFolder(RunRef(str(folder / "runs"), f"{arm}-s{seed}")))
+            if reader.manifest(SCORE.at(2)) is None:
+                continue
+            found.append({item: mark for item, mark in marks_on_test(reader, 1).items() if mark is not None})
+            gaps.append(gap_of(reader.run))
+            told = reader.training(1)
+            seconds.append(told["seconds"] + told.get("reference_seconds", 0.0))
+        if not found:
+            continue
+        marks[arm] = found
+        others = marks["imitate"][: len(found)]
+        apart = [{item: one[item] - other[item] for item in one} for one, other in zip(found, others, strict=True)]
+        print(
+            f"| {arm} | {len(found)} | {fmean(seconds):.0f} | {mean_of(found)[0]:.1f} | "
+            f"{in_words(apart, '+.1f')} | {in_words(gaps, '.3f')} |"
+        )
+
+
+def gap_of(run: RunFolder) -> dict[str, float]:
+    """Instruction → mean t − q over the tokens of its rollout."""
+    both = run.rows(ROLLOUT.at(2)).join(run.rows(SCORE.at(2)), on=["instruction_id", "sample"], suffix="_t")
+    tokens = both.explode("log_probs", "log_probs_t")
+    means = tokens.group_by("instruction_id").agg((pl.col("log_probs_t") - pl.col("log_probs")).mean())
+    return dict(means.iter_rows())
+
+
+def mean_of(
+    of_seeds: list[dict[str, float]], draw: Callable[[list[str]], list[str]] = lambda items: items
+) -> list[float]:
+    means = [fmean(of[item] for item in draw([*of])) for of in of_seeds]
+    return [fmean(means), *means]
+
+
+def in_words(of_seeds: list[dict[str, float]], form: str) -> str:
+    """The mean over seeds and items, and its interval by resampling both."""
+    rng, means = random.Random(1), list[float]()
+    for _ in range(REPEATS):
+        drawn = rng.choices(of_seeds, k=len(of_seeds))
+        means.append(mean_of(drawn, lambda items: rng.choices(items, k=len(items)))[0])
+    means.sort()
+    low, high = means[REPEATS // 40], means[-REPEATS // 40]
+    return f"{mean_of(of_seeds)[0]:{form}} ({low:{form}} to {high:{form}})"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pair", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--show", action="store_true")
+    parser.add_argument("--seeds", type=int, default=3, choices=SEEDS)
+    given = parser.parse_args()
+    place = given.folder.absolute()
+    if not given.show:
+        place.mkdir(parents=True, exist_ok=True)
+        prepare(Pair(given.pair), place)
+        for seed in range(1, given.seeds + 1):
+            for arm in ARMS:
+                run(place, arm, seed)
+    show(place, given.seeds)
