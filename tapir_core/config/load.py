@@ -212,7 +212,11 @@ def _apply(table: Table, override: str) -> Iterator[str]:
     for depth, step in enumerate(steps[:-1], start=1):
         table = table.setdefault(step, {})
         if not isinstance(table, dict):
-            yield f"--set {override}: {'.'.join(steps[:depth])} is a value and has no fields"
+            before, rest = ".".join(steps[:depth]), ".".join(steps[depth:])
+            yield (
+                f"--set {override}: {before} is a value and has no fields; if it is the short form of a table, write "
+                f"--set '{before}={{ type = {json.dumps(table)}, {rest} = {text.strip()} }}'"
+            )
             return
     table[steps[-1]] = _read_value(text.strip())
 

@@ -22,7 +22,7 @@ CEILINGS = {
     "tapir_core": 1831,
     "tapir_core/calls": 2447,
     "tapir_core/comparison": 631,
-    "tapir_core/config": 1474,
+    "tapir_core/config": 1475,
     "tapir_core/curriculum": 658,
     "tapir_core/data": 830,
     "tapir_core/estimate": 532,
@@ -36,7 +36,7 @@ CEILINGS = {
     "tapir_core/summary": 483,
     "tasks": 1976,
     "tasks/engines": 1533,
-    "tasks/engines/training": 1358,
+    "tasks/engines/training": 1384,
 }
 """Folder → most statements, without those of the folders below it."""
 

@@ -129,3 +129,13 @@ def test_a_teacher_that_finds_its_answers_no_likelier_than_the_student_does_has_
     refused(check_lead(toy.word_on(asked), toy.word_on(asked)), "no likelier to it than to the student: -")
     refused(check_lead(scorer(Toy(2)).word_on(asked), toy.word_on(asked)), "of 20 answers")
     refused(check_lead(toy.word_on(asked), [None] * 20), "no answer was scored by both")
+
+
+def test_two_runs_share_the_scores_of_the_same_tokens_by_the_same_teacher_and_no_others() -> None:
+    one, again = (Scorer(Toy().ask, ModelIdentity("toy", "1"), run) for run in ("one", "again"))
+    other = Scorer(Toy().ask, ModelIdentity("toy", "2"), "one")
+    scored = Scored((1, 2), (3, 4), 8)
+    assert one.scoring(scored).key == again.scoring(scored).key
+    others = [Scored((1, 2), (3, 5), 8), Scored((1,), (2, 3, 4), 8), Scored((1, 2), (3, 4))]
+    asked = [*map(one.scoring, others), other.scoring(scored), one.scoring(scored, 1)]
+    assert len({one.scoring(scored).key, *(each.key for each in asked)}) == 6

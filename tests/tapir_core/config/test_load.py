@@ -73,6 +73,11 @@ def test_all_problems_are_reported_at_once_in_one_line_each(tmp_path: Path) -> N
     assert all("\n" not in problem for problem in found)
 
 
+def test_a_field_of_what_was_given_in_short_is_shown_as_a_table(tmp_path: Path) -> None:
+    [problem] = problems(tmp_path, SMALLEST, "rounds.2.objective=prefer", "rounds.2.objective.margin=2")
+    assert """write --set 'rounds.2.objective={ type = "prefer", margin = 2 }'""" in problem
+
+
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
