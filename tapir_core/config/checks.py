@@ -29,6 +29,7 @@ def check_config(config: cfg.RunConfig) -> list[str]:
         *_check_verifier(config),
         *_check_served(config),
         *_contradictions(config),
+        *_check_objectives(config),
         *_check_training(config.training),
     ]
 
@@ -253,9 +254,6 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     full = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 1 and each.alpha != 1)
-    rolled = [name for name, each in rounds.items() if each.objective.rolls_out]
-    own = {name: each for name, each in rounds.items() if each.objective.reads_answers}
-    answered_by = config.data.pool.answers_of
     return cfg.problems(
         {
             f'judge.orders: has no effect in judge.mode = "{judge.mode}", which shows one answer a call; leave it out '
@@ -277,6 +275,27 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
             "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
             f"rounds.{barren.partition(',')[0]}.selection.share: value 0: without seeds (round {barren}) "
             "the hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
+            f"rounds.{full.partition(',')[0]}.selection.share: value 1: where all instructions are "
+            f"seeds (round {full}) the easy part (alpha below 1) has nothing to be drawn from; set a lower share, or "
+            "alpha = 1": full,
+            **{
+                f"curriculum.stop.{name}: value {getattr(stop, name)}: the stop rule reads the dev split and there is "
+                f"none; set data.heldout, or {name} = {default}": getattr(stop, name) != default
+                for name, default in stop.with_mark("dev").items()
+                if not config.data.may_have_dev
+            },
+        }
+    )
+
+
+def _check_objectives(config: cfg.RunConfig) -> list[str]:
+    """What rounds lack for what they are to learn."""
+    rounds = {str(number): config.round(number) for number in config.round_numbers}
+    rolled = [name for name, each in rounds.items() if each.objective.rolls_out]
+    own = {name: each for name, each in rounds.items() if each.objective.reads_answers}
+    answered_by = config.data.pool.answers_of
+    return cfg.problems(
+        {
             f'rounds.{", ".join(rolled[:1])}.objective: value "on_policy": the teacher at teacher.endpoint (type = '
             f'"{config.teacher.endpoint.type}") cannot score token ids; serve its open weights by the run, with '
             'teacher.endpoint = { type = "vllm", model = "FOLDER" }, or let the round "prefer"': (
@@ -297,15 +316,6 @@ def _contradictions(config: cfg.RunConfig) -> list[str]:
                 f'rounds.{name}.alpha: value {each.alpha:g}: a round that is to "{each.objective.type}" has no easy '
                 "part; leave alpha out of its entry": each.alpha != 1
                 for name, each in own.items()
-            },
-            f"rounds.{full.partition(',')[0]}.selection.share: value 1: where all instructions are "
-            f"seeds (round {full}) the easy part (alpha below 1) has nothing to be drawn from; set a lower share, or "
-            "alpha = 1": full,
-            **{
-                f"curriculum.stop.{name}: value {getattr(stop, name)}: the stop rule reads the dev split and there is "
-                f"none; set data.heldout, or {name} = {default}": getattr(stop, name) != default
-                for name, default in stop.with_mark("dev").items()
-                if not config.data.may_have_dev
             },
         }
     )
