@@ -50,6 +50,9 @@ sampling = {{ max_tokens = 48 }}
 
 [teacher]
 answering = {{ max_tokens = 48 }}
+labelling = {{ max_tokens = 64 }}
+expanding = {{ max_tokens = 48 }}
+refining = {{ max_tokens = 48 }}
 label_replies = "json"
 
 [teacher.endpoint]

@@ -41,6 +41,9 @@ _MOST_STEPS = 400
 """Points of one training's curve."""
 _CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
 """What a trainer notes of each step → what its panel is called."""
+_TITLE = "Loss, learning rate and gradient norm by step"
+_OWN_CURVES = {"preferred": "share of pairs gained", "gap": "teacher's lead, nats a token"}
+"""The same of a training to prefer, and of one on-policy."""
 _HABITS = {
     "tokens": {"length": "a whole answer"},
     "share, %": {"unended": "broken off", "repeated": "repeated words"},
@@ -106,28 +109,31 @@ def plot_training(trainings: Mapping[str, Mapping[str, Any]]) -> page.Section:
     ``trainings`` are students with what ``training.json`` says; one without a curve is left out.
     """
     curves = {name: of["loss_curve"] for name, of in trainings.items() if of.get("loss_curve")}
+    own = {each: label for each, label in _OWN_CURVES.items() if any(each in curve[0] for curve in curves.values())}
+    shown_of = _CURVES | own
 
     def fill(panels: Any) -> None:
         begun = 0
         for place, (name, curve) in enumerate(curves.items()):
             shown = curve[:: math.ceil(len(curve) / _MOST_STEPS)]
             steps = [begun + entry["step"] for entry in shown]
-            for axes, noted in zip(panels, _CURVES, strict=True):
+            for axes, noted in zip(panels, shown_of, strict=True):
                 values = [entry.get(noted, math.nan) for entry in shown]
                 label = name if axes is panels[0] else None
                 axes.plot(steps, values, color=page.COLOURS[place % len(page.COLOURS)], linewidth=1.2, label=label)
             begun += curve[-1]["step"]
-        for axes, label in zip(panels, _CURVES.values(), strict=True):
-            axes.set(ylim=(0, None), ylabel=label)
+        for axes, (noted, label) in zip(panels, shown_of.items(), strict=True):
+            axes.set(ylabel=label, **({} if noted == "gap" else {"ylim": (0, None)}))
         panels[-1].set_xlabel("steps of all trainings, one after another")
 
     return page.Section(
         "Training",
-        plot=page.draw("Loss, learning rate and gradient norm by step", 4.6, fill, legend=6, nrows=3, sharex=True)
+        plot=page.draw(_TITLE, 1.5 * len(shown_of) + 0.1, fill, legend=6, nrows=len(shown_of), sharex=True)
         if curves
         else None,
         note="Each training begins with a new optimizer and a course of the learning rate of its own. Loss: on the "
-        "tokens of answers, of one batch a step; that of pairs is another, and not to be compared. Of more than "
+        "tokens of answers, of one batch a step; those of pairs and of own answers are others, and not to be compared. "
+        "Of more than "
         f"{_MOST_STEPS} steps some are left out.",
     )
 

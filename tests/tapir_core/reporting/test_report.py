@@ -94,6 +94,20 @@ def test_the_learning_curve_of_each_training_is_drawn_where_the_trainer_left_one
         assert f">{label}" in plot, label
     assert len(plot) < 60_000, "a long training is drawn by some of its steps"
     assert "<td>0.003</td>" in page
+    assert "lead" not in plot
+
+
+def test_what_an_objective_is_watched_by_has_a_panel_of_its_own(tmp_path: Path) -> None:
+    run = build_run(tmp_path, until=StageAt("mix", 1))
+    for number, more in ((0, {}), (1, {"gap": -0.3, "clipped": 0.1})):
+        curve = [{"step": step, "loss": 1.0, "learning_rate": 1e-6, "grad_norm": 1.0, **more} for step in range(1, 9)]
+        told = json.dumps({"steps": 8, "loss_curve": curve, "changed": 0.25}).encode()
+        run.storage.write_bytes(f"round_0{number}/checkpoint/training.json", told)
+    page = Path(write_report(run)).read_text()
+    plot = page.split("<h2>Training</h2>")[1].split("</svg>")[0]
+    assert ">teacher&#x27;s lead, nats a token" in plot or ">teacher's lead, nats a token" in plot
+    assert ">share of pairs gained" not in plot
+    assert "<td>25.0 %</td>" in page
 
 
 def test_a_backbone_that_states_no_result_has_its_score_explained(run: RunFolder) -> None:
