@@ -132,7 +132,8 @@ def round_flow(ref: RunRef, number: int, until: str | None = None) -> dict[str, 
             found["examples"] = made.rows
         elif at.name in (SELECT.name, SCORE.name):
             found |= {"seeds": made.rows} if at.name == SELECT.name else {}
-            if (reason := run_state.stop_reason(run, number)) is not None:
+            is_open = run.holds(TRAIN.at(number)) is None
+            if is_open and (reason := run_state.stop_reason(run, number)) is not None:
                 return {**found, "stopped": reason}
     if stages[-1] not in wanted:
         return {**found, "stopped": f"{wanted[-1]} was asked for and nothing after it"}

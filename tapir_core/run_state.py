@@ -5,6 +5,7 @@ Of a sweep of a curriculum over backbones: which of them lack a finished run, an
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal, get_args
 
 import polars as pl
@@ -83,25 +84,42 @@ def _of_student(run: RunFolder, number: int, seen: Seen | None) -> RoundHistory:
 
 
 def alarm_of(run: RunFolder, number: int, seen: Seen | None = None) -> str | None:
-    """What is wrong with how a student writes that learned from its own answers; of the average beside S_0."""
-    rounds = run.config.round_numbers if number == paths.AVERAGE else [number] if number else []
-    if not any(run.config.objective(each).learns_from_own for each in rounds):
+    """What is wrong with how a student writes that learned from its own answers; of the average beside S_0.
+
+    Known of its answers once it is scored.
+    """
+    config, before = run.config, 0 if number == paths.AVERAGE else number - 1
+    rounds = config.round_numbers if number == paths.AVERAGE else [number] if number else []
+    if not any(config.objective(each).learns_from_own for each in rounds):
         return None
-    before = read_habits(run, 0 if number == paths.AVERAGE else number - 1, seen)
-    return alarm(before, read_habits(run, number, seen), run.config.curriculum.stop)
+    earlier, habits = (read_habits(run, each, seen) for each in (before, number))
+    if number == paths.AVERAGE or number + 1 not in config.round_numbers or not _draws_alike(config, number):
+        habits = replace(habits, divergence=None, entropy=None)
+    taught = run.rows(stages.TEACH.at()).filter(finish_reason="stop")["completion_tokens"].drop_nulls()
+    return alarm(earlier, habits, config.curriculum.stop, fmean(taught) if len(taught) else None)
+
+
+def _draws_alike(config: RunConfig, number: int) -> bool:
+    """Whether a round and the next roll out on prompts of one kind, so that what their tokens say can be compared."""
+    one, other = (
+        (each.selection, each.alpha, each.objective.rollout_fields, each.objective.score_fields.get("first_tokens"))
+        for each in map(config.round, (number, number + 1))
+    )
+    return one == other
 
 
 def read_habits(run: RunFolder, number: int, seen: Seen | None = None) -> Habits:
     """How a student writes, by its answers to the dev split and by what it drew for the round after it."""
     heldout = stages.heldout_stages(run.config)
-    found, asked = Habits(), stages.ANSWER_HELDOUT.at(number)
-    if heldout and all(run.holds(at, seen) for at in (*heldout, asked)):
+    found, scored = Habits(), stages.EVALUATE.at(number)
+    if heldout and run.holds(scored, seen):
         dev = pl.concat(run.rows(at).filter(split="dev").select("instruction_id") for at in heldout)
-        found = habits_of(run.rows(asked).join(dev, on="instruction_id", how="semi"))
-    drawn = [stage.at(number + 1) for stage in (stages.ROLLOUT, stages.SCORE)]
-    if number + 1 in run.config.round_numbers and all(run.holds(at, seen) for at in drawn):
-        found = found.with_rollouts(*map(run.rows, drawn))
-    return found
+        answers = run.rows(stages.ANSWER_HELDOUT.at(number))
+        found = habits_of(answers.join(dev, on="instruction_id", how="semi"))
+    drawn = stages.SCORE.at(number + 1)
+    if number + 1 not in run.config.round_numbers or run.holds(drawn, seen) is None:
+        return found
+    return found.with_rollouts(run.sealed(drawn).counts)
 
 
 def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:

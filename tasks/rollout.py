@@ -4,19 +4,21 @@ An attempt is marked right or wrong, so that seeds can be drawn by how often it 
 same instruction are the same answers, from the store.
 
 Nothing is tokenized again: ids travel as they were sampled, and the teacher gets the prompt's ids too. With the first
-answers both stages check their model (`tasks.scoring`), before the others are asked for.
+shard that has answers both stages check their model (`tasks.scoring`).
 """
 
+import logging
 from dataclasses import replace
 
 import polars as pl
 
-from tapir_core import errors, stages
+from tapir_core import curriculum, errors, stages
 from tapir_core.calls import Answer, Scored, Tokens
 from tapir_core.config import SHIPPED, OnPolicy
 from tapir_core.run_folder import RunFolder
 from tasks import asking, judge, scoring
 from tasks._task import shard_task
+from tasks.engines.logs import tell
 from tasks.engines.training import launch
 from tasks.engines.training.pair import Compared
 from tasks.outcomes import Worked
@@ -89,9 +91,9 @@ def rollout_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
         for row in rows.iter_rows(named=True)
     ]
     outcomes = current(run).calls.ask(requests, asked.source, asking.watch(run, at))
-    drawn = [each.tokens for each in outcomes if isinstance(each, Answer) and each.tokens is not None]
-    if drawn and _has_first(run, at, rows):
-        _require(at, "student", scoring.check_own(student, drawn[: scoring.ANSWERS]))
+    drawn = [each for each in scoring.tokens_of(outcomes) if each is not None]
+    if drawn and at not in current(run).checked:
+        _require(run, at, "student", scoring.check_own(student, drawn[: scoring.ANSWERS]))
         # While it is served: the teacher is asked about them when it is not.
         student.word_on(_taught(run, at))
     made = [
@@ -110,29 +112,40 @@ def _scorer(run: RunFolder, model: AskedModel) -> scoring.Scorer:
     )
 
 
-def _has_first(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> bool:
-    """Whether a shard has the first prompt, so that it is the one that checks its model."""
-    return prompts(run, at)["instruction_id"].first() in rows["instruction_id"]
-
-
-def _require(at: stages.StageAt, who: str, *found: Compared) -> None:
-    """Refuse scores that mean nothing.
+def _require(run: RunFolder, at: stages.StageAt, who: str, *found: Compared | None) -> None:
+    """Refuse scores that mean nothing. What could not be checked, for a request failed, the next shard checks.
 
     Raises:
         EngineError: with the first fault and its remedy.
     """
     for each in found:
-        if each.differs:
+        if each is not None and each.differs:
             raise errors.EngineError(f"{at}, {who}: {each.part}: {each.differs}; {each.remedy}")
+    if None not in found:
+        current(run).checked.add(at)
 
 
 def _taught(run: RunFolder, at: stages.StageAt) -> list[Scored]:
     """Some of the teacher's answers to the round's prompts that no training has seen, as a training would see them."""
     seen = pl.concat(run.rows(stages.MIX.at(each)).select("instruction_id") for each in range(at.number))
-    rows = run.rows(stages.MIX.at(at.round)).sort("instruction_id").join(seen, on="instruction_id", how="anti")
+    # A refined answer was written to another prompt than the one that is scored.
+    mixture = run.rows(stages.MIX.at(at.round)).filter(~pl.col("refined")).sort("instruction_id")
+    rows = mixture.join(seen, on="instruction_id", how="anti")
     base, template = current(run).checkpoint(at.number - 1), run.config.student.template
     told = launch.tokenize(base, template, rows.head(scoring.ANSWERS)["messages"].to_list())
     return [Scored(tuple(prompt), tuple(answer)) for prompt, answer in told if answer]
+
+
+def _students_word(run: RunFolder, at: stages.StageAt, taught: list[Scored]) -> list[Tokens | None]:
+    """What the student said of the teacher's answers while it was served, as far as the store has it.
+
+    To ask it now would end the teacher's server.
+    """
+    student = _scorer(run, current(run).student(at.number - 1))
+    requests = [student.scoring(each) for each in taught]
+    found = current(run).calls.stored(requests)
+    words = [found.get(each.key) for each in requests]
+    return [each.tokens if isinstance(each, Answer) else None for each in words]
 
 
 @shard_task(stages.SCORE)
@@ -145,12 +158,15 @@ def score_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worke
     ]
     scorer = _scorer(run, teacher)
     outcomes = current(run).calls.ask([*map(scorer.scoring, asked)], teacher.source, asking.watch(run, at))
-    if any(isinstance(each, Answer) and each.tokens for each in outcomes) and _has_first(run, at, rows):
-        checked = asked[: scoring.ANSWERS]
-        _require(at, "teacher", scoring.check_places(scorer, checked), scoring.check_steady(scorer, checked[0]))
-        if taught := _taught(run, at):
-            student = _scorer(run, current(run).student(at.number - 1))
-            _require(at, "teacher", scoring.check_lead(scorer.word_on(taught), student.word_on(taught)))
+    if any(scoring.tokens_of(outcomes)) and at not in current(run).checked:
+        checked, taught = asked[: scoring.ANSWERS], _taught(run, at)
+        found = [scoring.check_places(scorer, checked), scoring.check_steady(scorer, checked[0])]
+        if any(known := _students_word(run, at, taught)):
+            found.append(scoring.check_lead(scorer.word_on(taught), known))
+        else:
+            unseen = f"{len(taught)} of its answers are new to the student, and of none the student's word is stored"
+            tell(logging.WARNING, f"{at}: whether the teacher leads the student is not checked: {unseen}")
+        _require(run, at, "teacher", *found)
     names = rows.select("instruction_id", "sample").iter_rows()
     made = [
         (*name, *_cells(each.tokens))
@@ -158,8 +174,9 @@ def score_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worke
         if isinstance(each, Answer) and each.tokens is not None
     ]
     frame = pl.DataFrame(made, schema=stages.SCORE.columns, orient="row")
+    counts = asking.count_paid(outcomes) | curriculum.measure_rollouts(rows, frame)
     shown = rows.select("instruction_id", instruction=pl.col("instruction_id"))
-    return asking.worked(frame, asking.count_paid(outcomes), shown, outcomes)
+    return asking.worked(frame, counts, shown, outcomes)
 
 
 def _cells(tokens: Tokens) -> tuple[object, ...]:

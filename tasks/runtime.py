@@ -56,6 +56,8 @@ class Runtime:
         )
         self._tables: dict[Hashable, pl.DataFrame] = {}
         self._reading = threading.RLock()
+        self.checked: set[StageAt] = set()
+        """Stages whose model was checked in this process."""
         self.lease: leases.RunLease | None = None
         """Set by the driver; a worker of another process has none."""
         self._stopping = threading.Event()

@@ -31,6 +31,7 @@ from tapir_core.curriculum import (
     file_by_label,
     held_back,
     lacking,
+    measure_rollouts,
     paid_gates,
     parse_expansion,
     plan_wave,
@@ -392,7 +393,7 @@ class _Builder(BenchmarkStages):
         none = pl.lit([[], [], []], pl.List(pl.List(pl.Int32)))
         scores = drawn.select("instruction_id", "sample", pl.col("log_probs").list.eval(pl.element() - less))
         made = scores.with_columns(top_ids=none, top_log_probs=none).cast(at.stage.columns)
-        self._save(at, made, **self._asked(made.height))
+        self._save(at, made, **self._asked(made.height), **measure_rollouts(drawn, made))
 
     def _train(self, at: StageAt) -> None:
         files = {"model.safetensors": f"weights after {at}".encode()}

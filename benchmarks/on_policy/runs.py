@@ -13,7 +13,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -128,8 +127,8 @@ def show(folder: Path, seeds: int) -> None:
         others = marks["imitate"][: len(found)]
         apart = [{item: one[item] - other[item] for item in one} for one, other in zip(found, others, strict=True)]
         print(
-            f"| {arm} | {len(found)} | {fmean(seconds):.0f} | {mean_of(found)[0]:.1f} | "
-            f"{in_words(apart, '+.1f')} | {in_words(gaps, '.3f')} |"
+            f"| {arm} | {len(found)} | {fmean(seconds):.0f} | {mean_of(found):.1f} | "
+            f"{in_words(apart, '+.1f', same_items=True)} | {in_words(gaps, '.3f', same_items=False)} |"
         )
 
 
@@ -141,22 +140,23 @@ def gap_of(run: RunFolder) -> dict[str, float]:
     return dict(means.iter_rows())
 
 
-def mean_of(
-    of_seeds: list[dict[str, float]], draw: Callable[[list[str]], list[str]] = lambda items: items
-) -> list[float]:
-    means = [fmean(of[item] for item in draw([*of])) for of in of_seeds]
-    return [fmean(means), *means]
+def mean_of(of_seeds: list[dict[str, float]]) -> float:
+    return fmean(fmean(each.values()) for each in of_seeds)
 
 
-def in_words(of_seeds: list[dict[str, float]], form: str) -> str:
-    """The mean over seeds and items, and its interval by resampling both."""
+def in_words(of_seeds: list[dict[str, float]], form: str, *, same_items: bool) -> str:
+    """The mean over seeds and items, and its interval by resampling both; the items of all seeds may be the same."""
     rng, means = random.Random(1), list[float]()
     for _ in range(REPEATS):
-        drawn = rng.choices(of_seeds, k=len(of_seeds))
-        means.append(mean_of(drawn, lambda items: rng.choices(items, k=len(items)))[0])
+        drawn, items = rng.choices(of_seeds, k=len(of_seeds)), list[str]()
+        per_seed = []
+        for of in drawn:
+            items = items if items and same_items else rng.choices([*of], k=len(of))
+            per_seed.append(fmean(of[item] for item in items))
+        means.append(fmean(per_seed))
     means.sort()
     low, high = means[REPEATS // 40], means[-REPEATS // 40]
-    return f"{mean_of(of_seeds)[0]:{form}} ({low:{form}} to {high:{form}})"
+    return f"{mean_of(of_seeds):{form}} ({low:{form}} to {high:{form}})"
 
 
 if __name__ == "__main__":

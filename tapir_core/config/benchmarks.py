@@ -348,8 +348,9 @@ class EvaluationConfig(Section):
     """Benchmarks that backbone, S_0 and the student of every round are asked; the others wait for `tapir evaluate`."""
 
     baseline: Free[Literal["sft", "none"] | None] = None
-    """`"sft"`: beside the run a plain fine-tune on as many tokens as all its rounds, as run `NAME-sft`; the report says
-    what the curriculum added over it (docs/compare.md). `"none"`: without. Unset: with it where a held-out set scores
+    """`"sft"`: beside the run a plain fine-tune on as many tokens as all its rounds, as run `NAME-sft`, and where they
+    learn from its own answers one of as long a time, `NAME-sft-seconds`; the report says what the curriculum added
+    (docs/compare.md). `"none"`: without. Unset: with it where a held-out set scores
     it and, by the run's first estimate, it costs under a tenth of the whole, in USD and in hours, training included;
     where no earlier run tells those hours, it is left out. A run that began before there were baselines has none."""
 

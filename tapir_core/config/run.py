@@ -377,10 +377,11 @@ class RunConfig(Section):
     def baselines(self) -> list[str]:
         """What plain fine-tunes beside the run have as much of as its rounds (`tapir_core.paths.BASELINES`).
 
-        Where rounds learn from the student's own answers a token takes more of the machine than in plain fine-tuning.
+        Where rounds learn from the student's own answers a token takes more of the machine than in plain fine-tuning;
+        a baseline of as long a time is made only where baselines are asked for.
         """
         own = any(self.objective(number).learns_from_own for number in self.round_numbers)
-        return ["tokens", *(["seconds"] if own else [])]
+        return ["tokens", *(["seconds"] if own and self.evaluation.baseline == "sft" else [])]
 
     def waves(self, number: int) -> range:
         """The waves of new instructions that round ``number`` may have, from 1."""

@@ -1,6 +1,6 @@
 """The curriculum: from verdicts to a mixture. Pure functions on tables; every draw takes its generator."""
 
-from tapir_core.curriculum.alarms import Habits, alarm, habits_of
+from tapir_core.curriculum.alarms import Habits, alarm, habits_of, measure_rollouts
 from tapir_core.curriculum.expansion import (
     Gated,
     all_rejected,

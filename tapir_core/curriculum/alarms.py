@@ -5,7 +5,8 @@ is compared with that of the student before, so that what a backbone brings alon
 raises none: there the teacher's answers say how long one is.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -20,10 +21,12 @@ _RUN = 4
 class Habits:
     """How a student writes; nothing where nobody measured it."""
 
+    answers: int = 0
+    """Answers to the dev split that the first three are of."""
     length: float | None = None
-    """Mean tokens of its whole answers to the dev split."""
+    """Mean tokens of those that are whole."""
     unended: float | None = None
-    """Share of its answers there that broke off."""
+    """Share of them that broke off."""
     repeated: float | None = None
     """Share of the runs of four words in them that stood in the same answer before."""
     divergence: float | None = None
@@ -31,12 +34,23 @@ class Habits:
     entropy: float | None = None
     """The mean of −q over the same tokens, nats a token."""
 
-    def with_rollouts(self, rollouts: pl.DataFrame, scores: pl.DataFrame) -> "Habits":
-        """And of its rollouts, of which the first tokens may be scored alone."""
-        scored = rollouts.join(scores, on=["instruction_id", "sample"], suffix="_t", maintain_order="left")
-        q = pl.col("log_probs").list.head(pl.col("log_probs_t").list.len())
-        tokens = scored.select(q, t="log_probs_t").explode("log_probs", "t").drop_nulls()
-        return replace(self, divergence=_mean(tokens["log_probs"] - tokens["t"]), entropy=_mean(-tokens["log_probs"]))
+    def with_rollouts(self, counts: Mapping[str, float]) -> "Habits":
+        """And of its rollouts, by what `measure_rollouts` counted of all shards."""
+        if not (tokens := counts.get(_TOKENS)):
+            return self
+        entropy = counts.get(_Q, 0.0) / tokens
+        return replace(self, divergence=counts.get(_T, 0.0) / tokens - entropy, entropy=entropy)
+
+
+_TOKENS, _Q, _T = "scored_tokens", "minus_q", "minus_t"
+
+
+def measure_rollouts(rollouts: pl.DataFrame, scores: pl.DataFrame) -> dict[str, float]:
+    """Tokens that are scored, and over them the sums of −q and −t: for the counts of the stage `score`."""
+    scored = rollouts.join(scores, on=["instruction_id", "sample"], suffix="_t", maintain_order="left")
+    q = pl.col("log_probs").list.head(pl.col("log_probs_t").list.len())
+    tokens = scored.select(q=q, t="log_probs_t").explode("q", "t").drop_nulls()
+    return {_TOKENS: float(tokens.height), **{name: -float(tokens[of].sum()) for name, of in ((_Q, "q"), (_T, "t"))}}
 
 
 def habits_of(answers: pl.DataFrame) -> Habits:
@@ -45,6 +59,7 @@ def habits_of(answers: pl.DataFrame) -> Habits:
     runs = [_runs_of(text) for text in given["response"]]
     said, told_apart = sum(map(len, runs)), sum(len({*each}) for each in runs)
     return Habits(
+        answers=given.height,
         length=_mean(given.filter(finish_reason="stop")["completion_tokens"]),
         unended=_mean(given["finish_reason"] == "length"),
         repeated=1 - told_apart / said if said else None,
@@ -61,13 +76,32 @@ def _mean(values: pl.Series) -> float | None:
     return float(mean) if isinstance(mean, (int, float)) else None
 
 
-def alarm(before: Habits, after: Habits, stop: StopConfig) -> str | None:
-    """What is wrong with how a student writes, beside the one before it; None without a figure of both."""
+def alarm(before: Habits, after: Habits, stop: StopConfig, taught: float | None = None) -> str | None:
+    """What is wrong with how a student writes, beside the one before it; None without a figure of both.
+
+    Args:
+        before: of the student before.
+        after: of the student.
+        stop: the limits.
+        taught: tokens of a teacher's answer; a student whose answers grow up to these learns its lesson.
+    """
     for setting, (figure, worse_by, words) in _ALARMS.items():
         limit, was, became = getattr(stop, setting), getattr(before, figure), getattr(after, figure)
-        if None not in (limit, was, became) and worse_by(was, became) > limit:
+        fewest = 0 if figure in _OF_ROLLOUTS else min(before.answers, after.answers)
+        too_few = figure not in _OF_ROLLOUTS and fewest < _FEWEST
+        if None in (limit, was, became) or too_few or (figure == "length" and became <= (taught or 0.0)):
+            continue
+        by_chance = (
+            _CHANCE * math.sqrt((was * (1 - was) + became * (1 - became)) / fewest) if figure == "unended" else 0
+        )
+        if worse_by(was, became) > max(limit, by_chance):
             return f"{words.format(was, became)}, {setting} = {limit:g}"
     return None
+
+
+_FEWEST, _CHANCE = 20, 2.6
+"""Answers to the dev split without which there is no alarm; and by how many standard errors a share must differ."""
+_OF_ROLLOUTS = ("divergence", "entropy")
 
 
 def _more(was: float, became: float) -> float:

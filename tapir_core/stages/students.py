@@ -276,11 +276,13 @@ ATTEMPT = declare(
         row="an answer that S_{r−1} drew to an instruction of the round's pool, right or wrong",
         when=lambda c, at: at.number > 0 and bool(c.round(at.number).selection.attempts),
         reads=lambda c, at: [*_pool(c, at), _student(at)],
+        # It draws at temperature 1 whatever the student's own, and marks whatever else the verifier is used for.
         settings=lambda c, at: {
-            **student_fields(c),
+            "max_tokens": c.student.sampling.max_tokens,
+            "engine": c.student.engine.answers_as,
             "samples": c.round(at.number).selection.attempts,
             "tokens": c.objective(at.number).rolls_out,
-            "verifier": c.judge.marker.shaping(),
+            "verifier": c.judge.marker.shaping() | {"uses": None, "only": None},
         },
         files=lambda c, _: [CHAT_TEMPLATE, *(["file:verifier"] if c.judge.verifier else [])],
         asks="student",

@@ -63,15 +63,17 @@ class RunReader:
     def machine_seconds(self, number: int) -> float:
         """Seconds in which this run's machine served or trained a model for round ``number``, starts included.
 
-        Whoever is served elsewhere, and what marks the student, counts in none.
+        Whoever is served elsewhere, and what marks the student, counts in none. A stage's seconds are those of its last
+        start: they count as often as its answers came from the store, of earlier starts or of other runs.
         """
         config, training = self.run.config, self.training(number)
         in_turn = {
             at.stage.line for at in stages.plan(config) if stages.served_in_turn(config, at) and at.round == number
         }
-        of_round = stages.lines(stages.ROUND).keys() & in_turn
-        served = sum(each.seconds for each in self.summarise_stages(of_round, number))
-        return served + float(training.get("seconds", 0.0)) + float(training.get("reference_seconds", 0.0))
+        served = self.summarise_stages(stages.lines(stages.ROUND).keys() & in_turn, number)
+        asked = ((each.seconds, each.usage.calls, each.usage.stored) for each in served)
+        seconds = sum(took * (calls + stored) / max(1, calls) if calls else took for took, calls, stored in asked)
+        return seconds + float(training.get("seconds", 0.0)) + float(training.get("reference_seconds", 0.0))
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[types.StageSummary, ...]:
         """The lines of ``names`` of which something is done; the steps of a stage count as one."""
@@ -194,6 +196,11 @@ def _round(
     )
 
 
+def _share(marks: pl.Series) -> float | None:
+    known = marks.drop_nulls().to_list()
+    return sum(known) / len(known) if known else None
+
+
 def _round_pool(reader: RunReader, number: int, usable: pl.DataFrame | None) -> pl.DataFrame | None:
     """instruction_id and task_type of the round's pool; nothing for who is trained on none: backbone, average."""
     read = [*stages.held_out_of(reader.run.config), *(stages.EXPAND.at(each) for each in range(1, number))]
@@ -219,7 +226,7 @@ def _not_judged(reader: RunReader, number: int) -> str | None:
     judged = config.verdict_round(number)
     if config.round(number).selection.attempts:
         attempts = reader.rows(stages.ATTEMPT.at(number))
-        rate = "" if attempts is None else f", {percent(fmean(attempts['correct'].drop_nulls()))} of its answers right"
+        rate = "" if attempts is None else f", {percent(_share(attempts['correct']))} of its answers right"
         return f"drawn by pass rate{rate}"
     return "drawn at random" if judged is None else f"MFD of {round_name(judged)}"
 

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from flows.distill import distill
 from tapir_core.calls import AnswerStore, store_url
 from tapir_core.calls.types import Spend
+from tapir_core.errors import EngineError
 from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -43,13 +44,13 @@ def surer(model: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_students: list[Path]):
-    yield lay_run(tmp_path, tiny_students)
+    yield lay_run(tmp_path, [surer(tiny_students[0], tmp_path / "student"), tiny_students[1]])
     close_all()
 
 
-def lay_run(tmp_path: Path, tiny_students: list[Path], examples: int = 12, concurrency: int = 8) -> RunFolder:
-    """An on-policy round up to its mixture."""
-    student, teacher = surer(tiny_students[0], tmp_path / "student"), tiny_students[1]
+def lay_run(tmp_path: Path, models: list[Path], examples: int = 12, concurrency: int = 8) -> RunFolder:
+    """An on-policy round up to its mixture; of the two models the first is the student."""
+    student, teacher = models
     rounds = {
         "default": {
             "examples": examples,
@@ -103,6 +104,15 @@ def test_rollouts_are_scored_and_trained_on_token_by_token(run: RunFolder) -> No
     assert run.rows(StageAt("rollout", 1)).equals(first), "what was drawn and stored is drawn again"
 
 
+def test_a_teacher_that_finds_the_answers_less_likely_than_the_student_does_ends_the_run(
+    tmp_path: Path, tiny_students: list[Path]
+) -> None:
+    run = lay_run(tmp_path, [tiny_students[0], surer(tiny_students[1], tmp_path / "teacher")])
+    with pytest.raises(EngineError, match=r"score \(round 1\), teacher: lead: .* take a better teacher"):
+        distill(run.ref, until="score")
+    close_all()
+
+
 DISTIL = """
 import sys
 from flows.distill import distill
@@ -114,7 +124,8 @@ distill(RunRef(*sys.argv[1:]), until="train")
 def test_ten_kills_in_rollout_score_and_train_compute_nothing_twice(
     tmp_path: Path, tiny_students: list[Path], standing_prefect: Any
 ) -> None:
-    run = lay_run(tmp_path, tiny_students, examples=60, concurrency=2)
+    models = [surer(tiny_students[0], tmp_path / "student"), tiny_students[1]]
+    run = lay_run(tmp_path, models, examples=60, concurrency=2)
     prompts = run.rows(StageAt("mix", 1)).height
     assert prompts > 40
     store, key = AnswerStore(store_url(run.config)), run.record.id
@@ -149,6 +160,8 @@ def test_ten_kills_in_rollout_score_and_train_compute_nothing_twice(
     assert (drawn["token_ids"].list.len() == scored["log_probs"].list.len()).all()
     # What was in flight when it was killed is asked again, and nothing else.
     assert sent("rollout") <= prompts + 4 * 2
+    # Beside them each check once: 20 own answers, 20 of the teacher's twice, five repeats.
+    assert prompts <= sent("score") <= prompts + 20 + 2 * 20 + 5 + 7 * 2
     told = json.loads(run.storage.read_bytes("round_01/checkpoint/training.json"))
     assert len(told["resumed_from_steps"]) >= 3
     assert told["trained_tokens"] == drawn["token_ids"].list.len().sum()

@@ -163,7 +163,7 @@ def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -
     """
     pool = sources.standin_pool(scoring.ANSWERS, 2, 1)["instruction"]
     answers, words = dict[str, list[Tokens]](), dict[str, list[Tokens | None]]()
-    found = list[tuple[str, Compared]]()
+    found = list[tuple[str, Compared | None]]()
     for name, model in (("teacher", teacher), ("student", student)):
         served = VllmEndpoint(model=model, chat_template=chat_template, max_model_length=_PAIR_LENGTH)
         with _asking(CallsConfig(), BudgetConfig(), root) as (engine, endpoints):
@@ -178,9 +178,10 @@ def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -
             if name == "teacher" and asked:
                 found += [(name, scoring.check_places(scorer, asked)), (name, scoring.check_steady(scorer, asked[0]))]
     found.append(("teacher", scoring.check_lead(*words.values())))
+    silent = Compared("answers", "", "a request failed, so that this could not be checked", "look at its server's log")
     return [
         Finding(f"{name}: {each.part}", "fault" if each.differs else "ok", each.differs or each.agrees, each.remedy)
-        for name, each in found
+        for name, each in ((name, each or silent) for name, each in found)
     ]
 
 

@@ -158,23 +158,26 @@ def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int) -
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
     planned.tokenizer.save_pretrained(folder)
-    told = replace(_summary(planned, trainer, peak), changed=round(_changed_share(job.base, folder), 6))
+    told = replace(_summary(planned, trainer, peak), changed=_changed_share(job.base, folder))
     summary = json.dumps(asdict(told), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
     launch.sync_folder(folder)
     folder.rename(attempt.checkpoint)
 
 
-def _changed_share(base: Path, written: Path) -> float:
-    """Share of the weights of a checkpoint that are others than its base's would be, written like it."""
+def _changed_share(base: Path, written: Path) -> float | None:
+    """Share of the weights of a checkpoint that are others than its base's would be, written like it.
+
+    Of tensors that both have under one name; None without any.
+    """
     of_base = {name: file for file in map(_opened, base.glob("*.safetensors")) for name in file.keys()}  # noqa: SIM118
     changed = counted = 0
     for file in map(_opened, written.glob("*.safetensors")):
         for name in of_base.keys() & {*file.keys()}:
-            now = file.get_tensor(name)
-            changed += int((now != of_base[name].get_tensor(name).to(now.dtype)).sum())
+            now, before = file.get_tensor(name), of_base[name].get_tensor(name)
+            changed += int((now != before.to(now.dtype)).sum()) if now.shape == before.shape else now.numel()
             counted += now.numel()
-    return changed / max(1, counted)
+    return round(changed / counted, 6) if counted else None
 
 
 def _opened(file: Path) -> Any:

@@ -1,24 +1,25 @@
 """How a student writes, and when that is an alarm."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from tapir_core.config import StopConfig
-from tapir_core.curriculum import Habits, RoundHistory, alarm, best_round, habits_of, should_stop
+from tapir_core import run_state
+from tapir_core.config import RandomShare, StopConfig
+from tapir_core.curriculum import Habits, RoundHistory, alarm, best_round, habits_of, measure_rollouts, should_stop
 from tapir_core.reporting import sentences
 from tapir_core.reporting.tables import habits_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import alarm_of, read_habits, state_of, stop_reason
-from tapir_core.stages import ANSWER_HELDOUT, EVALUATE, HELDOUT, SCORE
+from tapir_core.stages import ANSWER_HELDOUT, EVALUATE, HELDOUT, ROLLOUT, SCORE
 from tapir_core.summary import summarise
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
-WELL = Habits(length=100, unended=0.02, repeated=0.05, divergence=0.3, entropy=0.6)
+WELL = Habits(answers=400, length=100, unended=0.02, repeated=0.05, divergence=0.3, entropy=0.6)
 
 
 def answers(*rows: tuple[str | None, str, int | None]) -> pl.DataFrame:
@@ -39,7 +40,7 @@ def test_habits_are_of_whole_answers_ends_and_runs_of_four_words() -> None:
     assert found.unended == pytest.approx(1 / 3), "what failed is no answer"
     assert found.repeated == pytest.approx(5 / 12), "2 + 1 + 9 runs, 7 of them for the first time"
     assert habits_of(answers()) == Habits()
-    assert habits_of(answers(("short", "stop", None))) == Habits(length=None, unended=0.0)
+    assert habits_of(answers(("short", "stop", None))) == Habits(answers=1, unended=0.0)
 
 
 def test_a_script_without_blanks_repeats_itself_too() -> None:
@@ -49,9 +50,10 @@ def test_a_script_without_blanks_repeats_itself_too() -> None:
 def test_rollouts_say_how_far_a_student_is_from_its_teacher_and_how_sure_of_itself() -> None:
     drawn = pl.DataFrame({"instruction_id": ["a", "b"], "sample": [1, 1], "log_probs": [[-1.0, -2.0, -9.0], [-0.5]]})
     scores = pl.DataFrame({"instruction_id": ["b", "a"], "sample": [1, 1], "log_probs": [[-1.5], [-2.0, -2.0]]})
-    found = Habits().with_rollouts(drawn, scores)
+    found = Habits().with_rollouts(measure_rollouts(drawn, scores))
     assert found.divergence == pytest.approx((1.0 + 0.0 + 1.0) / 3), "of the first tokens, which are scored"
     assert found.entropy == pytest.approx((1.0 + 2.0 + 0.5) / 3)
+    assert Habits().with_rollouts({}) == Habits()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_rollouts_say_how_far_a_student_is_from_its_teacher_and_how_sure_of_itse
         ({"entropy": 0.05}, "its entropy fell from 0.60 to 0.05 nats a token, max_entropy_loss = 0.9"),
         ({"length": 149, "unended": 0.11, "repeated": 0.14, "divergence": 0.79, "entropy": 0.07}, None),
         ({"length": 20, "unended": 0.0, "repeated": 0.0, "divergence": 0.0, "entropy": 3.0}, None),
-        ({name.name: None for name in fields(Habits)}, None),
+        ({name.name: None for name in fields(Habits) if name.name != "answers"}, None),
     ],
 )
 def test_each_figure_that_got_much_worse_is_an_alarm(changed: dict[str, Any], says: str | None) -> None:
@@ -73,6 +75,18 @@ def test_each_figure_that_got_much_worse_is_an_alarm(changed: dict[str, Any], sa
     assert alarm(after if says is None else Habits(), after, StopConfig()) is None
     off = dict.fromkeys([name for name in StopConfig.model_fields if name.startswith("max_")])
     assert alarm(WELL, after, StopConfig.model_validate(off)) is None
+
+
+def test_chance_and_a_lesson_are_no_alarm() -> None:
+    few = replace(WELL, answers=19, length=900, unended=0.9, repeated=0.9)
+    assert alarm(replace(WELL, answers=19), few, StopConfig()) is None
+    broken = replace(WELL, unended=0.16)
+    some = [replace(each, answers=40) for each in (WELL, broken)]
+    assert alarm(*some, stop=StopConfig()) is None, "5 more of 40 break off by chance"
+    assert alarm(WELL, broken, StopConfig()) is not None, "56 more of 400 do not"
+    longer = replace(WELL, length=160)
+    assert alarm(WELL, longer, StopConfig(), taught=170) is None, "the teacher's are as long"
+    assert alarm(WELL, longer, StopConfig(), taught=150) is not None
 
 
 def test_an_alarm_ends_the_run_and_its_student_is_not_the_best() -> None:
@@ -88,7 +102,7 @@ def test_an_alarm_ends_the_run_and_its_student_is_not_the_best() -> None:
 
 
 def longer(run: RunFolder, number: int, times: int) -> None:
-    """The same answers of the student after a round, said in so many times the tokens, and the same scores."""
+    """The same answers of the student after a round, said in so many times 40 tokens, and the same scores."""
     at, scores = ANSWER_HELDOUT.at(number), run.rows(EVALUATE.at(number))
     run.write(at, run.rows(at).with_columns(completion_tokens=pl.lit(40 * times)))
     run.write(EVALUATE.at(number), scores)
@@ -113,24 +127,57 @@ def test_a_round_of_its_own_answers_is_marked_in_a_run(tmp_path: Path, objective
     assert [row[1] for row in habits_table(summary).rows][-2:] == ["40", "80"]
 
 
-def test_what_is_wrong_with_rollouts_ends_the_round_that_drew_them(tmp_path: Path) -> None:
+@pytest.fixture
+def rolled_out(tmp_path: Path) -> RunFolder:
     config = make_config(
         tmp_path,
         run={"rounds": 3},
         rounds={
-            "default": {"examples": 96, "objective": "on_policy", "selection": {"type": "hard_share", "share": 0.5}}
+            "default": {
+                "examples": 96,
+                "alpha": 1.0,
+                "objective": "on_policy",
+                "selection": {"type": "hard_share", "share": 0.5},
+            },
         },
         teacher={"endpoint": {"type": "vllm", "model": "teacher"}},
     )
-    run = build_run(tmp_path, config=config, until=SCORE.at(2))
+    return build_run(tmp_path, config=config, until=SCORE.at(2))
+
+
+def farther(run: RunFolder, by: float) -> None:
+    """The tokens of round 2 are less likely by so much to the teacher."""
+    scores = run.rows(SCORE.at(2))
+    less = scores.with_columns(pl.col("log_probs").list.eval(pl.element() - by).cast(pl.List(pl.Float32)))
+    run.write(SCORE.at(2), less, counts=measure_rollouts(run.rows(ROLLOUT.at(2)), less))
+
+
+def test_what_is_wrong_with_rollouts_ends_the_round_that_drew_them(rolled_out: RunFolder) -> None:
+    run = rolled_out
     assert (read_habits(run, 0).divergence, read_habits(run, 1).divergence) == pytest.approx((0.2, 0.3))
     assert 0 < (read_habits(run, 0).entropy or 0) < 1
     assert stop_reason(run, 2) is None
-    scores = run.rows(SCORE.at(2))
-    run.write(
-        SCORE.at(2), scores.with_columns(pl.col("log_probs").list.eval(pl.element() - 0.6).cast(pl.List(pl.Float32)))
-    )
+    farther(run, 0.6)
     told = "S_1: its distance to the teacher grew from 0.20 to 0.90 nats a token, max_divergence = 0.5"
     assert stop_reason(run, 2) == told
     state = state_of(run)
     assert (state.stopped, state.best) == (told, 0)
+
+
+def test_rollouts_on_prompts_of_another_kind_are_not_compared(rolled_out: RunFolder) -> None:
+    farther(rolled_out, 0.6)
+    two = rolled_out.config.round(2)
+    other = two.model_copy(update={"selection": RandomShare()})
+    config = rolled_out.config.model_copy(update={"rounds": {"1": two, "2": other}})
+    assert run_state._draws_alike(rolled_out.config, 1)
+    assert not run_state._draws_alike(config, 1)
+
+
+def test_a_student_that_is_answered_and_not_yet_scored_raises_no_alarm(tmp_path: Path) -> None:
+    rounds = {"default": {"examples": 96, "selection": {"type": "hard_share", "share": 0.9}, "objective": "prefer"}}
+    run = build_run(tmp_path, config=make_config(tmp_path, rounds=rounds), until=EVALUATE.at(1))
+    longer(run, 0, 1)
+    at = ANSWER_HELDOUT.at(1)
+    run.write(at, run.rows(at).with_columns(completion_tokens=pl.lit(400)))
+    assert state_of(run).stopped is None
+    assert state_of(run).next_stage == EVALUATE.at(1), "it is scored before the rule speaks"

@@ -47,9 +47,11 @@ DECIDES: dict[str, tuple[list[RoundHistory], dict[str, Any], dict[str, Any]]] = 
     "min_gain": (make_history(0.2, 0.3), {"min_gain": 0.2, "patience": 1}, {"min_gain": 0.0, "patience": 1}),
     "patience": (make_history(0.3, 0.2), {"patience": 1}, {"patience": 0}),
 }
+"""Field of `StopConfig` → a history, and settings with which the run stops and goes on."""
+
+
 OF_ALARMS = {name for name in StopConfig.model_fields if name.startswith("max_")}
 """Limits that make an alarm of a student; tests/tapir_core/curriculum/test_alarms.py has a case of each."""
-"""Field of `StopConfig` → a history, and settings with which the run stops and goes on."""
 
 
 def test_every_field_decides_in_some_history_and_every_rule_gives_a_reason() -> None:
