@@ -128,11 +128,16 @@ def _require(run: RunFolder, at: stages.StageAt, who: str, *found: Compared | No
 def _taught(run: RunFolder, at: stages.StageAt) -> list[Scored]:
     """Some of the teacher's answers to the round's prompts that no training has seen, as a training would see them."""
     seen = pl.concat(run.rows(stages.MIX.at(each)).select("instruction_id") for each in range(at.number))
-    # A refined answer was written to another prompt than the one that is scored.
-    mixture = run.rows(stages.MIX.at(at.round)).filter(~pl.col("refined")).sort("instruction_id")
-    rows = mixture.join(seen, on="instruction_id", how="anti")
+    rows = run.rows(stages.MIX.at(at.round)).sort("instruction_id").join(seen, on="instruction_id", how="anti")
+    # The plain ones: a refined answer was written to another prompt than the one that is scored.
+    plain = round_pool(run, at.number + 1).select("instruction_id", "response")
+    asked = rows.head(scoring.ANSWERS).join(plain, on="instruction_id", maintain_order="left")
+    talks = [
+        [*messages[:-1], {"role": "assistant", "content": response}]
+        for messages, response in asked.select("messages", "response").iter_rows()
+    ]
     base, template = current(run).checkpoint(at.number - 1), run.config.student.template
-    told = launch.tokenize(base, template, rows.head(scoring.ANSWERS)["messages"].to_list())
+    told = launch.tokenize(base, template, talks)
     return [Scored(tuple(prompt), tuple(answer)) for prompt, answer in told if answer]
 
 
