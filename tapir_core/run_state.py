@@ -5,7 +5,6 @@ Of a sweep of a curriculum over backbones: which of them lack a finished run, an
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Literal, get_args
 
 import polars as pl
@@ -95,8 +94,7 @@ def alarm_of(run: RunFolder, number: int, seen: Seen | None = None) -> str | Non
     earlier, habits = (read_habits(run, each, seen) for each in (before, number))
     if number == paths.AVERAGE or number + 1 not in config.round_numbers or not _draws_alike(config, number):
         habits = replace(habits, divergence=None, entropy=None)
-    taught = run.rows(stages.TEACH.at()).filter(finish_reason="stop")["completion_tokens"].drop_nulls()
-    return alarm(earlier, habits, config.curriculum.stop, fmean(taught) if len(taught) else None)
+    return alarm(earlier, habits, config.curriculum.stop, lambda: habits_of(run.rows(stages.TEACH.at())).length)
 
 
 def _draws_alike(config: RunConfig, number: int) -> bool:

@@ -76,25 +76,27 @@ def _mean(values: pl.Series) -> float | None:
     return float(mean) if isinstance(mean, (int, float)) else None
 
 
-def alarm(before: Habits, after: Habits, stop: StopConfig, taught: float | None = None) -> str | None:
+def alarm(
+    before: Habits, after: Habits, stop: StopConfig, taught: Callable[[], float | None] = lambda: None
+) -> str | None:
     """What is wrong with how a student writes, beside the one before it; None without a figure of both.
 
     Args:
         before: of the student before.
         after: of the student.
         stop: the limits.
-        taught: tokens of a teacher's answer; a student whose answers grow up to these learns its lesson.
+        taught: gives the tokens of a teacher's answer: a student whose answers grow up to these learns its lesson.
     """
     for setting, (figure, worse_by, words) in _ALARMS.items():
         limit, was, became = getattr(stop, setting), getattr(before, figure), getattr(after, figure)
         fewest = 0 if figure in _OF_ROLLOUTS else min(before.answers, after.answers)
         too_few = figure not in _OF_ROLLOUTS and fewest < _FEWEST
-        if None in (limit, was, became) or too_few or (figure == "length" and became <= (taught or 0.0)):
+        if None in (limit, was, became) or too_few:
             continue
         by_chance = (
             _CHANCE * math.sqrt((was * (1 - was) + became * (1 - became)) / fewest) if figure == "unended" else 0
         )
-        if worse_by(was, became) > max(limit, by_chance):
+        if worse_by(was, became) > max(limit, by_chance) and not (figure == "length" and became <= (taught() or 0.0)):
             return f"{words.format(was, became)}, {setting} = {limit:g}"
     return None
 

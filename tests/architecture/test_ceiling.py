@@ -19,7 +19,7 @@ CEILINGS = {
     "flows/commands": 1040,
     "flows/commands/diagnosis": 492,
     "flows/prefect_server": 350,
-    "tapir_core": 1840,
+    "tapir_core": 1838,
     "tapir_core/calls": 2447,
     "tapir_core/comparison": 631,
     "tapir_core/config": 1478,

@@ -85,8 +85,8 @@ def test_chance_and_a_lesson_are_no_alarm() -> None:
     assert alarm(*some, stop=StopConfig()) is None, "5 more of 40 break off by chance"
     assert alarm(WELL, broken, StopConfig()) is not None, "56 more of 400 do not"
     longer = replace(WELL, length=160)
-    assert alarm(WELL, longer, StopConfig(), taught=170) is None, "the teacher's are as long"
-    assert alarm(WELL, longer, StopConfig(), taught=150) is not None
+    assert alarm(WELL, longer, StopConfig(), taught=lambda: 170) is None, "the teacher's are as long"
+    assert alarm(WELL, longer, StopConfig(), taught=lambda: 150) is not None
 
 
 def test_an_alarm_ends_the_run_and_its_student_is_not_the_best() -> None:
