@@ -107,9 +107,7 @@ def rollout_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
 
 
 def _scorer(run: RunFolder, model: AskedModel) -> scoring.Scorer:
-    return scoring.Scorer(
-        lambda requests: current(run).calls.ask([*requests], model.source), model.identity, run.ref.name
-    )
+    return scoring.Scorer(lambda requests: current(run).calls.ask(requests, model.source), model.identity, run.ref.name)
 
 
 def _require(run: RunFolder, at: stages.StageAt, who: str, *found: Compared | None) -> None:

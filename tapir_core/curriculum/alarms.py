@@ -125,4 +125,4 @@ _ALARMS: dict[str, tuple[str, Callable[[float, float], float], str]] = {
     "max_divergence": ("divergence", _more, "its distance to the teacher grew from {:.2f} to {:.2f} nats a token"),
     "max_entropy_loss": ("entropy", _fallen, "its entropy fell from {:.2f} to {:.2f} nats a token"),
 }
-"""Field of `StopConfig` → a figure, by how much it is worse, and the alarm in words. The first of them is told."""
+"""Field of `StopConfig` → a figure, by how much it is worse, and the alarm in words. The first counts."""

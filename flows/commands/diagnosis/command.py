@@ -169,7 +169,7 @@ def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -
         with _asking(CallsConfig(), BudgetConfig(), root) as (engine, endpoints):
             say(f"serving the {name} {model}")
             source = endpoint_source(served, endpoints, f"--pair {name}")
-            scorer = scoring.Scorer(lambda asked: engine.ask([*asked], source), served.answers_as("teacher"))  # noqa: B023
+            scorer = scoring.Scorer(partial(engine.ask, source=source), served.answers_as("teacher"))
             drawn = scorer.tokens([scorer.drawing(chat(text), _SHORT) for text in pool])
             answers[name] = [each for each in drawn if each is not None]
             found.append((name, scoring.check_own(scorer, answers[name])))
