@@ -55,7 +55,7 @@ def memory_lines(config: RunConfig) -> list[str]:
 
 def print_estimate(console: Console, estimate: Estimate) -> None:
     """The tables, who has no price, and what the figures rest on."""
-    terminal.print_tables(console, estimate_table.stage_table(estimate))
+    terminal.print_tables(console, estimate_table.stage_table(estimate), estimate_table.objective_table(estimate))
     for line in estimate.unknown_prices:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for note in estimate.notes:

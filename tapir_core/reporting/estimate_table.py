@@ -24,6 +24,32 @@ def stage_table(estimate: Estimate) -> Table:
     )
 
 
+def objective_table(estimate: Estimate) -> Table:
+    """What the run takes as it is configured, and with each other objective for its rounds."""
+    own = (
+        "as configured",
+        _cell(estimate.charged.paid.usd, number, lacking="unknown"),
+        _hours_of(estimate.total.hours),
+    )
+    others = [
+        (
+            each.objective,
+            *(2 * (NOTHING,) if each.lacks else (_cell(each.usd, number, lacking="unknown"), _hours_of(each.hours))),
+        )
+        for each in estimate.others
+    ]
+    return Table(
+        "By the objective of the rounds",
+        ("Objective", "USD", "Hours"),
+        (own, *others) if others else (),
+        text_columns=1,
+        note=" ".join(
+            ["What each is worth: docs/when-it-pays.md."]
+            + [f"{each.objective}: {each.lacks}." for each in estimate.others if each.lacks]
+        ),
+    )
+
+
 def instead_sentence(estimate: Estimate) -> str:
     """What else the curriculum's money buys: it must be worth more. Empty where it costs nothing."""
     if (other := estimate.instead) is None:
@@ -90,6 +116,10 @@ def _short(value: float) -> str:
         return count(value)
     size, unit = (1e6, "M") if value >= 999_500 else (1e3, "k")
     return f"{value / size:,.{max(0, 3 - len(str(int(value / size))))}f}{unit}"
+
+
+def _hours_of(span: Span | None) -> str:
+    return _cell(span, _hours, lacking="unknown")
 
 
 def _hours(value: float) -> str:

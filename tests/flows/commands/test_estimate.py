@@ -149,3 +149,19 @@ def test_what_a_run_was_expected_to_take_is_kept_at_its_first_start(tmp_path: Pa
     answer_first_rows(config, labels=100, answers=60)
     save_estimate(run)
     assert load_estimate(run.storage.read_bytes(ESTIMATE)) == first
+
+
+def test_the_other_objectives_are_estimated_beside_the_own_one_or_say_what_they_lack(tmp_path: Path) -> None:
+    own = estimated(make_config(tmp_path, rounds={"default": {"examples": 40}}))
+    others = {each.objective: each for each in own.others}
+    assert set(others) == {"prefer", "on_policy"}
+    assert "cannot score token ids" in others["on_policy"].lacks
+    prefer = {"examples": 40, "selection": {"type": "hard_share"}, "objective": "prefer"}
+    alone = estimated(make_config(tmp_path, rounds={"default": prefer}))
+    assert others["prefer"].usd == alone.charged.paid.usd
+    assert others["prefer"].hours == alone.total.hours
+    assert {each.objective for each in alone.others} == {"imitate", "on_policy"}
+    shown = printed(own)
+    assert "By the objective of the rounds" in shown
+    assert 'teacher.endpoint = { type = "vllm"' in shown
+    assert not estimated(make_config(tmp_path, run={"rounds": 0})).others
