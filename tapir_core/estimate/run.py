@@ -210,7 +210,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: 
 def _other_objectives(config: RunConfig, pool: Pool, known: evidence.Evidence) -> Iterator[OtherObjective]:
     own = {config.objective(number).type for number in config.round_numbers}
     for name, kind in Objective.kinds().items():
-        if not own or own == {name}:
+        if own == {name}:
             continue
         table = config.model_dump(mode="json")
         default = table["rounds"].setdefault("default", {})

@@ -152,7 +152,7 @@ def test_what_a_run_was_expected_to_take_is_kept_at_its_first_start(tmp_path: Pa
 
 
 def test_the_other_objectives_are_estimated_beside_the_own_one_or_say_what_they_lack(tmp_path: Path) -> None:
-    own = estimated(make_config(tmp_path, rounds={"default": {"examples": 40}}))
+    own = estimated(make_config(tmp_path, rounds={"default": {"examples": 40, "alpha": 1.0}}))
     others = {each.objective: each for each in own.others}
     assert set(others) == {"prefer", "on_policy"}
     assert "cannot score token ids" in others["on_policy"].lacks
@@ -163,5 +163,4 @@ def test_the_other_objectives_are_estimated_beside_the_own_one_or_say_what_they_
     assert {each.objective for each in alone.others} == {"imitate", "on_policy"}
     shown = printed(own)
     assert "By the objective of the rounds" in shown
-    assert 'teacher.endpoint = { type = "vllm"' in shown
-    assert not estimated(make_config(tmp_path, run={"rounds": 0})).others
+    assert "cannot score token ids" in " ".join(shown.split())
