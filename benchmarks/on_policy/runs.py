@@ -170,7 +170,8 @@ if __name__ == "__main__":
     if not given.show:
         place.mkdir(parents=True, exist_ok=True)
         prepare(Pair(given.pair), place)
-        for seed in range(1, given.seeds + 1):
-            for arm in ARMS:
-                run(place, arm, seed)
+        for arms in (("imitate", "forward_kl", "prefer"), ("policy",)):  # the loss that pair.py has ahead comes first
+            for seed in range(1, given.seeds + 1):
+                for arm in arms:
+                    run(place, arm, seed)
     show(place, given.seeds)
