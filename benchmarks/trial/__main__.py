@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.trial.arms import ARMS, best_rate
+from benchmarks.trial.arms import ARMS, ON_POLICY, best_rate
 from benchmarks.trial.material import START, UNTOUCHED, Material, Prices, marks, measure, phase, write
-from benchmarks.trial.model import LOSSES, MACHINES, Element, Row, load, shuffled, train
+from benchmarks.trial.model import BETA, CLIP, LOSSES, MACHINES, TOP_K, Element, Row, load, rounded, shuffled, train
 from benchmarks.trial.pairs import PAIRS, Pair
+from tapir_core.text import digest
 
-RATES = (2e-6, 1e-5, 3e-5)
-CHOSEN = dict.fromkeys(ARMS, 1e-5) | {"fresh": 3e-5, "forward_kl": 3e-5}
-"""Arm → its learning rate on the pair of real models: the best on dev of the pair on the CPU; 1e-5 where that is not
-known."""
-DECIDING = ("fresh", "policy", "forward_kl")
-LEAD, LEAD_OF_STANDIN, ENDED = 0.15, 0.10, 0.90
+RATES = (1e-5, 3e-5, 1e-4)
+CHOSEN = {"imitate": 3e-5, "forward_kl": 3e-5, "policy": 1e-5, "prefer": 1e-5}
+"""Loss → its learning rate on the pair of real models."""
+LEAD, LEAD_OF_STANDIN, ENDED, LOWERED = 0.15, 0.10, 0.90, 0.02
+ORDER = (("fresh", ON_POLICY, "right", "epochs"), ("own", "prefer", "pass_rate"), ("policy", "topk", "third", "mfd"))
+"""Arms of the pair of real models, as they come when time is short."""
 
 
 class Job(NamedTuple):
@@ -47,14 +48,24 @@ class Trial:
 
     def __init__(self, pair: Pair, folder: Path, device: str) -> None:
         self.pair, self.folder, self.machine = pair, folder, MACHINES[device]
-        told = {"pair": pair.name, "sizes": pair.sizes._asdict(), "device": device}
-        if json.loads(json.dumps(told)) != self._kept("trial", lambda: told):
+        models = [pair.student, *([pair.teacher] if pair.teacher else [])]
+        self._trial = {
+            "pair": pair.name,
+            "sizes": pair.sizes._asdict(),
+            "models": [digest([(model / "config.json").read_text(), _weights(model)])[:16] for model in models],
+            "items": digest([[*item] for of in pair.items.values() for item in of])[:16],
+            "device": torch.cuda.get_device_name() if self.machine.narrow else device,
+            "torch": torch.__version__,
+            "machine": [*self.machine, TOP_K, CLIP, BETA],
+        }
+        if json.loads(json.dumps(self._trial)) != self._kept("trial", lambda: self._trial):
             raise SystemExit(f"{folder} holds another trial (trial.json); give another folder")
+        self._made_with = ""
         self._materials = dict[str, Material]()
 
     def run(self, *, minutes: float, anyway: bool) -> None:
-        """Gates, S_0, prices, then a student a job."""
-        until = time.monotonic() + 60 * minutes
+        """Gates, S_0, prices, then a student a job, while there is time for one as long as the longest."""
+        began, longest, until = time.monotonic(), 0.0, time.monotonic() + 60 * minutes
         self._make_teacher()
         before = Material(self.pair, self.folder, self.machine, START, {})
         teacher = self._kept("teacher-marks", lambda: self._marked(before.model("teacher"), ("dev",)))
@@ -65,27 +76,34 @@ class Trial:
         start = self._kept("s0-marks", lambda: self._marked(before.model(START), ("dev", "test")))
         if not self.pair.teacher:
             self._check_lead(teacher, start, LEAD_OF_STANDIN, anyway=anyway)
-        prices: Prices = self._kept(
-            "prices", lambda: {"teach": teacher["decoding"], "roll": start["decoding"], **measure(before)}
-        )
+        prices: Prices = self._kept("prices", lambda: measure(before))
         ended = [before.rollout(place, 0).ended for place in range(self.pair.sizes.piece)]
         if sum(ended) < ENDED * len(ended) and not anyway:
             raise SystemExit(f"{sum(ended)} of {len(ended)} rollouts end within {self.pair.sizes.most_tokens} tokens")
-        starts = [START] + [UNTOUCHED] * (self.pair.teacher is not None and share(start) < share(untouched))
+        starts = [START] + [UNTOUCHED] * (self.pair.teacher is not None and share(start) < share(untouched) - LOWERED)
         self._materials = {each: Material(self.pair, self.folder, self.machine, each, prices) for each in starts}
+        # What lies there may come from another machine, where S_0 and prices were others.
+        self._made_with = digest([self._trial, prices, start])[:16]
+        print(f"before the first student: {time.monotonic() - began:.0f} s", flush=True)
         for job in self.jobs(starts):
-            file = self.folder / "results" / f"{job.name}.json"
-            if file.exists():
+            if self._is_done(job):
                 continue
-            if time.monotonic() > until:
+            begun = time.monotonic()
+            if begun + longest > until:
                 print(f"{minutes:g} minutes are over; the same command goes on", flush=True)
                 return
             self._do(job)
+            longest = max(longest, time.monotonic() - begun)
+
+    def _is_done(self, job: Job) -> bool:
+        file = self.folder / "results" / f"{job.name}.json"
+        if file.exists() and (found := json.loads(file.read_text())["made_with"]) != self._made_with:
+            raise SystemExit(f"{file} was made with another S_0 or other prices ({found}); give another folder")
+        return file.exists()
 
     def jobs(self, starts: list[str]) -> Iterator[Job]:
-        """First the arms that decide, with every seed, then others, then equal tokens. On the pair without a model for
-        a teacher, where learning rates are chosen, two seeds try all of them first."""
-        seeds, others = self.pair.sizes.seeds, tuple(arm for arm in ARMS if arm not in DECIDING)
+        """Equal seconds, then equal tokens. On the pair without a model for a teacher, two seeds try all rates."""
+        seeds = self.pair.sizes.seeds
         if self.pair.teacher is None:
             arms = [arm for arm in ARMS if arm not in ("topk", "third", "mfd")]
             tried = itertools.product(seeds[:2], arms, RATES)
@@ -95,60 +113,65 @@ class Trial:
             }
             yield from (Job(arm, START, "seconds", rates[arm], seed) for seed in seeds[2:] for arm in arms)
             return
-        for start, arms in ((START, DECIDING), (UNTOUCHED, DECIDING), (START, others)):
+        for start, arms in (*((START, arms) for arms in ORDER), (UNTOUCHED, ORDER[0][:2])):
             if start in starts:
-                yield from (Job(arm, start, "seconds", CHOSEN[arm], seed) for seed in seeds for arm in arms)
-        arms = tuple(arm for arm in ARMS if arm != "policy")  # whose tokens these are
-        yield from (Job(arm, START, "tokens", CHOSEN[arm], seed) for seed in seeds for arm in arms)
+                yield from (self._chosen(arm, start, "seconds", seed) for seed in seeds for arm in arms)
+        arms = tuple(arm for arm in ARMS if arm != ON_POLICY)  # whose tokens these are
+        yield from (self._chosen(arm, START, "tokens", seed) for seed in seeds for arm in arms)
+
+    def _chosen(self, arm: str, start: str, unit: str, seed: int) -> Job:
+        return Job(arm, start, unit, CHOSEN[ARMS[arm].loss], seed)
 
     def _result(self, arm: str, rate: float, seed: int) -> Any:
         return json.loads((self.folder / "results" / f"{Job(arm, START, 'seconds', rate, seed).name}.json").read_text())
 
     def _do(self, job: Job) -> None:
-        arm, sizes = ARMS[job.arm], self.pair.sizes
-        began = time.monotonic()
+        arm, sizes, began = ARMS[job.arm], self.pair.sizes, time.monotonic()
         elements, told = self.take(job)
         if not arm.in_order:
             elements = shuffled(elements, job.seed)
         gathered = time.monotonic()
         base = self.pair.student if job.start == UNTOUCHED else self.folder / START
-        model = load(base, self.machine, to_train=True)
-        mean = train(model, elements, LOSSES[arm.loss], self.machine, rate=job.rate, batch=sizes.batch)
+        model, averaged = load(base, self.machine, to_train=True), job.arm == "fresh" and job.unit == "seconds"
+        settings = {"rate": job.rate, "batch": sizes.batch, "averaged": averaged}
+        mean = train(model, elements, LOSSES[arm.loss], self.machine, **settings)
         trained = time.monotonic()
         model = self._to_answer(model)
-        told |= self._marked(model, ("dev", "test"))
         told |= {"gathering": round(gathered - began, 1), "training": round(trained - gathered, 1)}
-        told["marking"] = round(time.monotonic() - trained, 1)
-        self._tell(job, told)
-        if job.arm == "fresh" and job.unit == "seconds":
+        whole = {**told, **self._marked(model, ("dev", "test")), "marking": round(time.monotonic() - trained, 1)}
+        if averaged:
             model.load_state_dict(mean, strict=False)  # tied weights are named once
             self._tell(job._replace(arm="average"), {**told, **self._marked(model, ("dev", "test"))})
+        self._tell(job, whole)  # last: by its file the job is done
 
     def take(self, job: Job) -> tuple[list[Element], dict[str, Any]]:
         """What a job trains on: as much as has the seconds, or the trained tokens, of the on-policy arm."""
-        budget = self._spend(job._replace(arm="policy", unit="seconds"), self.pair.sizes.prompts, float("inf"))[1]
-        elements, told = self._spend(job, self.pair.sizes.pool * 100, budget[job.unit] * (1 + 1e-9))
-        return elements, {name: round(of, 3) for name, of in told.items()}
+        of = job._replace(arm=ON_POLICY, unit="seconds")
+        budget = self._spend(of, self.pair.sizes.prompts, float("inf"))[1]
+        elements, told = self._spend(job, None, budget[job.unit] * (1 + 1e-9))
+        return elements, {name: round(each, 3) for name, each in told.items()}
 
-    def _spend(self, job: Job, most_bills: int, budget: float) -> tuple[list[Element], dict[str, float]]:
+    def _spend(self, job: Job, most_bills: int | None, budget: float) -> tuple[list[Element], dict[str, float]]:
         arm, of = ARMS[job.arm], self._materials[job.start]
         spent, elements = {"bills": 0, "seconds": 0.0, "tokens": 0}, list[Element]()
-        for seconds, found in arm.bill(of, job.seed):
+        for seconds, found in itertools.islice(arm.bill(of, job.seed), most_bills):
             rows = [row for each in found for row in each]
             cost = {
                 "bills": spent["bills"] + 1,
                 "seconds": spent["seconds"] + seconds + of.prices[arm.loss] * sum(row.size for row in rows),
                 "tokens": spent["tokens"] + sum(len(row.answer) for row in rows),
             }
-            if spent["bills"] == most_bills or cost[job.unit] > budget:
+            if cost[job.unit] > budget:
                 break
             spent, elements = cost, elements + found
         return elements, {**spent, "elements": len(elements)}
 
     def _tell(self, job: Job, told: dict[str, Any]) -> None:
-        whole = {**job._asdict(), **told}
+        whole = {**job._asdict(), **told, "made_with": self._made_with}
         write(self.folder / "results" / f"{job.name}.json", lambda part: part.write_text(json.dumps(whole)))
-        print(json.dumps({**whole, **{part: share(told, part) for part in ("dev", "test")}}), flush=True)
+        # Without test, which is looked at once, by `show`.
+        said = {name: value for name, value in whole.items() if name != "test"}
+        print(json.dumps({**said, "dev": share(told)}), flush=True)
 
     def _make_teacher(self) -> None:
         if self.pair.teacher or (self.folder / "teacher").exists():
@@ -167,14 +190,15 @@ class Trial:
             for epoch in range(epochs):
                 order = shuffled(elements, epoch)
                 train(model, order, LOSSES["imitate"], self.machine, rate=rate, batch=self.pair.sizes.batch)
+            if self.machine.narrow:
+                model = rounded(model)  # so that what is trained further is what answers
             write(self.folder / name, model.save_pretrained)
 
     def _marked(self, model: Any, parts: tuple[str, ...]) -> dict[str, Any]:
-        found, decoding = marks(self.pair, model, parts, self.machine)
-        return {**found, "decoding": decoding}
+        return marks(self.pair, model, parts, self.machine)
 
     def _to_answer(self, model: Any) -> Any:
-        return (model.to(torch.bfloat16) if self.machine.narrow else model).eval()
+        return rounded(model) if self.machine.narrow else model.eval()
 
     def _kept(self, name: str, make: Any) -> Any:
         file = self.folder / f"{name}.json"
@@ -191,6 +215,10 @@ class Trial:
             raise SystemExit(
                 f"the teacher leads by {100 * lead:.1f} points, {100 * least:.0f} are wanted: nothing to learn"
             )
+
+
+def _weights(model: Path) -> int:
+    return sum(file.stat().st_size for file in model.glob("*.safetensors"))
 
 
 def share(marked: dict[str, Any], part: str = "dev") -> float:

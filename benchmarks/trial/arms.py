@@ -90,7 +90,7 @@ def forward_kl(of: "Material", seed: int) -> Bill:
 
 
 def third(of: "Material", seed: int) -> Bill:
-    """As `policy`: the first third of the tokens of half the prompts, then the rest whole."""
+    """As `policy`: of half as many prompts as the on-policy arm has the first third of the tokens, then whole ones."""
     for number, place in enumerate(of.places(seed)):
         row = of.scored(place, 0)
         if number < of.pair.sizes.prompts // 2:
@@ -134,18 +134,21 @@ class Arm(NamedTuple):
 
 ARMS = {
     "fresh": Arm(fresh, "imitate"),
-    "policy": Arm(policy, "policy"),
-    "forward_kl": Arm(forward_kl, "forward_kl"),
-    "own": Arm(own, "imitate"),
     "right": Arm(right, "imitate"),
     "epochs": Arm(epochs, "imitate"),
-    "prefer": Arm(prefer, "prefer"),
+    "own": Arm(own, "imitate"),
+    "forward_kl": Arm(forward_kl, "forward_kl"),
+    "policy": Arm(policy, "policy"),
     "pass_rate": Arm(pass_rate, "policy"),
+    "prefer": Arm(prefer, "prefer"),
     "topk": Arm(topk, "forward_kl"),
     "third": Arm(third, "policy", in_order=True),
     "mfd": Arm(mfd, "imitate"),
 }
-"""In the order of a trial. `average` is no training: the mean of the weights at the quarters of `fresh`."""
+"""`average` is no training: the mean of the weights at the quarters of `fresh`."""
+
+ON_POLICY = "forward_kl"
+"""The on-policy arm, whose seconds and tokens all others have."""
 
 
 def best_rate(results: Sequence[Mapping[str, Any]]) -> float:

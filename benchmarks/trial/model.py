@@ -4,6 +4,7 @@ Rows are decoded together, as many as memory holds, so that a card is busy witho
 product's (`tasks.engines.training.losses`). Weights are float32; on a GPU it computes in bfloat16 and keeps them so.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from transformers.utils import logging
 from tasks.engines.training import losses
 
 logging.disable_progress_bar()
+# It compiles each length anew, and its gradients with a mask may be no numbers (pytorch #196678).
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 TOP_K, CLIP, BETA = 32, 1.0, 0.1
 _COMPACT_SHARE = 0.85
@@ -68,13 +71,20 @@ class Machine(NamedTuple):
         return time.perf_counter()
 
 
-MACHINES = {"cpu": Machine("cpu", 64, 4096), "cuda": Machine("cuda", 1024, 8192)}
+MACHINES = {"cpu": Machine("cpu", 64, 4096), "cuda": Machine("cuda", 2048, 8192)}
 
 
 def load(folder: Path, machine: Machine, *, to_train: bool = False) -> Any:
     dtype = torch.bfloat16 if machine.narrow and not to_train else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     return model.to(machine.device).train(to_train)
+
+
+def rounded(model: Any) -> Any:
+    """Its weights in bfloat16, and its buffers as they are: a rounded rotary table turns positions."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(torch.bfloat16)
+    return model.eval()
 
 
 @torch.inference_mode()
@@ -250,28 +260,41 @@ LOSSES: dict[str, Loss] = {"imitate": imitate, "policy": policy, "forward_kl": f
 
 
 def train(
-    model: Any, elements: Sequence[Element], loss: Loss, machine: Machine, *, rate: float, batch: int
+    model: Any,
+    elements: Sequence[Element],
+    loss: Loss,
+    machine: Machine,
+    *,
+    rate: float,
+    batch: int,
+    averaged: bool = False,
 ) -> dict[str, torch.Tensor]:
     """One pass in the order given: AdamW at a constant rate, gradients clipped at 1.
 
     Returns:
-        The mean of the weights at the four quarters of the training.
+        The mean of the weights at the four quarters of the training, if it is to be ``averaged``.
+
+    Raises:
+        ArithmeticError: a gradient is no number, and so would be every weight.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, fused=True)
     steps = [elements[first : first + batch] for first in range(0, len(elements), batch)]
-    quarters, mean = [len(steps) * part // 4 for part in (1, 2, 3, 4)], dict[str, torch.Tensor]()
+    quarters = [max(1, len(steps) * part // 4) for part in (1, 2, 3, 4)] if averaged else []
+    mean, norm = dict[str, torch.Tensor](), torch.zeros(())
     for number, elements_of in enumerate(steps, start=1):
         step = Step(sum(len(each[0].answer) for each in elements_of), len(elements_of))
         for places in _cells(elements_of, lambda each: sum(row.size for row in each), machine.tokens_at_once):
             rows = [row for place in places for row in elements_of[place]]
             loss(rows, _logits(model, rows, machine), step, machine).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = norm.to(machine.device) + torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         for _ in range(quarters.count(number)):
             for name, weight in model.named_parameters():
                 part = weight.detach() / len(quarters)
                 mean[name] = mean[name] + part if name in mean else part
+    if not math.isfinite(float(norm)):
+        raise ArithmeticError("a gradient is no number")
     return mean
 
 

@@ -93,7 +93,7 @@ ASK = "{question}\n\nThink step by step. End with a line `Answer: ` and the numb
 
 GSM8K = Sizes(
     first=512,
-    prompts=1024,
+    prompts=960,
     dev=500,
     test=1319,
     pool=6144,

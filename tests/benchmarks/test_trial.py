@@ -84,7 +84,7 @@ def test_a_training_prefers_and_returns_the_mean_of_its_quarters(tiny):
         return likely[0] - likely[1]
 
     before = gap()
-    mean = train(model, [(good, bad)] * 8, LOSSES["prefer"], CPU, rate=1e-3, batch=1)
+    mean = train(model, [(good, bad)] * 8, LOSSES["prefer"], CPU, rate=1e-3, batch=1, averaged=True)
     assert gap() > before + 1
     first = load(tiny, CPU).state_dict()
     last = model.state_dict()
@@ -100,7 +100,7 @@ def test_each_arm_has_the_seconds_of_the_on_policy_one(tiny, tmp_path, monkeypat
     trial = Trial(pair, tmp_path / "trial", "cpu")
     trial.run(minutes=0.0, anyway=True)  # gates, S_0 and prices; no student
     assert not (tmp_path / "trial" / "results").exists()
-    budget = trial.take(Job("policy", "s0", "seconds", 1e-5, 1))[1]
+    budget = trial.take(Job("forward_kl", "s0", "seconds", 1e-5, 1))[1]
     assert budget["elements"] == pair.sizes.prompts
     for arm in ARMS:
         for unit in ("seconds", "tokens"):
@@ -148,6 +148,7 @@ def test_killed_twice_it_goes_on_where_it_was(tiny, tmp_path):
     results = list((folder / "results").iterdir())
     assert len([file for file in results if not file.name.startswith(".")]) == 9 * 3
     assert 0 < len(lines) <= 27 - 9
+    assert not any("test" in line for line in lines)
     again = subprocess.run(command, cwd=REPOSITORY, env=alone, capture_output=True, text=True, check=True)
     assert again.stdout.count("{") == 0
     assert any(line.startswith("| forward_kl |") for line in show(folder))
@@ -162,36 +163,72 @@ def result(arm: str, seed: int, test: str, *, rate: float = 1e-5, dev: str = "10
 @pytest.mark.parametrize(("better", "verdict"), [("1" * 160 + "0" * 40, "shown"), ("10" * 100, "not shown")])
 def test_the_verdict_is_by_test_and_all_choices_are_by_dev(tmp_path, better, verdict):
     (tmp_path / "results").mkdir()
+    (tmp_path / "trial.json").write_text(json.dumps({"sizes": {"seeds": [1, 2, 3]}}))
     plain, worse = "10" * 100, "0" * 200
-    found = [result("fresh", seed, plain) for seed in (1, 2, 3)]
-    found += [result("own", seed, "1" * 200, dev="0000") for seed in (1, 2, 3)]  # better on test, not chosen on dev
-    found += [result("policy", seed, better, rate=1e-5, dev="1110") for seed in (1, 2, 3)]
-    found += [result("policy", seed, worse, rate=3e-5, dev="1100") for seed in (1, 2, 3)]
+    found = [
+        result(arm, seed, *marks, dev=dev, rate=rate)
+        for seed in (1, 2, 3)
+        for arm, marks, dev, rate in (
+            ("right", [worse], "0000", 1e-5),
+            ("epochs", [worse], "0000", 1e-5),
+            ("own", ["1" * 200], "0000", 1e-5),  # better on test, not chosen on dev
+            ("forward_kl", [better], "1110", 1e-5),
+            ("forward_kl", [worse], "1100", 3e-5),
+            ("fresh", [plain], "1010", 1e-5),
+        )
+    ]
     for number, each in enumerate(found):
-        (tmp_path / "results" / f"{number}.json").write_text(json.dumps(each))
+        lines = list(show(tmp_path))
+        assert not any("over" in line for line in lines), "no verdict before all is there"
+        assert not any("|" in line for line in lines)
+        (tmp_path / "results" / f"{number:02}.json").write_text(json.dumps(each))
     lines = list(show(tmp_path))
     assert "set against `fresh`" in lines[0]
-    assert lines[-1].startswith("\n`policy` over `fresh`")
+    assert lines[-1].startswith("\n`forward_kl` over `fresh`")
     assert lines[-1].endswith(f": {verdict}")
 
 
+def test_results_of_another_start_are_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    pair = standin(tmp_path, SimpleNamespace(student=tiny), small=True)
+    folder = tmp_path / "trial"
+    (folder / "results").mkdir(parents=True)
+    (folder / "results" / "fresh-s0-seconds-1e-05-s1.json").write_text(json.dumps({"made_with": "another S_0"}))
+    with pytest.raises(SystemExit, match="made with another S_0 or other prices"):
+        Trial(pair, folder, "cpu").run(minutes=1, anyway=True)
+
+
 def test_chunks_are_taken_in_order_and_come_out_whole(tmp_path, monkeypatch):
-    stage, out = tmp_path / "stage", tmp_path / "out"
+    stage, out, far = tmp_path / "stage", tmp_path / "out", tmp_path / "far"
     monkeypatch.setattr(bundle, "CHUNK", 4096)
-    (stage / "data").mkdir(parents=True)
-    out.mkdir()
     content = os.urandom(30_000)
-    (stage / "data" / "rows").write_bytes(content)
+    for name in ("student", "teacher"):
+        (stage / name).mkdir(parents=True)
+        (stage / f"{name}.part").mkdir()
+        (stage / f"{name}.part" / "model.safetensors").write_bytes(content)  # as a converter leaves it
+    out.mkdir()
     told = bundle.pack(stage, out)
     chunks = sorted(each.name for each in out.iterdir() if each.name != "first")
-    assert told["transfers"] == len(chunks) + 1 > 8
+    assert told["transfers"] == len(chunks) + 1 > 15
 
     def take(number: str) -> subprocess.CompletedProcess[str]:
         command = ["bash", out / "first" / "take.sh", out, number]
-        environment = {**os.environ, "T": str(tmp_path / "far")}
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, env={**os.environ, "T": str(far), "PYTHON": "true"}, capture_output=True, text=True
+        )
+
+    def take_all() -> str:
+        for number, name in enumerate(chunks):
+            if number == 3:  # killed while the third was written
+                (far / "stream").write_bytes((far / "stream").read_bytes() + b"half")
+            done = take(name)
+        return done.stdout
 
     assert "chunk 0 is expected" in take("001").stdout
-    for name in chunks:
-        assert take(name).returncode == 0
-    assert (tmp_path / "far" / "data" / "rows").read_bytes() == content
+    whole = (out / chunks[5]).read_bytes()
+    (out / chunks[5]).write_bytes(bytes(4096))
+    assert "begin again with chunk 0" in take_all()
+    (out / chunks[5]).write_bytes(whole)
+    assert take_all().endswith("ready\n")
+    assert (far / "student" / "model.safetensors").read_bytes() == content
+    assert (far / "teacher" / "model.safetensors").read_bytes() == content
