@@ -403,15 +403,14 @@ class OnPolicy(Objective):
     Answers and scores are made once, before the training (arXiv 2604.13010), by a teacher that is served by the run.
     """
 
-    learning_rate: ClassVar[float] = 2e-6
     epochs: ClassVar[float] = 1.0
     rolls_out: ClassVar[bool] = True
 
     type: Literal["on_policy"] = "on_policy"
 
-    loss: Literal["policy", "forward_kl"] = "policy"
-    """`"policy"`: the sampled tokens, by how much likelier the teacher finds each than the student. `"forward_kl"`: all
-    that the teacher finds likely in each place."""
+    loss: Literal["forward_kl", "policy"] = "forward_kl"
+    """`"forward_kl"`: all that the teacher finds likely in each place. `"policy"`: the sampled tokens, by how much
+    likelier the teacher finds each than the student."""
 
     clip: PositiveFloat = 1.0
     """Largest weight of a token either way, in nats; `"policy"` alone."""
@@ -479,8 +478,7 @@ class RoundConfig(Section):
     """Passes over the mixture; unset: 2, for `"on_policy"` 1."""
 
     learning_rate: PositiveFloat | None = None
-    """Peak learning rate; unset: 2e-5, for `"prefer"` 5e-6, for `"on_policy"` 2e-6; ten times as much for the adapters
-    of `[training.lora]`."""
+    """Peak learning rate; unset: 2e-5, for `"prefer"` 5e-6; ten times as much for the adapters of `[training.lora]`."""
 
     batch_size: PositiveInt | None = None
     """Examples that one optimizer step of this round sees; unset: `training.batch_size`. Any number will do:

@@ -105,13 +105,17 @@ VARIANTS: dict[str, list[str]] = {
     "teacher served by the run: eager": ["teacher.endpoint.enforce_eager=true"],
     "teacher served by the run: compiled": ["teacher.endpoint.enforce_eager=false"],
     "teacher served by the run: seed": ["teacher.endpoint.seed=true"],
-    "teacher served by the run: on-policy": ["rounds.2.objective=on_policy"],
+    "teacher served by the run: on-policy": [
+        *('rounds.2.objective={ type = "on_policy", loss = "policy" }', "rounds.2.learning_rate=2e-6")
+    ],
     "teacher served by the run: on-policy: all its fields": [
         'rounds.2.objective={ type = "on_policy", loss = "forward_kl", clip = 2.0, top_k = 8, samples = 2, '
-        "first_tokens = 9, imitation = 0.1 }"
+        "first_tokens = 9, imitation = 0.1 }",
+        "rounds.2.learning_rate=2e-6",
     ],
     "teacher served by the run: on-policy by pass rate": [
-        *("rounds.2.objective=on_policy", 'rounds.2.selection={ type = "pass_rate" }')
+        *('rounds.2.objective={ type = "on_policy", loss = "policy" }', "rounds.2.learning_rate=2e-6"),
+        'rounds.2.selection={ type = "pass_rate" }',
     ],
     "teacher served by the run: no seed": ["teacher.endpoint.seed=false"],
     "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],

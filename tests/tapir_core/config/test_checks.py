@@ -394,7 +394,7 @@ def test_a_teacher_that_scores_tokens_is_served_by_the_run() -> None:
     config = make_config(run=run, rounds=rounds, teacher=served, judge=served)
     assert check_config(config) == []
     assert [config.round(number).epochs for number in (1, 2)] == [2.0, 1.0]
-    assert [config.learning_rate(number) for number in (1, 2)] == [2e-5, 2e-6]
+    assert [config.learning_rate(number) for number in (1, 2)] == [2e-5, 2e-5]
 
 
 def test_who_scores_tokens_is_who_answered(tmp_path: Path) -> None:

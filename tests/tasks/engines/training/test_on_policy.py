@@ -146,7 +146,7 @@ def job(ground: Path, name: str, place: Path, objective: dict[str, Any], **train
         learning_rate=1e-3,
         seed=7,
         log_path=place / f"{name}.log",
-        objective=OnPolicy(top_k=TOP_K, **objective),
+        objective=OnPolicy(top_k=TOP_K, **{"loss": "policy", **objective}),
         rollouts=(ground / "rollouts.parquet",),
         scores=(ground / "scores.parquet",),
     )
