@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from tapir_core.stages import StageAt
 
@@ -38,9 +37,11 @@ class StageProgress:
 
 @dataclass(slots=True)
 class Tally:
-    """Rows of one shard, as its last attempt counts them, in whatever thread."""
+    """Rows of one shard, as its last attempt counts them, in whatever thread.
 
-    lock: threading.RLock
+    It has a lock of its own: one for all would have every row of every shard wait for one another.
+    """
+
     done: int = 0
     missing: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -48,17 +49,23 @@ class Tally:
     reached: int = 0
     """Rows up to the last one that is done."""
     is_whole: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, rows: int = 1, *, missing: bool = False, place: int = -1, failed: str = "") -> None:
         """Count rows: they are done, or ``missing`` for now; one that is done may have failed for good, as that kind.
 
         ``place`` is where a row stands in the list that its shard asks.
         """
-        with self.lock:
+        with self._lock:
             self.done += 0 if missing else rows
             self.missing += rows if missing else 0
             self.reached = max(self.reached, place + 1)
             self.failed.update([failed] if failed else [])
+
+    def failures(self) -> Counter[str]:
+        """Kind of terminal failure → rows, up to now."""
+        with self._lock:
+            return self.failed.copy()
 
 
 class Progress:
@@ -67,8 +74,7 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._stages: dict[StageAt, StageProgress] = {}
-        self._tally = partial(Tally, self._lock)
-        self._tallies: dict[StageAt, dict[int | None, Tally]] = defaultdict(lambda: defaultdict(self._tally))
+        self._tallies: dict[StageAt, dict[int | None, Tally]] = defaultdict(lambda: defaultdict(Tally))
         self.given_up: dict[str, str] = {}
         """Who is asked no more in this process → why."""
 
@@ -96,7 +102,7 @@ class Progress:
     def attempt(self, at: StageAt, shard: int) -> Iterator[None]:
         """One attempt at a shard, in this thread: what an attempt before it counted is counted anew."""
         with self._lock:
-            tally = self._tallies[at][shard] = self._tally()
+            tally = self._tallies[at][shard] = Tally()
         token = _SHARD.set(shard)
         try:
             yield
@@ -117,7 +123,7 @@ class Progress:
         """
         with self._lock:
             tallies = self._tallies[at].values()
-            return sum((tally.failed for tally in tallies), Counter()), sum(tally.reached for tally in tallies)
+            return sum((tally.failures() for tally in tallies), Counter()), sum(tally.reached for tally in tallies)
 
     def note(self, at: StageAt, text: str) -> None:
         """What a stage is waiting for or doing, in words."""
