@@ -256,28 +256,28 @@ def run(pair: Pair) -> None:
                 print(arm, rate, seed, sum(marks["dev"]), flush=True)
 
 
-def show(pair: Pair) -> None:
+def show(folder: Path) -> None:
     """The arms at the rate that dev chooses, and their differences to A on test."""
     found = {
         (arm, rate, seed): json.loads(file.read_text())
         for arm in ARMS
         for rate in RATES
         for seed in SEEDS
-        if (file := pair.folder / f"{arm}-{rate:g}-s{seed}.json").exists()
+        if (file := folder / f"{arm}-{rate:g}-s{seed}.json").exists()
     }
     chosen = {}
     for arm in ARMS:
         dev = {}
         for rate in RATES:
-            of = [sum(each["dev"]) / MARKED for (a, r, _), each in found.items() if (a, r) == (arm, rate)]
+            of = [sum(map(int, each["dev"])) / MARKED for (a, r, _), each in found.items() if (a, r) == (arm, rate)]
             dev[rate] = sum(of) / len(of) if of else 0.0
         chosen[arm] = max(dev, key=dev.__getitem__)
         print(arm, "dev by rate:", {f"{rate:g}": round(100 * value, 1) for rate, value in dev.items()})
     rng = random.Random(1)
     for arm in ARMS:
         seeds = [seed for seed in SEEDS if (arm, chosen[arm], seed) in found and ("A", chosen["A"], seed) in found]
-        test = {seed: found[arm, chosen[arm], seed]["test"] for seed in seeds}
-        plain = {seed: found["A", chosen["A"], seed]["test"] for seed in seeds}
+        test = {seed: [*map(int, found[arm, chosen[arm], seed]["test"])] for seed in seeds}
+        plain = {seed: [*map(int, found["A", chosen["A"], seed]["test"])] for seed in seeds}
         apart = []
         for _ in range(4000):
             drawn, places = rng.choices(seeds, k=len(seeds)), rng.choices(range(MARKED), k=MARKED)
@@ -299,9 +299,8 @@ if __name__ == "__main__":
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(1)
-    whole = Pair(given.folder)
     if given.show:
-        show(whole)
+        show(given.folder)
     else:
-        begin(whole)
+        begin(whole := Pair(given.folder))
         (calibrate if given.calibrate else run)(whole)
