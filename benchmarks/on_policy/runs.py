@@ -27,7 +27,7 @@ POOL, REPEATS = 1300, 2000
 _LONG = "learning_rate = 3e-5\nepochs = 1\n"
 ARMS = {
     "imitate": f"examples = 640\n{_LONG}",
-    "policy": f'examples = 640\n{_LONG}objective = "on_policy"\n',
+    "policy": f'examples = 640\n{_LONG}objective = {{ type = "on_policy", loss = "policy" }}\n',
     "forward_kl": f'examples = 640\n{_LONG}objective = {{ type = "on_policy", loss = "forward_kl", top_k = 32 }}\n',
     "prefer": 'examples = 275\nepochs = 1\nlearning_rate = 5e-6\nobjective = "prefer"\n'
     'selection = { type = "hard_share", share = 0.95 }\n',
@@ -76,7 +76,7 @@ learning_rate = 2e-4
 {round}
 [rounds.2]
 examples = 200
-objective = "on_policy"
+objective = {{ type = "on_policy", loss = "policy" }}
 
 [training]
 precision = "fp32"
