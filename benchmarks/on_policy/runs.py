@@ -1,10 +1,10 @@
 """The pair of `pair.py` as runs of the product: S_0, then a round that imitates, learns on-policy, or prefers.
 
-    .venv/bin/python -m benchmarks.on_policy.runs PAIR FOLDER [--show]
+    .venv/bin/python -m benchmarks.on_policy.runs PAIR FOLDER
 
 PAIR is the folder that `pair.py` left, with its teacher. Each arm and seed is a `tapir run`, which goes on where it was
 killed; all share one call store, so that the teacher answers each prompt once. Round 2 is only rolled out and scored:
-that is how far the student after round 1 is from its teacher, in the product's own words.
+that is how far the student after round 1 is from its teacher. What a run came to lies in FOLDER/results.
 """
 
 import argparse
@@ -108,36 +108,37 @@ def run(folder: Path, arm: str, seed: int) -> None:
     subprocess.run(command, check=True)
 
 
-def show(folder: Path, seeds: int) -> None:
-    """Marks on test, their differences to imitation, and the mean t − q of the student's own tokens, 95 % intervals."""
-    marks: dict[str, list[dict[str, float]]] = {}
-    for arm in ARMS:
-        found, gaps, seconds = [], list[dict[str, float]](), list[float]()
-        for seed in range(1, seeds + 1):
-            reader = RunReader(RunFolder(RunRef(str(folder / "runs"), f"{arm}-s{seed}")))
-            if reader.manifest(SCORE.at(2)) is None:
-                continue
-            found.append({item: mark for item, mark in marks_on_test(reader, 1).items() if mark is not None})
-            gaps.append(gap_of(reader.run))
-            told = reader.training(1)
-            seconds.append(told["seconds"] + told.get("reference_seconds", 0.0))
-        if not found:
-            continue
-        marks[arm] = found
-        others = marks["imitate"][: len(found)]
-        apart = [{item: one[item] - other[item] for item in one} for one, other in zip(found, others, strict=True)]
-        print(
-            f"| {arm} | {len(found)} | {fmean(seconds):.0f} | {mean_of(found):.1f} | "
-            f"{in_words(apart, '+.1f', same_items=True)} | {in_words(gaps, '.3f', same_items=False)} |"
-        )
-
-
-def gap_of(run: RunFolder) -> dict[str, float]:
-    """Instruction → mean t − q over the tokens of its rollout."""
-    both = run.rows(ROLLOUT.at(2)).join(run.rows(SCORE.at(2)), on=["instruction_id", "sample"], suffix="_t")
+def measure(folder: Path, name: str) -> None:
+    """Keep what a run came to: marks on test, the mean t − q of each rollout, seconds of its training."""
+    reader = RunReader(RunFolder(RunRef(str(folder / "runs"), name)))
+    training, told = reader.training(1), marks_on_test(reader, 1)
+    both = reader.run.rows(ROLLOUT.at(2)).join(
+        reader.run.rows(SCORE.at(2)), on=["instruction_id", "sample"], suffix="_t"
+    )
     tokens = both.explode("log_probs", "log_probs_t")
-    means = tokens.group_by("instruction_id").agg((pl.col("log_probs_t") - pl.col("log_probs")).mean())
-    return dict(means.iter_rows())
+    gaps = tokens.group_by("instruction_id").agg((pl.col("log_probs_t") - pl.col("log_probs")).mean())
+    found = {
+        "marks": {item: mark for item, mark in sorted(told.items()) if mark is not None},
+        "gaps": {item: round(gap, 4) for item, gap in sorted(gaps.iter_rows())},
+        "seconds": round(training["seconds"] + training.get("reference_seconds", 0.0), 1),
+    }
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results" / f"{name}.json").write_text(json.dumps(found))
+
+
+def show(results: Path) -> None:
+    """Marks on test, their differences to imitation, and the mean t − q of the student's own tokens, 95 % intervals."""
+    found = {arm: [json.loads(file.read_text()) for file in sorted(results.glob(f"{arm}-s*.json"))] for arm in ARMS}
+    for arm, runs in found.items():
+        if runs:
+            marks = [each["marks"] for each in runs]
+            others = [each["marks"] for each in found["imitate"][: len(runs)]]
+            apart = [{item: one[item] - other[item] for item in one} for one, other in zip(marks, others, strict=True)]
+            gaps = [each["gaps"] for each in runs]
+            print(
+                f"| {arm} | {len(runs)} | {fmean(each['seconds'] for each in runs):.0f} | {mean_of(marks):.1f} | "
+                f"{in_words(apart, '+.1f', same_items=True)} | {in_words(gaps, '.3f', same_items=False)} |"
+            )
 
 
 def mean_of(of_seeds: list[dict[str, float]]) -> float:
@@ -163,15 +164,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pair", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--show", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3, choices=SEEDS)
     given = parser.parse_args()
     place = given.folder.absolute()
-    if not given.show:
-        place.mkdir(parents=True, exist_ok=True)
-        prepare(Pair(given.pair), place)
-        for arms in (("imitate", "forward_kl", "prefer"), ("policy",)):  # the loss that pair.py has ahead comes first
-            for seed in range(1, given.seeds + 1):
-                for arm in arms:
+    place.mkdir(parents=True, exist_ok=True)
+    prepare(Pair(given.pair), place)
+    for arms in (("imitate", "forward_kl", "prefer"), ("policy",)):  # the loss that pair.py has ahead comes first
+        for seed in SEEDS[:3]:
+            for arm in arms:
+                if not (place / "results" / f"{arm}-s{seed}.json").exists():
                     run(place, arm, seed)
-    show(place, given.seeds)
+                    measure(place, f"{arm}-s{seed}")
+    show(place / "results")
