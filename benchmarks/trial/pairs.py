@@ -121,6 +121,8 @@ STANDIN = Sizes(
 
 def gsm8k(folder: Path, given: Any, *, small: bool) -> Pair:
     """Qwen2.5-Coder 1.5B teaches 0.5B; dev is the last of the training split."""
+    if lacking := [f"--{name}" for name in ("student", "teacher", "data") if getattr(given, name) is None]:
+        raise SystemExit(f"gsm8k needs {', '.join(lacking)}: folders of two models and of train.jsonl and test.jsonl")
     sizes = GSM8K.small() if small else GSM8K
     rows = {name: [json.loads(line) for line in (given.data / f"{name}.jsonl").open()] for name in ("train", "test")}
     train, test = (

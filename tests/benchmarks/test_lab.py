@@ -25,7 +25,7 @@ from tests.doubles.provider import FakeProvider
 from tests.golden import fakes
 from tests.golden.adapter import drive
 from tests.harness.processes import REPOSITORY
-from tests.students import make_checkpoint, make_tiny_students
+from tests.students import make_checkpoint
 
 SMOKE = REPOSITORY / "benchmarks" / "lab" / "smoke.toml"
 
@@ -35,19 +35,7 @@ def _at_home(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Threads of so small a model wait for each other, and longer where others compute too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    [folder] = make_tiny_students(tmp_path_factory.mktemp("tiny"), 1)
-    return folder
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

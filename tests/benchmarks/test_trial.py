@@ -16,27 +16,13 @@ from benchmarks.trial import bundle
 from benchmarks.trial.__main__ import Job, Trial
 from benchmarks.trial.arms import ARMS
 from benchmarks.trial.model import LOSSES, MACHINES, Row, decode, load, score, train
-from benchmarks.trial.pairs import standin
+from benchmarks.trial.pairs import gsm8k, standin
 from benchmarks.trial.show import show
 from tests.harness.processes import REPOSITORY
-from tests.students import make_tiny_students
 
 CPU = MACHINES["cpu"]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Threads of so small a model wait for each other, and longer where others compute too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> Path:
-    [folder] = make_tiny_students(tmp_path_factory.mktemp("tiny"), 1)
-    return folder
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 PROMPTS = [[5, 6, 7], [9] * 12, [300, 20], [8]]
@@ -112,6 +98,11 @@ def test_each_arm_has_the_seconds_of_the_on_policy_one(tiny, tmp_path, monkeypat
             wanted = {"own", "right", "mfd", "prefer"}
             assert arm not in wanted or all(each[0].right for each in elements)
     assert all(not bad.right for _, bad in trial.take(Job("prefer", "s0", "seconds", 1e-5, 1))[0])
+
+
+def test_a_real_pair_without_its_models_says_what_it_needs(tmp_path):
+    with pytest.raises(SystemExit, match="gsm8k needs --teacher, --data"):
+        gsm8k(tmp_path, SimpleNamespace(student=tmp_path, teacher=None, data=None), small=True)
 
 
 def test_another_trial_in_a_folder_is_refused(tiny, tmp_path, monkeypatch):
