@@ -327,7 +327,7 @@ def check_trainer(run: RunFolder) -> launch.RenderedChat:
     else:
         machine.check_gpu_training()
         prerequisites.check_packages(training)
-        prerequisites.look_ahead(training, current(run).checkpoint(paths.BACKBONE))
+        prerequisites.look_ahead(run.config, current(run).checkpoint(paths.BACKBONE))
     if any(run.config.objective(number).rolls_out for number in run.config.round_numbers):
         student = current(run).checkpoint(paths.BACKBONE)
         launch.check_pair(current(run).teacher_weights, student, run.config.student.template)

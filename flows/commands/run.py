@@ -46,9 +46,7 @@ def memory_lines(config: RunConfig) -> list[str]:
         folder = backbone.find_backbone(
             config.student, storage.on_this_machine(config.run.root).local(paths.BACKBONE_CACHE)
         )
-        return (
-            [f"Training memory: {line}" for line in prerequisites.look_ahead(config.training, folder)] if folder else []
-        )
+        return [f"Training memory: {line}" for line in prerequisites.look_ahead(config, folder)] if folder else []
     except errors.TapirError as lacks:
         return [f"Training memory: {lacks}"]
 

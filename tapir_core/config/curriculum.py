@@ -345,6 +345,11 @@ class Objective(Kind):
         return 1
 
     @property
+    def scored_top_k(self) -> int:
+        """How many tokens of each place the teacher names beside the student's."""
+        return 0
+
+    @property
     def mixture_fields(self) -> dict[str, Any]:
         """What of it shapes seeds and mixture."""
         return {}
@@ -429,7 +434,7 @@ class OnPolicy(Objective):
 
     @property
     def scored_top_k(self) -> int:
-        """How many tokens of each place the teacher names beside the student's."""
+        """As many as the loss compares."""
         return self.top_k if self.loss == "forward_kl" else 0
 
     @property

@@ -22,7 +22,7 @@ CEILINGS = {
     "tapir_core": 1838,
     "tapir_core/calls": 2447,
     "tapir_core/comparison": 631,
-    "tapir_core/config": 1477,
+    "tapir_core/config": 1479,
     "tapir_core/curriculum": 673,
     "tapir_core/data": 830,
     "tapir_core/estimate": 569,
@@ -36,7 +36,7 @@ CEILINGS = {
     "tapir_core/summary": 487,
     "tasks": 2000,
     "tasks/engines": 1533,
-    "tasks/engines/training": 1384,
+    "tasks/engines/training": 1391,
 }
 """Folder → most statements, without those of the folders below it."""
 

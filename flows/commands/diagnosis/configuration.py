@@ -283,7 +283,7 @@ def _look_at_training(config: cfg.RunConfig, root: str) -> Finding:
     machine.check_gpu_training()
     prerequisites.check_packages(config.training)
     folder = backbone.find_backbone(config.student, storage.on_this_machine(root).local(BACKBONE_CACHE))
-    ahead = prerequisites.look_ahead(config.training, folder) if folder else []
+    ahead = prerequisites.look_ahead(config, folder) if folder else []
     unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
     return (
         replace(fault_of(ahead[1]), level="warning")

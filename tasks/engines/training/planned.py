@@ -189,6 +189,21 @@ class PlannedTrainer(SFTTrainer):
         logits = model(**given, use_cache=False, logits_to_keep=labels.shape[1] - first + 1).logits[:, :-1]
         return logits[trained[:, first:]].float(), labels[trained], _owners(inputs)[trained]
 
+    def _top_log_probs(
+        self, model: Any, inputs: dict[str, Any], numbers: torch.Tensor, top_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `_log_probs`, and between its two those of the teacher's tokens, (tokens, k): of rollouts alone.
+
+        No second copy of all logits is made: they are gathered once, and their sum is all else that is needed.
+        """
+        logits, labels, of = self._logits(model, inputs)
+        rolled, asked = numbers[of] < self._planned.corpus.rollouts, labels[:, None]
+        if top_ids.numel():
+            asked = asked.repeat(1, 1 + top_ids.shape[1])
+            asked[rolled, 1:] = top_ids
+        chosen = logits.gather(1, asked) - logits.logsumexp(-1, keepdim=True)
+        return chosen[:, 0], chosen[:, 1:], of
+
     def _answer_log_probs(self, model: Any, inputs: dict[str, Any], conversations: int) -> torch.Tensor:
         """Of each conversation of a micro-batch the log-probability of its answer, (conversations,)."""
         log_probs, of = self._log_probs(model, inputs)
@@ -214,11 +229,9 @@ class PlannedTrainer(SFTTrainer):
         """A mean over the sampled tokens of the whole step, and one over those of the teacher's answers."""
         told = {name: inputs.pop(name, torch.zeros(0, device=numbers.device)) for name in data.SCORES}
         if objective.loss == "forward_kl":
-            logits, labels, of = self._logits(model, inputs)
-            words = logits.log_softmax(-1)
-            log_probs = words.gather(1, labels[:, None])[:, 0]
+            log_probs, top, of = self._top_log_probs(model, inputs, numbers, told["top_ids"])
         else:
-            log_probs, of = self._log_probs(model, inputs)
+            (log_probs, of), top = self._log_probs(model, inputs), None
         own, step = numbers[of] < self._planned.corpus.rollouts, self.state.global_step
         now, sampled, teacher = log_probs[own], told["sampled"], told["teacher"]
         if step == 0:
@@ -226,8 +239,8 @@ class PlannedTrainer(SFTTrainer):
         lost = now  # of a micro-batch without a rollout, which has no top tokens either
         if objective.loss == "policy":
             lost = losses.policy(now, sampled, teacher, objective.clip)
-        elif len(now):
-            lost = losses.forward_kl(words[own].gather(1, told["top_ids"].long().view(len(now), -1)), told["top"])
+        elif top is not None and len(now):
+            lost = losses.forward_kl(top[own], told["top"])
         gap = teacher - now.detach()
         rolled = max(1, self._rolled_of_step[step])
         self._tell(rolled, gap=gap.sum(), clipped=(gap.abs() > objective.clip).float().sum())

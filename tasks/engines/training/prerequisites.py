@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from safetensors import SafetensorError, safe_open
 
-from tapir_core.config import TrainingConfig
+from tapir_core.config import RunConfig, TrainingConfig
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines import machine
 
@@ -141,7 +141,14 @@ def size_of(checkpoint: Path) -> ModelSize | None:
 
 
 def estimate_memory(
-    training: TrainingConfig, size: ModelSize, *, in_bf16: bool, longest: int, processes: int, on_gpu: bool = False
+    training: TrainingConfig,
+    size: ModelSize,
+    *,
+    in_bf16: bool,
+    longest: int,
+    processes: int,
+    on_gpu: bool = False,
+    holds_logits: bool = False,
 ) -> dict[str, int]:
     """Bytes that one process needs, by what they hold: `activations` are those of its fullest micro-batch or of a step.
 
@@ -152,6 +159,7 @@ def estimate_memory(
         longest: Tokens of the longest example.
         processes: Over which ZeRO partitions.
         on_gpu: Whether the loss is computed in tiles, with the model's last matrix, and no logits are held.
+        holds_logits: Whether they are all the same, as `OnPolicy.loss` "forward_kl" does.
     """
     # In bf16 stage 0 is trained as stage 1; without it, fp32 weights need no copy.
     stage, width = max(1, training.zero_stage) if in_bf16 else training.zero_stage, 2 if in_bf16 else 4
@@ -168,7 +176,8 @@ def estimate_memory(
     if on_gpu:
         # The last matrix's gradient, where it is trained: summed in fp32, then handed on as wide as the weights.
         head = 0 if training.lora else size.vocabulary * size.hidden * (_FP32 + width)
-        logits = min(tokens, _TILE[0]) * min(size.vocabulary, _TILE[1]) * width + head
+        tile = min(tokens, _TILE[0]) * min(size.vocabulary, _TILE[1]) * width
+        logits = (logits if holds_logits else tile) + head
     activations = tokens * held * width + logits
     # In a step, when activations are gone, ZeRO flattens what is accumulated, beside the gradients as they came. In
     # bf16 stage 2 has it flat already; a CPU's process was seen to grow all the same.
@@ -247,15 +256,17 @@ def memory_remedy(training: TrainingConfig, *, fits: bool = True) -> str:
     return ", or ".join(way for helps, way in ways if helps)
 
 
-def look_ahead(training: TrainingConfig, backbone: Path) -> list[str]:
+def look_ahead(config: RunConfig, backbone: Path) -> list[str]:
     """What `check_memory` says of this machine when nothing else is on it, for examples of the greatest length.
+
+    It is that of the round which needs most.
 
     Nothing where the model does not say how large it is, or the driver of the GPUs what they hold.
 
     Raises:
         MissingPrerequisite: as `check_memory`.
     """
-    gpus, size = machine.visible_gpus(), size_of(backbone)
+    training, gpus, size = config.training, machine.visible_gpus(), size_of(backbone)
     processes = training.processes or len(gpus) or 1
     of_machine = psutil.virtual_memory().total // processes
     held = machine.gpu_memory() if gpus else [of_machine]
@@ -272,5 +283,6 @@ def look_ahead(training: TrainingConfig, backbone: Path) -> list[str]:
         longest=training.max_length,
         processes=processes * training.nodes,
         on_gpu=bool(gpus),
+        holds_logits=any(config.objective(number).scored_top_k for number in config.round_numbers),
     )
     return check_memory(training, needed, min(held), of_machine if gpus else None)

@@ -104,6 +104,7 @@ def _look_before(planned: data.PlannedTraining, trainer: PlannedTrainer) -> None
             longest=max(planned.corpus.held_lengths) // planned.corpus.width,
             processes=world_size,
             on_gpu=device == "cuda",
+            holds_logits=bool(job.objective.scored_top_k),
         )
         lines = prerequisites.check_memory(job.training, needed, free, beside)
     if trainer.is_world_process_zero():

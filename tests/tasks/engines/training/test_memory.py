@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tapir_core.config import TrainingConfig
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines import machine
 from tasks.engines.training import prerequisites
+from tests.run_config import make_config
 from tests.students import make_checkpoint
 
 _7B = prerequisites.ModelSize(
@@ -59,7 +61,7 @@ def test_the_parts_of_a_model_count_together_and_a_vision_models_text_part_says_
 
 def test_what_says_nothing_of_its_size_is_not_looked_at(tmp_path: Path) -> None:
     assert prerequisites.size_of(make_checkpoint(tmp_path / "fake")) is None
-    assert prerequisites.look_ahead(TrainingConfig(), tmp_path / "fake") == []
+    assert prerequisites.look_ahead(make_config(tmp_path), tmp_path / "fake") == []
 
 
 def test_seven_billion_weights_take_over_a_hundred_gib_and_an_adapter_a_tenth() -> None:
@@ -91,6 +93,17 @@ def test_the_estimate_of_a_gpu_is_at_most_a_tenth_above_what_an_h200_took(
     training = TrainingConfig(micro_batch_size=1, precision="bf16")
     parts = prerequisites.estimate_memory(training, size, in_bf16=True, longest=row, processes=1, on_gpu=True)
     assert peak < sum(parts.values()) / _GIB < 1.1 * peak
+
+
+def test_logits_that_a_loss_holds_count_on_a_gpu() -> None:
+    training, size = TrainingConfig(micro_batch_size=4), replace(_7B, vocabulary=152_064)
+    tiled, held = (
+        prerequisites.estimate_memory(
+            training, size, in_bf16=True, longest=2048, processes=1, on_gpu=True, holds_logits=holds
+        )
+        for holds in (False, True)
+    )
+    assert (sum(held.values()) - sum(tiled.values())) / _GIB == pytest.approx(4 * 2048 * 152_064 * 16 / _GIB, rel=0.02)
 
 
 def test_partitions_shrink_the_estimate_by_stage() -> None:
@@ -129,7 +142,7 @@ def test_a_gpu_that_is_too_small_is_refused_before_anything_is_paid(
     monkeypatch.setattr(machine, "gpu_memory", lambda: [gib * _GIB])
     monkeypatch.setattr(prerequisites, "size_of", lambda _: _7B)
     try:
-        prerequisites.look_ahead(TrainingConfig(nodes=nodes), tmp_path)
+        prerequisites.look_ahead(make_config(tmp_path, training={"nodes": nodes}), tmp_path)
         assert not refused
     except MissingPrerequisite:
         assert refused

@@ -5,9 +5,11 @@ from typing import Any
 
 import polars as pl
 import pytest
-from transformers import LlamaConfig
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tapir_core.config import TrainingConfig
+from tapir_core.config import Imitate, OnPolicy, TrainingConfig
+from tapir_core.stages import ROLLOUT, SCORE
 from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokenizer, write_random
 from tasks.engines.training import prerequisites
 from tasks.engines.training.launch import TrainingJob, train_student
@@ -35,6 +37,19 @@ def model(folder: Path, size: str) -> Path:
     )
 
 
+def write_rollouts(base: Path, folder: Path, tokens: int, rows: int) -> tuple[Path, Path]:
+    """Rollouts of one token over and over, and scores by which the teacher finds all alike."""
+    ids = [5] * tokens
+    with torch.no_grad():
+        said = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)(torch.tensor([ids])).logits
+    own = said[0, :-1].log_softmax(-1)[1:, 5].tolist()
+    drawn = [(f"i{row}", 1, ids[:2], ids[2:], own, "length") for row in range(rows)]
+    scored = [(f"i{row}", 1, own, [[5, 6]] * len(own), [[-1.0, -2.0]] * len(own)) for row in range(rows)]
+    pl.DataFrame(drawn, schema=ROLLOUT.columns, orient="row").write_parquet(folder / "rollouts.parquet")
+    pl.DataFrame(scored, schema=SCORE.columns, orient="row").write_parquet(folder / "scores.parquet")
+    return folder / "rollouts.parquet", folder / "scores.parquet"
+
+
 @pytest.mark.parametrize(
     ("size", "micro_batch", "length", "training"),
     [
@@ -45,13 +60,17 @@ def model(folder: Path, size: str) -> Path:
         ("110M", 1, 40, {"precision": "bf16"}),
         ("110M", 4, 200, {"precision": "bf16", "gradient_checkpointing": True}),
         ("110M", 4, 200, {"precision": "bf16", "lora": {"rank": 16}}),
+        ("26M", 8, 200, {"precision": "fp32", "loss": "forward_kl"}),
+        ("26M", 16, 200, {"precision": "bf16", "loss": "forward_kl"}),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
 def test_the_estimate_is_within_a_fifth_of_the_peak(
     tmp_path: Path, size: str, micro_batch: int, length: int, training: dict[str, Any]
 ) -> None:
-    base = model(tmp_path / "base", size)
+    training = dict(training)
+    base, loss = model(tmp_path / "base", size), training.pop("loss", None)
+    rollouts, scores = write_rollouts(base, tmp_path, length, 4 * micro_batch) if loss else (None, None)
     text = " ".join((LETTERS.split() * length)[: length - 20])
     row = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": text}]
     pl.DataFrame({"messages": [row] * (4 * micro_batch)}).write_parquet(tmp_path / "rows.parquet")
@@ -68,11 +87,16 @@ def test_the_estimate_is_within_a_fifth_of_the_peak(
             learning_rate=1e-4,
             seed=1,
             log_path=tmp_path / "trainer.log",
+            objective=OnPolicy(loss=loss) if loss else Imitate(),
+            rollouts=(rollouts,) if rollouts else (),
+            scores=(scores,) if scores else (),
         )
     )
     longest, found = done.total_tokens // done.examples, prerequisites.size_of(base)
     assert found is not None
     assert longest == pytest.approx(length, abs=20)
     in_bf16 = config.precision == "bf16"
-    needed = prerequisites.estimate_memory(config, found, in_bf16=in_bf16, longest=longest, processes=1)
+    needed = prerequisites.estimate_memory(
+        config, found, in_bf16=in_bf16, longest=longest, processes=1, holds_logits=bool(loss)
+    )
     assert sum(needed.values()) == pytest.approx(done.peak_memory, rel=0.2), needed
