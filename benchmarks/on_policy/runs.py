@@ -1,10 +1,12 @@
 """The pair of `pair.py` as runs of the product: S_0, then a round that imitates, learns on-policy, or prefers.
 
-    .venv/bin/python -m benchmarks.on_policy.runs PAIR FOLDER
+    .venv/bin/python -m benchmarks.on_policy.runs FOLDER --pair PAIR
+    .venv/bin/python -m benchmarks.on_policy.runs benchmarks/results/on-policy-runs     # the table of these results
 
 PAIR is the folder that `pair.py` left, with its teacher. Each arm and seed is a `tapir run`, which goes on where it was
 killed; all share one call store, so that the teacher answers each prompt once. Round 2 is only rolled out and scored:
-that is how far the student after round 1 is from its teacher. What a run came to lies in FOLDER/results.
+that is how far the student after round 1 is from its teacher. What a run came to lies in FOLDER. The loss `policy`,
+which `pair.py` has far behind, is left out.
 """
 
 import argparse
@@ -27,7 +29,6 @@ POOL, REPEATS = 1300, 2000
 _LONG = "learning_rate = 3e-5\nepochs = 1\n"
 ARMS = {
     "imitate": f"examples = 640\n{_LONG}",
-    "policy": f'examples = 640\n{_LONG}objective = {{ type = "on_policy", loss = "policy" }}\n',
     "forward_kl": f'examples = 640\n{_LONG}objective = {{ type = "on_policy", loss = "forward_kl", top_k = 32 }}\n',
     "prefer": 'examples = 275\nepochs = 1\nlearning_rate = 5e-6\nobjective = "prefer"\n'
     'selection = { type = "hard_share", share = 0.95 }\n',
@@ -122,8 +123,7 @@ def measure(folder: Path, name: str) -> None:
         "gaps": {item: round(gap, 4) for item, gap in sorted(gaps.iter_rows())},
         "seconds": round(training["seconds"] + training.get("reference_seconds", 0.0), 1),
     }
-    (folder / "results").mkdir(exist_ok=True)
-    (folder / "results" / f"{name}.json").write_text(json.dumps(found))
+    (folder / f"{name}.json").write_text(json.dumps(found))
 
 
 def show(results: Path) -> None:
@@ -162,16 +162,16 @@ def in_words(of_seeds: list[dict[str, float]], form: str, *, same_items: bool) -
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pair", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--pair", type=Path)
     given = parser.parse_args()
-    place = given.folder.absolute()
-    place.mkdir(parents=True, exist_ok=True)
-    prepare(Pair(given.pair), place)
-    for arms in (("imitate", "forward_kl", "prefer"), ("policy",)):  # the loss that pair.py has ahead comes first
+    if given.pair:
+        place = given.folder.absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        prepare(Pair(given.pair), place)
         for seed in SEEDS[:3]:
-            for arm in arms:
-                if not (place / "results" / f"{arm}-s{seed}.json").exists():
+            for arm in ARMS:
+                if not (place / f"{arm}-s{seed}.json").exists():
                     run(place, arm, seed)
                     measure(place, f"{arm}-s{seed}")
-    show(place / "results")
+    show(given.folder)

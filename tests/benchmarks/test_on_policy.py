@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from benchmarks.on_policy import runs
 from benchmarks.on_policy.pair import show
 from tests.harness.processes import REPOSITORY
 
@@ -23,3 +24,17 @@ def test_figures_of_the_pages_are_those_of_the_recorded_results(capsys: pytest.C
         text = (REPOSITORY / "docs" / page).read_text()
         assert all(each.replace("+", "") in text.replace("95 %: ", "") for each in apart[1:]), page
         assert test[0] in text
+
+
+def test_the_table_of_the_products_runs_is_that_of_its_recorded_results(capsys: pytest.CaptureFixture[str]) -> None:
+    runs.show(REPOSITORY / "benchmarks" / "results" / "on-policy-runs")
+    rows = capsys.readouterr().out.replace("-", "−").splitlines()
+    pages = [REPOSITORY / each for each in ("benchmarks/on_policy/README.md", "docs/when-it-pays.md", "docs/LOG.md")]
+    rules, *others = (page.read_text() for page in pages)
+    assert len(rows) == 3
+    for number, row in enumerate(rows):
+        marks, apart, gap = (each.strip() for each in row.split("|")[4:7])
+        assert marks + " %" in rules
+        assert gap in rules
+        said = apart if number else marks
+        assert all(said in text for text in (rules, *others))
