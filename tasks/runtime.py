@@ -172,10 +172,16 @@ class Runtime:
         ask = students.endpoint if engine.served_by == "others" else partial(self._endpoints.in_turn, students)
         return AskedModel(ModelIdentity(engine.model_name(student.folder), student.identity), partial(ask, student))
 
-    def free_accelerators(self) -> None:
-        """End every server of this run, and return when its accelerators are free; each starts again when asked."""
-        self.students.stop()
-        self._endpoints.end_turn()
+    def free_accelerators(self, needed: int | None) -> None:
+        """Let every server of this run rest, and return when its accelerators are free; each answers again when asked.
+
+        Args:
+            needed: Bytes of each GPU, or of a machine without, that are to be free. Where they are not, or it is None,
+                servers are ended.
+        """
+        if self.config.student.engine.served_by == "workers":
+            self.students.stop()
+        self._endpoints.free(needed)
 
     def student_at(self, number: int) -> student_server.Student:
         """The student after round ``number``, wherever it is served."""

@@ -84,9 +84,11 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
 
     with runtime.progress.stage(at):
         note("handing the accelerator over")
-        runtime.free_accelerators()
+        elsewhere = run.config.training.runs_on == "worker"
+        before = runtime.checkpoint(at.number - 1)
+        runtime.free_accelerators(None if elsewhere else prerequisites.needed_at_once(run.config, before))
         lease = training_lease(run, at)
-        if run.config.training.runs_on == "worker":
+        if elsewhere:
             return follow_training(run, at, FineTuneRuns(run, at), lease, note)
         with lease:
             # A worker may have made it since this stage began.

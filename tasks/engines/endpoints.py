@@ -62,8 +62,8 @@ class Endpoints:
     """The servers that a run starts beside its student's, and the addresses that it has checked.
 
     The models that a run serves on its own machine, its student included, have the machine in turn. Asking for another
-    model ends the server of the last one, even while that answers; stages that ask different models therefore wait for
-    each other (`flows/steps.py`).
+    model lets the server of the last one rest, even while that answers; stages that ask different models therefore wait
+    for each other (`flows/steps.py`). Servers that rest are ended where the memory does not hold them beside the next.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Endpoints:
         self._preparing = threading.Lock()
         self._served: student_server.Students | None = None
         """Whose turn it is."""
+        self._resting: list[student_server.Students] = []
         self._turn = threading.RLock()
         self._aborted = False
         self._standins: dict[cfg.StandinEndpoint, tuple[supervisor.Child, str]] = {}
@@ -162,20 +163,37 @@ class Endpoints:
             return self._models[settings]
 
     def in_turn(self, students: student_server.Students, student: student_server.Student) -> Endpoint:
-        """As `Students.endpoint`, after the server of another model has ended."""
+        """As `Students.endpoint`, after the server of another model has gone to rest."""
         with self._turn:
             if self._served is not students:
                 self.end_turn()
-            self._served = students
+                self._make_room(students.needs(student), students)
+                self._served = students
             # Under the lock: only one server of this process can have the GPUs.
             return students.endpoint(student)
 
     def end_turn(self) -> None:
-        """End the server whose turn it is, and return when its accelerators are free."""
+        """Let the server whose turn it is rest, and return when its accelerators are free."""
         with self._turn:
             if self._served is not None:
-                self._served.stop()
+                self._served.rest()
+                self._resting.append(self._served)
                 self._served = None
+
+    def free(self, needed: int | None) -> None:
+        """As `end_turn`, for work that takes so many bytes of each GPU, or of a machine without; None if unknown."""
+        with self._turn:
+            self.end_turn()
+            self._make_room(needed)
+
+    def _make_room(self, needed: int | None, wanted: student_server.Students | None = None) -> None:
+        """End those that rest, but ``wanted``, where they leave less than so many bytes."""
+        resting = [each for each in self._resting if each is not wanted]
+        if needed is None or (resting and machine.free_memory() < needed):
+            for each in resting:
+                each.stop()
+            resting = []
+        self._resting = resting
 
     def abort(self) -> None:
         """Make all callers that wait for an open model give up; from any thread."""

@@ -95,6 +95,13 @@ def gpu_memory(*, held: bool = False) -> list[int]:
     return [int(words[0]) * 2**20 for words in told if words[0].isdigit()]
 
 
+def free_memory() -> int:
+    """Bytes that are free now: of the fullest GPU where there are any, else of this machine."""
+    if not visible_gpus():
+        return psutil.virtual_memory().available
+    return min((total - held for total, held in zip(gpu_memory(), gpu_memory(held=True), strict=True)), default=0)
+
+
 def check_gpu_training() -> None:
     """Refuse to train on a machine with GPUs that its training would not use, or not get far with.
 

@@ -1,8 +1,8 @@
-"""A server for the student as a child process: started, warmed up, kept, swapped, stopped.
+"""A server for the student as a child process: started, warmed up, kept, put to rest, stopped.
 
 A subclass of `StudentServer` adds how an engine's program is started and what it needs on this machine. The evaluation
-of S_r and the answers of round r + 1 ask for the same checkpoint and share one start. A server is stopped before
-training, which gets the whole machine.
+of S_r and the answers of round r + 1 ask for the same checkpoint and share one start. A server rests while a training
+has the accelerators; one that cannot is stopped.
 """
 
 import logging
@@ -95,6 +95,14 @@ class Students(ABC):
         Raises:
             TapirError: there is none.
         """
+
+    def needs(self, _student: Student) -> int:
+        """Bytes that it takes to answer with ``student``, of each GPU or of a machine without, beside what it holds."""
+        return 0
+
+    def rest(self) -> None:
+        """Leave the accelerators to others; what is served next may come sooner than after `stop`."""
+        self.stop()
 
     def stop(self) -> None:  # noqa: B027  # who has started nothing has nothing to end
         """Stop the server, and return when its accelerators are free. It starts again when asked for."""
@@ -218,9 +226,9 @@ class StudentServer(Students):
         """As `Students.endpoint`; raises what `start` does."""
         checkpoint = student.folder
         with self._lock:
-            if self.runs and self._endpoint and self.checkpoint == checkpoint:
-                return self._endpoint
             self._check_aborted()
+            if self.runs and self._endpoint and self.take(checkpoint):
+                return self._endpoint
             if checkpoint in self._failures:
                 raise self._failures[checkpoint]
             self.stop()
@@ -229,6 +237,10 @@ class StudentServer(Students):
             except TapirError as exc:
                 self._failures[checkpoint] = exc
                 raise
+
+    def take(self, checkpoint: Path) -> bool:
+        """Whether the running server answers with ``checkpoint``; one that can exchange its weights does so here."""
+        return self.checkpoint == checkpoint
 
     def start(self, checkpoint: Path) -> Endpoint:
         """Start a server for ``checkpoint`` when no other run has the GPUs, wait until it answers, warm it up.
@@ -240,7 +252,7 @@ class StudentServer(Students):
         self.checkpoint = checkpoint
         key = self._api_key or secrets.token_urlsafe(32)
         try:
-            self._gpus.enter_context(machine.hold_gpus(self._report, self._check_aborted))
+            self.hold_gpus()
             with supervisor.reserved_port(self.host) as port:
                 url, launch = f"http://{self.host}:{port}", self.launch(port, key)
                 title = self.served_as.title
@@ -262,6 +274,14 @@ class StudentServer(Students):
             proxy="",
         )
         return self._endpoint
+
+    def hold_gpus(self) -> None:
+        """Hold the GPUs of this machine, once no other run has them."""
+        self._gpus.enter_context(machine.hold_gpus(self._report, self._check_aborted))
+
+    def release_gpus(self) -> None:
+        """Let other runs have them."""
+        self._gpus.close()
 
     def stop(self) -> None:
         """Stop the server and everything it started; nothing is left when this returns."""

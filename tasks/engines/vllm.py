@@ -6,28 +6,31 @@ and a start fails when other programs hold the rest.
 """
 
 import json
+import logging
 import os
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tapir_core import errors, installation
+from tapir_core.calls.types import Endpoint
 from tapir_core.config import SERVED_NAME, VllmEngine
-from tasks.engines import backbone, keys, machine
-from tasks.engines.student_server import Installed, Launch, StudentServer, serve
+from tasks.engines import backbone, exchange, keys, logs, machine, supervisor
+from tasks.engines.student_server import Installed, Launch, Student, StudentServer, serve
 
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
 
+_LIBRARIES_GIB = 2
+"""Of a server's memory, more than it was seen to hold beside weights and cache."""
+
 _LONGEST_SOCKET_FOLDER = 55
 """Characters: a socket's path has at most 107; the supervisor's scratch folder adds 15 and vLLM a name of 37."""
 
-_SERVED = "student"
-"""The path of every checkpoint for its server, in the folder where that works."""
-
-_AT_ONE_PATH = f'ln -s "$0" "$TMPDIR/{_SERVED}" && cd "$TMPDIR" && exec "$@"'
+_AT_ONE_PATH = f'ln -s "$0" "$TMPDIR/{exchange.SERVED}" && cd "$TMPDIR" && exec "$@"'
 """vLLM keeps a compiled model by the path of its checkpoint, and would compile the student of each round anew.
 
 The folder for the child's temporary files goes with it (`supervisor`).
@@ -81,9 +84,11 @@ class VllmEnvironment:
 
 
 class VllmServer(StudentServer):
-    """vLLM's own server, in its own environment."""
+    """vLLM's own server, in its own environment, kept from checkpoint to checkpoint where these are alike."""
 
     engine: VllmEngine
+    _exchange: exchange.Exchange | None = None
+    _rests = False
 
     def launch(self, port: int, key: str) -> Launch:
         """How vLLM is started; it balances over as many copies as the GPUs of this machine hold.
@@ -103,19 +108,93 @@ class VllmServer(StudentServer):
         command = server_command(
             engine,
             environment,
-            Path(_SERVED),
+            Path(exchange.SERVED),
             port,
             template and template.absolute(),
             host=self.host,
             copies=copies,
             served_name=self.served_as.model,
         )
+        self._environment, self._copies = environment, copies
         return Launch(
             ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute()), *command],
             server_env(engine, environment, key),
             concurrency=copies * engine.concurrency,
             seed=environment.device == "cuda" if engine.seed is None else engine.seed,
         )
+
+    def start(self, checkpoint: Path) -> Endpoint:
+        """As `StudentServer.start`."""
+        self._exchange, self._rests = None, False
+        self._mould = exchange.mould(checkpoint, own_template=self.student.template is None)
+        return super().start(checkpoint)
+
+    def needs(self, student: Student) -> int:
+        """As `Students.needs`."""
+        if gpus := machine.gpu_memory():
+            return int(self.engine.gpu_memory_utilization * max(gpus))
+        # What lies in 16 bits may be computed in 32.
+        weights = 2 * sum(file.stat().st_size for file in student.folder.glob("*.safetensors"))
+        return 0 if self.runs else weights + int((self.engine.cpu_kv_cache_gib + _LIBRARIES_GIB) * 2**30)
+
+    def rest(self) -> None:
+        """As `Students.rest`: its weights leave the GPU; on processors they stay."""
+        with self._lock:
+            if not self.runs or self._rests:
+                return
+            try:
+                self._exchanging().rest()
+                self._rests = True
+                self.release_gpus()
+            except errors.EngineError as exc:
+                self._tell(f"is stopped, as it cannot rest: {exc}")
+                self.stop()
+
+    def take(self, checkpoint: Path) -> bool:
+        """As `StudentServer.take`."""
+        is_same = super().take(checkpoint)
+        if (is_same and not self._rests) or not (is_same or self._is_alike(checkpoint)):
+            return is_same
+        began, how = time.monotonic(), "is awake"
+        try:
+            if self._rests:
+                self.hold_gpus()
+            if is_same:
+                self._exchanging().wake(checkpoint)
+            else:
+                scripts = supervisor.ScriptRunner(
+                    lambda name: self._log_path.with_name(f"{name}.log"), self._check_aborted
+                )
+                apart = self._exchanging().take(checkpoint, scripts)
+                how = f"has the weights of {checkpoint} ({apart:.5f} nats a token from transformers)"
+        except errors.EngineError as exc:
+            self._tell(f"is started anew for {checkpoint}: {exc}")
+            return False
+        self.checkpoint, self._rests = checkpoint, False
+        self._tell(f"{how} after {time.monotonic() - began:.0f} s", logging.INFO)
+        return True
+
+    def _is_alike(self, checkpoint: Path) -> bool:
+        served = self._mould
+        return served is not None and served == exchange.mould(checkpoint, own_template=self.student.template is None)
+
+    def _exchanging(self) -> exchange.Exchange:
+        if self._exchange is None:
+            assert self._endpoint is not None, "it serves"
+            assert self._child is not None, "it runs"
+            self._exchange = exchange.Exchange(
+                self._endpoint.base_url.removesuffix("/v1"),
+                self._endpoint.api_key or "",
+                self.served_as.model,
+                self._child.pid,
+                self._environment.dtype(self.engine),
+                on_gpu=self._environment.device == "cuda",
+                copies=self._copies,
+            )
+        return self._exchange
+
+    def _tell(self, what: str, level: int = logging.WARNING) -> None:
+        logs.tell(level, f"{self.served_as.title} ({self._log_path.absolute()}): {what}")
 
     @classmethod
     def installed(cls, engine: VllmEngine, field: str = "student.engine") -> Installed:
@@ -205,6 +284,8 @@ def server_command(
         "--gpu-memory-utilization": engine.gpu_memory_utilization if environment.device == "cuda" else None,
         "--data-parallel-size": copies if copies > 1 else None,
         "--chat-template": chat_template,
+        "--middleware": "tapir_in_vllm.Guard",
+        "--worker-extension-cls": "tapir_in_vllm.Weights",
     }
     return [
         str(engine.interpreter),
@@ -214,13 +295,17 @@ def server_command(
         "--disable-uvicorn-access-log",
         "--no-enable-log-requests",
         *(["--enforce-eager"] if environment.is_eager(engine) else []),
+        *(["--enable-sleep-mode"] if environment.device == "cuda" else []),
     ]
 
 
 def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -> dict[str, str]:
     """The server's environment variables: loopback only, no telemetry, no hub, the key."""
     settings = {
-        "VLLM_API_KEY": api_key,
+        "TAPIR_SERVER_KEY": api_key,
+        "PYTHONPATH": str(Path(__file__).with_name("in_vllm")),
+        # With it come the paths by which it rests and takes weights; our guard stands before them.
+        "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_HOST_IP": machine.LOOPBACK,
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

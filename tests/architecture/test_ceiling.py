@@ -34,9 +34,9 @@ CEILINGS = {
     "tapir_core/standin": 910,
     "tapir_core/store_admin": 332,
     "tapir_core/summary": 487,
-    "tasks": 2000,
-    "tasks/engines": 1533,
-    "tasks/engines/training": 1391,
+    "tasks": 2003,
+    "tasks/engines": 1736,
+    "tasks/engines/training": 1410,
 }
 """Folder → most statements, without those of the folders below it."""
 

@@ -19,7 +19,7 @@ from tests.tapir_core.comparison.test_arms import lay, spec
 from tests.tapir_core.comparison.test_figures import outcome
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks" / "results").glob("*/README.md")])
 OPENED = re.compile(r"^<!-- tapir compare\b.*$", re.MULTILINE)
 BLOCK = re.compile(
     r"^<!-- tapir compare (?P<spec>\S+) --results (?P<results>\S+) --show --markdown -->\n(?P<shown>.*?)^<!-- end -->$",
@@ -41,7 +41,7 @@ def printed(block: re.Match[str], empty: Path) -> str:
     return arms_card(read_comparison(plan, ResultsFolder(Path(block["results"]), plan, gather_files))).strip()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_the_tables_of_a_page_are_what_the_results_give(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

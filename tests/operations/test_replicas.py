@@ -47,7 +47,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer({{}})
     def do_POST(self):
-        assert self.headers["Authorization"] == "Bearer " + os.environ["VLLM_API_KEY"]
+        assert self.headers["Authorization"] == "Bearer " + os.environ["TAPIR_SERVER_KEY"]
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(0.2)
         with open({log!r}, "a") as log:

@@ -83,6 +83,9 @@ _FP32 = 4
 _TILE = 4096, 32768
 """Positions and tokens whose logits TRL holds at a time on a GPU (`trl.kernels.chunked_logprob`)."""
 
+_ROOM = 1.2
+"""Estimates may be a fifth too low."""
+
 _LIBRARIES = int(0.2 * _GIB)
 """What they come to hold by training."""
 
@@ -259,30 +262,49 @@ def memory_remedy(training: TrainingConfig, *, fits: bool = True) -> str:
 def look_ahead(config: RunConfig, backbone: Path) -> list[str]:
     """What `check_memory` says of this machine when nothing else is on it, for examples of the greatest length.
 
-    It is that of the round which needs most.
-
-    Nothing where the model does not say how large it is, or the driver of the GPUs what they hold.
+    It is that of the round which needs most. Nothing where the model does not say how large it is, or the driver of the
+    GPUs what they hold.
 
     Raises:
         MissingPrerequisite: as `check_memory`.
     """
-    training, gpus, size = config.training, machine.visible_gpus(), size_of(backbone)
-    processes = training.processes or len(gpus) or 1
-    of_machine = psutil.virtual_memory().total // processes
+    gpus, needed = machine.visible_gpus(), _needed(config, backbone)
+    of_machine = psutil.virtual_memory().total // _processes(config.training)
     held = machine.gpu_memory() if gpus else [of_machine]
-    if size is None or not held:
+    if needed is None or not held:
         return []
+    return check_memory(config.training, needed, min(held), of_machine if gpus else None)
+
+
+def needed_at_once(config: RunConfig, backbone: Path) -> int | None:
+    """Bytes that a training takes at most, of each GPU where there are any, else of this machine; None if unknown."""
+    if (needed := _needed(config, backbone)) is None:
+        return None
+    if not machine.visible_gpus():
+        return int(sum(needed.values()) * _processes(config.training) * _ROOM)
+    moved = _OFFLOADED[config.training.offload]
+    return int(sum(size for name, size in needed.items() if name not in moved) * _ROOM)
+
+
+def _processes(training: TrainingConfig) -> int:
+    return training.processes or len(machine.visible_gpus()) or 1
+
+
+def _needed(config: RunConfig, backbone: Path) -> dict[str, int] | None:
+    """As `estimate_memory`, for the examples of the greatest length that this machine may train on."""
+    training, gpus, size = config.training, machine.visible_gpus(), size_of(backbone)
+    if size is None:
+        return None
     in_bf16 = training.precision == "bf16" or (
         training.precision == "auto"
         and (bool(gpus) or machine.computes_in_bf16(broken_amx=machine.amx_is_broken(sys.executable)))
     )
-    needed = estimate_memory(
+    return estimate_memory(
         training,
         size,
         in_bf16=in_bf16,
         longest=training.max_length,
-        processes=processes * training.nodes,
+        processes=_processes(training) * training.nodes,
         on_gpu=bool(gpus),
         holds_logits=any(config.objective(number).scored_top_k for number in config.round_numbers),
     )
-    return check_memory(training, needed, min(held), of_machine if gpus else None)

@@ -22,7 +22,9 @@ import os
 import shutil
 import socket
 import sys
+import warnings
 from dataclasses import asdict, replace
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from torch.distributed import TCPStore
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging
 from trl import SFTConfig
@@ -54,6 +56,9 @@ _OFFLOADED = {"none": (), "optimizer": ("offload_optimizer",), "all": ("offload_
 def main() -> int:
     """Train; returns the exit code."""
     job = settle_precision(launch.TrainingJob(**json.loads(os.environ[launch.JOB_VARIABLE])))
+    # What transformers and accelerate say of settings that are meant.
+    warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated")
+    getLogger("accelerate.accelerator").addFilter(lambda record: "steps mismatch" not in record.getMessage())
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
@@ -84,6 +89,7 @@ def main() -> int:
     on_gpu = trainer.args.device.type == "cuda"
     peak = int(torch.cuda.max_memory_allocated()) if on_gpu else machine.peak_memory() - held
     _finish(planned, trainer, peak)
+    torch.distributed.destroy_process_group()
     return 0
 
 
@@ -156,6 +162,8 @@ def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int) -
     stops = given if isinstance(given, list) else [given]
     if closing not in stops:
         model.generation_config.eos_token_id = [closing, *(each for each in stops if each is not None)]
+    # Training needs no cache; a server that has compiled the base would compile the student anew for this alone.
+    model.config.use_cache = getattr(AutoConfig.from_pretrained(job.base), "use_cache", True)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
     planned.tokenizer.save_pretrained(folder)

@@ -9,6 +9,7 @@ from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Endpoint
 from tapir_core.calls.client import timeout_of
 from tapir_core.config import CallsConfig, OpenAIEndpoint, StudentConfig, VllmEndpoint
 from tapir_core.errors import ConfigError, MissingPrerequisite
+from tasks.engines import machine
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.engines.student_server import Student, Students
 from tests.doubles.provider import FakeProvider, RecordedCall, Text, make_request
@@ -98,28 +99,70 @@ STUDENT = Student(0, Path(), "")
 
 
 class Served(Students):
-    def __init__(self, name: str, events: list[str]) -> None:
+    def __init__(self, name: str, events: list[str], needed: int = 0) -> None:
         super().__init__(StudentConfig(), Path(), lambda _: None)
-        self._name, self._events = name, events
+        self._name, self._events, self._needed = name, events, needed
 
     def endpoint(self, _student: Student) -> Endpoint:
         self._events.append(f"{self._name} is asked")
         return Endpoint(f"http://{self._name}", 1)
 
+    def needs(self, _student: Student) -> int:
+        return self._needed
+
+    def rest(self) -> None:
+        self._events.append(f"{self._name} rests")
+
     def stop(self) -> None:
         self._events.append(f"{self._name} ends")
 
 
-def test_another_model_starts_when_the_last_has_ended_and_the_same_one_goes_on(tmp_path: Path) -> None:
-    events: list[str] = []
-    teacher, student = Served("teacher", events), Served("student", events)
-    endpoints = Endpoints(8, lambda name: tmp_path / name, tmp_path)
+@pytest.fixture
+def events() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
+    monkeypatch.setattr(machine, "free_memory", lambda: 10)
+    return Endpoints(8, lambda name: tmp_path / name, tmp_path)
+
+
+def test_another_model_answers_when_the_last_rests_and_the_same_one_goes_on(
+    endpoints: Endpoints, events: list[str]
+) -> None:
+    teacher, student = Served("teacher", events, 10), Served("student", events, 10)
     for served in (teacher, teacher, student):
         endpoints.in_turn(served, STUDENT)
     endpoints.end_turn()
     endpoints.end_turn()
     endpoints.in_turn(student, STUDENT)
     assert events == [
-        *("teacher is asked", "teacher is asked", "teacher ends"),
-        *("student is asked", "student ends", "student is asked"),
+        *("teacher is asked", "teacher is asked", "teacher rests"),
+        *("student is asked", "student rests", "student is asked"),
     ]
+
+
+def test_a_server_that_rests_is_ended_where_the_next_one_does_not_fit_beside_it(
+    endpoints: Endpoints, events: list[str]
+) -> None:
+    teacher, student = Served("teacher", events, 11), Served("student", events, 11)
+    for served in (teacher, student, teacher):
+        endpoints.in_turn(served, STUDENT)
+    assert events == [
+        *("teacher is asked", "teacher rests", "teacher ends"),
+        *("student is asked", "student rests", "student ends", "teacher is asked"),
+    ]
+
+
+@pytest.mark.parametrize(("needed", "ends"), [(10, False), (11, True), (None, True)])
+def test_what_rests_is_ended_where_it_leaves_a_training_too_little(
+    endpoints: Endpoints, events: list[str], needed: int | None, ends: bool
+) -> None:
+    teacher, student = Served("teacher", events), Served("student", events)
+    for served in (teacher, student):
+        endpoints.in_turn(served, STUDENT)
+    endpoints.free(needed)
+    assert events[4:] == (["teacher ends", "student ends"] if ends else [])
+    endpoints.free(None)
+    assert sorted(events[4:]) == ["student ends", "teacher ends"], "once"

@@ -49,7 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer({health}, {{}})
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        known = self.headers["Authorization"] == "Bearer " + os.environ["VLLM_API_KEY"] and body["model"] == "student"
+        key = "Bearer " + os.environ["TAPIR_SERVER_KEY"]
+        known = self.headers["Authorization"] == key and body["model"] == "student"
         self.answer({chat} if known else 401, {{"error": "the template is broken"}})
     def log_message(self, *args):
         pass

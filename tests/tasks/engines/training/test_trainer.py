@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -256,6 +257,12 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
         file.name for file in (job.output / "checkpoint").iterdir()
     }
     assert train_student(job) == disturbed, "a finished training was started again"
+    base, made = (
+        json.loads((each / "config.json").read_text()) for each in (ground / "base", job.output / "checkpoint")
+    )
+    assert made["use_cache"] == base["use_cache"], "for this alone a server would compile anew"
+    log = (tmp_path / "b.log").read_text()
+    assert not re.search("Traceback|destroy_process_group|FutureWarning|mismatch", log), log
 
 
 @pytest.mark.slow

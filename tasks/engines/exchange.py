@@ -1,0 +1,199 @@
+"""Gives a running vLLM server the weights of another checkpoint, and shows that it answers with them.
+
+A start takes 85 to 107 s on a GPU that compiles, an exchange seconds. A checkpoint must be like the one before in all
+but its weights. After the exchange the server scores a few fixed texts, and so does transformers, on processors: the
+server must agree with it, and the checkpoint before must not. Greedy answers would not do: vLLM's stale copy of a head
+gave the right tokens, with log-probabilities that were 0.001 nats off.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeVar
+
+import httpx
+from safetensors import SafetensorError, safe_open
+
+from tapir_core.errors import EngineError
+from tapir_core.evaluation.benchmark import ScriptFailed
+from tasks.engines import backbone, machine, supervisor
+
+SERVED = "student"
+"""The path of every checkpoint for its server, in the folder where that works."""
+
+_TEXTS = (
+    ("What is the capital of France?", "The capital of France is Paris."),
+    ("Add 17 and 25.", "17 + 25 = 42"),
+    ("Name three colours.", "Red, green and blue."),
+    ("Write a sentence about rain.", "The rain fell softly on the roof all night."),
+    ("Is 91 a prime number?", "No: 91 is 7 times 13."),
+    ("Turn this into a question: you like tea.", "Do you like tea?"),
+    ("Sort these words: pear, apple, fig.", "apple, fig, pear"),
+    ("How do I boil an egg?", "Put it into boiling water for eight minutes, then cool it."),
+)
+"""Instruction, answer."""
+
+_LIMITS = {"float32": 1e-3}
+_LIMIT = 0.05
+"""Mean nats a token by which server and transformers may differ, by the server's precision."""
+_CLEARER = 4
+"""How many times further away the checkpoint before must be."""
+
+_FREE_FIELDS = ("use_cache", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
+"""Of config.json: no answer of a server depends on them, which is told its precision."""
+
+_SECONDS = 300.0
+
+Read = TypeVar("Read")
+Told = list[list[float]]
+"""Of each text the log-probability of each token but the first, nats."""
+
+
+def mould(checkpoint: Path, *, own_template: bool) -> dict[str, Any] | None:
+    """What a server keeps of the checkpoint that it was started with; None where its files do not say.
+
+    ``own_template``: its chat template too.
+    """
+    found: dict[str, Any] = {}
+    try:
+        for file in sorted(checkpoint.iterdir()):
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="numpy") as opened:
+                    found |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+            elif backbone.matters(file.name) and not file.name.endswith(".index.json"):
+                text = file.read_text(encoding="utf-8")
+                found[file.name] = json.loads(text) if file.suffix == ".json" else text
+        for field in _FREE_FIELDS:
+            found["config.json"].pop(field, None)
+    except (OSError, SafetensorError, ValueError, LookupError):
+        return None
+    if not own_template:
+        found.pop("chat_template.jinja", None)
+    return found
+
+
+class Exchange:
+    """One running server, whose weights can be exchanged."""
+
+    def __init__(self, url: str, key: str, model: str, pid: int, precision: str, *, on_gpu: bool, copies: int) -> None:
+        """Asks it to score the texts.
+
+        Args:
+            url: Where it answers.
+            key: Its key.
+            model: The name under which it serves.
+            pid: Of its process, in whose folder the path of its checkpoint lies.
+            precision: In which it computes, as vLLM names it.
+            on_gpu: Whether it can leave its memory to others.
+            copies: Models that it balances over.
+
+        Raises:
+            EngineError: it does not answer.
+        """
+        self._url, self._headers = url, {"Authorization": f"Bearer {key}"}
+        self._model, self._limit, self._on_gpu, self._copies = model, _LIMITS.get(precision, _LIMIT), on_gpu, copies
+        self._path = Path(os.readlink(f"/proc/{pid}/cwd"), SERVED)
+        self._ids = [self._tokens(*text) for text in _TEXTS]
+        self._told = self._score()
+
+    def rest(self) -> None:
+        """Leave the GPU's memory to others, weights included; on processors there is nothing to leave.
+
+        Raises:
+            EngineError: it does not.
+        """
+        if self._on_gpu:
+            self._order("/sleep", params={"level": 2})
+
+    def take(self, checkpoint: Path, scripts: supervisor.ScriptRunner) -> float:
+        """Answer with these weights, awake again; gives the mean difference from transformers, in nats a token.
+
+        Raises:
+            EngineError: it does not, or that cannot be shown.
+        """
+        job = {"checkpoint": str(checkpoint.absolute()), "texts": self._ids}
+        hidden = {machine.GPUS_VARIABLE: "", "HF_HUB_OFFLINE": "1"}
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(
+                scripts.run, "reference_main", job, python=Path(sys.executable), environment=hidden, log="reference"
+            )
+            self._load(checkpoint)
+            try:
+                told, expected = self._score(), asked.result()
+            except ScriptFailed as exc:
+                raise EngineError(f"transformers does not load {checkpoint}: {exc}; see {exc.log_path}") from exc
+        now, before = (_apart(each, expected) for each in (told, self._told))
+        if now > self._limit or now * _CLEARER > before:
+            raise EngineError(
+                f"by its answers it is {now:.4f} nats a token from {checkpoint}, and was {before:.4f} from it before"
+            )
+        self._told = told
+        return now
+
+    def wake(self, checkpoint: Path) -> None:
+        """Answer again with the weights that it had.
+
+        Raises:
+            EngineError: it does not.
+        """
+        if self._on_gpu:
+            self._load(checkpoint)
+            if (now := _apart(self._score(), self._told)) > self._limit:
+                raise EngineError(f"by its answers it is {now:.4f} nats a token from what it was before it rested")
+
+    def _load(self, checkpoint: Path) -> None:
+        new = self._path.with_name(f"{SERVED}.new")
+        new.symlink_to(checkpoint.absolute())
+        new.replace(self._path)
+        if self._on_gpu:
+            self._order("/wake_up", params={"tags": "weights"})
+        self._order("/collective_rpc", json={"method": "take_weights"})
+        if self._on_gpu:
+            self._order("/wake_up", params={"tags": "kv_cache"})
+        self._order("/reset_prefix_cache")
+
+    def _tokens(self, instruction: str, answer: str) -> list[int]:
+        talk = [{"role": "user", "content": instruction}, {"role": "assistant", "content": answer}]
+        asked = {"model": self._model, "messages": talk, "add_generation_prompt": False}
+        return self._post("/tokenize", lambda reply: list[int](reply["tokens"]), json=asked)
+
+    def _score(self) -> Told:
+        """By every copy: each is asked as often as there are any, and answers that differ are no answer."""
+        with ThreadPoolExecutor(len(self._ids) * self._copies) as pool:
+            found = [*pool.map(self._score_one, self._ids * self._copies)]
+        texts = len(self._ids)
+        if any(_apart([one], [found[number % texts]]) > self._limit for number, one in enumerate(found)):
+            raise EngineError("its copies answer differently")
+        return found[:texts]
+
+    def _score_one(self, ids: list[int]) -> list[float]:
+        asked = {"model": self._model, "prompt": ids, "prompt_logprobs": 0, "max_tokens": 1, "temperature": 0}
+
+        def read(reply: Any) -> list[float]:
+            places = reply["choices"][0]["prompt_logprobs"][1:]
+            return [float(place[str(each)]["logprob"]) for place, each in zip(places, ids[1:], strict=True)]
+
+        return self._post("/v1/completions", read, json=asked)
+
+    def _order(self, path: str, **given: Any) -> None:
+        self._post(path, lambda _: None, **given)
+
+    def _post(self, path: str, read: Callable[[Any], Read], **given: Any) -> Read:
+        try:
+            # Without the proxy that the environment may name.
+            reply = httpx.post(
+                f"{self._url}{path}", headers=self._headers, timeout=_SECONDS, trust_env=False, **given
+            ).raise_for_status()
+            return read(reply.json() if reply.content else None)
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as exc:
+            raise EngineError(f"{path}: {exc!r}") from exc
+
+
+def _apart(one: Told, other: Told) -> float:
+    """Mean difference of the log-probabilities of two, in nats a token."""
+    texts = zip(one, other, strict=True)
+    return fmean(abs(a - b) for ours, theirs in texts for a, b in zip(ours, theirs, strict=True))

@@ -1,0 +1,1 @@
+"""The folder that our servers have on vLLM's path."""
