@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM
 
 def log_probs(checkpoint: str, texts: list[list[int]]) -> list[list[float]]:
     """Of each text the log-probability of each token after those before it."""
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    ).eval()
     found = list[list[float]]()
     with torch.inference_mode():
         for text in texts:

@@ -163,7 +163,7 @@ def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int) -
     if closing not in stops:
         model.generation_config.eos_token_id = [closing, *(each for each in stops if each is not None)]
     # Training needs no cache; a server that has compiled the base would compile the student anew for this alone.
-    model.config.use_cache = getattr(AutoConfig.from_pretrained(job.base), "use_cache", True)
+    model.config.use_cache = getattr(AutoConfig.from_pretrained(job.base, trust_remote_code=False), "use_cache", True)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
     planned.tokenizer.save_pretrained(folder)
