@@ -18,7 +18,7 @@ from typing import Any, Literal
 from tapir_core import errors, installation
 from tapir_core.calls.types import Endpoint
 from tapir_core.config import SERVED_NAME, VllmEngine
-from tasks.engines import backbone, exchange, keys, logs, machine, supervisor
+from tasks.engines import backbone, exchange, keys, logs, machine
 from tasks.engines.student_server import Installed, Launch, Student, StudentServer, serve
 
 _FEW_CORES = 8
@@ -162,11 +162,8 @@ class VllmServer(StudentServer):
             if is_same:
                 self._exchanging().wake(checkpoint)
             else:
-                scripts = supervisor.ScriptRunner(
-                    lambda name: self._log_path.with_name(f"{name}.log"), self._check_aborted
-                )
-                apart = self._exchanging().take(checkpoint, scripts)
-                how = f"has the weights of {checkpoint} ({apart:.5f} nats a token from transformers)"
+                apart = self._exchanging().take(checkpoint)
+                how = f"has the weights of {checkpoint} ({apart:.5f} nats a token from their trainer)"
         except errors.EngineError as exc:
             self._tell(f"is started anew for {checkpoint}: {exc}")
             return False
@@ -175,8 +172,9 @@ class VllmServer(StudentServer):
         return True
 
     def _is_alike(self, checkpoint: Path) -> bool:
-        served = self._mould
-        return served is not None and served == exchange.mould(checkpoint, own_template=self.student.template is None)
+        if self._mould is None or not (checkpoint / exchange.LOG_PROBS).exists():
+            return False
+        return self._mould == exchange.mould(checkpoint, own_template=self.student.template is None)
 
     def _exchanging(self) -> exchange.Exchange:
         if self._exchange is None:
@@ -194,6 +192,7 @@ class VllmServer(StudentServer):
         return self._exchange
 
     def _tell(self, what: str, level: int = logging.WARNING) -> None:
+        self._report(f"{self.served_as.title} {what}")
         logs.tell(level, f"{self.served_as.title} ({self._log_path.absolute()}): {what}")
 
     @classmethod

@@ -35,9 +35,9 @@ CEILINGS = {
     "tapir_core/store_admin": 332,
     "tapir_core/summary": 487,
     "tasks": 2003,
-    "tasks/engines": 1736,
+    "tasks/engines": 1716,
     "tasks/engines/in_vllm": 21,
-    "tasks/engines/training": 1410,
+    "tasks/engines/training": 1420,
 }
 """Folder → most statements, without those of the folders below it."""
 

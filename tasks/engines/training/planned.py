@@ -291,6 +291,16 @@ class PlannedTrainer(SFTTrainer):
             Storage(file.parent).write_bytes(file.name, json.dumps(found.tolist()).encode())
         return found
 
+    def read(self, texts: list[list[int]]) -> list[list[float]]:
+        """Of each text the log-probability of each token but the first, in nats; called by all ranks."""
+        found, model = list[list[float]](), self.model_wrapped
+        model.eval()
+        with torch.no_grad():
+            for ids in texts:
+                inputs = self._prepare_inputs(self.data_collator([{"input_ids": ids, "labels": ids}]))
+                found.append(self._log_probs(model, inputs)[0].tolist())
+        return found
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Nothing: DeepSpeed's part of a save holds the weights already; `write_student` ends a training."""
 

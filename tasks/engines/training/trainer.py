@@ -40,7 +40,7 @@ from transformers.utils import logging
 from trl import SFTConfig
 
 from tapir_core.errors import EngineError
-from tasks.engines import machine
+from tasks.engines import exchange, machine
 from tasks.engines.training import data, kernels, launch, prerequisites
 from tasks.engines.training.planned import STOPPED, PlannedTrainer, Watch
 
@@ -88,7 +88,8 @@ def main() -> int:
         return STOPPED
     on_gpu = trainer.args.device.type == "cuda"
     peak = int(torch.cuda.max_memory_allocated()) if on_gpu else machine.peak_memory() - held
-    _finish(planned, trainer, peak)
+    texts = [planned.tokenizer.apply_chat_template(talk, return_dict=False) for talk in exchange.TALKS]
+    _finish(planned, trainer, peak, {"ids": texts, "log_probs": trainer.read(texts)})
     torch.distributed.destroy_process_group()
     return 0
 
@@ -140,10 +141,14 @@ def _describe(
     return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
 
 
-def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int) -> None:
+def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int, read: dict[str, Any]) -> None:
     """Write the student and its summary under a temporary name, then give it its place.
 
-    ``peak``: bytes that training took at most where it computed, of the GPU or of this process beside its libraries.
+    Args:
+        planned: What was trained.
+        trainer: Has the weights.
+        peak: Bytes that training took at most where it computed, of the GPU or of this process beside its libraries.
+        read: With which log-probabilities the student reads fixed texts.
     """
     job, attempt = planned.job, launch.Attempt(planned.job.output)
     # Only ZeRO-3 has no rank with whole weights; collecting them is collective. Otherwise the model keeps its ties.
@@ -170,6 +175,7 @@ def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int) -
     told = replace(_summary(planned, trainer, peak), changed=_changed_share(job.base, folder))
     summary = json.dumps(asdict(told), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
+    (folder / exchange.LOG_PROBS).write_text(json.dumps(read))
     launch.sync_folder(folder)
     folder.rename(attempt.checkpoint)
 

@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tapir_core.config import StudentConfig, VllmEngine
 from tapir_core.errors import EngineError
@@ -73,19 +75,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class Transformers:
-    """In place of the script that computes the reference."""
-
-    def run(self, _script: str, job: Any, **_: Any) -> list[list[float]]:
-        weights = float((Path(job["checkpoint"]) / "weights").read_text())
-        return [[weights] * (len(text) - 1) for text in job["texts"]]
-
-
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, weights in (("first", -1.0), ("second", -1.5), ("alike", -1.00001)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(str(weights))
+        said = {"ids": [[1, 2, 3]] * 8, "log_probs": [[weights] * 2] * 8}
+        (tmp_path / name / exchange.LOG_PROBS).write_text(json.dumps(said))
     (tmp_path / exchange.SERVED).symlink_to(tmp_path / "first")
     monkeypatch.setattr(exchange.os, "readlink", lambda _: str(tmp_path))
     servers = []
@@ -106,9 +102,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_other_weights_are_taken_and_shown_to_be_answered_with(made: Any, tmp_path: Path) -> None:
     server, found = made()
-    assert found.take(tmp_path / "second", Transformers()) == 0
+    assert found.take(tmp_path / "second") == 0
     assert server.orders == ["/collective_rpc", "/reset_prefix_cache"]
-    assert found.take(tmp_path / "first", Transformers()) == 0
+    assert found.take(tmp_path / "first") == 0
     found.rest()
     assert len(server.orders) == 4, "on processors nothing sleeps"
 
@@ -118,7 +114,7 @@ def test_on_a_gpu_it_sleeps_and_gets_its_weights_before_its_cache(made: Any, tmp
     found.rest()
     found.wake(tmp_path / "first")
     found.rest()
-    found.take(tmp_path / "second", Transformers())
+    found.take(tmp_path / "second")
     wakes = ["/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache", "/reset_prefix_cache"]
     assert server.orders == 2 * ["/sleep?level=2", *wakes]
 
@@ -138,13 +134,21 @@ def test_what_does_not_answer_with_the_new_weights_is_refused(
 ) -> None:
     _, found = made(fault=fault, copies=copies)
     with pytest.raises(EngineError, match=why):
-        found.take(tmp_path / "second", Transformers())
+        found.take(tmp_path / "second")
 
 
 def test_weights_that_cannot_be_told_from_those_before_are_refused(made: Any, tmp_path: Path) -> None:
     _, found = made(fault="stale")
     with pytest.raises(EngineError, match=r"and was 0\.0000 from it before"):
-        found.take(tmp_path / "alike", Transformers())
+        found.take(tmp_path / "alike")
+
+
+def test_a_checkpoint_whose_trainer_read_other_tokens_is_refused(made: Any, tmp_path: Path) -> None:
+    server, found = made()
+    (tmp_path / "second" / exchange.LOG_PROBS).write_text(json.dumps({"ids": [[7]] * 8, "log_probs": [[]] * 8}))
+    with pytest.raises(EngineError, match="its trainer read other tokens"):
+        found.take(tmp_path / "second")
+    assert server.orders == []
 
 
 def test_what_wakes_otherwise_than_it_was_is_refused(made: Any, tmp_path: Path) -> None:
@@ -184,6 +188,25 @@ def test_all_but_the_weights_must_be_alike(tmp_path: Path, file: str, change: An
         assert exchange.mould(one, own_template=False) == exchange.mould(other, own_template=False)
 
 
+def read_by_transformers(checkpoint: Path) -> dict[str, Any]:
+    """What a trainer leaves beside the weights."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    texts = [tokenizer.apply_chat_template(talk, return_dict=False) for talk in exchange.TALKS]
+    found = []
+    with torch.inference_mode():
+        for ids in map(torch.tensor, texts):
+            said = model(ids[None]).logits[0, :-1].log_softmax(-1)
+            found.append(said.gather(1, ids[1:, None])[:, 0].tolist())
+    return {"ids": texts, "log_probs": found}
+
+
+def trained(folder: Path, seed: int) -> Path:
+    checkpoint = tiny_student(folder / f"tiny-{seed}", seed=seed)
+    (checkpoint / exchange.LOG_PROBS).write_text(json.dumps(read_by_transformers(checkpoint)))
+    return checkpoint
+
+
 def greedy(server: VllmServer, checkpoint: Path) -> list[tuple[str, float]]:
     endpoint = server.endpoint(Student(1, checkpoint, checkpoint.name))
 
@@ -217,7 +240,7 @@ class TestOnVllm:
     def test_a_server_that_took_weights_answers_as_a_fresh_one(
         self, server: VllmServer, lines: list[str], tmp_path: Path
     ) -> None:
-        one, other = (tiny_student(tmp_path / f"tiny-{seed}", seed=seed) for seed in (3, 4))
+        one, other = (trained(tmp_path, seed) for seed in (3, 4))
         first = greedy(server, one)
         server.rest()
         taken = greedy(server, other)
@@ -246,7 +269,7 @@ class TestOnVllm:
             return made
 
         monkeypatch.setattr(VllmServer, "launch", launch)
-        one, other = (tiny_student(tmp_path / f"tiny-{seed}", seed=seed) for seed in (3, 4))
+        one, other = (trained(tmp_path, seed) for seed in (3, 4))
         greedy(server, one)
         greedy(server, other)
         assert sum("is ready" in line for line in lines) == 2

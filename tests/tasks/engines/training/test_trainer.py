@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -15,6 +16,7 @@ from safetensors import safe_open
 
 from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, NodeLost, TapirError
+from tasks.engines.exchange import LOG_PROBS
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.launch import (
     Node,
@@ -31,6 +33,7 @@ from tasks.engines.training.launch import (
     train_student,
 )
 from tests.harness.watches import ListenWatch
+from tests.tasks.engines.test_exchange import read_by_transformers
 
 EXAMPLES = 60
 
@@ -227,6 +230,14 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def apart(checkpoint: Path) -> float:
+    """Mean nats a token between what the trainer read fixed texts with and what transformers makes of its student."""
+    ours, theirs = json.loads((checkpoint / LOG_PROBS).read_text()), read_by_transformers(checkpoint)
+    assert ours["ids"] == theirs["ids"]
+    texts = zip(ours["log_probs"], theirs["log_probs"], strict=True)
+    return fmean(abs(a - b) for one, other in texts for a, b in zip(one, other, strict=True))
+
+
 @pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
     ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -261,6 +272,7 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
         json.loads((each / "config.json").read_text()) for each in (ground / "base", job.output / "checkpoint")
     )
     assert made["use_cache"] == base["use_cache"], "for this alone a server would compile anew"
+    assert apart(job.output / "checkpoint") < 1e-4
     log = (tmp_path / "b.log").read_text()
     assert not re.search("Traceback|destroy_process_group|FutureWarning|mismatch", log), log
 
@@ -278,6 +290,7 @@ def test_two_ranks_with_zero_3_and_lora_leave_a_whole_merged_student(ground: Pat
     names = {file.name for file in (job.output / "checkpoint").iterdir()}
     assert "model.safetensors" in names
     assert not any("adapter" in name for name in names)
+    assert apart(job.output / "checkpoint") < 0.05, "adapters were merged in bf16"
     log = job.log_path.read_text()
     assert "⟦It is" in log
     assert "world size    2 (cpu), ZeRO stage 3, bf16, LoRA rank 4" in log
