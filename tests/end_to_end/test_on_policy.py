@@ -164,7 +164,7 @@ def test_ten_kills_in_rollout_score_and_train_compute_nothing_twice(
     with closing(sqlite3.connect(tmp_path / ".tapir" / "store.sqlite")) as connection:
         known = dict(connection.execute("SELECT role, count(*) FROM answers GROUP BY role").fetchall())
     assert known["rollout"] == prompts
-    # Each start has the student score the first rollouts that it comes to, so that a kill that waits for scores may meet
+    # Each start has the student score the first rollouts that it comes to: a kill that waits for scores may meet
     # rollouts too, and there are more words than rollouts.
     assert sent("rollout") <= known["rollout"] + 7 * 2
     assert prompts < known["score"] <= sent("score") <= known["score"] + 7 * 2
