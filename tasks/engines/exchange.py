@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
@@ -47,8 +48,11 @@ _LIMIT = 0.15
 _CLEARER = 4
 """How many times further away the checkpoint before must be."""
 
-_FREE_FIELDS = ("use_cache", "dtype", "torch_dtype", "transformers_version", "_name_or_path")
-"""Of config.json: no answer of a server depends on them, which is told its precision."""
+_FREE_FIELDS = (
+    *("use_cache", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
+    *("is_local", "local_files_only", "name_or_path"),
+)
+"""Of config.json and tokenizer_config.json: no answer of a server depends on them, which is told its precision."""
 
 _SECONDS = 300.0
 
@@ -71,8 +75,8 @@ def mould(checkpoint: Path, *, own_template: bool) -> dict[str, Any] | None:
             elif backbone.matters(file.name) and not file.name.endswith(".index.json"):
                 text = file.read_text(encoding="utf-8")
                 found[file.name] = json.loads(text) if file.suffix == ".json" else text
-        for field in _FREE_FIELDS:
-            found["config.json"].pop(field, None)
+        for name, field in product(("config.json", "tokenizer_config.json"), _FREE_FIELDS):
+            found[name].pop(field, None)
     except (OSError, SafetensorError, ValueError, LookupError):
         return None
     if not own_template:

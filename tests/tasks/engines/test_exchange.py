@@ -170,6 +170,7 @@ def test_a_server_that_cannot_score_is_told(made: Any) -> None:
         ("config.json", {"rope_theta": 7.0}, False),
         ("generation_config.json", {"eos_token_id": [1, 2]}, False),
         ("tokenizer_config.json", {"bos_token": "<other>"}, False),
+        ("tokenizer_config.json", {"is_local": True}, True),
         ("chat_template.jinja", "{{ messages }} ", False),
         ("training.json", {"loss": 1}, True),
     ],
