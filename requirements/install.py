@@ -62,6 +62,13 @@ def main() -> None:
     _install(options.folder, [*alone, *requirements], total=sum("==" in line for line in pins))
     if options.no_deps:
         _install(options.folder, ["--no-deps", "-r", str(files[-1])], total=1)
+    # Builds of torch for processors come without Triton, in which its kernels are written.
+    if (
+        "tapir" in options.pins
+        and shutil.which("nvidia-smi")
+        and any(options.folder.glob("lib/*/site-packages/triton"))
+    ):
+        _install(options.folder, ["--no-deps", "-r", str(HERE / "gpu.txt")], total=1)
     if options.project:
         _install(options.folder, ["--no-deps", "--editable", str(HERE.parent)], total=1)
     stamp.write_text(digest)
