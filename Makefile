@@ -123,7 +123,7 @@ bench-student: setup ## student inference: our engine against vLLM's offline LLM
 bench-train: main-env ## fine-tuning: our trainer against plain TRL under DeepSpeed, on the same rows
 	.venv/bin/python benchmarks/training.py $(BENCH_OPTIONS)
 
-gpu-check: setup ## one GPU, about 20 minutes: student inference, training and memory, a JSON line each
+gpu-check: setup ## one GPU, about ten minutes: a whole run, inference, training and memory, a JSON line each
 	.venv/bin/python -m benchmarks.gpu_check $(BENCH_OPTIONS)
 
 gpu-bundle: ## pack what `make gpu-check` needs on a machine without network: build/gpu-bundle; STUDENT=vllm-cuda

@@ -1,31 +1,37 @@
-"""`make gpu-check`: what one GPU makes of this project, one JSON line a figure, in about 20 minutes.
+"""`make gpu-check`: what one GPU makes of this project, one JSON line a figure, in about ten minutes.
 
-1. Student inference: our engine against vLLM's offline ``LLM.chat`` (`student.py`).
-2. Training of SmolLM2-135M and of two random models, of Qwen's shape at 1.8B and of Llama's at 7B. First ours as a
-   run on a GPU would do it, packed to rows of 2,048 tokens, several of them in one: tokens a second, peak memory, and
-   the share of the card's floating-point operations that the model needs. Then ours against plain TRL on the same rows
-   without packing (`training.py`). A model whose training does not fit by our own estimate is left out, and its line
-   says so.
-3. Memory: what the card holds before, between and after these must go back to what it was.
+1. A run: the quickstart with one round, then the same command again, which must do nothing. How long both took, how
+   often a student's server started, and the seconds from the end of each training to the next student's first answer.
+2. Student inference: our engine against vLLM's offline ``LLM.chat`` (`student.py`).
+3. Training of a random model of Qwen's shape at 1.8B; asked for, also of SmolLM2-135M and of Llama's shape at 7B. First
+   ours as a run on a GPU would do it, packed to rows of 2,048 tokens, several of them in one: tokens a second, peak
+   memory, and the share of the card's floating-point operations that the model needs. Then ours against plain TRL on
+   the same rows without packing (`training.py`). A model whose training does not fit by our own estimate is left out,
+   and its line says so.
+4. Memory: what the card holds before, between and after these must go back to what it was.
 
 A part that fails has a line with `error`; the others go on, and the exit code is 1. ``--only`` names the parts to
-run, ``--seconds`` makes trainings longer or shorter. ``--rehearse`` takes a tiny random student through all of it, on a
+run, ``--seconds`` makes trainings longer or shorter. ``--rehearse`` takes a tiny random student through the same on a
 CPU too.
 """
 
 import argparse
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -33,8 +39,10 @@ import psutil
 
 from benchmarks.training import compare, make_rows, time_ours
 from tapir_core.config import StudentConfig, TrainingConfig, VllmEngine
-from tapir_core.paths import BACKBONE_CACHE
+from tapir_core.paths import BACKBONE_CACHE, round_folder
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
+from tapir_core.summary import RunReader, marks_on_test
 from tasks.engines import machine
 from tasks.engines.backbone import prepare_backbone
 from tasks.engines.tiny_student import CHAT_TEMPLATE, small_shape, small_tokenizer, tiny_student, write_random
@@ -70,8 +78,21 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Of Qwen1.5-1.8B and of LLaMA2-7B."""
 
-STUDENT = "student"
-PARTS = (STUDENT, "135M", *SHAPES)
+RUN, STUDENT = "run", "student"
+PARTS = (RUN, STUDENT, "1.8B", "135M", "7B")
+_USUAL = PARTS[:3]
+"""What ten minutes suffice for."""
+
+_RUN = {"run.rounds": "1", "evaluation.baseline": '"none"'}
+_SMALL_RUN = {
+    "data.pool.rows": "200",
+    "data.heldout.dev": "40",
+    "data.heldout.test": "40",
+    "basic_tuning.examples": "32",
+    "rounds.default.examples": "48",
+    "student.sampling.max_tokens": "8",
+    "student.engine.cpu_kv_cache_gib": "1",
+}
 
 _LENGTH = 2048
 """Tokens of a packed row."""
@@ -85,6 +106,38 @@ _ROOM = 0.95
 """Share of the card that an estimate may take."""
 _KEPT = 256 * 2**20
 """Bytes that a driver may keep."""
+
+
+def check_run(root: Path, backbone: str, *, small: bool) -> dict[str, Any]:
+    """A run with one round, and the same command once more."""
+    settings = {"run.root": str(root), **_RUN, **(_SMALL_RUN | {"student.backbone": backbone} if small else {})}
+    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-m", "flows.cli", "run", "configs/quickstart.toml", "--name", RUN, *words]
+    seconds = list[float]()
+    for _ in range(2):
+        began = time.monotonic()
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise RuntimeError(f"tapir run ended with exit code {done.returncode}: {done.stdout[-2000:]}")
+        seconds.append(round(time.monotonic() - began, 1))
+    reader = RunReader(RunFolder(RunRef(str(root), RUN)))
+    marks = {f"S_{number}": marks_on_test(reader, number) for number in (0, 1)}
+    return {
+        "seconds": seconds[0],
+        "again_seconds": seconds[1],
+        "server_starts": (root / RUN / "logs" / "student.log").read_text().count("Application startup complete"),
+        "first_answer_after_seconds": [first_answer_after(root, number) for number in (0, 1)],
+        "test": {name: round(fmean(mark or 0.0 for mark in found.values()), 1) for name, found in marks.items()},
+    }
+
+
+def first_answer_after(root: Path, number: int) -> float:
+    """Seconds from the end of the training of round ``number`` to the first answer of the student that it made."""
+    ended = (root / RUN / round_folder(number) / "checkpoint" / "training.json").stat().st_mtime
+    with closing(sqlite3.connect(root / ".tapir" / "store.sqlite")) as store:
+        made = store.execute("SELECT created FROM answers WHERE role = 'answer' ORDER BY created").fetchall()
+    times = (datetime.fromisoformat(each).replace(tzinfo=UTC).timestamp() for (each,) in made)
+    return round(next(each for each in times if each > ended) - ended, 1)
 
 
 def check_student(backbone: str, root: str, *, small: bool) -> dict[str, Any]:
@@ -239,7 +292,7 @@ def main() -> None:
     parser.add_argument(
         "--peak-tflops", type=float, default=790, help="of the card in bf16; 790 was measured of an H200"
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run, memory beside them")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=_USUAL, help="parts to run, memory beside them")
     parser.add_argument("--seconds", type=float, default=40, help="about as long as the steps of one training take")
     parser.add_argument("--root", default="runs", help="run root that keeps the converted student")
     options = parser.parse_args()
@@ -248,7 +301,7 @@ def main() -> None:
         raise SystemExit("no GPU is visible here; --rehearse shows on a CPU that the check works")
     if gpus:
         machine.check_gpu_training()
-        if STUDENT in options.only and find_environment(VllmEngine()).device == "cpu":
+        if {RUN, STUDENT} & {*options.only} and find_environment(VllmEngine()).device == "cpu":
             raise SystemExit("vLLM is built for the CPU here; run `make setup STUDENT=vllm-cuda`")
     # On one card, in this process and in its children.
     os.environ[machine.GPUS_VARIABLE] = gpus[0] if gpus else ""
@@ -270,6 +323,8 @@ def main() -> None:
         student = StudentConfig(backbone=tiny or StudentConfig().backbone, chat_template="chatml")
 
         def measure(part: str, place: Path) -> dict[str, Any]:
+            if part == RUN:
+                return check_run(place, student.backbone, small=small)
             if part in SHAPES:
                 return check_shape(part, place, peak, options.seconds, small=small)
             embedded = prepare_backbone(student, Storage(options.root).local(BACKBONE_CACHE).absolute())
@@ -280,7 +335,7 @@ def main() -> None:
         tell("machine", machine_in_words)
         for part in options.only:
             with tempfile.TemporaryDirectory(dir=here) as own:
-                tell(part if part == STUDENT else f"training-{part}", partial(measure, part, Path(own)))
+                tell(part if part in (RUN, STUDENT) else f"training-{part}", partial(measure, part, Path(own)))
     tell("memory", lambda: check_memory(held))
     if failed:
         raise SystemExit(1)

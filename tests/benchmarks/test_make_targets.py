@@ -79,11 +79,15 @@ def test_the_student_is_measured_beside_offline_vllm(tmp_path) -> None:
 @pytest.mark.operations
 @needs_student_env
 def test_the_check_of_a_gpu_is_rehearsed_with_a_tiny_student(tmp_path) -> None:
-    lines = make("gpu-check", BENCH_OPTIONS=f"--rehearse --root {tmp_path}").splitlines()
+    options = f"--rehearse --root {tmp_path} --only run student 1.8B 135M 7B"
+    lines = make("gpu-check", BENCH_OPTIONS=options).splitlines()
     found = {told["name"]: told for told in map(json.loads, (line for line in lines if line.startswith("{")))}
-    assert list(found) == ["machine", "student", "training-135M", "training-1.8B", "training-7B", "memory"]
+    assert list(found) == ["machine", "run", "student", "training-1.8B", "training-135M", "training-7B", "memory"]
     assert [told for told in found.values() if "error" in told or "left_out" in told] == []
-    assert all(told["ratio"] > 0 for name, told in found.items() if name not in ("machine", "memory"))
+    assert all(told["ratio"] > 0 for name, told in found.items() if name not in ("machine", "run", "memory"))
+    assert found["run"]["server_starts"] == 1
+    assert min(found["run"]["first_answer_after_seconds"]) > 0
+    assert found["run"]["again_seconds"] < found["run"]["seconds"] / 3
     assert all(told["packed"] > 0 for name, told in found.items() if name.startswith("training"))
 
 
