@@ -224,7 +224,7 @@ def _gpus(run: RunFolder, at: StageAt) -> AbstractContextManager[None]:
         logs.tell(INFO, text)
         runtime.progress.note_current(text)
 
-    return machine.hold_gpus(say, lambda: runtime.check_stop(at))
+    return runtime.gpus.hold(say, lambda: runtime.check_stop(at))
 
 
 def _known_as(run: RunFolder, at: StageAt) -> tuple[str, str]:

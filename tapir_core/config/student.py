@@ -117,6 +117,10 @@ class VllmSettings(Section):
     start_timeout_seconds: Free[PositiveFloat] = 600.0
     """Longest wait until the server is ready."""
 
+    keep: Free[bool] = True
+    """Let the server rest while a training has the machine, and then take the next weights. Off: a start for each
+    checkpoint, as for replicas."""
+
     seed: Free[bool | None] = None
     """Whether a drawn sample carries its number as `seed`. Left out: yes where the run serves on a GPU; no on a CPU,
     where vLLM ends of it, and for replicas."""
@@ -139,7 +143,7 @@ class VllmSettings(Section):
 
 
 class VllmEngine(VllmSettings, StudentEngine):
-    """A vLLM server that the run starts for each checkpoint and stops before training."""
+    """A vLLM server of the run, which rests while a training has the machine."""
 
     served_by: ClassVar[ServedBy] = "driver"
 

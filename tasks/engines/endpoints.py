@@ -89,6 +89,8 @@ class Endpoints:
         self._served: student_server.Students | None = None
         """Whose turn it is."""
         self._resting: list[student_server.Students] = []
+        self.gpus = machine.Gpus()
+        """Of those that have the machine in turn, and of the run's trainings."""
         self._turn = threading.RLock()
         self._aborted = False
         self._standins: dict[cfg.StandinEndpoint, tuple[supervisor.Child, str]] = {}
@@ -168,7 +170,7 @@ class Endpoints:
             if self._served is not students:
                 self.end_turn()
                 self._make_room(students.needs(student), students)
-                self._served = students
+                students.gpus, self._served = self.gpus, students
             # Under the lock: only one server of this process can have the GPUs.
             return students.endpoint(student)
 

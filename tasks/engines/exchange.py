@@ -8,11 +8,12 @@ a head gave the right tokens, with log-probabilities that were 0.001 nats off.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import httpx
@@ -54,7 +55,8 @@ _FREE_FIELDS = (
 )
 """Of config.json and tokenizer_config.json: no answer of a server depends on them, which is told its precision."""
 
-_SECONDS = 300.0
+_SECONDS = 60.0
+"""For what takes a moment; who has not answered by then is started anew."""
 
 Read = TypeVar("Read")
 Told = list[list[float]]
@@ -87,7 +89,9 @@ def mould(checkpoint: Path, *, own_template: bool) -> dict[str, Any] | None:
 class Exchange:
     """One running server, whose weights can be exchanged."""
 
-    def __init__(self, url: str, key: str, model: str, pid: int, precision: str, *, on_gpu: bool, copies: int) -> None:
+    def __init__(
+        self, url: str, key: str, model: str, pid: int, precision: str, *, on_gpu: bool, copies: int, seconds: float
+    ) -> None:
         """Asks it to score the texts.
 
         Args:
@@ -98,10 +102,12 @@ class Exchange:
             precision: In which it computes, as vLLM names it.
             on_gpu: Whether it can leave its memory to others.
             copies: Models that it balances over.
+            seconds: Longest time to load weights.
 
         Raises:
             EngineError: it does not answer.
         """
+        self._load_seconds = seconds
         self._url, self._headers = url, {"Authorization": f"Bearer {key}"}
         self._model, self._limit, self._on_gpu, self._copies = model, _LIMITS.get(precision, _LIMIT), on_gpu, copies
         self._path = Path(os.readlink(f"/proc/{pid}/cwd"), SERVED)
@@ -129,7 +135,8 @@ class Exchange:
         self._load(checkpoint)
         told = self._score()
         now, before = (_apart(each, said["log_probs"]) for each in (told, self._told))
-        if now > self._limit or now * _CLEARER > before:
+        # So that what is no number is refused too.
+        if not (now <= self._limit and now * _CLEARER <= before):
             raise EngineError(
                 f"by its answers it is {now:.4f} nats a token from {checkpoint}, and was {before:.4f} from it before"
             )
@@ -144,7 +151,7 @@ class Exchange:
         """
         if self._on_gpu:
             self._load(checkpoint)
-            if (now := _apart(self._score(), self._told)) > self._limit:
+            if not (now := _apart(self._score(), self._told)) <= self._limit:
                 raise EngineError(f"by its answers it is {now:.4f} nats a token from what it was before it rested")
 
     def _load(self, checkpoint: Path) -> None:
@@ -153,42 +160,55 @@ class Exchange:
         new.replace(self._path)
         if self._on_gpu:
             self._order("/wake_up", params={"tags": "weights"})
-        self._order("/collective_rpc", json={"method": "take_weights"})
+        self._order("/collective_rpc", json={"method": "take_weights"}, timeout=self._load_seconds)
         if self._on_gpu:
             self._order("/wake_up", params={"tags": "kv_cache"})
-        self._order("/reset_prefix_cache")
+        # What it computed before lies there: new answers would go on from it, which no scoring shows.
+        if not self._post("/reset_prefix_cache", lambda reply: reply is None or reply["success"]):
+            raise EngineError("it keeps what it computed with the weights before")
 
     def _tokens(self, talk: list[dict[str, str]]) -> list[int]:
         asked = {"model": self._model, "messages": talk, "add_generation_prompt": False}
         return self._post("/tokenize", lambda reply: list[int](reply["tokens"]), json=asked)
 
     def _score(self) -> Told:
-        """By every copy: each is asked as often as there are any, and answers that differ are no answer."""
-        with ThreadPoolExecutor(len(self._ids) * self._copies) as pool:
-            found = [*pool.map(self._score_one, self._ids * self._copies)]
+        """By every copy: copies that answer differently do not answer."""
+        asked = [(ids, copy) for copy in range(self._copies) for ids in self._ids]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            found = [*pool.map(self._score_one, *zip(*asked, strict=True))]
         texts = len(self._ids)
-        if any(_apart([one], [found[number % texts]]) > self._limit for number, one in enumerate(found)):
+        first, *others = (found[each : each + texts] for each in range(0, len(found), texts))
+        if not all(_apart(each, first) <= self._limit for each in others):
             raise EngineError("its copies answer differently")
-        return found[:texts]
+        return first
 
-    def _score_one(self, ids: list[int]) -> list[float]:
+    def _score_one(self, ids: list[int], copy: int) -> list[float]:
         asked = {"model": self._model, "prompt": ids, "prompt_logprobs": 0, "max_tokens": 1, "temperature": 0}
+        to = {"X-data-parallel-rank": str(copy)} if self._copies > 1 else {}
 
         def read(reply: Any) -> list[float]:
             places = reply["choices"][0]["prompt_logprobs"][1:]
             return [float(place[str(each)]["logprob"]) for place, each in zip(places, ids[1:], strict=True)]
 
-        return self._post("/v1/completions", read, json=asked)
+        return self._post("/v1/completions", read, headers=to, json=asked)
 
     def _order(self, path: str, **given: Any) -> None:
         self._post(path, lambda _: None, **given)
 
-    def _post(self, path: str, read: Callable[[Any], Read], **given: Any) -> Read:
+    def _post(
+        self,
+        path: str,
+        read: Callable[[Any], Read],
+        *,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        timeout: float = _SECONDS,
+        **given: Any,
+    ) -> Read:
+        own = {**self._headers, **headers}
         try:
             # Without the proxy that the environment may name.
-            reply = httpx.post(
-                f"{self._url}{path}", headers=self._headers, timeout=_SECONDS, trust_env=False, **given
-            ).raise_for_status()
+            reply = httpx.post(f"{self._url}{path}", headers=own, timeout=timeout, trust_env=False, **given)
+            reply.raise_for_status()
             return read(reply.json() if reply.content else None)
         except (httpx.HTTPError, ValueError, LookupError, TypeError) as exc:
             raise EngineError(f"{path}: {exc!r}") from exc

@@ -56,8 +56,8 @@ _EXPECTED = re.compile(
     # What our own settings bring about.
     r"Enforce eager set|disabled by user settings|disabling stats logging|"
     r"VLLM_ENABLE_V1_MULTIPROCESSING is set to False|Development endpoints are enabled|"
-    # Of weights that are exchanged: layers that have none, and a head that shares the embedding's.
-    r"\w+: Failed to load weights|"
+    # Of weights that are exchanged: a layer that has none, and a head that shares the embedding's.
+    r"(?:RotaryEmbedding|ParallelLMHead): Failed to load weights|"
     # What a CPU or a container is like; who reads of a run can do nothing about it.
     r"Triton|libtcmalloc|libiomp|Reset SSM cache type|NUMA binding|Found ulimit of"
 )

@@ -27,6 +27,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -45,6 +46,9 @@ from tasks.engines.keys import keyless_environment
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 LOOPBACK = "127.0.0.1"
+
+_CGROUP = Path("/sys/fs/cgroup")
+"""What limits a container's memory."""
 
 HOST_VARIABLE = "TAPIR_WORKER_HOST"
 """Environment variable of a worker: the name or address of its machine at which others reach it."""
@@ -89,17 +93,47 @@ def hold_gpus(
         yield
 
 
+class Gpus:
+    """The GPUs of this machine for one run: its servers, at work or at rest, and its training hold them together."""
+
+    def __init__(self) -> None:
+        self._users, self._held, self._lock = 0, ExitStack(), threading.Lock()
+
+    @contextmanager
+    def hold(self, say: Callable[[str], object], check: Callable[[], object]) -> Iterator[None]:
+        """As `hold_gpus`, which is waited for only where nobody of the run holds them yet."""
+        with self._lock:
+            if not self._users:
+                self._held.enter_context(hold_gpus(say, check))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._held.close()
+
+
 def gpu_memory(*, held: bool = False) -> list[int]:
     """Bytes of each GPU that may be used, or those of them that are ``held``; none where they cannot be told."""
-    told = (line.split() for line in _of_visible_gpus("memory.used" if held else "memory.total"))
-    return [int(words[0]) * 2**20 for words in told if words[0].isdigit()]
+    return _bytes_of_gpus("memory.used" if held else "memory.total")
 
 
 def free_memory() -> int:
-    """Bytes that are free now: of the fullest GPU where there are any, else of this machine."""
-    if not visible_gpus():
-        return psutil.virtual_memory().available
-    return min((total - held for total, held in zip(gpu_memory(), gpu_memory(held=True), strict=True)), default=0)
+    """Bytes that are free now: of the fullest GPU where there are any, else of this machine, or of its container."""
+    if visible_gpus():
+        return min(_bytes_of_gpus("memory.free"), default=0)
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # no container, or one without a limit
+        limit, used = (int((_CGROUP / f"memory.{each}").read_text()) for each in ("max", "current"))
+        free = min(free, limit - used)
+    return free
+
+
+def _bytes_of_gpus(what: str) -> list[int]:
+    told = (line.split() for line in _of_visible_gpus(what))
+    return [int(words[0]) * 2**20 for words in told if words[0].isdigit()]
 
 
 def check_gpu_training() -> None:

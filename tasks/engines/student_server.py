@@ -73,6 +73,8 @@ class Students(ABC):
         self.engine: Any = student.engine
         self._log_path = log_path
         self._report = report
+        self.gpus = machine.Gpus()
+        """Held while it serves, or rests; those of its run where others of the run serve too."""
 
     @classmethod
     def installed(cls, engine: Any) -> Installed | None:
@@ -96,9 +98,12 @@ class Students(ABC):
             TapirError: there is none.
         """
 
-    def needs(self, _student: Student) -> int:
-        """Bytes that it takes to answer with ``student``, of each GPU or of a machine without, beside what it holds."""
-        return 0
+    def needs(self, _student: Student) -> int | None:
+        """Bytes that it takes to answer with ``student``, of each GPU or of a machine without, beside what it holds.
+
+        None where servers that rest must be ended for it: it is unknown, or others serve, maybe on the same machine.
+        """
+        return None
 
     def rest(self) -> None:
         """Leave the accelerators to others; what is served next may come sooner than after `stop`."""
@@ -188,7 +193,7 @@ class StudentServer(Students):
         self.host = host
         self.served_as = served_as
         self._api_key = api_key
-        self._gpus, self._following = ExitStack(), ExitStack()
+        self._holding, self._following = ExitStack(), ExitStack()
         self._child: supervisor.Child | None = None
         self._endpoint: Endpoint | None = None
         self._aborted = False
@@ -229,6 +234,7 @@ class StudentServer(Students):
             self._check_aborted()
             if self.runs and self._endpoint and self.take(checkpoint):
                 return self._endpoint
+            self._check_aborted()
             if checkpoint in self._failures:
                 raise self._failures[checkpoint]
             self.stop()
@@ -239,7 +245,10 @@ class StudentServer(Students):
                 raise
 
     def take(self, checkpoint: Path) -> bool:
-        """Whether the running server answers with ``checkpoint``; one that can exchange its weights does so here."""
+        """Whether the running server answers with ``checkpoint``; one that can exchange its weights does so here.
+
+        One that tried in vain has been stopped.
+        """
         return self.checkpoint == checkpoint
 
     def start(self, checkpoint: Path) -> Endpoint:
@@ -252,7 +261,7 @@ class StudentServer(Students):
         self.checkpoint = checkpoint
         key = self._api_key or secrets.token_urlsafe(32)
         try:
-            self.hold_gpus()
+            self._holding.enter_context(self.gpus.hold(self._report, self._check_aborted))
             with supervisor.reserved_port(self.host) as port:
                 url, launch = f"http://{self.host}:{port}", self.launch(port, key)
                 title = self.served_as.title
@@ -275,14 +284,6 @@ class StudentServer(Students):
         )
         return self._endpoint
 
-    def hold_gpus(self) -> None:
-        """Hold the GPUs of this machine, once no other run has them."""
-        self._gpus.enter_context(machine.hold_gpus(self._report, self._check_aborted))
-
-    def release_gpus(self) -> None:
-        """Let other runs have them."""
-        self._gpus.close()
-
     def stop(self) -> None:
         """Stop the server and everything it started; nothing is left when this returns."""
         with self._lock:
@@ -301,7 +302,7 @@ class StudentServer(Students):
             if (child := self._child) is not None:
                 child.terminate()
                 self._child = None
-            self._gpus.close()
+            self._holding.close()
 
     def _check_aborted(self) -> None:
         if self._aborted:

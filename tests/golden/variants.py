@@ -59,12 +59,14 @@ VARIANTS: dict[str, list[str]] = {
     "vllm, compiled": ["student.engine.enforce_eager=false"],
     "vllm, seed": ["student.engine.seed=true"],
     "vllm, no seed": ["student.engine.seed=false"],
+    "vllm, not kept": ["student.engine.keep=false"],
     "replicas": ['student.engine={ type = "replicas", replicas = 2, wait_seconds = 9.0 }'],
     **{f"replicas: {each}": [f"student.engine.dtype={each}"] for each in ("bfloat16", "float16", "float32")},
     "replicas: eager": ["student.engine.enforce_eager=true"],
     "replicas: compiled": ["student.engine.enforce_eager=false"],
     "replicas: seed": ["student.engine.seed=true"],
     "replicas: no seed": ["student.engine.seed=false"],
+    "replicas: not kept": ["student.engine.keep=false"],
     "student at an endpoint": ['student.engine={ type = "endpoint", base_url = "http://127.0.0.1:1/v1" }'],
     "student at an endpoint: seed": ["student.engine.seed=true"],
     "student at an endpoint: no seed": ["student.engine.seed=false"],
@@ -105,6 +107,7 @@ VARIANTS: dict[str, list[str]] = {
     "teacher served by the run: eager": ["teacher.endpoint.enforce_eager=true"],
     "teacher served by the run: compiled": ["teacher.endpoint.enforce_eager=false"],
     "teacher served by the run: seed": ["teacher.endpoint.seed=true"],
+    "teacher served by the run: not kept": ["teacher.endpoint.keep=false"],
     "teacher served by the run: on-policy": [
         *('rounds.2.objective={ type = "on_policy", loss = "policy" }', "rounds.2.learning_rate=2e-6")
     ],

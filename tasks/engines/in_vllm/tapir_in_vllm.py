@@ -8,6 +8,8 @@ import hmac
 import os
 from typing import Any
 
+import torch
+
 
 class Guard:
     """ASGI middleware: nobody without the key gets anything but ``/health``.
@@ -40,8 +42,19 @@ class Weights:
 
         vLLM 0.32 packs the weights of a processor's layers anew as they are loaded, but for a head that shares those of
         the embedding, which then answers with its old ones.
+
+        Raises:
+            RuntimeError: a layer of a processor keeps what was packed before.
         """
+        modules = [each for each in self.model_runner.get_model().modules() if hasattr(each, "cpu_linear")]
+        packed = [each.cpu_linear for each in modules]
         self.reload_weights()
-        for module in self.model_runner.get_model().modules():
-            if hasattr(module, "cpu_linear") and module.weight.numel():
+        kept = list[str]()
+        for module, before in zip(modules, packed, strict=True):
+            if module.cpu_linear is before and module.weight.numel():
                 module.quant_method.process_weights_after_loading(module)
+            # A plain function has packed nothing.
+            if module.cpu_linear is before and before is not torch.nn.functional.linear:
+                kept.append(type(module).__name__)
+        if kept:
+            raise RuntimeError(f"these layers keep their weights: {', '.join(sorted({*kept}))}")

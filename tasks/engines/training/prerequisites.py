@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from safetensors import SafetensorError, safe_open
 
-from tapir_core.config import RunConfig, TrainingConfig
+from tapir_core.config import Prefer, RunConfig, TrainingConfig
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines import machine
 
@@ -83,8 +83,8 @@ _FP32 = 4
 _TILE = 4096, 32768
 """Positions and tokens whose logits TRL holds at a time on a GPU (`trl.kernels.chunked_logprob`)."""
 
-_ROOM = 1.2
-"""Estimates may be a fifth too low."""
+_ROOM = 1.5
+"""Estimates may be a fifth too low, and others may want memory meanwhile."""
 
 _LIBRARIES = int(0.2 * _GIB)
 """What they come to hold by training."""
@@ -299,8 +299,10 @@ def _needed(config: RunConfig, backbone: Path) -> dict[str, int] | None:
         training.precision == "auto"
         and (bool(gpus) or machine.computes_in_bf16(broken_amx=machine.amx_is_broken(sys.executable)))
     )
+    # A pair is held together.
+    least = 2 if any(isinstance(config.objective(number), Prefer) for number in config.round_numbers) else 1
     return estimate_memory(
-        training,
+        training.model_copy(update={"micro_batch_size": max(least, training.micro_batch_size)}),
         size,
         in_bf16=in_bf16,
         longest=training.max_length,

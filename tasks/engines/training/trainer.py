@@ -88,8 +88,7 @@ def main() -> int:
         return STOPPED
     on_gpu = trainer.args.device.type == "cuda"
     peak = int(torch.cuda.max_memory_allocated()) if on_gpu else machine.peak_memory() - held
-    texts = [planned.tokenizer.apply_chat_template(talk, return_dict=False) for talk in exchange.TALKS]
-    _finish(planned, trainer, peak, {"ids": texts, "log_probs": trainer.read(texts)})
+    _finish(planned, trainer, peak, _read(planned, trainer))
     torch.distributed.destroy_process_group()
     return 0
 
@@ -141,14 +140,29 @@ def _describe(
     return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
 
 
-def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int, read: dict[str, Any]) -> None:
+def _read(planned: data.PlannedTraining, trainer: PlannedTrainer) -> dict[str, Any] | None:
+    """What a server's answers are compared with that takes the weights; by all ranks.
+
+    None for a student that is another one when it is merged, and where it cannot be read: it is whole without.
+    """
+    if planned.job.training.quantized:
+        return None
+    try:
+        texts = [planned.tokenizer.apply_chat_template(talk, return_dict=False) for talk in exchange.TALKS]
+        return {"ids": texts, "log_probs": trainer.read(texts)}
+    except Exception as exc:  # the training is done
+        print(f"the student does not read fixed texts, so that it gets a server of its own: {exc}", flush=True)
+        return None
+
+
+def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int, read: dict[str, Any] | None) -> None:
     """Write the student and its summary under a temporary name, then give it its place.
 
     Args:
         planned: What was trained.
         trainer: Has the weights.
         peak: Bytes that training took at most where it computed, of the GPU or of this process beside its libraries.
-        read: With which log-probabilities the student reads fixed texts.
+        read: As `_read`.
     """
     job, attempt = planned.job, launch.Attempt(planned.job.output)
     # Only ZeRO-3 has no rank with whole weights; collecting them is collective. Otherwise the model keeps its ties.
@@ -175,7 +189,8 @@ def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int, r
     told = replace(_summary(planned, trainer, peak), changed=_changed_share(job.base, folder))
     summary = json.dumps(asdict(told), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
-    (folder / exchange.LOG_PROBS).write_text(json.dumps(read))
+    if read:
+        (folder / exchange.LOG_PROBS).write_text(json.dumps(read))
     launch.sync_folder(folder)
     folder.rename(attempt.checkpoint)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -33,9 +34,9 @@ needs_vllm = [
 class FakeVllm(ThreadingHTTPServer):
     """Answers what an exchange asks: each token as likely as its weights say, a number in a file."""
 
-    def __init__(self, folder: Path, *, fault: str = "", copies: int = 1) -> None:
+    def __init__(self, folder: Path, *, fault: str = "") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.fault, self.orders, self.copies, self.asked = folder, fault, list[str](), copies, 0
+        self.folder, self.fault, self.orders = folder, fault, list[str]()
         self.weights = self.on_disk()
 
     def on_disk(self) -> float:
@@ -47,9 +48,8 @@ class FakeVllm(ThreadingHTTPServer):
             # What vLLM does with a head that shares the embedding's weights.
             self.weights = self.on_disk() + (0.01 if self.fault == "stale head" else 0)
 
-    def said(self) -> float:
-        self.asked += 1
-        return self.weights + (self.fault == "one copy" and self.asked > 24 and self.asked % 2)
+    def said(self, copy: str | None) -> float:
+        return self.weights + (self.fault == "one copy" and copy == "1" and len(self.orders) > 0)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -61,11 +61,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/tokenize":
             reply = {"tokens": [1, 2, 3]}
         elif self.path == "/v1/completions":
-            said = self.server.said()
+            said = self.server.said(self.headers["X-data-parallel-rank"])
             places = [None, *({str(each): {"logprob": said}} for each in body["prompt"][1:])]
             reply = {"choices": [{"prompt_logprobs": places}]}
         else:
             self.server.order(self.path)
+            if "prefix" in self.path and self.server.fault != "old version":
+                reply = {"success": self.server.fault != "held"}
         failed = self.server.fault and self.server.fault in self.path
         self.send_response(500 if failed else 200)
         self.end_headers()
@@ -87,11 +89,11 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     servers = []
 
     def make(*, fault: str = "", on_gpu: bool = False, copies: int = 1) -> tuple[FakeVllm, exchange.Exchange]:
-        server = FakeVllm(tmp_path, fault=fault, copies=copies)
+        server = FakeVllm(tmp_path, fault=fault)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        found = exchange.Exchange(url, "key", "student", 1, "float32", on_gpu=on_gpu, copies=copies)
+        found = exchange.Exchange(url, "key", "student", 1, "float32", on_gpu=on_gpu, copies=copies, seconds=9.0)
         return server, found
 
     yield make
@@ -127,6 +129,7 @@ def test_on_a_gpu_it_sleeps_and_gets_its_weights_before_its_cache(made: Any, tmp
         ("one copy", 2, "copies answer differently"),
         ("collective_rpc", 1, "collective_rpc: HTTPStatusError"),
         ("reset", 1, "reset_prefix_cache"),
+        ("held", 1, "keeps what it computed"),
     ],
 )
 def test_what_does_not_answer_with_the_new_weights_is_refused(
@@ -141,6 +144,18 @@ def test_weights_that_cannot_be_told_from_those_before_are_refused(made: Any, tm
     _, found = made(fault="stale")
     with pytest.raises(EngineError, match=r"and was 0\.0000 from it before"):
         found.take(tmp_path / "alike")
+
+
+def test_a_version_that_says_nothing_of_its_cache_is_believed(made: Any, tmp_path: Path) -> None:
+    _, found = made(fault="old version", copies=2)
+    assert found.take(tmp_path / "second") == 0
+
+
+def test_what_is_no_number_is_refused(made: Any, tmp_path: Path) -> None:
+    _, found = made()
+    (tmp_path / "second" / "weights").write_text("nan")
+    with pytest.raises(EngineError, match="is nan nats"):
+        found.take(tmp_path / "second")
 
 
 def test_a_checkpoint_whose_trainer_read_other_tokens_is_refused(made: Any, tmp_path: Path) -> None:
@@ -247,6 +262,7 @@ class TestOnVllm:
         taken = greedy(server, other)
         back = greedy(server, one)
         assert sum("is ready" in line for line in lines) == 1
+        assert sum("nats a token from their trainer" in line for line in lines) == 2
         for path in ("/collective_rpc", "/sleep", "/wake_up", "/reset_prefix_cache", "/metrics", "/v1/models"):
             url = server.endpoint(Student(1, one, one.name)).base_url.removesuffix("/v1")
             assert httpx.get(f"{url}{path}").status_code == httpx.post(f"{url}{path}").status_code == 401
@@ -260,8 +276,9 @@ class TestOnVllm:
         plain = tmp_path / "in_vllm" / "tapir_in_vllm.py"
         plain.parent.mkdir()
         ours = Path(exchange.__file__).with_name("in_vllm") / plain.name
-        kept = ours.read_text().partition("        for module in")[0]
-        plain.write_text(kept)
+        before, after = ours.read_text().split("        kept = list[str]()")
+        assert after
+        plain.write_text(before)
         make = VllmServer.launch
 
         def launch(self: VllmServer, port: int, key: str) -> Any:
@@ -273,4 +290,6 @@ class TestOnVllm:
         one, other = (trained(tmp_path, seed) for seed in (3, 4))
         greedy(server, one)
         greedy(server, other)
+        [said] = [line for line in lines if "started anew" in line]
+        assert re.search(r"is \d\.\d+ nats a token from .*, and was", said), said
         assert sum("is ready" in line for line in lines) == 2

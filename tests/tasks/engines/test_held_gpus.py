@@ -11,7 +11,8 @@ import pytest
 from tapir_core.config import StudentConfig
 from tapir_core.errors import EngineError, Stopped
 from tapir_core.stages import StageAt
-from tasks.engines.machine import GPUS_VARIABLE, hold_gpus
+from tasks.engines import machine
+from tasks.engines.machine import GPUS_VARIABLE, Gpus, hold_gpus
 from tasks.engines.vllm import VllmServer
 from tasks.runtime import close_all, current
 from tasks.train import make_student, training_lease
@@ -129,3 +130,29 @@ def test_a_training_waits_and_can_be_stopped_then(tmp_path: Path) -> None:
     with training_lease(run, AT) as lease:
         make_student(run, AT, lease, lambda _: None)
     assert run.holds(AT) is not None
+
+
+def test_a_run_waits_for_no_gpu_that_it_holds_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GPUS_VARIABLE, f"{tmp_path.name}-shared")
+    gpus = Gpus()
+    with gpus.hold(pytest.fail, fail):
+        with gpus.hold(pytest.fail, fail):
+            pass
+        with pytest.raises(Stopped), hold_gpus(lambda _: None, fail):
+            pass
+    with hold_gpus(pytest.fail, fail):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "free"), [("1000", "400", 600), ("max", "400", None), (str(2**60), "400", None)]
+)
+def test_free_memory_is_that_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, free: int | None
+) -> None:
+    monkeypatch.setenv(GPUS_VARIABLE, "")
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text(used)
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    found = machine.free_memory()
+    assert found == free if free else found > 1000

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import openai
 import psutil
@@ -22,6 +23,7 @@ from tapir_core.calls.types import Endpoint
 from tapir_core.config import StudentConfig, VllmEngine
 from tapir_core.config.student import EndpointEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tasks.engines import exchange, machine
 from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.logs import told_to
 from tasks.engines.student_server import ANSWER_SECONDS, Student, serving
@@ -250,6 +252,137 @@ def test_another_checkpoint_replaces_the_server(host: VllmServer, told: list[str
     assert starts(told) == 2
     links = [Path(f"/proc/{pid}/cwd/student") for pid in servers_left()]
     assert {link.resolve() for link in links if link.is_symlink()} == {second.resolve()}
+
+
+class FakeExchange:
+    """Does as it is told in `refuses`, and says what it did."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.did: list[str] = []
+
+    refuses: ClassVar[dict[str, Exception]] = {}
+
+    def _do(self, what: str) -> None:
+        self.did.append(what)
+        if what in self.refuses:
+            raise self.refuses[what]
+
+    def rest(self) -> None:
+        self._do("rest")
+
+    def wake(self, _checkpoint: Path) -> None:
+        self._do("wake")
+
+    def take(self, _checkpoint: Path) -> float:
+        self._do("take")
+        return 0.001
+
+
+@pytest.fixture
+def refuses(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
+    monkeypatch.setattr(exchange, "Exchange", FakeExchange)
+    monkeypatch.setattr(FakeExchange, "refuses", {})
+    return FakeExchange.refuses
+
+
+@pytest.fixture
+def alike(tmp_path: Path) -> tuple[Student, Student]:
+    made = [tiny_student(tmp_path / f"tiny-{seed}", seed=seed) for seed in (1, 2)]
+    for each in made:
+        (each / exchange.LOG_PROBS).write_text("{}")
+    return student_in(made[0]), student_in(made[1])
+
+
+def test_a_server_that_rests_answers_with_what_comes_next(
+    host: VllmServer, told: list[str], refuses: dict[str, Exception], alike: tuple[Student, Student]
+) -> None:
+    first, second = alike
+    before = host.endpoint(first)
+    host.rest()
+    host.rest()
+    assert host.endpoint(first) == before
+    assert host.endpoint(second) == before, "nobody who asks sees a difference"
+    host.rest()
+    assert host.endpoint(second) == before
+    assert starts(told) == 1
+    assert host._exchange.did == ["rest", "wake", "take", "rest", "wake"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("error", [EngineError("other weights"), OSError("torn"), ValueError("no number")])
+def test_what_takes_weights_in_vain_is_never_asked_as_what_it_was(
+    host: VllmServer,
+    told: list[str],
+    refuses: dict[str, Exception],
+    alike: tuple[Student, Student],
+    error: Exception,
+) -> None:
+    first, second = alike
+    host.endpoint(first)
+    refuses["take"] = error
+    host.endpoint(second)
+    assert starts(told) == 2
+    refuses.clear()
+    host.endpoint(first)
+    assert starts(told) == 3, "what was refused once is tried no more"
+    assert any(str(error) in line for line in told)
+
+
+def test_a_start_that_failed_before_leaves_no_server_with_other_weights(
+    host: VllmServer, refuses: dict[str, Exception], alike: tuple[Student, Student]
+) -> None:
+    first, second = alike
+    host.endpoint(first)
+    refuses["take"] = EngineError("other weights")
+    host._failures[second.folder] = EngineError("it did not start")
+    with pytest.raises(EngineError, match="it did not start"):
+        host.endpoint(second)
+    assert not host.runs
+
+
+def test_a_server_that_cannot_rest_is_stopped(host: VllmServer, alike: tuple[Student, Student]) -> None:
+    host.endpoint(alike[0])
+    host.rest()
+    assert not host.runs, "the stand-in for vLLM knows no token"
+
+
+def test_a_server_that_keeps_nothing_ends_and_has_no_paths_for_developers(
+    tmp_path: Path, refuses: dict[str, Exception], alike: tuple[Student, Student]
+) -> None:
+    with closing(make_server(tmp_path, fake_python(tmp_path), keep=False)) as server:
+        server.endpoint(alike[0])
+        [pid] = [each for each in servers_left() if "supervisor_main" not in _command_line(each)]
+        assert "VLLM_SERVER_DEV_MODE=0" in Path(f"/proc/{pid}/environ").read_text()
+        assert "worker-extension" not in _command_line(pid)
+        server.rest()
+        assert not server.runs
+
+
+def test_a_run_shares_its_gpus_and_a_dead_server_leaves_them(
+    host: VllmServer,
+    refuses: dict[str, Exception],
+    alike: tuple[Student, Student],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(machine.GPUS_VARIABLE, f"{tmp_path.name}-gpu")
+
+    def fail(*_: object) -> None:
+        raise EngineError("waited")
+
+    host.endpoint(alike[0])
+    host.rest()
+    with host.gpus.hold(fail, fail):
+        pass
+    with pytest.raises(EngineError, match="waited"), machine.hold_gpus(fail, fail):
+        pass
+    host.endpoint(alike[0])
+    [server] = [psutil.Process(pid) for pid in servers_left() if "supervisor_main" not in _command_line(pid)]
+    server.kill()
+    while host.runs:
+        time.sleep(0.02)
+    host.rest()
+    with machine.hold_gpus(fail, fail):
+        pass
 
 
 def test_a_stopped_server_starts_again_when_it_is_asked(host: VllmServer, told: list[str], tmp_path: Path) -> None:
