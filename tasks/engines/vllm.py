@@ -154,6 +154,7 @@ class VllmServer(StudentServer):
                     self._rests = True
                     return
             except Exception as exc:  # whatever it was, its memory may not be free
+                self._keeps = False
                 self._tell(f"is stopped, as it cannot rest: {exc}")
             self.stop()
 

@@ -35,7 +35,7 @@ CEILINGS = {
     "tapir_core/store_admin": 332,
     "tapir_core/summary": 487,
     "tasks": 2005,
-    "tasks/engines": 1750,
+    "tasks/engines": 1751,
     "tasks/engines/in_vllm": 29,
     "tasks/engines/training": 1429,
 }
