@@ -7,6 +7,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.sorting import ArtifactSort
 
 from tapir_core.run_folder import RunRef
 from tasks.artifacts import publish_round, publish_run
@@ -29,7 +30,8 @@ def card(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Arti
     publish(run.ref)
     with get_client(sync_client=True) as client:
         wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["example-card"]))
-        [card] = client.read_artifacts(artifact_filter=wanted)
+        # Other tests' runs have the same name.
+        [card] = client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC, limit=1)
     return card
 
 
