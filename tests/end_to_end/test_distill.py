@@ -36,7 +36,8 @@ def test_what_matters_of_the_engines_is_in_the_flow_runs_log_and_no_noise(projec
         told = connection.execute("SELECT level, message FROM log ORDER BY timestamp").fetchall()
     of_engines = [(level, text) for level, text in told if text.startswith(("student server (", "trainer ("))]
     assert {level for level, _ in of_engines} == {logging.INFO}
-    assert len([text for _, text in of_engines if "student.log): ready with " in text]) == 4
+    assert len([text for _, text in of_engines if "student.log): ready with " in text]) == 1
+    assert len([text for _, text in of_engines if "student.log): has the weights of " in text]) == 3
     assert len([text for _, text in of_engines if ".log): steps: 4, " in text]) == 3
     assert len([text for _, text in told if text.startswith("training ended: 4 steps, ")]) == 3
     assert len(of_engines) < 40
