@@ -127,7 +127,9 @@ def check_run(root: Path, backbone: str, *, small: bool) -> dict[str, Any]:
         "again_seconds": seconds[1],
         "server_starts": (root / RUN / "logs" / "student.log").read_text().count("Application startup complete"),
         "first_answer_after_seconds": [first_answer_after(root, number) for number in (0, 1)],
-        "test": {name: round(fmean(mark or 0.0 for mark in found.values()), 1) for name, found in marks.items()},
+        "test": {
+            name: round(fmean(mark for mark in found.values() if mark is not None), 1) for name, found in marks.items()
+        },
     }
 
 

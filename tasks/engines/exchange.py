@@ -53,7 +53,7 @@ _FREE_FIELDS = (
     *("use_cache", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
     *("is_local", "local_files_only", "name_or_path"),
 )
-"""Of config.json and tokenizer_config.json: no answer of a server depends on them, which is told its precision."""
+"""Fields of config.json and tokenizer_config.json that change no answer: the precision is set by an option."""
 
 _SECONDS = 60.0
 """For what takes a moment; who has not answered by then is started anew."""

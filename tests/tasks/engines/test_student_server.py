@@ -255,7 +255,7 @@ def test_another_checkpoint_replaces_the_server(host: VllmServer, told: list[str
 
 
 class FakeExchange:
-    """Does as it is told in `refuses`, and says what it did."""
+    """Records its calls, and raises what `refuses` has for them."""
 
     def __init__(self, *_: object, **__: object) -> None:
         self.did: list[str] = []
@@ -301,7 +301,7 @@ def test_a_server_that_rests_answers_with_what_comes_next(
     host.rest()
     host.rest()
     assert host.endpoint(first) == before
-    assert host.endpoint(second) == before, "nobody who asks sees a difference"
+    assert host.endpoint(second) == before, "the endpoint changed"
     host.rest()
     assert host.endpoint(second) == before
     assert starts(told) == 1
