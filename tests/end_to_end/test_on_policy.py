@@ -158,8 +158,11 @@ def test_ten_kills_in_rollout_score_and_train_compute_nothing_twice(
                 [sys.executable, "-c", DISTIL, str(tmp_path), "example"],
                 stdout=log, stderr=log, start_new_session=True, env=environment,
             )  # fmt: skip
-        wait_until(partial(moment, before), seconds=300, alive=driver, told=(tmp_path / "driver.log").read_text)
-        assert left_over(kill(driver, whole_tree=number % 2 == 1)) == []
+        try:
+            wait_until(partial(moment, before), seconds=300, alive=driver, told=(tmp_path / "driver.log").read_text)
+        finally:
+            left = left_over(kill(driver, whole_tree=number % 2 == 1))
+        assert left == []
     distill(run.ref, until="train")
     drawn, scored = run.rows(StageAt("rollout", 1)), run.rows(StageAt("score", 1))
     assert drawn.height == scored.height == prompts

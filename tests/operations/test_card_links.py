@@ -7,20 +7,21 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
-from prefect.client.schemas.sorting import ArtifactSort
 
 from tapir_core.run_folder import RunRef
 from tasks.artifacts import publish_round, publish_run
 from tests.conftest import StandingServer
 from tests.operations.pages import Ui, open_ui
 from tests.run_builder import build_run
+from tests.run_config import make_config
 
 pytestmark = [pytest.mark.operations, pytest.mark.usefixtures("prefect_server")]
 
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Artifact:
-    run = build_run(tmp_path_factory.mktemp("runs"))
+    # A name of its own: a card links to all that the server has of its run's name.
+    run = build_run("", config=make_config(tmp_path_factory.mktemp("runs"), run={"name": "links"}))
 
     @flow(name="publish", validate_parameters=False)
     def publish(ref: RunRef) -> None:
@@ -29,9 +30,8 @@ def card(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Arti
 
     publish(run.ref)
     with get_client(sync_client=True) as client:
-        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["example-card"]))
-        # Other tests' runs have the same name.
-        [card] = client.read_artifacts(artifact_filter=wanted, sort=ArtifactSort.CREATED_DESC, limit=1)
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["links-card"]))
+        [card] = client.read_artifacts(artifact_filter=wanted)
     return card
 
 
