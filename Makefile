@@ -18,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env lm-eval-env quickstart compare compare-smoke test test-lm-eval test-operations test-architectures check format lint types unit docs lock \
-	clean bench-student bench-train gpu-check gpu-bundle bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
+	clean bench-student bench-train gpu-check gpu-bundle bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker images screenshots
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -110,9 +110,12 @@ mutation: test-env ## changes to verdict parsing, retries and budget that no tes
 
 lint-docker: ## lint docker/ and the work-pool templates: hadolint, schemas of Compose and Kubernetes, Prefect's workers
 	@$(INSTALL) .venv-lint-docker fleet lint-docker
-	.venv-lint-docker/bin/hadolint docker/Dockerfile
+	.venv-lint-docker/bin/hadolint docker/Dockerfile docker/standins/Dockerfile
 	.venv-lint-docker/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	.venv-lint-docker/bin/python docker/check_work_pools.py
+
+images: main-env ## build the images and run compose's services in containers, as root by podman, without a Docker engine (docs/docker.md)
+	.venv/bin/python docker/images.py $(BUILD_OPTIONS)
 
 docs: main-env ## write docs/configuration.md from the models
 	.venv/bin/python -m tapir_core.config.reference > docs/configuration.md

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -245,11 +246,13 @@ def _commonest(verdicts: pl.DataFrame) -> str:
 def _ask_all(
     runtime: Runtime, prompt: Prompt, texts: Mapping[asking.VerdictKey, str], watch: Watch
 ) -> dict[str, dict[asking.VerdictKey, Parsed[Any]]]:
-    """What every judge replies, by its name; they are asked at the same time."""
-    judges = runtime.judges
-    with ThreadPoolExecutor(max(1, len(judges))) as threads:
-        replies = threads.map(lambda judge: asking.ask_judge(runtime, judge, prompt, texts, watch), judges.values())
-        return dict(zip(judges, replies, strict=True))
+    """What every judge replies, by its name; they are asked at the same time, the first in this thread."""
+    ask = partial(asking.ask_judge, runtime, prompt=prompt, texts=texts, watch=watch)
+    first, others = (judges := list(runtime.judges.values()))[:1], judges[1:]
+    with ThreadPoolExecutor(max(1, len(others))) as threads:
+        waited = [threads.submit(ask, judge) for judge in others]
+        replies = [*map(ask, first), *(each.result() for each in waited)]
+    return dict(zip(runtime.judges, replies, strict=True))
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:

@@ -8,6 +8,7 @@ and a start fails when other programs hold the rest.
 import json
 import logging
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -23,6 +24,9 @@ from tasks.engines.student_server import Installed, Launch, Report, Student, Stu
 
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
+
+_COMPILED_KEPT_SECONDS = 30 * 86400
+"""After them a model that is still served is compiled once more, in half a minute."""
 
 _LIBRARIES_GIB = 2
 """Of a server's memory, more than it was seen to hold beside weights and cache."""
@@ -122,6 +126,8 @@ class VllmServer(StudentServer):
             keeps=self._keeps,
         )
         self._environment, self._copies = environment, copies
+        if environment.cache:
+            _forget_old(environment.cache)
         return Launch(
             ["/bin/sh", "-c", _AT_ONE_PATH, str(self.checkpoint.absolute()), *command],
             server_env(engine, environment, key, keeps=self._keeps),
@@ -247,6 +253,14 @@ def find_environment(engine: VllmEngine, field: str = "student.engine") -> VllmE
     broken_amx = on_cpu and machine.amx_is_broken(str(engine.interpreter))
     auto_dtype = "float32" if on_cpu and not machine.computes_in_bf16(broken_amx=broken_amx) else "bfloat16"
     return VllmEnvironment(found["device"], cache, found["versions"], broken_amx, auto_dtype)
+
+
+def _forget_old(cache: Path) -> None:
+    """Remove what vLLM compiled long ago: each model, setting and version leaves a folder, and vLLM removes none."""
+    for pattern in ("*/rank_*", "torch_aot_compile/*/rank_*"):
+        for ranks in (cache / "torch_compile_cache").glob(pattern):
+            if time.time() - ranks.stat().st_mtime > _COMPILED_KEPT_SECONDS:
+                shutil.rmtree(ranks.parent, ignore_errors=True)
 
 
 def server_command(

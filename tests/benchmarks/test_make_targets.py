@@ -60,10 +60,16 @@ def test_planted_questions_are_found() -> None:
 
 
 @pytest.mark.operations
-def test_a_round_is_timed_beside_bare_prefect() -> None:
-    found = measure("bench-orchestration", "--rows 64 --rows-per-shard 16 --pause-seconds 0")
-    assert found["tasks"] > 8, "four shards each are answered and judged"
-    assert all(found[figure] > 0 for figure in ("ratio", "round_seconds", "own_seconds", "resume_seconds"))
+def test_a_round_is_timed_beside_bare_prefect_and_what_grows_with_its_rows_is_own_work() -> None:
+    """Processor time against processor time, in one process: no speed is asked for."""
+    few, many = (
+        measure("bench-orchestration", f"--rows {rows} --rows-per-shard {rows // 16} --pause-seconds 0")
+        for rows in (512, 4096)
+    )
+    assert many["tasks"] > 32, "sixteen shards each are answered and judged"
+    assert all(many[figure] > 0 for figure in ("ratio", "round_seconds", "own_seconds", "resume_seconds"))
+    beside, own = (many[figure] - few[figure] for figure in ("ours_cpu_seconds", "own_seconds"))
+    assert beside <= 0.4 * own, "rows cost time outside the work that is counted as theirs"
 
 
 @pytest.mark.operations

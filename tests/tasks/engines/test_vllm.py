@@ -3,6 +3,7 @@ import os
 import subprocess
 import sysconfig
 import tempfile
+import time
 import venv
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,26 @@ def test_each_checkpoint_has_the_same_path_for_its_server_so_that_vllm_finds_wha
         assert seen.stdout.decode() == f'"{name}"'
     assert commands[0][4:] == commands[1][4:]
     assert str(tmp_path / "chat.jinja") in commands[0], "a relative path is no path of the server's folder"
+
+
+def test_what_was_compiled_a_month_ago_is_removed_and_the_rest_of_the_cache_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "find_environment", lambda *_: VllmEnvironment("cpu", tmp_path / "cache"))
+    layouts, ages = ("torch_compile_cache", "torch_compile_cache/torch_aot_compile"), {"old": 31, "new": 29}
+    for layout, name in itertools.product(layouts, ages):
+        file = tmp_path / "cache" / layout / name / "rank_0_0/model"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file.parent, (time.time() - ages[name] * 86400,) * 2)
+    (tmp_path / "cache/modelinfos").mkdir()
+    os.utime(tmp_path / "cache/modelinfos", (0, 0))
+    server = VllmServer(StudentConfig(chat_template="chat.jinja"), tmp_path / "log", lambda _: None)
+    server.checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    server.launch(1234, "key")
+    left = {str(path.relative_to(tmp_path / "cache")) for path in (tmp_path / "cache").rglob("*")}
+    assert {path for path in left if path.endswith(("old", "new"))} == {f"{layout}/new" for layout in layouts}
+    assert "modelinfos" in left
 
 
 @pytest.mark.operations
