@@ -20,12 +20,15 @@ import polars as pl
 
 from tapir_core import errors, paths, stages, text
 from tapir_core.config import RunConfig
-from tapir_core.config.load import VERSION, load_resolved, resolved_json
+from tapir_core.config.load import VERSION, differing, load_resolved, resolved_json, resolved_table
 from tapir_core.data import dataset
 from tapir_core.storage import Storage, on_this_machine
 
 _LISTED = 10
 """Runs of a root that an error names."""
+
+_LONGEST_VALUE = 60
+"""Characters of a setting that an error repeats."""
 
 Seen = dict[stages.StageAt, dataset.DatasetRef | None]
 """What was found of stages during one look at a run, which it never outlives."""
@@ -342,7 +345,7 @@ def _go_on(folder: RunFolder, config: RunConfig, record: RunRecord, amend: bool,
     redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
         same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
-        raise errors.RunChanged(_refusal(folder, redo, ingredients, same_settings=same_settings))
+        raise errors.RunChanged(_refusal(folder, config, redo, ingredients, same_settings=same_settings))
     for each in redo:
         # Its key holds by the version that made it, whatever is asked for now.
         if each.is_outdated:
@@ -429,11 +432,17 @@ def _not_done(ref: RunRef, at: stages.StageAt) -> str:
     )
 
 
-def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *, same_settings: bool) -> str:
+def _refusal(
+    folder: RunFolder, config: RunConfig, redo: list[Redo], ingredients: dict[str, str], *, same_settings: bool
+) -> str:
     """Why a run is not opened, what going on would cost, and the ways out; ``same_settings``: versions differ alone."""
     run, outdated = folder.ref, {each.at.name: each for each in redo if each.is_outdated}.values()
     before = folder.record.ingredients
     other = sorted(name for name in before.keys() & ingredients.keys() if before[name] != ingredients[name])
+    changed = [
+        f"{name}: {' → '.join(text.shorten(text.canonical_json(value), _LONGEST_VALUE) for value in values)}"
+        for name, *values in differing(resolved_table(folder.config), resolved_table(config))
+    ]
     kept = ", ".join(
         f"{run.root}/{each}" for each in dataset.kept_files(folder.config, {name: before[name] for name in other})
     )
@@ -448,7 +457,7 @@ def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *
         f"run {run.name!r} in {run.root!r} was made with another configuration, prompt file or input file."
         if not same_settings
         else "",
-        f"  Other than before: {', '.join(other)}" if other and not same_settings else "",
+        f"  Other than before: {', '.join(changed + other)}" if changed + other and not same_settings else "",
         "  Going on would redo:",
         *(f"    {each}" for each in redo),
         f"  In all up to {calls} calls and {trainings} training{'' if trainings == 1 else 's'}.",

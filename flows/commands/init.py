@@ -8,10 +8,10 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import jinja2
@@ -35,6 +35,8 @@ _OTHER_KINDS = {"vl", "vision", "omni", "audio", "coder", "math", "embedding", "
 _FEWEST_STEPS = 24
 """An epoch should have, before a larger batch is worth more."""
 _BATCHES = (8, 16, 32, 64, 128)
+
+T = TypeVar("T")
 
 Pins = Literal["vllm-cpu", "vllm-cuda", "vllm-cuda-torch-2.11"]
 
@@ -147,15 +149,13 @@ def init(
     if not file.parent.is_dir():
         raise ConfigError(f"{file}: there is no folder {file.parent}; make it, or give another name")
     try:
-        asked = _ask(instructions, student, teacher, address, usd)
+        own, rows = _instructions(instructions, {} if column is None else {"instruction": column})
+        asked = _ask(own, student, teacher, address, usd)
     except typer.Abort as exc:
         raise ConfigError(
             f"{file} is not written, for a question has no answer; give it at the terminal, or as --instructions, "
             "--student, --teacher, --address and --usd"
         ) from exc
-    if column is not None:
-        asked = replace(asked, columns={"instruction": column})
-    asked, rows = _counted(asked) if asked.own else (asked, _ROWS)
     file.write_text(_text(asked, file, rows), encoding="utf-8")
     few = sources.few_in_words(rows, load.load_config(file)) if asked.own else ""
     warning, key = few and f"Warning: {few}.\n", asked.key and f"export {asked.key}=…\n"
@@ -163,40 +163,64 @@ def init(
     print_line(console, f"{warning}{file} is written. Next:\n{key}{commands}")
 
 
-def _ask(
-    instructions: str | None, student: str | None, teacher: str | None, address: str | None, usd: float | None
-) -> Asked:
+def _instructions(given: str | None, columns: Mapping[str, str]) -> tuple[Asked, int]:
+    """The first answer, with columns if the file has other names for them, and how many instructions it has."""
+
+    def counted(where: str) -> tuple[Asked, int]:
+        asked = Asked(where, "", "", columns=columns)
+        try:
+            return asked, _count(asked) if asked.own else _ROWS
+        except UnknownLayout as unknown:
+            named = replace(asked, columns=unknown.likely or {"instruction": _ask_column(unknown)})
+            return named, _count(named)
+
+    if given is not None:
+        return counted(given)
+    return _until("Instructions: a file, or `standin` for generated ones", counted, default=_STANDIN)
+
+
+def _ask(own: Asked, student: str | None, teacher: str | None, address: str | None, usd: float | None) -> Asked:
     """What was not given, asked at the terminal."""
-    where = instructions or typer.prompt("Instructions: a file, or `standin` for generated ones", default=_STANDIN)
     families = ", ".join(shipped("toml"))
     small = student or typer.prompt(
         f"Student: `{_EMBEDDED}` (135M, for a laptop), a family ({families}), a model folder or a hub id",
         default=_EMBEDDED,
     )
     strong = teacher or typer.prompt("Teacher and judge: a model's name, or `standin`", default=_STANDIN)
-    if strong == _STANDIN:
-        return Asked(where, small, strong)
-    at = address or typer.prompt("Address of its OpenAI-compatible API", default="https://api.openai.com/v1")
-    asked = Asked(where, small, strong, at)
-    if usd is None:
-        usd = 0.0 if asked.local else typer.prompt("The most to spend, in USD", default=20.0, type=float)
+    asked = replace(own, student=small, teacher=strong)
+    if asked.standin:
+        return asked
+    default = "https://api.openai.com/v1"
+    at = _address(address) if address else _until("Address of its OpenAI-compatible API", _address, default=default)
+    asked = replace(asked, address=at)
+    if usd is None and not asked.local:
+        usd = _until("The most to spend, in USD", lambda most: _affordable(asked, float(most)), default="20")
+    return replace(asked, usd=_affordable(asked, usd or 0.0))
+
+
+def _address(given: str) -> str:
+    if not (urlsplit(given).hostname and given.startswith(("http://", "https://"))):
+        raise ConfigError(f"--address {given}: an address begins with http:// or https://")
+    return given
+
+
+def _affordable(asked: Asked, usd: float) -> float:
     if not 0 <= usd < math.inf or not (usd or asked.local):
         raise ConfigError(f"--usd {usd:g}: nothing could be asked; give the most to spend")
-    return replace(asked, usd=usd)
+    return usd
 
 
-def _counted(asked: Asked) -> tuple[Asked, int]:
-    """The answers, with columns if the file has other names for them, and how many instructions it has."""
-    try:
-        return asked, _count(asked)
-    except UnknownLayout as unknown:
-        named = replace(asked, columns=unknown.likely or {"instruction": _ask_column(unknown)})
-        return named, _count(named)
+def _until(question: str, take: Callable[[str], T], default: str | None = None) -> T:
+    """What ``take`` makes of an answer; while it refuses one, that is told and the question asked again."""
 
+    def taken(answer: str) -> T:
+        try:
+            return take(answer)
+        except (ConfigError, ValueError) as refused:
+            raise typer.BadParameter(str(refused)) from refused
 
-def _count(asked: Asked) -> int:
-    pool = FilePool(path=asked.instructions, columns={**asked.columns})
-    return sources.read_pool_of(pool, DataConfig(pool=pool), 0).rows.height
+    found: T = typer.prompt(question, default=default, value_proc=taken)
+    return found
 
 
 def _ask_column(unknown: UnknownLayout) -> str:
@@ -204,6 +228,11 @@ def _ask_column(unknown: UnknownLayout) -> str:
         return str(typer.prompt(f"Column with the instructions ({', '.join(unknown.found)})"))
     except typer.Abort as exc:
         raise ConfigError(f"{unknown}; or give --column NAME") from exc
+
+
+def _count(asked: Asked) -> int:
+    pool = FilePool(path=asked.instructions, columns={**asked.columns})
+    return sources.read_pool_of(pool, DataConfig(pool=pool), 0).rows.height
 
 
 def _text(asked: Asked, file: Path, rows: int) -> str:

@@ -305,7 +305,7 @@ class ResultsFolder:
         if _recipe(config, made_of["files"]) == _recipe(self._config(planned, found), wanted["files"]):
             wanted |= {name: made_of[name] for name in ("config", "files")}
         wanted |= {name: found.shipped.get(name) for name in _OF_STANDIN}
-        if other := _differing(made_of, wanted):
+        if other := [name for name, _, _ in load.differing(made_of, wanted)]:
             more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
             raise errors.ConfigError(
                 f"{file} is the result of run {planned.ref.name} with another {', '.join(other[:_SHOWN])}{more}; "
@@ -344,17 +344,6 @@ def _fields(config: RunConfig) -> dict[str, Any]:
     fields = load.resolved_table(config)
     del fields["run"]["root"]
     return fields
-
-
-def _differing(one: Any, other: Any, name: str = "") -> list[str]:
-    """Names of the values that two tables do not share, the names of nested ones joined by dots."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return [] if one == other else [name]
-    return [
-        found
-        for each in dict.fromkeys([*one, *other])
-        for found in _differing(one.get(each), other.get(each), f"{name}.{each}" if name else each)
-    ]
 
 
 def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:

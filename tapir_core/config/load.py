@@ -114,6 +114,15 @@ def resolved_table(config: RunConfig) -> Table:
     return config.model_dump(mode="json") | {"version": VERSION}
 
 
+def differing(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What two tables do not share: its name, that of nested ones joined by dots, and both values."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        yield from () if one == other else [(name, one, other)]
+        return
+    for each in dict.fromkeys([*one, *other]):
+        yield from differing(one.get(each), other.get(each), f"{name}.{each}" if name else each)
+
+
 def answered_by(config: RunConfig, standin: str) -> RunConfig:
     """The same with this version of the stand-in wherever it answers."""
 

@@ -117,6 +117,14 @@ def test_a_changed_run_is_refused_with_stages_and_calls(finished, tmp_path):
         open_run(make_config(tmp_path), {**INGREDIENTS, "prompt:judge": "edited"})
 
 
+def test_a_changed_setting_is_refused_by_its_name_with_both_values(finished, tmp_path):
+    edited = make_config(tmp_path)
+    edited = RunConfig.model_validate(edited.model_dump() | {"judge": edited.judge.model_dump() | {"reasks": 5}})
+    before = finished.config.judge.reasks
+    with pytest.raises(RunChanged, match=rf"Other than before: judge\.reasks: {before} → 5\n"):
+        open_run(edited, INGREDIENTS)
+
+
 def test_amending_keeps_what_holds_and_undoing_finds_it_again(finished, tmp_path):
     edited = open_run(make_config(tmp_path), {**INGREDIENTS, "prompt:judge": "edited"}, amend=True)
     assert edited.holds(StageAt("answer", 1)) is not None

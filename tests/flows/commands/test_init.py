@@ -96,6 +96,19 @@ def test_own_data_and_an_api_are_asked_for_in_five_questions(tmp_path: Path, ins
     assert len(file.read_text().splitlines()) <= 30
 
 
+def test_a_mistyped_answer_is_told_and_asked_for_again(tmp_path: Path, instructions: Path) -> None:
+    (tmp_path / "bad.json").write_text("no json")
+    wrong = [f"{instructions}x", str(tmp_path / "bad.json"), "no such column"]
+    answers = [*wrong, str(instructions), "qwen3", "big-model", "api.example.com/v1", "https://api.example.com/v1"]
+    done = asked(tmp_path / "run.toml", [*answers, "much", "0", "5"])
+    assert done.exit_code == 0, done.output
+    assert [done.output.count(f"Error: {each}") for each in ("", "--address api.example.com", "--usd 0")] == [5, 1, 1]
+    assert f"{instructions}x" in done.output
+    config = load_config(tmp_path / "run.toml")
+    assert config.data.pool == FilePool(path=str(instructions))
+    assert config.budget.usd == 5
+
+
 def test_what_is_given_on_the_command_line_is_not_asked(tmp_path: Path, instructions: Path) -> None:
     words = ["--instructions", str(instructions), "--student", "qwen3", "--teacher", "standin"]
     done = asked(tmp_path / "run.toml", [], *words)
