@@ -6,6 +6,7 @@ in modules of `flows.commands`, which are imported when one of theirs is given: 
 
 import importlib
 import logging
+import os
 import pkgutil
 import signal
 import sys
@@ -126,7 +127,7 @@ def main() -> None:
         # tasks sleeps through Ctrl-C. So it comes first, and SIGINT is set anew though it looks set.
         importlib.import_module("polars")
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, _interrupted)
     logging.raiseExceptions = (
         False  # by which Prefect tells the terminal of each log record that a server does not take
     )
@@ -148,6 +149,12 @@ def main() -> None:
     if code == INTERRUPTED:
         say("interrupted: everything received is stored; the same command goes on", style="yellow")
     sys.exit(code)
+
+
+def _interrupted(number: int, frame: Any) -> None:
+    # No stream: the signal may have come amid a line of it.
+    os.write(sys.stderr.fileno(), b"\nstopping: nothing received is lost; a training may take half a minute to end\n")
+    signal.default_int_handler(number, frame)
 
 
 def _given_by_name() -> None:

@@ -174,6 +174,9 @@ def test_an_interrupt_ends_a_run_at_work_soon_and_the_same_command_goes_on(
         wait_until(lambda: server.stats()["requests"] >= 5, seconds=90, alive=driver)
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(number)
+        assert driver.stderr is not None
+        said = iter(driver.stderr.readline, "")
+        assert any(line.startswith("stopping") and driver.poll() is None for line in said), "at once"
         message = driver.communicate(timeout=30)[1]
         assert driver.returncode == 130, message
         assert "the same command goes on" in message
