@@ -93,7 +93,7 @@ def _state(run: RunFolder, progress: RunProgress) -> tuple[str, ...]:
         "judge, over all starts (requests of unknown cost count in full)",
         run.error and f"the last start ended with: {run.error}",
         f"stopped early: {progress.stopped}" if progress.stopped else "",
-        ("" if progress.stopped else "done")
+        ("" if progress.stopped else sentences.proposed(run.config) or "done")
         if progress.next_stage is None
         else f"next: {progress.next_stage}; how long it takes is known once a round is done"
         if progress.seconds_left is None

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from tapir_core.config import RETENTION, RunConfig
-from tapir_core.paths import BACKBONE
+from tapir_core.paths import BACKBONE, TASK_TYPES
 from tapir_core.statistics import COVERS, Estimate
 from tapir_core.summary.formats import (
     accuracy,
@@ -59,6 +59,8 @@ def state(run: RunSummary) -> str:
     return together(
         (f"Stopped early, {_trained(run)}: {run.stopped}.", f"Next stage: {run.next_stage}." if run.next_stage else "")
         if run.stopped
+        else (f"{proposed(run.config)}.",)
+        if run.next_stage is None and proposed(run.config)
         else (f"Done, {progress(run)}.", best(run))
         if run.next_stage is None
         else (
@@ -66,6 +68,12 @@ def state(run: RunSummary) -> str:
             f"The last start ended with: {' '.join(run.error.split())}" if run.error else "",
         )
     )
+
+
+def proposed(config: RunConfig) -> str:
+    """Of a run that ends with the task types that its teacher proposed: what to do with them."""
+    edit = f"edit {TASK_TYPES} in the run's folder, then go on with it"
+    return f"Task types are proposed, nothing is trained: {edit}" if config.curriculum.task_types == "discover" else ""
 
 
 def progress(run: RunSummary) -> str:

@@ -137,6 +137,9 @@ def test_a_run_that_discovers_task_types_names_the_file_and_the_way_on(run, tmp_
     assert done.returncode == 0, said
     assert "Math = " in file.read_text().replace('"Math"', "Math")
     assert f"--amend --set curriculum.task_types={file}" in said
+    told = tapir("status", "test", "--root", tmp_path / "runs").stdout
+    assert "Task types are proposed, nothing is trained" in " ".join(told.split())
+    assert "Done" not in said + told
 
 
 def test_a_second_driver_is_refused_with_the_first_one_named(run, tmp_path):
