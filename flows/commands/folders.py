@@ -28,6 +28,7 @@ from tapir_core.store_admin.rows import is_there
 from tapir_core.summary import RunReader, read_progress
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 from tapir_core.summary.types import RunProgress
+from tasks.engines.training import launch
 
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")
@@ -92,6 +93,7 @@ def _state(run: RunFolder, progress: RunProgress) -> tuple[str, ...]:
         else f"{number(usd or 0.0)} USD spent{'' if cap is None else f' of at most {number(cap)}'} on teacher and "
         "judge, over all starts (requests of unknown cost count in full)",
         run.error and f"the last start ended with: {run.error}",
+        f"training: {step}" if (step := _last_step(run, progress.next_stage)) else "",
         f"stopped early: {progress.stopped}" if progress.stopped else "",
         ("" if progress.stopped else sentences.proposed(run.config) or "done")
         if progress.next_stage is None
@@ -100,6 +102,11 @@ def _state(run: RunFolder, progress: RunProgress) -> tuple[str, ...]:
         else f"next: {progress.next_stage}; about {minutes(progress.seconds_left)} of work left, by its stages so far "
         "and its estimate",
     )
+
+
+def _last_step(run: RunFolder, at: stages.StageAt | None) -> str:
+    key = run.key(at) if at is not None and at.stage.trains else None
+    return launch.last_step(run.workplace.local(paths.attempt_folder(at.number, key))) if at and key else ""
 
 
 def _stage_rows(look: RunReader, progress: RunProgress) -> Iterator[tuple[str, ...]]:

@@ -459,6 +459,14 @@ def progress_reader(path: Path) -> Callable[[], list[TrainingProgress]]:
     return read
 
 
+def last_step(folder: Path) -> str:
+    """Of the training in an attempt folder the last step, in words, with its age; empty before the first."""
+    lines, _ = logs.whole_lines(file := Attempt(folder).progress_file, 0)
+    if not lines:
+        return ""
+    return f"{TrainingProgress(**json.loads(lines[-1])).in_words()}, {duration(time.time() - file.stat().st_mtime)} ago"
+
+
 def _follow(
     ranks: Sequence[supervisor.Child],
     progress_file: Path,

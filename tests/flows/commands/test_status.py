@@ -1,6 +1,8 @@
 """`tapir status`: stages, benchmarks, score, USD and time left of a run, and a line for each run of a root."""
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from flows.cli import app
 from tapir_core.calls import AnswerStore, Spend, store_url
 from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.config import BudgetConfig
+from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages
+from tasks.engines.training import launch
 from tests.benchmark_runs import ALPACA, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -54,6 +58,20 @@ def test_a_run_at_work_shows_its_score_what_it_paid_and_about_how_long_it_will_t
     assert f"S_1 on the held-out test split: {value:.1f} % ({low:.1f} to {high:.1f}), n = " in shown
     assert "1234.50 USD spent on teacher and judge, over all starts" in shown
     assert "next: answer (round 2); about " in shown
+
+
+def test_a_training_at_work_shows_its_last_step(tmp_path: Path) -> None:
+    run = build(tmp_path, "training", StageAt("mix", 1))
+    assert "training: step" not in status(tmp_path, "training")
+    key = run.key(StageAt("train", 1))
+    assert key is not None
+    attempt = launch.Attempt(run.workplace.local(attempt_folder(1, key)))
+    attempt.folder.mkdir(parents=True)
+    steps = (launch.TrainingProgress(step, 20, 1 / step, 99, 120.0, 30.0) for step in (1, 2))
+    attempt.progress_file.write_text("".join(f"{json.dumps(asdict(step))}\n" for step in steps) + '{"step": 3')
+    assert re.search(
+        r"training: step 2/20, loss 0\.500, 120 tokens/s, 30 s left, [0-9.]+ s ago", status(tmp_path, "training")
+    )
 
 
 def test_the_time_left_is_what_the_stages_that_are_left_took_before(tmp_path: Path) -> None:
