@@ -5,12 +5,11 @@ file's outputs were drawn is not known, so they stand beside students and other 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from random import Random
 from typing import Any
 
 import polars as pl
 
-from tapir_core import paths, randomness, run_state, statistics
+from tapir_core import paths, run_state, statistics
 from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
 from tapir_core.evaluation.scores import ALL, ItemValues, judgments_of
 from tapir_core.reporting import page, sentences
@@ -153,7 +152,6 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
             one is set against the backbone.
     """
     rows: list[tuple[str, ...]] = []
-    seed = reader.run.config.run.seed
     for name, benchmark in reader.run.config.evaluation.asked.items():
         found = {each: reader.rows(benchmark_stages(name, each)[-1]) for each in sorted(students)}
         asked = {each: scores for each, scores in found.items() if scores is not None}
@@ -163,14 +161,13 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
                 rows.append(unpaired_row(names, differs))
                 continue
             values, others = (headline_values(reader, name, student) for student in (after, before))
-            rngs = {metric: randomness.derive_rng(seed, "benchmark", name, metric, after, before) for metric in values}
-            rows += paired_rows(names, values, others, rngs, max_failed_share=benchmark.max_failed_share)
+            rows += paired_rows(names, values, others, max_failed_share=benchmark.max_failed_share)
     return page.Table(
         "Students on the same questions",
         PAIRED_COLUMNS,
         tuple(rows),
         text_columns=5,
-        note="First column minus the second one, paired over questions; p of a sign-flip test with 10,000 draws. A "
+        note="First column minus the second one, paired over questions; p of a paired t-test. A "
         "question that one of the two lacks, or failed, is in neither. The best student is that of the dev split of "
         "the held-out set, which no benchmark is part of.",
     )
@@ -193,7 +190,6 @@ def paired_rows(
     names: tuple[str, str, str],
     after: Mapping[str, ItemValues],
     before: Mapping[str, ItemValues],
-    rngs: Mapping[str, Random],
     *,
     max_failed_share: float,
     unit: str = "judgments",
@@ -201,9 +197,7 @@ def paired_rows(
     """A row under ``PAIRED_COLUMNS`` for each figure of two students; ``names`` are theirs and the benchmark's."""
     rows: list[tuple[str, ...]] = []
     for metric in sorted(after.keys() & before.keys()):
-        found = statistics.compare_paired(
-            after[metric], before[metric], rng=rngs[metric], max_failed_share=max_failed_share, unit=unit
-        )
+        found = statistics.compare_paired(after[metric], before[metric], max_failed_share=max_failed_share, unit=unit)
         span = formats.NOTHING if found.low is None else f"{found.low:+.2f} to {found.high:+.2f}"
         value = formats.NOTHING if found.value is None else formats.points(found.value)
         figures = (value, formats.number(found.stderr), span, formats.number(found.p, 4))

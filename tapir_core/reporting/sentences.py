@@ -18,6 +18,9 @@ from tapir_core.summary.formats import (
 )
 from tapir_core.summary.types import Baseline, RunSummary, Score
 
+_ROUGH_BELOW = 30
+"""Items; with fewer a difference need not be spread as Student's t says."""
+
 
 def together(parts: Iterable[str]) -> str:
     """Those of the parts that say something, as one text."""
@@ -118,15 +121,14 @@ def gain(run: RunSummary) -> str:
 
 
 def _verdict(found: Estimate) -> str:
-    """With few changes interval and test may disagree; a gain needs both."""
-    return (
-        ""
-        if found.low is None or found.high is None or found.p is None
-        else "; the interval holds 0, so no gain is shown"
+    if found.low is None or found.high is None:
+        return ""
+    shown = (
+        "the interval holds 0, so no gain is shown"
         if found.low <= 0 <= found.high
-        else f"; the interval lies {'above' if found.low > 0 else 'below'} 0"
-        f"{', but p is above 0.05, so no gain is shown' if found.p > 0.05 else ''}"
+        else f"the interval lies {'above' if found.low > 0 else 'below'} 0"
     )
+    return f"; {shown}{f'; of fewer than {_ROUGH_BELOW} instructions it is rough' if found.n < _ROUGH_BELOW else ''}"
 
 
 def added(*baselines: Baseline | None) -> str:

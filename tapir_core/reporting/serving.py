@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core import randomness, statistics
 from tapir_core import stages as stages_
+from tapir_core import statistics
 from tapir_core.calls.timing import Speed
 from tapir_core.curriculum import unusable_reason
 from tapir_core.paths import AVERAGE, BACKBONE
@@ -173,8 +173,7 @@ def _mean_row(
     after, before = values.get(formats.student_name(student)), values.get(formats.student_name(BACKBONE))
     if limit is None or not after or not before:
         return _Row(label, cells)
-    rng = randomness.derive_rng(reader.run.config.run.seed, "before and after", label, student)
-    found = statistics.compare_paired(after, before, rng=rng, max_failed_share=limit, unit="answers")
+    found = statistics.compare_paired(after, before, max_failed_share=limit, unit="answers")
     apart = found.low is not None and found.high is not None and min(worse * found.low, worse * found.high) > 0
     return _Row(label, cells, found, got_worse=apart)
 

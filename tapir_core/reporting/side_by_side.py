@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core import errors, paths, randomness, run_state, text
+from tapir_core import errors, paths, run_state, text
 from tapir_core.data.dataset import file_ingredient
 from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
@@ -66,8 +66,8 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
         PAIRED_COLUMNS,
         rows,
         text_columns=5,
-        note="Difference of the first column to the second one, paired over the same items; p of a sign-flip test with "
-        "10,000 draws. An item that one of the two lacks, or failed, is in neither.",
+        note="Difference of the first column to the second one, paired over the same items; p of a paired "
+        "t-test. An item that one of the two lacks, or failed, is in neither.",
     )
     return SideBySide(tuple(map(summarise, runs)), tuple(benchmarks), paired)
 
@@ -299,11 +299,9 @@ def _paired(first: _Asked, other: _Asked) -> list[tuple[str, ...]]:
     names = (other.student, first.student, first.benchmark)
     if differs := [words for part, words in _DIFFERS.items() if first.scale.get(part) != other.scale.get(part)]:
         return [unpaired_row(names, differs)]
-    seed, is_heldout = first.run.config.run.seed, first.benchmark == _HELDOUT
-    parts = {metric: names[:2] if is_heldout else (*names, metric) for metric in first.values}
-    rngs = {metric: randomness.derive_rng(seed, "paired runs", *of) for metric, of in parts.items()}
-    limit, unit = min(first.max_failed_share, other.max_failed_share), "instructions" if is_heldout else "judgments"
-    return paired_rows(names, other.values, first.values, rngs, max_failed_share=limit, unit=unit)
+    unit = "instructions" if first.benchmark == _HELDOUT else "judgments"
+    limit = min(first.max_failed_share, other.max_failed_share)
+    return paired_rows(names, other.values, first.values, max_failed_share=limit, unit=unit)
 
 
 def _asked(runs: Sequence[RunFolder]) -> dict[str, list[_Asked]]:

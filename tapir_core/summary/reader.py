@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core import curriculum, errors, paths, randomness, run_state, stages, statistics, task_types, verifiers
+from tapir_core import curriculum, errors, paths, run_state, stages, statistics, task_types, verifiers
 from tapir_core.config import HELDOUT, RETENTION, RunConfig
 from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data.dataset import TRAIN_AGAIN, DatasetRef, Manifest, read_json
@@ -382,11 +382,8 @@ def measure_gain(reader: RunReader, before: int, after: int) -> types.Gain | Non
     marks = [marks_on_test(reader, number) for number in (before, after)]
     if not all(marks):
         return None
-    rng, limit = (
-        randomness.derive_rng(reader.run.config.run.seed, "gain", before, after),
-        max_failed_share(reader.run.config),
-    )
-    found = statistics.compare_paired(marks[1], marks[0], rng=rng, max_failed_share=limit, unit="instructions")
+    limit = max_failed_share(reader.run.config)
+    found = statistics.compare_paired(marks[1], marks[0], max_failed_share=limit, unit="instructions")
     return types.Gain(before, after, found)
 
 
