@@ -156,6 +156,16 @@ def markdown_text(text: str) -> str:
     return _NUMBERED.sub(r"\1\\", _SPECIAL.sub(r"\\\g<0>", " ".join(text.split())))
 
 
+def anchor(title: str) -> str:
+    """What a link to the section of this title names."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
+
+
+def coded(text: str) -> Markup:
+    """The text, escaped; what it has between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def render(template: str, **fields: object) -> str:
     """``template``, a file beside this module, filled in; a field that it lacks is an error."""
     return _environment().get_template(template).render(**fields)
@@ -173,7 +183,7 @@ def _environment() -> jinja2.Environment:
     made.globals.update(
         getmembers(formats, isfunction), NOTHING=formats.NOTHING, sentences=sentences, markdown_table=markdown_table
     )
-    made.filters.update(markdown_text=markdown_text, image_address=image_address)
+    made.filters.update(markdown_text=markdown_text, image_address=image_address, anchor=anchor, coded=coded)
     return made
 
 

@@ -55,6 +55,11 @@ def render_report(summary: RunSummary, reader: RunReader, examples: Examples | N
         scores=sections_of(TOP, summary, reader),
         examples=examples,
         config=resolved_json(summary.config),
+        judge_reports={
+            round_name(each.number): paths.judge_report_file(each.number)
+            for each in summary.rounds
+            if reader.run.storage.exists(paths.judge_report_file(each.number))
+        },
     )
 
 

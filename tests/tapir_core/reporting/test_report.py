@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.paths import BACKBONE, REPORT
+from tapir_core.paths import BACKBONE, REPORT, judge_report_file
 from tapir_core.reporting import sentences
 from tapir_core.reporting.report import render_report, write_report
 from tapir_core.reporting.tables import accuracy_table
@@ -79,6 +79,26 @@ def test_the_page_begins_with_what_the_run_is_its_scores_and_what_its_students_a
     headings = re.findall("<h2>(.*?)</h2>", page)
     assert headings[:3] == ["Accuracy by round", "10 test instructions to read", "Accuracy by task type"]
     assert headings[-1] == "How to go on"
+
+
+def test_the_contents_lead_to_every_section_and_no_text_has_a_literal_backtick(page: str) -> None:
+    linked, sections = re.findall('<a href="#([^"]+)"', page), re.findall('<section id="([^"]*)">', page)
+    assert [each for each in sections if each] == linked
+    assert len({*linked}) == len(linked) > 8
+    shown = re.sub("<pre.*?</pre>|<td.*?</td>", "", page, flags=re.DOTALL)
+    assert "`" not in shown
+    assert "start <code>tapir up</code> for the run root" in shown
+
+
+def test_the_report_explains_its_words_and_leads_to_export_and_to_the_judge_reports(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    assert "judge_report.html" not in Path(write_report(run)).read_text()
+    run.storage.write_bytes(judge_report_file(2), b"<html>")
+    page = Path(write_report(run)).read_text()
+    assert f'<a href="{judge_report_file(2)}">round 2</a>' in page
+    assert "<code>tapir export example</code>" in page
+    for word in ("MFD", "Seeds", "δ", "Quality retention"):
+        assert f"<strong>{word}</strong>" in page.split("<h2>Words</h2>")[1]
 
 
 def test_the_learning_curve_of_each_training_is_drawn_where_the_trainer_left_one(tmp_path: Path) -> None:
