@@ -83,7 +83,7 @@ def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
         runtime.check_stop(at)
 
     with runtime.progress.stage(at):
-        note("handing the accelerator over")
+        note("making room for the training")
         elsewhere = run.config.training.runs_on == "worker"
         before = runtime.checkpoint(at.number - 1)
         runtime.free_accelerators(None if elsewhere else prerequisites.needed_at_once(run.config, before))

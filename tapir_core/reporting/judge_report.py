@@ -82,7 +82,7 @@ class JudgeRound:
     panel: tuple[JudgePair, ...]
     """Every two judges; empty with one."""
     to_read: tuple[types.Example, ...]
-    """The widest order gaps, then unscored ones of every reason; the teacher's answer first, then the student's."""
+    """The widest order gaps, then unscored ones of every reason: both answers, then the replies."""
 
 
 def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
@@ -111,7 +111,7 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         whole=whole,
         single={name: _measure(verdicts.filter(judge=name), answers, pool, judge) for name in alone},
         panel=compare_judges(verdicts, judge.expected_orders),
-        to_read=_choose_verdicts(verdicts, whole.pairs, pool),
+        to_read=_choose_verdicts(verdicts, whole.pairs, answers, pool),
     )
 
 
@@ -128,8 +128,10 @@ def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, 
     )
 
 
-def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[types.Example, ...]:
-    """At most ten instructions with their replies, the same ones for the same verdicts."""
+def _choose_verdicts(
+    verdicts: pl.DataFrame, pairs: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame
+) -> tuple[types.Example, ...]:
+    """At most ten instructions with what was judged and the replies, the same ones for the same verdicts."""
     unequal = pairs.filter(pl.col("order_gap") != 0)
     widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
     chosen = [
@@ -140,27 +142,34 @@ def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataF
     turns = unscored.with_columns(turn=pl.int_range(pl.len()).over("reason")).sort("turn", maintain_order=True)
     chosen += [(identity, "unscored") for identity in turns["instruction_id"].unique(maintain_order=True).head(_EACH)]
     texts = pool.rows_by_key("instruction_id", named=True, include_key=True, unique=True)
+    students = dict(answers.select("instruction_id", "response").iter_rows())
     several, ordered = verdicts["judge"].n_unique() > 1, verdicts.sort("order", "judge", descending=[True, False])
     found = []
     for identity, why in chosen:
         replies = ordered.filter(instruction_id=identity).iter_rows(named=True)
-        answers, text = tuple(_answer(row, several=several) for row in replies), texts[identity]
-        found.append(types.Example(why, text["task_type"], show_instruction(text), answers))
+        text = texts[identity]
+        judged = {"teacher": text["response"], "student": students.get(identity)}
+        shown = [types.Answer(f"{who}'s answer", "", _short(said or "")) for who, said in judged.items()]
+        shown += [_reply(row, several=several) for row in replies]
+        found.append(types.Example(why, text["task_type"], show_instruction(text), tuple(shown)))
     return tuple(found)
 
 
-def _answer(row: dict[str, Any], *, several: bool) -> types.Answer:
-    """A judge's reply; a long one without its middle, since verdicts stand at the end."""
+def _reply(row: dict[str, Any], *, several: bool) -> types.Answer:
     who = row["order"].replace("_", " ") + (f", {row['judge']}" if several else "")
     outcome = (
         f"student {row['student_score']:g}, teacher {row['teacher_score']:g}"
         if row["status"] == "scored"
         else f"unscored: {row['reason']}"
     )
-    text, half = row["raw"] or "(no reply)", _SHOWN_CHARS // 2
+    return types.Answer(f"{who}:", outcome, _short(row["raw"] or "(no reply)"))
+
+
+def _short(text: str) -> str:
+    """A long text without its middle, since verdicts stand at the end."""
+    half = _SHOWN_CHARS // 2
     left_out = f"\n… ({len(text) - 2 * half} characters left out) …\n"
-    shown = text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
-    return types.Answer(f"{who}:", outcome, shown)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
 
 
 def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
