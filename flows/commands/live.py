@@ -32,6 +32,8 @@ from tasks.progress import StageProgress
 
 _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
+_WIDE = 100
+"""Columns of a terminal that has room for bars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def live_display(look: Callable[[], Snapshot], console: Console) -> Iterator[Non
         except errors.TapirError:
             return ""  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
         _print(console, lines.new_lines(snapshot))
-        return render_snapshot(snapshot)
+        return render_snapshot(snapshot, console.width)
 
     try:
         with Live(console=console, get_renderable=show, refresh_per_second=_REFRESHES_PER_SECOND, transient=True):
@@ -137,25 +139,31 @@ class PlainLines:
         return lines
 
 
-def render_snapshot(snapshot: Snapshot) -> RenderableType:
-    """The live part: a row for each stage at work, and the spend."""
+def render_snapshot(snapshot: Snapshot, width: int) -> RenderableType:
+    """The live part: a row for each stage at work, below them what they note, and the spend.
+
+    A terminal of fewer than ``_WIDE`` columns has no room for bars.
+    """
     at_work = [stage for stage in snapshot.stages if stage.ended is None]
+    spent = Text(spend_line(snapshot.spend), style="dim" if at_work else "")
     if not at_work:
-        return Text(spend_line(snapshot.spend))
-    figures = (Column(name, justify="right", no_wrap=True) for name in ("Shards", "Rows", "Rows/s", "Time", "Missing"))
-    table = Table("Stage", "", *figures, "", box=None, padding=(0, 2, 0, 0), header_style="dim")
+        return spent
+    names = ("Shards", "Rows", "Rows/s", "Time", "Missing")
+    figures = (Column(name, justify="right", no_wrap=True) for name in names)
+    bar = [""] if width >= _WIDE else []
+    table = Table(Column("Stage", no_wrap=True), *bar, *figures, box=None, padding=(0, 2, 0, 0), header_style="dim")
     for stage in at_work:
         table.add_row(
             _name(stage.at),
-            _bar(stage),
+            *(_bar(stage) for _ in bar),
             f"{stage.shards_done}/{stage.shards}",
             f"{formats.count(stage.rows_done)}/{formats.count(stage.rows)}" if stage.rows else "",
             _rate(stage),
             formats.duration(stage.seconds),
             Text(formats.count(stage.missing), style="yellow" if stage.missing else "dim"),
-            stage.note,
         )
-    return Group(table, Text(spend_line(snapshot.spend), style="dim"))
+    notes = [Text(f"{_name(stage.at)}: {stage.note}") for stage in at_work if stage.note]
+    return Group(table, *notes, spent)
 
 
 def spend_line(spend: LiveSpend) -> str:

@@ -98,11 +98,27 @@ def test_the_live_part_shows_only_the_stages_at_work() -> None:
         make_stage(rows_done=120, shards_done=1, missing=4, note="warming up"),
     ]
     console = make_console()
-    console.print(render_snapshot(Snapshot(stages, LiveSpend(sent=12))))
+    console.print(render_snapshot(Snapshot(stages, LiveSpend(sent=12)), console.width))
     shown = text_of(console)
     assert "label" not in shown
     for part in ("round 1 · answer", "1/3", "120/600", "12.0", "4", "warming up", "calls 12"):
         assert part in shown
+
+
+def test_a_terminal_of_eighty_columns_shows_a_stage_on_one_line() -> None:
+    stage = make_stage(
+        StageAt("judge_heldout", 12), rows=50_000, rows_done=12_000, shards=196, shards_done=47, missing=9
+    )
+    waiting = make_stage(
+        StageAt("train", 12), rows=0, shards=1, note="step 310/960, loss 0.412, 1,210 tokens/s, 12 min left"
+    )
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render_snapshot(Snapshot([stage, waiting]), console.width))
+    head, first, second, note, _ = text_of(console).splitlines()
+    assert head.split() == ["Stage", "Shards", "Rows", "Rows/s", "Time", "Missing"]
+    assert first.split()[-6:] == ["47/196", "12,000/50,000", "1,200.0", "10", "s", "9"]
+    assert (first.split(" · ")[0], second.split()[:3]) == ("round 12", ["round", "12", "·"])
+    assert note == f"round 12 · train: {waiting.note}"
 
 
 def test_the_spend_line_counts_failures_by_kind() -> None:
