@@ -75,6 +75,20 @@ def presets(*, comparisons: bool = False) -> dict[str, list[str]]:
     return {"enum": sorted(file.stem for file in files)} if files else {}
 
 
+def given(preset: str) -> str:
+    """A field's default: this configuration, or nothing where the worker's folder has none of this name."""
+    return preset if (_PRESETS / f"{preset}.toml").exists() else ""
+
+
+def _source(file: str, preset: str, field: str) -> str | Path:
+    if not (file or preset):
+        raise errors.ConfigError(
+            f"neither Preset nor {field} is given, and {_PRESETS.absolute()} has no preset; give {field}: a TOML file "
+            "on the worker, as `tapir init` writes one"
+        )
+    return file or _PRESETS / f"{preset}.toml"
+
+
 def form_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., Any]], Any]:
     """A flow that a form starts: its state says what the function returns, or what a user can do about its error."""
 
@@ -173,7 +187,7 @@ _LOOK_SECONDS = 30.0
 @of_one_run
 def distill_from_form(
     run: RunName,
-    preset: Annotated[str, shown("Preset", **presets())] = "quickstart",
+    preset: Annotated[str, shown("Preset", **presets())] = given("quickstart"),
     config_file: Annotated[str, shown("Configuration file")] = "",
     backbone: Annotated[str, shown("Backbone")] = "",
     rounds: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Rounds")] = 0,
@@ -200,14 +214,14 @@ def distill_from_form(
         overrides: Any other setting, one `section.field=value` each, such as `calls.concurrency=16`. They win over the
             fields above.
     """
-    given = {
+    fields = {
         "run.root": driver.worker_root(),
         "student.backbone": backbone,
         "run.rounds": rounds,
         "budget.usd": budget_usd,
     }
-    settings = [f"{field}={json.dumps(value)}" for field, value in given.items() if value]
-    source, last = config_file or _PRESETS / f"{preset}.toml", until or None
+    settings = [f"{field}={json.dumps(value)}" for field, value in fields.items() if value]
+    source, last = _source(config_file, preset, "Configuration file"), until or None
     config = driver.read_config(source, [*settings, *overrides], run, until=last, say=get_run_logger().info)
 
     summary = whole_run.drive(config, partial(_do, "distil"), say=get_run_logger().info, until=last, amend=amend)
@@ -385,7 +399,7 @@ def _watch(run: RunFolder, at: StageAt) -> Callable[[TrainingProgress], None]:
 
 @form_flow("compare", run_name="compare")
 def compare_from_form(
-    preset: Annotated[str, shown("Preset", **presets(comparisons=True))] = "compare_recommended",
+    preset: Annotated[str, shown("Preset", **presets(comparisons=True))] = given("compare_recommended"),
     comparison_file: Annotated[str, shown("Comparison file")] = "",
     only: Annotated[str, shown("Arms")] = "",
     run_seeds: Annotated[str, shown("Run seeds")] = "",
@@ -402,7 +416,7 @@ def compare_from_form(
         results: A folder on the worker for what finished runs came to; none is run that is there already. Empty: none.
         overrides: Settings for all arms, one `section.field=value` each, such as `run.rounds=2`.
     """
-    source, settings = comparison_file or _PRESETS / f"{preset}.toml", [_root_setting(), *overrides]
+    source, settings = _source(comparison_file, preset, "Comparison file"), [_root_setting(), *overrides]
     asked = series.read_asked(source, settings, only=only, run_seeds=run_seeds, results=results)
     name = asked.plan.comparison.name
 

@@ -1,6 +1,9 @@
 """What Prefect's UI asks for, and that it refuses in the command line's words."""
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,26 @@ def test_the_presets_are_the_shipped_configurations_of_a_run_and_comparisons_apa
     ]:
         assert fields(form)["preset"]["enum"] == names
         assert fields(form)["preset"]["default"] in names
+
+
+def test_a_folder_without_presets_has_no_preset_for_a_default_and_asks_for_a_file(tmp_path: Path) -> None:
+    look = """
+from inspect import unwrap
+from flows.forms import compare_from_form, distill_from_form
+for form, given in ((distill_from_form, ["run"]), (compare_from_form, [])):
+    field = form.parameters.properties["preset"]
+    print(repr(field["default"]), "enum" in field)
+    try:
+        unwrap(form.fn)(*given)
+    except Exception as error:
+        print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TAPIR_ROOT": str(tmp_path), "PREFECT_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", look], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    first, refused, second, refused_too = done.stdout.splitlines()
+    assert first == second == "'' False"
+    assert f"neither Preset nor Configuration file is given, and {tmp_path / 'configs'} has no preset" in refused
+    assert "give Comparison file: a TOML file on the worker" in refused_too
 
 
 def test_every_deployment_names_a_flow_and_a_pool_and_no_path_of_a_machine() -> None:
