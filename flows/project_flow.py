@@ -19,16 +19,18 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, states
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 
@@ -46,6 +48,9 @@ GO_ON = (
 
 GRACE_SECONDS = 120.0
 """What is in flight may take as long as one call by default; then it is given up."""
+
+_INTERRUPTED: set[UUID] = set()
+"""Flow runs of this process that Ctrl-C ended, which Prefect counts as crashed."""
 
 _LOOK_SECONDS = 0.5
 
@@ -125,13 +130,16 @@ def leave_if_suspended() -> None:
 def tell_remedy(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """Add the way on to the state of a flow run that crashed, or failed by what the flow has not told itself."""
     told = state.is_failed() and not isinstance(state.result(raise_on_failure=False), BaseException)
-    if told or flow_run.parent_task_run_id is not None:
+    is_child, by_hand = flow_run.parent_task_run_id is not None, flow_run.id in _INTERRUPTED
+    if told or (is_child and not by_hand):
         return
     # Without a deployment there is nothing to retry: a process of ours has started it, with this command.
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     remedy = GO_ON if flow_run.deployment_id is not None else f"`{command}` goes on where it stopped."
-    said = f"{state.message or state.name} {remedy}"
-    _reword(flow_run, lambda now: now.type == state.type, lambda _: said)
+    said = f"{state.message or state.name}{'' if is_child else f' {remedy}'}"
+    # Who gives Ctrl-C at a terminal has no crash.
+    instead = {"type": StateType.CANCELLED, "name": "Interrupted"} if by_hand else {}
+    _reword(flow_run, lambda now: now.type == state.type, lambda _: said, instead)
 
 
 class _Warnings(logging.Handler):
@@ -172,6 +180,8 @@ def _prompt_interrupts() -> Iterator[None]:
     except BaseException as raised:
         # `Pause`, KeyboardInterrupt, or what Prefect raises for SIGTERM.
         is_suspended, context = isinstance(raised, Pause), _context()
+        if isinstance(raised, KeyboardInterrupt) and context.flow_run is not None:
+            _INTERRUPTED.add(context.flow_run.id)
         if not is_suspended:
             HURRY.set()
             _abort_all()
@@ -192,13 +202,18 @@ def _abort_all() -> None:
         runtime.abort()
 
 
-def _reword(flow_run: FlowRun | None, stands: Callable[[State[Any]], bool], words: Callable[[State[Any]], str]) -> None:
+def _reword(
+    flow_run: FlowRun | None,
+    stands: Callable[[State[Any]], bool],
+    words: Callable[[State[Any]], str],
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Let the state of a flow run say ``words``, while it ``stands``: that of a later start says what is true now."""
     assert flow_run is not None
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(flow_run.id).state
         if state is not None and stands(state):
-            said = state.model_copy(update={"message": words(state)})
+            said = state.model_copy(update={"message": words(state), **more})
             client.set_flow_run_state(flow_run.id, said, force=True)
 
 

@@ -43,16 +43,21 @@ def test_a_run_of_the_command_line_that_fails_names_its_command(monkeypatch: pyt
     assert state.message.endswith("the server died `tapir run 'my config.toml' --name a` goes on where it stopped.")
 
 
-def test_an_interrupted_run_crashes_and_names_its_command() -> None:
+def test_an_interrupted_run_is_no_crash_and_names_its_command() -> None:
+    @project_flow("interrupted-child", run_name="an-interrupted-child", child=True)
+    def child() -> None:
+        raise KeyboardInterrupt
+
     @project_flow("interrupted", run_name="an-interrupt")
     def interrupted() -> None:
-        raise KeyboardInterrupt
+        child()
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    state = state_of_last("an-interrupt")
-    assert state.is_crashed()
+    state, below = state_of_last("an-interrupt"), state_of_last("an-interrupted-child")
+    assert (state.name, state.type, below.name) == ("Interrupted", StateType.CANCELLED, "Interrupted")
     assert "interrupt signal. `" in state.message
+    assert "`" not in below.message
 
 
 def test_a_state_that_the_flow_has_told_itself_stays_as_it_is() -> None:
