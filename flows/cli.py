@@ -65,7 +65,9 @@ COMMANDS = {
         "folders:status",
         "Say how far a run is, what it scores and what it paid; works at any time, also while it runs.",
     ),
-    "ask": ("run:ask", "Let the trained student answer."),
+    "ask": ("student:ask", "Let the trained student answer."),
+    "chat": ("student:chat", "Talk with the trained student; its answers come as they are written."),
+    "serve": ("student:serve", "Serve the trained student to programs of this machine, as OpenAI's API does."),
     "report": ("folders:report", "Write report.html again from what the run folder holds."),
     "move": (
         "folders:move",

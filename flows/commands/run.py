@@ -1,4 +1,4 @@
-"""Commands that drive one run or ask its student: `tapir estimate`, `run`, `retry-judge`; `ask`, outside any flow."""
+"""Commands that drive one run: `tapir estimate`, `run`, `retry-judge`."""
 
 from functools import partial
 from typing import Annotated
@@ -9,14 +9,12 @@ from rich.console import Console
 from flows import driver, whole_run
 from flows.commands import terminal
 from flows.commands.live import print_summary, shown_flows
-from tapir_core import calls, errors, paths, run_folder, run_state, storage
+from tapir_core import errors, paths, run_folder, storage
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting import estimate_table
 from tapir_core.summary import require_figures
-from tapir_core.summary.formats import student_name
-from tasks import asking, runtime
 from tasks.engines import backbone, machine
 from tasks.engines.training import prerequisites
 
@@ -112,27 +110,3 @@ def retry_judge(
         whole_run.retry_run(
             ref, round_number, shown.do, tell, say=terminal.say, also_terminal=also is not None, go_on=go_on
         )
-
-
-def ask(
-    name: terminal.RunName,
-    text: Annotated[str, typer.Argument(help="The instruction.", show_default=False)],
-    which: Annotated[
-        str | None, typer.Option("--round", metavar="N|best|average", help="0 is S_0; the last one when left out.")
-    ] = None,
-    root: terminal.Root = "runs",
-) -> None:
-    """`tapir ask`."""
-    run = run_folder.RunFolder(terminal.run_ref(name, root))
-    number = run_state.find_student(run, which or str(max(run.trained_rounds, default="last")))
-    live = runtime.current(run)
-    student = live.student(number)
-    terminal.say(f"{student_name(number)} of run {run.ref.name}")
-    try:
-        request = asking.make_request(run, "answer", student.identity, asking.chat(text), run.config.student.sampling)
-        outcome = live.calls.ask([request], student.source)[0]
-    finally:
-        runtime.close_all()
-    if isinstance(outcome, calls.Failure):
-        raise errors.EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
-    terminal.console.print(outcome.text, markup=False, highlight=False)

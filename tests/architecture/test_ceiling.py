@@ -16,7 +16,7 @@ SLACK = 15
 
 CEILINGS = {
     "flows": 1239,
-    "flows/commands": 1067,
+    "flows/commands": 1117,
     "flows/commands/diagnosis": 492,
     "flows/prefect_server": 350,
     "tapir_core": 1834,
