@@ -140,15 +140,19 @@ class Client:
             reply = self._read_error(response, wire.json_or_text(raw), raw=raw)
         return replace(reply, rate_limits=read_rate_limits(response.headers))
 
-    async def list_models(self) -> list[str] | types.Failure | None:
-        """Names of the models that the endpoint lists, or None if it lists none; costs nothing and needs the key."""
+    async def list_models(self) -> dict[str, str] | types.Failure | None:
+        """Models that the endpoint lists, with the day of their announced end (`shutdown_date`), or "" without one.
+
+        None if it lists none; costs nothing and needs the key.
+        """
         got = await self.get(self.sdk.get("/models", cast_to=httpx2.Response))
         if isinstance(got, wire.Reply):
             return got.failure
         body = wire.json_or_text(self.text(got.content))
         rows = body.get("data") if isinstance(body, dict) and got.status_code == 200 else None
         if isinstance(rows, list):
-            return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
+            listed = [row for row in rows if isinstance(row, dict) and "id" in row]
+            return {str(row["id"]): str(row.get("shutdown_date") or "") for row in listed}
         lists_none = got.status_code < 400 or got.status_code in {404, 405, 501}
         return None if lists_none else self._read_error(got, body, raw=None).failure
 

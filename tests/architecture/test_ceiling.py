@@ -20,7 +20,7 @@ CEILINGS = {
     "flows/commands/diagnosis": 492,
     "flows/prefect_server": 350,
     "tapir_core": 1834,
-    "tapir_core/calls": 2447,
+    "tapir_core/calls": 2448,
     "tapir_core/comparison": 627,
     "tapir_core/config": 1486,
     "tapir_core/curriculum": 673,

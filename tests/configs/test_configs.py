@@ -1,6 +1,7 @@
 """Every shipped configuration loads, says what it is, and fits the parts it names."""
 
 import json
+import re
 from pathlib import Path
 
 import jinja2
@@ -104,6 +105,14 @@ def test_a_local_teacher_needs_no_key_and_has_the_card_in_turn_with_the_student(
     assert config.judge.endpoint == config.teacher.endpoint
     assert config.student.engine.served_by == "driver"
     assert [line for line in missing_prerequisites(config, {}) if "environment variable" in line] == []
+
+
+def test_no_configuration_or_page_has_a_model_ask_that_its_provider_ends() -> None:
+    """OpenAI's of which the end was announced by November 2026."""
+    ended = re.compile(r'model = "(gpt-(3\.5|4|4o|4\.1|5|5\.1)(-[\w-]+)?|o[134](-[\w-]+)?)"')
+    pages = [*(ROOT / "configs").glob("*.toml"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    assert len(pages) > 30
+    assert {path.name: found[1] for path in pages if (found := ended.search(path.read_text()))} == {}
 
 
 def test_the_quickstart_aims_at_exactly_the_task_types_of_the_stand_in() -> None:

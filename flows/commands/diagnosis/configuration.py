@@ -193,7 +193,7 @@ def _ask(endpoint: Endpoint, model: str | None) -> Finding:
     got, where = asyncio.run(_list_models(endpoint)), endpoint.base_url
     if isinstance(got, Failure):
         return _no_models(endpoint, got)
-    near = ", ".join(difflib.get_close_matches(model or "", got or (), n=3) or (got or [])[:3]) or "none"
+    near = ", ".join(difflib.get_close_matches(model or "", got or (), n=3) or [*(got or ())][:3]) or "none"
     return (
         finding(
             "warning",
@@ -207,6 +207,12 @@ def _ask(endpoint: Endpoint, model: str | None) -> Finding:
             "correct model, unless it is a private one",
         )
         if model is not None and model not in got
+        else finding(
+            "warning",
+            f"{where}: {model} is there until {ends}",
+            "let the run end before that day, or name the model that its provider has in its place",
+        )
+        if (ends := got.get(model or ""))
         else finding(
             "ok",
             f"{where}: {'the key is accepted' if endpoint.api_key else 'no key is needed'}"
@@ -230,7 +236,7 @@ def _no_models(endpoint: Endpoint, failure: Failure) -> Finding:
     )
 
 
-async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
+async def _list_models(endpoint: Endpoint) -> dict[str, str] | Failure | None:
     asking = client.Client(endpoint, timeout_seconds=_REPLY_SECONDS)
     try:
         return await asking.list_models()

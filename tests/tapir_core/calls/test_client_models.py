@@ -9,8 +9,8 @@ from tests.doubles.provider import Drop, FakeProvider, FakeReply, Hang, Status
 KEY = "sk-very-secret-0123456789"
 
 
-def list_models(provider: FakeProvider, key: str | None = KEY) -> list[str] | Failure | None:
-    async def run() -> list[str] | Failure | None:
+def list_models(provider: FakeProvider, key: str | None = KEY) -> dict[str, str] | Failure | None:
+    async def run() -> dict[str, str] | Failure | None:
         client = Client(provider.endpoint(api_key=key), timeout_seconds=0.5)
         try:
             return await client.list_models()
@@ -22,7 +22,7 @@ def list_models(provider: FakeProvider, key: str | None = KEY) -> list[str] | Fa
 
 
 def test_models_are_listed_to_the_right_key() -> None:
-    assert list_models(FakeProvider(models=["a", "b"], api_key=KEY)) == ["a", "b"]
+    assert list_models(FakeProvider(models=["a", "b"], api_key=KEY)) == {"a": "", "b": ""}
     refused = list_models(FakeProvider(api_key="another"))
     assert isinstance(refused, Failure)
     assert refused.kind == "unauthorized"

@@ -92,6 +92,16 @@ def test_a_key_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert "export THE_KEY" in found.remedy
 
 
+@pytest.mark.parametrize(("ends", "level"), [("2027-01-14", "warning"), (None, "ok")])
+def test_a_model_with_an_announced_end_is_a_warning_that_names_the_day(
+    tmp_path: Path, ends: str | None, level: str
+) -> None:
+    listed = {"data": [{"id": "fake-model", "object": "model", "shutdown_date": ends}]}
+    found = ask(FakeProvider(models=Status(200, listed)), tmp_path)
+    assert found.level == level
+    assert ("is there until 2027-01-14" in found.found) == (ends is not None)
+
+
 def test_a_model_that_is_not_listed_is_a_warning_with_the_nearest_names(tmp_path: Path) -> None:
     found = ask(FakeProvider(models=["fake-model-2", "other"]), tmp_path)
     assert found.level == "warning"
