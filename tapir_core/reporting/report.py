@@ -18,7 +18,7 @@ import polars as pl
 
 from tapir_core import curriculum, installation, paths, randomness, run_state, verifiers
 from tapir_core.comparison.baseline import with_baseline
-from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, LENGTHS, NATURAL, RETENTION, StudentConfig
+from tapir_core.config import ACCURACY, EMBEDDED_STUDENT, LENGTHS, NATURAL, RETENTION, RunConfig, StudentConfig
 from tapir_core.config.load import resolved_json
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.estimate.run import kept_estimate
@@ -213,9 +213,20 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         checkpoint=run.manifest(checkpoint_at(round_number)),
         resolved=run.storage.sha256(paths.RESOLVED_CONFIG),
         training=RunReader(run).training(round_number),
+        recipes={student_name(each): _recipe(config, each) for each in range(rounds + 1)},
         own_version=installation.version_of("tapir-distill") or NOTHING,
     )
     return card + "\n"
+
+
+def _recipe(config: RunConfig, number: int) -> str:
+    """Hyperparameters of one training."""
+    epochs = config.round(number).epochs if number else config.basic_tuning.epochs
+    adapters = f", LoRA of rank {config.training.lora.rank}" if config.training.lora else ""
+    return (
+        f"{config.objective(number).type}, learning rate {config.learning_rate(number):g}, {epochs:g} "
+        f"epoch{'' if epochs == 1 else 's'}, batch of {config.batch_size(number)}{adapters}"
+    )
 
 
 def _front_matter(summary: RunSummary, round_number: int, scores: pl.DataFrame) -> str:

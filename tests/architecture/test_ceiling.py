@@ -29,7 +29,7 @@ CEILINGS = {
     "tapir_core/evaluation": 962,
     "tapir_core/judging": 500,
     "tapir_core/prompts": 54,
-    "tapir_core/reporting": 1512,
+    "tapir_core/reporting": 1516,
     "tapir_core/stages": 359,
     "tapir_core/standin": 910,
     "tapir_core/store_admin": 332,
