@@ -3,7 +3,7 @@
 Base, database and store come from their registry; where none answers, Debian's Python, PostgreSQL and moto stand in for
 them under their names (docker/standins). All containers share one network namespace that leads nowhere, so that every
 service of compose.yaml finds the others by name and nothing else does. A run is started through the API, its worker's
-container is killed, the run is retried. Needs root, and of Debian `buildah podman runc debootstrap`.
+container is killed, the run is retried. Needs root, 40 GB of disk, and of Debian `buildah podman runc debootstrap`.
 
     python docker/images.py [--no-build] [--keep] [OPTION OF BUILDAH BUD …]
 """
@@ -103,6 +103,8 @@ def build(options: list[str]) -> None:
 
 def image(file: str, target: str, tag: str, *options: str, context: str = ".") -> None:
     """Build one target. In chroot isolation, which works in a container too; in Docker's format, which knows health."""
+    if subprocess.run([*PODMAN, "image", "exists", tag], check=False).returncode == 0:
+        ask(*PODMAN, "image", "rm", "--force", tag)
     fixed = ("--isolation=chroot", "--format=docker", "--pull=false", "--file", file, "--target", target, "--tag", tag)
     tell("buildah", "bud", *fixed, *options, context)
 
@@ -116,8 +118,8 @@ def pulled(name: str) -> bool:
 
 
 def base() -> None:
-    """Debian with its own Python, under the name of the registry's."""
-    packages = "ca-certificates,python3,python3-venv,python-is-python3"
+    """Debian with its own Python and its headers, under the name of the registry's."""
+    packages = "ca-certificates,python3,python3-dev,python3-venv,python-is-python3"
     with tempfile.TemporaryDirectory() as folder:
         tell("debootstrap", "--variant=minbase", f"--include={packages}", BASE.rpartition("-")[2], folder)
         container = ask("buildah", "from", "scratch")

@@ -6,6 +6,7 @@ has the accelerators; one that cannot is stopped.
 """
 
 import logging
+import re
 import secrets
 import threading
 import time
@@ -28,6 +29,8 @@ ANSWER_SECONDS = 900.0
 
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
+_PACKAGES = {"libnuma.so.1": " (Debian, Ubuntu: libnuma1; Fedora: numactl-libs)"}
+"""Of a library that minimal systems leave out."""
 
 Report = Callable[[str], None]
 """Gets the progress of a start."""
@@ -313,9 +316,17 @@ class StudentServer(Students):
         for waited in waits_until_healthy(url):
             self._check_aborted()
             if (code := child.poll()) is not None:
+                said = child.output()
+                # What comes of it later names an attribute of torch.
+                lacks = re.search(r"(\S+\.so\S*): cannot open shared object file", said)
+                why = (
+                    f"this machine lacks {lacks[1]}: install its package{_PACKAGES.get(lacks[1], '')}\n"
+                    if lacks
+                    else ""
+                )
                 raise EngineError(
-                    f"the {title} for {self.checkpoint} ended with exit code {code} before it was ready:\n"
-                    f"{logs.last_words(child.output())}\nits log is {self._log_path}"
+                    f"the {title} for {self.checkpoint} ended with exit code {code} before it was ready:\n{why}"
+                    f"{logs.last_words(said)}\nits log is {self._log_path}"
                 )
             if waited > self.engine.start_timeout_seconds:
                 raise EngineError(

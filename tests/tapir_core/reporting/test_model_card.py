@@ -80,7 +80,9 @@ def test_the_card_says_what_it_was_taught_what_it_scores_and_what_it_is_made_of(
     assert "the stand-in" in card
     made = dict(rows(card, "How it was made"))
     assert made["Backbone, digest"] == "b" * 64
-    recipe = f"learning rate {run.config.learning_rate(2):g}, {run.config.round(2).epochs:g} epochs, batch of {run.config.batch_size(2)}"
+    config = run.config
+    rate, epochs, batch = config.learning_rate(2), config.round(2).epochs, config.batch_size(2)
+    recipe = f"learning rate {rate:g}, {epochs:g} epochs, batch of {batch}"
     assert made["Training of S_2"] == f"imitate, {recipe}"
     assert "has that teacher's errors" in card.split("## Limits")[1]
     assert made["config.resolved.json, SHA-256"] == run.storage.sha256("config.resolved.json")

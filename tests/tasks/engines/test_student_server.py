@@ -195,8 +195,12 @@ def test_a_checkpoint_without_chat_template_names_the_field_to_set(tmp_path: Pat
         ),
         ("print('no device here'); sys.exit(1)", "\n  no device here\nits log"),
         ("sys.exit(1)", "it wrote nothing"),
+        (
+            "print('libnuma.so.1: cannot open shared object file: No file'); print('X: no attribute'); sys.exit(1)",
+            "this machine lacks libnuma.so.1: install its package (Debian, Ubuntu: libnuma1; Fedora: numactl-libs)",
+        ),
     ],
-    ids=["traceback", "wrapped", "plain words", "silent"],
+    ids=["traceback", "wrapped", "plain words", "silent", "a library"],
 )
 def test_a_server_that_dies_tells_why_and_where_its_log_is(tmp_path: Path, before: str, message: str) -> None:
     server = make_server(tmp_path, fake_python(tmp_path, before=before))
