@@ -10,6 +10,7 @@ import os
 import pkgutil
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -154,8 +155,11 @@ def main() -> None:
 
 
 def _interrupted(number: int, frame: Any) -> None:
-    # No stream: the signal may have come amid a line of it.
-    os.write(sys.stderr.fileno(), b"\nstopping: nothing received is lost; a training may take half a minute to end\n")
+    # No stream: the signal may have come amid a line of it. Who read it may have got the signal too.
+    with suppress(OSError, ValueError):
+        os.write(
+            sys.stderr.fileno(), b"\nstopping: nothing received is lost; a training may take half a minute to end\n"
+        )
     signal.default_int_handler(number, frame)
 
 

@@ -10,6 +10,7 @@ import sys
 import psutil
 import pytest
 
+from flows import cli
 from tapir_core.leases import RunLease
 from tapir_core.standin.families import FAMILIES, draw_problem
 from tests.doubles.standin import StandinServer
@@ -188,6 +189,15 @@ def test_an_interrupt_ends_a_run_at_work_soon_and_the_same_command_goes_on(
         assert alive == []
         answered = server.stats()["requests"]
     assert answered < 80, "80 labels and 80 answers were wanted, and the run was ended early"
+
+
+def test_an_interrupt_is_one_though_nobody_reads_what_is_said_of_it(monkeypatch):
+    def write(*_: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli.os, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        cli._interrupted(signal.SIGINT, None)
 
 
 WARNS = """
