@@ -39,7 +39,7 @@ PODMAN = ("podman", "--runtime", "runc")
 RUN = (*PODMAN, "run", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")
 """With limits that a nested container may set too."""
 HOSTS = ROOT / "build/hosts"
-"""The services' names: podman shares a network among containers, but not what it is told of names."""
+"""Maps every service's name to the shared namespace: `--add-host` holds for one container only."""
 SECONDS = 1800.0
 """For each thing that is waited for."""
 GIVEN = {
@@ -146,7 +146,7 @@ def start() -> None:
 
 
 def arguments(name: str) -> list[str]:
-    """What `podman run` is told of a service: compose's image, variables, volumes, rights, health, and command."""
+    """The arguments of `podman run` for a service, as compose.yaml describes it."""
     service = json.loads(_filled(json.dumps(SERVICES[name])))
     options = [
         "--network",

@@ -240,9 +240,9 @@ def compare_paired(
 ) -> Estimate:
     """The mean of ``first`` minus that of ``second`` on the same items, in the unit of the values.
 
-    Interval and p-value are those of one paired t-test, so that the two agree. Differences that are all alike, but not
-    0, leave no spread, and have neither. An item that lacks in one, or failed there, counts as failed. Several values
-    of one item (both turns of a question) are to be averaged before.
+    Interval and p-value come from one paired t-test, so that the two agree. Where all differences are equal and not 0,
+    there is no spread and neither is given. An item that is missing or failed on one side counts as failed. Average
+    several values of one item (both turns of a question) first.
 
     Args:
         first: item → value of the first student.

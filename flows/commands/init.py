@@ -211,7 +211,7 @@ def _affordable(asked: Asked, usd: float) -> float:
 
 
 def _until(question: str, take: Callable[[str], T], default: str | None = None) -> T:
-    """What ``take`` makes of an answer; while it refuses one, that is told and the question asked again."""
+    """The first answer that ``take`` accepts; each refusal is shown, and the question asked again."""
 
     def taken(answer: str) -> T:
         try:
