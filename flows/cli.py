@@ -28,6 +28,7 @@ COMMANDS = {
         "Build the environment of the student's server, once for all runs; nothing is done where it stands already.",
     ),
     "init": ("init:init", "Ask five questions and write a configuration to begin with."),
+    "adopt": ("adopt:adopt", "Move a hosted fine-tune: its training file becomes a pool and a configuration."),
     "doctor": (
         "diagnosis.command:doctor",
         "Check every part that a run needs, and say what fixes each fault; ends with 1 when there is one.",

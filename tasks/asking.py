@@ -193,9 +193,13 @@ def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[calls.O
     return tuple(islice(filter(None, in_turn), MOST_SAMPLES))
 
 
+NOT_ASKED = calls.Answer("", "", 0, 0)
+"""The outcome of a row whose value is known without asking."""
+
+
 def counts_of(parsed: Sequence[calls.Parsed[Any]]) -> dict[str, float]:
     """What parsed replies cost, including re-asks."""
-    return count_paid([outcome for each in parsed for outcome in each.outcomes])
+    return count_paid([outcome for each in parsed for outcome in each.outcomes if outcome is not NOT_ASKED])
 
 
 def count_paid(outcomes: Sequence[calls.Outcome]) -> dict[str, float]:

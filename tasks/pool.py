@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages
+from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types
 from tapir_core.calls import Outcome, Parsed, ask_read
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
@@ -141,8 +141,20 @@ def judged_heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Draw dev and test from what the teacher answered usably, with its answers; the order of rows changes nothing."""
     examples, judged = _usable(run).examples, run.config.data.judged
     assert judged is not None
-    references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
     sizes, rng = judged.sizes(examples.height), randomness.derive_rng(run.config.run.seed, "judged held-out set")
+    taught = run.rows(stages.TEACH.at())
+    if judged.answers == "teacher" and "answered_by" in taught.columns:
+        own = taught.filter(pl.col("answered_by").is_null())
+        examples = examples.join(own, on="instruction_id", how="semi", maintain_order="left")
+        if examples.height < len(sizes):
+            raise errors.ConfigError(
+                f'data.heldout.answers = "teacher": the teacher itself answered {examples.height} instructions usably; '
+                "take answers out of the pool file so that it is asked, or compare with those of the file: "
+                'data.heldout.answers = "any"'
+            )
+        part = min(1.0, examples.height / sum(sizes.values()))
+        sizes = {name: max(1, int(size * part)) for name, size in sizes.items()}
+    references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
     drawn = curriculum.draw_splits(examples, sizes, rng)
     return outcomes.Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
 
@@ -182,6 +194,9 @@ def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[s
     """Ask the teacher for the task type of each row (an instruction)."""
     asked, settings, prompt = runtime.current(run).teacher, run.config.teacher, runtime.current(run).prompt("label")
     label = curriculum.Labelling(run.config.curriculum.types, settings.label_replies)
+    if not label.is_open:
+        runtime.current(run).progress.row_counter(at)(rows.height)
+        return [Parsed(task_types.OTHERS, "", (asking.NOT_ASKED,))] * rows.height
     requests = [
         asking.make_request(
             *(

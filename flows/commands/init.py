@@ -79,6 +79,18 @@ class Asked:
     """The most to spend; 0 where nothing is paid."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Field of an instruction → its name in the file, where that is another."""
+    judge: str = ""
+    """Another model than the teacher."""
+    answered_by: str = ""
+    """Whose answers the file has, where they are those of a fine-tune to move; the next three are for that too."""
+    heldout: Mapping[str, int] = field(default_factory=dict)
+    """Split → its rows, which are asked of the fine-tune."""
+    longest: int = 0
+    """Tokens of the longest answer, about."""
+    whole: int = 0
+    """Of the longest conversation before it."""
+    price: tuple[float, float] | None = None
+    """USD for a million prompt and completion tokens, where no list says it."""
 
     @property
     def own(self) -> bool:
@@ -144,23 +156,36 @@ def init(
     column: Annotated[str | None, typer.Option(help="Of the file's columns the one with the instructions.")] = None,
 ) -> None:
     """`tapir init`."""
-    if file.exists():
-        raise ConfigError(f"{file} is there already; give another name, or remove it")
-    if not file.parent.is_dir():
-        raise ConfigError(f"{file}: there is no folder {file.parent}; make it, or give another name")
+    check_new(file)
     try:
         own, rows = _instructions(instructions, {} if column is None else {"instruction": column})
-        asked = _ask(own, student, teacher, address, usd)
+        asked = ask(own, student, teacher, address, usd)
     except typer.Abort as exc:
         raise ConfigError(
             f"{file} is not written, for a question has no answer; give it at the terminal, or as --instructions, "
             "--student, --teacher, --address and --usd"
         ) from exc
-    file.write_text(_text(asked, file, rows), encoding="utf-8")
+    file.write_text(text_of(asked, file, rows), encoding="utf-8")
     few = sources.few_in_words(rows, load.load_config(file)) if asked.own else ""
-    warning, key = few and f"Warning: {few}.\n", asked.key and f"export {asked.key}=…\n"
-    commands = f"tapir doctor {file}\ntapir estimate {file}\ntapir run {file}"
-    print_line(console, f"{warning}{file} is written. Next:\n{key}{commands}")
+    print_line(console, (few and f"Warning: {few}.\n") + next_steps(asked, file))
+
+
+def check_new(file: Path) -> None:
+    """Refuse a file that cannot be written anew.
+
+    Raises:
+        ConfigError: it is there, or has no folder.
+    """
+    if file.exists():
+        raise ConfigError(f"{file} is there already; give another name, or remove it")
+    if not file.parent.is_dir():
+        raise ConfigError(f"{file}: there is no folder {file.parent}; make it, or give another name")
+
+
+def next_steps(asked: Asked, file: Path) -> str:
+    """What to type after a configuration was written."""
+    key = asked.key and f"export {asked.key}=…\n"
+    return f"{file} is written. Next:\n{key}tapir doctor {file}\ntapir estimate {file}\ntapir run {file}"
 
 
 def _instructions(given: str | None, columns: Mapping[str, str]) -> tuple[Asked, int]:
@@ -179,8 +204,12 @@ def _instructions(given: str | None, columns: Mapping[str, str]) -> tuple[Asked,
     return _until("Instructions: a file, or `standin` for generated ones", counted, default=_STANDIN)
 
 
-def _ask(own: Asked, student: str | None, teacher: str | None, address: str | None, usd: float | None) -> Asked:
-    """What was not given, asked at the terminal."""
+def ask(own: Asked, student: str | None, teacher: str | None, address: str | None, usd: float | None) -> Asked:
+    """What was not given, asked at the terminal.
+
+    Raises:
+        ConfigError: what was given cannot be.
+    """
     families = ", ".join(shipped("toml"))
     small = student or typer.prompt(
         f"Student: `{_EMBEDDED}` (135M, for a laptop), a family ({families}), a model folder or a hub id",
@@ -235,7 +264,8 @@ def _count(asked: Asked) -> int:
     return sources.read_pool_of(pool, DataConfig(pool=pool), 0).rows.height
 
 
-def _text(asked: Asked, file: Path, rows: int) -> str:
+def text_of(asked: Asked, file: Path, rows: int) -> str:
+    """The configuration, at most 30 lines; ``rows`` are the instructions that there are."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", file.stem).lstrip("-._") or "mine"
     batches = [each for each in _BATCHES if each * _FEWEST_STEPS <= rows]
     template = jinja2.Template(
@@ -244,5 +274,8 @@ def _text(asked: Asked, file: Path, rows: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    facts = {"asked": asked, "name": name, "file": file, "rows": rows, "batch_size": max(batches, default=_BATCHES[0])}
+    answer = 64 * math.ceil(1.25 * asked.longest / 64) or 512
+    length = 256 * math.ceil((answer + 1.25 * asked.whole) / 256)
+    facts = {"asked": asked, "name": name, "file": file, "rows": rows, "answer_tokens": answer, "length": length}
+    facts["batch_size"] = max(batches, default=_BATCHES[0])
     return f"{template.render(facts).strip()}\n"

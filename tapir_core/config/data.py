@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from tapir_core.config._base import File, Free, Kind, Section, matching
+from tapir_core.config._base import File, Free, Kind, Later, Section, matching
 from tapir_core.storage import read_content
 
 ACCURACY, RETENTION = "accuracy", "quality_retention"
@@ -185,6 +185,10 @@ class JudgedHeldout(HeldoutConfig):
     max_share: Annotated[float, Field(gt=0, le=0.4)] = 0.1
     """Most that each of the two splits takes of the usable pool; there is at least one instruction in each."""
 
+    answers: Later[Literal["any", "teacher"]] = "any"
+    """`"teacher"` draws only instructions that the teacher answered itself, where the pool file brings answers of
+    others: students are compared with what the teacher says now (docs/adopt.md)."""
+
     max_failed_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of instructions without a verdict above which there is no figure."""
 
@@ -195,9 +199,9 @@ class JudgedHeldout(HeldoutConfig):
     """A held-out set with references beside it, as `type = "file"` takes one: its accuracy is reported too."""
 
     @property
-    def drawn_as(self) -> list[float]:
+    def drawn_as(self) -> list[float | str]:
         """What decides which instructions it has."""
-        return [self.dev, self.test, self.max_share]
+        return [self.dev, self.test, self.max_share, *([] if self.answers == "any" else [self.answers])]
 
     def sizes(self, pool: int) -> dict[str, int]:
         """Split → its instructions of a ``pool`` of so many usable ones."""

@@ -102,6 +102,8 @@ class Labelling:
     def __init__(self, types: TaskTypes, replies: ReplyForm = "text") -> None:
         """``types`` are those of the run, ``replies`` is `teacher.label_replies`."""
         self._types = types
+        self.is_open = len(types.names) > 1
+        """Whether there is anything to ask: a run whose only task type is `OTHERS` labels nothing."""
         self._form = label_reply(types.names) if replies == "json" else None
         self.schema = self._form.schema_text() if self._form else ""
         """That a reply has to obey; empty where it is text."""

@@ -304,7 +304,7 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
         raise BadRecordError("the instruction is empty")
     _agree(layouts)
     system = _same("system texts", _text(fields, "system"), *(each.system for each in layouts.values()))
-    is_learnt = all(each.is_learnt for each in layouts.values()) and not _is_masked(fields)
+    is_learnt = all(each.is_learnt for each in layouts.values()) and not is_masked(fields)
     is_used = answers and is_learnt
     given = [each.answer.text for each in layouts.values() if is_used and each.answer]
     noted = {"placeholder_input": bool(stand_ins), "answer_not_to_be_learnt": answers and not is_learnt}
@@ -511,7 +511,7 @@ def _read_turns(name: str, given: list[Any]) -> _Asked:
         system=said[0].text if first else None,
         earlier=tuple(Turn("user" if turn.role == "user" else "assistant", text or "") for turn, text in earlier),
         answer=answer,
-        is_learnt=not (answer and _is_masked(given[-1])),
+        is_learnt=not (answer and is_masked(given[-1])),
     )
 
 
@@ -526,6 +526,11 @@ def _said(where: str, turn: Any) -> _Said:
     if (role := _ROLES.get(str(speaker).strip().casefold())) is None:
         raise BadRecordError(f"{where} is of {speaker!r}, which is none of {', '.join(_ROLES)}")
     return _Said(where, speaker, role, content)
+
+
+def role_of(turn: Fields) -> str:
+    """system, user or assistant; empty for another speaker."""
+    return _ROLES.get(str(turn.get("role", turn.get("from"))).strip().casefold(), "")
 
 
 def _one_of(where: str, fields: Fields, names: tuple[str, ...]) -> Any:
@@ -569,7 +574,8 @@ def _stands_for_nothing(value: Any) -> bool:
     return isinstance(value, str) and _NO_INPUT.fullmatch(" ".join(value.split())) is not None
 
 
-def _is_masked(turn: Fields) -> bool:
+def is_masked(turn: Fields) -> bool:
+    """Whether a turn, or a row, is shown and not to be learnt."""
     said = {name: str(turn.get(name)).strip().casefold() for name in (*_NOT_LEARNT, *_MASKED)}
     return any(said[name] in ("0", "0.0", "false") for name in _NOT_LEARNT) or any(
         said[name] in ("1", "1.0", "true") for name in _MASKED

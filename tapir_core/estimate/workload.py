@@ -151,6 +151,7 @@ class _Counts:
         """Of the round's pool: usable answers that are not held out."""
         self.judged = self.new = self.hard = 0.0
         """Rows that some round judged; of the round, new instructions, and rows of the hard part."""
+        self._labels = len(config.curriculum.types.names) > 1
         self.size = curriculum.RoundSize(0, 0, 0)
         """Of the round: its mixture, as far as the easy rows reach."""
 
@@ -175,6 +176,7 @@ class _Counts:
         stored = {stages.LABEL.name: self.pool.stored_labels, stages.TEACH.name: self.pool.stored_answers}
         rows = {
             stages.DISCOVER.name: 1.0,
+            **({} if self._labels else {stages.LABEL.name: 0.0}),
             stages.TEACH.name: float(self.pool.rows - self.pool.own_answers),
             stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
@@ -227,7 +229,8 @@ class _Counts:
         checks = self.config.checks_expansion(number)
         asked = self.new / (priors.passing * priors.usable * (_NEW_ARE_HARD if checks else 1.0))
         passing, usable = asked * priors.passing, asked * priors.passing * priors.usable
-        calls: Calls = {"expand": (asked, asked), "label": (passing, passing), "teach": (passing, passing)}
+        labelled = passing if self._labels else 0.0
+        calls: Calls = {"expand": (asked, asked), "label": (labelled, labelled), "teach": (passing, passing)}
         if checks:
             calls["answer"], calls["judge"] = (usable, usable), self._verdicts(usable, usable, 0)
         return calls

@@ -43,6 +43,7 @@ VARIANTS: dict[str, list[str]] = {
     "no held-out set": ["data.heldout="],
     "judged held-out set": ['data.heldout={ type = "judged" }'],
     "judged held-out set: references": ["data.heldout.references=h.jsonl"],
+    "judged held-out set: of the teacher's answers": ["data.heldout.answers=teacher"],
     "judged held-out set: a student without a figure ends it": ["data.heldout.without_figure=stop"],
     "bad rows are skipped": ["data.on_bad_row=skip"],
     # student

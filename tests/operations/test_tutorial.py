@@ -1,4 +1,4 @@
-"""The tutorial as it stands on its page, typed into a shell in a folder of its own, on real engines."""
+"""Tutorials as they stand on their pages, typed into a shell in a folder of their own, on real engines."""
 
 import os
 import re
@@ -17,8 +17,13 @@ DEADLINE_SECONDS = 3600
 """Of one command of the page."""
 pytestmark = [pytest.mark.operations, pytest.mark.timeout(3 * DEADLINE_SECONDS)]
 
+
+def commands(page: str) -> list[str]:
+    return [line for block in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) for line in block.splitlines()]
+
+
 PAGE = (REPOSITORY / "docs/tutorial.md").read_text()
-COMMANDS = [line for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.M | re.S) for line in block.splitlines()]
+COMMANDS = commands(PAGE)
 [CONFIG] = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
 [PROVIDER] = [line for line in COMMANDS if line.startswith("tapir standin serve")]
 PORT = "8041"
@@ -84,3 +89,18 @@ def test_the_page_is_typed_from_its_first_command_to_its_last(shell: Shell) -> N
         assert "The curriculum added" in text
     assert (shell.folder / "runs/mine/report.html").is_file()
     assert (shell.folder / "exports/mine/config.json").is_file()
+
+
+def test_a_fine_tune_is_moved_as_its_page_says(shell: Shell) -> None:
+    wait_until(lambda: answers(shell), seconds=60)
+    page = (REPOSITORY / "docs/adopt.md").read_text().partition("## Try it")[2]
+    typed = [line for line in commands(page) if line != PROVIDER]
+    *before, talked = typed
+    came = {line: shell.run(line) for line in before}
+    assert talked == "tapir chat my_moved", "the next talks with the student"
+    assert "201 answers are trained on" in "".join(came.values())
+    assert "Quality retention" in came["tapir run my_moved.toml"]
+    report = (shell.folder / "runs/my_moved/report.html").read_text()
+    assert "Seconds an answer, p50" in report
+    assert "my_examples.json" in report, "whose answers are trained on"
+    assert shell.run("printf 'What is 2 + 3?\\n' | tapir chat my_moved")

@@ -217,11 +217,14 @@ def _try_each(config: RunConfig, attempt: Callable[..., str], row: Mapping[str, 
     text, system, at = judging.show_instruction(row), row["system"], ("teacher.endpoint", teacher.endpoint)
     types = config.curriculum.types
     label = curriculum.Labelling(types, teacher.label_replies)
-    asked = chat(label.render(prompts.load_prompt("label", own), text))
-    task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or task_types.OTHERS
+    task_type = task_types.OTHERS
+    if label.is_open:
+        asked = chat(label.render(prompts.load_prompt("label", own), text))
+        task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or task_type
     taught = attempt("teach", *at, teacher.answering, conversation(row), str)
-    expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, types.described(task_type))
-    attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
+    if config.curriculum.expansion.max_waves:
+        expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, types.described(task_type))
+        attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
     if config.curriculum.refine:
         prompt = prompts.load_prompt(curriculum.refinement_prompt_name(types.family_of(task_type)), own)
         attempt("refine", *at, teacher.refining, chat(curriculum.render_refinement(prompt, text, system, taught)), str)

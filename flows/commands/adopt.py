@@ -1,0 +1,100 @@
+"""`tapir adopt`: from the file that a hosted model was fine-tuned with to a run that makes its successor.
+
+Writes the rows of a pool and a configuration beside it; asks nobody but the user.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands import init
+from flows.commands.terminal import console, print_line
+from tapir_core import prices, randomness
+from tapir_core.config import OpenAIEndpoint, load
+from tapir_core.data import fine_tunes
+from tapir_core.data.records import first_of
+from tapir_core.errors import ConfigError
+from tapir_core.estimate.evidence import estimate_tokens
+from tapir_core.turns import messages_of
+
+_OPENAI = "https://api.openai.com/v1"
+_JUDGE = "gpt-6-luna"
+"""At OpenAI, where none is named."""
+_TEST, _DEV, _SHARE = 200, 100, 0.2
+"""Most rows of the two splits, and the share of the rows that the test takes; dev takes half of it."""
+_SPARE = 1.1
+"""Rows that are asked for each that is to be held out, since some answers will not be usable."""
+
+
+def adopt(
+    file: Annotated[Path, typer.Argument(help="Fine-tuning examples, preference pairs or stored completions.")],
+    config: Annotated[Path, typer.Argument(help="The file to write; the rows stand beside it.")] = Path("adopted.toml"),
+    model: Annotated[str | None, typer.Option(help="The fine-tune, as its API calls it.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of its OpenAI-compatible API.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Another model there, which compares the answers.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="`embedded`, a preset (qwen2.5, …), a model folder or a hub id.")
+    ] = None,
+    usd: Annotated[float | None, typer.Option(help="The most to spend.")] = None,
+    price: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="USD for a million prompt and completion tokens of the fine-tune.", show_default="listed"),
+    ] = None,
+) -> None:
+    """`tapir adopt`."""
+    pool = config.with_suffix(".jsonl")
+    for each in (config, pool):
+        init.check_new(each)
+    found = fine_tunes.read_fine_tune(str(file))
+    rows = len(found.rows)
+    given = sum(bool(row.answer) for row in found.rows)
+    test = max(1, min(_TEST, int(_SHARE * rows)))
+    dev = max(1, min(_DEV, test // 2))
+    held_out = found.held_out(int(_SPARE * (test + dev)), randomness.derive_rng(0, "adopt"))
+    try:
+        asked = init.Asked(
+            str(pool),
+            "",
+            model or typer.prompt("The fine-tune, as its API calls it (ft:…)"),
+            judge=judge or "",
+            heldout={"test": test, "dev": dev},
+            answered_by=(min(found.models) if len(found.models) == 1 else "") or file.name,
+            longest=max(estimate_tokens(row.answer or "") for row in found.rows),
+            whole=max(sum(estimate_tokens(each.content) for each in messages_of(row._asdict())) for row in found.rows),
+        )
+        asked = init.ask(asked, student, asked.teacher, address, usd)
+        if not asked.judge:
+            suggested = _JUDGE if asked.address == _OPENAI else None
+            asked = replace(asked, judge=typer.prompt("Judge: another model there", default=suggested))
+        asked = replace(asked, price=price or _price(asked))
+    except typer.Abort as exc:
+        raise ConfigError(
+            f"{config} is not written, for a question has no answer; give it at the terminal, or as --model, "
+            "--address, --judge, --student, --usd and --price"
+        ) from exc
+    trained = found.write(pool, held_out)
+    config.write_text(init.text_of(asked, config, rows), encoding="utf-8")
+    load.load_config(config)
+    lines = [
+        f"{file}: {rows:,} rows, {given:,} with an answer. {trained:,} answers are trained on, in {pool}; "
+        f"{asked.teacher} is asked for {rows - trained:,}, to be compared with.",
+        *(f"Left out: {count:,} {what}." for what, count in found.left_out.items()),
+        *(f"Warning: {len(found.bad):,} broken rows are left out:" for _ in found.bad[:1]),
+        *(f"  {each}" for each in first_of([*found.bad])),
+        init.next_steps(asked, config),
+    ]
+    print_line(console, "\n".join(lines))
+
+
+def _price(asked: init.Asked) -> tuple[float, float] | None:
+    """What the fine-tune costs, where no list says it and something is paid."""
+    endpoint = OpenAIEndpoint(model=asked.teacher, base_url=asked.address)
+    if not asked.usd or not isinstance(prices.price_of(endpoint), prices.UnknownPrice):
+        return None
+    prompt, completion = (
+        typer.prompt(f"USD for a million {each} tokens of {asked.teacher}", type=float)
+        for each in ("prompt", "completion")
+    )
+    return prompt, completion

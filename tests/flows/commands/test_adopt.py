@@ -1,0 +1,83 @@
+"""`tapir adopt`: a fine-tuning file becomes a pool and a short configuration that a run takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tapir_core.config import FilePool, OpenAIEndpoint
+from tapir_core.config.checks import check_config
+from tapir_core.config.load import load_config
+from tapir_core.errors import ConfigError
+
+ROWS = 300
+FINE_TUNE = "ft:gpt-4.1-mini-2025-04-14:acme::x"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "examples.jsonl"
+    chats = (
+        [{"role": "user", "content": f"Say {each} in words."}, {"role": "assistant", "content": f"It is {each}."}]
+        for each in range(ROWS)
+    )
+    file.write_text("".join(f"{json.dumps({'messages': each})}\n" for each in chats))
+    return file
+
+
+def adopt(file: Path, *words: str, said: str = "") -> Result:
+    return CliRunner().invoke(app, ["adopt", str(file), str(file.with_name("new.toml")), *words], input=said)
+
+
+def test_what_is_answered_is_what_stands_in_a_file_of_thirty_lines(file: Path) -> None:
+    answers = [FINE_TUNE, "qwen2.5", "", "5", "", "0.8", "3.2"]
+    done = adopt(file, said="".join(f"{each}\n" for each in answers))
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    config = load_config(file.with_name("new.toml"))
+    assert check_config(config) == []
+    assert len(file.with_name("new.toml").read_text().splitlines()) <= 30
+    teacher, judge, pool, judged = (
+        config.teacher.endpoint,
+        config.judge.endpoint,
+        config.data.pool,
+        config.data.judged,
+    )
+    assert isinstance(teacher, OpenAIEndpoint)
+    assert (teacher.model, teacher.usd_per_million_prompt_tokens) == (FINE_TUNE, 0.8)
+    assert isinstance(judge, OpenAIEndpoint)
+    assert judge.model == "gpt-6-luna"
+    assert isinstance(pool, FilePool)
+    assert (pool.answers_of, config.budget.usd) == ("examples.jsonl", 5)
+    assert judged is not None
+    assert (judged.answers, judged.test, judged.dev) == ("teacher", 60, 30)
+    assert config.curriculum.types.names == ("Others",)
+    rows = [json.loads(each)["messages"] for each in file.with_name("new.jsonl").read_text().splitlines()]
+    assert len(rows) == ROWS
+    blank = [each for each in rows if each[-1]["role"] == "user"]
+    assert len(blank) == 99, "a tenth more than is held out"
+    assert f"{FINE_TUNE} is asked for 99" in " ".join(done.output.split())
+
+
+def test_a_listed_price_is_not_asked_for(file: Path) -> None:
+    words = ["--model", "ft:gpt-4o-mini-2024-07-18:acme::x", "--judge", "gpt-6-luna", "--student", "qwen2.5"]
+    done = adopt(file, *words, "--address", "https://api.openai.com/v1", "--usd", "5")
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    assert "usd_per_million" not in file.with_name("new.toml").read_text()
+
+
+def test_nothing_is_written_where_a_question_has_no_answer(file: Path) -> None:
+    done = adopt(file, "--model", FINE_TUNE)
+    assert isinstance(done.exception, ConfigError)
+    assert "--judge" in str(done.exception)
+    assert [*file.parent.iterdir()] == [file]
+
+
+@pytest.mark.parametrize("there", ["new.toml", "new.jsonl"])
+def test_a_file_that_is_there_stays(file: Path, there: str) -> None:
+    file.with_name(there).write_text("mine")
+    done = adopt(file)
+    assert f"{there} is there already" in str(done.exception)
+    assert file.with_name(there).read_text() == "mine"

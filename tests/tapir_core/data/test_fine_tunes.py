@@ -1,0 +1,140 @@
+"""Files of hosted fine-tunes: what is a row, what is not, and what is held out."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_core.data import readers
+from tapir_core.data.fine_tunes import FineTune, read_fine_tune
+from tapir_core.data.records import read_records
+from tapir_core.errors import ConfigError
+
+
+def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
+def chat(*texts: str) -> list[dict[str, Any]]:
+    return [said(("user", "assistant")[place % 2], text) for place, text in enumerate(texts)]
+
+
+def read(tmp_path: Path, *records: Any) -> FineTune:
+    file = tmp_path / "ft.jsonl"
+    file.write_text("".join(f"{json.dumps(each)}\n" for each in records))
+    return read_fine_tune(str(file))
+
+
+def pairs(found: FineTune) -> list[tuple[str, str | None]]:
+    return [(row.instruction, row.answer) for row in found.rows]
+
+
+def test_every_answer_of_a_conversation_is_a_row_with_all_turns_before_it(tmp_path: Path) -> None:
+    turns = [said("system", "Be brief."), *chat("Hello?", "Hi.", "A tapir?", "A mammal.")]
+    found = read(tmp_path, {"messages": turns})
+    assert pairs(found) == [("Hello?", "Hi."), ("A tapir?", "A mammal.")]
+    assert {row.system for row in found.rows} == {"Be brief."}
+    assert [json.loads(row.earlier_turns or "[]") for row in found.rows] == [[], chat("Hello?", "Hi.")]
+
+
+def test_a_turn_of_weight_0_is_context_only(tmp_path: Path) -> None:
+    turns = [*chat("One?", "Bad."), *chat("Two?", "Good.")]
+    turns[1]["weight"] = 0
+    turns[3]["weight"] = 1
+    found = read(tmp_path, {"messages": turns})
+    assert pairs(found) == [("Two?", "Good.")]
+    assert "Bad." in str(found.rows[0].earlier_turns)
+    assert [count for what, count in found.left_out.items() if "weight 0" in what] == [1]
+
+
+@pytest.mark.parametrize("name", ["preferred_output", "preferred_completion"])
+def test_of_a_pair_the_preferred_answer_counts(tmp_path: Path, name: str) -> None:
+    pair = {"input": {"messages": chat("Hot?"), "tools": []}, name: [said("assistant", "Yes.")]}
+    found = read(tmp_path, {**pair, f"non_{name}": [said("assistant", "No.")]})
+    assert pairs(found) == [("Hot?", "Yes.")]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": chat("Hot?"), "choices": [{"message": said("assistant", "Yes.")}], "model": "ft:a"},
+        {"input_messages": chat("Hot?"), "choices": [{"message": said("assistant", "Yes.")}], "model": "ft:a"},
+        {
+            "request": {"messages": chat("Hot?"), "model": "ft:a"},
+            "response": {"choices": [{"message": said("assistant", "Yes.")}]},
+        },
+        {
+            "body": {"messages": chat("Hot?"), "model": "ft:a"},
+            "response": {"body": {"choices": [{"message": said("assistant", "Yes.")}]}},
+        },
+    ],
+)
+def test_a_stored_completion_says_who_answered(tmp_path: Path, record: dict[str, Any]) -> None:
+    found = read(tmp_path, record)
+    assert pairs(found) == [("Hot?", "Yes.")]
+    assert found.models == {"ft:a"}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "messages": chat("Hot?", "Yes.")},
+        {"functions": [{"name": "f"}], "messages": chat("Hot?", "Yes.")},
+        {"input": {"messages": chat("Hot?"), "tools": [{}]}, "preferred_output": [said("assistant", "Yes.")]},
+        {"messages": [*chat("Hot?"), said("assistant", None, tool_calls=[{"id": "1"}])]},
+        {"messages": [*chat("Hot?"), said("assistant", None, function_call={"name": "f"})]},
+    ],
+)
+def test_conversations_with_tools_are_left_out_and_counted(tmp_path: Path, tools: dict[str, Any]) -> None:
+    found = read(tmp_path, {"messages": chat("Cold?", "No.")}, tools)
+    assert pairs(found) == [("Cold?", "No.")]
+    assert [count for what, count in found.left_out.items() if "tools" in what] == [1]
+
+
+def test_a_refusal_is_no_answer_and_a_last_question_asks(tmp_path: Path) -> None:
+    refused = [*chat("Bomb?"), said("assistant", None, refusal="No.")]
+    found = read(tmp_path, {"messages": refused}, {"messages": chat("Hot?")})
+    assert pairs(found) == [("Hot?", None)]
+    assert [count for what, count in found.left_out.items() if "refusal" in what] == [1]
+
+
+def test_rows_that_ask_the_same_are_one_and_an_answer_is_kept(tmp_path: Path) -> None:
+    found = read(tmp_path, {"messages": chat("Hot?")}, {"messages": chat("Hot? ", "Yes.")})
+    assert pairs(found) == [("Hot?", "Yes.")]
+    assert sum(found.left_out.values()) == 1
+
+
+def test_broken_rows_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    picture = [said("user", [{"type": "image_url", "image_url": {"url": "x"}}]), said("assistant", "A cat.")]
+    bad = [{"messages": picture}, {"messages": ["Hot?"]}, {"prompt": "Hot?"}, {"messages": [said("assistant", "Hi.")]}]
+    found = read(tmp_path, {"messages": chat("Cold?", "No.")}, *bad)
+    assert pairs(found) == [("Cold?", "No.")]
+    assert [each.split(":")[0] for each in found.bad] == ["row 2", "row 3", "row 4", "row 5"]
+
+
+def test_a_file_without_a_row_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"1 conversations with tools.*row 2.*docs/adopt.md"):
+        read(tmp_path, {"tools": [{}], "messages": chat("Hot?", "Yes.")}, {"messages": [said("assistant", "Hi.")]})
+
+
+def test_a_pool_in_another_format_is_taken_too(tmp_path: Path) -> None:
+    found = read(tmp_path, {"instruction": "Add.", "input": "1, 2", "output": "3"})
+    assert pairs(found) == [("Add.\n\n1, 2", "3")]
+
+
+def test_whole_conversations_are_held_out_and_lose_their_answers(tmp_path: Path) -> None:
+    turns = [{"messages": chat(f"{each}?", "a.", f"And {each}?", "b.")} for each in range(20)]
+    found = read(tmp_path, *turns)
+    held_out = found.held_out(7, random.Random(3))
+    assert len(held_out) == 4, "two rows each"
+    assert found.held_out(7, random.Random(3)) == held_out
+    assert len(found.held_out(1000, random.Random(3))) == 20
+    found.write(tmp_path / "pool.jsonl", held_out)
+    records = read_records(str(tmp_path / "pool.jsonl"))
+    rows = [readers.read_row(each.fields, answers=True) for each in records]
+    assert [row.instruction_id for row in rows] == [row.instruction_id for row in found.rows]
+    blank = {number for number, row in zip(found.conversations, rows, strict=True) if row.answer is None}
+    assert blank == held_out
+    assert sum(row.answer is None for row in rows) == 8
