@@ -11,11 +11,12 @@ import polars as pl
 from polars import selectors as cs
 
 from tapir_core import errors, paths, probing, stages, turns
-from tapir_core.config import LENGTHS, RETENTION, WIN_RATE, JudgeConfig, RunConfig
+from tapir_core.config import LENGTHS, RETENTION, SAME_CALLS, WIN_RATE, JudgeConfig, RunConfig
 from tapir_core.config.presets import BackboneEntry
 from tapir_core.curriculum import Habits, RoundHistory, alarm, best_round, habits_of, should_stop, split_usable
 from tapir_core.judging import combine_judges
 from tapir_core.run_folder import RunFolder, RunRef, Seen
+from tapir_core.tools import same_calls
 
 _BACKBONE, _OUTPUTS = "backbone", "outputs"
 """What a person says for the untouched backbone, and for all models of files."""
@@ -198,7 +199,8 @@ def compare_answers(
     Returns:
         One row an instruction of the set, in the order of ``questions``: instruction_id, split, task_type,
         quality_retention and win_rate (0-1), student_score and teacher_score (points of the judge's scale),
-        student_chars and teacher_chars; all but the first three null where it is unscored.
+        student_chars and teacher_chars, these null where it is unscored; same_calls (0 or 1), null where neither
+        answer calls a tool.
     """
     gap = (pl.col("student_score") - pl.col("teacher_score")).round(_DIGITS)
     scored = (
@@ -216,6 +218,11 @@ def compare_answers(
     )
     lengths = answers.select("instruction_id", student_chars=pl.col("response").str.len_chars())
     rows = questions.select("instruction_id", "split", "task_type", teacher_chars=pl.col("response").str.len_chars())
+    responses = questions.select("instruction_id", "response").join(
+        answers.select("instruction_id", said="response"), on="instruction_id", how="left", maintain_order="left"
+    )
+    called = [same_calls(said or "", meant) for meant, said in responses.select("response", "said").iter_rows()]
+    rows = rows.with_columns(pl.Series(SAME_CALLS, called, dtype=pl.Float64))
     return rows.join(
         scored.join(lengths, on="instruction_id"), on="instruction_id", how="left", maintain_order="left"
     ).with_columns(pl.when(pl.col(RETENTION).is_not_null()).then(pl.col(LENGTHS).cast(pl.Float64)))

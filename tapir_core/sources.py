@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core import config, randomness, stages, text
+from tapir_core import config, randomness, stages, text, turns
 from tapir_core.curriculum import sizes
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions, loss_in_words
@@ -134,7 +134,12 @@ def clean_pool(run: config.RunConfig) -> CleanPool:
     found = EvaluationQuestions(pl.concat(asked), run.evaluation.decontamination, read.rows).find(read.rows)
     rows = read.rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     lost = loss_in_words(found, read.rows.height, QUESTION) or rehearse_heldout(rows, run)
-    warnings = filter(None, (read.unread, *(each.unread for each in heldout), lost, few_in_words(rows.height, run)))
+    with_tools = sum(turns.has_tools(row) for row in rows.iter_rows(named=True))
+    unheard = with_tools and not getattr(run.student.engine, "tool_parser", "none")
+    tools = unheard and f"{with_tools} instructions have tools; set student.engine.tool_parser (docs/tools.md)"
+    warnings = filter(
+        None, (read.unread, tools or "", *(each.unread for each in heldout), lost, few_in_words(rows.height, run))
+    )
     return CleanPool(rows, sum(len(each.rows) for each in heldout), tuple(read.noted), "; ".join(warnings))
 
 

@@ -1,8 +1,8 @@
 """An instruction as a conversation: optional system text, earlier turns as they are given, the user turn to answer.
 
 A row holds it in the columns `system`, `earlier_turns` and `instruction`. `earlier_turns` is JSON, a list of messages
-(role, content) in which user and assistant take turns; it is null in a row of one turn, and a table of such rows only
-does not have the column.
+(role, content) in which user and assistant take turns, after one of tools where there are some (`tapir_core.tools`); it
+is null in a row of one turn, and a table of such rows only does not have the column.
 """
 
 import json
@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 class Turn(NamedTuple):
     """One message."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "tools", "user", "assistant"]
     content: str
 
 
@@ -40,6 +40,11 @@ def pack_turns(turns: Sequence[Turn]) -> str | None:
 def earlier_turns(row: Row) -> list[Turn]:
     """The turns before the one to answer."""
     return [Turn(**each) for each in json.loads(row.get(EARLIER) or "[]")]
+
+
+def has_tools(row: Row) -> bool:
+    """Whether a model that is asked it has tools to call, or calls stand in it."""
+    return any(turn.role == "tools" for turn in earlier_turns(row))
 
 
 def messages_of(row: Row) -> list[Turn]:

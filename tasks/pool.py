@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types
+from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types, turns
 from tapir_core.calls import Outcome, Parsed, ask_read
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
@@ -19,7 +19,7 @@ from tapir_core.data.decontamination import EvaluationQuestions, check_left, rem
 from tapir_core.judging import show_instruction
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks import asking, outcomes, runtime
+from tasks import asking, outcomes, runtime, train
 from tasks._task import shard_task, stage_task
 
 
@@ -60,6 +60,8 @@ def pool(run: RunFolder, _: StageAt) -> outcomes.Worked:
         )
         rows = rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     sources.rehearse_heldout(rows, run.config)
+    if with_tools := sum(turns.has_tools(row) for row in rows.iter_rows(named=True)):
+        train.check_tools(run, with_tools)
     return outcomes.Worked(rows, read.counts)
 
 

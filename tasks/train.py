@@ -336,6 +336,26 @@ def check_trainer(run: RunFolder) -> launch.RenderedChat:
     return launch.render_chat(current(run).checkpoint(paths.BACKBONE), run.config.student.template)
 
 
+def check_tools(run: RunFolder, rows: int) -> None:
+    """Refuse a student that cannot be shown the tools of ``rows`` instructions, or whose calls nobody reads.
+
+    Raises:
+        ConfigError: its chat template leaves them out, or no tool parser is named.
+    """
+    student = run.config.student
+    remedy = "docs/tools.md has the settings of each family; or leave these rows out"
+    if not getattr(student.engine, "tool_parser", "none"):
+        raise errors.ConfigError(
+            f"student.engine.tool_parser is not set, and {rows} instructions have tools: vLLM has to know how the "
+            f"student writes calls; {remedy}"
+        )
+    if not launch.render_chat(current(run).checkpoint(paths.BACKBONE), student.template).takes_tools:
+        raise errors.ConfigError(
+            f"student.chat_template: the student's chat template shows no tools, and {rows} instructions have some; "
+            f"{remedy}"
+        )
+
+
 def lease_token(flow_run_id: str, run_count: int) -> str:
     """The lease token of one start of a flow run: it tells a living attempt's lease from what a dead one left."""
     return digest([flow_run_id, run_count])[:32]

@@ -11,19 +11,22 @@ import typer
 
 from flows.commands import init
 from flows.commands.terminal import console, print_line
-from tapir_core import prices, randomness
+from tapir_core import prices, randomness, turns
 from tapir_core.config import OpenAIEndpoint, load
-from tapir_core.data import fine_tunes
+from tapir_core.data import fine_tunes, readers
 from tapir_core.data.records import first_of
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import estimate_tokens
-from tapir_core.turns import messages_of
 
 _OPENAI = "https://api.openai.com/v1"
 _JUDGE = "gpt-6-luna"
 """At OpenAI, where none is named."""
 _TEST, _DEV, _SHARE = 200, 100, 0.2
 """Most rows of the two splits, and the share of the rows that the test takes; dev takes half of it."""
+_TOOLS = {"qwen2.5": ("hermes", ""), "qwen3": ("hermes", ""), "llama3.2": ("llama3_json", "")}
+"""Preset → the parser of its calls, and a chat template that shows tools; empty is its own."""
+_ANY_TOOLS = ("hermes", "chatml-tools")
+"""Of a student that is taught a form of calls."""
 _SPARE = 1.1
 """Rows that are asked for each that is to be held out, since some answers will not be usable."""
 
@@ -62,13 +65,15 @@ def adopt(
             heldout={"test": test, "dev": dev},
             answered_by=(min(found.models) if len(found.models) == 1 else "") or file.name,
             longest=max(estimate_tokens(row.answer or "") for row in found.rows),
-            whole=max(sum(estimate_tokens(each.content) for each in messages_of(row._asdict())) for row in found.rows),
+            whole=max(map(_tokens, found.rows)),
         )
         asked = init.ask(asked, student, asked.teacher, address, usd)
         if not asked.judge:
             suggested = _JUDGE if asked.address == _OPENAI else None
             asked = replace(asked, judge=typer.prompt("Judge: another model there", default=suggested))
-        asked = replace(asked, price=price or _price(asked))
+        has_tools = any(turns.has_tools(row._asdict()) for row in found.rows)
+        tools = _TOOLS.get(asked.preset, _ANY_TOOLS) if has_tools else None
+        asked = replace(asked, price=price or _price(asked), tools=tools)
     except typer.Abort as exc:
         raise ConfigError(
             f"{config} is not written, for a question has no answer; give it at the terminal, or as --model, "
@@ -86,6 +91,10 @@ def adopt(
         init.next_steps(asked, config),
     ]
     print_line(console, "\n".join(lines))
+
+
+def _tokens(row: readers.Row) -> int:
+    return sum(estimate_tokens(each.content) for each in turns.messages_of(row._asdict()))
 
 
 def _price(asked: init.Asked) -> tuple[float, float] | None:

@@ -89,6 +89,8 @@ class Asked:
     """Tokens of the longest answer, about."""
     whole: int = 0
     """Of the longest conversation before it."""
+    tools: tuple[str, str] | None = None
+    """Tool parser and chat template, where conversations have tools."""
     price: tuple[float, float] | None = None
     """USD for a million prompt and completion tokens, where no list says it."""
 

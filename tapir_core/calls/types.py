@@ -47,7 +47,7 @@ TERMINAL: frozenset[FailureKind] = frozenset(
 class Message:
     """One chat message."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "tools", "user", "assistant"]
     content: str
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tapir_core import tools
 from tapir_core.calls import limits, types, words
 from tapir_core.config import Role
 
@@ -94,9 +95,12 @@ def request_body(request: types.Request, endpoint: types.Endpoint) -> dict[str, 
         asked = {"prompt": [*scored.prompt, *scored.answer], "prompt_logprobs": scored.top_k, "max_tokens": 1}
         return {"model": request.model, "temperature": 0, **asked}
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    said = ((message.role, clean_text(message.content)) for message in request.messages)
+    messages, defined = tools.structured(said, as_text=True)
     body: dict[str, Any] = {
         "model": request.model,
-        "messages": [{"role": message.role, "content": clean_text(message.content)} for message in request.messages],
+        "messages": messages,
+        **({"tools": defined} if defined else {}),
         **{name: value for name, value in drawn.items() if value != "provider"},
         **sampling.more_fields,
         endpoint.tokens_field: sampling.max_tokens,
@@ -300,6 +304,8 @@ def _read_choice(choice: dict[str, Any], empty: types.Answer, *, thought: bool, 
     text = clean_text(content or "")
     apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
     answer = words.strip_thoughts(text) if strip and not apart else text
+    if called := message.get("tool_calls") or message.get("function_call"):
+        answer = clean_text(tools.message_text(answer, called))
     if not answer.strip():
         if ending == words.CUT_OFF and (thought or answer != text or apart):
             return types.Failure("used_up", _USED_UP.format(tokens=empty.completion_tokens, remedy=_MORE_ROOM))

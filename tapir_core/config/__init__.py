@@ -32,6 +32,7 @@ from tapir_core.config.data import (
     LENGTHS,
     NATURAL,
     RETENTION,
+    SAME_CALLS,
     WIN_RATE,
     DataConfig,
     FileHeldout,

@@ -14,6 +14,10 @@ ACCURACY, RETENTION = "accuracy", "quality_retention"
 WIN_RATE, LENGTHS = "win_rate", ("student_chars", "teacher_chars")
 """Of a judged one too: a draw counts half; and how long the answers are, in characters."""
 
+SAME_CALLS = "same_calls"
+"""Of a judged one with tools: the share of answers that call the same tools as the teacher's, with the same arguments,
+of those where either calls one."""
+
 NATURAL = "accuracy_at_natural_shares"
 """Beside the accuracy of the stand-in's held-out set, which has equal shares of its families."""
 

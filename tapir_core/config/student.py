@@ -121,6 +121,10 @@ class VllmSettings(Section):
     """Let the server rest while a training has the machine, and then take the next weights. Off: a start for each
     checkpoint, as for replicas."""
 
+    tool_parser: Later[str] = ""
+    """vLLM's name for how the model writes calls of tools: `"hermes"` for Qwen2.5 and Qwen3, `"llama3_json"` for Llama
+    3.x. Needed where the pool has tools (docs/tools.md)."""
+
     seed: Free[bool | None] = None
     """Whether a drawn sample carries its number as `seed`. Left out: yes where the run serves on a GPU; no on a CPU,
     where vLLM ends of it, and for replicas."""

@@ -11,10 +11,11 @@ it lives, and compares the student with what it says.
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tapir_core import tools
 from tapir_core.data import readers
 from tapir_core.data.records import BadRecordError, Fields, Record, read_records
 from tapir_core.errors import ConfigError
@@ -24,8 +25,7 @@ from tapir_core.turns import messages_of
 _ASKED = ("input", "request", "body")
 """Objects of a record that may hold its messages and tools: of a pair, of a logged call, of a line of a batch."""
 _PREFERRED = ("preferred_output", "preferred_completion")
-_TOOLS = ("tools", "functions", "tool_calls", "function_call")
-_WITH_TOOLS = "conversations with tools, which a student is not taught yet"
+_TOOLS = ("tools", "functions")
 _NOT_LEARNT = "assistant turns that are not to be learnt (weight 0), shown as context only"
 _SAID_NOTHING = "assistant turns without text, such as a refusal"
 _TWICE = "rows that ask what another asks"
@@ -60,11 +60,13 @@ class FineTune(NamedTuple):
         answers = 0
         with path.open("w", encoding="utf-8") as file:
             for conversation, row in zip(self.conversations, self.rows, strict=True):
-                turns = [each._asdict() for each in messages_of(row._asdict())]
+                turns: list[tuple[str, str]] = [*messages_of(row._asdict())]
                 if row.answer and conversation not in held_out:
                     answers += 1
-                    turns.append({"role": "assistant", "content": row.answer})
-                file.write(f"{json.dumps({'messages': turns}, ensure_ascii=False)}\n")
+                    turns.append(("assistant", row.answer))
+                messages, defined = tools.structured(turns, as_text=True)
+                record = {"messages": messages, **({"tools": defined} if defined else {})}
+                file.write(f"{json.dumps(record, ensure_ascii=False)}\n")
         return answers
 
 
@@ -92,10 +94,9 @@ def _rows_of(record: Record, left_out: Counter[str], bad: list[str], models: set
     try:
         fields = record.fields
         turns = _turns_of(fields)
-        if any(not _is_empty(each.get(name)) for each in _holders(fields, turns) for name in _TOOLS):
-            left_out[_WITH_TOOLS] += 1
-            return
-        models.add(next((str(each["model"]) for each in _holders(fields, []) if each.get("model")), ""))
+        holders = [each for each in (fields, *map(fields.get, (*_ASKED, "response"))) if isinstance(each, dict)]
+        models.add(next((str(each["model"]) for each in holders if each.get("model")), ""))
+        defined = {name: each[name] for each in holders for name in _TOOLS if each.get(name)}
         if not turns:  # Alpaca, a table: a row as the pool has it
             yield readers.read_row(fields, answers=True)
     except BadRecordError as exc:
@@ -105,20 +106,14 @@ def _rows_of(record: Record, left_out: Counter[str], bad: list[str], models: set
         is_answer = readers.role_of(turn) == "assistant"
         if is_answer and readers.is_masked(turn):
             left_out[_NOT_LEARNT] += 1
-        elif is_answer and not normalise(_said(turn)):
+        elif is_answer and not (normalise(_said(turn)) or turn.get("tool_calls") or turn.get("function_call")):
             left_out[_SAID_NOTHING] += 1
         elif is_answer or place == len(turns):
             try:
-                yield readers.read_row({"messages": turns[:place]}, answers=True)
+                yield readers.read_row({**defined, "messages": turns[:place]}, answers=True)
             except BadRecordError as exc:
                 bad.append(f"row {record.number}: {exc}")
                 return
-
-
-def _holders(fields: Fields, turns: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The objects of a record in which its tools and its model may stand."""
-    inner = [fields.get(name) for name in (*_ASKED, "response")]
-    return [each for each in (fields, *inner, *turns) if isinstance(each, dict)]
 
 
 def _turns_of(fields: Fields) -> list[dict[str, Any]]:
@@ -145,7 +140,3 @@ def _completed(fields: Fields) -> list[Any]:
 def _said(turn: Mapping[str, Any]) -> str:
     content = turn.get("content", turn.get("value"))
     return content if isinstance(content, str) else "".join(map(str, content or []))
-
-
-def _is_empty(value: Any) -> bool:
-    return value in (None, [], {}, "")

@@ -29,7 +29,7 @@ from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
-from tapir_core import errors, stages, task_types
+from tapir_core import errors, stages, task_types, tools
 from tapir_core.config import HELDOUT, BenchmarkConfig
 from tapir_core.config.data import FIELDS
 from tapir_core.data import dataset, decontamination
@@ -49,7 +49,7 @@ from tapir_core.data.records import (
     read_records,
 )
 from tapir_core.text import instruction_id, normalise
-from tapir_core.turns import EARLIER, MARKED, Turn, asks_with_control_token, pack_turns, user_texts
+from tapir_core.turns import EARLIER, MARKED, Turn, asks_with_control_token, has_tools, pack_turns, user_texts
 
 OnBadRow = Literal["stop", "skip"]
 
@@ -62,6 +62,7 @@ _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model"), "assistant"),
+    **dict.fromkeys(("tool", "function", "ipython", "observation"), "tool"),
 }
 """Who speaks, as files call it in small letters → the role."""
 _CONVERSATIONS = ("messages", "conversations")
@@ -85,11 +86,13 @@ _NO_TEXT = ("nan", "<NA>")
 """A missing cell of any field, as pandas writes it out as text."""
 
 
+_TOOLS = ("tools", "functions")
+
 _ASIDE = {
     **dict.fromkeys(("input", "context", "passage", "prompt", "question", "query", "choices", "options"), "input"),
     **dict.fromkeys(("system", "system_prompt", "system_message"), "system"),
     "history": "history",
-    **dict.fromkeys(("tools", "functions", *MEDIA), "tools"),
+    **dict.fromkeys((*_TOOLS, *MEDIA), "tools"),
 }
 """What files call a column beside the instruction that changes what it asks → the field that it most likely is."""
 _OTHERWISE = {
@@ -141,6 +144,8 @@ class _Said(NamedTuple):
     speaker: str
     role: str
     content: Any
+    calls: Any = None
+    """Of tools."""
 
     @property
     def text(self) -> str | None:
@@ -150,6 +155,8 @@ class _Said(NamedTuple):
             BadRecordError: it is no text.
         """
         said = self.content
+        if self.calls:
+            return tools.message_text(said if isinstance(said, str) else "", self.calls)
         if isinstance(said, list) and all(isinstance(each, dict) and each.get("type") == "text" for each in said):
             said = "".join(str(each.get("text")) for each in said)
         try:
@@ -390,6 +397,8 @@ def _unread(path: str, found: list[tuple[Record, Row]], names: Collection[str]) 
 def _more_in(name: str, record: Record, row: Row) -> Any:
     """What a field says beyond the row that was read of its record; a prompt may hold the instruction in a template."""
     value = record.fields.get(name)
+    if name in _TOOLS and has_tools(row._asdict()):
+        return None
     if not isinstance(value, str):
         return None if _is_absent(value) else value
     text, *said = (
@@ -456,7 +465,11 @@ def _texts_of(name: str, value: Any) -> list[str]:
 
 def _layouts(fields: Fields) -> dict[str, _Asked]:
     """Each layout in which the record has something, the conversations first."""
-    found = {name: _read_turns(name, turns) for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}
+    try:
+        defined = tools.definitions(next((fields[each] for each in _TOOLS if not _is_absent(fields.get(each))), None))
+    except ValueError as exc:
+        raise BadRecordError(str(exc)) from exc
+    found = {name: _read_turns(name, turns, defined) for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}
     instruction, given = _text(fields, "instruction"), _text(fields, "input")
     if instruction is not None or not found:
         if not {*MARKS} & fields.keys():
@@ -489,9 +502,10 @@ def _turns_in(fields: Fields, name: str) -> list[Any]:
     return value
 
 
-def _read_turns(name: str, given: list[Any]) -> _Asked:
+def _read_turns(name: str, given: list[Any], defined: str) -> _Asked:
     """An optional system turn, and user and assistant in turn; what an assistant says last is the answer."""
-    said = [_said(f"`{name}`: turn {place}", each) for place, each in enumerate(given, start=1)]
+    said = _as_user([_said(f"`{name}`: turn {place}", each) for place, each in enumerate(given, start=1)])
+    has_tools = defined != "[]" or any(turn.calls for turn in said)
     first = 1 if said[0].role == "system" else 0
     for place, turn in enumerate(said[first:]):
         if turn.role != ("user", "assistant")[place % 2]:
@@ -509,7 +523,10 @@ def _read_turns(name: str, given: list[Any]) -> _Asked:
     return _Asked(
         instruction=asked.text,
         system=said[0].text if first else None,
-        earlier=tuple(Turn("user" if turn.role == "user" else "assistant", text or "") for turn, text in earlier),
+        earlier=(
+            *([Turn(tools.TOOLS, defined)] if has_tools else []),
+            *(Turn("user" if turn.role == "user" else "assistant", text or "") for turn, text in earlier),
+        ),
         answer=answer,
         is_learnt=not (answer and is_masked(given[-1])),
     )
@@ -525,7 +542,19 @@ def _said(where: str, turn: Any) -> _Said:
         raise BadRecordError(f"{where} has neither `role` nor `from` (it has {', '.join(map(str, turn))})")
     if (role := _ROLES.get(str(speaker).strip().casefold())) is None:
         raise BadRecordError(f"{where} is of {speaker!r}, which is none of {', '.join(_ROLES)}")
-    return _Said(where, speaker, role, content)
+    return _Said(where, speaker, role, content, turn.get("tool_calls") or turn.get("function_call"))
+
+
+def _as_user(said: list[_Said]) -> list[_Said]:
+    """The turns, results of tools in turns of the user; those that follow each other are one turn."""
+    found = list[_Said]()
+    for turn in said:
+        if turn.role == "tool":
+            text = tools.result_text(turn.text or "")
+            joined = found.pop() if found and found[-1].speaker == turn.speaker else None
+            turn = turn._replace(role="user", content=f"{joined.content}\n{text}" if joined else text)
+        found.append(turn)
+    return found
 
 
 def role_of(turn: Fields) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import polars as pl
 
 from tapir_core import statistics, text, verifiers
-from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE, RunConfig
+from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, SAME_CALLS, WIN_RATE, RunConfig
 from tapir_core.judging.agreement import NO_TASK_TYPE, favoured_position
 from tapir_core.stages import EVALUATE
 
@@ -195,10 +195,12 @@ def score_judged(
             None if student is None else (student, teacher)
             for student, teacher in rows.select("student_score", "teacher_score").iter_rows()
         ]
+        called = rows[SAME_CALLS].drop_nulls()
         return {
             **{metric: mean(rows[metric].to_list(), scale=statistics.SHARE) for metric in (RETENTION, WIN_RATE)},
             SCORE_RATIO: statistics.estimate_ratio(pairs, max_failed_share=max_failed_share, unit=unit),
             **{metric: mean(rows[metric].to_list()) for metric in LENGTHS},
+            **({SAME_CALLS: mean(called.to_list(), scale=statistics.SHARE)} if called.len() else {}),
         }
 
     return _figures_of_splits(compared, figures, "judged_heldout", judge, prompt_version, settings)

@@ -125,7 +125,7 @@ def neutralise(text: str, tags: tuple[str, ...] = ()) -> str:
     return _break_up(f"{text[:half]}\n… ({left_out} characters left out) …\n{text[-half:]}", ours)
 
 
-_TURN_TAGS = ("user_turn", "assistant_turn")
+_TURN_TAGS = ("tools_turn", "user_turn", "assistant_turn")
 
 
 def show_instruction(row: Row) -> str:

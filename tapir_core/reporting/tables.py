@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core import task_types, text
-from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, WIN_RATE
+from tapir_core.config import ACCURACY, LENGTHS, NATURAL, RETENTION, SAME_CALLS, WIN_RATE
 from tapir_core.curriculum import Habits
 from tapir_core.evaluation.scores import SCORE_RATIO
 from tapir_core.reporting import sentences
@@ -228,19 +228,23 @@ def judged_table(students: Sequence[types.RoundSummary]) -> Table:
                 *(formats.accuracy(found[metric]) for metric in (RETENTION, WIN_RATE)),
                 formats.number(values[2]),
                 *map(formats.count, (*values[3:], headline.n, headline.failed)),
+                *(formats.accuracy(called) for called in [each.score(split, metric=SAME_CALLS)] if called),
             )
             rows.append((formats.student_name(each.number), split, *cells))
     note = sentences.score_note(each.score("test", metric=RETENTION) for each in students)
+    calls = max(map(len, rows), default=0) > 9
     return Table(
         "Judged against the teacher",
         (
             *("Student", "Split", "Quality retention, %", "Win rate, %", "Score ratio"),
             *("Characters, student", "Characters, teacher", "n", "Unscored"),
+            *(["Same calls, %"] if calls else []),
         ),
-        tuple(rows),
+        tuple((*row, *[formats.NOTHING] * (9 + calls - len(row))) for row in rows),
         text_columns=2,
         note=f"{note} Win rate: ties count half. Score ratio: mean score of the student over that of the teacher. "
-        "Characters: mean length of their answers; judges tend to prefer longer ones.",
+        "Characters: mean length of their answers; judges tend to prefer longer ones."
+        + (" Same calls: of the instructions on which either calls a tool." if calls else ""),
     )
 
 

@@ -309,6 +309,7 @@ def server_command(
         "--gpu-memory-utilization": engine.gpu_memory_utilization if environment.device == "cuda" else None,
         "--data-parallel-size": copies if copies > 1 else None,
         "--chat-template": chat_template,
+        "--tool-call-parser": engine.tool_parser or None,
         "--middleware": "tapir_in_vllm.Guard",
         "--worker-extension-cls": "tapir_in_vllm.Weights" if keeps else None,
     }
@@ -319,6 +320,7 @@ def server_command(
         *(str(word) for option in options.items() if option[1] is not None for word in option),
         "--disable-uvicorn-access-log",
         "--no-enable-log-requests",
+        *(["--enable-auto-tool-choice"] if engine.tool_parser else []),
         *(["--enforce-eager"] if environment.is_eager(engine) else []),
         *(["--enable-sleep-mode"] if keeps and environment.device == "cuda" else []),
     ]

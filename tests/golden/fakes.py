@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -29,13 +30,18 @@ SKILL = {"backbone": 0.1, "round_00": 0.3, "round_01": 0.5, "round_02": 0.7}
 def replace_trainer(monkeypatch: pytest.MonkeyPatch, train: Callable[..., TrainingSummary]) -> None:
     """Have ``train`` train, on a backbone whose tokenizer nothing loads."""
     monkeypatch.setattr(launch, "train_student", train)
-    monkeypatch.setattr(launch, "render_chat", lambda *_, **__: launch.RenderedChat("", takes_system=True))
+    monkeypatch.setattr(launch, "render_chat", _render_chat)
 
 
 def reply(call: RecordedCall) -> FakeReply:
     """Of a student, whose model name is the folder of its checkpoint; or of the stand-in, which sometimes refuses."""
     model = str(call.body["model"])
     return _student(model, call.prompt) if "/" in model else _teacher_or_judge(model, call)
+
+
+def _render_chat(_base: Path, template: Path | None = None, **_: Any) -> launch.RenderedChat:
+    takes_tools = template is None or template.stem == "chatml-tools"
+    return launch.RenderedChat("", takes_system=True, takes_tools=takes_tools)
 
 
 def train(job: TrainingJob, **_: Any) -> TrainingSummary:

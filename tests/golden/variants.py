@@ -57,6 +57,7 @@ VARIANTS: dict[str, list[str]] = {
         "student.engine.tensor_parallel=2",
         "student.engine.start_timeout_seconds=9.0",
     ],
+    "vllm, calls of tools": ["student.engine.tool_parser=hermes"],
     "vllm, compiled": ["student.engine.enforce_eager=false"],
     "vllm, seed": ["student.engine.seed=true"],
     "vllm, no seed": ["student.engine.seed=false"],
@@ -103,6 +104,7 @@ VARIANTS: dict[str, list[str]] = {
         f'teacher.endpoint={{ {_SERVED}, revision = "r", identity = "i", chat_template = "chatml", thinking = "keep", '
         'dtype = "bfloat16", extra_body = { chat_template_kwargs = { enable_thinking = false } } }',
     ],
+    "teacher served by the run: calls of tools": ["teacher.endpoint.tool_parser=hermes"],
     "teacher served by the run: in fp16": ["teacher.endpoint.dtype=float16"],
     "teacher served by the run: in fp32": ["teacher.endpoint.dtype=float32"],
     "teacher served by the run: eager": ["teacher.endpoint.enforce_eager=true"],

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tapir_core import errors
+from tapir_core import errors, tools
 from tapir_core.config.student import PRESETS, shipped
 
 Conversation = list[dict[str, str]]
@@ -89,10 +89,8 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tu
     Raises:
         ConfigError: what the template makes of an example does not begin with the prompt.
     """
-    prompts = tokenizer.apply_chat_template(
-        [each[:-1] for each in conversations], tokenize=False, add_generation_prompt=True
-    )
-    wholes = tokenizer.apply_chat_template(conversations, tokenize=False)
+    prompts = [_apply(tokenizer, each[:-1], add_generation_prompt=True) for each in conversations]
+    wholes = [_apply(tokenizer, each) for each in conversations]
     for conversation, prompt, whole in zip(conversations, prompts, wholes, strict=True):
         written = _written(prompt, whole)
         if written is None and len(conversation) > 2:
@@ -108,6 +106,11 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tu
                 f"student is asked: asked …{asked}, trained …{trained}; {other_template(tokenizer)}"
             )
         yield prompt, written
+
+
+def _apply(tokenizer: Any, conversation: Conversation, **how: bool) -> str:
+    messages, defined = tools.structured(((each["role"], each["content"]) for each in conversation), as_text=False)
+    return str(tokenizer.apply_chat_template(messages, tools=[*defined] or None, tokenize=False, **how))
 
 
 def _written(prompt: str, whole: str) -> str | None:
@@ -168,6 +171,12 @@ def other_template(tokenizer: Any) -> str:
 
 
 _SYSTEM = {"role": "system", "content": "Be brief."}
+_WITH_TOOLS = [
+    {"role": tools.TOOLS, "content": tools.definitions([{"name": "weigh", "parameters": {"type": "object"}}])},
+    {"role": "user", "content": "How heavy is it?"},
+    {"role": "assistant", "content": tools.Call("weigh", {"animal": "tapir"}).text},
+    {"role": "user", "content": tools.result_text("250 kg")},
+]
 _CONVERSATION = [*EXCHANGE, {"role": "user", "content": "And one more?"}]
 
 
@@ -195,7 +204,15 @@ def render_sample(base: Path, chat_template: Path | None = None) -> dict[str, ob
     with suppress(TemplateError):  # how a template refuses a role
         with_system = tokenizer.apply_chat_template([_SYSTEM, *_CONVERSATION], tokenize=False)
     takes_system = _SYSTEM["content"] in with_system
-    return {"text": text, "takes_system": takes_system, "other": "" if takes_system else other_template(tokenizer)}
+    with_tools = ""
+    with suppress(TemplateError, TypeError):
+        with_tools = _apply(tokenizer, _WITH_TOOLS)
+    return {
+        "text": text,
+        "takes_system": takes_system,
+        "takes_tools": all(each in with_tools for each in ("object", "tapir", "250 kg")),
+        "other": "" if takes_system else other_template(tokenizer),
+    }
 
 
 def special_texts(tokenizer: Any) -> re.Pattern[str]:

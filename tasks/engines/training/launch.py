@@ -299,6 +299,8 @@ class RenderedChat:
     text: str
     takes_system: bool
     """Whether it may begin with a system message."""
+    takes_tools: bool
+    """Whether definitions, calls and results of tools are shown."""
     other: str = ""
     """What to do where it has to, and may not."""
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapir_core import tools
 from tapir_core.calls import Answer, Endpoint, Failure
+from tapir_core.calls.types import Message
 from tapir_core.calls.wire import Reply, read_completion, read_error, request_body
 from tapir_core.config import Sampling
 from tests.doubles.provider import make_request
@@ -290,3 +292,29 @@ def test_the_first_tokens_alternatives_are_read_as_far_as_they_are_there(logprob
     outcome = read(body).outcome
     assert isinstance(outcome, Answer)
     assert outcome.logprobs == found
+
+
+CALLS = [{"id": "call_9", "type": "function", "function": {"name": "weigh", "arguments": '{"animal": "tapir"}'}}]
+
+
+def test_tools_are_sent_as_tools_and_a_call_is_an_answer():
+    defined = tools.definitions([{"name": "weigh", "parameters": {"type": "object"}}])
+    plain = make_request("How heavy?")
+    asked = replace(plain, messages=(Message("tools", defined), *plain.messages))
+    body = request_body(asked, PRICED)
+    assert [each["function"]["name"] for each in body["tools"]] == ["weigh"]
+    assert body["messages"] == request_body(plain, PRICED)["messages"]
+    assert "tools" not in request_body(plain, PRICED)
+    assert asked.key != plain.key
+    outcome = read(completion(None, finish_reason="tool_calls", tool_calls=CALLS)).outcome
+    assert isinstance(outcome, Answer)
+    assert outcome.finish_reason == "tool_calls"
+    again = replace(asked, messages=(*asked.messages, Message("assistant", outcome.text)))
+    [sent] = request_body(again, PRICED)["messages"][-1]["tool_calls"]
+    assert sent["function"] == CALLS[0]["function"]
+
+
+def test_a_call_of_the_old_kind_and_words_beside_it_are_an_answer():
+    outcome = read(completion("I weigh it.", function_call=CALLS[0]["function"])).outcome
+    assert isinstance(outcome, Answer)
+    assert tools.calls_in(outcome.text) == ("I weigh it.", [tools.Call("weigh", {"animal": "tapir"})])

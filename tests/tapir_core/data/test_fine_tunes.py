@@ -11,6 +11,7 @@ from tapir_core.data import readers
 from tapir_core.data.fine_tunes import FineTune, read_fine_tune
 from tapir_core.data.records import read_records
 from tapir_core.errors import ConfigError
+from tapir_core.tools import Call, result_text, same_calls
 
 
 def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
@@ -77,20 +78,41 @@ def test_a_stored_completion_says_who_answered(tmp_path: Path, record: dict[str,
     assert found.models == {"ft:a"}
 
 
-@pytest.mark.parametrize(
-    "tools",
-    [
-        {"tools": [{"type": "function", "function": {"name": "f"}}], "messages": chat("Hot?", "Yes.")},
-        {"functions": [{"name": "f"}], "messages": chat("Hot?", "Yes.")},
-        {"input": {"messages": chat("Hot?"), "tools": [{}]}, "preferred_output": [said("assistant", "Yes.")]},
-        {"messages": [*chat("Hot?"), said("assistant", None, tool_calls=[{"id": "1"}])]},
-        {"messages": [*chat("Hot?"), said("assistant", None, function_call={"name": "f"})]},
-    ],
-)
-def test_conversations_with_tools_are_left_out_and_counted(tmp_path: Path, tools: dict[str, Any]) -> None:
-    found = read(tmp_path, {"messages": chat("Cold?", "No.")}, tools)
+WEIGH = {"name": "weigh", "parameters": {"type": "object"}}
+ARGUMENTS = json.dumps({"animal": "tapir"})
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["tools", "functions"])
+def test_calls_and_results_of_tools_are_part_of_a_conversation_and_are_written_back(
+    tmp_path: Path, *, is_old: bool
+) -> None:
+    function = {"name": "weigh", "arguments": ARGUMENTS}
+    calls = [{"id": "a", "type": "function", "function": function}]
+    call = {"function_call": function} if is_old else {"tool_calls": calls}
+    turns = [
+        *chat("How heavy?"),
+        said("assistant", None, **call),
+        said("function" if is_old else "tool", "250 kg", **({"name": "weigh"} if is_old else {"tool_call_id": "a"})),
+        said("assistant", "It weighs 250 kg."),
+    ]
+    defined = {"functions": [WEIGH]} if is_old else {"tools": [{"type": "function", "function": WEIGH}]}
+    found = read(tmp_path, {"messages": turns, **defined})
+    first, second = found.rows
+    assert same_calls(first.answer or "", Call("weigh", {"animal": "tapir"}).text) == 1
+    assert (second.instruction, second.answer) == (result_text("250 kg"), "It weighs 250 kg.")
+    found.write(tmp_path / "pool.jsonl", set())
+    again = [json.loads(line) for line in (tmp_path / "pool.jsonl").read_text().splitlines()]
+    assert [each["tools"][0]["function"] for each in again] == [WEIGH, WEIGH]
+    [called] = again[0]["messages"][-1]["tool_calls"]
+    assert (called["function"]["name"], json.loads(called["function"]["arguments"])) == ("weigh", {"animal": "tapir"})
+    result = again[1]["messages"][2]
+    assert (result["role"], result["content"], result["tool_call_id"]) == ("tool", "250 kg", called["id"])
+
+
+def test_tools_that_are_no_list_break_the_row(tmp_path: Path) -> None:
+    found = read(tmp_path, {"messages": chat("Cold?", "No.")}, {"messages": chat("Hot?", "Yes."), "tools": "weigh"})
     assert pairs(found) == [("Cold?", "No.")]
-    assert [count for what, count in found.left_out.items() if "tools" in what] == [1]
+    assert len(found.bad) == 1
 
 
 def test_a_refusal_is_no_answer_and_a_last_question_asks(tmp_path: Path) -> None:
@@ -115,8 +137,9 @@ def test_broken_rows_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_row_is_refused_with_the_reasons(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"1 conversations with tools.*row 2.*docs/adopt.md"):
-        read(tmp_path, {"tools": [{}], "messages": chat("Hot?", "Yes.")}, {"messages": [said("assistant", "Hi.")]})
+    silent = [*chat("Bomb?"), said("assistant", None, refusal="No.")]
+    with pytest.raises(ConfigError, match=r"1 assistant turns without text.*row 2.*docs/adopt.md"):
+        read(tmp_path, {"messages": silent}, {"messages": [said("assistant", "Hi.")]})
 
 
 def test_a_pool_in_another_format_is_taken_too(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ INTO_THE_INSTRUCTION = "write `{}` into the instruction (of a conversation into 
         ({"messages": "Who?", "system_prompt": "S"}, "system_prompt", 'add system = "system_prompt" to'),
         ({"instruction": "And then?", "history": [["Who?", "Ada."]]}, "history", "give rows with `history` as"),
         ({"instruction": "Which?", "choices": ["A", "B"]}, "choices", INTO_THE_INSTRUCTION.format("choices")),
-        ({"messages": "Sum 2, 3.", "tools": '[{"name": "sum"}]'}, "tools", "leave out the rows that need `tools`"),
+        ({"instruction": "Sum 2, 3.", "tools": '[{"name": "sum"}]'}, "tools", "leave out the rows that need `tools`"),
         ({"messages": "What is it?", "image": "cat.png"}, "image", "leave out the rows that need `image`"),
     ],
     ids=str,

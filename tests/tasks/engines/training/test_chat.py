@@ -3,9 +3,11 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tapir_core import tools
 from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
 from tasks.engines.training.chat import EXCHANGE, load_tokenizer, render, render_sample
@@ -25,6 +27,14 @@ def template(folder: Path, text: str) -> Path:
     file = folder / "other.jinja"
     file.write_text(text)
     return file
+
+
+def trl_template(name: str) -> Path:
+    """A family's own template, as TRL's wheel carries it."""
+    trl = importlib.util.find_spec("trl")
+    assert trl is not None
+    assert trl.origin is not None
+    return Path(trl.origin).parent / "chat_templates" / f"{name}.jinja"
 
 
 def test_the_conversation_is_rendered_in_a_child(folder: Path) -> None:
@@ -73,7 +83,7 @@ def test_a_template_that_asks_otherwise_than_it_trains_is_refused_with_templates
     with pytest.raises(ConfigError, match=r"asked ….*assistant\\n', trained ….*assistant: It is.*; set") as caught:
         render_chat(folder, asking, timeout_seconds=120)
     named = re.findall('"(.+?)"', str(caught.value).partition("; set ")[2])
-    assert named == ["chatml", "alpaca", "plain"]
+    assert named == ["chatml", "chatml-tools", "alpaca", "plain"]
     for name in named:
         render_sample(folder, PRESETS / f"{name}.jinja")
 
@@ -87,15 +97,73 @@ def test_a_template_that_asks_otherwise_than_it_trains_is_refused_with_templates
     ],
 )
 def test_a_student_that_always_thinks_learns_to_close_its_thought(folder: Path, name: str, end: str) -> None:
-    trl = importlib.util.find_spec("trl")
-    assert trl is not None
-    assert trl.origin is not None
-    tokenizer = load_tokenizer(folder, Path(trl.origin).parent / "chat_templates" / f"{name}.jinja")
+    tokenizer = load_tokenizer(folder, trl_template(name))
     more = {"role": "user", "content": "And one more?"}
     for talk in (EXCHANGE, [{"role": "system", "content": "Be brief."}, EXCHANGE[0], EXCHANGE[1], more, EXCHANGE[1]]):
         [(prompt, written)] = render(tokenizer, [talk])
         assert prompt.endswith("<think>\n")
         assert written == f"\n</think>\n\nIt is four.{end}"
+
+
+DEFINED = [
+    {
+        "type": "function",
+        "function": {"name": "weigh", "description": "Weigh it.", "parameters": {"type": "object", "properties": {}}},
+    }
+]
+CALLED = {"name": "weigh", "arguments": {"animal": "tapir", "unit": "kg"}}
+AS_GIVEN: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "How heavy is it?"},
+    {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALLED}]},
+    {"role": "tool", "content": "250 kg"},
+    {"role": "assistant", "content": "It weighs 250 kg."},
+]
+"""As a family's own template takes it."""
+AS_TEXT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "tools", "content": tools.definitions(DEFINED)},
+    {"role": "user", "content": "How heavy is it?"},
+    {"role": "assistant", "content": tools.Call.of(CALLED).text},
+    {"role": "user", "content": tools.result_text("250 kg")},
+    {"role": "assistant", "content": "It weighs 250 kg."},
+]
+"""The same, as stages have it."""
+
+
+@pytest.mark.parametrize("family", ["qwen2_5", "qwen3", "llama3_1", "llama3_2", "qwen3_instruct_2507"])
+@pytest.mark.parametrize("turns", [3, 5], ids=["a call is learnt", "an answer after a call is learnt"])
+def test_tools_calls_and_results_are_rendered_as_the_familys_own_template_does(
+    folder: Path, family: str, turns: int
+) -> None:
+    tokenizer = load_tokenizer(folder, trl_template(family))
+    [(prompt, written)] = render(tokenizer, [AS_TEXT[: turns + 1]])
+    asked, learnt = AS_GIVEN[: turns - 1], AS_GIVEN[:turns]
+    assert prompt == tokenizer.apply_chat_template(asked, tools=DEFINED, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(learnt, tools=DEFINED, tokenize=False)
+    assert written.strip()
+    assert whole.endswith(written.lstrip("\n"))
+    if turns == 3:
+        assert all(each in written for each in ("weigh", "tapir"))
+    assert '"weigh"' in prompt, "the definitions are asked with, not learnt"
+
+
+def test_chatml_with_tools_writes_what_its_parser_reads(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder, PRESETS / "chatml-tools.jinja")
+    [(prompt, written)] = render(tokenizer, [AS_TEXT[:4]])
+    assert prompt.startswith("<|im_start|>system\nBe brief.\n\nTools:\n{")
+    called = '<tool_call>\n{"name": "weigh", "arguments": {"animal": "tapir", "unit": "kg"}}\n</tool_call>'
+    assert written == f"{called}<|im_end|>\n"
+    [(prompt, written)] = render(tokenizer, [AS_TEXT])
+    assert "<|im_start|>user\n<tool_response>\n250 kg\n</tool_response><|im_end|>\n<|im_start|>assistant\n" in prompt
+    assert written == "It weighs 250 kg.<|im_end|>\n"
+    plain = load_tokenizer(folder, PRESETS / "chatml.jinja")
+    assert [*render(tokenizer, [EXCHANGE])] == [*render(plain, [EXCHANGE])], "without tools it is ChatML"
+
+
+@pytest.mark.parametrize(("name", "takes"), [("chatml-tools", True), ("chatml", False), ("alpaca", False)])
+def test_whether_a_template_shows_tools_is_found_by_rendering(folder: Path, name: str, *, takes: bool) -> None:
+    assert render_sample(folder, PRESETS / f"{name}.jinja")["takes_tools"] is takes
 
 
 @pytest.mark.parametrize(
