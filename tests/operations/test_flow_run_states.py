@@ -248,6 +248,6 @@ def test_an_interrupted_command_leaves_a_state_that_names_it(
     [flow_run] = root.flow_runs(name="interrupted")
     os.kill(driver.pid, signal.SIGINT)
     assert driver.wait(timeout=60) == 130
-    state = flow_run.wait_for("Crashed")
+    state = flow_run.wait_for("Interrupted")
     flow_run.wait_for_message(" ".join(words[:4]))
-    assert state.type == "CRASHED"
+    assert state.type == "CANCELLED"
