@@ -3,13 +3,14 @@
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import chain, islice, product, zip_longest
 from typing import Any
 
 import polars as pl
 
-from tapir_core import calls, turns
+from tapir_core import calls, tools, turns, verifiers
 from tapir_core.calls import timing, words
 from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
 from tapir_core.curriculum import broken_reason
@@ -113,10 +114,13 @@ def ask_plainly(
     sampling: Sampling,
     rows: pl.DataFrame,
     counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
+    *,
+    schema: str = "",
 ) -> list[calls.Outcome]:
     """Outcomes of ``model`` for rows of instructions, asked without a prompt; ``counts_as`` is as in `watch`."""
     requests = [
-        make_request(run, role, model.identity, conversation(row), sampling) for row in rows.iter_rows(named=True)
+        make_request(run, role, model.identity, conversation(row), sampling, schema=schema)
+        for row in rows.iter_rows(named=True)
     ]
     outcomes = current(run).calls.ask(requests, model.source, watch(run, at, counts_as))
     texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
@@ -142,6 +146,17 @@ def demand_whole(outcome: calls.Outcome) -> calls.Outcome:
     """
     reason = broken_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, calls.Answer) else None
     return calls.Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
+
+
+def obeying(outcome: calls.Outcome, schema: str) -> calls.Outcome:
+    """The outcome; of an answer that does not obey ``schema`` with the ending that makes it unusable.
+
+    A call of a tool obeys the tool, and no schema.
+    """
+    if not schema or not isinstance(outcome, calls.Answer) or tools.calls_in(outcome.text)[1]:
+        return outcome
+    obeys = verifiers.json_schema("", outcome.text, schema)
+    return outcome if obeys else replace(outcome, finish_reason="failed:schema")
 
 
 def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], otherwise: str) -> None:

@@ -7,6 +7,7 @@ the pool of a round, made of them.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import polars as pl
 
@@ -225,8 +226,14 @@ def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[s
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:
     """Ask the teacher for a plain answer to each row (an instruction)."""
-    teacher, sampling = runtime.current(run).teacher, run.config.teacher.answering
-    return asking.ask_plainly(run, at, "teach", teacher, sampling, rows, asking.demand_whole)
+    teacher, settings = runtime.current(run).teacher, run.config.teacher
+    obeying = partial(asking.obeying, schema=settings.answer_schema)
+    asked = asking.ask_plainly(
+        *(run, at, "teach", teacher, settings.answering, rows),
+        lambda outcome: asking.demand_whole(obeying(outcome)),
+        schema=settings.answer_schema,
+    )
+    return [*map(obeying, asked)]
 
 
 def check_system_texts(run: RunFolder, remedy: str) -> None:

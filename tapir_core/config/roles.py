@@ -1,5 +1,6 @@
 """The two roles that are paid for, teacher and judge, where they answer, and the verifier that helps a judge."""
 
+import json
 import sys
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -433,6 +434,15 @@ class VerifierConfig(Section):
         return found if found is not None and Path(found).is_file() else None
 
 
+def _schema_text(given: Any) -> Any:
+    """A schema in canonical JSON, which a configuration keeps in the place of a file."""
+    try:
+        schema = json.loads(Path(given).read_text("utf-8")) if str(given).endswith(".json") else given
+    except (OSError, ValueError) as exc:
+        raise ValueError(f"cannot be read as JSON ({exc}); name a file of this machine that has a schema") from exc
+    return canonical_json(schema) if isinstance(schema, dict) else schema
+
+
 class TeacherConfig(Section):
     """The strong LLM that labels, answers, expands and refines (the paper's oracle LLM)."""
 
@@ -441,6 +451,10 @@ class TeacherConfig(Section):
 
     answering: Sampling = Sampling(max_tokens=1024)
     """Sampling of the plain answers."""
+
+    answer_schema: Annotated[Later[str], BeforeValidator(_schema_text)] = ""
+    """JSON schema that plain answers have to obey, as a table or as the name of a `.json` file: sent as
+    `response_format`, strict as in OpenAI's API. An answer that does not obey is not usable (docs/verifiers.md)."""
 
     labelling: Sampling = Sampling(max_tokens=256)
     """Sampling of the task-type labels."""

@@ -119,7 +119,8 @@ def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[
 def plain_request(config: RunConfig, row: Instruction) -> Request:
     """The request for the teacher's plain answer to an instruction, as the stage `teach` makes it."""
     who, turns = config.teacher.endpoint.answers_as("teacher"), (Message(*turn) for turn in messages_of(row))
-    return Request("teach", tuple(turns), who.model, who.identity, config.teacher.answering)
+    teacher = config.teacher
+    return Request("teach", tuple(turns), who.model, who.identity, teacher.answering, schema=teacher.answer_schema)
 
 
 def measure_prompts(

@@ -23,6 +23,12 @@ def teacher_fields(config: RunConfig) -> Fields:
     return {"teacher": config.teacher.endpoint.answers_as("teacher")}
 
 
+def answering_fields(config: RunConfig) -> Fields:
+    """How it answers plainly."""
+    schema = config.teacher.answer_schema
+    return {"answering": config.teacher.answering.shaping(), **({"answer_schema": schema} if schema else {})}
+
+
 def verifier_fields(config: RunConfig, use: VerifierUse) -> Fields:
     """What of a verifier shapes what it is used for; none without that use."""
     verifier = config.judge.verifies(use)
@@ -179,7 +185,7 @@ TEACH = declare(
         reads=lambda *_: [POOL.at()],
         settings=lambda c, _: {
             **teacher_fields(c),
-            "answering": c.teacher.answering.shaping(),
+            **answering_fields(c),
             "answers_of": c.data.pool.answers_of,
         },
         asks="teacher",

@@ -100,7 +100,7 @@ def wave_fields(config: RunConfig, number: int) -> Fields:
         **pool.verifier_fields(config, "filter"),
         "expansion": config.curriculum.expansion.shaping(),
         "expanding": teacher.expanding.shaping(),
-        "answering": teacher.answering.shaping(),
+        **pool.answering_fields(config),
         "decontamination": config.evaluation.decontamination.shaping(),
         "check": check,
     }

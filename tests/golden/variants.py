@@ -104,6 +104,7 @@ VARIANTS: dict[str, list[str]] = {
         f'teacher.endpoint={{ {_SERVED}, revision = "r", identity = "i", chat_template = "chatml", thinking = "keep", '
         'dtype = "bfloat16", extra_body = { chat_template_kwargs = { enable_thinking = false } } }',
     ],
+    "teacher answers by a schema": ['teacher.answer_schema={ type = "object" }'],
     "teacher served by the run: calls of tools": ["teacher.endpoint.tool_parser=hermes"],
     "teacher served by the run: in fp16": ["teacher.endpoint.dtype=float16"],
     "teacher served by the run: in fp32": ["teacher.endpoint.dtype=float32"],

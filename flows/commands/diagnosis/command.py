@@ -221,7 +221,7 @@ def _try_each(config: RunConfig, attempt: Callable[..., str], row: Mapping[str, 
     if label.is_open:
         asked = chat(label.render(prompts.load_prompt("label", own), text))
         task_type = attempt("label", *at, teacher.labelling, asked, label.parse, label.schema) or task_type
-    taught = attempt("teach", *at, teacher.answering, conversation(row), str)
+    taught = attempt("teach", *at, teacher.answering, conversation(row), str, teacher.answer_schema)
     if config.curriculum.expansion.max_waves:
         expansion = curriculum.render_expansion(prompts.load_prompt("expand", own), text, types.described(task_type))
         attempt("expand", *at, teacher.expanding, chat(expansion), curriculum.parse_expansion)
