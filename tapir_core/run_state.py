@@ -154,7 +154,7 @@ def pool_of(run: RunFolder, number: int) -> pl.DataFrame:
     usable = not_held_out(run, split_usable(*tables).examples)
     first = usable.join(tables[0].select("instruction_id", "reference"), on="instruction_id").select(
         *("instruction_id", "instruction", "system", "reference", "task_type", "response"),
-        cs.by_name(turns.EARLIER, require_all=False),
+        cs.by_name(turns.EARLIER, "thoughts", require_all=False),
     )
     added = (run.rows(stages.EXPAND.at(earlier)).drop("seed_id", "wave") for earlier in range(1, number))
     return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")

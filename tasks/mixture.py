@@ -5,14 +5,16 @@ by the target shares; their answers in the style that the task type needs; mixtu
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping
 
 import polars as pl
 
-from tapir_core import curriculum, randomness, stages, task_types
+from tapir_core import curriculum, randomness, stages, task_types, thoughts
 from tapir_core.calls import Answer, Outcome
-from tapir_core.config import Prefer
+from tapir_core.config import Prefer, RunConfig
+from tapir_core.estimate.evidence import estimate_tokens
 from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.reporting.sentences import reduced
 from tapir_core.run_folder import RunFolder
@@ -155,9 +157,8 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
     else:
         pool, refinement = round_pool(run, 0), pl.DataFrame(schema=stages.REFINE.columns)
         rows = curriculum.draw_basic(pool, wanted, randomness.derive_rng(seed, 0, "mix")).rows
-    mixture = curriculum.assemble(
-        [curriculum.BalancedDraw(rows, {})], pool, refinement, wanted, randomness.derive_rng(seed, number, "order")
-    )
+    rng, drawn = randomness.derive_rng(seed, number, "order"), [curriculum.BalancedDraw(rows, {})]
+    mixture = curriculum.assemble(drawn, _with_thoughts(pool, run.config), refinement, wanted, rng)
     # What the draw of a round lacks its mixture lacks too.
     told = {name: count for name, count in counted.items() if name == _REDUCED or name.startswith(_SHORTFALL)}
     examples = mixture.rows
@@ -165,7 +166,20 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
         own = run.rows(stages.ANSWER.at(number)).select("instruction_id", rejected="response")
         examples = examples.join(own, on="instruction_id", how="left", validate="1:1", maintain_order="left")
         assert not examples["rejected"].null_count(), "what was drawn has no answer of the student to be preferred to"
-    return Worked(examples, {**told, "missing_examples": mixture.missing})
+    thinking = sum(bool(thoughts.split(each[-1]["content"])[0]) for each in examples["messages"])
+    return Worked(
+        examples, {**told, "missing_examples": mixture.missing, **({"thoughts": thinking} if thinking else {})}
+    )
+
+
+def _with_thoughts(pool: pl.DataFrame, config: RunConfig) -> pl.DataFrame:
+    """The pool with those thoughts that are trained; one that is too long is left out whole."""
+    teacher = config.teacher
+    if teacher.thinking == "drop" or "thoughts" not in pool.columns:
+        return pool.drop("thoughts", strict=False)
+    longest = teacher.thinking_tokens if teacher.thinking == "cap" else math.inf
+    told = [each if each and estimate_tokens(each) <= longest else None for each in pool["thoughts"]]
+    return pool.with_columns(pl.Series("thoughts", told, dtype=pl.String))
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:

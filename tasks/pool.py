@@ -11,7 +11,7 @@ from functools import partial
 
 import polars as pl
 
-from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types, turns
+from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types, thoughts, turns
 from tapir_core.calls import Outcome, Parsed, ask_read
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
@@ -134,9 +134,19 @@ def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outcomes.Wor
     asked = rows.join(given, on="instruction_id", how="anti", maintain_order="left")
     taught = asking.answer_rows(asked, ask_teacher(run, at, asked), asking.demand_whole)
     if not given.height:
-        return taught
+        return replace(taught, rows=_thoughts_apart(taught.rows))
     both = pl.concat([taught.rows, given], how="diagonal_relaxed").sort("instruction_id")
-    return replace(taught, rows=both, counts={**taught.counts, FROM_POOL: given.height})
+    return replace(taught, rows=_thoughts_apart(both), counts={**taught.counts, FROM_POOL: given.height})
+
+
+def _thoughts_apart(taught: pl.DataFrame) -> pl.DataFrame:
+    """The answers without the thoughts that were kept, those in a column of their own where there are some."""
+    apart = [thoughts.split(each or "") for each in taught["response"]]
+    if not any(thought for thought, _ in apart):
+        return taught
+    told = pl.Series("thoughts", [thought or None for thought, _ in apart], dtype=pl.String)
+    answers = pl.Series([answer for _, answer in apart], dtype=pl.String)
+    return taught.with_columns(told, response=pl.when(told.is_null()).then("response").otherwise(answers))
 
 
 @stage_task(stages.JUDGED_HELDOUT)

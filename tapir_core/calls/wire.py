@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tapir_core import tools
+from tapir_core import thoughts, tools
 from tapir_core.calls import limits, types, words
 from tapir_core.config import Role
 
@@ -303,7 +303,7 @@ def _read_choice(choice: dict[str, Any], empty: types.Answer, *, thought: bool, 
         return None
     text = clean_text(content or "")
     apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
-    answer = words.strip_thoughts(text) if strip and not apart else text
+    answer = text if apart else words.strip_thoughts(text)
     if called := message.get("tool_calls") or message.get("function_call"):
         answer = clean_text(tools.message_text(answer, called))
     if not answer.strip():
@@ -313,6 +313,9 @@ def _read_choice(choice: dict[str, Any], empty: types.Answer, *, thought: bool, 
             return types.Failure("too_long", f"the prompt of {empty.prompt_tokens} tokens left no room for an answer")
         if apart:
             return types.Failure("no_answer", f"{_ONLY_THOUGHTS}: {_clip(str(apart))}")
+    if not strip:
+        told = apart if isinstance(apart, str) else words.thoughts_of(text, answer)
+        answer = thoughts.join(told, answer)
     return replace(empty, text=answer, finish_reason=ending, logprobs=_read_logprobs(choice))
 
 

@@ -292,6 +292,15 @@ def _plain(word: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_").removeprefix("finish_reason_")
 
 
+def thoughts_of(text: str, answer: str) -> str:
+    """The thoughts of ``text``, whose ``answer`` `strip_thoughts` gives, without their marks."""
+    marked = text[: text.rfind(answer)].strip()
+    for opening, closing in (*_PAIRS, *_WRAPPERS) if answer else ():
+        marked = marked.removesuffix(opening).removesuffix(closing).strip()
+    opened = _OPENING.match(marked)
+    return (marked[opened.end() :] if opened else marked).strip()
+
+
 def strip_thoughts(text: str) -> str:
     """``text`` without the thoughts before the answer; empty if they are never closed."""
     start = end = len(text) - len(text.lstrip())

@@ -30,6 +30,7 @@ def check_config(config: cfg.RunConfig) -> list[str]:
         *_check_served(config),
         *_contradictions(config),
         *_check_objectives(config),
+        *_check_thoughts(config),
         *_check_training(config.training),
     ]
 
@@ -319,6 +320,20 @@ def _check_objectives(config: cfg.RunConfig) -> list[str]:
             },
         }
     )
+
+
+def _check_thoughts(config: cfg.RunConfig) -> list[str]:
+    """What has no thoughts, where they are to be trained."""
+    at, curriculum = f'teacher.thinking: value "{config.teacher.thinking}": ', config.curriculum
+    others = [str(each) for each in config.round_numbers if config.round(each).objective.type != "imitate"]
+    found = {
+        f"{at}new instructions come without thoughts; set curriculum.expansion.max_waves = 0": (
+            curriculum.expansion.max_waves > 0
+        ),
+        f"{at}refined answers have none; set curriculum.refine = false": curriculum.refine,
+        f"{at}round {', '.join(others)} learns from answers without thoughts; let it imitate": others,
+    }
+    return cfg.problems(found) if config.teacher.thinking != "drop" else []
 
 
 def _check_training(training: cfg.TrainingConfig) -> list[str]:

@@ -242,7 +242,8 @@ class OpenAIEndpoint(EndpointConfig):
     secret is written `{ env = "NAME" }`: the name alone is kept, and enters keys."""
 
     thinking: Literal["strip", "keep"] = "strip"
-    """Whether the thoughts that a reply begins with are taken out of the answer."""
+    """Whether the thoughts that a reply begins with are taken out of the answer; `teacher.thinking` says what of kept
+    ones is trained."""
 
     tokens_field: Free[Literal["max_tokens", "max_completion_tokens"] | None] = None
     """What the provider calls the longest answer; unset: found out before the first row is asked."""
@@ -456,6 +457,13 @@ class TeacherConfig(Section):
     """JSON schema that plain answers have to obey, as a table or as the name of a `.json` file: sent as
     `response_format`, strict as in OpenAI's API. An answer that does not obey is not usable (docs/verifiers.md)."""
 
+    thinking: Later[Literal["drop", "keep", "cap"]] = "drop"
+    """What is trained of a thought before a plain answer: nothing; all of it; with `"cap"` one that is not longer than
+    `thinking_tokens`, and nothing of a longer one. Below 3B dropping is better (arXiv 2509.22193, 2502.12143)."""
+
+    thinking_tokens: Later[PositiveInt] = 1024
+    """Longest thought for `"cap"`, in tokens, which are estimated from its characters."""
+
     labelling: Sampling = Sampling(max_tokens=256)
     """Sampling of the task-type labels."""
 
@@ -473,6 +481,17 @@ class TeacherConfig(Section):
 
     label_replies: ReplyForm = "text"
     """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_thoughts(cls, given: Any) -> Any:
+        """What is to be trained its endpoint keeps."""
+        if not isinstance(given, dict) or given.get("thinking", "drop") == "drop":
+            return given
+        endpoint = given.get("endpoint")
+        if isinstance(endpoint, dict) and endpoint.get("type") in ("openai", "vllm"):
+            return given | {"endpoint": {"thinking": "keep"} | endpoint}
+        return given
 
 
 class AskedAs(NamedTuple):

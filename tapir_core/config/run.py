@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 
 from tapir_core.config import benchmarks, roles
-from tapir_core.config._base import DIFFERENT, AutoSize, Free, Section, StoreUrl, T
+from tapir_core.config._base import DIFFERENT, AutoSize, Free, Later, Section, StoreUrl, T
 from tapir_core.config.curriculum import CurriculumConfig, Imitate, Objective, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
 from tapir_core.config.student import StudentConfig
@@ -83,6 +83,9 @@ class TrainingConfig(Section):
     packing: bool = False
     """No padding: a micro-batch is one row of at most `micro_batch_size` × `max_length` tokens, of whole examples
     that do not see each other."""
+
+    thoughts: Later[Literal["train", "mask"]] = "train"
+    """Whether a thought before an answer (`teacher.thinking`) is learnt, or only stands there for the answer."""
 
     attention: Free[Literal["auto", "sdpa", "flash_attention_2"]] = "auto"
     """What computes attention: torch's SDPA, or FlashAttention 2, which needs its package, a GPU and bf16. `auto` is

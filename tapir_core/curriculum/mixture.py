@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from tapir_core import thoughts
 from tapir_core.config import TargetShares
 from tapir_core.stages import MIX, SELECT
 from tapir_core.text import digest
@@ -238,7 +239,7 @@ def assemble(
 
     Args:
         draws: hard and easy part, or S_0's one draw.
-        examples: conversation and plain answer of every drawn row, and of others.
+        examples: conversation and plain answer of every drawn row, and of others, with `thoughts` that are trained.
         refinement: refined answers; an accepted one replaces the plain one.
         wanted: N.
         rng: decides the order of the rows.
@@ -265,6 +266,6 @@ def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:
 
 def _example(row: dict[str, str | None]) -> tuple[object, ...]:
     refined = row["better"] is not None
-    answer = row["better"] if refined else row["response"]
+    answer = row["better"] if refined else thoughts.join(row.get("thoughts") or "", row["response"] or "")
     messages = [{"role": role, "content": content} for role, content in [*messages_of(row), ("assistant", answer)]]
     return digest(messages)[:16], row["instruction_id"], messages, row["task_type"], row["origin"], row["mfd"], refined

@@ -68,13 +68,14 @@ def split_usable(
     what a verifier says of the answers, if there is one.
     """
     wrong = frozenset[str]() if verified is None else {*verified.filter(~pl.col("correct"))["instruction_id"]}
-    answers = teacher.select("instruction_id", "response", "finish_reason").with_columns(is_answered=True)
+    more = cs.by_name("thoughts", require_all=False)
+    answers = teacher.select("instruction_id", "response", "finish_reason", more).with_columns(is_answered=True)
     rows = pool
     for given in (answers, labels.select("instruction_id", "task_type")):
         rows = rows.join(given, on="instruction_id", how="left", validate="1:1", maintain_order="left")
     reasons = pl.Series([_why_unusable(row, wrong) for row in rows.iter_rows(named=True)], dtype=pl.String)
     columns = ("instruction_id", "instruction", "system", "task_type", "response")
-    examples = rows.filter(reasons.is_null()).select(*columns, cs.by_name(turns.EARLIER, require_all=False))
+    examples = rows.filter(reasons.is_null()).select(*columns, cs.by_name(turns.EARLIER, require_all=False), more)
     return Usable(examples.sort("instruction_id"), dict(sorted(Counter(reasons.drop_nulls()).items())))
 
 

@@ -45,6 +45,7 @@ def outline(run: RunSummary) -> str:
             f"{count(run.own_answers)} of the plain answers came with the pool: those of {pool.answers_of}."
             if run.own_answers
             else "",
+            _thoughts(run),
             *(
                 f"Scored on {most([student.score('dev')])} dev and {most([student.score('test')])} test instructions "
                 "that are held out."
@@ -55,6 +56,17 @@ def outline(run: RunSummary) -> str:
             f"Created {moment(run.created)}{f', last stage done {moment(run.updated)}' if run.updated else ''}.",
         )
     )
+
+
+def _thoughts(run: RunSummary) -> str:
+    """What of the teacher's thoughts was trained."""
+    thinking, made = run.config.teacher.thinking, [each.mixture for each in run.rounds if each.mixture is not None]
+    if thinking == "drop" or not made:
+        return ""
+    longest = f" of up to {count(run.config.teacher.thinking_tokens)} tokens" if thinking == "cap" else ""
+    learnt = "are trained with it" if run.config.training.thoughts == "train" else "have it as context"
+    with_one, rows = sum(each.thoughts for each in made), sum(each.rows for each in made)
+    return f"Of {count(rows)} examples {count(with_one)} have a thought{longest} before the answer, and {learnt}."
 
 
 def state(run: RunSummary) -> str:

@@ -450,11 +450,16 @@ MIX = declare(
         version=3,
         reads=_mixed,
         reads_beside=_drawn_beside,
-        settings=lambda c, at: size_fields(c, at.number),
+        settings=lambda c, at: {**size_fields(c, at.number), **_thought_fields(c)},
     )
 )
 
 IDS, LOG_PROBS = pl.List(pl.Int32()), pl.List(pl.Float32())
+
+
+def _thought_fields(config: RunConfig) -> Fields:
+    shaping = config.teacher.shaping()
+    return {name: shaping[name] for name in ("thinking", "thinking_tokens") if name in shaping}
 
 
 def _rolls_out(config: RunConfig, at: StageAt) -> bool:

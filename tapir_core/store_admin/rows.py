@@ -376,10 +376,8 @@ def _gives_again(row: StoredRow) -> bool:
         return False
     # The reply alone does not say that an answer to be trained on used all its tokens.
     endings = {read.finish_reason, *([words.CUT_OFF] if row["role"] in wire.TRAINED_ON else [])}
-    return words.read_ending(row["finish_reason"]) in endings and row["text"] in (
-        read.text,
-        words.strip_thoughts(read.text),
-    )
+    same = words.strip_thoughts(row["text"]) == words.strip_thoughts(read.text)
+    return words.read_ending(row["finish_reason"]) in endings and same
 
 
 def _is_moment(value: Any) -> bool:

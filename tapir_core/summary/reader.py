@@ -276,6 +276,7 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
         _counted(rows["origin"]),
         {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},
         curriculum.share_table(task_types.in_order(configured.types.names), labels, wanted, rows.select("task_type")),
+        int(manifest.counts.get("thoughts", 0)),
     )
 
 

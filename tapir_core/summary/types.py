@@ -87,6 +87,8 @@ class MixtureSummary:
     """Task type → examples that were wanted and not there."""
     shares: pl.DataFrame
     """task_type, natural, target, got: one row for each task type of the run."""
+    thoughts: int = 0
+    """Examples whose answer has a thought before it."""
 
     @property
     def hard_share(self) -> float | None:

@@ -27,6 +27,9 @@ def _benchmark(fields: str) -> list[str]:
     return [f"evaluation.benchmarks.mine={{ {fields} }}", 'evaluation.each_round=["mine"]']
 
 
+_NOTHING_NEW = ("curriculum.refine=false", "curriculum.expansion.max_waves=0")
+
+
 VARIANTS: dict[str, list[str]] = {
     PLAIN: [],
     "own prompts": ["run.prompts=tests/golden/own_prompts"],
@@ -104,6 +107,9 @@ VARIANTS: dict[str, list[str]] = {
         f'teacher.endpoint={{ {_SERVED}, revision = "r", identity = "i", chat_template = "chatml", thinking = "keep", '
         'dtype = "bfloat16", extra_body = { chat_template_kwargs = { enable_thinking = false } } }',
     ],
+    "thoughts are trained": ["teacher.thinking=keep", *_NOTHING_NEW],
+    "thoughts are trained: up to a length": ["teacher.thinking=cap", "teacher.thinking_tokens=9"],
+    "thoughts are not learnt": ["training.thoughts=mask"],
     "teacher answers by a schema": ['teacher.answer_schema={ type = "object" }'],
     "teacher served by the run: calls of tools": ["teacher.endpoint.tool_parser=hermes"],
     "teacher served by the run: in fp16": ["teacher.endpoint.dtype=float16"],

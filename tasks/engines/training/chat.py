@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tapir_core import errors, tools
+from tapir_core import errors, thoughts, tools
 from tapir_core.config.student import PRESETS, shipped
 
 Conversation = list[dict[str, str]]
@@ -105,11 +105,34 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tu
                 f"the chat template of {tokenizer.name_or_path} renders an example otherwise than the prompt that the "
                 f"student is asked: asked …{asked}, trained …{trained}; {other_template(tokenizer)}"
             )
+        thought = thoughts.split(conversation[-1]["content"])[0]
+        if thought and written.startswith("\n</think>"):  # opened by the prompt, and left out by the template
+            written = thought + written
+        if thought and (thought not in written or prompt.rstrip().endswith(("</think>", "<channel|>"))):
+            raise errors.ConfigError(
+                f"the chat template of {tokenizer.name_or_path} leaves no room for a thought before an answer; set "
+                'student.chat_template = "" for its own, another template, or teacher.thinking = "drop"'
+            )
         yield prompt, written
+
+
+def unlearnt(rendered: tuple[str, str], answer: str) -> tuple[str, str]:
+    """Prompt and what is learnt of a rendered example, whose thought before its ``answer`` is not."""
+    prompt, written = rendered
+    thought, said = thoughts.split(answer)
+    place = written.rfind(said) if thought else 0
+    return prompt + written[:place], written[place:]
 
 
 def _apply(tokenizer: Any, conversation: Conversation, **how: bool) -> str:
     messages, defined = tools.structured(((each["role"], each["content"]) for each in conversation), as_text=False)
+    thought, answer = thoughts.split(conversation[-1]["content"])
+    if thought and messages[-1]["role"] == "assistant":
+        # As a template that knows thoughts writes them; else they are text of the answer.
+        apart = [*messages[:-1], {**messages[-1], "content": answer, "reasoning_content": thought}]
+        text = str(tokenizer.apply_chat_template(apart, tools=[*defined] or None, tokenize=False, **how))
+        if thought in text:
+            return text
     return str(tokenizer.apply_chat_template(messages, tools=[*defined] or None, tokenize=False, **how))
 
 

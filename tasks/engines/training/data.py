@@ -146,6 +146,7 @@ def encode(
     max_length: int,
     folder: Path | None = None,
     width: int = 1,
+    masked: bool = False,
     rollouts: Callable[[], Iterable[Example]] | None = None,
 ) -> Corpus:
     """Tokenize; an example longer than ``max_length``, or with a special token's text in its prompt, is left out.
@@ -159,6 +160,7 @@ def encode(
         folder: Where the tokens lie. The first process that comes writes them; the others wait, and map the same files.
             Without it they lie in a file of this process, which leaves nothing behind.
         width: Conversations of an example.
+        masked: Whether thoughts stand there and are not learnt.
         rollouts: Gives the student's own answers, which come before the others.
 
     Raises:
@@ -168,7 +170,7 @@ def encode(
 
     def made() -> Iterator[dict[str, Any]]:
         own, filler = rollouts() if rollouts else (), Example([closing] * 2, prompt_length=2)
-        for each in chain(own, _examples(tokenizer, conversations, closing), [filler]):
+        for each in chain(own, _examples(tokenizer, conversations, closing, masked=masked), [filler]):
             row = {"input_ids": each.tokens, "labels": each.labels, "prompt_length": each.prompt_length}
             yield row | ({name: getattr(each, name) for name in SCORES} if rollouts else {})
 
@@ -234,12 +236,21 @@ def mark_trained(tokenizer: Any, example: Example) -> str:
     return f"{tokenizer.decode(prompt)}⟦{tokenizer.decode(answer)}⟧"
 
 
-def _examples(tokenizer: Any, conversations: Iterable[chat.Conversation], closing: int) -> Iterator[Example]:
-    """One example a conversation; without tokens where the server would take a prompt's text for a special token."""
+def _examples(
+    tokenizer: Any, conversations: Iterable[chat.Conversation], closing: int, *, masked: bool = False
+) -> Iterator[Example]:
+    """One example a conversation; without tokens where the server would take a prompt's text for a special token.
+
+    ``masked`` leaves thoughts unlearnt.
+    """
     special = chat.special_texts(tokenizer)
     remaining = iter(conversations)
     while batch := list(islice(remaining, _BATCH)):
         rendered = [*chat.render(tokenizer, batch)]
+        if masked:
+            rendered = [
+                chat.unlearnt(each, messages[-1]["content"]) for each, messages in zip(rendered, batch, strict=True)
+            ]
         ids = chat.token_ids(
             tokenizer, [prompt for prompt, _ in rendered] + [prompt + written for prompt, written in rendered]
         )
@@ -426,10 +437,10 @@ def plan_training(job: TrainingJob, world_size: int, folder: Path | None = None)
     tokenizer = chat.load_tokenizer(job.base, job.chat_template)
     width = 2 if isinstance(job.objective, Prefer) else 1
     conversations: Iterable[chat.Conversation] = read_conversations(job.mixture, pairs=width == 2)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"masked": job.training.thoughts == "mask"}
     if isinstance(job.objective, OnPolicy):
         conversations = conversations if job.objective.imitation else ()
-        more = {"rollouts": lambda: read_rollouts(job.rollouts, job.scores)}
+        more |= {"rollouts": lambda: read_rollouts(job.rollouts, job.scores)}
     longest = job.training.max_length
     corpus = encode(tokenizer, conversations, max_length=longest, folder=folder, width=width, **more)
     return PlannedTraining(job, tokenizer, corpus, _plan(job, corpus, world_size, job.epochs))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tapir_core import tools
+from tapir_core import thoughts, tools
 from tapir_core.config.student import PRESETS
 from tapir_core.errors import ConfigError
-from tasks.engines.training.chat import EXCHANGE, load_tokenizer, render, render_sample
+from tasks.engines.training.chat import EXCHANGE, load_tokenizer, render, render_sample, unlearnt
 from tasks.engines.training.launch import render_chat
 from tests.students import make_checkpoint, make_tokenized
 
@@ -211,3 +211,33 @@ def test_a_model_that_does_not_say_its_size_is_not_compared(tmp_path: Path) -> N
     folder = make_tokenized(tmp_path, "word", is_special=False)
     (folder / "config.json").write_text("{}")
     assert render_sample(folder)["takes_system"]
+
+
+THOUGHT = [
+    {"role": "user", "content": "What is two plus two?"},
+    {"role": "assistant", "content": thoughts.join("Two and two make four.", "It is four.")},
+]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_5_think", "deepseek_r1_distill", "qwen2_5", "llama3_2"])
+def test_a_thought_is_rendered_as_the_family_writes_it_or_stands_in_the_answer(folder: Path, family: str) -> None:
+    tokenizer = load_tokenizer(folder, trl_template(family))
+    [(prompt, written)] = render(tokenizer, [THOUGHT])
+    if "qwen3" in family:
+        message = {"role": "assistant", "content": "It is four.", "reasoning_content": "Two and two make four."}
+        own = tokenizer.apply_chat_template([THOUGHT[0], message], tokenize=False)
+        assert own == prompt + written
+    whole = prompt + written
+    assert whole.count("<think>") == 1, "never a second mark"
+    assert written.index("Two and two make four.") < written.index("</think>") < written.index("It is four.")
+    masked, learnt = unlearnt((prompt, written), THOUGHT[-1]["content"])
+    assert masked + learnt == whole
+    assert learnt.startswith("It is four.")
+    assert unlearnt((prompt, written), "It is four.") == (prompt, written), "without a thought all is learnt"
+
+
+def test_a_template_that_closes_an_empty_thought_cannot_be_trained_to_think(folder: Path) -> None:
+    tokenizer = load_tokenizer(folder, PRESETS / "qwen3.jinja")
+    assert [*render(tokenizer, [EXCHANGE])]
+    with pytest.raises(ConfigError, match=r"no room for a thought before an answer.*student\.chat_template = \"\""):
+        [*render(tokenizer, [THOUGHT])]

@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tapir_core import thoughts
 from tapir_core.errors import ConfigError
 from tasks.engines.tiny_student import tiny_student
 from tasks.engines.training.chat import closing_token
@@ -37,6 +38,21 @@ def test_trained_tokens_are_exactly_the_answer_and_the_closing_token(folder: Pat
     assert trained[-1] == corpus.closing == tokenizer.eos_token_id
     prompt = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
     assert mark_trained(tokenizer, example) == f"{prompt}⟦2 plus 2 is 4.<|end|>⟧"
+
+
+def test_a_thought_is_learnt_or_stands_there_unlearnt(folder: Path) -> None:
+    tokenizer = load(folder)
+    thinking = {"role": "assistant", "content": thoughts.join("Two and two.", "2 plus 2 is 4.")}
+    prompt = tokenizer.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)
+    shown = {
+        masked: mark_trained(
+            tokenizer, encode(tokenizer, [[*QUESTION, thinking]], max_length=500, masked=masked).example(0)
+        )
+        for masked in (False, True)
+    }
+    thought = "<think>\nTwo and two.\n</think>\n\n"
+    assert shown[False] == f"{prompt}⟦{thought}2 plus 2 is 4.<|end|>⟧"
+    assert shown[True] == f"{prompt}{thought}⟦2 plus 2 is 4.<|end|>⟧"
 
 
 def test_only_the_last_of_several_answers_is_trained(folder: Path) -> None:

@@ -116,6 +116,7 @@ def test_warm_up_is_a_share_of_the_steps_and_constant_warms_up_too(trainer: Modu
 ROOT, TRAINING = Path(__file__).parents[4], "tasks/engines/training"
 ELSEWHERE = {
     "max_length": f"{TRAINING}/data.py",
+    "thoughts": f"{TRAINING}/data.py",
     "runs_on": "tasks/train.py",
     "nodes": "tasks/train.py",
     "processes": f"{TRAINING}/launch.py",
