@@ -38,6 +38,7 @@ from tapir_core.stages import (
     BENCHMARK_ITEMS,
     JUDGE,
     MIX,
+    POOL,
     SCORE,
     SELECT,
     TRAIN,
@@ -68,6 +69,8 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     wanted = driver.stages_until(run.config, until)
     if any(at.name == TRAIN.name and run.holds(at) is None and not _ended_before(run, at.number) for at in wanted):
         chat = train.check_trainer(run)
+        if run.holds(POOL.at()):  # else the stage looks itself
+            train.check_tools(run, run.rows(POOL.at()))
         if not chat.takes_system:
             # The pool costs nothing; what it asks comes after.
             unpaid = takewhile(lambda at: not at.stage.asks, stages_of(run.config, None))

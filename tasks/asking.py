@@ -153,10 +153,19 @@ def obeying(outcome: calls.Outcome, schema: str) -> calls.Outcome:
 
     A call of a tool obeys the tool, and no schema.
     """
-    if not schema or not isinstance(outcome, calls.Answer) or tools.calls_in(outcome.text)[1]:
+    if not (schema and isinstance(outcome, calls.Answer)) or broken_reason(outcome.text, outcome.finish_reason):
         return outcome
-    obeys = verifiers.json_schema("", outcome.text, schema)
-    return outcome if obeys else replace(outcome, finish_reason="failed:schema")
+    return outcome if obeys(outcome.text, schema) else replace(outcome, finish_reason=DISOBEYS)
+
+
+DISOBEYS = "failed:schema"
+"""Ending of an answer that is not as its schema says."""
+
+
+def obeys(text: str, schema: str) -> bool:
+    """Whether an answer is JSON as ``schema`` says, and nothing else; a call of a tool obeys the tool alone."""
+    bare = text.strip()
+    return bool(tools.calls_in(bare)[1]) or (bare[:1] in "{[" and bool(verifiers.json_schema("", bare, schema)))
 
 
 def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[calls.Request], otherwise: str) -> None:

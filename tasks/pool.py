@@ -11,7 +11,7 @@ from functools import partial
 
 import polars as pl
 
-from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types, thoughts, turns
+from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types, thoughts
 from tapir_core.calls import Outcome, Parsed, ask_read
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.curriculum.teacher import FROM_POOL
@@ -61,8 +61,7 @@ def pool(run: RunFolder, _: StageAt) -> outcomes.Worked:
         )
         rows = rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     sources.rehearse_heldout(rows, run.config)
-    if with_tools := sum(turns.has_tools(row) for row in rows.iter_rows(named=True)):
-        train.check_tools(run, with_tools)
+    train.check_tools(run, rows)
     return outcomes.Worked(rows, read.counts)
 
 
@@ -166,7 +165,7 @@ def judged_heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
                 'data.heldout.answers = "any"'
             )
         part = min(1.0, examples.height / sum(sizes.values()))
-        sizes = {name: max(1, int(size * part)) for name, size in sizes.items()}
+        sizes = {name: min(size, max(1, int(size * part))) for name, size in sizes.items()}
     references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
     drawn = curriculum.draw_splits(examples, sizes, rng)
     return outcomes.Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
@@ -312,13 +311,18 @@ def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFr
     given = rows.drop_nulls("answer").select(
         "instruction_id",
         response="answer",
-        finish_reason=pl.lit("stop"),
+        finish_reason=pl.col("answer").map_elements(partial(_ending_of_given, run), pl.String),
         prompt_tokens=pl.lit(0),
         completion_tokens=pl.lit(0),
         answered_by=pl.lit(run.config.data.pool.answers_of),
     )
     runtime.current(run).progress.row_counter(at)(given.height)
     return given
+
+
+def _ending_of_given(run: RunFolder, answer: str) -> str:
+    schema = run.config.teacher.answer_schema
+    return "stop" if not schema or asking.obeys(answer, schema) else asking.DISOBEYS
 
 
 def _usable(run: RunFolder) -> curriculum.Usable:

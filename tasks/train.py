@@ -26,10 +26,11 @@ from logging import INFO
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from prefect import states
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from tapir_core import errors, leases, paths, randomness, run_files, storage
+from tapir_core import errors, leases, paths, randomness, run_files, storage, turns
 from tapir_core.calls import store_url
 from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
@@ -336,22 +337,26 @@ def check_trainer(run: RunFolder) -> launch.RenderedChat:
     return launch.render_chat(current(run).checkpoint(paths.BACKBONE), run.config.student.template)
 
 
-def check_tools(run: RunFolder, rows: int) -> None:
-    """Refuse a student that cannot be shown the tools of ``rows`` instructions, or whose calls nobody reads.
+def check_tools(run: RunFolder, pool: pl.DataFrame) -> None:
+    """Refuse a student that cannot be shown the tools of a pool, or models whose calls nobody reads.
 
     Raises:
         ConfigError: its chat template leaves them out, or no tool parser is named.
     """
-    student = run.config.student
-    remedy = "docs/tools.md has the settings of each family; or leave these rows out"
-    if not getattr(student.engine, "tool_parser", "none"):
+    rows = pool.drop_nulls(turns.EARLIER).to_dicts() if turns.EARLIER in pool.columns else []
+    if not (count := sum(map(turns.has_tools, rows))):
+        return
+    config, remedy = run.config, "docs/tools.md has the settings of each family; or leave these rows out"
+    served = {"student.engine": config.student.engine, "teacher.endpoint": config.teacher.endpoint}
+    for field, settings in served.items():
+        if not getattr(settings, "tool_parser", "none"):
+            raise errors.ConfigError(
+                f"{field}.tool_parser is not set, and {count} instructions have tools: vLLM has to know how the model "
+                f"writes calls; {remedy}"
+            )
+    if not launch.render_chat(current(run).checkpoint(paths.BACKBONE), config.student.template).takes_tools:
         raise errors.ConfigError(
-            f"student.engine.tool_parser is not set, and {rows} instructions have tools: vLLM has to know how the "
-            f"student writes calls; {remedy}"
-        )
-    if not launch.render_chat(current(run).checkpoint(paths.BACKBONE), student.template).takes_tools:
-        raise errors.ConfigError(
-            f"student.chat_template: the student's chat template shows no tools, and {rows} instructions have some; "
+            f"student.chat_template: the student's chat template shows no tools, and {count} instructions have some; "
             f"{remedy}"
         )
 

@@ -11,7 +11,7 @@ import typer
 
 from flows.commands import init
 from flows.commands.terminal import console, print_line
-from tapir_core import prices, randomness, turns
+from tapir_core import prices, randomness, sources, turns
 from tapir_core.config import OpenAIEndpoint, load
 from tapir_core.data import fine_tunes, readers
 from tapir_core.data.records import first_of
@@ -23,10 +23,13 @@ _JUDGE = "gpt-6-luna"
 """At OpenAI, where none is named."""
 _TEST, _DEV, _SHARE = 200, 100, 0.2
 """Most rows of the two splits, and the share of the rows that the test takes; dev takes half of it."""
-_TOOLS = {"qwen2.5": ("hermes", ""), "qwen3": ("hermes", ""), "llama3.2": ("llama3_json", "")}
-"""Preset → the parser of its calls, and a chat template that shows tools; empty is its own."""
-_ANY_TOOLS = ("hermes", "chatml-tools")
-"""Of a student that is taught a form of calls."""
+_TOOLS = {
+    "qwen": ("hermes", ""),
+    "llama3": ("llama3_json", ""),
+    "llama-3": ("llama3_json", ""),
+    "smollm": ("hermes", "chatml-tools"),
+}
+"""Family → the parser of its calls, and a chat template that shows tools; empty is its own (docs/tools.md)."""
 _SPARE = 1.1
 """Rows that are asked for each that is to be held out, since some answers will not be usable."""
 
@@ -72,7 +75,8 @@ def adopt(
             suggested = _JUDGE if asked.address == _OPENAI else None
             asked = replace(asked, judge=typer.prompt("Judge: another model there", default=suggested))
         has_tools = any(turns.has_tools(row._asdict()) for row in found.rows)
-        tools = _TOOLS.get(asked.preset, _ANY_TOOLS) if has_tools else None
+        name = "smollm" if asked.embedded else (asked.preset or Path(asked.backbone).name).lower()
+        tools = next((each for family, each in _TOOLS.items() if has_tools and name.startswith(family)), None)
         asked = replace(asked, price=price or _price(asked), tools=tools)
     except typer.Abort as exc:
         raise ConfigError(
@@ -81,13 +85,14 @@ def adopt(
         ) from exc
     trained = found.write(pool, held_out)
     config.write_text(init.text_of(asked, config, rows), encoding="utf-8")
-    load.load_config(config)
+    warned = sources.clean_pool(load.load_config(config)).lost
     lines = [
         f"{file}: {rows:,} rows, {given:,} with an answer. {trained:,} answers are trained on, in {pool}; "
         f"{asked.teacher} is asked for {rows - trained:,}, to be compared with.",
         *(f"Left out: {count:,} {what}." for what, count in found.left_out.items()),
         *(f"Warning: {len(found.bad):,} broken rows are left out:" for _ in found.bad[:1]),
         *(f"  {each}" for each in first_of([*found.bad])),
+        *(f"Warning: {each}." for each in (warned,) if each),
         init.next_steps(asked, config),
     ]
     print_line(console, "\n".join(lines))

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -144,6 +145,7 @@ def read_completion(raw: str, endpoint: types.Endpoint, request: types.Request |
         types.Answer("", "", prompt_tokens, completion_tokens, spent.usd),
         thought=completion_tokens > said or _details(usage, "completion", "reasoning") > 0,
         strip=endpoint.thinking == "strip",
+        calls=request is None or any(message.role == tools.TOOLS for message in request.messages),
     )
     if outcome is None:
         blocked, shown = words.find_block(body), _clip(raw)
@@ -289,8 +291,10 @@ def _without_preamble(raw: str) -> str:
     return raw if raw.startswith("{") else _SENT_BEFORE.sub("", raw, count=1)
 
 
-def _read_choice(choice: dict[str, Any], empty: types.Answer, *, thought: bool, strip: bool) -> types.Outcome | None:
-    """The outcome of a choice; None if it has no message with text."""
+def _read_choice(
+    choice: dict[str, Any], empty: types.Answer, *, thought: bool, strip: bool, calls: bool
+) -> types.Outcome | None:
+    """The outcome of a choice; None if it has no message with text. ``calls`` are part of an answer to tools."""
     message, ending = _mapping(choice.get("message")), _ending_of(choice)
     if message.get("refusal"):
         return types.Failure("refused", _clip(str(message["refusal"])))
@@ -304,8 +308,9 @@ def _read_choice(choice: dict[str, Any], empty: types.Answer, *, thought: bool, 
     text = clean_text(content or "")
     apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
     answer = text if apart else words.strip_thoughts(text)
-    if called := message.get("tool_calls") or message.get("function_call"):
-        answer = clean_text(tools.message_text(answer, called))
+    if called := calls and (message.get("tool_calls") or message.get("function_call")):
+        with suppress(ValueError):  # of no function: the answer is what it says beside
+            answer = clean_text(tools.message_text(answer, called))
     if not answer.strip():
         if ending == words.CUT_OFF and (thought or answer != text or apart):
             return types.Failure("used_up", _USED_UP.format(tokens=empty.completion_tokens, remedy=_MORE_ROOM))

@@ -333,7 +333,9 @@ def _check_thoughts(config: cfg.RunConfig) -> list[str]:
         f"{at}refined answers have none; set curriculum.refine = false": curriculum.refine,
         f"{at}round {', '.join(others)} learns from answers without thoughts; let it imitate": others,
     }
-    return cfg.problems(found) if config.teacher.thinking != "drop" else []
+    refined = "teacher.answer_schema: refined answers are prose, and obey none; set curriculum.refine = false"
+    schemas = cfg.problems({refined: bool(config.teacher.answer_schema) and curriculum.refine})
+    return [*schemas, *(cfg.problems(found) if config.teacher.thinking != "drop" else [])]
 
 
 def _check_training(training: cfg.TrainingConfig) -> list[str]:

@@ -437,11 +437,20 @@ class VerifierConfig(Section):
 
 def _schema_text(given: Any) -> Any:
     """A schema in canonical JSON, which a configuration keeps in the place of a file."""
+    if not given:
+        return ""
+    import jsonschema  # slow to import, and rarely needed
+
     try:
-        schema = json.loads(Path(given).read_text("utf-8")) if str(given).endswith(".json") else given
-    except (OSError, ValueError) as exc:
-        raise ValueError(f"cannot be read as JSON ({exc}); name a file of this machine that has a schema") from exc
-    return canonical_json(schema) if isinstance(schema, dict) else schema
+        is_file = isinstance(given, str) and not given.lstrip().startswith("{")
+        schema = json.loads(Path(given).read_text("utf-8") if is_file else given) if isinstance(given, str) else given
+        checker = jsonschema.validators.validator_for(schema)
+        checker.check_schema(schema)
+        checker(schema).is_valid({})
+    except Exception as exc:  # whatever is wrong with it would be wrong with every answer
+        why = str(exc).partition("\n")[0]
+        raise ValueError(f"cannot be read as a JSON schema ({why}); name a file of this machine that has one") from exc
+    return canonical_json(schema)
 
 
 class TeacherConfig(Section):

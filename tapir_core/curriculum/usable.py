@@ -51,6 +51,8 @@ def unusable_reason(response: str | None, finish_reason: str | None, asked: str 
     text = (response or "").strip()
     if broken := broken_reason(text, finish_reason):
         return broken
+    if "<tool_call>" in text or asked.startswith("<tool_response>"):
+        return None  # arguments and reports of results repeat what was said
     if len(text) <= _LONGEST_REFUSAL and any(each.match(text) for each in (_REFUSAL, _NO_PERSON)):
         return "refused"
     if _loops(text):

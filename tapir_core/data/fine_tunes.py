@@ -11,16 +11,16 @@ it lives, and compares the student with what it says.
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tapir_core import tools
+from tapir_core.calls.words import TOOL_CALLS, WHOLE, read_ending
 from tapir_core.data import readers
 from tapir_core.data.records import BadRecordError, Fields, Record, read_records
 from tapir_core.errors import ConfigError
-from tapir_core.text import normalise
-from tapir_core.turns import messages_of
+from tapir_core.turns import messages_of, user_texts
 
 _ASKED = ("input", "request", "body")
 """Objects of a record that may hold its messages and tools: of a pair, of a logged call, of a line of a batch."""
@@ -28,6 +28,8 @@ _PREFERRED = ("preferred_output", "preferred_completion")
 _TOOLS = ("tools", "functions")
 _NOT_LEARNT = "assistant turns that are not to be learnt (weight 0), shown as context only"
 _SAID_NOTHING = "assistant turns without text, such as a refusal"
+_BROKEN_OFF = "completions that were cut off or filtered"
+_FURTHER = "further choices of completions"
 _TWICE = "rows that ask what another asks"
 
 
@@ -36,8 +38,8 @@ class FineTune(NamedTuple):
 
     rows: tuple[readers.Row, ...]
     """In the order of the file, those with an answer and those without."""
-    conversations: tuple[int, ...]
-    """Of each row the number of its record, from 1."""
+    groups: tuple[str, ...]
+    """Of each row the question with which its conversation began: rows of one group may hold each other's text."""
     models: frozenset[str]
     """Who gave the answers, by each record; empty of one that does not say."""
     left_out: Mapping[str, int]
@@ -45,27 +47,30 @@ class FineTune(NamedTuple):
     bad: tuple[str, ...]
     """Rows that are broken, with their numbers and reasons."""
 
-    def held_out(self, rows: int, rng: random.Random) -> set[int]:
-        """Conversations drawn by ``rng`` that have at least so many ``rows`` together, as far as there are."""
-        drawn, conversations = set[int](), sorted({*self.conversations})
-        sizes = Counter(self.conversations)
-        for each in rng.sample(conversations, len(conversations)):
-            if sum(sizes[other] for other in drawn) >= rows:
-                break
-            drawn.add(each)
-        return drawn
+    def held_out(self, rows: int, rng: random.Random) -> set[str]:
+        """Groups drawn by ``rng`` that have about so many ``rows`` together: a larger one stays, if there are others.
 
-    def write(self, path: Path, held_out: set[int]) -> int:
+        No row that stays holds the question of one that is drawn.
+        """
+        sizes, drawn, lacking = Counter(self.groups), set[str](), rows
+        for each in rng.sample(sorted(sizes), len(sizes)):
+            if 0 < sizes[each] <= lacking:
+                drawn.add(each)
+                lacking -= sizes[each]
+        return drawn or {min(sizes, key=lambda each: (sizes[each], each))}
+
+    def write(self, path: Path, held_out: set[str]) -> int:
         """Write the rows as JSON lines of messages, those of ``held_out`` without their answers; says how many have."""
         answers = 0
         with path.open("w", encoding="utf-8") as file:
-            for conversation, row in zip(self.conversations, self.rows, strict=True):
+            for group, row in zip(self.groups, self.rows, strict=True):
                 turns: list[tuple[str, str]] = [*messages_of(row._asdict())]
-                if row.answer and conversation not in held_out:
+                if row.answer and group not in held_out:
                     answers += 1
                     turns.append(("assistant", row.answer))
                 messages, defined = tools.structured(turns, as_text=True)
-                record = {"messages": messages, **({"tools": defined} if defined else {})}
+                more = {"tools": defined or None, "reference": row.reference, "source": row.source}
+                record = {"messages": messages, **{name: value for name, value in more.items() if value}}
                 file.write(f"{json.dumps(record, ensure_ascii=False)}\n")
         return answers
 
@@ -76,67 +81,81 @@ def read_fine_tune(path: str) -> FineTune:
     Raises:
         ConfigError: it cannot be read, or no row is left.
     """
-    found, left_out, bad, models = dict[str, tuple[int, readers.Row]](), Counter[str](), list[str](), set[str]()
+    found, left_out, bad, models = dict[str, readers.Row](), Counter[str](), list[str](), set[str]()
     for record in read_records(path):
         for row in _rows_of(record, left_out, bad, models):
             before = found.get(row.instruction_id)
             left_out[_TWICE] += before is not None
-            if before is None or (row.answer and not before[1].answer):
-                found[row.instruction_id] = (record.number, row)
+            if before is None or (row.answer and not before.answer):
+                found[row.instruction_id] = row
     if not found:
         why = "; ".join([*(f"{count} {what}" for what, count in left_out.items()), *bad[:3]])
         raise ConfigError(f"{path!r} has no conversation that a student can learn ({why}); docs/adopt.md shows formats")
-    numbers, rows = zip(*found.values(), strict=True)
-    return FineTune(rows, numbers, frozenset(models), +left_out, tuple(bad))
+    rows = tuple(found.values())
+    groups = tuple(user_texts(row._asdict())[0] for row in rows)
+    return FineTune(rows, groups, frozenset(models), +left_out, tuple(bad))
 
 
 def _rows_of(record: Record, left_out: Counter[str], bad: list[str], models: set[str]) -> Iterator[readers.Row]:
     try:
         fields = record.fields
-        turns = _turns_of(fields)
         holders = [each for each in (fields, *map(fields.get, (*_ASKED, "response"))) if isinstance(each, dict)]
         models.add(next((str(each["model"]) for each in holders if each.get("model")), ""))
-        defined = {name: each[name] for each in holders for name in _TOOLS if each.get(name)}
-        if not turns:  # Alpaca, a table: a row as the pool has it
+        asked, given = _asked(holders), _given(fields, holders, left_out)
+        if not asked:  # Alpaca, a table: a row as the pool has it
             yield readers.read_row(fields, answers=True)
+            return
+        if given and readers.role_of(asked[-1]) == "assistant":
+            given = []  # it stands there already
+        defined = {name: each[name] for each in holders for name in _TOOLS if each.get(name)}
+        # What is asked along with an answer of its own is context: an example, or a turn that nobody chose.
+        turns, first = [*asked, *given], len(asked) + 1 if given else 1
+        for place, turn in enumerate(turns[first - 1 :], start=first):
+            if _is_learnt(turn, fields, left_out) or (place == len(turns) and readers.role_of(turn) != "assistant"):
+                yield readers.read_row({**defined, "messages": turns[:place]}, answers=True)
     except BadRecordError as exc:
         bad.append(f"row {record.number}: {exc}")
-        return
-    for place, turn in enumerate(turns, start=1):
-        is_answer = readers.role_of(turn) == "assistant"
-        if is_answer and readers.is_masked(turn):
-            left_out[_NOT_LEARNT] += 1
-        elif is_answer and not (normalise(_said(turn)) or turn.get("tool_calls") or turn.get("function_call")):
-            left_out[_SAID_NOTHING] += 1
-        elif is_answer or place == len(turns):
-            try:
-                yield readers.read_row({**defined, "messages": turns[:place]}, answers=True)
-            except BadRecordError as exc:
-                bad.append(f"row {record.number}: {exc}")
-                return
 
 
-def _turns_of(fields: Fields) -> list[dict[str, Any]]:
-    """All turns of a record, the preferred or given answer last; none where it is no conversation."""
-    holders = [fields, *(fields.get(name) for name in _ASKED)]
-    asked = next((each["messages"] for each in holders if isinstance(each, dict) and each.get("messages")), None)
-    given = asked or fields.get("conversations") or fields.get("input_messages")
-    if not isinstance(given, list):
-        return []
-    turns = [*given, *next((fields[name] for name in _PREFERRED if fields.get(name)), []), *_completed(fields)]
-    if not all(isinstance(each, dict) for each in turns):
+def _is_learnt(turn: Fields, fields: Fields, left_out: Counter[str]) -> bool:
+    """Whether it is an answer to be learnt."""
+    if readers.role_of(turn) != "assistant":
+        return False
+    says = turn.get("content", turn.get("value")) or turn.get("tool_calls") or turn.get("function_call")
+    masked = readers.is_masked(turn) or readers.is_masked(fields)
+    left_out[_NOT_LEARNT] += masked
+    left_out[_SAID_NOTHING] += not masked and not says
+    return bool(says) and not masked
+
+
+def _asked(holders: Sequence[Fields]) -> list[dict[str, Any]]:
+    """The turns of a record as they are asked; none where it is no conversation.
+
+    Raises:
+        BadRecordError: one of them is none.
+    """
+    names = ("messages", "conversations", "input_messages")
+    found: list[Any] = next((each[name] for each in holders for name in names if isinstance(each.get(name), list)), [])
+    if not all(isinstance(each, dict) for each in found):
         raise BadRecordError("a turn is no object with a role and a text")
-    return turns
+    return list(found)
 
 
-def _completed(fields: Fields) -> list[Any]:
-    """The message of a stored completion."""
-    response = fields.get("response", fields)
-    response = response.get("body", response) if isinstance(response, dict) else {}
-    choices = response.get("choices") or []
-    return [each["message"] for each in choices[:1] if isinstance(each, dict) and "message" in each]
-
-
-def _said(turn: Mapping[str, Any]) -> str:
-    content = turn.get("content", turn.get("value"))
-    return content if isinstance(content, str) else "".join(map(str, content or []))
+def _given(fields: Fields, holders: Sequence[Fields], left_out: Counter[str]) -> list[dict[str, Any]]:
+    """The preferred answer of a pair, or a stored completion."""
+    preferred = next((fields[name] for name in _PREFERRED if fields.get(name)), None)
+    if preferred is not None:
+        given = preferred if isinstance(preferred, list) else [preferred]
+    else:
+        bodies = [body for each in holders if isinstance(body := each.get("body"), dict)]
+        listed = (each.get("choices") for each in (*holders, *bodies))
+        choices: list[Any] = next((each for each in listed if isinstance(each, list)), [])
+        left_out[_FURTHER] += max(0, len(choices) - 1)
+        first = choices[0] if choices and isinstance(choices[0], dict) else {}
+        if first and read_ending(str(first.get("finish_reason") or "stop")) not in (WHOLE, TOOL_CALLS):
+            left_out[_BROKEN_OFF] += 1
+            return [{"role": "assistant", "content": ""}]
+        given = [first["message"]] if "message" in first else []
+    if not all(isinstance(each, dict) for each in given):
+        raise BadRecordError("its answer is no message with a role and a text")
+    return given

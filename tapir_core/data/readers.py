@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
@@ -146,6 +147,8 @@ class _Said(NamedTuple):
     content: Any
     calls: Any = None
     """Of tools."""
+    call: Any = None
+    """Id of the call whose result it is."""
 
     @property
     def text(self) -> str | None:
@@ -155,13 +158,12 @@ class _Said(NamedTuple):
             BadRecordError: it is no text.
         """
         said = self.content
-        if self.calls:
-            return tools.message_text(said if isinstance(said, str) else "", self.calls)
         if isinstance(said, list) and all(isinstance(each, dict) and each.get("type") == "text" for each in said):
             said = "".join(str(each.get("text")) for each in said)
         try:
-            return _text({"content": said}, "content")
-        except BadRecordError as exc:
+            text = _text({"content": said}, "content")
+            return normalise(tools.message_text(text or "", self.calls)) if self.calls else text
+        except ValueError as exc:
             raise BadRecordError(f"{self.where}: {exc}") from exc
 
 
@@ -465,11 +467,13 @@ def _texts_of(name: str, value: Any) -> list[str]:
 
 def _layouts(fields: Fields) -> dict[str, _Asked]:
     """Each layout in which the record has something, the conversations first."""
+    talks = {name: turns for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}
     try:
-        defined = tools.definitions(next((fields[each] for each in _TOOLS if not _is_absent(fields.get(each))), None))
+        given = next((fields[each] for each in _TOOLS if talks and not _is_absent(fields.get(each))), None)
+        defined = tools.definitions(given)
     except ValueError as exc:
         raise BadRecordError(str(exc)) from exc
-    found = {name: _read_turns(name, turns, defined) for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}
+    found = {name: _read_turns(name, turns, defined) for name, turns in talks.items()}
     instruction, given = _text(fields, "instruction"), _text(fields, "input")
     if instruction is not None or not found:
         if not {*MARKS} & fields.keys():
@@ -542,18 +546,24 @@ def _said(where: str, turn: Any) -> _Said:
         raise BadRecordError(f"{where} has neither `role` nor `from` (it has {', '.join(map(str, turn))})")
     if (role := _ROLES.get(str(speaker).strip().casefold())) is None:
         raise BadRecordError(f"{where} is of {speaker!r}, which is none of {', '.join(_ROLES)}")
-    return _Said(where, speaker, role, content, turn.get("tool_calls") or turn.get("function_call"))
+    calls = turn.get("tool_calls") or turn.get("function_call")
+    return _Said(where, speaker, role, content, calls, turn.get("tool_call_id"))
 
 
 def _as_user(said: list[_Said]) -> list[_Said]:
     """The turns, results of tools in turns of the user; those that follow each other are one turn."""
     found = list[_Said]()
-    for turn in said:
-        if turn.role == "tool":
-            text = tools.result_text(turn.text or "")
-            joined = found.pop() if found and found[-1].speaker == turn.speaker else None
-            turn = turn._replace(role="user", content=f"{joined.content}\n{text}" if joined else text)
-        found.append(turn)
+    for is_result, turns in groupby(said, key=lambda turn: turn.role == "tool"):
+        if not is_result:
+            found += turns
+            continue
+        calls = found[-1].calls if found and isinstance(found[-1].calls, list) else []
+        ids = [each.get("id") for each in calls if isinstance(each, dict)]
+        results = [*turns]
+        if {each.call for each in results} <= {*ids}:
+            results.sort(key=lambda turn: ids.index(turn.call))
+        texts = [tools.result_text(turn.text or "") for turn in results]
+        found.append(results[0]._replace(role="user", content="\n".join(texts)))
     return found
 
 

@@ -189,7 +189,8 @@ class _Counts:
             self.judged = rows if at.name == stages.JUDGE.name else self.judged
             return {"judge": self._verdicts(rows, rows - judged.get(at.name, 0.0))}
         calls = at.stage.calls_per_row or 1
-        return {role: (rows * calls, (rows - stored.get(at.name, 0)) * calls) for role in at.stage.roles[:1]}
+        asked = max(0.0, rows - stored.get(at.name, 0))
+        return dict.fromkeys(at.stage.roles[:1], (rows * calls, asked * calls))
 
     def _attempts(self, number: int) -> int:
         """Answers of the student to an instruction of a round's pool; those without a reference are counted too."""

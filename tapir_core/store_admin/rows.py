@@ -21,7 +21,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from tapir_core import errors, paths, turns
+from tapir_core import errors, paths, tools, turns
 from tapir_core.calls import store_rows, store_tables, types, wire, words
 
 _ROWS_PER_FETCH = 100
@@ -376,8 +376,9 @@ def _gives_again(row: StoredRow) -> bool:
         return False
     # The reply alone does not say that an answer to be trained on used all its tokens.
     endings = {read.finish_reason, *([words.CUT_OFF] if row["role"] in wire.TRAINED_ON else [])}
-    same = words.strip_thoughts(row["text"]) == words.strip_thoughts(read.text)
-    return words.read_ending(row["finish_reason"]) in endings and same
+    # Calls of tools were no part of an answer once, and are none where no tools were sent.
+    given = {words.strip_thoughts(each) for each in (read.text, tools.calls_in(read.text)[0])}
+    return words.read_ending(row["finish_reason"]) in endings and words.strip_thoughts(row["text"]) in given
 
 
 def _is_moment(value: Any) -> bool:

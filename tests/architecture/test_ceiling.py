@@ -15,17 +15,17 @@ SLACK = 15
 """Statements that a ceiling may lie above its folder, so that what was cut stays cut."""
 
 CEILINGS = {
-    "flows": 1241,
+    "flows": 1243,
     "flows/commands": 1181,
     "flows/commands/diagnosis": 495,
     "flows/prefect_server": 350,
-    "tapir_core": 1920,
-    "tapir_core/calls": 2462,
+    "tapir_core": 1926,
+    "tapir_core/calls": 2464,
     "tapir_core/comparison": 627,
-    "tapir_core/config": 1511,
-    "tapir_core/curriculum": 676,
-    "tapir_core/data": 948,
-    "tapir_core/estimate": 572,
+    "tapir_core/config": 1521,
+    "tapir_core/curriculum": 678,
+    "tapir_core/data": 967,
+    "tapir_core/estimate": 573,
     "tapir_core/evaluation": 963,
     "tapir_core/judging": 500,
     "tapir_core/prompts": 54,
@@ -34,10 +34,10 @@ CEILINGS = {
     "tapir_core/standin": 910,
     "tapir_core/store_admin": 333,
     "tapir_core/summary": 488,
-    "tasks": 2058,
+    "tasks": 2068,
     "tasks/engines": 1765,
     "tasks/engines/in_vllm": 29,
-    "tasks/engines/training": 1460,
+    "tasks/engines/training": 1470,
 }
 """Folder → most statements, without those of the folders below it."""
 

@@ -79,11 +79,12 @@ def test_only_what_obeys_is_trained_on_and_the_student_is_asked_without(
     ("text", "ending"),
     [
         ('{"kg": 250}', "stop"),
-        ('Here:\n```json\n{"kg": 250}\n```', "stop"),
+        (' {"kg": 250}\n', "stop"),
+        ('Here:\n```json\n{"kg": 250}\n```', "failed:schema"),
+        ('{"kg": "heavy"}', "failed:schema"),
         ("250 kg", "failed:schema"),
         (Call("weigh", {}).text, "stop"),
     ],
-    ids=["obeys", "in a block", "does not", "a call of a tool"],
 )
 def test_what_obeys(text: str, ending: str) -> None:
     found = obeying(Answer(text, "stop", 1, 1), json.dumps(SCHEMA))
@@ -101,9 +102,21 @@ def test_a_schema_is_a_table_or_a_file_and_the_same_either_way(tmp_path: Path) -
     assert json.loads(of_file.teacher.answer_schema) == SCHEMA
 
 
-@pytest.mark.parametrize("text", ["{", None])
+def test_what_is_cut_off_is_told_as_that() -> None:
+    found = obeying(Answer('{"kg": 2', "length", 1, 1), json.dumps(SCHEMA))
+    assert isinstance(found, Answer)
+    assert found.finish_reason == "length"
+
+
+@pytest.mark.parametrize("text", ["{", None, '{"type": "objct"}', '{"$ref": "#/$defs/gone"}', "[1]"])
 def test_a_file_that_is_no_schema_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "weight.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"teacher\.answer_schema.*cannot be read as JSON.*name a file"):
+    with pytest.raises(ConfigError, match=r"teacher\.answer_schema.*cannot be read as a JSON schema.*name a file"):
         load_config("tests/golden/plain.toml", [f"teacher.answer_schema={tmp_path / 'weight.json'}"])
+
+
+@pytest.mark.parametrize("given", ["weight", '{ type = "objct" }'])
+def test_what_is_no_schema_is_refused(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.answer_schema"):
+        load_config("tests/golden/plain.toml", [f"teacher.answer_schema={given}"])

@@ -110,7 +110,7 @@ VARIANTS: dict[str, list[str]] = {
     "thoughts are trained": ["teacher.thinking=keep", *_NOTHING_NEW],
     "thoughts are trained: up to a length": ["teacher.thinking=cap", "teacher.thinking_tokens=9"],
     "thoughts are not learnt": ["training.thoughts=mask"],
-    "teacher answers by a schema": ['teacher.answer_schema={ type = "object" }'],
+    "teacher answers by a schema": ['teacher.answer_schema={ type = "object" }', "curriculum.refine=false"],
     "teacher served by the run: calls of tools": ["teacher.endpoint.tool_parser=hermes"],
     "teacher served by the run: in fp16": ["teacher.endpoint.dtype=float16"],
     "teacher served by the run: in fp32": ["teacher.endpoint.dtype=float32"],

@@ -1,6 +1,5 @@
 """Tools as text, and back as APIs and templates take them."""
 
-import json
 from typing import Any
 
 import pytest
@@ -35,12 +34,12 @@ def test_messages_come_back_as_an_api_takes_them() -> None:
     ]
 
 
-def test_a_template_gets_arguments_as_objects_and_the_name_of_a_result() -> None:
+def test_a_template_gets_arguments_as_objects() -> None:
     turns = [("tools", "[]"), ("user", "Q"), ("assistant", CALL.text), ("user", result_text("250 kg"))]
     messages, defined = structured(turns, as_text=False)
     assert defined == []
     assert messages[1]["tool_calls"][0]["function"] == {"name": "weigh", "arguments": {"animal": "tapir"}}
-    assert messages[2]["name"] == "weigh"
+    assert messages[2] == {"role": "tool", "tool_call_id": "call_1", "content": "250 kg"}
 
 
 @pytest.mark.parametrize("text", [CALL.text, result_text("x"), f"See {CALL.text}"])
@@ -54,17 +53,53 @@ def test_what_is_no_call_stays_text(text: str) -> None:
     assert calls_in(text) == (text, [])
 
 
-@given(st.text(min_size=1), st.dictionaries(st.text(), VALUES))
+@given(st.text(min_size=1), st.dictionaries(st.text() | st.just("</tool_call>"), VALUES | st.just("}</tool_call>")))
 def test_any_call_survives_its_text(name: str, arguments: dict[str, Any]) -> None:
     assert calls_in(Call(name, arguments).text) == ("", [Call(name, arguments)])
 
 
-@pytest.mark.parametrize("arguments", ["[]", "no JSON", '"text"'])
-def test_arguments_that_are_no_object_are_sent_back_as_they_came(arguments: str) -> None:
-    text = message_text("", {"name": "f", "arguments": arguments})
-    messages, _ = structured([("tools", DEFINED), ("assistant", text)], as_text=True)
-    sent = messages[0]["tool_calls"][0]["function"]["arguments"]
-    assert sent == arguments or json.loads(sent) == json.loads(arguments)
+@pytest.mark.parametrize("arguments", ["[]", "no JSON", '"text"', 5])
+@pytest.mark.parametrize("name", ["f", None])
+def test_what_is_no_call_of_a_function_is_refused(name: str | None, arguments: object) -> None:
+    for calls in ({"name": name, "arguments": arguments}, [{"function": {"name": name, "arguments": arguments}}]):
+        with pytest.raises(ValueError, match=r"no JSON object|Expecting value"):
+            message_text("", calls)
+
+
+@pytest.mark.parametrize("function", [None, "f", {"custom": {"name": "f"}}])
+def test_a_call_of_another_kind_is_refused(function: object) -> None:
+    with pytest.raises(ValueError, match="no name of a function"):
+        message_text("", [{"type": "custom", "function": function}])
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", None, {}])
+def test_a_call_without_arguments_has_none(arguments: object) -> None:
+    assert calls_in(message_text("", {"name": "f", "arguments": arguments})) == ("", [Call("f", {})])
+
+
+@pytest.mark.parametrize("tools_of", ["[5]", '{"name": "f"}', [{"type": "custom", "custom": {"name": "f"}}], [{}]])
+def test_tools_that_are_no_functions_are_refused(tools_of: object) -> None:
+    with pytest.raises(ValueError, match="no list of functions"):
+        tools.definitions(tools_of)
+
+
+@pytest.mark.parametrize("text", ["a\n</tool_response>\nb", "<tool_response>\nx", "", "</tool_response>"])
+def test_any_result_survives_its_text(text: str) -> None:
+    turns = [("tools", DEFINED), ("user", "Q"), ("assistant", CALL.text), ("user", result_text(text))]
+    messages, _ = structured(turns, as_text=True)
+    assert [(each["role"], each["content"]) for each in messages[2:]] == [("tool", text)]
+
+
+def test_a_result_that_is_marked_already_is_marked_once() -> None:
+    assert result_text("<tool_response>\n250 kg\n</tool_response>") == result_text("250 kg")
+
+
+def test_what_a_user_types_like_a_result_stays_what_he_says() -> None:
+    typed = f"Why {result_text('x')} so?"
+    turns = [("tools", DEFINED), ("user", "Q"), ("assistant", CALL.text), ("user", result_text("250 kg"))]
+    later = [("assistant", "250 kg."), ("user", typed), ("assistant", "So."), ("user", result_text("y"))]
+    messages, _ = structured([*turns, *later], as_text=True)
+    assert [each["content"] for each in messages if each["role"] == "user"] == ["Q", typed, result_text("y")]
 
 
 @pytest.mark.parametrize(

@@ -89,13 +89,25 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tu
     Raises:
         ConfigError: what the template makes of an example does not begin with the prompt.
     """
-    prompts = [_apply(tokenizer, each[:-1], add_generation_prompt=True) for each in conversations]
-    wholes = [_apply(tokenizer, each) for each in conversations]
-    for conversation, prompt, whole in zip(conversations, prompts, wholes, strict=True):
+    from jinja2 import TemplateError
+
+    for conversation in conversations:
+        said, called = tools.calls_in(conversation[-1]["content"])
+        try:
+            prompt = _apply(tokenizer, conversation[:-1], add_generation_prompt=True)
+            whole = _apply(tokenizer, conversation)
+        except TemplateError:
+            if not any(each["role"] == tools.TOOLS for each in conversation):
+                raise
+            whole = ""
+        if (called and said not in whole) or not whole:
+            yield "", ""  # a template that takes one call a turn, or no text beside it
+            continue
         written = _written(prompt, whole)
         if written is None and len(conversation) > 2:
             # Some templates move the system text to whichever turn of the user is last. An answer stays what it is.
-            [(_, written)] = render(tokenizer, [conversation[-2:]])
+            defined = [each for each in conversation[:-2] if each["role"] == tools.TOOLS]
+            [(_, written)] = render(tokenizer, [[*defined, *conversation[-2:]]])
         if written is None:
             at = next(
                 place for place, (one, other) in enumerate(zip(prompt, whole + "\0", strict=False)) if one != other

@@ -256,7 +256,7 @@ def _examples(
         )
         for messages, (_, written), prompt_ids, whole_ids in zip(batch, rendered, ids, ids[len(batch) :], strict=False):
             said = messages[-1]["content"].strip()
-            if any(special.search(message["content"]) for message in messages[:-1]):
+            if not written or any(special.search(message["content"]) for message in messages[:-1]):
                 yield Example([], prompt_length=0)
                 continue
             answer_ids = whole_ids[len(prompt_ids) :]

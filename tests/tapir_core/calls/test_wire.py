@@ -318,3 +318,12 @@ def test_a_call_of_the_old_kind_and_words_beside_it_are_an_answer():
     outcome = read(completion("I weigh it.", function_call=CALLS[0]["function"])).outcome
     assert isinstance(outcome, Answer)
     assert tools.calls_in(outcome.text) == ("I weigh it.", [tools.Call("weigh", {"animal": "tapir"})])
+
+
+def test_without_tools_a_call_is_no_answer_and_one_of_no_function_neither():
+    untooled = read_completion(json.dumps(completion("Hm.", tool_calls=CALLS)), PRICED, make_request()).outcome
+    assert isinstance(untooled, Answer)
+    assert untooled.text == "Hm."
+    odd = read(completion("Hm.", tool_calls=[{"type": "custom", "function": None}])).outcome
+    assert isinstance(odd, Answer)
+    assert odd.text == "Hm."

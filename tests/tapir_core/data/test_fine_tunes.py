@@ -12,6 +12,7 @@ from tapir_core.data.fine_tunes import FineTune, read_fine_tune
 from tapir_core.data.records import read_records
 from tapir_core.errors import ConfigError
 from tapir_core.tools import Call, result_text, same_calls
+from tapir_core.turns import user_texts
 
 
 def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
@@ -150,14 +151,107 @@ def test_a_pool_in_another_format_is_taken_too(tmp_path: Path) -> None:
 def test_whole_conversations_are_held_out_and_lose_their_answers(tmp_path: Path) -> None:
     turns = [{"messages": chat(f"{each}?", "a.", f"And {each}?", "b.")} for each in range(20)]
     found = read(tmp_path, *turns)
-    held_out = found.held_out(7, random.Random(3))
+    held_out = found.held_out(8, random.Random(3))
     assert len(held_out) == 4, "two rows each"
-    assert found.held_out(7, random.Random(3)) == held_out
+    assert found.held_out(8, random.Random(3)) == held_out
     assert len(found.held_out(1000, random.Random(3))) == 20
-    found.write(tmp_path / "pool.jsonl", held_out)
+    assert found.write(tmp_path / "pool.jsonl", held_out) == 32
     records = read_records(str(tmp_path / "pool.jsonl"))
     rows = [readers.read_row(each.fields, answers=True) for each in records]
     assert [row.instruction_id for row in rows] == [row.instruction_id for row in found.rows]
-    blank = {number for number, row in zip(found.conversations, rows, strict=True) if row.answer is None}
+    blank = {group for group, row in zip(found.groups, rows, strict=True) if row.answer is None}
     assert blank == held_out
     assert sum(row.answer is None for row in rows) == 8
+
+
+def test_a_session_logged_call_by_call_is_one_conversation(tmp_path: Path) -> None:
+    def logged(session: int, turn: int) -> dict[str, Any]:
+        asked = chat(*(f"{session}, {each // 2} {'?' if each % 2 == 0 else '.'}" for each in range(2 * turn - 1)))
+        return {"messages": asked, "choices": [{"message": said("assistant", "Yes."), "finish_reason": "stop"}]}
+
+    found = read(tmp_path, *(logged(session, turn) for session in range(10) for turn in range(1, 6)))
+    assert len(found.rows) == 50
+    held_out = found.held_out(10, random.Random(1))
+    rows = [(group in held_out, row) for group, row in zip(found.groups, found.rows, strict=True)]
+    asked = [user_texts(row._asdict())[-1] for is_held, row in rows if is_held]
+    trained = [text for is_held, row in rows if not is_held for text in user_texts(row._asdict())]
+    assert len(asked) == 10
+    assert not {*asked} & {*trained}
+
+
+def test_a_greeting_that_most_conversations_share_is_not_held_out(tmp_path: Path) -> None:
+    shared = [{"messages": chat("Hello", "Hi.", f"{each}?", "a.")} for each in range(70)]
+    found = read(tmp_path, *shared, *({"messages": chat(f"{each}!", "b.")} for each in range(20)))
+    held_out = found.held_out(10, random.Random(2))
+    assert "Hello" not in held_out
+    assert len(held_out) == 10
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_completion_that_was_cut_off_is_no_answer(tmp_path: Path, reason: str) -> None:
+    cut = {
+        "messages": chat("Hot?"),
+        "choices": [{"message": said("assistant", "Yes it is very ho"), "finish_reason": reason}],
+    }
+    found = read(tmp_path, cut, {"messages": chat("Cold?", "No.")})
+    assert pairs(found) == [("Cold?", "No.")]
+    assert [count for what, count in found.left_out.items() if "cut off" in what] == [1]
+
+
+@pytest.mark.parametrize("kind", ["pair", "completion"])
+def test_what_an_assistant_said_before_the_given_answer_is_context(tmp_path: Path, kind: str) -> None:
+    before, answer = chat("2 + 2?", "5.", "3 + 3?"), said("assistant", "6.")
+    records = {
+        "pair": {"input": {"messages": before}, "preferred_output": [answer], "non_preferred_output": [answer]},
+        "completion": {"messages": before, "choices": [{"message": answer}, {"message": answer}]},
+    }
+    found = read(tmp_path, records[kind])
+    assert pairs(found) == [("3 + 3?", "6.")]
+    assert sum(found.left_out.values()) == (kind == "completion"), "a further choice is counted"
+
+
+def test_a_row_that_is_not_to_be_learnt_is_not(tmp_path: Path) -> None:
+    found = read(tmp_path, {"messages": chat("Hot?", "Yes."), "weight": 0}, {"messages": chat("Cold?", "No.")})
+    assert pairs(found) == [("Cold?", "No.")]
+
+
+def test_results_of_parallel_calls_go_to_their_calls_in_whatever_order(tmp_path: Path) -> None:
+    calls = [
+        {"id": each, "type": "function", "function": {"name": "weigh", "arguments": f'{{"of": "{each}"}}'}}
+        for each in "ab"
+    ]
+    results = [said("tool", f"{each} kg", tool_call_id=each) for each in "ba"]
+    turns = [*chat("Both?"), said("assistant", "Let me see.", tool_calls=calls), *results, said("assistant", "Done.")]
+    found = read(tmp_path, {"messages": turns, "tools": [{"type": "function", "function": WEIGH}]})
+    found.write(tmp_path / "pool.jsonl", set())
+    *_, last = [json.loads(line)["messages"] for line in (tmp_path / "pool.jsonl").read_text().splitlines()]
+    assert last[1]["content"] == "Let me see."
+    ids = [each["id"] for each in last[1]["tool_calls"]]
+    assert [(each["tool_call_id"], each["content"]) for each in last[2:4]] == [(ids[0], "a kg"), (ids[1], "b kg")]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [*chat("Hot?"), said("assistant", None, tool_calls=[{"function": None}])]},
+        {
+            "messages": [
+                *chat("Hot?"),
+                said("assistant", None, tool_calls=[{"type": "custom", "custom": {"name": "f"}}]),
+            ]
+        },
+        {"messages": [*chat("Hot?"), said("assistant", 5)]},
+        {"input": {"messages": chat("Hot?")}, "preferred_output": 5},
+        {"messages": chat("Hot?", "Yes."), "tools": [{"type": "custom", "custom": {"name": "f"}}]},
+    ],
+)
+def test_whatever_is_no_row_is_named_and_the_rest_goes_on(tmp_path: Path, record: dict[str, Any]) -> None:
+    found = read(tmp_path, record, {"messages": chat("Cold?", "No.")})
+    assert pairs(found) == [("Cold?", "No.")]
+    assert len(found.bad) == 1
+
+
+def test_lone_surrogates_in_calls_can_be_written(tmp_path: Path) -> None:
+    call = [{"id": "a", "type": "function", "function": {"name": "weigh", "arguments": '{"of": "\\ud800"}'}}]
+    found = read(tmp_path, {"messages": [*chat("Hot?"), said("assistant", None, tool_calls=call)]})
+    assert found.write(tmp_path / "pool.jsonl", set()) == 1

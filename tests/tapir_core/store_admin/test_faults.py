@@ -1,3 +1,4 @@
+import json
 from datetime import datetime
 from typing import Any
 
@@ -19,10 +20,20 @@ def make_failed(**fields: Any) -> dict[str, Any]:
     return {**make_row(request.key, request, refusal()), **fields}
 
 
+def raw_of(**message: Any) -> str:
+    return json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]})
+
+
+CALLS = [{"function": {"name": "weigh", "arguments": "{}"}}]
+
+
 @pytest.mark.parametrize(
     "row",
     [
         make_stored(),
+        make_stored(text="Let me look.", raw=raw_of(content="Let me look.", tool_calls=CALLS)),
+        make_stored(text="Four.", raw=raw_of(content="Four.", reasoning_content="Two and two.")),
+        make_stored(text="<think>Two and two.</think>Four.", raw=raw_of(content="<think>Two and two.</think>Four.")),
         make_stored(raw=None),
         make_stored(created="2026-11-20 13:32:27.123456"),
         make_stored(usd=0),
