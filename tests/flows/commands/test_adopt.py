@@ -81,3 +81,46 @@ def test_a_file_that_is_there_stays(file: Path, there: str) -> None:
     done = adopt(file)
     assert f"{there} is there already" in str(done.exception)
     assert file.with_name(there).read_text() == "mine"
+
+
+def test_long_answers_get_room_at_teacher_student_and_training(file: Path) -> None:
+    chat = [{"role": "user", "content": "Tell."}, {"role": "assistant", "content": "a word " * 3000}]
+    with file.open("a") as examples:
+        examples.write(f"{json.dumps({'messages': chat})}\n")
+    words = ["--model", "m", "--judge", "j", "--student", "qwen2.5", "--address", "http://127.0.0.1:9/v1"]
+    done = adopt(file, *words)
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    config = load_config(file.with_name("new.toml"))
+    assert check_config(config) == []
+    longest = config.student.sampling.max_tokens
+    assert longest > 4000
+    assert config.teacher.answering.max_tokens == 2 * longest
+    assert config.student.room is not None
+    assert config.student.room >= longest
+    assert config.training.max_length >= longest
+
+
+@pytest.mark.parametrize(
+    ("student", "template", "parser"),
+    [
+        ("embedded", "chatml-tools", "hermes"),
+        ("qwen2.5", None, "hermes"),
+        ("Qwen/Qwen2.5-Coder-7B-Instruct", None, "hermes"),
+        ("meta-llama/Llama-3.1-8B-Instruct", None, "llama3_json"),
+        ("google/gemma-3-1b-it", None, ""),
+    ],
+)
+def test_a_file_with_tools_sets_what_the_family_needs(
+    file: Path, student: str, template: str | None, parser: str
+) -> None:
+    call = {"name": "weigh", "arguments": "{}"}
+    chat = [{"role": "user", "content": "Heavy?"}, {"role": "assistant", "tool_calls": [{"function": call}]}]
+    with file.open("a") as examples:
+        examples.write(f"{json.dumps({'messages': chat, 'functions': [{'name': 'weigh'}]})}\n")
+    words = ["--model", "m", "--judge", "j", "--student", student, "--address", "http://127.0.0.1:9/v1"]
+    done = adopt(file, *words)
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    config = load_config(file.with_name("new.toml"))
+    assert config.student.engine.shaping().get("tool_parser", "") == parser
+    assert parser == "" or config.student.chat_template == template
+    assert ("set student.engine.tool_parser" in " ".join(done.output.split())) == (parser == "")
