@@ -134,13 +134,19 @@ def clean_pool(run: config.RunConfig) -> CleanPool:
     found = EvaluationQuestions(pl.concat(asked), run.evaluation.decontamination, read.rows).find(read.rows)
     rows = read.rows.join(found, on="instruction_id", how="anti", maintain_order="left")
     lost = loss_in_words(found, read.rows.height, QUESTION) or rehearse_heldout(rows, run)
-    with_tools = sum(turns.has_tools(row) for row in rows.iter_rows(named=True))
+    with_tools = count_tools(rows)
     unheard = with_tools and not getattr(run.student.engine, "tool_parser", "none")
     tools = unheard and f"{with_tools} instructions have tools; set student.engine.tool_parser (docs/tools.md)"
     warnings = filter(
         None, (read.unread, tools or "", *(each.unread for each in heldout), lost, few_in_words(rows.height, run))
     )
     return CleanPool(rows, sum(len(each.rows) for each in heldout), tuple(read.noted), "; ".join(warnings))
+
+
+def count_tools(rows: pl.DataFrame) -> int:
+    """Instructions that have tools."""
+    talks = rows.drop_nulls(turns.EARLIER) if turns.EARLIER in rows.columns else rows.clear()
+    return sum(turns.has_tools(row) for row in talks.iter_rows(named=True))
 
 
 _FEW = 200

@@ -30,7 +30,7 @@ import polars as pl
 from prefect import states
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from tapir_core import errors, leases, paths, randomness, run_files, storage, turns
+from tapir_core import errors, leases, paths, randomness, run_files, sources, storage
 from tapir_core.calls import store_url
 from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
@@ -343,8 +343,7 @@ def check_tools(run: RunFolder, pool: pl.DataFrame) -> None:
     Raises:
         ConfigError: its chat template leaves them out, or no tool parser is named.
     """
-    rows = pool.drop_nulls(turns.EARLIER).to_dicts() if turns.EARLIER in pool.columns else []
-    if not (count := sum(map(turns.has_tools, rows))):
+    if not (count := sources.count_tools(pool)):
         return
     config, remedy = run.config, "docs/tools.md has the settings of each family; or leave these rows out"
     served = {"student.engine": config.student.engine, "teacher.endpoint": config.teacher.endpoint}

@@ -238,6 +238,13 @@ def _details(usage: dict[str, Any], of: str, name: str) -> int:
     return _integer(_mapping(usage.get(f"{of}_tokens_details")).get(f"{name}_tokens"))
 
 
+def read_content(raw: str) -> str:
+    """The text of the message in a stored body as it came, thoughts included; empty without one."""
+    body = _mapping(json_or_text(_without_preamble(raw)))
+    content = _text_of(_mapping(_first(body.get("choices")).get("message")).get("content"))
+    return clean_text(content) if isinstance(content, str) else ""
+
+
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
     """Log-probabilities of the first token in a stored body; empty if there are none, or no body."""
     body = _mapping(json.loads(_without_preamble(raw))) if raw else {}
@@ -308,6 +315,7 @@ def _read_choice(
     text = clean_text(content or "")
     apart = message.get("reasoning_content") or message.get("reasoning") or message.get("reasoning_details")
     answer = text if apart else words.strip_thoughts(text)
+    told = "" if strip else apart if isinstance(apart, str) else words.thoughts_of(text, answer)
     if called := calls and (message.get("tool_calls") or message.get("function_call")):
         with suppress(ValueError):  # of no function: the answer is what it says beside
             answer = clean_text(tools.message_text(answer, called))
@@ -318,10 +326,7 @@ def _read_choice(
             return types.Failure("too_long", f"the prompt of {empty.prompt_tokens} tokens left no room for an answer")
         if apart:
             return types.Failure("no_answer", f"{_ONLY_THOUGHTS}: {_clip(str(apart))}")
-    if not strip:
-        told = apart if isinstance(apart, str) else words.thoughts_of(text, answer)
-        answer = thoughts.join(told, answer)
-    return replace(empty, text=answer, finish_reason=ending, logprobs=_read_logprobs(choice))
+    return replace(empty, text=thoughts.join(told, answer), finish_reason=ending, logprobs=_read_logprobs(choice))
 
 
 def _ending_of(choice: dict[str, Any]) -> str:

@@ -294,7 +294,7 @@ def _plain(word: str) -> str:
 
 def thoughts_of(text: str, answer: str) -> str:
     """The thoughts of ``text``, whose ``answer`` `strip_thoughts` gives, without their marks."""
-    marked = text[: text.rfind(answer)].strip()
+    marked = text[: max(0, text.rfind(answer))].strip()
     for opening, closing in (*_PAIRS, *_WRAPPERS) if answer else ():
         marked = marked.removesuffix(opening).removesuffix(closing).strip()
     opened = _OPENING.match(marked)

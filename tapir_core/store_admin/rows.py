@@ -21,13 +21,14 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from tapir_core import errors, paths, tools, turns
+from tapir_core import errors, paths, turns
 from tapir_core.calls import store_rows, store_tables, types, wire, words
 
 _ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
 _AS_IT_CAME = types.Endpoint("", 1, thinking="keep")
 """For reading a stored reply: without prices, and keeping thoughts, which may have been removed."""
+_WITHOUT_THOUGHTS = types.Endpoint("", 1)
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 LISTED = 20
@@ -376,9 +377,10 @@ def _gives_again(row: StoredRow) -> bool:
         return False
     # The reply alone does not say that an answer to be trained on used all its tokens.
     endings = {read.finish_reason, *([words.CUT_OFF] if row["role"] in wire.TRAINED_ON else [])}
-    # Calls of tools were no part of an answer once, and are none where no tools were sent.
-    given = {words.strip_thoughts(each) for each in (read.text, tools.calls_in(read.text)[0])}
-    return words.read_ending(row["finish_reason"]) in endings and words.strip_thoughts(row["text"]) in given
+    # As it came, without its thoughts, with its calls of tools: each was stored by some version or some setting.
+    content, bare = wire.read_content(row["raw"]), wire.read_completion(row["raw"], _WITHOUT_THOUGHTS).outcome
+    given = {content, words.strip_thoughts(content), read.text, bare.text if isinstance(bare, types.Answer) else ""}
+    return words.read_ending(row["finish_reason"]) in endings and row["text"] in given
 
 
 def _is_moment(value: Any) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tapir_core import thoughts
 from tapir_core.calls import Answer, Endpoint
 from tapir_core.calls.wire import read_completion
+from tapir_core.tools import Call
 
 KEPT, STRIPPED = Endpoint("http://h/v1", 1, thinking="keep"), Endpoint("http://h/v1", 1)
 
@@ -44,6 +45,16 @@ def test_whatever_the_marks_a_kept_thought_is_written_in_one_form(content: str, 
 def test_an_answer_without_a_thought_stays_as_it_is(text: str) -> None:
     assert read(KEPT, text) == text
     assert thoughts.split(text) == ("", text)
+
+
+def test_a_thought_before_a_call_is_told_from_it() -> None:
+    call = {"function": {"name": "weigh", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "<think>I weigh it.</think>", "tool_calls": [call]}
+    raw = json.dumps({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
+    found = [read_completion(raw, each).outcome for each in (KEPT, STRIPPED)]
+    kept, stripped = (each.text if isinstance(each, Answer) else "" for each in found)
+    assert stripped == Call("weigh", {}).text
+    assert thoughts.split(kept) == ("I weigh it.", stripped)
 
 
 @given(st.text(), st.text(min_size=1))

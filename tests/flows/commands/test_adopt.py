@@ -121,6 +121,7 @@ def test_a_file_with_tools_sets_what_the_family_needs(
     done = adopt(file, *words)
     assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     config = load_config(file.with_name("new.toml"))
+    assert len(file.with_name("new.toml").read_text().splitlines()) <= 30
     assert config.student.engine.shaping().get("tool_parser", "") == parser
     assert parser == "" or config.student.chat_template == template
     assert ("set student.engine.tool_parser" in " ".join(done.output.split())) == (parser == "")

@@ -55,6 +55,7 @@ def test_a_sound_row_has_no_fault(row: dict[str, Any]):
         ({"status": "ANSWER"}, "unknown status"),
         ({"text": "another"}, "reply gives another text"),
         ({"finish_reason": "tool_calls"}, "reply gives another text"),
+        ({"text": "<think>\nForged.\n</think>\n\né \u202e 漢\n"}, "reply gives another text"),
         ({"role": "judge", "finish_reason": "length"}, "reply gives another text"),
         ({"raw": "{}"}, "reply gives another text"),
         ({"raw": ""}, "reply gives another text"),
