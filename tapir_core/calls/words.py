@@ -295,7 +295,7 @@ def _plain(word: str) -> str:
 def thoughts_of(text: str, answer: str) -> str:
     """The thoughts of ``text``, whose ``answer`` `strip_thoughts` gives, without their marks."""
     marked = text[: max(0, text.rfind(answer))].strip()
-    for opening, closing in (*_PAIRS, *_WRAPPERS) if answer else ():
+    for opening, closing in (*_PAIRS, *_WRAPPERS):
         marked = marked.removesuffix(opening).removesuffix(closing).strip()
     opened = _OPENING.match(marked)
     return (marked[opened.end() :] if opened else marked).strip()
