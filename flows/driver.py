@@ -15,7 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 from tapir_core import errors, leases, paths, prices, probing, run_files, run_state, sources
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request, run_key, store_url
 from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint, checks, load
-from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, keep_without_heldout, open_run
+from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, open_run
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage, on_this_machine
 from tasks import input_files, runtime
@@ -98,7 +98,6 @@ def hold_run(
     machine.allow_open_files()
     # A root that cannot be reached is said before a backbone is converted or fetched.
     Storage(config.run.root).exists("")
-    config = keep_without_heldout(config)
     with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
         ingredients = input_files.gather_ingredients(config, say=say)

@@ -15,8 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tapir_core.errors import RunBusy
 
 logger = logging.getLogger(__name__)
@@ -27,8 +25,6 @@ LAPSE = timedelta(seconds=LAPSE_SECONDS)
 
 _SAME_START = 0.05
 """Two readings of one process's start differ by rounding only, that of the next process by far more."""
-_SINCE_1970 = 1e9
-"""No start after a boot is as large: it is 31 years."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +35,7 @@ class Holder:
     boot_id: str
     pid: int
     process_started: float
-    """Seconds after the boot; seconds since 1970 if there is no `/proc`, and in rows of earlier versions."""
+    """Seconds after the boot."""
 
     @classmethod
     def this_process(cls) -> "Holder":
@@ -61,17 +57,12 @@ class Holder:
         return self.host == _host()
 
     def lives(self) -> bool | None:
-        """Whether it still runs; None if that is unknown: on another machine, or after the clock was set.
-
-        The clock matters only for rows of earlier versions.
-        """
+        """Whether it still runs; None if that is unknown, on another machine."""
         if not self.is_here():
             return None
         started = read_start(self.pid)
         if started is None or _boot_id() not in ("", self.boot_id):
             return False
-        if started < _SINCE_1970 < self.process_started:
-            return abs(_read_clock_start(self.pid) - self.process_started) < _SAME_START or None
         return abs(started - self.process_started) < _SAME_START
 
     def is_gone(self) -> bool:
@@ -81,23 +72,12 @@ class Holder:
 
 def read_start(pid: int, proc: Path = Path("/proc")) -> float | None:
     """When the process of this machine with that number started, as in `Holder`; None if there is none."""
-    if not (proc / "self").exists():
-        return _read_clock_start(pid) or None
     try:
         # The name, in parentheses, may itself contain spaces and parentheses.
         fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] in "ZXx" else int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _read_clock_start(pid: int) -> float:
-    """When a process started by the clock, which may have been set since; 0 if there is none."""
-    try:
-        process = psutil.Process(pid)
-        return 0.0 if process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD} else float(process.create_time())
-    except psutil.NoSuchProcess:
-        return 0.0
 
 
 class Heart(threading.Thread):

@@ -288,15 +288,6 @@ def runs_of(root: str) -> Iterator[RunFolder]:
             yield RunFolder(RunRef(root, name))
 
 
-def keep_without_heldout(config: RunConfig) -> RunConfig:
-    """The configuration as the run began that it belongs to: one without a held-out set gets none by default."""
-    folder, data = RunFolder(RunRef(config.run.root, config.run.name)), config.data
-    given = "heldout" in data.model_fields_set or data.heldout is None
-    if given or not folder.storage.exists(paths.RUN_RECORD) or folder.config.data.heldout is not None:
-        return config
-    return config.model_copy(update={"data": data.model_copy(update={"heldout": None})})
-
-
 def open_run(
     config: RunConfig,
     ingredients: dict[str, str],

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
@@ -105,10 +105,10 @@ class PrefectServer:
     """Of its caretaker, with which the server and its workers end."""
     process_started: float
     """Tells the process from a later one of the same number."""
+    boot_id: str
+    """Of the machine, since which the start counts."""
     gpu_workers: int = 1
     """Workers of the pool `tapir-gpu` that it keeps."""
-    boot_id: str = ""
-    """Of the machine, since which the start counts; earlier versions did not note it."""
 
     @property
     def api(self) -> str:
@@ -211,9 +211,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
             start_new_session=True,
         )
     holder = processes.Holder.of_process(process.pid)
-    server = PrefectServer(
-        f"http://127.0.0.1:{port}", process.pid, holder.process_started, gpu_workers, boot_id=holder.boot_id
-    )
+    server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, holder.process_started, holder.boot_id, gpu_workers)
     storage.on_this_machine(root).write_bytes(paths.SERVER_RECORD, json.dumps(asdict(server)).encode())
     try:
         wait_until_healthy(server.address, log, lambda: process.poll() is None)
@@ -520,7 +518,7 @@ def _watch(server: supervisor.Child, api: str, silent_seconds: float, over: thre
 def _kept_server(root: str) -> PrefectServer | None:
     try:
         server = PrefectServer(**json.loads(storage.on_this_machine(root).read_bytes(paths.SERVER_RECORD)))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None
     return server if _is_ours(server) else None
 
@@ -528,13 +526,8 @@ def _kept_server(root: str) -> PrefectServer | None:
 def _is_ours(server: PrefectServer) -> bool:
     """Whether the recorded process still is that caretaker, and no later process with its number."""
     here = processes.Holder.this_process()
-    caretaker = replace(
-        here, boot_id=server.boot_id or here.boot_id, pid=server.pid, process_started=server.process_started
-    )
-    with suppress(psutil.NoSuchProcess):
-        lives = caretaker.lives()
-        return _CARETAKER in psutil.Process(server.pid).cmdline() if lives is None else lives
-    return False
+    caretaker = replace(here, boot_id=server.boot_id, pid=server.pid, process_started=server.process_started)
+    return bool(caretaker.lives())
 
 
 def _asynchronous(url: str) -> str:

@@ -1,10 +1,9 @@
-"""The call store's database: its tables, how it is opened, and how one of an earlier version is migrated.
+"""The call store's database: its tables, and how it is opened.
 
 SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this module imports SQLAlchemy, which takes
 0.2 s: `AnswerStore` imports it when a store is opened.
 """
 
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +19,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
-from tapir_core.processes import Holder, busy, is_free
+from tapir_core.processes import Holder
 
 BUSY_SECONDS = 20
 """How long a writer waits for another process's transaction in SQLite before it fails, or is tried again."""
@@ -31,6 +30,8 @@ _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgresql+
 
 _OPENING_LOCK = 0x7A917
 """PostgreSQL's advisory lock: two processes that run CREATE TABLE IF NOT EXISTS at once can collide."""
+
+_SCHEMA_VERSION = "5"
 
 _MOST_IN_GROUP = 5000
 """Keys in one statement."""
@@ -220,16 +221,15 @@ def open_engine(url: str) -> sa.Engine:
     """An engine on ``url`` with every table in place.
 
     Raises:
-        ConfigError: the URL is neither file-backed SQLite nor PostgreSQL, or a newer version of tapir wrote the store.
+        ConfigError: the URL is neither file-backed SQLite nor PostgreSQL, or another version of tapir wrote the store.
         MissingPrerequisite: the database cannot be reached or written.
-        RunBusy: the store is of an earlier version, and a process of that version works on it.
     """
     parsed = read_url(url)
     shown = shown_url(parsed)
     try:
         engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else _create_postgres(parsed)
         with writing(engine) as connection:
-            _migrate(connection, shown)
+            _make_tables(connection, shown)
     except (SQLAlchemyError, OSError) as error:
         raise MissingPrerequisite(
             f"the call store {shown} cannot be opened: {reason_of(error)}. Check the path, its rights, the room on its "
@@ -375,103 +375,20 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _migrate(connection: sa.Connection, shown: str) -> None:
-    """Make missing tables, and migrate a store of an earlier version.
+def _make_tables(connection: sa.Connection, shown: str) -> None:
+    """Make missing tables.
 
     Raises:
-        ConfigError: a newer version of tapir wrote the store that ``shown`` names.
-        RunBusy: a process of an earlier version works on it.
+        ConfigError: another version of tapir wrote the store that ``shown`` names.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_OPENING_LOCK)))
     metadata.create_all(connection)
     newest = insert_or_ignore(connection.dialect.name, meta).values(name="schema_version", value=_SCHEMA_VERSION)
     connection.execute(newest)
-    found = int(connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema_version")) or 0)
-    if found > int(_SCHEMA_VERSION):
+    found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema_version"))
+    if found != _SCHEMA_VERSION:
         raise ConfigError(
             f"the call store {shown} has schema version {found}, this version of tapir knows {_SCHEMA_VERSION}. "
             "Use the tapir version that wrote it, or another calls.store_url."
         )
-    for step in _STEPS[found - 1 :]:
-        step(connection)
-    connection.execute(meta.update().where(meta.c.name == "schema_version").values(value=_SCHEMA_VERSION))
-
-
-def _sum_what_was_spent(connection: sa.Connection) -> None:
-    """From 1 to 2: `spending` begins with what the stored answers cost."""
-    sums = sa.select(
-        answers.c.run,
-        answers.c.role,
-        sa.func.sum(answers.c.attempts),
-        sa.func.sum(answers.c.prompt_tokens),
-        sa.func.sum(answers.c.completion_tokens),
-        sa.func.sum(answers.c.usd),
-        sa.text("0.0"),
-    ).group_by(answers.c.run, answers.c.role)
-    connection.execute(spending.insert().from_select([column.name for column in spending.columns], sums))
-
-
-def _address_flow_runs(connection: sa.Connection) -> None:
-    """From 2 to 3: a lease names its flow run. A store without leases has just got the newest table."""
-    if "flow_run" not in _columns(connection, "leases"):
-        connection.execute(sa.text("ALTER TABLE leases ADD COLUMN flow_run TEXT"))
-
-
-def _leave_claims(connection: sa.Connection) -> None:
-    """From 3 and 4 to 5: a process holds lists of requests instead of single ones; reservations are in `attempts`.
-
-    Of the old reservations, those of batches at a provider are kept, by the names of their runs.
-
-    Raises:
-        RunBusy: a process of an earlier version works on the store.
-    """
-    for lease in with_silence(connection, sa.select(leases)):
-        if not is_free(lease):
-            raise busy(lease)
-    if "attempt" not in _columns(connection, "batch_rows"):
-        connection.execute(sa.text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
-    claimed = _columns(connection, "claims")
-    if "tokens" in claimed:
-        _book_batches(connection)
-    if claimed:
-        connection.execute(sa.text(_UNOWED))
-        connection.execute(sa.text("DROP TABLE claims"))
-
-
-def _book_batches(connection: sa.Connection) -> None:
-    rows = connection.execute(sa.text(_OWED)).mappings().all()
-    owed = [{**row, "id": secrets.randbits(63), "completion_tokens": 0} for row in rows]
-    for row in owed:
-        connection.execute(attempts.insert().values(**row, outcome="", unknown=True, sent=utc_now()))
-        connection.execute(sa.text("UPDATE batch_rows SET attempt = :id WHERE key = :key"), row)
-        spent = {name: row[name] for name in ("run", "role", "prompt_tokens", "completion_tokens", "usd")}
-        booked = insert_or_add(connection.dialect.name, spending)
-        connection.execute(booked, {**spent, "requests": 1, "seconds": 0.0})
-
-
-def _columns(connection: sa.Connection, table: str) -> list[str]:
-    """Column names of a table as it is in the database; empty if there is no such table."""
-    found = sa.inspect(connection)
-    return [column["name"] for column in found.get_columns(table)] if found.has_table(table) else []
-
-
-_OWED = """
-    SELECT claims.key, claims.run, claims.role, claims.tokens AS prompt_tokens, claims.usd
-    FROM claims JOIN batch_rows ON batch_rows.key = claims.key AND batch_rows.batch = claims.holder
-"""
-
-_UNOWED = """
-    DELETE FROM batch_rows WHERE NOT EXISTS
-    (SELECT 1 FROM claims WHERE claims.key = batch_rows.key AND claims.holder = batch_rows.batch)
-"""
-
-_STEPS: tuple[Callable[[sa.Connection], None], ...] = (
-    _sum_what_was_spent,
-    _address_flow_runs,
-    _leave_claims,
-    _leave_claims,
-)
-"""Step i migrates from version i + 1."""
-
-_SCHEMA_VERSION = str(len(_STEPS) + 1)

@@ -22,9 +22,13 @@ VERSION = 4
 """Of the resolved configurations that are written now; what a development version wrote has a lower one."""
 
 
-def _without_modes(table: Table) -> Table:
-    """MT-Bench without what development versions wrote: its mode, if that is the one there is now, and a baseline."""
+def _without_gone(table: Table) -> Table:
+    """A section without what development versions wrote and no result depends on.
+
+    Of MT-Bench its mode, if that is the one there is now, and a baseline; of the stand-in how it was asked.
+    """
     gone = ("modes", "baseline") if table.get("type") == "mt_bench" and table.get("modes") == ["single"] else ()
+    gone = ("mode", "batch") if table.get("type") == "standin" else gone
     return {name: value for name, value in table.items() if name not in gone}
 
 
@@ -139,7 +143,7 @@ def load_resolved(content: bytes | str, *, source: str = paths.RESOLVED_CONFIG) 
         ConfigError: it is no JSON, or a later version of tapir wrote it.
     """
     try:
-        table = json.loads(content, object_hook=_without_modes)
+        table = json.loads(content, object_hook=_without_gone)
     except ValueError as exc:
         raise errors.ConfigError(
             f"{source} is no JSON ({exc}): it was edited or damaged; put back a copy of it, or start the run "

@@ -316,12 +316,6 @@ class StandinEndpoint(EndpointConfig):
     latency_ms: Free[NonNegativeInt] = 0
     """Milliseconds before each reply."""
 
-    mode: Free[Literal["live", "batch"]] = "live"
-    """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
-
-    batch: Free[BatchConfig] = BatchConfig()
-    """Files and polling of `mode = "batch"`."""
-
     def model_for(self, role: str) -> str:
         """A name for each role."""
         return f"standin-{role}"

@@ -1,48 +1,42 @@
-"""The stand-in behind OpenAI's API: chat completions, files and batches, served until it is told to stop.
+"""The stand-in behind OpenAI's API: chat completions, served until it is told to stop.
 
-`tapir standin serve` runs it, and so does `python -m tapir_core.standin.server`. It starts in a fraction of a second:
-nothing heavier than aiohttp is imported. Tests add faults, batches and a log to the same application
+`tapir standin serve` runs it; a run starts the module with port, latency and behaviour as JSON. It starts in a fraction
+of a second: nothing heavier than aiohttp is imported. Tests add faults, batches and a log to the same application
 (tests/doubles/standin.py); docs/standin.md says what it does.
 
-Limits: chat completions of one choice, without streaming and tools. A batch is answered when it is made, and completed
-then; files and batches live as long as the process. A row whose request is wrong is in the error file, a file that
-holds anything but requests is an error. Batches that take their time, fail or expire are those of the tests.
+Limits: chat completions of one choice, without streaming and tools.
 """
 
-import argparse
 import asyncio
 import json
 import math
 import re
-import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Any
 
 from aiohttp import web
 
-from tapir_core.errors import ConfigError, TapirError
+from tapir_core.errors import ConfigError
 from tapir_core.standin import STANDIN_VERSION
-from tapir_core.standin.rules import Behaviour, Preference, Refusal, Reply, Weighted, read_ask, say
+from tapir_core.standin.rules import Behaviour, Refusal, Reply, Weighted, read_ask, say
 
 MODELS = ("standin-teacher", "standin-judge")
 CHAT = "/v1/chat/completions"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Thing = TypeVar("Thing")
 
 _GRACE_SECONDS = 2.0
 """For replies that are under way when the server is stopped."""
 _LAST_CONNECTION_SECONDS = 0.05
 """For connections that are being accepted when the server is stopped."""
 _LARGEST_BODY_BYTES = 512 * 2**20
-"""Of an uploaded file."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 """What counts as a token."""
 
@@ -178,82 +172,6 @@ def model_list() -> dict[str, Any]:
     }
 
 
-class Batches:
-    """The files and batches of one server."""
-
-    def __init__(self, behaviour: Behaviour) -> None:
-        """Nothing is there yet."""
-        self._behaviour = behaviour
-        self._files: dict[str, bytes] = {}
-        self._batches: dict[str, dict[str, Any]] = {}
-
-    def routes(self) -> list[web.RouteDef]:
-        """Their addresses."""
-        return [
-            web.post("/v1/files", self._upload),
-            web.get("/v1/files/{id}/content", self._send_content),
-            web.post("/v1/batches", self._create),
-            web.get("/v1/batches", self._list),
-            web.get("/v1/batches/{id}", self._show),
-        ]
-
-    async def _upload(self, request: web.Request) -> web.Response:
-        file = (await request.post()).get("file")
-        if not isinstance(file, web.FileField):
-            raise BadRequest("upload a multipart form of 'purpose' and 'file'")
-        return web.json_response({"id": self._keep(file.file.read()), "object": "file", "purpose": "batch"})
-
-    async def _send_content(self, request: web.Request) -> web.Response:
-        return web.Response(body=_known(self._files, request.match_info["id"], "No such File object"))
-
-    async def _create(self, request: web.Request) -> web.Response:
-        asked = await request.json()
-        content = _known(self._files, asked.get("input_file_id"), "No such File object")
-        # In a thread: a large file would hold up everybody else for seconds.
-        answered = await asyncio.to_thread(self._answer, content)
-        files = {name: self._keep(bytes(rows)) if rows else None for name, rows in answered.items()}
-        batch = {
-            **{name: asked.get(name) for name in ("input_file_id", "endpoint", "completion_window", "metadata")},
-            "id": f"batch_{secrets.token_hex(12)}",
-            "object": "batch",
-            "status": "completed",
-            "created_at": int(time.time()),
-            **files,
-        }
-        self._batches[batch["id"]] = batch
-        return web.json_response(batch)
-
-    async def _list(self, _: web.Request) -> web.Response:
-        """The newest first."""
-        return web.json_response({"object": "list", "data": [*reversed(self._batches.values())], "has_more": False})
-
-    async def _show(self, request: web.Request) -> web.Response:
-        return web.json_response(_known(self._batches, request.match_info["id"], "No batch found"))
-
-    def _answer(self, content: bytes) -> dict[str, bytearray]:
-        """Which file of the batch has which rows: those that were answered, and those whose request is wrong."""
-        rows = {"output_file_id": bytearray(), "error_file_id": bytearray()}
-        for line in content.splitlines():
-            row = json.loads(line)
-            reply = reply_to_json(row["body"], self._behaviour)
-            response = {"status_code": reply.status, "request_id": f"req_{row['custom_id']}", "body": reply.body}
-            answered = {"id": f"row_{row['custom_id']}", "custom_id": row["custom_id"], "response": response}
-            file = "output_file_id" if reply.status == 200 else "error_file_id"
-            rows[file] += json.dumps({**answered, "error": None}).encode() + b"\n"
-        return rows
-
-    def _keep(self, content: bytes) -> str:
-        name = f"file-{secrets.token_hex(12)}"
-        self._files[name] = content
-        return name
-
-
-def _known(things: Mapping[str, Thing], name: str, problem: str) -> Thing:
-    if name not in things:
-        raise BadRequest(problem, status=404)
-    return things[name]
-
-
 @web.middleware
 async def _reject(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Words a wrong request as OpenAI does."""
@@ -267,13 +185,12 @@ def _respond(reply: ChatReply) -> web.Response:
     return web.json_response(reply.body, status=reply.status)
 
 
-def make_application(behaviour: Behaviour, latency_ms: int = 0, *, batches: bool = True) -> web.Application:
+def make_application(behaviour: Behaviour, latency_ms: int = 0) -> web.Application:
     """The stand-in behind HTTP.
 
     Args:
         behaviour: What judgments depend on.
         latency_ms: Milliseconds before each chat reply.
-        batches: Whether it serves batches; the tests have their own.
     """
 
     async def chat(request: web.Request) -> web.Response:
@@ -289,7 +206,6 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0, *, batches: bool
 
     application = web.Application(client_max_size=_LARGEST_BODY_BYTES, middlewares=[_reject])
     application.add_routes([web.post(CHAT, chat), web.get("/v1/models", models), web.get("/health", health)])
-    application.add_routes(Batches(behaviour).routes() if batches else [])
     return application
 
 
@@ -333,33 +249,6 @@ async def serve(application: web.Application, host: str, port: int) -> None:
         await stopped.wait()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and serve; gives the exit code."""
-    given = make_parser().parse_args(arguments)
-    behaviour = Behaviour(given.position_bias, given.noise, given.prefers, given.logprobs)
-    try:
-        asyncio.run(serve(make_application(behaviour, given.latency_ms), "127.0.0.1", given.port))
-    except TapirError as problem:
-        print(problem, file=sys.stderr)
-        return problem.exit_code
-    return 0
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The options of the command line."""
-    parser = argparse.ArgumentParser(description="Serve the stand-in: a rule-based teacher and judge, no LLM.")
-    options: dict[str, dict[str, Any]] = {
-        "--port": {"type": int, "default": 0, "help": "port on 127.0.0.1; 0 takes a free one"},
-        "--position-bias": {"type": float, "default": 0.5, "help": "points added to the answer shown first"},
-        "--noise": {"type": float, "default": 0.5, "help": "standard deviation of the judge's scores, in points"},
-        "--latency-ms": {"type": int, "default": 0, "help": "milliseconds before each reply"},
-        "--prefers": {"choices": get_args(Preference), "default": "better", "help": "which answer wins in benchmarks"},
-        "--no-logprobs": {"dest": "logprobs", "action": "store_false", "help": "give no log-probabilities"},
-    }
-    for name, settings in options.items():
-        parser.add_argument(name, **settings)
-    return parser
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    port, latency_ms, given = json.loads(sys.argv[1])
+    asyncio.run(serve(make_application(Behaviour(**given), latency_ms), "127.0.0.1", port))

@@ -3,6 +3,7 @@ serve.
 """
 
 import functools
+import json
 import socket
 import sys
 import threading
@@ -217,18 +218,9 @@ class Endpoints:
         if not self._standins:
             self._started.enter_context(logs.follow_log("stand-in", log))
         with supervisor.reserved_port(machine.LOOPBACK) as port:
-            arguments = {
-                "--port": port,
-                "--position-bias": settings.position_bias,
-                "--noise": settings.noise,
-                "--prefers": settings.prefers,
-                "--latency-ms": settings.latency_ms,
-            }
-            argv = [
-                *(sys.executable, "-m", "tapir_core.standin.server"),
-                *(str(word) for pair in arguments.items() for word in pair),
-                *([] if settings.logprobs else ["--no-logprobs"]),
-            ]
+            behaviour = {name: getattr(settings, name) for name in ("position_bias", "noise", "prefers", "logprobs")}
+            told = json.dumps([port, settings.latency_ms, behaviour])
+            argv = [sys.executable, "-m", "tapir_core.standin.server", told]
             env, url = keys.keyless_environment(), f"http://{machine.LOOPBACK}:{port}"
             child = supervisor.start_child(argv, env=env, log_path=log, name="stand-in")
             self._standins[settings] = child, url

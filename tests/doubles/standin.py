@@ -7,6 +7,7 @@ Limits: counts, files and batches live as long as the process; the log, if there
 by line.
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -31,7 +32,6 @@ from tapir_core.standin.server import (
     ChatReply,
     listen,
     make_application,
-    make_parser,
     rejection,
     serve,
 )
@@ -71,7 +71,7 @@ class Troubled:
         self._log: TextIO | None = None
         self._ended: Counter[tuple[Outcome, Kind | None]] = Counter()
         self._faults: Counter[FaultKind] = Counter()
-        self.application = make_application(behaviour, latency_ms, batches=False)
+        self.application = make_application(behaviour, latency_ms)
         """The log is open while it runs."""
         for method, address, handler in self._batches.routes():
             self.application.router.add_route(method, address, self._guard(handler))
@@ -261,8 +261,13 @@ class StandinServer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and serve; gives the exit code."""
-    parser, rules = make_parser(), BatchRules()
+    parser = argparse.ArgumentParser(description="Serve the stand-in, with faults, batches and a log.")
+    rules = BatchRules()
     for name, default, said in (
+        ("--port", 0, "port on 127.0.0.1; 0 takes a free one"),
+        ("--position-bias", 0.5, "points added to the answer shown first"),
+        ("--noise", 0.5, "standard deviation of the judge's scores, in points"),
+        ("--latency-ms", 0, "milliseconds before each reply"),
         ("--batch-seconds", rules.seconds, "seconds that a batch takes"),
         ("--batch-expire-share", rules.expire_share, "share of batch rows that expire"),
         ("--batch-fail-share", rules.fail_share, "share of batch rows that fail with 500"),
@@ -270,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("--batch-max-bytes", rules.max_bytes, "largest batch file"),
     ):
         parser.add_argument(name, type=type(default), default=default, help=said)
+    parser.add_argument("--prefers", choices=get_args(Preference), default="better", help="what wins in benchmarks")
+    parser.add_argument("--no-logprobs", dest="logprobs", action="store_false", help="give no log-probabilities")
     parser.add_argument(
         "--faults", default="", help="what fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file"
     )

@@ -8,13 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.driver import hold_run
 from tapir_core.config import JudgedHeldout, RunConfig
-from tapir_core.config.load import load_config, replace_values
-from tapir_core.paths import RESOLVED_CONFIG
+from tapir_core.config.load import load_config
 from tapir_core.run_folder import RunFolder
 from tapir_core.sources import standin_pool
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import StageAt
 from tests.doubles.provider import FakeProvider
 from tests.golden import fakes
 from tests.golden.adapter import drive
@@ -106,20 +104,3 @@ def test_a_pool_of_a_file_is_judged_by_default_and_a_generated_one_is_not(
     assert config_of(tmp_path, provider, "data.heldout=").data.heldout is None
     generated = config_of(tmp_path, provider, 'data={ pool = { type = "standin", rows = 9 } }')
     assert generated.data.heldout is None
-
-
-def test_a_run_that_began_without_a_held_out_set_goes_on_without_one(tmp_path: Path, provider: FakeProvider) -> None:
-    with hold_run(config_of(tmp_path, provider, "data.heldout="), say=lambda _: None, probe=False) as run:
-        before = run.storage.read_bytes(RESOLVED_CONFIG)
-        run.write(StageAt("pool"), standin_pool(9, 2, 7))
-        planned = list(plan(run.config))
-    by_default = config_of(tmp_path, provider)
-    assert by_default.data.judged is not None
-    with hold_run(by_default, say=lambda _: None, probe=False) as run:
-        assert run.storage.read_bytes(RESOLVED_CONFIG) == before
-        assert list(plan(run.config)) == planned
-        assert run.holds(StageAt("pool"))
-    given = replace_values(by_default, [])
-    assert given.data.judged is not None
-    with hold_run(given, say=lambda _: None, probe=False) as run:
-        assert StageAt("judged_heldout") in list(plan(run.config)), "what is written in the file holds"

@@ -55,17 +55,6 @@ def test_a_second_driver_is_told_where_the_ui_shows_the_first(store_url: str):
     assert busy.value.flow_run == address
 
 
-def test_a_store_of_before_leases_had_flow_runs_is_brought_up_to_date(store_url: str):
-    with RunLease(store_url, "a-run"):
-        pass
-    sql(store_url, "ALTER TABLE leases DROP COLUMN flow_run")
-    sql(store_url, "UPDATE meta SET value = '2' WHERE name = 'schema_version'")
-    for _ in range(2):
-        with RunLease(store_url, "a-run", flow_run="somewhere") as lease:
-            assert lease.holds()
-            assert sql(store_url, "SELECT flow_run FROM leases") == [("somewhere",)]
-
-
 def test_a_second_driver_in_the_same_process_is_refused_too(store_url: str):
     with RunLease(store_url, "a-run"), pytest.raises(RunBusy, match=str(os.getpid())):
         RunLease(store_url, "a-run").acquire()

@@ -20,11 +20,6 @@ def row_of(holder: Holder, silent_seconds: float) -> dict[str, object]:
     return {**asdict(holder), "silent": timedelta(seconds=silent_seconds)}
 
 
-def of_earlier_version() -> Holder:
-    """This process as a row of a version that wrote seconds since 1970."""
-    return replace(Holder.this_process(), process_started=psutil.Process().create_time())
-
-
 def test_this_process_is_not_gone_and_its_successor_is_another():
     me = Holder.this_process()
     assert not me.is_gone()
@@ -61,27 +56,3 @@ def test_the_start_is_read_whatever_the_process_is_called(
     (tmp_path / "41/stat").write_bytes(stat.encode(errors="surrogateescape"))
     assert read_start(41, tmp_path) == start
     assert read_start(42, tmp_path) is None
-
-
-def test_without_proc_a_process_is_known_by_its_start_on_the_clock(tmp_path: Path):
-    me = psutil.Process()
-    assert read_start(me.pid, tmp_path) == me.create_time()
-    assert read_start(2**22 + 1, tmp_path) is None
-
-
-def test_a_row_of_an_earlier_version_whose_process_is_suspended_is_kept():
-    assert of_earlier_version().lives()
-    assert not is_free(row_of(of_earlier_version(), 3600))
-
-
-def test_a_row_of_an_earlier_version_whose_start_moved_lapses_only_when_it_is_silent(monkeypatch: pytest.MonkeyPatch):
-    moved = of_earlier_version()
-    step_clock(monkeypatch, 1)
-    assert moved.lives() is None
-    assert not is_free(row_of(moved, 59))
-    assert is_free(row_of(moved, 61))
-
-
-@pytest.mark.parametrize("change", [{"pid": 2**22 + 1}, {"boot_id": "an earlier boot"}])
-def test_a_row_of_an_earlier_version_is_free_at_once_when_its_process_is_gone(change: dict[str, object]):
-    assert is_free(row_of(replace(of_earlier_version(), **change), 0))  # type: ignore[arg-type]  # a field by its name

@@ -117,6 +117,6 @@ def test_a_stage_that_is_new_is_begun_with_a_few_rows(tmp_path: Path) -> None:
 
 
 def test_what_is_paid_in_whole_batches_is_asked_in_one_piece(tmp_path: Path) -> None:
-    teacher = {"endpoint": {"type": "standin", "mode": "batch"}}
+    teacher = {"endpoint": {"type": "openai", "model": "m", "identity": "i", "api_key_env": "", "mode": "batch"}}
     assert watch(open_run(make_config(tmp_path, teacher=teacher), {}), TEACH).first == 0
     close_all()

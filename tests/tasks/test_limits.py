@@ -161,7 +161,10 @@ def test_a_stage_that_may_yet_hold_is_asked_to_its_end(
 
 
 def test_batches_and_panels_are_left_to_the_seal(tmp_path):
-    paid_whole = make_config(tmp_path, teacher={"endpoint": {"type": "standin", "mode": "batch"}})
+    paid_whole = make_config(
+        tmp_path,
+        teacher={"endpoint": {"type": "openai", "model": "m", "identity": "i", "api_key_env": "", "mode": "batch"}},
+    )
     panel = make_config(
         tmp_path, judge={"endpoint": {"type": "standin"}, "panel": [{"type": "standin", "position_bias": 0.3}]}
     )

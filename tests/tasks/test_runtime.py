@@ -43,16 +43,6 @@ def test_a_batch_is_asked_where_the_endpoint_says_so_at_half_the_price(tmp_path:
     assert ('"batch": null' in log_path.read_text()) is (mode == "live")
 
 
-def test_the_stand_in_of_a_run_serves_batches_too(tmp_path: Path) -> None:
-    runtime = open_runtime(tmp_path, type="standin", mode="batch")
-    try:
-        assert ask(runtime, "What is 30 + 61?").text == "Answer: 91"
-        assert runtime.teacher.source().batch is not None
-        assert [judge.source().batch for judge in runtime.judges.values()] == [None]
-    finally:
-        runtime.close()
-
-
 def test_replicas_answer_under_the_same_name_as_one_server(tmp_path: Path) -> None:
     backbone = make_checkpoint(tmp_path / "backbone")
     voices = []
