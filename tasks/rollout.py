@@ -117,8 +117,8 @@ def _require(run: RunFolder, at: stages.StageAt, who: str, *found: Compared | No
         EngineError: with the first fault and its remedy.
     """
     for each in found:
-        if each is not None and each.differs:
-            raise errors.EngineError(f"{at}, {who}: {each.part}: {each.differs}; {each.remedy}")
+        if each is not None and each.remedy:
+            raise errors.EngineError(f"{at}, {who}: {each.part}: {each.found}; {each.remedy}")
     if None not in found:
         current(run).checked.add(at)
 

@@ -70,10 +70,11 @@ def check_own(scorer: Scorer, drawn: Sequence[Tokens]) -> Compared | None:
     if not apart:
         return None
     said, is_far = _in_words(apart, MEDIAN_APART)
-    if not is_far:
-        return Compared("scores of its own", said)
-    differs = f"it scores its own answers otherwise than it sampled them: {said}, so scores say nothing of its tokens"
-    return Compared("scores of its own", "", differs, "let one server answer, that samples and renders as it scores")
+    remedy = (
+        "it scores its own answers otherwise than it sampled them, so scores say nothing of its tokens: let one server "
+        "answer, that samples and renders as it scores"
+    )
+    return Compared("scores of its own", said, remedy if is_far else "")
 
 
 def _in_words(apart: Sequence[float], most: float) -> tuple[str, bool]:
@@ -94,10 +95,11 @@ def check_places(scorer: Scorer, answers: Sequence[Scored]) -> Compared | None:
     if not found:
         return None
     places = [len(place) for each in found for place in each.top]
-    if wanted and min(places, default=0) < wanted:
-        differs = f"{min(places, default=0)} tokens of a place, where {wanted} of each are asked for"
-        return Compared("likeliest tokens", "", differs, f"raise --max-logprobs of its server to {wanted}")
-    return Compared("likeliest tokens", f"{wanted} of each of {sum(len(each.ids) for each in found):,} places")
+    least, scored = min(places, default=0), sum(len(each.ids) for each in found)
+    said = f"{least if wanted else 0} of each of {scored:,} places, where {wanted} are asked for"
+    return Compared(
+        "likeliest tokens", said, f"raise --max-logprobs of its server to {wanted}" if least < wanted else ""
+    )
 
 
 def check_steady(scorer: Scorer, answer: Scored) -> Compared | None:
@@ -111,9 +113,8 @@ def check_steady(scorer: Scorer, answer: Scored) -> Compared | None:
     said, is_far = _in_words(
         [max(each) - min(each) for each in zip(*(one.log_probs for one in found), strict=True)], _MOST_SPREAD
     )
-    if not is_far:
-        return Compared("repeated scores", said)
-    return Compared("repeated scores", "", said, "serve it in one precision, by one engine, and without quantisation")
+    remedy = "serve it in one precision, by one engine, and without quantisation"
+    return Compared("repeated scores", said, remedy if is_far else "")
 
 
 def check_lead(teacher: Sequence[Tokens | None], student: Sequence[Tokens | None]) -> Compared | None:
@@ -126,7 +127,5 @@ def check_lead(teacher: Sequence[Tokens | None], student: Sequence[Tokens | None
         return None
     means = [fmean(chain.from_iterable(each)) for each in zip(*both, strict=True)]
     said = f"{means[0]:.3f} nats a token under the teacher, {means[1]:.3f} under the student, of {len(both)} answers"
-    if means[0] > means[1]:
-        return Compared("lead", said)
-    differs = f"its own answers are no likelier to it than to the student: {said}"
-    return Compared("lead", "", differs, "take a better teacher, or one whose answers these are")
+    remedy = "its own answers are no likelier to it than to the student: take a better one, or one that gave them"
+    return Compared("lead", said, "" if means[0] > means[1] else remedy)

@@ -228,11 +228,6 @@ def export(
         str | None,
         typer.Option(metavar="FOLDER", help="Where to, or s3://…; exports/RUN-S_N when left out.", show_default=False),
     ] = None,
-    push: Annotated[
-        str | None,
-        typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub too; private, unless it is there."),
-    ] = None,
-    public: Annotated[bool, typer.Option("--public", help="What is made by --push is public.")] = False,
     root: Root = "runs",
 ) -> None:
     """`tapir export`."""
@@ -240,43 +235,10 @@ def export(
     run = RunFolder(run_ref(name, root))
     number = run_state.find_student(run, which)
     folder = Storage(to or paths.export_folder(run.ref.name, number))
-    if public and not push:
-        raise errors.ConfigError(
-            "--public says how --push uploads, and there is no --push; give it, or leave --public out"
-        )
-    if push and "://" in folder.url:
-        raise errors.ConfigError(f"--push uploads from this machine, and --to is {folder.url}; name a folder here")
     checkpoint = Storage(f"{run.storage.url}/{stages.checkpoint_at(number).folder}")
     modelfile, why = run_files.write_modelfile(checkpoint, run.config.student)
     texts = {paths.MODEL_CARD: model_card(run, number, use)} | ({paths.MODELFILE: modelfile} if modelfile else {})
     written = run_files.export_student(run, number, folder, texts, on_file=say)
     say(f"{len(written)} files, all verified")
     say("Modelfile for Ollama: " + (f"none, for {why}" if why else "never run with it"))
-    of = f"{student_name(number)} of run {run.ref.name}"
-    print_line(console, f"{of} is in {folder.url}")
-    if push:
-        print_line(console, f"{of} is at {push_folder(Path(folder.url), push, of, private=not public)}")
-
-
-def push_folder(folder: Path, repository: str, what: str, *, private: bool) -> str:
-    """Upload an exported student to the Hugging Face hub; gives the address of what was uploaded.
-
-    Raises:
-        MissingPrerequisite: the hub cannot be reached, or takes nothing from whoever is logged in here.
-    """
-    # They load for a while, and only this needs them.
-    from httpx2 import HTTPError
-    from huggingface_hub import HfApi
-
-    try:
-        api = HfApi()
-        made = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message=what)
-    # The library's own errors are of the first three kinds, those of the network below it of the last.
-    except (OSError, ValueError, RuntimeError, HTTPError) as exc:
-        why = " ".join(f"{type(exc).__name__} {exc}".split())
-        raise errors.MissingPrerequisite(
-            f"--push {repository}: the hub refuses, or is not to be reached ({why}); check network and name, give a "
-            "token that may write (HF_TOKEN, or `hf auth login`), and try again: the folder is whole"
-        ) from exc
-    return str(made)
+    print_line(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")

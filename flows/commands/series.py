@@ -10,13 +10,13 @@ import typer
 
 from flows import series, whole_run
 from flows.commands import live, terminal
-from flows.prefect_server.server import enter_server, find_server, ignore_settings, standing_server
+from flows.prefect_server.server import enter_server, ignore_settings, standing_server
 from tapir_core import paths, run_state
 from tapir_core.comparison import figures, matching
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
 from tapir_core.estimate.run import save_estimate
-from tapir_core.reporting.arms_report import arms_card, arms_plots_card, narrow_tables
+from tapir_core.reporting.arms_report import arms_card, narrow_tables
 from tapir_core.reporting.side_by_side import (
     SideBySide,
     put_side_by_side,
@@ -59,45 +59,21 @@ def compare(
     with live.shown_flows(
         RunRef(root, paths.COMPARE_PLACE), terminal.errors if markdown else terminal.console
     ) as shown:
-        show_all = partial(_show, root=root, connect=shown.connect, markdown=markdown)
+        show_all = partial(_show, markdown=markdown)
         if not series.finish_comparison(asked, _drive(shown), show_all, say=terminal.say, keep=not show):
             terminal.console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
 
 
-def _show(compared: figures.ComparedArms, page: str, *, root: str, connect: Callable[[], None], markdown: bool) -> str:
-    """Print the tables, or the card alone, and show them in Prefect's UI where a server stands; gives the card."""
+def _show(compared: figures.ComparedArms, page: str, *, markdown: bool) -> str:
+    """Print the tables, or the card alone; gives the card."""
     card = arms_card(compared)
     if markdown:
         typer.echo(card, nl=False)
-    else:
-        terminal.print_tables(terminal.console, *narrow_tables(compared))
-        for sentence in (*figures.verdicts(compared), figures.covers_sentence(compared), f"page: {page}"):
-            terminal.print_line(terminal.console, sentence)
-    # A server of our own would be started, and ended, for a table that has just been printed; one that is named and
-    # away keeps nobody from reading it.
-    try:
-        stands = find_server(root) is not None
-    except MissingPrerequisite as error:
-        stands = False
-        terminal.say(f"not shown in Prefect's UI: {error}")
-    if stands:
-        connect()
-        show_arms(compared.name, card, arms_plots_card(compared))
+        return card
+    terminal.print_tables(terminal.console, *narrow_tables(compared))
+    for sentence in (*figures.verdicts(compared), figures.covers_sentence(compared), f"page: {page}"):
+        terminal.print_line(terminal.console, sentence)
     return card
-
-
-def show_arms(name: str, card: str, plots: str) -> None:
-    """Show the arms of the comparison ``name`` in Prefect's UI: their card and their plots, both Markdown."""
-    # Not before: Prefect reads its settings when it is imported.
-    from flows.project_flow import project_flow
-    from tasks.artifacts import publish_comparison
-
-    # Without parameters: Prefect would keep the images with the flow run, and load them with every list of flow runs.
-    @project_flow("compare", run_name=name)
-    def compare() -> None:
-        publish_comparison(name, card, plots)
-
-    compare()
 
 
 def sweep(

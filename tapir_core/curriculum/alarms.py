@@ -8,6 +8,7 @@ raises none: there the teacher's answers say how long one is.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import sub
 
 import polars as pl
 
@@ -96,7 +97,7 @@ def alarm(
         by_chance = (
             _CHANCE * math.sqrt((was * (1 - was) + became * (1 - became)) / fewest) if figure == "unended" else 0
         )
-        if worse_by(was, became) > max(limit, by_chance) and not (figure == "length" and became <= (taught() or 0.0)):
+        if worse_by(became, was) > max(limit, by_chance) and not (figure == "length" and became <= (taught() or 0.0)):
             return f"{words.format(was, became)}, {setting} = {limit:g}"
     return None
 
@@ -106,23 +107,19 @@ _FEWEST, _CHANCE = 20, 2.6
 _OF_ROLLOUTS = ("divergence", "entropy")
 
 
-def _more(was: float, became: float) -> float:
-    return became - was
-
-
-def _grown(was: float, became: float) -> float:
+def _grown(became: float, was: float) -> float:
     return became / was - 1 if was else 0.0
-
-
-def _fallen(was: float, became: float) -> float:
-    return -_grown(was, became)
 
 
 _ALARMS: dict[str, tuple[str, Callable[[float, float], float], str]] = {
     "max_growth": ("length", _grown, "its whole answers grew from {:.0f} to {:.0f} tokens"),
-    "max_unended": ("unended", _more, "the share of its answers that broke off went from {:.0%} to {:.0%}"),
-    "max_repeated": ("repeated", _more, "the share of its words that repeat themselves went from {:.0%} to {:.0%}"),
-    "max_divergence": ("divergence", _more, "its distance to the teacher grew from {:.2f} to {:.2f} nats a token"),
-    "max_entropy_loss": ("entropy", _fallen, "its entropy fell from {:.2f} to {:.2f} nats a token"),
+    "max_unended": ("unended", sub, "the share of its answers that broke off went from {:.0%} to {:.0%}"),
+    "max_repeated": ("repeated", sub, "the share of its words that repeat themselves went from {:.0%} to {:.0%}"),
+    "max_divergence": ("divergence", sub, "its distance to the teacher grew from {:.2f} to {:.2f} nats a token"),
+    "max_entropy_loss": (
+        "entropy",
+        lambda became, was: -_grown(became, was),
+        "its entropy fell from {:.2f} to {:.2f} nats a token",
+    ),
 }
 """Field of `StopConfig` → a figure, by how much it is worse, and the alarm in words. The first counts."""

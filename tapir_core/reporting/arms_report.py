@@ -472,6 +472,6 @@ def _plot_task_types(rows: Sequence[ArmRow]) -> page.Section:
     ]
     return page.Section(
         "By task type",
-        plot=page.draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
+        plot=page.draw_categories("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
         note="Last students, means over run seeds. A task type with few instructions says little.",
     )

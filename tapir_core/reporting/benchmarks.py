@@ -175,15 +175,13 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
 
 def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:
     """Which student is set against which, each pair once."""
-    students = [each for each in asked if each != paths.BACKBONE]
-    trained = [each for each in students if each != paths.AVERAGE]
+    trained = [each for each in asked if each not in (paths.BACKBONE, paths.AVERAGE)]
     if not trained:
         return []
     first, last = trained[0], trained[-1]
-    of_trained = [(last, first), *([(best, first)] if best in students else [])]
-    of_trained += [(paths.AVERAGE, last)] if paths.AVERAGE in students else []
-    of_backbone = [(best if best in students else last, paths.BACKBONE)] if paths.BACKBONE in asked else []
-    return [pair for pair in dict.fromkeys([*of_trained, *of_backbone]) if pair[0] != pair[1]]
+    leading = best if best is not None and best in {*asked} - {paths.BACKBONE} else last
+    pairs = ((last, first), (leading, first), (paths.AVERAGE, last), (leading, paths.BACKBONE))
+    return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1] and {*pair} <= {*asked}]
 
 
 def paired_rows(

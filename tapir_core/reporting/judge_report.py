@@ -6,7 +6,6 @@ shows is binned, so its size does not grow with the pool.
 """
 
 from bisect import bisect
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -44,7 +43,6 @@ _SHOWN_CHARS = 2_000
 _BINS = 10
 _REASONS = 8
 _REASON_CHARS = 48
-_AREA = 220.0
 _GRADES, _GRADE_ENDS = ("weak", "moderate", "good", "very good"), (0.4, 0.6, 0.8)
 """Of an agreement, by Cohen's κ."""
 
@@ -186,7 +184,7 @@ def render_judge_report(found: JudgeRound) -> str:
     sections = [
         page.Section("", tables["judge"]),
         plots.plot_order_gap({round_name(found.number): pairs["order_gap"]}),
-        replace(plot_orders(pairs), table=tables["judge-winners"]),
+        page.section_of(tables["judge-winners"]),
         page.section_of(tables["judge-panel"]),
         page.section_of(tables["judge-single"]),
         plot_length(whole.scores),
@@ -368,28 +366,6 @@ def _cells(estimate: statistics.Estimate, cell: _Cell) -> tuple[str, str]:
     if estimate.low is None or estimate.high is None:
         return cell(estimate.value), f"none: {estimate.note}"
     return cell(estimate.value), f"{cell(estimate.low)} to {cell(estimate.high)}"
-
-
-def plot_orders(pairs: pl.DataFrame) -> page.Section:
-    """MFD in one order against the other; a dot's area is the number of instructions on its half point."""
-    one, other = ([round(2 * mfd) / 2 for mfd in pairs[order]] for order in ("student_first", "teacher_first"))
-    dots = Counter(zip(one, other, strict=True))
-    most = max(dots.values(), default=0)
-    ends = [min([*one, *other], default=0.0) - 0.5, max([*one, *other], default=0.0) + 0.5]
-
-    def fill(axes: Any) -> None:
-        axes.plot(ends, ends, color=page.GREY, linewidth=1, linestyle="--")
-        sizes = [max(2.0, _AREA * count / most) for count in dots.values()]
-        axes.scatter(*zip(*dots, strict=True), s=sizes, color=page.COLOURS[0], alpha=0.65, linewidths=0)
-        axes.set(xlim=ends, ylim=ends, aspect="equal")
-        axes.set(xlabel="MFD, student's answer first, points", ylabel="MFD, teacher's answer first, points")
-
-    return page.Section(
-        "One order against the other",
-        plot=page.draw("MFD in one order against the other", 3.9, fill) if dots else None,
-        note="A dot's area is the number of instructions there. On the dashed line both orders give the same MFD; a "
-        "judge that favours the first answer lies above it.",
-    )
 
 
 def plot_length(scores: pl.DataFrame) -> page.Section:

@@ -218,16 +218,18 @@ def standalone(svg: Markup) -> str:
     return str(svg).replace("<svg ", '<svg style="color: #1f2328; background: #fff" ', 1)
 
 
-def draw_task_types(
+def draw_categories(
     title: str,
     x_label: str,
     series: Sequence[tuple[str, str, Mapping[str, statistics.Estimate]]],
     *,
     legend_columns: int = 1,
+    scale: float = 100,
+    most: float | None = 100,
 ) -> Markup | None:
-    """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1).
+    """Bars with intervals for each category that some of ``series`` have: label, colour, category → figure.
 
-    None where there is no figure.
+    Figures are drawn times ``scale``, on an axis from 0 to ``most``. None where there is no figure.
     """
     if not _has_figure(each for _, _, figures in series for each in figures.values()):
         return None
@@ -236,7 +238,7 @@ def draw_task_types(
 
     def fill(axes: Any) -> None:
         for offset, (label, colour, figures) in enumerate(series):
-            values, errors = interval_bars([figures.get(name) for name in names], 100)
+            values, errors = interval_bars([figures.get(name) for name in names], scale)
             axes.barh(
                 [place + thickness * (offset - (len(series) - 1) / 2) for place in range(len(names))],
                 values,
@@ -247,7 +249,7 @@ def draw_task_types(
                 error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": INK, "alpha": 0.8},
             )
         name_rows(axes, names)
-        axes.set(xlim=(0, 100), xlabel=x_label)
+        axes.set(xlim=(0, most), xlabel=x_label)
 
     height = 0.7 + 0.2 * math.ceil(len(series) / legend_columns) + (0.12 + 0.08 * len(series)) * len(names)
     return draw(title, height, fill, legend=legend_columns)

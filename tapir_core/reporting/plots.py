@@ -7,7 +7,6 @@ figures of one judge, prompt and settings only; others have a panel of their own
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean
 from typing import Any, TypeVar
@@ -36,7 +35,6 @@ SHARES = {
 _SPLITS = {"test": "o", "dev": "s"}
 """Split → its marker."""
 _MARKERS = ("o", "s", "D")
-_FEWEST_SPOKES = 3
 _MOST_STEPS = 400
 """Points of one training's curve."""
 _CURVES = {"loss": "loss", "learning_rate": "learning rate", "grad_norm": "gradient norm"}
@@ -96,7 +94,7 @@ def plot_score_by_task_type(summary: RunSummary) -> page.Section:
     title = f"{name.capitalize()} by task type"
     return page.Section(
         title,
-        plot=page.draw_task_types(
+        plot=page.draw_categories(
             f"{title} on the test split", f"{name} on the test split, %", series, legend_columns=3
         ),
         note="Test split; lines are 95 % intervals.",
@@ -283,37 +281,36 @@ def plot_headlines(summary: RunSummary) -> page.Section | None:
     panels = headline_panels(summary)
     if not panels:
         return None
-    radars = [(label, choose_spokes(rows)) for label, rows in panels]
-    lacking = [
-        f"{label}, is not drawn by category. {spokes.in_words}"
-        for label, spokes in radars
-        if spokes.left_out and not spokes.drawn
-    ]
     curves = plot_benchmarks([(label, rows.filter(category=ALL)) for label, rows in panels])
     beside = beside_in_words(pl.concat([rows for _, rows in panels]))
     return page.Section(
         "Benchmarks",
         plot=curves,
-        note=sentences.together(
-            ("Lines are 95 % intervals over questions. No decision reads these figures.", *lacking, beside)
-        ),
+        note=sentences.together(("Lines are 95 % intervals over questions. No decision reads these figures.", beside)),
     )
 
 
 def plot_categories(summary: RunSummary) -> list[page.Section]:
-    """Each headline of the benchmarks by category, where there are categories enough."""
-    panels = ((label, rows, choose_spokes(rows)) for label, rows in headline_panels(summary))
-    return [
-        page.Section(
-            label,
-            plot=plot_benchmark_categories(label, spokes),
-            note=sentences.together(
-                (f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows))
-            ),
-        )
-        for label, rows, spokes in panels
-        if spokes.drawn
-    ]
+    """Each headline of the benchmarks by category, with intervals: of the first two students and the last one asked."""
+    sections = []
+    for label, rows in headline_panels(summary):
+        of = rows.filter((pl.col("category") != ALL) & (pl.col("number") != AVERAGE))
+        shown = first_two_and_last(of["number"].unique(maintain_order=True).to_list())
+        figures = {student: of.filter(number=student).select("category", "value", "low", "high") for student in shown}
+        series = [
+            (student_name(student), colour, {name: statistics.Estimate(*found) for name, *found in rows.iter_rows()})
+            for (student, rows), colour in zip(figures.items(), (page.GREY, *page.COLOURS), strict=False)
+        ]
+        without = of.filter(pl.col("value").is_null() & pl.col("number").is_in(shown))
+        lacking = [
+            f"{name} of {student_name(student)} ({note or 'no figure'})"
+            for name, student, note in without.select("category", "number", "note").rows()
+        ]
+        told = f"Not there: {'; '.join(lacking)}." if lacking else ""
+        plot = page.draw_categories(f"{label} by category", label, series, legend_columns=3, scale=1, most=None)
+        note = sentences.together((told, beside_in_words(rows)))
+        sections += [page.Section(f"{label} by category", plot=plot, note=note)]
+    return [each for each in sections if each.plot]
 
 
 def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
@@ -331,69 +328,6 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
     return page.draw(
         "Benchmarks by round with intervals", 0.5 + 1.7 * len(panels), fill, nrows=len(panels), squeeze=False
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Spokes:
-    """What a radar of one headline by category shows, and what it cannot show."""
-
-    students: tuple[int, ...]
-    """Rounds: the first two and the last."""
-    values: dict[str, tuple[float, ...]]
-    """Category → a figure of each student."""
-    left_out: dict[str, list[str]]
-    """Which student has no figure, and why → the categories that are left out for it."""
-
-    @property
-    def drawn(self) -> bool:
-        """Whether there are categories enough for a radar."""
-        return len(self.values) >= _FEWEST_SPOKES
-
-    @property
-    def in_words(self) -> str:
-        """Which categories are not there and why; empty where all are."""
-        reasons = [f"{', '.join(names)} ({why})" for why, names in self.left_out.items()]
-        return f"Left out, for want of a figure of every student: {'; '.join(reasons)}." if reasons else ""
-
-
-def choose_spokes(rows: pl.DataFrame) -> Spokes:
-    """The categories of which every student that is shown has a figure: the first two and the last one asked.
-
-    ``rows`` are those of one headline under one judge: number, category, value, note.
-    """
-    rows = rows.filter(pl.col("number") != AVERAGE)
-    shown = first_two_and_last(rows["number"].unique(maintain_order=True).to_list())
-    found = {row[:2]: row[2:] for row in rows.select("number", "category", "value", "note").rows()}
-    spokes = Spokes(tuple(shown), {}, {})
-    for name in rows.filter(pl.col("category") != ALL)["category"].unique(maintain_order=True):
-        of = {number: found.get((number, name), (None, "not asked")) for number in shown}
-        if why := [
-            f"{student_name(number)}: {note or 'no figure'}" for number, (value, note) in of.items() if value is None
-        ]:
-            spokes.left_out.setdefault(", ".join(why), []).append(name)
-        else:
-            spokes.values[name] = tuple(value for value, _ in of.values())
-    return spokes
-
-
-def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
-    """A radar of one headline by category."""
-    names = [*spokes.values]
-    angles = [2 * math.pi * place / len(names) for place in range(len(names))]
-
-    def fill(axes: Any) -> None:
-        axes.set_theta_offset(math.pi / 2)
-        axes.set_theta_direction(-1)
-        for place, (student, colour) in enumerate(zip(spokes.students, (page.GREY, *page.COLOURS), strict=False)):
-            found = [of[place] for of in spokes.values.values()]
-            line = {"color": colour, "linewidth": 1.4, "marker": "o", "markersize": 3, "label": student_name(student)}
-            axes.plot([*angles, angles[0]], [*found, found[0]], **line)
-            axes.fill(angles, found, color=colour, alpha=0.08)
-        axes.set(xticks=angles, xticklabels=names, ylim=(0, None))
-        axes.set_title(label, pad=16)
-        axes.figure.legend(loc="outside lower center", ncols=3)
-
-    return page.draw(f"{label} by category", 3.9, fill, subplot_kw={"projection": "polar"})
 
 
 def _apart(points: Sequence[_Item], students: Sequence[int], label: str = "") -> list[tuple[str, Sequence[_Item]]]:

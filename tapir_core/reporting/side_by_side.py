@@ -237,7 +237,7 @@ def _plot_task_types(runs: Sequence[RunSummary]) -> page.Section:
     )
     return page.Section(
         "By task type",
-        plot=page.draw_task_types(title, axis, series, legend_columns=2),
+        plot=page.draw_categories(title, axis, series, legend_columns=2),
         note="Test split; lines are 95 % intervals. A task type with few instructions says little.",
     )
 

@@ -178,9 +178,9 @@ def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -
             if name == "teacher" and asked:
                 found += [(name, scoring.check_places(scorer, asked)), (name, scoring.check_steady(scorer, asked[0]))]
     found.append(("teacher", scoring.check_lead(*words.values())))
-    silent = Compared("answers", "", "a request failed, so that this could not be checked", "look at its server's log")
+    silent = Compared("answers", "a request failed, so that this could not be checked", "look at its server's log")
     return [
-        Finding(f"{name}: {each.part}", "fault" if each.differs else "ok", each.differs or each.agrees, each.remedy)
+        Finding(f"{name}: {each.part}", "fault" if each.remedy else "ok", each.found, each.remedy)
         for name, each in ((name, each or silent) for name, each in found)
     ]
 

@@ -128,7 +128,7 @@ def pair_findings(teacher: str, student: str, chat_template: str | None, root: s
             raise errors.ConfigError(f"--pair {name}: it is not on this machine; give a folder that holds it")
         folders.append(folder)
     return [
-        Finding(each.part, "fault" if each.differs else "ok", each.differs or each.agrees, each.remedy)
+        Finding(each.part, "fault" if each.remedy else "ok", each.found, each.remedy)
         for each in compare_pair(folders[0], folders[1], settings.template)
     ]
 

@@ -342,7 +342,7 @@ def check_pair(teacher: Path, student: Path, chat_template: Path | None = None) 
     what, paths = f"{teacher} and {student} could not be compared", filter(None, (teacher, student, chat_template))
     found = _ask_child(what, "", *(str(path.absolute()) for path in paths), module="pair", timeout_seconds=300.0)
     if found:
-        said = "; ".join(f"{each['part']}: {each['differs']} ({each['remedy']})" for each in found)
+        said = "; ".join(f"{each['part']}: {each['found']} ({each['remedy']})" for each in found)
         raise errors.ConfigError(
             f'objective "on_policy": the teacher {teacher} cannot score what the student {student} samples. {said}'
         )

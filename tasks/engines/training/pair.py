@@ -47,11 +47,10 @@ class Compared(NamedTuple):
     """One thing of a pair."""
 
     part: str
-    agrees: str
-    """In words, what is alike."""
-    differs: str = ""
-    """Or what is not; empty where all is well."""
+    found: str
+    """In words, what is alike, or what is not."""
     remedy: str = ""
+    """Of what is not alike; empty where all is well."""
 
 
 class _Side(NamedTuple):
@@ -108,7 +107,7 @@ def _texts(one: _Side, other: _Side) -> Compared:
     if apart is None:
         return Compared("tokens", f"{len(TEXTS)} texts have the same ids")
     differs = f"{apart!r} is {one.ids(apart)[:6]} for the teacher and {other.ids(apart)[:6]} for the student"
-    return Compared("tokens", "", differs, _OTHER_TEACHER)
+    return Compared("tokens", differs, _OTHER_TEACHER)
 
 
 def _tokens(one: _Side, other: _Side) -> Compared:
@@ -120,7 +119,7 @@ def _tokens(one: _Side, other: _Side) -> Compared:
     if moved or alone:
         token = min(moved) if moved else alone[0]
         where = f"is {ours.get(token, 'no token')} for the teacher and {theirs.get(token, 'none')} for the student"
-        return Compared("special tokens", "", f"{token!r} {where}", _OTHER_TEACHER)
+        return Compared("special tokens", f"{token!r} {where}", _OTHER_TEACHER)
     return Compared("special tokens", f"{len(ours)} have the same ids")
 
 
@@ -131,7 +130,7 @@ def _template(one: _Side, other: _Side) -> Compared:
             both = enumerate(zip(*(f"{each}\0" for each in texts), strict=False))
             at = next(place for place, (ours, theirs) in both if ours != theirs)
             ours, theirs = (f"…{each[max(0, at - 20) : at + 40]!r}" for each in texts)
-            return Compared("chat template", "", f"the teacher is asked {ours}, the student {theirs}", _ONE_TEMPLATE)
+            return Compared("chat template", f"the teacher is asked {ours}, the student {theirs}", _ONE_TEMPLATE)
     return Compared("chat template", f"{len(_CONVERSATIONS)} conversations are rendered alike")
 
 
@@ -140,13 +139,13 @@ def _ends(one: _Side, other: _Side) -> Compared:
     shown = one.tokenizer.convert_ids_to_tokens(ours)
     if ours != theirs:
         differs = f"{shown!r} for the teacher, {other.tokenizer.convert_ids_to_tokens(theirs)!r} for the student"
-        return Compared("end of an answer", "", differs, _ONE_TEMPLATE)
+        return Compared("end of an answer", differs, _ONE_TEMPLATE)
     for side in (one, other):
         stops = side.read("generation_config.json").get("eos_token_id", side.read("config.json").get("eos_token_id"))
         if stops is not None and ours not in (stops if isinstance(stops, list) else [stops]):
             differs = f"the {side.name} ends an answer with {shown!r} ({ours}), and its generation stops at {stops}"
             remedy = f"add {ours} to eos_token_id in {side.folder / 'generation_config.json'}"
-            return Compared("end of an answer", "", differs, remedy)
+            return Compared("end of an answer", differs, remedy)
     return Compared("end of an answer", f"{shown!r} for both")
 
 
@@ -158,9 +157,7 @@ def _thinking(one: _Side, other: _Side) -> Compared:
         return "thinks by default" if side.prompts(_TALK) == on else "thinks only if asked to"
 
     ours, theirs = mode(one), mode(other)
-    if ours == theirs:
-        return Compared("thinking", f"each {ours}")
-    return Compared("thinking", "", f"the teacher {ours}, the student {theirs}", _ONE_TEMPLATE)
+    return Compared("thinking", f"the teacher {ours}, the student {theirs}", "" if ours == theirs else _ONE_TEMPLATE)
 
 
 def _vocabulary(one: _Side, other: _Side) -> Compared:
@@ -177,15 +174,13 @@ def _memory(teacher: _Side) -> Compared:
         room, where = psutil.virtual_memory().total, "memory"
     said = f"{size / 2**30:.1f} GiB of the teacher's weights, {room / 2**30:.1f} GiB of {where} here"
     # Scores are made by a server that holds a cache beside the weights.
-    if 1.2 * size <= room:
-        return Compared("memory", said)
-    return Compared("memory", "", said, "take a smaller teacher, or a machine with more")
+    return Compared("memory", said, "" if 1.2 * size <= room else "take a smaller teacher, or a machine with more")
 
 
 def main(*folders: str) -> int:
     """In a child of who drives a run: print what differs, of teacher, student and maybe a chat template."""
     sys.modules["torch"] = None  # type: ignore[assignment]  # a tokenizer needs none
-    print(json.dumps([each._asdict() for each in compare_pair(*map(Path, folders)) if each.differs]))
+    print(json.dumps([each._asdict() for each in compare_pair(*map(Path, folders)) if each.remedy]))
     return 0
 
 

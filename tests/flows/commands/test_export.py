@@ -5,15 +5,12 @@ Of a trained student, and with vLLM: `tests/end_to_end/test_export.py`.
 
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from httpx2 import ConnectError
-from huggingface_hub import RepoUrl
 from typer.testing import CliRunner
 
 from flows.cli import app
 from tapir_core.config.student import PRESETS
-from tapir_core.errors import ConfigError, MissingPrerequisite
+from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
@@ -95,61 +92,3 @@ def test_without_a_dev_split_none_is_best_and_a_round_can_still_be_named(tmp_pat
     with pytest.raises(ConfigError, match=r"--round best: .* it takes a dev split, .*; it has 0;"):
         export(run)
     assert "S_0 of run example is in" in export(run, "--round", "0", "--to", str(tmp_path / "mine"))
-
-
-class FakeHub:
-    """What of the hub's API an upload needs."""
-
-    def __init__(self) -> None:
-        self.made: list[tuple[str, bool]] = []
-        self.uploaded: list[tuple[str, set[str], str]] = []
-        self.wrong: Exception | None = None
-
-    def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> RepoUrl:
-        if self.wrong:
-            raise self.wrong
-        assert exist_ok
-        self.made.append((name, private))
-        return RepoUrl(f"https://huggingface.co/{name}")
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
-        self.uploaded.append((repo_id, {file.name for file in folder_path.iterdir()}, commit_message))
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHub:
-    fake = FakeHub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
-    return fake
-
-
-@pytest.mark.parametrize(("more", "private"), [((), True), (("--public",), False)])
-def test_a_student_is_uploaded_private_unless_it_is_told_to_be_public(
-    run: RunFolder, tmp_path: Path, hub: FakeHub, more: tuple[str, ...], private: bool
-) -> None:
-    said = export(run, "--round", "1", "--to", str(tmp_path / "s"), "--push", "me/student", *more)
-    assert hub.made == [("me/student", private)]
-    [(name, files, message)] = hub.uploaded
-    assert (name, message) == ("me/student", "S_1 of run example")
-    assert {"README.md", "config.json", "model.safetensors", "chat_template.jinja"} <= files
-    assert "S_1 of run example is at https://huggingface.co/me/student" in said
-
-
-@pytest.mark.parametrize(
-    "wrong", [OSError("401"), ConnectError("no route"), ValueError(""), RuntimeError("while uploading")]
-)
-def test_a_hub_that_refuses_or_is_away_leaves_the_folder_and_says_what_to_do(
-    run: RunFolder, tmp_path: Path, hub: FakeHub, wrong: Exception
-) -> None:
-    hub.wrong = wrong
-    with pytest.raises(MissingPrerequisite, match=rf"{wrong}.*HF_TOKEN"):
-        export(run, "--round", "1", "--to", str(tmp_path / "s"), "--push", "me/student")
-    assert (tmp_path / "s" / "model.safetensors").exists()
-
-
-def test_only_a_folder_of_this_machine_is_uploaded(run: RunFolder, hub: FakeHub) -> None:
-    with pytest.raises(ConfigError, match="name a folder here"):
-        export(run, "--round", "1", "--to", "s3://bucket/s", "--push", "me/student")
-    assert hub.made == []
-    with pytest.raises(ConfigError, match="there is no --push"):
-        export(run, "--round", "1", "--public")

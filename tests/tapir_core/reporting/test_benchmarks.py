@@ -14,10 +14,9 @@ from tapir_core.reporting.benchmarks import (
     benchmark_tables,
     benchmarks_sentence,
     figures_tables,
-    headline_panels,
 )
 from tapir_core.reporting.page import render_markdown
-from tapir_core.reporting.plots import choose_spokes, score_plots
+from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import render_report, run_card, write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
@@ -150,24 +149,19 @@ def test_a_students_figures_by_two_judges_stand_in_two_tables(run: RunFolder) ->
     assert "prompt mt_bench_single " in second.note
 
 
-def test_a_category_that_a_student_lacks_is_named_below_the_radar_with_the_reason(run: RunFolder) -> None:
+def test_a_category_that_a_student_lacks_is_named_below_the_bars_with_the_reason(run: RunFolder) -> None:
     summary = summarise(run)
     found = summary.round(2)
     assert found is not None
     categories = found.benchmarks.filter(metric="rating")["category"].unique(maintain_order=True).to_list()
     lost = (pl.col("metric") == "rating") & (pl.col("category") == categories[1])
-    gone = (pl.col("metric") == "rating") & (pl.col("category") == categories[2])
-    without = found.benchmarks.filter(~gone).with_columns(
+    without = found.benchmarks.with_columns(
         value=pl.when(~lost).then(pl.col("value")), note=pl.when(lost).then(pl.lit("3 of 4 failed")).otherwise("note")
     )
     object.__setattr__(found, "benchmarks", without)
     page = unescape(render_report(summary, RunReader(run), None))
-    caption = page.split("mt: rating, 1–10, by category; ")[1].split(" Judged by ")[0]
-    assert caption == (
-        "the further out, the better. Left out, for want of a figure of every student: "
-        f"{categories[1]} (S_2: 3 of 4 failed); {categories[2]} (S_2: not asked)."
-    )
-    assert "ae: win rate, %, by category; the further out, the better. Judged by " in page, "it lacks none"
+    assert f"Not there: {categories[1]} of S_2 (3 of 4 failed). Judged by " in page
+    assert page.count("Not there:") == 1, "the other one lacks none"
 
 
 def test_a_run_without_benchmarks_says_nothing_of_them(tmp_path: Path) -> None:
@@ -215,21 +209,15 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
         require_figures(summary, [0, 2], ["ae", "mt"])
     [table] = benchmark_tables(summary, [2], ["mt"])
     assert "no figure" in table.rows[0][2]
-    [(_, rows)] = [panel for panel in headline_panels(summary) if panel[0].startswith("mt")]
-    spokes = choose_spokes(rows)
-    assert not spokes.drawn, "no category has a figure of all students that are shown"
-    assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(
-        render_report(summary, RunReader(run), None)
-    )
-    assert spokes.in_words.endswith("(S_2: 9 of 40 failed).")
+    assert "of S_2 (9 of 40 failed)" in unescape(render_report(summary, RunReader(run), None))
 
 
-def test_the_plots_have_benchmarks_by_round_and_a_radar_by_category(run: RunFolder) -> None:
+def test_the_plots_have_benchmarks_by_round_and_bars_by_category(run: RunFolder) -> None:
     card = render_markdown(score_plots(summarise(run)))
-    assert card.count("Judged by standin-judge (") == 2 + 2, "of both benchmarks' curves, and of each radar"
+    assert card.count("Judged by standin-judge (") == 2 + 2, "of both benchmarks' curves, and of each one's bars"
     said = read_plots(card)
     assert "ae: win rate, %" in said["Benchmarks"]
     assert "S_2" in said["Benchmarks"]
-    radar = said["mt: rating, 1–10"]
+    bars = said["mt: rating, 1–10 by category"]
     for label in ("writing", "reasoning", "backbone", "S_2"):
-        assert label in radar
+        assert label in bars

@@ -2,13 +2,11 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from tapir_core.reporting.judge_report import (
     JudgeRound,
     plot_length,
-    plot_orders,
     plot_unscored,
     summarise_judge,
 )
@@ -26,13 +24,11 @@ def svg_of(plot: Section | None) -> str:
 
 PLOTS: dict[str, Callable[[JudgeRound], str]] = {
     "gap": lambda found: svg_of(plot_order_gap({"round 1": found.whole.pairs["order_gap"]})),
-    "orders": lambda found: svg_of(plot_orders(found.whole.pairs)),
     "length": lambda found: svg_of(plot_length(found.whole.scores)),
     "unscored": lambda found: svg_of(plot_unscored(found.whole.unscored.reasons)),
 }
 LABELS = {
     "gap": ["order gap = MFD teacher first − MFD student first, points", "share of the scored, %", "round 1, mean "],
-    "orders": ["MFD, student's answer first, points", "MFD, teacher's answer first, points"],
     "length": ["mean length of the answers of a group, characters", "mean score, points", "student's answer"],
     "unscored": ["unscored verdicts", "no verdict in the reply"],
 }
@@ -61,21 +57,16 @@ def test_the_same_data_give_the_same_plot(found: JudgeRound, name: str) -> None:
     assert PLOTS[name](found) == PLOTS[name](found)
 
 
-def test_a_plot_does_not_grow_with_the_pool(found: JudgeRound) -> None:
-    many = pl.concat([found.whole.pairs] * 50)
-    assert len(svg_of(plot_orders(many))) < 1.1 * len(svg_of(plot_orders(found.whole.pairs)))
-
-
 @pytest.mark.parametrize("count", [1, 2, 11])
 def test_few_instructions_can_be_drawn(found: JudgeRound, count: int) -> None:
     pairs, scores = found.whole.pairs.head(count), found.whole.scores.head(count)
-    for plot in (plot_order_gap({"": pairs["order_gap"]}), plot_orders(pairs), plot_length(scores)):
+    for plot in (plot_order_gap({"": pairs["order_gap"]}), plot_length(scores)):
         assert ElementTree.fromstring(svg_of(plot)) is not None
 
 
 def test_nothing_is_drawn_of_nothing(found: JudgeRound) -> None:
     pairs, scores = found.whole.pairs.clear(), found.whole.scores.clear()
-    plots = (plot_order_gap({"": pairs["order_gap"]}), plot_orders(pairs), plot_length(scores), plot_unscored({}))
+    plots = (plot_order_gap({"": pairs["order_gap"]}), plot_length(scores), plot_unscored({}))
     assert not any(plots)
 
 

@@ -69,8 +69,8 @@ def test_the_report_is_well_formed_and_fetches_nothing(page: str) -> None:
     assert not re.search(r"url\((?!#)", page)
 
 
-def test_the_report_has_four_plots_and_verdicts_to_read(page: str) -> None:
-    assert page.count("<svg ") == 4
+def test_the_report_has_three_plots_and_verdicts_to_read(page: str) -> None:
+    assert page.count("<svg ") == 3
     assert page.count('<article class="example">') == 10
     assert "The judge of round 1" in page
 

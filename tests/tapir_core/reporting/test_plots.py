@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 
 from tapir_core.reporting import plots
-from tapir_core.reporting.page import Section, draw, interval_bars
-from tapir_core.reporting.plots import Spokes, plot_benchmark_categories, plot_benchmarks
+from tapir_core.reporting.page import Section, draw, draw_categories, interval_bars
+from tapir_core.reporting.plots import plot_benchmarks
 from tapir_core.reporting.tables import accuracy_table
+from tapir_core.statistics import Estimate
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tests.run_builder import build_run
@@ -78,17 +79,17 @@ def test_text_takes_the_colour_of_the_page(summary: RunSummary) -> None:
 
 @pytest.mark.parametrize("text", ["C$^^$", r"\$5 and $6$", "$x$", "<b>&amp;", r"\d{2}", 'a "b" | c', "a\x00b\x1b"])
 def test_names_and_categories_are_drawn_as_they_are_written(text: str) -> None:
-    names = [text, f"{text} 2", f"{text} 3"]
     rows = pl.DataFrame({"number": [-1, 0], "value": [2.0, 3.0], "low": [1.0, 2.0], "high": [3.0, 4.0]})
-    title, spokes = f"{text} by category", Spokes((-1, 0), dict.fromkeys(names, (1.0, 2.0)), {})
+    title, figures = f"{text} by category", {text: Estimate(1.0, 0.5, 1.5), f"{text} 2": Estimate(2.0)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        radar, curves = plot_benchmark_categories(text, spokes), plot_benchmarks([(text, rows)])
+        bars, curves = draw_categories(title, text, [(text, "#123456", figures)]), plot_benchmarks([(text, rows)])
     readable = re.sub(r"[\x00\x1b]", "\ufffd", text)
-    for svg in (radar, curves):
-        assert readable in "".join(ElementTree.fromstring(svg).itertext())
-    assert ElementTree.fromstring(radar).get("aria-label") == re.sub(r"[\x00\x1b]", "\ufffd", title)
-    assert all(readable + end in "".join(ElementTree.fromstring(radar).itertext()) for end in (" 2", " 3"))
+    for svg in (bars, curves):
+        assert readable in "".join(ElementTree.fromstring(str(svg)).itertext())
+    drawn = ElementTree.fromstring(str(bars))
+    assert drawn.get("aria-label") == re.sub(r"[\x00\x1b]", "\ufffd", title)
+    assert f"{readable} 2" in "".join(drawn.itertext())
 
 
 def test_a_plot_that_cannot_be_drawn_says_so_in_its_place_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -47,7 +47,7 @@ ENDS_OTHERWISE = CHAT_TEMPLATE.replace("<|end|>", "<|pad|>")
 
 def test_a_pair_that_fits_has_no_fault(tmp_path: Path) -> None:
     found = compared(tmp_path)
-    assert [each.differs for each in found] == [""] * len(found)
+    assert [each.remedy for each in found] == [""] * len(found)
     assert len({*TEXTS}) == 200
 
 
@@ -65,7 +65,7 @@ def test_a_pair_that_fits_has_no_fault(tmp_path: Path) -> None:
 )
 def test_each_difference_is_named_with_its_remedy(tmp_path: Path, part: str, change: Change, said: str) -> None:
     [fault, *_] = [each for each in compared(tmp_path, change) if each.part == part]
-    assert re.search(said, fault.differs), fault.differs
+    assert re.search(said, fault.found), fault.found
     assert fault.remedy
 
 
@@ -81,23 +81,23 @@ REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system
 def test_a_template_that_refuses_a_system_text_is_a_difference_only_where_the_other_takes_it(tmp_path: Path) -> None:
     refuses = template(REFUSES)
     [alone] = [each for each in compared(tmp_path / "one", refuses) if each.part == "chat template"]
-    assert "no system role" in alone.differs
+    assert "no system role" in alone.found
     given = tmp_path / "both.jinja"
     given.write_text(REFUSES)
     found = compared(tmp_path / "two", chat_template=given)
-    assert [each.part for each in found if each.differs] == []
+    assert [each.part for each in found if each.remedy] == []
 
 
 def test_padded_embeddings_are_said_and_no_fault(tmp_path: Path) -> None:
     [found] = [each for each in compared(tmp_path, write("config.json", vocab_size=640)) if each.part == "embeddings"]
-    assert (found.differs, found.agrees) == ("", "512 and 640: padding, which is fine for stored ids")
+    assert (found.remedy, found.found) == ("", "512 and 640: padding, which is fine for stored ids")
 
 
 def test_one_template_given_for_both_takes_the_place_of_their_own(tmp_path: Path) -> None:
     given = tmp_path / "one.jinja"
     given.write_text(CHAT_TEMPLATE)
     assert [
-        each.part for each in compared(tmp_path, template(ENDS_OTHERWISE), chat_template=given) if each.differs
+        each.part for each in compared(tmp_path, template(ENDS_OTHERWISE), chat_template=given) if each.remedy
     ] == []
 
 
