@@ -12,7 +12,8 @@ import signal
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from importlib.metadata import version
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -111,6 +112,21 @@ app = typer.Typer(
 )
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"tapir {version('tapir-distill')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Say the version, and nothing more.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
 def load_command(name: str) -> Any:
     """The command of this name, or the group of several, as typer runs it."""
     address, help_text = COMMANDS[name]
@@ -147,8 +163,10 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
-        # Of wrong usage typer's own errors say more than their text.
-        say(f"error: {error.format_message() if hasattr(error, 'format_message') else error}", style="red")
+        # Of wrong usage typer's own errors say more than their text; where help was shown they have none.
+        said = error.format_message() if hasattr(error, "format_message") else str(error)
+        if said:
+            say(f"error: {said}", style="red")
         code = error.exit_code
     if code == INTERRUPTED:
         say("interrupted: everything received is stored; the same command goes on", style="yellow")

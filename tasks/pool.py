@@ -153,19 +153,18 @@ def judged_heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Draw dev and test from what the teacher answered usably, with its answers; the order of rows changes nothing."""
     examples, judged = _usable(run).examples, run.config.data.judged
     assert judged is not None
-    sizes, rng = judged.sizes(examples.height), randomness.derive_rng(run.config.run.seed, "judged held-out set")
-    taught = run.rows(stages.TEACH.at())
+    rng = randomness.derive_rng(run.config.run.seed, "judged held-out set")
+    taught, usable = run.rows(stages.TEACH.at()), examples.height
     if judged.answers == "teacher" and "answered_by" in taught.columns:
         own = taught.filter(pl.col("answered_by").is_null())
         examples = examples.join(own, on="instruction_id", how="semi", maintain_order="left")
-        if examples.height < len(sizes):
-            raise errors.ConfigError(
-                f'data.heldout.answers = "teacher": the teacher itself answered {examples.height} instructions usably; '
-                "take answers out of the pool file so that it is asked, or compare with those of the file: "
-                'data.heldout.answers = "any"'
-            )
-        part = min(1.0, examples.height / sum(sizes.values()))
-        sizes = {name: min(size, max(1, int(size * part))) for name, size in sizes.items()}
+    sizes = judged.sizes(usable, examples.height)
+    if judged.answers == "teacher" and examples.height < len(sizes):
+        raise errors.ConfigError(
+            f'data.heldout.answers = "teacher": the teacher itself answered {examples.height} instructions usably; '
+            "take answers out of the pool file so that it is asked, or compare with those of the file: "
+            'data.heldout.answers = "any"'
+        )
     references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
     drawn = curriculum.draw_splits(examples, sizes, rng)
     return outcomes.Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))

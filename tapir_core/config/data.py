@@ -207,10 +207,12 @@ class JudgedHeldout(HeldoutConfig):
         """What decides which instructions it has."""
         return [self.dev, self.test, self.max_share, *([] if self.answers == "any" else [self.answers])]
 
-    def sizes(self, pool: int) -> dict[str, int]:
-        """Split → its instructions of a ``pool`` of so many usable ones."""
+    def sizes(self, pool: int, own: int | None = None) -> dict[str, int]:
+        """Split → its instructions of so many usable ones of a ``pool``; of ``own``, if the teacher has to answer."""
         most = max(1, int(round(self.max_share * pool, 6)))
-        return {"test": min(self.test, most), "dev": min(self.dev, most)}
+        wanted = {"test": min(self.test, most), "dev": min(self.dev, most)}
+        part = 1.0 if self.answers == "any" or own is None else min(1.0, own / sum(wanted.values()))
+        return {name: min(size, max(1, int(size * part))) for name, size in wanted.items()}
 
     def in_words(self, digest: str) -> str:
         """Its sizes, and its references."""

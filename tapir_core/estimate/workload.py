@@ -145,7 +145,8 @@ class _Counts:
         self.config, self.pool, self.benchmarks = config, pool, benchmarks
         self.priors, judged = priors_of(config.teacher.endpoint), config.data.judged
         usable = pool.rows * (self.priors.usable if pool.usable_share is None else pool.usable_share)
-        self.held_out = float(sum(judged.sizes(int(usable)).values())) if judged else 0.0
+        own = usable * (1 - pool.own_answers / max(1, pool.rows))
+        self.held_out = float(sum(judged.sizes(int(usable), int(own)).values())) if judged else 0.0
         """Of the pool: instructions of the judged held-out set."""
         self.rows = max(0.0, usable - self.held_out)
         """Of the round's pool: usable answers that are not held out."""

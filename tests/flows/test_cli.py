@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -198,6 +199,15 @@ def test_an_interrupt_is_one_though_nobody_reads_what_is_said_of_it(monkeypatch)
     monkeypatch.setattr(cli.os, "write", write)
     with pytest.raises(KeyboardInterrupt):
         cli._interrupted(signal.SIGINT, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"), [(["--version"], 0, r"tapir \d+\.\d+\.\d+\n"), ([], 2, r"(?s).*Usage.*")]
+)
+def test_without_a_command_it_says_its_version_or_how_it_is_used(words: list[str], code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "flows.cli", *words], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert re.fullmatch(said, done.stdout)
 
 
 WARNS = """

@@ -66,6 +66,16 @@ def test_every_student_answers_the_held_out_set_and_the_backbone_too() -> None:
     assert needed(only(works(Pool(240, 0)), "evaluate")) == 0
 
 
+def test_of_the_teachers_own_answers_no_more_are_held_out_than_it_gives() -> None:
+    heldout = {"type": "judged", "answers": "teacher"}
+    data = {"pool": {"type": "file", "path": "p", "answers": "use"}, "heldout": heldout}
+    own, all_asked = (works(Pool(2000, 0, usable_share=1.0, own_answers=given), data=data) for given in (1960, 0))
+    assert (needed(only(own, "evaluate", round_number=0)), needed(only(all_asked, "evaluate", round_number=0))) == (
+        40,
+        400,
+    )
+
+
 def test_each_order_is_a_verdict() -> None:
     both = works(judge={"endpoint": {"type": "standin"}})
     one = works(judge={"endpoint": {"type": "standin"}, "orders": ["teacher_first"]})
