@@ -4,12 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import psutil
 
-if TYPE_CHECKING:
-    from tests.harness.standing_root import StandingRoot
+from tests.waiting import Found
 
 __all__ = ["ENDS", "FlowRun", "State"]
 
@@ -25,10 +24,22 @@ class State(NamedTuple):
     message: str
 
 
+class Root(Protocol):
+    """What a flow run needs of the root that it belongs to; `StandingRoot` is one."""
+
+    address: str
+
+    def ask(self, path: str, body: object = None) -> Any: ...
+
+    def family(self) -> list[psutil.Process]: ...
+
+    def wait_until(self, look: Callable[[], Found], told: Callable[[], str], *, every: float) -> Found: ...
+
+
 class FlowRun:
     """A flow run, by the id that it keeps through all its attempts."""
 
-    def __init__(self, root: "StandingRoot", run_id: str) -> None:
+    def __init__(self, root: Root, run_id: str) -> None:
         self._root, self.id = root, run_id
         self.page = f"{root.address}/runs/flow-run/{run_id}"
 
