@@ -102,16 +102,13 @@ class Trial:
         return file.exists()
 
     def jobs(self, starts: list[str]) -> Iterator[Job]:
-        """Equal seconds, then equal tokens. On the pair without a model for a teacher, two seeds try all rates."""
-        seeds = self.pair.sizes.seeds
+        """Equal seconds, then equal tokens. Where no model of its own teaches, the first seed tries all rates."""
+        first, *others = seeds = self.pair.sizes.seeds
         if self.pair.teacher is None:
             arms = [arm for arm in ARMS if arm not in ("topk", "third", "mfd")]
-            tried = itertools.product(seeds[:2], arms, RATES)
-            yield from (Job(arm, START, "seconds", rate, seed) for seed, arm, rate in tried)
-            rates = {
-                arm: best_rate([self._result(arm, rate, seed) for seed in seeds[:2] for rate in RATES]) for arm in arms
-            }
-            yield from (Job(arm, START, "seconds", rates[arm], seed) for seed in seeds[2:] for arm in arms)
+            yield from (Job(arm, START, "seconds", rate, first) for arm, rate in itertools.product(arms, RATES))
+            rates = {arm: best_rate([self._result(arm, rate, first) for rate in RATES]) for arm in arms}
+            yield from (Job(arm, START, "seconds", rates[arm], seed) for seed in others for arm in arms)
             return
         for start, arms in (*((START, arms) for arms in ORDER), (UNTOUCHED, ORDER[0][:2])):
             if start in starts:
