@@ -23,7 +23,13 @@ from tapir_core.processes import Holder
 
 BUSY_SECONDS = 20
 """How long a writer waits for another process's transaction in SQLite before it fails, or is tried again."""
-_POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
+_POSTGRES: dict[str, int | str] = {
+    "client_encoding": "UTF8",  # a database without an encoding (SQL_ASCII) would give bytes
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "tcp_user_timeout": 30_000,
+}
 """A server that vanished is given up soon. Seconds; the last one: milliseconds."""
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgresql+psycopg": "postgresql+psycopg"}

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import create_engine, func, make_url, select, text
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Spend
 from tapir_core.calls.budget import Attempt, Settlement
@@ -36,6 +36,19 @@ pytestmark = [needs_postgres, pytest.mark.slow]
 def postgres_url() -> Iterator[str]:
     with run_postgres() as url:
         yield url
+
+
+def test_a_database_without_an_encoding_keeps_texts_as_they_are(postgres_url: str):
+    server = create_engine(postgres_url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text("CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"))
+    server.dispose()
+    request = make_request("漢", run="plain")
+    with AnswerStore(make_url(postgres_url).set(database="plain").render_as_string(hide_password=False)) as store:
+        store.put(request.key, request, Reply(Answer("fine 漢", "stop", 2, 1))).result(timeout=30)
+        stored = store.lookup([request.key])[request.key]
+    assert isinstance(stored, Answer)
+    assert stored.text == "fine 漢"
 
 
 def test_the_store_works_on_postgresql_as_on_sqlite(postgres_url: str):
