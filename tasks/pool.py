@@ -158,13 +158,13 @@ def judged_heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
     if judged.answers == "teacher" and "answered_by" in taught.columns:
         own = taught.filter(pl.col("answered_by").is_null())
         examples = examples.join(own, on="instruction_id", how="semi", maintain_order="left")
+        if examples.height < len(judged.sizes(usable)):
+            raise errors.ConfigError(
+                f'data.heldout.answers = "teacher": the teacher itself answered {examples.height} instructions usably; '
+                "take answers out of the pool file so that it is asked, or compare with those of the file: "
+                'data.heldout.answers = "any"'
+            )
     sizes = judged.sizes(usable, examples.height)
-    if judged.answers == "teacher" and examples.height < len(sizes):
-        raise errors.ConfigError(
-            f'data.heldout.answers = "teacher": the teacher itself answered {examples.height} instructions usably; '
-            "take answers out of the pool file so that it is asked, or compare with those of the file: "
-            'data.heldout.answers = "any"'
-        )
     references = run.rows(stages.POOL.at()).select("instruction_id", "reference")
     drawn = curriculum.draw_splits(examples, sizes, rng)
     return outcomes.Worked(drawn.join(references, on="instruction_id", validate="1:1", maintain_order="left"))
