@@ -51,7 +51,8 @@ def settle_sizes(run: config.RunConfig) -> tuple[config.RunConfig, tuple[str, ..
     """
     if not sizes.are_open(run):
         return run, ()
-    return sizes.auto_sizes(run, read_pool_of(run.data.pool, run.data, run.run.seed).rows.height)
+    rows = read_pool_of(run.data.pool, run.data, run.run.seed).rows
+    return sizes.auto_sizes(run, rows.height, rows["answer"].null_count() if "answer" in rows.columns else rows.height)
 
 
 @config.by_kind(config.HeldoutConfig)
@@ -177,7 +178,10 @@ def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
     # Where only the teacher's own answers are compared with, the file's stay in the pool.
     asked = run.data.judged.answers == "teacher" and "answer" in rows.columns
     candidates = rows.filter(pl.col("answer").is_null()) if asked else rows
-    size, rng = sum(run.data.judged.sizes(rows.height).values()), randomness.derive_rng(run.run.seed, "rehearsal")
+    size, rng = (
+        sum(run.data.judged.sizes(rows.height, candidates.height).values()),
+        randomness.derive_rng(run.run.seed, "rehearsal"),
+    )
     drawn = candidates[sorted(rng.sample(range(candidates.height), min(size, candidates.height)))]
     rest = rows.join(drawn, on="instruction_id", how="anti", maintain_order="left")
     found = EvaluationQuestions(readers.heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)

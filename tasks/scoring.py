@@ -70,10 +70,9 @@ def check_own(scorer: Scorer, drawn: Sequence[Tokens]) -> Compared | None:
     if not apart:
         return None
     said, is_far = _in_words(apart, MEDIAN_APART)
-    remedy = (
-        "it scores its own answers otherwise than it sampled them, so scores say nothing of its tokens: let one server "
-        "answer, that samples and renders as it scores"
-    )
+    if is_far:
+        said = f"it scores its own answers otherwise than it sampled them: {said}, so scores say nothing of its tokens"
+    remedy = "let one server answer, that samples and renders as it scores"
     return Compared("scores of its own", said, remedy if is_far else "")
 
 
@@ -96,7 +95,7 @@ def check_places(scorer: Scorer, answers: Sequence[Scored]) -> Compared | None:
         return None
     places = [len(place) for each in found for place in each.top]
     least, scored = min(places, default=0), sum(len(each.ids) for each in found)
-    said = f"{least if wanted else 0} of each of {scored:,} places, where {wanted} are asked for"
+    said = f"{least} of each of {scored:,} places, where {wanted} are asked for" if wanted else "none is asked for"
     return Compared(
         "likeliest tokens", said, f"raise --max-logprobs of its server to {wanted}" if least < wanted else ""
     )
@@ -127,5 +126,7 @@ def check_lead(teacher: Sequence[Tokens | None], student: Sequence[Tokens | None
         return None
     means = [fmean(chain.from_iterable(each)) for each in zip(*both, strict=True)]
     said = f"{means[0]:.3f} nats a token under the teacher, {means[1]:.3f} under the student, of {len(both)} answers"
-    remedy = "its own answers are no likelier to it than to the student: take a better one, or one that gave them"
-    return Compared("lead", said, "" if means[0] > means[1] else remedy)
+    if means[0] > means[1]:
+        return Compared("lead", said)
+    differs = f"its own answers are no likelier to it than to the student: {said}"
+    return Compared("lead", differs, "take a better teacher, or one whose answers these are")

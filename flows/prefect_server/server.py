@@ -518,8 +518,13 @@ def _watch(server: supervisor.Child, api: str, silent_seconds: float, over: thre
 def _kept_server(root: str) -> PrefectServer | None:
     try:
         server = PrefectServer(**json.loads(storage.on_this_machine(root).read_bytes(paths.SERVER_RECORD)))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError):
         return None
+    except TypeError as error:
+        raise errors.EngineError(
+            f"{paths.SERVER_RECORD} below {root} is of a development version: end the process whose `pid` it has, and "
+            "remove it"
+        ) from error
     return server if _is_ours(server) else None
 
 

@@ -23,13 +23,7 @@ from tapir_core.processes import Holder
 
 BUSY_SECONDS = 20
 """How long a writer waits for another process's transaction in SQLite before it fails, or is tried again."""
-_POSTGRES: dict[str, int | str] = {
-    "client_encoding": "UTF8",  # a database without an encoding (SQL_ASCII) would give bytes
-    "connect_timeout": 10,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "tcp_user_timeout": 30_000,
-}
+_POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
 """A server that vanished is given up soon. Seconds; the last one: milliseconds."""
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgresql+psycopg": "postgresql+psycopg"}
@@ -353,7 +347,8 @@ def _insert(dialect: str, table: sa.Table) -> Any:
 
 def _create_postgres(url: sa.URL) -> sa.Engine:
     ours = {name: value for name, value in _POSTGRES.items() if name not in url.query}
-    return sa.create_engine(url, connect_args=ours, pool_pre_ping=True)
+    # A database without an encoding (SQL_ASCII) would give bytes.
+    return sa.create_engine(url, connect_args={**ours, "client_encoding": "UTF8"}, pool_pre_ping=True)
 
 
 def _create_sqlite(url: sa.URL) -> sa.Engine:

@@ -64,10 +64,13 @@ def are_open(config: RunConfig) -> bool:
     return "auto" in (config.basic_tuning.examples, *asked)
 
 
-def auto_sizes(config: RunConfig, rows: int) -> tuple[RunConfig, tuple[str, ...]]:
-    """The configuration with the numbers that a pool of ``rows`` makes of `"auto"`, and a sentence for each."""
-    usable = int(rows * priors_of(config.teacher.endpoint).usable)
-    left = max(1, usable - (sum(config.data.judged.sizes(usable).values()) if config.data.judged else 0))
+def auto_sizes(config: RunConfig, rows: int, own: int) -> tuple[RunConfig, tuple[str, ...]]:
+    """The configuration with the numbers that a pool of ``rows`` makes of `"auto"`, and a sentence for each.
+
+    The teacher itself is asked about ``own`` of them.
+    """
+    usable, answered = (int(each * priors_of(config.teacher.endpoint).usable) for each in (rows, own))
+    left = max(1, usable - (sum(config.data.judged.sizes(usable, answered).values()) if config.data.judged else 0))
     basic, rounds, said = config.basic_tuning, dict(config.rounds), list[str]()
     if basic.examples == "auto":
         size = max(1, left // _OF_THE_POOL)

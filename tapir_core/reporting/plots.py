@@ -7,7 +7,7 @@ figures of one judge, prompt and settings only; others have a panel of their own
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, product
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -301,16 +301,17 @@ def plot_categories(summary: RunSummary) -> list[page.Section]:
             (student_name(student), colour, {name: statistics.Estimate(*found) for name, *found in rows.iter_rows()})
             for (student, rows), colour in zip(figures.items(), (page.GREY, *page.COLOURS), strict=False)
         ]
-        without = of.filter(pl.col("value").is_null() & pl.col("number").is_in(shown))
-        lacking = [
-            f"{name} of {student_name(student)} ({note or 'no figure'})"
-            for name, student, note in without.select("category", "number", "note").rows()
-        ]
-        told = f"Not there: {'; '.join(lacking)}." if lacking else ""
+        known = {each[:2]: each[2:] for each in of.select("number", "category", "value", "note").rows()}
+        lacking = dict[str, list[str]]()
+        for student, name in product(shown, of["category"].unique(maintain_order=True)):
+            value, why = known.get((student, name), (None, "not asked"))
+            if value is None:
+                lacking.setdefault(f"{student_name(student)}: {why or 'no figure'}", []).append(name)
+        told = "; ".join(f"{', '.join(names)} ({why})" for why, names in lacking.items())
         plot = page.draw_categories(f"{label} by category", label, series, legend_columns=3, scale=1, most=None)
-        note = sentences.together((told, beside_in_words(rows)))
+        note = sentences.together((f"Without a figure: {told}." if told else "", beside_in_words(rows)))
         sections += [page.Section(f"{label} by category", plot=plot, note=note)]
-    return [each for each in sections if each.plot]
+    return sections
 
 
 def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:

@@ -37,6 +37,7 @@ _GRACE_SECONDS = 2.0
 _LAST_CONNECTION_SECONDS = 0.05
 """For connections that are being accepted when the server is stopped."""
 _LARGEST_BODY_BYTES = 512 * 2**20
+"""Of the files of batches, which tests add."""
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 """What counts as a token."""
 

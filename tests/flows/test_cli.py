@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -208,6 +209,18 @@ def test_without_a_command_it_says_its_version_or_how_it_is_used(words: list[str
     done = subprocess.run([sys.executable, "-m", "flows.cli", *words], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, "")
     assert re.fullmatch(said, done.stdout)
+
+
+def test_a_stand_in_on_a_taken_port_ends_with_2_and_says_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        words = ["standin", "serve", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "choose another --port" in done.stderr
 
 
 WARNS = """

@@ -9,16 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.series import read_asked, read_comparison
-from tapir_core.comparison.plan import open_comparison
+from flows.series import read_asked
 from tapir_core.errors import BudgetReached, ConfigError, MissingPrerequisite
 from tapir_core.paths import comparison_file
-from tapir_core.reporting.arms_report import arms_card
 from tests.conftest import StandingServer
 from tests.flows.built_comparison import BuiltRuns, run_all
 from tests.flows.test_compare import finished, spec
 from tests.harness.processes import tapir
-from tests.tasks.test_artifacts import find_artifacts
 
 pytestmark = pytest.mark.slow
 
@@ -105,18 +102,6 @@ def test_the_command_prints_tables_verdicts_and_the_page_and_markdown_alone(
     for name, words in table["conditions"].items():
         assert words in page
         assert f"{name}: {words}." in printed.stdout
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_a_comparison_of_which_nothing_is_left_to_run_is_shown_in_the_ui_too(
-    finished: Path, tmp_path: Path, standing_prefect: StandingServer
-) -> None:
-    again = tmp_path / "again.toml"
-    again.write_text(finished.read_text().replace("run_seeds = [1, 2]", "run_seeds = [1]\nverdict = false"))
-    done = command(again, api=standing_prefect.api)
-    assert "0 to do now" in done.stderr
-    card = arms_card(read_comparison(open_comparison(again)))
-    assert card in [each.data for each in find_artifacts("c-comparison")]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--only", "rndom"), ("--run-seeds", "7"), ("--run-seeds", "a")])

@@ -56,3 +56,10 @@ def test_the_start_is_read_whatever_the_process_is_called(
     (tmp_path / "41/stat").write_bytes(stat.encode(errors="surrogateescape"))
     assert read_start(41, tmp_path) == start
     assert read_start(42, tmp_path) is None
+
+
+def test_a_row_of_a_development_version_is_free_only_when_it_is_silent():
+    by_the_clock = replace(Holder.this_process(), process_started=psutil.Process().create_time())
+    assert by_the_clock.lives() is None
+    assert not is_free(row_of(by_the_clock, 59))
+    assert is_free(row_of(by_the_clock, 61))

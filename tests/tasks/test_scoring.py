@@ -88,7 +88,7 @@ def answers(top_k: int = 0) -> list[Scored]:
 
 def refused(found: Compared | None, says: str) -> None:
     assert found
-    assert re.search(says, f"{found.found}; {found.remedy}"), found
+    assert re.search(says, found.found), found
     assert found.remedy
 
 
@@ -121,7 +121,7 @@ def passed(found: Compared | None) -> None:
 def test_scores_of_other_tokens_are_refused(fault: dict[str, Any]) -> None:
     refused(
         check_own(scorer(Toy(**fault)), drawn(Toy(**fault))),
-        "0.02 and 0.3.*otherwise than it sampled them.*its tokens",
+        "otherwise than it sampled them: .* 0.02 and 0.3.*its tokens",
     )
 
 
@@ -148,7 +148,7 @@ def test_a_request_that_fails_shows_no_fault_of_the_model() -> None:
 
 def test_a_teacher_that_finds_its_answers_no_likelier_than_the_student_does_has_nothing_to_teach() -> None:
     asked, toy = answers(), scorer(Toy())
-    refused(check_lead(toy.word_on(asked), toy.word_on(asked)), "^-.*no likelier to it than to the student")
+    refused(check_lead(toy.word_on(asked), toy.word_on(asked)), "no likelier to it than to the student: -")
     refused(check_lead(scorer(Toy(2)).word_on(asked), toy.word_on(asked)), "of 20 answers")
 
 

@@ -221,7 +221,7 @@ def test_spending_follows_the_id_of_a_run_and_not_its_name(store_url: str):
     budget, named = BudgetConfig(requests=10), [replace(each, run="quickstart") for each in questions(20)]
     with FakeProvider() as provider:
         for run, some in (("first-id", named[:10]), ("second-id", named[10:])):
-            with CallEngine(AnswerStore(store_url), HURRIED, run=run, budget=budget) as engine:
+            with CallEngine(AnswerStore(store_url), PATIENT, run=run, budget=budget) as engine:
                 assert Counter(each.startswith("echo") for each in texts(engine.ask(some, provider.endpoint))) == {
                     True: 10
                 }

@@ -155,13 +155,16 @@ def test_a_category_that_a_student_lacks_is_named_below_the_bars_with_the_reason
     assert found is not None
     categories = found.benchmarks.filter(metric="rating")["category"].unique(maintain_order=True).to_list()
     lost = (pl.col("metric") == "rating") & (pl.col("category") == categories[1])
-    without = found.benchmarks.with_columns(
+    gone = (pl.col("metric") == "rating") & (pl.col("category") == categories[2])
+    without = found.benchmarks.filter(~gone).with_columns(
         value=pl.when(~lost).then(pl.col("value")), note=pl.when(lost).then(pl.lit("3 of 4 failed")).otherwise("note")
     )
     object.__setattr__(found, "benchmarks", without)
     page = unescape(render_report(summary, RunReader(run), None))
-    assert f"Not there: {categories[1]} of S_2 (3 of 4 failed). Judged by " in page
-    assert page.count("Not there:") == 1, "the other one lacks none"
+    assert (
+        f"Without a figure: {categories[1]} (S_2: 3 of 4 failed); {categories[2]} (S_2: not asked). Judged by " in page
+    )
+    assert page.count("Without a figure:") == 1, "the other one lacks none"
 
 
 def test_a_run_without_benchmarks_says_nothing_of_them(tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
         require_figures(summary, [0, 2], ["ae", "mt"])
     [table] = benchmark_tables(summary, [2], ["mt"])
     assert "no figure" in table.rows[0][2]
-    assert "of S_2 (9 of 40 failed)" in unescape(render_report(summary, RunReader(run), None))
+    assert "(S_2: 9 of 40 failed)" in unescape(render_report(summary, RunReader(run), None))
 
 
 def test_the_plots_have_benchmarks_by_round_and_bars_by_category(run: RunFolder) -> None:

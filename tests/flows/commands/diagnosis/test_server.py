@@ -45,7 +45,9 @@ def test_an_address_at_which_nothing_answers_is_a_fault(tmp_path: Path, monkeypa
 def test_a_server_of_tapir_up_that_is_gone_is_started_again_with_it(tmp_path: Path) -> None:
     record = tmp_path / SERVER_RECORD
     record.parent.mkdir()
-    record.write_text(json.dumps({"address": "http://127.0.0.1:1", "pid": 2**22 + 1, "process_started": 0.0}))
+    record.write_text(
+        json.dumps({"address": "http://127.0.0.1:1", "pid": 2**22 + 1, "process_started": 0.0, "boot_id": ""})
+    )
     (found,) = examine([server_check(str(tmp_path))])
     assert found.level == "fault"
     assert "tapir up" in found.remedy
