@@ -178,10 +178,8 @@ def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
     # Where only the teacher's own answers are compared with, the file's stay in the pool.
     asked = run.data.judged.answers == "teacher" and "answer" in rows.columns
     candidates = rows.filter(pl.col("answer").is_null()) if asked else rows
-    size, rng = (
-        sum(run.data.judged.sizes(rows.height, candidates.height).values()),
-        randomness.derive_rng(run.run.seed, "rehearsal"),
-    )
+    size = sum(run.data.judged.sizes(rows.height, candidates.height).values())
+    rng = randomness.derive_rng(run.run.seed, "rehearsal")
     drawn = candidates[sorted(rng.sample(range(candidates.height), min(size, candidates.height)))]
     rest = rows.join(drawn, on="instruction_id", how="anti", maintain_order="left")
     found = EvaluationQuestions(readers.heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)

@@ -1,4 +1,4 @@
-"""The stand-in behind OpenAI's API: chat completions, served until it is told to stop.
+"""The stand-in behind OpenAI's API: chat completions, served until a signal stops it.
 
 `tapir standin serve` runs it; a run starts the module with port, latency and behaviour as JSON. It starts in a fraction
 of a second: nothing heavier than aiohttp is imported. Tests add faults, batches and a log to the same application

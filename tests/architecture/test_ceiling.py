@@ -19,7 +19,7 @@ CEILINGS = {
     "flows/commands": 1152,
     "flows/commands/diagnosis": 495,
     "flows/prefect_server": 348,
-    "tapir_core": 1914,
+    "tapir_core": 1915,
     "tapir_core/calls": 2429,
     "tapir_core/comparison": 627,
     "tapir_core/config": 1522,
