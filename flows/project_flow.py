@@ -34,8 +34,9 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 
-from flows.prefect_server.server import HURRY, beside
+from flows.prefect_server.server import HURRY
 from flows.server_away import outlast_server
+from tapir_core.processes import beside
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.artifacts import spend_artifact

@@ -5,11 +5,13 @@ checked from here, loses it after 60 s without heartbeat. Times are the database
 process is identified by when it started after the boot, which does not change when the clock is set.
 """
 
+import contextvars
 import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -109,6 +111,24 @@ class Heart(threading.Thread):
         """Stop beating; when this returns no beat is in progress."""
         self._ended.set()
         self.join()
+
+
+@contextmanager
+def beside(
+    name: str, work: Callable[[threading.Event], None], patience: float | None = None
+) -> Iterator[threading.Event]:
+    """A thread, in the context of the block, that does ``work`` beside it; the event says that one of them has ended.
+
+    The block waits for the thread, at most ``patience`` seconds.
+    """
+    ended = threading.Event()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work, ended), name=name, daemon=True)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        ended.set()
+        thread.join(patience)
 
 
 def is_free(row: Mapping[Any, Any]) -> bool:

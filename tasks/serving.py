@@ -83,7 +83,7 @@ def _serve(
             )
         key = keys.replica_key(run.ref.root, run.record.id, taken.id)
         server = vllm.VllmServer(run.config.student, log, say, host=host, api_key=key)
-        reason = _Serving(registry, taken, server, log, every).serve(student.folder, say)
+        reason = _serve_until_told(registry, taken.id, server, student.folder, say, every)
         leave = registry.remove
     except Exception:  # raised again: the driver reads in the flow run's state why it ended
         leave = registry.remove
@@ -94,50 +94,46 @@ def _serve(
     return reason
 
 
-class _Serving:
-    """One replica at work. A thread of its own sees when there is a reason to leave."""
+def _serve_until_told(
+    registry: leases.ReplicaRegistry,
+    replica: str,
+    server: vllm.VllmServer,
+    checkpoint: Path,
+    say: Callable[[str], None],
+    every: float,
+) -> str:
+    """Serve ``checkpoint`` until there is a reason to leave, which it gives; a thread of its own sees when there is."""
+    reason = ""
 
-    def __init__(
-        self, registry: leases.ReplicaRegistry, taken: leases.Replica, server: vllm.VllmServer, log: Path, every: float
-    ) -> None:
-        self._registry, self._taken, self._server, self._log, self._every = registry, taken, server, log, every
-        self._reason = ""
-        """Why to leave, once there is a reason."""
-        self._over = threading.Event()
-
-    def serve(self, checkpoint: Path, say: Callable[[str], None]) -> str:
-        """Serve ``checkpoint`` until there is a reason to leave, which it gives."""
-        looking = threading.Thread(target=self._look, name="tapir-replica", daemon=True)
-        looking.start()
-        try:
-            endpoint = self._server.start(checkpoint)
-            self._registry.serve(self._taken.id, endpoint.base_url, endpoint.concurrency)
-            say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
-            while not self._over.wait(self._every):
-                if not self._server.runs:
-                    raise errors.EngineError(
-                        f"the student server of replica {self._taken.id} died; its log is {self._log}"
-                    )
-        except errors.EngineError:
-            # Also what a server says that was told to stop.
-            if not self._reason:
-                raise
-        finally:
-            self._over.set()
-            looking.join()
-            self._server.stop()
-        return self._reason
-
-    def _look(self) -> None:
-        while not self._over.wait(self._every):
+    def look(over: threading.Event) -> None:
+        nonlocal reason
+        while not over.wait(every):
             try:
-                if not self._registry.is_wanted(self._taken.id):
-                    self._reason = "asked to leave"
-                elif not self._registry.is_driven():
-                    self._reason = "nobody drives the run any more"
+                if not registry.is_wanted(replica):
+                    reason = "asked to leave"
+                elif not registry.is_driven():
+                    reason = "nobody drives the run any more"
             except errors.TapirError as error:
                 # While the database is away the driver cannot look either, and both go on.
-                logger.warning("replica %s cannot see whether it is wanted: %s", self._taken.id, error)
-            if self._reason:
-                self._server.abort()
-                self._over.set()
+                logger.warning("replica %s cannot see whether it is wanted: %s", replica, error)
+            if reason:
+                server.abort()
+                over.set()
+
+    try:
+        with processes.beside("tapir-replica", look) as over:
+            endpoint = server.start(checkpoint)
+            registry.serve(replica, endpoint.base_url, endpoint.concurrency)
+            say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
+            while not over.wait(every):
+                if not server.runs:
+                    raise errors.EngineError(
+                        f"the student server of replica {replica} died; its log is {server.log_path}"
+                    )
+    except errors.EngineError:
+        # Also what a server says that was told to stop.
+        if not reason:
+            raise
+    finally:
+        server.stop()
+    return reason

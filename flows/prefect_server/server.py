@@ -13,7 +13,6 @@ Imports no Prefect: the settings must stand in the environment before it is impo
 """
 
 import base64
-import contextvars
 import json
 import os
 import re
@@ -475,7 +474,7 @@ def ends_with(server: supervisor.Child, api: str, *, silent_seconds: float = _SI
     """
     HURRY.clear()
     try:
-        with beside("tapir-prefect-server", partial(_watch, server, api, silent_seconds)):
+        with processes.beside("tapir-prefect-server", partial(_watch, server, api, silent_seconds)):
             yield
     except BaseException as error:
         if server.poll() is None:
@@ -485,19 +484,6 @@ def ends_with(server: supervisor.Child, api: str, *, silent_seconds: float = _SI
             "the Prefect server of this run died or stopped answering, and the run ended with it; the end of its log "
             f"{server.log_path}: {last}. What was received is stored: the same command starts a new server and goes on"
         ) from error
-
-
-@contextmanager
-def beside(name: str, work: Callable[[threading.Event], None], patience: float | None = None) -> Iterator[None]:
-    """A thread that does ``work`` beside the block; the event says that the block has ended, and waits for it."""
-    ended = threading.Event()
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work, ended), name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(patience)
 
 
 def _watch(server: supervisor.Child, api: str, silent_seconds: float, over: threading.Event) -> None:

@@ -7,7 +7,6 @@ with `told_to`; the innermost one is told, and outside of a flow run nobody is. 
 message holds a key. What ended a child is in its `last_words`. Limits: logs are appended to, never replaced.
 """
 
-import contextvars
 import logging
 import re
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tapir_core.processes import beside
 from tasks.engines.keys import hide_keys
 
 PERIOD_SECONDS = 60.0
@@ -198,7 +198,7 @@ def follow_log(name: str, path: Path) -> Iterator[None]:
         name: Whose log it is, in the words of a reader.
         path: The log.
     """
-    reader, looking, stopped = LogReader(), threading.Lock(), threading.Event()
+    reader, looking = LogReader(), threading.Lock()
     offset = path.stat().st_size if path.exists() else 0
 
     def look(*, ended: bool = False) -> None:
@@ -212,19 +212,14 @@ def follow_log(name: str, path: Path) -> Iterator[None]:
                 separator = "\n" if "\n" in text else " "
                 tell(level, f"{name} ({path.absolute()}):{separator}{text}")
 
-    def go_on() -> None:
+    def go_on(stopped: threading.Event) -> None:
         while not stopped.wait(_LOOK_SECONDS):
             look()
 
     _looks.append(look)
-    # The thread belongs to the run that starts it, also for Prefect.
-    in_context = contextvars.copy_context().run
-    thread = threading.Thread(target=in_context, args=(go_on,), name=f"follow {path.name}", daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(f"follow {path.name}", go_on):
+            yield
     finally:
-        stopped.set()
-        thread.join()
         look(ended=True)
         _looks.remove(look)

@@ -74,7 +74,7 @@ class Students(ABC):
         """
         self.student = student
         self.engine: Any = student.engine
-        self._log_path = log_path
+        self.log_path = log_path
         self._report = report
         self.gpus = machine.Gpus()
         """Held while it serves, or rests; those of its run where others of the run serve too."""
@@ -268,10 +268,8 @@ class StudentServer(Students):
             with supervisor.reserved_port(self.host) as port:
                 url, launch = f"http://{self.host}:{port}", self.launch(port, key)
                 title = self.served_as.title
-                self._following.enter_context(logs.follow_log(title, self._log_path))
-                self._child = supervisor.start_child(
-                    launch.command, env=launch.env, log_path=self._log_path, name=title
-                )
+                self._following.enter_context(logs.follow_log(title, self.log_path))
+                self._child = supervisor.start_child(launch.command, env=launch.env, log_path=self.log_path, name=title)
                 self._wait_until_healthy(self._child, url)
                 self._warm_up(url, key)
         except BaseException:
@@ -326,19 +324,19 @@ class StudentServer(Students):
                 )
                 raise EngineError(
                     f"the {title} for {self.checkpoint} ended with exit code {code} before it was ready:\n{why}"
-                    f"{logs.last_words(said)}\nits log is {self._log_path}"
+                    f"{logs.last_words(said)}\nits log is {self.log_path}"
                 )
             if waited > self.engine.start_timeout_seconds:
                 raise EngineError(
                     f"the {title} for {self.checkpoint} is not ready after {waited:.0f} s; raise "
-                    f"{self.served_as.field}.start_timeout_seconds if it only needs longer; its log is {self._log_path}"
+                    f"{self.served_as.field}.start_timeout_seconds if it only needs longer; its log is {self.log_path}"
                 )
             if waited - reported >= _PROGRESS_SECONDS:
                 reported = waited
                 self._report(f"{title} starts ({waited:.0f} s)")
         took = f"{waited:.0f} s"
         self._report(f"{title} is ready ({took})")
-        logs.tell(logging.INFO, f"{title} ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}")
+        logs.tell(logging.INFO, f"{title} ({self.log_path.absolute()}): ready with {self.checkpoint} after {took}")
 
     def _warm_up(self, url: str, key: str) -> None:
         """Ask for one tiny answer: it shows that template and key work, and the first answer is the slowest."""
@@ -352,11 +350,11 @@ class StudentServer(Students):
                 trust_env=False,
             )
         except httpx.HTTPError as exc:
-            raise EngineError(f"the {title} did not answer: {exc}; its log is {self._log_path}") from exc
+            raise EngineError(f"the {title} did not answer: {exc}; its log is {self.log_path}") from exc
         if not reply.is_success:
             raise EngineError(
                 f"the {title} cannot answer with {self.checkpoint} (status {reply.status_code}): "
-                f"{reply.text[:500]}; its log is {self._log_path}"
+                f"{reply.text[:500]}; its log is {self.log_path}"
             )
 
 

@@ -209,7 +209,7 @@ class VllmServer(StudentServer):
 
     def _tell(self, what: str, level: int = logging.WARNING) -> None:
         self._report(f"{self.served_as.title} {what}")
-        logs.tell(level, f"{self.served_as.title} ({self._log_path.absolute()}): {what}")
+        logs.tell(level, f"{self.served_as.title} ({self.log_path.absolute()}): {what}")
 
     @classmethod
     def installed(cls, engine: VllmEngine, field: str = "student.engine") -> Installed:

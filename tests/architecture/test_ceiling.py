@@ -15,11 +15,11 @@ SLACK = 15
 """Statements that a ceiling may lie above its folder, so that what was cut stays cut."""
 
 CEILINGS = {
-    "flows": 1250,
+    "flows": 1251,
     "flows/commands": 1152,
     "flows/commands/diagnosis": 495,
-    "flows/prefect_server": 348,
-    "tapir_core": 1915,
+    "flows/prefect_server": 339,
+    "tapir_core": 1925,
     "tapir_core/calls": 2429,
     "tapir_core/comparison": 627,
     "tapir_core/config": 1522,
@@ -34,8 +34,8 @@ CEILINGS = {
     "tapir_core/standin": 849,
     "tapir_core/store_admin": 335,
     "tapir_core/summary": 488,
-    "tasks": 2064,
-    "tasks/engines": 1767,
+    "tasks": 2058,
+    "tasks/engines": 1763,
     "tasks/engines/in_vllm": 29,
     "tasks/engines/training": 1465,
 }
