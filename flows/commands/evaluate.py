@@ -4,13 +4,14 @@ With `--annotations` it computes AlpacaEval's figures from judgments that are th
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from flows.commands.terminal import Also, Root, console, print_tables, run_ref, say
 from tapir_core import errors, run_folder, stages, statistics
+from tapir_core.config import problems
 from tapir_core.evaluation import alpaca_eval
 from tapir_core.judging.agreement import favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables
@@ -126,35 +127,38 @@ def _score_annotations(
             f"{path}: {figures.win_rate.note}; so there is no figure. "
             "Have the failed ones judged again, or allow a larger share with --max-failed-share"
         )
-    for sentence in _beside(found, figures, 0 if tables is None else len(tables.difficulty)):
+    cautions = _cautions(found, figures, 0 if tables is None else len(tables.difficulty))
+    for sentence in cautions:
         say(sentence)
     if as_json:
         typer.echo(json.dumps(figures.to_dict()))
     else:
-        print_tables(console, _figures_table(figures, found.in_words))
+        print_tables(console, _figures_table(figures, cautions))
 
 
-def _beside(
+def _cautions(
     found: alpaca_eval.AnnotationFile, figures: alpaca_eval.AlpacaEvalFigures, instructions: int
-) -> Iterator[str]:
+) -> list[str]:
     """What must be known beside the figures; ``instructions`` are those of the difficulty table."""
-    given, failed = len(found.judged), figures.win_rate.failed
-    if found.in_words:
-        yield found.in_words
-    if failed:
-        yield f"{failed} of {given} judgments failed; they are in no figure"
-    if given < instructions:
-        yield (
+    given, failed, favoured = len(found.judged), figures.win_rate.failed, favoured_position(figures.position)
+    return problems(
+        {
+            found.in_words: found.in_words,
+            f"{failed} of {given} judgments failed; they are in no figure": failed,
             f"{given} annotations, but a difficulty table of {instructions} instructions: annotations take their "
-            "difficulty by place, as published figures do, so behind a gap they take a neighbour's"
-        )
-    if figures.length_is_doubtful:
-        yield "length control moves the win rate very far: look at the lengths before you trust it"
-    yield from _position_bias(figures)
+            "difficulty by place, as published figures do, so behind a gap they take a neighbour's": (
+                given < instructions
+            ),
+            "length control moves the win rate very far: look at the lengths before you trust it": (
+                figures.length_is_doubtful
+            ),
+            f"position bias: the annotator favours the output shown {favoured}": favoured in ("first", "second"),
+        }
+    )
 
 
-def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
-    """The figures in words; ``whose`` judgments they are of stands in the note."""
+def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, cautions: Sequence[str]) -> Table:
+    """The figures in words; ``cautions`` stand in the note."""
     estimates = {
         "win rate, %": figures.win_rate,
         "discrete win rate, %": figures.discrete,
@@ -162,11 +166,10 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
     }
     if figures.position.value is not None:
         estimates["gain by standing first, points"] = figures.position
-    failed, controlled = figures.win_rate.failed, figures.controlled
+    controlled = figures.controlled
     notes = [
-        whose,
+        *cautions,
         figures.outcomes,
-        f"{formats.count(failed)} judgments failed and are in no figure" if failed else "",
         f"The length-controlled win rate {controlled.note}"
         if controlled.value is None
         else "Errors and intervals are of sampling: what other instructions would have made of it. The published "
@@ -176,9 +179,8 @@ def _figures_table(figures: alpaca_eval.AlpacaEvalFigures, whose: str) -> Table:
             for name, each in estimates.items()
             if each.value is not None and each.note
         ),
-        *_position_bias(figures),
     ]
-    sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes if each)
+    sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes)
     return table_of("Against the baseline", _COLUMNS, estimates.items(), note=sentences)
 
 
@@ -193,10 +195,3 @@ _COLUMNS: tuple[tuple[str, Callable[[tuple[str, statistics.Estimate]], str]], ..
     ("95 % interval", lambda row: _interval(row[1])),
     ("n", lambda row: formats.count(row[1].n)),
 )
-
-
-def _position_bias(figures: alpaca_eval.AlpacaEvalFigures) -> list[str]:
-    """The position that is favoured, if one is; nothing can tell where no order is known."""
-    favoured = favoured_position(figures.position)
-    said = f"position bias: the annotator favours the output shown {favoured}"
-    return [said] if favoured in ("first", "second") else []

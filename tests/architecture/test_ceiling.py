@@ -16,7 +16,7 @@ SLACK = 15
 
 CEILINGS = {
     "flows": 1251,
-    "flows/commands": 1152,
+    "flows/commands": 1142,
     "flows/commands/diagnosis": 495,
     "flows/prefect_server": 339,
     "tapir_core": 1925,

@@ -97,7 +97,7 @@ def test_every_figure_counts_what_it_rests_on_and_what_failed(tmp_path: Path, ta
     flat = " ".join(shown.stdout.split())
     for name in ("win rate", "discrete win rate", "length-controlled win rate"):
         assert re.search(rf"(^|[n0-9] ){name}, % [0-9. ]+ to [0-9.]+ 97 ", flat), flat
-    assert "3 judgments failed and are in no figure." in flat
+    assert "3 of 100 judgments failed; they are in no figure." in flat
 
 
 def test_a_few_failures_are_said_beside_the_figures(tmp_path: Path) -> None:
