@@ -17,7 +17,7 @@ from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request,
 from tapir_core.config import EndpointConfig, RunConfig, VllmEndpoint, checks, load
 from tapir_core.run_folder import RunFolder, RunRef, forget_damaged, keep_settled, open_run
 from tapir_core.stages import StageAt, plan
-from tapir_core.storage import Storage, on_this_machine
+from tapir_core.storage import Storage
 from tasks import input_files, runtime
 from tasks.engines import backbone, machine
 from tasks.engines.endpoints import Endpoints, endpoint_source
@@ -134,7 +134,7 @@ def _probed(run: RunFolder, config: RunConfig, *, amend: bool, say: Say) -> RunF
         # Before anything is paid for.
         if isinstance(endpoint, VllmEndpoint):
             say(f"preparing {endpoint.model}")
-            backbone.prepare_backbone(endpoint.as_student, _backbones(run.ref.root), field=f"{field}.model")
+            backbone.prepare_backbone(endpoint.as_student, backbone.cache_of(run.ref.root), field=f"{field}.model")
     with probing_engine(run, run.ref.root, say) as ask:
         as_found, found = probing.settle(config, run.record.settled, ask)
     if found != run.record.settled:
@@ -151,9 +151,7 @@ def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[probing.Ask]
     ``root`` has the models that are fetched. Rows of endpoints that work in batches are asked live here.
     """
     calls = run.config.calls
-    endpoints = Endpoints(
-        calls.concurrency, lambda name: run.workplace.local(paths.log_file(name)), _backbones(root), report=say
-    )
+    endpoints = Endpoints(calls.concurrency, lambda name: run.workplace.local(paths.log_file(name)), root, report=say)
     store = AnswerStore(store_url(run.config))
     with closing(endpoints), CallEngine(store, calls, run=run.record.id, budget=run.config.budget) as engine:
 
@@ -169,10 +167,6 @@ def probing_engine(run: RunFolder, root: str, say: Say) -> Iterator[probing.Ask]
             return outcome
 
         yield ask
-
-
-def _backbones(root: str) -> Path:
-    return on_this_machine(root).local(paths.BACKBONE_CACHE)
 
 
 def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> AbstractContextManager[RunFolder]:

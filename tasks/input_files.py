@@ -11,8 +11,8 @@ from tapir_core.evaluation.rows import baseline_student
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.storage import Storage, file_sha256, on_this_machine, read_content
-from tasks.engines.backbone import checkpoint_digest, prepare_backbone
+from tapir_core.storage import Storage, file_sha256, read_content
+from tasks.engines.backbone import cache_of, checkpoint_digest, prepare_backbone
 from tasks.engines.verifier import check_verifier, source_digest
 
 Say = Callable[[str], None]
@@ -121,8 +121,7 @@ def _opened_with(config: RunConfig, name: str, field: str, address: str) -> str 
 
 
 def _backbone(config: RunConfig) -> str:
-    cache = on_this_machine(config.run.root).local(paths.BACKBONE_CACHE)
-    return checkpoint_digest(prepare_backbone(config.student, cache))
+    return checkpoint_digest(prepare_backbone(config.student, cache_of(config.run.root)))
 
 
 def _sha256(path: str) -> str:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from tapir_core import errors, leases, paths, run_files, storage
+from tapir_core import errors, leases, paths, run_files
 from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, store_url
 from tapir_core.config import EndpointConfig, ModelIdentity, VllmEndpoint
 from tapir_core.prompts import Prompt, load_prompt
@@ -51,7 +51,7 @@ class Runtime:
         self._endpoints = Endpoints(
             run.config.calls.concurrency,
             self.log,
-            self._backbones,
+            self._root,
             report=self.progress.note_current,
         )
         self._tables: dict[Hashable, pl.DataFrame] = {}
@@ -198,7 +198,7 @@ class Runtime:
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""
         if number == paths.BACKBONE:
-            return backbone.prepare_backbone(self.config.student, self._backbones)
+            return backbone.prepare_backbone(self.config.student, backbone.cache_of(self._root))
         # Every shard asks for it; one downloads it.
         with self._reading:
             return run_files.fetch_stage(self.run, checkpoint_at(number))
@@ -232,10 +232,6 @@ class Runtime:
         if self._calls is not None:
             self._calls.close()
         self._endpoints.close()
-
-    @property
-    def _backbones(self) -> Path:
-        return storage.on_this_machine(self._root).local(paths.BACKBONE_CACHE)
 
     def _serve_here(self) -> student_server.Students:
         student = self.config.student

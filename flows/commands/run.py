@@ -9,7 +9,7 @@ from rich.console import Console
 from flows import driver, whole_run
 from flows.commands import terminal
 from flows.commands.live import print_summary, shown_flows
-from tapir_core import errors, paths, run_folder, storage
+from tapir_core import errors, paths, run_folder
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
@@ -41,9 +41,7 @@ def memory_lines(config: RunConfig) -> list[str]:
     if config.training.runs_on == "worker":
         return []
     try:
-        folder = backbone.find_backbone(
-            config.student, storage.on_this_machine(config.run.root).local(paths.BACKBONE_CACHE)
-        )
+        folder = backbone.find_backbone(config.student, backbone.cache_of(config.run.root))
         return [f"Training memory: {line}" for line in prerequisites.look_ahead(config, folder)] if folder else []
     except errors.TapirError as lacks:
         return [f"Training memory: {lacks}"]

@@ -19,7 +19,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from tapir_core import errors, installation, storage, text
+from tapir_core import errors, installation, paths, storage, text
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig, problems
 from tasks.engines import keys, supervisor
 
@@ -45,6 +45,11 @@ _MATTERS = (
 
 _SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
 """Files in which a model names Python code of its own."""
+
+
+def cache_of(root: str) -> Path:
+    """Where a root keeps the backbones that were converted or fetched, on this machine."""
+    return storage.on_this_machine(root).local(paths.BACKBONE_CACHE)
 
 
 def prepare_backbone(

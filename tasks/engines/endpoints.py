@@ -71,7 +71,7 @@ class Endpoints:
         self,
         concurrency: int,
         log_of: Callable[[str], Path],
-        cache: Path,
+        root: str,
         *,
         report: student_server.Report = lambda _: None,
     ) -> None:
@@ -80,11 +80,11 @@ class Endpoints:
         Args:
             concurrency: Of each provider and of stand-ins.
             log_of: Name of a server → its log file.
-            cache: Folder for converted and downloaded models; runs share it.
+            root: Of runs; it keeps converted and downloaded models.
             report: Gets the progress of a start.
         """
         self.concurrency = concurrency
-        self._log_of, self._cache, self._report = log_of, cache, report
+        self._log_of, self._root, self._report = log_of, root, report
         self._models: dict[cfg.VllmEndpoint, tuple[vllm.VllmServer, student_server.Student]] = {}
         self._preparing = threading.Lock()
         self._served: student_server.Students | None = None
@@ -153,7 +153,9 @@ class Endpoints:
         with self._preparing:
             if settings not in self._models:
                 say(f"preparing {settings.model}")
-                folder = backbone.prepare_backbone(settings.as_student, self._cache, field=f"{field}.model")
+                folder = backbone.prepare_backbone(
+                    settings.as_student, backbone.cache_of(self._root), field=f"{field}.model"
+                )
                 server = vllm.VllmServer(
                     settings.as_student,
                     self._log_of("teacher"),

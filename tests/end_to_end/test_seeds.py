@@ -25,7 +25,7 @@ def test_drawn_samples_with_more_prompt_tokens_than_one_step_takes_are_answered(
         Request("teach", (Message("user", text),), who.model, who.identity, sampling, sample_index=case + 1)
         for case, text in enumerate(texts)
     ]
-    endpoints = Endpoints(64, lambda name: tmp_path / f"{name}.log", tmp_path / "cache")
+    endpoints = Endpoints(64, lambda name: tmp_path / f"{name}.log", str(tmp_path))
     store = AnswerStore(f"sqlite:///{tmp_path}/store.sqlite")
     try:
         # All at once, where a run begins with few.

@@ -37,7 +37,7 @@ def settled(
         def ask(_: str, endpoint: EndpointConfig, request: Request) -> Outcome:
             from tasks.engines.endpoints import Endpoints, endpoint_source
 
-            [outcome] = engine.ask([request], endpoint_source(endpoint, Endpoints(8, Path, Path()), "teacher.endpoint"))
+            [outcome] = engine.ask([request], endpoint_source(endpoint, Endpoints(8, Path, ""), "teacher.endpoint"))
             return outcome
 
         return settle(config, known, ask)

@@ -27,7 +27,7 @@ from flows.commands.diagnosis.checks import Finding
 from flows.commands.terminal import AsJson, Overrides, console, say
 from flows.driver import read_config
 from flows.prefect_server import server as prefect_server
-from tapir_core import curriculum, errors, judging, paths, probing, prompts, sources, storage, task_types
+from tapir_core import curriculum, errors, judging, probing, prompts, sources, task_types
 from tapir_core.calls import (
     Answer,
     AnswerStore,
@@ -188,10 +188,9 @@ def try_pair(teacher: str, student: str, chat_template: str | None, root: str) -
 @contextmanager
 def _asking(calls: CallsConfig, budget: BudgetConfig, root: str) -> Iterator[tuple[CallEngine, Endpoints]]:
     """An engine whose answers nobody keeps, and servers that end with it."""
-    cache = storage.on_this_machine(root).local(paths.BACKBONE_CACHE)
     with (
         TemporaryDirectory() as folder,
-        closing(Endpoints(calls.concurrency, lambda name: Path(folder, f"{name}.log"), cache)) as endpoints,
+        closing(Endpoints(calls.concurrency, lambda name: Path(folder, f"{name}.log"), root)) as endpoints,
         CallEngine(AnswerStore(f"sqlite:///{folder}/store.sqlite"), calls, run="doctor", budget=budget) as engine,
     ):
         yield engine, endpoints

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from flows.commands.diagnosis.checks import Check, Finding, fault_of, finding
 from tapir_core import config as cfg
-from tapir_core import errors, judging, prices, proxies, sources, storage, text
+from tapir_core import errors, judging, prices, proxies, sources, text
 from tapir_core.calls import Endpoint, Failure, client, types
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.evaluation.benchmark import benchmark_of
-from tapir_core.paths import BACKBONE, BACKBONE_CACHE
+from tapir_core.paths import BACKBONE
 from tasks.engines import backbone, endpoints, machine, student_server, supervisor, vllm
 from tasks.engines.training import launch, prerequisites
 from tasks.engines.training.pair import compare_pair
@@ -121,10 +121,10 @@ def pair_findings(teacher: str, student: str, chat_template: str | None, root: s
     Raises:
         ConfigError: one of them is no checkpoint, or not on this machine.
     """
-    cache, folders = storage.on_this_machine(root).local(BACKBONE_CACHE), list[Path]()
+    folders = list[Path]()
     for name in (teacher, student):
         settings = cfg.StudentConfig(backbone=name, chat_template=chat_template)
-        if (folder := backbone.find_backbone(settings, cache, field="--pair")) is None:
+        if (folder := backbone.find_backbone(settings, backbone.cache_of(root), field="--pair")) is None:
             raise errors.ConfigError(f"--pair {name}: it is not on this machine; give a folder that holds it")
         folders.append(folder)
     return [
@@ -165,8 +165,7 @@ def _look_at_endpoint(field: str, endpoint: cfg.OpenAIEndpoint) -> Finding:
 def _look_at_model(field: str, endpoint: cfg.VllmEndpoint, root: str) -> Finding:
     """Whether the run can serve it, and whether it is here already."""
     found = vllm.VllmServer.installed(endpoint.as_vllm, field)
-    cache = storage.on_this_machine(root).local(BACKBONE_CACHE)
-    folder = backbone.find_backbone(endpoint.as_student, cache, field=f"{field}.model")
+    folder = backbone.find_backbone(endpoint.as_student, backbone.cache_of(root), field=f"{field}.model")
     where = f"is here ({folder})" if folder else "is fetched from the model hub when a run begins"
     return finding("ok", f"{endpoint.model} {where}; {found.in_words}")
 
@@ -264,7 +263,7 @@ def _look_at_prices(config: cfg.RunConfig) -> Finding:
 
 def _look_at_backbone(config: cfg.RunConfig, root: str) -> Finding:
     name = config.student.backbone
-    folder = backbone.find_backbone(config.student, storage.on_this_machine(root).local(BACKBONE_CACHE))
+    folder = backbone.find_backbone(config.student, backbone.cache_of(root))
     template = config.student.template
     chat = None if folder is None else launch.render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     system = "; it takes no system message, so rows with a `system` text cannot be asked"
@@ -288,7 +287,7 @@ def _look_at_backbone(config: cfg.RunConfig, root: str) -> Finding:
 def _look_at_training(config: cfg.RunConfig, root: str) -> Finding:
     machine.check_gpu_training()
     prerequisites.check_packages(config.training)
-    folder = backbone.find_backbone(config.student, storage.on_this_machine(root).local(BACKBONE_CACHE))
+    folder = backbone.find_backbone(config.student, backbone.cache_of(root))
     ahead = prerequisites.look_ahead(config, folder) if folder else []
     unknown = "not told by the backbone's files, or the driver" if folder else "known once the backbone is here"
     return (

@@ -17,7 +17,7 @@ from tests.doubles.provider import FakeProvider, RecordedCall, Text, make_reques
 
 def test_a_model_that_cannot_be_served_is_named_by_the_field_of_its_endpoint(tmp_path: Path) -> None:
     said: list[str] = []
-    endpoints = Endpoints(8, lambda name: tmp_path / name, tmp_path, report=said.append)
+    endpoints = Endpoints(8, lambda name: tmp_path / name, str(tmp_path), report=said.append)
     (tmp_path / "empty").mkdir()
     source = endpoint_source(VllmEndpoint(model=str(tmp_path / "empty")), endpoints, "judge.endpoint")
     with pytest.raises(ConfigError, match=r"judge\.endpoint\.model = '.*empty'.*has no config\.json") as raised:
@@ -36,7 +36,7 @@ def openai_source(base_url: str, tmp_path: Path) -> EndpointSource:
         headers={"X-Team": {"env": "A_TEAM"}},
         extra_body={"user": {"id": [{"env": "A_USER"}], "plain": True}},
     )
-    return endpoint_source(endpoint, Endpoints(8, lambda name: tmp_path / name, tmp_path), "teacher.endpoint")
+    return endpoint_source(endpoint, Endpoints(8, lambda name: tmp_path / name, str(tmp_path)), "teacher.endpoint")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,8 @@ def test_what_may_be_one_processor_is_sent_no_seed_unless_told_and_little_at_fir
             api_key_env=None,
             seed=seed,
         )
-        given = endpoint_source(endpoint, Endpoints(64, lambda name: tmp_path / name, tmp_path), "teacher.endpoint")()
+        endpoints = Endpoints(64, lambda name: tmp_path / name, str(tmp_path))
+        given = endpoint_source(endpoint, endpoints, "teacher.endpoint")()
     assert (given.seed, given.is_slow) == (sent, address == "127.0.0.1")
     assert timeout_of(given, CallsConfig()) == (900 if given.is_slow else 120)
     assert timeout_of(given, CallsConfig(timeout_seconds=7)) == 7
@@ -125,7 +126,7 @@ def events() -> list[str]:
 @pytest.fixture
 def endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Endpoints:
     monkeypatch.setattr(machine, "free_memory", lambda: 10)
-    return Endpoints(8, lambda name: tmp_path / name, tmp_path)
+    return Endpoints(8, lambda name: tmp_path / name, str(tmp_path))
 
 
 def test_another_model_answers_when_the_last_rests_and_the_same_one_goes_on(
