@@ -38,17 +38,6 @@ Address = Annotated[
     typer.Option("--store", metavar="ADDRESS", help="An SQLite file, or postgresql://host/database."),
 ]
 Root = Annotated[str, typer.Option(help="Folder of all runs; its own store is meant when --store is left out.")]
-Roles = Annotated[list[str] | None, typer.Option("--role", help="Only this role (label, teach, judge, …); repeatable.")]
-Models = Annotated[list[str] | None, typer.Option("--model", help="Only this model; repeatable.")]
-Identities = Annotated[list[str] | None, typer.Option("--identity", help="Only this identity; repeatable.")]
-Statuses = Annotated[
-    list[str] | None,
-    typer.Option("--status", help="Only this outcome: answer, or a failure's kind (refused, …); repeatable."),
-]
-Endings = Annotated[
-    list[str] | None,
-    typer.Option("--finish-reason", help="Only answers that ended so: stop, length (cut off); repeatable."),
-]
 
 
 @store_app.command()
@@ -176,11 +165,19 @@ def prune(
     store: Address = None,
     root: Root = "runs",
     older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Only rows older than this: 12h, 30d.")] = None,
-    models: Models = None,
-    identities: Identities = None,
-    roles: Roles = None,
-    statuses: Statuses = None,
-    endings: Endings = None,
+    models: Annotated[list[str] | None, typer.Option("--model", help="Only this model; repeatable.")] = None,
+    identities: Annotated[list[str] | None, typer.Option("--identity", help="Only this identity; repeatable.")] = None,
+    roles: Annotated[
+        list[str] | None, typer.Option("--role", help="Only this role (label, teach, judge, …); repeatable.")
+    ] = None,
+    statuses: Annotated[
+        list[str] | None,
+        typer.Option("--status", help="Only this outcome: answer, or a failure's kind (refused, …); repeatable."),
+    ] = None,
+    endings: Annotated[
+        list[str] | None,
+        typer.Option("--finish-reason", help="Only answers that ended so: stop, length (cut off); repeatable."),
+    ] = None,
     unusable: Annotated[
         bool,
         typer.Option("--unusable", help="Only failures, and answers that are empty, cut off or hold control tokens."),
