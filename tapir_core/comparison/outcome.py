@@ -29,9 +29,8 @@ from tapir_core.evaluation.scores import grade_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK, HELDOUT, LABEL, MIX, TRAIN, graded_of, plan, settings_of, used_files
 from tapir_core.summary import summarise
-from tapir_core.summary.types import RunSummary, StageSummary, Usage
+from tapir_core.summary.types import ROLES, RunSummary, StageSummary, Usage
 
-_ROLES = ("teacher", "judge")
 _UNPAID = {*UNPAID, DRIVING}
 """In the ledger of a run: the student's own answers, and the hours of the whole."""
 
@@ -155,7 +154,7 @@ def read_outcome(
     summary = summarise(run)
     recipe = recipe_stages(summary, run.config)
     trainings = read_trainings(run)
-    spent = {role: sum((stage.usage for stage in recipe if stage.asks == role), Usage()) for role in _ROLES}
+    spent = {role: sum((stage.usage for stage in recipe if stage.asks == role), Usage()) for role in ROLES}
     return ArmOutcome(
         arm=arm,
         run_seed=run_seed,

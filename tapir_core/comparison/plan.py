@@ -37,6 +37,8 @@ class ReadyArm:
     match: Match = "rounds"
     is_curriculum: bool = True
     """Whether it is one of several rounds, as a reference has to be."""
+    only_imitates: bool = False
+    """Whether it does without verdicts, from which other objectives learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,14 @@ def arm_config(
         [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"],
         comparison.run_name(arm.name, run_seed),
     )
-    config = load.spell_out_rounds(sources.settle_sizes(read)[0])
-    made = load.replace_values(config, _begins_with(comparison, arm.name).settings(config), source=f"arm {arm.name}")
+    config, ready = load.spell_out_rounds(sources.settle_sizes(read)[0]), _begins_with(comparison, arm.name)
+    for number in config.round_numbers if ready.only_imitates else ():
+        if config.objective(number).reads_answers:
+            raise errors.ConfigError(
+                f'arm {arm.name}: rounds.{number}.objective is "{config.objective(number).type}", which learns from '
+                "the verdicts that this arm does without; leave the arm out"
+            )
+    made = load.replace_values(config, ready.settings(config), source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
         raise errors.ConfigError(
             f"arm {arm.name}: the curriculum of {comparison.config} is this already, so that it would be compared with "
@@ -242,7 +250,6 @@ def _random(config: RunConfig) -> list[str]:
 
 def _no_mfd(config: RunConfig) -> list[str]:
     settings = []
-    _demand_imitation(config, "no_mfd")
     for number in config.round_numbers:
         rule = config.round(number).selection
         if not rule.reads_difficulty or rule.fixed_share is None:
@@ -261,20 +268,6 @@ def _constant_alpha(config: RunConfig) -> list[str]:
     mixed = [number for number in config.round_numbers if not config.objective(number).reads_answers]
     alpha = fmean([config.round(number).alpha or 0.0 for number in mixed] or [1.0])
     return [f"rounds.{number}.alpha={round(alpha, 9)}" for number in mixed]
-
-
-def _no_rejudging(config: RunConfig) -> list[str]:
-    _demand_imitation(config, "no_rejudging")
-    return ["curriculum.rejudge=false"]
-
-
-def _demand_imitation(config: RunConfig, arm: str) -> None:
-    for number in config.round_numbers:
-        if config.objective(number).reads_answers:
-            raise errors.ConfigError(
-                f'arm {arm}: rounds.{number}.objective is "{config.objective(number).type}", which learns from the '
-                "verdicts that this arm does without; leave the arm out"
-            )
 
 
 READY: dict[str, ReadyArm] = {
@@ -296,11 +289,13 @@ READY: dict[str, ReadyArm] = {
     "equal_usd": ReadyArm(
         "Random at equal USD", lambda config: [*_random(config), _NATURAL], match="usd", is_curriculum=False
     ),
-    "no_mfd": ReadyArm("Without MFD: seeds at random", _no_mfd),
+    "no_mfd": ReadyArm("Without MFD: seeds at random", _no_mfd, only_imitates=True),
     "no_balance": ReadyArm("Without balance: natural shares", lambda _: [_NATURAL]),
     "no_expansion": ReadyArm("Without expansion", lambda _: ["curriculum.expansion.max_waves=0"]),
     "no_refinement": ReadyArm("Without refinement", lambda _: ["curriculum.refine=false"]),
     "constant_alpha": ReadyArm("Without rising α: its mean in each round", _constant_alpha),
-    "no_rejudging": ReadyArm("Without re-judging: MFD of round 1", _no_rejudging),
+    "no_rejudging": ReadyArm(
+        "Without re-judging: MFD of round 1", lambda _: ["curriculum.rejudge=false"], only_imitates=True
+    ),
 }
 """Every ready arm by name."""

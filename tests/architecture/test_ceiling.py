@@ -16,12 +16,12 @@ SLACK = 15
 
 CEILINGS = {
     "flows": 1249,
-    "flows/commands": 1142,
+    "flows/commands": 1137,
     "flows/commands/diagnosis": 493,
     "flows/prefect_server": 339,
     "tapir_core": 1925,
     "tapir_core/calls": 2429,
-    "tapir_core/comparison": 627,
+    "tapir_core/comparison": 622,
     "tapir_core/config": 1522,
     "tapir_core/curriculum": 675,
     "tapir_core/data": 967,
