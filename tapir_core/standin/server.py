@@ -14,7 +14,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -29,8 +29,6 @@ from tapir_core.standin.rules import Behaviour, Refusal, Reply, Weighted, read_a
 
 MODELS = ("standin-teacher", "standin-judge")
 CHAT = "/v1/chat/completions"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _GRACE_SECONDS = 2.0
 """For replies that are under way when the server is stopped."""
@@ -173,15 +171,6 @@ def model_list() -> dict[str, Any]:
     }
 
 
-@web.middleware
-async def _reject(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Words a wrong request as OpenAI does."""
-    try:
-        return await handler(request)
-    except BadRequest as problem:
-        return _respond(rejection(problem))
-
-
 def _respond(reply: ChatReply) -> web.Response:
     return web.json_response(reply.body, status=reply.status)
 
@@ -205,7 +194,7 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0) -> web.Applicati
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "version": STANDIN_VERSION})
 
-    application = web.Application(client_max_size=_LARGEST_BODY_BYTES, middlewares=[_reject])
+    application = web.Application(client_max_size=_LARGEST_BODY_BYTES)
     application.add_routes([web.post(CHAT, chat), web.get("/v1/models", models), web.get("/health", health)])
     return application
 

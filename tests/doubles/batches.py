@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -24,10 +24,12 @@ from aiohttp import BodyPartReader, web
 
 from tapir_core.errors import ConfigError
 from tapir_core.standin.rules import Behaviour
-from tapir_core.standin.server import CHAT, MODELS, BadRequest, Handler, reply_to_json
+from tapir_core.standin.server import CHAT, MODELS, BadRequest, reply_to_json
 from tests.doubles.faults import FaultKind, FaultScript, SentReply, describe, draw_unit
 
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _WINDOW = "24h"
 """The one completion window, as at OpenAI."""

@@ -76,7 +76,7 @@ class Troubled:
         for method, address, handler in self._batches.routes():
             self.application.router.add_route(method, address, self._guard(handler))
         self.application.router.add_get("/stats", self._show_stats)
-        self.application.middlewares.append(self._strike)
+        self.application.middlewares.extend([_reject, self._strike])
         self.application.cleanup_ctx.append(self._while_running)
         self.application.on_shutdown.append(self._stop)
 
@@ -185,6 +185,16 @@ class Troubled:
 
     async def _stop(self, _: web.Application) -> None:
         self._script.stopping.set()
+
+
+@web.middleware
+async def _reject(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Words a wrong request as OpenAI does."""
+    try:
+        return await handler(request)
+    except BadRequest as problem:
+        reply = rejection(problem)
+        return web.json_response(reply.body, status=reply.status)
 
 
 async def _described(request: web.Request, handler: Handler) -> SentReply:
