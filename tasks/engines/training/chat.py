@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from tapir_core import errors, thoughts, tools
 from tapir_core.config.student import PRESETS, shipped
 
@@ -89,8 +91,6 @@ def render(tokenizer: Any, conversations: Sequence[Conversation]) -> Iterator[tu
     Raises:
         ConfigError: what the template makes of an example does not begin with the prompt.
     """
-    from jinja2 import TemplateError
-
     for conversation in conversations:
         said, called = tools.calls_in(conversation[-1]["content"])
         try:
@@ -192,8 +192,6 @@ def check_student(tokenizer: Any, base: Path) -> None:
 
 def other_template(tokenizer: Any) -> str:
     """The remedy: the shipped templates that suit the tokenizer, those that use its own tokens first."""
-    from jinja2 import TemplateError
-
     suiting = list[tuple[bool, str]]()
     tokens = {each.content for each in tokenizer.added_tokens_decoder.values()}
     for name in shipped("jinja"):
@@ -221,8 +219,6 @@ def render_sample(base: Path, chat_template: Path | None = None) -> dict[str, ob
     Raises:
         ConfigError: the template renders no conversation, or as `check_student`.
     """
-    from jinja2 import TemplateError
-
     tokenizer = load_tokenizer(base, chat_template)
     try:
         text = tokenizer.apply_chat_template(_CONVERSATION, tokenize=False, add_generation_prompt=True)
