@@ -17,7 +17,6 @@ or a pod it is lost only when Prefect says so, for its image may be on its way.
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -39,7 +38,7 @@ from tapir_core.stages import AVERAGE, CHECKPOINT, MIX, ROLLOUT, SCORE, TRAIN, S
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 from tasks._task import cached, does, project_task
-from tasks.engines import backbone, keys, logs, machine, supervisor
+from tasks.engines import backbone, logs, machine, supervisor
 from tasks.engines.replicas import Fleet
 from tasks.engines.training import launch, nodes, prerequisites
 from tasks.flow_runs import Deployment
@@ -145,23 +144,19 @@ def average(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
     if (held := run.holds(at)) is not None:
         return cached(held)
     runtime, rounds = current(run), [each.number for each in AVERAGE.reads(run.config, at) if run.holds(each)]
-    made, log = _attempt(run, at).absolute(), runtime.log("average")
+    made = _attempt(run, at).absolute()
     with runtime.progress.stage(at):
-        checkpoints = [str(runtime.checkpoint(number).absolute()) for number in rounds]
+        checkpoints = [runtime.checkpoint(number).absolute() for number in rounds]
         # What a start that was killed has left is made anew.
         shutil.rmtree(made, ignore_errors=True)
-        with supervisor.start_child(
-            [sys.executable, "-m", "tasks.engines.average", str(made / CHECKPOINT), *checkpoints],
-            env=keys.offline_environment(),
-            log_path=log,
-            cwd=supervisor.SOURCES,
+        supervisor.run_module(
+            "tasks.engines.average",
+            made / CHECKPOINT,
+            *checkpoints,
+            log_path=runtime.log("average"),
             name="the average of the students",
-        ) as child:
-            while (code := child.poll()) is None:
-                runtime.check_stop(at)
-                time.sleep(_POLL_SECONDS / 10)
-        if code:
-            raise errors.EngineError(f"the average of the students ended with exit code {code}; see {log}")
+            check_stop=lambda: runtime.check_stop(at),
+        )
         return _promote(run, at, started, runtime.check_lease)
 
 

@@ -6,7 +6,6 @@ score is looked at.
 """
 
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,10 @@ from typing import Any
 
 from flows import driver, whole_run
 from flows.commands import live, terminal
-from tapir_core import errors, run_folder, run_state
+from tapir_core import run_folder, run_state
 from tapir_core.config import RunConfig, load
 from tapir_core.summary.formats import duration
-from tasks.engines import keys, logs, supervisor
+from tasks.engines import supervisor
 
 _UNTIL = "train@1"
 _TUNING = {"examples": 32, "epochs": 1.0, "learning_rate": 1e-3}
@@ -52,7 +51,8 @@ def prove(folder: Path, overrides: Sequence[str] = ()) -> None:
         TapirError: this machine lacks something, or an engine failed.
     """
     with _told("tiny student"):
-        make_student(folder / "student")
+        student, log = folder / "student", folder / "student.log"
+        supervisor.run_module("tasks.engines.tiny_student", student, log_path=log, name="the maker of a tiny student")
     with _told("configuration"):
         config = smoke_config(folder, overrides)
         driver.check_settings(config, source="tapir smoke")
@@ -80,19 +80,6 @@ def _told(step: str) -> Iterator[None]:
         end = duration(time.monotonic() - began)
     finally:
         terminal.print_line(terminal.console, f"{step}: {end}")
-
-
-def make_student(folder: Path) -> None:
-    """Write a tiny random student to ``folder``, in a child.
-
-    Raises:
-        EngineError: torch or transformers cannot do it here.
-    """
-    command = [sys.executable, "-m", "tasks.engines.tiny_student", str(folder)]
-    env, log_path, name = keys.offline_environment(), folder.with_suffix(".log"), "the maker of a tiny student"
-    with supervisor.start_child(command, env=env, log_path=log_path, cwd=supervisor.SOURCES, name=name) as child:
-        if code := child.wait():
-            raise errors.EngineError(f"{name} ended with exit code {code}:\n{logs.last_words(child.output())}")
 
 
 def smoke_config(folder: Path, overrides: Sequence[str] = ()) -> RunConfig:

