@@ -234,18 +234,18 @@ def _problem(comparison: presets.ComparisonConfig, name: str) -> str:
     return ""
 
 
-def _each_round(config: RunConfig, *settings: str) -> list[str]:
-    return [f"rounds.{number}.{setting}" for number in config.round_numbers for setting in settings]
-
-
 def _random(config: RunConfig) -> list[str]:
     """Plain fine-tuning: a round that learns otherwise imitates, as the first one does that imitates anyway."""
     imitating = [number for number in config.round_numbers if config.objective(number) == Imitate()]
     first = config.round(imitating[0]) if imitating else config.basic_tuning
     rate = "" if first.learning_rate is None else first.learning_rate
-    plain = ['objective="imitate"', f"learning_rate={json.dumps(rate)}", f"epochs={first.epochs}"]
-    others = [f"rounds.{number}.{each}" for number in config.round_numbers if number not in imitating for each in plain]
-    return [*_each_round(config, 'selection={type="random", share=0.0}', "alpha=0.0"), *others]
+    drawn = ['selection={type="random", share=0.0}', "alpha=0.0"]
+    plain = [*drawn, 'objective="imitate"', f"learning_rate={json.dumps(rate)}", f"epochs={first.epochs}"]
+    return [
+        f"rounds.{number}.{each}"
+        for number in config.round_numbers
+        for each in (drawn if number in imitating else plain)
+    ]
 
 
 def _no_mfd(config: RunConfig) -> list[str]:
