@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tapir_core import errors, paths, text
 from tapir_core.config import RunConfig
-from tapir_core.data.dataset import file_ingredient, is_address, is_kept, keep_file
+from tapir_core.data.dataset import file_ingredient, is_address, is_kept
 from tapir_core.evaluation.rows import baseline_student
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
@@ -107,7 +107,10 @@ def _fetch(config: RunConfig, name: str, field: str, address: str, say: Say) -> 
             raise errors.ConfigError(f"evaluation.benchmarks.{name}.{field}: {error}") from error
         say(f"{error}. Going on with what was fetched before: {root.url}/{paths.fetched_file(held, address)}")
         return held
-    return keep_file(root, address, content)
+    found = hashlib.sha256(content).hexdigest()
+    if not is_kept(root, address, found):
+        root.write_bytes(paths.fetched_file(found, address), content)
+    return found
 
 
 def _opened_with(config: RunConfig, name: str, field: str, address: str) -> str | None:

@@ -176,14 +176,6 @@ def file_ingredient(benchmark: str, field: str) -> str:
     return f"file:{field}:{benchmark}"
 
 
-def keep_file(root: Storage, address: str, content: bytes) -> str:
-    """Keep what an address held below the run root; its digest."""
-    sha256 = hashlib.sha256(content).hexdigest()
-    if not is_kept(root, address, sha256):
-        root.write_bytes(paths.fetched_file(sha256, address), content)
-    return sha256
-
-
 def is_kept(root: Storage, address: str, sha256: str) -> bool:
     """Whether what an address once held lies below the run root, undamaged."""
     place = paths.fetched_file(sha256, address)
