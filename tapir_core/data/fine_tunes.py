@@ -25,7 +25,6 @@ from tapir_core.turns import messages_of, user_texts
 _ASKED = ("input", "request", "body")
 """Objects of a record that may hold its messages and tools: of a pair, of a logged call, of a line of a batch."""
 _PREFERRED = ("preferred_output", "preferred_completion")
-_TOOLS = ("tools", "functions")
 _NOT_LEARNT = "assistant turns that are not to be learnt (weight 0), shown as context only"
 _SAID_NOTHING = "assistant turns without text, such as a refusal"
 _BROKEN_OFF = "completions that were cut off or filtered"
@@ -107,7 +106,7 @@ def _rows_of(record: Record, left_out: Counter[str], bad: list[str], models: set
             return
         if given and readers.role_of(asked[-1]) == "assistant":
             given = []  # it stands there already
-        defined = {name: each[name] for each in holders for name in _TOOLS if each.get(name)}
+        defined = {name: each[name] for each in holders for name in readers.TOOL_FIELDS if each.get(name)}
         # What is asked along with an answer of its own is context: an example, or a turn that nobody chose.
         turns, first = [*asked, *given], len(asked) + 1 if given else 1
         for place, turn in enumerate(turns[first - 1 :], start=first):

@@ -87,13 +87,13 @@ _NO_TEXT = ("nan", "<NA>")
 """A missing cell of any field, as pandas writes it out as text."""
 
 
-_TOOLS = ("tools", "functions")
+TOOL_FIELDS = ("tools", "functions")
 
 _ASIDE = {
     **dict.fromkeys(("input", "context", "passage", "prompt", "question", "query", "choices", "options"), "input"),
     **dict.fromkeys(("system", "system_prompt", "system_message"), "system"),
     "history": "history",
-    **dict.fromkeys((*_TOOLS, *MEDIA), "tools"),
+    **dict.fromkeys((*TOOL_FIELDS, *MEDIA), "tools"),
 }
 """What files call a column beside the instruction that changes what it asks → the field that it most likely is."""
 _OTHERWISE = {
@@ -399,7 +399,7 @@ def _unread(path: str, found: list[tuple[Record, Row]], names: Collection[str]) 
 def _more_in(name: str, record: Record, row: Row) -> Any:
     """What a field says beyond the row that was read of its record; a prompt may hold the instruction in a template."""
     value = record.fields.get(name)
-    if name in _TOOLS and has_tools(row._asdict()):
+    if name in TOOL_FIELDS and has_tools(row._asdict()):
         return None
     if not isinstance(value, str):
         return None if _is_absent(value) else value
@@ -469,7 +469,7 @@ def _layouts(fields: Fields) -> dict[str, _Asked]:
     """Each layout in which the record has something, the conversations first."""
     talks = {name: turns for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}
     try:
-        given = next((fields[each] for each in _TOOLS if talks and not _is_absent(fields.get(each))), None)
+        given = next((fields[each] for each in TOOL_FIELDS if talks and not _is_absent(fields.get(each))), None)
         defined = tools.definitions(given)
     except ValueError as exc:
         raise BadRecordError(str(exc)) from exc

@@ -17,13 +17,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tapir_core import errors, storage
 from tapir_core.text import first_few
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Fields = Mapping[str, Any]
 T = TypeVar("T")
@@ -388,10 +385,16 @@ def _csv_rows(text: str, wanted: _Wanted) -> Items:
 def _table_rows(content: bytes, wanted: _Wanted) -> Items:
     """Rows of Parquet or Arrow; columns that are not wanted may hold what Python has no value for."""
     import pyarrow as pa
+    from pyarrow import parquet
 
-    kind = "Parquet" if content.startswith(b"PAR1") else "Arrow"
+    kind, file = "Parquet" if content.startswith(b"PAR1") else "Arrow", pa.BufferReader(content)
     try:
-        table = _arrow_table(content, wanted)
+        if kind == "Parquet":
+            opened = parquet.ParquetFile(file)
+            table = opened.read(columns=wanted.columns_of(opened.schema_arrow.names))
+        else:
+            table = (pa.ipc.open_file if content.startswith(_ARROW[0]) else pa.ipc.open_stream)(file).read_all()
+            table = table.select(wanted.columns_of(table.column_names))
     except (pa.ArrowException, OSError) as exc:
         raise errors.ConfigError(f"{wanted.path!r} is damaged {kind}: {exc}; write the file again") from exc
     columns = {}
@@ -410,18 +413,6 @@ def _table_rows(content: bytes, wanted: _Wanted) -> Items:
         (number, dict(zip(columns, row, strict=True)))
         for number, row in enumerate(zip(*columns.values(), strict=True), start=1)
     )
-
-
-def _arrow_table(content: bytes, wanted: _Wanted) -> "pa.Table":
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    if content.startswith(b"PAR1"):
-        file = parquet.ParquetFile(pa.BufferReader(content))
-        return file.read(columns=wanted.columns_of(file.schema_arrow.names))
-    read = pa.ipc.open_file if content.startswith(_ARROW[0]) else pa.ipc.open_stream
-    table = read(pa.BufferReader(content)).read_all()
-    return table.select(wanted.columns_of(table.column_names))
 
 
 def read_each(records: Iterable[Record], read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[str]]:
