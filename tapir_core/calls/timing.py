@@ -10,10 +10,9 @@ attempts are left out. Answers from the store or a Batch API are not timed.
 
 import math
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import NamedTuple
 
 PREFIX = "timed: "
@@ -78,50 +77,30 @@ def timing_counts(answers: Iterable[tuple[int, Timing]], by: str = "") -> dict[s
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
+class Speed(NamedTuple):
     """How fast the answers of some stages came."""
 
     answers: int
-    tokens: int
-    call_seconds: float
-    share_seconds: float
     by: tuple[str, ...]
     """The engines, if known; the one with most answers first."""
-    bins: tuple[tuple[float, int], ...]
-    """Upper end of a bin, in seconds, and answers in it; the shortest first."""
+    p50_seconds: float
+    """Of an answer: half of them took no longer."""
+    p95_seconds: float
+    tokens_per_second: float | None
+    """Output tokens a second of all calls together, while any is in flight."""
+    in_flight: float | None
+    """Calls in flight at once, on average."""
 
-    @classmethod
-    def of(cls, counts: Iterable[Mapping[str, float]]) -> "Speed | None":
-        """Speed by the counts of some manifests; None if no answer was timed."""
-        added = defaultdict[str, float](float)
-        for name, n in chain.from_iterable(each.items() for each in counts):
-            added[name] += n
-        told = {name.removeprefix(_BY): n for name, n in added.items() if name.startswith(_BY)}
-        bins = sorted((float(name[len(_UP_TO) : -2]), int(n)) for name, n in added.items() if name.startswith(_UP_TO))
-        if not bins:
-            return None
-        return cls(
-            answers=sum(n for _, n in bins),
-            tokens=int(added[_TOKENS]),
-            call_seconds=added[_CALL],
-            share_seconds=added[_SHARE],
-            by=tuple(sorted(told, key=lambda name: -told[name])),
-            bins=tuple(bins),
-        )
 
-    def latency_seconds(self, share: float) -> float:
-        """The quantile ``share`` (0-1) of the seconds of an answer."""
-        ends, sizes = zip(*self.bins, strict=True)
-        end = ends[bisect_left([*accumulate(sizes)], share * self.answers)]
-        return float(end / 2 ** (0.5 / _BINS))  # the middle of the bin
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Output tokens a second of all calls together, while any is in flight."""
-        return self.tokens / self.share_seconds if self.share_seconds else None
-
-    @property
-    def in_flight(self) -> float | None:
-        """Calls in flight at once, on average."""
-        return self.call_seconds / self.share_seconds if self.share_seconds else None
+def speed_of(counts: Iterable[Mapping[str, float]]) -> Speed | None:
+    """Speed by the counts of some manifests; None if no answer was timed."""
+    added = sum(map(Counter[str], counts), Counter[str]())
+    told = {name.removeprefix(_BY): n for name, n in added.items() if name.startswith(_BY)}
+    bins = sorted((float(name[len(_UP_TO) : -2]), int(n)) for name, n in added.items() if name.startswith(_UP_TO))
+    if not bins:
+        return None
+    ends, reached = [end for end, _ in bins], [*accumulate(n for _, n in bins)]
+    # The middle of the bin that a quantile lies in.
+    quantiles = (ends[bisect_left(reached, share * reached[-1])] / 2 ** (0.5 / _BINS) for share in (0.5, 0.95))
+    rates = (added[name] / added[_SHARE] if added[_SHARE] else None for name in (_TOKENS, _CALL))
+    return Speed(reached[-1], tuple(sorted(told, key=lambda name: -told[name])), *quantiles, *rates)

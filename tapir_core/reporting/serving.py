@@ -18,7 +18,7 @@ import polars as pl
 
 from tapir_core import stages as stages_
 from tapir_core import statistics
-from tapir_core.calls.timing import Speed
+from tapir_core.calls.timing import Speed, speed_of
 from tapir_core.curriculum import unusable_reason
 from tapir_core.paths import AVERAGE, BACKBONE
 from tapir_core.reporting import benchmarks, page, sentences
@@ -208,7 +208,7 @@ def cost_table(reader: RunReader, student: int) -> page.Table:
 
 
 def _speed(reader: RunReader, stages: Iterable[stages_.StageAt]) -> Speed | None:
-    return Speed.of([manifest.counts for at in stages if (manifest := reader.manifest(at)) is not None])
+    return speed_of([manifest.counts for at in stages if (manifest := reader.manifest(at)) is not None])
 
 
 def _speed_cells(speed: Speed | None) -> dict[str, str]:
@@ -216,8 +216,8 @@ def _speed_cells(speed: Speed | None) -> dict[str, str]:
         return {}
     return {
         "Output tokens/s": formats.number(speed.tokens_per_second, 1),
-        "Seconds an answer, p50": formats.number(speed.latency_seconds(0.5)),
-        "Seconds an answer, p95": formats.number(speed.latency_seconds(0.95)),
+        "Seconds an answer, p50": formats.number(speed.p50_seconds),
+        "Seconds an answer, p95": formats.number(speed.p95_seconds),
         "Calls in flight, mean": formats.number(speed.in_flight, 1),
         "Answers timed": formats.count(speed.answers),
     }

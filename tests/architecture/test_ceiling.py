@@ -20,7 +20,7 @@ CEILINGS = {
     "flows/commands/diagnosis": 493,
     "flows/prefect_server": 339,
     "tapir_core": 1925,
-    "tapir_core/calls": 2429,
+    "tapir_core/calls": 2421,
     "tapir_core/comparison": 620,
     "tapir_core/config": 1522,
     "tapir_core/curriculum": 675,

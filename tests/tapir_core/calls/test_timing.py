@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tapir_core.calls import Answer, CallEngine
-from tapir_core.calls.timing import PREFIX, Speed, Stopwatch, Timing, timing_counts
+from tapir_core.calls.timing import PREFIX, Stopwatch, Timing, speed_of, timing_counts
 from tests.doubles.provider import FakeProvider
 from tests.tapir_core.calls.engine_helpers import prompts
 
@@ -49,11 +49,11 @@ def test_the_shares_of_all_calls_are_the_time_in_which_any_was_in_flight() -> No
 def test_speed_is_read_from_the_added_counts_of_shards() -> None:
     rng = random.Random(3)
     answers = [(rng.randint(1, 90), Timing(rng.lognormvariate(0, 1.5), rng.random())) for _ in range(2000)]
-    speed = Speed.of([timing_counts(answers[:700], "vLLM"), timing_counts(answers[700:], "another"), {"calls": 1.0}])
+    speed = speed_of([timing_counts(answers[:700], "vLLM"), timing_counts(answers[700:], "another"), {"calls": 1.0}])
     assert speed is not None
     seconds = sorted(timing.seconds for _, timing in answers)
-    for share in (0.5, 0.95):
-        assert speed.latency_seconds(share) == pytest.approx(seconds[int(share * 2000) - 1], rel=0.05)
+    assert speed.p50_seconds == pytest.approx(seconds[999], rel=0.05)
+    assert speed.p95_seconds == pytest.approx(seconds[1899], rel=0.05)
     shared = sum(timing.share_seconds for _, timing in answers)
     assert (speed.answers, speed.by) == (2000, ("another", "vLLM")), "what gave most of them stands first"
     assert speed.tokens_per_second == pytest.approx(sum(tokens for tokens, _ in answers) / shared)
@@ -61,16 +61,16 @@ def test_speed_is_read_from_the_added_counts_of_shards() -> None:
 
 
 def test_one_answer_is_every_quantile() -> None:
-    speed = Speed.of([timing_counts([(7, Timing(0.25, 0.25))])])
+    speed = speed_of([timing_counts([(7, Timing(0.25, 0.25))])])
     assert speed is not None
     assert speed.by == ()
-    assert [speed.latency_seconds(share) for share in (0.5, 0.95)] == [pytest.approx(0.25, rel=0.05)] * 2
+    assert [speed.p50_seconds, speed.p95_seconds] == [pytest.approx(0.25, rel=0.05)] * 2
 
 
 def test_what_was_not_timed_has_no_counts_and_no_speed() -> None:
     assert timing_counts([], "vLLM") == {}
-    assert Speed.of([]) is None
-    assert Speed.of([{"calls": 12, "seconds": 3.5}]) is None, "a run of an earlier version"
+    assert speed_of([]) is None
+    assert speed_of([{"calls": 12, "seconds": 3.5}]) is None, "a run of an earlier version"
 
 
 def test_every_count_begins_as_what_depends_on_the_clock_does() -> None:
