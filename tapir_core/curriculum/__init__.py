@@ -1,6 +1,5 @@
 """The curriculum: from verdicts to a mixture. Pure functions on tables; every draw takes its generator."""
 
-from tapir_core.curriculum.alarms import Habits, alarm, habits_of, measure_rollouts
 from tapir_core.curriculum.expansion import (
     Gated,
     all_rejected,
@@ -35,17 +34,26 @@ from tapir_core.curriculum.mixture import (
     supply_of,
     target_shares,
 )
-from tapir_core.curriculum.pairs import UNPAIRED, preference_pairs
 from tapir_core.curriculum.selection import (
+    UNPAIRED,
     compute_difficulty,
     count_unscored,
     delta_of,
     easy_of,
+    preference_pairs,
     select_seeds,
     trusted,
     weigh_by_pass_rate,
 )
-from tapir_core.curriculum.stopping import RoundHistory, best_round, should_stop
+from tapir_core.curriculum.stopping import (
+    Habits,
+    RoundHistory,
+    alarm,
+    best_round,
+    habits_of,
+    measure_rollouts,
+    should_stop,
+)
 from tapir_core.curriculum.teacher import (
     UNVERIFIED,
     Labelling,

@@ -23,7 +23,7 @@ CEILINGS = {
     "tapir_core/calls": 2421,
     "tapir_core/comparison": 620,
     "tapir_core/config": 1522,
-    "tapir_core/curriculum": 675,
+    "tapir_core/curriculum": 665,
     "tapir_core/data": 955,
     "tapir_core/estimate": 574,
     "tapir_core/evaluation": 963,
