@@ -157,11 +157,9 @@ def benchmark_gains_table(reader: RunReader, students: Sequence[int], best: int 
         asked = {each: scores for each, scores in found.items() if scores is not None}
         for after, before in _pairs([*asked], best):
             names = (formats.student_name(after), formats.student_name(before), name)
-            if differs := [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]:
-                rows.append(unpaired_row(names, differs))
-                continue
+            differs = [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]
             values, others = (headline_values(reader, name, student) for student in (after, before))
-            rows += paired_rows(names, values, others, max_failed_share=benchmark.max_failed_share)
+            rows += paired_rows(names, values, others, differs, max_failed_share=benchmark.max_failed_share)
     return page.Table(
         "Students on the same questions",
         PAIRED_COLUMNS,
@@ -188,11 +186,18 @@ def paired_rows(
     names: tuple[str, str, str],
     after: Mapping[str, ItemValues],
     before: Mapping[str, ItemValues],
+    differs: Sequence[str],
     *,
     max_failed_share: float,
     unit: str = "judgments",
 ) -> list[tuple[str, ...]]:
-    """A row under ``PAIRED_COLUMNS`` for each figure of two students; ``names`` are theirs and the benchmark's."""
+    """A row under ``PAIRED_COLUMNS`` for each figure of two students; ``names`` are theirs and the benchmark's.
+
+    One row where something ``differs``, for which they are not compared.
+    """
+    if differs:
+        unknown = [formats.NOTHING] * (len(PAIRED_COLUMNS) - 5)
+        return [(*names, formats.NOTHING, f"not compared: {', '.join(differs)}", *unknown)]
     rows: list[tuple[str, ...]] = []
     for metric in sorted(after.keys() & before.keys()):
         found = statistics.compare_paired(after[metric], before[metric], max_failed_share=max_failed_share, unit=unit)
@@ -203,16 +208,6 @@ def paired_rows(
             (*names, metric_label(metric), found.note, *figures, formats.count(found.n), formats.count(found.failed))
         )
     return rows
-
-
-def unpaired_row(names: tuple[str, str, str], differs: Sequence[str]) -> tuple[str, ...]:
-    """The row of two students that are not compared; ``differs`` says why."""
-    return (
-        *names,
-        formats.NOTHING,
-        f"not compared: {', '.join(differs)}",
-        *[formats.NOTHING] * (len(PAIRED_COLUMNS) - 5),
-    )
 
 
 def headline_values(reader: RunReader, name: str, student: int) -> dict[str, ItemValues]:

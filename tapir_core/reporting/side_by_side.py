@@ -24,7 +24,6 @@ from tapir_core.reporting.benchmarks import (
     figures_side_by_side,
     headline_values,
     paired_rows,
-    unpaired_row,
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ITEMS, EVALUATE, benchmark_stages, heldout_stages, lines
@@ -297,11 +296,10 @@ def _benchmarks_of_runs(asked: Iterable[_Asked]) -> list[page.Table]:
 def _paired(first: _Asked, other: _Asked) -> list[tuple[str, ...]]:
     """A row for each headline, or one that says why the two cannot be compared."""
     names = (other.student, first.student, first.benchmark)
-    if differs := [words for part, words in _DIFFERS.items() if first.scale.get(part) != other.scale.get(part)]:
-        return [unpaired_row(names, differs)]
+    differs = [words for part, words in _DIFFERS.items() if first.scale.get(part) != other.scale.get(part)]
     unit = "instructions" if first.benchmark == _HELDOUT else "judgments"
     limit = min(first.max_failed_share, other.max_failed_share)
-    return paired_rows(names, other.values, first.values, max_failed_share=limit, unit=unit)
+    return paired_rows(names, other.values, first.values, differs, max_failed_share=limit, unit=unit)
 
 
 def _asked(runs: Sequence[RunFolder]) -> dict[str, list[_Asked]]:

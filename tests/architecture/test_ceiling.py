@@ -29,7 +29,7 @@ CEILINGS = {
     "tapir_core/evaluation": 963,
     "tapir_core/judging": 500,
     "tapir_core/prompts": 54,
-    "tapir_core/reporting": 1485,
+    "tapir_core/reporting": 1483,
     "tapir_core/stages": 365,
     "tapir_core/standin": 844,
     "tapir_core/store_admin": 335,
