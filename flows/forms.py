@@ -32,7 +32,6 @@ from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, proje
 from tapir_core import errors, leases, paths, run_files, run_state
 from tapir_core.comparison import figures, matching
 from tapir_core.config import RunConfig
-from tapir_core.estimate.run import save_estimate
 from tapir_core.reporting import arms_report, sentences
 from tapir_core.reporting.benchmarks import benchmarks_sentence
 from tapir_core.run_folder import RunFolder, RunRef
@@ -40,7 +39,6 @@ from tapir_core.stages import TRAIN, Compared, StageAt, plan
 from tapir_core.summary import require_figures, summarise
 from tapir_core.summary.types import RunSummary
 from tasks import artifacts, input_files, serving, train
-from tasks.engines import machine
 from tasks.engines.training.launch import TrainingProgress
 from tasks.runtime import close_all, current
 
@@ -422,7 +420,9 @@ def compare_from_form(
 
     def drive_below(matched: matching.MatchedRun) -> None:
         def work(ref: RunRef) -> None:  # names the flow run
-            whole_run.drive_matched(matched, _distil, train.count_round, say=get_run_logger().info)
+            whole_run.drive_matched(
+                matched, lambda run, until: distill.fn(run.ref, until), train.count_round, say=get_run_logger().info
+            )
 
         _in_flow_run(matched.planned(), matched.ref, work)
 
@@ -430,12 +430,6 @@ def compare_from_form(
     with heed_suspension(lambda: "Runs that are finished stay finished."):
         shown = series.finish_comparison(asked, drive_below, _show_arms, say=get_run_logger().info)
     return shown or "Nothing is finished yet, so there is nothing to compare."
-
-
-def _distil(run: RunFolder, until: str | None) -> None:
-    """In the flow run of the run that is worked on."""
-    save_estimate(run, len(machine.gpu_memory()))
-    distill.fn(run.ref, until)
 
 
 def _show_arms(compared: figures.ComparedArms, written: str) -> str:

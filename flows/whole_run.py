@@ -206,7 +206,13 @@ def drive_matched(
     Raises:
         TapirError: it cannot be matched, or as `distill`.
     """
-    drive = _Drive(matched, distil, count, say, follows)
+
+    def estimated(run: RunFolder, until: str | None) -> None:
+        if not follows:
+            save_estimate(run, len(machine.gpu_memory()))
+        distil(run, until)
+
+    drive = _Drive(matched, estimated, count, say, follows)
     check_settings(matched.config, source=f"arm {matched.arm.name}")
     sizes = matched.sizes
     if matched.bought:
@@ -216,7 +222,7 @@ def drive_matched(
         sizes = drive.match_round(number, target, sizes)
     with drive.open(sizes) as run:
         if not is_done(run, None):
-            distil(run, None)
+            estimated(run, None)
 
 
 def is_finished(matched: matching.MatchedRun) -> bool:

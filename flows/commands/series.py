@@ -15,7 +15,6 @@ from tapir_core import paths, run_state
 from tapir_core.comparison import figures, matching
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
-from tapir_core.estimate.run import save_estimate
 from tapir_core.reporting.arms_report import arms_card, narrow_tables
 from tapir_core.reporting.side_by_side import (
     SideBySide,
@@ -24,7 +23,6 @@ from tapir_core.reporting.side_by_side import (
     write_side_by_side,
 )
 from tapir_core.run_folder import RunFolder, RunRef
-from tasks.engines import machine
 
 REGISTERED = "tapir.backbone.registered"
 """The event on which deployments/prefect.yaml starts a sweep."""
@@ -167,13 +165,9 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
 def _drive(shown: live.ShownFlows) -> Callable[[matching.MatchedRun], None]:
     """Drives a run of a comparison with the live display."""
 
-    def distil(run: RunFolder, until: str | None) -> None:
-        save_estimate(run, len(machine.gpu_memory()))
-        shown.do("distil", run, until)
-
     def drive(matched: matching.MatchedRun) -> None:
         shown.connect()
-        whole_run.drive_matched(matched, distil, whole_run.count_round, say=terminal.say)
+        whole_run.drive_matched(matched, partial(shown.do, "distil"), whole_run.count_round, say=terminal.say)
 
     return drive
 
