@@ -7,7 +7,7 @@ from pathlib import Path
 from tapir_core import errors, paths, text
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import file_ingredient, is_address, is_kept
-from tapir_core.evaluation.rows import baseline_student
+from tapir_core.evaluation.benchmark import baseline_student
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt

@@ -11,6 +11,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -18,10 +19,11 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import polars as pl
 
-from tapir_core import errors, statistics
+from tapir_core import errors, paths, statistics
 from tapir_core.config import AskedBenchmark, BenchmarkConfig, RunConfig, Sampling
-from tapir_core.config.benchmarks import JudgedBenchmark
-from tapir_core.evaluation.rows import SHOWN_DIGITS, BaselineStudent, baseline_student, read_rows
+from tapir_core.config.benchmarks import JudgedBenchmark, RunBaseline
+from tapir_core.data import dataset
+from tapir_core.evaluation.rows import read_rows
 from tapir_core.evaluation.scores import (
     ALL,
     NO_ANSWER,
@@ -36,9 +38,12 @@ from tapir_core.evaluation.scores import (
     withhold_categories,
 )
 from tapir_core.prompts import Prompt
-from tapir_core.stages import BENCHMARK_ITEMS
-from tapir_core.text import Unparsed, first_few
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, StageAt
+from tapir_core.text import Unparsed, digest, first_few
 
+SHOWN_DIGITS = 12
+"""Of a digest, in a figure's record."""
 _FILES = "files (SHA-256): "
 
 
@@ -97,6 +102,100 @@ class Game:
     def place(self) -> Place:
         """What tells it from the other judgments of one student."""
         return self.question_id, self.turn, self.mode, self.order
+
+
+@dataclass(frozen=True)
+class BaselineStudent:
+    """A student of another run of the same root, which is only read.
+
+    Its answers are an ingredient of the run that is set against them, so that other answers make other figures.
+    """
+
+    field: str
+    """Of the configuration, which names it."""
+    run: RunFolder
+    named: RunBaseline
+    benchmark: str
+    """What the benchmark is called there."""
+
+    @property
+    def student(self) -> str:
+        """The student and its run, in words."""
+        number = self.named.round
+        return f"{paths.OF_NO_ROUND.get(number, f'S_{number}')} of run {self.named.run}"
+
+    @property
+    def in_words(self) -> str:
+        """Which student it is, to stand beside a figure: round, run, benchmark, SHA-256 of its configuration."""
+        configuration = self.run.storage.sha256(paths.RESOLVED_CONFIG)[:SHOWN_DIGITS]
+        return f"{self.student} (benchmark {self.benchmark}, configuration {configuration})"
+
+    @property
+    def digest(self) -> str:
+        """Of the questions and of its answers.
+
+        Raises:
+            ConfigError: there is no such run, or its student has not answered the benchmark.
+        """
+        return digest([each.digest for each in self._held])
+
+    def answers(self, items: pl.DataFrame, by: Sequence[str]) -> dict[tuple[str, int], str | None]:
+        """Question and turn of ``items`` → the answer to what is alike there in the columns ``by``.
+
+        An answer that failed, or that nobody asked for there, is nothing.
+
+        Raises:
+            ConfigError: as `digest`.
+        """
+        assert self._held
+        asked, answered = (self.run.rows(at) for at in self._places)
+        rows = asked.join(answered, on=["question_id", "turn"], how="left", maintain_order="left")
+        given = dict(zip(rows.select(by).iter_rows(), rows["response"], strict=True))
+        return {
+            (question, turn): given.get(key)
+            for (question, turn), key in zip(
+                items.select("question_id", "turn").iter_rows(), items.select(by).iter_rows(), strict=True
+            )
+        }
+
+    @property
+    def _places(self) -> tuple[StageAt, StageAt]:
+        items = BENCHMARK_ITEMS.at(benchmark=self.benchmark)
+        return items, BENCHMARK_ANSWERS.at(self.named.round, benchmark=self.benchmark)
+
+    @cached_property
+    def _held(self) -> list[dataset.DatasetRef]:
+        try:
+            known = self.run.config.evaluation.asked
+        except errors.ConfigError as exc:
+            raise errors.ConfigError(f"{self.field}.run: {exc}") from exc
+        if self.benchmark not in known:
+            raise errors.ConfigError(
+                f"{self.field}: run {self.named.run!r} has no benchmark {self.benchmark!r} that can be asked; it has "
+                f"{', '.join(known) or 'none'}: name one with the same questions in `benchmark`, or give it this one "
+                "and run it with --amend"
+            )
+        held = [self.run.holds(at) for at in self._places]
+        if any(each is None for each in held):
+            which = paths.OF_NO_ROUND.get(self.named.round, self.named.round)
+            raise errors.ConfigError(
+                f"{self.field}: {self.student} has not answered benchmark {self.benchmark!r}; ask it with `tapir "
+                f"evaluate {self.named.run} --benchmark {self.benchmark} --round {which}`, then give this command again"
+            )
+        return [each for each in held if each is not None]
+
+
+def baseline_student(config: RunConfig, name: str) -> BaselineStudent | None:
+    """The student that the baseline of benchmark ``name`` is; nothing where it is a file, or there is none."""
+    named = config.evaluation.asked[name].baseline_run
+    if named is None:
+        return None
+    return BaselineStudent(
+        f"evaluation.benchmarks.{name}.baseline",
+        RunFolder(RunRef(config.run.root, named.run)),
+        named,
+        named.benchmark or name,
+    )
 
 
 class ScriptFailed(Exception):

@@ -26,7 +26,7 @@ CEILINGS = {
     "tapir_core/curriculum": 665,
     "tapir_core/data": 955,
     "tapir_core/estimate": 574,
-    "tapir_core/evaluation": 963,
+    "tapir_core/evaluation": 959,
     "tapir_core/judging": 500,
     "tapir_core/prompts": 54,
     "tapir_core/reporting": 1483,
