@@ -68,11 +68,6 @@ def run_stages(
     return dict(walk(ref, stages, again=again))
 
 
-def run_stage(ref: RunRef, at: stages_.StageAt) -> DatasetRef:
-    """Do one stage as `walk` does."""
-    return run_stages(ref, [at])[at]
-
-
 @dataclass(frozen=True, slots=True)
 class _Shards:
     """The shards of one stage: under way since ``started``, or what those of a stage wrote that holds."""
@@ -95,7 +90,7 @@ def _run_waves(run: RunFolder, at: stages_.StageAt) -> DatasetRef:
     if not all(run.holds(each) for each in collected):
         for wave in run.config.waves(at.number):
             requests, *others = (step.at(at.round, wave) for step in at.stage.wave_steps)
-            if run_stage(run.ref, requests).rows == 0:
+            if run_stages(run.ref, [requests])[requests].rows == 0:
                 break
             run_stages(run.ref, others)
     return [_run_whole(run, each) for each in collected][-1]

@@ -15,7 +15,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.driver import find_stage, stages_until
 from flows.project_flow import project_flow
-from flows.steps import run_stage, run_stages
+from flows.steps import run_stages
 from tapir_core.calls.types import GREETING
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
@@ -70,7 +70,7 @@ def run(tmp_path: Path, provider: FakeProvider) -> Iterator[RunFolder]:
 
 @flow(name="pool", validate_parameters=False)
 def make_pool(ref: RunRef) -> None:
-    run_stage(ref, POOL)
+    run_stages(ref, [POOL])
 
 
 @flow(name="teach", validate_parameters=False)
@@ -155,7 +155,7 @@ def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: Run
 
 @project_flow("expand", run_name="expand")
 def expand(ref: RunRef) -> dict[str, object]:
-    run_stage(ref, StageAt("expand", 1))
+    run_stages(ref, [StageAt("expand", 1)])
     return {}
 
 

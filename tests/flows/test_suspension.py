@@ -16,7 +16,7 @@ from prefect.states import Suspended
 
 from flows.forms import form_flow, of_one_run
 from flows.project_flow import project_flow
-from flows.steps import run_stage
+from flows.steps import run_stages
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all
@@ -52,7 +52,7 @@ def run(tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch)
 
 @project_flow("child", run_name="child-of-{ref.name}", child=True)
 def teach_below(ref: RunRef) -> int:
-    rows: int = run_stage(ref, TEACH).rows
+    rows: int = run_stages(ref, [TEACH])[TEACH].rows
     return rows
 
 
@@ -61,7 +61,7 @@ def teach_below(ref: RunRef) -> int:
 def teach(run: str, root: str) -> str:
     ref = RunRef(root, run)
     if not RunFolder(ref).holds(StageAt("pool")):
-        run_stage(ref, StageAt("pool"))
+        run_stages(ref, [StageAt("pool")])
     try:
         return f"{teach_below(ref)} taught"
     finally:
