@@ -17,7 +17,7 @@ is linear in the length of a reply: no pattern has an unbounded quantifier that 
 
 import re
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -36,19 +36,12 @@ _LABEL = r"(?:final |overall )?scores?[\s*_]{0,8}:[\s*_]{0,8}"
 _LABELLED = re.compile(rf"{_LABEL}(\[\[[^\[\]]*+\]\])", re.IGNORECASE)
 
 
-class _Form(NamedTuple):
-    """How a verdict is written."""
-
-    exact: re.Pattern[str]
-    loose: re.Pattern[str]
-    """In other brackets, or in none after a label."""
-
-
 @lru_cache
-def _form(count: int) -> _Form:
+def _forms(count: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """How a verdict is written: exactly, and loosely: in other brackets, or in none after a label."""
     scores = "[,;]".join([_NUMBER] * count)
     loose = rf"(?:{_LABEL}[\[(]?\s?[\[(]?|\[\s?\[){scores}[\])]?\s?[\])]?"
-    return _Form(re.compile(rf"\[\[{scores}\]\]"), re.compile(loose, re.IGNORECASE))
+    return re.compile(rf"\[\[{scores}\]\]"), re.compile(loose, re.IGNORECASE)
 
 
 _DECORATION = " \t\r\f\v\u00a0*_#~|.-"
@@ -88,11 +81,11 @@ class JudgeReply(JsonReply):
     @classmethod
     def scores_in_text(cls, raw: str | None, shown: str | None = None) -> Scores | Unparsed:
         """The last ones that a reply in text gives as its own; ``shown`` is what the judge was asked, where known."""
-        form = _form(len(cls.score_names()))
-        last = _last_verdict(form.exact, raw or "")
-        verdict = form.exact.fullmatch(last)
+        exact, loose = _forms(len(cls.score_names()))
+        last = _last_verdict(exact, raw or "")
+        verdict = exact.fullmatch(last)
         if not last and shown is not None:
-            verdict = _loose_verdict(form.loose, raw or "", shown)
+            verdict = _loose_verdict(loose, raw or "", shown)
         if verdict is None:
             return Unparsed("no verdict")
         scores = _scores(verdict)
