@@ -76,9 +76,11 @@ def gather_files(config: RunConfig, *, say: Say = lambda _: None) -> dict[str, s
         ConfigError: a prompt file is broken, a baseline's run has not answered, or an address cannot be read.
     """
     found = {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
-    for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout)):
-        if source is not None and (content := source.content()) is not None:
-            found[f"file:{name}"] = hashlib.sha256(content).hexdigest()
+    found |= {
+        f"file:{name}": hashlib.sha256(content).hexdigest()
+        for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout))
+        if source is not None and (content := source.content()) is not None
+    }
     fetched: dict[str, str] = {}
     for name, benchmark in config.evaluation.benchmarks.items():
         for field, path in benchmark.all_files.items():

@@ -207,9 +207,11 @@ class EvaluationQuestions:
         all that the user says are searched, for they are trained on. Sorted by instruction id and benchmark.
         """
         searched = _searched(instructions).with_row_index("place")
-        hits: list[Hit] = []
-        for some in _batches(searched):
-            hits += self._find(some["place"].to_list(), some["instruction"].to_list())
+        hits = [
+            hit
+            for some in _batches(searched)
+            for hit in self._find(some["place"].to_list(), some["instruction"].to_list())
+        ]
         rows = pl.DataFrame(hits, schema=_HIT, orient="row")
         named = pl.concat(
             [rows, searched[rows["place"]].drop("place"), self._names[rows["question_place"]]], how="horizontal"

@@ -84,9 +84,11 @@ class Marks:
         """
         rows: list[tuple[object, ...]] = []
         for metric in [*self.values] or [UNKNOWN]:
-            for question, marks in self.values.get(metric, ()):
-                for turn, mark in enumerate(marks, start=1):
-                    rows.append((question, turn, metric, "single", mark, None, self.rules, "scored", "", ""))
+            rows += (
+                (question, turn, metric, "single", mark, None, self.rules, "scored", "", "")
+                for question, marks in self.values.get(metric, ())
+                for turn, mark in enumerate(marks, start=1)
+            )
             rows += (
                 (question, 1, metric, "single", None, None, self.rules, "failed", reason, "")
                 for question, reason in failed.items()
