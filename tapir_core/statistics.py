@@ -59,6 +59,7 @@ _NOTHING = "nothing to measure"
 
 _Floats = NDArray[np.float64]
 
+_K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 
@@ -84,6 +85,14 @@ class Estimate:
         return self if self.value is None else replace(self, note="; ".join(filter(None, (text, self.note))))
 
 
+def grouped(pairs: Iterable[tuple[_K, _T]]) -> dict[_K, list[_T]]:
+    """Key → its values; both in the order in which they come."""
+    found: dict[_K, list[_T]] = {}
+    for key, value in pairs:
+        found.setdefault(key, []).append(value)
+    return found
+
+
 def estimate_mean(
     values: Sequence[float | None],
     *,
@@ -104,10 +113,7 @@ def estimate_mean(
     """
 
     def of(kept: Sequence[tuple[Hashable, float]]) -> Estimate:
-        groups: dict[Hashable, list[float]] = {}
-        for cluster, value in kept:
-            groups.setdefault(cluster, []).append(value)
-        sums = [(math.fsum(group), len(group)) for group in groups.values()]
+        sums = [(math.fsum(group), len(group)) for group in grouped(kept).values()]
         return _on_scale(_mean([value for _, value in kept]) if clusters is None else _ratio(sums), sums, scale)
 
     pairs = [

@@ -161,9 +161,8 @@ def _check(
     texts = render_texts(settings, prompt, map(_as_row, pairs))
     replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
     _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])
-    verdicts: dict[str, list[judging.Verdict]] = {}
-    for verdict in read_verdicts(judging.mode_of(settings), replies, name, missing=True):
-        verdicts.setdefault(verdict.instruction_id, []).append(verdict)
+    found = read_verdicts(judging.mode_of(settings), replies, name, missing=True)
+    verdicts = statistics.grouped((each.instruction_id, each) for each in found)
     results = tuple(score_pair(pair, verdicts[pair.id]) for pair in pairs)
     judge = {"model": role.identity.model, "identity": role.identity.identity, "mode": settings.mode}
     check = summarise_check(results, balanced=balanced)

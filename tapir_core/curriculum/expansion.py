@@ -265,13 +265,13 @@ def paid_gates(
     def has_needed_type(row: Row) -> bool:
         return row["label"] is not None and (row["label"] == row["task_type"] or room[row["label"]] > 0)
 
-    def take_room(row: Row) -> None:
-        room[row["label"]] -= 1
-
-    def has_answer(row: Row) -> bool:
-        return unusable_reason(row["response"], row["finish_reason"], row["instruction"]) is None
-
-    gates = [Gate("task_type", has_needed_type, take_room), Gate("teacher_answer", has_answer)]
+    gates = [
+        Gate("task_type", has_needed_type, lambda row: room.subtract([row["label"]])),
+        Gate(
+            "teacher_answer",
+            lambda row: unusable_reason(row["response"], row["finish_reason"], row["instruction"]) is None,
+        ),
+    ]
     if wrong is not None:
         gates.append(Gate("verifier", lambda row: row["instruction_id"] not in wrong))
     if delta is not None:

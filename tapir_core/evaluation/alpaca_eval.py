@@ -339,9 +339,7 @@ def read_anchors(path: str, difficulty: list[float]) -> length_control.SoftRows:
     text = read_text(path)
     if text.lstrip()[:1] not in ("[", "{"):
         return length_control.read_standardised(text, path)
-    models: dict[str | None, list[length_control.Annotation]] = {}
-    for model, annotation in read_rows(path, lambda row: (_name(row, "model"), _annotation(row)), "annotation"):
-        models.setdefault(model, []).append(annotation)
+    models = statistics.grouped(read_rows(path, lambda row: (_name(row, "model"), _annotation(row)), "annotation"))
     longest = max(map(len, models.values()))
     if longest > len(difficulty):
         raise errors.ConfigError(

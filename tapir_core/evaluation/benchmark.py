@@ -509,11 +509,11 @@ def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
     rows = items.join(given, on=["question_id", "turn"], how="left", maintain_order="left").select(
         "question_id", "category", "question", "reference", "baseline", "response"
     )
-    found: dict[tuple[str, str], list[Turn]] = {}
-    for question_id, category, question, reference, *replies in rows.iter_rows():
-        baseline, response = (None if text is None else text.strip() for text in replies)
-        found.setdefault((question_id, category), []).append(Turn(question, reference, baseline, response))
-    return [Exchange(*question, tuple(turns)) for question, turns in found.items()]
+    turns = statistics.grouped(
+        ((question_id, category), Turn(question, reference, *(text and text.strip() for text in replies)))
+        for question_id, category, question, reference, *replies in rows.iter_rows()
+    )
+    return [Exchange(*question, tuple(of)) for question, of in turns.items()]
 
 
 def without_files(settings: str) -> str:

@@ -73,10 +73,8 @@ def judgments_of(replies: pl.DataFrame) -> dict[Place, Judgment]:
 
 def by_question(values: Mapping[tuple[str, Any], float | None]) -> ItemValues:
     """Question → the mean of its values, which are told apart by what stands behind it (a turn, an order)."""
-    found: dict[str, list[float | None]] = {}
-    for (question, _), value in values.items():
-        found.setdefault(question, []).append(value)
-    return {question: statistics.mean_value(of) for question, of in found.items()}
+    by_id = statistics.grouped((question, value) for (question, _), value in values.items())
+    return {question: statistics.mean_value(of) for question, of in by_id.items()}
 
 
 def withhold_categories(scores: Scores, failures: str = "") -> Scores:

@@ -210,7 +210,10 @@ def narrow_tables(compared: ComparedArms) -> list[page.Table]:
         ("All trainings", arms, _IN_ALL, _IN_ALL_NOTE),
         ("Calls", arms, _CALLS, _calls_note(compared)),
     ]
-    return [_table(title, of, columns, note, name=_short_name) for title, of, columns, note in parts]
+    return [
+        _table(title, of, columns, note, name=lambda row: f"{row.name} *" if row.exploratory else row.name)
+        for title, of, columns, note in parts
+    ]
 
 
 def arms_tables(compared: ComparedArms) -> dict[str, page.Table]:
@@ -264,10 +267,6 @@ def _task_types(compared: ComparedArms) -> page.Table:
 
 def _name(row: ArmRow) -> str:
     return f"{row.label} (exploratory)" if row.exploratory else row.label
-
-
-def _short_name(row: ArmRow) -> str:
-    return f"{row.name} *" if row.exploratory else row.name
 
 
 def _percent(found: Resampled | None, form: str) -> str:

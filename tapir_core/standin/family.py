@@ -99,11 +99,6 @@ class Family:
     """What follows from any content; a LookupError or ValueError, or no level of ours, where it is none of
     this family's."""
 
-    @property
-    def not_in_dev(self) -> str:
-        """The phrasing that the dev split never sees."""
-        return self.phrasings[-1]
-
     def draw_problem(self, level: int, rng: random.Random) -> Problem:
         """A random problem of ``level``, of any stream."""
         slots = self.draw(level, rng)
