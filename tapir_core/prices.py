@@ -7,11 +7,10 @@ Limits: list prices are without tax, contracts, surcharges of some providers for
 cached ones. There are no prices of embeddings, images and sound.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tapir_core.calls.types import BATCH_FACTOR, is_local
+from tapir_core.calls.types import Priced, is_local
 from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint, VllmEndpoint, by_kind
 
 _PROBE_TOKENS = 1000
@@ -19,27 +18,11 @@ _PROBE_TOKENS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """USD for 1,000,000 tokens."""
+class Price(Priced):
+    """A price that is known."""
 
-    usd_per_million_prompt_tokens: float
-    usd_per_million_completion_tokens: float
     source: str
-    """Where the price comes from, for messages."""
-
-    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Price of some tokens."""
-        prompt = prompt_tokens * self.usd_per_million_prompt_tokens
-        return (prompt + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
-
-    def in_mode(self, mode: Literal["live", "batch"]) -> "Price":
-        """The price of requests in ``mode``."""
-        factor = BATCH_FACTOR if mode == "batch" else 1.0
-        return replace(
-            self,
-            usd_per_million_prompt_tokens=factor * self.usd_per_million_prompt_tokens,
-            usd_per_million_completion_tokens=factor * self.usd_per_million_completion_tokens,
-        )
+    """Where it comes from, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +44,21 @@ def price_of(endpoint: EndpointConfig) -> Price | UnknownPrice:
 
 @price_of.register
 def _(_endpoint: StandinEndpoint) -> Price | UnknownPrice:
-    return Price(0.0, 0.0, source="the stand-in costs nothing")
+    return Price("the stand-in costs nothing")
 
 
 @price_of.register
 def _(_endpoint: VllmEndpoint) -> Price | UnknownPrice:
-    return Price(0.0, 0.0, source="the run serves it itself")
+    return Price("the run serves it itself")
 
 
 @price_of.register
 def _(endpoint: OpenAIEndpoint) -> Price | UnknownPrice:
     prompt, completion = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
     if prompt is not None and completion is not None:
-        return Price(prompt, completion, source="the configuration")
+        return Price(
+            "the configuration", usd_per_million_prompt_tokens=prompt, usd_per_million_completion_tokens=completion
+        )
     if prompt is not None or completion is not None:
         return UnknownPrice("only one of the two prices is set", _remedy(endpoint))
     found = [_price_at(endpoint, address) for address in endpoint.base_urls]
@@ -96,7 +81,7 @@ def missing_prices(config: RunConfig) -> list[str]:
 
 def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
     if is_local(address):
-        return Price(0.0, 0.0, source="a local address costs nothing")
+        return Price("a local address costs nothing")
     from genai_prices import Usage, calc_price  # its table of models takes a moment to load
 
     usage = Usage(input_tokens=_PROBE_TOKENS, output_tokens=_PROBE_TOKENS)
@@ -110,9 +95,9 @@ def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
         return UnknownPrice(f"genai-prices lists {found.model.id!r} without a price", _remedy(endpoint))
     per_million = 1e6 / _PROBE_TOKENS
     return Price(
-        float(found.input_price) * per_million,
-        float(found.output_price) * per_million,
-        source=f"the list price of {found.model.id} at {found.provider.name} (genai-prices)",
+        f"the list price of {found.model.id} at {found.provider.name} (genai-prices)",
+        usd_per_million_prompt_tokens=float(found.input_price) * per_million,
+        usd_per_million_completion_tokens=float(found.output_price) * per_million,
     )
 
 

@@ -56,12 +56,7 @@ class BatchSending:
         self._books = books
         self._limits = endpoint.batch or BatchConfig()
         # Requests that are in a batch already cost batch prices, even if the endpoint now uses live calls.
-        factor = 1.0 if endpoint.batch else types.BATCH_FACTOR
-        self._endpoint = replace(
-            endpoint,
-            usd_per_million_prompt_tokens=factor * endpoint.usd_per_million_prompt_tokens,
-            usd_per_million_completion_tokens=factor * endpoint.usd_per_million_completion_tokens,
-        )
+        self._endpoint = endpoint if endpoint.batch else endpoint.in_mode("batch")
         self._client = batch_client.BatchClient(self._endpoint, self._limits, config)
         self._pause_before_retry = partial(limits.pause_before_retry, config, rng=rng)
         self._pause_seconds = _FIRST_PAUSE_SECONDS

@@ -6,8 +6,8 @@ Grain: one `Request` is one sample of one prompt. Its outcome is a value, never 
 import ipaddress
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from tapir_core.calls.timing import Timing
@@ -263,8 +263,30 @@ class LiveAddresses:
             self._followers.remove(tell)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """What takes USD for 1,000,000 tokens."""
+
+    usd_per_million_prompt_tokens: float = 0.0
+    usd_per_million_completion_tokens: float = 0.0
+
+    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Price of some tokens."""
+        prompt = prompt_tokens * self.usd_per_million_prompt_tokens
+        return (prompt + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
+
+    def in_mode(self, mode: Literal["live", "batch"]) -> Self:
+        """The same at the price of requests in ``mode``, where this is that of live ones."""
+        factor = BATCH_FACTOR if mode == "batch" else 1.0
+        return replace(
+            self,
+            usd_per_million_prompt_tokens=factor * self.usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens=factor * self.usd_per_million_completion_tokens,
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(Priced):
     """Addresses of one model, with what is needed to call them. Never written anywhere: it may hold a key."""
 
     base_url: str
@@ -275,8 +297,6 @@ class Endpoint:
     """Environment variable of the key; named when the endpoint refuses the key."""
     api_key_file: str | None = None
     """File of the key, if it came from a file."""
-    usd_per_million_prompt_tokens: float = 0.0
-    usd_per_million_completion_tokens: float = 0.0
     more_base_urls: tuple[str, ...] = ()
     """Other addresses of the same model and key; load is balanced over all of them."""
     requests_per_minute: float | None = None
@@ -328,11 +348,6 @@ class Endpoint:
     def base_urls(self) -> tuple[str, ...]:
         """Every address."""
         return self.base_url, *self.more_base_urls
-
-    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Price of some tokens."""
-        prompt = prompt_tokens * self.usd_per_million_prompt_tokens
-        return (prompt + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
 
 
 EndpointSource = Callable[[], Endpoint]

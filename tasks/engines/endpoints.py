@@ -248,7 +248,7 @@ def endpoint_of(config: cfg.OpenAIEndpoint, field: str, concurrency: int) -> End
     key, secrets = keys.api_key(config.api_key_env, field, file=config.api_key_file), list[str]()
     price = price_of(config)
     # Without a price 0 is booked: `missing_prices` then refuses a cap on USD.
-    per_million = price.in_mode(config.mode) if isinstance(price, Price) else Price(0.0, 0.0, source="nobody")
+    per_million = price.in_mode(config.mode) if isinstance(price, Price) else Price("nobody")
     headers, query, body = (
         keys.with_environment(getattr(config, each), f"{field}.{each}", secrets)
         for each in ("headers", "query", "body_fields")

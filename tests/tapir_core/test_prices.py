@@ -101,7 +101,7 @@ def test_of_several_addresses_the_dearest_counts_and_one_unknown_makes_it_unknow
 
 
 def test_a_batch_costs_half_in_every_part() -> None:
-    price = Price(2.0, 4.0, source="a test")
+    price = Price("a test", usd_per_million_prompt_tokens=2.0, usd_per_million_completion_tokens=4.0)
     batch = price.in_mode("batch")
     assert batch.usd(1000, 1000) == pytest.approx(price.usd(1000, 1000) / 2)
     assert price.in_mode("live") == price
