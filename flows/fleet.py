@@ -9,11 +9,11 @@ from tasks import flow_runs, train
 from tasks.engines.replicas import Ended, How, replicas_of
 from tasks.runtime import current
 
-SERVE_STUDENT = "serve-student/serve-student"
-
-_LACKING = (
-    'student.engine.type = "replicas" needs the deployment serve-student and GPU workers, which this Prefect server '
-    "lacks; `tapir up` starts all of it, `tapir deploy` applies the deployment to a server of yours"
+SERVING = flow_runs.Deployment(
+    "serve-student/serve-student",
+    lacking='student.engine.type = "replicas" needs the deployment serve-student and GPU workers, which this Prefect '
+    "server lacks; `tapir up` starts all of it, `tapir deploy` applies the deployment to a server of yours",
+    away="see that it runs",
 )
 
 _ENDS: dict[StateType, How] = {
@@ -33,14 +33,13 @@ def join_fleet(run: RunFolder) -> None:
     """
     if run.config.student.engine.served_by == "workers":
         fleet, runtime = serving_fleet(run), current(run)
-        fleet.check()
+        SERVING.check()
         runtime.use_students(lambda: replicas_of(run, fleet, runtime.progress.note_current))
 
 
 def serving_fleet(run: RunFolder) -> "PrefectFleet":
     """Starts replicas."""
-    serving = flow_runs.Deployment(SERVE_STUDENT, _LACKING, "see that it runs")
-    return PrefectFleet(run, serving, round_field="after_round", field="replica")
+    return PrefectFleet(run, SERVING, round_field="after_round", field="replica")
 
 
 def training_fleet(run: RunFolder) -> "PrefectFleet":
@@ -55,10 +54,6 @@ class PrefectFleet:
         """Parameters of the deployment's flow: the round in ``round_field``, the id in ``field``."""
         self._name, self._deployment = run.ref.name, deployment
         self._round_field, self._field = round_field, field
-
-    def check(self) -> None:
-        """Raise MissingPrerequisite when nothing could be started."""
-        self._deployment.check()
 
     def ask(self, number: int, asked: str) -> None:
         """Start a flow run; asking again under the same id starts no other."""

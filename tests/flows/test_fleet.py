@@ -1,6 +1,7 @@
 """Replicas as flow runs of *serve-student* on a Prefect server."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Crashed, Failed, Pending
 
 from flows import fleet as fleet_module
-from flows.fleet import SERVE_STUDENT, join_fleet, serving_fleet, training_fleet
+from flows.fleet import SERVING, join_fleet, serving_fleet, training_fleet
 from flows.forms import serve_student_from_form
 from flows.prefect_server.server import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite
@@ -31,7 +32,8 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 @pytest.fixture(autouse=True)
 def own_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is shared, and others may have applied the real one to it."""
-    monkeypatch.setattr(fleet_module, "SERVE_STUDENT", f"serve-student/{DEPLOYMENT}")
+    own = replace(SERVING, name=f"serve-student/{DEPLOYMENT}")
+    monkeypatch.setattr(fleet_module, "SERVING", own)
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_a_server_without_the_deployment_is_refused_before_anything_is_paid(run:
 
 
 def test_what_a_run_starts_is_what_is_deployed() -> None:
-    assert SERVE_STUDENT in DEPLOYMENTS
+    assert SERVING.name in DEPLOYMENTS
 
 
 def test_a_run_that_serves_its_student_itself_needs_no_deployment(tmp_path: Path) -> None:
@@ -96,7 +98,7 @@ def tagged(tag: str) -> FlowRunFilter:
 @pytest.mark.usefixtures("deployed")
 def test_a_replica_is_one_flow_run_however_often_it_is_asked_for(run: RunFolder, client: SyncPrefectClient) -> None:
     fleet = serving_fleet(run)
-    fleet.check()
+    fleet_module.SERVING.check()
     for _ in range(2):
         fleet.ask(2, "0a1b")
     (started,) = client.read_flow_runs(flow_run_filter=tagged("replica-0a1b"))
