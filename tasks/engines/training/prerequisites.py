@@ -12,14 +12,13 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import psutil
 from safetensors import SafetensorError, safe_open
 
+from tapir_core import installation
 from tapir_core.config import Prefer, RunConfig, TrainingConfig
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines import machine
@@ -35,11 +34,7 @@ _VERSIONED = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft",
 
 def library_versions() -> dict[str, str]:
     """Of the libraries that a training's numbers depend on, as far as they are installed."""
-    found = {}
-    for name in _VERSIONED:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return {name: version for name in _VERSIONED if (version := installation.version_of(name))}
 
 
 def check_packages(training: TrainingConfig) -> None:
