@@ -420,9 +420,7 @@ def compare_from_form(
 
     def drive_below(matched: matching.MatchedRun) -> None:
         def work(ref: RunRef) -> None:  # names the flow run
-            whole_run.drive_matched(
-                matched, lambda run, until: distill.fn(run.ref, until), train.count_round, say=get_run_logger().info
-            )
+            whole_run.drive_matched(matched, _distil, train.count_round, say=get_run_logger().info)
 
         _in_flow_run(matched.planned(), matched.ref, work)
 
@@ -430,6 +428,11 @@ def compare_from_form(
     with heed_suspension(lambda: "Runs that are finished stay finished."):
         shown = series.finish_comparison(asked, drive_below, _show_arms, say=get_run_logger().info)
     return shown or "Nothing is finished yet, so there is nothing to compare."
+
+
+def _distil(run: RunFolder, until: str | None) -> None:
+    """In the flow run of the run that is worked on."""
+    distill.fn(run.ref, until)
 
 
 def _show_arms(compared: figures.ComparedArms, written: str) -> str:
