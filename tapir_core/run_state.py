@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import polars as pl
 from polars import selectors as cs
 
-from tapir_core import errors, paths, probing, stages, turns
+from tapir_core import errors, paths, probing, stages, thoughts, turns
 from tapir_core.config import LENGTHS, RETENTION, SAME_CALLS, WIN_RATE, JudgeConfig, RunConfig
 from tapir_core.config.presets import BackboneEntry
 from tapir_core.curriculum import Habits, RoundHistory, alarm, best_round, habits_of, should_stop, split_usable
@@ -154,10 +154,24 @@ def pool_of(run: RunFolder, number: int) -> pl.DataFrame:
     usable = not_held_out(run, split_usable(*tables).examples)
     first = usable.join(tables[0].select("instruction_id", "reference"), on="instruction_id").select(
         *("instruction_id", "instruction", "system", "reference", "task_type", "response"),
-        cs.by_name(turns.EARLIER, "thoughts", require_all=False),
+        cs.by_name(turns.EARLIER, "thoughts", "others", require_all=False),
     )
+    if number and run.config.teacher.takes_likeliest:
+        first = _likeliest(first, run.rows(stages.LIKELIEST.at(1)))
     added = (run.rows(stages.EXPAND.at(earlier)).drop("seed_id", "wave") for earlier in range(1, number))
     return pl.concat([first, *added], how="diagonal_relaxed").sort("instruction_id")
+
+
+def _likeliest(pool: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
+    """The pool with that answer to each instruction that S_0 finds likeliest; the first one where it scored none."""
+    best = scored.sort("log_prob", "sample", descending=[True, False]).unique("instruction_id", keep="first")
+    told = zip(*map(thoughts.split, best["answer"]), strict=True) if best.height else ((), ())
+    said = best.select("instruction_id").with_columns(
+        **{name: pl.Series(of, dtype=pl.String) for name, of in zip(("thoughts", "response"), told, strict=True)}
+    )
+    return pool.drop("others", strict=False).update(
+        said.select(each for each in said.columns if each in pool.columns), on="instruction_id"
+    )
 
 
 def not_held_out(run: RunFolder, examples: pl.DataFrame) -> pl.DataFrame:

@@ -116,13 +116,22 @@ def ask_plainly(
     counts_as: Callable[[calls.Outcome], calls.Outcome] = lambda outcome: outcome,
     *,
     schema: str = "",
+    samples: int = 1,
 ) -> list[calls.Outcome]:
-    """Outcomes of ``model`` for rows of instructions, asked without a prompt; ``counts_as`` is as in `watch`."""
+    """Outcomes of ``model`` for rows of instructions, asked without a prompt; ``counts_as`` is as in `watch`.
+
+    Of several ``samples`` the outcomes of a row stand together, and its first counts as progress.
+    """
     requests = [
-        make_request(run, role, model.identity, conversation(row), sampling, schema=schema)
+        make_request(run, role, model.identity, conversation(row), sampling, schema=schema, sample_index=sample)
         for row in rows.iter_rows(named=True)
+        for sample in range(samples)
     ]
-    outcomes = current(run).calls.ask(requests, model.source, watch(run, at, counts_as))
+    watched = watch(run, at, counts_as)
+    if samples > 1:
+        tell_row = watched.on_outcome
+        watched = replace(watched, on_outcome=lambda place, of: place % samples or tell_row(place // samples, of))
+    outcomes = current(run).calls.ask(requests, model.source, watched)
     texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
     for mark, count in Counter(map(words.unknown_mark, texts)).most_common(1):
         if mark and len(texts) >= FEWEST_ASKED and 2 * count > len(texts):

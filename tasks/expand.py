@@ -16,7 +16,7 @@ from tapir_core.data.decontamination import texts_asked
 from tapir_core.judging import combine_judges, show_instruction
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tasks import asking, judge, mixture, pool
+from tasks import asking, judge, mixture, pool, teach
 from tasks._task import shard_task, stage_task
 from tasks.outcomes import Worked, made_of
 from tasks.runtime import current, read_once
@@ -122,7 +122,7 @@ def examine_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
     parsed = pool.ask_labels(run, at, rows)
     labels = pl.Series([each.value for each in parsed], dtype=pl.String)
     right = rows.with_columns(task_type=labels).filter(curriculum.needed_types(rows, labels, _lacks(run, at)))
-    answers = pool.ask_teacher(run, at, right)
+    answers = teach.ask_teacher(run, at, right)
     taught = right.select(
         "instruction_id",
         "instruction",

@@ -158,7 +158,7 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
         pool, refinement = round_pool(run, 0), pl.DataFrame(schema=stages.REFINE.columns)
         rows = curriculum.draw_basic(pool, wanted, randomness.derive_rng(seed, 0, "mix")).rows
     rng, drawn = randomness.derive_rng(seed, number, "order"), [curriculum.BalancedDraw(rows, {})]
-    mixture = curriculum.assemble(drawn, _with_thoughts(pool, run.config), refinement, wanted, rng)
+    mixture = curriculum.assemble(drawn, _as_trained(pool, run.config, number), refinement, wanted, rng)
     # What the draw of a round lacks its mixture lacks too.
     told = {name: count for name, count in counted.items() if name == _REDUCED or name.startswith(_SHORTFALL)}
     examples = mixture.rows
@@ -172,14 +172,24 @@ def mix(run: RunFolder, at: stages.StageAt) -> Worked:
     )
 
 
-def _with_thoughts(pool: pl.DataFrame, config: RunConfig) -> pl.DataFrame:
-    """The pool with those thoughts that are trained; one that is too long is left out whole."""
+def _as_trained(pool: pl.DataFrame, config: RunConfig, number: int) -> pl.DataFrame:
+    """The pool with those thoughts, and in a round that imitates those more answers, that are trained.
+
+    A thought that is too long is left out whole.
+    """
     teacher = config.teacher
-    if teacher.thinking == "drop" or "thoughts" not in pool.columns:
-        return pool.drop("thoughts", strict=False)
-    longest = teacher.thinking_tokens if teacher.thinking == "cap" else math.inf
-    told = [each if each and estimate_tokens(each) <= longest else None for each in pool["thoughts"]]
-    return pool.with_columns(pl.Series("thoughts", told, dtype=pl.String))
+    longest = {"drop": 0.0, "keep": math.inf, "cap": teacher.thinking_tokens}[teacher.thinking]
+
+    def shown(thought: str | None) -> str:
+        return thought if thought and estimate_tokens(thought) <= longest else ""
+
+    if "thoughts" in pool.columns:
+        pool = pool.with_columns(thoughts=pl.Series(map(shown, pool["thoughts"]), dtype=pl.String))
+    if "others" not in pool.columns or teacher.answers_trained(config.objective(number).type) == 1:
+        return pool.drop("others", strict=False)
+    parts = ([thoughts.split(each) for each in texts or ()] for texts in pool["others"].to_list())
+    others = [[thoughts.join(shown(thought), answer) for thought, answer in each] for each in parts]
+    return pool.with_columns(others=pl.Series(others, dtype=pl.List(pl.String)))
 
 
 def _candidates(run: RunFolder, number: int) -> pl.DataFrame:

@@ -1,20 +1,17 @@
-"""What a run does once: its held-out sets and pool, kept apart from each other, and the teacher's labels and answers.
+"""What a run does once: its held-out sets and pool, kept apart from each other, and the teacher's labels.
 
-Stages `heldout`, `questions`, `contaminated`, `pool`, `label`, `teach`, `judged_heldout` and `heldout_overlap`; with
-the pool of a round, made of them.
+Stages `heldout`, `questions`, `contaminated`, `pool`, `label`, `judged_heldout` and `heldout_overlap`; with the pool of
+a round, made of them and of the answers (`tasks.teach`).
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 
 import polars as pl
 
-from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types, thoughts
-from tapir_core.calls import Outcome, Parsed, ask_read
+from tapir_core import curriculum, errors, paths, randomness, run_state, sources, stages, task_types
+from tapir_core.calls import Parsed, ask_read
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
-from tapir_core.curriculum.teacher import FROM_POOL
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions, check_left, remedy_of
 from tapir_core.judging import show_instruction
@@ -126,28 +123,6 @@ def check_discovered(run: RunFolder) -> None:
         )
 
 
-@shard_task(stages.TEACH, plan=pool_rows)
-def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outcomes.Worked:
-    """Plain answers to some instructions, the pool's own first; a refused or failed one is unusable later."""
-    given = _given_answers(run, at, rows)
-    asked = rows.join(given, on="instruction_id", how="anti", maintain_order="left")
-    taught = asking.answer_rows(asked, ask_teacher(run, at, asked), asking.demand_whole)
-    if not given.height:
-        return replace(taught, rows=_thoughts_apart(taught.rows))
-    both = pl.concat([taught.rows, given], how="diagonal_relaxed").sort("instruction_id")
-    return replace(taught, rows=_thoughts_apart(both), counts={**taught.counts, FROM_POOL: given.height})
-
-
-def _thoughts_apart(taught: pl.DataFrame) -> pl.DataFrame:
-    """The answers without the thoughts that were kept, those in a column of their own where there are some."""
-    apart = [thoughts.split(each or "") for each in taught["response"]]
-    if not any(thought for thought, _ in apart):
-        return taught
-    told = pl.Series("thoughts", [thought or None for thought, _ in apart], dtype=pl.String)
-    answers = pl.Series([answer for _, answer in apart], dtype=pl.String)
-    return taught.with_columns(told, response=pl.when(told.is_null()).then("response").otherwise(answers))
-
-
 @stage_task(stages.JUDGED_HELDOUT)
 def judged_heldout(run: RunFolder, _: StageAt) -> outcomes.Worked:
     """Draw dev and test from what the teacher answered usably, with its answers; the order of rows changes nothing."""
@@ -232,18 +207,6 @@ def ask_labels(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Parsed[s
     )
 
 
-def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:
-    """Ask the teacher for a plain answer to each row (an instruction)."""
-    teacher, settings = runtime.current(run).teacher, run.config.teacher
-    obeying = partial(asking.obeying, schema=settings.answer_schema)
-    asked = asking.ask_plainly(
-        *(run, at, "teach", teacher, settings.answering, rows),
-        lambda outcome: asking.demand_whole(obeying(outcome)),
-        schema=settings.answer_schema,
-    )
-    return [*map(obeying, asked)]
-
-
 def check_system_texts(run: RunFolder, remedy: str) -> None:
     """Refuse a pool that a student whose chat template takes no system text cannot be asked; ``remedy`` helps.
 
@@ -301,27 +264,6 @@ round_pool = runtime.read_once(run_state.pool_of)
 
 def _read_pool(run: RunFolder) -> readers.Found:
     return sources.read_pool_of(run.config.data.pool, run.config.data, run.config.run.seed)
-
-
-def _given_answers(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> pl.DataFrame:
-    """The answers that rows of the pool bring with them, as table `teacher` holds them; they cost no tokens."""
-    if "answer" not in rows.columns:
-        return rows.select("instruction_id").clear()
-    given = rows.drop_nulls("answer").select(
-        "instruction_id",
-        response="answer",
-        finish_reason=pl.col("answer").map_elements(partial(_ending_of_given, run), pl.String),
-        prompt_tokens=pl.lit(0),
-        completion_tokens=pl.lit(0),
-        answered_by=pl.lit(run.config.data.pool.answers_of),
-    )
-    runtime.current(run).progress.row_counter(at)(given.height)
-    return given
-
-
-def _ending_of_given(run: RunFolder, answer: str) -> str:
-    schema = run.config.teacher.answer_schema
-    return "stop" if not schema or asking.obeys(answer, schema) else asking.DISOBEYS
 
 
 def _usable(run: RunFolder) -> curriculum.Usable:

@@ -51,7 +51,7 @@ def attempts(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
 def attempt_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some instructions, drawn at temperature 1, with what each is worth."""
     asked, longest = current(run).student(at.number - 1), run.config.student.sampling.max_tokens
-    scorer, with_tokens = _scorer(run, asked), run.config.objective(at.number).rolls_out
+    scorer, with_tokens = scorer_of(run, asked), run.config.objective(at.number).rolls_out
     requests = [
         replace(scorer.drawing(asking.conversation(row), longest, row["sample"]), with_tokens=with_tokens)
         for row in rows.iter_rows(named=True)
@@ -85,7 +85,7 @@ def prompts(run: RunFolder, at: stages.StageAt) -> pl.DataFrame:
 def rollout_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some prompts, drawn at temperature 1 from the whole distribution."""
     asked, longest = current(run).student(at.number - 1), run.config.student.sampling.max_tokens
-    student = _scorer(run, asked)
+    student = scorer_of(run, asked)
     requests = [
         student.drawing(tuple(map(asking.message, row["messages"])), longest, row["sample"])
         for row in rows.iter_rows(named=True)
@@ -106,7 +106,8 @@ def rollout_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Wor
     return asking.worked(frame, counts, rows, outcomes)
 
 
-def _scorer(run: RunFolder, model: AskedModel) -> scoring.Scorer:
+def scorer_of(run: RunFolder, model: AskedModel) -> scoring.Scorer:
+    """What asks a model of the run for tokens and scores."""
     return scoring.Scorer(lambda requests: current(run).calls.ask(requests, model.source), model.identity, run.ref.name)
 
 
@@ -144,7 +145,7 @@ def _students_word(run: RunFolder, at: stages.StageAt, taught: list[Scored]) -> 
 
     To ask it now would end the teacher's server.
     """
-    student = _scorer(run, current(run).student(at.number - 1))
+    student = scorer_of(run, current(run).student(at.number - 1))
     requests = [student.scoring(each) for each in taught]
     found = current(run).calls.stored(requests)
     words = [found.get(each.key) for each in requests]
@@ -159,7 +160,7 @@ def score_shard(run: RunFolder, at: stages.StageAt, rows: pl.DataFrame) -> Worke
         Scored(tuple(prompt), tuple(ids[: objective.first_tokens]), objective.scored_top_k)
         for prompt, ids in rows.select("prompt_ids", "token_ids").iter_rows()
     ]
-    scorer = _scorer(run, teacher)
+    scorer = scorer_of(run, teacher)
     outcomes = current(run).calls.ask([*map(scorer.scoring, asked)], teacher.source, asking.watch(run, at))
     if any(scoring.tokens_of(outcomes)) and at not in current(run).checked:
         checked, taught = asked[: scoring.ANSWERS], _taught(run, at)

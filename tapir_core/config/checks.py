@@ -30,6 +30,7 @@ def check_config(config: cfg.RunConfig) -> list[str]:
         *_check_served(config),
         *_contradictions(config),
         *_check_objectives(config),
+        *_check_answers(config),
         *_check_thoughts(config),
         *_check_training(config.training),
     ]
@@ -333,9 +334,27 @@ def _check_thoughts(config: cfg.RunConfig) -> list[str]:
         f"{at}refined answers have none; set curriculum.refine = false": curriculum.refine,
         f"{at}round {', '.join(others)} learns from answers without thoughts; let it imitate": others,
     }
-    refined = "teacher.answer_schema: refined answers are prose, and obey none; set curriculum.refine = false"
-    schemas = cfg.problems({refined: bool(config.teacher.answer_schema) and curriculum.refine})
-    return [*schemas, *(cfg.problems(found) if config.teacher.thinking != "drop" else [])]
+    return cfg.problems(found) if config.teacher.thinking != "drop" else []
+
+
+def _check_answers(config: cfg.RunConfig) -> list[str]:
+    """What plain answers cannot be as they are asked for."""
+    teacher, several = config.teacher, config.teacher.answers_per_prompt > 1
+    at = f"teacher.answers_per_prompt: value {teacher.answers_per_prompt}: "
+    return cfg.problems(
+        {
+            "teacher.answer_schema: refined answers are prose, and obey none; set curriculum.refine = false": (
+                bool(teacher.answer_schema) and config.curriculum.refine
+            ),
+            f"{at}at temperature 0 all answers are the same; set teacher.answering.temperature = 0.7": (
+                several and teacher.answering.temperature == 0
+            ),
+            'teacher.answers_used: value "best": no verifier says which that is; name one in judge.verifier with '
+            '"filter" in its uses, or take "all" or "likeliest"': (
+                several and teacher.answers_used == "best" and config.judge.verifies("filter") is None
+            ),
+        }
+    )
 
 
 def _check_training(training: cfg.TrainingConfig) -> list[str]:

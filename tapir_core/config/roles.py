@@ -467,6 +467,15 @@ class TeacherConfig(Section):
     thinking_tokens: Later[PositiveInt] = 1024
     """Longest thought for `"cap"`, in tokens, which are estimated from its characters."""
 
+    answers_per_prompt: Later[PositiveInt] = 1
+    """Plain answers that it is asked for to each instruction of the pool; more than one need a temperature above 0. Not
+    to new instructions, nor to what brings its answer. One that the verifier finds wrong is left out."""
+
+    answers_used: Later[Literal["all", "best", "likeliest"]] = "all"
+    """Of several: `all` are trained in rounds that imitate; `best`: the one to which the verifier gives most; from
+    round 1 `likeliest`, that to whose tokens S_0 gives the highest mean log-probability (as arXiv 2502.04194). What is
+    judged, held out or rolled out has one."""
+
     labelling: Sampling = Sampling(max_tokens=256)
     """Sampling of the task-type labels."""
 
@@ -484,6 +493,15 @@ class TeacherConfig(Section):
 
     label_replies: ReplyForm = "text"
     """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
+
+    def answers_trained(self, objective: str) -> int:
+        """Most answers to one instruction that a round of this objective is trained on."""
+        return self.answers_per_prompt if self.answers_used == "all" and objective == "imitate" else 1
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether S_0 says which of several answers later rounds learn from."""
+        return self.answers_per_prompt > 1 and self.answers_used == "likeliest"
 
     @model_validator(mode="before")
     @classmethod

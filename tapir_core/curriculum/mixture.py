@@ -11,11 +11,11 @@ import math
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -239,8 +239,9 @@ def assemble(
 
     Args:
         draws: hard and easy part, or S_0's one draw.
-        examples: conversation and plain answer of every drawn row, and of others, with `thoughts` that are trained.
-        refinement: refined answers; an accepted one replaces the plain one.
+        examples: conversation and plain answer of every drawn row, and of more, with `thoughts` that are trained, and
+            `others`, more answers to it.
+        refinement: refined answers; an accepted one replaces all plain ones.
         wanted: N.
         rng: decides the order of the rows.
     """
@@ -250,11 +251,11 @@ def assemble(
     rows = drawn.join(examples.drop("task_type"), on="instruction_id", validate="1:1", maintain_order="left")
     assert rows.height == drawn.height, "a drawn instruction has no usable answer"
     rows = rows.join(better, on="instruction_id", how="left", validate="1:1", maintain_order="left")
-    mixed = [_example(row) for row in rows.iter_rows(named=True)]
+    mixed = [each for row in rows.iter_rows(named=True) for each in _examples(row)]
     rng.shuffle(mixed)
     table = pl.DataFrame(mixed, schema=MIX.columns, orient="row")
     shortfall = {name: count for draw in draws for name, count in draw.shortfall.items()}
-    return Mixture(table, shortfall, wanted - table.height)
+    return Mixture(table, shortfall, wanted - rows.height)
 
 
 def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:
@@ -264,8 +265,8 @@ def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:
     return scored.with_columns(origin=pl.lit(origin))
 
 
-def _example(row: dict[str, str | None]) -> tuple[object, ...]:
-    refined = row["better"] is not None
-    answer = row["better"] if refined else thoughts.join(row.get("thoughts") or "", row["response"] or "")
-    messages = [{"role": role, "content": content} for role, content in [*messages_of(row), ("assistant", answer)]]
-    return digest(messages)[:16], row["instruction_id"], messages, row["task_type"], row["origin"], row["mfd"], refined
+def _examples(row: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    refined, plain = row["better"] is not None, thoughts.join(row.get("thoughts") or "", row["response"] or "")
+    for answer in [row["better"]] if refined else [plain, *(row.get("others") or ())]:
+        turns = [{"role": role, "content": content} for role, content in [*messages_of(row), ("assistant", answer)]]
+        yield digest(turns)[:16], row["instruction_id"], turns, row["task_type"], row["origin"], row["mfd"], refined

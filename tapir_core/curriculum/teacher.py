@@ -68,7 +68,7 @@ def split_usable(
     what a verifier says of the answers, if there is one.
     """
     wrong = frozenset[str]() if verified is None else {*verified.filter(~pl.col("correct"))["instruction_id"]}
-    more = cs.by_name("thoughts", require_all=False)
+    more = cs.by_name("thoughts", "others", require_all=False)
     answers = teacher.select("instruction_id", "response", "finish_reason", more).with_columns(is_answered=True)
     rows = pool
     for given in (answers, labels.select("instruction_id", "task_type")):

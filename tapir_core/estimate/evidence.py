@@ -236,8 +236,9 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     if store_exists(url):
         with AnswerStore(url, longest_seconds=0.0) as store:
             labels = store.lookup([label.key for label, _ in requests])
-            asked = (teach for (_, teach), row in zip(requests, pool, strict=True) if not row.get("answer"))
-            answered = store.known([teach.key for teach in asked])
+            asked = [teach for (_, teach), row in zip(requests, pool, strict=True) if not row.get("answer")]
+            samples = range(config.teacher.answers_per_prompt)
+            answered = store.known([replace(teach, sample_index=each).key for teach in asked for each in samples])
     parse, usable_share = _labelling(config).parse, None
     parsed = [parse(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
     task_types = [each for each in parsed if isinstance(each, str)]

@@ -51,7 +51,7 @@ class Pool:
     """Instructions that can be answered, where that is known already."""
     stored_labels: int = 0
     stored_answers: int = 0
-    """Rows whose label and plain answer the store holds."""
+    """Labels and plain answers to its rows that the store holds."""
     own_answers: int = 0
     """Rows that bring their plain answer with them; the teacher is not asked for it."""
     references: int = 0
@@ -178,7 +178,8 @@ class _Counts:
         rows = {
             stages.DISCOVER.name: 1.0,
             **({} if self._labels else {stages.LABEL.name: 0.0}),
-            stages.TEACH.name: float(self.pool.rows - self.pool.own_answers),
+            stages.TEACH.name: float(self.pool.rows - self.pool.own_answers) * self.config.teacher.answers_per_prompt,
+            stages.LIKELIEST.name: self.rows * self.config.teacher.answers_per_prompt,
             stages.ANSWER_HELDOUT.name: self.pool.heldout_rows + self.held_out,
             stages.JUDGE_HELDOUT.name: self.held_out,
             stages.ATTEMPT.name: self.rows * self._attempts(at.round or 0),
@@ -203,9 +204,11 @@ class _Counts:
 
     def _training(self, at: stages.StageAt) -> Work:
         """The training of a round, whose new instructions are in the pool of the next one."""
-        drawn, epochs = min(self.config.examples(0), self.rows), self.config.basic_tuning.epochs
+        answers = self.config.teacher.answers_trained(self.config.objective(at.number).type)
+        drawn, epochs = answers * min(self.config.examples(0), self.rows), self.config.basic_tuning.epochs
         if at.number:
-            drawn, epochs = self.hard + self.size.easy, self.config.round(at.number).epochs
+            of_hard = 1 if self.config.refines(at.number) else answers
+            drawn, epochs = of_hard * self.hard + answers * self.size.easy, self.config.round(at.number).epochs
         steps = math.ceil(round(drawn * epochs / self.config.batch_size(at.number), 6))
         self.rows, self.new = self.rows + self.new, 0.0
         size = self.size if at.number else None

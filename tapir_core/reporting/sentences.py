@@ -46,6 +46,7 @@ def outline(run: RunSummary) -> str:
             if run.own_answers
             else "",
             _thoughts(run),
+            _several(run),
             *(
                 f"Scored on {most([student.score('dev')])} dev and {most([student.score('test')])} test instructions "
                 "that are held out."
@@ -65,8 +66,24 @@ def _thoughts(run: RunSummary) -> str:
         return ""
     longest = f" of up to {count(run.config.teacher.thinking_tokens)} tokens" if thinking == "cap" else ""
     learnt = "are trained with it" if run.config.training.thoughts == "train" else "have it as context"
-    with_one, rows = sum(each.thoughts for each in made), sum(each.rows for each in made)
+    with_one, rows = sum(each.thoughts for each in made), sum(each.conversations for each in made)
     return f"Of {count(rows)} examples {count(with_one)} have a thought{longest} before the answer, and {learnt}."
+
+
+def _several(run: RunSummary) -> str:
+    """How many answers to an instruction were asked for, and what became of them."""
+    teacher, made = run.config.teacher, [each.mixture for each in run.rounds if each.mixture is not None]
+    if teacher.answers_per_prompt == 1 or not made:
+        return ""
+    more, rows = sum(each.conversations for each in made), sum(each.rows for each in made)
+    used = {
+        "all": f"trained are {count(more)} to {count(rows)} drawn instructions",
+        "best": "trained is the one that the verifier finds best",
+        "likeliest": "trained from round 1 is the one that S_0 finds likeliest",
+    }
+    return (
+        f"The teacher gave up to {teacher.answers_per_prompt} answers to an instruction; {used[teacher.answers_used]}."
+    )
 
 
 def state(run: RunSummary) -> str:

@@ -69,6 +69,7 @@ from tapir_core.stages.students import (
     EXPAND,
     EXPANSION_REJECTED,
     JUDGE,
+    LIKELIEST,
     MIX,
     REFINE,
     ROLLOUT,

@@ -29,6 +29,15 @@ def answering_fields(config: RunConfig) -> Fields:
     return {"answering": config.teacher.answering.shaping(), **({"answer_schema": schema} if schema else {})}
 
 
+def several_fields(config: RunConfig) -> Fields:
+    """How several plain answers to one instruction are asked for, and which are kept; nothing of one alone."""
+    teacher = config.teacher
+    if teacher.answers_per_prompt == 1:
+        return {}
+    only_best = teacher.answers_used == "best"
+    return {"answers": teacher.answers_per_prompt, "only_best": only_best, **verifier_fields(config, "filter")}
+
+
 def verifier_fields(config: RunConfig, use: VerifierUse) -> Fields:
     """What of a verifier shapes what it is used for; none without that use."""
     verifier = config.judge.verifies(use)
@@ -74,7 +83,7 @@ HELDOUT = declare(
         columns=pl.Schema(
             dict.fromkeys(("instruction_id", "instruction", "system", "task_type", "reference", "split"), TEXT)
         ),
-        some_have=(EARLIER,),
+        some_have=pl.Schema({EARLIER: TEXT}),
         row="an instruction of the held-out set",
         when=lambda c, _: c.data.references is not None,
         settings=lambda c, _: {
@@ -131,7 +140,7 @@ POOL = declare(
         name="pool",
         folder="pool",
         columns=pl.Schema(dict.fromkeys(("instruction_id", "instruction", "system", "source", "reference"), TEXT)),
-        some_have=(EARLIER, "answer"),
+        some_have=pl.Schema({EARLIER: TEXT, "answer": TEXT}),
         row="an instruction",
         reads=lambda c, _: [CONTAMINATED.at()] if question_stages(c) else [],
         settings=lambda c, _: pool_fields(c),
@@ -180,14 +189,17 @@ TEACH = declare(
         name="teach",
         folder="teacher",
         columns=ANSWERS,
-        some_have=("answered_by", "thoughts"),
+        # Of several answers those that are trained or scored beside it, each behind its thought.
+        some_have=pl.Schema({"answered_by": TEXT, "thoughts": TEXT, "others": pl.List(TEXT)}),
         row="the teacher's plain answer to an instruction of the pool",
         reads=lambda *_: [POOL.at()],
         settings=lambda c, _: {
             **teacher_fields(c),
             **answering_fields(c),
             "answers_of": c.data.pool.answers_of,
+            **several_fields(c),
         },
+        files=lambda c, _: verifier_files(c, "filter") if several_fields(c) else [],
         asks="teacher",
         roles=("teach",),
         calls_per_row=1,
@@ -199,7 +211,7 @@ JUDGED_HELDOUT = declare(
         name="judged_heldout",
         folder="judged_heldout",
         columns=pl.Schema({**HELDOUT.columns, "response": TEXT}),
-        some_have=(EARLIER,),
+        some_have=pl.Schema({EARLIER: TEXT}),
         row="an instruction of the judged held-out set, with the teacher's answer",
         when=lambda c, _: c.data.judged is not None,
         reads=lambda c, _: [POOL.at(), LABEL.at(), TEACH.at(), *verified(c)],

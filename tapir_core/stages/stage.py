@@ -105,8 +105,8 @@ class Stage:
     """Of its rows, in the run's folder, or in that of its round, wave, benchmark."""
     columns: pl.Schema = field(default_factory=pl.Schema)
     """Of its rows, in their order; a checkpoint has none."""
-    some_have: tuple[str, ...] = ()
-    """More columns of text after these, each in a table only where one of its rows has something in it."""
+    some_have: pl.Schema = field(default_factory=pl.Schema)
+    """More columns after these, each in a table only where one of its rows has something in it."""
     row: str = ""
     """What one row is, for docs/run-folder.md."""
     version: int = 1

@@ -114,6 +114,7 @@ def _pool(config: RunConfig, at: StageAt) -> list[StageAt]:
         pool.TEACH.at(),
         *pool.verified(config),
         *pool.held_out_of(config),
+        *(planned(config, LIKELIEST.at(1)) if at.number > 0 and at.name != LIKELIEST.name else []),
         *(EXPAND.at(earlier) for earlier in range(1, at.number)),
     ]
 
@@ -200,6 +201,21 @@ def _is_measured(config: RunConfig, at: StageAt) -> bool:
 def _is_numbered(_: RunConfig, at: StageAt) -> bool:
     return at.number > 0
 
+
+LIKELIEST = declare(
+    Stage(
+        name="likeliest",
+        folder="likeliest",
+        columns=pl.Schema({"instruction_id": TEXT, "sample": COUNT, "answer": TEXT, "log_prob": NUMBER}),
+        row="one of several answers of the teacher, with the mean log-probability that S_0 gives its tokens",
+        when=lambda c, at: at.round == 1 and c.teacher.takes_likeliest,
+        reads=lambda c, at: [*_pool(c, at), _student(at)],
+        settings=lambda c, _: {"engine": c.student.engine.answers_as},
+        files=lambda *_: [CHAT_TEMPLATE],
+        asks="student",
+        roles=("answer",),
+    )
+)
 
 ANSWER = declare(
     Stage(
@@ -445,7 +461,7 @@ MIX = declare(
                 "refined": pl.Boolean(),
             }
         ),
-        some_have=("rejected",),
+        some_have=pl.Schema({"rejected": TEXT}),
         row="an example of the round's training set",
         version=3,
         reads=_mixed,
@@ -542,7 +558,7 @@ AVERAGE = declare(
     )
 )
 
-ROUND = [ANSWER, JUDGE, DIFFICULTY, ATTEMPT, SELECT, EXPAND, DRAW, REFINE, MIX, ROLLOUT, SCORE, TRAIN]
+ROUND = [LIKELIEST, ANSWER, JUDGE, DIFFICULTY, ATTEMPT, SELECT, EXPAND, DRAW, REFINE, MIX, ROLLOUT, SCORE, TRAIN]
 """A round, from the student's answers to the next student. S_0 is round 0."""
 
 

@@ -264,7 +264,7 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
     rows, manifest = reader.rows(at), reader.manifest(at)
     if rows is None or manifest is None or labels is None:
         return None
-    config = reader.run.config
+    config, rows = reader.run.config, rows.unique("instruction_id", maintain_order=True)
     configured, reduced_to = config.curriculum, manifest.counts.get("reduced_to")
     wanted = curriculum.target_shares(configured.target_shares, curriculum.shares_of(labels))
     return types.MixtureSummary(
@@ -277,6 +277,7 @@ def _mixture(reader: RunReader, number: int, labels: pl.DataFrame | None) -> typ
         {name.removeprefix(_SHORTFALL): int(n) for name, n in manifest.counts.items() if name.startswith(_SHORTFALL)},
         curriculum.share_table(task_types.in_order(configured.types.names), labels, wanted, rows.select("task_type")),
         int(manifest.counts.get("thoughts", 0)),
+        manifest.rows,
     )
 
 

@@ -73,6 +73,7 @@ class MixtureSummary:
     """The training set of one round."""
 
     rows: int
+    """Instructions."""
     asked: int
     """N as it was asked for."""
     alpha: float | None
@@ -88,7 +89,9 @@ class MixtureSummary:
     shares: pl.DataFrame
     """task_type, natural, target, got: one row for each task type of the run."""
     thoughts: int = 0
-    """Examples whose answer has a thought before it."""
+    """Conversations whose answer has a thought before it."""
+    conversations: int = 0
+    """More than its rows where an instruction has several answers."""
 
     @property
     def hard_share(self) -> float | None:

@@ -127,8 +127,8 @@ def rows_of(run: RunFolder) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _check_types(table: pl.DataFrame, stage: Stage) -> None:
-    """A table has the types that its stage declares, and texts in the columns that only some tables have."""
-    declared = stage.columns | {name: pl.String() for name in stage.some_have if name in table.columns}
+    """A table has the types that its stage declares."""
+    declared = stage.columns | {name: of for name, of in stage.some_have.items() if name in table.columns}
     assert dict(table.schema) == dict(declared), f"{stage.name}: declare what its rows have, or cast them"
 
 

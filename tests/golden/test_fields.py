@@ -77,7 +77,10 @@ BASES = {
         ),
         "data.heldout.dev=1",
     ],
-    "judged held-out set": ['data.heldout={ type = "judged", references = "h" }'],
+    "judged held-out set, several answers": [
+        'data.heldout={ type = "judged", references = "h" }',
+        "teacher.answers_per_prompt=3",
+    ],
 }
 """Configurations that together have every kind; what may be nothing is set."""
 _TEXTS = ("{}-b", "{}b", "48h", "http://127.0.0.1:9/v1", "B_KEY", "sqlite:///b", "b")

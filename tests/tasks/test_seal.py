@@ -11,8 +11,9 @@ from tapir_core.stages import StageAt
 from tapir_core.store_admin import open_existing, prune_answers, rows_where
 from tasks._task import seal
 from tasks.outcomes import Piece
-from tasks.pool import label_shard, pool, teach_shard
+from tasks.pool import label_shard, pool
 from tasks.runtime import close_all
+from tasks.teach import teach_shard
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.run_config import make_config
 
