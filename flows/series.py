@@ -3,7 +3,8 @@
 The command line and the deployments differ only in what they do with one run, ``drive`` and ``distil``. What is
 finished is not run again; a run that fails is noted, and the next one that does not need it starts. Of a comparison the
 reference of a run seed comes first, for the others are matched to it. What two runs of a sweep both need (labels, plain
-answers, equal verdicts) comes from the store.
+answers, equal verdicts) comes from the store, and one budget holds for all of them (`budget.shared`). A backbone that
+another process is at work on is left to it, so that several workers can take one list.
 """
 
 import time
@@ -21,7 +22,8 @@ from tapir_core.calls import AnswerStore, store_url
 from tapir_core.comparison import figures, matching
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
-from tapir_core.config import load, presets
+from tapir_core.config import RunConfig, load, presets
+from tapir_core.estimate.run import Estimate, estimate_run
 from tapir_core.reporting import arms_report, sentences, side_by_side
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
@@ -311,8 +313,28 @@ def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequ
     """
     listed = presets.load_backbones(backbones)
     source = str(config or listed.config)
-    curriculum = load.load_config(source, overrides).run
-    return run_state.Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
+    curriculum = load.load_config(source, overrides)
+    shared = [] if curriculum.budget.shared else [f"budget.shared={curriculum.run.name}"]
+    ref = RunRef(curriculum.run.root, curriculum.run.name)
+    return run_state.Sweep(source, (*shared, *overrides), ref, listed.backbones)
+
+
+def _config_of(sweep: run_state.Sweep, entry: presets.BackboneEntry, say: Say = lambda _: None) -> RunConfig:
+    """The configuration of a backbone's run."""
+    name = f"{sweep.curriculum.name}-{entry.name}"
+    return read_config(sweep.source, [*sweep.overrides, *presets.settings_of(entry)], name, say=say)
+
+
+def estimate_sweep(sweep: run_state.Sweep, gpus: int) -> dict[str, Estimate]:
+    """What the run of every backbone will take, by its name: labels and plain answers count in the first one alone.
+
+    Raises:
+        ConfigError: a configuration or a file is wrong.
+    """
+    return {
+        entry.name: estimate_run(_config_of(sweep, entry), source=entry.name, gpus=gpus, is_first=place == 0)
+        for place, entry in enumerate(sweep.entries)
+    }
 
 
 def finish_sweep(
@@ -337,12 +359,14 @@ def _sweep_backbone(sweep: run_state.Sweep, entry: presets.BackboneEntry, distil
     run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
     outcome: run_state.Outcome = "finished before"
     try:
-        config = read_config(sweep.source, [*sweep.overrides, *presets.settings_of(entry)], run.name, say=say)
+        config = _config_of(sweep, entry, say)
         if run_state.lacks_run(config, input_files.gather_files(config)) or lacks_baseline(RunFolder(run)):
             drive(config, distil, say=say)
             outcome = "finished"
         summary = summarise(RunFolder(run))
         require_figures(summary)
+    except errors.RunBusy as busy:
+        return run_state.Swept(entry.name, run, "at work elsewhere", str(busy))
     except errors.NoFigure as error:
         return run_state.Swept(entry.name, run, "without a figure", str(error))
     except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it

@@ -408,7 +408,7 @@ def failed_judgments(run: RunFolder, at: stages.StageAt) -> int:
     return run.rows(at).filter(status="failed").height if judged and run.holds(at) else 0
 
 
-Outcome = Literal["finished before", "finished", "without a figure", "failed"]
+Outcome = Literal["finished before", "finished", "at work elsewhere", "without a figure", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,8 +437,8 @@ class Swept:
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing is left to fix: its run is finished, with every figure."""
-        return self.outcome in ("finished before", "finished")
+        """Whether nothing is left to fix: its run is finished, with every figure, or another process sees to it."""
+        return self.outcome in ("finished before", "finished", "at work elsewhere")
 
 
 def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
@@ -463,7 +463,7 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
 
 def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:
     """The runs that can be compared."""
-    return [RunFolder(each.run) for each in swept if each.outcome != "failed"]
+    return [RunFolder(each.run) for each in swept if each.outcome not in ("failed", "at work elsewhere")]
 
 
 def sweep_sentence(swept: Sequence[Swept]) -> str:

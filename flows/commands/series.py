@@ -15,6 +15,7 @@ from tapir_core import paths, run_state
 from tapir_core.comparison import figures, matching
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
+from tapir_core.reporting import estimate_table
 from tapir_core.reporting.arms_report import arms_card, narrow_tables
 from tapir_core.reporting.side_by_side import (
     SideBySide,
@@ -80,9 +81,16 @@ def sweep(
     ] = None,
     backbones: Annotated[Path, typer.Option(help="TOML file that lists them.")] = Path(paths.BACKBONES),
     overrides: OverridesOfAll = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Run nothing: say what all of them will take together.")
+    ] = False,
 ) -> None:
     """`tapir sweep`."""
     planned = series.open_sweep(backbones, config, overrides or [])
+    if estimate:
+        found = series.estimate_sweep(planned, len(machine.gpu_memory()))
+        terminal.print_tables(terminal.console, estimate_table.sweep_table(found))
+        return
     with live.shown_flows(RunRef(planned.curriculum.root, paths.SWEEP_PLACE), terminal.console) as shown:
         swept = series.finish_sweep(planned, partial(shown.do, "distil"), _print_side_by_side, say=terminal.say)
     said = run_state.sweep_sentence(swept)

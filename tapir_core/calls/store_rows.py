@@ -25,12 +25,14 @@ from tapir_core.calls.store_tables import (
     in_groups,
     insert_or_add,
     insert_or_ignore,
+    meta,
     read_known,
     reuse,
     spending,
     utc_now,
 )
 from tapir_core.config import BudgetConfig
+from tapir_core.text import digest
 
 _OUTCOME_COLUMNS = (
     answers.c.key,
@@ -47,9 +49,17 @@ _OUTCOME_COLUMNS = (
 )
 
 _NO_CAPS = BudgetConfig()
+_SHARED = "budget.shared {}\n"
+"""Before a run's id, in a value of `meta`."""
 
 # Made once: building a statement costs as much as running it.
-_SPENT = sa.select(spending).where(spending.c.run == sa.bindparam("of")).order_by(spending.c.role)
+_AMOUNTS = ("requests", "prompt_tokens", "completion_tokens", "usd", "seconds")
+_SPENT = (
+    sa.select(spending.c.role, *(sa.func.sum(spending.c[each]).label(each) for each in _AMOUNTS))
+    .where(spending.c.run.in_(sa.bindparam("runs", expanding=True)))
+    .group_by(spending.c.role)
+    .order_by(spending.c.role)
+)
 _BOOK = sa.insert(attempts)
 _TAKE = (
     sa.delete(attempts)
@@ -143,11 +153,15 @@ def book(
     perhaps_known = [each.id for each, _ in wanted] if repeated else []
     known = read_known(connection, perhaps_known, attempts.c.id)
     spent_by, unknown_of = cache(partial(read_spend, connection)), cache(partial(read_unknown, connection))
+    for name, run in sorted({(budget.shared, attempt.run) for attempt, budget in wanted if budget.shared}):
+        _share(connection, name, run)
+    sharing = cache(partial(_sharing, connection))
     refusals, booked = [], []
     for attempt, budget in wanted:
         refusal = LOST_HOLD if attempt.shard in lost else ""
         if not refusal and attempt.id not in known:
-            refusal = "" if budget == _NO_CAPS else _reserve(attempt, budget, spent_by(attempt.run), unknown_of)
+            runs = sharing(budget.shared) if budget.shared else (attempt.run,)
+            refusal = "" if budget == _NO_CAPS else _reserve(attempt, budget, spent_by(*runs), unknown_of, runs)
             booked += [] if refusal else [attempt]
         refusals.append(refusal)
     if booked:
@@ -179,31 +193,56 @@ def add_spend(connection: sa.Connection, run: str, role: str, more: types.Spend)
     connection.execute(insert_or_add(connection.dialect.name, spending), {"run": run, "role": role, **asdict(more)})
 
 
-def read_spend(connection: sa.Connection, run: str) -> dict[str, types.Spend]:
-    """What a run has spent or reserved, by role."""
+def read_spend(connection: sa.Connection, *runs: str) -> dict[str, types.Spend]:
+    """What runs have spent or reserved, by role."""
     return {
-        row.role: types.Spend(row.requests, row.prompt_tokens, row.completion_tokens, row.usd, row.seconds)
-        for row in connection.execute(_SPENT, {"of": run})
+        row.role: types.Spend(
+            int(row.requests), int(row.prompt_tokens), int(row.completion_tokens), row.usd, row.seconds
+        )
+        for row in connection.execute(_SPENT, {"runs": runs})
     }
 
 
-def read_unknown(connection: sa.Connection, run: str) -> types.Spend:
+def _share(connection: sa.Connection, name: str, run: str) -> None:
+    """Note, before its first booking, that a run shares its caps; no spending of it stays unseen then."""
+    if run not in _sharing(connection, name):
+        row = {"name": f"budget of {digest(run)[:32]}", "value": _SHARED.format(name) + run}
+        connection.execute(sa.delete(meta).where(meta.c.name == row["name"]))
+        connection.execute(sa.insert(meta), row)
+
+
+def _sharing(connection: sa.Connection, name: str) -> tuple[str, ...]:
+    """The runs that share their caps under ``name``."""
+    begins = _SHARED.format(name)
+    query = sa.select(meta.c.value).where(meta.c.value.startswith(begins, autoescape=True)).order_by(meta.c.value)
+    return tuple(each.removeprefix(begins) for each in connection.scalars(query))
+
+
+def read_unknown(connection: sa.Connection, *runs: str) -> types.Spend:
     """The part of that for attempts of unknown cost."""
     sums = (sa.func.sum(column) for column in (attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd))
-    query = sa.select(sa.func.count(), *sums).where(attempts.c.run == run, attempts.c.unknown)
+    query = sa.select(sa.func.count(), *sums).where(attempts.c.run.in_(runs), attempts.c.unknown)
     requests, prompt, completion, usd = connection.execute(query).one()
     return types.Spend(requests, int(prompt or 0), int(completion or 0), float(usd or 0))
 
 
 def _reserve(
-    wanted: Attempt, budget: BudgetConfig, spent: dict[str, types.Spend], unknown_of: Callable[[str], types.Spend]
+    wanted: Attempt,
+    budget: BudgetConfig,
+    spent: dict[str, types.Spend],
+    unknown_of: Callable[..., types.Spend],
+    runs: Sequence[str],
 ) -> str:
-    """Add an attempt to what its run has ``spent`` or reserved, or return which cap has no room for it."""
+    """Add an attempt to what its run, and others that share its caps, have ``spent`` or reserved.
+
+    Or return which cap has no room for it.
+    """
     reason = cap_reached(budget, spent, wanted.role, wanted.most)
     if reason is None:
         spent[wanted.role] = spent.get(wanted.role, types.Spend()) + wanted.most
         return ""
-    unknown = unknown_of(wanted.run)
+    reason += f", by {len(runs)} runs (budget.shared = {budget.shared!r})" if len(runs) > 1 else ""
+    unknown = unknown_of(*runs)
     if unknown.requests:
         reason += f". Of {unknown.requests:,} requests ({unknown.usd:.4g} USD) no reply has told the cost"
     return reason

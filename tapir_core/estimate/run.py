@@ -166,7 +166,9 @@ def kept_hours(run: RunFolder) -> dict[str, float]:
     return {known[each.name].name: each.hours.likely for each in kept.stages if each.hours} if kept else {}
 
 
-def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: int = 0) -> Estimate:
+def estimate_run(
+    config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: int = 0, is_first: bool = True
+) -> Estimate:
     """What the run will take.
 
     Args:
@@ -174,6 +176,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: 
         source: names the configuration in errors.
         sample: instructions that are put into the real prompts.
         gpus: those of this machine; trainings on workers have GPUs in any case.
+        is_first: whether no run before it asks the same teacher for the labels and plain answers of the same pool.
 
     Raises:
         ConfigError: the configuration is wrong, or a file of the pool or of a benchmark is missing or wrong.
@@ -202,6 +205,9 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE, gpus: 
         weights=evidence.weights_of(config.student.backbone),
         gpus=gpus if training.runs_on == "driver" else training.nodes * (training.processes or 1),
     )
+    if not is_first:
+        answers = (pool.rows - pool.own_answers) * config.teacher.answers_per_prompt
+        pool = replace(pool, stored_labels=pool.rows, stored_answers=answers)
     estimate = forecast(config, pool, known)
     others = tuple(_other_objectives(config, pool, known))
     return replace(estimate, assumptions=(*sized, *estimate.assumptions), others=others)

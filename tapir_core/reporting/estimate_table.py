@@ -1,6 +1,6 @@
 """The tables of an estimate: before the run by stage, after it beside what it really took."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple
 
 from tapir_core.estimate.run import Estimate, Figures, Span
@@ -48,6 +48,30 @@ def objective_table(estimate: Estimate) -> Table:
             + [f"{each.objective}: {each.lacks}." for each in estimate.others if each.lacks]
         ),
     )
+
+
+def sweep_table(found: Mapping[str, Estimate]) -> Table:
+    """What the runs of a sweep take, by backbone, and all of them together."""
+    rows = [
+        (name, _cell(each.charged.paid.usd, number, lacking="unknown"), _hours_of(each.total.hours))
+        for name, each in found.items()
+    ]
+    usd = _sum(each.charged.paid.usd for each in found.values())
+    hours = _sum(each.total.hours for each in found.values())
+    return Table(
+        "Estimate of the sweep by backbone",
+        ("Backbone", "USD", "Hours"),
+        (*rows, ("all", _cell(usd, number, lacking="unknown"), _hours_of(hours))),
+        text_columns=1,
+        note="Likely (low–high). Labels and plain answers count in the first alone; the others find them in the store. "
+        "A [budget] of the curriculum caps all of them together.",
+    )
+
+
+def _sum(spans: Iterable[Span | None]) -> Span | None:
+    """Nothing where one is unknown."""
+    known = list(spans)
+    return None if None in known else Span(*map(sum, zip(*(astuple(each) for each in known if each), strict=True)))
 
 
 def instead_sentence(estimate: Estimate) -> str:

@@ -180,11 +180,9 @@ def _mean_row(
 
 def cost_table(reader: RunReader, student: int) -> page.Table:
     """The student as this run served it, beside the teacher as it was called."""
-    evaluation, name = reader.run.config.evaluation, formats.student_name(student)
-    asked = [stages_.BENCHMARK_ANSWERS.at(student, benchmark=each) for each in evaluation.asked]
-    speed = _speed(reader, [stages_.ANSWER_HELDOUT.at(student), stages_.ANSWER.at(student + 1), *asked])
+    name, speed = formats.student_name(student), _speed_of(reader, student)
     taught = _speed(reader, [stages_.TEACH.at()])
-    served = {name: _sizes(reader, student) | _speed_cells(speed), "teacher": _speed_cells(taught) | _price(reader)}
+    served = {name: served_as(reader, student), "teacher": _speed_cells(taught) | _price(reader)}
     labels = dict.fromkeys(label for of in served.values() for label in of)
     rows = [(label, *(of.get(label, formats.NOTHING) for of in served.values())) for label in labels]
     by = "; then with ".join(speed.by if speed else ())
@@ -205,6 +203,16 @@ def cost_table(reader: RunReader, student: int) -> page.Table:
         tuple(row for row in rows if any(cell != formats.NOTHING for cell in row[1:])),
         note=sentences.together(notes),
     )
+
+
+def served_as(reader: RunReader, student: int) -> dict[str, str]:
+    """Size and speed of a student as its run served it, each by what it is called."""
+    return _sizes(reader, student) | _speed_cells(_speed_of(reader, student))
+
+
+def _speed_of(reader: RunReader, student: int) -> Speed | None:
+    asked = [stages_.BENCHMARK_ANSWERS.at(student, benchmark=each) for each in reader.run.config.evaluation.asked]
+    return _speed(reader, [stages_.ANSWER_HELDOUT.at(student), stages_.ANSWER.at(student + 1), *asked])
 
 
 def _speed(reader: RunReader, stages: Iterable[stages_.StageAt]) -> Speed | None:

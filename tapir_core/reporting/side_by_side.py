@@ -6,7 +6,7 @@ folders alone. Limits: each p-value is that of its own difference, however many 
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from tapir_core import errors, paths, run_state, text
 from tapir_core.data.dataset import file_ingredient
 from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.scores import ItemValues
-from tapir_core.reporting import page, plots, sentences, tables
+from tapir_core.reporting import page, plots, sentences, serving, tables
 from tapir_core.reporting.benchmarks import (
     DIFFERS,
     PAIRED_COLUMNS,
@@ -41,6 +41,8 @@ class SideBySide:
     """Figures of their last students, a table for each benchmark and judge."""
     paired: page.Table
     """The last student of every run against that of the first one, item by item."""
+    served: Mapping[str, Mapping[str, str]]
+    """Run → size and speed of its last student."""
 
 
 def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
@@ -68,7 +70,12 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
         note="Difference of the first column to the second one, paired over the same items; p of a paired "
         "t-test. An item that one of the two lacks, or failed, is in neither.",
     )
-    return SideBySide(tuple(map(summarise, runs)), tuple(benchmarks), paired)
+    summaries = tuple(map(summarise, runs))
+    served = {
+        of.name: serving.served_as(RunReader(run), last.number) if (last := last_student(of)) else {}
+        for run, of in zip(runs, summaries, strict=True)
+    }
+    return SideBySide(summaries, tuple(benchmarks), paired, served)
 
 
 def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
@@ -96,6 +103,7 @@ def render_side_by_side(shown: SideBySide) -> str:
     """The page. Everything that is text is escaped."""
     beside = side_by_side_tables(shown)
     sections = [
+        page.Section("", beside["ranking"]),
         page.Section("", beside["overview"]),
         _plot_students(shown.runs),
         replace(_plot_task_types(shown.runs), table=beside["task_types"]),
@@ -108,7 +116,7 @@ def render_side_by_side(shown: SideBySide) -> str:
 
 
 def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
-    """`overview`, `task_types` and `answers`, each with a column for each run."""
+    """`ranking` has a row for each run; `overview`, `task_types` and `answers` have a column."""
     runs = shown.runs
     names, note = [each.name for each in runs], sentences.score_note(map(_last_score, runs))
     metric = formats.metric_name(runs[0].metric)
@@ -116,6 +124,7 @@ def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
     students = dict(zip(names, map(last_student, runs), strict=True))
     of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
     return {
+        "ranking": _ranking(shown),
         "overview": page.Table(
             "Side by side",
             ("", *names),
@@ -126,6 +135,29 @@ def side_by_side_tables(shown: SideBySide) -> dict[str, page.Table]:
         "task_types": tables.task_types_table(f"{metric.capitalize()} by task type", students, of_students),
         "answers": _answers_table(runs),
     }
+
+
+def _ranking(shown: SideBySide) -> page.Table:
+    """The last students by their score, the best first, each with what it is to serve and what it cost."""
+    scored = [(score, each) for each in shown.runs if (score := _last_score(each)) is not None]
+    columns = ("Parameters", "Size on disk", "Output tokens/s", "Seconds an answer, p50")
+    rows = [
+        (
+            *(each.name, formats.score(score)),
+            *(shown.served[each.name].get(label, formats.NOTHING) for label in columns),
+            *(formats.number(each.usage.usd), formats.duration(each.busy_seconds)),
+        )
+        for score, each in sorted(scored, key=lambda one: -(one[0].value or 0.0))
+    ]
+    metric = formats.metric_name(shown.runs[0].metric)
+    return page.Table(
+        "Ranking",
+        ("Run", f"Test {metric}", *columns, "USD", "Time at work"),
+        tuple(rows),
+        note="The last student of each run, as that run served it: speeds compare where machine and calls in flight "
+        "are the same. USD is the price of all answers of teacher and judge. Which differences are more than chance: "
+        f"{shown.paired.title!r}.",
+    )
 
 
 def _answers_table(runs: Sequence[RunSummary]) -> page.Table:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.forms import sweep_from_form
-from flows.series import finish_sweep, open_sweep
+from flows.series import estimate_sweep, finish_sweep, open_sweep
 from tapir_core.errors import ConfigError, EngineError, NoFigure
 from tapir_core.paths import sweep_report_file
 from tapir_core.run_folder import RunFolder, RunRef
@@ -114,6 +114,33 @@ def test_other_weights_under_an_old_name_are_refused_once_the_curriculum_changes
     swept = finish_sweep(changed, finish, lambda *_: None, say=lambda _: None)
     assert outcomes(swept) == {"a": "failed", "b": "finished", "c": "finished"}
     assert "another configuration" in swept[0].message
+
+
+def test_what_another_process_is_at_work_on_is_left_to_it(listed: Path) -> None:
+    def distil(run: RunFolder, _until: str | None) -> None:
+        if run.ref.name == "q-a":
+            others = sweep(listed, finish)
+            assert outcomes(others) == {"a": "at work elsewhere", "b": "finished", "c": "finished"}
+            assert all(each.is_well for each in others)
+        finish(run)
+
+    assert outcomes(sweep(listed, distil)) == {"a": "finished", "b": "finished before", "c": "finished before"}
+
+
+def test_one_budget_and_one_estimate_hold_for_all_backbones(listed: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["sweep", "--backbones", str(listed), "--estimate"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "runs").exists()
+    found = estimate_sweep(open_sweep(listed, None, []), 0)
+    first, *others = [{each.name: each for each in of.stages} for of in found.values()]
+    assert first["teach"].paid.calls.likely == first["label"].paid.calls.likely == 60
+    assert [of["teach"].paid.calls.likely + of["label"].paid.calls.likely for of in others] == [0, 0]
+    assert first["judge"].paid.calls.likely == others[0]["judge"].paid.calls.likely > 0
+    sweep(listed, finish)
+    refs = [RunRef(str(tmp_path / "runs"), f"q-{name}") for name in "abc"]
+    assert [RunFolder(ref).config.budget.shared for ref in refs] == ["q", "q", "q"]
+    named = open_sweep(listed, None, ["budget.shared=all"])
+    assert named.overrides == ("budget.shared=all",)
 
 
 def test_a_wrong_curriculum_starts_nothing(listed: Path) -> None:

@@ -1,5 +1,6 @@
 """Caps hold over processes and restarts; at a cap nothing more is sent, and raising it goes on where it stopped."""
 
+import re
 import threading
 
 import pytest
@@ -21,8 +22,8 @@ def questions(count: int, *, role: str = "teach") -> list[Request]:
     return [make_request(f"question {n}", sampling=Sampling(max_tokens=8), role=role) for n in range(count)]
 
 
-def open_capped(store_url: str, config: CallsConfig, **caps: object) -> CallEngine:
-    return CallEngine(AnswerStore(store_url), config, run="a-run", budget=BudgetConfig.model_validate(caps))
+def open_capped(store_url: str, config: CallsConfig, run: str = "a-run", **caps: object) -> CallEngine:
+    return CallEngine(AnswerStore(store_url), config, run=run, budget=BudgetConfig.model_validate(caps))
 
 
 def kinds(outcomes: list[Outcome]) -> dict[str, int]:
@@ -67,6 +68,32 @@ def test_processes_share_one_budget(store_url: str, quick: CallsConfig):
         for thread in threads:
             thread.join()
         assert 35 <= len(provider.calls) <= 40
+
+
+def test_runs_share_the_caps_that_have_one_name(store_url: str, quick: CallsConfig):
+    def ask(run: str, count: int = 40, **caps: object) -> LiveSpend:
+        with open_capped(store_url, quick, run, **caps) as engine:
+            mine = [make_request(f"{run}: {n}", sampling=Sampling(max_tokens=8)) for n in range(count)]
+            engine.ask(mine, lambda: provider.endpoint(concurrency=4, **PRICES))
+            return engine.spend()
+
+    with FakeProvider(latency_seconds=0.01) as provider:
+        ask("before", 5, shared="all_of.them")  # without a cap, and counted all the same
+        ask("another", 5, shared="all-of.them")
+        threads = [
+            threading.Thread(target=ask, args=(f"run-{which}",), kwargs={"usd": 0.6, "shared": "all_of.them"})
+            for which in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert 35 <= len(provider.calls) - 5 <= 40
+        last = ask("the-last", usd=0.6, shared="all_of.them")
+        assert re.search(
+            r"budget.usd = 0.6 is reached.*, by 6 runs \(budget.shared = 'all_of.them'\)", last.cap_reached
+        )
+        assert ask("alone", 1, usd=0.6).answers == ask("of-others", 1, usd=0.6, shared="all-of.them").answers == 1
 
 
 def test_attempts_that_fail_are_counted_too(store_url: str, quick: CallsConfig):

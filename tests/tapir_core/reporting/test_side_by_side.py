@@ -20,7 +20,7 @@ from tapir_core.reporting.side_by_side import (
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import Swept
 from tapir_core.stages import StageAt
-from tapir_core.summary.formats import score
+from tapir_core.summary.formats import number, score
 from tapir_core.summary.types import Usage
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -53,8 +53,8 @@ def row(table: Table, name: str) -> tuple[str, ...]:
 
 
 def test_every_run_is_a_column_of_every_table(shown: SideBySide) -> None:
-    for table in side_by_side_tables(shown).values():
-        assert table.columns[1:3] == ("q-one", "q-two")
+    for name, table in side_by_side_tables(shown).items():
+        assert name == "ranking" or table.columns[1:3] == ("q-one", "q-two")
         assert {len(cells) for cells in table.rows} == {len(table.columns)}
 
 
@@ -66,6 +66,10 @@ def test_the_figures_are_those_of_the_runs(shown: SideBySide) -> None:
     last = (score(after.score("test")), score(basic.score("test")))
     assert row(tables["overview"], "Test accuracy, last student") == last
     assert row(tables["overview"], "Last student") == ("S_1", "S_0")
+    by_score = sorted(zip(last, ("q-one", "q-two"), strict=True), reverse=True)
+    assert [each[1::-1] for each in tables["ranking"].rows] == by_score
+    assert one.usage.usd
+    assert dict(each[:1] + each[-2:-1] for each in tables["ranking"].rows)["q-one"] == number(one.usage.usd)
     assert row(tables["overview"], "Backbone") == (one.config.student.backbone, "org/<b>two</b>")
     assert row(tables["overview"], "Answers asked for") == (f"{one.usage.calls:,}", f"{two.usage.calls:,}")
     assert row(tables["task_types"], "all") == (*last, "60")
