@@ -59,6 +59,10 @@ COMMANDS = {
     ),
     "run": ("run:run", "Run a distillation, or go on with it; a finished one is only reported."),
     "estimate": ("run:estimate", "Say what a run will take: calls, tokens, USD and hours by stage. Asks nobody."),
+    "plan": (
+        "series:plan",
+        "Try on a few hundred rows what money and hours are best spent on: prompts, answers, objectives.",
+    ),
     "judge-check": (
         "judge_check:judge_check",
         "Say how far the configured judge can be trusted, before money is spent.",

@@ -17,9 +17,9 @@ from statistics import fmean
 
 from flows.driver import Say, check_settings, read_config
 from flows.whole_run import Distil, drive, is_finished, lacks_baseline
-from tapir_core import errors, run_state
+from tapir_core import errors, paths, run_state
 from tapir_core.calls import AnswerStore, store_url
-from tapir_core.comparison import figures, matching
+from tapir_core.comparison import figures, matching, trial
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome, shipped_versions
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config import RunConfig, load, presets
@@ -352,6 +352,43 @@ def finish_sweep(
     if (written := side_by_side.write_sweep_report(sweep.curriculum, swept)) is not None:
         show(*written)
     return swept
+
+
+def plan_trial(config: RunConfig, rows: int) -> tuple[dict[str, RunConfig], dict[str, str]]:
+    """The trial of every method that the configuration takes, that on most rows first; and why others cannot be.
+
+    Raises:
+        ConfigError: the held-out set has no references.
+    """
+    planned, lacking = dict[str, RunConfig](), dict[str, str]()
+    for method in sorted(trial.METHODS, key=lambda each: each != trial.MORE):
+        try:
+            trial.method_config(config, method)
+        except errors.ConfigError as refused:
+            lacking[method] = refused.problems[0]
+        else:
+            planned[method] = trial.trial_config(config, method, rows)
+    return planned, lacking
+
+
+def finish_trial(planned: Mapping[str, RunConfig], usd: float, distil: Distil, *, say: Say) -> list[trial.Gain]:
+    """Finish the trial of every method.
+
+    ``usd``, as it was estimated at the first start, caps all of them together; 0 where no price is known.
+
+    Raises:
+        MissingPrerequisite: a key, an engine environment or a package is not there; nothing has started.
+    """
+    for method, config in planned.items():
+        check_settings(config, source=f"method {method}")
+    tried, runs = [], {method: RunFolder(RunRef(each.run.root, each.run.name)) for method, each in planned.items()}
+    begun = [run.config.budget.usd for run in runs.values() if run.storage.exists(paths.RUN_RECORD)]
+    for method, config in planned.items():
+        say(f"method {method}: {trial.METHODS[method][0]}")
+        cap = min(filter(None, (begun[0] if begun else usd, config.budget.usd)), default=None)
+        drive(load.replace_values(config, [] if cap is None else [f"budget.usd={cap}"]), distil, say=say)
+        tried.append(trial.read_tried(runs[method], method))
+    return trial.gains_of(tried, next(iter(planned.values())).budget.shared)
 
 
 def _sweep_backbone(sweep: run_state.Sweep, entry: presets.BackboneEntry, distil: Distil, say: Say) -> run_state.Swept:

@@ -12,10 +12,12 @@ from flows import series, whole_run
 from flows.commands import live, terminal
 from flows.prefect_server.server import enter_server, ignore_settings, standing_server
 from tapir_core import paths, run_state
-from tapir_core.comparison import figures, matching
+from tapir_core.comparison import figures, matching, trial
+from tapir_core.config.load import load_config, written
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
-from tapir_core.reporting import estimate_table
+from tapir_core.estimate.run import estimate_run, save_estimate
+from tapir_core.reporting import estimate_table, trial_table
 from tapir_core.reporting.arms_report import arms_card, narrow_tables
 from tapir_core.reporting.side_by_side import (
     SideBySide,
@@ -97,6 +99,39 @@ def sweep(
     if not all(each.is_well for each in swept):
         raise TapirError(said)
     terminal.print_line(terminal.console, said)
+
+
+def plan(
+    config: terminal.ConfigPath,
+    overrides: terminal.Overrides = None,
+    rows: Annotated[int, typer.Option("--trial", min=30, help="Instructions of the pool that it is tried on.")] = 300,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Run nothing: say what the trial will take.")] = False,
+) -> None:
+    """`tapir plan`."""
+    settings, gpus = load_config(config, overrides or []), len(machine.gpu_memory())
+    planned, lacking = series.plan_trial(settings, rows)
+    trials = {method: estimate_run(each, source=method, gpus=gpus) for method, each in planned.items()}
+    whole = {
+        method: estimate_run(trial.method_config(settings, method), source=method, gpus=gpus) for method in planned
+    }
+    terminal.print_tables(terminal.console, trial_table.estimate_table(trials, whole, lacking))
+    if estimate:
+        return
+    total = trial_table.total_usd(trials)
+    with live.shown_flows(RunRef(settings.run.root, paths.SWEEP_PLACE), terminal.console) as shown:
+
+        def distil(run: RunFolder, until: str | None) -> None:
+            save_estimate(run, gpus)
+            shown.do("distil", run, until)
+
+        gains = series.finish_trial(planned, total.high if total else 0.0, distil, say=terminal.say)
+    terminal.print_tables(terminal.console, trial_table.gains_table(gains, whole))
+    method, why = trial.choose(gains)
+    terminal.print_line(terminal.console, why)
+    if method:
+        chosen = config.with_name(f"{config.stem}-{method}.toml")
+        chosen.write_text(written(config, [*(overrides or []), *trial.settings_of(settings, method)]))
+        terminal.print_line(terminal.console, f"configuration: {chosen}")
 
 
 def side_by_side(

@@ -185,6 +185,35 @@ def _extended(table: Table, folder: Path, overrides: Sequence[str]) -> Table:
     return _merged(preset, table)
 
 
+def written(path: str | Path, overrides: Sequence[str]) -> str:
+    """A configuration file with these overrides, as TOML: a field a line, without comments; what it extends is in it.
+
+    Raises:
+        ConfigError: the file cannot be read, or an override is wrong.
+    """
+    table = _extended(read_toml(Path(path)), Path(path).parent, overrides)
+    validated(RunConfig, table, str(path), overrides)
+    return "".join(f"{line}\n" for line in _toml_lines(table))
+
+
+def _toml_lines(table: Table, before: str = "") -> Iterator[str]:
+    for name, value in table.items():
+        key = before + (name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name))
+        if isinstance(value, dict) and value:
+            yield from _toml_lines(value, f"{key}.")
+        else:
+            yield f"{key} = {_toml(value)}"
+
+
+def _toml(value: Any) -> str:
+    """Texts, numbers and truth values are written as in JSON."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(name)} = {_toml(each)}' for name, each in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _merged(below: Table, above: Table) -> Table:
     """``above`` over ``below``, table by table; one of another `type` takes the place of all that is below it."""
 

@@ -26,11 +26,7 @@ def stage_table(estimate: Estimate) -> Table:
 
 def objective_table(estimate: Estimate) -> Table:
     """What the run takes as it is configured, and with each other objective for its rounds."""
-    own = (
-        "as configured",
-        _cell(estimate.charged.paid.usd, number, lacking="unknown"),
-        _hours_of(estimate.total.hours),
-    )
+    own = ("as configured", charged_cell(estimate), hours_cell(estimate))
     others = [
         (
             each.objective,
@@ -52,12 +48,9 @@ def objective_table(estimate: Estimate) -> Table:
 
 def sweep_table(found: Mapping[str, Estimate]) -> Table:
     """What the runs of a sweep take, by backbone, and all of them together."""
-    rows = [
-        (name, _cell(each.charged.paid.usd, number, lacking="unknown"), _hours_of(each.total.hours))
-        for name, each in found.items()
-    ]
-    usd = _sum(each.charged.paid.usd for each in found.values())
-    hours = _sum(each.total.hours for each in found.values())
+    rows = [(name, charged_cell(each), hours_cell(each)) for name, each in found.items()]
+    usd = span_sum(each.charged.paid.usd for each in found.values())
+    hours = span_sum(each.total.hours for each in found.values())
     return Table(
         "Estimate of the sweep by backbone",
         ("Backbone", "USD", "Hours"),
@@ -68,8 +61,18 @@ def sweep_table(found: Mapping[str, Estimate]) -> Table:
     )
 
 
-def _sum(spans: Iterable[Span | None]) -> Span | None:
-    """Nothing where one is unknown."""
+def charged_cell(estimate: Estimate) -> str:
+    """USD of teacher and judge."""
+    return _cell(estimate.charged.paid.usd, number, lacking="unknown")
+
+
+def hours_cell(estimate: Estimate) -> str:
+    """Hours of all."""
+    return _hours_of(estimate.total.hours)
+
+
+def span_sum(spans: Iterable[Span | None]) -> Span | None:
+    """All together; nothing where one is unknown."""
     known = list(spans)
     return None if None in known else Span(*map(sum, zip(*(astuple(each) for each in known if each), strict=True)))
 

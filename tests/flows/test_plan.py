@@ -1,0 +1,114 @@
+"""`tapir plan`: what a run's money is best spent on, tried on a few rows; chosen only where it is shown."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.series import finish_trial, plan_trial
+from tapir_core.comparison.trial import METHODS, MORE, PLAIN, Gain, Tried, choose, gains_of, settings_of
+from tapir_core.config.load import load_config, written
+from tapir_core.errors import ConfigError
+from tapir_core.run_folder import RunFolder
+from tests.run_builder import build_run
+from tests.students import make_checkpoint
+
+CONFIG = """
+run = { name = "q", root = ROOT, rounds = 2 }
+data.pool = { type = "standin", rows = 6000 }
+data.heldout = { type = "standin", dev = 20, test = 120 }
+teacher.endpoint.type = "standin"
+judge.endpoint.type = "standin"
+student = { backbone = BACKBONE, engine = { type = "endpoint", base_url = "http://127.0.0.1:9/v1" } }
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    given = {"ROOT": tmp_path / "runs", "BACKBONE": make_checkpoint(tmp_path / "backbone")}
+    text = CONFIG
+    for name, value in given.items():
+        text = text.replace(name, json.dumps(str(value)))
+    (tmp_path / "my.toml").write_text(text)
+    return tmp_path / "my.toml"
+
+
+def finish(run: RunFolder, _until: str | None = None) -> None:
+    build_run("", config=run.config, **run.record.ingredients)
+
+
+def tried(method: str, share: float, *, usd: float = 0.0, hours: float = 1.0, items: int = 2000) -> Tried:
+    marks = {str(each): 100.0 * (each < share * items) for each in range(items)}
+    return Tried(method, usd, hours, marks)
+
+
+def chosen(*others: Tried) -> tuple[str, str]:
+    return choose(gains_of([tried(PLAIN, 0.3, usd=1.0), *others], "a-test"))
+
+
+def test_a_method_is_chosen_only_where_its_interval_lies_above_all_others() -> None:
+    more, answers = tried(MORE, 0.6, usd=1.5, hours=1.2), tried("answers", 0.4, usd=2.0, hours=1.2)
+    assert chosen(more, answers)[0] == MORE
+    alike = tried("answers", 0.6, usd=1.52, hours=1.2)
+    assert chosen(more, alike) == ("", "undecided by USD: the intervals of prompts, answers overlap")
+    nothing = tried("prefer", 0.301, usd=1.5)
+    assert chosen(nothing)[1] == "undecided by USD: prefer is not shown to gain anything"
+
+
+def test_what_is_free_is_compared_by_the_hour_and_few_items_decide_nothing() -> None:
+    free = [tried(MORE, 0.6, usd=1.0, hours=1.5), tried("prefer", 0.4, usd=1.0, hours=3.0)]
+    assert chosen(*free) == (MORE, "prompts gains most by hour, and its interval lies above all others")
+    few = [
+        tried(PLAIN, 0.3, items=10),
+        tried(MORE, 0.5, items=10, hours=2.0),
+        tried("prefer", 0.4, items=10, hours=2.0),
+    ]
+    assert choose(gains_of(few, "a-test"))[0] == ""
+    assert choose([Gain(tried(PLAIN, 0.3))]) == ("", "undecided: no method was measured")
+
+
+@pytest.mark.slow
+def test_every_method_is_a_run_on_its_rows_and_a_second_start_only_reads(file: Path) -> None:
+    planned, lacking = plan_trial(load_config(file), 90)
+    assert [*planned, *lacking] == [MORE, PLAIN, "answers", "expansion", "prefer", "on_policy"]
+    assert "cannot score token ids" in lacking["on_policy"]
+    seen: list[str] = []
+
+    def distil(run: RunFolder, _until: str | None) -> None:
+        seen.append(run.ref.name)
+        assert run.config.budget.shared == "q-plan"
+        assert run.config.budget.usd == 5.0
+        finish(run)
+
+    gains = finish_trial(planned, 5.0, distil, say=lambda _: None)
+    assert [each.tried.method for each in gains] == [PLAIN, MORE, "answers", "expansion", "prefer"]
+    assert all(len(each.tried.marks) == 120 for each in gains)
+    assert len(seen) == len(planned)
+    again = finish_trial(planned, 4.0, distil, say=lambda _: None)
+    assert len(seen) == len(planned)
+    assert [(each.points, each.by_hour) for each in again] == [(each.points, each.by_hour) for each in gains]
+
+
+def test_the_trial_is_estimated_before_it_begins(file: Path) -> None:
+    done = CliRunner().invoke(app, ["plan", str(file), "--trial", "90", "--estimate"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert all(METHODS[each][0] in done.output for each in (PLAIN, MORE, "expansion"))
+    assert "Left out: on_policy" in done.output
+    assert not (file.parent / "runs").exists()
+
+
+def test_without_references_there_is_nothing_to_compare_by(file: Path) -> None:
+    with pytest.raises(ConfigError, match="held-out set whose rows have a `reference`"):
+        plan_trial(load_config(file, ['data.heldout={ type = "judged" }']), 90)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_configuration_that_is_written_is_read_as_it_was_meant(file: Path, method: str) -> None:
+    given: list[Any] = ['judge.panel=[{ type = "standin", noise = 2.0 }]', "run.seed=7"]
+    settings = [*given, *settings_of(load_config(file, given), method)]
+    copy = file.with_name("written.toml")
+    copy.write_text(written(file, settings))
+    assert load_config(copy) == load_config(file, settings)
