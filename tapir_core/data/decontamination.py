@@ -2,7 +2,7 @@
 
 **Alike** is ROUGE-L F1 over words. A text becomes a string with one character a word (`Vocabulary`); the longest common
 subsequence of two such strings is ROUGE-L's, and rapidfuzz finds it bit-parallel. `NearDuplicates` compares only texts
-of a length that can reach the limit at all: for a pool of 50,000 instructions about 4 ms a candidate.
+of a length that can reach the limit at all, and which share one of their rarest words.
 
 **A question is held** where it is equal, shares words in a row, or is near. `overlap_words` words in a row without case
 and punctuation are 13 by default, as in Brown et al. (2020, arXiv 2005.14165, appendix C). A question shorter than
@@ -32,6 +32,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -80,33 +81,90 @@ class Vocabulary:
 
 
 class NearDuplicates:
-    """Texts seen so far, and whether a new one is too like any of them."""
+    """Texts seen so far, and whether a new one is too like any of them.
+
+    Two texts of m and n words whose ROUGE-L F1 is above t have more than t/(2−t) of each one's words in common. So one
+    of the rarest of either, as many as the other may lack and one more, is among the same of the other (prefix
+    filtering, Bayardo et al. 2007, doi 10.1145/1242572.1242591): only texts that share such a word are compared.
+    """
 
     def __init__(self, texts: Iterable[str], max_rouge_l: float) -> None:
         self.max_rouge_l = max_rouge_l
+        self._ratio = max_rouge_l / (2 - max_rouge_l)
         self._words = Vocabulary()
+        # By length, so that those of a length that can reach the limit stand together.
         self._encoded = sorted(map(self._words.learn, texts), key=len)
+        self._added: list[str] = []
+        self._index_rarest()
 
     def add(self, text: str) -> None:
         """Count ``text`` among those seen."""
-        bisect.insort(self._encoded, self._words.learn(text), key=len)
+        bisect.insort(self._added, self._words.learn(text), key=len)
 
     def contains_like(self, text: str) -> bool:
         """True when the ROUGE-L F1 of ``text`` and some text seen is above the limit."""
         query = self._words.encode(text)
         if not query:
             return False
-        # F1 = 2·LCS/(m+n) and LCS ≤ min(m, n), so a text that differs much in length cannot exceed the limit.
-        ratio = self.max_rouge_l / (2 - self.max_rouge_l)
-        lowest = bisect.bisect_left(self._encoded, len(query) * ratio - ROUNDING, key=len)
-        highest = bisect.bisect_right(self._encoded, len(query) / ratio + ROUNDING, key=len)
+        lowest, highest = self._range_of(self._encoded, query)
+        codes = np.frombuffer(query.encode("utf-32-le"), dtype=np.uint32)
+        rarest = np.unique(np.sort(self._rank[codes])[: self._most_lacking(len(codes))])
+        # Words that no text seen has are the rarest, and in no list.
+        lists = [self._having[self._begins[each] : self._begins[each + 1]] for each in rarest[rarest > 0]]
+        within = [each[np.searchsorted(each, lowest) : np.searchsorted(each, highest)] for each in lists]
+        some = np.unique(np.concatenate(within)) if within else ()
+        return self._is_like(query, [self._encoded[place] for place in some]) or self._is_like(
+            query, self._added[slice(*self._range_of(self._added, query))]
+        )
+
+    def _range_of(self, texts: Sequence[str], query: str) -> tuple[int, int]:
+        """Where those begin and end whose length lets them reach the limit: F1 = 2·LCS/(m+n) and LCS ≤ min(m, n)."""
+        lowest = bisect.bisect_left(texts, len(query) * self._ratio - ROUNDING, key=len)
+        return lowest, bisect.bisect_right(texts, len(query) / self._ratio + ROUNDING, key=len)
+
+    def _most_lacking(self, words: Any) -> Any:
+        """Of so many words, as many as one that is like it may lack, and one more."""
+        return words - np.maximum(1, np.ceil(words * self._ratio - 1e-6)).astype(np.int64) + 1
+
+    def _is_like(self, query: str, texts: Sequence[str]) -> bool:
         found = process.extractOne(
             query,
-            self._encoded[lowest:highest],
+            texts,
             scorer=distance.Indel.normalized_similarity,
             score_cutoff=max(0.0, self.max_rouge_l - ROUNDING),
         )
         return found is not None and found[1] > self.max_rouge_l + ROUNDING
+
+    def _index_rarest(self) -> None:
+        """Each word → the texts that have it among their rarest, in their order."""
+        counts = np.zeros(_CODES + len(_SURROGATES) + 2, dtype=np.int64)
+        for _, codes, _ in self._chunks():
+            counts += np.bincount(codes, minlength=counts.size)
+        by_rank = np.flatnonzero(counts)[np.argsort(counts[counts > 0], kind="stable")]
+        self._rank = np.zeros(counts.size, dtype=np.uint32)
+        self._rank[by_rank] = np.arange(1, by_rank.size + 1, dtype=np.uint32)
+        words, places = [np.zeros(0, dtype=np.uint32)], [np.zeros(0, dtype=np.uint32)]
+        for first, codes, lengths in self._chunks():
+            own = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
+            in_order = np.sort(own << np.uint64(32) | self._rank[codes].astype(np.uint64))
+            at = np.arange(in_order.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            kept = np.unique(in_order[at < np.repeat(self._most_lacking(lengths), lengths)])
+            words.append(kept.astype(np.uint32))
+            places.append((kept >> np.uint64(32)).astype(np.uint32) + np.uint32(first))
+        whole = np.concatenate(words)
+        self._having = np.concatenate(places)[np.argsort(whole, kind="stable")]
+        self._begins = np.concatenate([[0], np.cumsum(np.bincount(whole, minlength=by_rank.size + 1))])
+
+    def _chunks(self) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.int64]]]:
+        """Some texts at a time: place of the first, all their codes, and how many each has."""
+        for first in range(0, len(self._encoded), _CHUNK):
+            some = self._encoded[first : first + _CHUNK]
+            lengths = np.fromiter(map(len, some), dtype=np.int64, count=len(some))
+            yield first, np.frombuffer("".join(some).encode("utf-32-le"), dtype=np.uint32), lengths
+
+
+_CHUNK = 20_000
+"""Texts that are indexed at once, so that memory grows by the index alone."""
 
 
 def _code(number: int) -> str:

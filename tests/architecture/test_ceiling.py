@@ -24,7 +24,7 @@ CEILINGS = {
     "tapir_core/comparison": 694,
     "tapir_core/config": 1547,
     "tapir_core/curriculum": 661,
-    "tapir_core/data": 953,
+    "tapir_core/data": 991,
     "tapir_core/estimate": 580,
     "tapir_core/evaluation": 950,
     "tapir_core/judging": 497,
