@@ -358,13 +358,15 @@ def plan_trial(config: RunConfig, rows: int) -> tuple[dict[str, RunConfig], dict
     """The trial of every method that the configuration takes, that on most rows first; and why others cannot be.
 
     Raises:
-        ConfigError: the held-out set has no references.
+        ConfigError: plain answers cannot be configured, or the held-out set has no references.
     """
     planned, lacking = dict[str, RunConfig](), dict[str, str]()
     for method in sorted(trial.METHODS, key=lambda each: each != trial.MORE):
         try:
             trial.method_config(config, method)
         except errors.ConfigError as refused:
+            if method in (trial.PLAIN, trial.MORE):
+                raise
             lacking[method] = refused.problems[0]
         else:
             planned[method] = trial.trial_config(config, method, rows)
@@ -374,21 +376,21 @@ def plan_trial(config: RunConfig, rows: int) -> tuple[dict[str, RunConfig], dict
 def finish_trial(planned: Mapping[str, RunConfig], usd: float, distil: Distil, *, say: Say) -> list[trial.Gain]:
     """Finish the trial of every method.
 
-    ``usd``, as it was estimated at the first start, caps all of them together; 0 where no price is known.
+    ``usd`` caps all of them together where the configuration has no cap: that of the first start stays. 0: no price is
+    known.
 
     Raises:
         MissingPrerequisite: a key, an engine environment or a package is not there; nothing has started.
     """
     for method, config in planned.items():
         check_settings(config, source=f"method {method}")
-    tried, runs = [], {method: RunFolder(RunRef(each.run.root, each.run.name)) for method, each in planned.items()}
+    runs = {method: RunFolder(RunRef(each.run.root, each.run.name)) for method, each in planned.items()}
     begun = [run.config.budget.usd for run in runs.values() if run.storage.exists(paths.RUN_RECORD)]
     for method, config in planned.items():
         say(f"method {method}: {trial.METHODS[method][0]}")
-        cap = min(filter(None, (begun[0] if begun else usd, config.budget.usd)), default=None)
-        drive(load.replace_values(config, [] if cap is None else [f"budget.usd={cap}"]), distil, say=say)
-        tried.append(trial.read_tried(runs[method], method))
-    return trial.gains_of(tried, next(iter(planned.values())).budget.shared)
+        cap = config.budget.usd or (begun[0] if begun else usd)
+        drive(load.replace_values(config, [f"budget.usd={cap}"] if cap else []), distil, say=say)
+    return trial.gains_of(trial.read_tried(runs), next(iter(planned.values())).run.name)
 
 
 def _sweep_backbone(sweep: run_state.Sweep, entry: presets.BackboneEntry, distil: Distil, say: Say) -> run_state.Swept:

@@ -169,9 +169,9 @@ def _likeliest(pool: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
     said = best.select("instruction_id").with_columns(
         **{name: pl.Series(of, dtype=pl.String) for name, of in zip(("thoughts", "response"), told, strict=True)}
     )
-    return pool.drop("others", strict=False).update(
-        said.select(each for each in said.columns if each in pool.columns), on="instruction_id"
-    )
+    if "thoughts" not in pool.columns:
+        pool = pool.with_columns(thoughts=pl.lit(None, pl.String))
+    return pool.drop("others", strict=False).update(said, on="instruction_id")
 
 
 def not_held_out(run: RunFolder, examples: pl.DataFrame) -> pl.DataFrame:

@@ -120,23 +120,37 @@ def ask_plainly(
 ) -> list[calls.Outcome]:
     """Outcomes of ``model`` for rows of instructions, asked without a prompt; ``counts_as`` is as in `watch`.
 
-    Of several ``samples`` the outcomes of a row stand together, and its first counts as progress.
+    Of several ``samples`` the outcomes of a row stand together; it counts once all are in, by the best of them.
     """
     requests = [
         make_request(run, role, model.identity, conversation(row), sampling, schema=schema, sample_index=sample)
         for row in rows.iter_rows(named=True)
         for sample in range(samples)
     ]
-    watched = watch(run, at, counts_as)
-    if samples > 1:
-        tell_row = watched.on_outcome
-        watched = replace(watched, on_outcome=lambda place, of: place % samples or tell_row(place // samples, of))
+    watched = _by_row(watch(run, at, counts_as), samples, counts_as)
     outcomes = current(run).calls.ask(requests, model.source, watched)
     texts = [each.text for each in outcomes if isinstance(each, calls.Answer)]
     for mark, count in Counter(map(words.unknown_mark, texts)).most_common(1):
         if mark and len(texts) >= FEWEST_ASKED and 2 * count > len(texts):
             _say_of_mark(str(at), mark)
     return outcomes
+
+
+def _by_row(watched: calls.Watch, samples: int, counts_as: Callable[[calls.Outcome], calls.Outcome]) -> calls.Watch:
+    """The same for rows of so many requests each."""
+    known = defaultdict[int, list[calls.Outcome]](list)
+
+    def worth(outcome: calls.Outcome) -> int:
+        counted = counts_as(outcome)
+        return 2 if isinstance(counted, calls.Answer) else int(counted.retryable)
+
+    def on_outcome(place: int, outcome: calls.Outcome) -> None:
+        of_row = known[place // samples]
+        of_row.append(outcome)
+        if len(of_row) == samples:
+            watched.on_outcome(place // samples, max(known.pop(place // samples), key=worth))
+
+    return replace(watched, on_outcome=on_outcome, first=watched.first * samples)
 
 
 @cache

@@ -4,6 +4,7 @@ Of several the first that is usable is the instruction's answer, or the best by 
 it. Before round 1 S_0 may say which of them it finds likeliest.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -50,7 +51,8 @@ def _thoughts_apart(taught: pl.DataFrame) -> pl.DataFrame:
 def _of_several(run: RunFolder, at: StageAt, asked: pl.DataFrame, said: Sequence[Outcome]) -> outcomes.Worked:
     """Of the outcomes of each row one as its answer, and the texts of the others that are usable, each once.
 
-    A row waits until none of its answers can still come. What the verifier finds wrong is not usable.
+    A row is missing as long as one of its answers may still come; if a run goes on without it, by those that came. What
+    the verifier finds wrong is not usable.
     """
     teacher = run.config.teacher
     samples, by_score = teacher.answers_per_prompt, teacher.answers_used == "best"
@@ -63,12 +65,12 @@ def _of_several(run: RunFolder, at: StageAt, asked: pl.DataFrame, said: Sequence
         _worth(text, each, instruction, *(next(marked, (None, None)) if isinstance(each, Answer) else (None, None)))
         for text, each, instruction in zip(texts, said, each_row["instruction"], strict=True)
     ]
-    chosen, others = list[Outcome](), list[list[str] | None]()
+    chosen, others, open_ = list[Outcome](), list[list[str] | None](), Counter[str]()
     for first in range(0, len(said), samples):
         places = range(first, first + samples)
-        open_ = [said[place] for place in places if isinstance(failed := said[place], Failure) and failed.retryable]
-        best = max(places, key=lambda place: worth[place][: 1 + by_score])
-        chosen.append(open_[0] if open_ else said[best])
+        best = max(places, key=lambda place: worth[place] if by_score else worth[place][::2])
+        open_.update([each.kind for place in places if isinstance(each := said[place], Failure) and each.retryable][:1])
+        chosen.append(said[best])
         more = {texts[place]: asking.text_of(said[place]) for place in places if worth[place][0]}
         others.append([whole for text, whole in more.items() if text != texts[best] and whole] or None)
     taught = asking.answer_rows(asked, chosen, asking.demand_whole)
@@ -77,12 +79,15 @@ def _of_several(run: RunFolder, at: StageAt, asked: pl.DataFrame, said: Sequence
     )
     counts = {**taught.counts, **asking.count_paid(said), **asking.count_timed(said)}
     rows = taught.rows.join(beside, on="instruction_id", how="left", maintain_order="left")
-    return replace(taught, rows=rows, counts=counts)
+    return replace(taught, rows=rows, counts=counts, missing=dict(open_))
 
 
-def _worth(text: str, said: Outcome, instruction: str, score: float | None, correct: bool | None) -> tuple[bool, float]:
-    """Whether an answer is usable, and how good the verifier finds it."""
-    return unusable_reason(text, asking.ending_of(said), instruction) is None and correct is not False, score or 0.0
+def _worth(
+    text: str, said: Outcome, instruction: str, score: float | None, correct: bool | None
+) -> tuple[bool, float, bool]:
+    """Whether an answer is usable, and how good the verifier finds it; any answer is better than none."""
+    usable = unusable_reason(text, asking.ending_of(said), instruction) is None and correct is not False
+    return usable, score or 0.0, isinstance(said, Answer)
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame, samples: int = 1) -> list[Outcome]:
@@ -144,7 +149,10 @@ def likeliest_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> outcomes
     asked = rows.filter(pl.Series([bool(answer) for _, answer in told], dtype=pl.Boolean))
     runtime.current(run).progress.row_counter(at)(rows.height - asked.height)
     scorer = rollout.scorer_of(run, student)
-    requests = [replace(scorer.scoring(Scored((*each,), (*answer,))), role="answer") for each, answer in told if answer]
+    # In a role that is not paid, and whose replies are read with their tokens from the store too.
+    requests = [
+        replace(scorer.scoring(Scored((*each,), (*answer,))), role="rollout") for each, answer in told if answer
+    ]
     said = runtime.current(run).calls.ask(requests, student.source, asking.watch(run, at))
     made = [
         (*row, fmean(each.tokens.log_probs))

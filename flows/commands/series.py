@@ -13,9 +13,9 @@ from flows.commands import live, terminal
 from flows.prefect_server.server import enter_server, ignore_settings, standing_server
 from tapir_core import paths, run_state
 from tapir_core.comparison import figures, matching, trial
-from tapir_core.config.load import load_config, written
+from tapir_core.config import load
 from tapir_core.config.presets import BackboneEntry, add_backbone
-from tapir_core.errors import MissingPrerequisite, TapirError
+from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.estimate.run import estimate_run, save_estimate
 from tapir_core.reporting import estimate_table, trial_table
 from tapir_core.reporting.arms_report import arms_card, narrow_tables
@@ -108,16 +108,18 @@ def plan(
     estimate: Annotated[bool, typer.Option("--estimate", help="Run nothing: say what the trial will take.")] = False,
 ) -> None:
     """`tapir plan`."""
-    settings, gpus = load_config(config, overrides or []), len(machine.gpu_memory())
+    settings, gpus = load.load_config(config, overrides or []), len(machine.gpu_memory())
     planned, lacking = series.plan_trial(settings, rows)
-    trials = {method: estimate_run(each, source=method, gpus=gpus) for method, each in planned.items()}
     whole = {
         method: estimate_run(trial.method_config(settings, method), source=method, gpus=gpus) for method in planned
     }
+    if rows > (there := whole[trial.PLAIN].pool_rows):
+        raise ConfigError(f"--trial {rows}: the pool has {there} instructions; give at most so many, or a larger pool")
+    trials = {method: estimate_run(each, source=method, gpus=gpus) for method, each in planned.items()}
+    total = trial_table.total_usd(trials)
     terminal.print_tables(terminal.console, trial_table.estimate_table(trials, whole, lacking))
     if estimate:
         return
-    total = trial_table.total_usd(trials)
     with live.shown_flows(RunRef(settings.run.root, paths.SWEEP_PLACE), terminal.console) as shown:
 
         def distil(run: RunFolder, until: str | None) -> None:
@@ -130,7 +132,10 @@ def plan(
     terminal.print_line(terminal.console, why)
     if method:
         chosen = config.with_name(f"{config.stem}-{method}.toml")
-        chosen.write_text(written(config, [*(overrides or []), *trial.settings_of(settings, method)]))
+        if chosen.exists():
+            raise ConfigError(f"{chosen} is there already; move it away and run the same command again")
+        spelled = load.rounds_setting(settings)
+        chosen.write_text(load.written(config, [*(overrides or []), spelled, *trial.settings_of(settings, method)]))
         terminal.print_line(terminal.console, f"configuration: {chosen}")
 
 

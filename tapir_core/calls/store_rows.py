@@ -204,10 +204,9 @@ def read_spend(connection: sa.Connection, *runs: str) -> dict[str, types.Spend]:
 
 
 def _share(connection: sa.Connection, name: str, run: str) -> None:
-    """Note, before its first booking, that a run shares its caps; no spending of it stays unseen then."""
+    """Note that a run shares its caps under a name, before its first booking there; it stays so under another name."""
     if run not in _sharing(connection, name):
-        row = {"name": f"budget of {digest(run)[:32]}", "value": _SHARED.format(name) + run}
-        connection.execute(sa.delete(meta).where(meta.c.name == row["name"]))
+        row = {"name": f"budget {digest([name, run])[:32]}", "value": _SHARED.format(name) + run}
         connection.execute(sa.insert(meta), row)
 
 
@@ -215,7 +214,8 @@ def _sharing(connection: sa.Connection, name: str) -> tuple[str, ...]:
     """The runs that share their caps under ``name``."""
     begins = _SHARED.format(name)
     query = sa.select(meta.c.value).where(meta.c.value.startswith(begins, autoescape=True)).order_by(meta.c.value)
-    return tuple(each.removeprefix(begins) for each in connection.scalars(query))
+    # LIKE of SQLite takes small letters for large ones.
+    return tuple(each.removeprefix(begins) for each in connection.scalars(query) if each.startswith(begins))
 
 
 def read_unknown(connection: sa.Connection, *runs: str) -> types.Spend:

@@ -116,7 +116,8 @@ def _epochs(run: RunFolder, times: float) -> float:
     S_0's examples are plain answers of the same pool: they say how many tokens one has, and how many fit.
     """
     basic, config = outcome.read_training(run, 0), run.config
-    fitting = _OF_THE_POOL * run_state.pool_of(run, 0).height * basic.examples / run.sealed(stages.MIX.at(0)).rows
+    drawn = run.rows(stages.MIX.at(0))["instruction_id"].n_unique()
+    fitting = _OF_THE_POOL * run_state.pool_of(run, 0).height * basic.examples / drawn
     per_example = basic.tokens / (basic.examples * basic.epochs)
     needed = times * outcome.total(_rounds(run)).tokens / per_example / fitting
     return max(config.round(1).epochs, math.ceil(100 * needed) / 100)

@@ -60,7 +60,7 @@ class MorePlain(NamedTuple):
     affordable: int
     """As many as equal USD buys."""
     rounds: Mapping[int, Size]
-    """Round → examples that random trained on, and its batch size."""
+    """Round → instructions that random trained on, and its batch size."""
 
     @property
     def trained(self) -> int:
@@ -259,8 +259,8 @@ def next_examples(target: Training, made: Training, asked: int) -> int:
 
     # Only what should fit: a number whose tokens came out too many or too few is not asked for again at once.
     best = min(range(fewest, most + 1), key=cost, default=max(1, round(centre)))
-    # A mixture that came out short will again.
-    return max(1, round(best * max(1.0, asked / made.examples)))
+    # A mixture that came out short will again; several answers to an instruction are as many examples.
+    return max(1, round(best * asked / made.examples))
 
 
 def _best_steps(target: Training, examples: int, epochs: float) -> int:
@@ -291,7 +291,8 @@ def buy_more(
             f"equal USD cannot be computed from run {reference.ref.name!r}: {why}; set [prices.teacher] and "
             "[prices.judge] in the comparison, or leave equal_usd out"
         )
-    rounds = {at: Size(of.examples, random.config.batch_size(at)) for at, of in trained.items() if at}
+    drawn = {at: random.rows(stages.MIX.at(at))["instruction_id"].n_unique() for at in trained if at}
+    rounds = {at: Size(examples, random.config.batch_size(at)) for at, examples in drawn.items()}
     affordable = round(more / each)
     enough = affordable if at_most is None else round((at_most - 1) * sum(of.examples for of in rounds.values()))
     taken = min(affordable, enough)

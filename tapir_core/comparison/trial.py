@@ -5,13 +5,15 @@ answers, new instructions, or another objective. What a method gains is the pair
 plain answers on two thirds of the rows, over the same held-out items; by USD and by hours it is divided by what it took
 beyond those. One run seed: the interval covers items and what a rerun changes, and no other rows.
 
-A method is chosen where its 90 % interval lies above those of all others, and above 0; else it is undecided. Limits:
-what pays at a few hundred rows need not pay at many; the price of the machine is not known, so that hours stand beside
-USD.
+A method is chosen where it is better than all others beyond the 90 % intervals (`choose`); else it is undecided.
+Limits: what pays at a few hundred rows need not pay at many; the price of the machine is not known, so that hours stand
+beside USD.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from tapir_core import errors, randomness, sources, statistics
 from tapir_core.comparison.outcome import recipe_stages
@@ -20,6 +22,7 @@ from tapir_core.config import RunConfig, load
 from tapir_core.config.checks import check_config
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary import RunReader, marks_on_test, summarise
+from tapir_core.summary.types import StageSummary
 
 PLAIN, MORE = "plain", "prompts"
 
@@ -49,19 +52,35 @@ class Tried:
     usd: float
     """Of the answers that make its students, those from the store included."""
     hours: float
+    """The same of time: answers from the store count as they took where they were asked for."""
     marks: Mapping[str, float | None]
     """Item of the test split → 100 where it is right, 0 where not."""
 
 
+Span = tuple[float, float, float]
+"""A figure and both ends of its 90 % interval."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A method beside plain answers; every figure with its 90 % interval."""
+    """A method beside plain answers."""
 
     tried: Tried
-    points: statistics.Resampled | None = None
-    by_usd: tuple[float, float, float] | None = None
-    """Points a USD more, with both ends; None where it took no more."""
-    by_hour: tuple[float, float, float] | None = None
+    points: Span | None = None
+    """Share of items (0-1) that it has right more; None of plain answers, and where no item is marked by both."""
+    more_usd: float = 0.0
+    more_hours: float = 0.0
+    """What it took beyond plain answers; 0 where that is no more than `_NO_MORE` of those."""
+
+    def by(self, amount: float) -> Span | None:
+        """Points for one of an amount; None where it took none."""
+        if self.points is None or not amount:
+            return None
+        value, low, high = self.points
+        return value / amount, low / amount, high / amount
+
+
+_NO_MORE = 0.01
 
 
 def settings_of(config: RunConfig, method: str) -> list[str]:
@@ -100,19 +119,39 @@ def trial_config(config: RunConfig, method: str, rows: int) -> RunConfig:
     few, name = max(1, rows * 2 // 3), f"{config.run.name}-plan"
     settings = [
         f"data.pool.{config.data.pool.size_field}={rows if method == MORE else few}",
-        *(f"run.name={name}-{method}", f"budget.shared={name}", "evaluation.each_round=[]", "evaluation.baseline=none"),
+        *(f"run.name={name}-{method}", "evaluation.each_round=[]", "evaluation.baseline=none"),
+        *([] if config.budget.shared else [f"budget.shared={name}"]),
         *([f"rounds.1.examples={rows}"] if method == "expansion" else []),
     ]
     made = load.replace_values(method_config(config, method), settings, source=f"method {method}")
     return sources.settle_sizes(made)[0]
 
 
-def read_tried(run: RunFolder, method: str) -> Tried:
-    """What a finished trial came to."""
-    summary, last = summarise(run), run.config.round_numbers[-1]
-    stages = recipe_stages(summary, run.config)
-    usd = sum(stage.usage.usd for stage in stages if stage.asks in ("teacher", "judge"))
-    return Tried(method, usd, sum(stage.seconds for stage in stages) / 3600, marks_on_test(RunReader(run), last))
+def read_tried(runs: Mapping[str, RunFolder]) -> list[Tried]:
+    """What finished trials came to.
+
+    A call takes the same time in all of them, whichever asked and whichever found it in the store.
+    """
+    stages = {method: recipe_stages(summarise(run), run.config) for method, run in runs.items()}
+    seconds, calls = defaultdict[str, float](float), Counter[str]()
+    for stage in chain.from_iterable(stages.values()):
+        if stage.asks and stage.usage.calls:
+            seconds[stage.name] += stage.seconds
+            calls[stage.name] += stage.usage.calls
+
+    def took(stage: StageSummary) -> float:
+        shared = calls[stage.name] if stage.asks else 0
+        return (stage.usage.calls + stage.usage.stored) * seconds[stage.name] / shared if shared else stage.seconds
+
+    return [
+        Tried(
+            method,
+            sum(stage.usage.usd for stage in stages[method] if stage.asks in ("teacher", "judge")),
+            sum(map(took, stages[method])) / 3600,
+            marks_on_test(RunReader(run), run.config.round_numbers[-1]),
+        )
+        for method, run in runs.items()
+    ]
 
 
 def gains_of(tried: Iterable[Tried], scope: str) -> list[Gain]:
@@ -129,29 +168,33 @@ def _gain(tried: Tried, plain: Tried, scope: str) -> Gain:
         if mark is not None and (other := plain.marks.get(item)) is not None
     }
     rng = randomness.derive_rng(0, scope, "gain", tried.method)
-    points = statistics.resample({1: both}, rng=rng, rerun=statistics.rerun_sd(2))
-    more = tried.usd - plain.usd, tried.hours - plain.hours
-    by_usd, by_hour = (_by(points, each) for each in more)
-    return Gain(tried, points, by_usd, by_hour)
-
-
-def _by(points: statistics.Resampled | None, amount: float) -> tuple[float, float, float] | None:
-    if points is None or amount <= 0:
-        return None
-    return points.value / amount, points.low90 / amount, points.high90 / amount
+    found = statistics.resample({1: both}, rng=rng, rerun=statistics.rerun_sd(2))
+    points = (found.value, found.low90, found.high90) if found else None
+    more = ((tried.usd, plain.usd), (tried.hours, plain.hours))
+    return Gain(tried, points, *(own - of if own - of > _NO_MORE * of else 0.0 for own, of in more))
 
 
 def choose(gains: Sequence[Gain]) -> tuple[str, str]:
-    """The method to take, empty where that is undecided, and why."""
-    asked = [each for each in gains if each.tried.method != PLAIN and each.points]
-    unit, by = ("USD", "by_usd") if any(each.by_usd for each in asked) else ("hour", "by_hour")
-    found = {each.tried.method: span for each in asked if (span := getattr(each, by)) is not None}
-    if not found:
-        return "", "undecided: no method was measured"
-    best, *others = sorted(found, key=lambda name: -found[name][0])
-    rivals = [name for name in others if found[name][2] >= found[best][1]]
-    if rivals:
-        return "", f"undecided by {unit}: the intervals of {', '.join((best, *rivals))} overlap"
-    if found[best][1] <= 0:
-        return "", f"undecided by {unit}: {best} is not shown to gain anything"
-    return best, f"{best} gains most by {unit}, and its interval lies above all others"
+    """The method to take, empty where that is undecided, and why.
+
+    One is better than another that gains less for no less money, or less by a USD (by an hour where none is paid for),
+    beyond the intervals of both.
+    """
+    asked = {each.tried.method: (each, each.points) for each in gains if each.points}
+    by_usd = any(each.more_usd for each, _ in asked.values())
+    cost = {name: each.more_usd if by_usd else each.more_hours for name, (each, _) in asked.items()}
+    gaining, unit = [name for name, (_, points) in asked.items() if points[1] > 0], "USD" if by_usd else "hour"
+
+    def is_better(one: str, other: str) -> bool:
+        (gain, points), (others_gain, others) = asked[one], asked[other]
+        if points[1] > others[2] and (cost[one] <= cost[other] or others[1] <= 0):
+            return True
+        own_ratio, ratio = gain.by(cost[one]), others_gain.by(cost[other])
+        return own_ratio is not None and ratio is not None and own_ratio[1] > ratio[2]
+
+    if not gaining:
+        return "", "undecided: no method is shown to gain anything over plain answers to two thirds of the prompts"
+    for name in gaining:
+        if all(is_better(name, other) for other in asked if other != name):
+            return name, f"{name} gains most by {unit}, beyond the intervals of all others"
+    return "", f"undecided by {unit}: the intervals overlap; shown to gain: {', '.join(gaining)}"

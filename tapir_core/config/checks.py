@@ -349,7 +349,7 @@ def _check_answers(config: cfg.RunConfig) -> list[str]:
             f"{at}at temperature 0 all answers are the same; set teacher.answering.temperature = 0.7": (
                 several and teacher.answering.temperature == 0
             ),
-            'teacher.answers_used: value "best": no verifier says which that is; name one in judge.verifier with '
+            'teacher.answers_used: value "best": no verifier scores the answers; name one in judge.verifier with '
             '"filter" in its uses, or take "all" or "likeliest"': (
                 several and teacher.answers_used == "best" and config.judge.verifies("filter") is None
             ),

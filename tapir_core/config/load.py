@@ -5,6 +5,7 @@ supported.
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -198,7 +199,7 @@ def written(path: str | Path, overrides: Sequence[str]) -> str:
 
 def _toml_lines(table: Table, before: str = "") -> Iterator[str]:
     for name, value in table.items():
-        key = before + (name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name))
+        key = before + (name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name))
         if isinstance(value, dict) and value:
             yield from _toml_lines(value, f"{key}.")
         else:
@@ -206,12 +207,18 @@ def _toml_lines(table: Table, before: str = "") -> Iterator[str]:
 
 
 def _toml(value: Any) -> str:
-    """Texts, numbers and truth values are written as in JSON."""
+    """Texts, numbers and truth values are written as in JSON; what is unset as an empty text."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{json.dumps(name)} = {_toml(each)}' for name, each in value.items())} }}"
+        return f"{{ {', '.join(f'{_toml(name)} = {_toml(each)}' for name, each in value.items())} }}"
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps("" if value is None else value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def rounds_setting(config: RunConfig) -> str:
+    """All its rounds spelled out, as `--set` writes them."""
+    spelled = {name: entry.model_dump(mode="json") for name, entry in spell_out_rounds(config).rounds.items()}
+    return f"rounds={_toml(spelled)}"
 
 
 def _merged(below: Table, above: Table) -> Table:

@@ -30,7 +30,11 @@ def objective_table(estimate: Estimate) -> Table:
     others = [
         (
             each.objective,
-            *(2 * (NOTHING,) if each.lacks else (_cell(each.usd, number, lacking="unknown"), _hours_of(each.hours))),
+            *(
+                2 * (NOTHING,)
+                if each.lacks
+                else (_cell(each.usd, number, lacking="unknown"), span_hours_cell(each.hours))
+            ),
         )
         for each in estimate.others
     ]
@@ -54,7 +58,7 @@ def sweep_table(found: Mapping[str, Estimate]) -> Table:
     return Table(
         "Estimate of the sweep by backbone",
         ("Backbone", "USD", "Hours"),
-        (*rows, ("all", _cell(usd, number, lacking="unknown"), _hours_of(hours))),
+        (*rows, ("all", usd_cell(usd), span_hours_cell(hours))),
         text_columns=1,
         note="Likely (low–high). Labels and plain answers count in the first alone; the others find them in the store. "
         "A [budget] of the curriculum caps all of them together.",
@@ -63,12 +67,17 @@ def sweep_table(found: Mapping[str, Estimate]) -> Table:
 
 def charged_cell(estimate: Estimate) -> str:
     """USD of teacher and judge."""
-    return _cell(estimate.charged.paid.usd, number, lacking="unknown")
+    return usd_cell(estimate.charged.paid.usd)
+
+
+def usd_cell(usd: Span | None) -> str:
+    """USD, or that they are unknown."""
+    return _cell(usd, number, lacking="unknown")
 
 
 def hours_cell(estimate: Estimate) -> str:
     """Hours of all."""
-    return _hours_of(estimate.total.hours)
+    return span_hours_cell(estimate.total.hours)
 
 
 def span_sum(spans: Iterable[Span | None]) -> Span | None:
@@ -145,7 +154,8 @@ def _short(value: float) -> str:
     return f"{value / size:,.{max(0, 3 - len(str(int(value / size))))}f}{unit}"
 
 
-def _hours_of(span: Span | None) -> str:
+def span_hours_cell(span: Span | None) -> str:
+    """Hours, or that they are unknown."""
     return _cell(span, _hours, lacking="unknown")
 
 

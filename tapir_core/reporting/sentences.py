@@ -71,15 +71,15 @@ def _thoughts(run: RunSummary) -> str:
 
 
 def _several(run: RunSummary) -> str:
-    """How many answers to an instruction were asked for, and what became of them."""
+    """How many answers to an instruction were asked for, and which are trained."""
     teacher, made = run.config.teacher, [each.mixture for each in run.rounds if each.mixture is not None]
     if teacher.answers_per_prompt == 1 or not made:
         return ""
     more, rows = sum(each.conversations for each in made), sum(each.rows for each in made)
     used = {
-        "all": f"trained are {count(more)} to {count(rows)} drawn instructions",
-        "best": "trained is the one that the verifier finds best",
-        "likeliest": "trained from round 1 is the one that S_0 finds likeliest",
+        "all": f"{count(rows)} drawn instructions have {count(more)} usable ones, and all are trained",
+        "best": "the one that the verifier scores highest is trained",
+        "likeliest": "from round 1 the one that S_0 finds likeliest is trained",
     }
     return (
         f"The teacher gave up to {teacher.answers_per_prompt} answers to an instruction; {used[teacher.answers_used]}."

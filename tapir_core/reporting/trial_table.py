@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from tapir_core.comparison.trial import METHODS, Gain
+from tapir_core.comparison.trial import METHODS, MORE, Gain
+from tapir_core.comparison.trial import Span as TrialSpan
 from tapir_core.estimate.run import Estimate, Span
-from tapir_core.reporting.estimate_table import charged_cell, hours_cell, span_sum
+from tapir_core.reporting.estimate_table import charged_cell, hours_cell, span_hours_cell, span_sum, usd_cell
 from tapir_core.reporting.page import Table
 from tapir_core.summary.formats import NOTHING, number, percent
 
 
 def total_usd(trials: Mapping[str, Estimate]) -> Span | None:
-    """Of all trials together, with what the store has of them; None where a price is unknown."""
-    return span_sum(each.charged.needed.usd for each in trials.values())
+    """Of all trials together; None where a price is unknown."""
+    return span_sum(each.charged.paid.usd for each in trials.values())
 
 
 def estimate_table(trials: Mapping[str, Estimate], whole: Mapping[str, Estimate], lacking: Mapping[str, str]) -> Table:
@@ -20,32 +21,43 @@ def estimate_table(trials: Mapping[str, Estimate], whole: Mapping[str, Estimate]
         (name, METHODS[name][0], *(cell(each) for each in (tried, whole[name]) for cell in (charged_cell, hours_cell)))
         for name, tried in trials.items()
     ]
+    usd, hours = total_usd(trials), span_sum(each.total.hours for each in trials.values())
     left_out = [f"Left out: {name}: {why}." for name, why in lacking.items()]
+    dear = [
+        f"The trial costs {usd.likely / run.likely:.0%} of the run with {MORE}."
+        for run in [whole[MORE].charged.paid.usd]
+        if usd and run and usd.likely > _MUCH * run.likely > 0
+    ]
     return Table(
         "Methods",
         ("Method", "Learns from", "Trial, USD", "Trial, hours", "Run, USD", "Run, hours"),
-        tuple(rows),
+        (*rows, ("all", "", usd_cell(usd), span_hours_cell(hours), NOTHING, NOTHING)),
         text_columns=2,
         note=" ".join(
-            ["Likely (low–high). Each trial is counted as if it stood alone; they share what is equal.", *left_out]
+            [
+                "Likely (low–high). A trial is counted as if it stood alone; they share what is equal. The upper end "
+                "of all is the cap, unless budget.usd says another.",
+                *(*dear, *left_out),
+            ]
         ),
     )
+
+
+_MUCH = 0.1
+"""Share of the run above which a trial is dear."""
 
 
 def gains_table(gains: Sequence[Gain], whole: Mapping[str, Estimate]) -> Table:
     """What each method gained over plain answers to two thirds of the prompts."""
     rows = []
     for each in gains:
-        name, points = each.tried.method, each.points
-        span = None if points is None else (points.value, points.low90, points.high90)
+        name = each.tried.method
         right = [mark for mark in each.tried.marks.values() if mark is not None]
-        rows.append(
-            (
-                *(name, percent(sum(right) / len(right) / 100) if right else NOTHING, _points(span)),
-                *(number(each.tried.usd), _points(each.by_usd), number(each.tried.hours), _points(each.by_hour)),
-                *(charged_cell(whole[name]), hours_cell(whole[name])),
-            )
-        )
+        share = percent(sum(right) / len(right) / 100) if right else NOTHING
+        usd = number(each.tried.usd), _points(each.by(each.more_usd))
+        hours = number(each.tried.hours), _points(each.by(each.more_hours))
+        bill = charged_cell(whole[name]), hours_cell(whole[name])
+        rows.append((name, share, _points(each.points), *usd, *hours, *bill))
     return Table(
         "What a method gains",
         ("Method", "Right", "Points gained", "USD", "A USD more", "Hours", "An hour more", "Run, USD", "Run, hours"),
@@ -57,7 +69,7 @@ def gains_table(gains: Sequence[Gain], whole: Mapping[str, Estimate]) -> Table:
     )
 
 
-def _points(span: tuple[float, float, float] | None) -> str:
+def _points(span: TrialSpan | None) -> str:
     """Points of percent with both ends."""
     if span is None:
         return NOTHING

@@ -213,7 +213,7 @@ LIKELIEST = declare(
         settings=lambda c, _: {"engine": c.student.engine.answers_as},
         files=lambda *_: [CHAT_TEMPLATE],
         asks="student",
-        roles=("answer",),
+        roles=("rollout",),
     )
 )
 
@@ -466,7 +466,7 @@ MIX = declare(
         version=3,
         reads=_mixed,
         reads_beside=_drawn_beside,
-        settings=lambda c, at: {**size_fields(c, at.number), **_thought_fields(c)},
+        settings=lambda c, at: {**size_fields(c, at.number), **_thought_fields(c), **_answer_fields(c, at.number)},
     )
 )
 
@@ -476,6 +476,11 @@ IDS, LOG_PROBS = pl.List(pl.Int32()), pl.List(pl.Float32())
 def _thought_fields(config: RunConfig) -> Fields:
     shaping = config.teacher.shaping()
     return {name: shaping[name] for name in ("thinking", "thinking_tokens") if name in shaping}
+
+
+def _answer_fields(config: RunConfig, number: int) -> Fields:
+    trained = config.teacher.answers_trained(config.objective(number).type)
+    return {"answers": trained} if trained > 1 else {}
 
 
 def _rolls_out(config: RunConfig, at: StageAt) -> bool:

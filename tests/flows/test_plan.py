@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.series import finish_trial, plan_trial
 from tapir_core.comparison.trial import METHODS, MORE, PLAIN, Gain, Tried, choose, gains_of, settings_of
-from tapir_core.config.load import load_config, written
-from tapir_core.errors import ConfigError
+from tapir_core.config.load import load_config, replace_values, rounds_setting, spell_out_rounds, written
+from tapir_core.errors import BudgetReached, ConfigError
 from tapir_core.run_folder import RunFolder
 from tests.run_builder import build_run
 from tests.students import make_checkpoint
@@ -49,25 +49,30 @@ def chosen(*others: Tried) -> tuple[str, str]:
     return choose(gains_of([tried(PLAIN, 0.3, usd=1.0), *others], "a-test"))
 
 
-def test_a_method_is_chosen_only_where_its_interval_lies_above_all_others() -> None:
+def test_a_method_is_chosen_only_where_it_is_better_beyond_all_intervals() -> None:
     more, answers = tried(MORE, 0.6, usd=1.5, hours=1.2), tried("answers", 0.4, usd=2.0, hours=1.2)
-    assert chosen(more, answers)[0] == MORE
+    assert chosen(more, answers) == (MORE, "prompts gains most by USD, beyond the intervals of all others")
     alike = tried("answers", 0.6, usd=1.52, hours=1.2)
-    assert chosen(more, alike) == ("", "undecided by USD: the intervals of prompts, answers overlap")
-    nothing = tried("prefer", 0.301, usd=1.5)
-    assert chosen(nothing)[1] == "undecided by USD: prefer is not shown to gain anything"
+    assert chosen(more, alike) == ("", "undecided by USD: the intervals overlap; shown to gain: prompts, answers")
+    nothing = "undecided: no method is shown to gain anything over plain answers to two thirds of the prompts"
+    assert chosen(tried("prefer", 0.301, usd=1.5)) == ("", nothing)
+
+
+def test_what_costs_no_more_is_better_where_it_gains_more_and_no_rival_where_it_gains_nothing() -> None:
+    more = tried(MORE, 0.4, usd=1.5)
+    assert chosen(more, tried("on_policy", 0.7, usd=1.0))[0] == "on_policy"
+    assert chosen(more, tried("on_policy", 0.4, usd=1.0))[0] == ""
+    assert chosen(more, tried("prefer", 0.3, usd=1.0))[0] == MORE
+    assert chosen(tried(MORE, 0.6, usd=1.5), tried("prefer", 0.3, usd=1.005))[0] == MORE, "no more than 1 %"
 
 
 def test_what_is_free_is_compared_by_the_hour_and_few_items_decide_nothing() -> None:
     free = [tried(MORE, 0.6, usd=1.0, hours=1.5), tried("prefer", 0.4, usd=1.0, hours=3.0)]
-    assert chosen(*free) == (MORE, "prompts gains most by hour, and its interval lies above all others")
-    few = [
-        tried(PLAIN, 0.3, items=10),
-        tried(MORE, 0.5, items=10, hours=2.0),
-        tried("prefer", 0.4, items=10, hours=2.0),
-    ]
+    assert chosen(*free) == (MORE, "prompts gains most by hour, beyond the intervals of all others")
+    few = [tried(name, share, items=10, hours=2.0) for name, share in ((MORE, 0.5), ("prefer", 0.4))]
+    few.insert(0, tried(PLAIN, 0.3, items=10))
     assert choose(gains_of(few, "a-test"))[0] == ""
-    assert choose([Gain(tried(PLAIN, 0.3))]) == ("", "undecided: no method was measured")
+    assert choose([Gain(tried(PLAIN, 0.3))])[0] == ""
 
 
 @pytest.mark.slow
@@ -89,7 +94,9 @@ def test_every_method_is_a_run_on_its_rows_and_a_second_start_only_reads(file: P
     assert len(seen) == len(planned)
     again = finish_trial(planned, 4.0, distil, say=lambda _: None)
     assert len(seen) == len(planned)
-    assert [(each.points, each.by_hour) for each in again] == [(each.points, each.by_hour) for each in gains]
+    hours = {each.tried.method: each.tried.hours for each in gains}
+    assert hours[MORE] < 2 * hours[PLAIN], "labels and answers count alike, whoever asked"
+    assert [each.points for each in again] == [each.points for each in gains]
 
 
 def test_the_trial_is_estimated_before_it_begins(file: Path) -> None:
@@ -105,10 +112,36 @@ def test_without_references_there_is_nothing_to_compare_by(file: Path) -> None:
         plan_trial(load_config(file, ['data.heldout={ type = "judged" }']), 90)
 
 
+def test_a_cap_that_the_user_gives_holds_over_the_one_of_the_first_start(file: Path) -> None:
+    seen: list[tuple[float | None, str]] = []
+
+    def distil(run: RunFolder, _until: str | None) -> None:
+        seen.append((run.config.budget.usd, run.config.budget.shared))
+        raise BudgetReached("budget.usd is reached")
+
+    for given, usd in (([], 5.0), ([], 7.0), (["budget.usd=50", "budget.shared=all"], 7.0)):
+        planned, _ = plan_trial(load_config(file, given), 90)
+        with pytest.raises(BudgetReached):
+            finish_trial(planned, usd, distil, say=lambda _: None)
+    assert seen == [(5.0, "q-plan"), (5.0, "q-plan"), (50.0, "all")]
+
+
+def test_a_pool_smaller_than_the_trial_is_refused(file: Path) -> None:
+    done = CliRunner().invoke(app, ["plan", str(file), "--set", "data.pool.rows=60", "--estimate"])
+    assert isinstance(done.exception, ConfigError)
+    assert "--trial 300: the pool has 60 instructions" in str(done.exception)
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_the_configuration_that_is_written_is_read_as_it_was_meant(file: Path, method: str) -> None:
-    given: list[Any] = ['judge.panel=[{ type = "standin", noise = 2.0 }]', "run.seed=7"]
-    settings = [*given, *settings_of(load_config(file, given), method)]
-    copy = file.with_name("written.toml")
-    copy.write_text(written(file, settings))
-    assert load_config(copy) == load_config(file, settings)
+def test_the_configuration_that_is_written_is_the_one_that_was_tried(file: Path, method: str) -> None:
+    given: list[Any] = [
+        'judge.panel=[{ type = "standin", noise = 2.0 }]',
+        *("run.seed=7", "rounds.default.epochs=5", "rounds.2.epochs=6"),
+        'curriculum.task_types={ Math = "sums", "Übersetzung" = "ins Deutsche", "A & B" = "both" }',
+    ]
+    config, copy = load_config(file, given), file.with_name("written.toml")
+    copy.write_text(written(file, [*given, rounds_setting(config), *settings_of(config, method)]))
+    again = load_config(copy)
+    meant = replace_values(spell_out_rounds(config), settings_of(config, method))
+    assert again.round(1) == meant.round(1)
+    assert again.model_copy(update={"rounds": {}}) == meant.model_copy(update={"rounds": {}})

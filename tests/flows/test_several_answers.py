@@ -8,20 +8,29 @@ from typing import Any
 
 import pytest
 
+from flows.distill import distill
+from flows.whole_run import drive as drive_run
+from flows.whole_run import is_finished
+from tapir_core.comparison.baseline import match_baselines
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.config.load import load_config
+from tapir_core.errors import TooMuchMissing
 from tapir_core.estimate.run import estimate_run
-from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.paths import training_file
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import MIX, StageAt
 from tasks.engines.training import launch
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
+from tests.flows.built_comparison import BuiltRuns
 from tests.golden.adapter import drive
+from tests.golden.fakes import replace_trainer, train
 from tests.students import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 ROWS, SAMPLES = 60, 3
+UNPATIENT = ("calls.max_attempts=1", "calls.shard_retries=0", "calls.max_missing_share=0.5")
 LIKELY = "The sum is"
 """Begins the answer that the student finds likeliest."""
 
@@ -39,6 +48,8 @@ class Teacher:
 
     def __init__(self) -> None:
         self.asked = Counter[str]()
+        self.away = False
+        """Whether the third answer to each tenth instruction does not come."""
 
     def __call__(self, call: RecordedCall) -> FakeReply:
         model = str(call.body["model"])
@@ -46,11 +57,15 @@ class Teacher:
             return Text("Scores: [[7, 7]]")
         if isinstance(ids := call.body.get("prompt"), list):
             return scored(ids)
+        if not call.prompt.startswith("Count to "):
+            return Text("Hello.")  # what an address is asked that failed
         number = int(call.prompt.removeprefix("Count to ").removesuffix("."))
         if "/" in model:
             return Text(f"{number}")
         self.asked[call.prompt] += 1
-        return Text(answers_to(number)[self.asked[call.prompt] - 1])
+        if self.away and number % 10 == 0 and self.asked[call.prompt] == SAMPLES:
+            return Status(503, {"error": {"message": "busy"}})
+        return Text(answers_to(number)[min(self.asked[call.prompt], SAMPLES) - 1])
 
 
 def scored(ids: list[int]) -> Status:
@@ -116,7 +131,7 @@ def test_all_usable_answers_are_trained_once_each_and_one_is_judged(
     report = run.storage.read_bytes("report.html").decode()
     several = [trained(run, number) for number in (0, 1)]
     conversations, drawn = sum(len(text) for each in several for text in each.values()), sum(map(len, several))
-    assert f"trained are {conversations} to {drawn} drawn instructions" in report
+    assert f"{drawn} drawn instructions have {conversations} usable ones, and all are trained" in report
     asked = len(provider.calls)
     run.storage.remove("teacher/manifest.json")
     drive(run.config, monkeypatch)
@@ -147,11 +162,104 @@ def test_s_0_says_which_is_likeliest_and_later_rounds_learn_that(
     assert {tuple(each) for each in trained(run, 1).values()} == {(f"{LIKELY} {asked}.",) for asked in trained(run, 1)}
     scores = run.rows(StageAt("likeliest", 1))
     assert set(scores["log_prob"]) == {-0.5, -1.0}
+    asked = len(provider.calls)
+    run.storage.remove("round_01/likeliest/manifest.json")
+    drive(run.config, monkeypatch)
+    assert len(provider.calls) == asked
+    assert run.rows(StageAt("likeliest", 1)).equals(scores), "scores come from the store too"
     drawn = run.rows(StageAt("judged_heldout"))
     assert not set(scores["instruction_id"]) & set(drawn["instruction_id"])
     verdicts = [call.prompt for call in provider.calls if call.body["model"] == "judge-1"]
     assert verdicts
     assert sum(LIKELY in each for each in verdicts) < len(verdicts), "the held-out set keeps its own answer"
+
+
+def test_a_server_that_scores_nothing_is_named(
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.flows.test_several_answers.scored", lambda _: Text("no scores"))
+    monkeypatch.setattr(launch, "tokenize", lambda *given: [([1], [2])] * len(given[2]))
+    with pytest.raises(TooMuchMissing, match="the reply has no token ids with log-probabilities, as vLLM gives them"):
+        drive(config_of(tmp_path, provider, "teacher.answers_used=likeliest", *UNPATIENT), monkeypatch)
+
+
+def test_an_instruction_waits_for_all_its_answers_and_goes_on_by_those_that_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = Teacher()
+    teacher.away = True
+    with FakeProvider(teacher) as provider:
+        config = config_of(tmp_path, provider, *UNPATIENT)
+        run = drive(config, monkeypatch)
+        manifest = run.manifest(StageAt("teach"))
+        assert manifest is not None
+        assert sum(manifest.accepted_missing.values()) == ROWS / 10
+        assert run.rows(StageAt("teach")).height == ROWS
+        teacher.away, asked = False, teach_calls(provider)
+        run.storage.remove("teacher/manifest.json")
+        for part in manifest.parts:
+            run.storage.remove(f"teacher/{part.name}")
+        drive(config, monkeypatch)
+        assert teach_calls(provider) - asked == ROWS / 10
+
+
+def test_a_stage_is_given_up_by_rows_not_by_their_first_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(call: RecordedCall) -> FakeReply:
+        teacher.asked[call.prompt] += 1
+        first = teacher.asked[call.prompt] == 1 and call.body["model"] == "teacher-1"
+        return Status(400, {"error": {"code": "content_policy_violation"}}) if first else plain(call)
+
+    teacher, plain = Teacher(), Teacher()
+    with FakeProvider(refuses) as provider:
+        run = drive(config_of(tmp_path, provider, "teacher.answers_per_prompt=2"), monkeypatch)
+        assert run.rows(StageAt("teach"))["response"].null_count() == 0
+
+
+def test_how_many_answers_are_trained_is_part_of_the_mixture(tmp_path: Path, provider: FakeProvider) -> None:
+    def key(*more: str) -> object:
+        config = config_of(tmp_path, provider, *more)
+        return [MIX.settings(config, MIX.at(number)) for number in (0, 1)]
+
+    every = key()
+    assert every != key("teacher.answers_used=likeliest")
+    assert every != key("rounds.1.objective=prefer", "rounds.1.selection.type=hard_share")
+    assert key("teacher.answers_per_prompt=1") == key("teacher.answers_used=likeliest")
+
+
+class Runs(BuiltRuns):
+    """Distils on the fakes, with what a training came to as `count` has it."""
+
+    def distil(self, run: RunFolder, until: str | None) -> None:
+        distill(run.ref, until)
+        for number in range(run.config.run.rounds + 1):
+            if run.holds(StageAt("train", number)) is not None:
+                found = self.count(run, number)
+                told = {"examples": found.examples, "total_tokens": found.tokens, "trained_tokens": found.loss_tokens}
+                told |= {
+                    "steps": found.steps,
+                    "epochs": found.epochs,
+                    "seconds": 1.0,
+                    "precision": "fp32",
+                    "versions": {},
+                }
+                run.storage.write_bytes(training_file(StageAt("train", number).folder), json.dumps(told).encode())
+
+
+def test_the_plain_baseline_is_matched_in_tokens(
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_trainer(monkeypatch, train)
+    config = config_of(
+        *(tmp_path, provider, "evaluation.baseline=sft", "rounds.default.examples=16", "rounds.default.epochs=1.0")
+    )
+    runs = Runs()
+    drive_run(config, runs.distil, say=lambda _: None, count=runs.count)
+    run = RunFolder(RunRef(config.run.root, config.run.name))
+    [beside] = match_baselines(run)
+    assert is_finished(beside)
+    assert run.rows(StageAt("mix", 1)).height > run.rows(StageAt("mix", 1))["instruction_id"].n_unique()
 
 
 def test_the_estimate_counts_every_answer_and_what_the_store_has_of_them(
@@ -174,7 +282,7 @@ def test_the_estimate_counts_every_answer_and_what_the_store_has_of_them(
     ("settings", "remedy"),
     [
         (["teacher.answering.temperature=0"], "at temperature 0 all answers are the same"),
-        (["teacher.answers_used=best"], 'value "best": no verifier says which that is'),
+        (["teacher.answers_used=best"], 'value "best": no verifier scores the answers'),
     ],
 )
 def test_what_cannot_differ_or_be_chosen_is_refused(
