@@ -16,7 +16,7 @@ from tapir_core.comparison import figures, matching, trial
 from tapir_core.config import load
 from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
-from tapir_core.estimate.run import estimate_run, save_estimate
+from tapir_core.estimate.run import estimate_run, sum_usd
 from tapir_core.reporting import estimate_table, trial_table
 from tapir_core.reporting.arms_report import arms_card, narrow_tables
 from tapir_core.reporting.side_by_side import (
@@ -26,6 +26,7 @@ from tapir_core.reporting.side_by_side import (
     write_side_by_side,
 )
 from tapir_core.run_folder import RunFolder, RunRef
+from tasks.engines import machine
 
 REGISTERED = "tapir.backbone.registered"
 """The event on which deployments/prefect.yaml starts a sweep."""
@@ -116,17 +117,13 @@ def plan(
     if rows > (there := whole[trial.PLAIN].pool_rows):
         raise ConfigError(f"--trial {rows}: the pool has {there} instructions; give at most so many, or a larger pool")
     trials = {method: estimate_run(each, source=method, gpus=gpus) for method, each in planned.items()}
-    total = trial_table.total_usd(trials)
+    total = sum_usd(trials)
     terminal.print_tables(terminal.console, trial_table.estimate_table(trials, whole, lacking))
     if estimate:
         return
     with live.shown_flows(RunRef(settings.run.root, paths.SWEEP_PLACE), terminal.console) as shown:
-
-        def distil(run: RunFolder, until: str | None) -> None:
-            save_estimate(run, gpus)
-            shown.do("distil", run, until)
-
-        gains = series.finish_trial(planned, total.high if total else 0.0, distil, say=terminal.say)
+        usd, distil = total.high if total else 0.0, partial(shown.do, "distil")
+        gains = series.finish_trial(planned, usd, distil, say=terminal.say)
     terminal.print_tables(terminal.console, trial_table.gains_table(gains, whole))
     method, why = trial.choose(gains)
     terminal.print_line(terminal.console, why)

@@ -4,7 +4,7 @@ Its lines (`costs.Line`) are summed by stage and in all, once more for each othe
 figures rest on stands in `_assumptions`, a sentence for each thing that could turn out otherwise.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
@@ -299,6 +299,17 @@ def _instead(planned: Sequence[Line]) -> PlainAnswers | None:
     usd = _figures("", "", of_rounds).paid.usd
     plain = next((line.usd for line in planned if line.work.stage == TEACH.line), 0.0)
     return PlainAnswers(usd, Span(*(end / plain for end in astuple(usd)))) if usd and usd.likely and plain else None
+
+
+def sum_usd(estimates: Mapping[str, Estimate]) -> Span | None:
+    """What all of them still have to pay; None where a price is unknown."""
+    return span_sum(each.charged.paid.usd for each in estimates.values())
+
+
+def span_sum(spans: Iterable[Span | None]) -> Span | None:
+    """All together; None where one is unknown."""
+    known = list(spans)
+    return None if None in known else Span(*map(sum, zip(*(astuple(each) for each in known if each), strict=True)))
 
 
 def _figures(name: str, asks: str, planned: Sequence[Line]) -> Figures:

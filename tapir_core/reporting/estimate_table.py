@@ -1,9 +1,9 @@
 """The tables of an estimate: before the run by stage, after it beside what it really took."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple
 
-from tapir_core.estimate.run import Estimate, Figures, Span
+from tapir_core.estimate.run import Estimate, Figures, Span, span_sum, sum_usd
 from tapir_core.reporting.page import Table
 from tapir_core.summary.formats import NOTHING, count, duration, number
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
@@ -53,8 +53,7 @@ def objective_table(estimate: Estimate) -> Table:
 def sweep_table(found: Mapping[str, Estimate]) -> Table:
     """What the runs of a sweep take, by backbone, and all of them together."""
     rows = [(name, charged_cell(each), hours_cell(each)) for name, each in found.items()]
-    usd = span_sum(each.charged.paid.usd for each in found.values())
-    hours = span_sum(each.total.hours for each in found.values())
+    usd, hours = sum_usd(found), span_sum(each.total.hours for each in found.values())
     return Table(
         "Estimate of the sweep by backbone",
         ("Backbone", "USD", "Hours"),
@@ -78,12 +77,6 @@ def usd_cell(usd: Span | None) -> str:
 def hours_cell(estimate: Estimate) -> str:
     """Hours of all."""
     return span_hours_cell(estimate.total.hours)
-
-
-def span_sum(spans: Iterable[Span | None]) -> Span | None:
-    """All together; nothing where one is unknown."""
-    known = list(spans)
-    return None if None in known else Span(*map(sum, zip(*(astuple(each) for each in known if each), strict=True)))
 
 
 def instead_sentence(estimate: Estimate) -> str:

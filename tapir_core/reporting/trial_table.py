@@ -4,15 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from tapir_core.comparison.trial import METHODS, MORE, Gain
 from tapir_core.comparison.trial import Span as TrialSpan
-from tapir_core.estimate.run import Estimate, Span
-from tapir_core.reporting.estimate_table import charged_cell, hours_cell, span_hours_cell, span_sum, usd_cell
+from tapir_core.estimate.run import Estimate, span_sum, sum_usd
+from tapir_core.reporting.estimate_table import charged_cell, hours_cell, span_hours_cell, usd_cell
 from tapir_core.reporting.page import Table
 from tapir_core.summary.formats import NOTHING, number, percent
-
-
-def total_usd(trials: Mapping[str, Estimate]) -> Span | None:
-    """Of all trials together; None where a price is unknown."""
-    return span_sum(each.charged.paid.usd for each in trials.values())
 
 
 def estimate_table(trials: Mapping[str, Estimate], whole: Mapping[str, Estimate], lacking: Mapping[str, str]) -> Table:
@@ -21,7 +16,7 @@ def estimate_table(trials: Mapping[str, Estimate], whole: Mapping[str, Estimate]
         (name, METHODS[name][0], *(cell(each) for each in (tried, whole[name]) for cell in (charged_cell, hours_cell)))
         for name, tried in trials.items()
     ]
-    usd, hours = total_usd(trials), span_sum(each.total.hours for each in trials.values())
+    usd, hours = sum_usd(trials), span_sum(each.total.hours for each in trials.values())
     left_out = [f"Left out: {name}: {why}." for name, why in lacking.items()]
     dear = [
         f"The trial costs {usd.likely / run.likely:.0%} of the run with {MORE}."

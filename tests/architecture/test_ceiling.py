@@ -16,7 +16,7 @@ SLACK = 15
 
 CEILINGS = {
     "flows": 1273,
-    "flows/commands": 1158,
+    "flows/commands": 1157,
     "flows/commands/diagnosis": 493,
     "flows/prefect_server": 339,
     "tapir_core": 1928,
@@ -25,11 +25,11 @@ CEILINGS = {
     "tapir_core/config": 1551,
     "tapir_core/curriculum": 661,
     "tapir_core/data": 991,
-    "tapir_core/estimate": 580,
+    "tapir_core/estimate": 585,
     "tapir_core/evaluation": 950,
     "tapir_core/judging": 497,
     "tapir_core/prompts": 54,
-    "tapir_core/reporting": 1546,
+    "tapir_core/reporting": 1540,
     "tapir_core/stages": 375,
     "tapir_core/standin": 842,
     "tapir_core/store_admin": 335,
