@@ -2,7 +2,7 @@
 
 **Alike** is ROUGE-L F1 over words. A text becomes a string with one character a word (`Vocabulary`); the longest common
 subsequence of two such strings is ROUGE-L's, and rapidfuzz finds it bit-parallel. `NearDuplicates` compares only texts
-of a length that can reach the limit at all, and which share one of their rarest words.
+of a length that can reach the limit at all, and that share enough of their rarest words.
 
 **A question is held** where it is equal, shares words in a row, or is near. `overlap_words` words in a row without case
 and punctuation are 13 by default, as in Brown et al. (2020, arXiv 2005.14165, appendix C). A question shorter than
@@ -27,12 +27,12 @@ stemming. Scripts without blanks between words (Chinese, Japanese, Korean, Thai)
 """
 
 import bisect
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -83,9 +83,9 @@ class Vocabulary:
 class NearDuplicates:
     """Texts seen so far, and whether a new one is too like any of them.
 
-    Two texts of m and n words whose ROUGE-L F1 is above t have more than t/(2−t) of each one's words in common. So one
-    of the rarest of either, as many as the other may lack and one more, is among the same of the other (prefix
-    filtering, Bayardo et al. 2007, doi 10.1145/1242572.1242591): only texts that share such a word are compared.
+    Two texts of m and n words whose ROUGE-L F1 is t have t·(m+n)/2 words in common, and one of m words lacks no more
+    than the others. So of any more words of it some must be there: only texts that have enough of the rarest are
+    compared (the count filter of set-similarity joins).
     """
 
     def __init__(self, texts: Iterable[str], max_rouge_l: float) -> None:
@@ -94,8 +94,9 @@ class NearDuplicates:
         self._words = Vocabulary()
         # By length, so that those of a length that can reach the limit stand together.
         self._encoded = sorted(map(self._words.learn, texts), key=len)
+        self._lengths = np.fromiter(map(len, self._encoded), dtype=np.int64, count=len(self._encoded))
         self._added: list[str] = []
-        self._index_rarest()
+        self._index()
 
     def add(self, text: str) -> None:
         """Count ``text`` among those seen."""
@@ -106,25 +107,30 @@ class NearDuplicates:
         query = self._words.encode(text)
         if not query:
             return False
+        added = self._added[slice(*self._range_of(self._added, query))]
+        return self._is_like(query, self._candidates(query)) or self._is_like(query, added)
+
+    def _candidates(self, query: str) -> list[str]:
+        """The texts that may be like a query."""
         lowest, highest = self._range_of(self._encoded, query)
         codes = np.frombuffer(query.encode("utf-32-le"), dtype=np.uint32)
-        rarest = np.unique(np.sort(self._rank[codes])[: self._most_lacking(len(codes))])
-        # Words that no text seen has are the rarest, and in no list.
-        lists = [self._having[self._begins[each] : self._begins[each + 1]] for each in rarest[rarest > 0]]
+        held = self._counts[codes]
+        # As many of the rarest as the shortest text may lack, and one more.
+        asked = len(codes) - math.ceil(len(codes) * self._ratio - ROUNDING) + 1
+        rarest = codes[np.argsort(held, kind="stable")[:asked]]
+        if (self._counts[rarest] > self._most).any():
+            return self._encoded[lowest:highest]
+        lists = [self._having[self._begins[code] : self._begins[code] + self._counts[code]] for code in rarest]
         within = [each[np.searchsorted(each, lowest) : np.searchsorted(each, highest)] for each in lists]
-        some = np.unique(np.concatenate(within)) if within else ()
-        return self._is_like(query, [self._encoded[place] for place in some]) or self._is_like(
-            query, self._added[slice(*self._range_of(self._added, query))]
-        )
+        found = np.bincount(np.concatenate(within) - lowest, minlength=highest - lowest)
+        common = self.max_rouge_l * (len(codes) + self._lengths[lowest:highest]) / 2
+        enough = np.maximum(1, asked - len(codes) + common - ROUNDING)
+        return [self._encoded[lowest + place] for place in np.flatnonzero(found >= enough)]
 
     def _range_of(self, texts: Sequence[str], query: str) -> tuple[int, int]:
         """Where those begin and end whose length lets them reach the limit: F1 = 2·LCS/(m+n) and LCS ≤ min(m, n)."""
         lowest = bisect.bisect_left(texts, len(query) * self._ratio - ROUNDING, key=len)
         return lowest, bisect.bisect_right(texts, len(query) / self._ratio + ROUNDING, key=len)
-
-    def _most_lacking(self, words: Any) -> Any:
-        """Of so many words, as many as one that is like it may lack, and one more."""
-        return words - np.maximum(1, np.ceil(words * self._ratio - 1e-6)).astype(np.int64) + 1
 
     def _is_like(self, query: str, texts: Sequence[str]) -> bool:
         found = process.extractOne(
@@ -135,33 +141,33 @@ class NearDuplicates:
         )
         return found is not None and found[1] > self.max_rouge_l + ROUNDING
 
-    def _index_rarest(self) -> None:
-        """Each word → the texts that have it among their rarest, in their order."""
-        counts = np.zeros(_CODES + len(_SURROGATES) + 2, dtype=np.int64)
-        for _, codes, _ in self._chunks():
-            counts += np.bincount(codes, minlength=counts.size)
-        by_rank = np.flatnonzero(counts)[np.argsort(counts[counts > 0], kind="stable")]
-        self._rank = np.zeros(counts.size, dtype=np.uint32)
-        self._rank[by_rank] = np.arange(1, by_rank.size + 1, dtype=np.uint32)
-        words, places = [np.zeros(0, dtype=np.uint32)], [np.zeros(0, dtype=np.uint32)]
-        for first, codes, lengths in self._chunks():
-            own = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
-            in_order = np.sort(own << np.uint64(32) | self._rank[codes].astype(np.uint64))
-            at = np.arange(in_order.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            kept = np.unique(in_order[at < np.repeat(self._most_lacking(lengths), lengths)])
-            words.append(kept.astype(np.uint32))
-            places.append((kept >> np.uint64(32)).astype(np.uint32) + np.uint32(first))
-        whole = np.concatenate(words)
-        self._having = np.concatenate(places)[np.argsort(whole, kind="stable")]
-        self._begins = np.concatenate([[0], np.cumsum(np.bincount(whole, minlength=by_rank.size + 1))])
+    def _index(self) -> None:
+        """Each word that is not in many of the texts → those that have it, in their order."""
+        shape, chunks = _CODES + len(_SURROGATES) + 2, range(0, len(self._encoded), _CHUNK)
+        self._counts, self._most = np.zeros(shape, dtype=np.int64), max(_FEW, len(self._encoded) // 10)
+        for first in chunks:
+            self._counts += np.bincount(self._words_of(first).astype(np.uint32), minlength=shape)
+        having, codes = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.uint32)]
+        for first in chunks:
+            words = self._words_of(first)
+            rare = words[self._counts[words.astype(np.uint32)] <= self._most]
+            having.append((rare >> np.uint64(32)).astype(np.int32) + np.int32(first))
+            codes.append(rare.astype(np.uint32))
+        whole = np.concatenate(codes)
+        self._having = np.concatenate(having)[np.argsort(whole, kind="stable")]
+        self._begins = np.concatenate([[0], np.cumsum(np.bincount(whole, minlength=shape))])
 
-    def _chunks(self) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.int64]]]:
-        """Some texts at a time: place of the first, all their codes, and how many each has."""
-        for first in range(0, len(self._encoded), _CHUNK):
-            some = self._encoded[first : first + _CHUNK]
-            lengths = np.fromiter(map(len, some), dtype=np.int64, count=len(some))
-            yield first, np.frombuffer("".join(some).encode("utf-32-le"), dtype=np.uint32), lengths
+    def _words_of(self, first: int) -> NDArray[np.uint64]:
+        """Each different word of some texts from ``first`` on: the place of its text among them, and its code."""
+        some, lengths = self._encoded[first : first + _CHUNK], self._lengths[first : first + _CHUNK]
+        codes = np.frombuffer("".join(some).encode("utf-32-le"), dtype=np.uint32)
+        words = np.repeat(np.arange(len(some), dtype=np.uint64), lengths) << np.uint64(32) | codes
+        words.sort()  # faster than numpy's `unique`, which hashes
+        return words[np.flatnonzero(np.diff(words, prepend=np.uint64(2**64 - 1)))]
 
+
+_FEW = 1000
+"""Texts that a word may stand in whatever their number, and still be looked for."""
 
 _CHUNK = 20_000
 """Texts that are indexed at once, so that memory grows by the index alone."""

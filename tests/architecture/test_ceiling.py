@@ -24,7 +24,7 @@ CEILINGS = {
     "tapir_core/comparison": 712,
     "tapir_core/config": 1551,
     "tapir_core/curriculum": 661,
-    "tapir_core/data": 991,
+    "tapir_core/data": 997,
     "tapir_core/estimate": 585,
     "tapir_core/evaluation": 950,
     "tapir_core/judging": 497,

@@ -1,7 +1,10 @@
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapir_core.data import decontamination
 from tapir_core.data.decontamination import NearDuplicates, word_runs, words_of
 from tests.builders import rouge_l
 
@@ -68,3 +71,29 @@ def test_runs_are_words_in_a_row_and_of_a_short_text_all_of_it() -> None:
 def test_two_texts_of_unknown_words_are_not_alike() -> None:
     assert not NearDuplicates(["alpha beta"], 0.5).contains_like("gamma delta")
     assert not NearDuplicates([""], 0.5).contains_like("")
+
+
+@pytest.mark.parametrize("few", [0, 5, 1000])
+@pytest.mark.parametrize("limit", [0.5, 0.7, 0.9])
+def test_what_is_compared_by_words_in_common_is_found_as_if_all_were_compared(
+    monkeypatch: pytest.MonkeyPatch, limit: float, few: int
+) -> None:
+    """Short and long texts, repeated and unknown words, words that stand in nearly all texts and in one."""
+    monkeypatch.setattr(decontamination, "_FEW", few)
+    rng = random.Random(few)
+
+    def text(size: int) -> list[str]:
+        return [f"w{int(rng.paretovariate(0.6))}" for _ in range(size)]
+
+    seen = [text(rng.choice((1, 3, 8, 20, 60))) for _ in range(200)]
+    asked = []
+    for words in seen:
+        kept = [word for word in words if rng.random() > 0.25]
+        asked.append(kept + [f"new{each}" for each in range(rng.randrange(4))])
+    texts, found = [" ".join(words) for words in seen], []
+    index = NearDuplicates(texts, limit)
+    for query in map(" ".join, asked + [text(20) for _ in range(50)]):
+        likest = max(rouge_l(query, each) for each in texts) if query else 0.0
+        found.append(likest > limit + 1e-9)
+        assert index.contains_like(query) == found[-1], query
+    assert 10 < sum(found) < len(found) - 10, "some are like, some are not"
