@@ -153,7 +153,7 @@ def _ranking(shown: SideBySide) -> page.Table:
     return page.Table(
         "Ranking",
         ("Run", f"Test {metric}", *columns, "USD", "Time at work"),
-        tuple(rows),
+        tuple(rows) if len(rows) > 1 else (),
         note="The last student of each run, as that run served it: speeds compare where machine and calls in flight "
         "are the same. USD is the price of all answers of teacher and judge. Which differences are more than chance: "
         f"{shown.paired.title!r}.",
