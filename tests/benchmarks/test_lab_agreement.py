@@ -76,7 +76,7 @@ def test_the_table_of_the_docs_is_what_the_recorded_results_give(
     monkeypatch.chdir(REPOSITORY)
     words = ["--comparison", "configs/compare_recommended.toml", "--results", "benchmarks/results/compare-recommended"]
     lab.main(["agree", "benchmarks/results/lab-e4", *words])
-    assert f"```text\n{capsys.readouterr().out}```" in Path("docs/lab.md").read_text()
+    assert f"```text\n{capsys.readouterr().out}```" in Path("benchmarks/results/lab-e4/agreement.md").read_text()
 
 
 def test_the_plot_has_every_arm_by_its_label(tmp_path: Path) -> None:
