@@ -15,7 +15,7 @@ from tapir_core.comparison.baseline import match_baselines
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.config.load import load_config
-from tapir_core.errors import TooMuchMissing
+from tapir_core.errors import TapirError
 from tapir_core.estimate.run import estimate_run
 from tapir_core.paths import training_file
 from tapir_core.run_folder import RunFolder, RunRef
@@ -179,7 +179,7 @@ def test_a_server_that_scores_nothing_is_named(
 ) -> None:
     monkeypatch.setattr("tests.flows.test_several_answers.scored", lambda _: Text("no scores"))
     monkeypatch.setattr(launch, "tokenize", lambda *given: [([1], [2])] * len(given[2]))
-    with pytest.raises(TooMuchMissing, match="the reply has no token ids with log-probabilities, as vLLM gives them"):
+    with pytest.raises(TapirError, match="the reply has no token ids with log-probabilities, as vLLM gives them"):
         drive(config_of(tmp_path, provider, "teacher.answers_used=likeliest", *UNPATIENT), monkeypatch)
 
 
