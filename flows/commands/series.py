@@ -117,6 +117,10 @@ def plan(
     if rows > (there := whole[trial.PLAIN].pool_rows):
         raise ConfigError(f"--trial {rows}: the pool has {there} instructions; give at most so many, or a larger pool")
     trials = {method: estimate_run(each, source=method, gpus=gpus) for method, each in planned.items()}
+    asked = {method: each.charged.needed.calls.likely for method, each in trials.items()}
+    if "answers" in asked and asked["answers"] <= asked[trial.PLAIN]:
+        lacking["answers"] = "the pool brings all answers, and the teacher is asked for no more"
+        del planned["answers"], trials["answers"], whole["answers"]
     total = sum_usd(trials)
     terminal.print_tables(terminal.console, trial_table.estimate_table(trials, whole, lacking))
     if estimate:

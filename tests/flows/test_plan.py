@@ -126,6 +126,17 @@ def test_a_cap_that_the_user_gives_holds_over_the_one_of_the_first_start(file: P
     assert seen == [(5.0, "q-plan"), (5.0, "q-plan"), (50.0, "all")]
 
 
+def test_more_answers_are_not_tried_where_the_pool_brings_all(file: Path) -> None:
+    rows = [{"instruction": f"Count to {each}.", "output": f"It is {each}."} for each in range(60)]
+    (file.parent / "pool.json").write_text(json.dumps(rows))
+    given = f'data.pool={{ type = "file", path = "{file.parent / "pool.json"}", answers = "use" }}'
+    words = ["plan", str(file), "--set", given, "--trial", "30", "--estimate"]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "400"})
+    assert done.exit_code == 0, done.output
+    assert "Left out: answers: the pool brings all answers" in done.output
+    assert METHODS["answers"][0] not in done.output
+
+
 def test_a_pool_smaller_than_the_trial_is_refused(file: Path) -> None:
     done = CliRunner().invoke(app, ["plan", str(file), "--set", "data.pool.rows=60", "--estimate"])
     assert isinstance(done.exception, ConfigError)
