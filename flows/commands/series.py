@@ -128,7 +128,7 @@ def plan(
     with live.shown_flows(RunRef(settings.run.root, paths.SWEEP_PLACE), terminal.console) as shown:
         usd, distil = total.high if total else 0.0, partial(shown.do, "distil")
         gains = series.finish_trial(planned, usd, distil, say=terminal.say)
-    terminal.print_tables(terminal.console, trial_table.gains_table(gains, whole))
+    terminal.print_tables(terminal.console, trial_table.gains_table(gains))
     method, why = trial.choose(gains)
     terminal.print_line(terminal.console, why)
     if method:

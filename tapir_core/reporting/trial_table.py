@@ -42,7 +42,7 @@ _MUCH = 0.1
 """Share of the run above which a trial is dear."""
 
 
-def gains_table(gains: Sequence[Gain], whole: Mapping[str, Estimate]) -> Table:
+def gains_table(gains: Sequence[Gain]) -> Table:
     """What each method gained over plain answers to two thirds of the prompts."""
     rows = []
     for each in gains:
@@ -51,11 +51,10 @@ def gains_table(gains: Sequence[Gain], whole: Mapping[str, Estimate]) -> Table:
         share = percent(sum(right) / len(right) / 100) if right else NOTHING
         usd = number(each.tried.usd), _points(each.by(each.more_usd))
         hours = number(each.tried.hours), _points(each.by(each.more_hours))
-        bill = charged_cell(whole[name]), hours_cell(whole[name])
-        rows.append((name, share, _points(each.points), *usd, *hours, *bill))
+        rows.append((name, share, _points(each.points), *usd, *hours))
     return Table(
         "What a method gains",
-        ("Method", "Right", "Points gained", "USD", "A USD more", "Hours", "An hour more", "Run, USD", "Run, hours"),
+        ("Method", "Right", "Points gained", "USD", "A USD more", "Hours", "An hour more"),
         tuple(rows),
         text_columns=1,
         note="Points over plain answers to two thirds of the prompts, on the same held-out items, with 90 % intervals "
