@@ -131,7 +131,7 @@ def _serve_until_told(
                         f"the student server of replica {replica} died; its log is {server.log_path}"
                     )
     except errors.EngineError:
-        # Also what a server says that was told to stop.
+        # A server that was told to stop ends with it too.
         if not reason:
             raise
     finally:

@@ -81,6 +81,7 @@ class Gain:
 
 
 _NO_MORE = 0.01
+"""Share of what plain answers took; no more than that counts as nothing."""
 
 
 def settings_of(config: RunConfig, method: str) -> list[str]:

@@ -468,13 +468,13 @@ class TeacherConfig(Section):
     """Longest thought for `"cap"`, in tokens, which are estimated from its characters."""
 
     answers_per_prompt: Later[PositiveInt] = 1
-    """Plain answers that it is asked for to each instruction of the pool; more than one need a temperature above 0. Not
-    to new instructions, nor to what brings its answer. One that the verifier finds wrong is left out."""
+    """Plain answers that the teacher gives to each instruction of the pool; more than one need a temperature above 0.
+    New instructions, and rows that bring their answer, have one. What the verifier finds wrong is left out."""
 
     answers_used: Later[Literal["all", "best", "likeliest"]] = "all"
-    """Of several: `all` are trained in rounds that imitate; `best`: the one to which the verifier gives most; from
-    round 1 `likeliest`, that to whose tokens S_0 gives the highest mean log-probability (as arXiv 2502.04194). What is
-    judged, held out or rolled out has one."""
+    """Of several answers: `all` are trained, in rounds that imitate; `best`: the one that the verifier scores highest;
+    `likeliest`: from round 1 the one with the highest mean log-probability under S_0 (as arXiv 2502.04194). Verdicts,
+    held-out sets and rollouts go by one."""
 
     labelling: Sampling = Sampling(max_tokens=256)
     """Sampling of the task-type labels."""

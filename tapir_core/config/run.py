@@ -239,8 +239,8 @@ class BudgetConfig(Caps):
     """Caps of the whole run, and of single stages over all rounds. At a cap the run stops cleanly with exit code 3."""
 
     shared: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,80}$")] = ""
-    """A name: all runs of one store whose caps have it share them, wherever they run, each from its first call on.
-    `tapir sweep` sets the curriculum's."""
+    """Runs of one store that have the same name here share their caps, each from its first call on. `tapir sweep` sets
+    the curriculum's."""
 
     stages: dict[Literal["label", "teach", "judge", "expand", "refine", "benchmark", "score"], Caps] = Field({})
     """`[budget.stages.judge]` and so on: caps of one stage that asks teacher or judge."""
