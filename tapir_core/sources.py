@@ -43,15 +43,17 @@ def _(pool: config.StandinPool, _data: config.DataConfig, seed: int) -> readers.
     return readers.Found(standin_pool(pool.rows, pool.max_level, seed))
 
 
-def settle_sizes(run: config.RunConfig) -> tuple[config.RunConfig, tuple[str, ...]]:
-    """The configuration with numbers for `"auto"`, and a sentence for each; where there is none, nothing is read.
+def settle_sizes(run: config.RunConfig, pool: readers.Found | None = None) -> tuple[config.RunConfig, tuple[str, ...]]:
+    """The configuration with numbers for `"auto"`, and a sentence for each.
+
+    The ``pool`` is read where it is not given, and a number is asked for.
 
     Raises:
         ConfigError: the pool cannot be read, or has bad rows.
     """
     if not sizes.are_open(run):
         return run, ()
-    rows = read_pool_of(run.data.pool, run.data, run.run.seed).rows
+    rows = (pool or read_pool_of(run.data.pool, run.data, run.run.seed)).rows
     return sizes.auto_sizes(run, rows.height, rows["answer"].null_count() if "answer" in rows.columns else rows.height)
 
 
@@ -119,14 +121,14 @@ class CleanPool(NamedTuple):
     evaluation questions, or instructions of a judged held-out set, or where it is small; else empty."""
 
 
-def clean_pool(run: config.RunConfig) -> CleanPool:
-    """The pool that a run will work on.
+def clean_pool(run: config.RunConfig, pool: readers.Found | None = None) -> CleanPool:
+    """The pool that a run will work on; ``pool`` is what was read of it, where it was.
 
     Raises:
         ConfigError: a file cannot be read, has bad rows, or nothing of the pool is left.
     """
     data = run.data
-    read = read_pool_of(data.pool, data, run.run.seed)
+    read = pool or read_pool_of(data.pool, data, run.run.seed)
     heldout = [] if data.references is None else [read_heldout_of(data.references, run)]
     asked = [
         *(readers.heldout_questions(each.rows) for each in heldout),
@@ -150,6 +152,8 @@ def count_tools(rows: pl.DataFrame) -> int:
     return sum(turns.has_tools(row) for row in talks.iter_rows(named=True))
 
 
+_REHEARSED = 20_000
+"""Instructions of a pool that a held-out set drawn by lot is compared with, at most."""
 _FEW = 200
 """Instructions; of fewer a tenth is a handful."""
 
@@ -168,7 +172,8 @@ def few_in_words(rows: int, run: config.RunConfig) -> str:
 def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
     """A warning where much of a pool holds an instruction of a judged held-out set, if one were drawn by lot.
 
-    The set itself is drawn by task types from what the teacher answered, and so after that is paid.
+    The set itself is drawn by task types from what the teacher answered, and so after that is paid. Of a large pool a
+    part is looked at.
 
     Raises:
         ConfigError: nothing of the pool would be left.
@@ -181,9 +186,15 @@ def rehearse_heldout(rows: pl.DataFrame, run: config.RunConfig) -> str:
     size = sum(run.data.judged.sizes(rows.height, candidates.height).values())
     rng = randomness.derive_rng(run.run.seed, "rehearsal")
     drawn = candidates[sorted(rng.sample(range(candidates.height), min(size, candidates.height)))]
-    rest = rows.join(drawn, on="instruction_id", how="anti", maintain_order="left")
-    found = EvaluationQuestions(readers.heldout_questions(drawn), run.evaluation.decontamination, rows).find(rest)
-    return loss_in_words(found, rest.height, HELD_OUT)
+    where, some = HELD_OUT, rows
+    if rows.height > _REHEARSED:
+        where, some = (
+            f"{HELD_OUT} ({_REHEARSED:,} of {rows.height:,} were looked at)",
+            rows[sorted(rng.sample(range(rows.height), _REHEARSED))],
+        )
+    rest = some.join(drawn, on="instruction_id", how="anti", maintain_order="left")
+    found = EvaluationQuestions(readers.heldout_questions(drawn), run.evaluation.decontamination, some).find(rest)
+    return loss_in_words(found, rest.height, where)
 
 
 def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:

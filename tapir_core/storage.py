@@ -10,6 +10,7 @@ come from the environment, as for every AWS tool: `AWS_ENDPOINT_URL_S3` or `AWS_
 
 import contextlib
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -354,10 +355,23 @@ def read_content(path: str) -> bytes:
     Raises:
         ConfigError: it is not there or cannot be read.
     """
+    with open_content(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def open_content(path: str) -> Iterator[io.RawIOBase | io.BytesIO]:
+    """A file or URL, to be read from its start; what has an address is fetched whole.
+
+    Raises:
+        ConfigError: it is not there or cannot be read.
+    """
     if "://" in path:
-        return _read_remote(path)
+        yield io.BytesIO(_read_remote(path))
+        return
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb", buffering=0) as file:
+            yield file
     except FileNotFoundError as exc:
         raise errors.ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
     except OSError as exc:

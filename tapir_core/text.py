@@ -11,7 +11,7 @@ from typing import Any
 
 def normalise(text: str) -> str:
     """The normal form that identity is taken of: NFC, trimmed, lone surrogates replaced."""
-    return unicodedata.normalize("NFC", encodable(text)).strip()
+    return (text if text.isascii() else unicodedata.normalize("NFC", encodable(text))).strip()
 
 
 def encodable(text: str) -> str:
@@ -28,6 +28,9 @@ def instruction_id(instruction: str, system: str | None = None, earlier: Sequenc
     return digest([normalise(system or ""), normalise(instruction), *turns])[:16]
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """One spelling for one value: sorted keys, no blanks, no NaN.
 
@@ -35,7 +38,7 @@ def canonical_json(value: Any) -> str:
         ValueError: a float is not finite.
         TypeError: the value is not JSON.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: Any) -> str:

@@ -39,7 +39,7 @@ def pack_turns(turns: Sequence[Turn]) -> str | None:
 
 def earlier_turns(row: Row) -> list[Turn]:
     """The turns before the one to answer."""
-    return [Turn(**each) for each in json.loads(row.get(EARLIER) or "[]")]
+    return [Turn(**each) for each in json.loads(packed)] if (packed := row.get(EARLIER)) else []
 
 
 def has_tools(row: Row) -> bool:
@@ -63,6 +63,8 @@ def holds_control_token(text: str) -> bool:
 
     ``</s>`` is one unless ``<s>`` stands before it: those two are HTML.
     """
+    if "<" not in text and "[" not in text:  # with one of which each begins
+        return False
     return bool(CONTROL_TOKEN.search(text)) or "</s>" in text.partition("<s>")[0]
 
 

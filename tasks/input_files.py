@@ -77,9 +77,9 @@ def gather_files(config: RunConfig, *, say: Say = lambda _: None) -> dict[str, s
     """
     found = {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
     found |= {
-        f"file:{name}": hashlib.sha256(content).hexdigest()
+        f"file:{name}": digest
         for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout))
-        if source is not None and (content := source.content()) is not None
+        if source is not None and (digest := source.digest())
     }
     fetched: dict[str, str] = {}
     for name, benchmark in config.evaluation.benchmarks.items():

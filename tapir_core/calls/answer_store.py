@@ -117,6 +117,10 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
         """Count replies without an answer to a request; the future holds how many in a row were the same."""
         return self._writer.submit(partial(self._writes.count_useless, key=key, reply=reply, more=more))
 
+    def forgive(self, replies: Sequence[str]) -> Future[None]:
+        """Forget what was counted of replies without an answer, by their digests; no need to wait for it."""
+        return self._writer.submit(partial(self._writes.forgive, replies=tuple(replies)))
+
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
         """Add working time to what ``run`` has spent."""
         return self._writer.submit(partial(self._writes.add_seconds, run=run, role=role, seconds=seconds))

@@ -6,6 +6,7 @@ that it can cost. Everything here belongs to the engine's event loop.
 
 import asyncio
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from tapir_core.calls import types, wire
@@ -80,6 +81,10 @@ class Books:
             return reply
         said = f"{reply.failure.message} (the same reply {types.MOST_USELESS} times)"
         return replace(reply, outcome=types.Failure("no_answer", said))
+
+    def forgive(self, useless: Collection[str]) -> None:
+        """Forget the counts of such replies, of whichever request: a server that gives them answers after them."""
+        self.store.forgive([*map(digest, useless)])
 
     def end(self, attempt: Attempt) -> None:
         """Note that an attempt is over, with a reply or without."""

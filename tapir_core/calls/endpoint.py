@@ -345,15 +345,18 @@ class Line:
 
         A server that fails every request, or fails now and then, says nothing about one request. A reply that is no
         chat completion counts only if the address answers other requests meanwhile, and never answered a request after
-        the same reply. If there is no other request to answer, it is greeted, so that the last rows end too.
+        the same reply; once it does, what other rows and earlier starts counted of that reply is forgotten. If there is
+        no other request to answer, it is greeted, so that the last rows end too.
         """
-        if isinstance(reply.outcome, types.Answer):
-            address.passing |= row.seen
+        if isinstance(reply.outcome, types.Answer) and (passed := row.seen - address.passing):
+            address.passing |= passed
+            self._books.forgive(passed)
         if not reply.useless or isinstance(reply.outcome, types.Answer):
             return False
         if row.last != reply.useless:
             row.last, row.uncounted, row.since = reply.useless, 0, self._loop.time()
-        row.seen.add(reply.useless)
+        if not reply.is_completion:
+            row.seen.add(reply.useless)
         row.uncounted += 1
         if reply.is_completion or reply.useless in address.passing:
             return reply.is_completion

@@ -154,6 +154,11 @@ def count_useless(connection: sa.Connection, _holder: str, _repeated: bool, *, k
     return replies
 
 
+def forgive(connection: sa.Connection, _holder: str, _repeated: bool, *, replies: Sequence[str]) -> None:
+    """Forget what was counted of replies without an answer, by their digests."""
+    connection.execute(sa.delete(store_tables.useless).where(store_tables.useless.c.reply.in_(replies)))
+
+
 def count_reuse(
     connection: sa.Connection, _holder: str, _repeated: bool, *, counts: Mapping[tuple[str, ...], int]
 ) -> None:

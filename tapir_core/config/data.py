@@ -1,12 +1,14 @@
 """Pool and held-out set: where a run's instructions come from, and what its students are scored on."""
 
+import hashlib
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from tapir_core.config._base import File, Free, Kind, Later, Section, matching
-from tapir_core.storage import read_content
+from tapir_core.storage import open_content
 
 ACCURACY, RETENTION = "accuracy", "quality_retention"
 """What students are scored by: on a held-out set with references, and on a judged one."""
@@ -28,13 +30,18 @@ class _Instructions(Section, ABC):
     generated: ClassVar[bool] = False
     """Whether tapir makes its instructions, so that they change with tapir's version alone."""
 
-    def content(self) -> bytes | None:
-        """The bytes that its rows are read from; stage keys hold their digest. None if it names no file.
+    def digest(self) -> str:
+        """sha256 (hex) of the bytes that its rows are read from, for stage keys; empty if it names no file.
 
         Raises:
             ConfigError: it cannot be read.
         """
-        return b"".join(map(read_content, self.files.values())) if self.files else None
+        whole = hashlib.sha256()
+        for path in self.files.values():
+            with open_content(path) as file:
+                for some in iter(partial(file.read, 1 << 20), b""):
+                    whole.update(some)
+        return whole.hexdigest() if self.files else ""
 
     @abstractmethod
     def in_words(self, digest: str) -> str:

@@ -45,6 +45,8 @@ from tapir_core.text import shorten
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_BLANKED = bytes(each if chr(each).isalnum() else ord(" ") for each in range(128)) + bytes(128)
+"""What parts words, as a blank; of ASCII, where that takes half the time of `_WORD`."""
 _SURROGATES = range(0xD800, 0xE000)
 _CODES = 0x110000 - len(_SURROGATES) - 1
 _UNKNOWN = "\0"
@@ -56,7 +58,8 @@ ROUNDING = 1e-9
 def words_of(text: str) -> list[str]:
     """Words of a text, without case and punctuation; a text without any word gives its characters instead."""
     folded = unicodedata.normalize("NFC", text).casefold()
-    return _WORD.findall(folded) or [character for character in folded if not character.isspace()]
+    words = folded.encode().translate(_BLANKED).decode().split() if folded.isascii() else _WORD.findall(folded)
+    return words or [character for character in folded if not character.isspace()]
 
 
 def word_runs(text: str, size: int) -> set[str]:
@@ -270,7 +273,7 @@ class EvaluationQuestions:
         They have the columns instruction_id and instruction, and may have system and earlier_turns: system text and
         all that the user says are searched, for they are trained on. Sorted by instruction id and benchmark.
         """
-        searched = _searched(instructions).with_row_index("place")
+        searched = _searched(instructions if self._texts else instructions.clear()).with_row_index("place")
         hits = [
             hit
             for some in _batches(searched)

@@ -22,10 +22,10 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
@@ -76,6 +76,7 @@ _NOT_LEARNT = (
 """Fields of an assistant's turn, or of a row, that is shown and not to be learnt where one of them is 0 or false."""
 _MASKED = ("mask", "masked")
 """The same where one of them is true."""
+_MARKS_OF_LEARNING = frozenset((*_NOT_LEARNT, *_MASKED))
 _NO_INPUT = re.compile(
     r"<na>|[<\[(] ?empty ?[>\])]"
     r"|[<\[(]? ?(?:no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?"
@@ -83,8 +84,11 @@ _NO_INPUT = re.compile(
     re.IGNORECASE,
 )
 """What stands in an `input` that is empty."""
+_LONGEST_STAND_IN = 100
+"""Characters of it, blanks included."""
 _NO_TEXT = ("nan", "<NA>")
 """A missing cell of any field, as pandas writes it out as text."""
+_BLANK = ("", *_NO_TEXT)
 
 
 TOOL_FIELDS = ("tools", "functions")
@@ -200,8 +204,8 @@ class Found:
         ]
 
 
-def instruction_records(path: str, columns: Names = NO_NAMES) -> list[Record]:
-    """Records of a file of any accepted format, with the fields of a pool or held-out set.
+def instruction_records(path: str, columns: Names = NO_NAMES) -> Iterator[Record]:
+    """Records, as they are asked for, of a file of any accepted format, with the fields of a pool or held-out set.
 
     ``path`` is a file, or a URL that fsspec opens; ``columns`` are what it calls otherwise.
 
@@ -213,7 +217,7 @@ def instruction_records(path: str, columns: Names = NO_NAMES) -> list[Record]:
 
 
 def read_pool(
-    records: Sequence[Record],
+    records: Iterable[Record],
     name: str,
     *,
     on_bad_row: OnBadRow,
@@ -235,7 +239,8 @@ def read_pool(
         ConfigError: there are bad rows under `stop`, or there is no instruction that can be asked.
     """
     read = _read(records, name, partial(read_row, answers=answers), on_bad_row)
-    marked = pl.Series([asks_with_control_token(row) for row in read.rows.iter_rows(named=True)], dtype=pl.Boolean)
+    asked = read.rows.select("instruction", "system", EARLIER).iter_rows(named=True)
+    marked = pl.Series([*map(asks_with_control_token, asked)], dtype=pl.Boolean)
     rows = read.rows.filter(~marked)
     counts = {MARKED: marked.len() - rows.height} if marked.any() else {}
     if not rows.height:
@@ -250,7 +255,7 @@ def read_pool(
 
 
 def read_heldout(
-    records: Sequence[Record],
+    records: Iterable[Record],
     name: str,
     *,
     on_bad_row: OnBadRow,
@@ -305,18 +310,20 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
     Raises:
         BadRecordError: the record is no instruction, or says different things in two places.
     """
-    stand_ins = [name for name in ("input", "system") if _stands_for_nothing(fields.get(name))]
-    fields = {**fields, **dict.fromkeys(stand_ins)}
+    if stand_ins := [name for name in ("input", "system") if _stands_for_nothing(fields.get(name))]:
+        fields = {**fields, **dict.fromkeys(stand_ins)}
     layouts = _layouts(fields)
     asked = next(iter(layouts.values()))
     if asked.instruction is None:
         raise BadRecordError("the instruction is empty")
-    _agree(layouts)
+    if len(layouts) > 1:
+        _agree(layouts)
     system = _same("system texts", _text(fields, "system"), *(each.system for each in layouts.values()))
     is_learnt = all(each.is_learnt for each in layouts.values()) and not is_masked(fields)
     is_used = answers and is_learnt
     given = [each.answer.text for each in layouts.values() if is_used and each.answer]
-    noted = {"placeholder_input": bool(stand_ins), "answer_not_to_be_learnt": answers and not is_learnt}
+    noted = ["placeholder_input"] if stand_ins else []
+    noted += [] if is_learnt or not answers else ["answer_not_to_be_learnt"]
     return Row(
         instruction_id=instruction_id(asked.instruction, system, asked.earlier),
         instruction=asked.instruction,
@@ -325,7 +332,7 @@ def read_row(fields: Fields, *, answers: bool = False) -> Row:
         reference=_text(fields, "reference"),
         earlier_turns=pack_turns(asked.earlier),
         answer=_same("answers", _text(fields, "output") if is_used else None, *given),
-        noted=tuple(name for name, holds in noted.items() if holds),
+        noted=tuple(noted),
     )
 
 
@@ -348,52 +355,92 @@ def read_heldout_row(fields: Fields, types: Collection[str] = task_types.TASK_TY
 
 
 def _read(
-    records: Sequence[Record],
+    records: Iterable[Record],
     name: str,
     read_one: Callable[[Fields], Row],
     on_bad_row: OnBadRow,
     way_out: str = "",
 ) -> Found:
     """The instructions of records with all columns of ``Row``, one row for each id, whatever order they come in."""
-    fields = dict.fromkeys(each for record in records if isinstance(record.item, dict) for each in record.item)
+    total, layouts, beside = 0, dict[tuple[str, ...], None](), _Beside()
+    tables, bad, noted = list[pl.DataFrame](), list[str](), Counter[str]()
+    left = iter(records)
+    while some := [*islice(left, _BATCH)]:
+        total += len(some)
+        layouts |= dict.fromkeys(tuple(record.item) for record in some if isinstance(record.item, dict))
+        found, broken = read_each(some, read_one)
+        bad += broken
+        beside.look_at(found, {name for each in layouts for name in each})
+        noted.update(each for _, row in found for each in row.noted)
+        columns = zip(*(row for _, row in found), strict=True) if found else ([] for _ in Row._fields)
+        tables.append(pl.DataFrame(dict(zip(_ROW, columns, strict=False)), schema=_ROW))
+    fields = dict.fromkeys(name for each in layouts for name in each)
     if fields and not {*MARKS} & fields.keys():
         raise UnknownLayout(name, fields)
-    found, bad = read_each(records, read_one)
-    if bad and (on_bad_row == "stop" or not found):
-        raise errors.ConfigError(_bad_rows_in_words(name, bad, len(records), way_out))
-    if not found:
+    rows = pl.concat(tables) if tables else pl.DataFrame(schema=_ROW)
+    if bad and (on_bad_row == "stop" or not rows.height):
+        raise errors.ConfigError(_bad_rows_in_words(name, bad, total, way_out))
+    if not rows.height:
         raise errors.ConfigError(f"{name!r} holds no instruction; bring a file with at least one row")
-    rows = pl.DataFrame([row[:-1] for _, row in found], schema=_ROW, orient="row")
     merged = rows.group_by("instruction_id").agg(
         pl.col("instruction", "system", EARLIER).first(),
         pl.col("source", "reference", "task_type", "split", "answer").min(),
     )
     counts = {"bad_rows": len(bad), "duplicates": rows.height - merged.height}
-    noted = Counter(each for _, row in found for each in row.noted)
-    return Found(merged.sort("instruction_id"), {**counts, **noted}, _unread(name, found, fields))
+    return Found(merged.sort("instruction_id"), {**counts, **noted}, beside.in_words(name, fields, rows.height))
 
 
-def _unread(path: str, found: list[tuple[Record, Row]], names: Collection[str]) -> str:
-    """The warning of a file's columns, ``names``, that are not read and change what its rows ask."""
-    free = {name for name in ("input", "system") if all(_is_absent(record.fields.get(name)) for record, _ in found)}
-    read = {*FIELDS} if "instruction" in names else {*FIELDS} - {"input"}
-    columns, remedies = list[str](), list[str]()
-    for name in names:
-        meant = _ASIDE.get(str(name).strip().casefold().replace(" ", "_"), "")
-        given = [] if name in read or not meant else [value for each in found if (value := _more_in(name, *each))]
-        if not given:
-            continue
-        columns.append(f"`{name}` (in {len(given):,} of {len(found):,} rows)")
-        if meant in free & read and all(isinstance(value, str) for value in given):
-            free.remove(meant)
-            remedies.append(
-                f"add {meant} = {json.dumps(name, ensure_ascii=False)} to data.pool.columns (of a held-out set to "
-                "data.heldout.columns), or rename it"
-            )
-        else:
-            remedies.append(_OTHERWISE[meant].format(name))
-    what = f"{path!r}: columns that change what a row asks are not read: {', '.join(columns)}"
-    return f"{what}; {'; '.join(dict.fromkeys(remedies))}" if columns else ""
+_BATCH = 5_000
+"""Records that are held at once."""
+
+
+class _Beside:
+    """The columns that are not read and change what rows ask, over all batches of a file."""
+
+    def __init__(self) -> None:
+        self._given: Counter[str] = Counter()
+        self._no_texts: set[str] = set()
+        self._taken: set[str] = set()
+        """Of input and system text, what some row has."""
+
+    def look_at(self, found: list[tuple[Record, Row]], names: Collection[str]) -> None:
+        """Count what a batch has in columns of the file, which are ``names`` so far."""
+        for name in {"input", "system"} - self._taken:
+            if any(not _is_absent(record.fields.get(name)) for record, _ in found):
+                self._taken.add(name)
+        for name in names:
+            if _meant(name) and name not in _read_of(names):
+                given = [value for each in found if (value := _more_in(name, *each))]
+                self._given[name] += len(given)
+                if not all(isinstance(value, str) for value in given):
+                    self._no_texts.add(name)
+
+    def in_words(self, path: str, names: Collection[str], rows: int) -> str:
+        """The warning of them in a file of so many ``rows`` with the columns ``names``; else empty."""
+        free, read = {"input", "system"} - self._taken, _read_of(names)
+        columns, remedies = list[str](), list[str]()
+        for name in (each for each in names if each not in read and self._given[each]):
+            columns.append(f"`{name}` (in {self._given[name]:,} of {rows:,} rows)")
+            if (meant := _meant(name)) in free & read and name not in self._no_texts:
+                free.remove(meant)
+                remedies.append(
+                    f"add {meant} = {json.dumps(name, ensure_ascii=False)} to data.pool.columns (of a held-out set to "
+                    "data.heldout.columns), or rename it"
+                )
+            else:
+                remedies.append(_OTHERWISE[meant].format(name))
+        what = f"{path!r}: columns that change what a row asks are not read: {', '.join(columns)}"
+        return f"{what}; {'; '.join(dict.fromkeys(remedies))}" if columns else ""
+
+
+def _meant(name: str) -> str:
+    """The field that a column beside the instruction most likely is; else empty."""
+    return _ASIDE.get(str(name).strip().casefold().replace(" ", "_"), "")
+
+
+def _read_of(names: Collection[str]) -> set[str]:
+    """Fields that are read of a file with the columns ``names``."""
+    return {*FIELDS} if "instruction" in names else {*FIELDS} - {"input"}
 
 
 def _more_in(name: str, record: Record, row: Row) -> Any:
@@ -467,19 +514,20 @@ def _texts_of(name: str, value: Any) -> list[str]:
 
 def _layouts(fields: Fields) -> dict[str, _Asked]:
     """Each layout in which the record has something, the conversations first."""
-    talks = {name: turns for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}
-    try:
-        given = next((fields[each] for each in TOOL_FIELDS if talks and not _is_absent(fields.get(each))), None)
-        defined = tools.definitions(given)
-    except ValueError as exc:
-        raise BadRecordError(str(exc)) from exc
-    found = {name: _read_turns(name, turns, defined) for name, turns in talks.items()}
-    instruction, given = _text(fields, "instruction"), _text(fields, "input")
+    found = dict[str, _Asked]()
+    if talks := {name: turns for name in _CONVERSATIONS if (turns := _turns_in(fields, name))}:
+        try:
+            given = next((fields[each] for each in TOOL_FIELDS if not _is_absent(fields.get(each))), None)
+            defined = tools.definitions(given)
+        except ValueError as exc:
+            raise BadRecordError(str(exc)) from exc
+        found = {name: _read_turns(name, turns, defined) for name, turns in talks.items()}
+    instruction, context = _text(fields, "instruction"), _text(fields, "input")
     if instruction is not None or not found:
-        if not {*MARKS} & fields.keys():
+        if fields.keys().isdisjoint(MARKS):
             known = ", ".join(sorted(map(str, fields))[:10]) or "no field"
             raise BadRecordError(f"none of `instruction`, `messages` and `conversations` (it has {known})")
-        found["instruction"] = _Asked(f"{instruction}\n\n{given}" if instruction and given else instruction)
+        found["instruction"] = _Asked(f"{instruction}\n\n{context}" if instruction and context else instruction)
     return found
 
 
@@ -610,22 +658,25 @@ def _is_absent(value: Any) -> bool:
 
 
 def _stands_for_nothing(value: Any) -> bool:
-    return isinstance(value, str) and _NO_INPUT.fullmatch(" ".join(value.split())) is not None
+    if not isinstance(value, str) or len(value) > _LONGEST_STAND_IN:
+        return False
+    return _NO_INPUT.fullmatch(" ".join(value.split())) is not None
 
 
 def is_masked(turn: Fields) -> bool:
     """Whether a turn, or a row, is shown and not to be learnt."""
-    said = {name: str(turn.get(name)).strip().casefold() for name in (*_NOT_LEARNT, *_MASKED)}
-    return any(said[name] in ("0", "0.0", "false") for name in _NOT_LEARNT) or any(
-        said[name] in ("1", "1.0", "true") for name in _MASKED
+    return any(
+        str(turn[name]).strip().casefold() in (("1", "1.0", "true") if name in _MASKED else ("0", "0.0", "false"))
+        for name in _MARKS_OF_LEARNING & turn.keys()
     )
 
 
 def _text(fields: Fields, name: str) -> str | None:
     """A field's text in its normal form; nothing where it is absent or blank."""
     value = fields.get(name)
-    if _is_absent(value):
-        return None
-    if not isinstance(value, str):
+    if isinstance(value, str):
+        text = normalise(value)
+        return None if text in _BLANK else text
+    if not _is_absent(value):
         raise BadRecordError(f"`{name}` is {type(value).__name__}, not text")
-    return normalise(value) or None
+    return None

@@ -1,8 +1,11 @@
 """Records of a user's file, as they come: JSON, JSON lines, CSV, Parquet or Arrow, told apart by content.
 
-A file is read whole into memory, and unpacked where it is compressed. A damaged line of JSON lines or CSV is one broken
-record; a damaged JSON or Parquet file is an error, since nothing after the damage can be trusted. A name that stands
-twice in an object breaks the record, and one that names two columns is an error: nothing tells which is meant.
+Records are read as they are asked for, and a file is unpacked on the way where it is compressed. So memory does not
+grow with JSON lines or CSV; a JSON list, and the bytes of Parquet and Arrow, are held whole.
+
+A damaged line of JSON lines or CSV is one broken record; a damaged JSON or Parquet file is an error, since nothing
+after the damage can be trusted. A name that stands twice in an object breaks the record, and one that names two columns
+is an error: nothing tells which is meant.
 """
 
 import bz2
@@ -15,9 +18,11 @@ import lzma
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, count
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
 from tapir_core import errors, storage
 from tapir_core.text import first_few
@@ -123,8 +128,8 @@ def read_records(
     columns: Names = NO_NAMES,
     fields: Collection[str] = (),
     marks: Collection[str] = MARKS,
-) -> list[Record]:
-    """All records of a file or of anything else that fsspec opens (`s3://…`).
+) -> Iterator[Record]:
+    """The records of a file or of anything else that fsspec opens (`s3://…`), as they are asked for.
 
     Args:
         path: the file.
@@ -135,19 +140,31 @@ def read_records(
 
     Raises:
         ConfigError: the file is missing, damaged, of an unknown format, lacks one of ``columns``, or has one twice.
+            What only its end shows comes after the last record.
     """
-    content = _unpacked(storage.read_content(path), path)
     wanted = _Wanted(path, columns, {*fields, *columns.values()} if fields else None, marks)
-    if tables and content.startswith((b"PAR1", *_ARROW)):
-        items = _table_rows(content, wanted)
-    else:
-        text = decode(content, path)
-        first = text.lstrip()[:1]
-        if tables and first not in ("[", "{"):
-            items = _csv_rows(text, wanted)
-        else:
-            items = (_json_list if first == "[" else _json_lines)(text, path)
-    return [Record(*each) for each in (_renamed(items, path, columns) if columns else items)]
+    items = _items(path, tables, wanted)
+    return (Record(*each) for each in (_renamed(items, path, columns) if columns else items))
+
+
+def _items(path: str, tables: bool, wanted: "_Wanted") -> Items:
+    with _opened(path) as (stream, packed):
+        head = stream.peek()
+        try:
+            if tables and head.startswith((b"PAR1", *_ARROW)):
+                yield from _table_rows(stream.read(), wanted)
+                return
+            first = head.decode(_encoding_of(head, path), "ignore").lstrip()[:1]
+            if first == "[":
+                yield from _json_list(decode(stream.read(), path), path)
+            elif first == "{" or not tables:
+                yield from _json_lines(_lines(stream, path, "\n"), path)
+            else:
+                yield from _csv_rows(_lines(stream, path, ""), wanted)
+        except _DAMAGED as exc:
+            if not packed:
+                raise
+            raise _cannot_unpack(path, packed, exc) from exc
 
 
 class _Wanted(NamedTuple):
@@ -181,13 +198,14 @@ def _renamed(items: Items, path: str, columns: Names) -> Items:
 
     So is every other instruction or conversation, where ``columns`` say which one is meant.
     """
-    listed, taken = list(items), {*columns, *columns.values(), *(MARKS if {*MARKS} & columns.keys() else ())}
-    _check_names({name: None for _, item in listed if isinstance(item, dict) for name in item}, path, columns)
-    for number, item in listed:
+    taken, found = {*columns, *columns.values(), *(MARKS if {*MARKS} & columns.keys() else ())}, dict[str, None]()
+    for number, item in items:
         if isinstance(item, dict):
+            found.update(dict.fromkeys(item))
             meant = {name: item[theirs] for name, theirs in columns.items() if theirs in item}
             item = {name: value for name, value in item.items() if name not in taken} | meant
         yield number, item
+    _check_names(found, path, columns)
 
 
 def _check_names(found: Collection[str], path: str, columns: Names) -> None:
@@ -198,18 +216,20 @@ def _check_names(found: Collection[str], path: str, columns: Names) -> None:
         )
 
 
-_PACKED: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": ("gzip", gzip.decompress),
-    b"BZh": ("bzip2", bz2.decompress),
-    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+_PACKED: Mapping[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
+    b"\x1f\x8b": ("gzip", lambda packed: gzip.GzipFile(fileobj=packed, mode="rb")),
+    b"BZh": ("bzip2", bz2.BZ2File),
+    b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
     **dict.fromkeys(
         (b"\x28\xb5\x2f\xfd", *(bytes([first, 0x2A, 0x4D, 0x18]) for first in range(0x50, 0x60))),  # skippable frames
-        ("zstd", lambda content: _arrow_unpacked(content, "zstd")),
+        ("zstd", lambda packed: _arrow_unpacked(packed, "zstd")),
     ),
-    b"\x04\x22\x4d\x18": ("lz4", lambda content: _arrow_unpacked(content, "lz4")),
-    **dict.fromkeys((b"PK\x03\x04", b"PK\x05\x06"), ("zip", lambda content: _only_file(content))),  # the latter: empty
+    b"\x04\x22\x4d\x18": ("lz4", lambda packed: _arrow_unpacked(packed, "lz4")),
+    **dict.fromkeys((b"PK\x03\x04", b"PK\x05\x06"), ("zip", lambda packed: _only_file(packed))),  # the latter: empty
 }
-"""First bytes of a compressed file → what it is, and what unpacks it."""
+"""First bytes of a compressed file → what it is, and what opens its content."""
+_BUFFER, _ROWS = 1 << 20, 10_000
+"""Bytes that are read at once, of which the first tell the format; rows of a table that are converted at once."""
 _LAYERS = 4
 """Most times that a file is unpacked; one may hold itself."""
 _ARCHIVES = {
@@ -233,48 +253,63 @@ _HEAD = slice(200)
 """Bytes in which the zero bytes of UTF-16 are looked for: of ASCII, such as the names of columns, every other one."""
 
 
-def _unpacked(content: bytes, path: str) -> bytes:
-    for _ in range(_LAYERS):
-        name, unpack = next((each for mark, each in _PACKED.items() if content.startswith(mark)), ("", bytes))
-        try:
-            content = unpack(content)
-        except _DAMAGED as exc:
+@contextmanager
+def _opened(path: str) -> Iterator[tuple["io.BufferedReader[Any]", str]]:
+    """The unpacked content of a file, and what it is compressed by, if at all."""
+    with storage.open_content(path) as file, ExitStack() as layers:
+        stream: io.BufferedReader[Any] = layers.enter_context(io.BufferedReader(file, _BUFFER))
+        packed = ""
+        for _ in range(_LAYERS):
+            head = stream.peek()
+            name, unpack = next((each for mark, each in _PACKED.items() if head.startswith(mark)), ("", None))
+            if unpack is None:
+                break
+            packed = name
+            try:
+                stream = layers.enter_context(io.BufferedReader(unpack(stream), _BUFFER))
+                stream.peek()
+            except _DAMAGED as exc:
+                raise _cannot_unpack(path, packed, exc) from exc
+        head = stream.peek()
+        known = [name for (start, mark), name in _ARCHIVES.items() if head.startswith(mark, start)]
+        if known or path.endswith(".br"):  # the content of brotli does not tell
             raise errors.ConfigError(
-                f"{path!r} is compressed ({name}) and cannot be read: {exc}; fetch it again, or unpack it and name "
-                "the file in it"
-            ) from exc
-    known = [name for (start, mark), name in _ARCHIVES.items() if content.startswith(mark, start)]
-    if known or path.endswith(".br"):  # the content of brotli does not tell
-        raise errors.ConfigError(
-            f"{path!r} is {[*known, 'compressed (brotli)'][0]}; unpack it, and name the file in it"
-        )
-    return content
+                f"{path!r} is {[*known, 'compressed (brotli)'][0]}; unpack it, and name the file in it"
+            )
+        yield stream, packed
 
 
-def _arrow_unpacked(content: bytes, name: str) -> bytes:
+def _cannot_unpack(path: str, packed: str, exc: Exception) -> errors.ConfigError:
+    return errors.ConfigError(
+        f"{path!r} is compressed ({packed}) and cannot be read: {exc}; fetch it again, or unpack it and name the file "
+        "in it"
+    )
+
+
+def _arrow_unpacked(packed: IO[bytes], name: str) -> Any:
     import pyarrow as pa  # takes long to import, and JSON and CSV do without
 
-    return bytes(pa.input_stream(pa.BufferReader(content), compression=name).read())
+    return pa.input_stream(pa.PythonFile(packed, "r"), compression=name)
 
 
-def _only_file(content: bytes) -> bytes:
+def _only_file(packed: IO[bytes]) -> IO[bytes]:
     """The file in a zip archive.
 
     Raises:
         ValueError: it has several, as a workbook of Excel has.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = [
-            each
-            for each in archive.namelist()
-            if not f"/{each}".startswith("/__MACOSX/") and each.rpartition("/")[2][:1] not in ("", ".")
-        ]
-        if "xl/workbook.xml" in names:
-            raise ValueError("it is a workbook of Excel, save the sheet as CSV")
-        if len(names) != 1:
-            several = f"it has {len(names)} files ({first_few(names, 3)}), name one of them"
-            raise ValueError(several if names else "it has no file")
-        return archive.read(names[0])
+    archive = zipfile.ZipFile(io.BytesIO(packed.read()))
+    names = [
+        each
+        for each in archive.namelist()
+        if not f"/{each}".startswith("/__MACOSX/") and each.rpartition("/")[2][:1] not in ("", ".")
+    ]
+    if "xl/workbook.xml" in names:
+        raise ValueError("it is a workbook of Excel, save the sheet as CSV")
+    if len(names) != 1:
+        several = f"it has {len(names)} files ({first_few(names, 3)}), name one of them"
+        raise ValueError(several if names else "it has no file")
+    return archive.open(names[0])
 
 
 def read_text(path: str) -> str:
@@ -292,10 +327,7 @@ def decode(content: bytes, path: str) -> str:
     Raises:
         ConfigError: it is in another encoding, or no text.
     """
-    encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
-    fewer, more = sorted(content[_HEAD][side::2].count(0) for side in (0, 1))
-    if encoding == "utf-8" and not fewer and more > 1 + len(content[_HEAD]) / 20:
-        raise errors.ConfigError(f"{path!r} seems to be UTF-16 without a byte order mark; save it as UTF-8")
+    encoding = _encoding_of(content, path)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as exc:
@@ -309,14 +341,48 @@ def decode(content: bytes, path: str) -> str:
     return text
 
 
+def _encoding_of(content: bytes, path: str) -> str:
+    encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
+    fewer, more = sorted(content[_HEAD][side::2].count(0) for side in (0, 1))
+    if encoding == "utf-8" and not fewer and more > 1 + len(content[_HEAD]) / 20:
+        raise errors.ConfigError(f"{path!r} seems to be UTF-16 without a byte order mark; save it as UTF-8")
+    return encoding
+
+
+def _lines(stream: "io.BufferedReader[Any]", path: str, newline: str) -> Iterator[str]:
+    """Lines of a text, their ends included; ``newline`` as `open` takes it."""
+    with io.TextIOWrapper(stream, _encoding_of(stream.peek(), path), newline=newline) as text:
+        try:
+            for line in text:
+                if "\0" in line:
+                    _refuse(path)
+                yield line
+        except UnicodeDecodeError:
+            _refuse(path)
+
+
+def _refuse(path: str) -> NoReturn:
+    """Say where a file is no text, which takes another look at all of it."""
+    with _opened(path) as (stream, _):
+        decode(stream.read(), path)
+    raise errors.ConfigError(f"{path!r} changes while it is read; start again")
+
+
 def _once(pairs: list[tuple[str, Any]]) -> Any:
     """An object of JSON; the error in its place where a name stands in it twice, or in an object in it."""
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         return SaidTwiceError(f"`{twice}` stands twice in one object; leave one out")
-    inside = (each for value in found.values() for each in (value if isinstance(value, list) else [value]))
-    return next((each for each in inside if isinstance(each, SaidTwiceError)), found)
+    for value in found.values():
+        if isinstance(value, list | SaidTwiceError):
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, SaidTwiceError):
+                    return each
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def read_json(text: str) -> Any:
@@ -325,7 +391,7 @@ def read_json(text: str) -> Any:
     Raises:
         ValueError, RecursionError: it is no JSON.
     """
-    return json.loads(text, object_pairs_hook=_once)
+    return _JSON.decode(text)
 
 
 def _json_list(text: str, path: str) -> Items:
@@ -335,14 +401,18 @@ def _json_list(text: str, path: str) -> Items:
         raise errors.ConfigError(f"{path!r} is damaged JSON: {exc}; repair it or write the file again") from exc
 
 
-def _json_lines(text: str, path: str) -> Items:
-    items = [(number, _json_line(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not any(isinstance(item, dict | SaidTwiceError) for _, item in items):
+def _json_lines(lines: Iterable[str], path: str) -> Items:
+    has_objects = False
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            item = _json_line(line.removesuffix("\n"))
+            has_objects = has_objects or isinstance(item, dict | SaidTwiceError)
+            yield number, item
+    if not has_objects:
         raise errors.ConfigError(
             f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; "
             "write a list of objects, or an object a line"
         )
-    return items
 
 
 def _json_line(line: str) -> Any:
@@ -354,17 +424,17 @@ def _json_line(line: str) -> Any:
         return BadRecordError(f"damaged JSON: {exc}")
 
 
-def _delimiter(text: str, wanted: _Wanted) -> str:
+def _delimiter(line: str, wanted: _Wanted) -> str:
     """That with which the header of a table names a column that is looked for, or else the most columns."""
-    line = io.StringIO(text, newline=None).readline()
     names = {each: [*map(str.strip, next(csv.reader([line], delimiter=each), []))] for each in ",\t;|"}
     marks = {*wanted.marks, *wanted.names.values()}
     return max(names, key=lambda each: (not marks.isdisjoint(names[each]), len(names[each])))
 
 
-def _csv_rows(text: str, wanted: _Wanted) -> Items:
+def _csv_rows(lines: Iterator[str], wanted: _Wanted) -> Items:
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text, wanted))
+    head = next(lines, "")
+    reader = csv.reader(chain([head], lines), strict=True, delimiter=_delimiter(head, wanted))
     try:
         header = [name.strip() for name in next(reader, [])]
         columns = {*wanted.columns_of(header)}
@@ -387,32 +457,33 @@ def _table_rows(content: bytes, wanted: _Wanted) -> Items:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kind, file = "Parquet" if content.startswith(b"PAR1") else "Arrow", pa.BufferReader(content)
+    kind, file, numbers = "Parquet" if content.startswith(b"PAR1") else "Arrow", pa.BufferReader(content), count(1)
     try:
         if kind == "Parquet":
             opened = parquet.ParquetFile(file)
-            table = opened.read(columns=wanted.columns_of(opened.schema_arrow.names))
+            batches = opened.iter_batches(_ROWS, columns=wanted.columns_of(opened.schema_arrow.names))
         else:
             table = (pa.ipc.open_file if content.startswith(_ARROW[0]) else pa.ipc.open_stream)(file).read_all()
-            table = table.select(wanted.columns_of(table.column_names))
+            batches = table.select(wanted.columns_of(table.column_names)).to_batches(_ROWS)
+        for batch in batches:
+            columns = {name: _values(name, batch.column(name), wanted.path) for name in batch.schema.names}
+            for row in zip(*columns.values(), strict=True):
+                yield next(numbers), dict(zip(columns, row, strict=True))
     except (pa.ArrowException, OSError) as exc:
         raise errors.ConfigError(f"{wanted.path!r} is damaged {kind}: {exc}; write the file again") from exc
-    columns = {}
-    for name in table.column_names:
-        values = table.column(name)
-        if name.casefold() in MEDIA:
-            columns[name] = [each or None for each in values.is_valid().to_pylist()]
-            continue
-        try:
-            columns[name] = values.to_pylist()
-        except (pa.ArrowException, ValueError, OverflowError) as exc:
-            raise errors.ConfigError(
-                f"{wanted.path!r}: column {name!r} ({values.type}) cannot be read: {exc}; write it as text"
-            ) from exc
-    return (
-        (number, dict(zip(columns, row, strict=True)))
-        for number, row in enumerate(zip(*columns.values(), strict=True), start=1)
-    )
+
+
+def _values(name: str, values: Any, path: str) -> list[Any]:
+    import pyarrow as pa
+
+    if name.casefold() in MEDIA:
+        return [each or None for each in values.is_valid().to_pylist()]
+    try:
+        return list(values.to_pylist())
+    except (pa.ArrowException, ValueError, OverflowError) as exc:
+        raise errors.ConfigError(
+            f"{path!r}: column {name!r} ({values.type}) cannot be read: {exc}; write it as text"
+        ) from exc
 
 
 def read_each(records: Iterable[Record], read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[str]]:

@@ -17,7 +17,7 @@ half with an older one, and so can a single line.
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core import curriculum, sources, stages
-from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
+from tapir_core.calls import Answer, AnswerStore, Message, Outcome, Request, Role
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data import readers
 from tapir_core.errors import TapirError
@@ -76,6 +76,8 @@ _LOOKED_AT = 2000
 """Stored answers that a mean length is taken of, at most."""
 _FEWEST = 20
 """Fewer say too little."""
+_LOOKED_UP = 20_000
+"""Instructions whose answers are looked up at once."""
 _RUNS = 3
 """Earlier runs that are looked at, the latest first."""
 
@@ -222,45 +224,45 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruction], Pool]:
+def look_at_pool(config: RunConfig, read: readers.Found, prompt: Prompt, url: str) -> tuple[pl.DataFrame, Pool]:
     """The pool that stage `pool` will make, and what is known of it; ``prompt`` labels it, ``url`` is the store.
 
     What holds an evaluation question is left out, as the run will leave it out.
 
     Raises:
-        ConfigError: a file cannot be read, or has bad rows.
+        ConfigError: a file of the held-out set or of a benchmark cannot be read, or has bad rows.
     """
-    found = sources.clean_pool(config)
-    pool: list[Instruction] = [*found.rows.drop("instruction_id", "source").iter_rows(named=True)]
-    requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
+    found = sources.clean_pool(config, read)
+    rows, parse, usable_share = found.rows.drop("instruction_id", "source"), _labelling(config).parse, None
+    task_types, labels, answered = list[str](), 0, 0
     if store_exists(url):
         with AnswerStore(url, longest_seconds=0.0) as store:
-            labels = store.lookup([label.key for label, _ in requests])
-            asked = [teach for (_, teach), row in zip(requests, pool, strict=True) if not row.get("answer")]
-            samples = range(config.teacher.answers_per_prompt)
-            answered = store.known([replace(teach, sample_index=each).key for teach in asked for each in samples])
-    parse, usable_share = _labelling(config).parse, None
-    parsed = [parse(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
-    task_types = [each for each in parsed if isinstance(each, str)]
+            for some in rows.iter_slices(_LOOKED_UP):
+                known, answers = _stored(store, config, prompt, some.to_dicts())
+                labels, answered = labels + len(known), answered + len(answers)
+                parsed = (parse(reply.text) for reply in known if isinstance(reply, Answer))
+                task_types += [each for each in parsed if isinstance(each, str)]
     if config.teacher.endpoint.is_standin:
         # What the stand-in will say is known without asking it.
-        recognised = filter(None, (recognise(each["instruction"]) for each in pool))
+        recognised = filter(None, map(recognise, rows["instruction"]))
         task_types = [each.task_type for each in recognised if each.task_type in config.curriculum.types.names]
-        usable_share = len(task_types) / len(pool) if pool else None
+        usable_share = len(task_types) / rows.height if rows.height else None
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
-    own, given = (sum(bool(row.get(name)) for row in pool) for name in ("answer", "reference"))
-    return pool, Pool(
-        len(pool),
-        found.heldout_rows,
-        natural,
-        usable_share,
-        len(labels),
-        len(answered),
-        own,
-        given,
-        tuple(filter(None, (*found.notes, found.lost))),
-    )
+    own, given = (int((rows[name] != "").sum()) if name in rows.columns else 0 for name in ("answer", "reference"))
+    notes = tuple(filter(None, (*found.notes, found.lost)))
+    return rows, Pool(rows.height, found.heldout_rows, natural, usable_share, labels, answered, own, given, notes)
+
+
+def _stored(
+    store: AnswerStore, config: RunConfig, prompt: Prompt, rows: list[dict[str, Any]]
+) -> tuple[Collection[Outcome], Collection[str]]:
+    """The outcomes that label some instructions, and the keys of those that answer them, as the store has them."""
+    requests = [pool_requests(config, prompt, each) for each in rows]
+    asked = [teach for (_, teach), row in zip(requests, rows, strict=True) if not row.get("answer")]
+    samples = range(config.teacher.answers_per_prompt)
+    answers = store.known([replace(teach, sample_index=each).key for teach in asked for each in samples])
+    return store.lookup([label.key for label, _ in requests]).values(), answers
 
 
 def store_exists(url: str) -> bool:

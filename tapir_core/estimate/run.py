@@ -183,10 +183,12 @@ def estimate_run(
     """
     if problems := check_config(config):
         raise errors.ConfigError(problems, source=source)
-    config, sized = sources.settle_sizes(config)
+    read = sources.read_pool_of(config.data.pool, config.data, config.run.seed)
+    config, sized = sources.settle_sizes(config, read)
     prompts, url = {name: load_prompt(name, config.run.prompts) for name in PROMPT_NAMES}, store_url(config)
-    rows, pool = evidence.read_pool(config, prompts["label"], url)
-    sampled = randomness.derive_rng(config.run.seed, "estimate").sample(rows, min(sample, len(rows)))
+    rows, pool = evidence.look_at_pool(config, read, prompts["label"], url)
+    drawn = randomness.derive_rng(config.run.seed, "estimate").sample(range(rows.height), min(sample, rows.height))
+    sampled = rows[drawn].to_dicts()
     versions = {name: [prompts[each].version for each in of.prompts] for name, of in config.evaluation.judged.items()}
     asked = [
         (role, identity_of(role, endpoint), name)

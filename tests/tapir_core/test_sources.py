@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -106,10 +107,10 @@ def test_at_natural_weights_each_family_has_its_share_of_the_pool_in_each_split(
 def test_a_pool_is_known_by_what_its_file_holds_and_a_generated_one_by_its_fields_alone(tmp_path: Path) -> None:
     (tmp_path / "pool.jsonl").write_text('{"instruction": "A?"}')
     own, made = FilePool(path=str(tmp_path / "pool.jsonl")), StandinPool()
-    assert (own.generated, own.content()) == (False, b'{"instruction": "A?"}')
-    assert (made.generated, made.content()) == (True, None)
-    assert JudgedHeldout().content() is None
-    assert JudgedHeldout(references=own.path).content() == own.content()
+    assert (own.generated, own.digest()) == (False, hashlib.sha256(b'{"instruction": "A?"}').hexdigest())
+    assert (made.generated, made.digest()) == (True, "")
+    assert JudgedHeldout().digest() == ""
+    assert JudgedHeldout(references=own.path).digest() == own.digest()
 
 
 def test_a_set_of_ones_own_has_no_natural_weights() -> None:

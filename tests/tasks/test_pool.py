@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tapir_core import sources
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.run import estimate_run
@@ -120,6 +121,16 @@ def test_mails_with_one_footer_are_a_pool_of_which_a_held_out_set_can_be_drawn(t
     assert estimate_run(config, source="it").notes == (
         'rows whose input or system text is a word for none ("<noinput>"), taken as empty: 240',
     )
+    close_all()
+
+
+def test_of_a_large_pool_a_part_tells_what_a_held_out_set_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_REHEARSED", 60)
+    config = mail_config(tmp_path, [each for text in mails(120) for each in (text, f"{text} Thanks.")])
+    [_, lost] = estimate_run(config, source="it").notes
+    assert re.search(r"^\d+ of \d\d instructions leave the pool, .*\(60 of 240 were looked at\)", lost)
     close_all()
 
 

@@ -107,6 +107,19 @@ def test_a_server_that_fails_now_and_then_ends_no_row(store_url: str):
     assert not {"no_answer", "server"} & {*texts(early), *texts(late)}
 
 
+def test_what_earlier_starts_counted_is_forgotten_once_the_server_answers_after_the_same_reply(store_url: str):
+    once = CallsConfig(max_attempts=1)
+    with FakeProvider(first_only(BROKEN)) as provider:
+        for _ in range(2):
+            with open_engine(store_url, once) as engine:
+                assert texts(engine.ask(prompts(2), provider.endpoint))[0] == "server"
+    replies = iter([BROKEN, Text("At last")])
+    with FakeProvider(lambda _: next(replies)) as provider, open_engine(store_url, PATIENT) as engine:
+        assert texts(engine.ask([make_request("another")], provider.endpoint)) == ["At last"]
+    with FakeProvider(first_only(BROKEN)) as provider, open_engine(store_url, once) as engine:
+        assert texts(engine.ask(prompts(4), provider.endpoint))[0] == "server"
+
+
 @pytest.mark.parametrize("reply", [BROKEN, Status(502, "<html>Bad gateway</html>"), Status(200, "no JSON")])
 @pytest.mark.parametrize("attempts", [1, 2, 8])
 def test_rows_that_break_the_server_end_where_none_is_left_that_it_answers(

@@ -156,7 +156,7 @@ def test_whole_conversations_are_held_out_and_lose_their_answers(tmp_path: Path)
     assert found.held_out(8, random.Random(3)) == held_out
     assert len(found.held_out(1000, random.Random(3))) == 20
     assert found.write(tmp_path / "pool.jsonl", held_out) == 32
-    records = read_records(str(tmp_path / "pool.jsonl"))
+    records = [*read_records(str(tmp_path / "pool.jsonl"))]
     rows = [readers.read_row(each.fields, answers=True) for each in records]
     assert [row.instruction_id for row in rows] == [row.instruction_id for row in found.rows]
     blank = {group for group, row in zip(found.groups, rows, strict=True) if row.answer is None}

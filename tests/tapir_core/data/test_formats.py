@@ -8,6 +8,7 @@ import json
 import lzma
 import re
 import zipfile
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ from tests.harness.processes import free_port
 SKIPPED = b"\x5a\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
 SECONDS = pa.list_(pa.timestamp("s"))
 TEXT = b"instruction\nA?\nB?\n"
+
+
+def records_of(path: str, **given: Any) -> list[Record]:
+    """All of a file, which is read as they are asked for."""
+    return [*read_records(path, **given)]
 
 
 def write(folder: Path, content: str | bytes, name: str = "pool") -> str:
@@ -87,33 +93,45 @@ def parquet(**columns: list[object]) -> bytes:
 )
 @pytest.mark.parametrize("name", ["pool.json", "pool.csv", "pool"])
 def test_the_content_tells_the_format_whatever_the_name(tmp_path: Path, content: str | bytes, name: str) -> None:
-    records = read_records(write(tmp_path, content, name))
+    records = records_of(write(tmp_path, content, name))
     assert [record.fields for record in records] == [{"instruction": "A?"}, {"instruction": "B?"}]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_content(tmp_path: Path) -> None:
-    assert read_records(write(tmp_path, b"\xef\xbb\xbfinstruction\nA?\n")) == [Record(2, {"instruction": "A?"})]
+    assert records_of(write(tmp_path, b"\xef\xbb\xbfinstruction\nA?\n")) == [Record(2, {"instruction": "A?"})]
 
 
 def test_json_lines_are_numbered_by_line_and_blank_lines_pass(tmp_path: Path) -> None:
-    records = read_records(write(tmp_path, '{"a": 1}\r\n\n{"a": 2}\n'))
+    records = records_of(write(tmp_path, '{"a": 1}\r\n\n{"a": 2}\n'))
     assert [record.number for record in records] == [1, 3]
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("head", [b'{"a": "b"}\n', b"instruction\n" + b"A?\n" * 2], ids=["jsonl", "csv"])
+def test_lines_are_read_as_they_are_asked_for_and_damage_far_behind_is_placed(
+    tmp_path: Path, head: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    lines = head + head.splitlines(keepends=True)[-1] * 300_000
+    records = read_records(write(tmp_path, pack(lines + b"caf\xe9\n")))
+    assert next(records).item in ({"a": "b"}, {"instruction": "A?"})
+    with pytest.raises(ConfigError, match=rf"not UTF-8 \(line {lines.count(10) + 1}, byte {len(lines) + 3}\)"):
+        list(records)
+
+
 def test_a_damaged_line_is_one_broken_record(tmp_path: Path) -> None:
-    found, broken = read_each(read_records(write(tmp_path, '{"a": \n{"a": 2}\n[1]\n7\n{"a": 3')), dict)
+    found, broken = read_each(records_of(write(tmp_path, '{"a": \n{"a": 2}\n[1]\n7\n{"a": 3')), dict)
     assert [each.partition(":")[0] for each in broken] == ["row 1", "row 3", "row 4", "row 5"]
     assert broken[1] == "row 3: expected an object with fields, got list"
     assert found == [(Record(2, {"a": 2}), {"a": 2})]
 
 
 def test_csv_is_numbered_by_the_line_a_row_starts_on(tmp_path: Path) -> None:
-    records = read_records(write(tmp_path, 'instruction,input\n"two\nlines",x\nB?,y\n'))
+    records = records_of(write(tmp_path, 'instruction,input\n"two\nlines",x\nB?,y\n'))
     assert [record.number for record in records] == [2, 4]
 
 
 def test_a_csv_row_with_another_number_of_cells_is_broken(tmp_path: Path) -> None:
-    _, broken = read_each(read_records(write(tmp_path, "instruction,input\nA?\nB?,y\nC?,y,z\n")), dict)
+    _, broken = read_each(records_of(write(tmp_path, "instruction,input\nA?\nB?,y\nC?,y,z\n")), dict)
     assert broken == [f"row {row}: {cells} cells, but the header names 2" for row, cells in ((2, 1), (4, 3))]
 
 
@@ -123,7 +141,7 @@ def test_a_csv_row_with_another_number_of_cells_is_broken(tmp_path: Path) -> Non
 def test_the_header_tells_the_delimiter(tmp_path: Path, delimiter: str, header: str, end: str) -> None:
     rows = [header.format(delimiter), f'"2, 3; 4."{delimiter}"x, y; z\t1|"', ""]
     path = write(tmp_path, end.join(rows))
-    assert [each.fields for each in read_records(path)] == [{"instruction": "2, 3; 4.", "input": "x, y; z\t1|"}]
+    assert [each.fields for each in records_of(path)] == [{"instruction": "2, 3; 4.", "input": "x, y; z\t1|"}]
 
 
 @pytest.mark.parametrize(
@@ -137,28 +155,28 @@ def test_the_header_tells_the_delimiter(tmp_path: Path, delimiter: str, header: 
 def test_a_delimiter_in_a_name_or_a_cell_is_no_delimiter(
     tmp_path: Path, content: str, columns: dict[str, str], found: list[str]
 ) -> None:
-    [record] = read_records(write(tmp_path, content), columns=columns)
+    [record] = records_of(write(tmp_path, content), columns=columns)
     assert [name for name in record.fields if name in found] == found
 
 
 def test_columns_of_other_names_are_found_behind_any_delimiter(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape('columns = { instruction = "question" }')):
-        read_records(write(tmp_path, "question;answer\nA?;B.\n"))
+        records_of(write(tmp_path, "question;answer\nA?;B.\n"))
 
 
 def test_brotli_is_told_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"br' is compressed \(brotli\); unpack it"):
-        read_records(write(tmp_path, pa.Codec("brotli").compress(TEXT, asbytes=True), "pool.jsonl.br"))
+        records_of(write(tmp_path, pa.Codec("brotli").compress(TEXT, asbytes=True), "pool.jsonl.br"))
 
 
 def test_parquet_keeps_lists_of_messages(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "A?"}]
-    assert read_records(write(tmp_path, parquet(messages=[messages]))) == [Record(1, {"messages": messages})]
+    assert records_of(write(tmp_path, parquet(messages=[messages]))) == [Record(1, {"messages": messages})]
 
 
 def test_a_url_is_opened_through_fsspec(tmp_path: Path) -> None:
     path = write(tmp_path, "instruction\nA?\n")
-    assert read_records(f"file://{path}") == [Record(2, {"instruction": "A?"})]
+    assert records_of(f"file://{path}") == [Record(2, {"instruction": "A?"})]
 
 
 @pytest.mark.parametrize(
@@ -203,38 +221,38 @@ def test_a_url_is_opened_through_fsspec(tmp_path: Path) -> None:
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes, message: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(ConfigError) as caught:
-        read_records(path)
+        records_of(path)
     assert message in str(caught.value)
     assert path in str(caught.value)
 
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"there is no file 'nowhere\.json'; check the path"):
-        read_records("nowhere.json")
+        records_of("nowhere.json")
 
 
 def test_an_address_that_gives_nothing_is_no_matter_of_the_folder_one_starts_in() -> None:
     for address in ("file:///nowhere/pool.json", f"http://127.0.0.1:{free_port()}/pool.json"):
         with pytest.raises(ConfigError, match=r"nothing can be read at '.*'; check the address and the network"):
-            read_records(address)
+            records_of(address)
 
 
 def test_a_folder_and_an_unknown_protocol_are_no_files(tmp_path: Path) -> None:
     for path in (str(tmp_path), "nosuchprotocol://bucket/pool.json"):
         with pytest.raises(ConfigError, match="cannot be read"):
-            read_records(path)
+            records_of(path)
 
 
 def test_a_number_too_long_for_python_is_a_broken_line(tmp_path: Path) -> None:
     lines = [json.dumps({"instruction": "A?"}), '{"n": ' + "9" * 5000 + "}"]
-    _, [broken] = read_each(read_records(write(tmp_path, "\n".join(lines))), dict)
+    _, [broken] = read_each(records_of(write(tmp_path, "\n".join(lines))), dict)
     assert broken.startswith("row 2: damaged JSON")
 
 
 @pytest.mark.parametrize("name", ["conversations", "instruction"])
 def test_a_csv_cell_may_be_as_long_as_a_conversation(tmp_path: Path, name: str) -> None:
     long = "word " * 200_000
-    [record] = read_records(write(tmp_path, f'{name}\n"{long}"\n'))
+    [record] = records_of(write(tmp_path, f'{name}\n"{long}"\n'))
     assert record.fields == {name: long}
 
 
@@ -253,22 +271,20 @@ def test_a_column_that_is_not_read_may_hold_anything_and_have_any_name(tmp_path:
     table = pa.table({"instruction": ["A?"], "crawled": odd, "again": odd}).rename_columns(
         ["instruction", *["odd"] * 2]
     )
-    assert read_records(write(tmp_path, of_pyarrow(table)), fields=["instruction"]) == [
-        Record(1, {"instruction": "A?"})
-    ]
+    assert records_of(write(tmp_path, of_pyarrow(table)), fields=["instruction"]) == [Record(1, {"instruction": "A?"})]
 
 
 def test_of_images_in_a_table_only_whether_there_is_one_is_read(tmp_path: Path) -> None:
     images = pa.array([{"bytes": b"PNG", "at": [10**12]}, None], pa.struct({"bytes": pa.binary(), "at": SECONDS}))
     path = write(tmp_path, of_pyarrow(pa.table({"instruction": ["A?", "B?"], "image": images})))
-    assert [record.fields["image"] for record in read_records(path)] == [True, None]
+    assert [record.fields["image"] for record in records_of(path)] == [True, None]
 
 
 def test_only_the_columns_that_are_read_must_have_names_of_their_own(tmp_path: Path) -> None:
     path = write(tmp_path, "instruction,note,note\nA?,x,y\n")
-    assert read_records(path, fields=["instruction"]) == [Record(2, {"instruction": "A?"})]
+    assert records_of(path, fields=["instruction"]) == [Record(2, {"instruction": "A?"})]
     with pytest.raises(ConfigError, match="has several columns 'note'"):
-        read_records(path, fields=["instruction", "note"])
+        records_of(path, fields=["instruction", "note"])
 
 
 @pytest.mark.parametrize(
@@ -279,5 +295,5 @@ def test_only_the_columns_that_are_read_must_have_names_of_their_own(tmp_path: P
     ],
 )
 def test_a_name_that_stands_twice_in_an_object_breaks_the_record(tmp_path: Path, content: str) -> None:
-    found, broken = read_each(read_records(write(tmp_path, content)), dict)
+    found, broken = read_each(records_of(write(tmp_path, content)), dict)
     assert (len(found), broken) == (1, ["row 2: `instruction` stands twice in one object; leave one out"])

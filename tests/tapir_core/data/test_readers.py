@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.config import HeldoutConfig, RunConfig
+from tapir_core.data import readers
 from tapir_core.data.readers import Found, instruction_records, read_heldout, read_pool
 from tapir_core.data.records import Record
 from tapir_core.errors import ConfigError
@@ -50,6 +51,26 @@ def pool_of(path: str, columns: dict[str, str] | None = None, **settings: Any) -
 
 def heldout_of(path: str, columns: dict[str, str] | None = None, **settings: Any) -> Found:
     return read_heldout(instruction_records(path, columns or {}), path, **{"on_bad_row": "stop", **settings})
+
+
+def test_what_a_file_says_does_not_depend_on_how_much_of_it_is_held_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = [{"role": "user", "content": "Who is it?"}]
+    rows = [
+        *({"messages": talk, "input": "a poem", "context": text} for text in ("", "of Ada", "of Bob")),
+        *({"instruction": f"{number}?", "system": "nan", "system_prompt": "Be brief."} for number in range(4)),
+        {"note": "none"},
+        {"instruction": "4?", "history": [["A?", "B."]], "weight": 0, "output": "C."},
+    ]
+    found = []
+    for batch in (1, 2, 5_000):
+        monkeypatch.setattr(readers, "_BATCH", batch)
+        found.append(read(tmp_path, rows, on_bad_row="skip"))
+    assert [(each.counts, each.unread) for each in found[1:]] == [(found[0].counts, found[0].unread)] * 2
+    assert all(each.rows.equals(found[0].rows) for each in found)
+    assert "`context` (in 2 of 8 rows), `system_prompt` (in 4 of 8 rows), `history` (in 1 of 8 rows)" in found[0].unread
+    assert "`input`" not in found[0].unread
 
 
 @given(rows=st.lists(ROWS, min_size=1, max_size=12), shuffle=st.randoms(use_true_random=False), limit=st.integers(1, 5))

@@ -63,6 +63,11 @@ def test_words_are_split_without_case_and_punctuation(text: str, words: list[str
     assert words_of(text) == words
 
 
+def test_words_of_ascii_are_those_of_any_text() -> None:
+    ascii_only = "".join(map(chr, range(128))) + " Snake_case, it's 3.5%\tnew\nline"
+    assert words_of(ascii_only) == words_of(f"{ascii_only} \u00e9")[:-1]
+
+
 def test_runs_are_words_in_a_row_and_of_a_short_text_all_of_it() -> None:
     assert word_runs("One, two and three.", 3) == {"one two and", "two and three"}
     assert word_runs("One, two.", 3) == {"one two"}

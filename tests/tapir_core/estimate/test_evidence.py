@@ -1,23 +1,25 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tapir_core.calls import Answer, AnswerStore, Spend
 from tapir_core.calls.wire import Reply
-from tapir_core.config import ModelIdentity
+from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.curriculum import shares_of
 from tapir_core.estimate.evidence import (
     Asked,
+    look_at_pool,
     past_seconds,
-    read_pool,
     store_exists,
     stored_lengths,
     weights_of,
 )
-from tapir_core.estimate.workload import workload
+from tapir_core.estimate.workload import Pool, workload
 from tapir_core.prompts import load_prompt
 from tapir_core.run_folder import RunFolder
+from tapir_core.sources import read_pool_of
 from tapir_core.stages import StageAt
 from tests.doubles.provider import make_request
 from tests.run_builder import build_run, make_config
@@ -77,10 +79,15 @@ def test_runs_with_other_models_and_broken_ones_tell_nothing(tmp_path: Path) -> 
     assert past_seconds(make_config(tmp_path / "empty")) == {}
 
 
+def look(config: RunConfig, folder: Path) -> tuple[pl.DataFrame, Pool]:
+    read = read_pool_of(config.data.pool, config.data, config.run.seed)
+    return look_at_pool(config, read, load_prompt("label"), no_store(folder))
+
+
 def test_the_pool_is_the_one_that_the_run_will_have(tmp_path: Path) -> None:
     run: RunFolder = build_run(tmp_path, until=StageAt("label"))
-    instructions, pool = read_pool(run.config, load_prompt("label"), no_store(tmp_path))
-    assert {each["instruction"] for each in instructions} == set(run.rows(StageAt("pool"))["instruction"])
+    instructions, pool = look(run.config, tmp_path)
+    assert set(instructions["instruction"]) == set(run.rows(StageAt("pool"))["instruction"])
     assert pool.heldout_rows == run.rows(StageAt("heldout")).height
     assert pool.natural_shares == pytest.approx(shares_of(run.rows(StageAt("label"))))
     assert (pool.rows, pool.usable_share, pool.stored_labels) == (240, 1.0, 0)
@@ -92,8 +99,8 @@ def test_what_overlaps_the_held_out_set_does_not_count(tmp_path: Path) -> None:
     for name, content in (("pool", rows), ("heldout", heldout)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     files = {name: {"type": "file", "path": str(tmp_path / f"{name}.json")} for name in ("pool", "heldout")}
-    instructions, pool = read_pool(make_config(tmp_path, data=files), load_prompt("label"), no_store(tmp_path))
-    assert (len(instructions), pool.rows, pool.heldout_rows) == (9, 9, 1)
+    instructions, pool = look(make_config(tmp_path, data=files), tmp_path)
+    assert (instructions.height, pool.rows, pool.heldout_rows) == (9, 9, 1)
 
 
 def test_answers_that_the_pool_brings_are_not_asked_for(tmp_path: Path) -> None:
@@ -101,7 +108,7 @@ def test_answers_that_the_pool_brings_are_not_asked_for(tmp_path: Path) -> None:
     (tmp_path / "pool.json").write_text(json.dumps(rows))
     pool = {"type": "file", "path": str(tmp_path / "pool.json"), "answers": "use"}
     config = make_config(tmp_path, data={"pool": pool, "heldout": None})
-    _, known = read_pool(config, load_prompt("label"), no_store(tmp_path))
+    _, known = look(config, tmp_path)
     work = {each.role: each for each in workload(config, known, {}) if each.stage in ("label", "teach")}
     assert work["teach"].needed == work["teach"].paid == 5
     assert work["label"].needed > 5
@@ -110,7 +117,7 @@ def test_answers_that_the_pool_brings_are_not_asked_for(tmp_path: Path) -> None:
 def test_task_types_of_a_strange_pool_are_not_known(tmp_path: Path) -> None:
     endpoint = {"type": "openai", "model": "m", "identity": "i"}
     config = make_config(tmp_path, teacher={"endpoint": endpoint})
-    _, pool = read_pool(config, load_prompt("label"), no_store(tmp_path))
+    _, pool = look(config, tmp_path)
     assert pool.natural_shares is None
     assert pool.usable_share is None
 
