@@ -288,8 +288,8 @@ def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
         ConfigError: a base or a mixture cannot be trained with, as `train_student` would say.
         EngineError: the count failed.
     """
-    what, given = "the tokens of a training could not be counted", json.dumps([job.to_json() for job in jobs])
-    return [TrainingCount(**each) for each in _ask_child(what, given)]
+    counts = _ask_child("the tokens of a training could not be counted", json.dumps([job.to_json() for job in jobs]))
+    return [TrainingCount(**each) for each in counts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,10 +312,8 @@ def render_chat(base: Path, chat_template: Path | None = None, *, timeout_second
         ConfigError: a student could not be trained with this template or this tokenizer.
         EngineError: the tokenizer was not loaded in time.
     """
-    what, paths = f"no conversation could be rendered for {base}", filter(None, (base, chat_template))
-    return RenderedChat(
-        **_ask_child(what, "", *(str(path.absolute()) for path in paths), timeout_seconds=timeout_seconds)
-    )
+    what = f"no conversation could be rendered for {base}"
+    return RenderedChat(**_ask_child(what, "", base, chat_template, timeout_seconds=timeout_seconds))
 
 
 def tokenize(
@@ -327,8 +325,8 @@ def tokenize(
         ConfigError: a training would refuse them.
         EngineError: the tokenizer was not loaded.
     """
-    what, paths = f"no answers could be tokenized for {base}", filter(None, (base, chat_template))
-    found = _ask_child(what, json.dumps(list(conversations)), *(str(path.absolute()) for path in paths))
+    what = f"no answers could be tokenized for {base}"
+    found = _ask_child(what, json.dumps(list(conversations)), base, chat_template)
     return [(ids[:begin], ids[begin:]) for ids, begin in found]
 
 
@@ -339,20 +337,26 @@ def check_pair(teacher: Path, student: Path, chat_template: Path | None = None) 
         ConfigError: with every difference and its remedy.
         EngineError: the tokenizers were not loaded.
     """
-    what, paths = f"{teacher} and {student} could not be compared", filter(None, (teacher, student, chat_template))
-    found = _ask_child(what, "", *(str(path.absolute()) for path in paths), module="pair", timeout_seconds=300.0)
-    if found:
+    what = f"{teacher} and {student} could not be compared"
+    if found := _ask_child(what, "", teacher, student, chat_template, module="pair", timeout_seconds=300.0):
         said = "; ".join(f"{each['part']}: {each['found']} ({each['remedy']})" for each in found)
         raise errors.ConfigError(
             f'objective "on_policy": the teacher {teacher} cannot score what the student {student} samples. {said}'
         )
 
 
-def _ask_child(what: str, given: str, *words: str, module: str = "data", timeout_seconds: float | None = None) -> Any:
+def _ask_child(
+    what: str, given: str, *paths: Path | None, module: str = "data", timeout_seconds: float | None = None
+) -> Any:
     """What a child of a module here prints, which loads tokenizers; ``what`` says that it failed."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", f"tasks.engines.training.{module}", *words],
+            [
+                sys.executable,
+                "-m",
+                f"tasks.engines.training.{module}",
+                *(str(path.absolute()) for path in paths if path),
+            ],
             input=given,
             env=keys.offline_environment(),
             cwd=supervisor.SOURCES,

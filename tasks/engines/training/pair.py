@@ -89,12 +89,8 @@ def compare_pair(teacher: Path, student: Path, chat_template: Path | None = None
         _Side(name, folder, chat.load_tokenizer(folder, chat_template))
         for name, folder in (("teacher", teacher), ("student", student))
     ]
-    yield _texts(*sides)
-    yield _tokens(*sides)
-    yield _template(*sides)
-    yield _ends(*sides)
-    yield _thinking(*sides)
-    yield _vocabulary(*sides)
+    for compare in (_texts, _tokens, _template, _ends, _thinking, _vocabulary):
+        yield compare(*sides)
     yield _memory(sides[0])
 
 

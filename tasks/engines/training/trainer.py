@@ -186,9 +186,8 @@ def _finish(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int, r
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, state_dict=state)
     planned.tokenizer.save_pretrained(folder)
-    told = replace(_summary(planned, trainer, peak), changed=_changed_share(job.base, folder))
-    summary = json.dumps(asdict(told), indent=1)
-    (folder / attempt.summary_file.name).write_text(summary)
+    summary = _summary(planned, trainer, peak, _changed_share(job.base, folder))
+    (folder / attempt.summary_file.name).write_text(json.dumps(asdict(summary), indent=1))
     if read:
         (folder / exchange.LOG_PROBS).write_text(json.dumps(read))
     launch.sync_folder(folder)
@@ -214,7 +213,9 @@ def _opened(file: Path) -> Any:
     return safe_open(file, framework="pt")
 
 
-def _summary(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int) -> launch.TrainingSummary:
+def _summary(
+    planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int, changed: float | None
+) -> launch.TrainingSummary:
     training, count, seconds = planned.job.training, planned.count(), trainer.watch.seconds
     curve = [
         {name: entry[name] for name in _LOGGED if name in entry}
@@ -242,6 +243,7 @@ def _summary(planned: data.PlannedTraining, trainer: PlannedTrainer, peak: int) 
         peak_memory=peak,
         objective=planned.job.objective.type,
         reference_seconds=round(trainer.watch.reference_seconds, 2),
+        changed=changed,
     )
 
 
